@@ -1,0 +1,259 @@
+//! The contract with an agent: one [`ActionRequest`] per line on its stdin, one [`ActionResponse`] per line on its
+//! stdout. `docs/agents.md` is the same contract in prose.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::{
+    agent::AgentName,
+    ids::{CorrelationId, PlanId, TaskId},
+};
+
+/// The version of this contract.
+pub const API_VERSION: &str = "v1";
+
+/// The action of a chat: `payload.message` holds what the person wrote.
+pub const CHAT_ACTION: &str = "chat";
+
+/// What an agent is asked to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ActionRequest {
+    /// New for every attempt; the response must echo it.
+    pub request_id: Uuid,
+    /// [`API_VERSION`].
+    pub api_version: String,
+    /// The agent's configured name.
+    pub tool: AgentName,
+    /// What to do: `chat`, `git_status`, …
+    pub action: String,
+    /// What the caller wants the agent to know beside the input; may be empty.
+    #[serde(default)]
+    pub context: String,
+    /// The plan this task belongs to.
+    pub plan_id: PlanId,
+    /// The task.
+    pub task_id: TaskId,
+    /// The request's name in every log.
+    pub correlation_id: CorrelationId,
+    /// The input, always a JSON object.
+    #[serde(default)]
+    pub payload: Map<String, Value>,
+    /// Facts about the call itself.
+    #[serde(rename = "_meta")]
+    pub meta: ActionMeta,
+}
+
+/// Facts about the call, as opposed to its input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActionMeta {
+    /// W3C trace context of the attempt's span.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+    /// Milliseconds the agent has before it is killed.
+    pub deadline_ms: u64,
+    /// The same for every attempt of a task: what an agent with side effects deduplicates by.
+    pub idempotency_key: String,
+}
+
+/// What an agent answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ActionResponse {
+    /// Echo of [`ActionRequest::request_id`]; checked.
+    pub request_id: Uuid,
+    /// [`API_VERSION`].
+    pub api_version: String,
+    /// Whether it worked.
+    pub status: ActionStatus,
+    /// 0 on success, else like an HTTP status: 4xx is the caller's mistake, 501 an unknown action, 504 a timeout.
+    pub code: u16,
+    /// The answer, on success.
+    #[serde(default)]
+    pub result: Option<ActionResult>,
+    /// One sentence, on error.
+    #[serde(default)]
+    pub error: Option<String>,
+    /// Echo.
+    pub plan_id: PlanId,
+    /// Echo.
+    pub task_id: TaskId,
+    /// Echo.
+    pub correlation_id: CorrelationId,
+}
+
+/// [`ActionResponse::status`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ActionStatus {
+    /// `result` holds the answer.
+    Success,
+    /// `code` and `error` say what went wrong.
+    Error,
+}
+
+/// The answer of a successful action.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ActionResult {
+    /// How to read `data`: `text`, `json`, `markdown`, or the agent's own word.
+    pub output_type: String,
+    /// The answer itself.
+    pub data: Value,
+    /// Facts about the answer: model, tokens, exit code …
+    #[serde(default)]
+    pub metadata: Map<String, Value>,
+}
+
+impl ActionResult {
+    /// An answer in plain text.
+    #[must_use]
+    pub fn text(text: impl Into<String>) -> Self {
+        Self { output_type: "text".into(), data: Value::String(text.into()), metadata: Map::new() }
+    }
+
+    /// The answer as a person reads it: text as it is, anything else as JSON.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        match &self.data {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        }
+    }
+}
+
+impl ActionResponse {
+    /// The answer to `request` that says it worked.
+    #[must_use]
+    pub fn success(request: &ActionRequest, result: ActionResult) -> Self {
+        Self::answer(request, ActionStatus::Success, 0, Some(result), None)
+    }
+
+    /// The answer to `request` that says why it did not.
+    #[must_use]
+    pub fn failure(request: &ActionRequest, code: u16, error: impl Into<String>) -> Self {
+        Self::answer(request, ActionStatus::Error, code, None, Some(error.into()))
+    }
+
+    fn answer(
+        request: &ActionRequest,
+        status: ActionStatus,
+        code: u16,
+        result: Option<ActionResult>,
+        error: Option<String>,
+    ) -> Self {
+        Self {
+            request_id: request.request_id,
+            api_version: API_VERSION.into(),
+            status,
+            code,
+            result,
+            error,
+            plan_id: request.plan_id,
+            task_id: request.task_id,
+            correlation_id: request.correlation_id,
+        }
+    }
+}
+
+/// Why an attempt failed, in the five classes that decide about retries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureClass {
+    /// The agent says the request is wrong (4xx). Final; no fault of the agent's.
+    InvalidRequest,
+    /// The agent does not know the action (501). Final; no fault of the agent's.
+    ActionNotSupported,
+    /// No answer in time (504, or killed at the deadline). Retried.
+    Timeout,
+    /// The process could not be started or spoken to. Retried.
+    Io,
+    /// Anything else, invalid output included. Retried.
+    BackendFailure,
+}
+
+impl FailureClass {
+    /// Every class.
+    pub const ALL: &'static [Self] =
+        &[Self::InvalidRequest, Self::ActionNotSupported, Self::Timeout, Self::Io, Self::BackendFailure];
+
+    /// The class of an error code that an agent answered.
+    #[must_use]
+    pub const fn of_response_code(code: u16) -> Self {
+        match code {
+            400..=499 => Self::InvalidRequest,
+            501 => Self::ActionNotSupported,
+            504 => Self::Timeout,
+            _ => Self::BackendFailure,
+        }
+    }
+
+    /// Whether another attempt may help.
+    #[must_use]
+    pub const fn is_retried(self) -> bool {
+        matches!(self, Self::Timeout | Self::Io | Self::BackendFailure)
+    }
+
+    /// Whether the failure speaks against the agent's health. A caller's mistake does not: an agent that says "this
+    /// request is wrong" or "I do not know this action" is working.
+    #[must_use]
+    pub const fn counts_against_agent(self) -> bool {
+        !matches!(self, Self::InvalidRequest | Self::ActionNotSupported)
+    }
+
+    /// The name in journals, metrics and answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid_request",
+            Self::ActionNotSupported => "action_not_supported",
+            Self::Timeout => "timeout",
+            Self::Io => "io",
+            Self::BackendFailure => "backend_failure",
+        }
+    }
+
+    /// The class with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|class| class.as_str() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn response_codes_fall_into_the_documented_classes() {
+        for (code, class) in [
+            (400, FailureClass::InvalidRequest),
+            (404, FailureClass::InvalidRequest),
+            (499, FailureClass::InvalidRequest),
+            (500, FailureClass::BackendFailure),
+            (501, FailureClass::ActionNotSupported),
+            (503, FailureClass::BackendFailure),
+            (504, FailureClass::Timeout),
+            (0, FailureClass::BackendFailure),
+        ] {
+            assert_eq!(FailureClass::of_response_code(code), class, "{code}");
+        }
+        for &class in FailureClass::ALL {
+            assert_eq!(FailureClass::from_name(class.as_str()), Some(class));
+        }
+    }
+
+    #[test]
+    fn a_line_of_the_contract_reads_back_as_it_was_written() {
+        let line = r#"{"request_id":"0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f","api_version":"v1","tool":"git_agent",
+            "action":"git_status","context":"","plan_id":"0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e50",
+            "task_id":"0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e51","correlation_id":"0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e52",
+            "payload":{"path":"."},"_meta":{"attempt":1,"deadline_ms":30000,"idempotency_key":"k"}}"#;
+        let request: ActionRequest = serde_json::from_str(line).unwrap();
+        let again = serde_json::to_string(&request).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(line).unwrap(), serde_json::from_str::<Value>(&again).unwrap());
+        let answer = ActionResponse::failure(&request, 404, "no such path");
+        assert_eq!(answer.request_id, request.request_id);
+        assert_eq!(serde_json::to_value(&answer).unwrap()["status"], "error");
+    }
+}

@@ -1,0 +1,78 @@
+//! A chat: one message that becomes a plan with one task.
+
+use crate::{agent::AgentName, error::OrchestratorError, ids::CorrelationId};
+
+/// The longest message, in bytes of UTF-8.
+pub const MAX_MESSAGE_BYTES: usize = 32_768;
+
+/// The longest context, in bytes of UTF-8.
+pub const MAX_CONTEXT_BYTES: usize = 262_144;
+
+/// A chat that passed validation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chat {
+    /// What the person wrote: 1 to [`MAX_MESSAGE_BYTES`] bytes, not blank.
+    pub message: String,
+    /// What the agent should know beside it; empty when there is nothing.
+    pub context: String,
+    /// The request's name everywhere.
+    pub correlation_id: CorrelationId,
+    /// The agent to use instead of routing.
+    pub agent: Option<AgentName>,
+}
+
+impl Chat {
+    /// Checks what a caller sent.
+    ///
+    /// # Errors
+    /// `validation_failed` that names `message`, `context` or `agent`.
+    pub fn new(
+        message: String,
+        context: Option<String>,
+        correlation_id: CorrelationId,
+        agent: Option<&str>,
+    ) -> Result<Self, OrchestratorError> {
+        if message.trim().is_empty() {
+            return Err(OrchestratorError::invalid("message", "must not be blank"));
+        }
+        at_most("message", &message, MAX_MESSAGE_BYTES)?;
+        let context = context.unwrap_or_default();
+        at_most("context", &context, MAX_CONTEXT_BYTES)?;
+        let agent = agent
+            .map(str::parse)
+            .transpose()
+            .map_err(|problem: crate::agent::InvalidAgentName| OrchestratorError::invalid("agent", problem))?;
+        Ok(Self { message, context, correlation_id, agent })
+    }
+}
+
+fn at_most(field: &str, text: &str, limit: usize) -> Result<(), OrchestratorError> {
+    if text.len() > limit {
+        let problem = format!("is {} bytes long; at most {limit} are allowed", text.len());
+        return Err(OrchestratorError::invalid(field, problem));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chat(message: &str, agent: Option<&str>) -> Result<Chat, OrchestratorError> {
+        Chat::new(message.into(), None, CorrelationId::generate(), agent)
+    }
+
+    #[test]
+    fn the_offending_field_is_named() {
+        for (message, agent, field) in [
+            ("", None, "message"),
+            (" \n\t", None, "message"),
+            (&*"ä".repeat(MAX_MESSAGE_BYTES / 2 + 1), None, "message"),
+            ("hi", Some("../sh"), "agent"),
+        ] {
+            let error = chat(message, agent).unwrap_err();
+            assert_eq!(error.details["field"], field, "{error}");
+        }
+        assert!(chat(&"x".repeat(MAX_MESSAGE_BYTES), Some("git_agent")).is_ok());
+    }
+}

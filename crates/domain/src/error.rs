@@ -1,0 +1,163 @@
+//! The one error table. Every service speaks in these codes; each code has one gRPC status, one HTTP status and one
+//! answer to "may a retry help?". Adding a code is adding a row here, nothing else.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! error_table {
+    ($($(#[$doc:meta])* $code:ident = $name:literal, grpc $grpc:literal, http $http:literal, retry $retry:literal;)*) => {
+        /// Why a request did not succeed, as callers see it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum OrchestratorErrorCode {
+            $($(#[$doc])* #[serde(rename = $name)] $code,)*
+        }
+
+        impl OrchestratorErrorCode {
+            /// Every code, in the order of the table.
+            pub const ALL: &'static [Self] = &[$(Self::$code,)*];
+
+            /// The name callers see, such as `agent_unavailable`.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$code => $name,)* }
+            }
+
+            /// The numeric gRPC status code (<https://grpc.io/docs/guides/status-codes/>).
+            #[must_use]
+            pub const fn grpc_code(self) -> i32 {
+                match self { $(Self::$code => $grpc,)* }
+            }
+
+            /// The HTTP status code.
+            #[must_use]
+            pub const fn http_status(self) -> u16 {
+                match self { $(Self::$code => $http,)* }
+            }
+
+            /// Whether the same request, sent again later, may succeed.
+            #[must_use]
+            pub const fn is_retryable(self) -> bool {
+                match self { $(Self::$code => $retry,)* }
+            }
+        }
+    };
+}
+
+error_table! {
+    /// The request itself is wrong; the message names the field.
+    ValidationFailed = "validation_failed", grpc 3, http 400, retry false;
+    /// The request is well-formed, but no plan can be made of it.
+    PlanningFailed = "planning_failed", grpc 9, http 422, retry false;
+    /// The agent, or a service in front of it, can't take work now.
+    AgentUnavailable = "agent_unavailable", grpc 14, http 503, retry true;
+    /// The work did not end within its deadline.
+    Timeout = "timeout", grpc 4, http 504, retry true;
+    /// The agent ran and failed for good.
+    ExecutionFailed = "execution_failed", grpc 10, http 502, retry false;
+    /// A queue is full; nothing was started.
+    Overloaded = "overloaded", grpc 8, http 429, retry true;
+    /// The work was cancelled before it ended.
+    Cancelled = "cancelled", grpc 1, http 409, retry false;
+    /// There is no such thing.
+    NotFound = "not_found", grpc 5, http 404, retry false;
+    /// The request contradicts what is already there.
+    Conflict = "conflict", grpc 6, http 409, retry false;
+    /// The token is missing or wrong.
+    Unauthenticated = "unauthenticated", grpc 16, http 401, retry false;
+    /// A defect of ours. Never the answer to a caller's mistake.
+    Internal = "internal", grpc 13, http 500, retry false;
+}
+
+impl OrchestratorErrorCode {
+    /// The code with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.as_str() == name)
+    }
+
+    /// The code that this gRPC status stands for. Statuses outside the table are `internal`.
+    #[must_use]
+    pub fn from_grpc_code(grpc: i32) -> Self {
+        Self::ALL.iter().copied().find(|code| code.grpc_code() == grpc).unwrap_or(Self::Internal)
+    }
+}
+
+impl std::fmt::Display for OrchestratorErrorCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A failure as a value: making or reading one has no side effect; it is logged once, where the request ends.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct OrchestratorError {
+    /// The row of the table.
+    pub code: OrchestratorErrorCode,
+    /// One sentence for the person who reads it. No Debug dump, no path of this machine, no secret.
+    pub message: String,
+    /// Facts for programs and for the curious: `field`, `agent`, `attempts`, `stderr` …
+    pub details: BTreeMap<String, String>,
+    /// When to try again, for retryable codes.
+    pub retry_after: Option<Duration>,
+}
+
+impl OrchestratorError {
+    /// An error without details.
+    #[must_use]
+    pub fn new(code: OrchestratorErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), details: BTreeMap::new(), retry_after: None }
+    }
+
+    /// A `validation_failed` that names the offending field.
+    #[must_use]
+    pub fn invalid(field: &str, problem: impl std::fmt::Display) -> Self {
+        Self::new(OrchestratorErrorCode::ValidationFailed, format!("`{field}` {problem}"))
+            .with_detail("field", field)
+    }
+
+    /// An `internal`. The message is for callers; log the cause where it happens to be known.
+    #[must_use]
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(OrchestratorErrorCode::Internal, message)
+    }
+
+    /// Adds a fact.
+    #[must_use]
+    pub fn with_detail(mut self, key: impl Into<String>, value: impl ToString) -> Self {
+        self.details.insert(key.into(), value.to_string());
+        self
+    }
+
+    /// Says when to try again.
+    #[must_use]
+    pub fn with_retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_row_is_found_by_its_name_and_by_its_grpc_code() {
+        for &code in OrchestratorErrorCode::ALL {
+            assert_eq!(OrchestratorErrorCode::from_name(code.as_str()), Some(code));
+            assert_eq!(OrchestratorErrorCode::from_grpc_code(code.grpc_code()), code, "{code}");
+            assert!((400..600).contains(&code.http_status()), "{code}");
+            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+        }
+        let grpc: BTreeSet<_> = OrchestratorErrorCode::ALL.iter().map(|c| c.grpc_code()).collect();
+        assert_eq!(grpc.len(), OrchestratorErrorCode::ALL.len(), "a gRPC code stands for one row only");
+    }
+
+    #[test]
+    fn unknown_grpc_codes_are_internal() {
+        assert_eq!(OrchestratorErrorCode::from_grpc_code(2), OrchestratorErrorCode::Internal);
+    }
+}

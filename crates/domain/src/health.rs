@@ -1,0 +1,269 @@
+//! The health of an agent and its circuit breaker, as a pure state machine.
+//!
+//! ```text
+//!            failure                   failure number `failure_threshold`
+//!  healthy ───────────▶ degraded ───────────────────────────────────────▶ unhealthy, circuit open until `now + cooldown`
+//!     ▲                    │                                                  │
+//!     └────── success ─────┴──────────────────── success ────────────────────┤
+//!                                                                            │ deadline passes: one probe at a time
+//!                                          failure: open again ◀─────────────┘
+//! ```
+//!
+//! Outcomes are counted per attempt. An outcome that says nothing about the agent ([`Outcome::Neutral`]: a cancelled
+//! attempt, an invalid request) changes nothing but gives a probe's place back.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// When a circuit opens, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakerPolicy {
+    /// Failures in a row that open the circuit; at least 1.
+    pub failure_threshold: u32,
+    /// How long it stays open before one attempt is let through.
+    pub cooldown: Duration,
+}
+
+impl Default for BreakerPolicy {
+    fn default() -> Self {
+        Self { failure_threshold: 3, cooldown: Duration::from_secs(60) }
+    }
+}
+
+/// What callers see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthState {
+    /// The last outcome was a success, or there was none yet.
+    Healthy,
+    /// Some failures in a row, fewer than the threshold.
+    Degraded,
+    /// The circuit has opened and no success has closed it since.
+    Unhealthy,
+}
+
+impl HealthState {
+    /// Every state.
+    pub const ALL: &'static [Self] = &[Self::Healthy, Self::Degraded, Self::Unhealthy];
+
+    /// The name callers see.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+/// What one attempt says about its agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The agent did its work.
+    Success,
+    /// The agent failed.
+    Failure,
+    /// Nothing is known: the caller went away, or its request was invalid.
+    Neutral,
+}
+
+/// The right to be the one attempt that tries an unhealthy agent after its deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe {
+    /// Names the lease; the outcome reported with it ends it.
+    pub lease: Uuid,
+    /// A probe whose holder vanished stops blocking others at this time.
+    pub expires_at: Timestamp,
+}
+
+/// What is remembered of one agent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AgentHealth {
+    /// Failures since the last success.
+    pub consecutive_failures: u32,
+    /// When it last failed.
+    pub last_failure_at: Option<Timestamp>,
+    /// When it last succeeded.
+    pub last_success_at: Option<Timestamp>,
+    /// Until when no attempt is made. In the past: a probe may go.
+    pub circuit_open_until: Option<Timestamp>,
+    /// The probe under way.
+    pub probe: Option<Probe>,
+    /// Grows with every change, so that a reader can tell the newer of two snapshots.
+    pub revision: u64,
+}
+
+/// What an attempt may do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// Run.
+    Allowed,
+    /// The circuit's deadline has passed: run if a probe can be acquired.
+    NeedsProbe,
+    /// Do not run before this time.
+    Refused {
+        /// The circuit's deadline, or the end of the probe under way.
+        until: Timestamp,
+    },
+}
+
+impl AgentHealth {
+    /// The state that callers see.
+    #[must_use]
+    pub fn state(&self) -> HealthState {
+        match (self.circuit_open_until, self.consecutive_failures) {
+            (Some(_), _) => HealthState::Unhealthy,
+            (None, 0) => HealthState::Healthy,
+            (None, _) => HealthState::Degraded,
+        }
+    }
+
+    /// Whether an attempt may run at `now`.
+    #[must_use]
+    pub fn admission(&self, now: Timestamp) -> Admission {
+        match (self.circuit_open_until, self.probe) {
+            (None, _) => Admission::Allowed,
+            (Some(until), _) if until > now => Admission::Refused { until },
+            (Some(_), Some(probe)) if probe.expires_at > now => Admission::Refused { until: probe.expires_at },
+            (Some(_), _) => Admission::NeedsProbe,
+        }
+    }
+
+    /// Takes the probe's place for `lease`, if the circuit's deadline has passed and nobody holds it. With the circuit
+    /// closed there is nothing to probe, and the attempt is simply [`Admission::Allowed`].
+    pub fn acquire_probe(&mut self, lease: Uuid, now: Timestamp, lease_time: Duration) -> Admission {
+        let admission = self.admission(now);
+        if admission == Admission::NeedsProbe {
+            self.probe = Some(Probe { lease, expires_at: later(now, lease_time) });
+            self.revision += 1;
+            return Admission::Allowed;
+        }
+        admission
+    }
+
+    /// Takes in the outcome of one attempt that ended at `at`. `lease` is the probe's, if it ran as one.
+    pub fn record(&mut self, outcome: Outcome, lease: Option<Uuid>, at: Timestamp, policy: &BreakerPolicy) {
+        let ends_probe = lease.is_some() && self.probe.map(|probe| probe.lease) == lease;
+        if ends_probe {
+            self.probe = None;
+        }
+        match outcome {
+            Outcome::Neutral if !ends_probe => return,
+            Outcome::Neutral => {}
+            Outcome::Success => {
+                self.consecutive_failures = 0;
+                self.circuit_open_until = None;
+                self.probe = None;
+                self.last_success_at = self.last_success_at.max(Some(at));
+            }
+            Outcome::Failure => {
+                self.consecutive_failures = self.consecutive_failures.saturating_add(1);
+                self.last_failure_at = self.last_failure_at.max(Some(at));
+                if self.consecutive_failures >= policy.failure_threshold || self.circuit_open_until.is_some() {
+                    self.circuit_open_until = self.circuit_open_until.max(Some(later(at, policy.cooldown)));
+                }
+            }
+        }
+        self.revision += 1;
+    }
+}
+
+fn later(now: Timestamp, by: Duration) -> Timestamp {
+    now.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const POLICY: BreakerPolicy = BreakerPolicy { failure_threshold: 3, cooldown: Duration::from_secs(60) };
+    const LEASE: Duration = Duration::from_secs(30);
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + second).unwrap()
+    }
+
+    #[test]
+    fn three_failures_open_the_circuit_and_after_the_deadline_exactly_one_probe_goes() {
+        let mut health = AgentHealth::default();
+        for n in 0..3 {
+            assert_eq!(health.admission(at(n)), Admission::Allowed);
+            health.record(Outcome::Failure, None, at(n), &POLICY);
+        }
+        assert_eq!(health.state(), HealthState::Unhealthy);
+        assert_eq!(health.admission(at(61)), Admission::Refused { until: at(62) });
+        let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
+        assert_eq!(health.acquire_probe(first, at(62), LEASE), Admission::Allowed);
+        assert_eq!(health.acquire_probe(second, at(63), LEASE), Admission::Refused { until: at(92) });
+        health.record(Outcome::Success, Some(first), at(64), &POLICY);
+        assert_eq!((health.state(), health.consecutive_failures), (HealthState::Healthy, 0));
+    }
+
+    #[test]
+    fn a_probe_whose_holder_vanished_blocks_nobody_for_longer_than_its_lease() {
+        let mut health = AgentHealth { circuit_open_until: Some(at(0)), ..AgentHealth::default() };
+        assert_eq!(health.acquire_probe(Uuid::new_v4(), at(1), LEASE), Admission::Allowed);
+        assert_eq!(health.acquire_probe(Uuid::new_v4(), at(31), LEASE), Admission::Allowed);
+    }
+
+    #[test]
+    fn a_neutral_outcome_gives_the_probe_back_and_changes_nothing_else() {
+        let mut health =
+            AgentHealth { circuit_open_until: Some(at(0)), consecutive_failures: 3, ..AgentHealth::default() };
+        let lease = Uuid::new_v4();
+        health.acquire_probe(lease, at(1), LEASE);
+        health.record(Outcome::Neutral, Some(lease), at(2), &POLICY);
+        assert_eq!(health.state(), HealthState::Unhealthy);
+        assert_eq!(health.admission(at(2)), Admission::NeedsProbe);
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order: the state follows from the counters, a success always closes the
+        /// circuit, an open circuit always has a deadline, and no two probes hold the place at once.
+        #[test]
+        fn invariants_hold_for_any_history(
+            steps in prop::collection::vec((0u8..5, 0i64..100), 1..200), threshold in 1u32..6,
+        ) {
+            let policy = BreakerPolicy { failure_threshold: threshold, ..POLICY };
+            let mut health = AgentHealth::default();
+            let mut now = 0;
+            let mut held: Option<Uuid> = None;
+            for (step, wait) in steps {
+                now += wait;
+                let before = health.clone();
+                match step {
+                    0 => health.record(Outcome::Success, held.take(), at(now), &policy),
+                    1 => health.record(Outcome::Failure, held.take(), at(now), &policy),
+                    2 => health.record(Outcome::Neutral, held.take(), at(now), &policy),
+                    3 => health.record(Outcome::Failure, None, at(now), &policy),
+                    _ => {
+                        let lease = Uuid::new_v4();
+                        let was_free = before.probe.is_none_or(|probe| probe.expires_at <= at(now));
+                        if health.acquire_probe(lease, at(now), LEASE) == Admission::Allowed
+                            && health.probe.map(|probe| probe.lease) == Some(lease)
+                        {
+                            prop_assert!(was_free);
+                            held = Some(lease);
+                        }
+                    }
+                }
+                prop_assert!(health.revision >= before.revision);
+                prop_assert!(health == before || health.revision > before.revision);
+                match health.state() {
+                    HealthState::Healthy => prop_assert_eq!(health.consecutive_failures, 0),
+                    HealthState::Degraded => prop_assert!((1..threshold).contains(&health.consecutive_failures)),
+                    HealthState::Unhealthy => prop_assert!(health.consecutive_failures >= threshold),
+                }
+                if step == 0 {
+                    prop_assert_eq!(health.state(), HealthState::Healthy);
+                }
+            }
+        }
+    }
+}

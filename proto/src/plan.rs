@@ -1,0 +1,103 @@
+//! Plans on the wire.
+
+use phoenix_domain::plan::{Attempt, AttemptOutcome, Plan, PlanStatus, Task, TaskSpec, TaskStatus};
+
+use crate::{planner, to_timestamp};
+
+impl From<PlanStatus> for planner::PlanStatus {
+    fn from(status: PlanStatus) -> Self {
+        match status {
+            PlanStatus::Draft => Self::Draft,
+            PlanStatus::Pending => Self::Pending,
+            PlanStatus::Running => Self::Running,
+            PlanStatus::Succeeded => Self::Succeeded,
+            PlanStatus::Failed => Self::Failed,
+            PlanStatus::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+/// The status that a request filters by; `None` stands for every status.
+impl From<planner::PlanStatus> for Option<PlanStatus> {
+    fn from(status: planner::PlanStatus) -> Self {
+        match status {
+            planner::PlanStatus::Unspecified => None,
+            planner::PlanStatus::Draft => Some(PlanStatus::Draft),
+            planner::PlanStatus::Pending => Some(PlanStatus::Pending),
+            planner::PlanStatus::Running => Some(PlanStatus::Running),
+            planner::PlanStatus::Succeeded => Some(PlanStatus::Succeeded),
+            planner::PlanStatus::Failed => Some(PlanStatus::Failed),
+            planner::PlanStatus::Cancelled => Some(PlanStatus::Cancelled),
+        }
+    }
+}
+
+impl From<TaskStatus> for planner::TaskStatus {
+    fn from(status: TaskStatus) -> Self {
+        match status {
+            TaskStatus::Queued => Self::Queued,
+            TaskStatus::Dispatched => Self::Dispatched,
+            TaskStatus::InProgress => Self::InProgress,
+            TaskStatus::Retried => Self::Retried,
+            TaskStatus::Succeeded => Self::Succeeded,
+            TaskStatus::DeadLettered => Self::DeadLettered,
+            TaskStatus::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+impl From<Plan> for planner::Plan {
+    fn from(plan: Plan) -> Self {
+        let Plan { plan_id, correlation_id, status, created_at, ended_at, context: _, output, error, tasks } = plan;
+        Self {
+            plan_id: plan_id.to_string(),
+            correlation_id: correlation_id.to_string(),
+            status: planner::PlanStatus::from(status).into(),
+            created_at: Some(to_timestamp(created_at)),
+            ended_at: ended_at.map(to_timestamp),
+            output,
+            error: error.map(Into::into),
+            tasks: tasks.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<Task> for planner::Task {
+    fn from(task: Task) -> Self {
+        let Task { task_id, spec, status, queued_at, dispatched_at, ended_at, output, error, attempts } = task;
+        let TaskSpec { key, agent, action, payload: _ } = spec;
+        Self {
+            task_id: task_id.to_string(),
+            key,
+            agent: agent.into(),
+            action,
+            status: planner::TaskStatus::from(status).into(),
+            queued_at: Some(to_timestamp(queued_at)),
+            dispatched_at: dispatched_at.map(to_timestamp),
+            ended_at: ended_at.map(to_timestamp),
+            output: output.as_ref().map(Into::into),
+            error: error.map(Into::into),
+            attempts: attempts.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<Attempt> for planner::Attempt {
+    fn from(Attempt { number, started_at, ended_at, outcome, worker }: Attempt) -> Self {
+        let name = outcome.as_ref().map_or("", AttemptOutcome::as_str);
+        let (error_class, message, stderr_tail) = match outcome {
+            Some(AttemptOutcome::Failed { class, message, stderr_tail }) => (class.as_str(), message, stderr_tail),
+            Some(AttemptOutcome::Succeeded | AttemptOutcome::Cancelled) | None => ("", String::new(), String::new()),
+        };
+        Self {
+            number,
+            started_at: Some(to_timestamp(started_at)),
+            ended_at: ended_at.map(to_timestamp),
+            outcome: name.into(),
+            error_class: error_class.into(),
+            message,
+            stderr_tail,
+            worker,
+        }
+    }
+}
