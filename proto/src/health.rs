@@ -147,7 +147,9 @@ mod tests {
     use super::*;
 
     fn time() -> impl Strategy<Value = Option<Timestamp>> {
-        prop::option::of((0i64..4_000_000_000, 0i32..1_000_000_000).prop_map(|(s, n)| Timestamp::new(s, n).unwrap()))
+        prop::option::of(
+            (0i64..4_000_000_000, 0i32..1_000_000_000).prop_map(|(s, n)| Timestamp::new(s, n).unwrap()),
+        )
     }
 
     proptest! {

@@ -48,7 +48,8 @@ impl From<TaskStatus> for planner::TaskStatus {
 
 impl From<Plan> for planner::Plan {
     fn from(plan: Plan) -> Self {
-        let Plan { plan_id, correlation_id, status, created_at, ended_at, context: _, output, error, tasks } = plan;
+        let Plan { plan_id, correlation_id, status, created_at, ended_at, context: _, output, error, tasks } =
+            plan;
         Self {
             plan_id: plan_id.to_string(),
             correlation_id: correlation_id.to_string(),
@@ -64,7 +65,8 @@ impl From<Plan> for planner::Plan {
 
 impl From<Task> for planner::Task {
     fn from(task: Task) -> Self {
-        let Task { task_id, spec, status, queued_at, dispatched_at, ended_at, output, error, attempts } = task;
+        let Task { task_id, spec, status, queued_at, dispatched_at, ended_at, output, error, attempts } =
+            task;
         let TaskSpec { key, agent, action, payload: _ } = spec;
         Self {
             task_id: task_id.to_string(),
@@ -86,8 +88,12 @@ impl From<Attempt> for planner::Attempt {
     fn from(Attempt { number, started_at, ended_at, outcome, worker }: Attempt) -> Self {
         let name = outcome.as_ref().map_or("", AttemptOutcome::as_str);
         let (error_class, message, stderr_tail) = match outcome {
-            Some(AttemptOutcome::Failed { class, message, stderr_tail }) => (class.as_str(), message, stderr_tail),
-            Some(AttemptOutcome::Succeeded | AttemptOutcome::Cancelled) | None => ("", String::new(), String::new()),
+            Some(AttemptOutcome::Failed { class, message, stderr_tail }) => {
+                (class.as_str(), message, stderr_tail)
+            }
+            Some(AttemptOutcome::Succeeded | AttemptOutcome::Cancelled) | None => {
+                ("", String::new(), String::new())
+            }
         };
         Self {
             number,

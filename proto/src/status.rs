@@ -63,8 +63,7 @@ impl From<OrchestratorError> for common::Error {
             code: code.as_str().into(),
             message,
             details: details.into_iter().collect(),
-            retry_after_ms: retry_after
-                .map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
+            retry_after_ms: retry_after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
         }
     }
 }
@@ -113,7 +112,8 @@ mod tests {
 
     #[test]
     fn a_long_detail_keeps_its_end() {
-        let error = OrchestratorError::internal("x").with_detail("stderr", format!("{}äend", "ö".repeat(9_000)));
+        let error =
+            OrchestratorError::internal("x").with_detail("stderr", format!("{}äend", "ö".repeat(9_000)));
         let back = error_from_status(&status_from_error(&error));
         assert!(back.details["stderr"].ends_with("äend") && back.details["stderr"].len() <= MAX_DETAIL_BYTES);
     }

@@ -1,1 +1,138 @@
-//! Placeholder.
+//! The agents that come with Phoenix, and what it takes to write another one in Rust.
+//!
+//! An agent is a process that reads one [`ActionRequest`] per line and answers each with one [`ActionResponse`] line
+//! until its input ends. [`protocol`] is that loop, [`Agent`] what a program has to bring, [`Payload`] a reader for its
+//! input. A whole agent is:
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//! use phoenix_agents::{ActionError, ActionRequest, ActionResult, Payload, serve_stdio};
+//!
+//! fn main() -> ExitCode {
+//!     serve_stdio(|request: &ActionRequest| match request.action.as_str() {
+//!         "chat" => Ok(ActionResult::text(Payload::of(request).text("message")?.to_uppercase())),
+//!         other => Err(ActionError::unknown_action(other, &["chat"])),
+//!     })
+//! }
+//! ```
+//!
+//! The executor may start a process per request, so starting costs nothing that is not used: no runtime, no logging, no
+//! configuration file. Only [`llm`] builds a runtime, at its first request.
+//!
+//! | file | what |
+//! |---|---|
+//! | `protocol.rs` | lines in, lines out; bad lines and panics are answers too |
+//! | `payload.rs` | typed access to the input, with errors that name the field |
+//! | `echo.rs` | answers with its input |
+//! | `git/` | reads and commits to repositories below one directory |
+//! | `obsidian/` | reads and writes notes below one directory |
+//! | `llm/` | one chat completion from the configured provider |
+
+use std::{fmt, process::ExitCode, str::FromStr};
+
+pub mod echo;
+pub mod git;
+pub mod llm;
+pub mod obsidian;
+pub mod payload;
+pub mod protocol;
+
+pub use payload::Payload;
+pub use phoenix_domain::action::{ActionRequest, ActionResponse, ActionResult};
+pub use protocol::{ActionError, Agent, serve, serve_stdio};
+
+/// An agent of this crate, by the name of its subcommand: `phoenix agent git`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BuiltinAgent {
+    /// [`llm::LlmRouter`]
+    LlmRouter,
+    /// [`git::GitAgent`]
+    Git,
+    /// [`obsidian::ObsidianAgent`]
+    Obsidian,
+    /// [`echo::EchoAgent`]
+    Echo,
+}
+
+impl BuiltinAgent {
+    /// Every built-in agent.
+    pub const ALL: &'static [Self] = &[Self::LlmRouter, Self::Git, Self::Obsidian, Self::Echo];
+
+    /// The name of the subcommand.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LlmRouter => "llm-router",
+            Self::Git => "git",
+            Self::Obsidian => "obsidian",
+            Self::Echo => "echo",
+        }
+    }
+
+    /// The name it is registered under by default.
+    #[must_use]
+    pub const fn agent_name(self) -> &'static str {
+        match self {
+            Self::LlmRouter => "llm_router_agent",
+            Self::Git => "git_agent",
+            Self::Obsidian => "obsidian_agent",
+            Self::Echo => "echo_agent",
+        }
+    }
+
+    /// What it is for, in one line, for people and for models that plan.
+    #[must_use]
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::LlmRouter => "Answers a chat with the configured language model",
+            Self::Git => "Shows status, diff and log of a git repository, adds and commits files",
+            Self::Obsidian => "Creates, reads, updates, lists and searches Markdown notes in a vault",
+            Self::Echo => "Answers with its input, for smoke tests and load",
+        }
+    }
+}
+
+impl fmt::Display for BuiltinAgent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A string that names no built-in agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be `llm-router`, `git`, `obsidian` or `echo`")]
+pub struct UnknownBuiltinAgent;
+
+impl FromStr for BuiltinAgent {
+    type Err = UnknownBuiltinAgent;
+
+    fn from_str(name: &str) -> Result<Self, UnknownBuiltinAgent> {
+        Self::ALL.iter().copied().find(|agent| agent.as_str() == name).ok_or(UnknownBuiltinAgent)
+    }
+}
+
+/// Is this agent until standard input ends. The agent reads its own settings from the environment.
+#[must_use]
+pub fn run(agent: BuiltinAgent) -> ExitCode {
+    match agent {
+        BuiltinAgent::LlmRouter => serve_stdio(llm::LlmRouter::from_environment()),
+        BuiltinAgent::Git => serve_stdio(git::GitAgent::from_environment()),
+        BuiltinAgent::Obsidian => serve_stdio(obsidian::ObsidianAgent::from_environment()),
+        BuiltinAgent::Echo => serve_stdio(echo::EchoAgent),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subcommand_names_read_back() {
+        for &agent in BuiltinAgent::ALL {
+            assert_eq!(agent.to_string().parse(), Ok(agent));
+            assert!(UnknownBuiltinAgent.to_string().contains(agent.as_str()));
+            assert!(agent.agent_name().parse::<phoenix_domain::AgentName>().is_ok());
+        }
+        assert_eq!("shell".parse::<BuiltinAgent>(), Err(UnknownBuiltinAgent));
+    }
+}

@@ -251,7 +251,10 @@ mod tests {
             "payload":{"path":"."},"_meta":{"attempt":1,"deadline_ms":30000,"idempotency_key":"k"}}"#;
         let request: ActionRequest = serde_json::from_str(line).unwrap();
         let again = serde_json::to_string(&request).unwrap();
-        assert_eq!(serde_json::from_str::<Value>(line).unwrap(), serde_json::from_str::<Value>(&again).unwrap());
+        assert_eq!(
+            serde_json::from_str::<Value>(line).unwrap(),
+            serde_json::from_str::<Value>(&again).unwrap()
+        );
         let answer = ActionResponse::failure(&request, 404, "no such path");
         assert_eq!(answer.request_id, request.request_id);
         assert_eq!(serde_json::to_value(&answer).unwrap()["status"], "error");

@@ -38,10 +38,10 @@ impl Chat {
         at_most("message", &message, MAX_MESSAGE_BYTES)?;
         let context = context.unwrap_or_default();
         at_most("context", &context, MAX_CONTEXT_BYTES)?;
-        let agent = agent
-            .map(str::parse)
-            .transpose()
-            .map_err(|problem: crate::agent::InvalidAgentName| OrchestratorError::invalid("agent", problem))?;
+        let agent =
+            agent.map(str::parse).transpose().map_err(|problem: crate::agent::InvalidAgentName| {
+                OrchestratorError::invalid("agent", problem)
+            })?;
         Ok(Self { message, context, correlation_id, agent })
     }
 }

@@ -128,7 +128,9 @@ impl AgentHealth {
         match (self.circuit_open_until, self.probe) {
             (None, _) => Admission::Allowed,
             (Some(until), _) if until > now => Admission::Refused { until },
-            (Some(_), Some(probe)) if probe.expires_at > now => Admission::Refused { until: probe.expires_at },
+            (Some(_), Some(probe)) if probe.expires_at > now => {
+                Admission::Refused { until: probe.expires_at }
+            }
             (Some(_), _) => Admission::NeedsProbe,
         }
     }
@@ -163,7 +165,8 @@ impl AgentHealth {
             Outcome::Failure => {
                 self.consecutive_failures = self.consecutive_failures.saturating_add(1);
                 self.last_failure_at = self.last_failure_at.max(Some(at));
-                if self.consecutive_failures >= policy.failure_threshold || self.circuit_open_until.is_some() {
+                if self.consecutive_failures >= policy.failure_threshold || self.circuit_open_until.is_some()
+                {
                     self.circuit_open_until = self.circuit_open_until.max(Some(later(at, policy.cooldown)));
                 }
             }
@@ -214,8 +217,11 @@ mod tests {
 
     #[test]
     fn a_neutral_outcome_gives_the_probe_back_and_changes_nothing_else() {
-        let mut health =
-            AgentHealth { circuit_open_until: Some(at(0)), consecutive_failures: 3, ..AgentHealth::default() };
+        let mut health = AgentHealth {
+            circuit_open_until: Some(at(0)),
+            consecutive_failures: 3,
+            ..AgentHealth::default()
+        };
         let lease = Uuid::new_v4();
         health.acquire_probe(lease, at(1), LEASE);
         health.record(Outcome::Neutral, Some(lease), at(2), &POLICY);

@@ -6,14 +6,18 @@
 
 pub mod action;
 pub mod agent;
+pub mod builtin;
+pub mod catalog;
 pub mod chat;
 pub mod error;
 pub mod health;
 pub mod ids;
+pub mod llm;
 pub mod plan;
 pub mod retry;
 
 pub use action::{ActionRequest, ActionResponse, FailureClass};
 pub use agent::{AgentMode, AgentName, AgentSpec};
+pub use catalog::AgentCatalog;
 pub use error::{OrchestratorError, OrchestratorErrorCode};
 pub use ids::{CorrelationId, PlanId, TaskId};

@@ -122,7 +122,9 @@ impl TaskStatus {
     pub const fn may_become(self, next: Self) -> bool {
         use TaskStatus::{Cancelled, DeadLettered, Dispatched, InProgress, Queued, Retried, Succeeded};
         match (self, next) {
-            (Queued, Dispatched) | (Dispatched | Retried, InProgress) | (InProgress, Retried | Succeeded) => true,
+            (Queued, Dispatched) | (Dispatched | Retried, InProgress) | (InProgress, Retried | Succeeded) => {
+                true
+            }
             (_, DeadLettered | Cancelled) => !self.is_terminal(),
             _ => false,
         }

@@ -1,1 +1,32 @@
-//! Placeholder.
+//! The chassis: what every service needs and none should write again. One file per concern.
+//!
+//! | concern | module |
+//! |---|---|
+//! | settings from flags, environment and `phoenix.toml` | [`config`] |
+//! | log lines and OTLP traces | [`telemetry`], [`json_log`] |
+//! | counters and histograms, `/metrics` | [`metrics`] |
+//! | correlation id, trace context and deadline across processes | [`propagation`] |
+//! | gRPC servers and clients | [`server`], [`client`] |
+//! | "can this process take work?" | [`readiness`] |
+//! | ports and signals | [`listener`], [`shutdown`] |
+//! | SQLite databases | [`sqlite`] |
+//!
+//! Process globals are two: the tracing subscriber and the metrics recorder. Everything else is a value.
+
+pub mod calls;
+pub mod client;
+pub mod config;
+pub mod json_log;
+pub mod listener;
+pub mod metrics;
+pub mod propagation;
+pub mod readiness;
+pub mod server;
+pub mod shutdown;
+pub mod sqlite;
+pub mod telemetry;
+
+/// The names most services use.
+pub use metrics::{init_metrics, record_counter, record_histogram};
+pub use propagation::{RequestContext, correlation_span};
+pub use telemetry::init_tracing;

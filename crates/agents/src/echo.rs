@@ -1,0 +1,23 @@
+//! The agent that answers with its input: for smoke tests and load.
+
+use phoenix_domain::action::{ActionRequest, ActionResult, CHAT_ACTION};
+use serde_json::{Map, Value};
+
+use crate::{ActionError, Agent, Payload};
+
+/// Answers a chat with its message, and any other action with its payload.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EchoAgent;
+
+impl Agent for EchoAgent {
+    fn handle(&mut self, request: &ActionRequest) -> Result<ActionResult, ActionError> {
+        if request.action == CHAT_ACTION {
+            return Ok(ActionResult::text(Payload::of(request).text("message")?));
+        }
+        Ok(ActionResult {
+            output_type: "json".into(),
+            data: Value::Object(request.payload.clone()),
+            metadata: Map::new(),
+        })
+    }
+}

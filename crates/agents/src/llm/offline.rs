@@ -1,0 +1,52 @@
+//! The answer when there is no model: honest about it, and about what works without one.
+
+use phoenix_domain::{
+    action::ActionResult,
+    llm::{DefaultProvider, LlmSettings, ProviderKind},
+};
+use serde_json::{Map, Value};
+
+use crate::BuiltinAgent;
+
+/// Says that nobody read the message, how to change that, and what can be done meanwhile.
+pub(super) fn answer(settings: &LlmSettings) -> ActionResult {
+    let text = format!(
+        "[offline] No language model is configured, so no model has read your message.\n\n{}\n\n\
+         What works without a model:\n{}",
+        how_to_configure(settings),
+        other_agents()
+    );
+    let fact = |name: &str, value: &str| (name.to_owned(), Value::String(value.to_owned()));
+    let metadata = Map::from_iter([fact("provider", "offline"), fact("model", "none")]);
+    ActionResult { output_type: "text".into(), data: Value::String(text), metadata }
+}
+
+fn how_to_configure(settings: &LlmSettings) -> String {
+    let keys: Vec<&str> =
+        ProviderKind::ALL.iter().filter_map(|kind| kind.key_variables().first().copied()).collect();
+    let keys = keys.join(", ");
+    match settings.default_provider {
+        DefaultProvider::Offline => {
+            format!(
+                "The configuration asks for this with default_provider = \"offline\" under [llm]. To get \
+                     answers from a model, set it to \"auto\" and give Phoenix one of {keys}."
+            )
+        }
+        _ => format!(
+            "To get answers from a model, start Phoenix with one of {keys} set, or start Ollama with a model, or \
+             configure a provider under [llm] in phoenix.toml."
+        ),
+    }
+}
+
+fn other_agents() -> String {
+    let line = |agent: BuiltinAgent, example: &str| {
+        format!("- {}: {}. Try: {example}", agent.agent_name(), agent.description())
+    };
+    [
+        line(BuiltinAgent::Git, "git status"),
+        line(BuiltinAgent::Obsidian, "list notes"),
+        line(BuiltinAgent::Echo, "any message, with \"agent\": \"echo_agent\""),
+    ]
+    .join("\n")
+}

@@ -1,0 +1,243 @@
+//! Files and directories of a vault, reached without following any link.
+//!
+//! Every step of a path is opened relative to the directory before it, with `O_NOFOLLOW`. So no link leads out of the
+//! vault, also not one that somebody puts there while the agent is at work. (The vault's own directory may be a link:
+//! that is the operator's choice.)
+//!
+//! A note is never half written: new content goes to a hidden file beside it, to the disk, and then takes the name.
+
+use std::{
+    fs::{self, File, Permissions},
+    io::{self, Read, Write},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{OpenOptionsExt, PermissionsExt},
+    },
+    path::Path,
+    process,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{AtFlags, OFlag, openat, renameat},
+    sys::stat::{Mode, mkdirat},
+    unistd::{UnlinkatFlags, linkat, unlinkat},
+};
+
+use super::{ROOT_VARIABLE, path::NotePath};
+use crate::ActionError;
+
+/// The longest note.
+pub(super) const MAX_NOTE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Opening without `O_NONBLOCK` would wait for the other end of a named pipe.
+const READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_NOFOLLOW).union(OFlag::O_NONBLOCK).union(OFlag::O_CLOEXEC);
+
+/// A vault, held open.
+pub(super) struct Vault {
+    root: File,
+}
+
+/// What became of [`Vault::create`].
+pub(super) enum Created {
+    New,
+    Exists,
+}
+
+impl Vault {
+    pub(super) fn open(root: &Path) -> Result<Self, ActionError> {
+        let open = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(root);
+        open.map(|root| Self { root }).map_err(|problem| match problem.kind() {
+            io::ErrorKind::NotFound => ActionError::invalid(format!(
+                "the directory that {ROOT_VARIABLE} names does not exist; create it, or name another"
+            )),
+            kind => ActionError::invalid(format!(
+                "the directory that {ROOT_VARIABLE} names can't be opened: {kind}"
+            )),
+        })
+    }
+
+    /// The folder of these names.
+    pub(super) fn folder(&self, names: &[String]) -> Result<File, ActionError> {
+        self.walk(names, false)
+    }
+
+    /// The whole note.
+    pub(super) fn read(&self, path: &NotePath) -> Result<String, ActionError> {
+        let folder = self.folder(&path.folders)?;
+        read_file(&folder, path).map(|(content, _)| content)
+    }
+
+    /// Writes a note that is not there yet, with the folders on the way.
+    pub(super) fn create(&self, path: &NotePath, content: &str) -> Result<Created, ActionError> {
+        check_length(content)?;
+        let folder = self.walk(&path.folders, true)?;
+        let draft = Draft::write(&folder, content, None).map_err(|problem| failed(problem, path))?;
+        match draft.publish_new(&path.name) {
+            Ok(()) => Ok(Created::New),
+            Err(Errno::EEXIST) => Ok(Created::Exists),
+            Err(problem) => Err(failed(problem, path)),
+        }
+    }
+
+    /// Replaces a note by what `change` makes of it. Updates of one vault wait for each other, also those of other agents.
+    pub(super) fn update(
+        &self,
+        path: &NotePath,
+        change: impl FnOnce(String) -> String,
+    ) -> Result<(), ActionError> {
+        self.root.lock().map_err(|problem| failed(errno(&problem), path))?;
+        let updated = self.update_locked(path, change);
+        // The lock also ends with the process.
+        let _ = self.root.unlock();
+        updated
+    }
+
+    fn update_locked(
+        &self,
+        path: &NotePath,
+        change: impl FnOnce(String) -> String,
+    ) -> Result<(), ActionError> {
+        let folder = self.folder(&path.folders)?;
+        let (content, permissions) = read_file(&folder, path)?;
+        let content = change(content);
+        check_length(&content)?;
+        Draft::write(&folder, &content, Some(permissions))
+            .and_then(|draft| draft.publish_over(&path.name))
+            .map_err(|problem| failed(problem, path))
+    }
+
+    fn walk(&self, names: &[String], create: bool) -> Result<File, ActionError> {
+        let mut folder = self.root.try_clone().map_err(|problem| folder_failed(errno(&problem), "."))?;
+        for name in names {
+            if create {
+                match mkdirat(&folder, name.as_str(), Mode::from_bits_truncate(0o755)) {
+                    Ok(()) | Err(Errno::EEXIST) => {}
+                    Err(problem) => return Err(folder_failed(problem, name)),
+                }
+            }
+            folder = open_folder(&folder, name).map_err(|problem| folder_failed(problem, name))?;
+        }
+        Ok(folder)
+    }
+}
+
+/// The folder `name` in `parent`, unless it is a link.
+pub(super) fn open_folder(parent: &File, name: &str) -> Result<File, Errno> {
+    openat(parent, name, READ | OFlag::O_DIRECTORY, Mode::empty()).map(File::from)
+}
+
+/// At most `limit` bytes of the file `name` in `folder`, unless it is a link or no plain file.
+pub(super) fn read_plain_file(
+    folder: &File,
+    name: &str,
+    limit: usize,
+) -> Result<(Vec<u8>, Permissions), Errno> {
+    let file = openat(folder, name, READ, Mode::empty()).map(File::from)?;
+    let about = file.metadata().map_err(|problem| errno(&problem))?;
+    if !about.is_file() {
+        return Err(Errno::ELOOP);
+    }
+    let mut bytes = Vec::new();
+    file.take(limit as u64).read_to_end(&mut bytes).map_err(|problem| errno(&problem))?;
+    Ok((bytes, about.permissions()))
+}
+
+fn read_file(folder: &File, path: &NotePath) -> Result<(String, Permissions), ActionError> {
+    let (bytes, permissions) =
+        read_plain_file(folder, &path.name, MAX_NOTE_BYTES + 1).map_err(|problem| failed(problem, path))?;
+    if bytes.len() > MAX_NOTE_BYTES {
+        return Err(too_long());
+    }
+    let content = String::from_utf8(bytes)
+        .map_err(|_| ActionError::new(422, format!("the note `{path}` is not UTF-8 text")))?;
+    Ok((content, permissions))
+}
+
+/// New content under a hidden name. It is gone with this value unless it was published.
+struct Draft<'a> {
+    folder: &'a File,
+    name: String,
+}
+
+impl<'a> Draft<'a> {
+    fn write(folder: &'a File, content: &str, permissions: Option<Permissions>) -> Result<Self, Errno> {
+        let name = format!(".phoenix-{}-{}.tmp", process::id(), uuid::Uuid::new_v4().simple());
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file: OwnedFd = openat(folder, name.as_str(), flags, Mode::from_bits_truncate(0o644))?;
+        let draft = Self { folder, name };
+        let mut file = File::from(file);
+        let filled = permissions.map_or(Ok(()), |permissions| {
+            file.set_permissions(Permissions::from_mode(permissions.mode() & 0o777))
+        });
+        filled
+            .and_then(|()| file.write_all(content.as_bytes()))
+            .and_then(|()| file.sync_all())
+            .map_err(|problem| errno(&problem))?;
+        Ok(draft)
+    }
+
+    /// Takes `name` if nobody has it: a link, unlike a rename, replaces nothing.
+    fn publish_new(self, name: &str) -> Result<(), Errno> {
+        linkat(self.folder, self.name.as_str(), self.folder, name, AtFlags::empty())?;
+        self.settle()
+    }
+
+    fn publish_over(self, name: &str) -> Result<(), Errno> {
+        renameat(self.folder, self.name.as_str(), self.folder, name)?;
+        self.settle()
+    }
+
+    /// A name is on the disk when its directory is.
+    fn settle(&self) -> Result<(), Errno> {
+        self.folder.sync_all().map_err(|problem| errno(&problem))
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        // After a rename there is nothing left to remove.
+        let _ = unlinkat(self.folder, self.name.as_str(), UnlinkatFlags::NoRemoveDir);
+    }
+}
+
+fn check_length(content: &str) -> Result<(), ActionError> {
+    if content.len() > MAX_NOTE_BYTES { Err(too_long()) } else { Ok(()) }
+}
+
+fn too_long() -> ActionError {
+    ActionError::new(413, format!("a note is at most {MAX_NOTE_BYTES} bytes long"))
+}
+
+fn errno(problem: &io::Error) -> Errno {
+    problem.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// What failed at a note. Opening a link answers `ELOOP` on Linux and `EMLINK` on some others.
+fn failed(problem: Errno, path: &NotePath) -> ActionError {
+    match problem {
+        Errno::ENOENT => ActionError::new(404, format!("there is no note `{path}`")),
+        Errno::ELOOP | Errno::EMLINK | Errno::EISDIR => {
+            ActionError::new(403, format!("`{path}` is a link or no plain file; the agent follows no links"))
+        }
+        Errno::EACCES | Errno::EPERM | Errno::EROFS => {
+            ActionError::new(403, format!("the agent has no permission for `{path}`"))
+        }
+        Errno::ENOSPC | Errno::EDQUOT => ActionError::new(507, "there is no space left for the vault"),
+        other => ActionError::internal(format!("the vault's file system failed: {}", other.desc())),
+    }
+}
+
+/// What failed at a folder. A link where a folder is expected answers `ENOTDIR`.
+fn folder_failed(problem: Errno, name: &str) -> ActionError {
+    match problem {
+        Errno::ENOENT => ActionError::new(404, format!("there is no folder `{name}`")),
+        Errno::ELOOP | Errno::EMLINK | Errno::ENOTDIR => {
+            ActionError::new(403, format!("`{name}` is no folder, or a link; the agent follows no links"))
+        }
+        Errno::EACCES | Errno::EPERM | Errno::EROFS => {
+            ActionError::new(403, format!("the agent has no permission for `{name}`"))
+        }
+        other => ActionError::internal(format!("the vault's file system failed: {}", other.desc())),
+    }
+}

@@ -1,0 +1,98 @@
+//! The agents that come with the product: one table, read by whoever registers, routes or runs them.
+
+use crate::{
+    agent::{AgentName, AgentSpec, InvalidAgentName},
+    llm::SETTINGS_VARIABLE,
+};
+
+/// One agent that is a subcommand of the `phoenix` executable.
+#[derive(Debug, Clone, Copy)]
+pub struct Builtin {
+    /// Its name in requests and configuration.
+    pub name: &'static str,
+    /// `phoenix agent <subcommand>` runs it.
+    pub subcommand: &'static str,
+    /// What it is for.
+    pub description: &'static str,
+    /// Phrases that route a message to it.
+    pub route: &'static [&'static str],
+    /// Variables it needs beside [`BASE_ENV`].
+    pub env: &'static [&'static str],
+}
+
+/// What every agent gets of the executor's environment unless its own `env` says otherwise.
+pub const BASE_ENV: &[&str] = &["PATH", "HOME", "LANG", "TMPDIR"];
+
+/// Takes a message to a model. Where no other agent is meant, messages go here.
+pub const LLM_ROUTER: &str = "llm_router_agent";
+
+/// Every agent that comes with the product.
+pub const BUILTINS: &[Builtin] = &[
+    Builtin {
+        name: LLM_ROUTER,
+        subcommand: "llm-router",
+        description: "Answers with one completion of the configured language model",
+        route: &[],
+        env: &[SETTINGS_VARIABLE, "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"],
+    },
+    Builtin {
+        name: "git_agent",
+        subcommand: "git",
+        description: "Shows and changes a git repository: status, diff, log, add, commit",
+        route: &["git status", "git diff", "git log", "git add", "git commit"],
+        env: &["GIT_AGENT_REPO_ROOT"],
+    },
+    Builtin {
+        name: "obsidian_agent",
+        subcommand: "obsidian",
+        description: "Creates, reads, updates, lists and searches Markdown notes in a vault",
+        route: &[
+            "create note",
+            "read note",
+            "update note",
+            "list notes",
+            "search notes",
+            "my notes",
+            "vault",
+            "obsidian",
+        ],
+        env: &["OBSIDIAN_AGENT_VAULT_ROOT"],
+    },
+    Builtin {
+        name: "echo_agent",
+        subcommand: "echo",
+        description: "Answers with its input; for smoke tests and load",
+        route: &[],
+        env: &[],
+    },
+];
+
+impl Builtin {
+    /// Its specification on top of `base`, to be run by the executable at `exe`.
+    ///
+    /// # Errors
+    /// Never for a name of [`BUILTINS`]; a test checks each.
+    pub fn spec(&self, base: &AgentSpec, exe: &str) -> Result<AgentSpec, InvalidAgentName> {
+        let env = BASE_ENV.iter().chain(self.env).map(|name| (*name).to_owned()).collect();
+        Ok(AgentSpec {
+            name: self.name.parse::<AgentName>()?,
+            description: self.description.into(),
+            command: vec![exe.into(), "agent".into(), self.subcommand.into()],
+            env,
+            route: self.route.iter().map(|phrase| (*phrase).to_owned()).collect(),
+            ..base.clone()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_builtin_has_a_valid_name() {
+        for builtin in BUILTINS {
+            assert!(builtin.name.parse::<AgentName>().is_ok(), "{}", builtin.name);
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The agents of one installation. Built from the configuration once; the same in every service.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    agent::{AgentName, AgentSpec},
+    error::{OrchestratorError, OrchestratorErrorCode},
+};
+
+/// Every configured agent, by name, and the one that takes what no other is meant for. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct AgentCatalog {
+    agents: Arc<BTreeMap<AgentName, AgentSpec>>,
+    default_agent: AgentName,
+}
+
+impl AgentCatalog {
+    /// The catalog of `agents`. `default_agent` need not be among them; a chat that would go to it is then refused.
+    #[must_use]
+    pub fn new(agents: impl IntoIterator<Item = AgentSpec>, default_agent: AgentName) -> Self {
+        let agents = agents.into_iter().map(|spec| (spec.name.clone(), spec)).collect();
+        Self { agents: Arc::new(agents), default_agent }
+    }
+
+    /// The agent for messages that no route matches.
+    #[must_use]
+    pub const fn default_agent(&self) -> &AgentName {
+        &self.default_agent
+    }
+
+    /// Every agent, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &AgentSpec> {
+        self.agents.values()
+    }
+
+    /// The agent with this name.
+    ///
+    /// # Errors
+    /// `planning_failed` that names the agent and those that exist.
+    pub fn get(&self, name: &AgentName) -> Result<&AgentSpec, OrchestratorError> {
+        self.agents.get(name).ok_or_else(|| {
+            let known: Vec<_> = self.agents.keys().map(AgentName::as_str).collect();
+            OrchestratorError::new(
+                OrchestratorErrorCode::PlanningFailed,
+                format!("no agent is called `{name}`; there are {}", known.join(", ")),
+            )
+            .with_detail("field", "agent")
+            .with_detail("agent", name)
+        })
+    }
+}

@@ -1,0 +1,164 @@
+//! The providers by name, with what is known of each without asking it.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// A service that answers chats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderKind {
+    /// <https://platform.openai.com/docs/api-reference/chat>
+    OpenAi,
+    /// <https://docs.anthropic.com/en/api/messages>
+    Anthropic,
+    /// <https://ai.google.dev/api/generate-content>
+    Gemini,
+    /// <https://docs.x.ai/docs/api-reference>
+    Grok,
+    /// <https://openrouter.ai/docs/api-reference/overview>
+    OpenRouter,
+    /// <https://docs.ollama.com/api/chat>
+    Ollama,
+    /// <https://lmstudio.ai/docs/developer/openai-compat>
+    LmStudio,
+}
+
+impl ProviderKind {
+    /// Every provider, in the order in which [`DefaultProvider::Auto`] looks for a key.
+    pub const ALL: &'static [Self] = &[
+        Self::OpenAi,
+        Self::Anthropic,
+        Self::Gemini,
+        Self::Grok,
+        Self::OpenRouter,
+        Self::Ollama,
+        Self::LmStudio,
+    ];
+
+    /// The name in configuration, metadata and `GET /health`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::Anthropic => "anthropic",
+            Self::Gemini => "gemini",
+            Self::Grok => "grok",
+            Self::OpenRouter => "openrouter",
+            Self::Ollama => "ollama",
+            Self::LmStudio => "lmstudio",
+        }
+    }
+
+    /// The variables that people keep this provider's key in, by convention; empty for servers that need no key.
+    #[must_use]
+    pub const fn key_variables(self) -> &'static [&'static str] {
+        match self {
+            Self::OpenAi => &["OPENAI_API_KEY"],
+            Self::Anthropic => &["ANTHROPIC_API_KEY"],
+            Self::Gemini => &["GEMINI_API_KEY", "GOOGLE_API_KEY"],
+            Self::Grok => &["XAI_API_KEY"],
+            Self::OpenRouter => &["OPENROUTER_API_KEY"],
+            Self::Ollama | Self::LmStudio => &[],
+        }
+    }
+
+    /// Where the provider is when the settings don't say.
+    #[must_use]
+    pub const fn default_base_url(self) -> &'static str {
+        match self {
+            Self::OpenAi => "https://api.openai.com/v1",
+            Self::Anthropic => "https://api.anthropic.com/v1",
+            Self::Gemini => "https://generativelanguage.googleapis.com/v1beta",
+            Self::Grok => "https://api.x.ai/v1",
+            Self::OpenRouter => "https://openrouter.ai/api/v1",
+            Self::Ollama => "http://127.0.0.1:11434",
+            Self::LmStudio => "http://127.0.0.1:1234/v1",
+        }
+    }
+
+    /// The model that answers when the settings don't say.
+    #[must_use]
+    pub const fn default_model(self) -> &'static str {
+        match self {
+            Self::OpenAi => "gpt-4o",
+            Self::Anthropic => "claude-sonnet-4-5",
+            Self::Gemini => "gemini-2.5-flash",
+            Self::Grok => "grok-4",
+            Self::OpenRouter => "openrouter/auto",
+            Self::Ollama => "llama3.2",
+            Self::LmStudio => "local-model",
+        }
+    }
+}
+
+impl fmt::Display for ProviderKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Who answers a chat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DefaultProvider {
+    /// The first provider of [`ProviderKind::ALL`] whose key is set, else an Ollama that answers, else nobody.
+    #[default]
+    Auto,
+    /// Nobody: the agent answers itself that no model is configured.
+    Offline,
+    /// This one.
+    Named(ProviderKind),
+}
+
+/// A string that names no provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "must be `auto`, `offline`, `openai`, `anthropic`, `gemini`, `grok`, `openrouter`, `ollama` or `lmstudio`"
+)]
+pub struct InvalidProvider;
+
+impl DefaultProvider {
+    /// The name in configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Offline => "offline",
+            Self::Named(kind) => kind.as_str(),
+        }
+    }
+}
+
+impl FromStr for DefaultProvider {
+    type Err = InvalidProvider;
+
+    fn from_str(name: &str) -> Result<Self, InvalidProvider> {
+        let named = || ProviderKind::ALL.iter().copied().find(|kind| kind.as_str() == name);
+        match name {
+            "auto" => Ok(Self::Auto),
+            "offline" => Ok(Self::Offline),
+            _ => named().map(Self::Named).ok_or(InvalidProvider),
+        }
+    }
+}
+
+impl TryFrom<String> for DefaultProvider {
+    type Error = InvalidProvider;
+
+    fn try_from(name: String) -> Result<Self, InvalidProvider> {
+        name.parse()
+    }
+}
+
+impl From<DefaultProvider> for String {
+    fn from(provider: DefaultProvider) -> Self {
+        provider.as_str().into()
+    }
+}
+
+impl fmt::Display for DefaultProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,128 @@
+//! The settings as people write them, and what must never be seen of them.
+
+use super::*;
+
+const KEY: &str = "sk-live-0123456789";
+
+fn parse(toml: &str) -> Result<LlmSettings, toml::de::Error> {
+    toml::from_str(toml)
+}
+
+#[test]
+fn the_documented_table_reads_and_travels_as_json_unchanged() {
+    let settings = parse(
+        r#"
+        default_provider = "anthropic"
+        system_prompt = "Be brief."
+        [openai]
+        api_key = "sk-live-0123456789"
+        base_url = "https://api.openai.com/v1"
+        model_name = "gpt-4o"
+        [ollama]
+        model_name = "qwen3"
+        "#,
+    )
+    .unwrap();
+    assert_eq!(settings.default_provider, DefaultProvider::Named(ProviderKind::Anthropic));
+    assert_eq!(settings.max_tokens, DEFAULT_MAX_TOKENS);
+    assert_eq!(settings.provider(ProviderKind::OpenAi).api_key.unwrap().expose(), KEY);
+    assert_eq!(settings.provider(ProviderKind::Ollama).base_url, "http://127.0.0.1:11434");
+    assert_eq!(settings.provider(ProviderKind::Ollama).model_name, "qwen3");
+    let json = serde_json::to_string(&settings).unwrap();
+    assert_eq!(serde_json::from_str::<LlmSettings>(&json).unwrap(), settings);
+}
+
+#[test]
+fn unknown_keys_providers_and_values_are_refused() {
+    for wrong in [
+        "default_provder = 'auto'",
+        "default_provider = 'skynet'",
+        "max_tokens = 0",
+        "[openai]\nkey = 'x'",
+        "[cohere]\napi_key = 'x'",
+    ] {
+        assert!(parse(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn names_in_serde_agree_with_names_in_text() {
+    for &kind in ProviderKind::ALL {
+        assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        assert_eq!(kind.as_str().parse(), Ok(DefaultProvider::Named(kind)));
+        assert!(InvalidProvider.to_string().contains(kind.as_str()));
+    }
+}
+
+#[test]
+fn a_secret_is_not_shown_by_formatting_the_settings() {
+    let mut settings = LlmSettings::default();
+    settings.grok.api_key = Some(Secret::from(format!("{KEY}\n")));
+    assert_eq!(settings.grok.api_key.as_ref().unwrap().expose(), KEY);
+    let provider = settings.provider(ProviderKind::Grok);
+    for shown in [format!("{settings:#?}"), format!("{provider:?}"), provider.api_key.unwrap().to_string()] {
+        assert!(!shown.contains(KEY) && shown.contains("[redacted]"), "{shown}");
+    }
+}
+
+#[test]
+fn the_environment_fills_only_what_is_not_set() {
+    let mut settings = LlmSettings::default();
+    settings.openai.api_key = Some(Secret::from(KEY.to_owned()));
+    settings.anthropic.api_key = Some(Secret::from(" ".to_owned()));
+    settings.fill_from_environment(|name| match name {
+        "OPENAI_API_KEY" => Some("other".into()),
+        "ANTHROPIC_API_KEY" => Some("from-env".into()),
+        "GEMINI_API_KEY" => Some(String::new()),
+        "GOOGLE_API_KEY" => Some("google".into()),
+        "OLLAMA_HOST" => Some("0.0.0.0:9999".into()),
+        _ => None,
+    });
+    let key = |kind| settings.provider(kind).api_key.map(Secret::expose);
+    assert_eq!(key(ProviderKind::OpenAi), Some(KEY));
+    assert_eq!(key(ProviderKind::Anthropic), Some("from-env"));
+    assert_eq!(key(ProviderKind::Gemini), Some("google"));
+    assert_eq!(key(ProviderKind::Grok), None);
+    assert_eq!(settings.provider(ProviderKind::Ollama).base_url, "http://127.0.0.1:9999");
+}
+
+#[test]
+fn every_way_to_write_ollama_host_is_understood() {
+    for (host, url) in [
+        ("127.0.0.1", "http://127.0.0.1:11434"),
+        ("gpu-box:8080", "http://gpu-box:8080"),
+        (":8080", "http://127.0.0.1:8080"),
+        ("https://ollama.example.com/", "https://ollama.example.com"),
+        ("http://0.0.0.0:11434", "http://127.0.0.1:11434"),
+        ("[::1]", "http://[::1]:11434"),
+        ("[::1]:8080", "http://[::1]:8080"),
+    ] {
+        assert_eq!(ollama_url(host).as_deref(), Some(url), "{host}");
+    }
+    assert_eq!(ollama_url("  "), None);
+}
+
+#[test]
+fn auto_takes_the_first_key_in_the_documented_order() {
+    let mut settings = LlmSettings::default();
+    assert_eq!(settings.describe(), LlmDescription { provider: "auto", model: "auto".into() });
+    for &kind in ProviderKind::ALL.iter().rev() {
+        settings.section_mut(kind).api_key = Some(Secret::from(KEY.to_owned()));
+        assert_eq!(settings.chosen_provider().unwrap().kind, kind);
+        assert_eq!(settings.describe().provider, kind.as_str());
+    }
+    settings.default_provider = DefaultProvider::Offline;
+    assert_eq!(settings.describe(), LlmDescription { provider: "offline", model: "none".into() });
+    settings.default_provider = DefaultProvider::Named(ProviderKind::Ollama);
+    assert_eq!(settings.describe(), LlmDescription { provider: "ollama", model: "llama3.2".into() });
+}
+
+#[test]
+fn a_key_is_missed_only_where_the_public_address_wants_one() {
+    let mut settings = LlmSettings::default();
+    assert!(settings.provider(ProviderKind::OpenAi).lacks_key());
+    assert!(!settings.provider(ProviderKind::LmStudio).lacks_key());
+    settings.openai.base_url = Some("http://127.0.0.1:8000/v1/".into());
+    assert!(!settings.provider(ProviderKind::OpenAi).lacks_key());
+    assert_eq!(settings.provider(ProviderKind::OpenAi).base_url, "http://127.0.0.1:8000/v1");
+}

@@ -1,0 +1,142 @@
+//! Counts and times every gRPC call a server takes.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use tonic::{Code, Status, body::Body};
+use tower::{Layer, Service};
+
+use crate::metrics::Metric;
+
+/// How long gRPC calls took until their answer began, by method and status.
+pub const RPC_SECONDS: Metric = Metric::histogram(
+    "phoenix_rpc_duration_seconds",
+    "Time until a gRPC call's answer began, by method and status code.",
+)
+.labelled();
+
+/// A layer that knows how many calls are in flight.
+#[derive(Debug, Clone, Default)]
+pub struct ObserveCalls {
+    in_flight: Arc<AtomicUsize>,
+}
+
+impl ObserveCalls {
+    /// Calls whose answer has not begun.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+}
+
+impl<S> Layer<S> for ObserveCalls {
+    type Service = ObserveCallsService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        ObserveCallsService { inner, calls: self.clone() }
+    }
+}
+
+/// The service of [`ObserveCalls`].
+#[derive(Debug, Clone)]
+pub struct ObserveCallsService<S> {
+    inner: S,
+    calls: ObserveCalls,
+}
+
+impl<S, B> Service<http::Request<B>> for ObserveCallsService<S>
+where
+    S: Service<http::Request<B>, Response = http::Response<Body>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = ObservedCall<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let method = request.uri().path().to_owned();
+        let place = Place::take(&self.calls.in_flight);
+        ObservedCall { future: self.inner.call(request), method, started: Instant::now(), _place: place }
+    }
+}
+
+/// One call in flight, given back on drop.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(in_flight: &Arc<AtomicUsize>) -> Self {
+        in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(in_flight))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The future of [`ObserveCallsService`].
+    pub struct ObservedCall<F> {
+        #[pin] future: F,
+        method: String,
+        started: Instant,
+        _place: Place,
+    }
+}
+
+impl<F, E> Future for ObservedCall<F>
+where
+    F: Future<Output = Result<http::Response<Body>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let answer = ready!(this.future.poll(cx));
+        let code = match &answer {
+            Ok(response) => {
+                Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code())
+            }
+            Err(_) => Code::Unknown,
+        };
+        // A caller may ask for any path; only those that exist become labels.
+        let method = if code == Code::Unimplemented { "unknown".into() } else { std::mem::take(this.method) };
+        metrics::histogram!(RPC_SECONDS.name, "method" => method, "code" => code_name(code))
+            .record(this.started.elapsed().as_secs_f64());
+        Poll::Ready(answer)
+    }
+}
+
+const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "ok",
+        Code::Cancelled => "cancelled",
+        Code::Unknown => "unknown",
+        Code::InvalidArgument => "invalid_argument",
+        Code::DeadlineExceeded => "deadline_exceeded",
+        Code::NotFound => "not_found",
+        Code::AlreadyExists => "already_exists",
+        Code::PermissionDenied => "permission_denied",
+        Code::ResourceExhausted => "resource_exhausted",
+        Code::FailedPrecondition => "failed_precondition",
+        Code::Aborted => "aborted",
+        Code::OutOfRange => "out_of_range",
+        Code::Unimplemented => "unimplemented",
+        Code::Internal => "internal",
+        Code::Unavailable => "unavailable",
+        Code::DataLoss => "data_loss",
+        Code::Unauthenticated => "unauthenticated",
+    }
+}

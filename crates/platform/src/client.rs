@@ -1,0 +1,132 @@
+//! Connections to the other services.
+//!
+//! A channel connects on first use and again whenever it must. A peer that is down fails a call at once; one that is
+//! frozen is found out by HTTP/2 pings within [`PING_EVERY`] + [`PING_TIMEOUT`].
+
+use std::time::Duration;
+
+use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
+use phoenix_proto::error_from_status;
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tower::ServiceBuilder;
+
+use crate::{
+    propagation::{SendContext, SendContextService},
+    server::MAX_HEADER_LIST_BYTES,
+};
+
+/// What generated clients are built on: a connection that carries each call's
+/// [`RequestContext`](crate::RequestContext) along.
+pub type PeerChannel = SendContextService<Channel>;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often an open connection is asked whether its peer still lives.
+pub const PING_EVERY: Duration = Duration::from_secs(2);
+
+/// How long the peer has to answer.
+pub const PING_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What callers are told to wait when a service can't be reached; long enough for a supervisor to restart it.
+pub const UNREACHABLE_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A URL that no connection can be made to.
+#[derive(Debug, thiserror::Error)]
+#[error("must be a URL such as http://127.0.0.1:50051: {0}")]
+pub struct InvalidUrl(String);
+
+/// A connection to the service at `url`, made on first use.
+///
+/// # Errors
+/// When `url` is not `http://host:port`.
+pub fn channel(url: &str) -> Result<PeerChannel, InvalidUrl> {
+    let channel = check_url(url)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .connect_lazy();
+    Ok(ServiceBuilder::new().layer(SendContext).service(channel))
+}
+
+/// Whether [`channel`] could use `url`.
+///
+/// # Errors
+/// When it is not `http://host:port`.
+pub fn check_url(url: &str) -> Result<Endpoint, InvalidUrl> {
+    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| InvalidUrl(error.to_string()))?;
+    if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().authority().is_none() {
+        return Err(InvalidUrl("it needs the scheme http and a host".into()));
+    }
+    Ok(endpoint)
+}
+
+/// What a failed call to `peer` (such as "the executor") means for our own caller. Errors that the peer decided on pass
+/// through; a peer that can't be reached is `agent_unavailable`, and the call may be sent again.
+#[must_use]
+pub fn call_error(peer: &str, status: &Status) -> OrchestratorError {
+    // A status that came over the wire has our details; one that tonic made itself has a source or none of them.
+    if !status.details().is_empty() {
+        return error_from_status(status);
+    }
+    match status.code() {
+        Code::Unavailable | Code::Unknown | Code::Internal if is_transport_failure(status) => {
+            OrchestratorError::new(
+                OrchestratorErrorCode::AgentUnavailable,
+                format!("{peer} cannot be reached at the moment; try again shortly"),
+            )
+            .with_retry_after(UNREACHABLE_RETRY_AFTER)
+        }
+        Code::DeadlineExceeded => {
+            OrchestratorError::new(OrchestratorErrorCode::Timeout, format!("{peer} did not answer in time"))
+        }
+        Code::Cancelled => {
+            OrchestratorError::new(OrchestratorErrorCode::Cancelled, "the request was cancelled")
+        }
+        _ => OrchestratorError::internal(format!("{peer} answered in an unexpected way")),
+    }
+}
+
+fn is_transport_failure(status: &Status) -> bool {
+    status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
+}
+
+/// Whether the service behind `channel` says that it can take work. A peer that does not answer within `limit` can't.
+pub async fn is_serving(channel: PeerChannel, limit: Duration) -> bool {
+    let mut health = HealthClient::new(channel);
+    let answer = tokio::time::timeout(limit, health.check(HealthCheckRequest::default())).await;
+    matches!(answer, Ok(Ok(response)) if response.get_ref().status() == ServingStatus::Serving)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_checked_before_the_first_call() {
+        assert!(channel("localhost").is_err());
+        assert!(channel("ftp://127.0.0.1:1").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_down_is_unavailable_at_once_and_says_when_to_retry() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let channel = channel(&url).unwrap();
+        assert!(!is_serving(channel.clone(), CONNECT_TIMEOUT).await);
+        let status = HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap_err();
+        let error = call_error("the planner", &status);
+        assert_eq!(error.code, OrchestratorErrorCode::AgentUnavailable);
+        assert_eq!(error.retry_after, Some(UNREACHABLE_RETRY_AFTER));
+        assert!(!error.message.contains("127.0.0.1"), "no address in a message for callers");
+    }
+}

@@ -1,0 +1,66 @@
+//! Settings. Flags override the environment, which overrides `phoenix.toml`, which overrides the defaults.
+//!
+//! A process is given all of its settings before it does anything, and every problem at once: [`Problems`] is what it
+//! prints before it exits with [`EXIT_CONFIG`]. After that, settings travel as values; nothing reads the environment
+//! again.
+
+mod agents;
+mod file;
+mod interpolate;
+mod role;
+
+use std::fmt;
+
+pub use file::{GatewayFile, PhoenixConfig, RoleFile};
+pub use role::{Role, RoleFlags, RoleSettings};
+
+/// Exit code for settings that can't be used (`EX_USAGE` of `sysexits.h`).
+pub const EXIT_CONFIG: u8 = 64;
+
+/// Everything that is wrong with the settings.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Problems(Vec<String>);
+
+impl Problems {
+    /// Notes a problem with the setting called `name`.
+    pub fn add(&mut self, name: impl fmt::Display, problem: impl fmt::Display) {
+        self.0.push(format!("{name}: {problem}"));
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// `value`, if there is no problem.
+    ///
+    /// # Errors
+    /// The problems, if there are any.
+    pub fn none_or<T>(self, value: T) -> Result<T, Self> {
+        if self.is_empty() { Ok(value) } else { Err(self) }
+    }
+
+    fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        writeln!(f, "{count} problem{} with the settings:", if count == 1 { "" } else { "s" })?;
+        self.0.iter().try_for_each(|problem| writeln!(f, "  - {problem}"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// How settings look up environment variables; a test passes a table. A blank variable counts as not set.
+pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The process's own environment.
+#[must_use]
+pub fn process_env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+}

@@ -1,0 +1,101 @@
+//! `[agents.…]`: `default` first, then what is built in, then the operator's own words.
+
+use std::time::Duration;
+
+use phoenix_domain::{AgentMode, AgentName, AgentSpec, builtin::BASE_ENV};
+use serde::Deserialize;
+
+use super::Problems;
+
+/// One `[agents.NAME]` table. Everything is optional.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct AgentTable {
+    enabled: Option<bool>,
+    command: Option<Vec<String>>,
+    description: Option<String>,
+    route: Option<Vec<String>>,
+    mode: Option<AgentMode>,
+    workers: Option<u32>,
+    env: Option<Vec<String>>,
+    timeout_secs: Option<f64>,
+    max_concurrency: Option<u32>,
+    max_queue: Option<u32>,
+    retry: RetryTable,
+    circuit_breaker: BreakerTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RetryTable {
+    max_attempts: Option<u32>,
+    initial_backoff_ms: Option<u64>,
+    max_backoff_ms: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct BreakerTable {
+    failure_threshold: Option<u32>,
+    cooldown_ms: Option<u64>,
+}
+
+impl AgentTable {
+    /// Whether the operator turned the agent off.
+    pub(super) fn is_disabled(&self) -> bool {
+        self.enabled == Some(false)
+    }
+
+    /// What this table changes of `spec`.
+    pub(super) fn apply(&self, spec: &mut AgentSpec, at: &str, problems: &mut Problems) {
+        set(&mut spec.command, self.command.as_ref());
+        set(&mut spec.description, self.description.as_ref());
+        set(&mut spec.route, self.route.as_ref());
+        set(&mut spec.mode, self.mode.as_ref());
+        set(&mut spec.env, self.env.as_ref());
+        set(&mut spec.max_queue, self.max_queue.as_ref());
+        positive(&mut spec.workers, self.workers, &format!("{at}.workers"), problems);
+        positive(&mut spec.max_concurrency, self.max_concurrency, &format!("{at}.max_concurrency"), problems);
+        if let Some(secs) = self.timeout_secs {
+            match Duration::try_from_secs_f64(secs) {
+                Ok(timeout) if !timeout.is_zero() => spec.timeout = timeout,
+                _ => problems.add(format!("{at}.timeout_secs"), "must be more than 0 seconds"),
+            }
+        }
+        let RetryTable { max_attempts, initial_backoff_ms, max_backoff_ms } = self.retry;
+        positive(&mut spec.retry.max_attempts, max_attempts, &format!("{at}.retry.max_attempts"), problems);
+        set(&mut spec.retry.initial_backoff, initial_backoff_ms.map(Duration::from_millis).as_ref());
+        set(&mut spec.retry.max_backoff, max_backoff_ms.map(Duration::from_millis).as_ref());
+        let BreakerTable { failure_threshold, cooldown_ms } = self.circuit_breaker;
+        let at_threshold = format!("{at}.circuit_breaker.failure_threshold");
+        positive(&mut spec.breaker.failure_threshold, failure_threshold, &at_threshold, problems);
+        set(&mut spec.breaker.cooldown, cooldown_ms.map(Duration::from_millis).as_ref());
+    }
+
+    /// An agent of the operator's own, on top of `base`.
+    pub(super) fn own_agent(&self, name: AgentName, base: &AgentSpec, problems: &mut Problems) -> AgentSpec {
+        let at = format!("agents.{name}");
+        let env = BASE_ENV.iter().map(|name| (*name).to_owned()).collect();
+        let mut spec = AgentSpec { name, command: Vec::new(), env, ..base.clone() };
+        self.apply(&mut spec, &at, problems);
+        if spec.command.first().is_none_or(|program| program.trim().is_empty()) {
+            problems
+                .add(format!("{at}.command"), "must name a program, such as [\"python3\", \"reviewer.py\"]");
+        }
+        spec
+    }
+}
+
+fn set<T: Clone>(target: &mut T, value: Option<&T>) {
+    if let Some(value) = value {
+        target.clone_from(value);
+    }
+}
+
+fn positive(target: &mut u32, value: Option<u32>, at: &str, problems: &mut Problems) {
+    match value {
+        Some(0) => problems.add(at, "must be at least 1"),
+        Some(value) => *target = value,
+        None => {}
+    }
+}

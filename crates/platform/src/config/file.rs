@@ -1,0 +1,334 @@
+//! `phoenix.toml`: where it is, what it may say, and what it means.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use phoenix_domain::{
+    AgentCatalog, AgentName, AgentSpec,
+    builtin::{BUILTINS, LLM_ROUTER},
+    llm::LlmSettings,
+};
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::{Lookup, Problems, agents::AgentTable, interpolate, role::Role};
+
+/// Where the file is looked for when nobody says where.
+pub(super) const DEFAULT_PATH: &str = "phoenix.toml";
+
+/// What the file says, with every default filled in. The same in every service.
+#[derive(Debug, Clone)]
+pub struct PhoenixConfig {
+    /// The agents.
+    pub agents: AgentCatalog,
+    /// The language model.
+    pub llm: LlmSettings,
+    /// What only the gateway reads.
+    pub gateway: GatewayFile,
+    /// Addresses and databases, by role.
+    pub(super) roles: BTreeMap<Role, RoleFile>,
+}
+
+/// `[gateway]`, beside its addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayFile {
+    /// Web origins that may call the API from a browser; none unless configured.
+    pub cors_allowed_origins: Vec<String>,
+    /// After this a chat that is still running is answered with `timeout`.
+    pub request_timeout: Duration,
+}
+
+/// What each role may say about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct RoleFile {
+    /// Where it serves gRPC (services) …
+    pub grpc_addr: Option<String>,
+    /// … or HTTP (gateway).
+    pub http_addr: Option<String>,
+    /// Where it serves `/metrics`.
+    pub metrics_addr: Option<String>,
+    /// Its database (planner, health).
+    pub database_url: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct GatewayTable {
+    cors_allowed_origins: Vec<String>,
+    request_timeout_secs: Option<u64>,
+    http_addr: Option<String>,
+    metrics_addr: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct PlannerTable {
+    default_agent: Option<AgentName>,
+    grpc_addr: Option<String>,
+    metrics_addr: Option<String>,
+    database_url: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ServiceTable {
+    grpc_addr: Option<String>,
+    metrics_addr: Option<String>,
+    database_url: Option<String>,
+}
+
+const SECTIONS: &[&str] = &["agents", "executor", "gateway", "health", "llm", "planner"];
+
+impl PhoenixConfig {
+    /// Reads the file at `path`, or `phoenix.toml` in the current directory if there is one. `exe` is the executable
+    /// that runs the built-in agents.
+    ///
+    /// # Errors
+    /// Every problem of the file.
+    pub fn load(path: Option<&Path>, exe: &str, env: Lookup<'_>) -> Result<Self, Problems> {
+        let text = match path {
+            Some(path) => Some(read(path)?),
+            None if Path::new(DEFAULT_PATH).exists() => Some(read(Path::new(DEFAULT_PATH))?),
+            None => None,
+        };
+        Self::parse(text.as_deref().unwrap_or_default(), exe, env)
+    }
+
+    /// The same, from the file's text.
+    ///
+    /// # Errors
+    /// Every problem of the text.
+    pub fn parse(text: &str, exe: &str, env: Lookup<'_>) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let mut root = match text.parse::<toml::Table>() {
+            Ok(table) => toml::Value::Table(table),
+            Err(error) => {
+                problems.add("phoenix.toml", error.to_string().trim_end());
+                return Err(problems);
+            }
+        };
+        interpolate::table(&mut root, "", env, &mut problems);
+        let toml::Value::Table(mut sections) = root else { return Err(problems) };
+        for unknown in sections.keys().filter(|name| !SECTIONS.contains(&name.as_str())) {
+            problems.add(unknown, format_args!("unknown section; there are {}", SECTIONS.join(", ")));
+        }
+        let mut take =
+            |name: &str| sections.remove(name).unwrap_or_else(|| toml::Value::Table(toml::Table::new()));
+        let gateway: GatewayTable = section("gateway", take("gateway"), &mut problems);
+        let planner: PlannerTable = section("planner", take("planner"), &mut problems);
+        let executor: ServiceTable = section("executor", take("executor"), &mut problems);
+        let health: ServiceTable = section("health", take("health"), &mut problems);
+        let mut llm: LlmSettings = section("llm", take("llm"), &mut problems);
+        llm.fill_from_environment(env);
+        let agents = agents(take("agents"), exe, &mut problems);
+        let default_agent = default_agent(planner.default_agent.clone(), &agents, &mut problems);
+        let config = Self {
+            agents: AgentCatalog::new(agents.into_values(), default_agent),
+            llm,
+            gateway: GatewayFile {
+                cors_allowed_origins: gateway.cors_allowed_origins,
+                request_timeout: Duration::from_secs(gateway.request_timeout_secs.unwrap_or(120).max(1)),
+            },
+            roles: BTreeMap::from([
+                (
+                    Role::Gateway,
+                    RoleFile {
+                        grpc_addr: None,
+                        http_addr: gateway.http_addr,
+                        metrics_addr: gateway.metrics_addr,
+                        database_url: None,
+                    },
+                ),
+                (
+                    Role::Planner,
+                    RoleFile {
+                        grpc_addr: planner.grpc_addr,
+                        http_addr: None,
+                        metrics_addr: planner.metrics_addr,
+                        database_url: planner.database_url,
+                    },
+                ),
+                (Role::Executor, executor.into()),
+                (Role::Health, health.into()),
+            ]),
+        };
+        problems.none_or(config)
+    }
+}
+
+impl From<ServiceTable> for RoleFile {
+    fn from(ServiceTable { grpc_addr, metrics_addr, database_url }: ServiceTable) -> Self {
+        Self { grpc_addr, http_addr: None, metrics_addr, database_url }
+    }
+}
+
+fn read(path: &Path) -> Result<String, Problems> {
+    std::fs::read_to_string(path).map_err(|error| {
+        let mut problems = Problems::default();
+        problems.add(path.display(), format_args!("the configuration file cannot be read: {error}"));
+        problems
+    })
+}
+
+/// Reads one section: unknown keys and the first wrong value are problems, and defaults stand in for it.
+fn section<T: DeserializeOwned + Default>(name: &str, value: toml::Value, problems: &mut Problems) -> T {
+    let mut unknown = Vec::new();
+    let read = serde_ignored::deserialize(value, |path| unknown.push(path.to_string()));
+    for key in unknown {
+        problems.add(format_args!("{name}.{key}"), "unknown key");
+    }
+    read.unwrap_or_else(|error: toml::de::Error| {
+        problems.add(name, error.message());
+        T::default()
+    })
+}
+
+fn agents(value: toml::Value, exe: &str, problems: &mut Problems) -> BTreeMap<AgentName, AgentSpec> {
+    let mut tables = BTreeMap::new();
+    match value {
+        toml::Value::Table(entries) => {
+            for (name, table) in entries {
+                let table: AgentTable = section(&format!("agents.{name}"), table, problems);
+                tables.insert(name, table);
+            }
+        }
+        _ => problems.add("agents", "must hold tables such as [agents.reviewer]"),
+    }
+    let mut agents = BTreeMap::new();
+    let Ok(nobody) = "default".parse::<AgentName>() else { return agents };
+    let mut base = AgentSpec::new(nobody, Vec::new());
+    if let Some(defaults) = tables.remove("default") {
+        defaults.apply(&mut base, "agents.default", problems);
+    }
+    for builtin in BUILTINS {
+        let own = tables.remove(builtin.name).unwrap_or_default();
+        let Ok(mut spec) = builtin.spec(&base, exe) else { continue };
+        own.apply(&mut spec, &format!("agents.{}", builtin.name), problems);
+        if !own.is_disabled() {
+            agents.insert(spec.name.clone(), spec);
+        }
+    }
+    for (name, table) in tables {
+        match name.parse::<AgentName>() {
+            Ok(name) if !table.is_disabled() => {
+                let spec = table.own_agent(name, &base, problems);
+                agents.insert(spec.name.clone(), spec);
+            }
+            Ok(_) => {}
+            Err(problem) => problems.add(format_args!("agents.{name}"), format_args!("the name {problem}")),
+        }
+    }
+    agents
+}
+
+/// The configured default agent, else the language model, else any agent there is.
+fn default_agent(
+    configured: Option<AgentName>,
+    agents: &BTreeMap<AgentName, AgentSpec>,
+    problems: &mut Problems,
+) -> AgentName {
+    if let Some(name) = &configured
+        && !agents.contains_key(name)
+    {
+        let known: Vec<_> = agents.keys().map(AgentName::as_str).collect();
+        let problem = format!("no agent is called `{name}`; there are {}", known.join(", "));
+        problems.add("planner.default_agent", problem);
+    }
+    let fallback = || agents.get_key_value(LLM_ROUTER).or_else(|| agents.first_key_value());
+    match configured.or_else(|| fallback().map(|(name, _)| name.clone())).or_else(|| LLM_ROUTER.parse().ok())
+    {
+        Some(name) => name,
+        None => unreachable!("the built-in name is valid, as a test in phoenix-domain checks"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<PhoenixConfig, Problems> {
+        PhoenixConfig::parse(text, "/usr/bin/phoenix", &|name| {
+            (name == "OPENAI_API_KEY").then(|| "sk-test".to_owned())
+        })
+    }
+
+    #[test]
+    fn an_empty_file_gives_the_four_builtin_agents() {
+        let config = parse("").unwrap();
+        let names: Vec<_> = config.agents.iter().map(|spec| spec.name.as_str()).collect();
+        assert_eq!(names, ["echo_agent", "git_agent", "llm_router_agent", "obsidian_agent"]);
+        assert_eq!(config.agents.default_agent().as_str(), "llm_router_agent");
+        let git = config.agents.get(&"git_agent".parse().unwrap()).unwrap();
+        assert_eq!(git.command, ["/usr/bin/phoenix", "agent", "git"]);
+        assert!(git.env.iter().all(|name| !name.ends_with("API_KEY")));
+    }
+
+    #[test]
+    fn the_example_of_the_documentation_means_what_it_says() {
+        let config = parse(
+            r#"
+            [planner]
+            default_agent = "reviewer"
+            [llm.openai]
+            api_key = "${OPENAI_API_KEY}"
+            [agents.default]
+            timeout_secs = 12.5
+            [agents.default.retry]
+            max_attempts = 2
+            [agents.reviewer]
+            command = ["python3", "reviewer.py"]
+            route = ["review", "diff"]
+            mode = "workers"
+            workers = 4
+            env = ["PATH"]
+            timeout_secs = 60
+            [agents.reviewer.circuit_breaker]
+            failure_threshold = 9
+            "#,
+        )
+        .unwrap();
+        let reviewer = config.agents.get(config.agents.default_agent()).unwrap();
+        assert_eq!(reviewer.mode, AgentModeOf::Workers);
+        assert_eq!(reviewer.timeout, Duration::from_secs(60));
+        assert_eq!((reviewer.retry.max_attempts, reviewer.breaker.failure_threshold), (2, 9));
+        let git = config.agents.get(&"git_agent".parse().unwrap()).unwrap();
+        assert_eq!(git.timeout, Duration::from_millis(12_500));
+        assert_eq!(config.llm.describe().provider, "openai");
+    }
+
+    use phoenix_domain::AgentMode as AgentModeOf;
+
+    #[test]
+    fn every_problem_is_listed_at_once() {
+        let problems = parse(
+            r#"
+            [planner]
+            default_agent = "nobody"
+            [gatway]
+            [executor]
+            grpc_adr = "x"
+            [agents.default.retry]
+            max_attempts = 0
+            [agents.git_agent]
+            mode = "sometimes"
+            [agents."-x"]
+            command = ["x"]
+            [agents.mine]
+            timeout_secs = -1
+            "#,
+        )
+        .unwrap_err()
+        .to_string();
+        for expected in [
+            "planner.default_agent: no agent is called `nobody`",
+            "gatway: unknown section",
+            "executor.grpc_adr: unknown key",
+            "agents.default.retry.max_attempts: must be at least 1",
+            "agents.git_agent: ",
+            "agents.-x: the name must be",
+            "agents.mine.timeout_secs: must be more than 0",
+            "agents.mine.command: must name a program",
+        ] {
+            assert!(problems.contains(expected), "{expected} is missing from:\n{problems}");
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! The settings of one process.
+
+use std::{fmt, net::SocketAddr, path::PathBuf};
+
+use clap::Args;
+use phoenix_domain::llm::Secret;
+
+use super::{Lookup, PhoenixConfig, Problems, RoleFile};
+use crate::{
+    client,
+    telemetry::{LogFormat, TelemetryConfig},
+};
+
+/// What a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// REST in front of everything.
+    Gateway,
+    /// Owns plans.
+    Planner,
+    /// Runs agents.
+    Executor,
+    /// Owns agents' health.
+    Health,
+}
+
+impl Role {
+    /// Every role, in the order in which a stack is started.
+    pub const ALL: &'static [Self] = &[Self::Health, Self::Executor, Self::Planner, Self::Gateway];
+
+    /// Its name: subcommand, `service` in logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Planner => "planner",
+            Self::Executor => "executor",
+            Self::Health => "health",
+        }
+    }
+
+    /// Its usual port for requests.
+    #[must_use]
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Self::Gateway => 8181,
+            Self::Planner => 50051,
+            Self::Executor => 50052,
+            Self::Health => 50053,
+        }
+    }
+
+    /// Its usual port for `/metrics`.
+    #[must_use]
+    pub const fn default_metrics_port(self) -> u16 {
+        match self {
+            Self::Gateway => 9000,
+            Self::Planner => 9001,
+            Self::Executor => 9002,
+            Self::Health => 9003,
+        }
+    }
+
+    /// The variable that sets its address.
+    #[must_use]
+    pub const fn addr_variable(self) -> &'static str {
+        match self {
+            Self::Gateway => "HTTP_ADDR",
+            Self::Planner | Self::Executor | Self::Health => "GRPC_ADDR",
+        }
+    }
+
+    /// Whether it keeps a database.
+    #[must_use]
+    pub const fn has_database(self) -> bool {
+        matches!(self, Self::Planner | Self::Health)
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The flags of every role. Each has an environment variable of the same meaning, named in its help.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RoleFlags {
+    /// Address to serve on [env: HTTP_ADDR for the gateway, GRPC_ADDR for the others]
+    #[arg(long, value_name = "HOST:PORT", visible_aliases = ["http-addr", "grpc-addr"])]
+    pub addr: Option<String>,
+    /// Address to serve /metrics on [env: METRICS_ADDR]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub metrics_addr: Option<String>,
+    /// Where the planner is [env: PLANNER_URL]
+    #[arg(long, value_name = "URL")]
+    pub planner_url: Option<String>,
+    /// Where the executor is [env: EXECUTOR_URL]
+    #[arg(long, value_name = "URL")]
+    pub executor_url: Option<String>,
+    /// Where the health service is [env: HEALTH_URL]
+    #[arg(long, value_name = "URL")]
+    pub health_url: Option<String>,
+    /// Database of the planner or the health service, such as sqlite://data/planner.db [env: DATABASE_URL]
+    #[arg(long, value_name = "URL")]
+    pub database_url: Option<String>,
+    /// Folder of the databases, unless DATABASE_URL names one [env: PHOENIX_DATA_DIR; default: data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Configuration file [env: PHOENIX_CONFIG; default: phoenix.toml, if there is one]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// pretty or json [env: LOG_FORMAT; default: pretty on a terminal, else json]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+/// Everything one process is told.
+#[derive(Debug, Clone)]
+pub struct RoleSettings {
+    /// What it is.
+    pub role: Role,
+    /// Where it serves requests.
+    pub addr: SocketAddr,
+    /// Where it serves `/metrics`.
+    pub metrics_addr: SocketAddr,
+    /// Where the planner is.
+    pub planner_url: String,
+    /// Where the executor is.
+    pub executor_url: String,
+    /// Where the health service is.
+    pub health_url: String,
+    /// Its database, for the roles that have one.
+    pub database_url: String,
+    /// What callers of the gateway must present; nothing when absent.
+    pub api_token: Option<Secret>,
+    /// How it tells what it does.
+    pub telemetry: TelemetryConfig,
+    /// What `phoenix.toml` says.
+    pub config: PhoenixConfig,
+}
+
+impl RoleSettings {
+    /// Settles every setting of a process with the role `role`. `exe` is the executable that runs built-in agents.
+    ///
+    /// # Errors
+    /// Every problem.
+    pub fn resolve(role: Role, flags: &RoleFlags, exe: &str, env: Lookup<'_>) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let path = flags.config.clone().or_else(|| env("PHOENIX_CONFIG").map(PathBuf::from));
+        let config = PhoenixConfig::load(path.as_deref(), exe, env)
+            .map_err(|found| problems.extend(found))
+            .or_else(|()| PhoenixConfig::parse("", exe, env))?;
+        let file = config.roles.get(&role).cloned().unwrap_or_default();
+        let RoleFile { grpc_addr, http_addr, metrics_addr, database_url } = file;
+        let setting = |flag: &Option<String>, variable: &str, file: Option<String>| {
+            flag.clone().or_else(|| env(variable)).or(file)
+        };
+
+        let addr = setting(&flags.addr, role.addr_variable(), http_addr.or(grpc_addr));
+        let addr = address(role.addr_variable(), addr, role.default_port(), &mut problems);
+        let metrics_addr = setting(&flags.metrics_addr, "METRICS_ADDR", metrics_addr);
+        let metrics_addr = address("METRICS_ADDR", metrics_addr, role.default_metrics_port(), &mut problems);
+        let mut url = |flag: &Option<String>, variable: &str, peer: Role| {
+            let default = format!("http://127.0.0.1:{}", peer.default_port());
+            let url = setting(flag, variable, None).unwrap_or(default);
+            if let Err(problem) = client::check_url(&url) {
+                problems.add(variable, problem);
+            }
+            url
+        };
+        let planner_url = url(&flags.planner_url, "PLANNER_URL", Role::Planner);
+        let executor_url = url(&flags.executor_url, "EXECUTOR_URL", Role::Executor);
+        let health_url = url(&flags.health_url, "HEALTH_URL", Role::Health);
+        let database_url = setting(&flags.database_url, "DATABASE_URL", database_url).unwrap_or_else(|| {
+            let data_dir = flags.data_dir.clone().or_else(|| env("PHOENIX_DATA_DIR").map(PathBuf::from));
+            let file = data_dir.unwrap_or_else(|| "data".into()).join(format!("{role}.db"));
+            format!("sqlite://{}", file.display())
+        });
+        if role.has_database() && !database_url.starts_with("sqlite:") {
+            problems.add("DATABASE_URL", "must look like sqlite://path/to/file.db");
+        }
+        let api_token = env("ORCH_API_TOKEN").map(Secret::from);
+        if role == Role::Gateway && api_token.is_none() && !addr.ip().is_loopback() {
+            problems.add(
+                "ORCH_API_TOKEN",
+                format_args!("must be set to serve on {addr}, which others can reach"),
+            );
+        }
+        let telemetry = telemetry(role, &flags.log_format, env, &mut problems);
+        problems.none_or(Self {
+            role,
+            addr,
+            metrics_addr,
+            planner_url,
+            executor_url,
+            health_url,
+            database_url,
+            api_token,
+            telemetry,
+            config,
+        })
+    }
+}
+
+fn address(variable: &str, text: Option<String>, default_port: u16, problems: &mut Problems) -> SocketAddr {
+    let default = SocketAddr::from(([127, 0, 0, 1], default_port));
+    let Some(text) = text else { return default };
+    text.parse().unwrap_or_else(|_| {
+        problems.add(variable, format_args!("`{text}` must be an address and port such as {default}"));
+        default
+    })
+}
+
+fn telemetry(
+    role: Role,
+    format: &Option<String>,
+    env: Lookup<'_>,
+    problems: &mut Problems,
+) -> TelemetryConfig {
+    let format = match format.clone().or_else(|| env("LOG_FORMAT")).as_deref() {
+        None => LogFormat::detect(),
+        Some("pretty") => LogFormat::Pretty,
+        Some("json") => LogFormat::Json,
+        Some(other) => {
+            problems.add("LOG_FORMAT", format_args!("`{other}` must be pretty or json"));
+            LogFormat::Json
+        }
+    };
+    let filter = env("RUST_LOG").unwrap_or_default();
+    if let Err(problem) = tracing_subscriber::EnvFilter::try_new(&filter) {
+        problems.add("RUST_LOG", problem);
+    }
+    let otlp_endpoint =
+        env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| env("OTEL_EXPORTER_OTLP_ENDPOINT"));
+    if let Some(endpoint) = &otlp_endpoint
+        && tonic::transport::Endpoint::from_shared(endpoint.clone()).is_err()
+    {
+        problems.add(
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            format_args!("`{endpoint}` must be a URL such as http://127.0.0.1:4317"),
+        );
+    }
+    TelemetryConfig { service: role.as_str(), format, filter, otlp_endpoint }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(role: Role, flags: &RoleFlags, env: &[(&str, &str)]) -> Result<RoleSettings, Problems> {
+        let lookup =
+            |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        RoleSettings::resolve(role, flags, "phoenix", &lookup)
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_which_wins_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("phoenix.toml");
+        std::fs::write(&path, "[planner]\ngrpc_addr = \"127.0.0.1:1\"\nmetrics_addr = \"127.0.0.1:2\"\n")
+            .unwrap();
+        let mut flags = RoleFlags { config: Some(path), ..RoleFlags::default() };
+        assert_eq!(resolve(Role::Planner, &flags, &[]).unwrap().addr.port(), 1);
+        let env = [("GRPC_ADDR", "127.0.0.1:3")];
+        assert_eq!(resolve(Role::Planner, &flags, &env).unwrap().addr.port(), 3);
+        flags.addr = Some("127.0.0.1:4".into());
+        let settings = resolve(Role::Planner, &flags, &env).unwrap();
+        assert_eq!((settings.addr.port(), settings.metrics_addr.port()), (4, 2));
+        assert_eq!(resolve(Role::Health, &RoleFlags::default(), &[]).unwrap().metrics_addr.port(), 9003);
+    }
+
+    #[test]
+    fn every_problem_is_listed_at_once() {
+        let env = [
+            ("HTTP_ADDR", "localhost"),
+            ("METRICS_ADDR", "9000"),
+            ("PLANNER_URL", "planner"),
+            ("LOG_FORMAT", "xml"),
+            ("RUST_LOG", "a=b=c"),
+            ("PHOENIX_CONFIG", "/nonexistent/phoenix.toml"),
+        ];
+        let problems = resolve(Role::Gateway, &RoleFlags::default(), &env).unwrap_err().to_string();
+        for (name, _) in &env[..5] {
+            assert!(problems.contains(&format!("{name}: ")), "{name} is missing from:\n{problems}");
+        }
+        assert!(
+            problems.contains("/nonexistent/phoenix.toml: the configuration file cannot be read"),
+            "{problems}"
+        );
+    }
+
+    #[test]
+    fn a_gateway_that_others_can_reach_needs_a_token() {
+        let open = [("HTTP_ADDR", "0.0.0.0:8181")];
+        assert!(resolve(Role::Gateway, &RoleFlags::default(), &open).is_err());
+        let closed = [("HTTP_ADDR", "0.0.0.0:8181"), ("ORCH_API_TOKEN", "t")];
+        let settings = resolve(Role::Gateway, &RoleFlags::default(), &closed).unwrap();
+        assert!(!format!("{settings:?}").contains("\"t\""), "the token is not printed");
+    }
+}

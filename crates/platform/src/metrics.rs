@@ -1,0 +1,180 @@
+//! Counters, gauges and histograms, and the `/metrics` endpoint that Prometheus scrapes.
+//!
+//! A service lists its metrics in one `metrics.rs` as [`Metric`] constants: name, kind and meaning side by side.
+//! [`init_metrics`] describes them and brings each into being at zero, so that a rate over a scrape that came before the
+//! first event is right.
+
+use std::{sync::OnceLock, time::Duration};
+
+use axum::{Router, http::header, response::IntoResponse, routing::get};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Buckets, in seconds, for everything that takes time here: from the 100 µs of a warm call to the ten minutes of a slow
+/// model, about three per factor of ten.
+pub const DURATION_BUCKETS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0, 60.0, 120.0, 300.0, 600.0,
+];
+
+/// Histograms keep their samples until they are folded into buckets; this bounds how many.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// What a metric measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// A distribution of durations in seconds.
+    Histogram,
+}
+
+/// One metric: its name, its kind, and its meaning as `/metrics` prints it.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// The name Prometheus sees.
+    pub name: &'static str,
+    /// What it measures.
+    pub kind: Kind,
+    /// One sentence.
+    pub help: &'static str,
+    /// Whether it carries labels. Without labels it exists at zero from the start.
+    pub labelled: bool,
+}
+
+impl Metric {
+    /// A counter without labels.
+    #[must_use]
+    pub const fn counter(name: &'static str, help: &'static str) -> Self {
+        Self { name, kind: Kind::Counter, help, labelled: false }
+    }
+
+    /// A gauge without labels.
+    #[must_use]
+    pub const fn gauge(name: &'static str, help: &'static str) -> Self {
+        Self { name, kind: Kind::Gauge, help, labelled: false }
+    }
+
+    /// A histogram of durations, without labels.
+    #[must_use]
+    pub const fn histogram(name: &'static str, help: &'static str) -> Self {
+        Self { name, kind: Kind::Histogram, help, labelled: false }
+    }
+
+    /// The same with labels.
+    #[must_use]
+    pub const fn labelled(self) -> Self {
+        Self { labelled: true, ..self }
+    }
+
+    fn describe(&self) {
+        match self.kind {
+            Kind::Counter => metrics::describe_counter!(self.name, self.help),
+            Kind::Gauge => metrics::describe_gauge!(self.name, self.help),
+            Kind::Histogram => metrics::describe_histogram!(self.name, metrics::Unit::Seconds, self.help),
+        }
+        if self.labelled {
+            return;
+        }
+        match self.kind {
+            Kind::Counter => metrics::counter!(self.name).absolute(0),
+            Kind::Gauge => metrics::gauge!(self.name).set(0.0),
+            Kind::Histogram => drop(metrics::histogram!(self.name)),
+        }
+    }
+}
+
+static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Installs the process's recorder, once, and describes `metrics`. Calling it again, as a test does that runs several
+/// services in one process, adds to the same recorder.
+///
+/// # Errors
+/// When another recorder was installed by other means.
+pub fn init_metrics(metrics: &[Metric]) -> Result<MetricsExporter, BuildError> {
+    if RECORDER.get().is_none() {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), DURATION_BUCKETS)?
+            .build_recorder();
+        let handle = recorder.handle();
+        // The loser of a race finds the winner's recorder below.
+        #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+        if metrics::set_global_recorder(recorder).is_ok() {
+            let _ = RECORDER.set(handle);
+        }
+    }
+    let handle = RECORDER.wait().clone();
+    metrics.iter().for_each(Metric::describe);
+    Ok(MetricsExporter { handle })
+}
+
+/// Adds `value` to a counter without labels.
+pub fn record_counter(metric: &Metric, value: u64) {
+    metrics::counter!(metric.name).increment(value);
+}
+
+/// Adds one duration in seconds to a histogram without labels.
+pub fn record_histogram(metric: &Metric, seconds: f64) {
+    metrics::histogram!(metric.name).record(seconds);
+}
+
+/// Serves what the process has recorded.
+#[derive(Debug, Clone)]
+pub struct MetricsExporter {
+    handle: PrometheusHandle,
+}
+
+impl MetricsExporter {
+    /// Answers `GET /metrics` on `listener` until `stop`.
+    ///
+    /// # Errors
+    /// When the listener breaks.
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
+        tracing::info!("Metrics exporter listening on {}", listener.local_addr()?);
+        let upkeep = self.handle.clone();
+        let text = self.handle;
+        let app = Router::new().route("/metrics", get(move || render(text.clone())));
+        let tick = async {
+            let mut every = tokio::time::interval(UPKEEP_EVERY);
+            loop {
+                every.tick().await;
+                upkeep.run_upkeep();
+            }
+        };
+        tokio::select! {
+            served = axum::serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned()) => served,
+            never = tick => never,
+        }
+    }
+}
+
+#[expect(clippy::unused_async, reason = "the shape of a handler")]
+async fn render(handle: PrometheusHandle) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], handle.render())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALLS: Metric = Metric::counter("test_calls_total", "Calls.");
+    const TOOK: Metric = Metric::histogram("test_took_seconds", "How long it took.");
+
+    #[test]
+    fn metrics_exist_at_zero_and_histograms_have_buckets() {
+        let exporter = init_metrics(&[CALLS, TOOK]).unwrap();
+        let before = exporter.handle.render();
+        assert!(before.contains("test_calls_total 0"), "{before}");
+        assert!(before.contains("test_took_seconds_count 0"), "{before}");
+        assert!(before.contains("# HELP test_calls_total Calls."), "{before}");
+        record_counter(&CALLS, 2);
+        record_histogram(&TOOK, 0.003);
+        let after = exporter.handle.render();
+        assert!(after.contains("test_calls_total 2"), "{after}");
+        assert!(after.contains("test_took_seconds_bucket{le=\"0.0025\"} 0"), "{after}");
+        assert!(after.contains("test_took_seconds_bucket{le=\"0.005\"} 1"), "{after}");
+    }
+}

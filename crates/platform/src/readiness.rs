@@ -1,0 +1,92 @@
+//! "Can this process take work?", answered by named conditions.
+//!
+//! A service names what it needs (`journal`, `executor`, …) when it starts, all unmet; it is ready once every one is met.
+//! The answer goes out as `grpc.health.v1` and is what probes, `phoenix up` and the gateway's `/readyz` ask for.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::sync::watch;
+
+/// The conditions of one process. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Readiness {
+    state: Arc<watch::Sender<State>>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct State {
+    conditions: BTreeMap<&'static str, bool>,
+    shutting_down: bool,
+}
+
+impl State {
+    fn is_ready(&self) -> bool {
+        !self.shutting_down && self.conditions.values().all(|met| *met)
+    }
+}
+
+impl Readiness {
+    /// Not ready until each of `conditions` is met.
+    #[must_use]
+    pub fn needing(conditions: &[&'static str]) -> Self {
+        let conditions = conditions.iter().map(|name| (*name, false)).collect();
+        Self { state: Arc::new(watch::Sender::new(State { conditions, shutting_down: false })) }
+    }
+
+    /// Says whether `condition` is met now. Logs the change, not the repetition.
+    pub fn set(&self, condition: &'static str, met: bool) {
+        let changed =
+            self.state.send_if_modified(|state| state.conditions.insert(condition, met) != Some(met));
+        if changed && met {
+            tracing::info!(condition, "ready");
+        } else if changed {
+            tracing::warn!(condition, "not ready");
+        }
+    }
+
+    /// Not ready, from now on.
+    pub fn shut_down(&self) {
+        self.state.send_modify(|state| state.shutting_down = true);
+    }
+
+    /// Whether every condition is met.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.state.borrow().is_ready()
+    }
+
+    /// The conditions that are not met.
+    #[must_use]
+    pub fn unmet(&self) -> Vec<&'static str> {
+        self.state.borrow().conditions.iter().filter(|(_, met)| !**met).map(|(name, _)| *name).collect()
+    }
+
+    /// Calls `tell` with each new answer, the present one first, until the process shuts down.
+    pub(crate) async fn follow<F: Future<Output = ()>>(&self, tell: impl Fn(bool) -> F) {
+        let mut changes = self.state.subscribe();
+        loop {
+            let state = changes.borrow_and_update().clone();
+            tell(state.is_ready()).await;
+            if state.shutting_down || changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_condition_counts_and_shutdown_is_final() {
+        let readiness = Readiness::needing(&["journal", "executor"]);
+        readiness.set("journal", true);
+        assert_eq!(readiness.unmet(), ["executor"]);
+        readiness.set("executor", true);
+        assert!(readiness.is_ready());
+        readiness.shut_down();
+        readiness.set("executor", true);
+        assert!(!readiness.is_ready());
+    }
+}

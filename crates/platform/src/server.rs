@@ -1,0 +1,172 @@
+//! The one way a gRPC service is served: with health, reflection, propagation, metrics, limits and a graceful end.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    body::Body,
+    service::Routes,
+    transport::{Server, server::TcpIncoming},
+};
+use tonic_health::ServingStatus;
+use tower::{
+    Service,
+    layer::util::{Identity, Stack},
+};
+
+use crate::{calls::ObserveCalls, propagation::ServeContext, readiness::Readiness, shutdown::DRAIN};
+
+/// The largest message a service takes or sends: an agent's 8 MiB answer, escaped as JSON.
+pub const MAX_MESSAGE_BYTES: usize = 20 * 1024 * 1024;
+
+/// What HTTP/2 headers and trailers may hold together: a failed call's status travels there.
+pub(crate) const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
+
+/// A gRPC server in the making.
+#[derive(Debug)]
+pub struct GrpcServer {
+    routes: Routes,
+    readiness: Readiness,
+    service_names: Vec<&'static str>,
+}
+
+/// Why a server ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The listener is of no use.
+    #[error("listener: {0}")]
+    Listener(#[from] io::Error),
+    /// The transport broke.
+    #[error("gRPC server: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// The description of the contract can't be read.
+    #[error("server reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+impl GrpcServer {
+    /// A server that is SERVING whenever `readiness` is.
+    #[must_use]
+    pub fn new(readiness: Readiness) -> Self {
+        Self { routes: Routes::default(), readiness, service_names: Vec::new() }
+    }
+
+    /// Adds a generated service.
+    #[must_use]
+    pub fn add_service<S>(mut self, service: S) -> Self
+    where
+        S: Service<http::Request<Body>, Error = std::convert::Infallible>
+            + tonic::server::NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Response: axum::response::IntoResponse,
+        S::Future: Send + 'static,
+    {
+        self.service_names.push(S::NAME);
+        self.routes = self.routes.add_service(service);
+        self
+    }
+
+    /// Serves until `shutdown`, then climbs down the ladder of [`crate::shutdown`].
+    ///
+    /// # Errors
+    /// When the listener or the transport breaks.
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServeError> {
+        let Self { routes, readiness, service_names } = self;
+        let addr = listener.local_addr()?;
+        let (mut reporter, health) = tonic_health::server::health_reporter();
+        // tonic-health starts the overall service as SERVING.
+        reporter.set_service_status("", ServingStatus::NotServing).await;
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(phoenix_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()?;
+        let calls = ObserveCalls::default();
+        let server = http_server(calls.clone())
+            .add_routes(routes.add_service(health).add_service(reflection))
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                shutdown.clone().cancelled_owned(),
+            );
+        tokio::pin!(server);
+        let names = || std::iter::once("").chain(service_names.iter().copied());
+        let report = readiness.follow(async |ready| {
+            let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+            for name in names() {
+                reporter.set_service_status(name, status).await;
+            }
+        });
+        tracing::info!(%addr, "gRPC server listening");
+        tokio::select! {
+            served = &mut server => return Ok(served?),
+            // Ends only with the readiness, which nobody has shut down yet.
+            () = report => {}
+            () = shutdown.cancelled() => {}
+        }
+        readiness.shut_down();
+        for name in names() {
+            reporter.set_service_status(name, ServingStatus::NotServing).await;
+            // Ends the streams of those who watch, which would otherwise hold the server open.
+            reporter.clear_service_status(name).await;
+        }
+        drain(addr, &calls, server).await
+    }
+}
+
+fn http_server(calls: ObserveCalls) -> Server<Stack<ServeContext, Stack<ObserveCalls, Identity>>> {
+    Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .layer(calls)
+        .layer(ServeContext)
+}
+
+async fn drain(
+    addr: SocketAddr,
+    calls: &ObserveCalls,
+    server: impl Future<Output = Result<(), tonic::transport::Error>>,
+) -> Result<(), ServeError> {
+    let in_flight = calls.in_flight();
+    if in_flight > 0 {
+        tracing::info!(%addr, in_flight, limit_secs = DRAIN.as_secs(), "draining");
+    }
+    match tokio::time::timeout(DRAIN, server).await {
+        Ok(served) => Ok(served?),
+        Err(_) => {
+            tracing::warn!(%addr, in_flight = calls.in_flight(), "gave up waiting for calls in flight");
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+    use super::*;
+    use crate::{client, listener};
+
+    #[tokio::test]
+    async fn a_server_serves_only_while_ready_and_ends_although_someone_watches() {
+        let readiness = Readiness::needing(&["store"]);
+        let listener = listener::bind("GRPC_ADDR", "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let shutdown = CancellationToken::new();
+        let server = tokio::spawn(GrpcServer::new(readiness.clone()).serve(listener, shutdown.clone()));
+
+        let mut health = HealthClient::new(client::channel(&url).unwrap());
+        let request = HealthCheckRequest::default();
+        let mut watch = health.watch(request).await.unwrap().into_inner();
+        assert_eq!(watch.message().await.unwrap().unwrap().status, ServingStatus::NotServing as i32);
+        readiness.set("store", true);
+        while watch.message().await.unwrap().unwrap().status != ServingStatus::Serving as i32 {}
+
+        shutdown.cancel();
+        while let Ok(Some(_)) = watch.message().await {}
+        tokio::time::timeout(DRAIN / 2, server).await.expect("ends before its drain limit").unwrap().unwrap();
+    }
+}

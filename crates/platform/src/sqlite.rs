@@ -1,0 +1,78 @@
+//! Opening SQLite databases the one way they are opened here: WAL, a busy timeout, foreign keys, migrations on start.
+
+use std::{str::FromStr, time::Duration};
+
+use sqlx::{
+    SqlitePool,
+    migrate::{MigrateError, Migrator},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+/// Why a database can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The URL is of another kind.
+    #[error("DATABASE_URL must look like sqlite://path/to/file.db: {0}")]
+    Url(sqlx::Error),
+    /// The file can't be opened or created.
+    #[error("the database {path} cannot be opened: {cause}")]
+    Open {
+        /// The file, for the operator.
+        path: String,
+        /// What SQLite or the system said.
+        cause: sqlx::Error,
+    },
+    /// Its tables can't be brought up to date.
+    #[error("the database {path} cannot be migrated: {cause}")]
+    Migrate {
+        /// The file, for the operator.
+        path: String,
+        /// What went wrong; a journal from a newer version is named here.
+        cause: MigrateError,
+    },
+}
+
+/// How much a commit costs and what it survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Every commit survives loss of power (`synchronous=FULL`).
+    Full,
+    /// Every commit survives the death of the process; the last ones may go with the power (`synchronous=NORMAL`).
+    Process,
+}
+
+impl From<Durability> for SqliteSynchronous {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::Full => Self::Full,
+            Durability::Process => Self::Normal,
+        }
+    }
+}
+
+/// Opens, or makes, the database at `url` and brings its tables up to date.
+///
+/// # Errors
+/// When the file can't be opened or made, or belongs to a newer version.
+pub async fn open(
+    url: &str,
+    durability: Durability,
+    connections: u32,
+    migrator: &Migrator,
+) -> Result<SqlitePool, OpenError> {
+    let options = SqliteConnectOptions::from_str(url)
+        .map_err(OpenError::Url)?
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(durability.into())
+        .busy_timeout(Duration::from_secs(5))
+        .foreign_keys(true);
+    let path = options.get_filename().display().to_string();
+    let pool = SqlitePoolOptions::new()
+        .max_connections(connections)
+        .connect_with(options)
+        .await
+        .map_err(|cause| OpenError::Open { path: path.clone(), cause })?;
+    migrator.run(&pool).await.map_err(|cause| OpenError::Migrate { path, cause })?;
+    Ok(pool)
+}
