@@ -48,6 +48,10 @@ pub fn error_from_status(status: &Status) -> OrchestratorError {
             details: metadata.into_iter().collect(),
             retry_after,
         },
+        // tonic's own timers, on either side, say CANCELLED with this text.
+        None if status.code() == Code::Cancelled && status.message() == "Timeout expired" => {
+            OrchestratorError::new(OrchestratorErrorCode::Timeout, "the call did not end within its deadline")
+        }
         None => OrchestratorError {
             code: OrchestratorErrorCode::from_grpc_code(status.code() as i32),
             message: status.message().into(),
@@ -108,6 +112,8 @@ mod tests {
     fn a_status_of_a_broken_connection_is_read_by_its_code() {
         let error = error_from_status(&Status::unavailable("tcp connect error"));
         assert_eq!(error.code, OrchestratorErrorCode::AgentUnavailable);
+        let error = error_from_status(&Status::cancelled("Timeout expired"));
+        assert_eq!(error.code, OrchestratorErrorCode::Timeout);
     }
 
     #[test]

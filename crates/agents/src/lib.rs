@@ -41,7 +41,8 @@ pub use payload::Payload;
 pub use phoenix_domain::action::{ActionRequest, ActionResponse, ActionResult};
 pub use protocol::{ActionError, Agent, serve, serve_stdio};
 
-/// An agent of this crate, by the name of its subcommand: `phoenix agent git`.
+/// An agent of this crate, by the name of its subcommand: `phoenix agent git`. How each is registered and described is in
+/// [`phoenix_domain::builtin`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BuiltinAgent {
     /// [`llm::LlmRouter`]
@@ -66,28 +67,6 @@ impl BuiltinAgent {
             Self::Git => "git",
             Self::Obsidian => "obsidian",
             Self::Echo => "echo",
-        }
-    }
-
-    /// The name it is registered under by default.
-    #[must_use]
-    pub const fn agent_name(self) -> &'static str {
-        match self {
-            Self::LlmRouter => "llm_router_agent",
-            Self::Git => "git_agent",
-            Self::Obsidian => "obsidian_agent",
-            Self::Echo => "echo_agent",
-        }
-    }
-
-    /// What it is for, in one line, for people and for models that plan.
-    #[must_use]
-    pub const fn description(self) -> &'static str {
-        match self {
-            Self::LlmRouter => "Answers a chat with the configured language model",
-            Self::Git => "Shows status, diff and log of a git repository, adds and commits files",
-            Self::Obsidian => "Creates, reads, updates, lists and searches Markdown notes in a vault",
-            Self::Echo => "Answers with its input, for smoke tests and load",
         }
     }
 }
@@ -127,11 +106,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn subcommand_names_read_back() {
+    fn every_registered_subcommand_is_an_agent_here_and_the_other_way_round() {
+        let registered = phoenix_domain::builtin::BUILTINS;
+        assert!(registered.iter().all(|builtin| builtin.subcommand.parse::<BuiltinAgent>().is_ok()));
         for &agent in BuiltinAgent::ALL {
             assert_eq!(agent.to_string().parse(), Ok(agent));
             assert!(UnknownBuiltinAgent.to_string().contains(agent.as_str()));
-            assert!(agent.agent_name().parse::<phoenix_domain::AgentName>().is_ok());
+            assert!(registered.iter().any(|builtin| builtin.subcommand == agent.as_str()));
         }
         assert_eq!("shell".parse::<BuiltinAgent>(), Err(UnknownBuiltinAgent));
     }

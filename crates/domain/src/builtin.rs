@@ -23,6 +23,21 @@ pub struct Builtin {
 /// What every agent gets of the executor's environment unless its own `env` says otherwise.
 pub const BASE_ENV: &[&str] = &["PATH", "HOME", "LANG", "TMPDIR"];
 
+/// What the git agent needs beside it, and all that git itself gets to see: where the repositories are, who commits, and
+/// where the operator keeps git's configuration. None of these points git elsewhere or names a program to run.
+pub const GIT_ENV: &[&str] = &[
+    "GIT_AGENT_REPO_ROOT",
+    "GIT_AUTHOR_NAME",
+    "GIT_AUTHOR_EMAIL",
+    "GIT_COMMITTER_NAME",
+    "GIT_COMMITTER_EMAIL",
+    "GIT_CONFIG_GLOBAL",
+    "GIT_CONFIG_NOSYSTEM",
+    "GIT_CONFIG_SYSTEM",
+    "TZ",
+    "XDG_CONFIG_HOME",
+];
+
 /// Takes a message to a model. Where no other agent is meant, messages go here.
 pub const LLM_ROUTER: &str = "llm_router_agent";
 
@@ -40,7 +55,7 @@ pub const BUILTINS: &[Builtin] = &[
         subcommand: "git",
         description: "Shows and changes a git repository: status, diff, log, add, commit",
         route: &["git status", "git diff", "git log", "git add", "git commit"],
-        env: &["GIT_AGENT_REPO_ROOT"],
+        env: GIT_ENV,
     },
     Builtin {
         name: "obsidian_agent",

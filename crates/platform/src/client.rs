@@ -8,7 +8,7 @@ use std::time::Duration;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
 use phoenix_proto::error_from_status;
 use tonic::{
-    Code, Status,
+    Code, Status, TimeoutExpired,
     transport::{Channel, Endpoint},
 };
 use tonic_health::pb::{
@@ -85,14 +85,18 @@ pub fn call_error(peer: &str, status: &Status) -> OrchestratorError {
             )
             .with_retry_after(UNREACHABLE_RETRY_AFTER)
         }
-        Code::DeadlineExceeded => {
-            OrchestratorError::new(OrchestratorErrorCode::Timeout, format!("{peer} did not answer in time"))
-        }
+        Code::DeadlineExceeded => too_late(peer),
+        // tonic enforces `grpc-timeout` on both sides and calls its end a cancellation.
+        Code::Cancelled if status.message() == TimeoutExpired(()).to_string() => too_late(peer),
         Code::Cancelled => {
             OrchestratorError::new(OrchestratorErrorCode::Cancelled, "the request was cancelled")
         }
         _ => OrchestratorError::internal(format!("{peer} answered in an unexpected way")),
     }
+}
+
+fn too_late(peer: &str) -> OrchestratorError {
+    OrchestratorError::new(OrchestratorErrorCode::Timeout, format!("{peer} did not answer in time"))
 }
 
 fn is_transport_failure(status: &Status) -> bool {

@@ -30,8 +30,9 @@ pub const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlatio
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// What a hop keeps of the time left, so that the process further in gives up first and its better message gets out.
-const HOP_MARGIN: Duration = Duration::from_millis(100);
+/// What a service keeps of the time its caller gave, at most, so that it gives up before its caller does and its own,
+/// better, message gets out.
+const MARGIN: Duration = Duration::from_millis(100);
 
 /// What a request carries from process to process.
 #[derive(Debug, Clone)]
@@ -131,8 +132,7 @@ fn extract_trace(headers: &HeaderMap) -> Context {
 fn inject(context: &RequestContext, headers: &mut HeaderMap) {
     headers.insert(CORRELATION_HEADER, correlation_value(context.correlation_id));
     if let Some(left) = context.remaining() {
-        let margin = HOP_MARGIN.min(left / 20);
-        let millis = left.saturating_sub(margin).as_millis().clamp(1, 99_999_999);
+        let millis = left.as_millis().clamp(1, 99_999_999);
         if let Ok(value) = HeaderValue::try_from(format!("{millis}m")) {
             headers.insert(GRPC_TIMEOUT, value);
         }
@@ -147,7 +147,7 @@ fn extract(headers: &HeaderMap) -> Result<RequestContext, InvalidField> {
             let left = parse_grpc_timeout(text).ok_or_else(|| {
                 InvalidField::new("grpc-timeout", "must be up to 8 digits and one of H M S m u n")
             })?;
-            Instant::now().checked_add(left)
+            Instant::now().checked_add(left - MARGIN.min(left / 10))
         }
         None => None,
     };

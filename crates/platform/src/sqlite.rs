@@ -22,12 +22,22 @@ pub enum OpenError {
         /// What SQLite or the system said.
         cause: sqlx::Error,
     },
+    /// It belongs to a newer version of this program.
+    #[error(
+        "the database {path} was written by a newer version (its schema is {schema}); start that version or a newer one"
+    )]
+    Newer {
+        /// The file, for the operator.
+        path: String,
+        /// The number of its last migration.
+        schema: i64,
+    },
     /// Its tables can't be brought up to date.
     #[error("the database {path} cannot be migrated: {cause}")]
     Migrate {
         /// The file, for the operator.
         path: String,
-        /// What went wrong; a journal from a newer version is named here.
+        /// What went wrong.
         cause: MigrateError,
     },
 }
@@ -50,7 +60,7 @@ impl From<Durability> for SqliteSynchronous {
     }
 }
 
-/// Opens, or makes, the database at `url` and brings its tables up to date.
+/// Opens, or makes, the database at `url`, its folder included, and brings its tables up to date.
 ///
 /// # Errors
 /// When the file can't be opened or made, or belongs to a newer version.
@@ -68,11 +78,18 @@ pub async fn open(
         .busy_timeout(Duration::from_secs(5))
         .foreign_keys(true);
     let path = options.get_filename().display().to_string();
+    if let Some(folder) = options.get_filename().parent() {
+        let made = tokio::fs::create_dir_all(folder).await;
+        made.map_err(|cause| OpenError::Open { path: path.clone(), cause: cause.into() })?;
+    }
     let pool = SqlitePoolOptions::new()
         .max_connections(connections)
         .connect_with(options)
         .await
         .map_err(|cause| OpenError::Open { path: path.clone(), cause })?;
-    migrator.run(&pool).await.map_err(|cause| OpenError::Migrate { path, cause })?;
-    Ok(pool)
+    match migrator.run(&pool).await {
+        Ok(()) => Ok(pool),
+        Err(MigrateError::VersionMissing(schema)) => Err(OpenError::Newer { path, schema }),
+        Err(cause) => Err(OpenError::Migrate { path, cause }),
+    }
 }

@@ -15,13 +15,22 @@ use crate::json_log::JsonLog;
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people, in colour on a terminal.
+    /// For people.
     Pretty,
     /// One JSON object per line.
     Json,
 }
 
 impl LogFormat {
+    /// The name in settings.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pretty => "pretty",
+            Self::Json => "json",
+        }
+    }
+
     /// What suits standard error: `pretty` on a terminal, else `json`.
     #[must_use]
     pub fn detect() -> Self {
@@ -39,6 +48,8 @@ pub struct TelemetryConfig {
     pub service: &'static str,
     /// How log lines look.
     pub format: LogFormat,
+    /// Whether `pretty` lines are coloured.
+    pub colour: bool,
     /// Which of them are written, in the syntax of `RUST_LOG`.
     pub filter: String,
     /// Where spans go (`OTEL_EXPORTER_OTLP_ENDPOINT`, gRPC); nowhere when absent.
@@ -81,7 +92,7 @@ impl Telemetry {
 /// # Errors
 /// When the filter or the endpoint can't be used, or when called twice.
 pub fn init_tracing(config: TelemetryConfig) -> Result<Telemetry, TelemetryError> {
-    let TelemetryConfig { service, format, filter, otlp_endpoint } = config;
+    let TelemetryConfig { service, format, colour, filter, otlp_endpoint } = config;
     let filter = EnvFilter::try_new(if filter.is_empty() { DEFAULT_FILTER } else { &filter })?;
     let mut provider = SdkTracerProvider::builder()
         .with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOn)))
@@ -100,7 +111,7 @@ pub fn init_tracing(config: TelemetryConfig) -> Result<Telemetry, TelemetryError
         LogFormat::Json => JsonLog::stderr(service).boxed(),
         LogFormat::Pretty => tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
+            .with_ansi(colour)
             .with_target(false)
             .boxed(),
     };

@@ -12,12 +12,15 @@
 
 use std::{
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     path::{Path, PathBuf},
     time::Instant,
 };
 
-use phoenix_domain::action::{ActionRequest, ActionResult, CHAT_ACTION};
+use phoenix_domain::{
+    action::{ActionRequest, ActionResult, CHAT_ACTION},
+    builtin::{BASE_ENV, GIT_ENV},
+};
 use serde_json::{Map, Value};
 
 use self::{
@@ -49,7 +52,8 @@ pub struct GitAgent {
 }
 
 impl GitAgent {
-    /// The agent for repositories at or below `root`. Of `environment`, git sees only what [`passed_on`] lets through.
+    /// The agent for repositories at or below `root`. Of `environment`, git sees only
+    /// [`BASE_ENV`] and [`GIT_ENV`].
     #[must_use]
     pub fn new(
         root: impl Into<PathBuf>,
@@ -89,27 +93,9 @@ impl GitAgent {
     }
 }
 
-/// Variables of the agent's environment that git sees: who commits, and where the operator's configuration is. None that
-/// points git to another repository or names a program to run.
-fn passed_on(name: &OsString) -> bool {
-    const ALLOWED: &[&str] = &[
-        "PATH",
-        "HOME",
-        "USER",
-        "LOGNAME",
-        "TMPDIR",
-        "TZ",
-        "XDG_CONFIG_HOME",
-        "GIT_AUTHOR_NAME",
-        "GIT_AUTHOR_EMAIL",
-        "GIT_COMMITTER_NAME",
-        "GIT_COMMITTER_EMAIL",
-        "EMAIL",
-        "GIT_CONFIG_GLOBAL",
-        "GIT_CONFIG_SYSTEM",
-        "GIT_CONFIG_NOSYSTEM",
-    ];
-    name.to_str().is_some_and(|name| ALLOWED.contains(&name))
+/// Whether git sees this variable of the agent's environment.
+fn passed_on(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| BASE_ENV.contains(&name) || GIT_ENV.contains(&name))
 }
 
 impl Agent for GitAgent {

@@ -18,6 +18,9 @@ const MAX_SENTENCE_CHARS: usize = 240;
 /// The shortest piece of a key that is taken for it when a provider quotes the key in part.
 const TELLING_PIECE: usize = 8;
 
+/// Shorter keys are placeholders such as `lm-studio`, which a local server is given because it must be given something.
+const SHORTEST_REAL_KEY: usize = 16;
+
 /// Failures of one provider.
 #[derive(Clone, Copy)]
 pub(super) struct Failure<'a> {
@@ -103,8 +106,17 @@ impl<'a> Failure<'a> {
         }
     }
 
+    /// What a model said, without the key. A placeholder may stand in it like any other word.
+    pub(super) fn redact_answer(self, text: &str) -> String {
+        if self.key.is_some_and(|key| key.len() >= SHORTEST_REAL_KEY) {
+            self.redact(text)
+        } else {
+            text.into()
+        }
+    }
+
     /// `text` without the key and without pieces of it.
-    pub(super) fn redact(self, text: &str) -> String {
+    fn redact(self, text: &str) -> String {
         let Some(key) = self.key else { return text.into() };
         let text = text.replace(key, "[redacted]");
         let pieces: Vec<&str> = key

@@ -22,7 +22,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A client and the runtime it lives on. The runtime turns only while a request is under way.
 pub(super) struct Http {
-    runtime: Runtime,
+    /// There until the drop.
+    runtime: Option<Runtime>,
     client: Client,
 }
 
@@ -74,7 +75,7 @@ impl Http {
             builder = builder.tls_certs_only([]);
         }
         let runtime = Builder::new_current_thread().enable_all().build().map_err(|_| Trouble::NoClient)?;
-        Ok(Self { runtime, client: builder.build().map_err(|_| Trouble::NoClient)? })
+        Ok(Self { runtime: Some(runtime), client: builder.build().map_err(|_| Trouble::NoClient)? })
     }
 
     /// Posts `call` and reads the answer.
@@ -98,10 +99,19 @@ impl Http {
         if method == Method::POST {
             request = request.header(CONTENT_TYPE, "application/json").body(call.body.to_string());
         }
-        self.runtime.block_on(async {
+        self.runtime.as_ref().ok_or(Trouble::NoClient)?.block_on(async {
             let exchange = async { read(request.send().await.map_err(trouble)?).await };
             tokio::time::timeout_at(until.into(), exchange).await.map_err(|_| Trouble::Timeout)?
         })
+    }
+}
+
+impl Drop for Http {
+    /// A name that is still being looked up when the deadline has passed must not keep the process from ending.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

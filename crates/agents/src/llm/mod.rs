@@ -60,14 +60,14 @@ impl LlmRouter {
             .join("\n\n");
         let prompt = Prompt { system: &system, message, max_tokens: settings.max_tokens.get() };
         if let Some(provider) = settings.chosen_provider() {
-            return ask(client(&mut self.http, provider)?, provider, &prompt, until);
+            return ask(&mut self.http, provider, &prompt, until);
         }
         if settings.default_provider == DefaultProvider::Auto {
             let ollama = settings.provider(ProviderKind::Ollama);
             let http = client(&mut self.http, ollama)?;
             let named = settings.ollama.model_name.as_deref().is_some_and(|name| !name.trim().is_empty());
             if let Some(model) = ollama_probe::usable_model(http, ollama, named, until) {
-                return ask(http, Provider { model_name: &model, ..ollama }, &prompt, until);
+                return ask(&mut self.http, Provider { model_name: &model, ..ollama }, &prompt, until);
             }
         }
         Ok(offline::answer(settings))
@@ -84,16 +84,9 @@ impl Agent for LlmRouter {
     }
 }
 
-/// The error says where the settings are wrong and never what stands there: it may be a key.
 fn settings_from_environment() -> Result<LlmSettings, String> {
     match env::var(SETTINGS_VARIABLE) {
-        Ok(json) => serde_json::from_str(&json).map_err(|problem| {
-            format!(
-                "{SETTINGS_VARIABLE} can't be read: wrong at line {} column {}",
-                problem.line(),
-                problem.column()
-            )
-        }),
+        Ok(json) => parse_settings(&json),
         Err(env::VarError::NotUnicode(_)) => Err(format!("{SETTINGS_VARIABLE} is not valid UTF-8")),
         Err(env::VarError::NotPresent) => {
             let mut settings = LlmSettings::default();
@@ -101,6 +94,17 @@ fn settings_from_environment() -> Result<LlmSettings, String> {
             Ok(settings)
         }
     }
+}
+
+/// The error says where the settings are wrong and never what stands there: it may be a key.
+fn parse_settings(json: &str) -> Result<LlmSettings, String> {
+    serde_json::from_str(json).map_err(|problem| {
+        format!(
+            "{SETTINGS_VARIABLE} can't be read: wrong at line {} column {}",
+            problem.line(),
+            problem.column()
+        )
+    })
 }
 
 /// The client, built when first needed. One process has one set of settings, hence one address to speak to.
@@ -116,7 +120,7 @@ fn client<'a>(http: &'a mut Option<Http>, provider: Provider<'_>) -> Result<&'a 
 }
 
 fn ask(
-    http: &Http,
+    http: &mut Option<Http>,
     provider: Provider<'_>,
     prompt: &Prompt<'_>,
     until: Instant,
@@ -125,8 +129,9 @@ fn ask(
     if provider.lacks_key() {
         return Err(failure.no_key());
     }
-    let reply =
-        http.send(&wire::call(provider, prompt), until).map_err(|trouble| failure.trouble(trouble))?;
+    let reply = client(http, provider)?
+        .send(&wire::call(provider, prompt), until)
+        .map_err(|trouble| failure.trouble(trouble))?;
     if !(200..300).contains(&reply.status) {
         return Err(failure.refused(reply.status, &reply.body));
     }
@@ -135,17 +140,37 @@ fn ask(
 
     let mut metadata = Map::new();
     metadata.insert("provider".into(), provider.kind.as_str().into());
-    let model =
-        completion.model.as_deref().map_or_else(|| provider.model_name.into(), |name| failure.redact(name));
+    let model = completion
+        .model
+        .as_deref()
+        .map_or_else(|| provider.model_name.into(), |name| failure.redact_answer(name));
     metadata.insert("model".into(), model.into());
     if let Some(reason) = completion.finish_reason {
-        metadata.insert("finish_reason".into(), failure.redact(&reason).into());
+        metadata.insert("finish_reason".into(), failure.redact_answer(&reason).into());
     }
     if completion.input_tokens.or(completion.output_tokens).is_some() {
         let usage =
             json!({"input_tokens": completion.input_tokens, "output_tokens": completion.output_tokens});
         metadata.insert("usage".into(), usage);
     }
-    let text = Value::String(failure.redact(&completion.text));
+    let text = Value::String(failure.redact_answer(&completion.text));
     Ok(ActionResult { output_type: "markdown".into(), data: text, metadata })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_cannot_be_read_are_not_repeated() {
+        for json in [
+            r#"{"openai":"sk-secret"}"#,
+            r#"{"openai":{"api_key":["sk-secret"]}}"#,
+            r#"{"sk-secret":1}"#,
+            "sk-secret",
+        ] {
+            let problem = parse_settings(json).unwrap_err();
+            assert!(problem.starts_with(SETTINGS_VARIABLE) && !problem.contains("sk-secret"), "{problem}");
+        }
+    }
 }

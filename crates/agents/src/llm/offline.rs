@@ -2,11 +2,10 @@
 
 use phoenix_domain::{
     action::ActionResult,
+    builtin::{BUILTINS, LLM_ROUTER},
     llm::{DefaultProvider, LlmSettings, ProviderKind},
 };
 use serde_json::{Map, Value};
-
-use crate::BuiltinAgent;
 
 /// Says that nobody read the message, how to change that, and what can be done meanwhile.
 pub(super) fn answer(settings: &LlmSettings) -> ActionResult {
@@ -40,13 +39,9 @@ fn how_to_configure(settings: &LlmSettings) -> String {
 }
 
 fn other_agents() -> String {
-    let line = |agent: BuiltinAgent, example: &str| {
-        format!("- {}: {}. Try: {example}", agent.agent_name(), agent.description())
-    };
-    [
-        line(BuiltinAgent::Git, "git status"),
-        line(BuiltinAgent::Obsidian, "list notes"),
-        line(BuiltinAgent::Echo, "any message, with \"agent\": \"echo_agent\""),
-    ]
-    .join("\n")
+    let others = BUILTINS.iter().filter(|agent| agent.name != LLM_ROUTER);
+    let mut lines: Vec<String> =
+        others.map(|agent| format!("- {}: {}", agent.name, agent.description)).collect();
+    lines.push("Try `git status` or `list notes`, or name one of them as the request's `agent`.".into());
+    lines.join("\n")
 }

@@ -23,10 +23,10 @@ pub(super) struct Match {
     text: String,
 }
 
-/// Every note in a folder and below, in the order of their paths.
+/// Every note in a folder and below: the folder's own first, then those of the folders in it.
 pub(super) fn notes(vault: &Vault, folder: &[String], until: Instant) -> Result<Vec<NotePath>, ActionError> {
     let mut notes = Vec::new();
-    visit(&vault.folder(folder)?, folder, until, &mut |_, note| {
+    visit(&vault.folder(folder)?, folder, until, &mut |note| {
         notes.push(note);
         if notes.len() > MAX_NOTES {
             return Err(ActionError::new(
@@ -40,7 +40,7 @@ pub(super) fn notes(vault: &Vault, folder: &[String], until: Instant) -> Result<
     Ok(notes)
 }
 
-/// At most `limit` matches, upper and lower case alike, in the order of the notes' paths; and whether there are more.
+/// At most `limit` matches, upper and lower case alike, in the order of [`notes`]; and whether there are more.
 pub(super) fn matches(
     vault: &Vault,
     query: &str,
@@ -79,12 +79,12 @@ fn visit(
     folder: &File,
     names: &[String],
     until: Instant,
-    found: &mut impl FnMut(&File, NotePath) -> Result<(), ActionError>,
+    found: &mut impl FnMut(NotePath) -> Result<(), ActionError>,
 ) -> Result<(), ActionError> {
     check_time(until)?;
     let unreadable = |_| ActionError::internal("a folder of the vault can't be read");
-    // A directory stream moves the position of its descriptor, so it gets one of its own.
-    let own = folder.try_clone().map_err(|_| ActionError::internal("a folder of the vault can't be read"))?;
+    // A directory stream moves the position of what it reads, so it opens the folder anew.
+    let own = open_folder(folder, ".").map_err(unreadable)?;
     for entry in Dir::from_fd(own.into()).map_err(unreadable)?.iter() {
         let entry = entry.map_err(unreadable)?;
         // Names that are no UTF-8 can't be asked for either.
@@ -102,7 +102,7 @@ fn visit(
             }
         }
         if matches!(entry.file_type(), Some(Type::File) | None) && is_note(name) {
-            found(folder, NotePath { folders: names.to_vec(), name: name.into() })?;
+            found(NotePath { folders: names.to_vec(), name: name.into() })?;
         }
     }
     Ok(())

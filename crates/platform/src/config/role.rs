@@ -1,6 +1,6 @@
 //! The settings of one process.
 
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{fmt, io::IsTerminal, net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use phoenix_domain::llm::Secret;
@@ -241,7 +241,8 @@ fn telemetry(
             format_args!("`{endpoint}` must be a URL such as http://127.0.0.1:4317"),
         );
     }
-    TelemetryConfig { service: role.as_str(), format, filter, otlp_endpoint }
+    let colour = std::io::stderr().is_terminal() || env("CLICOLOR_FORCE").is_some_and(|value| value != "0");
+    TelemetryConfig { service: role.as_str(), format, colour, filter, otlp_endpoint }
 }
 
 #[cfg(test)]

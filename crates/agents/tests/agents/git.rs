@@ -1,0 +1,325 @@
+//! The git agent against real repositories, friendly and hostile.
+
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use phoenix_agents::{Agent, git::GitAgent};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{call, code, request, text};
+
+/// A root directory with a repository in it, and something outside.
+struct Place {
+    place: TempDir,
+    agent: GitAgent,
+}
+
+/// The environment of every git here: nobody's configuration but the repository's own.
+fn environment(home: &Path) -> Vec<(OsString, OsString)> {
+    let pair = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
+    vec![
+        (OsString::from("PATH"), std::env::var_os("PATH").unwrap()),
+        (OsString::from("HOME"), home.into()),
+        pair("GIT_CONFIG_GLOBAL", "/dev/null"),
+        pair("GIT_CONFIG_NOSYSTEM", "1"),
+        pair("GIT_AUTHOR_NAME", "Ann"),
+        pair("GIT_AUTHOR_EMAIL", "ann@example.com"),
+        pair("GIT_COMMITTER_NAME", "Ann"),
+        pair("GIT_COMMITTER_EMAIL", "ann@example.com"),
+    ]
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = TempDir::new().unwrap();
+        fs::create_dir_all(place.path().join("root/repo")).unwrap();
+        fs::create_dir(place.path().join("outside")).unwrap();
+        let agent = GitAgent::new(place.path().join("root/repo"), environment(place.path()));
+        let place = Self { place, agent };
+        place.git(&["init", "--quiet", "--initial-branch=main"]);
+        place
+    }
+
+    fn file(&self, path: &str) -> PathBuf {
+        self.place.path().join(path)
+    }
+
+    fn write(&self, path: &str, content: &str) {
+        fs::write(self.file("root/repo").join(path), content).unwrap();
+    }
+
+    fn git(&self, arguments: &[&str]) -> String {
+        let mut git = Command::new("git");
+        git.env_clear()
+            .envs(environment(self.place.path()))
+            .current_dir(self.file("root/repo"))
+            .args(arguments);
+        let output = git.output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn commit(&self, message: &str) {
+        self.git(&["add", "--all"]);
+        self.git(&["commit", "--quiet", "--allow-empty", "-m", message]);
+    }
+}
+
+#[test]
+fn a_change_is_seen_added_committed_and_logged() {
+    let mut place = Place::new();
+    let status = text(&mut place.agent, "git_status", json!({}));
+    assert!(status.contains("On branch main") && status.contains("No commits yet"), "{status}");
+    assert_eq!(text(&mut place.agent, "git_log", json!({})), "No commits yet.");
+    place.write("größe.txt", "one\n");
+    assert!(text(&mut place.agent, "git_status", json!({})).contains("größe.txt"));
+    assert_eq!(text(&mut place.agent, "git_add", json!({"paths": ["größe.txt"]})), "add 'größe.txt'");
+    assert!(text(&mut place.agent, "git_diff", json!({"staged": true})).contains("+one"));
+    let committed =
+        call(&mut place.agent, "git_commit", json!({"message": "First\n\n# not a comment"})).unwrap();
+    assert_eq!(committed.metadata["commit"], place.git(&["rev-parse", "HEAD"]).trim());
+    assert_eq!(place.git(&["log", "-1", "--format=%B"]).trim(), "First\n\n# not a comment");
+    place.write("größe.txt", "two\n");
+    assert!(text(&mut place.agent, "git_diff", json!({"path": "größe.txt"})).contains("-one\n+two"));
+    assert_eq!(text(&mut place.agent, "git_diff", json!({"staged": true})), "Nothing is staged.");
+    let log = text(&mut place.agent, "git_log", json!({"limit": 1}));
+    assert!(log.ends_with("Ann: First") && log.lines().count() == 1, "{log}");
+}
+
+#[test]
+fn chats_read_and_never_write() {
+    let mut place = Place::new();
+    place.write("a", "1\n");
+    place.commit("First");
+    place.commit("Second");
+    place.write("a", "2\n");
+    let mut chat = |message: &str| text(&mut place.agent, "chat", json!({"message": message}));
+    assert!(chat("git status").contains("modified:   a"));
+    assert!(chat("What is in the git diff?").contains("+2"));
+    assert_eq!(chat("git diff staged"), "Nothing is staged.");
+    assert_eq!(chat("show me the git log").lines().count(), 2);
+    assert_eq!(chat("git log, last 1").lines().count(), 1);
+    assert_eq!(chat("git log, last 0").lines().count(), 1);
+    for message in ["git commit everything", "git push", "hello"] {
+        let refusal = call(&mut place.agent, "chat", json!({"message": message})).unwrap_err();
+        assert!(refusal.code == 400 && refusal.message.contains("git status"), "{refusal}");
+    }
+}
+
+#[test]
+fn a_repeated_attempt_to_commit_finds_its_own_commit() {
+    let mut place = Place::new();
+    place.write("a", "1\n");
+    place.git(&["add", "a"]);
+    let mut commit = request("git_commit", json!({"message": "Once"}));
+    let first = place.agent.handle(&commit).unwrap();
+    assert_eq!(place.agent.handle(&commit).unwrap_err().code, 409, "a new request has nothing to commit");
+    commit.meta.attempt = 2;
+    let again = place.agent.handle(&commit).unwrap();
+    assert_eq!(again.metadata["commit"], first.metadata["commit"]);
+    commit.payload.insert("message".into(), "Another".into());
+    assert_eq!(place.agent.handle(&commit).unwrap_err().code, 409);
+    assert_eq!(place.git(&["rev-list", "--count", "HEAD"]).trim(), "1");
+}
+
+#[test]
+fn arguments_are_never_options_or_patterns() {
+    let mut place = Place::new();
+    place.write("a", "1\n");
+    place.commit("First");
+    place.write("b", "1\n");
+    let before = place.git(&["status", "--porcelain"]);
+    for path in ["-A", "--all", "--help", "*", ":/", ":(top)b"] {
+        assert_eq!(code(&mut place.agent, "git_add", json!({"paths": [path]})), 404, "{path}");
+        let diff = call(&mut place.agent, "git_diff", json!({"path": path})).unwrap();
+        assert_eq!(diff.to_text(), "No unstaged changes to tracked files.", "{path}");
+    }
+    let marker = place.file("marker");
+    let output = format!("--output={}", marker.display());
+    call(&mut place.agent, "git_diff", json!({"path": output.trim_start_matches('/')})).unwrap();
+    assert!(!marker.exists());
+    assert_eq!(place.git(&["status", "--porcelain"]), before);
+    place.write("-x", "1\n");
+    assert_eq!(text(&mut place.agent, "git_add", json!({"paths": ["-x"]})), "add '-x'");
+    let message = json!({"message": "--amend"});
+    call(&mut place.agent, "git_commit", message).unwrap();
+    assert_eq!(place.git(&["log", "--format=%s"]), "--amend\nFirst\n");
+}
+
+#[test]
+fn no_path_and_no_link_leaves_the_root() {
+    let mut place = Place::new();
+    place.write("a", "1\n");
+    place.commit("First");
+    fs::write(place.file("outside/secret"), "secret").unwrap();
+    symlink(place.file("outside"), place.file("root/repo/link")).unwrap();
+    symlink(place.file("outside/secret"), place.file("root/repo/file")).unwrap();
+    let absolute = place.file("outside/secret").to_str().unwrap().to_owned();
+    for (path, refused) in [("../../outside/secret", 400), (&*absolute, 400), ("", 400), ("link/secret", 403)]
+    {
+        for (action, payload) in [
+            ("git_diff", json!({"path": path})),
+            ("git_log", json!({"path": path})),
+            ("git_add", json!({"paths": ["a", path]})),
+        ] {
+            assert_eq!(code(&mut place.agent, action, payload), refused, "{action} {path}");
+        }
+    }
+    for (repo, refused) in [("..", 400), ("link", 403), (&*absolute, 400), ("missing", 404), (".git", 404)] {
+        assert_eq!(code(&mut place.agent, "git_status", json!({"repo": repo})), refused, "{repo}");
+    }
+    // A link that is added is stored as a link; what it points to is not read.
+    call(&mut place.agent, "git_add", json!({"paths": ["file"]})).unwrap();
+    assert!(!text(&mut place.agent, "git_diff", json!({"staged": true})).contains("+secret\n"));
+}
+
+#[test]
+fn a_repository_above_or_beside_the_root_is_out_of_reach() {
+    let place = Place::new();
+    fs::create_dir(place.file("root/repo/sub")).unwrap();
+    let mut agent = GitAgent::new(place.file("root/repo/sub"), environment(place.place.path()));
+    assert_eq!(code(&mut agent, "git_status", json!({})), 404);
+    let mut agent = GitAgent::new(place.file("root"), environment(place.place.path()));
+    assert_eq!(code(&mut agent, "git_status", json!({})), 404);
+    assert!(text(&mut agent, "git_status", json!({"repo": "repo"})).contains("On branch main"));
+    assert!(text(&mut agent, "git_status", json!({"repo": "repo/sub"})).contains("On branch main"));
+    place.git(&["config", "core.worktree", place.file("outside").to_str().unwrap()]);
+    assert_eq!(code(&mut agent, "git_status", json!({"repo": "repo"})), 403);
+    let mut agent = GitAgent::new(place.file("nowhere"), environment(place.place.path()));
+    let error = call(&mut agent, "git_status", json!({})).unwrap_err();
+    assert!(error.code == 400 && error.message.contains("GIT_AGENT_REPO_ROOT"), "{error}");
+}
+
+#[test]
+fn nothing_that_a_repository_configures_is_run() {
+    let mut place = Place::new();
+    place.write("a.txt", "1\n");
+    place.write(".gitattributes", "*.txt diff=evil\n");
+    place.commit("First");
+    let marker = place.file("marker");
+    let program = place.file("program");
+    fs::write(&program, format!("#!/bin/sh\necho ran >> '{}'\n", marker.display())).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = program.to_str().unwrap();
+    for key in [
+        "core.fsmonitor",
+        "core.pager",
+        "core.editor",
+        "core.askPass",
+        "diff.external",
+        "diff.evil.command",
+        "diff.evil.textconv",
+        "gpg.program",
+        "pager.status",
+        "pager.diff",
+        "pager.log",
+    ] {
+        place.git(&["config", key, program]);
+    }
+    place.git(&["config", "commit.gpgSign", "true"]);
+    place.git(&["config", "log.showSignature", "true"]);
+    for hook in ["pre-commit", "commit-msg", "prepare-commit-msg", "post-commit", "post-index-change"] {
+        fs::create_dir_all(place.file("root/repo/.git/hooks")).unwrap();
+        fs::copy(program, place.file("root/repo/.git/hooks").join(hook)).unwrap();
+    }
+    place.write("a.txt", "2\n");
+    let mut run = |action: &str, payload: Value| text(&mut place.agent, action, payload);
+    run("git_status", json!({}));
+    assert!(run("git_diff", json!({})).contains("+2"));
+    run("git_add", json!({"paths": ["a.txt"]}));
+    assert!(run("git_diff", json!({"staged": true})).contains("+2"));
+    run("git_commit", json!({"message": "Second"}));
+    run("git_log", json!({}));
+    assert!(!marker.exists(), "{}", fs::read_to_string(marker).unwrap());
+}
+
+#[test]
+fn variables_that_would_redirect_git_are_not_passed_on() {
+    let place = Place::new();
+    let mut environment = environment(place.place.path());
+    for (name, value) in [("GIT_DIR", "/nonexistent"), ("GIT_EXTERNAL_DIFF", "false"), ("GIT_TRACE", "1")] {
+        environment.push((name.into(), value.into()));
+    }
+    let mut agent = GitAgent::new(place.file("root/repo"), environment);
+    assert!(text(&mut agent, "git_status", json!({})).contains("On branch main"));
+}
+
+#[test]
+fn long_output_is_cut_and_says_so() {
+    let mut place = Place::new();
+    place.write("a", "");
+    place.commit("First");
+    place.write("a", &"a line of text\n".repeat(100_000));
+    let diff = call(&mut place.agent, "git_diff", json!({})).unwrap();
+    assert_eq!(diff.metadata["truncated"], true);
+    let diff = diff.to_text();
+    assert!(diff.len() < 300 * 1024 && diff.ends_with("[truncated: only the first 262144 bytes are shown]"));
+}
+
+#[test]
+fn a_git_that_hangs_is_ended_at_the_deadline() {
+    let mut place = Place::new();
+    let pipe = place.file("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let held = fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    place.git(&["config", "filter.slow.clean", &format!("cat '{}'", pipe.display())]);
+    place.write(".gitattributes", "a filter=slow\n");
+    place.write("a", "1\n");
+    let mut add = request("git_add", json!({"paths": ["a"]}));
+    add.meta.deadline_ms = 2000;
+    let error = place.agent.handle(&add).unwrap_err();
+    assert_eq!((error.code, error.message.as_str()), (504, "git did not finish in time"));
+    // Lets the filter go: it reads to the end that comes with `held`, or finds no pipe.
+    fs::remove_file(&pipe).unwrap();
+    drop(held);
+}
+
+#[test]
+fn failures_are_explained_without_paths_of_this_machine() {
+    let mut place = Place::new();
+    let home = place.place.path().to_str().unwrap().to_owned();
+    assert_eq!(code(&mut place.agent, "git_add", json!({"paths": ["missing"]})), 404);
+    assert_eq!(code(&mut place.agent, "git_commit", json!({"message": "x"})), 409);
+    assert_eq!(code(&mut place.agent, "git_commit", json!({"message": " "})), 400);
+    assert_eq!(code(&mut place.agent, "git_status", json!({"path": "a"})), 400);
+    assert_eq!(code(&mut place.agent, "git_push", json!({})), 501);
+    place.write(".gitignore", "ignored\n");
+    place.write("ignored", "");
+    assert_eq!(code(&mut place.agent, "git_add", json!({"paths": ["ignored"]})), 400);
+    fs::write(place.file("root/repo/.git/index.lock"), "").unwrap();
+    assert_eq!(code(&mut place.agent, "git_add", json!({"paths": [".gitignore"]})), 503);
+    fs::remove_file(place.file("root/repo/.git/index.lock")).unwrap();
+    fs::write(place.file("root/repo/.git/index"), "garbage").unwrap();
+    let error = call(&mut place.agent, "git_status", json!({})).unwrap_err();
+    assert!(
+        error.code == 500 && error.message.starts_with("git failed: ") && !error.message.contains(&home),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_missing_git_and_a_missing_author_are_explained() {
+    let place = Place::new();
+    let nobody = [("PATH".into(), place.file("outside").into())];
+    let error =
+        call(&mut GitAgent::new(place.file("root/repo"), nobody), "git_status", json!({})).unwrap_err();
+    assert!(error.code == 500 && error.message.contains("not installed"), "{error}");
+
+    place.write("a", "1\n");
+    place.git(&["add", "a"]);
+    place.git(&["config", "user.useConfigOnly", "true"]);
+    let anonymous = environment(place.place.path()).into_iter().filter(|(name, _)| {
+        let name = name.to_str().unwrap();
+        !name.starts_with("GIT_AUTHOR") && !name.starts_with("GIT_COMMITTER")
+    });
+    let error =
+        call(&mut GitAgent::new(place.file("root/repo"), anonymous), "git_commit", json!({"message": "x"}))
+            .unwrap_err();
+    assert!(error.code == 400 && error.message.contains("user.name"), "{error}");
+}

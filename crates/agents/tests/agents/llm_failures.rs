@@ -1,0 +1,209 @@
+//! What a provider's failure becomes, and that no key is ever in it.
+
+use std::{io::Read, net::TcpListener, thread};
+
+use phoenix_agents::{ActionError, Agent, llm::LlmRouter};
+use phoenix_domain::{
+    FailureClass,
+    llm::{LlmSettings, ProviderKind},
+};
+use serde_json::json;
+
+use crate::{
+    llm_answers::{KEY, settings},
+    provider::Provider,
+    request,
+};
+
+fn failure(settings: LlmSettings) -> ActionError {
+    LlmRouter::new(settings).handle(&request("chat", json!({"message": "m"}))).unwrap_err()
+}
+
+fn answered(kind: ProviderKind, status: u16, body: &str) -> ActionError {
+    let provider = Provider::answering(status, body);
+    failure(settings(kind, provider.url("")))
+}
+
+#[test]
+fn statuses_become_the_codes_that_decide_about_retries() {
+    let body = r#"{"error":{"message":"so it is"}}"#;
+    for (status, code, class) in [
+        (400, 400, FailureClass::InvalidRequest),
+        (404, 404, FailureClass::InvalidRequest),
+        (413, 413, FailureClass::InvalidRequest),
+        (422, 422, FailureClass::InvalidRequest),
+        (401, 502, FailureClass::BackendFailure),
+        (402, 502, FailureClass::BackendFailure),
+        (403, 502, FailureClass::BackendFailure),
+        (405, 502, FailureClass::BackendFailure),
+        (302, 502, FailureClass::BackendFailure),
+        (408, 504, FailureClass::Timeout),
+        (504, 504, FailureClass::Timeout),
+        (429, 503, FailureClass::BackendFailure),
+        (500, 503, FailureClass::BackendFailure),
+        (529, 503, FailureClass::BackendFailure),
+    ] {
+        let error = answered(ProviderKind::Anthropic, status, body);
+        assert_eq!(error.code, code, "{status}: {error}");
+        assert_eq!(FailureClass::of_response_code(error.code), class, "{status}");
+        assert!(error.message.contains("anthropic"), "{error}");
+    }
+    assert!(answered(ProviderKind::OpenAi, 404, body).message.ends_with(": so it is"));
+    assert!(answered(ProviderKind::OpenAi, 401, body).message.contains("OPENAI_API_KEY"));
+}
+
+#[test]
+fn the_providers_sentence_is_found_wherever_it_is_and_kept_short() {
+    for body in [
+        r#"{"error":{"message":"model\n\u0007 not found"}}"#,
+        r#"{"error":"model not found"}"#,
+        r#"[{"error":{"code":404,"message":"model not found"}}]"#,
+        r#"{"message":"model not found"}"#,
+    ] {
+        assert!(answered(ProviderKind::Ollama, 404, body).message.ends_with(": model not found"), "{body}");
+    }
+    let long = json!({"error": {"message": "x ".repeat(10_000)}}).to_string();
+    assert!(answered(ProviderKind::OpenAi, 400, &long).message.len() < 400);
+    assert_eq!(answered(ProviderKind::OpenAi, 400, "<html>").message, "openai refused the request (400)");
+}
+
+#[test]
+fn a_wrong_key_is_the_operators_affair_also_when_it_is_called_a_bad_request() {
+    let body = r#"{"error":{"code":400,"message":"API key not valid. Please pass a valid API key.","status":"INVALID_ARGUMENT"}}"#;
+    let error = answered(ProviderKind::Gemini, 400, body);
+    assert_eq!(error.code, 502);
+    assert!(error.message.contains("GEMINI_API_KEY"), "{error}");
+}
+
+#[test]
+fn no_failure_and_no_answer_repeats_the_key() {
+    let echoes = |text: String| {
+        [
+            json!({"error": {"message": text}}).to_string(),
+            json!({"error": text}).to_string(),
+            json!({"error": {"code": 400, "message": text}}).to_string(),
+            json!({"choices": [], "error": {"code": 400, "message": text}}).to_string(),
+            json!({"choices": [{"message": {"content": text}, "finish_reason": text}], "model": text})
+                .to_string(),
+            json!({"content": [{"type": "text", "text": text}], "stop_reason": text, "model": text})
+                .to_string(),
+            json!({"promptFeedback": {"blockReason": text}}).to_string(),
+            json!({"candidates": [{"finishReason": text}]}).to_string(),
+            json!({"message": {"content": text}, "model": text}).to_string(),
+            text,
+        ]
+    };
+    let said =
+        [format!("bad token {KEY}, sorry"), format!("bad token {}***, or …{}", &KEY[..10], &KEY[10..])];
+    for &kind in ProviderKind::ALL {
+        for status in [200, 302, 400, 401, 403, 404, 422, 429, 500, 503] {
+            for body in said.iter().cloned().flat_map(echoes) {
+                let provider = Provider::answering(status, body.clone());
+                let answer = LlmRouter::new(settings(kind, provider.url("")))
+                    .handle(&request("chat", json!({"message": "m"})));
+                let answer = match answer {
+                    Ok(result) => serde_json::to_string(&result).unwrap(),
+                    Err(error) => format!("{error:?}"),
+                };
+                assert!(!answer.contains(&KEY[..8]), "{kind} {status} {body}: {answer}");
+            }
+        }
+    }
+    let agent = LlmRouter::new(settings(ProviderKind::OpenAi, "http://127.0.0.1:1".into()));
+    assert!(!format!("{agent:?}").contains(KEY));
+}
+
+#[test]
+fn a_short_key_is_kept_out_of_failures_and_a_placeholder_does_not_mangle_answers() {
+    let with_key = |provider: &Provider| {
+        let mut settings = settings(ProviderKind::LmStudio, provider.url(""));
+        settings.lmstudio.api_key = Some("hunter2".to_owned().into());
+        LlmRouter::new(settings).handle(&request("chat", json!({"message": "m"})))
+    };
+    let refusing = Provider::answering(400, r#"{"error":"token (hunter2) is wrong"}"#);
+    assert!(with_key(&refusing).unwrap_err().message.ends_with(": token ([redacted]) is wrong"));
+    let answering = Provider::answering(200, r#"{"choices":[{"message":{"content":"use hunter2"}}]}"#);
+    assert_eq!(with_key(&answering).unwrap().data, "use hunter2");
+}
+
+#[test]
+fn a_redirect_is_not_followed_with_the_key() {
+    let other = Provider::answering(200, r#"{"choices":[{"message":{"content":"stolen"}}]}"#);
+    let error = answered(ProviderKind::OpenAi, 307, &other.url("/v1/chat/completions"));
+    assert_eq!(error.code, 502);
+    assert!(other.asked().is_empty());
+}
+
+#[test]
+fn a_success_without_an_answer_is_none() {
+    for (kind, body, code) in [
+        (ProviderKind::OpenAi, "<html>not found</html>", 502),
+        (ProviderKind::OpenAi, "{}", 502),
+        (ProviderKind::OpenAi, r#"{"choices":[{"message":{"content":null},"finish_reason":"length"}]}"#, 502),
+        (ProviderKind::OpenRouter, r#"{"error":{"code":429,"message":"slow down"}}"#, 503),
+        (ProviderKind::Anthropic, r#"{"content":[],"stop_reason":"refusal"}"#, 502),
+        (ProviderKind::Gemini, r#"{"promptFeedback":{"blockReason":"SAFETY"}}"#, 422),
+        (ProviderKind::Gemini, r#"{"candidates":[{"finishReason":"MAX_TOKENS"}]}"#, 502),
+        (ProviderKind::Ollama, r#"{"message":{}}"#, 502),
+    ] {
+        assert_eq!(answered(kind, 200, body).code, code, "{kind} {body}");
+    }
+    let refusal = answered(ProviderKind::Gemini, 200, r#"{"candidates":[{"finishReason":"MAX_TOKENS"}]}"#);
+    assert!(refusal.message.contains("MAX_TOKENS"), "{refusal}");
+}
+
+#[test]
+fn an_answer_without_end_is_not_read_to_the_end() {
+    let error = answered(ProviderKind::OpenAi, 200, &" ".repeat(9 * 1024 * 1024));
+    assert_eq!(error.code, 502);
+    assert!(error.message.contains("more than 8388608 bytes"), "{error}");
+}
+
+#[test]
+fn a_provider_that_is_silent_is_given_up_before_the_deadline() {
+    let silent = Provider::with(|_| None);
+    let mut request = request("chat", json!({"message": "m"}));
+    request.meta.deadline_ms = 200;
+    let error = LlmRouter::new(settings(ProviderKind::Grok, silent.url(""))).handle(&request).unwrap_err();
+    assert_eq!(error.code, 504);
+    assert_eq!(error.message, "grok did not answer in time");
+}
+
+#[test]
+fn a_provider_that_is_away_or_hangs_up_may_be_tried_again() {
+    let error = failure(settings(ProviderKind::LmStudio, "http://127.0.0.1:1/v1".into()));
+    assert_eq!(error.code, 503);
+    assert!(error.message.contains("llm.lmstudio.base_url"), "{error}");
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = thread::spawn(move || {
+        let (mut connection, _) = listener.accept().unwrap();
+        let _ = connection.read(&mut [0; 64]).unwrap();
+    });
+    assert_eq!(failure(settings(ProviderKind::OpenAi, url)).code, 503);
+    server.join().unwrap();
+}
+
+#[test]
+fn settings_that_cannot_work_say_which_setting() {
+    let mut settings = settings(ProviderKind::OpenAi, "not a url".into());
+    let error = failure(settings.clone());
+    assert_eq!((error.code, error.message.as_str()), (502, "llm.openai.base_url is not a valid URL"));
+
+    settings.openai.base_url = Some("http://127.0.0.1:1".into());
+    settings.openai.api_key = Some("two\nlines".to_owned().into());
+    assert!(failure(settings.clone()).message.contains("can't be sent"));
+
+    settings.openai = Default::default();
+    let error = failure(settings);
+    assert_eq!(error.code, 502);
+    assert!(error.message.contains("has no API key") && error.message.contains("OPENAI_API_KEY"), "{error}");
+}
+
+#[test]
+fn only_chats_are_known_and_they_need_a_message() {
+    let mut agent = LlmRouter::new(LlmSettings::default());
+    assert_eq!(crate::code(&mut agent, "summon", json!({})), 501);
+    assert_eq!(crate::code(&mut agent, "chat", json!({})), 400);
+}

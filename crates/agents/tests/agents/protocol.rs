@@ -1,0 +1,162 @@
+//! The loop: one line out for every line in, whatever the line is.
+
+use std::io::{self, BufReader, Write};
+
+use phoenix_agents::{
+    ActionError, ActionRequest, ActionResponse, ActionResult, Agent, Payload, echo::EchoAgent,
+    protocol::MAX_LINE_BYTES, serve,
+};
+use phoenix_domain::action::ActionStatus;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::request;
+
+fn answers(agent: impl Agent, input: &[u8]) -> Vec<ActionResponse> {
+    let mut output = Vec::new();
+    // A tiny buffer, so that lines arrive in pieces as they do through a pipe.
+    serve(agent, BufReader::with_capacity(7, input), &mut output).unwrap();
+    let output = String::from_utf8(output).unwrap();
+    assert!(output.is_empty() || output.ends_with('\n'));
+    output.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn line(request: &ActionRequest) -> String {
+    serde_json::to_string(request).unwrap()
+}
+
+#[test]
+fn every_line_is_answered_in_order_also_the_last_without_a_newline() {
+    let requests = [request("chat", json!({"message": "a"})), request("work", json!({"n": [1, null]}))];
+    let input = format!("{}\n{}", line(&requests[0]), line(&requests[1]));
+    let answers = answers(EchoAgent, input.as_bytes());
+    assert_eq!(answers.len(), 2);
+    for (answer, request) in answers.iter().zip(&requests) {
+        assert_eq!(answer.request_id, request.request_id);
+        assert_eq!(answer.plan_id, request.plan_id);
+        assert_eq!(answer.task_id, request.task_id);
+        assert_eq!(answer.correlation_id, request.correlation_id);
+        assert_eq!((answer.status, answer.code), (ActionStatus::Success, 0));
+    }
+    assert_eq!(answers[0].result.as_ref().unwrap().data, "a");
+    assert_eq!(answers[1].result.as_ref().unwrap().data, json!({"n": [1, null]}));
+}
+
+#[test]
+fn no_input_is_no_output() {
+    assert!(answers(EchoAgent, b"").is_empty());
+}
+
+#[test]
+fn lines_that_are_no_request_are_answered_with_the_ids_they_have() {
+    let good = line(&request("chat", json!({"message": "still here"})));
+    let id = Uuid::new_v4();
+    let half = json!({"request_id": id, "plan_id": "not a uuid", "payload": []}).to_string();
+    let mut input = Vec::new();
+    for bad in [&b"{"[..], b"", b"[1]", b"\xff\xfe{}", b"null", half.as_bytes()] {
+        input.extend_from_slice(bad);
+        input.push(b'\n');
+    }
+    input.extend_from_slice(good.as_bytes());
+    let answers = answers(EchoAgent, &input);
+    assert_eq!(answers.len(), 7);
+    for bad in &answers[..6] {
+        assert_eq!((bad.status, bad.code), (ActionStatus::Error, 400));
+        assert!(bad.error.as_ref().unwrap().starts_with("the line is not an action request"));
+        assert!(bad.plan_id.as_uuid().is_nil());
+    }
+    assert!(answers[0].request_id.is_nil());
+    assert_eq!(answers[5].request_id, id);
+    assert_eq!(answers[6].code, 0);
+}
+
+#[test]
+fn a_line_that_is_too_long_is_skipped_whole() {
+    let mut input = vec![b'x'; MAX_LINE_BYTES + 3];
+    input.push(b'\n');
+    input.extend_from_slice(line(&request("chat", json!({"message": "next"}))).as_bytes());
+    let codes: Vec<u16> = answers(EchoAgent, &input).iter().map(|answer| answer.code).collect();
+    assert_eq!(codes, [413, 0]);
+}
+
+#[test]
+fn an_answer_that_is_too_long_becomes_an_error() {
+    let request = request("chat", json!({"message": "m"}));
+    let agent = |_: &ActionRequest| Ok(ActionResult::text("x".repeat(MAX_LINE_BYTES)));
+    let answers = answers(agent, line(&request).as_bytes());
+    assert_eq!((answers[0].code, answers[0].request_id), (413, request.request_id));
+    assert!(answers[0].result.is_none());
+}
+
+#[test]
+fn another_version_of_the_contract_is_refused() {
+    let mut request = request("chat", json!({"message": "m"}));
+    request.api_version = "v2".into();
+    let answers = answers(EchoAgent, line(&request).as_bytes());
+    assert_eq!((answers[0].code, answers[0].request_id), (400, request.request_id));
+}
+
+#[test]
+fn a_panic_costs_one_answer_and_nothing_else() {
+    let mut handled = 0;
+    let agent = |request: &ActionRequest| {
+        handled += 1;
+        match request.action.as_str() {
+            "panic" => panic!("as asked"),
+            _ => Ok(ActionResult::text(handled.to_string())),
+        }
+    };
+    let input = format!("{}\n{}\n", line(&request("panic", json!({}))), line(&request("chat", json!({}))));
+    let answers = answers(agent, input.as_bytes());
+    assert_eq!(answers[0].code, 500);
+    assert_eq!(answers[1].result.as_ref().unwrap().data, "2");
+}
+
+#[test]
+fn a_reader_that_went_away_ends_the_loop_quietly_and_other_faults_do_not() {
+    struct Broken(io::ErrorKind);
+    impl Write for Broken {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let input = line(&request("chat", json!({"message": "m"})));
+    assert!(serve(EchoAgent, input.as_bytes(), Broken(io::ErrorKind::BrokenPipe)).is_ok());
+    assert!(serve(EchoAgent, input.as_bytes(), Broken(io::ErrorKind::StorageFull)).is_err());
+}
+
+#[test]
+fn a_handlers_refusal_is_the_answer() {
+    let agent = |request: &ActionRequest| -> Result<ActionResult, ActionError> {
+        Err(ActionError::unknown_action(&request.action, &["chat", "other"]))
+    };
+    let answers = answers(agent, line(&request("dance", json!({}))).as_bytes());
+    assert_eq!(answers[0].code, 501);
+    assert_eq!(answers[0].error.as_deref(), Some("unknown action `dance`; known actions: chat, other"));
+}
+
+#[test]
+fn a_payload_names_the_field_that_is_wrong() {
+    fn problem<T>(payload: &Value, read: impl Fn(Payload<'_>) -> Result<T, ActionError>) -> Option<String> {
+        let request = request("chat", payload.clone());
+        let error = read(Payload::of(&request)).err()?;
+        assert_eq!(error.code, 400);
+        Some(error.message)
+    }
+    for payload in [json!({}), json!({"f": null}), json!({"f": 1}), json!({"f": "a\u{0}b"})] {
+        assert!(problem(&payload, |p| p.text("f").map(drop)).unwrap().contains("payload.f"), "{payload}");
+    }
+    for payload in [json!({}), json!({"f": []}), json!({"f": "x"}), json!({"f": ["x", 1]})] {
+        assert!(problem(&payload, |p| p.texts("f").map(drop)).unwrap().contains("payload.f"), "{payload}");
+    }
+    for payload in [json!({"f": 0}), json!({"f": 11}), json!({"f": -1}), json!({"f": 1.5}), json!({"f": "3"})]
+    {
+        assert!(problem(&payload, |p| p.count("f", 5, 10)).unwrap().contains("from 1 to 10"), "{payload}");
+    }
+    assert!(problem(&json!({"f": "yes"}), |p| p.flag("f")).unwrap().contains("payload.f"));
+    assert!(problem(&json!({"g": 1}), |p| p.only(&["f"]).map(drop)).unwrap().contains("`g`"));
+    assert!(problem(&json!({"f": 10}), |p| p.count("f", 5, 10)).is_none());
+}

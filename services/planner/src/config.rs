@@ -1,0 +1,28 @@
+//! What the planner is told.
+
+use phoenix_domain::AgentCatalog;
+use phoenix_platform::config::RoleSettings;
+
+/// Settings of the planner.
+#[derive(Debug, Clone)]
+pub struct PlannerConfig {
+    /// The agents that plans may use.
+    pub agents: AgentCatalog,
+    /// The journal, such as `sqlite://data/planner.db`.
+    pub database_url: String,
+    /// Where tasks are run.
+    pub executor_url: String,
+    /// Where agents' health is known.
+    pub health_url: String,
+}
+
+impl From<&RoleSettings> for PlannerConfig {
+    fn from(settings: &RoleSettings) -> Self {
+        Self {
+            agents: settings.config.agents.clone(),
+            database_url: settings.database_url.clone(),
+            executor_url: settings.executor_url.clone(),
+            health_url: settings.health_url.clone(),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Reading the journal.
+
+use jiff::Timestamp;
+use phoenix_domain::{
+    CorrelationId, FailureClass, OrchestratorError, PlanId,
+    plan::{Attempt, AttemptOutcome, Plan, PlanStatus, Task, TaskSpec, TaskStatus},
+};
+use serde::de::DeserializeOwned;
+use sqlx::{FromRow, SqlitePool};
+
+use super::{JournalError, rows::read_error};
+
+/// Which plans to list.
+#[derive(Debug, Clone, Default)]
+pub struct PlanFilter {
+    /// Only those of this request.
+    pub correlation_id: Option<CorrelationId>,
+    /// Only those in this state.
+    pub status: Option<PlanStatus>,
+    /// Only those older than this one: where the last page ended.
+    pub before: Option<PlanId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+const PLAN_COLUMNS: &str = "plan_id, correlation_id, status, created_at, ended_at, context, output, error";
+
+pub(super) async fn plan(pool: &SqlitePool, plan_id: PlanId) -> Result<Option<Plan>, JournalError> {
+    // One snapshot: a plan is never shown with tasks of another moment.
+    let mut snapshot = pool.begin().await?;
+    let row: Option<PlanRow> =
+        sqlx::query_as(sql(format!("SELECT {PLAN_COLUMNS} FROM plans WHERE plan_id = ?")))
+            .bind(plan_id.to_string())
+            .fetch_optional(&mut *snapshot)
+            .await?;
+    let Some(row) = row else { return Ok(None) };
+    let mut plan = row.read()?;
+    let tasks: Vec<TaskRow> = sqlx::query_as("SELECT * FROM tasks WHERE plan_id = ? ORDER BY ordinal")
+        .bind(plan_id.to_string())
+        .fetch_all(&mut *snapshot)
+        .await?;
+    plan.tasks = tasks.into_iter().map(TaskRow::read).collect::<Result<_, _>>()?;
+    let attempts: Vec<AttemptRow> =
+        sqlx::query_as("SELECT * FROM attempts WHERE plan_id = ? ORDER BY ordinal, number")
+            .bind(plan_id.to_string())
+            .fetch_all(&mut *snapshot)
+            .await?;
+    for row in attempts {
+        let ordinal = usize::try_from(row.ordinal).unwrap_or(usize::MAX);
+        let task = plan.tasks.get_mut(ordinal).ok_or_else(|| damaged("attempts.ordinal", row.ordinal))?;
+        task.attempts.push(row.read()?);
+    }
+    Ok(Some(plan))
+}
+
+pub(super) async fn plans(pool: &SqlitePool, filter: &PlanFilter) -> Result<Vec<Plan>, JournalError> {
+    let PlanFilter { correlation_id, status, before, limit } = filter;
+    // Conditions are written only where they filter, so that each shape finds its index.
+    let mut query = sqlx::QueryBuilder::new(format!("SELECT {PLAN_COLUMNS} FROM plans WHERE TRUE"));
+    if let Some(id) = correlation_id {
+        query.push(" AND correlation_id = ").push_bind(id.to_string());
+    }
+    if let Some(status) = status {
+        query.push(" AND status = ").push_bind(status.as_str());
+    }
+    if let Some(before) = before {
+        query.push(" AND plan_id < ").push_bind(before.to_string());
+    }
+    query.push(" ORDER BY plan_id DESC LIMIT ").push_bind(*limit);
+    let rows: Vec<PlanRow> = query.build_query_as().fetch_all(pool).await?;
+    rows.into_iter().map(PlanRow::read).collect()
+}
+
+/// Plans that have not reached a terminal state, with their tasks.
+pub(super) async fn unfinished(pool: &SqlitePool) -> Result<Vec<Plan>, JournalError> {
+    let ids: Vec<String> =
+        sqlx::query_scalar("SELECT plan_id FROM plans WHERE status IN ('draft', 'pending', 'running')")
+            .fetch_all(pool)
+            .await?;
+    let mut found = Vec::with_capacity(ids.len());
+    for id in ids {
+        found.extend(plan(pool, parse("plans.plan_id", &id)?).await?);
+    }
+    Ok(found)
+}
+
+#[derive(FromRow)]
+struct PlanRow {
+    plan_id: String,
+    correlation_id: String,
+    status: String,
+    created_at: i64,
+    ended_at: Option<i64>,
+    context: String,
+    output: Option<String>,
+    error: Option<String>,
+}
+
+impl PlanRow {
+    fn read(self) -> Result<Plan, JournalError> {
+        let Self { plan_id, correlation_id, status, created_at, ended_at, context, output, error } = self;
+        Ok(Plan {
+            plan_id: parse("plans.plan_id", &plan_id)?,
+            correlation_id: parse("plans.correlation_id", &correlation_id)?,
+            status: PlanStatus::from_name(&status).ok_or_else(|| damaged("plans.status", &status))?,
+            created_at: time(created_at)?,
+            ended_at: ended_at.map(time).transpose()?,
+            context,
+            output,
+            error: stored_error(error.as_deref())?,
+            tasks: Vec::new(),
+        })
+    }
+}
+
+#[derive(FromRow)]
+struct TaskRow {
+    task_id: String,
+    key: String,
+    agent: String,
+    action: String,
+    payload: String,
+    status: String,
+    queued_at: i64,
+    dispatched_at: Option<i64>,
+    ended_at: Option<i64>,
+    output: Option<String>,
+    error: Option<String>,
+}
+
+impl TaskRow {
+    fn read(self) -> Result<Task, JournalError> {
+        let Self {
+            task_id,
+            key,
+            agent,
+            action,
+            payload,
+            status,
+            queued_at,
+            dispatched_at,
+            ended_at,
+            output,
+            error,
+        } = self;
+        Ok(Task {
+            task_id: parse("tasks.task_id", &task_id)?,
+            spec: TaskSpec {
+                key,
+                agent: parse("tasks.agent", &agent)?,
+                action,
+                payload: from_json("tasks.payload", &payload)?,
+            },
+            status: TaskStatus::from_name(&status).ok_or_else(|| damaged("tasks.status", &status))?,
+            queued_at: time(queued_at)?,
+            dispatched_at: dispatched_at.map(time).transpose()?,
+            ended_at: ended_at.map(time).transpose()?,
+            output: output.map(|text| from_json("tasks.output", &text)).transpose()?,
+            error: stored_error(error.as_deref())?,
+            attempts: Vec::new(),
+        })
+    }
+}
+
+#[derive(FromRow)]
+struct AttemptRow {
+    ordinal: i64,
+    number: u32,
+    started_at: i64,
+    ended_at: Option<i64>,
+    outcome: Option<String>,
+    error_class: Option<String>,
+    message: Option<String>,
+    stderr_tail: Option<String>,
+    worker: String,
+}
+
+impl AttemptRow {
+    fn read(self) -> Result<Attempt, JournalError> {
+        let Self {
+            ordinal: _,
+            number,
+            started_at,
+            ended_at,
+            outcome,
+            error_class,
+            message,
+            stderr_tail,
+            worker,
+        } = self;
+        let outcome = match outcome.as_deref() {
+            None => None,
+            Some("succeeded") => Some(AttemptOutcome::Succeeded),
+            Some("cancelled") => Some(AttemptOutcome::Cancelled),
+            Some("failed") => {
+                let class = error_class.unwrap_or_default();
+                Some(AttemptOutcome::Failed {
+                    class: FailureClass::from_name(&class)
+                        .ok_or_else(|| damaged("attempts.error_class", &class))?,
+                    message: message.unwrap_or_default(),
+                    stderr_tail: stderr_tail.unwrap_or_default(),
+                })
+            }
+            Some(other) => return Err(damaged("attempts.outcome", other)),
+        };
+        Ok(Attempt {
+            number,
+            started_at: time(started_at)?,
+            ended_at: ended_at.map(time).transpose()?,
+            outcome,
+            worker,
+        })
+    }
+}
+
+/// Text that is put together here from constants only.
+fn sql(text: String) -> sqlx::AssertSqlSafe<String> {
+    sqlx::AssertSqlSafe(text)
+}
+
+fn damaged(column: &str, value: impl std::fmt::Display) -> JournalError {
+    JournalError::Damaged(format!("{column} holds `{value}`"))
+}
+
+fn parse<T: std::str::FromStr>(column: &str, text: &str) -> Result<T, JournalError> {
+    text.parse().map_err(|_| damaged(column, text))
+}
+
+fn from_json<T: DeserializeOwned>(column: &str, text: &str) -> Result<T, JournalError> {
+    serde_json::from_str(text).map_err(|error| damaged(column, error))
+}
+
+fn stored_error(text: Option<&str>) -> Result<Option<OrchestratorError>, JournalError> {
+    text.map(read_error).transpose().map_err(|error| damaged("error", error))
+}
+
+fn time(micros: i64) -> Result<Timestamp, JournalError> {
+    Timestamp::from_microsecond(micros).map_err(|_| damaged("time", micros))
+}

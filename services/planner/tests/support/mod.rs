@@ -1,0 +1,396 @@
+//! The planner between scripted peers: an executor and a health service that do what each test says.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use phoenix_domain::{AgentCatalog, AgentSpec, CorrelationId, OrchestratorError, action::ActionResult};
+use phoenix_planner::PlannerConfig;
+use phoenix_platform::{RequestContext, client, readiness::Readiness, server::GrpcServer};
+use phoenix_proto::{
+    common::{self, AgentHealth, HealthState},
+    executor::{
+        AttemptFailed, AttemptStarted, CancelTaskRequest, CancelTaskResponse, ExecuteTaskRequest,
+        ExecuteTaskResponse, TaskFinished,
+        execute_task_response::Event,
+        executor_service_server::{ExecutorService, ExecutorServiceServer},
+        task_finished,
+    },
+    health_v1::{
+        AcquireProbeRequest, AcquireProbeResponse, GetAgentHealthRequest, GetAgentHealthResponse,
+        ListAgentHealthRequest, ListAgentHealthResponse, ReportOutcomeRequest, ReportOutcomeResponse,
+        WatchAgentHealthRequest, WatchAgentHealthResponse,
+        agent_health_service_server::{AgentHealthService, AgentHealthServiceServer},
+    },
+    planner::{
+        GetPlanRequest, ListPlansRequest, Plan, PlanAndExecuteRequest, PlanAndExecuteResponse, PlanStatus,
+        planner_service_client::PlannerServiceClient,
+    },
+    to_timestamp,
+};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+/// No wait in a test is longer.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the executor does with the tasks of one agent.
+#[derive(Clone)]
+pub enum Script {
+    /// Says these events.
+    Says(Vec<ExecuteTaskResponse>),
+    /// Starts an attempt and never ends.
+    Hangs,
+    /// Starts an attempt and breaks the stream.
+    Breaks,
+    /// Refuses the call.
+    Refuses(OrchestratorError),
+}
+
+/// What the executor saw.
+#[derive(Default)]
+pub struct ExecutorLog {
+    pub calls: Vec<ExecuteTaskRequest>,
+    pub correlation_ids: Vec<CorrelationId>,
+    /// Tasks whose caller went away.
+    pub abandoned: usize,
+}
+
+#[derive(Clone, Default)]
+pub struct FakeExecutor {
+    pub scripts: Arc<Mutex<HashMap<String, Script>>>,
+    pub log: Arc<Mutex<ExecutorLog>>,
+}
+
+struct Abandoned(Arc<Mutex<ExecutorLog>>);
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().abandoned += 1;
+    }
+}
+
+#[tonic::async_trait]
+impl ExecutorService for FakeExecutor {
+    type ExecuteTaskStream = Pin<Box<dyn Stream<Item = Result<ExecuteTaskResponse, Status>> + Send>>;
+
+    async fn execute_task(
+        &self,
+        request: Request<ExecuteTaskRequest>,
+    ) -> Result<Response<Self::ExecuteTaskStream>, Status> {
+        let context = RequestContext::of(&request);
+        let task = request.into_inner();
+        let script =
+            self.scripts.lock().unwrap().get(&task.agent).cloned().unwrap_or(Script::Says(answers("ok")));
+        {
+            let mut log = self.log.lock().unwrap();
+            log.calls.push(task);
+            log.correlation_ids.push(context.correlation_id);
+        }
+        let stream: Self::ExecuteTaskStream = match script {
+            Script::Says(events) => Box::pin(tokio_stream::iter(events.into_iter().map(Ok))),
+            Script::Hangs => {
+                let log = Abandoned(Arc::clone(&self.log));
+                let (keep, never) = mpsc::channel(1);
+                let hang = ReceiverStream::new(never).map(move |item| {
+                    let _ = (&log, &keep);
+                    item
+                });
+                Box::pin(tokio_stream::iter([Ok(started(1))]).chain(hang))
+            }
+            Script::Breaks => Box::pin(tokio_stream::iter([Ok(started(1))])),
+            Script::Refuses(error) => return Err(phoenix_proto::status_from_error(&error)),
+        };
+        Ok(Response::new(stream))
+    }
+
+    async fn cancel_task(
+        &self,
+        _: Request<CancelTaskRequest>,
+    ) -> Result<Response<CancelTaskResponse>, Status> {
+        Err(Status::not_found("no such task"))
+    }
+}
+
+/// An executor's words for a task that succeeds at once.
+pub fn answers(text: &str) -> Vec<ExecuteTaskResponse> {
+    vec![started(1), finished(1, Ok(text))]
+}
+
+pub fn started(attempt: u32) -> ExecuteTaskResponse {
+    let started_at = Some(to_timestamp(Timestamp::now()));
+    event(Event::AttemptStarted(AttemptStarted { attempt, started_at, worker: format!("pid {attempt}") }))
+}
+
+pub fn failed(attempt: u32, retry_in_ms: Option<u64>) -> ExecuteTaskResponse {
+    event(Event::AttemptFailed(AttemptFailed {
+        attempt,
+        ended_at: Some(to_timestamp(Timestamp::now())),
+        error_class: "backend_failure".into(),
+        message: "exited with code 3".into(),
+        stderr_tail: "boom".into(),
+        retry_in_ms,
+    }))
+}
+
+pub fn finished(attempts: u32, result: Result<&str, OrchestratorError>) -> ExecuteTaskResponse {
+    let result = match result {
+        Ok(text) => task_finished::Result::Output((&ActionResult::text(text)).into()),
+        Err(error) => task_finished::Result::Error(error.into()),
+    };
+    event(Event::Finished(TaskFinished {
+        attempts,
+        ended_at: Some(to_timestamp(Timestamp::now())),
+        result: Some(result),
+        health: None,
+    }))
+}
+
+fn event(event: Event) -> ExecuteTaskResponse {
+    ExecuteTaskResponse { event: Some(event) }
+}
+
+/// A health service with a fixed opinion.
+#[derive(Clone, Default)]
+pub struct FakeHealth {
+    pub agents: Arc<Mutex<Vec<AgentHealth>>>,
+    pub probes_granted: Arc<Mutex<u32>>,
+}
+
+pub fn unhealthy(agent: &str, circuit_open_until: Timestamp) -> AgentHealth {
+    AgentHealth {
+        agent_id: agent.into(),
+        health: HealthState::Unhealthy.into(),
+        consecutive_failures: 3,
+        circuit_open_until: Some(to_timestamp(circuit_open_until)),
+        revision: 3,
+        ..AgentHealth::default()
+    }
+}
+
+#[tonic::async_trait]
+impl AgentHealthService for FakeHealth {
+    type WatchAgentHealthStream =
+        Pin<Box<dyn Stream<Item = Result<WatchAgentHealthResponse, Status>> + Send>>;
+
+    async fn watch_agent_health(
+        &self,
+        _: Request<WatchAgentHealthRequest>,
+    ) -> Result<Response<Self::WatchAgentHealthStream>, Status> {
+        let snapshot = WatchAgentHealthResponse { agents: self.agents.lock().unwrap().clone() };
+        Ok(Response::new(Box::pin(tokio_stream::iter([Ok(snapshot)]).chain(tokio_stream::pending()))))
+    }
+
+    async fn acquire_probe(
+        &self,
+        request: Request<AcquireProbeRequest>,
+    ) -> Result<Response<AcquireProbeResponse>, Status> {
+        let mut granted = self.probes_granted.lock().unwrap();
+        *granted += 1;
+        let _ = request;
+        Ok(Response::new(AcquireProbeResponse {
+            granted: *granted == 1,
+            lease: if *granted == 1 { "lease-1".into() } else { String::new() },
+            refused_until: Some(to_timestamp(Timestamp::now() + Duration::from_secs(30))),
+            health: None,
+        }))
+    }
+
+    async fn list_agent_health(
+        &self,
+        _: Request<ListAgentHealthRequest>,
+    ) -> Result<Response<ListAgentHealthResponse>, Status> {
+        Err(Status::unimplemented("not asked by the planner"))
+    }
+
+    async fn get_agent_health(
+        &self,
+        _: Request<GetAgentHealthRequest>,
+    ) -> Result<Response<GetAgentHealthResponse>, Status> {
+        Err(Status::unimplemented("not asked by the planner"))
+    }
+
+    async fn report_outcome(
+        &self,
+        _: Request<ReportOutcomeRequest>,
+    ) -> Result<Response<ReportOutcomeResponse>, Status> {
+        Err(Status::unimplemented("not asked by the planner"))
+    }
+}
+
+/// A planner between fakes. Everything ends when it is dropped.
+pub struct Stage {
+    pub executor: FakeExecutor,
+    pub health: FakeHealth,
+    pub client: PlannerServiceClient<client::PeerChannel>,
+    pub shutdown: CancellationToken,
+    pub server: Option<JoinHandle<()>>,
+    pub database_url: String,
+    pub dir: Arc<tempfile::TempDir>,
+    peers: CancellationToken,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        self.peers.cancel();
+    }
+}
+
+/// Which peers there are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Peers {
+    pub executor: bool,
+    pub health: bool,
+}
+
+pub const ALL_PEERS: Peers = Peers { executor: true, health: true };
+
+impl Stage {
+    pub async fn new() -> Self {
+        Self::with(FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await
+    }
+
+    pub async fn with(executor: FakeExecutor, health: FakeHealth, peers: Peers) -> Self {
+        Self::on(Arc::new(tempfile::tempdir().unwrap()), executor, health, peers).await
+    }
+
+    pub async fn on(
+        dir: Arc<tempfile::TempDir>,
+        executor: FakeExecutor,
+        health: FakeHealth,
+        peers: Peers,
+    ) -> Self {
+        let stop_peers = CancellationToken::new();
+        let executor_url =
+            serve_peer(ExecutorServiceServer::new(executor.clone()), peers.executor, &stop_peers).await;
+        let health_url =
+            serve_peer(AgentHealthServiceServer::new(health.clone()), peers.health, &stop_peers).await;
+        let database_url = format!("sqlite://{}", dir.path().join("planner.db").display());
+        let config =
+            PlannerConfig { agents: catalog(), database_url: database_url.clone(), executor_url, health_url };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let shutdown = CancellationToken::new();
+        let stop = shutdown.clone();
+        let server =
+            tokio::spawn(async move { phoenix_planner::serve(config, listener, stop).await.unwrap() });
+        let channel = client::channel(&url).unwrap();
+        if peers == ALL_PEERS {
+            eventually(async || client::is_serving(channel.clone(), PATIENCE).await).await;
+        }
+        let client = PlannerServiceClient::new(channel);
+        Self {
+            executor,
+            health,
+            client,
+            shutdown,
+            server: Some(server),
+            database_url,
+            dir,
+            peers: stop_peers,
+        }
+    }
+
+    pub fn script(&self, agent: &str, script: Script) {
+        self.executor.scripts.lock().unwrap().insert(agent.into(), script);
+    }
+
+    pub async fn chat(&self, message: &str) -> Result<PlanAndExecuteResponse, OrchestratorError> {
+        self.send(RequestContext::new(CorrelationId::generate()), message, None).await
+    }
+
+    pub async fn send(
+        &self,
+        context: RequestContext,
+        message: &str,
+        agent: Option<&str>,
+    ) -> Result<PlanAndExecuteResponse, OrchestratorError> {
+        let request = PlanAndExecuteRequest {
+            message: message.into(),
+            context: "the context".into(),
+            agent: agent.map(str::to_owned),
+        };
+        let answer = self.client.clone().plan_and_execute(context.request(request)).await;
+        answer.map(Response::into_inner).map_err(|status| phoenix_proto::error_from_status(&status))
+    }
+
+    pub async fn plan(&self, plan_id: &str) -> Plan {
+        let request = GetPlanRequest { plan_id: plan_id.into() };
+        self.client.clone().get_plan(request).await.unwrap().into_inner().plan.unwrap()
+    }
+
+    pub async fn plans_of(&self, correlation_id: CorrelationId) -> Vec<Plan> {
+        let request = ListPlansRequest {
+            correlation_id: Some(correlation_id.to_string()),
+            ..ListPlansRequest::default()
+        };
+        self.client.clone().list_plans(request).await.unwrap().into_inner().plans
+    }
+
+    pub async fn stop(&mut self) {
+        self.shutdown.cancel();
+        if let Some(server) = self.server.take() {
+            tokio::time::timeout(PATIENCE, server).await.unwrap().unwrap();
+        }
+    }
+}
+
+async fn serve_peer<S>(service: S, up: bool, stop: &CancellationToken) -> String
+where
+    S: tower_service::Service<
+            http::Request<tonic::body::Body>,
+            Response = http::Response<tonic::body::Body>,
+            Error = std::convert::Infallible,
+            Future: Send + 'static,
+        > + tonic::server::NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr: SocketAddr = listener.local_addr().unwrap();
+    if up {
+        let stop = stop.clone();
+        tokio::spawn(GrpcServer::new(Readiness::needing(&[])).add_service(service).serve(listener, stop));
+    }
+    format!("http://{addr}")
+}
+
+fn catalog() -> AgentCatalog {
+    let agent = |name: &str, route: &[&str]| {
+        let mut spec = AgentSpec::new(name.parse().unwrap(), vec!["unused".into()]);
+        spec.route = route.iter().map(|phrase| (*phrase).to_owned()).collect();
+        spec
+    };
+    AgentCatalog::new(
+        [agent("model", &[]), agent("git_agent", &["git status"]), agent("notes", &["notes"])],
+        "model".parse().unwrap(),
+    )
+}
+
+/// Waits until `condition` holds.
+pub async fn eventually(condition: impl AsyncFn() -> bool) {
+    let wait = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("the condition holds in time");
+}
+
+pub fn status_of(plan: &Plan) -> PlanStatus {
+    plan.status()
+}
+
+pub fn error_of(plan: &Plan) -> &common::Error {
+    plan.error.as_ref().expect("the plan has an error")
+}
