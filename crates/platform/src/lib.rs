@@ -3,7 +3,7 @@
 //! | concern | module |
 //! |---|---|
 //! | settings from flags, environment and `phoenix.toml` | [`config`] |
-//! | log lines and OTLP traces | [`telemetry`], [`json_log`] |
+//! | log lines and OTLP traces | [`telemetry`], [`log_lines`] |
 //! | counters and histograms, `/metrics` | [`metrics`] |
 //! | correlation id, trace context and deadline across processes | [`propagation`] |
 //! | gRPC servers and clients | [`server`], [`client`] |
@@ -16,8 +16,8 @@
 pub mod calls;
 pub mod client;
 pub mod config;
-pub mod json_log;
 pub mod listener;
+pub mod log_lines;
 pub mod metrics;
 pub mod propagation;
 pub mod readiness;

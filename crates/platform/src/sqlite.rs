@@ -3,7 +3,7 @@
 use std::{str::FromStr, time::Duration};
 
 use sqlx::{
-    SqlitePool,
+    Connection, SqliteConnection, SqlitePool,
     migrate::{MigrateError, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -84,6 +84,9 @@ pub async fn open(
     }
     let pool = SqlitePoolOptions::new()
         .max_connections(connections)
+        // There is no network between us and the file that could have broken meanwhile.
+        .test_before_acquire(false)
+        .after_release(|connection, _| Box::pin(is_usable(connection)))
         .connect_with(options)
         .await
         .map_err(|cause| OpenError::Open { path: path.clone(), cause })?;
@@ -92,4 +95,13 @@ pub async fn open(
         Err(MigrateError::VersionMissing(schema)) => Err(OpenError::Newer { path, schema }),
         Err(cause) => Err(OpenError::Migrate { path, cause }),
     }
+}
+
+/// Whether a connection may be used again. SQLite ends a transaction by itself when the disk is full or fails
+/// (<https://sqlite.org/lang_transaction.html#response_to_errors_within_a_transaction>); the rollback that follows then
+/// fails, and sqlx counts a transaction that is not there and refuses every further one.
+async fn is_usable(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    // Behind the rollback in the connection's queue.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }

@@ -8,9 +8,9 @@ use opentelemetry_sdk::{
     Resource,
     trace::{Sampler, SdkTracerProvider},
 };
-use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::json_log::JsonLog;
+use crate::log_lines::LogLines;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,14 +107,7 @@ pub fn init_tracing(config: TelemetryConfig) -> Result<Telemetry, TelemetryError
         .with_location(false)
         .with_threads(false)
         .with_tracked_inactivity(false);
-    let lines: Box<dyn Layer<_> + Send + Sync> = match format {
-        LogFormat::Json => JsonLog::stderr(service).boxed(),
-        LogFormat::Pretty => tracing_subscriber::fmt::layer()
-            .with_writer(std::io::stderr)
-            .with_ansi(colour)
-            .with_target(false)
-            .boxed(),
-    };
+    let lines = LogLines::stderr(service, format, colour);
     Registry::default().with(filter).with(lines).with(spans).try_init()?;
     Ok(Telemetry { provider })
 }

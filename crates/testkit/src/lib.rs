@@ -1,1 +1,51 @@
-//! Placeholder.
+//! Whole stacks for tests.
+//!
+//! | what | module |
+//! |---|---|
+//! | all four services in one process, on ports of their own | [`sandbox`] |
+//! | the real executable as real processes | [`stack`] |
+//! | REST calls | [`http`] |
+//! | a trace collector | [`collector`] |
+//! | waiting for conditions instead of for time | [`wait`] |
+//!
+//! Only tests depend on this crate; here, as in tests, what must not happen panics.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+pub mod collector;
+pub mod http;
+pub mod sandbox;
+pub mod stack;
+pub mod wait;
+
+use std::path::PathBuf;
+
+/// The built `phoenix` executable: `PHOENIX_BIN`, or the one beside the running test.
+///
+/// # Panics
+/// When there is none; `cargo xtask test` builds it.
+#[must_use]
+pub fn phoenix_bin() -> PathBuf {
+    built_executable("PHOENIX_BIN", "phoenix")
+}
+
+/// The built `load_tester` executable, as [`phoenix_bin`].
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn load_tester_bin() -> PathBuf {
+    built_executable("LOAD_TESTER_BIN", "load_tester")
+}
+
+fn built_executable(variable: &str, name: &str) -> PathBuf {
+    if let Some(path) = std::env::var_os(variable) {
+        return path.into();
+    }
+    // target/<profile>/deps/<test> → target/<profile>/<name>
+    let test = std::env::current_exe().expect("the running test has a path");
+    let beside = test.parent().and_then(|deps| deps.parent()).map(|profile| profile.join(name));
+    match beside.filter(|path| path.exists()) {
+        Some(path) => path,
+        None => panic!("{name} is not built: run the tests with `cargo xtask test`, or set {variable}"),
+    }
+}

@@ -1,1 +1,85 @@
-//! Placeholder.
+//! The health service: the one owner of what is known about agents' health, and of their circuit breakers.
+//!
+//! ```text
+//!  grpc.rs ──▶ health.rs ──queue──▶ writer.rs ──one transaction per batch──▶ store.rs (SQLite)
+//!     ▲            ▲                    │
+//!     │            └── memory ◀─────────┤ published after each commit
+//!     └── watch.rs ◀── memory ◀─────────┘
+//! ```
+//!
+//! Changes (an outcome, a lease for a probe) wait in a queue; the writer commits all that gathered while its
+//! last commit ran, and answers each caller after the commit. Reads and watches come from memory and go on while the
+//! disk does not work. The rules themselves are the pure state machine of [`phoenix_domain::health`].
+//!
+//! A second process on the same file can't lose an update, because every change is read, made and written inside one
+//! exclusive transaction; what it reads from its own memory may then be older than the file.
+
+pub mod config;
+mod grpc;
+mod health;
+pub mod metrics;
+mod store;
+mod watch;
+mod writer;
+
+use phoenix_platform::{
+    readiness::Readiness,
+    server::{self, GrpcServer, MAX_MESSAGE_BYTES},
+    sqlite::OpenError,
+};
+use phoenix_proto::health_v1::agent_health_service_server::AgentHealthServiceServer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use config::HealthConfig;
+pub use store::StoreError;
+
+use crate::{grpc::HealthGrpc, health::Health, store::Store, writer::STORE_CONDITION};
+
+/// Why the service could not start, or ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// There is no database to work with.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// What the database holds can't be read.
+    #[error("the health database cannot be read: {0}")]
+    Read(#[from] StoreError),
+    /// The gRPC server broke.
+    #[error(transparent)]
+    Server(#[from] server::ServeError),
+    /// The writer died of a defect; without it nothing can be recorded.
+    #[error("the writer of the health database died: {0}")]
+    Writer(tokio::task::JoinError),
+}
+
+/// Serves `phoenix.health.v1.AgentHealthService` on `listener` until `shutdown`.
+///
+/// # Errors
+/// When the database can't be opened, migrated or read, or the server breaks.
+pub async fn serve(
+    config: HealthConfig,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let HealthConfig { agents, database_url } = config;
+    let readiness = Readiness::needing(&[STORE_CONDITION]);
+    let store = Store::open(&database_url).await?;
+    let (health, writer) = Health::start(agents, store, readiness.clone()).await?;
+
+    let service = AgentHealthServiceServer::new(HealthGrpc::new(health, shutdown.clone()))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let server = GrpcServer::new(readiness).add_service(service).serve(listener, shutdown);
+
+    // The writer outlives the server, so that calls that are drained are still committed.
+    let stop = CancellationToken::new();
+    let mut writer = tokio::spawn(writer.run(stop.clone()));
+    let served = tokio::select! {
+        served = server => served,
+        ended = &mut writer => return ended.map_err(ServeError::Writer),
+    };
+    stop.cancel();
+    writer.await.map_err(ServeError::Writer)?;
+    Ok(served?)
+}

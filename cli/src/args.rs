@@ -1,0 +1,110 @@
+//! The command line.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use phoenix_agents::BuiltinAgent;
+use phoenix_platform::config::RoleFlags;
+
+/// Runs AI agents in production: plans which agents run, supervises them, journals everything.
+///
+/// Without a command, starts the whole stack on this machine (`phoenix up`).
+#[derive(Debug, Parser)]
+#[command(name = "phoenix", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub up: UpArgs,
+}
+
+/// What to run.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the four services on this machine, restart those that die, stop them on Ctrl-C
+    Up(UpArgs),
+    /// Serve REST and the web page
+    Gateway(RoleArgs),
+    /// Serve plans
+    Planner(RoleArgs),
+    /// Run agents
+    Executor(RoleArgs),
+    /// Keep agents' health
+    Health(RoleArgs),
+    /// Run a built-in agent: JSON lines in, JSON lines out
+    Agent {
+        /// llm-router, git, obsidian or echo
+        name: BuiltinAgent,
+    },
+    /// Ends the agents of an executor that was killed (started by the executor)
+    #[command(hide = true)]
+    ExecutorGuard {
+        /// What the executor's agents carry in their environment
+        marker: String,
+    },
+}
+
+/// Flags of `phoenix up`.
+#[derive(Debug, Clone, Args)]
+pub struct UpArgs {
+    /// Added to every default port, so that several stacks run side by side
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub port_offset: u16,
+    /// Folder of the databases and, unless OBSIDIAN_AGENT_VAULT_ROOT is set, of the notes
+    #[arg(long, value_name = "DIR", default_value = "data", env = "PHOENIX_DATA_DIR")]
+    pub data_dir: PathBuf,
+    /// Configuration file [default: phoenix.toml, if there is one]
+    #[arg(long, value_name = "FILE", env = "PHOENIX_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// pretty or json [env: LOG_FORMAT; default: pretty on a terminal, else json]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+/// Flags of one service.
+#[derive(Debug, Clone, Args)]
+pub struct RoleArgs {
+    #[command(flatten)]
+    pub flags: RoleFlags,
+    /// Shut down when standard input ends: how `phoenix up` makes sure that nothing outlives it
+    #[arg(long, hide = true)]
+    pub supervised: bool,
+}
+
+/// The agent of `phoenix agent NAME`, when the command line is just that.
+pub fn agent_fast_path(mut args: impl ExactSizeIterator<Item = OsString>) -> Option<BuiltinAgent> {
+    if args.len() != 3 || args.nth(1)? != "agent" {
+        return None;
+    }
+    args.next()?.to_str()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_command_is_up_with_its_flags() {
+        let cli = Cli::try_parse_from(["phoenix", "--port-offset", "100"]).unwrap();
+        assert!(cli.command.is_none());
+        assert_eq!(cli.up.port_offset, 100);
+    }
+
+    #[test]
+    fn only_a_plain_agent_command_takes_the_fast_path() {
+        let path = |words: &[&str]| {
+            agent_fast_path(words.iter().map(OsString::from).collect::<Vec<_>>().into_iter()).is_some()
+        };
+        assert!(path(&["phoenix", "agent", "echo"]));
+        assert!(!path(&["phoenix", "agent", "--help"]));
+        assert!(!path(&["phoenix", "agent"]));
+        assert!(!path(&["phoenix", "planner", "echo"]));
+    }
+}

@@ -1,0 +1,41 @@
+//! `phoenix`: one executable, every role.
+//!
+//! `phoenix` alone is `phoenix up`: the four services as child processes on this machine. `phoenix gateway`, `planner`,
+//! `executor` and `health` are the services themselves, `phoenix agent NAME` the agents that come with the product.
+
+mod args;
+mod role;
+mod terminal;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use phoenix_platform::config::EXIT_CONFIG;
+
+use crate::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    // An agent is started for every attempt: it must not pay for what the services need.
+    if let Some(agent) = args::agent_fast_path(std::env::args_os()) {
+        return phoenix_agents::run(agent);
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let asked_for_help = !error.use_stderr();
+            // Nothing to be done if the terminal is gone.
+            let _ = error.print();
+            return if asked_for_help { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIG) };
+        }
+    };
+    match cli.command.unwrap_or_else(|| Command::Up(cli.up)) {
+        Command::Up(args) => up::run(args),
+        Command::Gateway(args) => role::run(phoenix_platform::config::Role::Gateway, args),
+        Command::Planner(args) => role::run(phoenix_platform::config::Role::Planner, args),
+        Command::Executor(args) => role::run(phoenix_platform::config::Role::Executor, args),
+        Command::Health(args) => role::run(phoenix_platform::config::Role::Health, args),
+        Command::Agent { name } => phoenix_agents::run(name),
+        Command::ExecutorGuard { marker } => phoenix_executor::guard::run(&marker),
+    }
+}

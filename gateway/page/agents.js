@@ -1,0 +1,120 @@
+// The health of the agents, as it changes.
+
+import { call, serverNow } from "./api.js";
+import { announce, byId, countdown, el, span } from "./dom.js";
+
+const POLL_EVERY = 2000;
+const POLL_AT_MOST_EVERY = 30_000;
+const WORDS = { healthy: "healthy", degraded: "degraded", unhealthy: "unhealthy" };
+
+/** The agents' rows, by name; each knows what it shows, and shows it again when time has passed. */
+const rows = new Map();
+let wait = POLL_EVERY;
+let timer;
+
+/** Starts watching. Nothing is asked while nobody looks. */
+export function watchAgents() {
+  document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : refreshAgents()));
+  setInterval(() => rows.forEach((row) => row.tell()), 1000);
+  refreshAgents();
+}
+
+/** Asks now, and again and again from then on. */
+export async function refreshAgents() {
+  clearTimeout(timer);
+  try {
+    show(await call("/api/v1/agents"));
+    wait = POLL_EVERY;
+  } catch (error) {
+    showProblem(error);
+    // Until there is a token, asking again can't help.
+    if (error.status === 401) return;
+    wait = Math.min(wait * 2, POLL_AT_MOST_EVERY);
+  }
+  clearTimeout(timer);
+  if (!document.hidden) timer = setTimeout(refreshAgents, wait);
+}
+
+function show(agents) {
+  byId("agents-problem").hidden = true;
+  byId("agents").hidden = agents.length === 0;
+  const names = new Set(agents.map((agent) => agent.agent_id));
+  for (const [name, row] of rows) {
+    if (names.has(name)) continue;
+    row.node.remove();
+    rows.delete(name);
+  }
+  for (const agent of agents) {
+    let row = rows.get(agent.agent_id);
+    if (!row) {
+      row = agentRow(agent.agent_id);
+      rows.set(agent.agent_id, row);
+      byId("agents").append(row.node);
+    }
+    row.update(agent);
+  }
+  offer([...names]);
+  summarise(agents);
+}
+
+function showProblem(error) {
+  const problem = byId("agents-problem");
+  problem.textContent = `${error.message} (${error.code})`;
+  problem.hidden = error.status === 401;
+  setSummary("unknown", error.status === 401 ? "locked" : "health unknown");
+}
+
+function agentRow(name) {
+  const state = el("span", { class: "state" });
+  const facts = el("p", { class: "facts" });
+  const node = el("li", { data: { agent: name } }, el("span", { class: "name" }, name), state, facts);
+  let agent = null;
+  const tell = () => {
+    const text = agent ? factsOf(agent) : "";
+    if (facts.textContent !== text) facts.textContent = text;
+  };
+  const update = (next) => {
+    if (agent && agent.health !== next.health) announce(`${name} is ${WORDS[next.health] ?? next.health}`);
+    agent = next;
+    node.dataset.state = next.health;
+    state.textContent = WORDS[next.health] ?? next.health;
+    tell();
+  };
+  return { node, update, tell };
+}
+
+function factsOf({ health, consecutive_failures: failures, ...times }) {
+  const facts = [];
+  if (failures > 0) facts.push(failures === 1 ? "1 failure" : `${failures} failures`);
+  if (health === "unhealthy" && times.circuit_open_until) {
+    const left = Date.parse(times.circuit_open_until) - serverNow();
+    facts.push(left > 0 ? `refuses chats for ${countdown(left)}` : "the next chat tries it");
+  }
+  if (times.last_success_at) facts.push(`worked ${span(serverNow() - Date.parse(times.last_success_at))} ago`);
+  else if (failures === 0) facts.push("not used yet");
+  return facts.join(" · ");
+}
+
+/** Lets the composer name the agents, and keeps what was chosen. */
+function offer(names) {
+  const select = byId("agent");
+  const offered = [...select.options].slice(1).map((option) => option.value);
+  if (offered.join() === names.join()) return;
+  const chosen = select.value;
+  select.replaceChildren(select.options[0], ...names.map((name) => el("option", { value: name }, name)));
+  select.value = names.includes(chosen) ? chosen : "";
+}
+
+function summarise(agents) {
+  const count = (state) => agents.filter((agent) => agent.health === state).length;
+  for (const state of ["unhealthy", "degraded"]) {
+    if (count(state) > 0) return setSummary(state, `${count(state)} of ${agents.length} ${WORDS[state]}`);
+  }
+  setSummary("healthy", agents.length === 1 ? "1 agent healthy" : `${agents.length} agents healthy`);
+}
+
+function setSummary(state, text) {
+  const summary = byId("summary");
+  summary.dataset.state = state;
+  summary.textContent = text;
+}

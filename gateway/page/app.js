@@ -1,0 +1,51 @@
+// Puts the page together: the token, the composer, the agents.
+
+import { refreshAgents, watchAgents } from "./agents.js";
+import { ApiError, call, hasToken, onUnauthorized, setToken } from "./api.js";
+import { startComposer } from "./chats.js";
+import { byId } from "./dom.js";
+
+function askForToken(error) {
+  const form = byId("token-form");
+  const asksAgain = hasToken();
+  byId("token-hint").textContent = asksAgain
+    ? `The server did not accept this token: ${error.message}.`
+    : "It is kept in this browser tab only, and forgotten when you close it.";
+  if (form.hidden) {
+    form.hidden = false;
+    byId("token").focus();
+  }
+}
+
+function startTokenForm() {
+  onUnauthorized(askForToken);
+  byId("token-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    setToken(byId("token").value.trim());
+    byId("token").value = "";
+    byId("token-form").hidden = true;
+    begin();
+  });
+}
+
+/** Tells which language model answers. */
+async function showModel() {
+  try {
+    const { llm_provider: provider, llm_model: model } = await call("/health");
+    byId("model").textContent = provider === model || provider === "offline" ? `model: ${provider}` : `${provider} · ${model}`;
+    byId("model").hidden = false;
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    byId("model").hidden = true;
+  }
+}
+
+function begin() {
+  showModel();
+  refreshAgents();
+}
+
+startTokenForm();
+startComposer();
+showModel();
+watchAgents();

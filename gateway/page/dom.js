@@ -1,0 +1,92 @@
+// Helpers around the DOM and time. What comes from the server only ever becomes text: nothing here parses HTML.
+
+/** Makes an element. `props` are attributes, plus `on` (listeners) and `data` (dataset). Empty children are left out. */
+export function el(tag, props = {}, ...children) {
+  const { on = {}, data = {}, ...attributes } = props;
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === true) node.setAttribute(name, "");
+    else if (value !== undefined && value !== null && value !== false) node.setAttribute(name, value);
+  }
+  Object.assign(node.dataset, data);
+  for (const [type, listener] of Object.entries(on)) node.addEventListener(type, listener);
+  node.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
+  return node;
+}
+
+export const byId = (id) => document.getElementById(id);
+
+/** Says something to those who can't see it happen. */
+export function announce(text) {
+  byId("announcer").textContent = text;
+}
+
+/** A value that one click copies, with a visible and an audible sign that it did. */
+export function copyable(label, value) {
+  const text = el("code", {}, value);
+  const sign = el("span", { class: "copy-sign" }, "Copy");
+  let reset;
+  const copy = async () => {
+    const done = await writeToClipboard(value);
+    if (!done) getSelection().selectAllChildren(text);
+    sign.textContent = done ? "Copied" : "Press Ctrl+C";
+    button.dataset.copied = done;
+    announce(done ? `${label} copied` : `${label} could not be copied`);
+    clearTimeout(reset);
+    reset = setTimeout(() => {
+      sign.textContent = "Copy";
+      delete button.dataset.copied;
+    }, 2000);
+  };
+  const button = el(
+    "button",
+    { type: "button", class: "copy", title: `Copy ${label}`, on: { click: copy } },
+    el("span", { class: "copy-label" }, label),
+    text,
+    sign,
+  );
+  return button;
+}
+
+async function writeToClipboard(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    // Pages that did not come over TLS or from this machine have no clipboard; selecting and copying still works there.
+    const field = el("textarea", { class: "visually-hidden", "aria-hidden": "true", tabindex: "-1" });
+    field.value = text;
+    document.body.append(field);
+    field.select();
+    const done = document.execCommand("copy");
+    field.remove();
+    return done;
+  }
+}
+
+/** `4 s`, `2 min`, `3 h`, `5 d`: how long ago. */
+export function span(milliseconds) {
+  const seconds = Math.max(0, Math.round(milliseconds / 1000));
+  if (seconds < 60) return `${seconds} s`;
+  if (seconds < 3600) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 86400) return `${Math.round(seconds / 3600)} h`;
+  return `${Math.round(seconds / 86400)} d`;
+}
+
+/** `42 s`, `4:12`, `3 h`: how long still, to the second while that is worth watching. */
+export function countdown(milliseconds) {
+  const seconds = Math.max(0, Math.ceil(milliseconds / 1000));
+  if (seconds < 60 || seconds >= 3600) return span(seconds * 1000);
+  return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+}
+
+/** `12 ms`, `1.4 s`, `42 s`: how long it took. */
+export function duration(milliseconds) {
+  if (milliseconds < 1000) return `${Math.round(milliseconds)} ms`;
+  return milliseconds < 10_000 ? `${(milliseconds / 1000).toFixed(1)} s` : span(milliseconds);
+}
+
+/** A sentence with its `code` in a code font. */
+export function sentence(text) {
+  return text.split("`").map((part, at, parts) => (at % 2 === 1 && at < parts.length - 1 ? el("code", {}, part) : part));
+}

@@ -1,0 +1,125 @@
+//! One id, one span and one deadline per request, from its first byte to its last log line.
+//!
+//! The id is the body's, else the header's, else a new one. Which it is may be known only once the body has been read, so
+//! the span that carries it is made on first use: after [`Scope::adopt`], before the first call or line.
+
+use std::{
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    extract::{Request, State},
+    http::HeaderMap,
+    middleware::Next,
+    response::Response,
+};
+use phoenix_domain::CorrelationId;
+use phoenix_platform::{
+    RequestContext, correlation_span,
+    propagation::{CORRELATION_HEADER, correlation_id, correlation_value},
+};
+use phoenix_proto::InvalidField;
+use tracing::Span;
+
+use crate::{
+    metrics::Endpoint,
+    problem::{self, Failure, Shape},
+};
+
+/// What is known of one request, shared by everything that handles it.
+#[derive(Debug, Clone)]
+pub(crate) struct Scope(Arc<Facts>);
+
+#[derive(Debug)]
+struct Facts {
+    endpoint: Endpoint,
+    started: Instant,
+    deadline: Instant,
+    id: Mutex<CorrelationId>,
+    invalid_header: Option<InvalidField>,
+    /// For the trace the caller may have begun.
+    headers: HeaderMap,
+    span: OnceLock<Span>,
+}
+
+impl Scope {
+    fn of(request: &Request, timeout: Duration) -> Self {
+        let started = Instant::now();
+        let (id, invalid_header) = match correlation_id(request.headers()) {
+            Ok(id) => (id, None),
+            Err(invalid) => (None, Some(invalid)),
+        };
+        let trace = ["traceparent", "tracestate"];
+        let trace = trace.iter().filter_map(|name| Some((*name, request.headers().get(*name)?.clone())));
+        Self(Arc::new(Facts {
+            endpoint: Endpoint::of(request),
+            started,
+            deadline: started + timeout,
+            id: Mutex::new(id.unwrap_or_else(CorrelationId::generate)),
+            invalid_header,
+            headers: trace.map(|(name, value)| (axum::http::HeaderName::from_static(name), value)).collect(),
+            span: OnceLock::new(),
+        }))
+    }
+
+    /// What the request was sent to.
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        self.0.endpoint
+    }
+
+    /// How long it has taken so far.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+
+    /// When its caller is answered, whatever has been done by then.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.0.deadline
+    }
+
+    /// Its name everywhere.
+    pub(crate) fn id(&self) -> CorrelationId {
+        *self.0.id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the id that the body names: it wins over the header's.
+    pub(crate) fn adopt(&self, id: CorrelationId) {
+        *self.0.id.lock().unwrap_or_else(PoisonError::into_inner) = id;
+    }
+
+    /// The span of everything done and said for this request.
+    pub(crate) fn span(&self) -> &Span {
+        let Facts { endpoint, headers, .. } = &*self.0;
+        self.0.span.get_or_init(|| correlation_span(endpoint.as_str(), self.id(), headers))
+    }
+
+    /// What goes along with calls to other services.
+    pub(crate) fn context(&self) -> RequestContext {
+        RequestContext::new(self.id()).with_deadline(self.deadline())
+    }
+
+    /// That the caller's own id, if there is one, is an id.
+    ///
+    /// # Errors
+    /// `validation_failed` that names the header.
+    pub(crate) fn check_header(&self) -> Result<(), Failure> {
+        match &self.0.invalid_header {
+            Some(invalid) if self.endpoint().is_api() => Err(Failure::from(invalid.clone())),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Gives the request its [`Scope`], and every answer its correlation id: in the header, and in the body of a failure.
+pub(crate) async fn correlate(State(timeout): State<Duration>, mut request: Request, next: Next) -> Response {
+    let scope = Scope::of(&request, timeout);
+    let shape = Shape::of(request.uri().path());
+    request.extensions_mut().insert(scope.clone());
+    let mut response = next.run(request).await;
+    if let Some(failure) = response.extensions_mut().remove::<Failure>() {
+        problem::render(&failure, shape, scope.id(), &mut response);
+    }
+    response.headers_mut().insert(CORRELATION_HEADER, correlation_value(scope.id()));
+    response
+}

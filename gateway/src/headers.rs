@@ -1,0 +1,83 @@
+//! Headers that every answer carries, and the origins that may read answers from a browser.
+
+use axum::{
+    extract::Request,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
+    middleware::Next,
+    response::Response,
+};
+use phoenix_platform::propagation::CORRELATION_HEADER;
+use tower_http::cors::CorsLayer;
+
+use crate::ServeError;
+
+/// The page may load and call what comes from here, and nothing may frame it.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const ALWAYS: [(HeaderName, HeaderValue); 4] = [
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY)),
+];
+
+/// Adds what every answer carries. Nothing is kept by caches unless a handler says so.
+pub(crate) async fn harden(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers: &mut HeaderMap = response.headers_mut();
+    for (name, value) in ALWAYS {
+        headers.insert(name, value);
+    }
+    headers.entry(header::CACHE_CONTROL).or_insert(const { HeaderValue::from_static("no-store") });
+    response
+}
+
+/// Lets pages of the configured origins call the API; `None` when there are none.
+///
+/// # Errors
+/// When one is not an origin.
+pub(crate) fn cors(origins: &[String]) -> Result<Option<CorsLayer>, ServeError> {
+    if origins.is_empty() {
+        return Ok(None);
+    }
+    let origins = origins.iter().map(|origin| parse_origin(origin)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Some(
+        CorsLayer::new()
+            .allow_origin(origins)
+            .allow_methods([Method::GET, Method::POST])
+            .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, CORRELATION_HEADER])
+            .expose_headers([CORRELATION_HEADER, header::RETRY_AFTER]),
+    ))
+}
+
+fn parse_origin(origin: &str) -> Result<HeaderValue, ServeError> {
+    let is_origin = origin.parse::<axum::http::Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.authority().is_some_and(|authority| origin.ends_with(authority.as_str()))
+    });
+    HeaderValue::from_str(origin).ok().filter(|_| is_origin).ok_or_else(|| {
+        ServeError::setting(
+            "gateway.cors_allowed_origins",
+            format_args!("`{origin}` must be an origin such as https://ops.example.com, without a path"),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_exact_origins_are_taken() {
+        for good in ["https://ops.example.com", "http://localhost:3000"] {
+            assert!(parse_origin(good).is_ok(), "{good}");
+        }
+        for bad in
+            ["*", "", "null", "ops.example.com", "https://ops.example.com/", "file:///x", "https://a b"]
+        {
+            assert!(parse_origin(bad).is_err(), "{bad}");
+        }
+        assert!(cors(&[]).unwrap().is_none());
+    }
+}

@@ -1,0 +1,98 @@
+//! What the gateway counts: one counter per endpoint of the API, and one histogram over everything it answers.
+
+use axum::{
+    extract::{MatchedPath, Request},
+    http::Method,
+};
+use phoenix_platform::metrics::Metric;
+
+/// Requests to `POST /api/chat` that passed authentication, valid or not.
+pub const CHAT_LEGACY: Metric = Metric::counter(
+    "http_requests_total_chat_legacy",
+    "Requests to POST /api/chat that passed authentication, valid or not.",
+);
+/// Requests to `POST /api/v1/chat` that passed authentication, valid or not.
+pub const CHAT_V1: Metric = Metric::counter(
+    "http_requests_total_chat_v1",
+    "Requests to POST /api/v1/chat that passed authentication, valid or not.",
+);
+/// Requests to `GET /api/v1/agents` that passed authentication.
+pub const AGENTS_V1: Metric = Metric::counter(
+    "http_requests_total_agents_v1",
+    "Requests to GET /api/v1/agents that passed authentication.",
+);
+/// Requests to `GET /health` that passed authentication.
+pub const HEALTH: Metric =
+    Metric::counter("http_requests_total_health", "Requests to GET /health that passed authentication.");
+/// How long requests took, by endpoint and HTTP status.
+pub const REQUEST_SECONDS: Metric = Metric::histogram(
+    "phoenix_http_request_duration_seconds",
+    "Time from a request's head to its answer, by endpoint and HTTP status; 499 when the caller left first.",
+)
+.labelled();
+
+/// Everything the gateway counts.
+pub const METRICS: &[Metric] = &[CHAT_LEGACY, CHAT_V1, AGENTS_V1, HEALTH, REQUEST_SECONDS];
+
+/// What a request was sent to: a label from a closed set, whatever callers send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    ChatV1,
+    ChatLegacy,
+    AgentsV1,
+    Health,
+    OpenApi,
+    Probe,
+    Page,
+    /// An unknown path, or a known one with a method it does not have.
+    Unknown,
+}
+
+impl Endpoint {
+    /// The endpoint that `request` was routed to.
+    pub(crate) fn of(request: &Request) -> Self {
+        let Some(path) = request.extensions().get::<MatchedPath>() else { return Self::Unknown };
+        let read = matches!(*request.method(), Method::GET | Method::HEAD);
+        let write = *request.method() == Method::POST;
+        match path.as_str() {
+            "/api/v1/chat" if write => Self::ChatV1,
+            "/api/chat" if write => Self::ChatLegacy,
+            "/api/v1/agents" if read => Self::AgentsV1,
+            "/health" if read => Self::Health,
+            "/api/v1/openapi.json" if read => Self::OpenApi,
+            "/livez" | "/readyz" if read => Self::Probe,
+            "/" | "/page/{file}" if read => Self::Page,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// Its name: a label, and the span's name.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::ChatV1 => "chat_v1",
+            Self::ChatLegacy => "chat_legacy",
+            Self::AgentsV1 => "agents_v1",
+            Self::Health => "health",
+            Self::OpenApi => "openapi",
+            Self::Probe => "probe",
+            Self::Page => "page",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// The counter that a request to it moves.
+    pub(crate) const fn counter(self) -> Option<&'static Metric> {
+        match self {
+            Self::ChatV1 => Some(&CHAT_V1),
+            Self::ChatLegacy => Some(&CHAT_LEGACY),
+            Self::AgentsV1 => Some(&AGENTS_V1),
+            Self::Health => Some(&HEALTH),
+            Self::OpenApi | Self::Probe | Self::Page | Self::Unknown => None,
+        }
+    }
+
+    /// Whether it belongs to the API, whose requests each leave a log line.
+    pub(crate) const fn is_api(self) -> bool {
+        matches!(self, Self::ChatV1 | Self::ChatLegacy | Self::AgentsV1 | Self::Health | Self::OpenApi)
+    }
+}

@@ -1,0 +1,83 @@
+//! The services behind the gateway.
+
+use std::{sync::Arc, time::Duration};
+
+use phoenix_domain::llm::LlmDescription;
+use phoenix_platform::{
+    client::{self, PeerChannel},
+    server::MAX_MESSAGE_BYTES,
+};
+use phoenix_proto::{
+    health_v1::agent_health_service_client::AgentHealthServiceClient,
+    planner::planner_service_client::PlannerServiceClient,
+};
+
+use crate::{GatewayConfig, ServeError};
+
+/// What every handler may use. Cheap to clone; connections are made on first use and remade when they break.
+#[derive(Debug, Clone)]
+pub(crate) struct Gateway {
+    planner: PlannerServiceClient<PeerChannel>,
+    health: AgentHealthServiceClient<PeerChannel>,
+    channels: Arc<Channels>,
+    /// Who answers chats.
+    pub(crate) llm: Arc<LlmDescription>,
+}
+
+#[derive(Debug)]
+struct Channels {
+    planner: PeerChannel,
+    executor: PeerChannel,
+    health: PeerChannel,
+}
+
+/// Which of the services say that they can take work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Serving {
+    pub(crate) planner: bool,
+    pub(crate) executor: bool,
+    pub(crate) health: bool,
+}
+
+impl Gateway {
+    /// A gateway in front of the services that `config` names.
+    ///
+    /// # Errors
+    /// When one of their addresses is no URL.
+    pub(crate) fn new(config: &GatewayConfig) -> Result<Self, ServeError> {
+        let channel = |setting, url: &str| {
+            client::channel(url).map_err(|problem| ServeError::setting(setting, problem))
+        };
+        let channels = Channels {
+            planner: channel("PLANNER_URL", &config.planner_url)?,
+            executor: channel("EXECUTOR_URL", &config.executor_url)?,
+            health: channel("HEALTH_URL", &config.health_url)?,
+        };
+        Ok(Self {
+            planner: PlannerServiceClient::new(channels.planner.clone())
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+            health: AgentHealthServiceClient::new(channels.health.clone()),
+            channels: Arc::new(channels),
+            llm: Arc::new(config.llm.clone()),
+        })
+    }
+
+    /// A client of the planner.
+    pub(crate) fn planner(&self) -> PlannerServiceClient<PeerChannel> {
+        self.planner.clone()
+    }
+
+    /// A client of the health service.
+    pub(crate) fn health(&self) -> AgentHealthServiceClient<PeerChannel> {
+        self.health.clone()
+    }
+
+    /// Asks all of them at once; one that has not answered within `limit` can't take work.
+    pub(crate) async fn serving(&self, limit: Duration) -> Serving {
+        let Channels { planner, executor, health } = &*self.channels;
+        let ask = |channel: &PeerChannel| client::is_serving(channel.clone(), limit);
+        let (planner, executor, health) = tokio::join!(ask(planner), ask(executor), ask(health));
+        Serving { planner, executor, health }
+    }
+}

@@ -1,0 +1,57 @@
+//! Every route and every layer, at a glance.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    http::StatusCode,
+    middleware::{from_fn, from_fn_with_state},
+    routing::{get, post},
+};
+use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
+use tower::util::option_layer;
+
+use crate::{
+    GatewayConfig, ServeError, auth, correlation, headers, observe,
+    peers::Gateway,
+    problem::Failure,
+    routes::{agents, chat, health, openapi, page},
+};
+
+/// Everything the gateway answers.
+///
+/// # Errors
+/// When a setting can't be used.
+pub(crate) fn build(config: &GatewayConfig) -> Result<Router, ServeError> {
+    let token: auth::Token = config.token().cloned().map(Arc::new);
+    let router = Router::new()
+        .route("/api/v1/chat", post(chat::chat_v1))
+        .route("/api/chat", post(chat::handle_chat))
+        .route("/api/v1/agents", get(agents::list_agents))
+        .route("/api/v1/openapi.json", get(openapi::openapi_json))
+        .route("/health", get(health::health))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/", get(page::index))
+        .route("/page/{file}", get(page::file))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        // The last layer is the first to see a request.
+        .layer(from_fn(observe::observe))
+        .layer(from_fn_with_state(token, auth::require_token))
+        .layer(option_layer(headers::cors(&config.cors_allowed_origins)?))
+        .layer(from_fn_with_state(config.request_timeout, correlation::correlate))
+        .layer(from_fn(headers::harden))
+        .with_state(Gateway::new(config)?);
+    Ok(router)
+}
+
+pub(crate) async fn unknown_path() -> Failure {
+    let message = "there is nothing at this path; GET /api/v1/openapi.json lists what there is";
+    OrchestratorError::new(OrchestratorErrorCode::NotFound, message).into()
+}
+
+async fn wrong_method() -> Failure {
+    let message = "this path does not have this method; the header `Allow` lists those it has";
+    Failure::invalid(StatusCode::METHOD_NOT_ALLOWED, message)
+}

@@ -1,0 +1,187 @@
+//! The OpenAPI document, made from the handlers and their types.
+//!
+//! What every endpoint has in common is added here: how each failure looks, with a body that [`crate::problem`] itself
+//! wrote, and the headers of every answer.
+
+use std::sync::LazyLock;
+
+use axum::{
+    http::{StatusCode, header},
+    response::IntoResponse,
+};
+use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::{
+        ContentBuilder, HeaderBuilder, ObjectBuilder, Ref, RefOr, Response, ResponseBuilder,
+        path::Operation,
+        schema::{KnownFormat, SchemaFormat, Type},
+        security::{Http, HttpAuthScheme, SecurityScheme},
+    },
+};
+use uuid::Uuid;
+
+use super::{agents, chat, health};
+use crate::problem::{Failure, Problem, Shape};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Phoenix Orchestrator",
+        description = "Send a chat; Phoenix decides which agent runs, runs it safely, and lets you see what happened from its \
+            correlation id alone.\n\n\
+            **Correlation id.** Every answer carries `X-Correlation-Id`, also when it refuses. Send your own as that header or, \
+            for chats, in the body; the body wins.\n\n\
+            **Authentication.** When the server has a token, everything under `/api` and `/health` needs \
+            `Authorization: Bearer <token>`. Without one only requests addressed to this machine (`localhost`) are served.\n\n\
+            **Limits.** Bodies are JSON objects of at most 1 MiB; unknown fields are refused. A request has a time limit \
+            (`gateway.request_timeout_secs`, 120 s unless configured).\n\n\
+            **Failures.** Chats answer in their own shape, everything else as `application/problem+json` (RFC 9457). `code` comes \
+            from one closed table. 405, 408, 413, 415 and 421 are answers of the HTTP layer itself. `Retry-After` on 429 and 503 \
+            is in whole seconds.\n\n\
+            **Other origins.** Browsers may call the API from other origins only when `gateway.cors_allowed_origins` names them."
+    ),
+    paths(
+        chat::chat_v1, chat::handle_chat, agents::list_agents, openapi_json, health::health, health::livez, health::readyz
+    ),
+    components(schemas(Problem)),
+    security(("bearer" = [])),
+    modifiers(&Common)
+)]
+struct Document;
+
+/// The document itself.
+#[must_use]
+pub fn document() -> utoipa::openapi::OpenApi {
+    Document::openapi()
+}
+
+/// This document
+#[utoipa::path(
+    get, path = "/api/v1/openapi.json", tag = "meta",
+    responses((status = 200, content_type = "application/json", body = Object, description = "OpenAPI 3.1"))
+)]
+pub(crate) async fn openapi_json() -> impl IntoResponse {
+    static JSON: LazyLock<String> = LazyLock::new(|| document().to_json().unwrap_or_default());
+    ([(header::CONTENT_TYPE, "application/json")], JSON.as_str())
+}
+
+/// What every endpoint has in common.
+struct Common;
+
+impl Modify for Common {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        if let Some(components) = &mut document.components {
+            let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+            components.add_security_scheme("bearer", bearer);
+        }
+        for (path, item) in &mut document.paths.paths {
+            for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+                add_failures(path, operation);
+                for response in operation.responses.responses.values_mut() {
+                    if let RefOr::T(response) = response {
+                        response.headers.insert("X-Correlation-Id".into(), correlation_header().into());
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn add_failures(path: &str, operation: &mut Operation) {
+    let is_open = matches!(path, "/livez" | "/readyz");
+    let takes_body = operation.request_body.is_some();
+    let asks_others = takes_body || path == "/api/v1/agents";
+    for (applies, failures) in
+        [(!is_open, guarded()), (takes_body, body()), (takes_body, planned()), (asks_others, asked())]
+    {
+        for failure in failures.into_iter().filter(|_| applies) {
+            let status = failure.status.as_str().to_owned();
+            let response = describe(Shape::of(path), &failure);
+            operation.responses.responses.entry(status).or_insert(RefOr::T(response));
+        }
+    }
+}
+
+/// What an endpoint behind the token may refuse with.
+fn guarded() -> Vec<Failure> {
+    use OrchestratorErrorCode as Code;
+    vec![
+        error(
+            Code::ValidationFailed,
+            "`x-correlation-id` must be a UUID such as 0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f",
+        ),
+        error(Code::Unauthenticated, "the token is not valid"),
+        http(
+            StatusCode::MISDIRECTED_REQUEST,
+            Code::ValidationFailed,
+            "without ORCH_API_TOKEN only requests to localhost are served",
+        ),
+        error(Code::Internal, "something went wrong on our side"),
+    ]
+}
+
+/// What an endpoint with a body may refuse with.
+fn body() -> Vec<Failure> {
+    use OrchestratorErrorCode as Code;
+    vec![
+        http(StatusCode::REQUEST_TIMEOUT, Code::Timeout, "the body took too long to arrive"),
+        http(StatusCode::PAYLOAD_TOO_LARGE, Code::ValidationFailed, "the body is larger than 1048576 bytes"),
+        http(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::ValidationFailed, "the body must be JSON"),
+    ]
+}
+
+/// How a plan may end.
+fn planned() -> Vec<Failure> {
+    use OrchestratorErrorCode as Code;
+    vec![
+        error(Code::PlanningFailed, "no agent is called `reviewer`"),
+        error(Code::Cancelled, "the plan was cancelled"),
+        error(Code::Overloaded, "`git_agent` has too many tasks waiting"),
+        error(Code::ExecutionFailed, "`git_agent` failed: not a git repository"),
+        error(Code::Timeout, "the request did not end within its time limit"),
+    ]
+}
+
+/// What calling another service may end with.
+fn asked() -> Vec<Failure> {
+    vec![error(OrchestratorErrorCode::AgentUnavailable, "`git_agent` is unhealthy; try again later")]
+}
+
+fn error(code: OrchestratorErrorCode, message: &str) -> Failure {
+    OrchestratorError::new(code, message).into()
+}
+
+fn http(status: StatusCode, code: OrchestratorErrorCode, message: &str) -> Failure {
+    Failure::http(status, OrchestratorError::new(code, message))
+}
+
+fn describe(shape: Shape, failure: &Failure) -> Response {
+    let schema = match shape {
+        Shape::Chat => "ChatResponseV1",
+        Shape::LegacyChat => "LegacyChatResponse",
+        Shape::Problem => "Problem",
+    };
+    let id = CorrelationId::from(Uuid::from_u128(0x4f9d_3c1e_7a55_4d0a_9d2b_0c7f_5f0c_2f11));
+    let content = ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name(schema)))
+        .example(serde_json::from_str(&shape.body(failure, id)).ok())
+        .build();
+    let mut response = ResponseBuilder::new()
+        .description(format!("`{}`", failure.error.code))
+        .content(shape.content_type(), content);
+    if matches!(failure.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        let seconds = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).build();
+        let header = HeaderBuilder::new().schema(Some(seconds)).description(Some("Seconds to wait.")).build();
+        response = response.header("Retry-After", header);
+    }
+    response.build()
+}
+
+fn correlation_header() -> utoipa::openapi::Header {
+    let uuid = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::Uuid)))
+        .build();
+    HeaderBuilder::new().schema(Some(uuid)).description(Some("The request's name everywhere.")).build()
+}

@@ -1,0 +1,134 @@
+//! The page in a real browser, as a person uses it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // A test may panic and print.
+
+mod support;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, health::HealthState};
+use support::{FakePlanner, Reply, Stack, agent, browser::Browser};
+
+#[tokio::test]
+async fn a_person_sends_chats_and_watches_the_agents() {
+    let Some(browser) = Browser::start().await else {
+        println!("skipped: chromedriver is not installed");
+        return;
+    };
+    let stack = Stack::start().await;
+    let healthy = || agent("git_agent", HealthState::Healthy, 0, None);
+    stack.health.set([agent("echo_agent", HealthState::Healthy, 0, None), healthy()]);
+    browser.open(&stack.gateway.url()).await;
+    browser.reads("#summary", "2 agents healthy").await;
+
+    sends_a_chat_and_copies_its_ids(&browser, &stack).await;
+    sees_an_error_with_its_facts(&browser, &stack).await;
+    sees_an_agent_fall_ill_and_recover(&browser, &stack).await;
+    stack.health.set([healthy()]);
+    browser.reads("#summary", "1 agent healthy").await;
+
+    browser.be_a_phone(360).await;
+    let widths =
+        browser.run("return [document.documentElement.scrollWidth, innerWidth]", serde_json::json!([]));
+    assert_eq!(widths.await, serde_json::json!([360, 360]), "nothing sticks out on a phone");
+
+    let complaints = browser.console().await;
+    let expected =
+        |line: &String| line.contains("/api/v1/chat - Failed to load resource") && line.contains("503");
+    assert!(complaints.len() == 1 && complaints.iter().all(expected), "{complaints:#?}");
+    let asked = browser.requests().await;
+    assert!(asked.iter().any(|url| url.ends_with("/api/v1/chat")), "{asked:#?}");
+    for url in asked {
+        assert!(url.starts_with(&stack.gateway.url()), "the page asked elsewhere: {url}");
+    }
+    browser.quit().await;
+}
+
+async fn sends_a_chat_and_copies_its_ids(browser: &Browser, stack: &Stack) {
+    stack.planner.reply(Reply::Output("On branch main\n<img src=x onerror=alert(1)>".into()));
+    browser.click("#agent option[value=git_agent]").await;
+    browser.type_and_send("#message", "git status").await;
+    browser.reads(".entry[data-status=success] .output", "<img src=x onerror=alert(1)>").await;
+    assert_eq!(browser.text(".entry .asked").await, "git status");
+    let seen = stack.planner.seen().remove(0);
+    assert_eq!(
+        (seen.request.message.as_str(), seen.request.agent.as_deref()),
+        ("git status", Some("git_agent"))
+    );
+
+    browser.click(".context summary").await;
+    let ids = [seen.id().to_string(), FakePlanner::PLAN.to_owned()];
+    for (place, id) in ids.iter().enumerate() {
+        let button = format!(".entry .ids .copy:nth-child({})", place + 1);
+        assert_eq!(browser.text(&format!("{button} code")).await, *id);
+        browser.click(&button).await;
+        browser.reads(&format!("{button} .copy-sign"), "Copied").await;
+        browser.paste_into("#context").await;
+    }
+    let pasted = browser.run("return document.getElementById('context').value", serde_json::json!([])).await;
+    assert_eq!(pasted, ids.concat(), "the clipboard held each id");
+    browser.run("document.getElementById('composer').reset()", serde_json::json!([])).await;
+}
+
+async fn sees_an_error_with_its_facts(browser: &Browser, stack: &Stack) {
+    stack.planner.fail(
+        OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, "`git_agent` is unhealthy")
+            .with_detail("attempts", 3)
+            .with_detail("plan_id", FakePlanner::PLAN)
+            .with_detail("stderr", "fatal: not a git repository\n")
+            .with_retry_after(Duration::from_secs(600)),
+    );
+    browser.type_into("#message", "git log").await;
+    browser.click("#send").await;
+    browser.reads(".entry[data-status=error] .failure .code", "agent_unavailable").await;
+    assert_eq!(browser.text(".failure .why").await, "git_agent is unhealthy");
+    assert_eq!(browser.text(".failure dl").await.split_whitespace().collect::<Vec<_>>(), ["attempts", "3"]);
+    assert!(browser.text(".failure button").await.starts_with("Send again in "), "it counts down");
+    browser.click(".failure summary").await;
+    browser.reads(".failure pre", "fatal: not a git repository").await;
+    assert_eq!(browser.text(".entry[data-status=error] .copy:nth-child(2) code").await, FakePlanner::PLAN);
+    assert!(browser.text("#announcer").await.contains("agent_unavailable"), "it is said aloud");
+}
+
+async fn sees_an_agent_fall_ill_and_recover(browser: &Browser, stack: &Stack) {
+    let row = "#agents [data-agent=git_agent]";
+    let until = Timestamp::now() + Duration::from_secs(90);
+    stack.health.set([agent("git_agent", HealthState::Unhealthy, 3, Some(until))]);
+    browser.reads(&format!("{row}[data-state=unhealthy] .state"), "unhealthy").await;
+    browser.reads(&format!("{row} .facts"), "3 failures · refuses chats for 1:").await;
+    browser.reads("#summary", "1 of 1 unhealthy").await;
+    assert_eq!(
+        browser.text("#agents [data-agent=echo_agent]").await,
+        "",
+        "an agent that is gone is not shown"
+    );
+    stack.health.set([agent("git_agent", HealthState::Degraded, 1, None)]);
+    browser.reads(&format!("{row}[data-state=degraded] .facts"), "1 failure").await;
+}
+
+#[tokio::test]
+async fn a_person_is_asked_for_the_token_once() {
+    let Some(browser) = Browser::start().await else {
+        println!("skipped: chromedriver is not installed");
+        return;
+    };
+    let stack = Stack::start_with(|config| config.api_token = Some("s3cret".to_owned().into())).await;
+    stack.health.set([agent("echo_agent", HealthState::Healthy, 0, None)]);
+    browser.open(&stack.gateway.url()).await;
+    browser.reads("#token-form", "This server needs a token").await;
+    browser.reads("#summary", "locked").await;
+    browser.type_into("#token", "wrong").await;
+    browser.click("#token-form button").await;
+    browser.reads("#token-hint", "did not accept").await;
+    browser.type_into("#token", "s3cret").await;
+    browser.click("#token-form button").await;
+    browser.reads("#summary", "1 agent healthy").await;
+    assert_eq!(browser.text("#token-form").await, "");
+    browser.type_and_send("#message", "hi").await;
+    browser.reads(".entry[data-status=success] .output", "done").await;
+
+    let kept = "return [Object.values(sessionStorage), Object.values(localStorage), document.cookie]";
+    let kept = browser.run(kept, serde_json::json!([])).await;
+    assert_eq!(kept, serde_json::json!([["s3cret"], [], ""]), "in this tab and nowhere else");
+    browser.quit().await;
+}

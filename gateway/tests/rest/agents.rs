@@ -1,0 +1,54 @@
+//! The health of the agents.
+
+use http::StatusCode;
+use phoenix_domain::health::HealthState;
+use serde_json::json;
+
+use crate::support::{Http, Stack, agent, config, nobody, serve_gateway};
+
+#[tokio::test]
+async fn every_agent_is_listed_with_times_in_utc() {
+    let stack = Stack::start().await;
+    assert_eq!(stack.http.get("/api/v1/agents").await.json(), json!([]));
+    stack.health.set([
+        agent("echo_agent", HealthState::Healthy, 0, None),
+        agent("git_agent", HealthState::Unhealthy, 3, Some("2026-01-31T12:01:00.25Z".parse().unwrap())),
+    ]);
+    let answer = stack.http.get("/api/v1/agents").await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(
+        answer.json(),
+        json!([
+            {
+                "agent_id": "echo_agent", "health": "healthy", "consecutive_failures": 0, "last_failure_at": null,
+                "last_success_at": null, "circuit_open_until": null,
+            },
+            {
+                "agent_id": "git_agent", "health": "unhealthy", "consecutive_failures": 3,
+                "last_failure_at": "2026-01-31T12:00:00Z", "last_success_at": null,
+                "circuit_open_until": "2026-01-31T12:01:00.25Z",
+            },
+        ])
+    );
+}
+
+#[tokio::test]
+async fn without_the_health_service_the_list_is_unavailable_and_chats_are_not() {
+    let stack = Stack::start().await;
+    stack.health.hang();
+    let frozen = stack.http.get("/api/v1/agents").await;
+    let url = format!("http://{}", nobody().await);
+    let alone = serve_gateway(config(&url, &url, &url)).await;
+    let down = Http::new(alone.addr).get("/api/v1/agents").await;
+    for answer in [frozen, down] {
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
+        assert_eq!(answer.header("retry-after"), "1");
+        assert_eq!(answer.header("content-type"), "application/problem+json");
+        let problem = answer.json();
+        assert_eq!((&problem["code"], &problem["status"]), (&"agent_unavailable".into(), &503.into()));
+        assert_eq!(problem["correlation_id"], answer.header("x-correlation-id"));
+        assert!(problem["detail"].as_str().unwrap().starts_with("the health service"), "{problem}");
+    }
+    let chat = stack.http.post("/api/v1/chat", &json!({"message": "hi"})).await;
+    assert_eq!(chat.status, StatusCode::OK);
+}

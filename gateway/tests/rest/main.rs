@@ -1,0 +1,14 @@
+//! The REST surface, through `serve`, over real sockets.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // A test may panic and print.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod agents;
+mod auth;
+mod chat;
+mod connections;
+mod faults;
+mod input;
+mod openapi;
+mod probes;

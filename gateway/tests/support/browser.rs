@@ -1,0 +1,215 @@
+//! A real browser: headless Chromium, spoken to through chromedriver in the W3C WebDriver protocol, which is JSON over
+//! HTTP. See <https://www.w3.org/TR/webdriver2/>.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
+};
+
+use http::Method;
+use nix::{
+    sys::signal::{Signal, kill, killpg},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{Http, eventually};
+
+/// The member of an element reference that names the element.
+const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
+
+const CONTROL: char = '\u{e009}';
+const ENTER: char = '\u{e007}';
+/// Releases every key that is held.
+const NULL: char = '\u{e000}';
+
+#[derive(Debug)]
+pub struct Browser {
+    http: Http,
+    session: String,
+    processes: Processes,
+}
+
+/// The driver's and the browser's processes, and the browser's profile; all gone when this is dropped.
+#[derive(Debug)]
+struct Processes {
+    driver: Child,
+    browser: Option<Pid>,
+    profile: TempDir,
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        // Each leads a group of its own, as far as it made one; a process that is gone already is as good as killed.
+        for pid in [Some(Pid::from_raw(self.driver.id().cast_signed())), self.browser].into_iter().flatten() {
+            let _ = killpg(pid, Signal::SIGKILL);
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        let _ = self.driver.wait();
+    }
+}
+
+impl Browser {
+    /// Starts one; `None` where there is no chromedriver.
+    ///
+    /// # Panics
+    /// When there is none although `CI` is set.
+    pub async fn start() -> Option<Self> {
+        let mut command = Command::new("chromedriver");
+        command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut driver = match command.process_group(0).spawn() {
+            Ok(driver) => driver,
+            Err(error) => {
+                assert!(std::env::var_os("CI").is_none(), "chromedriver must be installed in CI: {error}");
+                return None;
+            }
+        };
+        let stdout = driver.stdout.take().unwrap();
+        let profile = tempfile::tempdir().unwrap();
+        let mut processes = Processes { driver, browser: None, profile };
+        let port = tokio::task::spawn_blocking(move || port(BufReader::new(stdout))).await.unwrap();
+        let http = Http::new(SocketAddr::from(([127, 0, 0, 1], port)));
+        let session = command_of(&http, Method::POST, "/session", &capabilities(&processes.profile)).await;
+        let pid = session["capabilities"]["goog:processID"].as_i64().expect("the browser's process id");
+        processes.browser = Some(Pid::from_raw(i32::try_from(pid).unwrap()));
+        let session = format!("/session/{}", session["sessionId"].as_str().unwrap());
+        Some(Self { http, session, processes })
+    }
+
+    /// Ends the browser, and checks that nothing of it is left.
+    pub async fn quit(self) {
+        self.command(Method::DELETE, "", &json!({})).await;
+        let profile = self.processes.profile.path().display().to_string();
+        drop(self.processes);
+        eventually("no process of the browser is left", || async { !is_in_use(&profile) }).await;
+    }
+
+    pub async fn open(&self, url: &str) {
+        self.command(Method::POST, "/url", &json!({"url": url})).await;
+    }
+
+    pub async fn click(&self, css: &str) {
+        let element = self.find(css).await;
+        self.command(Method::POST, &format!("/element/{element}/click"), &json!({})).await;
+    }
+
+    pub async fn type_into(&self, css: &str, text: &str) {
+        let element = self.find(css).await;
+        self.command(Method::POST, &format!("/element/{element}/value"), &json!({"text": text})).await;
+    }
+
+    /// Types `text` and presses Ctrl+Enter.
+    pub async fn type_and_send(&self, css: &str, text: &str) {
+        self.type_into(css, &format!("{text}{CONTROL}{ENTER}{NULL}")).await;
+    }
+
+    /// Pastes what is on the clipboard.
+    pub async fn paste_into(&self, css: &str) {
+        self.type_into(css, &format!("{CONTROL}v{NULL}")).await;
+    }
+
+    /// What a person reads in the first element that matches; empty when there is none to see.
+    pub async fn text(&self, css: &str) -> String {
+        let script = "const element = document.querySelector(arguments[0]);\
+                      return element?.checkVisibility() ? element.innerText : ''";
+        self.run(script, json!([css])).await.as_str().unwrap().to_owned()
+    }
+
+    /// Waits until `text` is read in the first element that matches.
+    pub async fn reads(&self, css: &str, text: &str) {
+        let what = format!("`{text}` in {css}");
+        eventually(&what, || async { self.text(css).await.contains(text) }).await;
+    }
+
+    /// The result of a script.
+    pub async fn run(&self, script: &str, arguments: Value) -> Value {
+        self.command(Method::POST, "/execute/sync", &json!({"script": script, "args": arguments})).await
+    }
+
+    /// A window as small as a phone's.
+    pub async fn be_a_phone(&self, width: u32) {
+        let params = json!({"width": width, "height": 740, "deviceScaleFactor": 2, "mobile": true});
+        let command = json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": params});
+        self.command(Method::POST, "/goog/cdp/execute", &command).await;
+    }
+
+    /// What the console shows, since the last time.
+    pub async fn console(&self) -> Vec<String> {
+        let entries = self.command(Method::POST, "/se/log", &json!({"type": "browser"})).await;
+        let message = |entry: &Value| entry["message"].as_str().unwrap().to_owned();
+        entries.as_array().unwrap().iter().map(message).collect()
+    }
+
+    /// Every address that a page asked for, since the last time.
+    pub async fn requests(&self) -> Vec<String> {
+        let entries = self.command(Method::POST, "/se/log", &json!({"type": "performance"})).await;
+        let messages = entries.as_array().unwrap().iter().map(|entry| {
+            serde_json::from_str::<Value>(entry["message"].as_str().unwrap()).unwrap()["message"].take()
+        });
+        let asked = messages.filter(|message| {
+            // The browser's own first tab asks for things too.
+            let params = &message["params"];
+            let by_a_page = params["documentURL"].as_str().is_some_and(|url| url.starts_with("http"));
+            message["method"] == "Network.requestWillBeSent" && by_a_page
+        });
+        asked.map(|message| message["params"]["request"]["url"].as_str().unwrap().to_owned()).collect()
+    }
+
+    async fn find(&self, css: &str) -> String {
+        let by = json!({"using": "css selector", "value": css});
+        let element = self.command(Method::POST, "/element", &by).await;
+        element[ELEMENT].as_str().unwrap().to_owned()
+    }
+
+    async fn command(&self, method: Method, path: &str, body: &Value) -> Value {
+        command_of(&self.http, method, &format!("{}{path}", self.session), body).await
+    }
+}
+
+async fn command_of(http: &Http, method: Method, path: &str, body: &Value) -> Value {
+    let answer = http.send(method, path, &[("content-type", "application/json")], body.to_string()).await;
+    assert!(answer.status.is_success(), "{path}: {}", answer.text);
+    answer.json()["value"].take()
+}
+
+/// The port that the driver says it took.
+fn port(lines: impl BufRead) -> u16 {
+    let mut lines = lines.lines().map_while(Result::ok);
+    let port = lines.find_map(|line| {
+        line.split_once("started successfully on port ")?.1.trim_end_matches('.').parse().ok()
+    });
+    port.expect("chromedriver says its port")
+}
+
+fn capabilities(profile: &TempDir) -> Value {
+    let profile = format!("--user-data-dir={}", profile.path().display());
+    let arguments = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=1280,900",
+        &profile,
+    ];
+    json!({"capabilities": {"alwaysMatch": {
+        "browserName": "chrome",
+        "goog:chromeOptions": {"args": arguments},
+        "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
+    }}})
+}
+
+/// Whether some process was started with `profile`.
+fn is_in_use(profile: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|process| std::fs::read(process.path().join("cmdline")).ok())
+        .any(|command| String::from_utf8_lossy(&command).contains(profile))
+}

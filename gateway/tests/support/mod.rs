@@ -1,0 +1,222 @@
+//! A gateway on a port of its own, with scripted peers behind it: real gRPC servers that say what a test wants.
+#![allow(dead_code, missing_docs, unreachable_pub, unused_imports)] // Each test binary uses its part of it.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use phoenix_domain::llm::LlmDescription;
+use phoenix_gateway::GatewayConfig;
+use phoenix_platform::{readiness::Readiness, server::GrpcServer};
+use serde_json::Value;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub mod browser;
+mod health;
+mod planner;
+
+pub use health::{FakeHealth, agent};
+pub use planner::{FakePlanner, Reply, Seen};
+
+/// How long anything may take before a test gives up; long, for slow machines.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Something that serves until it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    pub addr: SocketAddr,
+    stop: DropGuard,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Stops it and waits for its end.
+    pub async fn stop(self) {
+        drop(self.stop);
+        tokio::time::timeout(PATIENCE, self.task).await.expect("ends in time").unwrap();
+    }
+}
+
+/// Serves gRPC on `addr`; port 0 takes a free one.
+pub async fn serve_grpc(addr: SocketAddr, server: GrpcServer) -> Server {
+    let listener = TcpListener::bind(addr).await.unwrap();
+    let stop = CancellationToken::new();
+    Server {
+        addr: listener.local_addr().unwrap(),
+        task: {
+            let stop = stop.clone();
+            tokio::spawn(async move { server.serve(listener, stop).await.unwrap() })
+        },
+        stop: stop.drop_guard(),
+    }
+}
+
+pub fn free() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+/// An address that nothing listens on.
+pub async fn nobody() -> SocketAddr {
+    TcpListener::bind(free()).await.unwrap().local_addr().unwrap()
+}
+
+/// A gateway and the three services behind it. Everything ends with it.
+#[derive(Debug)]
+pub struct Stack {
+    pub gateway: Server,
+    pub planner: FakePlanner,
+    pub health: FakeHealth,
+    pub planner_ready: Readiness,
+    pub executor_ready: Readiness,
+    pub health_ready: Readiness,
+    pub http: Http,
+    _services: [Server; 3],
+}
+
+impl Stack {
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub async fn start_with(configure: impl FnOnce(&mut GatewayConfig)) -> Self {
+        let (planner, health) = (FakePlanner::default(), FakeHealth::default());
+        let ready = || Readiness::needing(&[]);
+        let (planner_ready, executor_ready, health_ready) = (ready(), ready(), ready());
+        let services = [
+            serve_grpc(free(), planner.server(planner_ready.clone())).await,
+            serve_grpc(free(), GrpcServer::new(executor_ready.clone())).await,
+            serve_grpc(free(), health.server(health_ready.clone())).await,
+        ];
+        let mut config = config(&services[0].url(), &services[1].url(), &services[2].url());
+        configure(&mut config);
+        let gateway = serve_gateway(config).await;
+        let http = Http::new(gateway.addr);
+        Self {
+            gateway,
+            planner,
+            health,
+            planner_ready,
+            executor_ready,
+            health_ready,
+            http,
+            _services: services,
+        }
+    }
+}
+
+pub fn config(planner: &str, executor: &str, health: &str) -> GatewayConfig {
+    GatewayConfig {
+        planner_url: planner.into(),
+        executor_url: executor.into(),
+        health_url: health.into(),
+        api_token: None,
+        cors_allowed_origins: Vec::new(),
+        request_timeout: PATIENCE,
+        llm: LlmDescription { provider: "offline", model: "none".into() },
+    }
+}
+
+pub async fn serve_gateway(config: GatewayConfig) -> Server {
+    let listener = TcpListener::bind(free()).await.unwrap();
+    let stop = CancellationToken::new();
+    Server {
+        addr: listener.local_addr().unwrap(),
+        task: {
+            let stop = stop.clone();
+            tokio::spawn(async move { phoenix_gateway::serve(config, listener, stop).await.unwrap() })
+        },
+        stop: stop.drop_guard(),
+    }
+}
+
+/// A caller.
+#[derive(Debug, Clone)]
+pub struct Http {
+    addr: SocketAddr,
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+/// What a caller got.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+    pub took: Duration,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+impl Http {
+    pub fn new(addr: SocketAddr) -> Self {
+        Self { addr, client: Client::builder(TokioExecutor::new()).build_http() }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, &[], "").await
+    }
+
+    /// Posts JSON.
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send(Method::POST, path, &[("content-type", "application/json")], &body.to_string()).await
+    }
+
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.addr));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(Bytes::copy_from_slice(body.as_ref()))).unwrap();
+        let started = Instant::now();
+        let response = tokio::time::timeout(PATIENCE, self.client.request(request)).await;
+        let (parts, body) = response.expect("an answer in time").unwrap().into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            text: String::from_utf8(bytes.to_vec()).unwrap(),
+            took: started.elapsed(),
+        }
+    }
+}
+
+/// Waits until `condition` holds.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let asked = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("waited in vain: {what}"));
+}
+
+/// A value that tests and fakes share.
+type Shared<T> = Arc<Mutex<T>>;

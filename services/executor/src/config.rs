@@ -1,0 +1,39 @@
+//! What the executor is told.
+
+use std::collections::BTreeMap;
+
+use phoenix_domain::{AgentCatalog, llm::LlmSettings};
+use phoenix_platform::config::RoleSettings;
+
+/// The settings of the executor. Not `Debug`: the environment holds whatever its owner put there.
+#[derive(Clone)]
+pub struct ExecutorConfig {
+    /// Every agent that can be run.
+    pub agents: AgentCatalog,
+    /// Handed as JSON to the agents whose `env` names
+    /// [`SETTINGS_VARIABLE`](phoenix_domain::llm::SETTINGS_VARIABLE), and to no other.
+    pub llm: LlmSettings,
+    /// Where outcomes of attempts are reported, such as `http://127.0.0.1:50053`.
+    pub health_url: String,
+    /// The process's own environment. An agent gets those variables of it that its `env` names.
+    pub environment: BTreeMap<String, String>,
+    /// The command that starts the orphan guard ([`crate::guard`]), without its argument. Without a guard, agents
+    /// outlive an executor that is killed with SIGKILL, until the next executor starts.
+    pub guard: Option<Vec<String>>,
+}
+
+impl From<&RoleSettings> for ExecutorConfig {
+    /// Reads the process's environment, once. The guard is left to the executable, which knows how to be one.
+    fn from(settings: &RoleSettings) -> Self {
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        Self {
+            agents: settings.config.agents.clone(),
+            llm: settings.config.llm.clone(),
+            health_url: settings.health_url.clone(),
+            environment: std::env::vars_os().filter_map(text).collect(),
+            guard: None,
+        }
+    }
+}

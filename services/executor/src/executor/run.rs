@@ -1,0 +1,267 @@
+//! One task on its way through its attempts.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use phoenix_domain::{
+    OrchestratorError, OrchestratorErrorCode,
+    action::{API_VERSION, ActionMeta, ActionRequest, ActionResult},
+    health::Outcome,
+};
+use phoenix_platform::{RequestContext, propagation::current_traceparent, record_counter, record_histogram};
+use phoenix_proto::HealthSnapshot;
+use tracing::Instrument;
+use uuid::Uuid;
+
+use super::{Agent, Executor, cancelled};
+use crate::{
+    agents::Call,
+    failure::AttemptFailure,
+    health_reports::{Report, outcome_of},
+    limits::Ticket,
+    metrics::{CALL_FAILURES, CALL_SECONDS, TASK_SECONDS},
+    running::{CancelReason, Registration},
+    task::{Events, Task, TaskEvent},
+};
+
+/// One task that was taken in.
+pub(super) struct TaskRun {
+    executor: Arc<Executor>,
+    agent: Arc<Agent>,
+    caller: RequestContext,
+    request: ActionRequest,
+    probe_lease: String,
+    registration: Registration,
+    events: Events,
+    /// Attempts made in all, by others before this run too.
+    attempts: u32,
+    /// The agent's health after the last report.
+    health: Option<HealthSnapshot>,
+}
+
+/// Why a task has no result.
+enum Stop {
+    Failed(OrchestratorError),
+    Cancelled(CancelReason),
+}
+
+/// What follows a failed attempt.
+enum Next {
+    Retry(Duration),
+    GiveUp,
+    /// The caller's deadline comes before the next attempt.
+    TooLate,
+}
+
+impl TaskRun {
+    pub(super) fn new(
+        executor: Arc<Executor>,
+        agent: Arc<Agent>,
+        task: Task,
+        registration: Registration,
+        events: Events,
+    ) -> Self {
+        let Task {
+            caller,
+            plan_id,
+            task_id,
+            agent: tool,
+            action,
+            context,
+            payload,
+            idempotency_key,
+            first_attempt,
+            probe_lease,
+        } = task;
+        let attempts = first_attempt.saturating_sub(1);
+        let request = ActionRequest {
+            request_id: Uuid::nil(),
+            api_version: API_VERSION.into(),
+            tool,
+            action,
+            context,
+            plan_id,
+            task_id,
+            correlation_id: caller.correlation_id,
+            payload,
+            meta: ActionMeta { traceparent: None, attempt: attempts, deadline_ms: 0, idempotency_key },
+        };
+        Self { executor, agent, caller, request, probe_lease, registration, events, attempts, health: None }
+    }
+
+    /// Runs the task to its end, whatever that is.
+    pub(super) async fn execute_agent_for_task(mut self, ticket: Ticket) {
+        let started = Instant::now();
+        let span = tracing::info_span!("execute_agent_with_retries");
+        let result = self.execute_agent_with_retries(ticket).instrument(span).await;
+        let was_cancelled = matches!(result, Err(Stop::Cancelled(_)));
+        // A probe's place must be given back even if no attempt was made.
+        if was_cancelled || !self.probe_lease.is_empty() {
+            self.report(Outcome::Neutral, true).await;
+        }
+        let elapsed = started.elapsed();
+        record_histogram(&TASK_SECONDS, elapsed.as_secs_f64());
+        self.log_end(&result, elapsed);
+        self.finish(result);
+    }
+
+    fn finish(self, result: Result<ActionResult, Stop>) {
+        let agent = &self.agent.spec.name;
+        let result = match result {
+            Ok(result) => Ok(result),
+            Err(Stop::Failed(error)) => Err(error),
+            Err(Stop::Cancelled(reason)) => {
+                let error = cancelled(agent, self.attempts, reason);
+                if reason == CancelReason::Stopping {
+                    return self.events.push(TaskEvent::Interrupted(error));
+                }
+                Err(error)
+            }
+        };
+        self.events.push(TaskEvent::Finished {
+            attempts: self.attempts,
+            ended_at: Timestamp::now(),
+            result,
+            health: self.health,
+        });
+    }
+
+    /// Waits for a place and makes attempts until one succeeds or none is left.
+    async fn execute_agent_with_retries(&mut self, ticket: Ticket) -> Result<ActionResult, Stop> {
+        let place = self.unless_stopped(ticket.place()).await?;
+        let _place = place.ok_or_else(|| Stop::Failed(OrchestratorError::internal("the queue is gone")))?;
+        loop {
+            let outcome = self.attempt().await?;
+            let ended = Instant::now();
+            let failure = match outcome {
+                Ok(result) => {
+                    self.report(Outcome::Success, true).await;
+                    return Ok(result);
+                }
+                Err(failure) => failure,
+            };
+            let next = self.next(&failure);
+            self.tell_failure(&failure, &next);
+            let is_last = !matches!(next, Next::Retry(_));
+            self.report(outcome_of::<()>(&Err(failure.clone())), is_last).await;
+            let (agent, attempts) = (&self.agent.spec.name, self.attempts);
+            match next {
+                Next::GiveUp => return Err(Stop::Failed(failure.into_error(agent, attempts))),
+                Next::TooLate => return Err(Stop::Failed(failure.into_deadline_error(agent, attempts))),
+                Next::Retry(pause) => {
+                    self.unless_stopped(tokio::time::sleep_until((ended + pause).into())).await?;
+                }
+            }
+        }
+    }
+
+    /// One attempt, with what is measured of it.
+    async fn attempt(&mut self) -> Result<Result<ActionResult, AttemptFailure>, Stop> {
+        let own = self.agent.spec.timeout;
+        let limit = self.caller.remaining().map_or(own, |callers| callers.min(own));
+        if limit.is_zero() {
+            return Err(self.too_late());
+        }
+        let begun = Instant::now();
+        self.attempts += 1;
+        let span = tracing::info_span!("agent_attempt", attempt = self.attempts);
+        self.request.request_id = Uuid::new_v4();
+        self.request.meta.attempt = self.attempts;
+        self.request.meta.traceparent = span.in_scope(current_traceparent);
+        let mut call = Call::new(&mut self.request, limit, &self.events);
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.agent.runner.run(&mut call).instrument(span) => {
+                call.started(None);
+                Ok(outcome)
+            }
+            reason = self.registration.cancel.cancelled() => Err(Stop::Cancelled(reason)),
+        };
+        record_histogram(&CALL_SECONDS, begun.elapsed().as_secs_f64());
+        let measured =
+            outcome.as_ref().ok().map(|attempt| attempt.as_ref().map(drop).map_err(|failure| failure.class));
+        self.agent.meters.attempt_ended(measured);
+        outcome
+    }
+
+    fn next(&self, failure: &AttemptFailure) -> Next {
+        let policy = &self.agent.spec.retry;
+        if !failure.class.is_retried() || !policy.allows_another(self.attempts) {
+            return Next::GiveUp;
+        }
+        let pause = policy.backoff(self.attempts, fastrand::f64());
+        if self.caller.remaining().is_some_and(|left| left <= pause) {
+            Next::TooLate
+        } else {
+            Next::Retry(pause)
+        }
+    }
+
+    fn tell_failure(&self, failure: &AttemptFailure, next: &Next) {
+        record_counter(&CALL_FAILURES, 1);
+        let retry_in = match next {
+            Next::Retry(pause) => Some(*pause),
+            Next::GiveUp | Next::TooLate => None,
+        };
+        tracing::warn!(
+            attempt = self.attempts,
+            error_class = failure.class.as_str(),
+            error = failure.deed,
+            exit_code = failure.exit_code,
+            retry_in_ms = retry_in.map(|pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)),
+            "attempt failed"
+        );
+        self.events.push(TaskEvent::AttemptFailed {
+            attempt: self.attempts,
+            ended_at: Timestamp::now(),
+            failure: failure.clone(),
+            retry_in,
+        });
+    }
+
+    /// Reports an outcome; the probe's lease goes with the last.
+    async fn report(&mut self, outcome: Outcome, is_last: bool) {
+        let probe_lease = if is_last { std::mem::take(&mut self.probe_lease) } else { String::new() };
+        let agent = &self.agent.spec.name;
+        let report = Report { correlation_id: self.caller.correlation_id, agent, outcome, probe_lease };
+        self.health = self.executor.health.send(report).await.or(self.health.take());
+    }
+
+    /// Waits for `work`, but not past the caller's deadline or a cancellation.
+    async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Stop> {
+        let deadline = async {
+            match self.caller.deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            reason = self.registration.cancel.cancelled() => Err(Stop::Cancelled(reason)),
+            () = deadline => Err(self.too_late()),
+        }
+    }
+
+    fn too_late(&self) -> Stop {
+        let agent = &self.agent.spec.name;
+        let error = OrchestratorError::new(
+            OrchestratorErrorCode::Timeout,
+            format!("the request's time was over before agent `{agent}` could make its next attempt"),
+        );
+        Stop::Failed(error.with_detail("agent", agent).with_detail("attempts", self.attempts))
+    }
+
+    fn log_end(&self, result: &Result<ActionResult, Stop>, elapsed: Duration) {
+        let (outcome, reason) = match result {
+            Ok(_) => ("succeeded", None),
+            Err(Stop::Failed(error)) => (error.code.as_str(), None),
+            Err(Stop::Cancelled(reason)) => ("cancelled", Some(reason.as_str())),
+        };
+        let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(outcome, reason, attempts = self.attempts, elapsed_ms, "task finished");
+    }
+}

@@ -1,0 +1,125 @@
+//! Decode, call, encode.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream::Map};
+use phoenix_domain::TaskId;
+use phoenix_platform::RequestContext;
+use phoenix_proto::{
+    InvalidField,
+    action::json_object,
+    executor::{
+        AttemptFailed, AttemptStarted, CancelTaskRequest, CancelTaskResponse, ExecuteTaskRequest,
+        ExecuteTaskResponse, TaskFinished, execute_task_response::Event,
+        executor_service_server::ExecutorService, task_finished,
+    },
+    id, status_from_error, to_timestamp,
+};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    executor::Executor,
+    task::{Task, TaskEvent, TaskStream},
+};
+
+/// The wire's side of the executor.
+pub(crate) struct ExecutorGrpc {
+    executor: Arc<Executor>,
+}
+
+impl ExecutorGrpc {
+    pub(crate) const fn new(executor: Arc<Executor>) -> Self {
+        Self { executor }
+    }
+}
+
+type Encode = fn(TaskEvent) -> Result<ExecuteTaskResponse, Status>;
+
+#[tonic::async_trait]
+impl ExecutorService for ExecutorGrpc {
+    type ExecuteTaskStream = Map<TaskStream, Encode>;
+
+    async fn execute_task(
+        &self,
+        request: Request<ExecuteTaskRequest>,
+    ) -> Result<Response<Self::ExecuteTaskStream>, Status> {
+        let caller = RequestContext::of(&request);
+        let task = task(request.into_inner(), caller)?;
+        let events = self.executor.execute_task(task).map_err(|error| status_from_error(&error))?;
+        Ok(Response::new(events.map(encode as Encode)))
+    }
+
+    async fn cancel_task(
+        &self,
+        request: Request<CancelTaskRequest>,
+    ) -> Result<Response<CancelTaskResponse>, Status> {
+        let CancelTaskRequest { task_id, reason } = request.into_inner();
+        let task_id: TaskId = id("task_id", &task_id)?;
+        self.executor.cancel_task(task_id).map_err(|error| status_from_error(&error))?;
+        tracing::info!(%task_id, reason, "task is being cancelled");
+        Ok(Response::new(CancelTaskResponse {}))
+    }
+}
+
+fn task(request: ExecuteTaskRequest, caller: RequestContext) -> Result<Task, InvalidField> {
+    let ExecuteTaskRequest {
+        plan_id,
+        task_id,
+        agent,
+        action,
+        context,
+        payload_json,
+        idempotency_key,
+        first_attempt,
+        probe_lease,
+    } = request;
+    for (field, text) in [("action", &action), ("idempotency_key", &idempotency_key)] {
+        if text.is_empty() {
+            return Err(InvalidField::new(field, "is missing"));
+        }
+    }
+    Ok(Task {
+        caller,
+        plan_id: id("plan_id", &plan_id)?,
+        task_id: id("task_id", &task_id)?,
+        agent: id("agent", &agent)?,
+        action,
+        context,
+        payload: json_object("payload_json", &payload_json)?,
+        idempotency_key,
+        first_attempt: first_attempt.max(1),
+        probe_lease,
+    })
+}
+
+// By value: what it has to say moves into the message.
+fn encode(event: TaskEvent) -> Result<ExecuteTaskResponse, Status> {
+    let event = match event {
+        TaskEvent::AttemptStarted { attempt, started_at, worker } => Event::AttemptStarted(AttemptStarted {
+            attempt,
+            started_at: Some(to_timestamp(started_at)),
+            worker,
+        }),
+        TaskEvent::AttemptFailed { attempt, ended_at, failure, retry_in } => {
+            Event::AttemptFailed(AttemptFailed {
+                attempt,
+                ended_at: Some(to_timestamp(ended_at)),
+                error_class: failure.class.as_str().into(),
+                message: failure.message(),
+                stderr_tail: failure.stderr,
+                retry_in_ms: retry_in.map(|pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)),
+            })
+        }
+        TaskEvent::Finished { attempts, ended_at, result, health } => Event::Finished(TaskFinished {
+            attempts,
+            ended_at: Some(to_timestamp(ended_at)),
+            result: Some(match result {
+                Ok(output) => task_finished::Result::Output((&output).into()),
+                Err(error) => task_finished::Result::Error(error.into()),
+            }),
+            health: health.map(Into::into),
+        }),
+        TaskEvent::Interrupted(error) => return Err(status_from_error(&error)),
+    };
+    Ok(ExecuteTaskResponse { event: Some(event) })
+}

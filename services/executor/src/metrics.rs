@@ -1,0 +1,152 @@
+//! What the executor measures.
+//!
+//! Labels come from closed sets: the agents of the catalog, and the ways an attempt can end.
+
+use metrics::{Counter, Gauge, counter, gauge};
+use phoenix_domain::{AgentName, FailureClass};
+use phoenix_platform::metrics::Metric;
+
+/// Tasks taken in.
+pub const TASKS_STARTED: Metric = Metric::counter(
+    "orchestrator_task_started_total",
+    "Tasks taken in, each once, however often it is retried or resumed.",
+);
+
+/// Attempts that failed.
+pub const CALL_FAILURES: Metric =
+    Metric::counter("agent_call_failures_total", "Attempts that failed, retried ones included.");
+
+/// How long tasks take.
+pub const TASK_SECONDS: Metric = Metric::histogram(
+    "orchestrator_task_duration_seconds",
+    "Time of a task from its dispatch to its end: waiting, attempts and the pauses between them.",
+);
+
+/// How long attempts take.
+pub const CALL_SECONDS: Metric =
+    Metric::histogram("agent_call_duration_seconds", "Time of one attempt, however it ended.");
+
+/// How attempts end.
+pub const ATTEMPTS: Metric = Metric::counter(
+    "phoenix_agent_attempts_total",
+    "Attempts that ended, by agent and outcome (succeeded, cancelled, or a failure class).",
+)
+.labelled();
+
+/// How long tasks wait for a place.
+pub const QUEUE_SECONDS: Metric = Metric::histogram(
+    "phoenix_agent_queue_wait_seconds",
+    "Time between a task's arrival and its place among the running ones of its agent.",
+);
+
+/// Tasks that wait.
+pub const QUEUED: Metric =
+    Metric::gauge("phoenix_agent_queued_tasks", "Tasks that wait for a place, by agent.").labelled();
+
+/// Tasks that run.
+pub const RUNNING: Metric = Metric::gauge(
+    "phoenix_agent_running_tasks",
+    "Tasks that have a place, by agent, those between two attempts included.",
+)
+.labelled();
+
+/// Tasks turned away.
+pub const OVERLOADED: Metric = Metric::counter(
+    "phoenix_agent_overloaded_total",
+    "Tasks turned away because the agent's queue was full, by agent.",
+)
+.labelled();
+
+/// Processes that live.
+pub const PROCESSES: Metric =
+    Metric::gauge("phoenix_agent_processes", "Agent processes that live, by agent.").labelled();
+
+/// Reports that did not arrive.
+pub const HEALTH_REPORTS_LOST: Metric = Metric::counter(
+    "phoenix_health_reports_lost_total",
+    "Outcomes that the health service did not take; agents' health is then older than the facts.",
+);
+
+/// Guards that died.
+pub const GUARD_RESTARTS: Metric = Metric::counter(
+    "phoenix_executor_guard_restarts_total",
+    "How often the orphan guard died and was started again.",
+);
+
+/// Orphans found at start.
+pub const ORPHANS_KILLED: Metric = Metric::counter(
+    "phoenix_executor_orphans_killed_total",
+    "Processes of agents that an earlier executor left behind and this one ended.",
+);
+
+/// Every metric of this service.
+pub const METRICS: &[Metric] = &[
+    TASKS_STARTED,
+    CALL_FAILURES,
+    TASK_SECONDS,
+    CALL_SECONDS,
+    ATTEMPTS,
+    QUEUE_SECONDS,
+    QUEUED,
+    RUNNING,
+    OVERLOADED,
+    PROCESSES,
+    HEALTH_REPORTS_LOST,
+    GUARD_RESTARTS,
+    ORPHANS_KILLED,
+];
+
+/// The handles of one agent's metrics, looked up once; all of them exist from the start.
+pub(crate) struct AgentMeters {
+    pub(crate) queued: Gauge,
+    pub(crate) running: Gauge,
+    pub(crate) overloaded: Counter,
+    pub(crate) processes: Gauge,
+    succeeded: Counter,
+    cancelled: Counter,
+    failed: Vec<(FailureClass, Counter)>,
+}
+
+impl AgentMeters {
+    pub(crate) fn new(agent: &AgentName) -> Self {
+        let attempts = |outcome: &'static str| counter!(ATTEMPTS.name, "agent" => agent.to_string(), "outcome" => outcome);
+        Self {
+            queued: gauge!(QUEUED.name, "agent" => agent.to_string()),
+            running: gauge!(RUNNING.name, "agent" => agent.to_string()),
+            overloaded: counter!(OVERLOADED.name, "agent" => agent.to_string()),
+            processes: gauge!(PROCESSES.name, "agent" => agent.to_string()),
+            succeeded: attempts("succeeded"),
+            cancelled: attempts("cancelled"),
+            failed: FailureClass::ALL.iter().map(|&class| (class, attempts(class.as_str()))).collect(),
+        }
+    }
+
+    /// Counts one attempt; `None` stands for a cancelled one.
+    pub(crate) fn attempt_ended(&self, outcome: Option<Result<(), FailureClass>>) {
+        match outcome {
+            None => self.cancelled.increment(1),
+            Some(Ok(())) => self.succeeded.increment(1),
+            Some(Err(class)) => {
+                if let Some((_, counter)) = self.failed.iter().find(|(known, _)| *known == class) {
+                    counter.increment(1);
+                }
+            }
+        }
+    }
+}
+
+/// One unit of a gauge, given back on drop.
+pub(crate) struct Held(Gauge);
+
+impl Held {
+    pub(crate) fn of(gauge: &Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}

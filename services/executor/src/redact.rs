@@ -1,0 +1,76 @@
+//! Keeps the language model's keys out of everything that agents write.
+//!
+//! An agent that was given a key may print it: in a stack trace, in an answer, in an error of its provider. Whatever an
+//! agent writes passes through here before it is parsed, logged or sent anywhere.
+
+use std::borrow::Cow;
+
+use phoenix_domain::llm::{LlmSettings, ProviderKind};
+
+const REDACTED: &str = "[redacted]";
+
+/// Shorter keys are not looked for: they would be found in words that mean nothing.
+const MIN_SECRET_BYTES: usize = 6;
+
+/// Knows the keys, as they are and as JSON writes them.
+#[derive(Default)]
+pub(crate) struct Redactor {
+    secrets: Vec<String>,
+}
+
+impl Redactor {
+    pub(crate) fn new(llm: &LlmSettings) -> Self {
+        let mut secrets = Vec::new();
+        for &kind in ProviderKind::ALL {
+            let Some(key) = llm.provider(kind).api_key else { continue };
+            let plain = key.expose().to_owned();
+            let escaped = serde_json::Value::from(plain.as_str()).to_string();
+            secrets.push(escaped.trim_matches('"').to_owned());
+            secrets.push(plain);
+        }
+        secrets.retain(|secret| secret.len() >= MIN_SECRET_BYTES);
+        // The longest first, so that no rest of one stays when another is its beginning.
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        secrets.dedup();
+        Self { secrets }
+    }
+
+    /// `text` without secrets.
+    pub(crate) fn clean<'a>(&self, text: impl Into<Cow<'a, str>>) -> Cow<'a, str> {
+        self.secrets.iter().fold(text.into(), |text, secret| {
+            if text.contains(secret) { text.replace(secret, REDACTED).into() } else { text }
+        })
+    }
+
+    /// The length of the longest secret: of a text whose beginning was cut off, as many bytes may be part of one.
+    pub(crate) fn longest(&self) -> usize {
+        self.secrets.first().map_or(0, String::len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn redactor(keys: &[&str]) -> Redactor {
+        let mut llm = LlmSettings::default();
+        for (key, &kind) in keys.iter().zip(ProviderKind::ALL) {
+            llm.section_mut(kind).api_key = Some((*key).to_owned().into());
+        }
+        Redactor::new(&llm)
+    }
+
+    #[test]
+    fn keys_vanish_also_when_one_is_the_beginning_of_another_or_json_escapes_it() {
+        let redactor = redactor(&["sk-secret", "sk-secret-and-more", "with\"quote"]);
+        let text = r#"sk-secret-and-more {"key":"with\"quote"} sk-secret with"quote"#;
+        assert_eq!(redactor.clean(text), r#"[redacted] {"key":"[redacted]"} [redacted] [redacted]"#);
+        assert_eq!(redactor.longest(), "sk-secret-and-more".len());
+    }
+
+    #[test]
+    fn text_without_keys_is_not_copied() {
+        assert!(matches!(redactor(&["sk-secret"]).clean("nothing here"), Cow::Borrowed(_)));
+        assert!(matches!(redactor(&["", "t"]).clean("a t"), Cow::Borrowed(_)));
+    }
+}

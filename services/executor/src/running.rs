@@ -1,0 +1,147 @@
+//! The tasks that run here, by id, so that anyone can cancel one.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use phoenix_domain::TaskId;
+use tokio_util::sync::CancellationToken;
+
+/// Why a task was cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CancelReason {
+    /// Nobody listens to its events any more.
+    CallerLeft,
+    /// `CancelTask` was called.
+    Requested,
+    /// The task was sent a second time; the newer caller has it now.
+    Superseded,
+    /// The executor ends.
+    Stopping,
+}
+
+impl CancelReason {
+    /// The name in logs.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::CallerLeft => "caller_left",
+            Self::Requested => "requested",
+            Self::Superseded => "superseded",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// Cancels one task, and tells it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Cancel {
+    token: CancellationToken,
+    reason: Arc<OnceLock<CancelReason>>,
+}
+
+impl Cancel {
+    /// Cancels the task; the first reason counts.
+    pub(crate) fn cancel(&self, reason: CancelReason) {
+        let _ = self.reason.set(reason);
+        self.token.cancel();
+    }
+
+    /// Ends when the task is cancelled.
+    pub(crate) async fn cancelled(&self) -> CancelReason {
+        self.token.cancelled().await;
+        // Cancelled without a reason of its own: together with all others.
+        *self.reason.get().unwrap_or(&CancelReason::Stopping)
+    }
+}
+
+/// Every task that runs here.
+#[derive(Debug)]
+pub(crate) struct RunningTasks {
+    stop: CancellationToken,
+    tasks: Mutex<HashMap<TaskId, Cancel>>,
+}
+
+/// Keeps a task in the list.
+pub(crate) struct Registration {
+    list: Arc<RunningTasks>,
+    task: TaskId,
+    pub(crate) cancel: Cancel,
+}
+
+impl RunningTasks {
+    /// An empty list; `stop` cancels whatever is on it.
+    pub(crate) fn new(stop: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { stop, tasks: Mutex::default() })
+    }
+
+    /// Puts `task` on the list. If it is there already, its earlier run is cancelled: after a crash of the caller, or
+    /// when another one took over, only the newest may run.
+    pub(crate) fn register(self: &Arc<Self>, task: TaskId) -> Registration {
+        let cancel = Cancel { token: self.stop.child_token(), reason: Arc::default() };
+        if let Some(earlier) = self.lock().insert(task, cancel.clone()) {
+            earlier.cancel(CancelReason::Superseded);
+        }
+        Registration { list: Arc::clone(self), task, cancel }
+    }
+
+    /// Cancels `task`; false when it does not run here.
+    pub(crate) fn cancel(&self, task: TaskId) -> bool {
+        let cancel = self.lock().get(&task).cloned();
+        cancel.is_some_and(|cancel| {
+            cancel.cancel(CancelReason::Requested);
+            true
+        })
+    }
+
+    /// How many run.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TaskId, Cancel>> {
+        // Nothing panics while the list is locked.
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut tasks = self.list.lock();
+        // A newer run of the same task stays.
+        if tasks.get(&self.task).is_some_and(|cancel| Arc::ptr_eq(&cancel.reason, &self.cancel.reason)) {
+            tasks.remove(&self.task);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn the_newest_run_of_a_task_stays_on_the_list() {
+        let running = RunningTasks::new(CancellationToken::new());
+        let task = TaskId::generate();
+        let older = running.register(task);
+        let newer = running.register(task);
+        assert_eq!(older.cancel.cancelled().now_or_never(), Some(CancelReason::Superseded));
+        drop(older);
+        assert!(running.cancel(task));
+        assert_eq!(newer.cancel.cancelled().now_or_never(), Some(CancelReason::Requested));
+        drop(newer);
+        assert!(!running.cancel(task));
+    }
+
+    #[test]
+    fn stopping_cancels_all() {
+        let stop = CancellationToken::new();
+        let running = RunningTasks::new(stop.clone());
+        let registration = running.register(TaskId::generate());
+        assert_eq!(registration.cancel.cancelled().now_or_never(), None);
+        stop.cancel();
+        assert_eq!(registration.cancel.cancelled().now_or_never(), Some(CancelReason::Stopping));
+    }
+}

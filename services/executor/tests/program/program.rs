@@ -1,0 +1,225 @@
+//! What the tests run beside themselves:
+//!
+//! - `agent BEHAVIOUR [ARGUMENT…]`: an agent that behaves well or badly,
+//! - `executor HEALTH_URL TAG`: an executor as a process of its own, that can be killed,
+//! - `guard MARKER`: its orphan guard.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::disallowed_methods
+)]
+
+use std::{
+    collections::BTreeMap,
+    fs::OpenOptions,
+    io::{self, Write},
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use phoenix_domain::{AgentCatalog, AgentSpec, llm::LlmSettings};
+use phoenix_executor::{ExecutorConfig, guard, serve};
+use serde_json::{Value, json};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["agent", behaviour @ ..] => behave(behaviour),
+        ["executor", health_url, tag] => executor(health_url, tag),
+        ["guard", marker] => guard::run(marker),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Serves one hanging agent and says where on standard output.
+fn executor(health_url: &str, tag: &str) -> ExitCode {
+    let exe = std::env::current_exe().unwrap().into_os_string().into_string().unwrap();
+    let command = [&exe, "agent", "hang-with-children"].map(str::to_owned).to_vec();
+    let mut spec = AgentSpec::new("hanging".parse().unwrap(), command);
+    spec.env = vec!["PATH".into(), "TEST_TAG".into()];
+    let environment =
+        [("PATH".to_owned(), std::env::var("PATH").unwrap()), ("TEST_TAG".to_owned(), tag.to_owned())];
+    let config = ExecutorConfig {
+        agents: AgentCatalog::new([spec.clone()], spec.name),
+        llm: LlmSettings::default(),
+        health_url: health_url.into(),
+        environment: BTreeMap::from(environment),
+        guard: Some(vec![exe, "guard".into()]),
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        println!("http://{}", listener.local_addr().unwrap());
+        let shutdown = phoenix_platform::shutdown::on_signal().unwrap();
+        serve(config, listener, shutdown).await.unwrap();
+    });
+    ExitCode::SUCCESS
+}
+
+fn behave(behaviour: &[&str]) -> ExitCode {
+    match behaviour {
+        ["answer"] => each_request(|request| say(&answer(request))),
+        ["answer-without-newline"] => each_request(|request| out(answer(request).to_string().as_bytes())),
+        ["exit", code] => {
+            each_request(|request| say(&answer(request)));
+            complain("boom\n");
+            return ExitCode::from(code.parse::<u8>().unwrap());
+        }
+        ["die-by-signal"] => {
+            complain("boom\n");
+            nix::sys::signal::raise(nix::sys::signal::Signal::SIGABRT).unwrap();
+        }
+        ["hang"] => each_request(|_| hang()),
+        ["hang-after-answer"] => each_request(|request| {
+            say(&answer(request));
+            hang();
+        }),
+        ["ignore-sigterm"] => {
+            nix::sys::signal::SigSet::all().thread_block().unwrap();
+            each_request(|_| hang());
+        }
+        ["hang-with-children"] => {
+            // One in the group, one that left it.
+            let _child = Command::new("sleep").arg("600").spawn().unwrap();
+            let _escaped = Command::new("setsid").args(["sleep", "600"]).spawn().unwrap();
+            each_request(|_| hang());
+        }
+        ["garbage"] => each_request(|_| out(b"Traceback (most recent call last):\n")),
+        ["half"] => each_request(|request| {
+            let line = answer(request).to_string();
+            out(&line.as_bytes()[..line.len() / 2]);
+            quit();
+        }),
+        ["nothing"] => each_request(|_| complain("nothing to say\n")),
+        ["flood-stdout"] => each_request(|_| (0..1600).for_each(|_| out(&[b'x'; 64 * 1024]))),
+        ["flood-stderr"] => each_request(|request| {
+            (0..1600).for_each(|_| complain(&"x".repeat(64 * 1024)));
+            complain("the end\n");
+            say(&answer(request));
+        }),
+        ["flood-stderr-and-fail"] => {
+            (0..200).for_each(|_| complain(&"x".repeat(64 * 1024)));
+            complain("the end\n");
+            return ExitCode::from(9);
+        }
+        ["close-stdin"] => {
+            // Its end of the pipe closes with the process; until then nothing is read.
+            complain("not listening\n");
+        }
+        ["keep-pipes-open"] => each_request(|request| {
+            let _child = Command::new("sleep").arg("600").spawn().unwrap();
+            say(&answer(request));
+        }),
+        ["keep-pipes-open-and-fail"] => {
+            let _child = Command::new("sleep").arg("600").spawn().unwrap();
+            complain("left a child\n");
+            return ExitCode::from(4);
+        }
+        ["wrong-id"] => each_request(|request| {
+            let mut answer = answer(request);
+            answer["request_id"] = json!("0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f");
+            say(&answer);
+        }),
+        ["two-lines"] => each_request(|request| {
+            let line = answer(request).to_string() + "\n";
+            out(line.repeat(2).as_bytes());
+        }),
+        ["not-utf8"] => each_request(|_| out(b"\xff\xfe\n")),
+        ["slow-start", millis] => {
+            pause(Duration::from_millis(millis.parse().unwrap()));
+            each_request(|request| say(&answer(request)));
+        }
+        ["refuse", code] => each_request(|request| {
+            let mut refusal = answer(request);
+            refusal["status"] = json!("error");
+            refusal["code"] = json!(code.parse::<u16>().unwrap());
+            refusal["error"] = json!("that will not do");
+            say(&refusal);
+        }),
+        ["print-settings"] => each_request(|request| {
+            let settings = std::env::var("PHOENIX_LLM_SETTINGS").unwrap_or_default();
+            complain(&settings);
+            let mut answer = answer(request);
+            answer["result"]["data"] = json!(settings);
+            say(&answer);
+        }),
+        ["fail-until", file, times] => each_request(|request| {
+            let made = note(file, request);
+            if made < times.parse().unwrap() {
+                complain(&format!("failure {made}\n"));
+                std::process::exit(1);
+            }
+            say(&answer(request));
+        }),
+        other => panic!("no such behaviour: {other:?}"),
+    }
+    ExitCode::SUCCESS
+}
+
+/// Appends the request to `file`; answers how many are there now.
+fn note(file: &str, request: &Value) -> usize {
+    let mut notes = OpenOptions::new().create(true).append(true).read(true).open(file).unwrap();
+    notes.write_all(format!("{request}\n").as_bytes()).unwrap();
+    std::fs::read_to_string(file).unwrap().lines().count()
+}
+
+fn each_request(mut act: impl FnMut(&Value)) {
+    for line in io::stdin().lines() {
+        act(&serde_json::from_str(&line.unwrap()).unwrap());
+    }
+}
+
+/// Success, with the request, the environment and the process id as data.
+fn answer(request: &Value) -> Value {
+    let environment: BTreeMap<String, String> = std::env::vars().collect();
+    let mut answer = json!({
+        "api_version": "v1",
+        "status": "success",
+        "code": 0,
+        "error": null,
+        "result": {
+            "output_type": "json",
+            "data": { "request": request, "environment": environment, "pid": std::process::id() },
+            "metadata": { "kind": "test" },
+        },
+    });
+    for echoed in ["request_id", "plan_id", "task_id", "correlation_id"] {
+        answer[echoed] = request[echoed].clone();
+    }
+    answer
+}
+
+fn say(answer: &Value) {
+    out((answer.to_string() + "\n").as_bytes());
+}
+
+/// Writes to standard output; who does not listen ends the process.
+fn out(bytes: &[u8]) {
+    let mut stdout = io::stdout();
+    if stdout.write_all(bytes).and_then(|()| stdout.flush()).is_err() {
+        quit();
+    }
+}
+
+fn complain(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+fn quit() {
+    std::process::exit(0);
+}
+
+fn hang() {
+    loop {
+        pause(Duration::from_secs(3600));
+    }
+}
+
+fn pause(time: Duration) {
+    std::thread::sleep(time);
+}

@@ -1,0 +1,178 @@
+//! One attempt: whatever an agent does, it ends in time, in the right class, and leaves no process behind.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    time::{Duration, Instant},
+};
+
+use phoenix_domain::{AgentSpec, FailureClass, OrchestratorErrorCode};
+use serde_json::json;
+
+use crate::sandbox::{Sandbox, Told, agent};
+
+/// Runs one task and sees that nothing is left of it.
+async fn run(spec: AgentSpec) -> Told {
+    let sandbox = Sandbox::start(spec).await;
+    let told = sandbox.run().await;
+    sandbox.no_process_left().await;
+    sandbox.stop().await;
+    told
+}
+
+/// Runs a task that fails: in `class`, with a message that says `says`, with `stderr` in the details. Answers how long
+/// it took.
+async fn fails(spec: AgentSpec, class: FailureClass, says: &str, stderr: &str) -> Duration {
+    let what = spec.command.join(" ");
+    let begun = Instant::now();
+    let told = run(spec).await;
+    let elapsed = begun.elapsed();
+    let [failed] = told.failed.as_slice() else { panic!("{what}: {told:?}") };
+    assert_eq!(failed.error_class, class.as_str(), "{what}: {}", failed.message);
+    assert_eq!((told.started.len(), told.finished.attempts, failed.retry_in_ms), (1, 1, None), "{what}");
+    assert!(failed.message.contains(says), "{what}: {}", failed.message);
+    assert!(failed.stderr_tail.contains(stderr) && failed.stderr_tail.len() <= 64 * 1024, "{what}");
+    let error = told.error();
+    assert!(error.message.contains(says), "{what}: {}", error.message);
+    assert_eq!(error.details["error_class"], class.as_str(), "{what}");
+    assert_eq!(error.details.get("stderr").map_or("", String::as_str), failed.stderr_tail, "{what}");
+    assert!(!error.to_string().contains('/'), "{what}: no path of this machine in {error}");
+    elapsed
+}
+
+/// An agent that is given more time than any test takes.
+fn patient(behaviour: &[&str]) -> AgentSpec {
+    AgentSpec { timeout: Duration::from_secs(600), ..agent(behaviour) }
+}
+
+#[tokio::test]
+async fn an_agent_gets_the_request_and_its_answer_is_passed_on() {
+    let told = run(patient(&["answer"])).await;
+    let data = told.data();
+    let request = &data["request"];
+    assert_eq!(request["tool"], "test_agent");
+    assert_eq!(request["action"], "chat");
+    assert_eq!(request["context"], "a test");
+    assert_eq!(request["payload"], json!({ "message": "hello" }));
+    assert_eq!(request["_meta"]["attempt"], 1);
+    assert_eq!(request["_meta"]["idempotency_key"], "the key");
+    let deadline_ms = request["_meta"]["deadline_ms"].as_u64().unwrap();
+    assert!((500_000..=600_000).contains(&deadline_ms), "{deadline_ms}");
+    assert_eq!(told.started[0].worker, format!("pid {}", data["pid"]));
+    assert!(told.failed.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_nearly_right_is_accepted() {
+    for behaviour in ["answer-without-newline", "keep-pipes-open", "flood-stderr"] {
+        let begun = Instant::now();
+        assert_eq!(run(patient(&[behaviour])).await.data()["request"]["action"], "chat", "{behaviour}");
+        assert!(begun.elapsed() < Duration::from_secs(60), "{behaviour}");
+    }
+}
+
+#[tokio::test]
+async fn programs_that_cannot_be_started_are_io_failures() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent");
+    std::fs::write(&file, "no program").unwrap();
+    let file = file.to_str().unwrap().to_owned();
+    let with_command = |program: &str| AgentSpec { command: vec![program.into()], ..patient(&[]) };
+    fails(with_command("no-such-program"), FailureClass::Io, "was not found", "").await;
+    fails(with_command("/no/such/program"), FailureClass::Io, "was not found", "").await;
+    fails(with_command(&file), FailureClass::Io, "may not be executed", "").await;
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
+    fails(with_command(&file), FailureClass::Io, "could not be started", "").await;
+}
+
+#[tokio::test]
+async fn whoever_does_not_exit_with_0_has_failed_whatever_it_wrote() {
+    let backend = FailureClass::BackendFailure;
+    fails(patient(&["exit", "3"]), backend, "exited with code 3", "boom").await;
+    fails(patient(&["die-by-signal"]), backend, "ended by SIGABRT", "boom").await;
+    fails(patient(&["flood-stderr-and-fail"]), backend, "exited with code 9", "the end").await;
+    fails(patient(&["keep-pipes-open-and-fail"]), backend, "exited with code 4", "left a child").await;
+}
+
+#[tokio::test]
+async fn output_that_is_not_one_answer_is_a_backend_failure() {
+    for (behaviour, says) in [
+        ("garbage", "not an action response"),
+        ("half", "not an action response"),
+        ("nothing", "exited without an answer"),
+        ("flood-stdout", "line of more than 8 MiB"),
+        ("wrong-id", "`request_id` is not the one"),
+        ("two-lines", "more than one line"),
+        ("not-utf8", "not UTF-8"),
+    ] {
+        fails(patient(&[behaviour]), FailureClass::BackendFailure, says, "").await;
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_never_reads_a_long_request_is_an_io_failure() {
+    let sandbox = Sandbox::start(patient(&["close-stdin"])).await;
+    let payload_json = json!({ "message": "x".repeat(1 << 20) }).to_string();
+    let request = phoenix_proto::executor::ExecuteTaskRequest { payload_json, ..sandbox.request() };
+    let told = sandbox.run_request(request).await.unwrap();
+    assert_eq!(told.failed[0].error_class, FailureClass::Io.as_str(), "{}", told.failed[0].message);
+    assert_eq!(told.failed[0].stderr_tail, "not listening");
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_takes_too_long_is_killed() {
+    for behaviour in [&["hang"][..], &["ignore-sigterm"], &["slow-start", "600000"]] {
+        let spec = AgentSpec { timeout: Duration::from_millis(300), ..agent(behaviour) };
+        let took = fails(spec, FailureClass::Timeout, "did not answer within 300 ms", "").await;
+        assert!(took >= Duration::from_millis(300), "{behaviour:?}: {took:?}");
+    }
+    let spec = AgentSpec { timeout: Duration::from_secs(2), ..agent(&["hang-after-answer"]) };
+    fails(spec, FailureClass::Timeout, "answered, but did not exit within 2 s", "").await;
+}
+
+#[tokio::test]
+async fn an_agents_own_verdict_decides_class_and_code() {
+    for (code, class, error_code) in [
+        ("400", FailureClass::InvalidRequest, OrchestratorErrorCode::ValidationFailed),
+        ("501", FailureClass::ActionNotSupported, OrchestratorErrorCode::PlanningFailed),
+        ("504", FailureClass::Timeout, OrchestratorErrorCode::Timeout),
+        ("500", FailureClass::BackendFailure, OrchestratorErrorCode::ExecutionFailed),
+    ] {
+        let told = run(patient(&["refuse", code])).await;
+        let error = told.error();
+        assert_eq!((told.failed[0].error_class.as_str(), error.code), (class.as_str(), error_code));
+        assert_eq!(error.message, "agent `test_agent` answered: that will not do");
+        assert_eq!(error.details["response_code"], code);
+    }
+}
+
+#[tokio::test]
+async fn the_environment_of_an_agent_is_what_it_lists_and_nothing_else() {
+    let mut spec = patient(&["answer"]);
+    spec.env.push("NOT_SET_ANYWHERE".into());
+    let told = run(spec).await;
+    let data = told.data();
+    let names: Vec<_> = data["environment"].as_object().unwrap().keys().collect();
+    assert_eq!(names, ["PATH", "PHOENIX_EXECUTOR", "TEST_TAG"]);
+}
+
+#[tokio::test]
+async fn the_model_settings_reach_only_who_lists_them_and_their_keys_get_no_further() {
+    for lists_them in [true, false] {
+        let mut spec = patient(&["print-settings"]);
+        if lists_them {
+            spec.env.push("PHOENIX_LLM_SETTINGS".into());
+        }
+        let sandbox = Sandbox::start_with(spec, |config| {
+            config.llm.openai.api_key = Some("sk-very-secret".to_owned().into());
+            // A variable of this name in the executor's own environment is not what is meant.
+            config.environment.insert("PHOENIX_LLM_SETTINGS".into(), "stale".into());
+        })
+        .await;
+        let data = sandbox.run().await.data();
+        let settings = data.as_str().unwrap();
+        assert_eq!(settings.contains("\"api_key\":\"[redacted]\""), lists_them, "{settings}");
+        assert!(!settings.contains("secret") && !settings.contains("stale"), "{settings}");
+        sandbox.stop().await;
+    }
+}

@@ -1,0 +1,19 @@
+//! What the health service is told.
+
+use phoenix_domain::AgentCatalog;
+use phoenix_platform::config::RoleSettings;
+
+/// The settings of the health service.
+#[derive(Debug, Clone)]
+pub struct HealthConfig {
+    /// Every agent that there is; each one's `breaker` says when its circuit opens.
+    pub agents: AgentCatalog,
+    /// The SQLite file with the `agent_health` table, such as `sqlite://data/health.db`.
+    pub database_url: String,
+}
+
+impl From<&RoleSettings> for HealthConfig {
+    fn from(settings: &RoleSettings) -> Self {
+        Self { agents: settings.config.agents.clone(), database_url: settings.database_url.clone() }
+    }
+}

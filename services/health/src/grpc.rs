@@ -1,0 +1,128 @@
+//! `phoenix.health.v1.AgentHealthService`: decode, call, encode.
+
+use std::{pin::Pin, time::Duration};
+
+use futures_util::{Stream, StreamExt};
+use phoenix_domain::{health, ids::InvalidId};
+use phoenix_proto::{
+    HealthSnapshot, InvalidField, common,
+    health_v1::{
+        self, AcquireProbeRequest, AcquireProbeResponse, GetAgentHealthRequest, GetAgentHealthResponse,
+        ListAgentHealthRequest, ListAgentHealthResponse, ReportOutcomeRequest, ReportOutcomeResponse,
+        WatchAgentHealthRequest, WatchAgentHealthResponse, agent_health_service_server::AgentHealthService,
+    },
+    id, optional, required_timestamp, status_from_error, to_timestamp,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, async_trait};
+use uuid::Uuid;
+
+use crate::{
+    health::{Health, ProbeAnswer, Verdict},
+    watch,
+};
+
+/// A lease that a mistaken peer would never end blocks its agent for no longer than this.
+const MAX_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The service on the wire.
+#[derive(Debug)]
+pub(crate) struct HealthGrpc {
+    health: Health,
+    /// Ends watches, which would otherwise hold the server open.
+    shutdown: CancellationToken,
+}
+
+impl HealthGrpc {
+    pub(crate) const fn new(health: Health, shutdown: CancellationToken) -> Self {
+        Self { health, shutdown }
+    }
+}
+
+#[async_trait]
+impl AgentHealthService for HealthGrpc {
+    type WatchAgentHealthStream =
+        Pin<Box<dyn Stream<Item = Result<WatchAgentHealthResponse, Status>> + Send>>;
+
+    async fn list_agent_health(
+        &self,
+        request: Request<ListAgentHealthRequest>,
+    ) -> Result<Response<ListAgentHealthResponse>, Status> {
+        let ListAgentHealthRequest {} = request.into_inner();
+        Ok(Response::new(ListAgentHealthResponse { agents: encode(self.health.list()) }))
+    }
+
+    async fn get_agent_health(
+        &self,
+        request: Request<GetAgentHealthRequest>,
+    ) -> Result<Response<GetAgentHealthResponse>, Status> {
+        let GetAgentHealthRequest { agent_id } = request.into_inner();
+        let snapshot = self.health.get(&id("agent_id", &agent_id)?).map_err(|e| status_from_error(&e))?;
+        Ok(Response::new(GetAgentHealthResponse { health: Some(snapshot.into()) }))
+    }
+
+    async fn watch_agent_health(
+        &self,
+        request: Request<WatchAgentHealthRequest>,
+    ) -> Result<Response<Self::WatchAgentHealthStream>, Status> {
+        let WatchAgentHealthRequest {} = request.into_inner();
+        let changes = watch::changes(self.health.states(), self.shutdown.clone());
+        let messages = changes.map(|agents| Ok(WatchAgentHealthResponse { agents: encode(agents) }));
+        Ok(Response::new(Box::pin(messages)))
+    }
+
+    async fn report_outcome(
+        &self,
+        request: Request<ReportOutcomeRequest>,
+    ) -> Result<Response<ReportOutcomeResponse>, Status> {
+        let ReportOutcomeRequest { agent_id, outcome, ended_at, probe_lease } = request.into_inner();
+        let agent = id("agent_id", &agent_id)?;
+        let outcome = decode_outcome(outcome)?;
+        let ended_at = required_timestamp("ended_at", ended_at)?;
+        let lease = optional::<Uuid>("probe_lease", &probe_lease)
+            .map_err(|_| InvalidField::new("probe_lease", InvalidId))?;
+        let reported = self.health.report(agent, outcome, ended_at, lease).await;
+        let snapshot = reported.map_err(|e| status_from_error(&e))?;
+        Ok(Response::new(ReportOutcomeResponse { health: Some(snapshot.into()) }))
+    }
+
+    async fn acquire_probe(
+        &self,
+        request: Request<AcquireProbeRequest>,
+    ) -> Result<Response<AcquireProbeResponse>, Status> {
+        let AcquireProbeRequest { agent_id, lease_ms } = request.into_inner();
+        let (agent, lease_time) = (id("agent_id", &agent_id)?, decode_lease_time(lease_ms)?);
+        let answer = self.health.acquire_probe(agent, lease_time).await.map_err(|e| status_from_error(&e))?;
+        Ok(Response::new(answer.into()))
+    }
+}
+
+impl From<ProbeAnswer> for AcquireProbeResponse {
+    fn from(ProbeAnswer { verdict, snapshot }: ProbeAnswer) -> Self {
+        let (granted, lease, refused_until) = match verdict {
+            Verdict::Granted(lease) => (true, lease.to_string(), None),
+            Verdict::NotNeeded => (true, String::new(), None),
+            Verdict::Refused(until) => (false, String::new(), Some(to_timestamp(until))),
+        };
+        Self { granted, lease, refused_until, health: Some(snapshot.into()) }
+    }
+}
+
+fn decode_outcome(outcome: i32) -> Result<health::Outcome, InvalidField> {
+    health_v1::Outcome::try_from(outcome)
+        .map_err(|_| InvalidField::new("outcome", "is none that this version knows"))?
+        .try_into()
+}
+
+fn decode_lease_time(lease_ms: u64) -> Result<Option<Duration>, InvalidField> {
+    let lease_time = Duration::from_millis(lease_ms);
+    if lease_time > MAX_LEASE {
+        let problem = format!("must be at most {}, which is a day", MAX_LEASE.as_millis());
+        return Err(InvalidField::new("lease_ms", problem));
+    }
+    Ok((lease_ms > 0).then_some(lease_time))
+}
+
+fn encode(snapshots: Vec<HealthSnapshot>) -> Vec<common::AgentHealth> {
+    snapshots.into_iter().map(Into::into).collect()
+}

@@ -1,0 +1,126 @@
+//! A running service and short words for talking to it.
+
+use std::{path::Path, time::Duration};
+
+use jiff::Timestamp;
+use phoenix_domain::{
+    AgentCatalog, AgentSpec, OrchestratorError,
+    health::{BreakerPolicy, Outcome},
+};
+use phoenix_health::{HealthConfig, ServeError, serve};
+use phoenix_platform::client::{self, PeerChannel};
+use phoenix_proto::{
+    HealthSnapshot, common, error_from_status,
+    health_v1::{
+        self, AcquireProbeRequest, AcquireProbeResponse, GetAgentHealthRequest, ListAgentHealthRequest,
+        ReportOutcomeRequest, agent_health_service_client::AgentHealthServiceClient,
+    },
+    to_timestamp,
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+/// No condition that a test waits for takes longer, on however slow a machine.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+/// So long that it does not end while a test runs.
+pub(crate) const LONG: Duration = Duration::from_secs(3600);
+
+pub(crate) struct Service {
+    pub(crate) client: AgentHealthServiceClient<PeerChannel>,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) task: JoinHandle<Result<(), ServeError>>,
+}
+
+/// An agent whose circuit opens after three failures, for `cooldown`.
+pub(crate) fn agent(name: &str, cooldown: Duration) -> AgentSpec {
+    let breaker = BreakerPolicy { failure_threshold: 3, cooldown };
+    AgentSpec { breaker, ..AgentSpec::new(name.parse().unwrap(), vec!["true".into()]) }
+}
+
+pub(crate) fn config(agents: impl IntoIterator<Item = AgentSpec>, folder: &Path) -> HealthConfig {
+    HealthConfig {
+        agents: AgentCatalog::new(agents, "default".parse().unwrap()),
+        database_url: format!("sqlite://{}", folder.join("health.db").display()),
+    }
+}
+
+/// The present, as precisely as the service remembers it.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from_microsecond(Timestamp::now().as_microsecond()).unwrap()
+}
+
+/// A time so long ago that every [`LONG`] cooldown from it is over.
+pub(crate) fn long_ago() -> Timestamp {
+    now() - 100 * LONG
+}
+
+impl Service {
+    pub(crate) async fn start(agents: impl IntoIterator<Item = AgentSpec>, folder: &Path) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(serve(config(agents, folder), listener, shutdown.clone()));
+        let client = AgentHealthServiceClient::new(client::channel(&url).unwrap());
+        Self { client, shutdown, task }
+    }
+
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(LIMIT, self.task).await.expect("it ends").unwrap().unwrap();
+    }
+
+    pub(crate) async fn report(
+        &self,
+        agent: &str,
+        outcome: Outcome,
+        ended_at: Timestamp,
+        probe_lease: &str,
+    ) -> Result<HealthSnapshot, OrchestratorError> {
+        let request = ReportOutcomeRequest {
+            agent_id: agent.into(),
+            outcome: health_v1::Outcome::from(outcome).into(),
+            ended_at: Some(to_timestamp(ended_at)),
+            probe_lease: probe_lease.into(),
+        };
+        let answer = self.client.clone().report_outcome(request).await;
+        answer.map(|answer| decode(answer.into_inner().health)).map_err(|status| error_from_status(&status))
+    }
+
+    /// Reports that an attempt ended now.
+    pub(crate) async fn ended(&self, agent: &str, outcome: Outcome) -> HealthSnapshot {
+        self.report(agent, outcome, now(), "").await.unwrap()
+    }
+
+    /// Opens the circuit of `agent` with failures so old that a probe may go at once.
+    pub(crate) async fn open_long_ago(&self, agent: &str) {
+        for _ in 0..3 {
+            self.report(agent, Outcome::Failure, long_ago(), "").await.unwrap();
+        }
+    }
+
+    pub(crate) async fn probe(
+        &self,
+        agent: &str,
+        lease_ms: u64,
+    ) -> Result<AcquireProbeResponse, OrchestratorError> {
+        let request = AcquireProbeRequest { agent_id: agent.into(), lease_ms };
+        let answer = self.client.clone().acquire_probe(request).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| error_from_status(&status))
+    }
+
+    pub(crate) async fn get(&self, agent: &str) -> Result<HealthSnapshot, OrchestratorError> {
+        let request = GetAgentHealthRequest { agent_id: agent.into() };
+        let answer = self.client.clone().get_agent_health(request).await;
+        answer.map(|answer| decode(answer.into_inner().health)).map_err(|status| error_from_status(&status))
+    }
+
+    pub(crate) async fn list(&self) -> Vec<HealthSnapshot> {
+        let answer = self.client.clone().list_agent_health(ListAgentHealthRequest {}).await.unwrap();
+        answer.into_inner().agents.into_iter().map(|health| decode(Some(health))).collect()
+    }
+}
+
+pub(crate) fn decode(health: Option<common::AgentHealth>) -> HealthSnapshot {
+    health.expect("every answer shows the agent").try_into().unwrap()
+}

@@ -1,0 +1,10 @@
+//! The health service from outside: real gRPC, through `serve`, on port 0, with a real file.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "helpers of tests, outside test functions")]
+
+mod breaker;
+mod harness;
+mod observing;
+mod property;
+mod reading;
+mod starting;
+mod watching;

@@ -1,0 +1,86 @@
+//! The service is the pure state machine, kept on disk: whatever is reported, both end in the same state.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use phoenix_domain::health::{AgentHealth, BreakerPolicy, Outcome};
+use phoenix_proto::HealthSnapshot;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use crate::harness::{LONG, Service, agent, long_ago, now};
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Report(Outcome),
+    /// Reports under the lease that was granted last, which may have ended long since.
+    ReportProbe(Outcome),
+    Acquire,
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let outcome = || prop::sample::select(&[Outcome::Success, Outcome::Failure, Outcome::Neutral]);
+    prop_oneof![
+        4 => outcome().prop_map(Step::Report),
+        3 => Just(Step::Report(Outcome::Failure)),
+        2 => outcome().prop_map(Step::ReportProbe),
+        3 => Just(Step::Acquire),
+        1 => Just(Step::Restart),
+    ]
+}
+
+/// What `model` looks like from outside. When a lease ends depends on the service's clock, so only whether there is one.
+fn comparable(mut snapshot: HealthSnapshot) -> HealthSnapshot {
+    snapshot.probe_until = snapshot.probe_until.map(|_| Timestamp::UNIX_EPOCH);
+    snapshot
+}
+
+async fn run(steps: &[(Step, u64)]) -> Result<(), TestCaseError> {
+    let folder = tempfile::tempdir().unwrap();
+    let start = || Service::start([agent("a", LONG)], folder.path());
+    let mut service = start().await;
+    let policy = BreakerPolicy { failure_threshold: 3, cooldown: LONG };
+    let (mut model, mut at, mut lease) = (AgentHealth::default(), long_ago(), None::<Uuid>);
+    for &(step, wait_ms) in steps {
+        at += Duration::from_millis(wait_ms);
+        match step {
+            Step::Report(outcome) => {
+                service.report("a", outcome, at, "").await.unwrap();
+                model.record(outcome, None, at, &policy);
+            }
+            Step::ReportProbe(outcome) => {
+                let text = lease.map(|lease| lease.to_string()).unwrap_or_default();
+                service.report("a", outcome, at, &text).await.unwrap();
+                model.record(outcome, lease, at, &policy);
+            }
+            Step::Acquire => {
+                let answer = service.probe("a", 3_600_000).await.unwrap();
+                let granted = answer.lease.parse().ok();
+                // Deadlines are long over by the service's clock, as they are by this one.
+                model.acquire_probe(granted.unwrap_or_else(Uuid::new_v4), now(), LONG);
+                lease = granted.or(lease);
+            }
+            Step::Restart => {
+                service.stop().await;
+                service = start().await;
+            }
+        }
+        let expected = HealthSnapshot::of("a".parse().unwrap(), &model);
+        prop_assert_eq!(comparable(service.get("a").await.unwrap()), comparable(expected), "{:?}", step);
+    }
+    service.stop().await;
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn reports_through_the_service_equal_the_state_machine_folded_over_them(
+        steps in prop::collection::vec((step(), 0u64..60_000), 1..60),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(run(&steps))?;
+    }
+}

@@ -1,0 +1,82 @@
+//! What is listed, and what is wrong with a request.
+
+use phoenix_domain::{OrchestratorErrorCode, health::Outcome};
+use phoenix_proto::{
+    error_from_status,
+    health_v1::{self, AcquireProbeRequest, GetAgentHealthRequest, ReportOutcomeRequest},
+};
+
+use crate::harness::{LONG, Service, agent, now};
+
+#[tokio::test]
+async fn every_configured_agent_is_listed_by_name_and_none_that_is_no_longer_configured() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start([agent("c", LONG), agent("a", LONG), agent("b", LONG)], folder.path()).await;
+    service.ended("b", Outcome::Failure).await;
+    let names: Vec<_> = service.list().await.into_iter().map(|health| health.agent.to_string()).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+    service.stop().await;
+
+    let service = Service::start([agent("a", LONG)], folder.path()).await;
+    let names: Vec<_> = service.list().await.into_iter().map(|health| health.agent.to_string()).collect();
+    assert_eq!(names, ["a"]);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn an_unknown_agent_is_not_found_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start([agent("a", LONG)], folder.path()).await;
+    let errors = [
+        service.get("nobody").await.unwrap_err(),
+        service.report("nobody", Outcome::Success, now(), "").await.unwrap_err(),
+        service.probe("nobody", 0).await.unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!(error.code, OrchestratorErrorCode::NotFound);
+        assert_eq!(error.message, "no agent is called `nobody`");
+        assert_eq!(error.details["agent"], "nobody");
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_wrong_field_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start([agent("a", LONG)], folder.path()).await;
+    let good = ReportOutcomeRequest {
+        agent_id: "a".into(),
+        outcome: health_v1::Outcome::Success.into(),
+        ended_at: Some(phoenix_proto::to_timestamp(now())),
+        probe_lease: String::new(),
+    };
+    let mut no_time = phoenix_proto::to_timestamp(now());
+    no_time.seconds = i64::MAX;
+    let reports = [
+        ("agent_id", ReportOutcomeRequest { agent_id: String::new(), ..good.clone() }),
+        ("agent_id", ReportOutcomeRequest { agent_id: "no agent".into(), ..good.clone() }),
+        ("outcome", ReportOutcomeRequest { outcome: 0, ..good.clone() }),
+        ("outcome", ReportOutcomeRequest { outcome: 99, ..good.clone() }),
+        ("ended_at", ReportOutcomeRequest { ended_at: None, ..good.clone() }),
+        ("ended_at", ReportOutcomeRequest { ended_at: Some(no_time), ..good.clone() }),
+        ("probe_lease", ReportOutcomeRequest { probe_lease: "mine".into(), ..good.clone() }),
+    ];
+    let mut client = service.client.clone();
+    for (field, request) in reports {
+        let status = client.report_outcome(request).await.unwrap_err();
+        assert_names(field, &status);
+    }
+    let get = GetAgentHealthRequest { agent_id: "-rf".into() };
+    assert_names("agent_id", &client.get_agent_health(get).await.unwrap_err());
+    let probe = AcquireProbeRequest { agent_id: "a".into(), lease_ms: u64::MAX };
+    assert_names("lease_ms", &client.acquire_probe(probe).await.unwrap_err());
+    assert_eq!(service.get("a").await.unwrap().revision, 0, "nothing of it was taken in");
+    service.stop().await;
+}
+
+fn assert_names(field: &str, status: &tonic::Status) {
+    let error = error_from_status(status);
+    assert_eq!(error.code, OrchestratorErrorCode::ValidationFailed, "{field}: {error}");
+    assert_eq!(error.details["field"], field);
+    assert!(error.message.starts_with(&format!("`{field}` ")), "{error}");
+}

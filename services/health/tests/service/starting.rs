@@ -1,0 +1,106 @@
+//! Starts: on what was left behind, and on what can't be used.
+
+use std::path::Path;
+
+use phoenix_domain::health::{HealthState, Outcome};
+use phoenix_health::serve;
+use sqlx::{Connection, SqliteConnection};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{LIMIT, LONG, Service, agent, config, now};
+
+#[tokio::test]
+async fn what_is_known_survives_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let agents = || [agent("failing", LONG), agent("probed", LONG), agent("working", LONG)];
+    let service = Service::start(agents(), folder.path()).await;
+    for _ in 0..3 {
+        service.ended("failing", Outcome::Failure).await;
+    }
+    service.ended("working", Outcome::Success).await;
+    service.open_long_ago("probed").await;
+    let lease = service.probe("probed", 600_000).await.unwrap().lease;
+    let before = service.list().await;
+    service.stop().await;
+
+    let service = Service::start(agents(), folder.path()).await;
+    assert_eq!(service.list().await, before);
+    assert_eq!(before[0].state, HealthState::Unhealthy);
+    assert!(!service.probe("probed", 0).await.unwrap().granted, "the probe is still under way");
+    let healed = service.report("probed", Outcome::Success, now(), &lease).await.unwrap();
+    assert_eq!(healed.state, HealthState::Healthy);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_missing_folder_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start([agent("a", LONG)], &folder.path().join("data/below")).await;
+    service.ended("a", Outcome::Success).await;
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_stops_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "in the way").unwrap();
+    let message = refusal(&file).await;
+    assert!(message.contains("cannot be opened") && message.contains("file/health.db"), "{message}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_stops_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("health.db"), "not a database ".repeat(1000)).unwrap();
+    let message = refusal(folder.path()).await;
+    assert!(message.contains("cannot be opened") && message.contains("not a database"), "{message}");
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_stops_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    Service::start([agent("a", LONG)], folder.path()).await.stop_after_first_answer().await;
+    alter(
+        folder.path(),
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (9999, 'from the future', TRUE, x'00', 0)",
+    )
+    .await;
+    let message = refusal(folder.path()).await;
+    assert!(message.contains("newer version") && message.contains("9999"), "{message}");
+}
+
+#[tokio::test]
+async fn a_corrupt_row_stops_the_start_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start([agent("a", LONG)], folder.path()).await;
+    service.ended("a", Outcome::Failure).await;
+    service.stop().await;
+    alter(folder.path(), "UPDATE agent_health SET last_failure_at = 9223372036854775807").await;
+    let message = refusal(folder.path()).await;
+    assert!(message.contains("agent `a`") && message.contains("last_failure_at"), "{message}");
+}
+
+impl Service {
+    /// Stops it once it has made its table.
+    async fn stop_after_first_answer(self) {
+        self.list().await;
+        self.stop().await;
+    }
+}
+
+/// The message of a start that fails.
+async fn refusal(folder: &Path) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let served = serve(config([agent("a", LONG)], folder), listener, CancellationToken::new());
+    tokio::time::timeout(LIMIT, served).await.expect("it gives up").unwrap_err().to_string()
+}
+
+async fn alter(folder: &Path, sql: &'static str) {
+    let url = format!("sqlite://{}", folder.join("health.db").display());
+    let mut connection = SqliteConnection::connect(&url).await.unwrap();
+    sqlx::query(sql).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}

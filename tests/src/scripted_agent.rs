@@ -1,0 +1,82 @@
+//! An agent that does what a test's configuration says, for as long as it is asked:
+//!
+//! ```text
+//! scripted_agent MODE [STARTS_FILE] [SWITCH_FILE]
+//! ```
+//!
+//! Each start appends a line with its process id to STARTS_FILE. While SWITCH_FILE exists, or when there is none, it
+//! misbehaves by MODE; otherwise it answers with the message it was sent.
+//!
+//! | MODE | what it does |
+//! |---|---|
+//! | `echo` | answers |
+//! | `meta` | answers with the request's `_meta` |
+//! | `fail` | answers with an error, code 500, and says `boom` on stderr |
+//! | `hang` | never answers |
+//! | `fork` | starts a child of its own that never ends, then never answers |
+//! | `slow` | answers after 1.5 s |
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
+
+use std::{
+    fs::OpenOptions,
+    io::{BufRead, Write},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use phoenix_domain::action::{ActionRequest, ActionResponse, ActionResult};
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let mode = args.get(1).map_or("echo", String::as_str);
+    if let Some(starts) = args.get(2).filter(|path| !path.is_empty()) {
+        let mut file = OpenOptions::new().create(true).append(true).open(starts).unwrap();
+        writeln!(file, "{}", std::process::id()).unwrap();
+    }
+    let misbehaves = args.get(3).is_none_or(|switch| Path::new(switch).exists());
+    for line in std::io::stdin().lock().lines() {
+        let request: ActionRequest = serde_json::from_str(&line.unwrap()).unwrap();
+        let response = if misbehaves { misbehave(mode, &request) } else { echo(&request) };
+        println!("{}", serde_json::to_string(&response).unwrap());
+    }
+}
+
+fn echo(request: &ActionRequest) -> ActionResponse {
+    let message = request.payload.get("message").and_then(|message| message.as_str()).unwrap_or_default();
+    ActionResponse::success(request, ActionResult::text(message))
+}
+
+fn misbehave(mode: &str, request: &ActionRequest) -> ActionResponse {
+    match mode {
+        "meta" => {
+            let meta = serde_json::to_string(&request.meta).unwrap();
+            ActionResponse::success(request, ActionResult::text(meta))
+        }
+        "fail" => {
+            eprintln!("boom");
+            ActionResponse::failure(request, 500, "told to fail")
+        }
+        "fork" => {
+            Command::new("sleep").arg("600").status().unwrap();
+            forever()
+        }
+        "hang" => forever(),
+        "slow" => {
+            pause(Duration::from_millis(1500));
+            echo(request)
+        }
+        _ => echo(request),
+    }
+}
+
+fn forever() -> ! {
+    loop {
+        pause(Duration::from_secs(600));
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a process of its own, without a runtime")]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
+}

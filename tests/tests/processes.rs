@@ -1,0 +1,307 @@
+//! The real executable: real processes, real signals, looked at from outside.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use phoenix_platform::config::Role;
+use phoenix_testkit::{
+    collector::{CollectedSpan, Collector},
+    stack::{Stack, is_alive, pids_with_environment},
+    wait::{until, until_some},
+};
+use serde_json::json;
+
+const SCRIPTED: &str = env!("CARGO_BIN_EXE_scripted_agent");
+
+fn agent(name: &str, mode: &str, dir: &Path) -> String {
+    let command = json!([SCRIPTED, mode, dir.join(format!("{name}.starts"))]);
+    format!(
+        "[agents.{name}]\ncommand = {command}\nenv = [\"PATH\", \"MARK\"]\n[agents.{name}.retry]\nmax_attempts = 1\n"
+    )
+}
+
+/// Every process of the stack, agents included, carries its mark.
+fn mark(dir: &Path) -> String {
+    format!("MARK={}", dir.display())
+}
+
+fn stack(agents: &[(&str, &str)]) -> phoenix_testkit::stack::StackBuilder {
+    let builder = Stack::builder();
+    let dir = builder.dir().to_owned();
+    let config: String = agents.iter().map(|(name, mode)| agent(name, mode, &dir)).collect();
+    builder.config(&config).env("MARK", dir.display().to_string())
+}
+
+async fn nothing_is_left(dir: &Path) {
+    let mark = mark(dir);
+    until("no process of the stack is left", async || pids_with_environment(&mark).is_empty()).await;
+}
+
+#[tokio::test]
+async fn one_correlation_id_tells_the_story_and_the_metrics_agree() {
+    let stack = stack(&[("good", "echo"), ("bad", "fail")]).start().await;
+    let rest = stack.rest();
+    let answer = rest.chat_with("good", "hello").await;
+    assert_eq!(answer.str("output"), "hello", "{}", answer.text);
+    let failure = rest.chat_with("bad", "secret-message-text").await;
+    assert_eq!(failure.status, 502);
+    assert_eq!(rest.post("/api/v1/chat", json!({"message": " "})).await.status, 400);
+    assert!(rest.post("/api/chat", json!({"message": "git status"})).await.json["status"].is_string());
+    rest.get("/api/v1/agents").await;
+    rest.get("/health").await;
+
+    for answer in [&answer, &failure] {
+        let id = answer.str("correlation_id");
+        for service in ["gateway", "planner", "executor"] {
+            until(&format!("the {service} has logged the request"), async || {
+                stack.log_of(id).iter().any(|line| line["service"] == service)
+            })
+            .await;
+        }
+        let traces: std::collections::BTreeSet<_> =
+            stack.log_of(id).iter().filter_map(|line| Some(line["trace_id"].as_str()?.to_owned())).collect();
+        assert_eq!(traces.len(), 1, "one trace id in every line: {traces:?}");
+        let plan = answer.str("plan_id");
+        assert!(stack.log_of(id).iter().any(|line| line["service"] == "executor" && line["plan_id"] == plan));
+    }
+    assert!(!stack.stderr_text().contains("secret-message-text"), "no message in a log");
+
+    for (role, name, value) in [
+        (Role::Planner, "orchestrator_plan_started_total", 3.0),
+        (Role::Planner, "orchestrator_plan_failed_total", 2.0),
+        (Role::Planner, "orchestrator_plan_succeeded_total", 1.0),
+        (Role::Executor, "orchestrator_task_started_total", 3.0),
+        (Role::Executor, "agent_call_failures_total", 2.0),
+        (Role::Executor, "orchestrator_task_duration_seconds_count", 3.0),
+        (Role::Executor, "agent_call_duration_seconds_count", 3.0),
+        (Role::Gateway, "http_requests_total_chat_v1", 3.0),
+        (Role::Gateway, "http_requests_total_chat_legacy", 1.0),
+        (Role::Gateway, "http_requests_total_agents_v1", 1.0),
+        (Role::Gateway, "http_requests_total_health", 1.0),
+    ] {
+        until(&format!("{name} is {value}"), async || stack.metric(role, name).await == value).await;
+    }
+    assert!(stack.metrics(Role::Health).await.contains("# TYPE"));
+}
+
+#[tokio::test]
+async fn every_metric_exists_at_zero_before_the_first_request() {
+    let stack = stack(&[]).start().await;
+    for (role, name) in [
+        (Role::Planner, "orchestrator_plan_started_total"),
+        (Role::Planner, "orchestrator_plan_succeeded_total"),
+        (Role::Planner, "orchestrator_plan_failed_total"),
+        (Role::Executor, "orchestrator_task_started_total"),
+        (Role::Executor, "agent_call_failures_total"),
+        (Role::Executor, "orchestrator_task_duration_seconds_count"),
+        (Role::Executor, "agent_call_duration_seconds_count"),
+        (Role::Gateway, "http_requests_total_chat_legacy"),
+        (Role::Gateway, "http_requests_total_chat_v1"),
+        (Role::Gateway, "http_requests_total_agents_v1"),
+        (Role::Gateway, "http_requests_total_health"),
+    ] {
+        assert_eq!(stack.metric(role, name).await, 0.0, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_terminated_stack_answers_what_is_in_flight_and_leaves_nothing() {
+    let mut stack = stack(&[("slow", "slow")]).start().await;
+    let (rest, dir) = (stack.rest(), stack.dir());
+    let chat = tokio::spawn(async move { rest.chat_with("slow", "take your time").await });
+    until("the agent runs", async || dir.join("slow.starts").exists()).await;
+    assert_eq!(stack.stop().await, Some(0), "{}", stack.stderr_text());
+    assert_eq!(chat.await.unwrap().str("output"), "take your time");
+    nothing_is_left(&dir).await;
+}
+
+#[tokio::test]
+async fn every_service_comes_back_after_sigkill_and_its_agents_do_not_outlive_it() {
+    let stack = stack(&[("good", "echo"), ("forker", "fork")]).start().await;
+    let (rest, dir) = (stack.rest(), stack.dir());
+    let hanging = stack.rest();
+    let chat = tokio::spawn(async move { hanging.chat_with("forker", "hang").await });
+    let agent = until_some("the agent runs", async || {
+        std::fs::read_to_string(dir.join("forker.starts")).ok()?.trim().parse::<i32>().ok()
+    })
+    .await;
+    for role in [Role::Executor, Role::Health, Role::Planner, Role::Gateway] {
+        let killed = stack.role_pid(role).unwrap();
+        stack.signal_role(role, Signal::SIGKILL);
+        until(&format!("another {role} runs"), async || {
+            stack.role_pid(role).is_some_and(|pid| pid != killed)
+        })
+        .await;
+        until("chats run again", async || {
+            let answer = rest.try_send(
+                "POST".parse().unwrap(),
+                "/api/v1/chat",
+                Some(json!({"message": "hi", "agent": "good"})),
+            );
+            answer.await.is_some_and(|answer| answer.status == 200)
+        })
+        .await;
+    }
+    until("the killed executor's agent is gone", async || !is_alive(agent)).await;
+    let sleepers = || {
+        pids_with_environment(&mark(&dir)).into_iter().filter(|pid| {
+            phoenix_testkit::stack::command_line(*pid).first().is_some_and(|program| program == "sleep")
+        })
+    };
+    until("its agent's own child is gone", async || sleepers().count() == 0).await;
+    let answer = chat.await.unwrap();
+    assert_eq!(answer.json["error"]["code"], "agent_unavailable", "{}", answer.text);
+}
+
+#[tokio::test]
+async fn a_killed_supervisor_takes_everything_along() {
+    let mut stack = stack(&[("hung", "hang")]).start().await;
+    let (rest, dir) = (stack.rest(), stack.dir());
+    let _chat = tokio::spawn(async move {
+        rest.try_send(
+            "POST".parse().unwrap(),
+            "/api/v1/chat",
+            Some(json!({"message": "hi", "agent": "hung"})),
+        )
+        .await
+    });
+    until("the agent runs", async || dir.join("hung.starts").exists()).await;
+    stack.signal(Signal::SIGKILL);
+    assert_eq!(stack.wait().await, None);
+    until("its services are gone or draining", async || pids_with_environment(&mark(&dir)).len() <= 5).await;
+    // A second signal to those that still drain: what is asserted is that nothing stays by itself.
+    for pid in pids_with_environment(&mark(&dir)) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGTERM);
+    }
+    nothing_is_left(&dir).await;
+}
+
+#[tokio::test]
+async fn a_frozen_planner_does_not_hang_its_callers() {
+    let stack = stack(&[("good", "echo")]).start().await;
+    let rest = stack.rest();
+    assert_eq!(rest.chat_with("good", "hi").await.status, 200);
+    stack.signal_role(Role::Planner, Signal::SIGSTOP);
+    let asked = Instant::now();
+    let answer = rest.chat_with("good", "hi").await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.json["error"]["code"].as_str()),
+        (503, Some("agent_unavailable")),
+        "{}",
+        answer.text
+    );
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+    stack.signal_role(Role::Planner, Signal::SIGCONT);
+    until("chats run again", async || rest.chat_with("good", "hi").await.status == 200).await;
+}
+
+#[tokio::test]
+async fn a_trace_is_whole_from_the_gateway_to_the_agent() {
+    let collector = Collector::start().await;
+    let stack = stack(&[("curious", "meta")])
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())
+        .env("OTEL_BSP_SCHEDULE_DELAY", "100")
+        .start()
+        .await;
+    let answer = stack.rest().chat_with("curious", "hello").await;
+    let meta: serde_json::Value = serde_json::from_str(answer.str("output")).unwrap();
+    let traceparent = meta["traceparent"].as_str().unwrap().to_owned();
+    let parts: Vec<_> = traceparent.split('-').collect();
+    let (trace_id, agents_parent) = (parts[1], parts[2]);
+    let spans = until_some("the spans of all three services have arrived", async || {
+        let spans: Vec<_> = collector.spans().into_iter().filter(|span| span.trace_id == trace_id).collect();
+        let all = ["gateway", "planner", "executor"]
+            .iter()
+            .all(|service| spans.iter().any(|span| span.service == *service));
+        (all && unbroken(&spans)).then_some(spans)
+    })
+    .await;
+    assert_eq!(spans.iter().filter(|span| span.parent_id.is_empty()).count(), 1, "one root: {spans:#?}");
+    for name in ["plan_and_execute_v1", "execute_agent_for_task"] {
+        assert!(spans.iter().any(|span| span.name == name), "{name} is missing: {spans:#?}");
+    }
+    assert!(spans.iter().any(|span| span.span_id == agents_parent), "the agent's parent is one of the spans");
+}
+
+/// Whether every parent is there.
+fn unbroken(spans: &[CollectedSpan]) -> bool {
+    let known = |id: &str| spans.iter().any(|span| span.span_id == id);
+    spans.iter().all(|span| span.parent_id.is_empty() || known(&span.parent_id))
+}
+
+#[tokio::test]
+async fn a_token_is_asked_for_and_appears_nowhere() {
+    let stack = stack(&[("good", "echo")])
+        .env("ORCH_API_TOKEN", "token-of-the-test")
+        .env("OPENAI_API_KEY", "sk-key-of-the-test")
+        .start()
+        .await;
+    let stranger = phoenix_testkit::http::Rest::new(stack.base_url());
+    let refused = stranger.chat_with("good", "hi").await;
+    assert_eq!(
+        (refused.status.as_u16(), refused.header("www-authenticate").starts_with("Bearer")),
+        (401, true)
+    );
+    assert!(!refused.header("x-correlation-id").is_empty());
+    assert_eq!(stranger.get("/livez").await.status, 200);
+    assert_eq!(stack.metric(Role::Gateway, "http_requests_total_chat_v1").await, 0.0);
+    assert_eq!(stack.metric(Role::Planner, "orchestrator_plan_started_total").await, 0.0);
+    assert_eq!(stack.rest().chat_with("good", "hi").await.status, 200);
+    for secret in ["token-of-the-test", "sk-key-of-the-test"] {
+        assert!(!stack.stderr_text().contains(secret));
+        for file in std::fs::read_dir(stack.dir().join("data"))
+            .unwrap()
+            .flatten()
+            .filter(|file| file.path().is_file())
+        {
+            let bytes = std::fs::read(file.path()).unwrap();
+            assert!(
+                !bytes.windows(secret.len()).any(|window| window == secret.as_bytes()),
+                "{:?}",
+                file.path()
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_started_says_why_and_starts_nothing() {
+    for (config, env, code, said) in [
+        ("[planner\n", None, 64, "phoenix.toml"),
+        ("[agents.default]\ntimout_secs = 3\n", None, 64, "timout_secs"),
+        ("", Some(("RUST_LOG", "a=b=c")), 64, "RUST_LOG"),
+        ("", Some(("PHOENIX_CONFIG", "/nonexistent.toml")), 64, "/nonexistent.toml"),
+    ] {
+        let mut builder = Stack::builder().config(config);
+        if let Some((name, value)) = env {
+            builder = builder.env(name, value);
+        }
+        let output = builder.command().0.output().await.unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        assert!(stderr.contains(said), "{said} is not in: {stderr}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_port_in_use_and_a_folder_that_cannot_be_written_stop_the_start() {
+    let builder = Stack::builder();
+    let (mut command, offset) = builder.command();
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", 9002 + offset)).unwrap();
+    let output = command.output().await.unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains(&format!("{}", 9002 + offset)) && stderr.contains("--port-offset"), "{stderr}");
+
+    let builder = Stack::builder();
+    std::fs::write(builder.dir().join("data"), "a file where the folder should be").unwrap();
+    let output = builder.command().0.output().await.unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("--data-dir"), "{stderr}");
+}

@@ -1,0 +1,116 @@
+//! The program: settle the arguments, serve `/metrics`, warm up, measure, report.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use phoenix_platform::{init_metrics, listener, shutdown};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    args::{Args, DEFAULT_METRICS_ADDR, MetricsAddr},
+    engine::{Engine, Live, Load},
+    metrics::METRICS,
+    progress::{Progress, tell},
+    report::Report,
+    tally::Tally,
+    target::InvalidTarget,
+};
+
+/// The exit code of wrong usage, as `sysexits.h` has it.
+pub const USAGE: u8 = 64;
+const LIMIT_MISSED: u8 = 1;
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Target(#[from] InvalidTarget),
+    #[error(transparent)]
+    Bind(#[from] listener::BindError),
+    #[error("cannot record metrics: {0}")]
+    Metrics(String),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Does what `args` say. Ctrl-C ends it early, with the result so far.
+pub async fn run(args: Args) -> ExitCode {
+    let code = match measure(&args).await {
+        Ok(report) => print(&args, &report),
+        Err(failure) => {
+            tell(&format!("load_tester: {failure}"));
+            USAGE
+        }
+    };
+    ExitCode::from(code)
+}
+
+async fn measure(args: &Args) -> Result<Report, Failure> {
+    let target = args.target()?;
+    let url = target.url().to_owned();
+    let load = args.load();
+    let metrics = bind_metrics(args.metrics_addr).await?;
+    let interrupted = shutdown::on_signal()?;
+    let serving = CancellationToken::new();
+    // Ends with the program, whatever happens in between.
+    let _serving = serving.clone().drop_guard();
+    if let Some(listener) = metrics {
+        let exporter = init_metrics(METRICS).map_err(|problem| Failure::Metrics(problem.to_string()))?;
+        tell(&format!("Metrics exporter listening on {}", listener.local_addr()?));
+        tokio::spawn(exporter.serve(listener, serving));
+    }
+    let mut engine = Engine::new(target);
+    if !args.warmup_secs.is_zero() {
+        tell(&format!("warming up for {} s", args.warmup_secs.as_secs_f64()));
+        let warmup = Load { duration: Some(args.warmup_secs), requests: None, ..load.clone() };
+        drive(&mut engine, &warmup, &interrupted).await?;
+    }
+    tell(&format!("sending chats to {url} over {} connections", load.connections));
+    let tally = drive(&mut engine, &load, &interrupted).await?;
+    Ok(Report::new(&url, &load, &tally, args.limits()))
+}
+
+async fn drive(engine: &mut Engine, load: &Load, stop: &CancellationToken) -> io::Result<Tally> {
+    let live = Arc::new(Live::default());
+    let mut progress = Progress::start(load);
+    let tally = tokio::select! {
+        tally = engine.run(load, &live, stop) => tally,
+        never = progress.follow(&live) => match never {},
+    };
+    progress.finish(&live);
+    tally
+}
+
+/// The usual port may be taken by another load tester, which is no reason not to measure; a port that somebody asked
+/// for must be had.
+async fn bind_metrics(addr: Option<MetricsAddr>) -> Result<Option<TcpListener>, listener::BindError> {
+    match addr {
+        Some(MetricsAddr::Off) => Ok(None),
+        Some(MetricsAddr::At(addr)) => listener::bind("--metrics-addr", addr).await.map(Some),
+        None => Ok(match listener::bind("--metrics-addr", DEFAULT_METRICS_ADDR).await {
+            Ok(listener) => Some(listener),
+            Err(problem) => {
+                tell(&format!("going on without /metrics: {problem}"));
+                None
+            }
+        }),
+    }
+}
+
+fn print(args: &Args, report: &Report) -> u8 {
+    let text = if args.json {
+        // Numbers and strings are always representable; a quantile is never NaN.
+        serde_json::to_string_pretty(report).unwrap_or_default() + "\n"
+    } else {
+        report.to_string()
+    };
+    // A reader that went away has seen enough.
+    let _ = io::stdout().write_all(text.as_bytes());
+    for missed in &report.missed {
+        tell(&format!("load_tester: {missed}"));
+    }
+    if report.missed.is_empty() { 0 } else { LIMIT_MISSED }
+}

@@ -1,0 +1,114 @@
+//! Where requests go and what each of them is: made once, sent many times.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
+use http_body_util::Full;
+
+const CHAT_PATH: &str = "/api/v1/chat";
+
+/// A chat endpoint and the one chat that is sent to it.
+#[derive(Debug, Clone)]
+pub struct Target {
+    host: String,
+    port: u16,
+    url: String,
+    path: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// A target that nothing can be sent to.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidTarget {
+    /// The URL is not one of a Phoenix gateway.
+    #[error("--url: `{0}` must look like http://127.0.0.1:8181 (plain HTTP only)")]
+    Url(String),
+    /// The token can't be sent.
+    #[error("--token: must consist of visible ASCII characters")]
+    Token,
+}
+
+#[derive(serde::Serialize)]
+struct Chat<'a> {
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<&'a str>,
+}
+
+impl Target {
+    /// Chats with `message` to the gateway at `base_url`; with `agent`, past its routing.
+    ///
+    /// # Errors
+    /// When nothing could be sent this way.
+    pub fn new(
+        base_url: &str,
+        message: &str,
+        agent: Option<&str>,
+        token: Option<&str>,
+    ) -> Result<Self, InvalidTarget> {
+        let invalid = || InvalidTarget::Url(base_url.to_owned());
+        let base: Uri = base_url.parse().map_err(|_| invalid())?;
+        let authority = base.authority().ok_or_else(invalid)?;
+        if base.scheme_str() != Some("http") || base.query().is_some() {
+            return Err(invalid());
+        }
+        let path: Uri =
+            format!("{}{CHAT_PATH}", base.path().trim_end_matches('/')).parse().map_err(|_| invalid())?;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::from_str(authority.as_str()).map_err(|_| invalid())?);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::USER_AGENT, HeaderValue::from_static("phoenix-load-tester"));
+        if let Some(token) = token {
+            let mut value =
+                HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| InvalidTarget::Token)?;
+            value.set_sensitive(true);
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        // Two strings are always representable as JSON.
+        let body = serde_json::to_vec(&Chat { message, agent }).unwrap_or_default().into();
+        Ok(Self {
+            host: authority.host().trim_matches(['[', ']']).to_owned(),
+            port: authority.port_u16().unwrap_or(80),
+            url: format!("http://{authority}{path}"),
+            path,
+            headers,
+            body,
+        })
+    }
+
+    /// The whole URL.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) fn address(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
+
+    pub(crate) fn request(&self) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(self.body.clone()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.path.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_checked_and_a_token_is_never_printed() {
+        for wrong in ["127.0.0.1:8181", "https://host", "http://", "http://h/?q", "no url"] {
+            assert!(Target::new(wrong, "hi", None, None).is_err(), "{wrong}");
+        }
+        let target = Target::new("http://[::1]:81/base/", "hi", Some("echo_agent"), Some("secret")).unwrap();
+        assert_eq!(target.url(), "http://[::1]:81/base/api/v1/chat");
+        assert_eq!(target.address(), ("::1", 81));
+        assert_eq!(target.body, r#"{"message":"hi","agent":"echo_agent"}"#);
+        assert!(!format!("{target:?}").contains("secret"));
+        assert!(Target::new("http://h", "hi", None, Some("a\nb")).is_err());
+    }
+}

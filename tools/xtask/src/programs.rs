@@ -1,0 +1,142 @@
+//! The programs that tests need beside Rust: found, installed where that is possible, named where it is not.
+
+use std::{env, fs, io, os::unix::fs::PermissionsExt, path::Path};
+
+use tokio::{
+    process::Command,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    failure::{Failure, Result},
+    phases::execute,
+};
+
+struct Program {
+    name: &'static str,
+    /// The Debian package that has it.
+    package: &'static str,
+    /// What can't be tested without it.
+    tests: &'static str,
+}
+
+const PROGRAMS: &[Program] = &[
+    Program { name: "git", package: "git", tests: "the git agent" },
+    Program { name: "python3", package: "python3", tests: "agents written in Python" },
+    Program {
+        name: "promtool",
+        package: "prometheus",
+        tests: "what Prometheus reads: configuration, rules, /metrics",
+    },
+    Program { name: "chromium", package: "chromium", tests: "the web page in a browser" },
+    Program { name: "chromedriver", package: "chromium-driver", tests: "the web page in a browser" },
+    Program { name: "docker", package: "docker.io", tests: "the container image" },
+    Program { name: "docker-compose", package: "docker-compose", tests: "docker-compose.yml" },
+];
+
+/// Makes the test programs available, as far as possible, and says what has to be skipped for want of one.
+///
+/// # Errors
+/// With `nothing_skipped`, when one is missing in the end.
+pub(crate) async fn provide(nothing_skipped: bool) -> Result<Vec<String>> {
+    if !missing().is_empty() && is_debian_root() {
+        let packages: Vec<_> = missing().iter().map(|program| program.package).collect();
+        if let Err(failure) = install(&packages).await {
+            eprintln!("could not install everything: {failure}");
+        }
+    }
+    let skipped: Vec<_> = missing()
+        .iter()
+        .map(|Program { name, package, tests }| format!("{tests}: needs `{name}` (Debian package {package})"))
+        .collect();
+    if nothing_skipped && !skipped.is_empty() {
+        return Err(Failure::new(format_args!(
+            "CI is set, so nothing may be skipped:\n  {}",
+            skipped.join("\n  ")
+        )));
+    }
+    if skipped.is_empty() {
+        eprintln!(
+            "all there: {}",
+            PROGRAMS.iter().map(|program| program.name).collect::<Vec<_>>().join(", ")
+        );
+    }
+    Ok(skipped)
+}
+
+fn missing() -> Vec<&'static Program> {
+    PROGRAMS.iter().filter(|program| !is_installed(program.name)).collect()
+}
+
+fn is_installed(name: &str) -> bool {
+    env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|dir| is_executable(&dir.join(name)))
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+fn is_debian_root() -> bool {
+    Path::new("/etc/debian_version").exists() && nix::unistd::geteuid().is_root() && is_installed("apt-get")
+}
+
+async fn install(packages: &[&str]) -> Result<()> {
+    // From here on Ctrl-C ends apt-get, and not this process before it has cleaned up.
+    let _interrupts = signal(SignalKind::interrupt())?;
+    restore_policy()?;
+    let _policy = NoServices::begin()?;
+    execute(apt_get().arg("update")).await?;
+    execute(apt_get().args(["install", "--yes", "--no-install-recommends"]).args(packages)).await
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command
+        .args(["--quiet", "--option", "DPkg::Lock::Timeout=120"])
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(std::process::Stdio::null());
+    command
+}
+
+/// What Debian asks whether an installed package may start its service: we want the programs, and no daemon.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+const POLICY_TEXT: &str =
+    "#!/bin/sh\n# Written by `cargo xtask test` while it installs programs; removed afterwards.\nexit 101\n";
+
+/// Where a policy that was there before, as in most container images, waits meanwhile.
+const SAVED_POLICY: &str = "/usr/sbin/policy-rc.d.before-xtask";
+
+/// While it lives, installing a package starts no service.
+struct NoServices;
+
+impl NoServices {
+    fn begin() -> io::Result<Self> {
+        match fs::rename(POLICY, SAVED_POLICY) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let policy = Self;
+        fs::write(POLICY, POLICY_TEXT)?;
+        fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755))?;
+        Ok(policy)
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if let Err(error) = restore_policy() {
+            eprintln!("could not restore {POLICY}: {error}");
+        }
+    }
+}
+
+/// Puts things back as they were, also after a run that was killed.
+fn restore_policy() -> io::Result<()> {
+    if Path::new(SAVED_POLICY).exists() {
+        return fs::rename(SAVED_POLICY, POLICY);
+    }
+    match fs::read(POLICY) {
+        Ok(text) if text == POLICY_TEXT.as_bytes() => fs::remove_file(POLICY),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,92 @@
+//! `cargo xtask test`: everything that must hold, in one command.
+
+use std::{env, path::PathBuf};
+
+use clap::Args;
+
+use crate::{
+    deps,
+    failure::{Doing, Failure, Result},
+    phases::{Phases, cargo, execute},
+    programs,
+};
+
+/// The package of the tests that start real processes and browsers.
+const SYSTEM_TESTS: &str = "phoenix-tests";
+
+#[derive(Args, Default)]
+pub(crate) struct TestArgs {
+    /// Leave out the tests over real processes, and install nothing
+    #[arg(long)]
+    fast: bool,
+    /// Passed on to `cargo test`, such as `-p phoenix-planner`
+    #[arg(last = true)]
+    cargo_test: Vec<String>,
+}
+
+pub(crate) async fn run(args: &TestArgs) -> Result<()> {
+    run_in(&mut Phases::default(), args).await
+}
+
+pub(crate) async fn run_in(phases: &mut Phases, args: &TestArgs) -> Result<()> {
+    let mut skipped = Vec::new();
+    if args.fast {
+        if is_ci() {
+            return Err(Failure::new("--fast leaves tests out, and where CI is set nothing is left out"));
+        }
+        skipped.push(format!("the tests over real processes ({SYSTEM_TESTS}), because of --fast"));
+    } else {
+        skipped.extend(phases.run("test programs", provide_programs()).await?);
+    }
+    phases.run("dependency rules", deps::run()).await?;
+    let binaries = phases.run("build", build()).await?;
+    let tested = phases.run("tests", test(args, &binaries)).await;
+    for what in &skipped {
+        eprintln!("SKIPPED: {what}");
+    }
+    tested
+}
+
+/// Makes the programs available that tests need beside Rust, and says what has to be skipped.
+pub(crate) async fn provide_programs() -> Result<Vec<String>> {
+    let skipped = programs::provide(is_ci()).await?;
+    skipped.iter().for_each(|what| eprintln!("will be skipped: {what}"));
+    Ok(skipped)
+}
+
+fn is_ci() -> bool {
+    env::var_os("CI").is_some_and(|value| !value.is_empty())
+}
+
+/// Where the executables are that the tests start.
+struct Binaries {
+    phoenix: PathBuf,
+    load_tester: PathBuf,
+}
+
+/// Builds executables and tests in one go: they share every library, and `cargo test` finds nothing left to build.
+async fn build() -> Result<Binaries> {
+    execute(cargo().args(["build", "--workspace", "--all-targets"])).await?;
+    let debug = deps::target_directory().await?.join("debug");
+    let binary = |name: &str| {
+        let path = debug.join(name).with_extension(env::consts::EXE_EXTENSION);
+        path.is_file().then_some(path).ok_or("the build made no such program").doing(name)
+    };
+    Ok(Binaries { phoenix: binary("phoenix")?, load_tester: binary("load_tester")? })
+}
+
+async fn test(args: &TestArgs, binaries: &Binaries) -> Result<()> {
+    let mut command = cargo();
+    command.args(["test", "--no-fail-fast"]);
+    // Cargo would prefer --workspace and say nothing.
+    let selected = args.cargo_test.iter().any(|word| word.starts_with("-p") || word.starts_with("--package"));
+    if !selected {
+        command.arg("--workspace");
+    }
+    if args.fast && !selected {
+        command.args(["--exclude", SYSTEM_TESTS]);
+    }
+    command.args(&args.cargo_test);
+    command.env("PHOENIX_BIN", &binaries.phoenix).env("LOAD_TESTER_BIN", &binaries.load_tester);
+    execute(&mut command).await
+}
