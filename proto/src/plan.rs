@@ -1,8 +1,14 @@
 //! Plans on the wire.
 
-use phoenix_domain::plan::{Attempt, AttemptOutcome, Plan, PlanStatus, Task, TaskSpec, TaskStatus};
+use phoenix_domain::plan::{
+    Attempt, AttemptOutcome, OnFailure, Plan, PlanStatus, Task, TaskSpec, TaskStatus,
+};
 
-use crate::{planner, to_timestamp};
+use crate::{
+    InvalidField,
+    action::{json_object, json_text},
+    id, planner, to_timestamp,
+};
 
 impl From<PlanStatus> for planner::PlanStatus {
     fn from(status: PlanStatus) -> Self {
@@ -48,8 +54,19 @@ impl From<TaskStatus> for planner::TaskStatus {
 
 impl From<Plan> for planner::Plan {
     fn from(plan: Plan) -> Self {
-        let Plan { plan_id, correlation_id, status, created_at, ended_at, context: _, output, error, tasks } =
-            plan;
+        let Plan {
+            plan_id,
+            correlation_id,
+            kind: _,
+            status,
+            created_at,
+            deadline_at,
+            ended_at,
+            context: _,
+            output,
+            error,
+            tasks,
+        } = plan;
         Self {
             plan_id: plan_id.to_string(),
             correlation_id: correlation_id.to_string(),
@@ -59,6 +76,7 @@ impl From<Plan> for planner::Plan {
             output,
             error: error.map(Into::into),
             tasks: tasks.into_iter().map(Into::into).collect(),
+            deadline_at: deadline_at.map(to_timestamp),
         }
     }
 }
@@ -67,7 +85,7 @@ impl From<Task> for planner::Task {
     fn from(task: Task) -> Self {
         let Task { task_id, spec, status, queued_at, dispatched_at, ended_at, output, error, attempts } =
             task;
-        let TaskSpec { key, agent, action, payload: _ } = spec;
+        let TaskSpec { key, agent, action, payload, depends_on, on_failure } = spec;
         Self {
             task_id: task_id.to_string(),
             key,
@@ -80,6 +98,9 @@ impl From<Task> for planner::Task {
             output: output.as_ref().map(Into::into),
             error: error.map(Into::into),
             attempts: attempts.into_iter().map(Into::into).collect(),
+            depends_on,
+            input_json: json_text(&payload),
+            continue_on_failure: on_failure == OnFailure::Continue,
         }
     }
 }
@@ -105,5 +126,21 @@ impl From<Attempt> for planner::Attempt {
             stderr_tail,
             worker,
         }
+    }
+}
+
+impl TryFrom<planner::TaskSpec> for TaskSpec {
+    type Error = InvalidField;
+
+    fn try_from(wire: planner::TaskSpec) -> Result<Self, InvalidField> {
+        let planner::TaskSpec { key, agent, action, input_json, depends_on, continue_on_failure } = wire;
+        Ok(Self {
+            key,
+            agent: id("agent", &agent)?,
+            action,
+            payload: json_object("input_json", &input_json)?,
+            depends_on,
+            on_failure: if continue_on_failure { OnFailure::Continue } else { OnFailure::Fail },
+        })
     }
 }

@@ -1,6 +1,13 @@
 //! What `deploy/`, `docker-compose.yml` and docs/observability.md name is what the code has.
 //!
 //! Programs that read these files (promtool, docker-compose) check them too where they are installed; in CI they must be.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "helpers of tests are tests too"
+)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,5 @@
 //! What docs/agents.md says is true: its program is the example's, its lines are lines of the contract, its commands run.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests too")]
 
 use std::{
     io::Write,

@@ -1,7 +1,7 @@
 //! The agents that come with the product: one table, read by whoever registers, routes or runs them.
 
 use crate::{
-    agent::{AgentName, AgentSpec, InvalidAgentName},
+    agent::{AgentMode, AgentName, AgentSpec, InvalidAgentName},
     llm::SETTINGS_VARIABLE,
 };
 
@@ -16,6 +16,8 @@ pub struct Builtin {
     pub description: &'static str,
     /// Phrases that route a message to it.
     pub route: &'static [&'static str],
+    /// Processes kept alive at the most: so many requests at once.
+    pub workers: u32,
     /// Variables it needs beside [`BASE_ENV`].
     pub env: &'static [&'static str],
 }
@@ -48,6 +50,7 @@ pub const BUILTINS: &[Builtin] = &[
         subcommand: "llm-router",
         description: "Answers with one completion of the configured language model",
         route: &[],
+        workers: 16,
         env: &[SETTINGS_VARIABLE, "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"],
     },
     Builtin {
@@ -55,6 +58,7 @@ pub const BUILTINS: &[Builtin] = &[
         subcommand: "git",
         description: "Shows and changes a git repository: status, diff, log, add, commit",
         route: &["git status", "git diff", "git log", "git add", "git commit"],
+        workers: 4,
         env: GIT_ENV,
     },
     Builtin {
@@ -71,6 +75,7 @@ pub const BUILTINS: &[Builtin] = &[
             "vault",
             "obsidian",
         ],
+        workers: 4,
         env: &["OBSIDIAN_AGENT_VAULT_ROOT"],
     },
     Builtin {
@@ -78,12 +83,13 @@ pub const BUILTINS: &[Builtin] = &[
         subcommand: "echo",
         description: "Answers with its input; for smoke tests and load",
         route: &[],
+        workers: 4,
         env: &[],
     },
 ];
 
 impl Builtin {
-    /// Its specification on top of `base`, to be run by the executable at `exe`.
+    /// Its specification on top of `base`, as processes that are kept alive, to be run by the executable at `exe`.
     ///
     /// # Errors
     /// Never for a name of [`BUILTINS`]; a test checks each.
@@ -95,6 +101,8 @@ impl Builtin {
             command: vec![exe.into(), "agent".into(), self.subcommand.into()],
             env,
             route: self.route.iter().map(|phrase| (*phrase).to_owned()).collect(),
+            mode: AgentMode::Workers,
+            workers: self.workers,
             ..base.clone()
         })
     }

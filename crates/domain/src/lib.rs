@@ -10,11 +10,13 @@ pub mod builtin;
 pub mod catalog;
 pub mod chat;
 pub mod error;
+pub mod graph;
 pub mod health;
 pub mod ids;
 pub mod llm;
 pub mod plan;
 pub mod retry;
+pub mod template;
 
 pub use action::{ActionRequest, ActionResponse, FailureClass};
 pub use agent::{AgentMode, AgentName, AgentSpec};

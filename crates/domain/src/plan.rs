@@ -10,6 +10,7 @@
 //! A terminal state never changes. A chat is a plan with one task.
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -90,6 +91,16 @@ states! {
     }
 }
 
+states! {
+    /// What a plan was made of.
+    PlanKind {
+        /// A message: one task, whose input is taken as it is.
+        Chat = "chat",
+        /// Tasks, whose inputs may refer to each other.
+        Graph = "graph",
+    }
+}
+
 impl PlanStatus {
     /// Whether nothing follows.
     #[must_use]
@@ -140,8 +151,23 @@ pub struct TaskSpec {
     pub agent: AgentName,
     /// What to do.
     pub action: String,
-    /// The input.
+    /// The input; may hold references to other tasks' outputs ([`crate::template`]).
     pub payload: Map<String, Value>,
+    /// Keys of the tasks it waits for.
+    pub depends_on: Vec<String>,
+    /// What its failure means for the plan.
+    pub on_failure: OnFailure,
+}
+
+/// What a task's failure means for its plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// The plan fails; nothing more is started.
+    #[default]
+    Fail,
+    /// The plan goes on; references to the task's output are null.
+    Continue,
 }
 
 /// A plan as the journal knows it.
@@ -151,10 +177,14 @@ pub struct Plan {
     pub plan_id: PlanId,
     /// The request that made it.
     pub correlation_id: CorrelationId,
+    /// What it was made of.
+    pub kind: PlanKind,
     /// Where it stands.
     pub status: PlanStatus,
     /// When it was accepted.
     pub created_at: Timestamp,
+    /// When it fails with `timeout` if it has not ended.
+    pub deadline_at: Option<Timestamp>,
     /// When it reached a terminal state.
     pub ended_at: Option<Timestamp>,
     /// What the caller wants agents to know beside the input.

@@ -1,6 +1,8 @@
 //! The ways of running an agent, behind one trait.
 
+mod conversation;
 mod oneshot;
+mod workers;
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -13,6 +15,7 @@ use phoenix_domain::action::{ActionRequest, ActionResult};
 use tokio::time::Instant;
 
 pub(crate) use oneshot::Oneshot;
+pub(crate) use workers::{Crashes, Workers};
 
 use crate::{
     failure::AttemptFailure,

@@ -18,7 +18,7 @@ use phoenix_platform::{client::InvalidUrl, record_counter};
 use tracing::Instrument;
 
 use crate::{
-    agents::{AgentRunner, Oneshot},
+    agents::{AgentRunner, Crashes, Oneshot, Workers},
     cleanup::Cleanup,
     config::ExecutorConfig,
     health_reports::{HealthReports, Report},
@@ -77,12 +77,15 @@ impl Executor {
                 meters.processes.clone(),
                 cleanup.clone(),
             );
-            let runner: Box<dyn AgentRunner> = match spec.mode {
-                AgentMode::Oneshot | AgentMode::Workers => {
-                    Box::new(Oneshot::new(program, Arc::clone(&redactor)))
+            let redactor = Arc::clone(&redactor);
+            let (runner, running): (Box<dyn AgentRunner>, _) = match spec.mode {
+                AgentMode::Oneshot => (Box::new(Oneshot::new(program, redactor)), spec.max_concurrency),
+                AgentMode::Workers => {
+                    let crashes = Crashes::new(spec.name.clone(), &meters);
+                    (Box::new(Workers::new(program, redactor, crashes, cleanup.clone())), spec.workers)
                 }
             };
-            let places = Places::new(spec.max_concurrency, spec.max_queue, &meters);
+            let places = Places::new(running, spec.max_queue, &meters);
             (spec.name.clone(), Arc::new(Agent { spec: spec.clone(), runner, places, meters }))
         };
         Ok(Arc::new(Self {

@@ -128,7 +128,8 @@ pub(crate) fn sentence(text: &str) -> String {
     }
 }
 
-fn seconds(time: Duration) -> String {
+/// A time as a person says it.
+pub(crate) fn seconds(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     if seconds >= 1.0 {
         format!("{} s", (seconds * 10.0).round() / 10.0)

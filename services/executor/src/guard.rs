@@ -2,7 +2,7 @@
 //!
 //! The executor holds the only write end of the guard's standard input and never writes. However the executor ends, the
 //! kernel closes that end; the guard reads "end of input", ends every process that carries the executor's marker
-//! ([`crate::orphans`]), and exits. A guard that dies is started again.
+//! (`orphans.rs`), and exits. A guard that dies is started again.
 
 use std::{
     io::{self, Read, Write},

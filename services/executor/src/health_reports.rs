@@ -1,14 +1,22 @@
 //! Tells the health service how attempts end.
 //!
 //! The work does not depend on it: when the service is down, reports are lost, counted, and the outage is logged once.
+//!
+//! A success of an agent that is known to be healthy changes nothing but the time of its last success. Such successes are
+//! gathered: the first is reported at once, what follows within [`GATHER`] as one. Everything else is reported and waited
+//! for, so that the next decision knows of it.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
-use phoenix_domain::{AgentName, CorrelationId, FailureClass, health::Outcome};
+use phoenix_domain::{
+    AgentName, CorrelationId, FailureClass,
+    health::{HealthState, Outcome},
+};
 use phoenix_platform::{
     RequestContext,
     client::{self, InvalidUrl, PeerChannel},
@@ -20,7 +28,7 @@ use phoenix_proto::{
     to_timestamp,
 };
 
-use crate::{failure::AttemptFailure, metrics::HEALTH_REPORTS_LOST};
+use crate::metrics::HEALTH_REPORTS_LOST;
 
 /// How long a report may take.
 const LIMIT: Duration = Duration::from_millis(500);
@@ -28,10 +36,28 @@ const LIMIT: Duration = Duration::from_millis(500);
 /// After a report that took too long, how long no other is tried: a service that is frozen must not slow every task.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A client of the health service.
+/// How long successes of a healthy agent are gathered.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// A client of the health service. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct HealthReports {
     client: AgentHealthServiceClient<PeerChannel>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
     outage: Mutex<Option<Outage>>,
+    recent: Mutex<HashMap<AgentName, Recent>>,
+}
+
+/// What was last heard of an agent.
+struct Recent {
+    health: HealthSnapshot,
+    heard_at: Instant,
+    /// Whether a success waits to be reported with others.
+    gathering: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -49,26 +75,57 @@ pub(crate) struct Report<'a> {
     pub(crate) probe_lease: String,
 }
 
-/// What the end of an attempt says about its agent.
-pub(crate) fn outcome_of<T>(attempt: &Result<T, AttemptFailure>) -> Outcome {
-    match attempt {
-        Ok(_) => Outcome::Success,
-        Err(AttemptFailure { class, .. }) => of_class(*class),
-    }
-}
-
-const fn of_class(class: FailureClass) -> Outcome {
-    if class.counts_against_agent() { Outcome::Failure } else { Outcome::Neutral }
+/// What a failed attempt says about its agent.
+pub(crate) const fn outcome_of(failure: FailureClass) -> Outcome {
+    if failure.counts_against_agent() { Outcome::Failure } else { Outcome::Neutral }
 }
 
 impl HealthReports {
     /// Reports to the service at `url`.
     pub(crate) fn new(url: &str) -> Result<Self, InvalidUrl> {
-        Ok(Self { client: AgentHealthServiceClient::new(client::channel(url)?), outage: Mutex::new(None) })
+        Ok(Self { client: AgentHealthServiceClient::new(client::channel(url)?), shared: Arc::default() })
     }
 
-    /// Sends one report. Answers the agent's health after it, or nothing when the report was lost.
+    /// Takes one report. Answers the agent's health after it, or nothing when the report was lost.
     pub(crate) async fn send(&self, report: Report<'_>) -> Option<HealthSnapshot> {
+        if report.outcome == Outcome::Success && report.probe_lease.is_empty() {
+            if let Some(health) = self.gather(&report) {
+                return Some(health);
+            }
+        } else if let Some(recent) = lock(&self.shared.recent).get_mut(report.agent) {
+            // Must not be overtaken by a success that came before it.
+            recent.gathering = false;
+        }
+        self.send_now(report).await
+    }
+
+    /// Leaves a success to be reported with others, if there is nothing else to tell of the agent.
+    fn gather(&self, report: &Report<'_>) -> Option<HealthSnapshot> {
+        let mut recent = lock(&self.shared.recent);
+        let recent = recent.get_mut(report.agent)?;
+        if recent.health.state != HealthState::Healthy || recent.heard_at.elapsed() >= GATHER {
+            return None;
+        }
+        if !std::mem::replace(&mut recent.gathering, true) {
+            let (reports, agent, correlation_id) =
+                (self.clone(), report.agent.clone(), report.correlation_id);
+            // Ends by itself after one report; what it would tell is not worth holding a shutdown for.
+            tokio::spawn(async move { reports.report_gathered(agent, correlation_id).await });
+        }
+        Some(recent.health.clone())
+    }
+
+    async fn report_gathered(&self, agent: AgentName, correlation_id: CorrelationId) {
+        tokio::time::sleep(GATHER).await;
+        let still =
+            lock(&self.shared.recent).get_mut(&agent).is_some_and(|r| std::mem::take(&mut r.gathering));
+        if still {
+            let (outcome, probe_lease) = (Outcome::Success, String::new());
+            self.send_now(Report { correlation_id, agent: &agent, outcome, probe_lease }).await;
+        }
+    }
+
+    async fn send_now(&self, report: Report<'_>) -> Option<HealthSnapshot> {
         let Report { correlation_id, agent, outcome, probe_lease } = report;
         if self.is_paused() {
             record_counter(&HEALTH_REPORTS_LOST, 1);
@@ -86,19 +143,30 @@ impl HealthReports {
         match tokio::time::timeout(LIMIT, client.report_outcome(request)).await {
             Ok(Ok(response)) => {
                 self.arrived();
-                HealthSnapshot::try_from(response.into_inner().health?).ok()
+                let health = HealthSnapshot::try_from(response.into_inner().health?).ok()?;
+                self.heard(agent, &health);
+                Some(health)
             }
             Ok(Err(status)) => self.lost(status.code().description(), Duration::ZERO),
             Err(_) => self.lost("it did not answer in time", PAUSE),
         }
     }
 
+    fn heard(&self, agent: &AgentName, health: &HealthSnapshot) {
+        let mut recent = lock(&self.shared.recent);
+        let gathering = recent.get(agent).is_some_and(|known| known.gathering);
+        if recent.get(agent).is_none_or(|known| known.health.revision <= health.revision) {
+            let heard = Recent { health: health.clone(), heard_at: Instant::now(), gathering };
+            recent.insert(agent.clone(), heard);
+        }
+    }
+
     fn is_paused(&self) -> bool {
-        self.lock().is_some_and(|outage| Instant::now() < outage.paused_until)
+        lock(&self.shared.outage).is_some_and(|outage| Instant::now() < outage.paused_until)
     }
 
     fn arrived(&self) {
-        if self.lock().take().is_some() {
+        if lock(&self.shared.outage).take().is_some() {
             tracing::info!("the health service takes reports again");
         }
     }
@@ -106,13 +174,15 @@ impl HealthReports {
     fn lost(&self, reason: &str, pause: Duration) -> Option<HealthSnapshot> {
         record_counter(&HEALTH_REPORTS_LOST, 1);
         let outage = Outage { paused_until: Instant::now() + pause };
-        if self.lock().replace(outage).is_none() {
+        lock(&self.shared.recent).clear();
+        if lock(&self.shared.outage).replace(outage).is_none() {
             tracing::warn!(reason, "the health service does not take reports; agents run on without it");
         }
         None
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Outage>> {
-        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+// Whole values: what a panicking thread leaves behind is still consistent.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -61,6 +61,20 @@ pub const OVERLOADED: Metric = Metric::counter(
 pub const PROCESSES: Metric =
     Metric::gauge("phoenix_agent_processes", "Agent processes that live, by agent.").labelled();
 
+/// Workers that died.
+pub const WORKER_CRASHES: Metric = Metric::counter(
+    "phoenix_worker_crashes_total",
+    "Workers (processes kept alive) that died of themselves, by agent. Each is started again when it is needed.",
+)
+.labelled();
+
+/// Whether they die again and again.
+pub const WORKER_CRASH_LOOP: Metric = Metric::gauge(
+    "phoenix_worker_crash_loop",
+    "1 while an agent's workers die again and again, and are started slowly, by agent.",
+)
+.labelled();
+
 /// Reports that did not arrive.
 pub const HEALTH_REPORTS_LOST: Metric = Metric::counter(
     "phoenix_health_reports_lost_total",
@@ -91,6 +105,8 @@ pub const METRICS: &[Metric] = &[
     RUNNING,
     OVERLOADED,
     PROCESSES,
+    WORKER_CRASHES,
+    WORKER_CRASH_LOOP,
     HEALTH_REPORTS_LOST,
     GUARD_RESTARTS,
     ORPHANS_KILLED,
@@ -102,6 +118,8 @@ pub(crate) struct AgentMeters {
     pub(crate) running: Gauge,
     pub(crate) overloaded: Counter,
     pub(crate) processes: Gauge,
+    pub(crate) crashes: Counter,
+    pub(crate) crash_loop: Gauge,
     succeeded: Counter,
     cancelled: Counter,
     failed: Vec<(FailureClass, Counter)>,
@@ -115,6 +133,8 @@ impl AgentMeters {
             running: gauge!(RUNNING.name, "agent" => agent.to_string()),
             overloaded: counter!(OVERLOADED.name, "agent" => agent.to_string()),
             processes: gauge!(PROCESSES.name, "agent" => agent.to_string()),
+            crashes: counter!(WORKER_CRASHES.name, "agent" => agent.to_string()),
+            crash_loop: gauge!(WORKER_CRASH_LOOP.name, "agent" => agent.to_string()),
             succeeded: attempts("succeeded"),
             cancelled: attempts("cancelled"),
             failed: FailureClass::ALL.iter().map(|&class| (class, attempts(class.as_str()))).collect(),

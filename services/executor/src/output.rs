@@ -1,5 +1,6 @@
 //! What an agent writes, within bounds: one line on standard output, the end of standard error.
 
+use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::redact::Redactor;
@@ -11,6 +12,9 @@ pub(crate) const MAX_LINE_BYTES: usize = 8 * 1024 * 1024;
 pub(crate) const MAX_STDERR_BYTES: usize = 64 * 1024;
 
 const READ_BYTES: usize = 16 * 1024;
+
+/// The room that a worker keeps for its next answer.
+const MAX_ROOM_KEPT: usize = 2 * READ_BYTES;
 
 /// Standard output up to the end of its first line.
 #[derive(Debug, Default)]
@@ -64,6 +68,13 @@ impl Line {
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes[..self.end.unwrap_or(self.bytes.len())]
     }
+
+    /// Forgets the line. Keeps the room for the next, unless that is a lot.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(MAX_ROOM_KEPT);
+        self.end = None;
+    }
 }
 
 /// The end of standard error, whatever its length.
@@ -85,6 +96,15 @@ impl Tail {
         read
     }
 
+    /// Reads without waiting, and not for ever.
+    pub(crate) fn read_what_is_there(&mut self, from: &mut (impl AsyncRead + Unpin)) {
+        for _ in 0..2 * MAX_STDERR_BYTES / READ_BYTES {
+            if self.read(from).now_or_never() != Some(true) {
+                return;
+            }
+        }
+    }
+
     /// The last [`MAX_STDERR_BYTES`] as text without secrets and without white space around it.
     pub(crate) fn text(&mut self, redactor: &Redactor) -> String {
         self.keep(MAX_STDERR_BYTES + redactor.longest());
@@ -93,6 +113,13 @@ impl Tail {
         // Where it was cut, it may begin with the rest of a secret.
         let doubtful = if self.cut { redactor.longest() } else { 0 };
         last_bytes(&text, MAX_STDERR_BYTES.min(text.len().saturating_sub(doubtful))).trim().to_owned()
+    }
+
+    /// Forgets everything. Keeps the room, unless that is a lot.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(MAX_ROOM_KEPT);
+        self.cut = false;
     }
 
     fn keep(&mut self, bytes: usize) {
@@ -156,7 +183,9 @@ mod tests {
         assert_eq!(line.read(&mut &b" a line\n"[..]).await, Progress::Complete);
         assert_eq!((line.bytes(), line.is_complete()), (&b"half a line"[..], true));
         assert_eq!(line.read(&mut &b"more"[..]).await, Progress::Surplus);
-        assert_eq!(Line::default().read(&mut &b""[..]).await, Progress::Ended);
+        line.clear();
+        assert_eq!((line.bytes(), line.is_complete()), (&b""[..], false));
+        assert_eq!(line.read(&mut &b""[..]).await, Progress::Ended);
         let long = vec![b'x'; MAX_LINE_BYTES];
         let mut input = &long[..];
         let (mut line, mut progress) = (Line::default(), Progress::Open);

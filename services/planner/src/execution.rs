@@ -1,5 +1,7 @@
 //! Runs one task: hands it to the executor and turns what the executor tells into journal entries.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use jiff::Timestamp;
 use phoenix_domain::{
     FailureClass, OrchestratorError, OrchestratorErrorCode, PlanId,
@@ -8,7 +10,7 @@ use phoenix_domain::{
 };
 use phoenix_platform::{
     RequestContext,
-    client::{PeerChannel, call_error},
+    client::{PeerChannel, UNREACHABLE_RETRY_AFTER, call_error},
     server::MAX_MESSAGE_BYTES,
 };
 use phoenix_proto::{
@@ -20,6 +22,8 @@ use phoenix_proto::{
     },
     required, required_timestamp,
 };
+use serde_json::{Map, Value};
+use tonic::Status;
 
 use crate::{
     agent_health::{Admitted, HealthView},
@@ -34,13 +38,75 @@ pub struct TaskRunner {
     health: HealthView,
 }
 
-/// How a task ended. Its entries up to the last attempt are on their way to the journal; these are the rest.
+/// How far a task has come, to be looked at also when nobody drives it any more.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// The attempt that runs now; 0 for none.
+    open_attempt: AtomicU32,
+    /// The highest attempt so far.
+    attempts: AtomicU32,
+}
+
+/// What became of handing a task to the executor.
 #[derive(Debug)]
-pub struct TaskEnd {
-    /// The agent's answer, or why there is none.
-    pub result: Result<ActionResult, OrchestratorError>,
-    /// What is still to be made durable, in order.
-    pub entries: Vec<Entry>,
+pub enum Driven {
+    /// The executor said how the task ended.
+    Ended(Result<ActionResult, OrchestratorError>),
+    /// The executor could not be reached, went away, or had no place. The task may be handed over again.
+    Interrupted(OrchestratorError),
+}
+
+/// A task as it is handed over.
+#[derive(Debug, Clone)]
+pub struct Handover<'a> {
+    /// The task.
+    pub task: &'a Task,
+    /// Its place in the journal.
+    pub task_ref: TaskRef,
+    /// Its input, with every reference replaced.
+    pub payload: &'a Map<String, Value>,
+    /// What the plan's caller wants agents to know.
+    pub context: &'a str,
+}
+
+impl Progress {
+    /// A task of which `task` is known.
+    #[must_use]
+    pub fn of(task: &Task) -> Self {
+        let attempts = task.attempts.iter().map(|attempt| attempt.number).max().unwrap_or(0);
+        Self { open_attempt: AtomicU32::new(0), attempts: AtomicU32::new(attempts) }
+    }
+
+    /// Attempts so far.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.attempts.load(Ordering::Relaxed)
+    }
+
+    fn started(&self, attempt: u32) {
+        self.open_attempt.store(attempt, Ordering::Relaxed);
+        self.attempts.fetch_max(attempt, Ordering::Relaxed);
+    }
+
+    /// The entry that closes the attempt that runs, if one does, as ended from outside.
+    pub fn close(&self, task: TaskRef, outcome: AttemptOutcome, retried: bool) -> Option<Entry> {
+        let number = self.open_attempt.swap(0, Ordering::Relaxed);
+        (number > 0).then(|| Entry::AttemptEnded { task, number, at: Timestamp::now(), outcome, retried })
+    }
+
+    /// The last entries of a task: of the attempt that was still open, and of the task itself.
+    pub fn end(&self, task: TaskRef, result: &Result<ActionResult, OrchestratorError>) -> Vec<Entry> {
+        let (status, outcome) = match result {
+            Ok(_) => (TaskStatus::Succeeded, AttemptOutcome::Succeeded),
+            Err(error) if error.code == OrchestratorErrorCode::Cancelled => {
+                (TaskStatus::Cancelled, AttemptOutcome::Cancelled)
+            }
+            Err(_) => (TaskStatus::DeadLettered, AttemptOutcome::Cancelled),
+        };
+        let attempt = self.close(task, outcome, false);
+        let ended = Entry::TaskEnded { task, status, at: Timestamp::now(), result: result.clone() };
+        attempt.into_iter().chain([ended]).collect()
+    }
 }
 
 impl TaskRunner {
@@ -53,24 +119,82 @@ impl TaskRunner {
         Self { executor, journal, health }
     }
 
-    /// A run of the task at `task`, to be driven.
-    #[must_use]
-    pub const fn start(&self, task: TaskRef) -> TaskRun<'_> {
-        TaskRun { runner: self, task, open_attempt: None }
+    /// Hands a task over and follows it until the executor says how it ended. Dropping the future cancels it there;
+    /// [`Progress::end`] then says what is left to write.
+    ///
+    /// # Errors
+    /// Only when the journal is closed.
+    pub async fn drive(
+        &self,
+        handover: Handover<'_>,
+        progress: &Progress,
+        admitted: Admitted,
+        context: &RequestContext,
+    ) -> Result<Driven, JournalError> {
+        let task = handover.task_ref;
+        self.journal.note(Entry::TaskDispatched { task, at: Timestamp::now() }).await?;
+        let request = context.request(request(&handover, progress, admitted));
+        let mut events = match self.executor.clone().execute_task(request).await {
+            Ok(response) => response.into_inner(),
+            Err(status) => return Ok(broken(&status)),
+        };
+        loop {
+            let event = match events.message().await {
+                Ok(Some(ExecuteTaskResponse { event })) => event,
+                Ok(None) => return Ok(Driven::Interrupted(vanished())),
+                Err(status) => return Ok(broken(&status)),
+            };
+            let entry = match event {
+                Some(Event::AttemptStarted(started)) => attempt_started(task, progress, started),
+                Some(Event::AttemptFailed(failed)) => attempt_failed(task, progress, failed),
+                Some(Event::Finished(finished)) => return Ok(Driven::Ended(self.finished(finished))),
+                // A step that this version does not know yet.
+                None => continue,
+            };
+            match entry {
+                Ok(entry) => self.journal.note(entry).await?,
+                Err(invalid) => return Ok(Driven::Ended(Err(malformed(&invalid)))),
+            }
+        }
+    }
+
+    fn finished(&self, finished: TaskFinished) -> Result<ActionResult, OrchestratorError> {
+        let TaskFinished { attempts: _, ended_at: _, result, health } = finished;
+        if let Some(health) = health {
+            self.health.learn(health);
+        }
+        match required("result", result).map_err(|invalid| malformed(&invalid))? {
+            task_finished::Result::Output(output) => {
+                ActionResult::try_from(output).map_err(|invalid| malformed(&invalid))
+            }
+            task_finished::Result::Error(error) => Err(error.into()),
+        }
     }
 }
 
-fn request(task: &Task, plan_id: PlanId, plan_context: &str, admitted: Admitted) -> ExecuteTaskRequest {
+fn request(handover: &Handover<'_>, progress: &Progress, admitted: Admitted) -> ExecuteTaskRequest {
+    let Handover { task, task_ref, payload, context } = handover;
+    let plan_id: PlanId = task_ref.plan_id;
     ExecuteTaskRequest {
         plan_id: plan_id.to_string(),
         task_id: task.task_id.to_string(),
         agent: task.spec.agent.to_string(),
         action: task.spec.action.clone(),
-        context: plan_context.into(),
-        payload_json: json_text(&task.spec.payload),
+        context: (*context).into(),
+        payload_json: json_text(payload),
         idempotency_key: task.task_id.to_string(),
-        first_attempt: task.attempts.last().map_or(1, |attempt| attempt.number + 1),
+        first_attempt: progress.attempts() + 1,
         probe_lease: admitted.probe_lease,
+    }
+}
+
+/// A call that failed. When the executor could not be reached, went away or had no place, the task may be handed over
+/// again; anything else it decided on ends the task.
+fn broken(status: &Status) -> Driven {
+    let error = call_error("the executor", status);
+    match error.code {
+        OrchestratorErrorCode::AgentUnavailable | OrchestratorErrorCode::Overloaded => Driven::Interrupted(error),
+        _ => Driven::Ended(Err(error)),
     }
 }
 
@@ -80,132 +204,34 @@ fn vanished() -> OrchestratorError {
         OrchestratorErrorCode::AgentUnavailable,
         "the executor stopped while the task ran; try again shortly",
     )
-    .with_retry_after(phoenix_platform::client::UNREACHABLE_RETRY_AFTER)
+    .with_retry_after(UNREACHABLE_RETRY_AFTER)
 }
 
 fn malformed(invalid: &InvalidField) -> OrchestratorError {
     OrchestratorError::internal(format!("the executor sent an invalid message: {invalid}"))
 }
 
-enum Step {
-    Goes,
-    Ended(TaskEnd),
-}
-
-/// One task on its way through the executor.
-#[derive(Debug)]
-pub struct TaskRun<'a> {
-    runner: &'a TaskRunner,
+fn attempt_started(
     task: TaskRef,
-    /// The attempt that runs now.
-    open_attempt: Option<u32>,
+    progress: &Progress,
+    started: AttemptStarted,
+) -> Result<Entry, InvalidField> {
+    let AttemptStarted { attempt, started_at, worker } = started;
+    progress.started(attempt);
+    let at = required_timestamp("started_at", started_at)?;
+    Ok(Entry::AttemptStarted { task, number: attempt, at, worker })
 }
 
-impl TaskRun<'_> {
-    /// Runs `task` until the executor says how it ended. Dropping the future cancels the task there; [`Self::end`] then
-    /// says what is left to write.
-    ///
-    /// # Errors
-    /// Only when the journal is closed.
-    pub async fn drive(
-        &mut self,
-        task: &Task,
-        plan_context: &str,
-        admitted: Admitted,
-        context: &RequestContext,
-    ) -> Result<TaskEnd, JournalError> {
-        self.runner.journal.note(Entry::TaskDispatched { task: self.task, at: Timestamp::now() }).await?;
-        let request = context.request(request(task, self.task.plan_id, plan_context, admitted));
-        let mut events = match self.runner.executor.clone().execute_task(request).await {
-            Ok(response) => response.into_inner(),
-            Err(status) => return Ok(self.end(Err(call_error("the executor", &status)))),
-        };
-        loop {
-            match events.message().await {
-                Ok(Some(ExecuteTaskResponse { event })) => match self.take(event).await? {
-                    Step::Goes => {}
-                    Step::Ended(end) => return Ok(end),
-                },
-                Ok(None) => return Ok(self.end(Err(vanished()))),
-                Err(status) => return Ok(self.end(Err(call_error("the executor", &status)))),
-            }
-        }
-    }
-
-    async fn take(&mut self, event: Option<Event>) -> Result<Step, JournalError> {
-        let read = match event {
-            Some(Event::AttemptStarted(started)) => self.attempt_started(started).map(Some),
-            Some(Event::AttemptFailed(failed)) => self.attempt_failed(failed).map(Some),
-            Some(Event::Finished(finished)) => return Ok(Step::Ended(self.finished(finished))),
-            // A step that this version does not know yet.
-            None => Ok(None),
-        };
-        match read {
-            Ok(Some(entry)) => self.runner.journal.note(entry).await.map(|()| Step::Goes),
-            Ok(None) => Ok(Step::Goes),
-            Err(invalid) => Ok(Step::Ended(self.end(Err(malformed(&invalid))))),
-        }
-    }
-
-    fn attempt_started(&mut self, started: AttemptStarted) -> Result<Entry, InvalidField> {
-        let AttemptStarted { attempt, started_at, worker } = started;
-        self.open_attempt = Some(attempt);
-        let at = required_timestamp("started_at", started_at)?;
-        Ok(Entry::AttemptStarted { task: self.task, number: attempt, at, worker })
-    }
-
-    fn attempt_failed(&mut self, failed: AttemptFailed) -> Result<Entry, InvalidField> {
-        let AttemptFailed { attempt, ended_at, error_class, message, stderr_tail, retry_in_ms } = failed;
-        self.open_attempt = None;
-        let class = FailureClass::from_name(&error_class)
-            .ok_or_else(|| InvalidField::new("error_class", "is not a failure class"))?;
-        Ok(Entry::AttemptEnded {
-            task: self.task,
-            number: attempt,
-            at: required_timestamp("ended_at", ended_at)?,
-            outcome: AttemptOutcome::Failed { class, message, stderr_tail },
-            retried: retry_in_ms.is_some(),
-        })
-    }
-
-    fn finished(&mut self, finished: TaskFinished) -> TaskEnd {
-        let TaskFinished { attempts: _, ended_at: _, result, health } = finished;
-        if let Some(health) = health {
-            self.runner.health.learn(health);
-        }
-        let result = match required("result", result) {
-            Ok(task_finished::Result::Output(output)) => {
-                ActionResult::try_from(output).map_err(|invalid| malformed(&invalid))
-            }
-            Ok(task_finished::Result::Error(error)) => Err(error.into()),
-            Err(invalid) => Err(malformed(&invalid)),
-        };
-        self.end(result)
-    }
-
-    /// Ends the task with `result`, whatever the executor would still have said.
-    pub fn end(&mut self, result: Result<ActionResult, OrchestratorError>) -> TaskEnd {
-        let entries = end_entries(self.task, self.open_attempt.take(), &result);
-        TaskEnd { result, entries }
-    }
-}
-
-/// The last entries of a task: of the attempt that was still open, and of the task itself.
-fn end_entries(
-    task: TaskRef,
-    open_attempt: Option<u32>,
-    result: &Result<ActionResult, OrchestratorError>,
-) -> Vec<Entry> {
-    let at = Timestamp::now();
-    let (status, outcome) = match result {
-        Ok(_) => (TaskStatus::Succeeded, AttemptOutcome::Succeeded),
-        Err(error) if error.code == OrchestratorErrorCode::Cancelled => {
-            (TaskStatus::Cancelled, AttemptOutcome::Cancelled)
-        }
-        Err(_) => (TaskStatus::DeadLettered, AttemptOutcome::Cancelled),
-    };
-    let attempt =
-        open_attempt.map(|number| Entry::AttemptEnded { task, number, at, outcome, retried: false });
-    let ended = Entry::TaskEnded { task, status, at, result: result.clone() };
-    attempt.into_iter().chain([ended]).collect()
+fn attempt_failed(task: TaskRef, progress: &Progress, failed: AttemptFailed) -> Result<Entry, InvalidField> {
+    let AttemptFailed { attempt, ended_at, error_class, message, stderr_tail, retry_in_ms } = failed;
+    progress.open_attempt.store(0, Ordering::Relaxed);
+    let class = FailureClass::from_name(&error_class)
+        .ok_or_else(|| InvalidField::new("error_class", "is not a failure class"))?;
+    Ok(Entry::AttemptEnded {
+        task,
+        number: attempt,
+        at: required_timestamp("ended_at", ended_at)?,
+        outcome: AttemptOutcome::Failed { class, message, stderr_tail },
+        retried: retry_in_ms.is_some(),
+    })
 }

@@ -1,21 +1,27 @@
 //! `PlannerService`: decode, call, encode.
 
-use phoenix_domain::PlanId;
-use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
+use std::{pin::Pin, time::Duration};
+
+use futures_util::{Stream, StreamExt};
+use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId, plan::TaskSpec};
 use phoenix_platform::RequestContext;
 use phoenix_proto::{
     InvalidField, id, optional,
     planner::{
-        GetPlanRequest, GetPlanResponse, ListPlansRequest, ListPlansResponse, PlanAndExecuteRequest,
-        PlanAndExecuteResponse, planner_service_server::PlannerService,
+        CancelPlanRequest, CancelPlanResponse, DryRunPlanResponse, GetPlanRequest, GetPlanResponse,
+        ListPlansRequest, ListPlansResponse, PlanAndExecuteRequest, PlanAndExecuteResponse,
+        SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse, dry_run_plan_response::Wave,
+        planner_service_server::PlannerService,
     },
-    status_from_error,
+    status_from_error, timestamp, to_timestamp,
 };
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    planner::{Answer, ChatWish, Planner},
-    store::{JournalError, PlanFilter},
+    planner::{Answer, Planner, Wish, Work},
+    store::{Event, IdempotencyKey, JournalError, PlanFilter},
+    watch,
 };
 
 const DEFAULT_PAGE: u32 = 50;
@@ -25,25 +31,28 @@ const LARGEST_PAGE: u32 = 500;
 #[derive(Debug, Clone)]
 pub struct PlannerGrpc {
     planner: Planner,
+    /// Ends streams.
+    shutdown: CancellationToken,
 }
 
 impl PlannerGrpc {
-    /// Serves `planner`.
+    /// Serves `planner`; streams end with `shutdown`.
     #[must_use]
-    pub const fn new(planner: Planner) -> Self {
-        Self { planner }
+    pub const fn new(planner: Planner, shutdown: CancellationToken) -> Self {
+        Self { planner, shutdown }
     }
 }
 
 #[tonic::async_trait]
 impl PlannerService for PlannerGrpc {
+    type WatchPlanStream = Pin<Box<dyn Stream<Item = Result<WatchPlanResponse, Status>> + Send>>;
+
     async fn plan_and_execute(
         &self,
         request: Request<PlanAndExecuteRequest>,
     ) -> Result<Response<PlanAndExecuteResponse>, Status> {
         let context = RequestContext::of(&request);
-        let PlanAndExecuteRequest { message, context: chat_context, agent } = request.into_inner();
-        let wish = ChatWish { message, context: chat_context, agent };
+        let wish = wish(request.into_inner())?;
         let answer = self.planner.plan_and_execute_v1(context, wish).await;
         let Answer { plan_id, output, agent } = answer.map_err(|error| status_from_error(&error))?;
         Ok(Response::new(PlanAndExecuteResponse {
@@ -53,16 +62,30 @@ impl PlannerService for PlannerGrpc {
         }))
     }
 
+    async fn submit_plan(
+        &self,
+        request: Request<PlanAndExecuteRequest>,
+    ) -> Result<Response<SubmitPlanResponse>, Status> {
+        let context = RequestContext::of(&request);
+        let wish = wish(request.into_inner())?;
+        let plan_id =
+            self.planner.submit_plan(context, wish).await.map_err(|error| status_from_error(&error))?;
+        Ok(Response::new(SubmitPlanResponse { plan_id: plan_id.to_string() }))
+    }
+
+    async fn dry_run_plan(
+        &self,
+        request: Request<PlanAndExecuteRequest>,
+    ) -> Result<Response<DryRunPlanResponse>, Status> {
+        let wish = wish(request.into_inner())?;
+        let waves = self.planner.dry_run(wish).map_err(|error| status_from_error(&error))?;
+        Ok(Response::new(DryRunPlanResponse { waves: waves.into_iter().map(|keys| Wave { keys }).collect() }))
+    }
+
     async fn get_plan(&self, request: Request<GetPlanRequest>) -> Result<Response<GetPlanResponse>, Status> {
         let plan_id: PlanId = id("plan_id", &request.get_ref().plan_id)?;
         let plan = self.planner.journal().plan(plan_id).await.map_err(journal_status)?;
-        let plan = plan.ok_or_else(|| {
-            let error = OrchestratorError::new(
-                OrchestratorErrorCode::NotFound,
-                format!("there is no plan {plan_id}"),
-            );
-            status_from_error(&error)
-        })?;
+        let plan = plan.ok_or_else(|| no_such_plan(plan_id))?;
         Ok(Response::new(GetPlanResponse { plan: Some(plan.into()) }))
     }
 
@@ -77,6 +100,62 @@ impl PlannerService for PlannerGrpc {
         let plans = plans.into_iter().map(Into::into).collect();
         Ok(Response::new(ListPlansResponse { plans, next_page_token: next.unwrap_or_default() }))
     }
+
+    async fn watch_plan(
+        &self,
+        request: Request<WatchPlanRequest>,
+    ) -> Result<Response<Self::WatchPlanStream>, Status> {
+        let WatchPlanRequest { plan_id, after_position } = request.into_inner();
+        let plan_id: PlanId = id("plan_id", &plan_id)?;
+        let journal = self.planner.journal().clone();
+        if journal.plan(plan_id).await.map_err(journal_status)?.is_none() {
+            return Err(no_such_plan(plan_id));
+        }
+        let events = watch::events(journal, plan_id, after_position, self.shutdown.clone());
+        Ok(Response::new(Box::pin(events.map(|event| event.map(encode_event).map_err(journal_status)))))
+    }
+
+    async fn cancel_plan(
+        &self,
+        request: Request<CancelPlanRequest>,
+    ) -> Result<Response<CancelPlanResponse>, Status> {
+        let CancelPlanRequest { plan_id, reason } = request.into_inner();
+        let plan_id: PlanId = id("plan_id", &plan_id)?;
+        self.planner.cancel(plan_id, reason).await.map_err(|error| status_from_error(&error))?;
+        Ok(Response::new(CancelPlanResponse {}))
+    }
+}
+
+fn wish(request: PlanAndExecuteRequest) -> Result<Wish, InvalidField> {
+    let PlanAndExecuteRequest {
+        message,
+        context,
+        agent,
+        tasks,
+        deadline_ms,
+        continue_on_disconnect,
+        idempotency_key,
+        idempotency_digest,
+    } = request;
+    let work = if tasks.is_empty() {
+        Work::Chat { message, agent }
+    } else if message.is_empty() {
+        Work::Tasks(tasks.into_iter().map(TaskSpec::try_from).collect::<Result<_, _>>()?)
+    } else {
+        return Err(InvalidField::new("tasks", "and `message` exclude each other"));
+    };
+    let key = IdempotencyKey { key: idempotency_key, digest: idempotency_digest };
+    Ok(Wish {
+        work,
+        context,
+        time_limit: (deadline_ms > 0).then(|| Duration::from_millis(deadline_ms)),
+        continue_on_disconnect,
+        key: (!key.key.is_empty()).then_some(key),
+    })
+}
+
+fn encode_event(Event { position, kind, at, task_key, data }: Event) -> WatchPlanResponse {
+    WatchPlanResponse { position, kind, at: Some(to_timestamp(at)), task_key, data_json: data }
 }
 
 fn filter(request: &ListPlansRequest) -> Result<PlanFilter, InvalidField> {
@@ -86,9 +165,18 @@ fn filter(request: &ListPlansRequest) -> Result<PlanFilter, InvalidField> {
     Ok(PlanFilter {
         correlation_id: optional("correlation_id", request.correlation_id.as_deref().unwrap_or_default())?,
         status: request.status().into(),
+        agent: optional("agent", &request.agent)?,
+        since: timestamp("since", request.since)?,
         before: optional("page_token", &request.page_token)?,
         limit: if request.page_size == 0 { DEFAULT_PAGE } else { request.page_size },
     })
+}
+
+fn no_such_plan(plan_id: PlanId) -> Status {
+    status_from_error(&OrchestratorError::new(
+        OrchestratorErrorCode::NotFound,
+        format!("there is no plan {plan_id}"),
+    ))
 }
 
 fn journal_status(error: JournalError) -> Status {

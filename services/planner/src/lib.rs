@@ -3,7 +3,9 @@
 //! | module | what |
 //! |---|---|
 //! | [`grpc`] | the service: decode, call, encode |
-//! | [`planner`] | the life of a plan |
+//! | [`planner`] | plans: made, accepted, cancelled, taken over |
+//! | [`run`] | one plan on its way |
+//! | [`watch`] | what happens to a plan, as it happens |
 //! | [`routing`] | which agent a message is meant for |
 //! | [`agent_health`] | may the agent run now? |
 //! | [`execution`] | one task, through the executor |
@@ -16,16 +18,16 @@ pub mod grpc;
 pub mod metrics;
 pub mod planner;
 pub mod routing;
+pub mod run;
 pub mod store;
+pub mod watch;
 
 use std::time::Duration;
 
-use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
 use phoenix_platform::{
     client::{self, InvalidUrl, PeerChannel},
     readiness::Readiness,
     server::{self, GrpcServer, MAX_MESSAGE_BYTES},
-    sqlite::OpenError,
 };
 use phoenix_proto::planner::planner_service_server::PlannerServiceServer;
 use tokio::net::TcpListener;
@@ -40,6 +42,9 @@ use crate::{
 /// How often the executor is asked whether it can take work.
 const EXECUTOR_CHECK: Duration = Duration::from_millis(500);
 
+/// How often unfinished plans of other planners are looked for.
+const TAKE_OVER_EVERY: Duration = Duration::from_millis(500);
+
 /// How long plans that were cancelled by the shutdown may take to write their end.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -48,10 +53,10 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 pub enum ServeError {
     /// The journal can't be opened.
     #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The journal can't be brought in order.
-    #[error(transparent)]
-    Journal(#[from] store::JournalError),
+    Journal(#[from] store::StartError),
+    /// Another planner has taken over.
+    #[error("another planner took this one for dead and went on with its plans")]
+    Fenced,
     /// A peer's address is of no use.
     #[error(transparent)]
     Url(#[from] InvalidUrl),
@@ -74,30 +79,41 @@ pub async fn serve(
     let executor = client::channel(&executor_url)?;
     let health = HealthView::new(client::channel(&health_url)?);
     let journal = Journal::open(&database_url, readiness.clone()).await?;
-    let interrupted = journal.end_interrupted(&interrupted()).await?;
-    if interrupted > 0 {
-        tracing::warn!(plans = interrupted, "plans that the last planner left behind were ended as failed");
-    }
     let runner = TaskRunner::new(executor.clone(), journal.clone(), health.clone());
-    let planner = Planner::new(agents, journal, health.clone(), runner);
-    // Ends the two watchers however this function ends.
+    let planner = Planner::new(agents, journal.clone(), health.clone(), runner);
+    // Ends the watchers however this function ends.
     let watching = CancellationToken::new();
     let _stop_watching = watching.clone().drop_guard();
     tokio::spawn(health.follow(readiness.clone(), watching.clone()));
-    tokio::spawn(follow_executor(executor, readiness.clone(), watching));
-    let service = PlannerServiceServer::new(PlannerGrpc::new(planner.clone()))
+    tokio::spawn(follow_executor(executor, readiness.clone(), watching.clone()));
+    tokio::spawn(take_over(planner.clone(), watching));
+    let service = PlannerServiceServer::new(PlannerGrpc::new(planner.clone(), shutdown.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    GrpcServer::new(readiness).add_service(service).serve(listener, shutdown).await?;
+    tokio::select! {
+        served = GrpcServer::new(readiness).add_service(service).serve(listener, shutdown) => served?,
+        () = journal.fenced().cancelled() => return Err(ServeError::Fenced),
+    }
     planner.drained(LAST_WORDS).await;
+    if let Err(error) = journal.release().await {
+        tracing::warn!(%error, "the lease could not be given up; it runs out by itself");
+    }
     Ok(())
 }
 
-fn interrupted() -> OrchestratorError {
-    OrchestratorError::new(
-        OrchestratorErrorCode::AgentUnavailable,
-        "the planner stopped while this plan ran; send it again",
-    )
+/// Looks for plans whose planner is gone, until `stop`.
+async fn take_over(planner: Planner, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        match planner.recover().await {
+            Ok(0) => {}
+            Ok(plans) => tracing::warn!(plans, "plans of a planner that stopped were taken over"),
+            Err(error) => tracing::error!(%error, "unfinished plans could not be looked for"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(TAKE_OVER_EVERY) => {}
+            () = stop.cancelled() => {}
+        }
+    }
 }
 
 /// Keeps the condition `executor` true to what the executor says of itself.

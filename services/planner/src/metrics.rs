@@ -43,6 +43,15 @@ pub const FAILED_FAST: Metric = Metric::counter(
     "Tasks refused without starting a process because their agent's circuit was open.",
 );
 
+/// Plans taken over from a planner that stopped.
+pub const RECOVERED: Metric =
+    Metric::counter("phoenix_plans_recovered_total", "Plans taken over from a planner that stopped.");
+/// Tasks handed over again because the executor went away or had no place.
+pub const REDISPATCHED: Metric = Metric::counter(
+    "phoenix_tasks_redispatched_total",
+    "Tasks handed over again because the executor went away or had no place.",
+);
+
 /// Every metric of the planner.
 pub const METRICS: &[Metric] = &[
     PLAN_STARTED,
@@ -54,6 +63,8 @@ pub const METRICS: &[Metric] = &[
     JOURNAL_FAILURES,
     HEALTH_UNKNOWN,
     FAILED_FAST,
+    RECOVERED,
+    REDISPATCHED,
     RPC_SECONDS,
 ];
 

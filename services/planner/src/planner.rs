@@ -1,44 +1,75 @@
-//! Plans: made, journalled, run, ended.
+//! Plans: made, accepted, run, watched, cancelled, taken over.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use phoenix_domain::{
     AgentCatalog, AgentName, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId, TaskId,
-    action::{ActionResult, CHAT_ACTION},
+    action::CHAT_ACTION,
     chat::Chat,
-    plan::{Plan, PlanStatus, Task, TaskSpec, TaskStatus},
+    graph::Graph,
+    plan::{OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
 };
-use phoenix_platform::RequestContext;
+use phoenix_platform::{RequestContext, metrics::record_counter};
 use serde_json::{Map, Value};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::{
-    agent_health::{Admitted, HealthView},
-    execution::{TaskEnd, TaskRunner},
-    metrics::CountedPlan,
+    agent_health::HealthView,
+    execution::TaskRunner,
+    metrics::{CountedPlan, RECOVERED},
     routing::route,
-    store::{Entry, Journal, JournalError, TaskRef},
+    run::{Run, Stop, Waits, naming},
+    store::{Entry, IdempotencyKey, Journal, JournalError},
 };
 
-/// What a caller asks for in a chat, unchecked.
+/// How long a key stands for the plan it was first used for.
+const KEY_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Plans in flight at once; one more is refused before anything is journalled.
+const MAX_IN_FLIGHT: usize = 20_000;
+
+/// What a caller asks for, unchecked.
 #[derive(Debug, Clone)]
-pub struct ChatWish {
-    /// What the person wrote.
-    pub message: String,
-    /// What the agent should know beside it.
+pub struct Wish {
+    /// What is to be done.
+    pub work: Work,
+    /// What agents should know beside it.
     pub context: String,
-    /// The agent to use instead of routing.
-    pub agent: Option<String>,
+    /// The time the plan may take.
+    pub time_limit: Option<Duration>,
+    /// Whether the plan goes on when its caller goes away.
+    pub continue_on_disconnect: bool,
+    /// The caller's name for this request.
+    pub key: Option<IdempotencyKey>,
 }
 
-/// A chat that ended well.
+/// What is to be done.
+#[derive(Debug, Clone)]
+pub enum Work {
+    /// A message, for the agent it is meant for or the one that is named.
+    Chat {
+        /// What the person wrote.
+        message: String,
+        /// The agent to use instead of routing.
+        agent: Option<String>,
+    },
+    /// Tasks.
+    Tasks(Vec<TaskSpec>),
+}
+
+/// A plan that ended well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// The plan that was made of it.
+    /// The plan.
     pub plan_id: PlanId,
-    /// The answer as a person reads it.
+    /// The answer as a person reads it: that of the last task.
     pub output: String,
     /// Who gave it.
     pub agent: AgentName,
@@ -47,36 +78,70 @@ pub struct Answer {
 /// Makes plans and runs them. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Planner {
+    parts: Arc<Parts>,
+}
+
+#[derive(Debug)]
+struct Parts {
     agents: AgentCatalog,
     journal: Journal,
     health: HealthView,
     runner: TaskRunner,
-    running: TaskTracker,
+    tasks: TaskTracker,
+    running: Mutex<HashMap<PlanId, Stop>>,
+    keys: Mutex<HashMap<String, ()>>,
+}
+
+type Ended = JoinHandle<Result<Answer, OrchestratorError>>;
+
+/// What became of a request to run something.
+enum Accepted {
+    /// A plan runs.
+    Runs(PlanId, Stop, Ended),
+    /// Its key stands for this plan already.
+    Known(PlanId),
 }
 
 impl Planner {
     /// A planner over these parts.
     #[must_use]
     pub fn new(agents: AgentCatalog, journal: Journal, health: HealthView, runner: TaskRunner) -> Self {
-        Self { agents, journal, health, runner, running: TaskTracker::new() }
+        let (running, keys) = (Mutex::default(), Mutex::default());
+        let parts = Parts { agents, journal, health, runner, tasks: TaskTracker::new(), running, keys };
+        Self { parts: Arc::new(parts) }
     }
 
-    /// The journal, for reading.
+    /// The journal.
     #[must_use]
-    pub const fn journal(&self) -> &Journal {
-        &self.journal
+    pub fn journal(&self) -> &Journal {
+        &self.parts.journal
+    }
+
+    pub(crate) fn health(&self) -> &HealthView {
+        &self.parts.health
+    }
+
+    pub(crate) fn runner(&self) -> &TaskRunner {
+        &self.parts.runner
+    }
+
+    pub(crate) fn default_agent(&self) -> &AgentName {
+        self.parts.agents.default_agent()
     }
 
     /// Waits until every plan in flight has written its end, at most for `limit`. To be called when nobody can start
     /// another.
     pub async fn drained(&self, limit: Duration) {
-        self.running.close();
-        if tokio::time::timeout(limit, self.running.wait()).await.is_err() {
-            tracing::warn!(plans = self.running.len(), "plans did not end in time");
+        self.parts.tasks.close();
+        if tokio::time::timeout(limit, self.parts.tasks.wait()).await.is_err() {
+            tracing::warn!(
+                plans = self.parts.tasks.len(),
+                "plans did not end in time; the next planner goes on with them"
+            );
         }
     }
 
-    /// Makes a plan of a chat, runs it and waits for its end. Dropping the future cancels the plan.
+    /// Makes a plan, runs it and waits for its end. Dropping the future cancels the plan, unless its wish says otherwise.
     ///
     /// # Errors
     /// What the caller got wrong, what the agent failed with, `agent_unavailable`, `timeout`. Once there is a plan, the
@@ -85,43 +150,332 @@ impl Planner {
     pub async fn plan_and_execute_v1(
         &self,
         context: RequestContext,
-        wish: ChatWish,
+        wish: Wish,
     ) -> Result<Answer, OrchestratorError> {
+        let keep = wish.continue_on_disconnect;
+        match self.accept(context, wish, Waits::Caller).await? {
+            Accepted::Known(plan_id) => self.answer_again(plan_id).await.map_err(naming(plan_id)),
+            Accepted::Runs(plan_id, stop, ended) => {
+                let _guard = (!keep).then(|| CancelOnDrop(stop));
+                let result = ended.await;
+                let result = result
+                    .unwrap_or_else(|_| Err(OrchestratorError::internal("the plan ended unexpectedly")));
+                result.map_err(naming(plan_id))
+            }
+        }
+    }
+
+    /// Makes a plan and answers as soon as it is durable.
+    ///
+    /// # Errors
+    /// What the caller got wrong, or a journal that can't be written.
+    #[tracing::instrument(skip_all, fields(plan_id = tracing::field::Empty))]
+    pub async fn submit_plan(
+        &self,
+        context: RequestContext,
+        wish: Wish,
+    ) -> Result<PlanId, OrchestratorError> {
+        // The time that the caller waits for this answer is not the time that the plan may take.
+        let context = RequestContext::new(context.correlation_id);
+        match self.accept(context, wish, Waits::Nobody).await? {
+            Accepted::Known(plan_id) | Accepted::Runs(plan_id, ..) => Ok(plan_id),
+        }
+    }
+
+    /// The order in which tasks would run, by key.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn dry_run(&self, wish: Wish) -> Result<Vec<Vec<String>>, OrchestratorError> {
+        let (plan, graph) = self.make(&RequestContext::new(CorrelationId::generate()), wish)?;
+        let key = |place: &usize| plan.tasks[*place].spec.key.clone();
+        Ok(graph.order().iter().map(|wave| wave.iter().map(key).collect()).collect())
+    }
+
+    /// Ends a plan, and answers when its end is durable.
+    ///
+    /// # Errors
+    /// `not_found`; `conflict` when it has ended already.
+    pub async fn cancel(&self, plan_id: PlanId, reason: String) -> Result<(), OrchestratorError> {
+        let running = self.running().get(&plan_id).cloned();
+        if let Some(stop) = running {
+            stop.cancel(if reason.is_empty() { "the plan was cancelled".into() } else { reason });
+            let mut changes = self.journal().changes();
+            while self.running().contains_key(&plan_id) {
+                // Whether told of it or having missed it: look again.
+                let _ = tokio::time::timeout(Duration::from_millis(20), changes.recv()).await;
+            }
+            return Ok(());
+        }
+        let Some(plan) = self.journal().plan(plan_id).await? else {
+            let message = format!("there is no plan {plan_id}");
+            return Err(OrchestratorError::new(OrchestratorErrorCode::NotFound, message));
+        };
+        let message = if plan.status.is_terminal() {
+            format!("the plan has ended already: {}", plan.status)
+        } else {
+            "the plan is being taken over from a planner that stopped; try again shortly".into()
+        };
+        Err(OrchestratorError::new(OrchestratorErrorCode::Conflict, message))
+    }
+
+    /// Takes over plans whose planner is gone, and runs them on from what the journal knows.
+    ///
+    /// # Errors
+    /// When the journal can't be read.
+    pub async fn recover(&self) -> Result<usize, JournalError> {
+        let claimed = self.journal().claim().await?;
+        for plan_id in &claimed {
+            let Some(plan) = self.journal().plan(*plan_id).await? else { continue };
+            record_counter(&RECOVERED, 1);
+            self.resume(plan).await?;
+        }
+        Ok(claimed.len())
+    }
+
+    async fn resume(&self, plan: Plan) -> Result<(), JournalError> {
         let counted = CountedPlan::start();
-        let plan =
-            self.plan_chat(context.correlation_id, wish).inspect_err(|error| refused(&counted, error))?;
+        let (plan_id, correlation_id) = (plan.plan_id, plan.correlation_id);
+        let span = phoenix_platform::correlation_span("resume_plan", correlation_id, &Default::default());
+        let span = tracing::info_span!(parent: &span, "plan_and_execute_v1", %plan_id);
+        span.in_scope(|| tracing::info!("plan taken over from a planner that stopped"));
+        for (ordinal, task) in plan.tasks.iter().enumerate() {
+            for attempt in task.attempts.iter().filter(|attempt| attempt.outcome.is_none()) {
+                let entry = Entry::AttemptEnded {
+                    task: crate::store::TaskRef { plan_id, ordinal },
+                    number: attempt.number,
+                    at: Timestamp::now(),
+                    outcome: phoenix_domain::plan::AttemptOutcome::Cancelled,
+                    retried: true,
+                };
+                self.journal().note(entry).await?;
+            }
+        }
+        let mut context = RequestContext::new(correlation_id);
+        if let Some(deadline) = plan.deadline_at {
+            let left = Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or_default();
+            context = context.with_deadline(Instant::now() + left);
+        }
+        let graph = match graph_of(&plan, &self.parts.agents) {
+            Ok(graph) => graph,
+            // An agent that the plan needs is no longer configured.
+            Err(error) => {
+                let ended = Entry::PlanEnded {
+                    plan_id,
+                    status: PlanStatus::Failed,
+                    at: Timestamp::now(),
+                    result: Err(error),
+                };
+                return self.journal().record(vec![ended]).await;
+            }
+        };
+        drop(self.spawn(plan, graph, context, Waits::Nobody, counted, span));
+        Ok(())
+    }
+
+    async fn accept(
+        &self,
+        context: RequestContext,
+        wish: Wish,
+        waits: Waits,
+    ) -> Result<Accepted, OrchestratorError> {
+        let key = wish.key.clone();
+        let _first = match &key {
+            Some(key) => match self.known_key(key).await? {
+                Some(plan_id) => return Ok(Accepted::Known(plan_id)),
+                None => Some(self.hold(&key.key)?),
+            },
+            None => None,
+        };
+        let counted = CountedPlan::start();
+        let made = self.make(&context, wish).and_then(|made| self.has_room().map(|()| made));
+        let (plan, graph) = made.inspect_err(|error| {
+            tracing::info!(code = %error.code, elapsed_ms = counted.elapsed_ms(), "plan refused");
+        })?;
         let plan_id = plan.plan_id;
         tracing::Span::current().record("plan_id", tracing::field::display(plan_id));
-        let cancelled = CancellationToken::new();
-        let _cancel_on_drop = cancelled.clone().drop_guard();
-        let run = Run { planner: self.clone(), plan, context, cancelled };
-        // A task of its own: when the caller goes away, the plan still gets to write how it ended.
-        let ended = self.running.spawn(run.finish(counted).in_current_span()).await;
-        let result =
-            ended.unwrap_or_else(|_| Err(OrchestratorError::internal("the plan ended unexpectedly")));
-        result.map_err(|error| error.with_detail("plan_id", plan_id))
-    }
-
-    /// A plan with one task for the agent that the chat is meant for.
-    fn plan_chat(&self, correlation_id: CorrelationId, wish: ChatWish) -> Result<Plan, OrchestratorError> {
-        let ChatWish { message, context, agent } = wish;
-        let chat = Chat::new(message, Some(context), correlation_id, agent.as_deref())?;
-        let Chat { message, context, correlation_id, agent } = chat;
-        let agent = match agent {
-            Some(named) => self.agents.get(&named)?.name.clone(),
-            None => self.agents.get(route(&self.agents, &message))?.name.clone(),
+        self.journal().accept(vec![Entry::PlanAccepted { plan: Box::new(plan.clone()), key }]).await?;
+        let context = match plan.deadline_at {
+            Some(at) => {
+                let left = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
+                let own = Instant::now() + left;
+                let deadline = context.deadline.map_or(own, |callers| callers.min(own));
+                RequestContext::new(context.correlation_id).with_deadline(deadline)
+            }
+            None => context,
         };
-        let payload = Map::from_iter([("message".to_owned(), Value::String(message))]);
-        let spec = TaskSpec { key: "chat".into(), agent, action: CHAT_ACTION.into(), payload };
-        Ok(pending_plan(correlation_id, context, vec![spec]))
+        let (stop, ended) = self.spawn(plan, graph, context, waits, counted, tracing::Span::current());
+        Ok(Accepted::Runs(plan_id, stop, ended))
+    }
+
+    /// Runs a plan in a task of its own: when the caller goes away, it still gets to write how it ended.
+    fn spawn(
+        &self,
+        plan: Plan,
+        graph: Graph,
+        context: RequestContext,
+        waits: Waits,
+        counted: CountedPlan,
+        span: tracing::Span,
+    ) -> (Stop, Ended) {
+        let stop = Stop::default();
+        let plan_id = plan.plan_id;
+        self.running().insert(plan_id, stop.clone());
+        let listed = Listed { planner: self.clone(), plan_id };
+        let run = Run { planner: self.clone(), plan, graph, context, stop: stop.clone(), waits };
+        let ended = self.parts.tasks.spawn(
+            async move {
+                let result = run.finish(counted).await;
+                drop(listed);
+                result
+            }
+            .instrument(span),
+        );
+        (stop, ended)
+    }
+
+    fn make(&self, context: &RequestContext, wish: Wish) -> Result<(Plan, Graph), OrchestratorError> {
+        let Wish { work, context: agents_context, time_limit, continue_on_disconnect: _, key: _ } = wish;
+        let deadline_at = time_limit.and_then(|limit| Timestamp::now().checked_add(limit).ok());
+        let (kind, agents_context, specs) = match work {
+            Work::Chat { message, agent } => {
+                let chat =
+                    Chat::new(message, Some(agents_context), context.correlation_id, agent.as_deref())?;
+                let spec = self.plan_chat(&chat)?;
+                (PlanKind::Chat, chat.context, vec![spec])
+            }
+            Work::Tasks(specs) => (PlanKind::Graph, agents_context, specs),
+        };
+        let plan = pending_plan(context.correlation_id, kind, agents_context, deadline_at, specs);
+        let graph = graph_of(&plan, &self.parts.agents)?;
+        Ok((plan, graph))
+    }
+
+    /// One task for the agent that the chat is meant for.
+    fn plan_chat(&self, chat: &Chat) -> Result<TaskSpec, OrchestratorError> {
+        let agents = &self.parts.agents;
+        let agent = match &chat.agent {
+            Some(named) => agents.get(named)?,
+            None => agents.get(route(agents, &chat.message))?,
+        };
+        Ok(TaskSpec {
+            key: "chat".into(),
+            agent: agent.name.clone(),
+            action: CHAT_ACTION.into(),
+            payload: Map::from_iter([("message".to_owned(), Value::String(chat.message.clone()))]),
+            depends_on: Vec::new(),
+            on_failure: OnFailure::Fail,
+        })
+    }
+
+    fn has_room(&self) -> Result<(), OrchestratorError> {
+        if self.running().len() < MAX_IN_FLIGHT {
+            return Ok(());
+        }
+        let message = format!("{MAX_IN_FLIGHT} plans are in flight; try again shortly");
+        Err(OrchestratorError::new(OrchestratorErrorCode::Overloaded, message)
+            .with_retry_after(Duration::from_secs(1)))
+    }
+
+    /// The plan that a key stands for.
+    async fn known_key(&self, key: &IdempotencyKey) -> Result<Option<PlanId>, OrchestratorError> {
+        let not_before = Timestamp::now().checked_sub(KEY_LIFE).unwrap_or(Timestamp::MIN);
+        match self.journal().plan_of_key(&key.key, not_before).await? {
+            Some((_, digest)) if digest != key.digest => Err(OrchestratorError::new(
+                OrchestratorErrorCode::PlanningFailed,
+                "the idempotency key was used before, for a different request",
+            )
+            .with_detail("field", "Idempotency-Key")),
+            known => Ok(known.map(|(plan_id, _)| plan_id)),
+        }
+    }
+
+    /// Keeps a second request with the same key away while the first is being accepted.
+    fn hold(&self, key: &str) -> Result<HeldKey, OrchestratorError> {
+        let taken = lock(&self.parts.keys).insert(key.to_owned(), ()).is_some();
+        if taken { Err(still_running()) } else { Ok(HeldKey { planner: self.clone(), key: key.to_owned() }) }
+    }
+
+    /// What the caller of an earlier request was told.
+    async fn answer_again(&self, plan_id: PlanId) -> Result<Answer, OrchestratorError> {
+        let plan = self.journal().plan(plan_id).await?;
+        let plan = plan.ok_or_else(|| OrchestratorError::internal("the plan of this key is gone"))?;
+        let agent =
+            plan.tasks.last().map_or_else(|| self.default_agent().clone(), |task| task.spec.agent.clone());
+        match (plan.status.is_terminal(), plan.output, plan.error) {
+            (true, Some(output), _) => Ok(Answer { plan_id, output, agent }),
+            (true, None, Some(error)) => Err(error),
+            (true, None, None) => Err(OrchestratorError::internal("the plan of this key has no result")),
+            (false, ..) => Err(still_running()),
+        }
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<PlanId, Stop>> {
+        lock(&self.parts.running)
     }
 }
 
-fn refused(counted: &CountedPlan, error: &OrchestratorError) {
-    tracing::info!(code = %error.code, elapsed_ms = counted.elapsed_ms(), "plan refused");
+fn still_running() -> OrchestratorError {
+    OrchestratorError::new(
+        OrchestratorErrorCode::Conflict,
+        "a request with this idempotency key is still running; ask again shortly",
+    )
+    .with_retry_after(Duration::from_secs(1))
 }
 
-fn pending_plan(correlation_id: CorrelationId, context: String, specs: Vec<TaskSpec>) -> Plan {
+/// A plan that is in the list of those that run.
+struct Listed {
+    planner: Planner,
+    plan_id: PlanId,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.planner.running().remove(&self.plan_id);
+    }
+}
+
+/// A key whose first request is being accepted.
+struct HeldKey {
+    planner: Planner,
+    key: String,
+}
+
+impl Drop for HeldKey {
+    fn drop(&mut self) {
+        lock(&self.planner.parts.keys).remove(&self.key);
+    }
+}
+
+struct CancelOnDrop(Stop);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel("the caller went away before the plan ended");
+    }
+}
+
+// Maps of whole values: what a panicking thread leaves behind is still consistent.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Who waits for whom. A chat's input is not read for references: people write what they like.
+fn graph_of(plan: &Plan, agents: &AgentCatalog) -> Result<Graph, OrchestratorError> {
+    let mut specs: Vec<_> = plan.tasks.iter().map(|task| task.spec.clone()).collect();
+    if plan.kind == PlanKind::Chat {
+        specs.iter_mut().for_each(|spec| spec.payload.clear());
+    }
+    Graph::of(&specs, agents)
+}
+
+fn pending_plan(
+    correlation_id: CorrelationId,
+    kind: PlanKind,
+    context: String,
+    deadline_at: Option<Timestamp>,
+    specs: Vec<TaskSpec>,
+) -> Plan {
     let now = Timestamp::now();
     let tasks = specs.into_iter().map(|spec| Task {
         task_id: TaskId::generate(),
@@ -137,128 +491,14 @@ fn pending_plan(correlation_id: CorrelationId, context: String, specs: Vec<TaskS
     Plan {
         plan_id: PlanId::generate(),
         correlation_id,
+        kind,
         status: PlanStatus::Pending,
         created_at: now,
+        deadline_at,
         ended_at: None,
         context,
         output: None,
         error: None,
         tasks: tasks.collect(),
-    }
-}
-
-/// One plan on its way.
-struct Run {
-    planner: Planner,
-    plan: Plan,
-    context: RequestContext,
-    cancelled: CancellationToken,
-}
-
-impl Run {
-    /// Journals the plan, runs it, journals its end, and only then tells.
-    async fn finish(self, counted: CountedPlan) -> Result<Answer, OrchestratorError> {
-        let result = self.execute().await;
-        let elapsed_ms = counted.elapsed_ms();
-        let agent = self.agent();
-        match &result {
-            Ok(_) => {
-                counted.succeeded();
-                tracing::info!(%agent, status = "succeeded", elapsed_ms, "plan ended");
-            }
-            Err(error) => {
-                let status = terminal_status(Some(error));
-                tracing::info!(%agent, status = status.as_str(), code = %error.code, elapsed_ms, "plan ended");
-            }
-        }
-        result.map(|output| Answer { plan_id: self.plan.plan_id, output, agent: agent.clone() })
-    }
-
-    fn agent(&self) -> AgentName {
-        // Every plan is made with at least one task.
-        self.plan
-            .tasks
-            .first()
-            .map_or_else(|| self.planner.agents.default_agent().clone(), |t| t.spec.agent.clone())
-    }
-
-    async fn execute(&self) -> Result<String, OrchestratorError> {
-        let accepted = Entry::PlanAccepted(Box::new(self.plan.clone()));
-        let journal = &self.planner.journal;
-        let admitted = match self.planner.health.admit(&self.agent(), &self.context).await {
-            Ok(admitted) => admitted,
-            // Refused in the same commit that accepts it: a plan that fails fast costs one fsync.
-            Err(error) => {
-                let task = TaskRef { plan_id: self.plan.plan_id, ordinal: 0 };
-                let end = self.planner.runner.start(task).end(Err(error.clone()));
-                journal.accept([vec![accepted], self.end(end).0].concat()).await?;
-                return Err(error);
-            }
-        };
-        journal.accept(vec![accepted]).await?;
-        let end = self.run_task(admitted).await?;
-        let (entries, result) = self.end(end);
-        journal.record(entries).await?;
-        result
-    }
-
-    /// Runs the plan's task until it ends, its time is up, or its caller has gone.
-    async fn run_task(&self, admitted: Admitted) -> Result<TaskEnd, JournalError> {
-        let task_ref = TaskRef { plan_id: self.plan.plan_id, ordinal: 0 };
-        let mut run = self.planner.runner.start(task_ref);
-        let Some(task) = self.plan.tasks.first() else {
-            return Ok(run.end(Err(OrchestratorError::internal("the plan has no task"))));
-        };
-        let ended = tokio::select! {
-            end = run.drive(task, &self.plan.context, admitted, &self.context) => return end,
-            () = at(self.context.deadline) => self.timed_out(),
-            () = self.cancelled.cancelled() => self.abandoned(),
-        };
-        Ok(run.end(Err(ended)))
-    }
-
-    fn timed_out(&self) -> OrchestratorError {
-        let agent = self.agent();
-        let message = format!("agent `{agent}` did not end within the time the caller gave");
-        OrchestratorError::new(OrchestratorErrorCode::Timeout, message).with_detail("agent", agent)
-    }
-
-    /// The caller has gone. One that leaves when its time is up has not changed its mind.
-    fn abandoned(&self) -> OrchestratorError {
-        match self.context.remaining() {
-            Some(Duration::ZERO) => self.timed_out(),
-            Some(_) | None => OrchestratorError::new(
-                OrchestratorErrorCode::Cancelled,
-                "the caller went away before the plan ended",
-            ),
-        }
-    }
-
-    /// The last entries of the plan, and what its caller is told.
-    fn end(&self, end: TaskEnd) -> (Vec<Entry>, Result<String, OrchestratorError>) {
-        let TaskEnd { result, mut entries } = end;
-        let result = result.map(|output: ActionResult| output.to_text());
-        entries.push(Entry::PlanEnded {
-            plan_id: self.plan.plan_id,
-            status: terminal_status(result.as_ref().err()),
-            at: Timestamp::now(),
-            result: result.clone(),
-        });
-        (entries, result)
-    }
-}
-
-fn terminal_status(error: Option<&OrchestratorError>) -> PlanStatus {
-    match error.map(|error| error.code) {
-        None => PlanStatus::Succeeded,
-        Some(OrchestratorErrorCode::Cancelled) => PlanStatus::Cancelled,
-        Some(_) => PlanStatus::Failed,
-    }
-}
-
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
     }
 }

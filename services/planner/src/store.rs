@@ -3,13 +3,16 @@
 //! Entries are handed to one writer, which commits whatever has gathered while the last commit ran, so that plans at the
 //! same time share one fsync. Reading goes past the writer, to the committed state.
 
+mod lease;
 mod read;
 mod rows;
 mod writer;
 
+use std::{collections::HashSet, sync::Arc};
+
 use jiff::Timestamp;
 use phoenix_domain::{
-    CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
+    OrchestratorError, OrchestratorErrorCode, PlanId,
     action::ActionResult,
     plan::{AttemptOutcome, Plan, PlanStatus, TaskStatus},
 };
@@ -18,15 +21,18 @@ use phoenix_platform::{
     sqlite::{self, Durability, OpenError},
 };
 use sqlx::{SqlitePool, migrate::Migrator};
-use tokio::sync::{mpsc, oneshot};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-pub use read::PlanFilter;
+pub use read::{Event, PlanFilter};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// Entries that may wait for the writer; beyond it, whoever appends waits.
 const QUEUE: usize = 4096;
+
+/// Commits that a watcher may fall behind before it looks for itself.
+const CHANGES: usize = 64;
 
 /// Connections that read beside the writer's one.
 const READERS: u32 = 2;
@@ -35,7 +41,12 @@ const READERS: u32 = 2;
 #[derive(Debug, Clone)]
 pub enum Entry {
     /// A plan was accepted, with its tasks.
-    PlanAccepted(Box<Plan>),
+    PlanAccepted {
+        /// The plan.
+        plan: Box<Plan>,
+        /// The key by which its caller may ask for it again.
+        key: Option<IdempotencyKey>,
+    },
     /// A task was handed to an executor; with the first one, the plan runs.
     TaskDispatched {
         /// Which task.
@@ -91,6 +102,30 @@ pub enum Entry {
     },
 }
 
+impl Entry {
+    /// The plan it belongs to.
+    #[must_use]
+    pub fn plan_id(&self) -> PlanId {
+        match self {
+            Self::PlanAccepted { plan, .. } => plan.plan_id,
+            Self::PlanEnded { plan_id, .. } => *plan_id,
+            Self::TaskDispatched { task, .. }
+            | Self::AttemptStarted { task, .. }
+            | Self::AttemptEnded { task, .. }
+            | Self::TaskEnded { task, .. } => task.plan_id,
+        }
+    }
+}
+
+/// The name that a caller gave to a request it may send twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// The name.
+    pub key: String,
+    /// What was asked for, as a digest.
+    pub digest: String,
+}
+
 /// A task by its plan and its place in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TaskRef {
@@ -109,6 +144,9 @@ pub enum JournalError {
     /// Earlier entries could not be made durable yet, so no plan is accepted.
     #[error("the journal is behind: earlier entries are not durable yet")]
     Behind,
+    /// Another planner has taken this one for dead and its plans over.
+    #[error("another planner has taken over")]
+    Fenced,
     /// The writer has ended, with the process.
     #[error("the journal is closed")]
     Closed,
@@ -122,7 +160,10 @@ impl From<JournalError> for OrchestratorError {
     fn from(error: JournalError) -> Self {
         match error {
             JournalError::Damaged(_) => Self::internal("the journal holds a record that cannot be read"),
-            JournalError::Database(_) | JournalError::Behind | JournalError::Closed => Self::new(
+            JournalError::Database(_)
+            | JournalError::Behind
+            | JournalError::Closed
+            | JournalError::Fenced => Self::new(
                 OrchestratorErrorCode::AgentUnavailable,
                 "the planner cannot write its journal at the moment, so no plan is accepted",
             )
@@ -136,19 +177,58 @@ impl From<JournalError> for OrchestratorError {
 pub struct Journal {
     queue: mpsc::Sender<writer::Job>,
     readers: SqlitePool,
-    _writer: std::sync::Arc<AbortOnDropHandle<()>>,
+    instance: Arc<str>,
+    fenced: CancellationToken,
+    changes: broadcast::Sender<Arc<HashSet<PlanId>>>,
+    _tasks: Arc<(AbortOnDropHandle<()>, AbortOnDropHandle<()>)>,
 }
 
 impl Journal {
-    /// Opens, or makes, the journal at `url`. Meets the condition `journal` of `readiness` while it takes entries.
+    /// Opens, or makes, the journal at `url`, under a lease of its own. Meets the condition `journal` of `readiness` while
+    /// it takes entries.
     ///
     /// # Errors
     /// When the database can't be opened or was written by a newer version.
-    pub async fn open(url: &str, readiness: Readiness) -> Result<Self, OpenError> {
+    pub async fn open(url: &str, readiness: Readiness) -> Result<Self, StartError> {
         let pool = sqlite::open(url, Durability::Full, READERS + 1, &MIGRATIONS).await?;
+        let instance = uuid::Uuid::new_v4().to_string();
+        lease::register(&pool, &instance).await?;
         let (queue, jobs) = mpsc::channel(QUEUE);
-        let writer = tokio::spawn(writer::run(pool.clone(), jobs, readiness));
-        Ok(Self { queue, readers: pool, _writer: std::sync::Arc::new(AbortOnDropHandle::new(writer)) })
+        let (changes, _) = broadcast::channel(CHANGES);
+        let fenced = CancellationToken::new();
+        let writer = writer::Writer {
+            pool: pool.clone(),
+            instance: instance.clone(),
+            readiness,
+            fenced: fenced.clone(),
+            changes: changes.clone(),
+        };
+        let writer = tokio::spawn(writer::run(writer, jobs));
+        let renewal = tokio::spawn(renew(queue.downgrade()));
+        let tasks = (AbortOnDropHandle::new(writer), AbortOnDropHandle::new(renewal));
+        Ok(Self { queue, readers: pool, instance: instance.into(), fenced, changes, _tasks: Arc::new(tasks) })
+    }
+
+    /// Cancelled when another planner has taken over: this one must stop.
+    #[must_use]
+    pub const fn fenced(&self) -> &CancellationToken {
+        &self.fenced
+    }
+
+    /// Takes over unfinished plans whose planner is gone.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    pub async fn claim(&self) -> Result<Vec<PlanId>, JournalError> {
+        lease::claim(&self.readers, &self.instance).await
+    }
+
+    /// Gives the lease up, so that a successor need not wait for its end. Nothing can be written afterwards.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    pub async fn release(&self) -> Result<(), JournalError> {
+        lease::release(&self.readers, &self.instance).await
     }
 
     /// Makes the acceptance of a plan durable, together with what is already known of its end.
@@ -196,46 +276,35 @@ impl Journal {
         read::plans(&self.readers, filter).await
     }
 
-    /// Ends every plan that was not ended when the journal was last closed, with `error`. Called before any plan is
-    /// accepted. Gives their number.
+    /// The plan that `key` stands for and the digest it was first used with, if that was not before `not_before`.
     ///
     /// # Errors
-    /// When the database can't be used.
-    pub async fn end_interrupted(&self, error: &OrchestratorError) -> Result<usize, JournalError> {
-        let open = read::unfinished(&self.readers).await?;
-        let at = Timestamp::now();
-        let mut entries = Vec::new();
-        for plan in &open {
-            for (ordinal, task) in
-                plan.tasks.iter().enumerate().filter(|(_, task)| !task.status.is_terminal())
-            {
-                let task_ref = TaskRef { plan_id: plan.plan_id, ordinal };
-                let running = task.attempts.iter().filter(|attempt| attempt.outcome.is_none());
-                entries.extend(running.map(|attempt| Entry::AttemptEnded {
-                    task: task_ref,
-                    number: attempt.number,
-                    at,
-                    outcome: AttemptOutcome::Cancelled,
-                    retried: false,
-                }));
-                entries.push(Entry::TaskEnded {
-                    task: task_ref,
-                    status: TaskStatus::DeadLettered,
-                    at,
-                    result: Err(error.clone()),
-                });
-            }
-            entries.push(Entry::PlanEnded {
-                plan_id: plan.plan_id,
-                status: PlanStatus::Failed,
-                at,
-                result: Err(error.clone()),
-            });
-        }
-        if !entries.is_empty() {
-            self.record(entries).await?;
-        }
-        Ok(open.len())
+    /// When the database can't be read.
+    pub async fn plan_of_key(
+        &self,
+        key: &str,
+        not_before: Timestamp,
+    ) -> Result<Option<(PlanId, String)>, JournalError> {
+        read::plan_of_key(&self.readers, key, not_before).await
+    }
+
+    /// Events of a plan after `position`, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub async fn events(
+        &self,
+        plan_id: PlanId,
+        position: u64,
+        limit: u32,
+    ) -> Result<Vec<Event>, JournalError> {
+        read::events(&self.readers, plan_id, position, limit).await
+    }
+
+    /// Tells of every commit from now on: the plans it changed.
+    #[must_use]
+    pub fn changes(&self) -> broadcast::Receiver<Arc<HashSet<PlanId>>> {
+        self.changes.subscribe()
     }
 
     async fn send(&self, job: writer::Job) -> Result<(), JournalError> {
@@ -243,11 +312,24 @@ impl Journal {
     }
 }
 
-/// The filter's correlation id is what a person starts from.
-impl PlanFilter {
-    /// Every plan of one request.
-    #[must_use]
-    pub fn of_request(correlation_id: CorrelationId) -> Self {
-        Self { correlation_id: Some(correlation_id), ..Self::default() }
+/// Keeps the lease of a planner that has nothing to write.
+async fn renew(queue: mpsc::WeakSender<writer::Job>) {
+    let mut every = tokio::time::interval(lease::RENEW_EVERY);
+    loop {
+        every.tick().await;
+        let Some(queue) = queue.upgrade() else { return };
+        // A full queue renews by itself.
+        let _ = queue.try_send(writer::Job::Progress { entries: Vec::new(), done: None });
     }
+}
+
+/// Why the journal can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database can't be opened or migrated.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// It can't be written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
 }

@@ -173,7 +173,7 @@ async fn chat(
     Json(chat): Json<ChatRequest>,
 ) -> std::result::Result<Json<ChatResponse>, StatusCode> {
     let ChatRequest { message, context, agent } = chat;
-    let request = PlanAndExecuteRequest { message, context, agent };
+    let request = PlanAndExecuteRequest { message, context, agent, ..PlanAndExecuteRequest::default() };
     let answer = next.plan_and_execute(request).await.map_err(|_| StatusCode::BAD_GATEWAY)?.into_inner();
     Ok(Json(ChatResponse {
         api_version: "v1",

@@ -46,6 +46,12 @@ impl AgentTable {
         self.enabled == Some(false)
     }
 
+    /// What `[agents.default]` says of modes and workers, for an agent that has defaults of its own for them.
+    pub(super) fn apply_mode(&self, spec: &mut AgentSpec) {
+        set(&mut spec.mode, self.mode.as_ref());
+        set(&mut spec.workers, self.workers.filter(|workers| *workers > 0).as_ref());
+    }
+
     /// What this table changes of `spec`.
     pub(super) fn apply(&self, spec: &mut AgentSpec, at: &str, problems: &mut Problems) {
         set(&mut spec.command, self.command.as_ref());

@@ -196,12 +196,12 @@ fn agents(value: toml::Value, exe: &str, problems: &mut Problems) -> BTreeMap<Ag
     let mut agents = BTreeMap::new();
     let Ok(nobody) = "default".parse::<AgentName>() else { return agents };
     let mut base = AgentSpec::new(nobody, Vec::new());
-    if let Some(defaults) = tables.remove("default") {
-        defaults.apply(&mut base, "agents.default", problems);
-    }
+    let defaults = tables.remove("default").unwrap_or_default();
+    defaults.apply(&mut base, "agents.default", problems);
     for builtin in BUILTINS {
         let own = tables.remove(builtin.name).unwrap_or_default();
         let Ok(mut spec) = builtin.spec(&base, exe) else { continue };
+        defaults.apply_mode(&mut spec);
         own.apply(&mut spec, &format!("agents.{}", builtin.name), problems);
         if !own.is_disabled() {
             agents.insert(spec.name.clone(), spec);

@@ -129,15 +129,17 @@ impl TaskRun {
         });
     }
 
-    /// Waits for a place and makes attempts until one succeeds or none is left.
+    /// Waits for a place and makes attempts until one succeeds or none is left. The place is kept between attempts, so
+    /// that an agent that fails is not asked more often for it, and given up before the last report.
     async fn execute_agent_with_retries(&mut self, ticket: Ticket) -> Result<ActionResult, Stop> {
         let place = self.unless_stopped(ticket.place()).await?;
-        let _place = place.ok_or_else(|| Stop::Failed(OrchestratorError::internal("the queue is gone")))?;
+        let place = place.ok_or_else(|| Stop::Failed(OrchestratorError::internal("the queue is gone")))?;
         loop {
             let outcome = self.attempt().await?;
             let ended = Instant::now();
             let failure = match outcome {
                 Ok(result) => {
+                    drop(place);
                     self.report(Outcome::Success, true).await;
                     return Ok(result);
                 }
@@ -145,16 +147,18 @@ impl TaskRun {
             };
             let next = self.next(&failure);
             self.tell_failure(&failure, &next);
-            let is_last = !matches!(next, Next::Retry(_));
-            self.report(outcome_of::<()>(&Err(failure.clone())), is_last).await;
-            let (agent, attempts) = (&self.agent.spec.name, self.attempts);
-            match next {
-                Next::GiveUp => return Err(Stop::Failed(failure.into_error(agent, attempts))),
-                Next::TooLate => return Err(Stop::Failed(failure.into_deadline_error(agent, attempts))),
-                Next::Retry(pause) => {
-                    self.unless_stopped(tokio::time::sleep_until((ended + pause).into())).await?;
-                }
+            if let Next::Retry(pause) = next {
+                self.report(outcome_of(failure.class), false).await;
+                self.unless_stopped(tokio::time::sleep_until((ended + pause).into())).await?;
+                continue;
             }
+            drop(place);
+            self.report(outcome_of(failure.class), true).await;
+            let (agent, attempts) = (&self.agent.spec.name, self.attempts);
+            return Err(Stop::Failed(match next {
+                Next::TooLate => failure.into_deadline_error(agent, attempts),
+                Next::GiveUp | Next::Retry(_) => failure.into_error(agent, attempts),
+            }));
         }
     }
 
@@ -174,11 +178,12 @@ impl TaskRun {
         let mut call = Call::new(&mut self.request, limit, &self.events);
         let outcome = tokio::select! {
             biased;
+            // First, so that nothing is started for a caller that has left already.
+            reason = self.registration.cancel.cancelled() => Err(Stop::Cancelled(reason)),
             outcome = self.agent.runner.run(&mut call).instrument(span) => {
                 call.started(None);
                 Ok(outcome)
             }
-            reason = self.registration.cancel.cancelled() => Err(Stop::Cancelled(reason)),
         };
         record_histogram(&CALL_SECONDS, begun.elapsed().as_secs_f64());
         let measured =
@@ -240,8 +245,8 @@ impl TaskRun {
         };
         tokio::select! {
             biased;
-            done = work => Ok(done),
             reason = self.registration.cancel.cancelled() => Err(Stop::Cancelled(reason)),
+            done = work => Ok(done),
             () = deadline => Err(self.too_late()),
         }
     }

@@ -10,7 +10,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    clippy::disallowed_methods
+    clippy::disallowed_methods,
+    clippy::zombie_processes
 )]
 
 use std::{
@@ -95,7 +96,10 @@ fn behave(behaviour: &[&str]) -> ExitCode {
             out(&line.as_bytes()[..line.len() / 2]);
             quit();
         }),
-        ["nothing"] => each_request(|_| complain("nothing to say\n")),
+        ["nothing"] => each_request(|_| {
+            complain("nothing to say\n");
+            quit();
+        }),
         ["flood-stdout"] => each_request(|_| (0..1600).for_each(|_| out(&[b'x'; 64 * 1024]))),
         ["flood-stderr"] => each_request(|request| {
             (0..1600).for_each(|_| complain(&"x".repeat(64 * 1024)));
@@ -126,8 +130,10 @@ fn behave(behaviour: &[&str]) -> ExitCode {
             say(&answer);
         }),
         ["two-lines"] => each_request(|request| {
-            let line = answer(request).to_string() + "\n";
-            out(line.repeat(2).as_bytes());
+            // Short enough to be written, and read, in one piece.
+            let mut answer = answer(request);
+            answer["result"]["data"] = Value::Null;
+            out((answer.to_string() + "\n").repeat(2).as_bytes());
         }),
         ["not-utf8"] => each_request(|_| out(b"\xff\xfe\n")),
         ["slow-start", millis] => {
@@ -148,6 +154,12 @@ fn behave(behaviour: &[&str]) -> ExitCode {
             answer["result"]["data"] = json!(settings);
             say(&answer);
         }),
+        ["crash-at-start", file] => {
+            note(file, &Value::Null);
+            complain("cannot go on\n");
+            return ExitCode::from(7);
+        }
+        ["obey"] => each_request(obey),
         ["fail-until", file, times] => each_request(|request| {
             let made = note(file, request);
             if made < times.parse().unwrap() {
@@ -159,6 +171,33 @@ fn behave(behaviour: &[&str]) -> ExitCode {
         other => panic!("no such behaviour: {other:?}"),
     }
     ExitCode::SUCCESS
+}
+
+/// Does what the message says.
+fn obey(request: &Value) {
+    match request["payload"]["message"].as_str().unwrap() {
+        "hang" => hang(),
+        "die" => {
+            complain("last words\n");
+            std::process::exit(5);
+        }
+        "answer and babble" => {
+            say(&answer(request));
+            out(b"by the way\n");
+        }
+        "answer and leave" => {
+            say(&answer(request));
+            quit();
+        }
+        "complain and refuse" => {
+            complain(&format!("about {}\n", request["payload"]["what"]));
+            let mut refusal = answer(request);
+            refusal["status"] = json!("error");
+            refusal["code"] = json!(500);
+            say(&refusal);
+        }
+        _ => say(&answer(request)),
+    }
 }
 
 /// Appends the request to `file`; answers how many are there now.

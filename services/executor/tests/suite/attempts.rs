@@ -1,31 +1,45 @@
-//! One attempt: whatever an agent does, it ends in time, in the right class, and leaves no process behind.
+//! One attempt, in every mode: whatever an agent does, it ends in time, in the right class, and leaves no process behind.
 
 use std::{
     os::unix::fs::PermissionsExt,
     time::{Duration, Instant},
 };
 
-use phoenix_domain::{AgentSpec, FailureClass, OrchestratorErrorCode};
+use phoenix_domain::{AgentMode, AgentSpec, FailureClass, OrchestratorErrorCode};
+use phoenix_proto::executor::{ExecuteTaskRequest, task_finished};
 use serde_json::json;
 
 use crate::sandbox::{Sandbox, Told, agent};
 
-/// Runs one task and sees that nothing is left of it.
+const MODES: [AgentMode; 2] = [AgentMode::Oneshot, AgentMode::Workers];
+
+/// Runs one task and sees that nothing is left of it, but for a worker that can go on.
 async fn run(spec: AgentSpec) -> Told {
+    let mode = spec.mode;
     let sandbox = Sandbox::start(spec).await;
     let told = sandbox.run().await;
-    sandbox.no_process_left().await;
+    let can_go_on = match told.finished.result.as_ref().unwrap() {
+        task_finished::Result::Output(_) => true,
+        task_finished::Result::Error(error) => error.details.contains_key("response_code"),
+    };
+    if mode == AgentMode::Oneshot || !can_go_on {
+        sandbox.no_process_left().await;
+    }
     sandbox.stop().await;
     told
 }
 
-/// Runs a task that fails: in `class`, with a message that says `says`, with `stderr` in the details. Answers how long
-/// it took.
-async fn fails(spec: AgentSpec, class: FailureClass, says: &str, stderr: &str) -> Duration {
-    let what = spec.command.join(" ");
-    let begun = Instant::now();
+/// Runs the failing task in every mode.
+async fn fails(spec: AgentSpec, class: FailureClass, says: &str, stderr: &str) {
+    for mode in MODES {
+        fails_in(AgentSpec { mode, ..spec.clone() }, class, says, stderr).await;
+    }
+}
+
+/// Runs a task that fails: in `class`, with a message that says `says`, with `stderr` in the details.
+async fn fails_in(spec: AgentSpec, class: FailureClass, says: &str, stderr: &str) {
+    let what = format!("{:?} {}", spec.mode, spec.command.join(" "));
     let told = run(spec).await;
-    let elapsed = begun.elapsed();
     let [failed] = told.failed.as_slice() else { panic!("{what}: {told:?}") };
     assert_eq!(failed.error_class, class.as_str(), "{what}: {}", failed.message);
     assert_eq!((told.started.len(), told.finished.attempts, failed.retry_in_ms), (1, 1, None), "{what}");
@@ -36,7 +50,6 @@ async fn fails(spec: AgentSpec, class: FailureClass, says: &str, stderr: &str) -
     assert_eq!(error.details["error_class"], class.as_str(), "{what}");
     assert_eq!(error.details.get("stderr").map_or("", String::as_str), failed.stderr_tail, "{what}");
     assert!(!error.to_string().contains('/'), "{what}: no path of this machine in {error}");
-    elapsed
 }
 
 /// An agent that is given more time than any test takes.
@@ -46,27 +59,34 @@ fn patient(behaviour: &[&str]) -> AgentSpec {
 
 #[tokio::test]
 async fn an_agent_gets_the_request_and_its_answer_is_passed_on() {
-    let told = run(patient(&["answer"])).await;
-    let data = told.data();
-    let request = &data["request"];
-    assert_eq!(request["tool"], "test_agent");
-    assert_eq!(request["action"], "chat");
-    assert_eq!(request["context"], "a test");
-    assert_eq!(request["payload"], json!({ "message": "hello" }));
-    assert_eq!(request["_meta"]["attempt"], 1);
-    assert_eq!(request["_meta"]["idempotency_key"], "the key");
-    let deadline_ms = request["_meta"]["deadline_ms"].as_u64().unwrap();
-    assert!((500_000..=600_000).contains(&deadline_ms), "{deadline_ms}");
-    assert_eq!(told.started[0].worker, format!("pid {}", data["pid"]));
-    assert!(told.failed.is_empty());
+    for mode in MODES {
+        let told = run(AgentSpec { mode, ..patient(&["answer"]) }).await;
+        let data = told.data();
+        let request = &data["request"];
+        assert_eq!(request["tool"], "test_agent");
+        assert_eq!(request["action"], "chat");
+        assert_eq!(request["context"], "a test");
+        assert_eq!(request["payload"], json!({ "message": "hello" }));
+        assert_eq!(request["_meta"]["attempt"], 1);
+        assert_eq!(request["_meta"]["idempotency_key"], "the key");
+        let deadline_ms = request["_meta"]["deadline_ms"].as_u64().unwrap();
+        assert!((500_000..=600_000).contains(&deadline_ms), "{deadline_ms}");
+        assert_eq!(told.started[0].worker, format!("pid {}", data["pid"]));
+        assert!(told.failed.is_empty());
+    }
 }
 
 #[tokio::test]
 async fn what_is_nearly_right_is_accepted() {
-    for behaviour in ["answer-without-newline", "keep-pipes-open", "flood-stderr"] {
-        let begun = Instant::now();
-        assert_eq!(run(patient(&[behaviour])).await.data()["request"]["action"], "chat", "{behaviour}");
-        assert!(begun.elapsed() < Duration::from_secs(60), "{behaviour}");
+    let oneshot = ["answer-without-newline", "keep-pipes-open", "flood-stderr"];
+    let workers = ["keep-pipes-open", "flood-stderr"];
+    for (mode, behaviours) in [(AgentMode::Oneshot, &oneshot[..]), (AgentMode::Workers, &workers)] {
+        for behaviour in behaviours {
+            let begun = Instant::now();
+            let told = run(AgentSpec { mode, ..patient(&[behaviour]) }).await;
+            assert_eq!(told.data()["request"]["action"], "chat", "{mode:?} {behaviour}");
+            assert!(begun.elapsed() < Duration::from_secs(60), "{mode:?} {behaviour}");
+        }
     }
 }
 
@@ -87,7 +107,7 @@ async fn programs_that_cannot_be_started_are_io_failures() {
 #[tokio::test]
 async fn whoever_does_not_exit_with_0_has_failed_whatever_it_wrote() {
     let backend = FailureClass::BackendFailure;
-    fails(patient(&["exit", "3"]), backend, "exited with code 3", "boom").await;
+    fails_in(patient(&["exit", "3"]), backend, "exited with code 3", "boom").await;
     fails(patient(&["die-by-signal"]), backend, "ended by SIGABRT", "boom").await;
     fails(patient(&["flood-stderr-and-fail"]), backend, "exited with code 9", "the end").await;
     fails(patient(&["keep-pipes-open-and-fail"]), backend, "exited with code 4", "left a child").await;
@@ -110,24 +130,25 @@ async fn output_that_is_not_one_answer_is_a_backend_failure() {
 
 #[tokio::test]
 async fn an_agent_that_never_reads_a_long_request_is_an_io_failure() {
-    let sandbox = Sandbox::start(patient(&["close-stdin"])).await;
-    let payload_json = json!({ "message": "x".repeat(1 << 20) }).to_string();
-    let request = phoenix_proto::executor::ExecuteTaskRequest { payload_json, ..sandbox.request() };
-    let told = sandbox.run_request(request).await.unwrap();
-    assert_eq!(told.failed[0].error_class, FailureClass::Io.as_str(), "{}", told.failed[0].message);
-    assert_eq!(told.failed[0].stderr_tail, "not listening");
-    sandbox.stop().await;
+    for mode in MODES {
+        let sandbox = Sandbox::start(AgentSpec { mode, ..patient(&["close-stdin"]) }).await;
+        let payload_json = json!({ "message": "x".repeat(1 << 20) }).to_string();
+        let request = ExecuteTaskRequest { payload_json, ..sandbox.request() };
+        let told = sandbox.run_request(request).await.unwrap();
+        assert_eq!(told.failed[0].error_class, FailureClass::Io.as_str(), "{}", told.failed[0].message);
+        assert_eq!(told.failed[0].stderr_tail, "not listening");
+        sandbox.stop().await;
+    }
 }
 
 #[tokio::test]
 async fn whoever_takes_too_long_is_killed() {
     for behaviour in [&["hang"][..], &["ignore-sigterm"], &["slow-start", "600000"]] {
         let spec = AgentSpec { timeout: Duration::from_millis(300), ..agent(behaviour) };
-        let took = fails(spec, FailureClass::Timeout, "did not answer within 300 ms", "").await;
-        assert!(took >= Duration::from_millis(300), "{behaviour:?}: {took:?}");
+        fails(spec, FailureClass::Timeout, "did not answer within 300 ms", "").await;
     }
     let spec = AgentSpec { timeout: Duration::from_secs(2), ..agent(&["hang-after-answer"]) };
-    fails(spec, FailureClass::Timeout, "answered, but did not exit within 2 s", "").await;
+    fails_in(spec, FailureClass::Timeout, "answered, but did not exit within 2 s", "").await;
 }
 
 #[tokio::test]
@@ -138,11 +159,13 @@ async fn an_agents_own_verdict_decides_class_and_code() {
         ("504", FailureClass::Timeout, OrchestratorErrorCode::Timeout),
         ("500", FailureClass::BackendFailure, OrchestratorErrorCode::ExecutionFailed),
     ] {
-        let told = run(patient(&["refuse", code])).await;
-        let error = told.error();
-        assert_eq!((told.failed[0].error_class.as_str(), error.code), (class.as_str(), error_code));
-        assert_eq!(error.message, "agent `test_agent` answered: that will not do");
-        assert_eq!(error.details["response_code"], code);
+        for mode in MODES {
+            let told = run(AgentSpec { mode, ..patient(&["refuse", code]) }).await;
+            let error = told.error();
+            assert_eq!((told.failed[0].error_class.as_str(), error.code), (class.as_str(), error_code));
+            assert_eq!(error.message, "agent `test_agent` answered: that will not do");
+            assert_eq!(error.details["response_code"], code);
+        }
     }
 }
 

@@ -7,3 +7,4 @@ mod lifetime;
 mod reports;
 mod sandbox;
 mod tasks;
+mod workers;

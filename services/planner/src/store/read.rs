@@ -2,13 +2,16 @@
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    CorrelationId, FailureClass, OrchestratorError, PlanId,
-    plan::{Attempt, AttemptOutcome, Plan, PlanStatus, Task, TaskSpec, TaskStatus},
+    AgentName, CorrelationId, FailureClass, OrchestratorError, PlanId,
+    plan::{Attempt, AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
 };
 use serde::de::DeserializeOwned;
 use sqlx::{FromRow, SqlitePool};
 
-use super::{JournalError, rows::read_error};
+use super::{
+    JournalError,
+    rows::{micros, read_error},
+};
 
 /// Which plans to list.
 #[derive(Debug, Clone, Default)]
@@ -17,13 +20,18 @@ pub struct PlanFilter {
     pub correlation_id: Option<CorrelationId>,
     /// Only those in this state.
     pub status: Option<PlanStatus>,
+    /// Only those with a task for this agent.
+    pub agent: Option<AgentName>,
+    /// Only those accepted at this time or later.
+    pub since: Option<Timestamp>,
     /// Only those older than this one: where the last page ended.
     pub before: Option<PlanId>,
     /// At most so many.
     pub limit: u32,
 }
 
-const PLAN_COLUMNS: &str = "plan_id, correlation_id, status, created_at, ended_at, context, output, error";
+const PLAN_COLUMNS: &str =
+    "plan_id, correlation_id, kind, status, created_at, deadline_at, ended_at, context, output, error";
 
 pub(super) async fn plan(pool: &SqlitePool, plan_id: PlanId) -> Result<Option<Plan>, JournalError> {
     // One snapshot: a plan is never shown with tasks of another moment.
@@ -54,7 +62,7 @@ pub(super) async fn plan(pool: &SqlitePool, plan_id: PlanId) -> Result<Option<Pl
 }
 
 pub(super) async fn plans(pool: &SqlitePool, filter: &PlanFilter) -> Result<Vec<Plan>, JournalError> {
-    let PlanFilter { correlation_id, status, before, limit } = filter;
+    let PlanFilter { correlation_id, status, agent, since, before, limit } = filter;
     // Conditions are written only where they filter, so that each shape finds its index.
     let mut query = sqlx::QueryBuilder::new(format!("SELECT {PLAN_COLUMNS} FROM plans WHERE TRUE"));
     if let Some(id) = correlation_id {
@@ -62,6 +70,15 @@ pub(super) async fn plans(pool: &SqlitePool, filter: &PlanFilter) -> Result<Vec<
     }
     if let Some(status) = status {
         query.push(" AND status = ").push_bind(status.as_str());
+    }
+    if let Some(agent) = agent {
+        query
+            .push(" AND plan_id IN (SELECT plan_id FROM tasks WHERE agent = ")
+            .push_bind(agent.as_str().to_owned());
+        query.push(")");
+    }
+    if let Some(since) = since {
+        query.push(" AND created_at >= ").push_bind(micros(*since));
     }
     if let Some(before) = before {
         query.push(" AND plan_id < ").push_bind(before.to_string());
@@ -71,25 +88,68 @@ pub(super) async fn plans(pool: &SqlitePool, filter: &PlanFilter) -> Result<Vec<
     rows.into_iter().map(PlanRow::read).collect()
 }
 
-/// Plans that have not reached a terminal state, with their tasks.
-pub(super) async fn unfinished(pool: &SqlitePool) -> Result<Vec<Plan>, JournalError> {
-    let ids: Vec<String> =
-        sqlx::query_scalar("SELECT plan_id FROM plans WHERE status IN ('draft', 'pending', 'running')")
-            .fetch_all(pool)
+/// The plan that `key` was first used for, and with what digest, unless that was before `not_before`.
+pub(super) async fn plan_of_key(
+    pool: &SqlitePool,
+    key: &str,
+    not_before: Timestamp,
+) -> Result<Option<(PlanId, String)>, JournalError> {
+    let row: Option<(String, String)> =
+        sqlx::query_as("SELECT plan_id, digest FROM idempotency_keys WHERE key = ? AND created_at >= ?")
+            .bind(key)
+            .bind(micros(not_before))
+            .fetch_optional(pool)
             .await?;
-    let mut found = Vec::with_capacity(ids.len());
-    for id in ids {
-        found.extend(plan(pool, parse("plans.plan_id", &id)?).await?);
-    }
-    Ok(found)
+    row.map(|(plan_id, digest)| Ok((parse("idempotency_keys.plan_id", &plan_id)?, digest))).transpose()
+}
+
+/// One event of the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Its place in the journal.
+    pub position: u64,
+    /// What happened.
+    pub kind: String,
+    /// When.
+    pub at: Timestamp,
+    /// The task's key; empty for events of the plan itself.
+    pub task_key: String,
+    /// Facts, as a JSON object.
+    pub data: String,
+}
+
+/// Events of one plan after `position`, oldest first.
+pub(super) async fn events(
+    pool: &SqlitePool,
+    plan_id: PlanId,
+    position: u64,
+    limit: u32,
+) -> Result<Vec<Event>, JournalError> {
+    let rows: Vec<(i64, String, i64, Option<String>, String)> = sqlx::query_as(
+        "SELECT events.position, events.kind, events.at, tasks.key, events.data
+         FROM events LEFT JOIN tasks ON tasks.plan_id = events.plan_id AND tasks.ordinal = events.ordinal
+         WHERE events.plan_id = ? AND events.position > ? ORDER BY events.position LIMIT ?",
+    )
+    .bind(plan_id.to_string())
+    .bind(i64::try_from(position).unwrap_or(i64::MAX))
+    .bind(limit)
+    .fetch_all(pool)
+    .await?;
+    let read = |(position, kind, at, task_key, data): (i64, String, i64, Option<String>, String)| {
+        let position = u64::try_from(position).map_err(|_| damaged("events.position", position))?;
+        Ok(Event { position, kind, at: time(at)?, task_key: task_key.unwrap_or_default(), data })
+    };
+    rows.into_iter().map(read).collect()
 }
 
 #[derive(FromRow)]
 struct PlanRow {
     plan_id: String,
     correlation_id: String,
+    kind: String,
     status: String,
     created_at: i64,
+    deadline_at: Option<i64>,
     ended_at: Option<i64>,
     context: String,
     output: Option<String>,
@@ -98,12 +158,25 @@ struct PlanRow {
 
 impl PlanRow {
     fn read(self) -> Result<Plan, JournalError> {
-        let Self { plan_id, correlation_id, status, created_at, ended_at, context, output, error } = self;
+        let Self {
+            plan_id,
+            correlation_id,
+            kind,
+            status,
+            created_at,
+            deadline_at,
+            ended_at,
+            context,
+            output,
+            error,
+        } = self;
         Ok(Plan {
             plan_id: parse("plans.plan_id", &plan_id)?,
             correlation_id: parse("plans.correlation_id", &correlation_id)?,
+            kind: PlanKind::from_name(&kind).ok_or_else(|| damaged("plans.kind", &kind))?,
             status: PlanStatus::from_name(&status).ok_or_else(|| damaged("plans.status", &status))?,
             created_at: time(created_at)?,
+            deadline_at: deadline_at.map(time).transpose()?,
             ended_at: ended_at.map(time).transpose()?,
             context,
             output,
@@ -120,6 +193,8 @@ struct TaskRow {
     agent: String,
     action: String,
     payload: String,
+    depends_on: String,
+    on_failure: String,
     status: String,
     queued_at: i64,
     dispatched_at: Option<i64>,
@@ -136,6 +211,8 @@ impl TaskRow {
             agent,
             action,
             payload,
+            depends_on,
+            on_failure,
             status,
             queued_at,
             dispatched_at,
@@ -150,6 +227,12 @@ impl TaskRow {
                 agent: parse("tasks.agent", &agent)?,
                 action,
                 payload: from_json("tasks.payload", &payload)?,
+                depends_on: from_json("tasks.depends_on", &depends_on)?,
+                on_failure: match on_failure.as_str() {
+                    "fail" => OnFailure::Fail,
+                    "continue" => OnFailure::Continue,
+                    other => return Err(damaged("tasks.on_failure", other)),
+                },
             },
             status: TaskStatus::from_name(&status).ok_or_else(|| damaged("tasks.status", &status))?,
             queued_at: time(queued_at)?,

@@ -1,5 +1,5 @@
-//! Entries as rows. A batch becomes at most seven statements, each given all of its rows as one JSON array: far cheaper
-//! than one statement per row.
+//! Entries as rows. A batch is handed to SQLite as one JSON array per kind of change; the trigger behind the view
+//! `journal_batch` (in `migrations/`) turns them into rows. Far cheaper than one statement per row.
 
 use jiff::Timestamp;
 use phoenix_domain::{
@@ -9,86 +9,40 @@ use phoenix_domain::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Entry, TaskRef};
+use super::{Entry, IdempotencyKey, TaskRef};
 
-/// The rows of one batch, by the statement that writes them. Inserts are written before updates.
+/// The rows of one batch, by table and kind of change: the columns of the view `journal_batch`, which writes them.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
-    pub(super) plans: Vec<Value>,
-    pub(super) tasks: Vec<Value>,
-    pub(super) attempts: Vec<Value>,
-    pub(super) task_steps: Vec<Value>,
-    pub(super) attempt_ends: Vec<Value>,
-    pub(super) task_ends: Vec<Value>,
-    pub(super) plan_ends: Vec<Value>,
-    pub(super) events: Vec<Value>,
+    plans: Vec<Value>,
+    keys: Vec<Value>,
+    tasks: Vec<Value>,
+    attempts: Vec<Value>,
+    task_steps: Vec<Value>,
+    attempt_ends: Vec<Value>,
+    task_ends: Vec<Value>,
+    plan_ends: Vec<Value>,
+    events: Vec<Value>,
 }
 
-pub(super) const INSERT_PLANS: &str = "
-    INSERT INTO plans (plan_id, correlation_id, status, created_at, context)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?)";
-
-pub(super) const INSERT_TASKS: &str = "
-    INSERT INTO tasks (plan_id, ordinal, task_id, key, agent, action, payload, status, queued_at)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
-           value ->> 8
-    FROM json_each(?)";
-
-pub(super) const INSERT_ATTEMPTS: &str = "
-    INSERT INTO attempts (plan_id, ordinal, number, started_at, worker)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?)";
-
-/// Several steps of one task may be in a batch; the last one counts, and a terminal state never changes.
-pub(super) const UPDATE_TASKS: &str = "
-    UPDATE tasks
-    SET status = step.status, dispatched_at = coalesce(tasks.dispatched_at, step.dispatched_at)
-    FROM (SELECT value ->> 0 AS plan_id, value ->> 1 AS ordinal, value ->> 2 AS status, value ->> 3 AS dispatched_at,
-                 max(key)
-          FROM json_each(?) GROUP BY 1, 2) AS step
-    WHERE tasks.plan_id = step.plan_id AND tasks.ordinal = step.ordinal
-      AND tasks.status NOT IN ('succeeded', 'dead_lettered', 'cancelled')";
-
-/// With its first task, a plan runs.
-pub(super) const UPDATE_RUNNING: &str = "
-    UPDATE plans SET status = 'running'
-    WHERE status = 'pending' AND plan_id IN (SELECT value ->> 0 FROM json_each(?))";
-
-pub(super) const END_ATTEMPTS: &str = "
-    UPDATE attempts
-    SET ended_at = ended.at, outcome = ended.outcome, error_class = ended.error_class, message = ended.message,
-        stderr_tail = ended.stderr_tail
-    FROM (SELECT value ->> 0 AS plan_id, value ->> 1 AS ordinal, value ->> 2 AS number, value ->> 3 AS at,
-                 value ->> 4 AS outcome, value ->> 5 AS error_class, value ->> 6 AS message,
-                 value ->> 7 AS stderr_tail
-          FROM json_each(?)) AS ended
-    WHERE attempts.plan_id = ended.plan_id AND attempts.ordinal = ended.ordinal AND attempts.number = ended.number
-      AND attempts.outcome IS NULL";
-
-pub(super) const END_TASKS: &str = "
-    UPDATE tasks
-    SET status = ended.status, ended_at = ended.at, output = ended.output, error = ended.error
-    FROM (SELECT value ->> 0 AS plan_id, value ->> 1 AS ordinal, value ->> 2 AS status, value ->> 3 AS at,
-                 value ->> 4 AS output, value ->> 5 AS error
-          FROM json_each(?)) AS ended
-    WHERE tasks.plan_id = ended.plan_id AND tasks.ordinal = ended.ordinal
-      AND tasks.status NOT IN ('succeeded', 'dead_lettered', 'cancelled')";
-
-pub(super) const END_PLANS: &str = "
-    UPDATE plans
-    SET status = ended.status, ended_at = ended.at, output = ended.output, error = ended.error
-    FROM (SELECT value ->> 0 AS plan_id, value ->> 1 AS status, value ->> 2 AS at, value ->> 3 AS output,
-                 value ->> 4 AS error
-          FROM json_each(?)) AS ended
-    WHERE plans.plan_id = ended.plan_id AND plans.status NOT IN ('succeeded', 'failed', 'cancelled')";
-
-pub(super) const INSERT_EVENTS: &str = "
-    INSERT INTO events (plan_id, ordinal, kind, at, data)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?) ORDER BY key";
+/// Writes one batch, renews the lease and commits: one statement, so that the way to SQLite's thread and back is paid once.
+pub(super) const WRITE_BATCH: &str = "
+    INSERT INTO journal_batch (instance, lease_until, plans, keys, tasks, attempts, task_steps, attempt_ends, task_ends,
+                               plan_ends, events)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 impl Rows {
-    pub(super) fn add(&mut self, entry: &Entry) {
+    /// The batch as the columns of [`WRITE_BATCH`], after the first two.
+    pub(super) fn into_columns(self) -> [String; 9] {
+        let Self { plans, keys, tasks, attempts, task_steps, attempt_ends, task_ends, plan_ends, events } =
+            self;
+        [plans, keys, tasks, attempts, task_steps, attempt_ends, task_ends, plan_ends, events]
+            .map(|rows| Value::Array(rows).to_string())
+    }
+
+    pub(super) fn add(&mut self, entry: &Entry, owner: &str) {
         match entry {
-            Entry::PlanAccepted(plan) => self.accept(plan),
+            Entry::PlanAccepted { plan, key } => self.accept(plan, key.as_ref(), owner),
             Entry::TaskDispatched { task, at } => {
                 self.task_steps.push(json!([task.plan_id, task.ordinal, "dispatched", micros(*at)]));
                 self.event(*task, "task_dispatched", *at, &json!({}));
@@ -128,10 +82,22 @@ impl Rows {
         }
     }
 
-    fn accept(&mut self, plan: &Plan) {
+    fn accept(&mut self, plan: &Plan, key: Option<&IdempotencyKey>, owner: &str) {
         let at = micros(plan.created_at);
-        let (plan_id, status) = (plan.plan_id, plan.status.as_str());
-        self.plans.push(json!([plan_id, plan.correlation_id, status, at, plan.context]));
+        let plan_id = plan.plan_id;
+        self.plans.push(json!([
+            plan_id,
+            plan.correlation_id,
+            plan.kind.as_str(),
+            plan.status.as_str(),
+            owner,
+            at,
+            plan.deadline_at.map(micros),
+            plan.context,
+        ]));
+        if let Some(IdempotencyKey { key, digest }) = key {
+            self.keys.push(json!([key, digest, plan_id, at]));
+        }
         for (ordinal, task) in plan.tasks.iter().enumerate() {
             self.tasks.push(json!([
                 plan_id,
@@ -141,6 +107,8 @@ impl Rows {
                 task.spec.agent,
                 task.spec.action,
                 json!(task.spec.payload).to_string(),
+                json!(task.spec.depends_on).to_string(),
+                task.spec.on_failure,
                 task.status.as_str(),
                 micros(task.queued_at),
             ]));

@@ -4,26 +4,48 @@
 //! accepted are refused, while progress of accepted plans is kept and tried again until it is durable; until then nothing
 //! new is accepted and the planner is not ready.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use phoenix_domain::PlanId;
 use phoenix_platform::{
     metrics::{record_counter, record_histogram},
     readiness::Readiness,
 };
-use sqlx::{Connection, SqliteConnection, SqlitePool};
-use tokio::sync::{mpsc, oneshot};
+use sqlx::SqlitePool;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Entry, JournalError,
+    lease::lease_until,
     rows::{self, Rows},
 };
 use crate::metrics::{JOURNAL_COMMIT_SECONDS, JOURNAL_ENTRIES, JOURNAL_FAILURES};
 
 /// Jobs that share one commit at most.
-const BATCH: usize = 512;
+const BATCH: usize = 1024;
+
+/// How long entries that nobody waits for may stay without a commit of their own.
+const LINGER: Duration = Duration::from_millis(20);
 
 /// The wait after a commit that failed.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
+
+/// What the writer works with.
+pub(super) struct Writer {
+    pub(super) pool: SqlitePool,
+    /// The planner on whose behalf it writes.
+    pub(super) instance: String,
+    pub(super) readiness: Readiness,
+    /// Cancelled when another planner has taken over.
+    pub(super) fenced: CancellationToken,
+    /// Told of every commit: the plans it changed.
+    pub(super) changes: broadcast::Sender<Arc<HashSet<PlanId>>>,
+}
 
 /// What the writer is asked to make durable.
 pub(super) enum Job {
@@ -40,6 +62,10 @@ impl Job {
         }
     }
 
+    const fn is_awaited(&self) -> bool {
+        matches!(self, Self::Accept { .. } | Self::Progress { done: Some(_), .. })
+    }
+
     fn committed(self) {
         match self {
             // Whoever asked may have gone meanwhile.
@@ -51,12 +77,20 @@ impl Job {
 }
 
 /// Writes until every [`super::Journal`] is gone and nothing waits.
-pub(super) async fn run(pool: SqlitePool, mut jobs: mpsc::Receiver<Job>, readiness: Readiness) {
+pub(super) async fn run(writer: Writer, mut jobs: mpsc::Receiver<Job>) {
+    let readiness = &writer.readiness;
     let mut waiting = Vec::with_capacity(BATCH);
     readiness.set("journal", true);
     while jobs.recv_many(&mut waiting, BATCH).await > 0 {
+        linger(&mut waiting, &mut jobs).await;
         let mut failures = 0_u32;
-        while let Err(error) = commit(&pool, &waiting).await {
+        while let Err(error) = writer.commit(&waiting).await {
+            if matches!(error, JournalError::Fenced) {
+                tracing::error!(%error, "this planner was taken for dead; it writes nothing more");
+                readiness.set("journal", false);
+                writer.fenced.cancel();
+                return;
+            }
             failures += 1;
             record_counter(&JOURNAL_FAILURES, 1);
             readiness.set("journal", false);
@@ -80,6 +114,22 @@ pub(super) async fn run(pool: SqlitePool, mut jobs: mpsc::Receiver<Job>, readine
     }
 }
 
+/// Waits a little while nobody waits for what is there: a commit costs an fsync, and the next one that somebody does wait
+/// for is near.
+async fn linger(waiting: &mut Vec<Job>, jobs: &mut mpsc::Receiver<Job>) {
+    let end = tokio::time::Instant::now() + LINGER;
+    while waiting.len() < BATCH && !waiting.iter().any(Job::is_awaited) {
+        match tokio::time::timeout_at(end, jobs.recv()).await {
+            Ok(Some(job)) => waiting.push(job),
+            // Time is up, or nobody is left to write.
+            Ok(None) | Err(_) => return,
+        }
+        while let Ok(job) = jobs.try_recv() {
+            waiting.push(job);
+        }
+    }
+}
+
 /// Answers those who wait to have a plan accepted, and keeps the rest in order. The first is told `error` itself.
 fn refuse_new_plans(waiting: &mut Vec<Job>, error: JournalError) {
     let mut error = Some(error);
@@ -91,41 +141,35 @@ fn refuse_new_plans(waiting: &mut Vec<Job>, error: JournalError) {
     }
 }
 
-async fn commit(pool: &SqlitePool, jobs: &[Job]) -> Result<(), JournalError> {
-    let mut batch = Rows::default();
-    let mut entries = 0;
-    for entry in jobs.iter().flat_map(Job::entries) {
-        batch.add(entry);
-        entries += 1;
+impl Writer {
+    async fn commit(&self, jobs: &[Job]) -> Result<(), JournalError> {
+        let mut batch = Rows::default();
+        let mut entries = 0;
+        for entry in jobs.iter().flat_map(Job::entries) {
+            batch.add(entry, &self.instance);
+            entries += 1;
+        }
+        let started = Instant::now();
+        self.write(batch).await?;
+        record_histogram(&JOURNAL_COMMIT_SECONDS, started.elapsed().as_secs_f64());
+        record_counter(&JOURNAL_ENTRIES, entries);
+        if entries > 0 {
+            let changed = jobs.iter().flat_map(Job::entries).map(Entry::plan_id).collect();
+            // Nobody may be watching.
+            let _ = self.changes.send(Arc::new(changed));
+        }
+        Ok(())
     }
-    let started = Instant::now();
-    let mut connection = pool.acquire().await?;
-    write(&mut connection, batch).await?;
-    record_histogram(&JOURNAL_COMMIT_SECONDS, started.elapsed().as_secs_f64());
-    record_counter(&JOURNAL_ENTRIES, entries);
-    Ok(())
-}
 
-async fn write(connection: &mut SqliteConnection, batch: Rows) -> Result<(), JournalError> {
-    // IMMEDIATE: takes the write lock first, so that a second process waits instead of failing in the middle.
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    let statements = [
-        (rows::INSERT_PLANS, batch.plans),
-        (rows::INSERT_TASKS, batch.tasks),
-        (rows::INSERT_ATTEMPTS, batch.attempts),
-        (rows::UPDATE_RUNNING, batch.task_steps.clone()),
-        (rows::UPDATE_TASKS, batch.task_steps),
-        (rows::END_ATTEMPTS, batch.attempt_ends),
-        (rows::END_TASKS, batch.task_ends),
-        (rows::END_PLANS, batch.plan_ends),
-        (rows::INSERT_EVENTS, batch.events),
-    ];
-    for (statement, rows) in statements {
-        if !rows.is_empty() {
-            let json = serde_json::Value::Array(rows).to_string();
-            sqlx::query(statement).bind(json).execute(&mut *transaction).await?;
+    async fn write(&self, batch: Rows) -> Result<(), JournalError> {
+        let mut query = sqlx::query(rows::WRITE_BATCH).bind(&self.instance).bind(lease_until());
+        for column in batch.into_columns() {
+            query = query.bind(column);
+        }
+        match query.execute(&self.pool).await {
+            Ok(_) => Ok(()),
+            Err(sqlx::Error::Database(error)) if error.message() == "fenced" => Err(JournalError::Fenced),
+            Err(error) => Err(error.into()),
         }
     }
-    transaction.commit().await?;
-    Ok(())
 }

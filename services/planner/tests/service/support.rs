@@ -87,6 +87,7 @@ impl ExecutorService for FakeExecutor {
     ) -> Result<Response<Self::ExecuteTaskStream>, Status> {
         let context = RequestContext::of(&request);
         let task = request.into_inner();
+        let first_attempt = task.first_attempt;
         let script =
             self.scripts.lock().unwrap().get(&task.agent).cloned().unwrap_or(Script::Says(answers("ok")));
         {
@@ -105,7 +106,7 @@ impl ExecutorService for FakeExecutor {
                 });
                 Box::pin(tokio_stream::iter([Ok(started(1))]).chain(hang))
             }
-            Script::Breaks => Box::pin(tokio_stream::iter([Ok(started(1))])),
+            Script::Breaks => Box::pin(tokio_stream::iter([Ok(started(first_attempt))])),
             Script::Refuses(error) => return Err(phoenix_proto::status_from_error(&error)),
         };
         Ok(Response::new(stream))
@@ -228,12 +229,12 @@ impl AgentHealthService for FakeHealth {
 /// A planner between fakes. Everything ends when it is dropped.
 pub struct Stage {
     pub executor: FakeExecutor,
-    pub health: FakeHealth,
     pub client: PlannerServiceClient<client::PeerChannel>,
     pub shutdown: CancellationToken,
     pub server: Option<JoinHandle<()>>,
     pub database_url: String,
-    pub dir: Arc<tempfile::TempDir>,
+    /// Kept for as long as the planner runs.
+    _dir: Arc<tempfile::TempDir>,
     peers: CancellationToken,
 }
 
@@ -289,12 +290,11 @@ impl Stage {
         let client = PlannerServiceClient::new(channel);
         Self {
             executor,
-            health,
             client,
             shutdown,
             server: Some(server),
             database_url,
-            dir,
+            _dir: dir,
             peers: stop_peers,
         }
     }
@@ -317,6 +317,7 @@ impl Stage {
             message: message.into(),
             context: "the context".into(),
             agent: agent.map(str::to_owned),
+            ..PlanAndExecuteRequest::default()
         };
         let answer = self.client.clone().plan_and_execute(context.request(request)).await;
         answer.map(Response::into_inner).map_err(|status| phoenix_proto::error_from_status(&status))

@@ -1,21 +1,19 @@
 //! The planner through its own server, between scripted peers.
 
-mod support;
-
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use crate::support::{
+    ALL_PEERS, FakeExecutor, FakeHealth, Peers, Script, Stage, answers, error_of, eventually, failed,
+    finished, started, status_of, unhealthy,
+};
 use jiff::Timestamp;
 use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode as Code};
 use phoenix_platform::RequestContext;
 use phoenix_proto::planner::{PlanStatus, TaskStatus};
 use sqlx::{Connection, SqliteConnection};
-use support::{
-    ALL_PEERS, FakeExecutor, FakeHealth, Peers, Script, Stage, answers, error_of, eventually, failed,
-    finished, started, status_of, unhealthy,
-};
 
 #[tokio::test]
 async fn a_chat_is_routed_run_and_journalled() {
@@ -147,7 +145,8 @@ async fn an_executor_that_stops_in_the_middle_leaves_no_open_attempt() {
     let error = stage.chat("hello").await.unwrap_err();
     assert_eq!(error.code, Code::AgentUnavailable);
     let plan = stage.plan(&error.details["plan_id"]).await;
-    assert_eq!(plan.tasks[0].attempts[0].outcome, "cancelled");
+    assert!(plan.tasks[0].attempts.iter().all(|attempt| attempt.outcome == "cancelled"), "{:?}", plan.tasks);
+    assert!(stage.executor.log.lock().unwrap().calls.len() > 1, "it was handed over again");
 }
 
 #[tokio::test]
@@ -198,7 +197,7 @@ async fn on_shutdown_the_plan_in_flight_ends_and_its_caller_is_answered() {
 }
 
 #[tokio::test]
-async fn plans_left_open_by_a_killed_planner_are_ended_on_the_next_start() {
+async fn plans_left_open_by_a_killed_planner_are_run_on_by_the_next() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let context = RequestContext::new(CorrelationId::generate());
     {
@@ -222,9 +221,30 @@ async fn plans_left_open_by_a_killed_planner_are_ended_on_the_next_start() {
         std::fs::copy(dir.path().join(format!("killed-{file}")), later.path().join(file)).unwrap();
     }
     let stage = Stage::on(later, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
-    let plan = &stage.plans_of(context.correlation_id).await[0];
-    assert_eq!((status_of(plan), error_of(plan).code.as_str()), (PlanStatus::Failed, "agent_unavailable"));
-    assert_eq!(stage.plan(&plan.plan_id).await.tasks[0].status(), TaskStatus::DeadLettered);
+    stage.script("model", Script::Says(vec![started(2), finished(1, Ok("at last"))]));
+    eventually(async || status_of(&stage.plans_of(context.correlation_id).await[0]) == PlanStatus::Succeeded)
+        .await;
+    let plan = stage.plan(&stage.plans_of(context.correlation_id).await[0].plan_id).await;
+    assert_eq!(plan.output.as_deref(), Some("at last"));
+    let attempts: Vec<_> = plan.tasks[0].attempts.iter().map(|a| (a.number, a.outcome.as_str())).collect();
+    assert_eq!(attempts, [(1, "cancelled"), (2, "succeeded")]);
+    let log = stage.executor.log.lock().unwrap();
+    assert_eq!((log.calls[0].first_attempt, &log.calls[0].idempotency_key), (2, &plan.tasks[0].task_id));
+    assert_eq!(log.correlation_ids, [context.correlation_id], "the same request, told on");
+}
+
+#[tokio::test]
+async fn a_planner_that_was_taken_for_dead_writes_nothing_more() {
+    let mut stage = Stage::new().await;
+    stage.chat("before").await.unwrap();
+    let mut file = SqliteConnection::connect(&stage.database_url).await.unwrap();
+    sqlx::query("DELETE FROM planners").execute(&mut file).await.unwrap();
+    let error = stage.chat("after").await.unwrap_err();
+    assert_eq!(error.code, Code::AgentUnavailable, "{error}");
+    let served = tokio::time::timeout(crate::support::PATIENCE, stage.server.take().unwrap()).await.unwrap();
+    assert!(served.is_err(), "the server ends with an error, so that a supervisor starts another");
+    let plans: i64 = sqlx::query_scalar("SELECT count(*) FROM plans").fetch_one(&mut file).await.unwrap();
+    assert_eq!(plans, 1);
 }
 
 #[tokio::test]

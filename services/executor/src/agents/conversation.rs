@@ -1,0 +1,179 @@
+//! One request and its answer, over the pipes of a process: the same for every mode.
+
+use std::{future::ready, io, pin::pin, process::ExitStatus, time::Duration};
+
+use futures_util::FutureExt;
+use phoenix_domain::{FailureClass, action::ActionResult};
+use tokio::{
+    io::AsyncWriteExt,
+    process::{ChildStderr, ChildStdin, ChildStdout},
+    time::{Instant, sleep_until},
+};
+
+use super::Call;
+use crate::{
+    failure::AttemptFailure,
+    output::{Line, MAX_LINE_BYTES, Progress, Tail},
+    redact::Redactor,
+    response,
+};
+
+/// How long output is awaited that a process that has exited left in other hands: a child of its own may hold the pipes.
+const EXIT_GRACE: Duration = Duration::from_millis(250);
+
+/// What makes an answer complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// Its line; the process goes on.
+    Line,
+    /// Its line, and the exit of the process, whose input ends after the request.
+    Exit,
+}
+
+/// The pipes of a process and what was heard through them.
+pub(super) struct Conversation {
+    stdin: Option<ChildStdin>,
+    stdout: ChildStdout,
+    stderr: ChildStderr,
+    answer: Line,
+    complaints: Tail,
+    /// It took less than the whole request.
+    left_unread: bool,
+}
+
+/// Why nothing more is to be heard.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The line is there, and the process goes on.
+    Answered,
+    /// The process ended, with or without an answer.
+    Exited(ExitStatus),
+    /// The deadline came.
+    TimedOut,
+    /// There was more than one line.
+    Surplus,
+    /// The line was too long.
+    TooLong,
+    /// The operating system lost the process.
+    Lost(io::Error),
+}
+
+impl Conversation {
+    pub(super) fn new(stdin: ChildStdin, stdout: ChildStdout, stderr: ChildStderr) -> Self {
+        Self {
+            stdin: Some(stdin),
+            stdout,
+            stderr,
+            answer: Line::default(),
+            complaints: Tail::default(),
+            left_unread: false,
+        }
+    }
+
+    /// Writes `request` and listens until the answer is complete, it is clear that none will come, or `deadline`. `exit`
+    /// waits for the end of the process.
+    pub(super) async fn hold(
+        &mut self,
+        request: &[u8],
+        until: Until,
+        deadline: Instant,
+        exit: impl Future<Output = io::Result<ExitStatus>>,
+    ) -> End {
+        let mut unsent = request;
+        let (mut stdout_open, mut stderr_open) = (true, true);
+        let mut exited = None;
+        let mut exit = pin!(exit);
+        let mut timer = pin!(sleep_until(deadline));
+        let end = loop {
+            let whole = self.answer.is_complete();
+            match exited {
+                None if whole && until == Until::Line => break End::Answered,
+                Some(status) if !(stdout_open || stderr_open) => break End::Exited(status),
+                _ => {}
+            }
+            tokio::select! {
+                // In this order, so that a flood can't hide the deadline or the exit, and what was written before the
+                // exit is read before the line is taken for the last.
+                biased;
+                written = write(&mut self.stdin, unsent), if !unsent.is_empty() => {
+                    unsent = &unsent[written..];
+                    if written == 0 || (until == Until::Exit && unsent.is_empty()) {
+                        self.stdin = None;
+                    }
+                }
+                () = &mut timer => break exited.map_or(End::TimedOut, End::Exited),
+                status = &mut exit, if exited.is_none() => match status {
+                    Ok(status) => {
+                        exited = Some(status);
+                        timer.as_mut().reset(Instant::now() + EXIT_GRACE);
+                    }
+                    Err(error) => break End::Lost(error),
+                },
+                progress = self.answer.read(&mut self.stdout), if stdout_open => match progress {
+                    Progress::Open | Progress::Complete => {}
+                    Progress::Ended => stdout_open = false,
+                    Progress::Surplus => break End::Surplus,
+                    Progress::TooLong => break End::TooLong,
+                },
+                more = self.complaints.read(&mut self.stderr), if stderr_open => stderr_open = more,
+                Some(status) = ready(exited), if whole => break End::Exited(status),
+            }
+        };
+        self.left_unread = !unsent.is_empty();
+        end
+    }
+
+    /// What the conversation for `call`, which ended with `end`, has come to.
+    pub(super) fn judge(
+        &mut self,
+        end: &End,
+        call: &Call<'_>,
+        redactor: &Redactor,
+    ) -> Result<ActionResult, AttemptFailure> {
+        let broken = |deed: &str| Err(AttemptFailure::new(FailureClass::BackendFailure, deed));
+        let verdict = match end {
+            End::Exited(status) if !status.success() => Err(AttemptFailure::exited(*status)),
+            End::Answered | End::Exited(_) => match self.answer.bytes() {
+                [] if self.left_unread => Err(AttemptFailure::new(
+                    FailureClass::Io,
+                    "closed its input before it had read the request, and did not answer",
+                )),
+                [] if !self.answer.is_complete() => broken("exited without an answer"),
+                line => response::read(line, call.request, redactor),
+            },
+            End::TimedOut if self.answer.is_complete() => Err(AttemptFailure::did_not_exit(call.limit)),
+            End::TimedOut => Err(AttemptFailure::timed_out(call.limit)),
+            End::Surplus => broken("wrote more than one line"),
+            End::TooLong => broken(&format!("wrote a line of more than {} MiB", MAX_LINE_BYTES >> 20)),
+            End::Lost(error) => {
+                Err(AttemptFailure::new(FailureClass::Io, format!("could not be waited for: {error}")))
+            }
+        };
+        verdict.map_err(|failure| {
+            // What it complained about before it answered is there by now, but may not have been read yet.
+            self.complaints.read_what_is_there(&mut self.stderr);
+            failure.with_stderr(self.complaints.text(redactor))
+        })
+    }
+
+    /// Whether another request can follow the one that was answered.
+    pub(super) const fn can_go_on(&self) -> bool {
+        self.stdin.is_some() && !self.left_unread
+    }
+
+    /// Makes ready for another request. False when something was said since the last answer, or nothing can be said any
+    /// more: then the next line would not be the next answer.
+    pub(super) fn renew(&mut self) -> bool {
+        self.answer.clear();
+        self.complaints.clear();
+        self.answer.read(&mut self.stdout).now_or_never().is_none()
+    }
+}
+
+/// Writes some of `bytes` and answers how many; 0 when nobody reads. Waits for ever when there is nowhere to write to.
+async fn write(stdin: &mut Option<ChildStdin>, bytes: &[u8]) -> usize {
+    match stdin {
+        Some(stdin) => stdin.write(bytes).await.unwrap_or(0),
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,190 @@
+//! Plans of several tasks, asked for now and looked at later.
+
+use std::sync::Arc;
+
+use crate::support::{
+    ALL_PEERS, FakeExecutor, FakeHealth, Peers, Script, Stage, answers, error_of, eventually, finished,
+    started, status_of,
+};
+use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode as Code};
+use phoenix_platform::RequestContext;
+use phoenix_proto::planner::{
+    CancelPlanRequest, PlanAndExecuteRequest, PlanStatus, TaskSpec, TaskStatus, WatchPlanRequest,
+};
+
+fn task(key: &str, agent: &str, input: &str, depends_on: &[&str]) -> TaskSpec {
+    TaskSpec {
+        key: key.into(),
+        agent: agent.into(),
+        action: "do".into(),
+        input_json: input.into(),
+        depends_on: depends_on.iter().map(|key| (*key).to_owned()).collect(),
+        continue_on_failure: false,
+    }
+}
+
+fn graph(tasks: Vec<TaskSpec>) -> PlanAndExecuteRequest {
+    PlanAndExecuteRequest { tasks, ..Default::default() }
+}
+
+async fn submit(stage: &Stage, request: PlanAndExecuteRequest) -> Result<String, OrchestratorError> {
+    let context = RequestContext::new(CorrelationId::generate());
+    let answer = stage.client.clone().submit_plan(context.request(request)).await;
+    answer
+        .map(|response| response.into_inner().plan_id)
+        .map_err(|status| phoenix_proto::error_from_status(&status))
+}
+
+async fn ended(stage: &Stage, plan_id: &str) -> phoenix_proto::planner::Plan {
+    eventually(async || stage.plan(plan_id).await.ended_at.is_some()).await;
+    stage.plan(plan_id).await
+}
+
+#[tokio::test]
+async fn answers_flow_along_the_graph() {
+    let stage = Stage::new().await;
+    stage.script("git_agent", Script::Says(answers("2 files")));
+    let request = graph(vec![
+        task("status", "git_agent", "{}", &[]),
+        task("note", "notes", r#"{"content": "Today: {{tasks.status.output}}"}"#, &[]),
+    ]);
+    let plan = ended(&stage, &submit(&stage, request).await.unwrap()).await;
+    assert_eq!((status_of(&plan), plan.output.as_deref()), (PlanStatus::Succeeded, Some("ok")));
+    let log = stage.executor.log.lock().unwrap();
+    let payloads: Vec<_> = log.calls.iter().map(|call| (&*call.agent, &*call.payload_json)).collect();
+    assert_eq!(payloads, [("git_agent", "{}"), ("notes", r#"{"content":"Today: 2 files"}"#)]);
+}
+
+#[tokio::test]
+async fn tasks_that_do_not_wait_for_each_other_run_at_the_same_time() {
+    let stage = Stage::new().await;
+    stage.script("model", Script::Hangs);
+    let tasks = (0..8).map(|n| task(&format!("t{n}"), "model", "{}", &[])).collect();
+    let plan_id = submit(&stage, graph(tasks)).await.unwrap();
+    eventually(async || stage.executor.log.lock().unwrap().calls.len() == 8).await;
+    let cancel = CancelPlanRequest { plan_id: plan_id.clone(), reason: "enough".into() };
+    stage.client.clone().cancel_plan(cancel.clone()).await.unwrap();
+    let plan = stage.plan(&plan_id).await;
+    assert_eq!((status_of(&plan), error_of(&plan).message.as_str()), (PlanStatus::Cancelled, "enough"));
+    assert!(plan.tasks.iter().all(|task| task.status() == TaskStatus::Cancelled), "{:?}", plan.tasks);
+    eventually(async || stage.executor.log.lock().unwrap().abandoned == 8).await;
+    let again = stage.client.clone().cancel_plan(cancel).await.unwrap_err();
+    assert_eq!(again.code(), tonic::Code::AlreadyExists);
+}
+
+#[tokio::test]
+async fn a_failure_ends_the_plan_or_is_survived() {
+    let stage = Stage::new().await;
+    let error = OrchestratorError::new(Code::ExecutionFailed, "no");
+    stage.script("git_agent", Script::Says(vec![started(1), finished(1, Err(error))]));
+    let mut tasks =
+        vec![task("a", "git_agent", "{}", &[]), task("b", "notes", r#"{"x": "{{tasks.a.output}}"}"#, &[])];
+    let failed = ended(&stage, &submit(&stage, graph(tasks.clone())).await.unwrap()).await;
+    assert_eq!((status_of(&failed), error_of(&failed).message.as_str()), (PlanStatus::Failed, "no"));
+    let ends: Vec<_> = failed.tasks.iter().map(|task| task.status()).collect();
+    assert_eq!(ends, [TaskStatus::DeadLettered, TaskStatus::Cancelled]);
+
+    tasks[0].continue_on_failure = true;
+    let survived = ended(&stage, &submit(&stage, graph(tasks)).await.unwrap()).await;
+    assert_eq!(status_of(&survived), PlanStatus::Succeeded);
+    let last = stage.executor.log.lock().unwrap().calls.last().unwrap().payload_json.clone();
+    assert_eq!(last, r#"{"x":null}"#);
+}
+
+#[tokio::test]
+async fn what_cannot_work_is_refused_and_the_order_can_be_asked_for() {
+    let stage = Stage::new().await;
+    let cycle = graph(vec![task("a", "model", "{}", &["b"]), task("b", "model", "{}", &["a"])]);
+    let error = submit(&stage, cycle).await.unwrap_err();
+    assert_eq!((error.code, error.details["key"].as_str()), (Code::PlanningFailed, "a"));
+    let order = graph(vec![
+        task("b", "model", "{}", &["a"]),
+        task("a", "model", "{}", &[]),
+        task("c", "model", "{}", &[]),
+    ]);
+    let waves = stage.client.clone().dry_run_plan(order).await.unwrap().into_inner().waves;
+    let waves: Vec<_> = waves.into_iter().map(|wave| wave.keys).collect();
+    assert_eq!(waves, [vec!["a", "c"], vec!["b"]]);
+    assert!(stage.executor.log.lock().unwrap().calls.is_empty());
+}
+
+#[tokio::test]
+async fn events_come_in_order_and_resume_without_loss_or_repeat() {
+    let stage = Stage::new().await;
+    let plan_id = submit(&stage, graph(vec![task("a", "model", "{}", &[])])).await.unwrap();
+    let watch = async |after_position| {
+        let request = WatchPlanRequest { plan_id: plan_id.clone(), after_position };
+        let mut stream = stage.client.clone().watch_plan(request).await.unwrap().into_inner();
+        let mut events = Vec::new();
+        while let Some(event) = stream.message().await.unwrap() {
+            events.push((event.position, event.kind, event.task_key));
+        }
+        events
+    };
+    let all = watch(0).await;
+    let kinds: Vec<_> = all.iter().map(|(_, kind, key)| (kind.as_str(), key.as_str())).collect();
+    let expected = [
+        ("plan_accepted", ""),
+        ("task_dispatched", "a"),
+        ("attempt_started", "a"),
+        ("attempt_ended", "a"),
+        ("task_ended", "a"),
+        ("plan_ended", ""),
+    ];
+    assert_eq!(kinds, expected);
+    assert!(all.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    assert_eq!(watch(all[2].0).await, all[3..], "from the middle: the rest");
+}
+
+#[tokio::test]
+async fn a_key_stands_for_one_plan() {
+    let stage = Stage::new().await;
+    let request = |digest: &str| PlanAndExecuteRequest {
+        message: "hello".into(),
+        idempotency_key: "key-1".into(),
+        idempotency_digest: digest.into(),
+        ..Default::default()
+    };
+    let first = stage.client.clone().plan_and_execute(request("d1")).await.unwrap().into_inner();
+    let second = stage.client.clone().plan_and_execute(request("d1")).await.unwrap().into_inner();
+    assert_eq!(first, second);
+    assert_eq!(stage.executor.log.lock().unwrap().calls.len(), 1, "run once");
+    let other = stage.client.clone().plan_and_execute(request("d2")).await.unwrap_err();
+    assert_eq!(phoenix_proto::error_from_status(&other).code, Code::PlanningFailed);
+
+    stage.script("model", Script::Hangs);
+    let running = PlanAndExecuteRequest { idempotency_key: "key-2".into(), ..request("d1") };
+    submit(&stage, running.clone()).await.unwrap();
+    let conflict = stage.client.clone().plan_and_execute(running).await.unwrap_err();
+    let conflict = phoenix_proto::error_from_status(&conflict);
+    assert_eq!((conflict.code, conflict.retry_after.is_some()), (Code::Conflict, true));
+}
+
+#[tokio::test]
+async fn a_plan_that_nobody_waits_for_waits_for_its_executor() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let plan_id = {
+        let peers = Peers { executor: false, health: true };
+        let mut stage = Stage::on(dir.clone(), FakeExecutor::default(), FakeHealth::default(), peers).await;
+        let plan_id = submit(&stage, graph(vec![task("a", "model", "{}", &[])])).await.unwrap();
+        eventually(async || status_of(&stage.plan(&plan_id).await) == PlanStatus::Running).await;
+        stage.stop().await;
+        plan_id
+    };
+    let stage = Stage::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
+    assert_eq!(
+        status_of(&ended(&stage, &plan_id).await),
+        PlanStatus::Succeeded,
+        "taken over by the next planner"
+    );
+}
+
+#[tokio::test]
+async fn a_plans_own_deadline_ends_it() {
+    let stage = Stage::new().await;
+    stage.script("model", Script::Hangs);
+    let request = PlanAndExecuteRequest { deadline_ms: 200, ..graph(vec![task("a", "model", "{}", &[])]) };
+    let plan = ended(&stage, &submit(&stage, request).await.unwrap()).await;
+    assert_eq!((status_of(&plan), error_of(&plan).code.as_str()), (PlanStatus::Failed, "timeout"));
+    assert!(plan.deadline_at.is_some());
+}

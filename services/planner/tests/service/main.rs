@@ -1,0 +1,12 @@
+//! The planner through its own server, between scripted peers.
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests and their helpers"
+)]
+
+mod chats;
+mod graphs;
+mod support;
