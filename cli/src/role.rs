@@ -46,6 +46,11 @@ pub fn run(role: Role, args: RoleArgs) -> ExitCode {
         };
     match runtime.block_on(serve(settings, exe, args.supervised)) {
         Ok(()) => ExitCode::SUCCESS,
+        // Settings that only the service itself can judge.
+        Err(error) if matches!(error.downcast_ref(), Some(phoenix_gateway::ServeError::Setting { .. })) => {
+            complain(format_args!("the {role} was not started; {error}"));
+            ExitCode::from(EXIT_CONFIG)
+        }
         Err(error) => {
             complain(format_args!("the {role} stopped: {error}"));
             ExitCode::FAILURE

@@ -12,7 +12,7 @@ use serde_json::Value;
 #[derive(Debug, Clone)]
 pub struct Rest {
     base: String,
-    token: Option<String>,
+    headers: Vec<(&'static str, String)>,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
@@ -48,21 +48,27 @@ impl Rest {
     #[must_use]
     pub fn new(base: impl Into<String>) -> Self {
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Self { base: base.into(), token: None, client }
+        Self { base: base.into(), headers: Vec::new(), client }
     }
 
     /// The same, presenting `token`.
     #[must_use]
-    pub fn with_token(mut self, token: impl Into<String>) -> Self {
-        self.token = Some(token.into());
+    pub fn with_token(self, token: impl std::fmt::Display) -> Self {
+        self.with_header("authorization", format!("Bearer {token}"))
+    }
+
+    /// The same, sending a header with each request.
+    #[must_use]
+    pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
         self
     }
 
     /// Sends a request; `None` when the gateway can't be reached.
     pub async fn try_send(&self, method: Method, path: &str, body: Option<Value>) -> Option<Answer> {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
-        if let Some(token) = &self.token {
-            request = request.header("authorization", format!("Bearer {token}"));
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
         }
         if body.is_some() {
             request = request.header("content-type", "application/json");

@@ -52,8 +52,15 @@ pub const COMMIT_FAILURES: Metric = Metric::counter(
 );
 
 /// Every metric of this service.
-pub const METRICS: &[Metric] =
-    &[REPORTS, CIRCUIT_OPEN, CIRCUIT_OPENED, PROBES, COMMIT_SECONDS, COMMIT_FAILURES];
+pub const METRICS: &[Metric] = &[
+    REPORTS,
+    CIRCUIT_OPEN,
+    CIRCUIT_OPENED,
+    PROBES,
+    COMMIT_SECONDS,
+    COMMIT_FAILURES,
+    phoenix_platform::calls::RPC_SECONDS,
+];
 
 /// The metrics' handles, looked up once; every agent's exist from the start.
 pub(crate) struct Meters {

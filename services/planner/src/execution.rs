@@ -193,7 +193,9 @@ fn request(handover: &Handover<'_>, progress: &Progress, admitted: Admitted) -> 
 fn broken(status: &Status) -> Driven {
     let error = call_error("the executor", status);
     match error.code {
-        OrchestratorErrorCode::AgentUnavailable | OrchestratorErrorCode::Overloaded => Driven::Interrupted(error),
+        OrchestratorErrorCode::AgentUnavailable | OrchestratorErrorCode::Overloaded => {
+            Driven::Interrupted(error)
+        }
         _ => Driven::Ended(Err(error)),
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     metrics::{CountedPlan, RECOVERED},
     routing::route,
     run::{Run, Stop, Waits, naming},
-    store::{Entry, IdempotencyKey, Journal, JournalError},
+    store::{Entry, IdempotencyKey, InFlight, Journal, JournalError},
 };
 
 /// How long a key stands for the plan it was first used for.
@@ -321,7 +321,7 @@ impl Planner {
         let stop = Stop::default();
         let plan_id = plan.plan_id;
         self.running().insert(plan_id, stop.clone());
-        let listed = Listed { planner: self.clone(), plan_id };
+        let listed = Listed { planner: self.clone(), plan_id, _in_flight: self.journal().in_flight() };
         let run = Run { planner: self.clone(), plan, graph, context, stop: stop.clone(), waits };
         let ended = self.parts.tasks.spawn(
             async move {
@@ -427,6 +427,7 @@ fn still_running() -> OrchestratorError {
 struct Listed {
     planner: Planner,
     plan_id: PlanId,
+    _in_flight: InFlight,
 }
 
 impl Drop for Listed {

@@ -8,7 +8,13 @@ mod read;
 mod rows;
 mod writer;
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use jiff::Timestamp;
 use phoenix_domain::{
@@ -179,6 +185,7 @@ pub struct Journal {
     readers: SqlitePool,
     instance: Arc<str>,
     fenced: CancellationToken,
+    in_flight: Arc<AtomicUsize>,
     changes: broadcast::Sender<Arc<HashSet<PlanId>>>,
     _tasks: Arc<(AbortOnDropHandle<()>, AbortOnDropHandle<()>)>,
 }
@@ -196,17 +203,34 @@ impl Journal {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (changes, _) = broadcast::channel(CHANGES);
         let fenced = CancellationToken::new();
+        let in_flight = Arc::<AtomicUsize>::default();
         let writer = writer::Writer {
             pool: pool.clone(),
             instance: instance.clone(),
             readiness,
             fenced: fenced.clone(),
+            in_flight: Arc::clone(&in_flight),
             changes: changes.clone(),
         };
         let writer = tokio::spawn(writer::run(writer, jobs));
         let renewal = tokio::spawn(renew(queue.downgrade()));
         let tasks = (AbortOnDropHandle::new(writer), AbortOnDropHandle::new(renewal));
-        Ok(Self { queue, readers: pool, instance: instance.into(), fenced, changes, _tasks: Arc::new(tasks) })
+        Ok(Self {
+            queue,
+            readers: pool,
+            instance: instance.into(),
+            fenced,
+            in_flight,
+            changes,
+            _tasks: Arc::new(tasks),
+        })
+    }
+
+    /// Counts a plan as in flight until the value is dropped: the more there are, the longer a commit waits for company.
+    #[must_use]
+    pub fn in_flight(&self) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(&self.in_flight))
     }
 
     /// Cancelled when another planner has taken over: this one must stop.
@@ -309,6 +333,16 @@ impl Journal {
 
     async fn send(&self, job: writer::Job) -> Result<(), JournalError> {
         self.queue.send(job).await.map_err(|_| JournalError::Closed)
+    }
+}
+
+/// A plan in flight.
+#[derive(Debug)]
+pub struct InFlight(Arc<AtomicUsize>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

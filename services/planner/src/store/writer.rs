@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashSet,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -32,6 +35,15 @@ const BATCH: usize = 1024;
 /// How long entries that nobody waits for may stay without a commit of their own.
 const LINGER: Duration = Duration::from_millis(20);
 
+/// How long those that somebody waits for are held back for company.
+const LINGER_AWAITED: Duration = Duration::from_millis(2);
+
+/// The company worth waiting for: one in so many of the plans in flight …
+const COMPANY: usize = 2;
+
+/// … but no more than this.
+const LARGEST_COMPANY: usize = 32;
+
 /// The wait after a commit that failed.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
@@ -43,6 +55,8 @@ pub(super) struct Writer {
     pub(super) readiness: Readiness,
     /// Cancelled when another planner has taken over.
     pub(super) fenced: CancellationToken,
+    /// Plans that were accepted and have not ended.
+    pub(super) in_flight: Arc<AtomicUsize>,
     /// Told of every commit: the plans it changed.
     pub(super) changes: broadcast::Sender<Arc<HashSet<PlanId>>>,
 }
@@ -82,7 +96,7 @@ pub(super) async fn run(writer: Writer, mut jobs: mpsc::Receiver<Job>) {
     let mut waiting = Vec::with_capacity(BATCH);
     readiness.set("journal", true);
     while jobs.recv_many(&mut waiting, BATCH).await > 0 {
-        linger(&mut waiting, &mut jobs).await;
+        linger(&mut waiting, &mut jobs, &writer.in_flight).await;
         let mut failures = 0_u32;
         while let Err(error) = writer.commit(&waiting).await {
             if matches!(error, JournalError::Fenced) {
@@ -114,11 +128,20 @@ pub(super) async fn run(writer: Writer, mut jobs: mpsc::Receiver<Job>) {
     }
 }
 
-/// Waits a little while nobody waits for what is there: a commit costs an fsync, and the next one that somebody does wait
-/// for is near.
-async fn linger(waiting: &mut Vec<Job>, jobs: &mut mpsc::Receiver<Job>) {
-    let end = tokio::time::Instant::now() + LINGER;
-    while waiting.len() < BATCH && !waiting.iter().any(Job::is_awaited) {
+/// Waits a little for company: a commit costs an fsync, whoever shares it.
+///
+/// Entries that nobody waits for can wait for the next one that somebody does wait for. And while many plans are on their
+/// way, a part of them is near its own commit: a moment's wait costs each less than a commit of its own would.
+async fn linger(waiting: &mut Vec<Job>, jobs: &mut mpsc::Receiver<Job>, in_flight: &AtomicUsize) {
+    let begun = tokio::time::Instant::now();
+    while waiting.len() < BATCH {
+        let awaited = waiting.iter().filter(|job| job.is_awaited()).count();
+        let company = (in_flight.load(Ordering::Relaxed) / COMPANY).min(LARGEST_COMPANY);
+        let end = match awaited {
+            0 => begun + LINGER,
+            _ if awaited < company => begun + LINGER_AWAITED,
+            _ => return,
+        };
         match tokio::time::timeout_at(end, jobs.recv()).await {
             Ok(Some(job)) => waiting.push(job),
             // Time is up, or nobody is left to write.

@@ -288,15 +288,7 @@ impl Stage {
             eventually(async || client::is_serving(channel.clone(), PATIENCE).await).await;
         }
         let client = PlannerServiceClient::new(channel);
-        Self {
-            executor,
-            client,
-            shutdown,
-            server: Some(server),
-            database_url,
-            _dir: dir,
-            peers: stop_peers,
-        }
+        Self { executor, client, shutdown, server: Some(server), database_url, _dir: dir, peers: stop_peers }
     }
 
     pub fn script(&self, agent: &str, script: Script) {
