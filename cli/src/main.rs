@@ -15,9 +15,6 @@ use phoenix_platform::config::EXIT_CONFIG;
 
 use crate::args::{Cli, Command};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // An agent is started for every attempt: it must not pay for what the services need.
     if let Some(agent) = args::agent_fast_path(std::env::args_os()) {

@@ -3,6 +3,7 @@
 import { refreshAgents } from "./agents.js";
 import { ApiError, call } from "./api.js";
 import { announce, byId, copyable, duration, el, sentence } from "./dom.js";
+import { whatHappened } from "./plan.js";
 
 const MAX_MESSAGE_BYTES = 32_768;
 const EXAMPLES = ["git status", "list notes", "What can you do?"];
@@ -87,6 +88,7 @@ function chatCard(chat) {
     ];
     foot.replaceChildren(el("div", { class: "ids" }, ...ids), el("span", { class: "clock" }, duration(took)));
     foot.before(...body);
+    if (planId) foot.after(whatHappened(planId));
   };
   return {
     node,

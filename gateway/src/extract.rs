@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use axum::{
-    body::Body,
-    extract::{FromRequest, Request},
+    body::{Body, HttpBody},
+    extract::{FromRequest, OptionalFromRequest, Request},
     http::{HeaderMap, StatusCode, header},
 };
 use bytes::{Bytes, BytesMut};
@@ -59,6 +59,18 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for JsonObject<T> {
                 Err(error.into())
             }
         }
+    }
+}
+
+impl<S: Sync, T: DeserializeOwned> OptionalFromRequest<S> for JsonObject<T> {
+    type Rejection = Failure;
+
+    /// Nothing when there is no body, whatever its type is said to be.
+    async fn from_request(request: Request, state: &S) -> Result<Option<Self>, Failure> {
+        if request.body().is_end_stream() {
+            return Ok(None);
+        }
+        <Self as FromRequest<S>>::from_request(request, state).await.map(Some)
     }
 }
 
@@ -179,7 +191,8 @@ fn explain(path: &str, error: &serde_json::Error) -> OrchestratorError {
     }
 }
 
-fn shorten(name: &str) -> String {
+/// A name that a caller made up, short enough to be repeated.
+pub(crate) fn shorten(name: &str) -> String {
     match name.char_indices().nth(MAX_NAME_CHARS) {
         Some((end, _)) => format!("{}…", &name[..end]),
         None => name.to_owned(),

@@ -9,11 +9,17 @@ use axum::{
 use phoenix_platform::propagation::CORRELATION_HEADER;
 use tower_http::cors::CorsLayer;
 
-use crate::ServeError;
+use crate::{
+    ServeError,
+    delivery::{IDEMPOTENCY_KEY, PREFER, PREFERENCE_APPLIED},
+};
 
 /// The page may load and call what comes from here, and nothing may frame it.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// Says which event of a stream was the last that arrived.
+pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 const ALWAYS: [(HeaderName, HeaderValue); 4] = [
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
@@ -46,8 +52,15 @@ pub(crate) fn cors(origins: &[String]) -> Result<Option<CorsLayer>, ServeError> 
         CorsLayer::new()
             .allow_origin(origins)
             .allow_methods([Method::GET, Method::POST])
-            .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, CORRELATION_HEADER])
-            .expose_headers([CORRELATION_HEADER, header::RETRY_AFTER]),
+            .allow_headers([
+                header::AUTHORIZATION,
+                header::CONTENT_TYPE,
+                CORRELATION_HEADER,
+                IDEMPOTENCY_KEY,
+                LAST_EVENT_ID,
+                PREFER,
+            ])
+            .expose_headers([CORRELATION_HEADER, header::LOCATION, PREFERENCE_APPLIED, header::RETRY_AFTER]),
     ))
 }
 

@@ -8,7 +8,11 @@
 //! ├─ auth         the bearer token
 //! ├─ observe      one counter, one duration and one log line per request; panics become answers
 //! ├─ extract      JSON bodies, every mistake with its field
+//! ├─ query        query strings, every mistake with its parameter
+//! ├─ delivery     how a caller wants its answer: now or later, once or as it comes
 //! ├─ routes/      the endpoints: decode, call, encode
+//! ├─ calls        what is asked of the planner, each call with its time limit
+//! ├─ follow       a plan's events, through the planner's restarts
 //! └─ problem      every failure as the body its endpoint promises
 //! ```
 //!
@@ -16,14 +20,18 @@
 //! planner. An endpoint is a function in `routes/`, a line in `router`, and a row in [`metrics`].
 
 mod auth;
+mod calls;
 mod config;
 mod correlation;
+mod delivery;
 mod extract;
+mod follow;
 mod headers;
 pub mod metrics;
 mod observe;
 mod peers;
 mod problem;
+mod query;
 mod router;
 mod routes;
 mod server;
@@ -72,6 +80,11 @@ pub async fn serve(
             format_args!("must be set to serve on {addr}, which others can reach"),
         ));
     }
-    let router = router::build(&config)?;
-    server::run(listener, router, shutdown).await
+    let gateway = peers::Gateway::new(&config, shutdown.clone())?;
+    let router = router::build(&config, gateway.clone())?;
+    server::run(listener, router, shutdown).await?;
+    // Each of these has a time limit of its own.
+    gateway.afterwards.close();
+    gateway.afterwards.wait().await;
+    Ok(())
 }

@@ -27,7 +27,7 @@ pub const HEALTH: Metric =
 /// How long requests took, by endpoint and HTTP status.
 pub const REQUEST_SECONDS: Metric = Metric::histogram(
     "phoenix_http_request_duration_seconds",
-    "Time from a request's head to its answer, by endpoint and HTTP status; 499 when the caller left first.",
+    "Time from a request's head to its answer, by endpoint and HTTP status; 499 when the caller left first. A stream's answer is its beginning.",
 )
 .labelled();
 
@@ -40,6 +40,12 @@ pub(crate) enum Endpoint {
     ChatV1,
     ChatLegacy,
     AgentsV1,
+    PlanCreate,
+    PlanList,
+    PlanDryRun,
+    PlanGet,
+    PlanCancel,
+    PlanEvents,
     Health,
     OpenApi,
     Probe,
@@ -58,6 +64,12 @@ impl Endpoint {
             "/api/v1/chat" if write => Self::ChatV1,
             "/api/chat" if write => Self::ChatLegacy,
             "/api/v1/agents" if read => Self::AgentsV1,
+            "/api/v1/plans" if write => Self::PlanCreate,
+            "/api/v1/plans" if read => Self::PlanList,
+            "/api/v1/plans:dryRun" if write => Self::PlanDryRun,
+            "/api/v1/plans/{plan_id}" if read => Self::PlanGet,
+            "/api/v1/plans/{plan_id}" if write => Self::PlanCancel,
+            "/api/v1/plans/{plan_id}/events" if read => Self::PlanEvents,
             "/health" if read => Self::Health,
             "/api/v1/openapi.json" if read => Self::OpenApi,
             "/livez" | "/readyz" if read => Self::Probe,
@@ -72,6 +84,12 @@ impl Endpoint {
             Self::ChatV1 => "chat_v1",
             Self::ChatLegacy => "chat_legacy",
             Self::AgentsV1 => "agents_v1",
+            Self::PlanCreate => "plan_create",
+            Self::PlanList => "plan_list",
+            Self::PlanDryRun => "plan_dry_run",
+            Self::PlanGet => "plan_get",
+            Self::PlanCancel => "plan_cancel",
+            Self::PlanEvents => "plan_events",
             Self::Health => "health",
             Self::OpenApi => "openapi",
             Self::Probe => "probe",
@@ -87,12 +105,21 @@ impl Endpoint {
             Self::ChatLegacy => Some(&CHAT_LEGACY),
             Self::AgentsV1 => Some(&AGENTS_V1),
             Self::Health => Some(&HEALTH),
-            Self::OpenApi | Self::Probe | Self::Page | Self::Unknown => None,
+            Self::PlanCreate
+            | Self::PlanList
+            | Self::PlanDryRun
+            | Self::PlanGet
+            | Self::PlanCancel
+            | Self::PlanEvents
+            | Self::OpenApi
+            | Self::Probe
+            | Self::Page
+            | Self::Unknown => None,
         }
     }
 
     /// Whether it belongs to the API, whose requests each leave a log line.
     pub(crate) const fn is_api(self) -> bool {
-        matches!(self, Self::ChatV1 | Self::ChatLegacy | Self::AgentsV1 | Self::Health | Self::OpenApi)
+        !matches!(self, Self::Probe | Self::Page | Self::Unknown)
     }
 }

@@ -24,9 +24,7 @@ pub(crate) async fn observe(Extension(scope): Extension<Scope>, request: Request
     }
     let ending = Ending(Some(scope.clone()));
     let response = match scope.check_header() {
-        Ok(()) => {
-            AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| panicked())
-        }
+        Ok(()) => AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| panicked()),
         Err(failure) => failure.into_response(),
     };
     ending.answered(&response);

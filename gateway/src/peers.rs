@@ -12,6 +12,8 @@ use phoenix_proto::{
     planner::planner_service_client::PlannerServiceClient,
 };
 
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
 use crate::{GatewayConfig, ServeError};
 
 /// What every handler may use. Cheap to clone; connections are made on first use and remade when they break.
@@ -22,6 +24,10 @@ pub(crate) struct Gateway {
     channels: Arc<Channels>,
     /// Who answers chats.
     pub(crate) llm: Arc<LlmDescription>,
+    /// Ends streams that would otherwise outlast the gateway.
+    pub(crate) shutdown: CancellationToken,
+    /// Work that goes on when its request is gone, such as cancelling what the request began.
+    pub(crate) afterwards: TaskTracker,
 }
 
 #[derive(Debug)]
@@ -40,11 +46,11 @@ pub(crate) struct Serving {
 }
 
 impl Gateway {
-    /// A gateway in front of the services that `config` names.
+    /// A gateway in front of the services that `config` names, until `shutdown`.
     ///
     /// # Errors
     /// When one of their addresses is no URL.
-    pub(crate) fn new(config: &GatewayConfig) -> Result<Self, ServeError> {
+    pub(crate) fn new(config: &GatewayConfig, shutdown: CancellationToken) -> Result<Self, ServeError> {
         let channel = |setting, url: &str| {
             client::channel(url).map_err(|problem| ServeError::setting(setting, problem))
         };
@@ -60,6 +66,8 @@ impl Gateway {
             health: AgentHealthServiceClient::new(channels.health.clone()),
             channels: Arc::new(channels),
             llm: Arc::new(config.llm.clone()),
+            shutdown,
+            afterwards: TaskTracker::new(),
         })
     }
 

@@ -198,6 +198,10 @@ pub(crate) fn render(
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
             headers.insert(header::RETRY_AFTER, retry_after(failure.error.retry_after));
         }
+        // What it contradicts may be over soon, or never.
+        _ if failure.error.code == OrchestratorErrorCode::Conflict && failure.error.retry_after.is_some() => {
+            headers.insert(header::RETRY_AFTER, retry_after(failure.error.retry_after));
+        }
         _ => {}
     }
     *response.body_mut() = Body::from(body);

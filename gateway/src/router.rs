@@ -15,18 +15,25 @@ use crate::{
     GatewayConfig, ServeError, auth, correlation, headers, observe,
     peers::Gateway,
     problem::Failure,
-    routes::{agents, chat, health, openapi, page},
+    routes::{agents, chat, health, openapi, page, plans},
 };
 
 /// Everything the gateway answers.
 ///
 /// # Errors
 /// When a setting can't be used.
-pub(crate) fn build(config: &GatewayConfig) -> Result<Router, ServeError> {
+pub(crate) fn build(config: &GatewayConfig, gateway: Gateway) -> Result<Router, ServeError> {
     let token: auth::Token = config.token().cloned().map(Arc::new);
     let router = Router::new()
         .route("/api/v1/chat", post(chat::chat_v1))
         .route("/api/chat", post(chat::handle_chat))
+        .route("/api/v1/plans", post(plans::create_plan))
+        .route("/api/v1/plans", get(plans::list_plans))
+        .route("/api/v1/plans:dryRun", post(plans::dry_run_plan))
+        .route("/api/v1/plans/{plan_id}", get(plans::get_plan))
+        // `{plan_id}:cancel`: a segment is matched as a whole.
+        .route("/api/v1/plans/{plan_id}", post(plans::cancel_plan))
+        .route("/api/v1/plans/{plan_id}/events", get(plans::events::plan_events))
         .route("/api/v1/agents", get(agents::list_agents))
         .route("/api/v1/openapi.json", get(openapi::openapi_json))
         .route("/health", get(health::health))
@@ -42,7 +49,7 @@ pub(crate) fn build(config: &GatewayConfig) -> Result<Router, ServeError> {
         .layer(option_layer(headers::cors(&config.cors_allowed_origins)?))
         .layer(from_fn_with_state(config.request_timeout, correlation::correlate))
         .layer(from_fn(headers::harden))
-        .with_state(Gateway::new(config)?);
+        .with_state(gateway);
     Ok(router)
 }
 

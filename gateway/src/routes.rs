@@ -5,3 +5,4 @@ pub(crate) mod chat;
 pub(crate) mod health;
 pub(crate) mod openapi;
 pub(crate) mod page;
+pub(crate) mod plans;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, health::HealthState};
-use support::{FakePlanner, Reply, Stack, agent, browser::Browser};
+use support::{FakePlanner, Reply, Stack, agent, browser::Browser, plans};
 
 #[tokio::test]
 async fn a_person_sends_chats_and_watches_the_agents() {
@@ -22,6 +22,7 @@ async fn a_person_sends_chats_and_watches_the_agents() {
     browser.reads("#summary", "2 agents healthy").await;
 
     sends_a_chat_and_copies_its_ids(&browser, &stack).await;
+    sees_what_happened_as_it_happens(&browser, &stack).await;
     sees_an_error_with_its_facts(&browser, &stack).await;
     sees_an_agent_fall_ill_and_recover(&browser, &stack).await;
     stack.health.set([healthy()]);
@@ -68,6 +69,21 @@ async fn sends_a_chat_and_copies_its_ids(browser: &Browser, stack: &Stack) {
     let pasted = browser.run("return document.getElementById('context').value", serde_json::json!([])).await;
     assert_eq!(pasted, ids.concat(), "the clipboard held each id");
     browser.run("document.getElementById('composer').reset()", serde_json::json!([])).await;
+}
+
+async fn sees_what_happened_as_it_happens(browser: &Browser, stack: &Stack) {
+    stack.planner.keep(plans::running());
+    browser.click(".entry[data-status=success] .happened summary").await;
+    let task = ".entry[data-status=success] .task";
+    browser.reads(&format!("{task} .state"), "retried").await;
+    browser
+        .reads(&format!("{task} .attempts"), "Attempt 1 · failed · io · 200 ms · pid 11: the pipe broke")
+        .await;
+    stack.planner.keep(plans::succeeded("done"));
+    browser.reads(&format!("{task}[data-status=succeeded]"), "waited 100 ms").await;
+    let told = browser.text(task).await;
+    assert!(told.contains("waited 100 ms · paused between attempts 200 ms · ran 600 ms"), "{told}");
+    assert!(told.contains("Attempt 2 · succeeded · 400 ms · pid 12"), "{told}");
 }
 
 async fn sees_an_error_with_its_facts(browser: &Browser, stack: &Stack) {

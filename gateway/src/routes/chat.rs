@@ -1,20 +1,22 @@
 //! Chats: `POST /api/v1/chat`, and `POST /api/chat` as it was before there were versions.
 
+mod live;
+
 use axum::{
     Json,
     extract::{Extension, State},
+    response::{IntoResponse, Response},
 };
-use phoenix_domain::{
-    CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId, chat::Chat, ids::InvalidId,
-};
-use phoenix_platform::client::call_error;
-use phoenix_proto::planner::{PlanAndExecuteRequest, PlanAndExecuteResponse};
+use phoenix_domain::{CorrelationId, OrchestratorError, PlanId, chat::Chat};
+use phoenix_proto::planner::PlanAndExecuteRequest;
 use serde::{Deserialize, Serialize};
-use tracing::Instrument;
 use utoipa::ToSchema;
 
+use super::plans::{AcceptedV1, events::PlanEventV1, request::adopt, submit};
 use crate::{
+    calls::Plans,
     correlation::Scope,
+    delivery::{Delivery, Fingerprint},
     extract::JsonObject,
     peers::Gateway,
     problem::{ErrorBody, Failure},
@@ -24,7 +26,7 @@ use crate::{
 const API_VERSION: &str = "v1";
 
 /// A message for an agent. Unknown fields are refused.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ChatRequestV1 {
     /// What you want: 1 to 32 768 bytes of UTF-8, not blank.
@@ -75,8 +77,22 @@ pub(crate) struct ChatResponseV1 {
     pub(crate) error: Option<ErrorBody>,
 }
 
+impl ChatResponseV1 {
+    /// The answer of a chat that went well.
+    fn success(correlation_id: CorrelationId, plan_id: PlanId, output: String) -> Self {
+        Self {
+            api_version: API_VERSION,
+            correlation_id,
+            status: ChatStatus::Success,
+            plan_id: Some(plan_id),
+            output: Some(output),
+            error: None,
+        }
+    }
+}
+
 /// A chat of the legacy endpoint. Unknown fields are refused.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LegacyChatRequest {
     /// What you want: 1 to 32 768 bytes of UTF-8, not blank.
@@ -99,33 +115,51 @@ pub(crate) struct LegacyChatResponse {
 /// Send a chat and wait for its answer
 ///
 /// One agent is chosen (by `agent`, else by words in the message, else the default agent) and runs; the answer comes
-/// when it has ended. The plan is cancelled when the caller goes away.
+/// when it has ended. The plan is cancelled when the caller goes away, unless `on_disconnect` is `continue`.
+///
+/// With `Prefer: respond-async` the answer tells where the plan is, as soon as it is durable. With
+/// `Accept: text/event-stream` it is the plan's events, as `GET /api/v1/plans/{plan_id}/events` has them, and at last the
+/// event `response`, whose `data` is a `ChatResponseV1`.
 #[utoipa::path(
     post, path = "/api/v1/chat", tag = "chat", request_body = ChatRequestV1,
-    responses((status = 200, body = ChatResponseV1, description = "The agent's answer", example = json!({
-        "api_version": "v1",
-        "correlation_id": "4f9d3c1e-7a55-4d0a-9d2b-0c7f5f0c2f11",
-        "status": "success",
-        "plan_id": "0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f",
-        "output": "On branch main\nnothing to commit, working tree clean",
-        "error": null
-    })))
+    responses(
+        (status = 200, description = "The agent's answer", content(
+            (ChatResponseV1 = "application/json", example = json!({
+                "api_version": "v1",
+                "correlation_id": "4f9d3c1e-7a55-4d0a-9d2b-0c7f5f0c2f11",
+                "status": "success",
+                "plan_id": "0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f",
+                "output": "On branch main\nnothing to commit, working tree clean",
+                "error": null
+            })),
+            (PlanEventV1 = "text/event-stream"),
+        )),
+        (
+            status = 202, body = AcceptedV1, description = "The plan is durable and will run",
+            headers(("Location" = String, description = "Where it is"), ("Preference-Applied" = String, description = "`respond-async`")),
+        ),
+    )
 )]
 pub(crate) async fn chat_v1(
     State(gateway): State<Gateway>,
     Extension(scope): Extension<Scope>,
+    delivery: Result<Delivery, Failure>,
     JsonObject(request): JsonObject<ChatRequestV1>,
-) -> Result<Json<ChatResponseV1>, Failure> {
+) -> Result<Response, Failure> {
+    let fingerprint = Fingerprint::of(&request);
     let chat = request.into_chat(&scope)?;
-    let (plan_id, output) = plan_and_execute(&gateway, &scope, chat).await?;
-    Ok(Json(ChatResponseV1 {
-        api_version: API_VERSION,
-        correlation_id: scope.id(),
-        status: ChatStatus::Success,
-        plan_id: Some(plan_id),
-        output: Some(output),
-        error: None,
-    }))
+    let delivery = delivery?;
+    let (stream, respond_async) = (delivery.stream, delivery.respond_async);
+    let wish = wish(chat, delivery, fingerprint);
+    if stream {
+        return live::chat(&gateway, &scope, wish).await;
+    }
+    let plans = Plans::new(&gateway, &scope);
+    if respond_async {
+        return submit(&plans, &scope, wish).await;
+    }
+    let (plan_id, output) = plans.run(wish).await?;
+    Ok(Json(ChatResponseV1::success(scope.id(), plan_id, output)).into_response())
 }
 
 /// Send a chat, legacy form
@@ -141,11 +175,14 @@ pub(crate) async fn chat_v1(
 pub(crate) async fn handle_chat(
     State(gateway): State<Gateway>,
     Extension(scope): Extension<Scope>,
+    delivery: Result<Delivery, Failure>,
     JsonObject(request): JsonObject<LegacyChatRequest>,
 ) -> Result<Json<LegacyChatResponse>, Failure> {
+    let fingerprint = Fingerprint::of(&request);
     let LegacyChatRequest { message, context } = request;
     let chat = Chat::new(message, context, scope.id(), None)?;
-    let (_, output) = plan_and_execute(&gateway, &scope, chat).await?;
+    let wish = wish(chat, delivery?, fingerprint);
+    let (_, output) = Plans::new(&gateway, &scope).run(wish).await?;
     Ok(Json(LegacyChatResponse { status: ChatStatus::Success, output }))
 }
 
@@ -153,12 +190,7 @@ impl ChatRequestV1 {
     /// The id first: whatever else is wrong, the answer carries it.
     fn into_chat(self, scope: &Scope) -> Result<Chat, OrchestratorError> {
         let Self { message, context, correlation_id, api_version, agent } = self;
-        if let Some(text) = correlation_id {
-            let id = text.parse::<CorrelationId>();
-            scope.adopt(
-                id.map_err(|problem: InvalidId| OrchestratorError::invalid("correlation_id", problem))?,
-            );
-        }
+        adopt(scope, correlation_id.as_deref())?;
         if api_version.is_some_and(|version| version != API_VERSION) {
             return Err(OrchestratorError::invalid("api_version", format_args!("must be `{API_VERSION}`")));
         }
@@ -166,27 +198,11 @@ impl ChatRequestV1 {
     }
 }
 
-/// The plan's id and the agent's answer.
-///
-/// The planner is told how much time there is, and answers before it is up; a planner that does not is given up.
-async fn plan_and_execute(
-    gateway: &Gateway,
-    scope: &Scope,
-    chat: Chat,
-) -> Result<(PlanId, String), OrchestratorError> {
+/// The chat as the planner is asked for it.
+fn wish(chat: Chat, delivery: Delivery, fingerprint: Fingerprint) -> PlanAndExecuteRequest {
     let Chat { message, context, correlation_id: _, agent } = chat;
-    let message = PlanAndExecuteRequest { message, context, agent: agent.map(String::from) };
-    let mut planner = gateway.planner();
-    let call = planner.plan_and_execute(scope.context().request(message)).instrument(scope.span().clone());
-    let answer = match tokio::time::timeout_at(scope.deadline().into(), call).await {
-        Ok(answer) => answer.map_err(|status| call_error("the planner", &status))?,
-        Err(_) => {
-            let message = "the request did not end within its time limit";
-            return Err(OrchestratorError::new(OrchestratorErrorCode::Timeout, message));
-        }
-    };
-    let PlanAndExecuteResponse { plan_id, output, agent: _ } = answer.into_inner();
-    let plan_id = phoenix_proto::id("plan_id", &plan_id)
-        .map_err(|_| OrchestratorError::internal("the planner answered in an unexpected way"))?;
-    Ok((plan_id, output))
+    let agent = agent.map(String::from);
+    let mut wish = PlanAndExecuteRequest { message, context, agent, ..Default::default() };
+    delivery.apply(&mut wish, fingerprint);
+    wish
 }

@@ -3,7 +3,7 @@
 //! What every endpoint has in common is added here: how each failure looks, with a body that [`crate::problem`] itself
 //! wrote, and the headers of every answer.
 
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Duration};
 
 use axum::{
     http::{StatusCode, header},
@@ -13,15 +13,15 @@ use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode};
 use utoipa::{
     Modify, OpenApi,
     openapi::{
-        ContentBuilder, HeaderBuilder, ObjectBuilder, Ref, RefOr, Response, ResponseBuilder,
-        path::Operation,
+        ContentBuilder, HeaderBuilder, ObjectBuilder, Ref, RefOr, Required, Response, ResponseBuilder,
+        path::{Operation, Parameter, ParameterBuilder, ParameterIn},
         schema::{KnownFormat, SchemaFormat, Type},
         security::{Http, HttpAuthScheme, SecurityScheme},
     },
 };
 use uuid::Uuid;
 
-use super::{agents, chat, health};
+use super::{agents, chat, health, plans};
 use crate::problem::{Failure, Problem, Shape};
 
 #[derive(OpenApi)]
@@ -36,13 +36,16 @@ use crate::problem::{Failure, Problem, Shape};
             `Authorization: Bearer <token>`. Without one only requests addressed to this machine (`localhost`) are served.\n\n\
             **Limits.** Bodies are JSON objects of at most 1 MiB; unknown fields are refused. A request has a time limit \
             (`gateway.request_timeout_secs`, 120 s unless configured).\n\n\
+            **Sent twice.** A chat or plan with the header `Idempotency-Key` is run once: the same request with the same key gets the \
+            same plan's answer, 409 with `Retry-After` while it runs, and 422 when the key was used for a different request.\n\n\
             **Failures.** Chats answer in their own shape, everything else as `application/problem+json` (RFC 9457). `code` comes \
-            from one closed table. 405, 408, 413, 415 and 421 are answers of the HTTP layer itself. `Retry-After` on 429 and 503 \
+            from one closed table. 405, 408, 413, 415 and 421 are answers of the HTTP layer itself. `Retry-After` on 409, 429 and 503 \
             is in whole seconds.\n\n\
             **Other origins.** Browsers may call the API from other origins only when `gateway.cors_allowed_origins` names them."
     ),
     paths(
-        chat::chat_v1, chat::handle_chat, agents::list_agents, openapi_json, health::health, health::livez, health::readyz
+        chat::chat_v1, chat::handle_chat, plans::create_plan, plans::list_plans, plans::dry_run_plan, plans::get_plan,
+        plans::cancel_plan, plans::events::plan_events, agents::list_agents, openapi_json, health::health, health::livez, health::readyz
     ),
     components(schemas(Problem)),
     security(("bearer" = [])),
@@ -91,16 +94,66 @@ impl Modify for Common {
 fn add_failures(path: &str, operation: &mut Operation) {
     let is_open = matches!(path, "/livez" | "/readyz");
     let takes_body = operation.request_body.is_some();
-    let asks_others = takes_body || path == "/api/v1/agents";
-    for (applies, failures) in
-        [(!is_open, guarded()), (takes_body, body()), (takes_body, planned()), (asks_others, asked())]
-    {
+    let runs = takes_body && matches!(path, "/api/chat" | "/api/v1/chat" | "/api/v1/plans");
+    let waits = runs && path.ends_with("/chat");
+    let plans = takes_body && !path.ends_with(":cancel");
+    let names_plan = path.contains("{plan_id}");
+    let asks_others = takes_body || path.starts_with("/api/v1/plans") || path == "/api/v1/agents";
+    for (applies, failures) in [
+        (!is_open, guarded()),
+        (takes_body, body()),
+        (plans, refused()),
+        (runs, accepted()),
+        (waits, ended()),
+        (names_plan, named()),
+        (path.ends_with(":cancel"), over()),
+        (asks_others, asked()),
+    ] {
         for failure in failures.into_iter().filter(|_| applies) {
             let status = failure.status.as_str().to_owned();
             let response = describe(Shape::of(path), &failure);
             operation.responses.responses.entry(status).or_insert(RefOr::T(response));
         }
     }
+    if runs {
+        let parameters = operation.parameters.get_or_insert_default();
+        parameters.extend(delivery(path != "/api/chat").map(RefOr::T));
+    }
+}
+
+/// How an answer may be asked for.
+fn delivery(has_async: bool) -> impl Iterator<Item = Parameter> {
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    let parameter = |name: &str, place, description: &str, schema: ObjectBuilder| {
+        ParameterBuilder::new()
+            .name(name)
+            .parameter_in(place)
+            .required(Required::False)
+            .description(Some(description))
+            .schema(Some(schema))
+            .build()
+    };
+    let key = "Names the request: sent again with the same key it counts once. Visible ASCII.";
+    let disconnect =
+        "What becomes of the plan when a caller that waits goes away: `cancel` unless said otherwise.";
+    let prefer = "`respond-async`: answer 202 as soon as the plan is durable.";
+    [
+        Some(parameter(
+            "Idempotency-Key",
+            ParameterIn::Header,
+            key,
+            text().min_length(Some(1)).max_length(Some(255)),
+        )),
+        Some(parameter(
+            "on_disconnect",
+            ParameterIn::Query,
+            disconnect,
+            text().enum_values(Some(["cancel", "continue"])),
+        )),
+        has_async.then(|| parameter("Prefer", ParameterIn::Header, prefer, text())),
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// What an endpoint behind the token may refuse with.
@@ -131,16 +184,36 @@ fn body() -> Vec<Failure> {
     ]
 }
 
-/// How a plan may end.
-fn planned() -> Vec<Failure> {
+/// Why no plan can be made.
+fn refused() -> Vec<Failure> {
+    vec![error(OrchestratorErrorCode::PlanningFailed, "no agent is called `reviewer`")]
+}
+
+/// Why a plan is not run.
+fn accepted() -> Vec<Failure> {
     use OrchestratorErrorCode as Code;
+    let running = "a request with this idempotency key is still running; ask again shortly";
     vec![
-        error(Code::PlanningFailed, "no agent is called `reviewer`"),
-        error(Code::Cancelled, "the plan was cancelled"),
-        error(Code::Overloaded, "`git_agent` has too many tasks waiting"),
-        error(Code::ExecutionFailed, "`git_agent` failed: not a git repository"),
+        OrchestratorError::new(Code::Conflict, running).with_retry_after(Duration::from_secs(1)).into(),
+        error(Code::Overloaded, "10000 plans are in flight; try again shortly"),
         error(Code::Timeout, "the request did not end within its time limit"),
     ]
+}
+
+/// How the plan of a chat may end.
+fn ended() -> Vec<Failure> {
+    vec![error(OrchestratorErrorCode::ExecutionFailed, "`git_agent` failed: not a git repository")]
+}
+
+/// What an endpoint that is about one plan may refuse with.
+fn named() -> Vec<Failure> {
+    let message = "there is no plan 0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f";
+    vec![error(OrchestratorErrorCode::NotFound, message)]
+}
+
+/// Why a plan can't be changed.
+fn over() -> Vec<Failure> {
+    vec![error(OrchestratorErrorCode::Conflict, "the plan has ended already: succeeded")]
 }
 
 /// What calling another service may end with.
@@ -170,7 +243,8 @@ fn describe(shape: Shape, failure: &Failure) -> Response {
     let mut response = ResponseBuilder::new()
         .description(format!("`{}`", failure.error.code))
         .content(shape.content_type(), content);
-    if matches!(failure.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+    let waits = matches!(failure.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+    if waits || failure.error.retry_after.is_some() {
         let seconds = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).build();
         let header = HeaderBuilder::new().schema(Some(seconds)).description(Some("Seconds to wait.")).build();
         response = response.header("Retry-After", header);

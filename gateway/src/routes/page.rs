@@ -16,6 +16,7 @@ const FILES: &[(&str, &str, &str)] = &[
     ("chats.js", SCRIPT, include_str!("../../page/chats.js")),
     ("dom.js", SCRIPT, include_str!("../../page/dom.js")),
     ("icon.svg", "image/svg+xml", include_str!("../../page/icon.svg")),
+    ("plan.js", SCRIPT, include_str!("../../page/plan.js")),
     ("style.css", "text/css; charset=utf-8", include_str!("../../page/style.css")),
 ];
 

@@ -140,7 +140,7 @@ async fn every_error_of_the_planner_keeps_its_code_its_details_and_its_plan() {
                 "error": {"code": code.as_str(), "message": "why", "details": {"stderr": "boom\n"}},
             })
         );
-        let waits = matches!(answer.status.as_u16(), 429 | 503);
+        let waits = matches!(answer.status.as_u16(), 429 | 503) || code == OrchestratorErrorCode::Conflict;
         assert_eq!(answer.header("retry-after"), if waits { "3" } else { "" }, "{code}");
     }
 }

@@ -92,6 +92,10 @@ impl Browser {
     }
 
     pub async fn click(&self, css: &str) {
+        // The page scrolls smoothly, and a click on what still moves misses it.
+        let script =
+            "document.querySelector(arguments[0]).scrollIntoView({behavior: 'instant', block: 'center'})";
+        self.run(script, json!([css])).await;
         let element = self.find(css).await;
         self.command(Method::POST, &format!("/element/{element}/click"), &json!({})).await;
     }

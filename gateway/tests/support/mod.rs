@@ -24,9 +24,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub mod browser;
 mod health;
 mod planner;
+pub mod plans;
 
 pub use health::{FakeHealth, agent};
-pub use planner::{FakePlanner, Reply, Seen};
+pub use planner::{FakePlanner, Reply, Seen, Watch};
 
 /// How long anything may take before a test gives up; long, for slow machines.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -169,6 +170,50 @@ impl Answer {
     }
 }
 
+/// An answer as it comes.
+#[derive(Debug)]
+pub struct Streamed {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    body: hyper::body::Incoming,
+    text: String,
+}
+
+/// One server-sent event: its id, its kind, its data.
+pub type Sent = (String, String, Value);
+
+impl Streamed {
+    /// The next event; nothing at the stream's end. Comments are left out.
+    pub async fn next(&mut self) -> Option<Sent> {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let fields: Vec<_> = event.lines().filter_map(|line| line.split_once(": ")).collect();
+                let field =
+                    |name| fields.iter().find(|(field, _)| *field == name).map_or("", |(_, text)| *text);
+                let sent = (field("id").into(), field("event").into(), field("data").into());
+                self.text = rest.to_owned();
+                let (id, kind, data): (String, String, String) = sent;
+                if kind.is_empty() {
+                    continue;
+                }
+                return Some((id, kind, serde_json::from_str(&data).unwrap()));
+            }
+            let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("an event in time")?;
+            let data = frame.unwrap().into_data().unwrap();
+            self.text.push_str(std::str::from_utf8(&data).unwrap());
+        }
+    }
+
+    /// Every event up to the end.
+    pub async fn rest(mut self) -> Vec<Sent> {
+        let mut events = Vec::new();
+        while let Some(event) = self.next().await {
+            events.push(event);
+        }
+        events
+    }
+}
+
 impl Http {
     pub fn new(addr: SocketAddr) -> Self {
         Self { addr, client: Client::builder(TokioExecutor::new()).build_http() }
@@ -190,21 +235,29 @@ impl Http {
         headers: &[(&str, &str)],
         body: impl AsRef<[u8]>,
     ) -> Answer {
+        let started = Instant::now();
+        let Streamed { status, headers, body, .. } = self.stream(method, path, headers, body).await;
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        Answer { status, headers, text, took: started.elapsed() }
+    }
+
+    /// Sends a request whose answer is read bit by bit.
+    pub async fn stream(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> Streamed {
         let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.addr));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(Bytes::copy_from_slice(body.as_ref()))).unwrap();
-        let started = Instant::now();
         let response = tokio::time::timeout(PATIENCE, self.client.request(request)).await;
         let (parts, body) = response.expect("an answer in time").unwrap().into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
-        Answer {
-            status: parts.status,
-            headers: parts.headers,
-            text: String::from_utf8(bytes.to_vec()).unwrap(),
-            took: started.elapsed(),
-        }
+        Streamed { status: parts.status, headers: parts.headers, body, text: String::new() }
     }
 }
 

@@ -1,13 +1,16 @@
 //! A planner that says what a test wants.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
-use phoenix_domain::{CorrelationId, OrchestratorError, PlanId};
+use futures_util::{Stream, StreamExt, stream};
+use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId};
 use phoenix_platform::{RequestContext, readiness::Readiness, server::GrpcServer};
 use phoenix_proto::{
     planner::{
-        GetPlanRequest, GetPlanResponse, ListPlansRequest, ListPlansResponse, PlanAndExecuteRequest,
-        PlanAndExecuteResponse,
+        CancelPlanRequest, CancelPlanResponse, DryRunPlanResponse, GetPlanRequest, GetPlanResponse,
+        ListPlansRequest, ListPlansResponse, Plan, PlanAndExecuteRequest, PlanAndExecuteResponse, PlanStatus,
+        SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
+        dry_run_plan_response::Wave,
         planner_service_server::{PlannerService, PlannerServiceServer},
     },
     status_from_error,
@@ -15,7 +18,20 @@ use phoenix_proto::{
 use tokio::sync::{Notify, watch};
 use tonic::{Request, Response, Status};
 
-use super::Shared;
+use super::{Shared, plans};
+
+/// What a planner's stream of events does.
+#[derive(Debug, Clone)]
+pub enum Watch {
+    /// Gives these events, then breaks off as a planner does that is killed.
+    Breaks(Vec<WatchPlanResponse>),
+    /// Gives these events, then ends as that of a planner does that shuts down.
+    Ends(Vec<WatchPlanResponse>),
+    /// Gives these events, then nothing more.
+    Stays(Vec<WatchPlanResponse>),
+    /// Does not begin.
+    Fails,
+}
 
 /// What the planner does with a chat.
 #[derive(Debug, Clone)]
@@ -51,6 +67,12 @@ pub struct FakePlanner {
     seen: Arc<watch::Sender<Vec<Seen>>>,
     /// Chats whose caller left.
     left: Arc<watch::Sender<usize>>,
+    plans: Shared<Vec<Plan>>,
+    watches: Shared<VecDeque<Watch>>,
+    /// After which position events were asked for.
+    watched: Arc<watch::Sender<Vec<u64>>>,
+    cancelled: Arc<watch::Sender<Vec<CancelPlanRequest>>>,
+    listed: Shared<Vec<ListPlansRequest>>,
 }
 
 impl Default for FakePlanner {
@@ -59,6 +81,11 @@ impl Default for FakePlanner {
             reply: Shared::new(Reply::Output("done".into()).into()),
             seen: Arc::new(watch::Sender::new(Vec::new())),
             left: Arc::new(watch::Sender::new(0)),
+            plans: Shared::default(),
+            watches: Shared::default(),
+            watched: Arc::default(),
+            cancelled: Arc::default(),
+            listed: Shared::default(),
         }
     }
 }
@@ -82,6 +109,55 @@ impl FakePlanner {
     /// Every chat so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.borrow().clone()
+    }
+
+    /// The journal holds this plan, in place of what it held of it.
+    pub fn keep(&self, plan: Plan) {
+        let mut plans = self.plans.lock().unwrap();
+        plans.retain(|kept| kept.plan_id != plan.plan_id);
+        plans.push(plan);
+    }
+
+    /// What the next streams of events do, one after the other. Without one they tell what the plan's state implies.
+    pub fn watches(&self, scripts: impl IntoIterator<Item = Watch>) {
+        self.watches.lock().unwrap().extend(scripts);
+    }
+
+    /// After which positions events were asked for.
+    pub fn watched(&self) -> Vec<u64> {
+        self.watched.borrow().clone()
+    }
+
+    pub async fn is_watched(&self, times: usize) {
+        let mut watched = self.watched.subscribe();
+        let asked = watched.wait_for(|watched| watched.len() >= times);
+        let _ = tokio::time::timeout(super::PATIENCE, asked).await.expect("events are asked for").unwrap();
+    }
+
+    /// The first plan that was cancelled, once one was.
+    pub async fn first_cancelled(&self) -> CancelPlanRequest {
+        let mut cancelled = self.cancelled.subscribe();
+        let first = cancelled.wait_for(|cancelled| !cancelled.is_empty());
+        let first = tokio::time::timeout(super::PATIENCE, first).await.expect("a plan is cancelled").unwrap();
+        first[0].clone()
+    }
+
+    /// How many plans were cancelled.
+    pub fn cancelled(&self) -> usize {
+        self.cancelled.borrow().len()
+    }
+
+    /// The filters that plans were listed by.
+    pub fn listed(&self) -> Vec<ListPlansRequest> {
+        self.listed.lock().unwrap().clone()
+    }
+
+    fn find(&self, plan_id: &str) -> Result<Plan, Status> {
+        let found = self.plans.lock().unwrap().iter().find(|plan| plan.plan_id == plan_id).cloned();
+        found.ok_or_else(|| {
+            let message = format!("there is no plan {plan_id}");
+            status_from_error(&OrchestratorError::new(OrchestratorErrorCode::NotFound, message))
+        })
     }
 
     pub async fn has_seen(&self, count: usize) {
@@ -135,11 +211,90 @@ impl PlannerService for FakePlanner {
         Ok(Response::new(PlanAndExecuteResponse { plan_id, output, agent: "echo_agent".into() }))
     }
 
-    async fn get_plan(&self, _: Request<GetPlanRequest>) -> Result<Response<GetPlanResponse>, Status> {
-        Err(Status::unimplemented("the gateway does not ask"))
+    type WatchPlanStream = Pin<Box<dyn Stream<Item = Result<WatchPlanResponse, Status>> + Send>>;
+
+    async fn watch_plan(
+        &self,
+        request: Request<WatchPlanRequest>,
+    ) -> Result<Response<Self::WatchPlanStream>, Status> {
+        let WatchPlanRequest { plan_id, after_position } = request.into_inner();
+        let plan = self.find(&plan_id)?;
+        self.watched.send_modify(|watched| watched.push(after_position));
+        let script = self.watches.lock().unwrap().pop_front();
+        let script = script.unwrap_or_else(|| {
+            let events = plans::events_of(&plan).into_iter();
+            Watch::Stays(events.filter(|event| event.position > after_position).collect())
+        });
+        let told = |events: Vec<WatchPlanResponse>| stream::iter(events.into_iter().map(Ok));
+        let broken = || stream::iter([Err(Status::unavailable("the connection broke"))]);
+        Ok(Response::new(match script {
+            Watch::Breaks(events) => told(events).chain(broken()).boxed(),
+            Watch::Ends(events) => told(events).boxed(),
+            Watch::Stays(events) => told(events).chain(stream::pending()).boxed(),
+            Watch::Fails => return Err(Status::unavailable("the planner is down")),
+        }))
     }
 
-    async fn list_plans(&self, _: Request<ListPlansRequest>) -> Result<Response<ListPlansResponse>, Status> {
-        Err(Status::unimplemented("the gateway does not ask"))
+    async fn submit_plan(
+        &self,
+        request: Request<PlanAndExecuteRequest>,
+    ) -> Result<Response<SubmitPlanResponse>, Status> {
+        let context = RequestContext::of(&request);
+        self.seen.send_modify(|seen| seen.push(Seen { context, request: request.into_inner() }));
+        let reply = self.reply.lock().unwrap().clone();
+        match reply {
+            Reply::Error(error) => Err(status_from_error(&error)),
+            _ => Ok(Response::new(SubmitPlanResponse { plan_id: Self::PLAN.into() })),
+        }
+    }
+
+    async fn dry_run_plan(
+        &self,
+        request: Request<PlanAndExecuteRequest>,
+    ) -> Result<Response<DryRunPlanResponse>, Status> {
+        let reply = self.reply.lock().unwrap().clone();
+        if let Reply::Error(error) = reply {
+            return Err(status_from_error(&error));
+        }
+        // One wave of those that wait for nothing, one of the others.
+        let (first, second): (Vec<_>, Vec<_>) =
+            request.into_inner().tasks.into_iter().partition(|task| task.depends_on.is_empty());
+        let wave = |tasks: Vec<phoenix_proto::planner::TaskSpec>| Wave {
+            keys: tasks.into_iter().map(|task| task.key).collect(),
+        };
+        Ok(Response::new(DryRunPlanResponse { waves: vec![wave(first), wave(second)] }))
+    }
+
+    async fn cancel_plan(
+        &self,
+        request: Request<CancelPlanRequest>,
+    ) -> Result<Response<CancelPlanResponse>, Status> {
+        let request = request.into_inner();
+        let mut plan = self.find(&request.plan_id)?;
+        if plan.ended_at.is_some() {
+            let message = "the plan has ended already: succeeded";
+            let error = OrchestratorError::new(OrchestratorErrorCode::Conflict, message);
+            return Err(status_from_error(&error));
+        }
+        plan.set_status(PlanStatus::Cancelled);
+        plan.ended_at = plan.created_at;
+        self.keep(plan);
+        self.cancelled.send_modify(|cancelled| cancelled.push(request));
+        Ok(Response::new(CancelPlanResponse {}))
+    }
+
+    async fn get_plan(&self, request: Request<GetPlanRequest>) -> Result<Response<GetPlanResponse>, Status> {
+        let plan = self.find(&request.get_ref().plan_id)?;
+        Ok(Response::new(GetPlanResponse { plan: Some(plan) }))
+    }
+
+    async fn list_plans(
+        &self,
+        request: Request<ListPlansRequest>,
+    ) -> Result<Response<ListPlansResponse>, Status> {
+        self.listed.lock().unwrap().push(request.into_inner());
+        let mut plans = self.plans.lock().unwrap().clone();
+        plans.iter_mut().for_each(|plan| plan.tasks.clear());
+        Ok(Response::new(ListPlansResponse { plans, next_page_token: Self::PLAN.into() }))
     }
 }

@@ -211,12 +211,13 @@ impl Planner {
             let message = format!("there is no plan {plan_id}");
             return Err(OrchestratorError::new(OrchestratorErrorCode::NotFound, message));
         };
-        let message = if plan.status.is_terminal() {
-            format!("the plan has ended already: {}", plan.status)
-        } else {
-            "the plan is being taken over from a planner that stopped; try again shortly".into()
-        };
-        Err(OrchestratorError::new(OrchestratorErrorCode::Conflict, message))
+        if plan.status.is_terminal() {
+            let message = format!("the plan has ended already: {}", plan.status);
+            return Err(OrchestratorError::new(OrchestratorErrorCode::Conflict, message));
+        }
+        let message = "the plan is being taken over from a planner that stopped; try again shortly";
+        Err(OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, message)
+            .with_retry_after(Duration::from_secs(1)))
     }
 
     /// Takes over plans whose planner is gone, and runs them on from what the journal knows.

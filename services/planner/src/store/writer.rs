@@ -35,8 +35,9 @@ const BATCH: usize = 1024;
 /// How long entries that nobody waits for may stay without a commit of their own.
 const LINGER: Duration = Duration::from_millis(20);
 
-/// How long those that somebody waits for are held back for company.
-const LINGER_AWAITED: Duration = Duration::from_millis(2);
+/// How long those that somebody waits for are held back for company, at most: as long as the last commit took, for that is
+/// what they would save.
+const LINGER_AWAITED: Duration = Duration::from_millis(5);
 
 /// The company worth waiting for: one in so many of the plans in flight …
 const COMPANY: usize = 2;
@@ -94,9 +95,11 @@ impl Job {
 pub(super) async fn run(writer: Writer, mut jobs: mpsc::Receiver<Job>) {
     let readiness = &writer.readiness;
     let mut waiting = Vec::with_capacity(BATCH);
+    let mut last_commit = Duration::ZERO;
     readiness.set("journal", true);
     while jobs.recv_many(&mut waiting, BATCH).await > 0 {
-        linger(&mut waiting, &mut jobs, &writer.in_flight).await;
+        linger(&mut waiting, &mut jobs, &writer.in_flight, last_commit).await;
+        let begun = Instant::now();
         let mut failures = 0_u32;
         while let Err(error) = writer.commit(&waiting).await {
             if matches!(error, JournalError::Fenced) {
@@ -124,6 +127,7 @@ pub(super) async fn run(writer: Writer, mut jobs: mpsc::Receiver<Job>) {
         if !waiting.is_empty() {
             readiness.set("journal", true);
         }
+        last_commit = begun.elapsed();
         waiting.drain(..).for_each(Job::committed);
     }
 }
@@ -132,14 +136,19 @@ pub(super) async fn run(writer: Writer, mut jobs: mpsc::Receiver<Job>) {
 ///
 /// Entries that nobody waits for can wait for the next one that somebody does wait for. And while many plans are on their
 /// way, a part of them is near its own commit: a moment's wait costs each less than a commit of its own would.
-async fn linger(waiting: &mut Vec<Job>, jobs: &mut mpsc::Receiver<Job>, in_flight: &AtomicUsize) {
+async fn linger(
+    waiting: &mut Vec<Job>,
+    jobs: &mut mpsc::Receiver<Job>,
+    in_flight: &AtomicUsize,
+    last_commit: Duration,
+) {
     let begun = tokio::time::Instant::now();
     while waiting.len() < BATCH {
         let awaited = waiting.iter().filter(|job| job.is_awaited()).count();
         let company = (in_flight.load(Ordering::Relaxed) / COMPANY).min(LARGEST_COMPANY);
         let end = match awaited {
             0 => begun + LINGER,
-            _ if awaited < company => begun + LINGER_AWAITED,
+            _ if awaited < company => begun + last_commit.min(LINGER_AWAITED),
             _ => return,
         };
         match tokio::time::timeout_at(end, jobs.recv()).await {

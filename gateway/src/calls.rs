@@ -1,0 +1,163 @@
+//! What the gateway asks of the planner, every call with a time limit.
+//!
+//! Errors that the planner decided on pass through; one that can't be reached or does not answer is `agent_unavailable`.
+
+use std::time::{Duration, Instant};
+
+use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
+use phoenix_platform::{
+    RequestContext,
+    client::{UNREACHABLE_RETRY_AFTER, call_error},
+};
+use phoenix_proto::{
+    InvalidField,
+    planner::{
+        CancelPlanRequest, DryRunPlanResponse, GetPlanRequest, ListPlansRequest, ListPlansResponse, Plan,
+        PlanAndExecuteRequest, PlanAndExecuteResponse, SubmitPlanResponse, WatchPlanRequest,
+        WatchPlanResponse,
+    },
+};
+use tonic::{Response, Status, Streaming};
+use tracing::Instrument;
+
+use crate::{correlation::Scope, peers::Gateway};
+
+/// How long the planner has for what it reads from its journal. Not part of the request's own time: how a plan ended is
+/// still to be read when the request's time was up.
+const READ_LIMIT: Duration = Duration::from_secs(5);
+
+/// The planner, on behalf of one request.
+#[derive(Debug, Clone)]
+pub(crate) struct Plans {
+    gateway: Gateway,
+    scope: Scope,
+}
+
+impl Plans {
+    pub(crate) fn new(gateway: &Gateway, scope: &Scope) -> Self {
+        Self { gateway: gateway.clone(), scope: scope.clone() }
+    }
+
+    /// Runs a plan to its end: its id and its output.
+    ///
+    /// The planner is told how much time there is, and answers before it is up; a planner that does not is given up. A
+    /// plan that continues without its caller is not bound by the caller's time either.
+    pub(crate) async fn run(
+        &self,
+        wish: PlanAndExecuteRequest,
+    ) -> Result<(PlanId, String), OrchestratorError> {
+        let continues = wish.continue_on_disconnect;
+        let context = if continues { RequestContext::new(self.scope.id()) } else { self.scope.context() };
+        let mut planner = self.gateway.planner();
+        let call = planner.plan_and_execute(context.request(wish));
+        let PlanAndExecuteResponse { plan_id, output, agent: _ } =
+            self.within(self.scope.deadline(), call).await?.ok_or_else(|| too_late(continues))?;
+        Ok((read_id(&plan_id)?, output))
+    }
+
+    /// Has a plan accepted.
+    pub(crate) async fn submit(&self, wish: PlanAndExecuteRequest) -> Result<PlanId, OrchestratorError> {
+        let mut planner = self.gateway.planner();
+        let call = planner.submit_plan(self.scope.context().request(wish));
+        let SubmitPlanResponse { plan_id } =
+            self.within(self.scope.deadline(), call).await?.ok_or_else(silent)?;
+        read_id(&plan_id)
+    }
+
+    /// The order in which tasks would run.
+    pub(crate) async fn dry_run(
+        &self,
+        wish: PlanAndExecuteRequest,
+    ) -> Result<Vec<Vec<String>>, OrchestratorError> {
+        let (limit, context) = self.to_read();
+        let mut planner = self.gateway.planner();
+        let call = planner.dry_run_plan(context.request(wish));
+        let DryRunPlanResponse { waves } = self.within(limit, call).await?.ok_or_else(silent)?;
+        Ok(waves.into_iter().map(|wave| wave.keys).collect())
+    }
+
+    /// A plan as it is now.
+    pub(crate) async fn get(&self, plan_id: PlanId) -> Result<Plan, OrchestratorError> {
+        let (limit, context) = self.to_read();
+        let mut planner = self.gateway.planner();
+        let call = planner.get_plan(context.request(GetPlanRequest { plan_id: plan_id.to_string() }));
+        self.within(limit, call).await?.ok_or_else(silent)?.plan.ok_or_else(unexpected)
+    }
+
+    /// One page of plans.
+    pub(crate) async fn list(
+        &self,
+        filter: ListPlansRequest,
+    ) -> Result<ListPlansResponse, OrchestratorError> {
+        let (limit, context) = self.to_read();
+        let mut planner = self.gateway.planner();
+        let call = planner.list_plans(context.request(filter));
+        self.within(limit, call).await?.ok_or_else(silent)
+    }
+
+    /// What happens to a plan after `after_position`.
+    pub(crate) async fn watch(
+        &self,
+        plan_id: PlanId,
+        after_position: u64,
+    ) -> Result<Streaming<WatchPlanResponse>, OrchestratorError> {
+        // Its beginning is waited for; the stream itself lasts as long as the plan.
+        let context = RequestContext::new(self.scope.id());
+        let mut planner = self.gateway.planner();
+        let request = WatchPlanRequest { plan_id: plan_id.to_string(), after_position };
+        let call = planner.watch_plan(context.request(request));
+        self.within(Instant::now() + READ_LIMIT, call).await?.ok_or_else(silent)
+    }
+
+    /// Ends a plan.
+    pub(crate) async fn cancel(&self, plan_id: PlanId, reason: String) -> Result<(), OrchestratorError> {
+        let limit = self.scope.deadline().max(Instant::now() + READ_LIMIT);
+        let context = self.scope.context().with_deadline(limit);
+        let mut planner = self.gateway.planner();
+        let request = CancelPlanRequest { plan_id: plan_id.to_string(), reason };
+        let call = planner.cancel_plan(context.request(request));
+        self.within(limit, call).await?.ok_or_else(silent).map(|_| ())
+    }
+
+    fn to_read(&self) -> (Instant, RequestContext) {
+        let limit = Instant::now() + READ_LIMIT;
+        (limit, self.scope.context().with_deadline(limit))
+    }
+
+    /// The answer, or nothing when there was none in time.
+    async fn within<T>(
+        &self,
+        limit: Instant,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<Option<T>, OrchestratorError> {
+        match tokio::time::timeout_at(limit.into(), call.instrument(self.scope.span().clone())).await {
+            Ok(Ok(answer)) => Ok(Some(answer.into_inner())),
+            Ok(Err(status)) => Err(call_error("the planner", &status)),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+fn read_id(text: &str) -> Result<PlanId, OrchestratorError> {
+    phoenix_proto::id("plan_id", text).map_err(|_: InvalidField| unexpected())
+}
+
+/// What an answer that breaks the contract is to our caller: a defect of ours.
+pub(crate) fn unexpected() -> OrchestratorError {
+    OrchestratorError::internal("the planner answered in an unexpected way")
+}
+
+fn too_late(continues: bool) -> OrchestratorError {
+    let message = if continues {
+        "the request did not end within its time limit; its plan goes on, and can be found by the correlation id"
+    } else {
+        "the request did not end within its time limit"
+    };
+    OrchestratorError::new(OrchestratorErrorCode::Timeout, message)
+}
+
+fn silent() -> OrchestratorError {
+    let message = "the planner does not answer at the moment; try again shortly";
+    OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, message)
+        .with_retry_after(UNREACHABLE_RETRY_AFTER)
+}

@@ -1,0 +1,53 @@
+//! Query strings. Whatever is wrong with one, the answer names the parameter.
+
+use std::str::FromStr;
+
+use axum::http::Uri;
+use phoenix_domain::OrchestratorError;
+
+use crate::extract::shorten;
+
+/// The parameters of one request. An empty one is as good as absent.
+#[derive(Debug, Clone)]
+pub(crate) struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// The parameters of `uri`, all of them among `known` and none given twice.
+    ///
+    /// # Errors
+    /// `validation_failed` that names the parameter.
+    pub(crate) fn of(uri: &Uri, known: &[&str]) -> Result<Self, OrchestratorError> {
+        let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri);
+        let pairs = pairs.map_err(|_| OrchestratorError::invalid("query", "can't be read"))?.0;
+        for (place, (name, _)) in pairs.iter().enumerate() {
+            if !known.contains(&name.as_str()) {
+                let known = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+                let problem = format_args!("is not a known parameter; known are {known}");
+                return Err(OrchestratorError::invalid(&shorten(name), problem));
+            }
+            if pairs[..place].iter().any(|(other, _)| other == name) {
+                return Err(OrchestratorError::invalid(name, "is given twice"));
+            }
+        }
+        Ok(Self(pairs))
+    }
+
+    /// The value of `name`.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        let value = self.0.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
+        value.filter(|value| !value.is_empty())
+    }
+
+    /// The value of `name`, read as what it stands for.
+    ///
+    /// # Errors
+    /// `validation_failed` that names the parameter.
+    pub(crate) fn parse<T: FromStr<Err: std::fmt::Display>>(
+        &self,
+        name: &str,
+    ) -> Result<Option<T>, OrchestratorError> {
+        self.get(name)
+            .map(|value| value.parse().map_err(|problem| OrchestratorError::invalid(name, problem)))
+            .transpose()
+    }
+}

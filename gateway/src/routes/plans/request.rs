@@ -1,0 +1,130 @@
+//! What a caller says a plan is.
+
+use phoenix_domain::{
+    AgentName, CorrelationId, OrchestratorError, agent::InvalidAgentName, chat::MAX_CONTEXT_BYTES,
+    ids::InvalidId,
+};
+use phoenix_proto::{
+    action::json_text,
+    planner::{PlanAndExecuteRequest, TaskSpec},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::correlation::Scope;
+
+/// A graph of tasks. Unknown fields are refused.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PlanRequestV1 {
+    /// 1 to 256 tasks. Those that wait for nothing run at once, and at the same time.
+    #[schema(min_items = 1, max_items = 256)]
+    tasks: Vec<TaskRequestV1>,
+    /// What the agents should know beside their input: at most 262 144 bytes.
+    #[schema(max_length = 262_144)]
+    context: Option<String>,
+    /// The plan's name in answers, logs and traces; a new one when absent. Wins over the header `X-Correlation-Id`.
+    #[schema(format = Uuid)]
+    correlation_id: Option<String>,
+    /// The plan fails with `timeout` when it has not ended this many milliseconds after it was accepted.
+    #[schema(minimum = 1)]
+    deadline_ms: Option<u64>,
+}
+
+/// A task. Unknown fields are refused.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct TaskRequestV1 {
+    /// Its name inside the plan: 1 to 64 letters, digits, `_` or `-`.
+    #[schema(min_length = 1, max_length = 64, examples("status"))]
+    key: String,
+    /// Who does it.
+    #[schema(examples("git_agent"))]
+    agent: String,
+    /// What to do.
+    #[schema(examples("git_status"))]
+    action: String,
+    /// The input. `{{tasks.KEY.output}}` stands for another task's answer, `{{tasks.KEY.output.path}}` for a part of it.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    input: Map<String, Value>,
+    /// Keys of the tasks it waits for, beside those that its input refers to.
+    #[serde(default)]
+    depends_on: Vec<String>,
+    /// What its failure means for the plan.
+    #[serde(default)]
+    on_failure: OnFailureV1,
+}
+
+/// What a task's failure means for its plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OnFailureV1 {
+    /// The plan fails; nothing more is started.
+    #[default]
+    Fail,
+    /// The plan goes on; references to the task's output are null.
+    Continue,
+}
+
+impl PlanRequestV1 {
+    /// The id first: whatever else is wrong, the answer carries it. What only the planner knows (which agents there are,
+    /// whether keys and references fit together) is left to it.
+    pub(crate) fn adopt_id(&self, scope: &Scope) -> Result<(), OrchestratorError> {
+        adopt(scope, self.correlation_id.as_deref())
+    }
+
+    /// The plan as the planner is asked for it.
+    ///
+    /// # Errors
+    /// `validation_failed` that names the field.
+    pub(crate) fn into_wish(self) -> Result<PlanAndExecuteRequest, OrchestratorError> {
+        let Self { tasks, context, correlation_id: _, deadline_ms } = self;
+        let context = context.unwrap_or_default();
+        if context.len() > MAX_CONTEXT_BYTES {
+            let problem = format!("is {} bytes long; at most {MAX_CONTEXT_BYTES} are allowed", context.len());
+            return Err(OrchestratorError::invalid("context", problem));
+        }
+        if deadline_ms == Some(0) {
+            return Err(OrchestratorError::invalid("deadline_ms", "must be at least 1"));
+        }
+        if tasks.is_empty() {
+            return Err(OrchestratorError::invalid("tasks", "must hold at least one task"));
+        }
+        let tasks = tasks.into_iter().enumerate().map(|(place, task)| task.into_spec(place));
+        Ok(PlanAndExecuteRequest {
+            context,
+            tasks: tasks.collect::<Result<_, _>>()?,
+            deadline_ms: deadline_ms.unwrap_or(0),
+            ..Default::default()
+        })
+    }
+}
+
+impl TaskRequestV1 {
+    fn into_spec(self, place: usize) -> Result<TaskSpec, OrchestratorError> {
+        let Self { key, agent, action, input, depends_on, on_failure } = self;
+        let named: Result<AgentName, InvalidAgentName> = agent.parse();
+        let agent = named.map_err(|problem| {
+            OrchestratorError::invalid(&format!("tasks[{place}].agent"), problem).with_detail("key", &key)
+        })?;
+        Ok(TaskSpec {
+            key,
+            agent: agent.into(),
+            action,
+            input_json: json_text(&input),
+            depends_on,
+            continue_on_failure: on_failure == OnFailureV1::Continue,
+        })
+    }
+}
+
+/// Takes the id that a body names.
+pub(crate) fn adopt(scope: &Scope, named: Option<&str>) -> Result<(), OrchestratorError> {
+    if let Some(text) = named {
+        let id: Result<CorrelationId, InvalidId> = text.parse();
+        scope.adopt(id.map_err(|problem| OrchestratorError::invalid("correlation_id", problem))?);
+    }
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! Plans as they go: streams of events, through a planner that breaks off.
+
+use http::{Method, StatusCode};
+use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
+use phoenix_proto::planner::WatchPlanResponse;
+use serde_json::json;
+
+use crate::support::{FakePlanner, Sent, Stack, Watch, plans};
+
+const CHAT: &str = r#"{"message":"hi"}"#;
+const STREAM: &[(&str, &str)] = &[
+    ("content-type", "application/json"),
+    ("accept", "text/event-stream"),
+    ("x-correlation-id", plans::CORRELATION),
+];
+
+fn path() -> String {
+    format!("/api/v1/plans/{}/events", FakePlanner::PLAN)
+}
+
+/// The `at`-th and following events of a plan that succeeds.
+fn from(at: usize) -> Vec<WatchPlanResponse> {
+    plans::whole().split_off(at)
+}
+
+fn ids(events: &[Sent]) -> Vec<&str> {
+    events.iter().map(|(id, _, _)| id.as_str()).collect()
+}
+
+#[tokio::test]
+async fn events_carry_their_position_their_kind_and_their_facts() {
+    let stack = Stack::start().await;
+    stack.planner.keep(plans::running());
+    stack.planner.watches([Watch::Stays(plans::whole())]);
+    let stream = stack.http.stream(Method::GET, &path(), &[], "").await;
+    assert_eq!(stream.status, StatusCode::OK);
+    assert_eq!(stream.headers["content-type"], "text/event-stream");
+    let events = stream.rest().await;
+    assert_eq!(ids(&events), ["11", "13", "17", "19"], "and it ends, though the planner's stream stays open");
+    let (_, kind, data) = &events[1];
+    assert_eq!(kind, "attempt_started");
+    let expected = json!({
+        "position": 13, "kind": "attempt_started", "at": "2026-01-31T12:00:00.013Z", "task_key": "chat",
+        "data": {"attempt": 1}
+    });
+    assert_eq!(*data, expected);
+    assert_eq!((events[3].1.as_str(), &events[3].2["task_key"]), ("plan_ended", &json!(null)));
+}
+
+#[tokio::test]
+async fn a_planner_that_breaks_off_is_asked_again_and_nothing_is_lost_or_told_twice() {
+    let stack = Stack::start().await;
+    stack.planner.keep(plans::running());
+    let whole = plans::whole;
+    stack.planner.watches([
+        Watch::Breaks(vec![whole()[0].clone(), whole()[1].clone()]),
+        Watch::Fails,
+        // Tells again what was told.
+        Watch::Ends(vec![whole()[1].clone(), whole()[2].clone()]),
+        Watch::Breaks(vec![]),
+        Watch::Stays(whole()),
+    ]);
+    let events = stack.http.stream(Method::GET, &path(), &[], "").await.rest().await;
+    assert_eq!(ids(&events), ["11", "13", "17", "19"]);
+    assert_eq!(stack.planner.watched(), [0, 13, 13, 17, 17]);
+}
+
+#[tokio::test]
+async fn a_reader_goes_on_after_the_last_event_it_has() {
+    let stack = Stack::start().await;
+    let header = [("last-event-id", "13")];
+    let query = format!("{}?last_event_id=13", path());
+    for (place, headers) in [(path(), &header[..]), (query.clone(), &[]), (query, &[("last-event-id", "17")])]
+    {
+        for plan in [plans::running(), plans::succeeded("done")] {
+            stack.planner.keep(plan);
+            stack.planner.watches([Watch::Stays(plans::whole())]);
+            let events = stack.http.stream(Method::GET, &place, headers, "").await.rest().await;
+            let expected: &[&str] =
+                if headers == [("last-event-id", "17")] { &["19"] } else { &["17", "19"] };
+            assert_eq!(ids(&events), expected, "{place} {headers:?}");
+        }
+    }
+    // Of a plan that has ended there is nothing more to come, and an EventSource is told so.
+    let answer = stack.http.send(Method::GET, &path(), &[("last-event-id", "19")], "").await;
+    assert_eq!((answer.status, answer.text.as_str()), (StatusCode::NO_CONTENT, ""));
+    for headers in [[("last-event-id", "-1")], [("last-event-id", "x")]] {
+        let answer = stack.http.send(Method::GET, &path(), &headers, "").await;
+        assert_eq!(answer.json()["details"]["field"], "Last-Event-ID", "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_does_not_outlast_the_gateway() {
+    let stack = Stack::start().await;
+    stack.planner.keep(plans::running());
+    let mut stream = stack.http.stream(Method::GET, &path(), &[], "").await;
+    assert_eq!(stream.next().await.unwrap().0, "11");
+    let begun = std::time::Instant::now();
+    stack.gateway.stop().await;
+    assert!(begun.elapsed() < std::time::Duration::from_secs(15), "it was not drained for its whole time");
+    assert_eq!(ids(&stream.rest().await), ["13"]);
+}
+
+#[tokio::test]
+async fn a_chat_that_is_watched_ends_with_its_answer() {
+    let stack = Stack::start().await;
+    for (plan, error) in [(plans::succeeded("On branch main"), false), (plans::failed("it broke"), true)] {
+        // The planner tells the end and goes away; the journal has the answer when it is back.
+        stack.planner.keep(plan);
+        stack.planner.watches([Watch::Breaks(plans::whole()[..3].to_vec()), Watch::Breaks(from(3))]);
+        let stream = stack.http.stream(Method::POST, "/api/v1/chat", STREAM, CHAT).await;
+        assert_eq!(
+            (stream.status, &stream.headers["content-type"]),
+            (StatusCode::OK, &"text/event-stream".parse().unwrap())
+        );
+        let mut events = stream.rest().await;
+        let (id, kind, answer) = events.pop().unwrap();
+        assert_eq!((id.as_str(), kind.as_str()), ("", "response"));
+        assert_eq!(ids(&events), ["11", "13", "17", "19"]);
+        let told = if error {
+            json!({"code": "execution_failed", "message": "it broke", "details": {}})
+        } else {
+            json!(null)
+        };
+        let expected = json!({
+            "api_version": "v1", "correlation_id": plans::CORRELATION, "plan_id": FakePlanner::PLAN,
+            "status": if error { "error" } else { "success" },
+            "output": if error { json!(null) } else { json!("On branch main") }, "error": told,
+        });
+        assert_eq!(answer, expected);
+    }
+    assert_eq!(stack.planner.cancelled(), 0);
+    let deadline = stack.planner.seen()[0].request.deadline_ms;
+    assert!(deadline > 0 && deadline <= 30_000, "no longer than a chat that is waited for: {deadline}");
+
+    stack.planner.fail(OrchestratorError::new(OrchestratorErrorCode::PlanningFailed, "no such agent"));
+    let answer = stack.http.send(Method::POST, "/api/v1/chat", STREAM, CHAT).await;
+    assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(answer.json()["error"]["code"], "planning_failed");
+}
+
+#[tokio::test]
+async fn a_watcher_that_leaves_cancels_its_chat_unless_it_is_to_go_on() {
+    let stack = Stack::start().await;
+    for (query, cancels) in [("?on_disconnect=continue", false), ("", true)] {
+        stack.planner.keep(plans::running());
+        let path = format!("/api/v1/chat{query}");
+        let mut stream = stack.http.stream(Method::POST, &path, STREAM, CHAT).await;
+        assert_eq!(stream.next().await.unwrap().1, "plan_accepted");
+        drop(stream);
+        if cancels {
+            let cancelled = stack.planner.first_cancelled().await;
+            assert_eq!(
+                (cancelled.plan_id.as_str(), cancelled.reason.as_str()),
+                (FakePlanner::PLAN, "the caller went away")
+            );
+        }
+    }
+    let planner = stack.planner.clone();
+    stack.gateway.stop().await;
+    assert_eq!(planner.cancelled(), 1, "the one that was to go on was left alone");
+}
