@@ -11,16 +11,16 @@ use phoenix_platform::config::RoleFlags;
 /// Without a command, starts the whole stack on this machine (`phoenix up`).
 #[derive(Debug, Parser)]
 #[command(name = "phoenix", version, args_conflicts_with_subcommands = true)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub(crate) command: Option<Command>,
     #[command(flatten)]
-    pub up: UpArgs,
+    pub(crate) up: UpArgs,
 }
 
 /// What to run.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Start the four services on this machine, restart those that die, stop them on Ctrl-C
     Up(UpArgs),
     /// Serve REST and the web page
@@ -46,33 +46,33 @@ pub enum Command {
 
 /// Flags of `phoenix up`.
 #[derive(Debug, Clone, Args)]
-pub struct UpArgs {
+pub(crate) struct UpArgs {
     /// Added to every default port, so that several stacks run side by side
     #[arg(long, value_name = "N", default_value_t = 0)]
-    pub port_offset: u16,
+    pub(crate) port_offset: u16,
     /// Folder of the databases and, unless OBSIDIAN_AGENT_VAULT_ROOT is set, of the notes
     #[arg(long, value_name = "DIR", default_value = "data", env = "PHOENIX_DATA_DIR")]
-    pub data_dir: PathBuf,
+    pub(crate) data_dir: PathBuf,
     /// Configuration file [default: phoenix.toml, if there is one]
     #[arg(long, value_name = "FILE", env = "PHOENIX_CONFIG")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// pretty or json [env: LOG_FORMAT; default: pretty on a terminal, else json]
     #[arg(long, value_name = "FORMAT")]
-    pub log_format: Option<String>,
+    pub(crate) log_format: Option<String>,
 }
 
 /// Flags of one service.
 #[derive(Debug, Clone, Args)]
-pub struct RoleArgs {
+pub(crate) struct RoleArgs {
     #[command(flatten)]
-    pub flags: RoleFlags,
+    pub(crate) flags: RoleFlags,
     /// Shut down when standard input ends: how `phoenix up` makes sure that nothing outlives it
     #[arg(long, hide = true)]
-    pub supervised: bool,
+    pub(crate) supervised: bool,
 }
 
 /// The agent of `phoenix agent NAME`, when the command line is just that.
-pub fn agent_fast_path(mut args: impl ExactSizeIterator<Item = OsString>) -> Option<BuiltinAgent> {
+pub(crate) fn agent_fast_path(mut args: impl ExactSizeIterator<Item = OsString>) -> Option<BuiltinAgent> {
     if args.len() != 3 || args.nth(1)? != "agent" {
         return None;
     }

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
             return if asked_for_help { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIG) };
         }
     };
-    match cli.command.unwrap_or_else(|| Command::Up(cli.up)) {
+    match cli.command.unwrap_or(Command::Up(cli.up)) {
         Command::Up(args) => up::run(args),
         Command::Gateway(args) => role::run(phoenix_platform::config::Role::Gateway, args),
         Command::Planner(args) => role::run(phoenix_platform::config::Role::Planner, args),

@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{args::RoleArgs, terminal::complain};
 
 /// Whatever stops a start or breaks a service; its text is for the operator.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Runs `role` until it is told to stop.
-pub fn run(role: Role, args: RoleArgs) -> ExitCode {
+pub(crate) fn run(role: Role, args: RoleArgs) -> ExitCode {
     let exe = match executable() {
         Ok(exe) => exe,
         Err(error) => {
@@ -59,7 +59,7 @@ pub fn run(role: Role, args: RoleArgs) -> ExitCode {
 }
 
 /// The path of this executable, by which built-in agents and children are started.
-pub fn executable() -> std::io::Result<String> {
+pub(crate) fn executable() -> std::io::Result<String> {
     Ok(std::env::current_exe()?.to_string_lossy().into_owned())
 }
 

@@ -2,18 +2,18 @@
 
 /// Says why nothing was started, or what went wrong, to the person who started it.
 #[expect(clippy::print_stderr, reason = "the one place; before or beside the log")]
-pub fn complain(message: impl std::fmt::Display) {
+pub(crate) fn complain(message: impl std::fmt::Display) {
     eprintln!("phoenix: {}", message.to_string().trim_end());
 }
 
 /// Says what a program may wait for, on standard output.
 #[expect(clippy::print_stdout, reason = "the one place; the ready line is for programs to read")]
-pub fn announce(message: impl std::fmt::Display) {
+pub(crate) fn announce(message: impl std::fmt::Display) {
     println!("{message}");
 }
 
 /// Passes on a line of a child, to standard error.
 #[expect(clippy::print_stderr, reason = "the one place; children's lines are logs already")]
-pub fn forward(line: impl std::fmt::Display) {
+pub(crate) fn forward(line: impl std::fmt::Display) {
     eprintln!("{line}");
 }

@@ -39,7 +39,7 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 const STOP_ORDER: [Role; 4] = [Role::Gateway, Role::Planner, Role::Executor, Role::Health];
 
 /// Runs the stack until it is told to stop.
-pub fn run(args: UpArgs) -> ExitCode {
+pub(crate) fn run(args: UpArgs) -> ExitCode {
     let plan = match StackPlan::resolve(args) {
         Ok(plan) => plan,
         Err(plan::Refusal::Settings(problems)) => {

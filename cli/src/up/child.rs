@@ -28,26 +28,26 @@ const WELL_AFTER: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(35);
 
 /// A service that died by itself.
-pub struct Died {
+pub(crate) struct Died {
     /// Which.
-    pub role: Role,
+    pub(crate) role: Role,
     /// "was killed by signal 9".
-    pub how: String,
+    pub(crate) how: String,
 }
 
 /// A service, and what decides about it.
-pub struct Child<C> {
-    pub role: Role,
+pub(crate) struct Child<C> {
+    pub(crate) role: Role,
     /// Makes the command that starts it.
-    pub command: C,
+    pub(crate) command: C,
     /// Whether the whole stack has been ready once; before, a death is not repaired.
-    pub stack_ready: CancellationToken,
+    pub(crate) stack_ready: CancellationToken,
     /// Drain and end.
-    pub stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
     /// End at once.
-    pub kill: CancellationToken,
+    pub(crate) kill: CancellationToken,
     /// Who is told of a death.
-    pub deaths: mpsc::Sender<Died>,
+    pub(crate) deaths: mpsc::Sender<Died>,
 }
 
 enum Ended {
@@ -57,7 +57,7 @@ enum Ended {
 
 impl<C: Fn() -> Command> Child<C> {
     /// Runs the service, again and again, until it is stopped.
-    pub async fn keep_alive(self) -> Role {
+    pub(crate) async fn keep_alive(self) -> Role {
         let mut wait = FIRST_WAIT;
         loop {
             let started = Instant::now();

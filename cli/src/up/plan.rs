@@ -16,7 +16,7 @@ use tokio::process::Command;
 use crate::{args::UpArgs, role::executable};
 
 /// Why a stack is not started.
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// The settings can't be used.
     Settings(Problems),
     /// The machine says no: a port in use, a folder that can't be written.
@@ -24,7 +24,7 @@ pub enum Refusal {
 }
 
 /// The stack to start.
-pub struct StackPlan {
+pub(crate) struct StackPlan {
     exe: String,
     vault: PathBuf,
     gateway_addr: SocketAddr,
@@ -35,7 +35,7 @@ pub struct StackPlan {
 
 impl StackPlan {
     /// Settles every setting, and checks ports and the data folder.
-    pub fn resolve(args: UpArgs) -> Result<Self, Refusal> {
+    pub(crate) fn resolve(args: UpArgs) -> Result<Self, Refusal> {
         let exe = executable()
             .map_err(|error| Refusal::Machine(format!("cannot find its own executable: {error}")))?;
         let UpArgs { port_offset, data_dir, config, log_format } = args;
@@ -64,12 +64,12 @@ impl StackPlan {
     }
 
     /// Where the stack is reached.
-    pub const fn gateway_addr(&self) -> SocketAddr {
+    pub(crate) const fn gateway_addr(&self) -> SocketAddr {
         self.gateway_addr
     }
 
     /// The command that starts the service `role`.
-    pub fn command(&self, role: Role) -> impl Fn() -> Command + Send + use<> {
+    pub(crate) fn command(&self, role: Role) -> impl Fn() -> Command + Send + use<> {
         let flags = self.services.iter().find(|(other, _)| *other == role).map(|(_, flags)| flags.clone());
         let args = to_args(&flags.unwrap_or_default(), self.log_format);
         let (exe, vault) = (self.exe.clone(), self.vault.clone());
@@ -158,7 +158,7 @@ fn check_ports(services: &[RoleSettings]) -> Result<(), Refusal> {
             match TcpListener::bind(addr) {
                 Ok(listener) => held.push(listener),
                 Err(error) => {
-                    taken.push(format!("  - {addr} ({} {what}): {}", settings.role, port_problem(&error)))
+                    taken.push(format!("  - {addr} ({} {what}): {}", settings.role, port_problem(&error)));
                 }
             }
         }

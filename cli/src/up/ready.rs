@@ -14,7 +14,7 @@ const ASK_EVERY: Duration = Duration::from_millis(10);
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
 /// Waits until every service is ready.
-pub async fn wait(gateway: SocketAddr) {
+pub(crate) async fn wait(gateway: SocketAddr) {
     loop {
         if let Ok(Some(answer)) = tokio::time::timeout(ANSWER_LIMIT, ask(gateway)).await
             && answer.contains("\"status\":\"ready\"")
@@ -26,7 +26,7 @@ pub async fn wait(gateway: SocketAddr) {
 }
 
 /// What the gateway says is missing.
-pub async fn what_is_missing(gateway: SocketAddr) -> String {
+pub(crate) async fn what_is_missing(gateway: SocketAddr) -> String {
     match tokio::time::timeout(ANSWER_LIMIT, ask(gateway)).await {
         Ok(Some(answer)) => answer,
         Ok(None) | Err(_) => "the gateway does not answer".into(),
