@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    planner::{Answer, Planner, Wish, Work},
+    make::{Wish, Work},
+    planner::{Answer, Planner},
     store::{Event, IdempotencyKey, JournalError, PlanFilter},
     watch,
 };

@@ -3,7 +3,8 @@
 //! | module | what |
 //! |---|---|
 //! | [`grpc`] | the service: decode, call, encode |
-//! | [`planner`] | plans: made, accepted, cancelled, taken over |
+//! | [`make`] | from what a caller asks for to a plan |
+//! | [`planner`] | plans: accepted, cancelled, taken over |
 //! | [`run`] | one plan on its way |
 //! | [`watch`] | what happens to a plan, as it happens |
 //! | [`routing`] | which agent a message is meant for |
@@ -15,6 +16,7 @@ pub mod agent_health;
 pub mod config;
 pub mod execution;
 pub mod grpc;
+pub mod make;
 pub mod metrics;
 pub mod planner;
 pub mod routing;

@@ -1,4 +1,4 @@
-//! Plans: made, accepted, run, watched, cancelled, taken over.
+//! Plans: accepted, run, cancelled, taken over.
 
 use std::{
     collections::HashMap,
@@ -8,14 +8,11 @@ use std::{
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    AgentCatalog, AgentName, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId, TaskId,
-    action::CHAT_ACTION,
-    chat::Chat,
+    AgentCatalog, AgentName, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
     graph::Graph,
-    plan::{OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
+    plan::{Plan, PlanStatus},
 };
 use phoenix_platform::{RequestContext, metrics::record_counter};
-use serde_json::{Map, Value};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -23,8 +20,8 @@ use tracing::Instrument;
 use crate::{
     agent_health::HealthView,
     execution::TaskRunner,
+    make::{Wish, graph_of, make},
     metrics::{CountedPlan, RECOVERED},
-    routing::route,
     run::{Run, Stop, Waits, naming},
     store::{Entry, IdempotencyKey, InFlight, Journal, JournalError},
 };
@@ -34,35 +31,6 @@ const KEY_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Plans in flight at once; one more is refused before anything is journalled.
 const MAX_IN_FLIGHT: usize = 20_000;
-
-/// What a caller asks for, unchecked.
-#[derive(Debug, Clone)]
-pub struct Wish {
-    /// What is to be done.
-    pub work: Work,
-    /// What agents should know beside it.
-    pub context: String,
-    /// The time the plan may take.
-    pub time_limit: Option<Duration>,
-    /// Whether the plan goes on when its caller goes away.
-    pub continue_on_disconnect: bool,
-    /// The caller's name for this request.
-    pub key: Option<IdempotencyKey>,
-}
-
-/// What is to be done.
-#[derive(Debug, Clone)]
-pub enum Work {
-    /// A message, for the agent it is meant for or the one that is named.
-    Chat {
-        /// What the person wrote.
-        message: String,
-        /// The agent to use instead of routing.
-        agent: Option<String>,
-    },
-    /// Tasks.
-    Tasks(Vec<TaskSpec>),
-}
 
 /// A plan that ended well.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,7 +155,7 @@ impl Planner {
     /// # Errors
     /// What is wrong with them.
     pub fn dry_run(&self, wish: Wish) -> Result<Vec<Vec<String>>, OrchestratorError> {
-        let (plan, graph) = self.make(&RequestContext::new(CorrelationId::generate()), wish)?;
+        let (plan, graph) = make(&self.parts.agents, CorrelationId::generate(), wish)?;
         let key = |place: &usize| plan.tasks[*place].spec.key.clone();
         Ok(graph.order().iter().map(|wave| wave.iter().map(key).collect()).collect())
     }
@@ -289,7 +257,8 @@ impl Planner {
             None => None,
         };
         let counted = CountedPlan::start();
-        let made = self.make(&context, wish).and_then(|made| self.has_room().map(|()| made));
+        let made = make(&self.parts.agents, context.correlation_id, wish)
+            .and_then(|made| self.has_room().map(|()| made));
         let (plan, graph) = made.inspect_err(|error| {
             tracing::info!(code = %error.code, elapsed_ms = counted.elapsed_ms(), "plan refused");
         })?;
@@ -333,40 +302,6 @@ impl Planner {
             .instrument(span),
         );
         (stop, ended)
-    }
-
-    fn make(&self, context: &RequestContext, wish: Wish) -> Result<(Plan, Graph), OrchestratorError> {
-        let Wish { work, context: agents_context, time_limit, continue_on_disconnect: _, key: _ } = wish;
-        let deadline_at = time_limit.and_then(|limit| Timestamp::now().checked_add(limit).ok());
-        let (kind, agents_context, specs) = match work {
-            Work::Chat { message, agent } => {
-                let chat =
-                    Chat::new(message, Some(agents_context), context.correlation_id, agent.as_deref())?;
-                let spec = self.plan_chat(&chat)?;
-                (PlanKind::Chat, chat.context, vec![spec])
-            }
-            Work::Tasks(specs) => (PlanKind::Graph, agents_context, specs),
-        };
-        let plan = pending_plan(context.correlation_id, kind, agents_context, deadline_at, specs);
-        let graph = graph_of(&plan, &self.parts.agents)?;
-        Ok((plan, graph))
-    }
-
-    /// One task for the agent that the chat is meant for.
-    fn plan_chat(&self, chat: &Chat) -> Result<TaskSpec, OrchestratorError> {
-        let agents = &self.parts.agents;
-        let agent = match &chat.agent {
-            Some(named) => agents.get(named)?,
-            None => agents.get(route(agents, &chat.message))?,
-        };
-        Ok(TaskSpec {
-            key: "chat".into(),
-            agent: agent.name.clone(),
-            action: CHAT_ACTION.into(),
-            payload: Map::from_iter([("message".to_owned(), Value::String(chat.message.clone()))]),
-            depends_on: Vec::new(),
-            on_failure: OnFailure::Fail,
-        })
     }
 
     fn has_room(&self) -> Result<(), OrchestratorError> {
@@ -460,47 +395,4 @@ impl Drop for CancelOnDrop {
 // Maps of whole values: what a panicking thread leaves behind is still consistent.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Who waits for whom. A chat's input is not read for references: people write what they like.
-fn graph_of(plan: &Plan, agents: &AgentCatalog) -> Result<Graph, OrchestratorError> {
-    let mut specs: Vec<_> = plan.tasks.iter().map(|task| task.spec.clone()).collect();
-    if plan.kind == PlanKind::Chat {
-        specs.iter_mut().for_each(|spec| spec.payload.clear());
-    }
-    Graph::of(&specs, agents)
-}
-
-fn pending_plan(
-    correlation_id: CorrelationId,
-    kind: PlanKind,
-    context: String,
-    deadline_at: Option<Timestamp>,
-    specs: Vec<TaskSpec>,
-) -> Plan {
-    let now = Timestamp::now();
-    let tasks = specs.into_iter().map(|spec| Task {
-        task_id: TaskId::generate(),
-        spec,
-        status: TaskStatus::Queued,
-        queued_at: now,
-        dispatched_at: None,
-        ended_at: None,
-        output: None,
-        error: None,
-        attempts: Vec::new(),
-    });
-    Plan {
-        plan_id: PlanId::generate(),
-        correlation_id,
-        kind,
-        status: PlanStatus::Pending,
-        created_at: now,
-        deadline_at,
-        ended_at: None,
-        context,
-        output: None,
-        error: None,
-        tasks: tasks.collect(),
-    }
 }

@@ -1,0 +1,127 @@
+//! From what a caller asks for to a plan: checked, routed, with the order of its tasks.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use phoenix_domain::{
+    AgentCatalog, CorrelationId, OrchestratorError, PlanId, TaskId,
+    action::CHAT_ACTION,
+    chat::Chat,
+    graph::Graph,
+    plan::{OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
+};
+use serde_json::{Map, Value};
+
+use crate::{routing::route, store::IdempotencyKey};
+
+/// What a caller asks for, unchecked.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// What is to be done.
+    pub work: Work,
+    /// What agents should know beside it.
+    pub context: String,
+    /// The time the plan may take.
+    pub time_limit: Option<Duration>,
+    /// Whether the plan goes on when its caller goes away.
+    pub continue_on_disconnect: bool,
+    /// The caller's name for this request.
+    pub key: Option<IdempotencyKey>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone)]
+pub enum Work {
+    /// A message, for the agent it is meant for or the one that is named.
+    Chat {
+        /// What the person wrote.
+        message: String,
+        /// The agent to use instead of routing.
+        agent: Option<String>,
+    },
+    /// Tasks.
+    Tasks(Vec<TaskSpec>),
+}
+
+/// Makes a plan of a wish.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn make(
+    agents: &AgentCatalog,
+    correlation_id: CorrelationId,
+    wish: Wish,
+) -> Result<(Plan, Graph), OrchestratorError> {
+    let Wish { work, context: agents_context, time_limit, continue_on_disconnect: _, key: _ } = wish;
+    let deadline_at = time_limit.and_then(|limit| Timestamp::now().checked_add(limit).ok());
+    let (kind, agents_context, specs) = match work {
+        Work::Chat { message, agent } => {
+            let chat = Chat::new(message, Some(agents_context), correlation_id, agent.as_deref())?;
+            let spec = plan_chat(agents, &chat)?;
+            (PlanKind::Chat, chat.context, vec![spec])
+        }
+        Work::Tasks(specs) => (PlanKind::Graph, agents_context, specs),
+    };
+    let plan = pending_plan(correlation_id, kind, agents_context, deadline_at, specs);
+    let graph = graph_of(&plan, agents)?;
+    Ok((plan, graph))
+}
+
+/// One task for the agent that the chat is meant for.
+fn plan_chat(agents: &AgentCatalog, chat: &Chat) -> Result<TaskSpec, OrchestratorError> {
+    let agent = match &chat.agent {
+        Some(named) => agents.get(named)?,
+        None => agents.get(route(agents, &chat.message))?,
+    };
+    Ok(TaskSpec {
+        key: "chat".into(),
+        agent: agent.name.clone(),
+        action: CHAT_ACTION.into(),
+        payload: Map::from_iter([("message".to_owned(), Value::String(chat.message.clone()))]),
+        depends_on: Vec::new(),
+        on_failure: OnFailure::Fail,
+    })
+}
+
+/// Who waits for whom. A chat's input is not read for references: people write what they like.
+pub(crate) fn graph_of(plan: &Plan, agents: &AgentCatalog) -> Result<Graph, OrchestratorError> {
+    let mut specs: Vec<_> = plan.tasks.iter().map(|task| task.spec.clone()).collect();
+    if plan.kind == PlanKind::Chat {
+        specs.iter_mut().for_each(|spec| spec.payload.clear());
+    }
+    Graph::of(&specs, agents)
+}
+
+fn pending_plan(
+    correlation_id: CorrelationId,
+    kind: PlanKind,
+    context: String,
+    deadline_at: Option<Timestamp>,
+    specs: Vec<TaskSpec>,
+) -> Plan {
+    let now = Timestamp::now();
+    let tasks = specs.into_iter().map(|spec| Task {
+        task_id: TaskId::generate(),
+        spec,
+        status: TaskStatus::Queued,
+        queued_at: now,
+        dispatched_at: None,
+        ended_at: None,
+        output: None,
+        error: None,
+        attempts: Vec::new(),
+    });
+    Plan {
+        plan_id: PlanId::generate(),
+        correlation_id,
+        kind,
+        status: PlanStatus::Pending,
+        created_at: now,
+        deadline_at,
+        ended_at: None,
+        context,
+        output: None,
+        error: None,
+        tasks: tasks.collect(),
+    }
+}
