@@ -55,8 +55,8 @@ macro_rules! id {
 
 id! {
     /// Names one request through every process, log line, trace and database row. Chosen by the caller or, when
-    /// absent, by the gateway.
-    CorrelationId, new_v4
+    /// absent, by the gateway. Version 7, as [`PlanId`].
+    CorrelationId, now_v7
 }
 id! {
     /// Names one plan. Version 7: ids sort by the time of their making, which keeps journal indexes compact.

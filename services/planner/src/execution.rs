@@ -27,7 +27,8 @@ use tonic::Status;
 
 use crate::{
     agent_health::{Admitted, HealthView},
-    store::{Entry, Journal, JournalError, TaskRef},
+    journal::Journal,
+    store::{Entry, JournalError, TaskRef},
 };
 
 /// Runs tasks on the executor. Cheap to clone.

@@ -10,12 +10,14 @@
 //! | [`routing`] | which agent a message is meant for |
 //! | [`agent_health`] | may the agent run now? |
 //! | [`execution`] | one task, through the executor |
-//! | [`store`] | the journal |
+//! | [`journal`] | every step, durable before anybody is told of it |
+//! | [`store`] | where the journal is kept |
 
 pub mod agent_health;
 pub mod config;
 pub mod execution;
 pub mod grpc;
+pub mod journal;
 pub mod make;
 pub mod metrics;
 pub mod planner;
@@ -38,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::PlannerConfig;
 
 use crate::{
-    agent_health::HealthView, execution::TaskRunner, grpc::PlannerGrpc, planner::Planner, store::Journal,
+    agent_health::HealthView, execution::TaskRunner, grpc::PlannerGrpc, journal::Journal, planner::Planner,
 };
 
 /// How often the executor is asked whether it can take work.
@@ -55,7 +57,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 pub enum ServeError {
     /// The journal can't be opened.
     #[error(transparent)]
-    Journal(#[from] store::StartError),
+    Journal(#[from] journal::StartError),
     /// Another planner has taken over.
     #[error("another planner took this one for dead and went on with its plans")]
     Fenced,

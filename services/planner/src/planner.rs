@@ -20,10 +20,11 @@ use tracing::Instrument;
 use crate::{
     agent_health::HealthView,
     execution::TaskRunner,
+    journal::{InFlight, Journal},
     make::{Wish, graph_of, make},
     metrics::{CountedPlan, RECOVERED},
     run::{Run, Stop, Waits, naming},
-    store::{Entry, IdempotencyKey, InFlight, Journal, JournalError},
+    store::{Entry, IdempotencyKey, JournalError},
 };
 
 /// How long a key stands for the plan it was first used for.

@@ -1,47 +1,107 @@
-//! The journal: every plan, task, attempt and event, durable before anybody is told of it.
+//! Where the journal is kept: what a database must be able to do for it, and what is written to it.
 //!
-//! Entries are handed to one writer, which commits whatever has gathered while the last commit ran, so that plans at the
-//! same time share one fsync. Reading goes past the writer, to the committed state.
+//! A [`Store`] makes batches of [`Entry`]s durable, on behalf of a planner that still owns what it writes, and reads them
+//! back. When to write, what to do when it fails, and who is told is the [`crate::journal`]'s. Every store passes the suite
+//! in `tests/store`.
 
-mod lease;
-mod read;
-mod rows;
-mod writer;
+mod sqlite;
 
-use std::{
-    collections::HashSet,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    OrchestratorError, OrchestratorErrorCode, PlanId,
+    AgentName, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
     action::ActionResult,
     plan::{AttemptOutcome, Plan, PlanStatus, TaskStatus},
 };
-use phoenix_platform::{
-    readiness::Readiness,
-    sqlite::{self, Durability, OpenError},
-};
-use sqlx::{SqlitePool, migrate::Migrator};
-use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use phoenix_platform::sqlite::OpenError;
 
-pub use read::{Event, PlanFilter};
+pub use sqlite::SqliteStore;
 
-static MIGRATIONS: Migrator = sqlx::migrate!();
+/// A database that holds a journal.
+///
+/// Writes are atomic and durable: what was answered with `Ok` survives the loss of power, what was answered with an error
+/// was not written at all. Readers see whole batches.
+#[tonic::async_trait]
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// Makes `planner`, which has never been heard of, an owner of plans.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    async fn register(&self, planner: &str) -> Result<(), JournalError>;
 
-/// Entries that may wait for the writer; beyond it, whoever appends waits.
-const QUEUE: usize = 4096;
+    /// Makes `planner` nobody again: its plans can be claimed at once, and it can write no more.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    async fn release(&self, planner: &str) -> Result<(), JournalError>;
 
-/// Commits that a watcher may fall behind before it looks for itself.
-const CHANGES: usize = 64;
+    /// Every planner that is an owner, with the number of batches it has written.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    async fn planners(&self) -> Result<Vec<Heartbeat>, JournalError>;
 
-/// Connections that read beside the writer's one.
-const READERS: u32 = 2;
+    /// Makes `entries` durable, in order, all of them or none, and counts one more heartbeat of `planner`. A state that is
+    /// terminal stays what it is, whatever the entries say.
+    ///
+    /// # Errors
+    /// [`JournalError::Fenced`] when `planner` is no owner (any more).
+    async fn write(&self, planner: &str, entries: &[&Entry]) -> Result<(), JournalError>;
+
+    /// Takes the ownership away from those of `dead` that have written nothing since, and gives every unfinished plan whose
+    /// owner is gone to `planner`: those plans.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    async fn claim(&self, planner: &str, dead: &[Heartbeat]) -> Result<Vec<PlanId>, JournalError>;
+
+    /// One plan with its tasks and attempts, all of the same moment.
+    ///
+    /// # Errors
+    /// When the database can't be used, or holds something that can't be read.
+    async fn plan(&self, plan_id: PlanId) -> Result<Option<Plan>, JournalError>;
+
+    /// Plans, newest first, without their tasks.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    async fn plans(&self, filter: &PlanFilter) -> Result<Vec<Plan>, JournalError>;
+
+    /// The plan that `key` stands for, and the digest it was first used with, if that was not before `not_before`.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    async fn plan_of_key(
+        &self,
+        key: &str,
+        not_before: Timestamp,
+    ) -> Result<Option<(PlanId, String)>, JournalError>;
+
+    /// Events of one plan after `position`, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    async fn events(&self, plan_id: PlanId, position: u64, limit: u32) -> Result<Vec<Event>, JournalError>;
+}
+
+/// Opens, or makes, the database at `url`, and brings its tables up to date.
+///
+/// # Errors
+/// When it can't be opened or was written by a newer version.
+pub async fn open(url: &str) -> Result<Arc<dyn Store>, OpenError> {
+    Ok(Arc::new(SqliteStore::open(url).await?))
+}
+
+/// A sign of life of a planner.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Heartbeat {
+    /// Whose.
+    pub planner: String,
+    /// Grows with every batch it writes. Compared with an earlier reading and the reader's own clock, never with anybody
+    /// else's: clocks jump.
+    pub beat: i64,
+}
 
 /// One step in the life of a plan.
 #[derive(Debug, Clone)]
@@ -133,12 +193,44 @@ pub struct IdempotencyKey {
 }
 
 /// A task by its plan and its place in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TaskRef {
     /// The plan.
     pub plan_id: PlanId,
     /// The task's place, from 0.
     pub ordinal: usize,
+}
+
+/// Which plans to list.
+#[derive(Debug, Clone, Default)]
+pub struct PlanFilter {
+    /// Only those of this request.
+    pub correlation_id: Option<CorrelationId>,
+    /// Only those in this state.
+    pub status: Option<PlanStatus>,
+    /// Only those with a task for this agent.
+    pub agent: Option<AgentName>,
+    /// Only those accepted at this time or later.
+    pub since: Option<Timestamp>,
+    /// Only those older than this one: where the last page ended.
+    pub before: Option<PlanId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// One event of the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Its place in the journal.
+    pub position: u64,
+    /// What happened.
+    pub kind: String,
+    /// When.
+    pub at: Timestamp,
+    /// The task's key; empty for events of the plan itself.
+    pub task_key: String,
+    /// Facts, as a JSON object.
+    pub data: String,
 }
 
 /// The journal can't take an entry, or can't be read.
@@ -176,194 +268,4 @@ impl From<JournalError> for OrchestratorError {
             .with_retry_after(std::time::Duration::from_secs(5)),
         }
     }
-}
-
-/// Access to the journal. Cheap to clone; the writer ends when the last one is gone.
-#[derive(Debug, Clone)]
-pub struct Journal {
-    queue: mpsc::Sender<writer::Job>,
-    readers: SqlitePool,
-    instance: Arc<str>,
-    fenced: CancellationToken,
-    in_flight: Arc<AtomicUsize>,
-    changes: broadcast::Sender<Arc<HashSet<PlanId>>>,
-    _tasks: Arc<(AbortOnDropHandle<()>, AbortOnDropHandle<()>)>,
-}
-
-impl Journal {
-    /// Opens, or makes, the journal at `url`, under a lease of its own. Meets the condition `journal` of `readiness` while
-    /// it takes entries.
-    ///
-    /// # Errors
-    /// When the database can't be opened or was written by a newer version.
-    pub async fn open(url: &str, readiness: Readiness) -> Result<Self, StartError> {
-        let pool = sqlite::open(url, Durability::Full, READERS + 1, &MIGRATIONS).await?;
-        let instance = uuid::Uuid::new_v4().to_string();
-        lease::register(&pool, &instance).await?;
-        let (queue, jobs) = mpsc::channel(QUEUE);
-        let (changes, _) = broadcast::channel(CHANGES);
-        let fenced = CancellationToken::new();
-        let in_flight = Arc::<AtomicUsize>::default();
-        let writer = writer::Writer {
-            pool: pool.clone(),
-            instance: instance.clone(),
-            readiness,
-            fenced: fenced.clone(),
-            in_flight: Arc::clone(&in_flight),
-            changes: changes.clone(),
-        };
-        let writer = tokio::spawn(writer::run(writer, jobs));
-        let renewal = tokio::spawn(renew(queue.downgrade()));
-        let tasks = (AbortOnDropHandle::new(writer), AbortOnDropHandle::new(renewal));
-        Ok(Self {
-            queue,
-            readers: pool,
-            instance: instance.into(),
-            fenced,
-            in_flight,
-            changes,
-            _tasks: Arc::new(tasks),
-        })
-    }
-
-    /// Counts a plan as in flight until the value is dropped: the more there are, the longer a commit waits for company.
-    #[must_use]
-    pub fn in_flight(&self) -> InFlight {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(Arc::clone(&self.in_flight))
-    }
-
-    /// Cancelled when another planner has taken over: this one must stop.
-    #[must_use]
-    pub const fn fenced(&self) -> &CancellationToken {
-        &self.fenced
-    }
-
-    /// Takes over unfinished plans whose planner is gone.
-    ///
-    /// # Errors
-    /// When the database can't be used.
-    pub async fn claim(&self) -> Result<Vec<PlanId>, JournalError> {
-        lease::claim(&self.readers, &self.instance).await
-    }
-
-    /// Gives the lease up, so that a successor need not wait for its end. Nothing can be written afterwards.
-    ///
-    /// # Errors
-    /// When the database can't be used.
-    pub async fn release(&self) -> Result<(), JournalError> {
-        lease::release(&self.readers, &self.instance).await
-    }
-
-    /// Makes the acceptance of a plan durable, together with what is already known of its end.
-    ///
-    /// # Errors
-    /// When it could not be made durable; then the plan does not exist.
-    pub async fn accept(&self, entries: Vec<Entry>) -> Result<(), JournalError> {
-        let (done, committed) = oneshot::channel();
-        self.send(writer::Job::Accept { entries, done }).await?;
-        committed.await.unwrap_or(Err(JournalError::Closed))
-    }
-
-    /// Adds progress of an accepted plan and waits until it is durable. While the database does not take it, it is tried
-    /// again, in order: an accepted plan's history has no holes.
-    ///
-    /// # Errors
-    /// Only when the process ends meanwhile.
-    pub async fn record(&self, entries: Vec<Entry>) -> Result<(), JournalError> {
-        let (done, committed) = oneshot::channel();
-        self.send(writer::Job::Progress { entries, done: Some(done) }).await?;
-        committed.await.map_err(|_| JournalError::Closed)
-    }
-
-    /// As [`Self::record`], without waiting: for steps that nobody is told of before a later one is durable.
-    ///
-    /// # Errors
-    /// Only when the process ends meanwhile.
-    pub async fn note(&self, entry: Entry) -> Result<(), JournalError> {
-        self.send(writer::Job::Progress { entries: vec![entry], done: None }).await
-    }
-
-    /// One plan with its tasks and attempts.
-    ///
-    /// # Errors
-    /// When the database can't be read.
-    pub async fn plan(&self, plan_id: PlanId) -> Result<Option<Plan>, JournalError> {
-        read::plan(&self.readers, plan_id).await
-    }
-
-    /// Plans, newest first, without their tasks.
-    ///
-    /// # Errors
-    /// When the database can't be read.
-    pub async fn plans(&self, filter: &PlanFilter) -> Result<Vec<Plan>, JournalError> {
-        read::plans(&self.readers, filter).await
-    }
-
-    /// The plan that `key` stands for and the digest it was first used with, if that was not before `not_before`.
-    ///
-    /// # Errors
-    /// When the database can't be read.
-    pub async fn plan_of_key(
-        &self,
-        key: &str,
-        not_before: Timestamp,
-    ) -> Result<Option<(PlanId, String)>, JournalError> {
-        read::plan_of_key(&self.readers, key, not_before).await
-    }
-
-    /// Events of a plan after `position`, oldest first, at most `limit`.
-    ///
-    /// # Errors
-    /// When the database can't be read.
-    pub async fn events(
-        &self,
-        plan_id: PlanId,
-        position: u64,
-        limit: u32,
-    ) -> Result<Vec<Event>, JournalError> {
-        read::events(&self.readers, plan_id, position, limit).await
-    }
-
-    /// Tells of every commit from now on: the plans it changed.
-    #[must_use]
-    pub fn changes(&self) -> broadcast::Receiver<Arc<HashSet<PlanId>>> {
-        self.changes.subscribe()
-    }
-
-    async fn send(&self, job: writer::Job) -> Result<(), JournalError> {
-        self.queue.send(job).await.map_err(|_| JournalError::Closed)
-    }
-}
-
-/// A plan in flight.
-#[derive(Debug)]
-pub struct InFlight(Arc<AtomicUsize>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Keeps the lease of a planner that has nothing to write.
-async fn renew(queue: mpsc::WeakSender<writer::Job>) {
-    let mut every = tokio::time::interval(lease::RENEW_EVERY);
-    loop {
-        every.tick().await;
-        let Some(queue) = queue.upgrade() else { return };
-        // A full queue renews by itself.
-        let _ = queue.try_send(writer::Job::Progress { entries: Vec::new(), done: None });
-    }
-}
-
-/// Why the journal can't be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The database can't be opened or migrated.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// It can't be written.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
 }

@@ -8,7 +8,10 @@ use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Event, Journal, JournalError};
+use crate::{
+    journal::Journal,
+    store::{Event, JournalError},
+};
 
 /// Events read at once.
 const PAGE: u32 = 256;

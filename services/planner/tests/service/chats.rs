@@ -274,7 +274,7 @@ async fn a_journal_of_a_newer_version_is_refused() {
     .await
     .unwrap();
     let readiness = phoenix_platform::readiness::Readiness::needing(&[]);
-    let error = phoenix_planner::store::Journal::open(&stage.database_url, readiness).await.unwrap_err();
+    let error = phoenix_planner::journal::Journal::open(&stage.database_url, readiness).await.unwrap_err();
     assert!(error.to_string().contains("9999"), "{error}");
 }
 

@@ -18,15 +18,10 @@ use phoenix_platform::{
     metrics::{record_counter, record_histogram},
     readiness::Readiness,
 };
-use sqlx::SqlitePool;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Entry, JournalError,
-    lease::lease_until,
-    rows::{self, Rows},
-};
+use super::{Entry, JournalError, Store};
 use crate::metrics::{JOURNAL_COMMIT_SECONDS, JOURNAL_ENTRIES, JOURNAL_FAILURES};
 
 /// Jobs that share one commit at most.
@@ -50,9 +45,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 /// What the writer works with.
 pub(super) struct Writer {
-    pub(super) pool: SqlitePool,
+    pub(super) store: Arc<dyn Store>,
     /// The planner on whose behalf it writes.
-    pub(super) instance: String,
+    pub(super) planner: String,
     pub(super) readiness: Readiness,
     /// Cancelled when another planner has taken over.
     pub(super) fenced: CancellationToken,
@@ -175,33 +170,16 @@ fn refuse_new_plans(waiting: &mut Vec<Job>, error: JournalError) {
 
 impl Writer {
     async fn commit(&self, jobs: &[Job]) -> Result<(), JournalError> {
-        let mut batch = Rows::default();
-        let mut entries = 0;
-        for entry in jobs.iter().flat_map(Job::entries) {
-            batch.add(entry, &self.instance);
-            entries += 1;
-        }
+        let entries: Vec<&Entry> = jobs.iter().flat_map(Job::entries).collect();
         let started = Instant::now();
-        self.write(batch).await?;
+        self.store.write(&self.planner, &entries).await?;
         record_histogram(&JOURNAL_COMMIT_SECONDS, started.elapsed().as_secs_f64());
-        record_counter(&JOURNAL_ENTRIES, entries);
-        if entries > 0 {
-            let changed = jobs.iter().flat_map(Job::entries).map(Entry::plan_id).collect();
+        record_counter(&JOURNAL_ENTRIES, entries.len() as u64);
+        if !entries.is_empty() {
+            let changed = entries.iter().map(|entry| entry.plan_id()).collect();
             // Nobody may be watching.
             let _ = self.changes.send(Arc::new(changed));
         }
         Ok(())
-    }
-
-    async fn write(&self, batch: Rows) -> Result<(), JournalError> {
-        let mut query = sqlx::query(rows::WRITE_BATCH).bind(&self.instance).bind(lease_until());
-        for column in batch.into_columns() {
-            query = query.bind(column);
-        }
-        match query.execute(&self.pool).await {
-            Ok(_) => Ok(()),
-            Err(sqlx::Error::Database(error)) if error.message() == "fenced" => Err(JournalError::Fenced),
-            Err(error) => Err(error.into()),
-        }
     }
 }

@@ -2,33 +2,16 @@
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    AgentName, CorrelationId, FailureClass, OrchestratorError, PlanId,
+    FailureClass, OrchestratorError, PlanId,
     plan::{Attempt, AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
 };
 use serde::de::DeserializeOwned;
 use sqlx::{FromRow, SqlitePool};
 
 use super::{
-    JournalError,
+    Event, JournalError, PlanFilter,
     rows::{micros, read_error},
 };
-
-/// Which plans to list.
-#[derive(Debug, Clone, Default)]
-pub struct PlanFilter {
-    /// Only those of this request.
-    pub correlation_id: Option<CorrelationId>,
-    /// Only those in this state.
-    pub status: Option<PlanStatus>,
-    /// Only those with a task for this agent.
-    pub agent: Option<AgentName>,
-    /// Only those accepted at this time or later.
-    pub since: Option<Timestamp>,
-    /// Only those older than this one: where the last page ended.
-    pub before: Option<PlanId>,
-    /// At most so many.
-    pub limit: u32,
-}
 
 const PLAN_COLUMNS: &str =
     "plan_id, correlation_id, kind, status, created_at, deadline_at, ended_at, context, output, error";
@@ -101,21 +84,6 @@ pub(super) async fn plan_of_key(
             .fetch_optional(pool)
             .await?;
     row.map(|(plan_id, digest)| Ok((parse("idempotency_keys.plan_id", &plan_id)?, digest))).transpose()
-}
-
-/// One event of the journal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// Its place in the journal.
-    pub position: u64,
-    /// What happened.
-    pub kind: String,
-    /// When.
-    pub at: Timestamp,
-    /// The task's key; empty for events of the plan itself.
-    pub task_key: String,
-    /// Facts, as a JSON object.
-    pub data: String,
 }
 
 /// Events of one plan after `position`, oldest first.

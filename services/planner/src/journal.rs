@@ -1,0 +1,223 @@
+//! The journal: every plan, task, attempt and event, durable before anybody is told of it.
+//!
+//! Entries are handed to one writer, which commits whatever has gathered while the last commit ran, so that plans at the
+//! same time share one fsync. Reading goes past the writer, to the committed state.
+
+mod lease;
+mod writer;
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use jiff::Timestamp;
+use phoenix_domain::{PlanId, plan::Plan};
+use phoenix_platform::{readiness::Readiness, sqlite::OpenError};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::store::{self, Entry, Event, JournalError, PlanFilter, Store};
+
+/// Entries that may wait for the writer; beyond it, whoever appends waits.
+const QUEUE: usize = 4096;
+
+/// Commits that a watcher may fall behind before it looks for itself.
+const CHANGES: usize = 64;
+
+/// Access to the journal. Cheap to clone; the writer ends when the last one is gone.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    queue: mpsc::Sender<writer::Job>,
+    store: Arc<dyn Store>,
+    instance: Arc<str>,
+    others: Arc<tokio::sync::Mutex<lease::Others>>,
+    fenced: CancellationToken,
+    in_flight: Arc<AtomicUsize>,
+    changes: broadcast::Sender<Arc<HashSet<PlanId>>>,
+    _tasks: Arc<(AbortOnDropHandle<()>, AbortOnDropHandle<()>)>,
+}
+
+impl Journal {
+    /// Opens, or makes, the journal at `url`, under a lease of its own. Meets the condition `journal` of `readiness` while
+    /// it takes entries.
+    ///
+    /// # Errors
+    /// When the database can't be opened or was written by a newer version.
+    pub async fn open(url: &str, readiness: Readiness) -> Result<Self, StartError> {
+        let store = store::open(url).await?;
+        let instance = uuid::Uuid::new_v4().to_string();
+        store.register(&instance).await?;
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let (changes, _) = broadcast::channel(CHANGES);
+        let fenced = CancellationToken::new();
+        let in_flight = Arc::<AtomicUsize>::default();
+        let writer = writer::Writer {
+            store: Arc::clone(&store),
+            planner: instance.clone(),
+            readiness,
+            fenced: fenced.clone(),
+            in_flight: Arc::clone(&in_flight),
+            changes: changes.clone(),
+        };
+        let writer = tokio::spawn(writer::run(writer, jobs));
+        let renewal = tokio::spawn(renew(queue.downgrade()));
+        let tasks = (AbortOnDropHandle::new(writer), AbortOnDropHandle::new(renewal));
+        Ok(Self {
+            queue,
+            store,
+            instance: instance.into(),
+            others: Arc::default(),
+            fenced,
+            in_flight,
+            changes,
+            _tasks: Arc::new(tasks),
+        })
+    }
+
+    /// Counts a plan as in flight until the value is dropped: the more there are, the longer a commit waits for company.
+    #[must_use]
+    pub fn in_flight(&self) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(&self.in_flight))
+    }
+
+    /// Cancelled when another planner has taken over: this one must stop.
+    #[must_use]
+    pub const fn fenced(&self) -> &CancellationToken {
+        &self.fenced
+    }
+
+    /// Takes over unfinished plans whose planner is gone.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    pub async fn claim(&self) -> Result<Vec<PlanId>, JournalError> {
+        let alive = self.store.planners().await?;
+        let dead = self.others.lock().await.dead(&self.instance, alive);
+        self.store.claim(&self.instance, &dead).await
+    }
+
+    /// Gives the lease up, so that a successor need not wait for its end. Nothing can be written afterwards.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    pub async fn release(&self) -> Result<(), JournalError> {
+        self.store.release(&self.instance).await
+    }
+
+    /// Makes the acceptance of a plan durable, together with what is already known of its end.
+    ///
+    /// # Errors
+    /// When it could not be made durable; then the plan does not exist.
+    pub async fn accept(&self, entries: Vec<Entry>) -> Result<(), JournalError> {
+        let (done, committed) = oneshot::channel();
+        self.send(writer::Job::Accept { entries, done }).await?;
+        committed.await.unwrap_or(Err(JournalError::Closed))
+    }
+
+    /// Adds progress of an accepted plan and waits until it is durable. While the database does not take it, it is tried
+    /// again, in order: an accepted plan's history has no holes.
+    ///
+    /// # Errors
+    /// Only when the process ends meanwhile.
+    pub async fn record(&self, entries: Vec<Entry>) -> Result<(), JournalError> {
+        let (done, committed) = oneshot::channel();
+        self.send(writer::Job::Progress { entries, done: Some(done) }).await?;
+        committed.await.map_err(|_| JournalError::Closed)
+    }
+
+    /// As [`Self::record`], without waiting: for steps that nobody is told of before a later one is durable.
+    ///
+    /// # Errors
+    /// Only when the process ends meanwhile.
+    pub async fn note(&self, entry: Entry) -> Result<(), JournalError> {
+        self.send(writer::Job::Progress { entries: vec![entry], done: None }).await
+    }
+
+    /// One plan with its tasks and attempts.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub async fn plan(&self, plan_id: PlanId) -> Result<Option<Plan>, JournalError> {
+        self.store.plan(plan_id).await
+    }
+
+    /// Plans, newest first, without their tasks.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub async fn plans(&self, filter: &PlanFilter) -> Result<Vec<Plan>, JournalError> {
+        self.store.plans(filter).await
+    }
+
+    /// The plan that `key` stands for and the digest it was first used with, if that was not before `not_before`.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub async fn plan_of_key(
+        &self,
+        key: &str,
+        not_before: Timestamp,
+    ) -> Result<Option<(PlanId, String)>, JournalError> {
+        self.store.plan_of_key(key, not_before).await
+    }
+
+    /// Events of a plan after `position`, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub async fn events(
+        &self,
+        plan_id: PlanId,
+        position: u64,
+        limit: u32,
+    ) -> Result<Vec<Event>, JournalError> {
+        self.store.events(plan_id, position, limit).await
+    }
+
+    /// Tells of every commit from now on: the plans it changed.
+    #[must_use]
+    pub fn changes(&self) -> broadcast::Receiver<Arc<HashSet<PlanId>>> {
+        self.changes.subscribe()
+    }
+
+    async fn send(&self, job: writer::Job) -> Result<(), JournalError> {
+        self.queue.send(job).await.map_err(|_| JournalError::Closed)
+    }
+}
+
+/// A plan in flight.
+#[derive(Debug)]
+pub struct InFlight(Arc<AtomicUsize>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Keeps the lease of a planner that has nothing to write.
+async fn renew(queue: mpsc::WeakSender<writer::Job>) {
+    let mut every = tokio::time::interval(lease::RENEW_EVERY);
+    loop {
+        every.tick().await;
+        let Some(queue) = queue.upgrade() else { return };
+        // A full queue renews by itself.
+        let _ = queue.try_send(writer::Job::Progress { entries: Vec::new(), done: None });
+    }
+}
+
+/// Why the journal can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database can't be opened or migrated.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// It can't be written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}

@@ -1,0 +1,147 @@
+//! What every store of the journal must do. A new kind of store is one more line in [`stores`].
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests too")]
+
+mod ownership;
+mod plans;
+mod sqlite;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use phoenix_domain::{
+    CorrelationId, FailureClass, OrchestratorError, OrchestratorErrorCode, PlanId, TaskId,
+    action::ActionResult,
+    plan::{AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
+};
+use phoenix_planner::store::{self, Entry, IdempotencyKey, JournalError, Store, TaskRef};
+use serde_json::json;
+
+/// A database of its own, empty, with the planner `me` as an owner. Gone with the value.
+struct Fresh {
+    store: Arc<dyn Store>,
+    url: String,
+    _folder: tempfile::TempDir,
+}
+
+/// One of every kind of store.
+async fn stores() -> Vec<Fresh> {
+    vec![sqlite().await]
+}
+
+async fn sqlite() -> Fresh {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", folder.path().join("journal.db").display());
+    let store = store::open(&url).await.unwrap();
+    store.register("me").await.unwrap();
+    Fresh { store, url, _folder: folder }
+}
+
+async fn write(store: &dyn Store, planner: &str, entries: &[Entry]) -> Result<(), JournalError> {
+    store.write(planner, &entries.iter().collect::<Vec<_>>()).await
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+fn task_of(plan: &Plan, ordinal: usize) -> TaskRef {
+    TaskRef { plan_id: plan.plan_id, ordinal }
+}
+
+fn new_plan(agents: &[&str]) -> Plan {
+    let tasks = agents.iter().enumerate().map(|(ordinal, agent)| Task {
+        task_id: TaskId::generate(),
+        spec: TaskSpec {
+            key: format!("t{ordinal}"),
+            agent: agent.parse().unwrap(),
+            action: "do".into(),
+            payload: json!({"text": "ünïcode \" \\ \n", "n": [1, 2.5, null]}).as_object().unwrap().clone(),
+            depends_on: (0..ordinal).map(|before| format!("t{before}")).collect(),
+            on_failure: OnFailure::Continue,
+        },
+        status: TaskStatus::Queued,
+        queued_at: at(0),
+        dispatched_at: None,
+        ended_at: None,
+        output: None,
+        error: None,
+        attempts: Vec::new(),
+    });
+    Plan {
+        plan_id: PlanId::generate(),
+        correlation_id: CorrelationId::generate(),
+        kind: PlanKind::Graph,
+        status: PlanStatus::Pending,
+        created_at: at(0),
+        deadline_at: Some(at(100)),
+        ended_at: None,
+        context: "some context".into(),
+        output: None,
+        error: None,
+        tasks: tasks.collect(),
+    }
+}
+
+fn accepted(plan: &Plan) -> Entry {
+    Entry::PlanAccepted { plan: Box::new(plan.clone()), key: None }
+}
+
+fn accepted_as(plan: &Plan, key: &str, digest: &str) -> Entry {
+    let key = Some(IdempotencyKey { key: key.into(), digest: digest.into() });
+    Entry::PlanAccepted { plan: Box::new(plan.clone()), key }
+}
+
+fn plan_ended(plan: &Plan, second: i64) -> Entry {
+    let (plan_id, status) = (plan.plan_id, PlanStatus::Succeeded);
+    Entry::PlanEnded { plan_id, status, at: at(second), result: Ok("done".into()) }
+}
+
+/// A plan of two tasks: the first fails once and is tried again, the second fails for good, which the plan survives.
+fn life(plan: &Plan) -> Vec<Entry> {
+    let (first, second) = (task_of(plan, 0), task_of(plan, 1));
+    let started = |task, number, second| Entry::AttemptStarted {
+        task,
+        number,
+        at: at(second),
+        worker: format!("pid {number}"),
+    };
+    let failed = |task, number, second, retried| Entry::AttemptEnded {
+        task,
+        number,
+        at: at(second),
+        outcome: AttemptOutcome::Failed {
+            class: FailureClass::BackendFailure,
+            message: "exited with code 3".into(),
+            stderr_tail: "boom".into(),
+        },
+        retried,
+    };
+    let error = OrchestratorError::new(OrchestratorErrorCode::ExecutionFailed, "no")
+        .with_detail("agent", "b")
+        .with_retry_after(std::time::Duration::from_millis(1500));
+    vec![
+        accepted(plan),
+        Entry::TaskDispatched { task: first, at: at(1) },
+        started(first, 1, 2),
+        failed(first, 1, 3, true),
+        started(first, 2, 4),
+        Entry::AttemptEnded {
+            task: first,
+            number: 2,
+            at: at(5),
+            outcome: AttemptOutcome::Succeeded,
+            retried: false,
+        },
+        Entry::TaskEnded {
+            task: first,
+            status: TaskStatus::Succeeded,
+            at: at(5),
+            result: Ok(ActionResult::text("yes")),
+        },
+        Entry::TaskDispatched { task: second, at: at(6) },
+        started(second, 1, 7),
+        failed(second, 1, 8, false),
+        Entry::TaskEnded { task: second, status: TaskStatus::DeadLettered, at: at(8), result: Err(error) },
+        plan_ended(plan, 9),
+    ]
+}

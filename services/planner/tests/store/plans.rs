@@ -1,0 +1,113 @@
+//! What is written is what is read.
+
+use phoenix_domain::plan::{AttemptOutcome, PlanStatus, TaskStatus};
+use phoenix_planner::store::{Entry, PlanFilter};
+
+use crate::{accepted, accepted_as, at, life, new_plan, plan_ended, stores, task_of, write};
+
+#[tokio::test]
+async fn a_plan_is_the_same_however_its_steps_were_gathered() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let mut read = Vec::new();
+        for batch in [1, 2, 3, 5, 100] {
+            let plan = new_plan(&["a", "b"]);
+            for entries in life(&plan).chunks(batch) {
+                write(store, "me", entries).await.unwrap();
+            }
+            let mut known = store.plan(plan.plan_id).await.unwrap().unwrap();
+            let events = store.events(plan.plan_id, 0, 100).await.unwrap();
+            assert!(events.windows(2).all(|pair| pair[0].position < pair[1].position));
+            let of_later = store.events(plan.plan_id, events[3].position, 2).await.unwrap();
+            assert_eq!(of_later, events[4..6]);
+            let mut facts: Vec<_> =
+                events.into_iter().map(|event| (event.kind, event.at, event.task_key, event.data)).collect();
+            assert!(facts[0].3.contains(&plan.correlation_id.to_string()));
+            // What is another for every plan.
+            facts[0].3.clear();
+            let nil = uuid::Uuid::nil();
+            (known.plan_id, known.correlation_id) = (nil.into(), nil.into());
+            known.tasks.iter_mut().for_each(|task| task.task_id = nil.into());
+            read.push((known, facts));
+        }
+        let (plan, facts) = &read[0];
+        assert_eq!((plan.status, plan.output.as_deref()), (PlanStatus::Succeeded, Some("done")));
+        assert_eq!((plan.ended_at, plan.deadline_at), (Some(at(9)), Some(at(100))));
+        let [first, second] = &plan.tasks[..] else { panic!("{plan:?}") };
+        assert_eq!((first.status, second.status), (TaskStatus::Succeeded, TaskStatus::DeadLettered));
+        assert_eq!((first.dispatched_at, first.ended_at), (Some(at(1)), Some(at(5))));
+        assert_eq!(first.spec, new_plan(&["a"]).tasks[0].spec);
+        let outcomes: Vec<_> = first.attempts.iter().filter_map(|attempt| attempt.outcome.clone()).collect();
+        assert!(matches!(outcomes[..], [AttemptOutcome::Failed { .. }, AttemptOutcome::Succeeded]));
+        let error = second.error.clone().unwrap();
+        assert_eq!((&*error.message, error.retry_after.unwrap().as_millis()), ("no", 1500));
+        let kinds: Vec<_> = facts.iter().map(|(kind, ..)| kind.as_str()).collect();
+        assert_eq!(
+            kinds.join(" "),
+            "plan_accepted task_dispatched attempt_started attempt_ended attempt_started attempt_ended task_ended \
+             task_dispatched attempt_started attempt_ended task_ended plan_ended"
+        );
+        for other in &read[1..] {
+            assert_eq!(other, &read[0]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_terminal_state_never_changes() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let plan = new_plan(&["a", "b"]);
+        write(store, "me", &life(&plan)).await.unwrap();
+        let known = store.plan(plan.plan_id).await.unwrap();
+        let mut late = life(&plan).split_off(1);
+        late.push(Entry::TaskEnded {
+            task: task_of(&plan, 0),
+            status: TaskStatus::Cancelled,
+            at: at(50),
+            result: Err(phoenix_domain::OrchestratorError::internal("late")),
+        });
+        write(store, "me", &late).await.unwrap();
+        assert_eq!(store.plan(plan.plan_id).await.unwrap(), known);
+    }
+}
+
+#[tokio::test]
+async fn plans_are_found_by_what_they_are_filtered_by_page_by_page() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let plans: Vec<_> =
+            (0..10).map(|n| new_plan(if n % 2 == 0 { &["a"] } else { &["b", "a"] })).collect();
+        for plan in &plans {
+            write(store, "me", &[accepted(plan)]).await.unwrap();
+        }
+        write(store, "me", &[plan_ended(&plans[3], 9)]).await.unwrap();
+        let found = async |filter: PlanFilter| -> Vec<usize> {
+            let found = store.plans(&PlanFilter { limit: 4, ..filter }).await.unwrap();
+            let place = |id| plans.iter().position(|plan| plan.plan_id == id).unwrap();
+            found.iter().map(|plan| place(plan.plan_id)).collect()
+        };
+        let all = PlanFilter::default();
+        assert_eq!(found(all.clone()).await, [9, 8, 7, 6]);
+        assert_eq!(found(PlanFilter { before: Some(plans[6].plan_id), ..all.clone() }).await, [5, 4, 3, 2]);
+        assert_eq!(found(PlanFilter { status: Some(PlanStatus::Succeeded), ..all.clone() }).await, [3]);
+        assert_eq!(found(PlanFilter { agent: "b".parse().ok(), ..all.clone() }).await, [9, 7, 5, 3]);
+        let one = PlanFilter { correlation_id: Some(plans[2].correlation_id), ..all.clone() };
+        assert_eq!(found(one).await, [2]);
+        assert_eq!(found(PlanFilter { since: Some(at(1)), ..all }).await, [0; 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_key_stands_for_the_plan_it_was_first_used_for() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let (first, second) = (new_plan(&["a"]), new_plan(&["a"]));
+        write(store, "me", &[accepted_as(&first, "k", "one")]).await.unwrap();
+        write(store, "me", &[accepted_as(&second, "k", "two")]).await.unwrap();
+        let known = store.plan_of_key("k", at(0)).await.unwrap();
+        assert_eq!(known, Some((first.plan_id, "one".into())));
+        assert_eq!(store.plan_of_key("k", at(1)).await.unwrap(), None, "it is too old");
+        assert_eq!(store.plan_of_key("other", at(0)).await.unwrap(), None);
+    }
+}
