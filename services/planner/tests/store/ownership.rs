@@ -48,7 +48,7 @@ async fn plans_of_the_dead_and_of_those_who_left_are_taken_over() {
 
         let seen = heartbeat(store, "me").await;
         assert_eq!(
-            store.claim("nobody", &[seen.clone()]).await.unwrap(),
+            store.claim("nobody", std::slice::from_ref(&seen)).await.unwrap(),
             [],
             "who owns nothing takes nothing"
         );
