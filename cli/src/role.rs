@@ -11,6 +11,7 @@ use phoenix_platform::{
     init_metrics, init_tracing, listener,
     metrics::Metric,
     shutdown,
+    telemetry::TelemetryConfig,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -67,7 +68,7 @@ async fn serve(settings: RoleSettings, exe: String, supervised: bool) -> Result<
     // Ports first: a port in use stops the start before anything is touched.
     let listener = listener::bind(settings.role.addr_variable(), settings.addr).await?;
     let metrics_listener = listener::bind("METRICS_ADDR", settings.metrics_addr).await?;
-    let telemetry = init_tracing(settings.telemetry.clone())?;
+    let telemetry = init_tracing(TelemetryConfig { prefix: supervised, ..settings.telemetry.clone() })?;
     let exporter = init_metrics(metrics_of(settings.role))?;
     let shutdown = shutdown::on_signal()?;
     if supervised {

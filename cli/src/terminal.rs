@@ -11,9 +11,3 @@ pub(crate) fn complain(message: impl std::fmt::Display) {
 pub(crate) fn announce(message: impl std::fmt::Display) {
     println!("{message}");
 }
-
-/// Passes on a line of a child, to standard error.
-#[expect(clippy::print_stderr, reason = "the one place; children's lines are logs already")]
-pub(crate) fn forward(line: impl std::fmt::Display) {
-    eprintln!("{line}");
-}

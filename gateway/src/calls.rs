@@ -47,7 +47,7 @@ impl Plans {
         wish: PlanAndExecuteRequest,
     ) -> Result<(PlanId, String), OrchestratorError> {
         let continues = wish.continue_on_disconnect;
-        let context = if continues { RequestContext::new(self.scope.id()) } else { self.scope.context() };
+        let context = if continues { self.scope.context_without_deadline() } else { self.scope.context() };
         let mut planner = self.gateway.planner();
         let call = planner.plan_and_execute(context.request(wish));
         let PlanAndExecuteResponse { plan_id, output, agent: _ } =
@@ -102,7 +102,7 @@ impl Plans {
         after_position: u64,
     ) -> Result<Streaming<WatchPlanResponse>, OrchestratorError> {
         // Its beginning is waited for; the stream itself lasts as long as the plan.
-        let context = RequestContext::new(self.scope.id());
+        let context = self.scope.context_without_deadline();
         let mut planner = self.gateway.planner();
         let request = WatchPlanRequest { plan_id: plan_id.to_string(), after_position };
         let call = planner.watch_plan(context.request(request));

@@ -10,14 +10,13 @@ use std::{
 
 use axum::{
     extract::{Request, State},
-    http::HeaderMap,
     middleware::Next,
     response::Response,
 };
 use phoenix_domain::CorrelationId;
 use phoenix_platform::{
     RequestContext, correlation_span,
-    propagation::{CORRELATION_HEADER, correlation_id, correlation_value},
+    propagation::{CORRELATION_HEADER, TraceContext, correlation_id, correlation_value},
 };
 use phoenix_proto::InvalidField;
 use tracing::Span;
@@ -38,8 +37,8 @@ struct Facts {
     deadline: Instant,
     id: Mutex<CorrelationId>,
     invalid_header: Option<InvalidField>,
-    /// For the trace the caller may have begun.
-    headers: HeaderMap,
+    /// The caller's, if it has begun one.
+    trace: TraceContext,
     span: OnceLock<Span>,
 }
 
@@ -50,15 +49,13 @@ impl Scope {
             Ok(id) => (id, None),
             Err(invalid) => (None, Some(invalid)),
         };
-        let trace = ["traceparent", "tracestate"];
-        let trace = trace.iter().filter_map(|name| Some((*name, request.headers().get(*name)?.clone())));
         Self(Arc::new(Facts {
             endpoint: Endpoint::of(request),
             started,
             deadline: started + timeout,
             id: Mutex::new(id.unwrap_or_else(CorrelationId::generate)),
             invalid_header,
-            headers: trace.map(|(name, value)| (axum::http::HeaderName::from_static(name), value)).collect(),
+            trace: TraceContext::of(request.headers()).unwrap_or_else(TraceContext::generate),
             span: OnceLock::new(),
         }))
     }
@@ -90,13 +87,17 @@ impl Scope {
 
     /// The span of everything done and said for this request.
     pub(crate) fn span(&self) -> &Span {
-        let Facts { endpoint, headers, .. } = &*self.0;
-        self.0.span.get_or_init(|| correlation_span(endpoint.as_str(), self.id(), headers))
+        self.0.span.get_or_init(|| correlation_span(self.endpoint().as_str(), &self.context()))
     }
 
     /// What goes along with calls to other services.
     pub(crate) fn context(&self) -> RequestContext {
-        RequestContext::new(self.id()).with_deadline(self.deadline())
+        self.context_without_deadline().with_deadline(self.deadline())
+    }
+
+    /// The same for what may take longer than the request.
+    pub(crate) fn context_without_deadline(&self) -> RequestContext {
+        RequestContext { correlation_id: self.id(), deadline: None, trace: self.0.trace.clone() }
     }
 
     /// That the caller's own id, if there is one, is an id.

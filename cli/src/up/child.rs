@@ -1,21 +1,21 @@
 //! One service under supervision.
 
-use std::{fmt, io, process::ExitStatus, process::Stdio, time::Duration};
+use std::{
+    io,
+    os::fd::AsFd,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use phoenix_platform::config::Role;
-use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, BufReader},
-    process::Command,
-    sync::mpsc,
-    time::Instant,
-};
+use tokio::{process::Command, sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::terminal::{complain, forward};
+use crate::terminal::complain;
 
 /// The wait before a service that died is started again; doubles while it keeps dying.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -88,13 +88,13 @@ impl<C: Fn() -> Command> Child<C> {
             .process_group(0)
             // Ends when this process does, however that happens.
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            // Its log goes where ours goes, past us: each line says whose it is, and is one write. Standard output is
+            // for the ready line alone.
+            .stdout(io::stderr().as_fd().try_clone_to_owned()?)
+            .stderr(Stdio::inherit())
             .kill_on_drop(true)
             .spawn()?;
         let _stdin = process.stdin.take();
-        let lines = [process.stdout.take().map(|out| tokio::spawn(forward_lines(self.role, out)))];
-        let errors = [process.stderr.take().map(|err| tokio::spawn(forward_lines(self.role, err)))];
         let ended = tokio::select! {
             status = process.wait() => Ended::ByItself(describe(status?)),
             () = self.stop.cancelled() => {
@@ -113,33 +113,7 @@ impl<C: Fn() -> Command> Child<C> {
         };
         // Does nothing to a process that has ended.
         let _ = process.kill().await;
-        for reader in lines.into_iter().chain(errors).flatten() {
-            let _ = reader.await;
-        }
         Ok(ended)
-    }
-}
-
-/// Passes on what a service says. JSON lines name their service themselves and stay readable for programs.
-async fn forward_lines(role: Role, from: impl AsyncRead + Unpin) {
-    let mut lines = BufReader::new(from).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        if line.starts_with('{') {
-            forward(line);
-        } else {
-            forward(Prefixed { role, line: &line });
-        }
-    }
-}
-
-struct Prefixed<'a> {
-    role: Role,
-    line: &'a str,
-}
-
-impl fmt::Display for Prefixed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<8} | {}", self.role.as_str(), self.line)
     }
 }
 

@@ -8,22 +8,29 @@
 //! `tracing-subscriber`'s own JSON format nests span fields under `spans`; here `correlation_id`, `trace_id`, `plan_id`,
 //! `task_id` and `agent` are found where `grep` and log stores look first. A field of the event wins over one of a span,
 //! an inner span's over an outer one's.
+//!
+//! Several lines are written for every chat, so they are put together from bytes: a span's fields are rendered when it is
+//! opened, a line in a buffer that its thread keeps ([`value`] does the rendering).
 
-use std::{
-    fmt::{self, Write as _},
-    io::Write,
-};
+mod value;
+
+use std::{cell::RefCell, io::Write};
 
 use jiff::Timestamp;
-use serde_json::{Map, Value};
-use tracing::{
-    Event, Level, Subscriber,
-    field::{Field, Visit},
-    span,
-};
+use tracing::{Event, Level, Metadata, Subscriber, field::Field, span};
 use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
+use self::value::{Fields, Rendered};
 use crate::telemetry::LogFormat;
+
+/// The fields that every JSON line begins with; no other field may take their names.
+const FIXED: [&str; 5] = ["timestamp", "level", "service", "target", "message"];
+
+/// Whose request a pretty line is about: what a person follows. The other ids are in the JSON and in the journal.
+const FOLLOWED: [&str; 2] = ["agent", "correlation_id"];
+
+/// Room that a line's buffer keeps; a longer line gives its memory back.
+const KEPT_BYTES: usize = 16 * 1024;
 
 /// Writes every event as one line.
 #[derive(Debug)]
@@ -31,19 +38,22 @@ pub struct LogLines<W = fn() -> std::io::Stderr> {
     service: &'static str,
     format: LogFormat,
     colour: bool,
+    /// Whether pretty lines begin with the service.
+    prefix: bool,
     writer: W,
 }
 
 impl LogLines {
-    /// To standard error, for the process that plays the role `service`.
+    /// To standard error, for the process that plays the role `service`. `prefix`: pretty lines begin with it, where
+    /// several services share a terminal.
     #[must_use]
-    pub fn stderr(service: &'static str, format: LogFormat, colour: bool) -> Self {
-        Self { service, format, colour, writer: std::io::stderr }
+    pub fn stderr(service: &'static str, format: LogFormat, colour: bool, prefix: bool) -> Self {
+        Self { service, format, colour, prefix, writer: std::io::stderr }
     }
 }
 
 /// The fields of a span, kept with it.
-struct SpanFields(Map<String, Value>);
+struct SpanFields(Rendered);
 
 impl<S, W, O> Layer<S> for LogLines<W>
 where
@@ -53,142 +63,152 @@ where
 {
     fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
-        let mut fields = Map::new();
-        attributes.record(&mut Fields(&mut fields));
+        let mut fields = Rendered::default();
+        attributes.record(&mut Fields { format: self.format, into: &mut fields, message: None });
         span.extensions_mut().insert(SpanFields(fields));
     }
 
     fn on_record(&self, id: &span::Id, values: &span::Record<'_>, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
         if let Some(SpanFields(fields)) = span.extensions_mut().get_mut() {
-            values.record(&mut Fields(fields));
+            values.record(&mut Fields { format: self.format, into: fields, message: None });
         }
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut own = Map::new();
-        event.record(&mut Fields(&mut own));
-        let message = match own.remove("message") {
-            Some(Value::String(message)) => message,
-            Some(other) => other.to_string(),
-            None => String::new(),
-        };
-        let mut inherited = Map::new();
-        for span in context.event_scope(event).into_iter().flatten() {
-            if let Some(SpanFields(fields)) = span.extensions().get() {
-                for (name, value) in fields {
-                    if !own.contains_key(name) && !inherited.contains_key(name) {
-                        inherited.insert(name.clone(), value.clone());
-                    }
-                }
+        thread_local! {
+            static SCRATCH: RefCell<Scratch> = RefCell::default();
+        }
+        let written = SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
+            Ok(mut scratch) => {
+                self.write(event, &context, &mut scratch);
+                true
+            }
+            // Something that is being written logs.
+            Err(_) => false,
+        });
+        if !written {
+            self.write(event, &context, &mut Scratch::default());
+        }
+    }
+}
+
+/// What a line is put together in.
+#[derive(Default)]
+struct Scratch {
+    line: Vec<u8>,
+    message: Vec<u8>,
+    own: Rendered,
+    /// The names of inherited fields that the line has already.
+    inherited: Vec<&'static str>,
+}
+
+impl<W: Fn() -> O + 'static, O: Write> LogLines<W> {
+    fn write<S>(&self, event: &Event<'_>, context: &Context<'_, S>, scratch: &mut Scratch)
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+    {
+        let Scratch { line, message, own, inherited } = scratch;
+        line.clear();
+        message.clear();
+        own.clear();
+        inherited.clear();
+        event.record(&mut Fields { format: self.format, into: own, message: Some(message) });
+        match self.format {
+            LogFormat::Json => {
+                self.begin_json(line, event.metadata(), message);
+                own.iter()
+                    .filter(|(name, _)| !FIXED.contains(name))
+                    .for_each(|field| json_field(line, field));
+            }
+            LogFormat::Pretty => {
+                self.begin_pretty(line, event.metadata(), message);
+                own.iter().for_each(|field| self.pretty_field(line, field));
             }
         }
-        let line = Line { event, message, own, inherited };
-        let mut text = match self.format {
-            LogFormat::Json => line.json(self.service),
-            LogFormat::Pretty => line.pretty(self.colour),
-        };
-        text.push('\n');
-        // A log that can't be written has nowhere to say so. One write, so that lines of threads don't mix.
-        let _ = (self.writer)().write_all(text.as_bytes());
-    }
-}
-
-struct Line<'a> {
-    event: &'a Event<'a>,
-    message: String,
-    own: Map<String, Value>,
-    inherited: Map<String, Value>,
-}
-
-impl Line<'_> {
-    fn json(self, service: &str) -> String {
-        let mut line = Map::new();
-        line.insert("timestamp".into(), Timestamp::now().to_string().into());
-        line.insert("level".into(), self.event.metadata().level().as_str().into());
-        line.insert("service".into(), service.into());
-        line.insert("target".into(), self.event.metadata().target().into());
-        line.insert("message".into(), self.message.into());
-        for (name, value) in self.own.into_iter().chain(self.inherited) {
-            line.entry(name).or_insert(value);
+        for span in context.event_scope(event).into_iter().flatten() {
+            let extensions = span.extensions();
+            let Some(SpanFields(fields)) = extensions.get() else { continue };
+            for field @ (name, _) in fields.iter() {
+                if own.has(name) || inherited.contains(&name) {
+                    continue;
+                }
+                match self.format {
+                    LogFormat::Json if !FIXED.contains(&name) => json_field(line, field),
+                    LogFormat::Pretty if FOLLOWED.contains(&name) => self.pretty_field(line, field),
+                    LogFormat::Json | LogFormat::Pretty => continue,
+                }
+                inherited.push(name);
+            }
         }
-        Value::Object(line).to_string()
+        line.extend_from_slice(if self.format == LogFormat::Json { b"}\n" } else { b"\n" });
+        // A log that can't be written has nowhere to say so. One write, so that lines of threads don't mix.
+        let _ = (self.writer)().write_all(line);
+        if line.capacity() > KEPT_BYTES {
+            *line = Vec::new();
+        }
     }
 
-    fn pretty(self, colour: bool) -> String {
-        let paint = |code: &'static str| if colour { code } else { "" };
-        let (dim, reset) = (paint("\u{1b}[2m"), paint("\u{1b}[0m"));
-        let level = *self.event.metadata().level();
-        let level_colour = paint(match level {
+    fn begin_json(&self, line: &mut Vec<u8>, metadata: &Metadata<'_>, message: &[u8]) {
+        // Writing to memory does not fail.
+        let _ = write!(
+            line,
+            r#"{{"timestamp":"{}","level":"{}","service":"{}","target":"{}","message":"#,
+            Timestamp::now(),
+            metadata.level(),
+            self.service,
+            metadata.target(),
+        );
+        line.extend_from_slice(if message.is_empty() { br#""""# } else { message });
+    }
+
+    fn begin_pretty(&self, line: &mut Vec<u8>, metadata: &Metadata<'_>, message: &[u8]) {
+        let level = *metadata.level();
+        let level_colour = self.paint(match level {
             Level::ERROR => "\u{1b}[31m",
             Level::WARN => "\u{1b}[33m",
             Level::INFO => "\u{1b}[32m",
             Level::DEBUG | Level::TRACE => "\u{1b}[34m",
         });
+        let (dim, reset) = (self.paint(DIM), self.paint(RESET));
+        if self.prefix {
+            let _ = write!(line, "{:<8} | ", self.service);
+        }
         let time = Timestamp::now().strftime("%H:%M:%S%.3f");
-        let mut text =
-            format!("{dim}{time}{reset} {level_colour}{level:>5}{reset} {}", one_line(&self.message));
-        // Agent and correlation id are what a person follows; the other ids are in the JSON and in the journal.
-        let followed =
-            self.inherited.iter().filter(|(name, _)| ["agent", "correlation_id"].contains(&name.as_str()));
-        for (name, value) in self.own.iter().chain(followed) {
-            let value = match value {
-                Value::String(text) => one_line(text),
-                other => other.to_string(),
-            };
-            // Writing to a string does not fail.
-            let _ = write!(text, " {dim}{name}={reset}{value}");
-        }
-        text
+        let _ = write!(line, "{dim}{time}{reset} {level_colour}{level:>5}{reset} ");
+        line.extend_from_slice(message);
+    }
+
+    fn pretty_field(&self, line: &mut Vec<u8>, (name, value): (&str, &[u8])) {
+        let _ = write!(line, " {}{name}={}", self.paint(DIM), self.paint(RESET));
+        line.extend_from_slice(value);
+    }
+
+    fn paint(&self, code: &'static str) -> &'static str {
+        if self.colour { code } else { "" }
     }
 }
 
-/// Line breaks and other control characters, made visible: what an agent says can't forge a line or move the cursor.
-fn one_line(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+const DIM: &str = "\u{1b}[2m";
+const RESET: &str = "\u{1b}[0m";
+
+fn json_field(line: &mut Vec<u8>, (name, value): (&str, &[u8])) {
+    line.extend_from_slice(b",\"");
+    line.extend_from_slice(name.as_bytes());
+    line.extend_from_slice(b"\":");
+    line.extend_from_slice(value);
 }
 
-/// Collects fields as JSON values. Fields for the tracing exporter (`otel.…`) are not for readers of logs.
-struct Fields<'a>(&'a mut Map<String, Value>);
-
-impl Fields<'_> {
-    fn put(&mut self, field: &Field, value: impl Into<Value>) {
-        if !field.name().starts_with("otel.") {
-            self.0.insert(field.name().into(), value.into());
-        }
-    }
-}
-
-impl Visit for Fields<'_> {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, value);
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, value);
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, value);
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, value);
-    }
-
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.put(field, value);
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, format!("{value:?}"));
-    }
+/// Fields for the tracing exporter (`otel.…`) are not for readers of logs.
+fn is_for_readers(field: &Field) -> bool {
+    !field.name().starts_with("otel.")
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
 
+    use serde_json::Value;
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
@@ -211,7 +231,8 @@ mod tests {
     fn line(format: LogFormat) -> String {
         let buffer = Buffer::default();
         let sink = buffer.clone();
-        let layer = LogLines { service: "planner", format, colour: false, writer: move || sink.clone() };
+        let writer = move || sink.clone();
+        let layer = LogLines { service: "planner", format, colour: false, prefix: false, writer };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             let outer = tracing::info_span!(
                 "outer",

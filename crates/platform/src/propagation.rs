@@ -4,26 +4,22 @@
 //! layers, live side by side here and are tested as a round trip. Handlers see a [`RequestContext`] and never touch
 //! metadata: `RequestContext::of(&request)` on the way in, `context.request(message)` on the way out.
 
+mod trace;
+
 use std::{
-    collections::HashMap,
     pin::Pin,
     task::{Context as TaskContext, Poll},
     time::{Duration, Instant},
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use opentelemetry::{
-    Context,
-    propagation::{Extractor, Injector, TextMapPropagator},
-    trace::TraceContextExt,
-};
-use opentelemetry_sdk::propagation::TraceContextPropagator;
 use phoenix_domain::CorrelationId;
 use phoenix_proto::InvalidField;
 use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::{Instrument, Span, field::Empty, instrument::Instrumented};
-use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+pub use self::trace::TraceContext;
 
 /// The header, and gRPC metadata key, of the correlation id.
 pub const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
@@ -41,19 +37,28 @@ pub struct RequestContext {
     pub correlation_id: CorrelationId,
     /// When the caller stops waiting.
     pub deadline: Option<Instant>,
+    /// The trace it belongs to.
+    pub trace: TraceContext,
 }
 
 impl RequestContext {
-    /// A context for work that begins here.
+    /// A context for work that begins here, in a trace of its own.
     #[must_use]
     pub fn new(correlation_id: CorrelationId) -> Self {
-        Self { correlation_id, deadline: None }
+        Self { correlation_id, deadline: None, trace: TraceContext::generate() }
     }
 
     /// The same, to be done before `deadline`.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Instant) -> Self {
         self.deadline = Some(deadline);
+        self
+    }
+
+    /// The same, as part of `trace`.
+    #[must_use]
+    pub fn with_trace(mut self, trace: TraceContext) -> Self {
+        self.trace = trace;
         self
     }
 
@@ -76,30 +81,23 @@ impl RequestContext {
     pub fn remaining(&self) -> Option<Duration> {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
+
+    /// The `traceparent` for peers that are not spoken to over gRPC (agents): that of the current span where spans are
+    /// exported, else the one that came with the request.
+    #[must_use]
+    pub fn traceparent(&self) -> String {
+        self.trace.traceparent()
+    }
 }
 
 /// The span in which a request is served. Every line logged inside it carries `correlation_id` and `trace_id`.
 #[must_use]
-pub fn correlation_span(operation: &str, correlation_id: CorrelationId, headers: &HeaderMap) -> Span {
+pub fn correlation_span(operation: &str, context: &RequestContext) -> Span {
     let span = tracing::info_span!(
-        "request", otel.name = operation, otel.kind = "server", %correlation_id, trace_id = Empty
+        "request", otel.name = operation, otel.kind = "server", correlation_id = %context.correlation_id, trace_id = Empty
     );
-    // Without a subscriber that exports, there is no trace to continue.
-    let _ = span.set_parent(extract_trace(headers));
-    let context = span.context();
-    let trace = context.span().span_context().clone();
-    if trace.is_valid() {
-        span.record("trace_id", tracing::field::display(trace.trace_id()));
-    }
+    context.trace.begin(&span);
     span
-}
-
-/// The `traceparent` of the current span, for peers that are not spoken to over gRPC (agents).
-#[must_use]
-pub fn current_traceparent() -> Option<String> {
-    let mut carrier = HashMap::<String, String>::new();
-    TraceContextPropagator::new().inject_context(&Span::current().context(), &mut carrier);
-    carrier.remove("traceparent")
 }
 
 /// The correlation id among `headers`, if there is one.
@@ -121,14 +119,6 @@ pub fn correlation_value(id: CorrelationId) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
 }
 
-fn extract_trace(headers: &HeaderMap) -> Context {
-    if headers.contains_key("traceparent") {
-        TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers))
-    } else {
-        Context::new()
-    }
-}
-
 fn inject(context: &RequestContext, headers: &mut HeaderMap) {
     headers.insert(CORRELATION_HEADER, correlation_value(context.correlation_id));
     if let Some(left) = context.remaining() {
@@ -137,7 +127,7 @@ fn inject(context: &RequestContext, headers: &mut HeaderMap) {
             headers.insert(GRPC_TIMEOUT, value);
         }
     }
-    TraceContextPropagator::new().inject_context(&Span::current().context(), &mut HeadersMut(headers));
+    context.trace.inject(headers);
 }
 
 fn extract(headers: &HeaderMap) -> Result<RequestContext, InvalidField> {
@@ -151,7 +141,8 @@ fn extract(headers: &HeaderMap) -> Result<RequestContext, InvalidField> {
         }
         None => None,
     };
-    Ok(RequestContext { correlation_id, deadline })
+    let trace = TraceContext::of(headers).unwrap_or_else(TraceContext::generate);
+    Ok(RequestContext { correlation_id, deadline, trace })
 }
 
 /// `TimeoutValue TimeoutUnit` of the gRPC protocol (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
@@ -169,32 +160,6 @@ fn parse_grpc_timeout(text: &str) -> Option<Duration> {
         "u" => Some(Duration::from_micros(value)),
         "n" => Some(Duration::from_nanos(value)),
         _ => None,
-    }
-}
-
-struct Headers<'a>(&'a HeaderMap);
-
-impl Extractor for Headers<'_> {
-    fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).and_then(|value| value.to_str().ok())
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        self.0.keys().map(HeaderName::as_str).collect()
-    }
-}
-
-struct HeadersMut<'a>(&'a mut HeaderMap);
-
-impl Injector for HeadersMut<'_> {
-    fn set(&mut self, key: &str, value: String) {
-        // An empty tracestate says nothing.
-        if value.is_empty() {
-            return;
-        }
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(key), HeaderValue::try_from(value)) {
-            self.0.insert(name, value);
-        }
     }
 }
 
@@ -277,7 +242,7 @@ where
             Err(invalid) => return ServeContextFuture { served: None, refused: Some(invalid.into()) },
         };
         let operation = request.uri().path().trim_start_matches('/');
-        let span = correlation_span(operation, context.correlation_id, request.headers());
+        let span = correlation_span(operation, &context);
         request.extensions_mut().insert(context);
         let _entered = span.enter();
         ServeContextFuture { served: Some(self.inner.call(request).instrument(span.clone())), refused: None }
@@ -313,116 +278,4 @@ where
 }
 
 #[cfg(test)]
-mod tests {
-    use opentelemetry::trace::TracerProvider as _;
-    use opentelemetry_sdk::trace::SdkTracerProvider;
-    use tower::{ServiceBuilder, ServiceExt, service_fn};
-    use tracing_subscriber::layer::SubscriberExt;
-
-    use super::*;
-
-    /// What the server side saw of one call.
-    #[derive(Debug, Clone)]
-    struct Seen {
-        context: RequestContext,
-        trace_id: String,
-    }
-
-    /// Sends one call through the client layer and the server layer, with `tamper` between them.
-    async fn call(
-        context: &RequestContext,
-        tamper: impl Fn(&mut HeaderMap) + Clone + Send + 'static,
-    ) -> Result<Seen, tonic::Status> {
-        let handler = service_fn(|request: http::Request<Body>| async move {
-            let mut response = http::Response::new(Body::empty());
-            let context = request.extensions().get::<RequestContext>().unwrap().clone();
-            let trace_id = Span::current().context().span().span_context().trace_id().to_string();
-            response.extensions_mut().insert(Seen { context, trace_id });
-            Ok::<_, std::convert::Infallible>(response)
-        });
-        let chain = ServiceBuilder::new()
-            .layer(SendContext)
-            .map_request(move |mut request: http::Request<Body>| {
-                tamper(request.headers_mut());
-                request
-            })
-            .layer(ServeContext)
-            .service(handler);
-        let (_, extensions, ()) = context.request(()).into_parts();
-        let mut request = http::Request::new(Body::empty());
-        *request.extensions_mut() = extensions;
-        let response = chain.oneshot(request).await.unwrap();
-        match tonic::Status::from_header_map(response.headers()) {
-            Some(status) => Err(status),
-            None => Ok(response.extensions().get::<Seen>().unwrap().clone()),
-        }
-    }
-
-    fn with_traces() -> tracing::subscriber::DefaultGuard {
-        let provider = SdkTracerProvider::builder().build();
-        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
-        tracing::subscriber::set_default(tracing_subscriber::registry().with(layer))
-    }
-
-    #[tokio::test]
-    async fn what_is_sent_is_what_is_served() {
-        let _traces = with_traces();
-        let context = RequestContext::new(CorrelationId::generate())
-            .with_deadline(Instant::now() + Duration::from_secs(10));
-        let span = tracing::info_span!("caller");
-        let trace_id = span.context().span().span_context().trace_id().to_string();
-        let seen = call(&context, |_| ()).instrument(span).await.unwrap();
-        assert_eq!(seen.context.correlation_id, context.correlation_id);
-        assert_eq!(seen.trace_id, trace_id, "one trace, no broken parent");
-        let left = seen.context.remaining().unwrap();
-        assert!(left < Duration::from_secs(10) && left > Duration::from_secs(5), "{left:?}");
-    }
-
-    #[tokio::test]
-    async fn a_traceparent_alone_is_enough() {
-        let _traces = with_traces();
-        let context = RequestContext::new(CorrelationId::generate());
-        let seen = call(&context, |headers| {
-            headers.remove("tracestate");
-            let parent = HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
-            headers.insert("traceparent", parent);
-        });
-        assert_eq!(seen.await.unwrap().trace_id, "0af7651916cd43dd8448eb211c80319c");
-    }
-
-    #[tokio::test]
-    async fn invalid_metadata_is_the_callers_mistake_and_missing_metadata_is_none() {
-        let context = RequestContext::new(CorrelationId::generate());
-        for (name, value) in [("x-correlation-id", "not-a-uuid"), ("grpc-timeout", "soon")] {
-            let refused = call(&context, move |headers| {
-                headers.insert(name, HeaderValue::from_static(value));
-            });
-            let status = refused.await.unwrap_err();
-            assert_eq!(status.code(), tonic::Code::InvalidArgument);
-            assert!(status.message().contains(name), "{status}");
-        }
-        let seen = call(&context, |headers| headers.clear()).await.unwrap();
-        assert_ne!(seen.context.correlation_id, context.correlation_id);
-        assert!(seen.context.deadline.is_none());
-    }
-
-    #[test]
-    fn grpc_timeouts_are_read_in_every_unit() {
-        for (text, expected) in [
-            ("2H", Some(Duration::from_secs(7200))),
-            ("1M", Some(Duration::from_secs(60))),
-            ("30S", Some(Duration::from_secs(30))),
-            ("250m", Some(Duration::from_millis(250))),
-            ("7u", Some(Duration::from_micros(7))),
-            ("9n", Some(Duration::from_nanos(9))),
-            ("123456789S", None),
-            ("S", None),
-            ("", None),
-            ("1s", None),
-            ("+1S", None),
-            ("1ä", None),
-        ] {
-            assert_eq!(parse_grpc_timeout(text), expected, "{text}");
-        }
-    }
-}
+mod tests;

@@ -50,6 +50,8 @@ pub struct TelemetryConfig {
     pub format: LogFormat,
     /// Whether `pretty` lines are coloured.
     pub colour: bool,
+    /// Whether `pretty` lines begin with the service: where several share a terminal.
+    pub prefix: bool,
     /// Which of them are written, in the syntax of `RUST_LOG`.
     pub filter: String,
     /// Where spans go (`OTEL_EXPORTER_OTLP_ENDPOINT`, gRPC); nowhere when absent.
@@ -74,40 +76,47 @@ pub enum TelemetryError {
 #[derive(Debug)]
 #[must_use = "spans are lost when this is dropped without `flush`"]
 pub struct Telemetry {
-    provider: SdkTracerProvider,
+    provider: Option<SdkTracerProvider>,
 }
 
 impl Telemetry {
     /// Sends the spans that wait for export. Called last on shutdown; bounded by the exporter's own time limit.
     pub async fn flush(self) {
         // The exporter's thread talks to the runtime, so waiting for it must not hold a runtime thread.
-        let _ = tokio::task::spawn_blocking(move || self.provider.shutdown()).await;
+        if let Some(provider) = self.provider {
+            let _ = tokio::task::spawn_blocking(move || provider.shutdown()).await;
+        }
     }
 }
 
 /// Starts logs and traces for this process. To be called inside a tokio runtime.
 ///
-/// Every request has a trace id, in logs and towards agents, also when spans are exported nowhere.
+/// Every request has a trace id, in logs and towards agents, also when spans are exported nowhere
+/// ([`crate::propagation::TraceContext`]); spans are made for export only when there is somewhere to send them.
 ///
 /// # Errors
 /// When the filter or the endpoint can't be used, or when called twice.
 pub fn init_tracing(config: TelemetryConfig) -> Result<Telemetry, TelemetryError> {
-    let TelemetryConfig { service, format, colour, filter, otlp_endpoint } = config;
+    let TelemetryConfig { service, format, colour, prefix, filter, otlp_endpoint } = config;
     let filter = EnvFilter::try_new(if filter.is_empty() { DEFAULT_FILTER } else { &filter })?;
-    let mut provider = SdkTracerProvider::builder()
-        .with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOn)))
-        .with_resource(Resource::builder().with_service_name(format!("phoenix-{service}")).build());
-    if let Some(endpoint) = otlp_endpoint {
-        let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
-        provider = provider.with_batch_exporter(exporter);
-    }
-    let provider = provider.build();
-    let spans = tracing_opentelemetry::layer()
-        .with_tracer(provider.tracer("phoenix"))
-        .with_location(false)
-        .with_threads(false)
-        .with_tracked_inactivity(false);
-    let lines = LogLines::stderr(service, format, colour);
+    let provider = otlp_endpoint.map(|endpoint| exporting_provider(service, endpoint)).transpose()?;
+    let spans = provider.as_ref().map(|provider| {
+        tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer("phoenix"))
+            .with_location(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+    });
+    let lines = LogLines::stderr(service, format, colour, prefix);
     Registry::default().with(filter).with(lines).with(spans).try_init()?;
     Ok(Telemetry { provider })
+}
+
+fn exporting_provider(service: &str, endpoint: String) -> Result<SdkTracerProvider, TelemetryError> {
+    let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
+    Ok(SdkTracerProvider::builder()
+        .with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOn)))
+        .with_resource(Resource::builder().with_service_name(format!("phoenix-{service}")).build())
+        .with_batch_exporter(exporter)
+        .build())
 }

@@ -155,9 +155,9 @@ impl Executor {
             return;
         }
         let (executor, agent) = (Arc::clone(self), task.agent.clone());
-        let (correlation_id, probe_lease) = (task.caller.correlation_id, task.probe_lease.clone());
+        let (caller, probe_lease) = (task.caller.clone(), task.probe_lease.clone());
         let report = async move {
-            let report = Report { correlation_id, agent: &agent, outcome: Outcome::Neutral, probe_lease };
+            let report = Report { caller: &caller, agent: &agent, outcome: Outcome::Neutral, probe_lease };
             executor.health.send(report).await;
         };
         self.cleanup.spawn(report.in_current_span());

@@ -14,7 +14,7 @@ use std::{
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    AgentName, CorrelationId, FailureClass,
+    AgentName, FailureClass,
     health::{HealthState, Outcome},
 };
 use phoenix_platform::{
@@ -68,7 +68,8 @@ struct Outage {
 
 /// One outcome.
 pub(crate) struct Report<'a> {
-    pub(crate) correlation_id: CorrelationId,
+    /// The request that the attempt was made for.
+    pub(crate) caller: &'a RequestContext,
     pub(crate) agent: &'a AgentName,
     pub(crate) outcome: Outcome,
     /// Empty when the attempt was no probe.
@@ -107,32 +108,31 @@ impl HealthReports {
             return None;
         }
         if !std::mem::replace(&mut recent.gathering, true) {
-            let (reports, agent, correlation_id) =
-                (self.clone(), report.agent.clone(), report.correlation_id);
+            let (reports, agent, caller) = (self.clone(), report.agent.clone(), report.caller.clone());
             // Ends by itself after one report; what it would tell is not worth holding a shutdown for.
-            tokio::spawn(async move { reports.report_gathered(agent, correlation_id).await });
+            tokio::spawn(async move { reports.report_gathered(agent, caller).await });
         }
         Some(recent.health.clone())
     }
 
-    async fn report_gathered(&self, agent: AgentName, correlation_id: CorrelationId) {
+    async fn report_gathered(&self, agent: AgentName, caller: RequestContext) {
         tokio::time::sleep(GATHER).await;
         let still =
             lock(&self.shared.recent).get_mut(&agent).is_some_and(|r| std::mem::take(&mut r.gathering));
         if still {
             let (outcome, probe_lease) = (Outcome::Success, String::new());
-            self.send_now(Report { correlation_id, agent: &agent, outcome, probe_lease }).await;
+            self.send_now(Report { caller: &caller, agent: &agent, outcome, probe_lease }).await;
         }
     }
 
     async fn send_now(&self, report: Report<'_>) -> Option<HealthSnapshot> {
-        let Report { correlation_id, agent, outcome, probe_lease } = report;
+        let Report { caller, agent, outcome, probe_lease } = report;
         if self.is_paused() {
             record_counter(&HEALTH_REPORTS_LOST, 1);
             return None;
         }
         // With a deadline of its own: the report of an attempt that ran until its caller's deadline is worth most.
-        let context = RequestContext::new(correlation_id).with_deadline(Instant::now() + LIMIT);
+        let context = caller.clone().with_deadline(Instant::now() + LIMIT);
         let request = context.request(ReportOutcomeRequest {
             agent_id: agent.to_string(),
             outcome: health_v1::Outcome::from(outcome).into(),

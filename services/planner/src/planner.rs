@@ -145,7 +145,7 @@ impl Planner {
         wish: Wish,
     ) -> Result<PlanId, OrchestratorError> {
         // The time that the caller waits for this answer is not the time that the plan may take.
-        let context = RequestContext::new(context.correlation_id);
+        let context = RequestContext { deadline: None, ..context };
         match self.accept(context, wish, Waits::Nobody).await? {
             Accepted::Known(plan_id) | Accepted::Runs(plan_id, ..) => Ok(plan_id),
         }
@@ -206,7 +206,8 @@ impl Planner {
     async fn resume(&self, plan: Plan) -> Result<(), JournalError> {
         let counted = CountedPlan::start();
         let (plan_id, correlation_id) = (plan.plan_id, plan.correlation_id);
-        let span = phoenix_platform::correlation_span("resume_plan", correlation_id, &Default::default());
+        let mut context = RequestContext::new(correlation_id);
+        let span = phoenix_platform::correlation_span("resume_plan", &context);
         let span = tracing::info_span!(parent: &span, "plan_and_execute_v1", %plan_id);
         span.in_scope(|| tracing::info!("plan taken over from a planner that stopped"));
         for (ordinal, task) in plan.tasks.iter().enumerate() {
@@ -221,7 +222,6 @@ impl Planner {
                 self.journal().note(entry).await?;
             }
         }
-        let mut context = RequestContext::new(correlation_id);
         if let Some(deadline) = plan.deadline_at {
             let left = Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or_default();
             context = context.with_deadline(Instant::now() + left);
@@ -271,7 +271,7 @@ impl Planner {
                 let left = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
                 let own = Instant::now() + left;
                 let deadline = context.deadline.map_or(own, |callers| callers.min(own));
-                RequestContext::new(context.correlation_id).with_deadline(deadline)
+                context.with_deadline(deadline)
             }
             None => context,
         };

@@ -242,7 +242,7 @@ fn telemetry(
         );
     }
     let colour = std::io::stderr().is_terminal() || env("CLICOLOR_FORCE").is_some_and(|value| value != "0");
-    TelemetryConfig { service: role.as_str(), format, colour, filter, otlp_endpoint }
+    TelemetryConfig { service: role.as_str(), format, colour, prefix: false, filter, otlp_endpoint }
 }
 
 #[cfg(test)]

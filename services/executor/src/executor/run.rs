@@ -11,7 +11,7 @@ use phoenix_domain::{
     action::{API_VERSION, ActionMeta, ActionRequest, ActionResult},
     health::Outcome,
 };
-use phoenix_platform::{RequestContext, propagation::current_traceparent, record_counter, record_histogram};
+use phoenix_platform::{RequestContext, record_counter, record_histogram};
 use phoenix_proto::HealthSnapshot;
 use tracing::Instrument;
 use uuid::Uuid;
@@ -174,7 +174,7 @@ impl TaskRun {
         let span = tracing::info_span!("agent_attempt", attempt = self.attempts);
         self.request.request_id = Uuid::new_v4();
         self.request.meta.attempt = self.attempts;
-        self.request.meta.traceparent = span.in_scope(current_traceparent);
+        self.request.meta.traceparent = Some(span.in_scope(|| self.caller.traceparent()));
         let mut call = Call::new(&mut self.request, limit, &self.events);
         let outcome = tokio::select! {
             biased;
@@ -231,7 +231,7 @@ impl TaskRun {
     async fn report(&mut self, outcome: Outcome, is_last: bool) {
         let probe_lease = if is_last { std::mem::take(&mut self.probe_lease) } else { String::new() };
         let agent = &self.agent.spec.name;
-        let report = Report { correlation_id: self.caller.correlation_id, agent, outcome, probe_lease };
+        let report = Report { caller: &self.caller, agent, outcome, probe_lease };
         self.health = self.executor.health.send(report).await.or(self.health.take());
     }
 

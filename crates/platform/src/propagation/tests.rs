@@ -1,0 +1,142 @@
+//! The layers as a round trip.
+
+use opentelemetry::trace::{TraceContextExt, TracerProvider as _};
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::layer::SubscriberExt;
+
+use super::*;
+
+/// What the server side saw of one call.
+#[derive(Debug, Clone)]
+struct Seen {
+    context: RequestContext,
+    trace_id: String,
+}
+
+/// Sends one call through the client layer and the server layer, with `tamper` between them.
+async fn call(
+    context: &RequestContext,
+    tamper: impl Fn(&mut HeaderMap) + Clone + Send + 'static,
+) -> Result<Seen, tonic::Status> {
+    let handler = service_fn(|request: http::Request<Body>| async move {
+        let mut response = http::Response::new(Body::empty());
+        let context = request.extensions().get::<RequestContext>().unwrap().clone();
+        let trace_id = Span::current().context().span().span_context().trace_id().to_string();
+        response.extensions_mut().insert(Seen { context, trace_id });
+        Ok::<_, std::convert::Infallible>(response)
+    });
+    let chain = ServiceBuilder::new()
+        .layer(SendContext)
+        .map_request(move |mut request: http::Request<Body>| {
+            tamper(request.headers_mut());
+            request
+        })
+        .layer(ServeContext)
+        .service(handler);
+    let (_, extensions, ()) = context.request(()).into_parts();
+    let mut request = http::Request::new(Body::empty());
+    *request.extensions_mut() = extensions;
+    let response = chain.oneshot(request).await.unwrap();
+    match tonic::Status::from_header_map(response.headers()) {
+        Some(status) => Err(status),
+        None => Ok(response.extensions().get::<Seen>().unwrap().clone()),
+    }
+}
+
+/// With a layer that makes spans of traces, as when they are exported.
+fn with_traces() -> tracing::subscriber::DefaultGuard {
+    let provider = SdkTracerProvider::builder().build();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+    tracing::subscriber::set_default(tracing_subscriber::registry().with(layer))
+}
+
+#[tokio::test]
+async fn what_is_sent_is_what_is_served() {
+    let _traces = with_traces();
+    let context = RequestContext::new(CorrelationId::generate())
+        .with_deadline(Instant::now() + Duration::from_secs(10));
+    let span = tracing::info_span!("caller");
+    let trace_id = span.context().span().span_context().trace_id().to_string();
+    let seen = call(&context, |_| ()).instrument(span).await.unwrap();
+    assert_eq!(seen.context.correlation_id, context.correlation_id);
+    assert_eq!(seen.trace_id, trace_id, "one trace, no broken parent");
+    let left = seen.context.remaining().unwrap();
+    assert!(left < Duration::from_secs(10) && left > Duration::from_secs(5), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_traceparent_alone_is_enough() {
+    let _traces = with_traces();
+    let context = RequestContext::new(CorrelationId::generate());
+    let seen = call(&context, |headers| {
+        headers.remove("tracestate");
+        let parent = HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        headers.insert("traceparent", parent);
+    });
+    assert_eq!(seen.await.unwrap().trace_id, "0af7651916cd43dd8448eb211c80319c");
+}
+
+#[tokio::test]
+async fn invalid_metadata_is_the_callers_mistake_and_missing_metadata_is_none() {
+    let context = RequestContext::new(CorrelationId::generate());
+    for (name, value) in [("x-correlation-id", "not-a-uuid"), ("grpc-timeout", "soon")] {
+        let refused = call(&context, move |headers| {
+            headers.insert(name, HeaderValue::from_static(value));
+        });
+        let status = refused.await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        assert!(status.message().contains(name), "{status}");
+    }
+    let seen = call(&context, |headers| headers.clear()).await.unwrap();
+    assert_ne!(seen.context.correlation_id, context.correlation_id);
+    assert!(seen.context.deadline.is_none());
+}
+
+#[tokio::test]
+async fn without_an_exporter_the_trace_is_handed_on_as_it_came() {
+    let context = RequestContext::new(CorrelationId::generate());
+    let seen = call(&context, |_| ()).await.unwrap();
+    assert_eq!(seen.context.traceparent(), context.traceparent(), "made by the first, kept by all");
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let seen = call(&context, |headers| {
+        headers.insert("traceparent", HeaderValue::from_static(parent));
+        headers.insert("tracestate", HeaderValue::from_static("vendor=1"));
+    });
+    let seen = seen.await.unwrap().context;
+    assert_eq!((seen.traceparent().as_str(), seen.trace.trace_id()), (parent, &parent[3..35]));
+    let seen = call(&seen, |_| ()).await.unwrap().context;
+    assert_eq!(seen.traceparent(), parent);
+    for invalid in [
+        "",
+        "00-0",
+        "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+        "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    ] {
+        let seen = call(&context, move |headers| {
+            headers.insert("traceparent", HeaderValue::from_static(invalid));
+        });
+        assert_eq!(seen.await.unwrap().context.traceparent().len(), parent.len(), "a new one: {invalid}");
+    }
+}
+
+#[test]
+fn grpc_timeouts_are_read_in_every_unit() {
+    for (text, expected) in [
+        ("2H", Some(Duration::from_secs(7200))),
+        ("1M", Some(Duration::from_secs(60))),
+        ("30S", Some(Duration::from_secs(30))),
+        ("250m", Some(Duration::from_millis(250))),
+        ("7u", Some(Duration::from_micros(7))),
+        ("9n", Some(Duration::from_nanos(9))),
+        ("123456789S", None),
+        ("S", None),
+        ("", None),
+        ("1s", None),
+        ("+1S", None),
+        ("1ä", None),
+    ] {
+        assert_eq!(parse_grpc_timeout(text), expected, "{text}");
+    }
+}
