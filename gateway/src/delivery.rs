@@ -58,10 +58,15 @@ impl<S: Sync> FromRequestParts<S> for Delivery {
 }
 
 impl Delivery {
+    /// What tells `request` from another one with the same key; nothing without a key.
+    pub(crate) fn fingerprint(&self, request: &impl Serialize) -> Option<Fingerprint> {
+        self.key.as_ref().map(|_| Fingerprint::of(request))
+    }
+
     /// Puts into `wish` what the planner has to know. `request` is what the caller asked for, as it was understood.
-    pub(crate) fn apply(self, wish: &mut PlanAndExecuteRequest, request: Fingerprint) {
+    pub(crate) fn apply(self, wish: &mut PlanAndExecuteRequest, request: Option<Fingerprint>) {
         wish.continue_on_disconnect = self.continues;
-        if let Some(key) = self.key {
+        if let (Some(key), Some(request)) = (self.key, request) {
             wish.idempotency_key = key;
             wish.idempotency_digest = request.digest(&self.method, &self.path);
         }
@@ -74,7 +79,7 @@ pub(crate) struct Fingerprint(String);
 
 impl Fingerprint {
     /// Of a request as it was understood.
-    pub(crate) fn of(request: &impl Serialize) -> Self {
+    fn of(request: &impl Serialize) -> Self {
         // As a value first: its members are sorted.
         Self(serde_json::to_value(request).map(|value| value.to_string()).unwrap_or_default())
     }

@@ -90,7 +90,7 @@ impl std::fmt::Display for OrchestratorErrorCode {
 }
 
 /// A failure as a value: making or reading one has no side effect; it is logged once, where the request ends.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct OrchestratorError {
     /// The row of the table.
@@ -98,9 +98,27 @@ pub struct OrchestratorError {
     /// One sentence for the person who reads it. No Debug dump, no path of this machine, no secret.
     pub message: String,
     /// Facts for programs and for the curious: `field`, `agent`, `attempts`, `stderr` …
+    #[serde(default)]
     pub details: BTreeMap<String, String>,
-    /// When to try again, for retryable codes.
+    /// When to try again, for retryable codes. Milliseconds in JSON.
+    #[serde(default, rename = "retry_after_ms", skip_serializing_if = "Option::is_none", with = "millis")]
     pub retry_after: Option<Duration>,
+}
+
+/// A duration as a number of milliseconds.
+mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde hands fields over by reference")]
+    pub(super) fn serialize<S: Serializer>(after: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+        after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(from)?.map(Duration::from_millis))
+    }
 }
 
 impl OrchestratorError {

@@ -70,15 +70,7 @@ pub async fn open(
     connections: u32,
     migrator: &Migrator,
 ) -> Result<SqlitePool, OpenError> {
-    let options = SqliteConnectOptions::from_str(url)
-        .map_err(OpenError::Url)?
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(durability.into())
-        .busy_timeout(Duration::from_secs(5))
-        .foreign_keys(true)
-        // Kibibytes. What is written is mostly what was written a moment ago; the default of 2 MB reads it back from the file.
-        .pragma("cache_size", "-16384");
+    let options = options(url, durability)?;
     let path = options.get_filename().display().to_string();
     if let Some(folder) = options.get_filename().parent() {
         let made = tokio::fs::create_dir_all(folder).await;
@@ -97,6 +89,22 @@ pub async fn open(
         Err(MigrateError::VersionMissing(schema)) => Err(OpenError::Newer { path, schema }),
         Err(cause) => Err(OpenError::Migrate { path, cause }),
     }
+}
+
+/// How every connection to the database at `url` is made.
+///
+/// # Errors
+/// When it is no URL of a SQLite file.
+pub fn options(url: &str, durability: Durability) -> Result<SqliteConnectOptions, OpenError> {
+    Ok(SqliteConnectOptions::from_str(url)
+        .map_err(OpenError::Url)?
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(durability.into())
+        .busy_timeout(Duration::from_secs(5))
+        .foreign_keys(true)
+        // Kibibytes. What is written is mostly what was written a moment ago; the default of 2 MB reads it back from the file.
+        .pragma("cache_size", "-16384"))
 }
 
 /// Whether a connection may be used again. SQLite ends a transaction by itself when the disk is full or fails

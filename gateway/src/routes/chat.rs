@@ -146,7 +146,7 @@ pub(crate) async fn chat_v1(
     delivery: Result<Delivery, Failure>,
     JsonObject(request): JsonObject<ChatRequestV1>,
 ) -> Result<Response, Failure> {
-    let fingerprint = Fingerprint::of(&request);
+    let fingerprint = delivery.as_ref().ok().and_then(|delivery| delivery.fingerprint(&request));
     let chat = request.into_chat(&scope)?;
     let delivery = delivery?;
     let (stream, respond_async) = (delivery.stream, delivery.respond_async);
@@ -178,7 +178,7 @@ pub(crate) async fn handle_chat(
     delivery: Result<Delivery, Failure>,
     JsonObject(request): JsonObject<LegacyChatRequest>,
 ) -> Result<Json<LegacyChatResponse>, Failure> {
-    let fingerprint = Fingerprint::of(&request);
+    let fingerprint = delivery.as_ref().ok().and_then(|delivery| delivery.fingerprint(&request));
     let LegacyChatRequest { message, context } = request;
     let chat = Chat::new(message, context, scope.id(), None)?;
     let wish = wish(chat, delivery?, fingerprint);
@@ -199,7 +199,7 @@ impl ChatRequestV1 {
 }
 
 /// The chat as the planner is asked for it.
-fn wish(chat: Chat, delivery: Delivery, fingerprint: Fingerprint) -> PlanAndExecuteRequest {
+fn wish(chat: Chat, delivery: Delivery, fingerprint: Option<Fingerprint>) -> PlanAndExecuteRequest {
     let Chat { message, context, correlation_id: _, agent } = chat;
     let agent = agent.map(String::from);
     let mut wish = PlanAndExecuteRequest { message, context, agent, ..Default::default() };

@@ -23,7 +23,7 @@ use utoipa::ToSchema;
 use crate::{
     calls::{Plans, unexpected},
     correlation::Scope,
-    delivery::{Delivery, Fingerprint, PREFERENCE_APPLIED, RESPOND_ASYNC},
+    delivery::{Delivery, PREFERENCE_APPLIED, RESPOND_ASYNC},
     extract::JsonObject,
     follow::has_ended,
     peers::Gateway,
@@ -98,7 +98,8 @@ pub(crate) async fn create_plan(
     JsonObject(request): JsonObject<PlanRequestV1>,
 ) -> Result<Response, Failure> {
     request.adopt_id(&scope)?;
-    let (delivery, fingerprint) = (delivery?, Fingerprint::of(&request));
+    let delivery = delivery?;
+    let fingerprint = delivery.fingerprint(&request);
     let (respond_async, plans) = (delivery.respond_async, Plans::new(&gateway, &scope));
     let mut wish = request.into_wish()?;
     delivery.apply(&mut wish, fingerprint);

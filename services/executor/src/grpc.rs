@@ -1,8 +1,11 @@
 //! Decode, call, encode.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration, vec::IntoIter};
 
-use futures_util::{StreamExt, stream::Map};
+use futures_util::{
+    StreamExt,
+    stream::{self, Chain, Iter, Map},
+};
 use phoenix_domain::TaskId;
 use phoenix_platform::RequestContext;
 use phoenix_proto::{
@@ -22,6 +25,9 @@ use crate::{
     task::{Task, TaskEvent, TaskStream},
 };
 
+/// A task that ends within this time of its beginning is told of as a whole.
+const QUICK: Duration = Duration::from_millis(5);
+
 /// The wire's side of the executor.
 pub(crate) struct ExecutorGrpc {
     executor: Arc<Executor>,
@@ -37,7 +43,7 @@ type Encode = fn(TaskEvent) -> Result<ExecuteTaskResponse, Status>;
 
 #[tonic::async_trait]
 impl ExecutorService for ExecutorGrpc {
-    type ExecuteTaskStream = Map<TaskStream, Encode>;
+    type ExecuteTaskStream = Map<Chain<Iter<IntoIter<TaskEvent>>, TaskStream>, Encode>;
 
     async fn execute_task(
         &self,
@@ -45,8 +51,9 @@ impl ExecutorService for ExecutorGrpc {
     ) -> Result<Response<Self::ExecuteTaskStream>, Status> {
         let caller = RequestContext::of(&request);
         let task = task(request.into_inner(), caller)?;
-        let events = self.executor.execute_task(task).map_err(|error| status_from_error(&error))?;
-        Ok(Response::new(events.map(encode as Encode)))
+        let mut events = self.executor.execute_task(task).map_err(|error| status_from_error(&error))?;
+        let begun = beginning(&mut events).await;
+        Ok(Response::new(stream::iter(begun).chain(events).map(encode as Encode)))
     }
 
     async fn cancel_task(
@@ -59,6 +66,21 @@ impl ExecutorService for ExecutorGrpc {
         tracing::info!(%task_id, reason, "task is being cancelled");
         Ok(Response::new(CancelTaskResponse {}))
     }
+}
+
+/// The first events of a task: all of them, if it is quick. Then headers, events and trailers are one packet, and the
+/// caller wakes up once.
+async fn beginning(events: &mut TaskStream) -> Vec<TaskEvent> {
+    let mut begun = Vec::with_capacity(2);
+    begun.extend(events.next().await);
+    let others = async {
+        while let Some(event) = events.next().await {
+            begun.push(event);
+        }
+    };
+    // Whoever watches a task that is not quick is told at once that it runs.
+    let _ = tokio::time::timeout(QUICK, others).await;
+    begun
 }
 
 fn task(request: ExecuteTaskRequest, caller: RequestContext) -> Result<Task, InvalidField> {

@@ -6,13 +6,7 @@
 mod lease;
 mod writer;
 
-use std::{
-    collections::HashSet,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{collections::HashSet, sync::Arc};
 
 use jiff::Timestamp;
 use phoenix_domain::{PlanId, plan::Plan};
@@ -36,7 +30,6 @@ pub struct Journal {
     instance: Arc<str>,
     others: Arc<tokio::sync::Mutex<lease::Others>>,
     fenced: CancellationToken,
-    in_flight: Arc<AtomicUsize>,
     changes: broadcast::Sender<Arc<HashSet<PlanId>>>,
     _tasks: Arc<(AbortOnDropHandle<()>, AbortOnDropHandle<()>)>,
 }
@@ -54,13 +47,11 @@ impl Journal {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (changes, _) = broadcast::channel(CHANGES);
         let fenced = CancellationToken::new();
-        let in_flight = Arc::<AtomicUsize>::default();
         let writer = writer::Writer {
             store: Arc::clone(&store),
             planner: instance.clone(),
             readiness,
             fenced: fenced.clone(),
-            in_flight: Arc::clone(&in_flight),
             changes: changes.clone(),
         };
         let writer = tokio::spawn(writer::run(writer, jobs));
@@ -72,17 +63,9 @@ impl Journal {
             instance: instance.into(),
             others: Arc::default(),
             fenced,
-            in_flight,
             changes,
             _tasks: Arc::new(tasks),
         })
-    }
-
-    /// Counts a plan as in flight until the value is dropped: the more there are, the longer a commit waits for company.
-    #[must_use]
-    pub fn in_flight(&self) -> InFlight {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(Arc::clone(&self.in_flight))
     }
 
     /// Cancelled when another planner has taken over: this one must stop.
@@ -187,16 +170,6 @@ impl Journal {
 
     async fn send(&self, job: writer::Job) -> Result<(), JournalError> {
         self.queue.send(job).await.map_err(|_| JournalError::Closed)
-    }
-}
-
-/// A plan in flight.
-#[derive(Debug)]
-pub struct InFlight(Arc<AtomicUsize>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

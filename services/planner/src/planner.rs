@@ -20,7 +20,7 @@ use tracing::Instrument;
 use crate::{
     agent_health::HealthView,
     execution::TaskRunner,
-    journal::{InFlight, Journal},
+    journal::Journal,
     make::{Wish, graph_of, make},
     metrics::{CountedPlan, RECOVERED},
     run::{Run, Stop, Waits, naming},
@@ -292,7 +292,7 @@ impl Planner {
         let stop = Stop::default();
         let plan_id = plan.plan_id;
         self.running().insert(plan_id, stop.clone());
-        let listed = Listed { planner: self.clone(), plan_id, _in_flight: self.journal().in_flight() };
+        let listed = Listed { planner: self.clone(), plan_id };
         let run = Run { planner: self.clone(), plan, graph, context, stop: stop.clone(), waits };
         let ended = self.parts.tasks.spawn(
             async move {
@@ -364,7 +364,6 @@ fn still_running() -> OrchestratorError {
 struct Listed {
     planner: Planner,
     plan_id: PlanId,
-    _in_flight: InFlight,
 }
 
 impl Drop for Listed {

@@ -15,6 +15,7 @@ use phoenix_domain::{
     plan::{AttemptOutcome, Plan, PlanStatus, TaskStatus},
 };
 use phoenix_platform::sqlite::OpenError;
+use serde::{Deserialize, Serialize};
 
 pub use sqlite::SqliteStore;
 
@@ -36,20 +37,26 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// When the database can't be used.
     async fn release(&self, planner: &str) -> Result<(), JournalError>;
 
-    /// Every planner that is an owner, with the number of batches it has written.
+    /// Every planner that is an owner, with its last heartbeat.
     ///
     /// # Errors
     /// When the database can't be used.
     async fn planners(&self) -> Result<Vec<Heartbeat>, JournalError>;
 
-    /// Makes `entries` durable, in order, all of them or none, and counts one more heartbeat of `planner`. A state that is
-    /// terminal stays what it is, whatever the entries say.
+    /// Counts one more heartbeat of `planner`.
+    ///
+    /// # Errors
+    /// [`JournalError::Fenced`] when `planner` is no owner (any more).
+    async fn beat(&self, planner: &str) -> Result<(), JournalError>;
+
+    /// Makes `entries` durable, in order, all of them or none. A state that is terminal stays what it is, whatever the
+    /// entries say.
     ///
     /// # Errors
     /// [`JournalError::Fenced`] when `planner` is no owner (any more).
     async fn write(&self, planner: &str, entries: &[&Entry]) -> Result<(), JournalError>;
 
-    /// Takes the ownership away from those of `dead` that have written nothing since, and gives every unfinished plan whose
+    /// Takes the ownership away from those of `dead` that have not been heard of since, and gives every unfinished plan whose
     /// owner is gone to `planner`: those plans.
     ///
     /// # Errors
@@ -98,13 +105,14 @@ pub async fn open(url: &str) -> Result<Arc<dyn Store>, OpenError> {
 pub struct Heartbeat {
     /// Whose.
     pub planner: String,
-    /// Grows with every batch it writes. Compared with an earlier reading and the reader's own clock, never with anybody
+    /// Grows. Compared with an earlier reading and the reader's own clock, never with anybody
     /// else's: clocks jump.
     pub beat: i64,
 }
 
 /// One step in the life of a plan.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Entry {
     /// A plan was accepted, with its tasks.
     PlanAccepted {
@@ -184,7 +192,7 @@ impl Entry {
 }
 
 /// The name that a caller gave to a request it may send twice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdempotencyKey {
     /// The name.
     pub key: String,
@@ -193,7 +201,7 @@ pub struct IdempotencyKey {
 }
 
 /// A task by its plan and its place in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TaskRef {
     /// The plan.
     pub plan_id: PlanId,

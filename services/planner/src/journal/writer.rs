@@ -6,10 +6,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -30,16 +27,6 @@ const BATCH: usize = 1024;
 /// How long entries that nobody waits for may stay without a commit of their own.
 const LINGER: Duration = Duration::from_millis(20);
 
-/// How long those that somebody waits for are held back for company, at most: as long as the last commit took, for that is
-/// what they would save.
-const LINGER_AWAITED: Duration = Duration::from_millis(5);
-
-/// The company worth waiting for: one in so many of the plans in flight …
-const COMPANY: usize = 2;
-
-/// … but no more than this.
-const LARGEST_COMPANY: usize = 32;
-
 /// The wait after a commit that failed.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
@@ -51,8 +38,6 @@ pub(super) struct Writer {
     pub(super) readiness: Readiness,
     /// Cancelled when another planner has taken over.
     pub(super) fenced: CancellationToken,
-    /// Plans that were accepted and have not ended.
-    pub(super) in_flight: Arc<AtomicUsize>,
     /// Told of every commit: the plans it changed.
     pub(super) changes: broadcast::Sender<Arc<HashSet<PlanId>>>,
 }
@@ -90,11 +75,9 @@ impl Job {
 pub(super) async fn run(writer: Writer, mut jobs: mpsc::Receiver<Job>) {
     let readiness = &writer.readiness;
     let mut waiting = Vec::with_capacity(BATCH);
-    let mut last_commit = Duration::ZERO;
     readiness.set("journal", true);
     while jobs.recv_many(&mut waiting, BATCH).await > 0 {
-        linger(&mut waiting, &mut jobs, &writer.in_flight, last_commit).await;
-        let begun = Instant::now();
+        linger(&mut waiting, &mut jobs).await;
         let mut failures = 0_u32;
         while let Err(error) = writer.commit(&waiting).await {
             if matches!(error, JournalError::Fenced) {
@@ -122,30 +105,14 @@ pub(super) async fn run(writer: Writer, mut jobs: mpsc::Receiver<Job>) {
         if !waiting.is_empty() {
             readiness.set("journal", true);
         }
-        last_commit = begun.elapsed();
         waiting.drain(..).for_each(Job::committed);
     }
 }
 
-/// Waits a little for company: a commit costs an fsync, whoever shares it.
-///
-/// Entries that nobody waits for can wait for the next one that somebody does wait for. And while many plans are on their
-/// way, a part of them is near its own commit: a moment's wait costs each less than a commit of its own would.
-async fn linger(
-    waiting: &mut Vec<Job>,
-    jobs: &mut mpsc::Receiver<Job>,
-    in_flight: &AtomicUsize,
-    last_commit: Duration,
-) {
-    let begun = tokio::time::Instant::now();
-    while waiting.len() < BATCH {
-        let awaited = waiting.iter().filter(|job| job.is_awaited()).count();
-        let company = (in_flight.load(Ordering::Relaxed) / COMPANY).min(LARGEST_COMPANY);
-        let end = match awaited {
-            0 => begun + LINGER,
-            _ if awaited < company => begun + last_commit.min(LINGER_AWAITED),
-            _ => return,
-        };
+/// Lets entries that nobody waits for wait for one that somebody does wait for: they cost no commit of their own then.
+async fn linger(waiting: &mut Vec<Job>, jobs: &mut mpsc::Receiver<Job>) {
+    let end = tokio::time::Instant::now() + LINGER;
+    while waiting.len() < BATCH && !waiting.iter().any(Job::is_awaited) {
         match tokio::time::timeout_at(end, jobs.recv()).await {
             Ok(Some(job)) => waiting.push(job),
             // Time is up, or nobody is left to write.
@@ -172,12 +139,17 @@ impl Writer {
     async fn commit(&self, jobs: &[Job]) -> Result<(), JournalError> {
         let entries: Vec<&Entry> = jobs.iter().flat_map(Job::entries).collect();
         let started = Instant::now();
+        if jobs.iter().any(|job| job.entries().is_empty()) {
+            self.store.beat(&self.planner).await?;
+        }
+        if entries.is_empty() {
+            return Ok(());
+        }
         self.store.write(&self.planner, &entries).await?;
         record_histogram(&JOURNAL_COMMIT_SECONDS, started.elapsed().as_secs_f64());
         record_counter(&JOURNAL_ENTRIES, entries.len() as u64);
-        if !entries.is_empty() {
+        if self.changes.receiver_count() > 0 {
             let changed = entries.iter().map(|entry| entry.plan_id()).collect();
-            // Nobody may be watching.
             let _ = self.changes.send(Arc::new(changed));
         }
         Ok(())

@@ -1,25 +1,41 @@
-//! The journal in a SQLite file: WAL, one fsync per batch, one statement per batch.
+//! The journal in a SQLite file.
+//!
+//! ```text
+//! write ──▶ log.rs: one row per commit, one fsync ──▶ a moment later, many at once ──▶ merge.rs, rows.rs: the tables
+//! read  ──▶ log.rs: whatever is still in the log is moved first ──────────────────────▶ read.rs
+//! ```
+//!
+//! A commit of the log touches one page, one of the tables a page of every table and every index: so the log is what
+//! somebody waits for, and the tables are written once for many. Whoever reads finds everything that is durable.
 
 mod lease;
+mod log;
+mod merge;
 mod read;
 mod rows;
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use phoenix_domain::{PlanId, plan::Plan};
 use phoenix_platform::sqlite::{self, Durability, OpenError};
 use sqlx::{SqlitePool, migrate::Migrator};
+use tokio_util::task::AbortOnDropHandle;
 
+use self::log::Log;
 use super::{Entry, Event, Heartbeat, JournalError, PlanFilter, Store};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
-/// Connections that read beside the writer's one.
+/// Connections that read.
 const READERS: u32 = 2;
 
 /// A journal in a file.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct SqliteStore {
-    pool: SqlitePool,
+    readers: SqlitePool,
+    log: Arc<Log>,
+    _mover: AbortOnDropHandle<()>,
 }
 
 impl SqliteStore {
@@ -28,38 +44,60 @@ impl SqliteStore {
     /// # Errors
     /// When it can't be opened or was written by a newer version.
     pub async fn open(url: &str) -> Result<Self, OpenError> {
-        Ok(Self { pool: sqlite::open(url, Durability::Full, READERS + 1, &MIGRATIONS).await? })
+        let readers = sqlite::open(url, Durability::Full, READERS, &MIGRATIONS).await?;
+        let log = Arc::new(Log::new(sqlite::options(url, Durability::Full)?));
+        let mover = AbortOnDropHandle::new(tokio::spawn(log::keep_moving(Arc::clone(&log))));
+        Ok(Self { readers, log, _mover: mover })
+    }
+
+    /// The tables, with everything that was durable before the call.
+    async fn tables(&self) -> Result<&SqlitePool, JournalError> {
+        self.log.settle(&self.readers).await?;
+        Ok(&self.readers)
     }
 }
 
 #[tonic::async_trait]
 impl Store for SqliteStore {
     async fn register(&self, planner: &str) -> Result<(), JournalError> {
-        lease::register(&self.pool, planner).await
+        self.log.exclusively(async |connection| lease::register(connection, planner).await).await
     }
 
     async fn release(&self, planner: &str) -> Result<(), JournalError> {
-        lease::release(&self.pool, planner).await
+        self.log.settle(&self.readers).await?;
+        self.log.exclusively(async |connection| lease::release(connection, planner).await).await
     }
 
     async fn planners(&self) -> Result<Vec<Heartbeat>, JournalError> {
-        lease::planners(&self.pool).await
+        lease::planners(&self.readers).await
+    }
+
+    async fn beat(&self, planner: &str) -> Result<(), JournalError> {
+        self.log.exclusively(async |connection| lease::beat(connection, planner).await).await
     }
 
     async fn write(&self, planner: &str, entries: &[&Entry]) -> Result<(), JournalError> {
-        rows::write(&self.pool, planner, entries).await
+        self.log.append(planner, entries).await
     }
 
     async fn claim(&self, planner: &str, dead: &[Heartbeat]) -> Result<Vec<PlanId>, JournalError> {
-        lease::claim(&self.pool, planner, dead).await
+        if !dead.is_empty() {
+            // First: what they wrote before is moved below, and nothing comes after.
+            self.log.exclusively(async |connection| lease::depose(connection, dead).await).await?;
+        }
+        let tables = self.tables().await?;
+        if !lease::has_orphans(tables).await? {
+            return Ok(Vec::new());
+        }
+        self.log.exclusively(async |connection| lease::claim(connection, planner).await).await
     }
 
     async fn plan(&self, plan_id: PlanId) -> Result<Option<Plan>, JournalError> {
-        read::plan(&self.pool, plan_id).await
+        read::plan(self.tables().await?, plan_id).await
     }
 
     async fn plans(&self, filter: &PlanFilter) -> Result<Vec<Plan>, JournalError> {
-        read::plans(&self.pool, filter).await
+        read::plans(self.tables().await?, filter).await
     }
 
     async fn plan_of_key(
@@ -67,10 +105,11 @@ impl Store for SqliteStore {
         key: &str,
         not_before: Timestamp,
     ) -> Result<Option<(PlanId, String)>, JournalError> {
-        read::plan_of_key(&self.pool, key, not_before).await
+        // Keys are written together with the log.
+        read::plan_of_key(&self.readers, key, not_before).await
     }
 
     async fn events(&self, plan_id: PlanId, position: u64, limit: u32) -> Result<Vec<Event>, JournalError> {
-        read::events(&self.pool, plan_id, position, limit).await
+        read::events(self.tables().await?, plan_id, position, limit).await
     }
 }

@@ -243,8 +243,9 @@ async fn a_planner_that_was_taken_for_dead_writes_nothing_more() {
     assert_eq!(error.code, Code::AgentUnavailable, "{error}");
     let served = tokio::time::timeout(crate::support::PATIENCE, stage.server.take().unwrap()).await.unwrap();
     assert!(served.is_err(), "the server ends with an error, so that a supervisor starts another");
-    let plans: i64 = sqlx::query_scalar("SELECT count(*) FROM plans").fetch_one(&mut file).await.unwrap();
-    assert_eq!(plans, 1);
+    let store = phoenix_planner::store::open(&stage.database_url).await.unwrap();
+    let all = phoenix_planner::store::PlanFilter { limit: 10, ..Default::default() };
+    assert_eq!(store.plans(&all).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

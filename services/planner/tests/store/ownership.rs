@@ -23,13 +23,15 @@ async fn only_an_owner_writes() {
 }
 
 #[tokio::test]
-async fn every_batch_is_a_heartbeat_an_empty_one_too() {
+async fn a_heartbeat_can_be_seen() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let before = heartbeat(store, "me").await;
-        write(store, "me", &[]).await.unwrap();
+        store.beat("me").await.unwrap();
         let after = heartbeat(store, "me").await;
         assert!(after.beat > before.beat);
+        let refused = store.beat("nobody").await;
+        assert!(matches!(refused, Err(JournalError::Fenced)), "{refused:?}");
     }
 }
 
@@ -43,8 +45,8 @@ async fn plans_of_the_dead_and_of_those_who_left_are_taken_over() {
         assert_eq!(store.claim("heir", &[]).await.unwrap(), [], "its owner lives");
 
         let seen = heartbeat(store, "me").await;
-        write(store, "me", &[]).await.unwrap();
-        assert_eq!(store.claim("heir", &[seen]).await.unwrap(), [], "it has written since it was seen");
+        store.beat("me").await.unwrap();
+        assert_eq!(store.claim("heir", &[seen]).await.unwrap(), [], "it has been heard of since");
 
         let seen = heartbeat(store, "me").await;
         assert_eq!(

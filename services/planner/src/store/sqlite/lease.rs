@@ -2,18 +2,29 @@
 //! that comes later finds it missing and fails as a whole.
 
 use phoenix_domain::PlanId;
-use sqlx::SqlitePool;
+use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{super::Heartbeat, JournalError};
 
-pub(super) async fn register(pool: &SqlitePool, planner: &str) -> Result<(), JournalError> {
-    sqlx::query("INSERT INTO planners (instance, beat) VALUES (?, 0)").bind(planner).execute(pool).await?;
+pub(super) async fn register(connection: &mut SqliteConnection, planner: &str) -> Result<(), JournalError> {
+    sqlx::query("INSERT INTO planners (instance, beat) VALUES (?, 0)")
+        .bind(planner)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
-pub(super) async fn release(pool: &SqlitePool, planner: &str) -> Result<(), JournalError> {
-    sqlx::query("DELETE FROM planners WHERE instance = ?").bind(planner).execute(pool).await?;
+pub(super) async fn release(connection: &mut SqliteConnection, planner: &str) -> Result<(), JournalError> {
+    sqlx::query("DELETE FROM planners WHERE instance = ?").bind(planner).execute(connection).await?;
     Ok(())
+}
+
+pub(super) async fn beat(connection: &mut SqliteConnection, planner: &str) -> Result<(), JournalError> {
+    let beat = sqlx::query("UPDATE planners SET beat = beat + 1 WHERE instance = ?");
+    match beat.bind(planner).execute(connection).await?.rows_affected() {
+        0 => Err(JournalError::Fenced),
+        _ => Ok(()),
+    }
 }
 
 pub(super) async fn planners(pool: &SqlitePool) -> Result<Vec<Heartbeat>, JournalError> {
@@ -22,30 +33,35 @@ pub(super) async fn planners(pool: &SqlitePool) -> Result<Vec<Heartbeat>, Journa
     Ok(rows.into_iter().map(|(planner, beat)| Heartbeat { planner, beat }).collect())
 }
 
-pub(super) async fn claim(
-    pool: &SqlitePool,
-    planner: &str,
+/// Takes the ownership away from those that have not been heard of since.
+pub(super) async fn depose(
+    connection: &mut SqliteConnection,
     dead: &[Heartbeat],
-) -> Result<Vec<PlanId>, JournalError> {
-    // Looked at without the lock first: nearly always there is nothing to take.
-    let orphaned: bool = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM plans WHERE status IN ('pending', 'running')
-         AND owner NOT IN (SELECT instance FROM planners))",
-    )
-    .fetch_one(pool)
-    .await?;
-    if dead.is_empty() && !orphaned {
-        return Ok(Vec::new());
-    }
-    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+) -> Result<(), JournalError> {
     for Heartbeat { planner, beat } in dead {
         sqlx::query("DELETE FROM planners WHERE instance = ? AND beat = ?")
             .bind(planner)
             .bind(beat)
-            .execute(&mut *transaction)
+            .execute(&mut *connection)
             .await?;
     }
-    // Nor by one that was itself taken for dead meanwhile.
+    Ok(())
+}
+
+/// Whether there are unfinished plans that nobody owns.
+pub(super) async fn has_orphans(pool: &SqlitePool) -> Result<bool, JournalError> {
+    let orphaned = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM plans WHERE status IN ('pending', 'running')
+         AND owner NOT IN (SELECT instance FROM planners))",
+    );
+    Ok(orphaned.fetch_one(pool).await?)
+}
+
+/// Gives such plans to `planner`, unless it was itself taken for dead meanwhile.
+pub(super) async fn claim(
+    connection: &mut SqliteConnection,
+    planner: &str,
+) -> Result<Vec<PlanId>, JournalError> {
     let claimed: Vec<String> = sqlx::query_scalar(
         "UPDATE plans SET owner = ? WHERE status IN ('pending', 'running')
          AND owner NOT IN (SELECT instance FROM planners)
@@ -53,9 +69,8 @@ pub(super) async fn claim(
     )
     .bind(planner)
     .bind(planner)
-    .fetch_all(&mut *transaction)
+    .fetch_all(connection)
     .await?;
-    transaction.commit().await?;
     claimed
         .iter()
         .map(|id| id.parse().map_err(|_| JournalError::Damaged(format!("plans.plan_id holds `{id}`"))))

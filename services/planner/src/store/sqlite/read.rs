@@ -8,10 +8,7 @@ use phoenix_domain::{
 use serde::de::DeserializeOwned;
 use sqlx::{FromRow, SqlitePool};
 
-use super::{
-    Event, JournalError, PlanFilter,
-    rows::{micros, read_error},
-};
+use super::{Event, JournalError, PlanFilter, rows::micros};
 
 const PLAN_COLUMNS: &str =
     "plan_id, correlation_id, kind, status, created_at, deadline_at, ended_at, context, output, error";
@@ -282,7 +279,7 @@ fn from_json<T: DeserializeOwned>(column: &str, text: &str) -> Result<T, Journal
 }
 
 fn stored_error(text: Option<&str>) -> Result<Option<OrchestratorError>, JournalError> {
-    text.map(read_error).transpose().map_err(|error| damaged("error", error))
+    text.map(|text| from_json("error", text)).transpose()
 }
 
 fn time(micros: i64) -> Result<Timestamp, JournalError> {

@@ -1,0 +1,159 @@
+//! The log: where entries become durable, and from where they are moved into the tables.
+//!
+//! Whoever deletes a row of the log applies it, in one transaction. So it does not matter who moves what when: this
+//! process in the background, a reader that wants to see everything, or the planner that takes over from one that died.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool, sqlite::SqliteConnectOptions};
+use tokio::sync::{Mutex, Notify};
+
+use super::{Entry, JournalError, merge::Batch, rows};
+
+/// How long entries gather before they are moved. What follows each other within this time is merged.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// How much is moved at once, more or less, in bytes of the log: commits wait meanwhile.
+const MOVE_BYTES: i64 = 128 * 1024;
+
+/// The oldest commits, in one row: every row that a statement answers is a message from SQLite's thread.
+const OLDEST: &str = r#"
+    SELECT max(seq), group_concat('{"planner":"' || planner || '","entries":' || entries || '}', ',' ORDER BY seq)
+    FROM (SELECT *, sum(length(entries)) OVER (ORDER BY seq) - length(entries) AS before FROM log ORDER BY seq LIMIT 256)
+    WHERE before < ?"#;
+
+/// The wait after a move that failed.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The log, and the one connection of this process that writes: SQLite has one writer at a time, and lets the others try
+/// again and again where a queue would do.
+#[derive(Debug)]
+pub(super) struct Log {
+    options: SqliteConnectOptions,
+    connection: Mutex<Option<SqliteConnection>>,
+    appended: Notify,
+}
+
+impl Log {
+    pub(super) fn new(options: SqliteConnectOptions) -> Self {
+        Self { options, connection: Mutex::default(), appended: Notify::new() }
+    }
+
+    /// Does `work` on the writing connection. A connection that failed is not used again: after a full disk SQLite has
+    /// ended the transaction by itself (<https://sqlite.org/lang_transaction.html#response_to_errors_within_a_transaction>),
+    /// which sqlx does not see.
+    pub(super) async fn exclusively<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, JournalError>,
+    ) -> Result<T, JournalError> {
+        let mut slot = self.connection.lock().await;
+        // Taken out, so that it is gone as well when this future is dropped in the middle.
+        let mut connection = match slot.take() {
+            Some(connection) => connection,
+            None => self.options.connect().await?,
+        };
+        let done = work(&mut connection).await;
+        if matches!(done, Ok(_) | Err(JournalError::Fenced)) {
+            *slot = Some(connection);
+        }
+        done
+    }
+
+    /// Makes `entries` durable.
+    pub(super) async fn append(&self, planner: &str, entries: &[&Entry]) -> Result<(), JournalError> {
+        let keys: Vec<_> = entries.iter().filter_map(|entry| key_row(entry)).collect();
+        let (entries, keys) = (rows::json(&entries), rows::json(&keys));
+        let planner = planner.to_owned();
+        let statement = "INSERT INTO log_append (planner, entries, keys) VALUES (?, ?, ?)";
+        self.exclusively(async |connection| {
+            let done =
+                sqlx::query(statement).bind(planner).bind(entries).bind(keys).execute(connection).await;
+            match done {
+                Ok(_) => Ok(()),
+                Err(sqlx::Error::Database(error)) if error.message() == "fenced" => Err(JournalError::Fenced),
+                Err(error) => Err(error.into()),
+            }
+        })
+        .await?;
+        self.appended.notify_one();
+        Ok(())
+    }
+
+    /// Moves everything that is in the log by now, whoever wrote it.
+    pub(super) async fn settle(&self, readers: &SqlitePool) -> Result<(), JournalError> {
+        let last: Option<i64> = sqlx::query_scalar("SELECT max(seq) FROM log").fetch_one(readers).await?;
+        let Some(last) = last else { return Ok(()) };
+        while self.move_some().await?.is_some_and(|moved| moved < last) {}
+        Ok(())
+    }
+
+    /// Moves the oldest commits into the tables: the number of the last one.
+    async fn move_some(&self) -> Result<Option<i64>, JournalError> {
+        self.exclusively(async |connection| {
+            let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+            let (last, commits): (Option<i64>, Option<String>) =
+                sqlx::query_as(OLDEST).bind(MOVE_BYTES).fetch_one(&mut *transaction).await?;
+            let commits = format!("[{}]", commits.unwrap_or_default());
+            let commits: Vec<Commit> = serde_json::from_str(&commits)
+                .map_err(|error| JournalError::Damaged(format!("log.entries: {error}")))?;
+            if let Some(last) = last {
+                let mut batch = Batch::default();
+                for Commit { planner, entries } in &commits {
+                    entries.iter().for_each(|entry| batch.add(planner, entry));
+                }
+                let position: i64 =
+                    sqlx::query_scalar("SELECT position FROM journal").fetch_one(&mut *transaction).await?;
+                let rows = batch.into_rows(position);
+                let count = i64::try_from(rows.events.len()).unwrap_or(i64::MAX);
+                rows.write(&mut transaction).await?;
+                sqlx::query("UPDATE journal SET position = position + ?")
+                    .bind(count)
+                    .execute(&mut *transaction)
+                    .await?;
+                sqlx::query("DELETE FROM log WHERE seq <= ?").bind(last).execute(&mut *transaction).await?;
+            }
+            transaction.commit().await?;
+            Ok(last)
+        })
+        .await
+    }
+}
+
+/// What one planner wrote at once.
+#[derive(Debug, Deserialize)]
+struct Commit {
+    planner: String,
+    entries: Vec<Entry>,
+}
+
+/// Moves what is appended, again and again.
+pub(super) async fn keep_moving(log: Arc<Log>) {
+    let mut told = false;
+    loop {
+        log.appended.notified().await;
+        tokio::time::sleep(GATHER).await;
+        loop {
+            match log.move_some().await {
+                Ok(Some(_)) => told = false,
+                Ok(None) => break,
+                Err(error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::error!(%error, "the journal's log cannot be moved into its tables; it is tried again");
+                    }
+                    tokio::time::sleep(RETRY_AFTER).await;
+                }
+            }
+        }
+    }
+}
+
+/// The key that an accepted plan comes with: key, digest, plan, time.
+fn key_row(entry: &Entry) -> Option<impl Serialize> {
+    match entry {
+        Entry::PlanAccepted { plan, key: Some(key) } => {
+            Some((&key.key, &key.digest, plan.plan_id, rows::micros(plan.created_at)))
+        }
+        _ => None,
+    }
+}
