@@ -25,8 +25,8 @@ use crate::{
     task::{Task, TaskEvent, TaskStream},
 };
 
-/// A task that ends within this time of its beginning is told of as a whole.
-const QUICK: Duration = Duration::from_millis(5);
+/// A task that ends within this time is told of as a whole.
+const QUICK: Duration = Duration::from_millis(20);
 
 /// The wire's side of the executor.
 pub(crate) struct ExecutorGrpc {
@@ -72,14 +72,13 @@ impl ExecutorService for ExecutorGrpc {
 /// caller wakes up once.
 async fn beginning(events: &mut TaskStream) -> Vec<TaskEvent> {
     let mut begun = Vec::with_capacity(2);
-    begun.extend(events.next().await);
-    let others = async {
+    let all = async {
         while let Some(event) = events.next().await {
             begun.push(event);
         }
     };
-    // Whoever watches a task that is not quick is told at once that it runs.
-    let _ = tokio::time::timeout(QUICK, others).await;
+    // Whoever watches a task that is not quick is told that it was taken in, and that it runs.
+    let _ = tokio::time::timeout(QUICK, all).await;
     begun
 }
 
