@@ -24,7 +24,8 @@ END;
 ALTER TABLE planners ADD COLUMN beat INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE planners DROP COLUMN lease_until;
 
--- Events of one plan lie together; one tree instead of a table and its index. Positions are counted in `journal`.
+-- Of whatever is moved at once, the events of one plan are one row. Positions are counted in `journal`; as they only grow,
+-- they also tell a mover whether somebody else has moved the same part of the log meanwhile.
 CREATE TABLE journal (
     only     INTEGER PRIMARY KEY CHECK (only = 1),
     position INTEGER NOT NULL -- of the last event
@@ -34,16 +35,21 @@ INSERT INTO journal (only, position) SELECT 1, coalesce(max(position), 0) FROM e
 
 CREATE TABLE plan_events (
     plan_id  TEXT NOT NULL,
-    position INTEGER NOT NULL,
-    ordinal  INTEGER, -- the task's; NULL for events of the plan itself
-    kind     TEXT NOT NULL,
-    at       INTEGER NOT NULL,
-    data     TEXT NOT NULL, -- JSON object
+    position INTEGER NOT NULL, -- of the first event of the row; the others follow without a gap
+    events   TEXT NOT NULL,    -- JSON array of [ordinal of the task or null, kind, time, facts]
     PRIMARY KEY (plan_id, position)
 ) WITHOUT ROWID, STRICT;
 
-INSERT INTO plan_events (plan_id, position, ordinal, kind, at, data)
-SELECT plan_id, position, ordinal, kind, at, data FROM events;
+INSERT INTO plan_events (plan_id, position, events)
+SELECT plan_id, position, json_array(json_array(ordinal, kind, at, json(data))) FROM events;
+
+CREATE VIEW log_move AS SELECT NULL AS position, NULL AS events, NULL AS last_seq;
+
+CREATE TRIGGER log_moved INSTEAD OF INSERT ON log_move BEGIN
+    SELECT raise(ABORT, 'moved') WHERE NEW.position <> (SELECT position FROM journal);
+    UPDATE journal SET position = position + NEW.events;
+    DELETE FROM log WHERE seq <= NEW.last_seq;
+END;
 
 DROP TRIGGER journal_write;
 DROP VIEW journal_batch;

@@ -46,7 +46,7 @@ impl SqliteStore {
     pub async fn open(url: &str) -> Result<Self, OpenError> {
         let readers = sqlite::open(url, Durability::Full, READERS, &MIGRATIONS).await?;
         let log = Arc::new(Log::new(sqlite::options(url, Durability::Full)?));
-        let mover = AbortOnDropHandle::new(tokio::spawn(log::keep_moving(Arc::clone(&log))));
+        let mover = AbortOnDropHandle::new(tokio::spawn(log::keep_moving(Arc::clone(&log), readers.clone())));
         Ok(Self { readers, log, _mover: mover })
     }
 

@@ -6,7 +6,9 @@
 use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool, sqlite::SqliteConnectOptions};
+use sqlx::{
+    ConnectOptions, QueryBuilder, Sqlite, SqliteConnection, SqlitePool, sqlite::SqliteConnectOptions,
+};
 use tokio::sync::{Mutex, Notify};
 
 use super::{Entry, JournalError, merge::Batch, rows};
@@ -15,11 +17,12 @@ use super::{Entry, JournalError, merge::Batch, rows};
 const GATHER: Duration = Duration::from_millis(50);
 
 /// How much is moved at once, more or less, in bytes of the log: commits wait meanwhile.
-const MOVE_BYTES: i64 = 128 * 1024;
+const MOVE_BYTES: i64 = 64 * 1024;
 
 /// The oldest commits, in one row: every row that a statement answers is a message from SQLite's thread.
 const OLDEST: &str = r#"
-    SELECT max(seq), group_concat('{"planner":"' || planner || '","entries":' || entries || '}', ',' ORDER BY seq)
+    SELECT max(seq), group_concat('{"planner":"' || planner || '","entries":' || entries || '}', ',' ORDER BY seq),
+           (SELECT position FROM journal)
     FROM (SELECT *, sum(length(entries)) OVER (ORDER BY seq) - length(entries) AS before FROM log ORDER BY seq LIMIT 256)
     WHERE before < ?"#;
 
@@ -32,12 +35,13 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Log {
     options: SqliteConnectOptions,
     connection: Mutex<Option<SqliteConnection>>,
+    moving: Mutex<()>,
     appended: Notify,
 }
 
 impl Log {
     pub(super) fn new(options: SqliteConnectOptions) -> Self {
-        Self { options, connection: Mutex::default(), appended: Notify::new() }
+        Self { options, connection: Mutex::default(), moving: Mutex::default(), appended: Notify::new() }
     }
 
     /// Does `work` on the writing connection. A connection that failed is not used again: after a full disk SQLite has
@@ -84,39 +88,41 @@ impl Log {
     pub(super) async fn settle(&self, readers: &SqlitePool) -> Result<(), JournalError> {
         let last: Option<i64> = sqlx::query_scalar("SELECT max(seq) FROM log").fetch_one(readers).await?;
         let Some(last) = last else { return Ok(()) };
-        while self.move_some().await?.is_some_and(|moved| moved < last) {}
+        while self.move_some(readers).await?.is_some_and(|moved| moved < last) {}
         Ok(())
     }
 
-    /// Moves the oldest commits into the tables: the number of the last one.
-    async fn move_some(&self) -> Result<Option<i64>, JournalError> {
-        self.exclusively(async |connection| {
-            let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-            let (last, commits): (Option<i64>, Option<String>) =
-                sqlx::query_as(OLDEST).bind(MOVE_BYTES).fetch_one(&mut *transaction).await?;
-            let commits = format!("[{}]", commits.unwrap_or_default());
-            let commits: Vec<Commit> = serde_json::from_str(&commits)
-                .map_err(|error| JournalError::Damaged(format!("log.entries: {error}")))?;
-            if let Some(last) = last {
-                let mut batch = Batch::default();
-                for Commit { planner, entries } in &commits {
-                    entries.iter().for_each(|entry| batch.add(planner, entry));
-                }
-                let position: i64 =
-                    sqlx::query_scalar("SELECT position FROM journal").fetch_one(&mut *transaction).await?;
-                let rows = batch.into_rows(position);
-                let count = i64::try_from(rows.events.len()).unwrap_or(i64::MAX);
-                rows.write(&mut transaction).await?;
-                sqlx::query("UPDATE journal SET position = position + ?")
-                    .bind(count)
-                    .execute(&mut *transaction)
-                    .await?;
-                sqlx::query("DELETE FROM log WHERE seq <= ?").bind(last).execute(&mut *transaction).await?;
+    /// Moves the oldest commits into the tables: the number of the last one. Commits wait only while the rows are written.
+    async fn move_some(&self, readers: &SqlitePool) -> Result<Option<i64>, JournalError> {
+        let _one_at_a_time = self.moving.lock().await;
+        let (last, commits, position): (Option<i64>, Option<String>, i64) =
+            sqlx::query_as(OLDEST).bind(MOVE_BYTES).fetch_one(readers).await?;
+        let Some(last) = last else { return Ok(None) };
+        let commits = format!("[{}]", commits.unwrap_or_default());
+        let commits: Vec<Commit> = serde_json::from_str(&commits)
+            .map_err(|error| JournalError::Damaged(format!("log.entries: {error}")))?;
+        let mut batch = Batch::default();
+        for Commit { planner, entries } in &commits {
+            entries.iter().for_each(|entry| batch.add(planner, entry));
+        }
+        let rows = batch.into_rows(position);
+        let mut script = QueryBuilder::<Sqlite>::new("BEGIN IMMEDIATE; ");
+        // Refused when another process has moved this part meanwhile.
+        script.push("INSERT INTO log_move (position, events, last_seq) VALUES (").push_bind(position);
+        script.push(", ").push_bind(rows.event_count).push(", ").push_bind(last).push(");");
+        rows.write(&mut script);
+        script.push("COMMIT");
+        let moved = self.exclusively(async |connection| {
+            // Every script is another one.
+            Ok(script.build().persistent(false).execute(connection).await?)
+        });
+        match moved.await {
+            Ok(_) => Ok(Some(last)),
+            Err(JournalError::Database(sqlx::Error::Database(error))) if error.message() == "moved" => {
+                Ok(Some(i64::MIN))
             }
-            transaction.commit().await?;
-            Ok(last)
-        })
-        .await
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -128,13 +134,13 @@ struct Commit {
 }
 
 /// Moves what is appended, again and again.
-pub(super) async fn keep_moving(log: Arc<Log>) {
+pub(super) async fn keep_moving(log: Arc<Log>, readers: SqlitePool) {
     let mut told = false;
     loop {
         log.appended.notified().await;
         tokio::time::sleep(GATHER).await;
         loop {
-            match log.move_some().await {
+            match log.move_some(&readers).await {
                 Ok(Some(_)) => told = false,
                 Ok(None) => break,
                 Err(error) => {

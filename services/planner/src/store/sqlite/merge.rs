@@ -5,7 +5,7 @@ use std::collections::{HashMap, hash_map::Entry as Slot};
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    PlanId,
+    CorrelationId, PlanId,
     plan::{AttemptOutcome, Plan, PlanStatus, Task, TaskStatus},
 };
 use serde::Serialize;
@@ -26,7 +26,15 @@ pub(super) struct Batch<'a> {
     attempt_ends: Vec<Row>,
     task_changes: HashMap<TaskRef, TaskChange>,
     plan_changes: HashMap<PlanId, PlanChange<'a>>,
-    events: Vec<(PlanId, Row)>,
+    /// Of each plan, as JSON.
+    events: HashMap<PlanId, Events>,
+}
+
+/// Events as the beginning of a JSON array.
+#[derive(Debug, Default)]
+struct Events {
+    count: i64,
+    json: String,
 }
 
 /// An attempt that began in this batch, and may have ended in it.
@@ -100,8 +108,7 @@ impl<'a> Batch<'a> {
                     Slot::Occupied(mut known) => drop(known.insert(change)),
                     Slot::Vacant(free) => drop(free.insert(change)),
                 }
-                let data = json(&Ended { status: status.as_str() });
-                self.events.push((*plan_id, row![None::<i64>, "plan_ended", micros(*at), data]));
+                self.event_of_plan(*plan_id, None, "plan_ended", *at, &Ended { status: status.as_str() });
             }
         }
     }
@@ -111,8 +118,8 @@ impl<'a> Batch<'a> {
         self.plans.insert(*plan_id, (planner, plan));
         let task_ref = |ordinal| TaskRef { plan_id: *plan_id, ordinal };
         self.tasks.extend(tasks.iter().enumerate().map(|(ordinal, task)| (task_ref(ordinal), task)));
-        let facts = json(&Accepted { correlation_id: correlation_id.to_string(), tasks: tasks.len() });
-        self.events.push((*plan_id, row![None::<i64>, "plan_accepted", micros(*created_at), facts]));
+        let facts = Accepted { correlation_id: *correlation_id, tasks: tasks.len() };
+        self.event_of_plan(*plan_id, None, "plan_accepted", *created_at, &facts);
     }
 
     fn end_attempt(
@@ -176,12 +183,34 @@ impl<'a> Batch<'a> {
     }
 
     fn event(&mut self, task: TaskRef, kind: &str, at: Timestamp, facts: &impl Serialize) {
-        self.events.push((task.plan_id, row![task.ordinal, kind, micros(at), json(facts)]));
+        self.event_of_plan(task.plan_id, Some(task.ordinal), kind, at, facts);
     }
 
-    /// The rows to write; events get the positions after `position`, in the order in which they happened.
+    fn event_of_plan(
+        &mut self,
+        plan_id: PlanId,
+        ordinal: Option<usize>,
+        kind: &str,
+        at: Timestamp,
+        facts: &impl Serialize,
+    ) {
+        let Events { count, json: text } = self.events.entry(plan_id).or_default();
+        text.push(if *count == 0 { '[' } else { ',' });
+        text.push_str(&json(&(ordinal, kind, micros(at), facts)));
+        *count += 1;
+    }
+
+    /// The rows to write; events get the positions after `position`, those of a plan in the order in which they happened.
     pub(super) fn into_rows(self, position: i64) -> Rows {
         let Self { plans, tasks, attempts, attempt_ends, mut task_changes, mut plan_changes, events } = self;
+        let mut event_count = 0;
+        let event = |(plan_id, Events { count, json: mut text })| {
+            text.push(']');
+            let first = position + 1 + event_count;
+            event_count += count;
+            row![plan_id, first, text]
+        };
+        let events = events.into_iter().map(event).collect();
         let plan =
             |(planner, plan): &(&str, &Plan)| plan_row(planner, plan, plan_changes.remove(&plan.plan_id));
         let plans = plans.values().map(plan).collect();
@@ -202,11 +231,6 @@ impl<'a> Batch<'a> {
             let PlanChange { status, ended_at, output, error } = change;
             row![plan_id, status.as_str(), ended_at, output, error]
         };
-        let event = |(position, (plan_id, mut facts)): (i64, (PlanId, Row))| {
-            let mut event = row![plan_id, position];
-            event.append(&mut facts);
-            event
-        };
         Rows {
             plans,
             tasks,
@@ -214,7 +238,8 @@ impl<'a> Batch<'a> {
             attempt_ends,
             task_changes: task_changes.into_iter().map(change).collect(),
             plan_changes: plan_changes.into_iter().map(plan_change).collect(),
-            events: (position + 1..).zip(events).map(event).collect(),
+            events,
+            event_count,
         }
     }
 }
@@ -271,7 +296,7 @@ struct NoFacts {}
 
 #[derive(Serialize)]
 struct Accepted {
-    correlation_id: String,
+    correlation_id: CorrelationId,
     tasks: usize,
 }
 

@@ -5,7 +5,8 @@ use phoenix_domain::{
     FailureClass, OrchestratorError, PlanId,
     plan::{Attempt, AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
 use sqlx::{FromRow, SqlitePool};
 
 use super::{Event, JournalError, PlanFilter, rows::micros};
@@ -90,22 +91,44 @@ pub(super) async fn events(
     position: u64,
     limit: u32,
 ) -> Result<Vec<Event>, JournalError> {
-    let rows: Vec<(i64, String, i64, Option<String>, String)> = sqlx::query_as(
-        "SELECT events.position, events.kind, events.at, tasks.key, events.data
-         FROM events LEFT JOIN tasks ON tasks.plan_id = events.plan_id AND tasks.ordinal = events.ordinal
-         WHERE events.plan_id = ? AND events.position > ? ORDER BY events.position LIMIT ?",
+    let after = i64::try_from(position).unwrap_or(i64::MAX);
+    let mut snapshot = pool.begin().await?;
+    // From the row in which `after` lies.
+    let rows: Vec<(i64, String)> = sqlx::query_as(
+        "SELECT position, events FROM events WHERE plan_id = ?1 AND position >= coalesce(
+             (SELECT max(position) FROM events WHERE plan_id = ?1 AND position <= ?2), 0)
+         ORDER BY position LIMIT ?3",
     )
     .bind(plan_id.to_string())
-    .bind(i64::try_from(position).unwrap_or(i64::MAX))
+    .bind(after)
     .bind(limit)
-    .fetch_all(pool)
+    .fetch_all(&mut *snapshot)
     .await?;
-    let read = |(position, kind, at, task_key, data): (i64, String, i64, Option<String>, String)| {
-        let position = u64::try_from(position).map_err(|_| damaged("events.position", position))?;
-        Ok(Event { position, kind, at: time(at)?, task_key: task_key.unwrap_or_default(), data })
-    };
-    rows.into_iter().map(read).collect()
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<String> = sqlx::query_scalar("SELECT key FROM tasks WHERE plan_id = ? ORDER BY ordinal")
+        .bind(plan_id.to_string())
+        .fetch_all(&mut *snapshot)
+        .await?;
+    let mut found = Vec::new();
+    for (first, text) in rows {
+        let events: Vec<StoredEvent> = from_json("events.events", &text)?;
+        for (position, StoredEvent(ordinal, kind, at, data)) in (first..).zip(events) {
+            if position > after {
+                let task_key = ordinal.and_then(|ordinal| keys.get(ordinal)).cloned().unwrap_or_default();
+                let position = u64::try_from(position).map_err(|_| damaged("events.position", position))?;
+                found.push(Event { position, kind, at: time(at)?, task_key, data: data.get().to_owned() });
+            }
+        }
+    }
+    found.truncate(limit as usize);
+    Ok(found)
 }
+
+/// The task's ordinal, the kind, the time, the facts.
+#[derive(Deserialize)]
+struct StoredEvent(Option<usize>, String, i64, Box<RawValue>);
 
 #[derive(FromRow)]
 struct PlanRow {

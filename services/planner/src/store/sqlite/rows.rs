@@ -1,15 +1,10 @@
-//! Rows of the tables, many to a statement: every statement is a trip to SQLite's own thread and back, which costs more
-//! than a row does.
+//! Rows of the tables, all in one script: every trip to SQLite's own thread and back costs more than a row does, and on a
+//! busy machine each waits for its turn while nobody else can commit.
 
 use jiff::Timestamp;
 use phoenix_domain::{CorrelationId, PlanId, TaskId};
 use serde::Serialize;
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
-
-use super::JournalError;
-
-/// How many rows a statement takes. Few sizes, so that each statement is prepared once and found again.
-const SIZES: [usize; 4] = [64, 16, 4, 1];
+use sqlx::{QueryBuilder, Sqlite, query_builder::Separated};
 
 /// The columns of one row, in the order of its statement.
 pub(super) type Row = Vec<Cell>;
@@ -40,6 +35,8 @@ pub(super) struct Rows {
     pub(super) task_changes: Vec<Row>,
     pub(super) plan_changes: Vec<Row>,
     pub(super) events: Vec<Row>,
+    /// How many events these rows hold.
+    pub(super) event_count: i64,
 }
 
 /// A statement around `VALUES (…), (…)`.
@@ -98,14 +95,15 @@ const PLAN_CHANGES: Statement = Statement(
        AND plans.status <> change.status",
 );
 
-const EVENTS: Statement = Statement("INSERT INTO events (plan_id, position, ordinal, kind, at, data) ", "");
+const EVENTS: Statement = Statement("INSERT INTO events (plan_id, position, events) ", "");
 
 impl Rows {
-    /// Writes them all; part of a transaction.
-    pub(super) async fn write(self, connection: &mut SqliteConnection) -> Result<(), JournalError> {
-        let Self { plans, tasks, attempts, attempt_ends, task_changes, plan_changes, events } = self;
+    /// Adds the statements that write them all to `script`.
+    pub(super) fn write(self, script: &mut QueryBuilder<Sqlite>) {
+        let Self { plans, tasks, attempts, attempt_ends, task_changes, plan_changes, events, event_count: _ } =
+            self;
         // Inserts come before changes of what they insert.
-        for (statement, rows) in [
+        for (Statement(head, tail), rows) in [
             (PLANS, plans),
             (TASKS, tasks),
             (ATTEMPTS, attempts),
@@ -114,33 +112,21 @@ impl Rows {
             (PLAN_CHANGES, plan_changes),
             (EVENTS, events),
         ] {
-            write(connection, &statement, rows).await?;
+            if !rows.is_empty() {
+                script.push(head).push_values(rows, push_row).push(tail).push(";");
+            }
         }
-        Ok(())
     }
 }
 
-async fn write(
-    connection: &mut SqliteConnection,
-    Statement(head, tail): &Statement,
-    rows: Vec<Row>,
-) -> Result<(), JournalError> {
-    let mut rows = rows.into_iter();
-    while rows.len() > 0 {
-        let size = SIZES.into_iter().find(|size| *size <= rows.len()).unwrap_or(1);
-        let mut query = QueryBuilder::<Sqlite>::new(*head);
-        query.push_values(rows.by_ref().take(size), |mut columns, row| {
-            for cell in row {
-                match cell {
-                    Cell::Null => columns.push_bind(None::<i64>),
-                    Cell::Integer(number) => columns.push_bind(number),
-                    Cell::Text(text) => columns.push_bind(text),
-                };
-            }
-        });
-        query.push(tail).build().execute(&mut *connection).await?;
+fn push_row(mut columns: Separated<'_, Sqlite, &'static str>, row: Row) {
+    for cell in row {
+        match cell {
+            Cell::Null => columns.push_bind(None::<i64>),
+            Cell::Integer(number) => columns.push_bind(number),
+            Cell::Text(text) => columns.push_bind(text),
+        };
     }
-    Ok(())
 }
 
 pub(super) fn micros(time: Timestamp) -> i64 {
