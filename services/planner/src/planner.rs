@@ -94,6 +94,10 @@ impl Planner {
         &self.parts.runner
     }
 
+    pub(crate) fn agents(&self) -> &AgentCatalog {
+        &self.parts.agents
+    }
+
     pub(crate) fn default_agent(&self) -> &AgentName {
         self.parts.agents.default_agent()
     }

@@ -11,6 +11,7 @@ use phoenix_domain::{
     AgentName, OrchestratorError, OrchestratorErrorCode, PlanId,
     action::ActionResult,
     graph::Graph,
+    input,
     plan::{AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, Task},
     template,
 };
@@ -196,10 +197,12 @@ impl Run {
                 State::Waiting | State::Running => None,
             }
         };
-        template::render(&task.spec.payload, &output).map_err(|error| {
+        let payload = template::render(&task.spec.payload, &output).map_err(|error| {
             OrchestratorError::invalid(&format!("tasks[{place}].input"), error)
                 .with_detail("key", &task.spec.key)
-        })
+        })?;
+        input::check_filled(place, &task.spec, &payload, self.planner.agents())?;
+        Ok(payload)
     }
 
     /// Runs one task to its end: again when the executor went away under it, for as long as whoever waits has patience.
