@@ -50,8 +50,9 @@ impl Plans {
         let context = if continues { self.scope.context_without_deadline() } else { self.scope.context() };
         let mut planner = self.gateway.planner();
         let call = planner.plan_and_execute(context.request(wish));
-        let PlanAndExecuteResponse { plan_id, output, agent: _ } =
+        let PlanAndExecuteResponse { plan_id, output, agent: _, agent_time_us } =
             self.within(self.scope.deadline(), call).await?.ok_or_else(|| too_late(continues))?;
+        self.scope.agents_worked(Duration::from_micros(agent_time_us));
         Ok((read_id(&plan_id)?, output))
     }
 

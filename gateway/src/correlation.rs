@@ -40,6 +40,8 @@ struct Facts {
     /// The caller's, if it has begun one.
     trace: TraceContext,
     span: OnceLock<Span>,
+    /// How long agents worked for it, once they have.
+    agent_time: OnceLock<Duration>,
 }
 
 impl Scope {
@@ -57,6 +59,7 @@ impl Scope {
             invalid_header,
             trace: TraceContext::of(request.headers()).unwrap_or_else(TraceContext::generate),
             span: OnceLock::new(),
+            agent_time: OnceLock::new(),
         }))
     }
 
@@ -68,6 +71,17 @@ impl Scope {
     /// How long it has taken so far.
     pub(crate) fn elapsed(&self) -> Duration {
         self.0.started.elapsed()
+    }
+
+    /// Agents have worked for it.
+    pub(crate) fn agents_worked(&self, time: Duration) {
+        // Once for each request.
+        let _ = self.0.agent_time.set(time);
+    }
+
+    /// How long agents worked for it, if its caller waited for them and they did well.
+    pub(crate) fn agent_time(&self) -> Option<Duration> {
+        self.0.agent_time.get().copied()
     }
 
     /// When its caller is answered, whatever has been done by then.

@@ -1,9 +1,12 @@
 //! What the gateway counts: one counter per endpoint of the API, and one histogram over everything it answers.
 
+use std::time::Duration;
+
 use axum::{
     extract::{MatchedPath, Request},
     http::Method,
 };
+use metrics::{Histogram, histogram};
 use phoenix_platform::metrics::Metric;
 
 /// Requests to `POST /api/chat` that passed authentication, valid or not.
@@ -31,8 +34,32 @@ pub const REQUEST_SECONDS: Metric = Metric::histogram(
 )
 .labelled();
 
+/// What requests cost beside the work of agents.
+pub const OVERHEAD_SECONDS: Metric = Metric::histogram(
+    "phoenix_overhead_seconds",
+    "Time of a chat or plan whose caller waited and that went well, without the time during which its agents worked.",
+);
+
 /// Everything the gateway counts.
-pub const METRICS: &[Metric] = &[CHAT_LEGACY, CHAT_V1, AGENTS_V1, HEALTH, REQUEST_SECONDS];
+pub const METRICS: &[Metric] = &[CHAT_LEGACY, CHAT_V1, AGENTS_V1, HEALTH, REQUEST_SECONDS, OVERHEAD_SECONDS];
+
+/// The handles of what requests move, looked up once. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Meters {
+    overhead: Histogram,
+}
+
+impl Meters {
+    /// The handles; their metrics exist from now on.
+    pub(crate) fn new() -> Self {
+        Self { overhead: histogram!(OVERHEAD_SECONDS.name) }
+    }
+
+    /// A request was answered after `elapsed`, of which agents worked for `agents`.
+    pub(crate) fn answered(&self, elapsed: Duration, agents: Duration) {
+        self.overhead.record(elapsed.saturating_sub(agents));
+    }
+}
 
 /// What a request was sent to: a label from a closed set, whatever callers send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::panic::AssertUnwindSafe;
 
 use axum::{
-    extract::{Extension, Request},
+    extract::{Extension, Request, State},
     http::StatusCode,
     middleware::Next,
     response::{IntoResponse, Response},
@@ -12,13 +12,22 @@ use futures_util::FutureExt;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
 use phoenix_platform::record_counter;
 
-use crate::{correlation::Scope, metrics::REQUEST_SECONDS, problem::Failure};
+use crate::{
+    correlation::Scope,
+    metrics::{Meters, REQUEST_SECONDS},
+    problem::Failure,
+};
 
 /// What is recorded when the caller left before there was an answer; the convention of web servers.
 const CALLER_LEFT: u16 = 499;
 
 /// Counts the request, and tells how it ended.
-pub(crate) async fn observe(Extension(scope): Extension<Scope>, request: Request, next: Next) -> Response {
+pub(crate) async fn observe(
+    State(meters): State<Meters>,
+    Extension(scope): Extension<Scope>,
+    request: Request,
+    next: Next,
+) -> Response {
     if let Some(counter) = scope.endpoint().counter() {
         record_counter(counter, 1);
     }
@@ -27,6 +36,9 @@ pub(crate) async fn observe(Extension(scope): Extension<Scope>, request: Request
         Ok(()) => AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| panicked()),
         Err(failure) => failure.into_response(),
     };
+    if let Some(agents) = scope.agent_time() {
+        meters.answered(scope.elapsed(), agents);
+    }
     ending.answered(&response);
     response
 }
@@ -94,12 +106,7 @@ fn record(scope: &Scope, status: u16) {
 mod tests {
     use std::time::Duration;
 
-    use axum::{
-        Router,
-        body::Body,
-        middleware::{from_fn, from_fn_with_state},
-        routing::post,
-    };
+    use axum::{Router, body::Body, middleware::from_fn_with_state, routing::post};
     use http_body_util::BodyExt;
     use serde_json::Value;
     use tower::ServiceExt;
@@ -114,7 +121,7 @@ mod tests {
         }
         let router = Router::new()
             .route("/api/v1/chat", post(panics))
-            .layer(from_fn(observe))
+            .layer(from_fn_with_state(Meters::new(), observe))
             .layer(from_fn_with_state(Duration::from_secs(1), correlation::correlate));
         let request = Request::post("/api/v1/chat").body(Body::empty()).unwrap();
         let response = router.oneshot(request).await.unwrap();

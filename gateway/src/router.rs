@@ -12,7 +12,9 @@ use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
 use tower::util::option_layer;
 
 use crate::{
-    GatewayConfig, ServeError, auth, correlation, headers, observe,
+    GatewayConfig, ServeError, auth, correlation, headers,
+    metrics::Meters,
+    observe,
     peers::Gateway,
     problem::Failure,
     routes::{agents, chat, health, openapi, page, plans},
@@ -44,7 +46,7 @@ pub(crate) fn build(config: &GatewayConfig, gateway: Gateway) -> Result<Router, 
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         // The last layer is the first to see a request.
-        .layer(from_fn(observe::observe))
+        .layer(from_fn_with_state(Meters::new(), observe::observe))
         .layer(from_fn_with_state(token, auth::require_token))
         .layer(option_layer(headers::cors(&config.cors_allowed_origins)?))
         .layer(from_fn_with_state(config.request_timeout, correlation::correlate))

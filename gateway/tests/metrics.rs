@@ -62,6 +62,7 @@ async fn requests_count_once_they_are_let_in_and_only_then() {
     stack.http.send(Method::GET, "/api/v1/nowhere", &[token], "").await;
     let counted = scrape().await;
     assert_eq!(counts(&counted), [2, 3, 2, 2]);
+    assert!(counted.contains("phoenix_overhead_seconds_count 3\n"), "of those that went well:\n{counted}");
     for (endpoint, status, count) in [
         ("chat_v1", 200, 1),
         ("chat_v1", 400, 1),

@@ -103,8 +103,42 @@ async fn every_metric_exists_at_zero_before_the_first_request() {
         (Role::Gateway, "http_requests_total_chat_v1"),
         (Role::Gateway, "http_requests_total_agents_v1"),
         (Role::Gateway, "http_requests_total_health"),
+        (Role::Gateway, "phoenix_overhead_seconds_count"),
+        (Role::Planner, "phoenix_plans{state=\"pending\"}"),
+        (Role::Planner, "phoenix_last_recovery_timestamp_seconds"),
+        (Role::Executor, "phoenix_workers_busy{agent=\"echo_agent\"}"),
+        (Role::Executor, "phoenix_agent_retries_total{agent=\"echo_agent\",class=\"io\"}"),
     ] {
         assert_eq!(stack.metric(role, name).await, 0.0, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_time_of_agents_is_told_apart_from_what_it_costs_to_have_them_work() {
+    let stack = stack(&[("slow", "slow")]).start().await;
+    let rest = stack.rest();
+    let plans =
+        async |state: &str| stack.metric(Role::Planner, &format!("phoenix_plans{{state=\"{state}\"}}")).await;
+    let chat = tokio::spawn(async move { rest.chat_with("slow", "take your time").await });
+    until("its plan runs", async || plans("running").await == 1.0 && plans("pending").await == 0.0).await;
+    assert_eq!(chat.await.unwrap().status, 200);
+    // Side by side: the time of both counts once.
+    let task = |key: &str| json!({"key": key, "agent": "slow", "action": "chat", "input": {"message": key}});
+    let plan = stack.rest().post("/api/v1/plans", json!({"tasks": [task("a"), task("b")]})).await;
+    assert_eq!(plan.str("status"), "succeeded", "{}", plan.text);
+    until("no plan is left", async || plans("running").await == 0.0).await;
+    let overhead =
+        async |part: &str| stack.metric(Role::Gateway, &format!("phoenix_overhead_seconds_{part}")).await;
+    assert_eq!(overhead("count").await, 2.0);
+    let seconds = overhead("sum").await;
+    assert!(0.0 < seconds && seconds < 1.5, "{seconds} s beside 3 s of work");
+    for (name, least) in [
+        ("phoenix_task_queue_wait_seconds_count", 3.0),
+        ("phoenix_journal_commit_seconds_count", 2.0),
+        ("phoenix_journal_entries_total", 2.0),
+    ] {
+        let value = stack.metric(Role::Planner, name).await;
+        assert!(value >= least, "{name} is {value}");
     }
 }
 
@@ -151,6 +185,10 @@ async fn every_service_comes_back_after_sigkill_and_its_agents_do_not_outlive_it
         })
         .await;
     }
+    until("the new planner says when it took the plan over", async || {
+        stack.metric(Role::Planner, "phoenix_last_recovery_timestamp_seconds").await > 1e9
+    })
+    .await;
     until("what the killed executor ran is gone", async || orphans.iter().all(|pid| !is_alive(*pid))).await;
     let answer = chat.await.unwrap();
     assert_eq!(answer.map(|answer| answer.status.as_u16()), Some(503), "its planner was killed");

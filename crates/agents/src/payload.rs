@@ -73,15 +73,16 @@ impl<'a> Payload<'a> {
         }
     }
 
-    /// A number from 1 to `most`; absent means `default`.
+    /// A whole number from 1 to `most`, which may be written as `5.0`; absent means `default`.
     ///
     /// # Errors
     /// It is none.
     pub fn count(self, field: &str, default: usize, most: usize) -> Result<usize, ActionError> {
         let Some(value) = self.present(field) else { return Ok(default) };
-        value
-            .as_u64()
-            .and_then(|count| usize::try_from(count).ok())
+        let whole = value.as_f64().filter(|number| number.fract() == 0.0 && *number >= 0.0);
+        // Beyond the largest exact whole number of a float, and so beyond any limit, it saturates.
+        whole
+            .map(|number| number as usize)
             .filter(|count| (1..=most).contains(count))
             .ok_or_else(|| wrong(field, &format!("must be a whole number from 1 to {most}")))
     }

@@ -1,10 +1,10 @@
 //! What an agent is: a named executable with limits.
 
-use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{borrow::Borrow, collections::BTreeMap, fmt, str::FromStr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{health::BreakerPolicy, retry::RetryPolicy};
+use crate::{action::CHAT_ACTION, health::BreakerPolicy, retry::RetryPolicy, schema::InputSchema};
 
 /// The configured name of an agent: 1 to 64 characters of `a-z`, `A-Z`, `0-9`, `_`, `-`, `.`, starting with a letter
 /// or digit. Cheap to clone.
@@ -76,6 +76,31 @@ pub enum AgentMode {
     Workers,
 }
 
+/// Characters of an unknown action that are repeated to its caller.
+const LONGEST_QUOTE: usize = 64;
+
+/// Declared as an action's name, it stands for every action that is not declared by its own.
+pub const ANY_ACTION: &str = "*";
+
+/// One thing that an agent says it can do.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ActionSpec {
+    /// What it is for, in one line, for people and for models that plan.
+    pub description: String,
+    /// What it takes as its input; anything when absent.
+    pub input_schema: Option<InputSchema>,
+}
+
+/// An action that an agent does not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("has no action `{action}`; there are {}", known.join(", "))]
+pub struct UnknownAction {
+    /// What was asked for.
+    pub action: String,
+    /// What the agent declares, and `chat`.
+    pub known: Vec<String>,
+}
+
 /// Everything the services know of one agent. Built from the configuration; the same in every service.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AgentSpec {
@@ -89,6 +114,8 @@ pub struct AgentSpec {
     pub env: Vec<String>,
     /// Words or phrases in a message that route it here.
     pub route: Vec<String>,
+    /// What it can do, by name. An agent that declares nothing can be asked for anything.
+    pub actions: BTreeMap<String, ActionSpec>,
     /// How its process is run.
     pub mode: AgentMode,
     /// Processes kept alive in mode `workers`.
@@ -115,6 +142,7 @@ impl AgentSpec {
             command,
             env: Vec::new(),
             route: Vec::new(),
+            actions: BTreeMap::new(),
             mode: AgentMode::default(),
             workers: 4,
             timeout: Duration::from_secs(30),
@@ -122,6 +150,24 @@ impl AgentSpec {
             breaker: BreakerPolicy::default(),
             max_concurrency: 16,
             max_queue: 256,
+        }
+    }
+
+    /// What is declared of `action`: nothing for an agent that declares no actions, nor for a chat, which every agent can
+    /// be asked for.
+    ///
+    /// # Errors
+    /// The agent declares actions, and this is none of them.
+    pub fn action(&self, action: &str) -> Result<Option<&ActionSpec>, UnknownAction> {
+        match self.actions.get(action).or_else(|| self.actions.get(ANY_ACTION)) {
+            None if !self.actions.is_empty() && action != CHAT_ACTION => {
+                let mut known: Vec<_> = self.actions.keys().cloned().collect();
+                if !self.actions.contains_key(CHAT_ACTION) {
+                    known.insert(0, CHAT_ACTION.into());
+                }
+                Err(UnknownAction { action: action.chars().take(LONGEST_QUOTE).collect(), known })
+            }
+            declared => Ok(declared),
         }
     }
 }

@@ -1,8 +1,14 @@
 //! The agents that come with the product: one table, read by whoever registers, routes or runs them.
 
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
 use crate::{
-    agent::{AgentMode, AgentName, AgentSpec, InvalidAgentName},
+    agent::{ActionSpec, AgentMode, AgentName, AgentSpec, InvalidAgentName},
     llm::SETTINGS_VARIABLE,
+    schema::InputSchema,
 };
 
 /// One agent that is a subcommand of the `phoenix` executable.
@@ -16,6 +22,8 @@ pub struct Builtin {
     pub description: &'static str,
     /// Phrases that route a message to it.
     pub route: &'static [&'static str],
+    /// What it can do: an object with a description and an input schema for each action.
+    actions: &'static str,
     /// Processes kept alive at the most: so many requests at once.
     pub workers: u32,
     /// Variables it needs beside [`BASE_ENV`].
@@ -50,6 +58,7 @@ pub const BUILTINS: &[Builtin] = &[
         subcommand: "llm-router",
         description: "Answers with one completion of the configured language model",
         route: &[],
+        actions: include_str!("builtin/llm_router.json"),
         workers: 16,
         env: &[SETTINGS_VARIABLE, "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"],
     },
@@ -58,6 +67,7 @@ pub const BUILTINS: &[Builtin] = &[
         subcommand: "git",
         description: "Shows and changes a git repository: status, diff, log, add, commit",
         route: &["git status", "git diff", "git log", "git add", "git commit"],
+        actions: include_str!("builtin/git.json"),
         workers: 4,
         env: GIT_ENV,
     },
@@ -75,6 +85,7 @@ pub const BUILTINS: &[Builtin] = &[
             "vault",
             "obsidian",
         ],
+        actions: include_str!("builtin/obsidian.json"),
         workers: 4,
         env: &["OBSIDIAN_AGENT_VAULT_ROOT"],
     },
@@ -83,6 +94,7 @@ pub const BUILTINS: &[Builtin] = &[
         subcommand: "echo",
         description: "Answers with its input; for smoke tests and load",
         route: &[],
+        actions: include_str!("builtin/echo.json"),
         workers: 4,
         env: &[],
     },
@@ -101,21 +113,59 @@ impl Builtin {
             command: vec![exe.into(), "agent".into(), self.subcommand.into()],
             env,
             route: self.route.iter().map(|phrase| (*phrase).to_owned()).collect(),
+            actions: self.actions(),
             mode: AgentMode::Workers,
             workers: self.workers,
             ..base.clone()
         })
     }
+
+    /// Nothing that can't be read is in the files, as a test checks.
+    fn actions(&self) -> BTreeMap<String, ActionSpec> {
+        let actions: BTreeMap<String, Action> = serde_json::from_str(self.actions).unwrap_or_default();
+        let spec = |Action { description, input_schema }| ActionSpec {
+            description,
+            input_schema: Some(InputSchema::known(input_schema)),
+        };
+        actions.into_iter().map(|(name, action)| (name, spec(action))).collect()
+    }
+}
+
+/// An action in a file of `builtin/`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Action {
+    description: String,
+    input_schema: Value,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::action::CHAT_ACTION;
 
     #[test]
     fn every_builtin_has_a_valid_name() {
         for builtin in BUILTINS {
             assert!(builtin.name.parse::<AgentName>().is_ok(), "{}", builtin.name);
+        }
+    }
+
+    #[test]
+    fn every_builtin_declares_its_actions_with_valid_schemas_whose_fields_are_described() {
+        for builtin in BUILTINS {
+            serde_json::from_str::<BTreeMap<String, Action>>(builtin.actions).unwrap();
+            let actions = builtin.actions();
+            assert!(actions.contains_key(CHAT_ACTION), "{}", builtin.name);
+            for (name, ActionSpec { description, input_schema }) in actions {
+                assert!(!description.is_empty(), "{name}");
+                let schema = input_schema.unwrap();
+                InputSchema::new(schema.source().clone()).unwrap_or_else(|error| panic!("{name}: {error}"));
+                let fields = schema.source()["properties"].as_object().cloned().unwrap_or_default();
+                for (field, about) in fields.iter().filter(|_| name != CHAT_ACTION) {
+                    assert!(about["description"].is_string(), "{name}: {field}");
+                }
+            }
         }
     }
 }

@@ -13,13 +13,15 @@ pub mod error;
 pub mod graph;
 pub mod health;
 pub mod ids;
+pub mod input;
 pub mod llm;
 pub mod plan;
 pub mod retry;
+pub mod schema;
 pub mod template;
 
 pub use action::{ActionRequest, ActionResponse, FailureClass};
-pub use agent::{AgentMode, AgentName, AgentSpec};
+pub use agent::{ActionSpec, AgentMode, AgentName, AgentSpec};
 pub use catalog::AgentCatalog;
 pub use error::{OrchestratorError, OrchestratorErrorCode};
 pub use ids::{CorrelationId, PlanId, TaskId};

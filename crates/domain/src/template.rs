@@ -47,6 +47,51 @@ pub fn references(payload: &Map<String, Value>) -> Result<Vec<Reference>, Templa
     Ok(found)
 }
 
+/// Where in `payload` references stand, as JSON pointers. What can't be read as a reference is none.
+#[must_use]
+pub fn places(payload: &Map<String, Value>) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut at = String::new();
+    for (name, value) in payload {
+        find_places(value, name, &mut at, &mut found);
+    }
+    found
+}
+
+/// Looks in the place called `name` inside the place `at`.
+fn find_places(value: &Value, name: &str, at: &mut String, found: &mut Vec<String>) {
+    let parent = at.len();
+    at.push('/');
+    // RFC 6901.
+    for c in name.chars() {
+        match c {
+            '~' => at.push_str("~0"),
+            '/' => at.push_str("~1"),
+            c => at.push(c),
+        }
+    }
+    match value {
+        Value::String(text) => {
+            let is_reference = |part: &Part<'_>| matches!(part, Part::Reference(_));
+            if parse(text).is_ok_and(|parts| parts.iter().any(is_reference)) {
+                found.push(at.clone());
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                find_places(item, &index.to_string(), at, found);
+            }
+        }
+        Value::Object(entries) => {
+            for (name, entry) in entries {
+                find_places(entry, name, at, found);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+    at.truncate(parent);
+}
+
 fn collect(value: &Value, found: &mut Vec<Reference>) -> Result<(), TemplateError> {
     match value {
         Value::String(text) => {
@@ -218,6 +263,19 @@ mod tests {
         ] {
             assert!(rendered(json!(bad)).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_places_of_references_are_json_pointers() {
+        let Value::Object(payload) = json!({
+            "a": "{{tasks.t.output}}", "b": ["no {{ user }}", {"c/d~": "x {{ tasks.t.output.y }}"}], "e": "{{tasks.t", "f": 1
+        }) else {
+            panic!("an object")
+        };
+        let places = places(&payload);
+        assert_eq!(places, ["/a", "/b/1/c~1d~0"]);
+        let at = |place: &str| Value::Object(payload.clone()).pointer(place).cloned();
+        assert_eq!(at(&places[1]), Some(json!("x {{ tasks.t.output.y }}")));
     }
 
     #[test]

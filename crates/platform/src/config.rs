@@ -4,6 +4,7 @@
 //! prints before it exits with [`EXIT_CONFIG`]. After that, settings travel as values; nothing reads the environment
 //! again.
 
+mod actions;
 mod agents;
 mod file;
 mod interpolate;

@@ -208,7 +208,8 @@ impl PlannerService for FakePlanner {
             }
         };
         call.1 = true;
-        Ok(Response::new(PlanAndExecuteResponse { plan_id, output, agent: "echo_agent".into() }))
+        let agent = "echo_agent".into();
+        Ok(Response::new(PlanAndExecuteResponse { plan_id, output, agent, agent_time_us: 1_000 }))
     }
 
     type WatchPlanStream = Pin<Box<dyn Stream<Item = Result<WatchPlanResponse, Status>> + Send>>;

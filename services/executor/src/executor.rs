@@ -64,7 +64,11 @@ impl Executor {
     ) -> Result<Arc<Self>, InvalidUrl> {
         let redactor = Arc::new(Redactor::new(&config.llm));
         let agent = |spec: &AgentSpec| {
-            let meters = AgentMeters::new(&spec.name);
+            let running = match spec.mode {
+                AgentMode::Oneshot => spec.max_concurrency,
+                AgentMode::Workers => spec.workers,
+            };
+            let meters = AgentMeters::new(&spec.name, running);
             let environment = environment_of(spec, config, marker);
             let search_path = (environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value))
                 .or_else(|| config.environment.get("PATH"))
@@ -78,11 +82,11 @@ impl Executor {
                 cleanup.clone(),
             );
             let redactor = Arc::clone(&redactor);
-            let (runner, running): (Box<dyn AgentRunner>, _) = match spec.mode {
-                AgentMode::Oneshot => (Box::new(Oneshot::new(program, redactor)), spec.max_concurrency),
+            let runner: Box<dyn AgentRunner> = match spec.mode {
+                AgentMode::Oneshot => Box::new(Oneshot::new(program, redactor)),
                 AgentMode::Workers => {
                     let crashes = Crashes::new(spec.name.clone(), &meters);
-                    (Box::new(Workers::new(program, redactor, crashes, cleanup.clone())), spec.workers)
+                    Box::new(Workers::new(program, redactor, crashes, &meters, cleanup.clone()))
                 }
             };
             let places = Places::new(running, spec.max_queue, &meters);

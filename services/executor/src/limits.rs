@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     fn places(running: u32, waiting: u32) -> Places {
-        Places::new(running, waiting, &AgentMeters::new(&"a".parse().unwrap()))
+        Places::new(running, waiting, &AgentMeters::new(&"a".parse().unwrap(), running))
     }
 
     #[tokio::test]

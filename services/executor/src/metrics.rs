@@ -33,6 +33,13 @@ pub const ATTEMPTS: Metric = Metric::counter(
 )
 .labelled();
 
+/// Attempts after which another was made.
+pub const RETRIES: Metric = Metric::counter(
+    "phoenix_agent_retries_total",
+    "Failed attempts that are followed by another, by agent and failure class.",
+)
+.labelled();
+
 /// How long tasks wait for a place.
 pub const QUEUE_SECONDS: Metric = Metric::histogram(
     "phoenix_agent_queue_wait_seconds",
@@ -50,6 +57,13 @@ pub const RUNNING: Metric = Metric::gauge(
 )
 .labelled();
 
+/// How many can run.
+pub const PLACES: Metric = Metric::gauge(
+    "phoenix_agent_places",
+    "Tasks that may run at once, by agent: its workers, or in mode oneshot its max_concurrency.",
+)
+.labelled();
+
 /// Tasks turned away.
 pub const OVERLOADED: Metric = Metric::counter(
     "phoenix_agent_overloaded_total",
@@ -60,6 +74,20 @@ pub const OVERLOADED: Metric = Metric::counter(
 /// Processes that live.
 pub const PROCESSES: Metric =
     Metric::gauge("phoenix_agent_processes", "Agent processes that live, by agent.").labelled();
+
+/// Workers that are asked something.
+pub const WORKERS_BUSY: Metric = Metric::gauge(
+    "phoenix_workers_busy",
+    "Workers (processes kept alive) that work on a request, by agent; phoenix_agent_processes are those that live.",
+)
+.labelled();
+
+/// Workers started in the place of others.
+pub const WORKER_RESTARTS: Metric = Metric::counter(
+    "phoenix_worker_restarts_total",
+    "Workers started in the place of one that ended, by agent: it died, left, hung, made no sense, or its caller left.",
+)
+.labelled();
 
 /// Workers that died.
 pub const WORKER_CRASHES: Metric = Metric::counter(
@@ -100,11 +128,15 @@ pub const METRICS: &[Metric] = &[
     TASK_SECONDS,
     CALL_SECONDS,
     ATTEMPTS,
+    RETRIES,
     QUEUE_SECONDS,
     QUEUED,
     RUNNING,
+    PLACES,
     OVERLOADED,
     PROCESSES,
+    WORKERS_BUSY,
+    WORKER_RESTARTS,
     WORKER_CRASHES,
     WORKER_CRASH_LOOP,
     HEALTH_REPORTS_LOST,
@@ -119,26 +151,39 @@ pub(crate) struct AgentMeters {
     pub(crate) running: Gauge,
     pub(crate) overloaded: Counter,
     pub(crate) processes: Gauge,
+    pub(crate) busy: Gauge,
+    pub(crate) restarts: Counter,
     pub(crate) crashes: Counter,
     pub(crate) crash_loop: Gauge,
     succeeded: Counter,
     cancelled: Counter,
     failed: Vec<(FailureClass, Counter)>,
+    retried: Vec<(FailureClass, Counter)>,
 }
 
 impl AgentMeters {
-    pub(crate) fn new(agent: &AgentName) -> Self {
+    /// The handles of an agent that runs at most `places` tasks at once.
+    pub(crate) fn new(agent: &AgentName, places: u32) -> Self {
         let attempts = |outcome: &'static str| counter!(ATTEMPTS.name, "agent" => agent.to_string(), "outcome" => outcome);
+        let retries = |class: FailureClass| counter!(RETRIES.name, "agent" => agent.to_string(), "class" => class.as_str());
+        let classes = || FailureClass::ALL.iter().copied();
+        gauge!(PLACES.name, "agent" => agent.to_string()).set(places);
         Self {
             queued: gauge!(QUEUED.name, "agent" => agent.to_string()),
             running: gauge!(RUNNING.name, "agent" => agent.to_string()),
             overloaded: counter!(OVERLOADED.name, "agent" => agent.to_string()),
             processes: gauge!(PROCESSES.name, "agent" => agent.to_string()),
+            busy: gauge!(WORKERS_BUSY.name, "agent" => agent.to_string()),
+            restarts: counter!(WORKER_RESTARTS.name, "agent" => agent.to_string()),
             crashes: counter!(WORKER_CRASHES.name, "agent" => agent.to_string()),
             crash_loop: gauge!(WORKER_CRASH_LOOP.name, "agent" => agent.to_string()),
             succeeded: attempts("succeeded"),
             cancelled: attempts("cancelled"),
-            failed: FailureClass::ALL.iter().map(|&class| (class, attempts(class.as_str()))).collect(),
+            failed: classes().map(|class| (class, attempts(class.as_str()))).collect(),
+            retried: classes()
+                .filter(|class| class.is_retried())
+                .map(|class| (class, retries(class)))
+                .collect(),
         }
     }
 
@@ -147,12 +192,19 @@ impl AgentMeters {
         match outcome {
             None => self.cancelled.increment(1),
             Some(Ok(())) => self.succeeded.increment(1),
-            Some(Err(class)) => {
-                if let Some((_, counter)) = self.failed.iter().find(|(known, _)| *known == class) {
-                    counter.increment(1);
-                }
-            }
+            Some(Err(class)) => count(&self.failed, class),
         }
+    }
+
+    /// Counts one attempt that failed and is followed by another.
+    pub(crate) fn attempt_retried(&self, class: FailureClass) {
+        count(&self.retried, class);
+    }
+}
+
+fn count(counters: &[(FailureClass, Counter)], class: FailureClass) {
+    if let Some((_, counter)) = counters.iter().find(|(known, _)| *known == class) {
+        counter.increment(1);
     }
 }
 

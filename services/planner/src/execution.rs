@@ -1,6 +1,9 @@
 //! Runs one task: hands it to the executor and turns what the executor tells into journal entries.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU32, Ordering},
+};
 
 use jiff::Timestamp;
 use phoenix_domain::{
@@ -20,14 +23,16 @@ use phoenix_proto::{
         AttemptFailed, AttemptStarted, ExecuteTaskRequest, ExecuteTaskResponse, TaskFinished,
         execute_task_response::Event, executor_service_client::ExecutorServiceClient, task_finished,
     },
-    required, required_timestamp,
+    required, required_timestamp, timestamp,
 };
 use serde_json::{Map, Value};
 use tonic::Status;
 
 use crate::{
     agent_health::{Admitted, HealthView},
+    agent_time::RunningAttempt,
     journal::Journal,
+    metrics::CountedPlan,
     store::{Entry, JournalError, TaskRef},
 };
 
@@ -46,6 +51,10 @@ pub struct Progress {
     open_attempt: AtomicU32,
     /// The highest attempt so far.
     attempts: AtomicU32,
+    /// Those of earlier planners.
+    earlier: u32,
+    /// Since when it could run.
+    ready: OnceLock<Timestamp>,
 }
 
 /// What became of handing a task to the executor.
@@ -60,6 +69,8 @@ pub enum Driven {
 /// A task as it is handed over.
 #[derive(Debug, Clone)]
 pub struct Handover<'a> {
+    /// Its plan, as far as it is measured.
+    pub plan: &'a CountedPlan,
     /// The task.
     pub task: &'a Task,
     /// Its place in the journal.
@@ -75,7 +86,7 @@ impl Progress {
     #[must_use]
     pub fn of(task: &Task) -> Self {
         let attempts = task.attempts.iter().map(|attempt| attempt.number).max().unwrap_or(0);
-        Self { open_attempt: AtomicU32::new(0), attempts: AtomicU32::new(attempts) }
+        Self { attempts: AtomicU32::new(attempts), earlier: attempts, ..Self::default() }
     }
 
     /// Attempts so far.
@@ -84,9 +95,18 @@ impl Progress {
         self.attempts.load(Ordering::Relaxed)
     }
 
-    fn started(&self, attempt: u32) {
+    /// Nothing that it waits for stands in its way any more, since that moment.
+    pub fn became_ready(&self, since: Timestamp) {
+        let _ = self.ready.set(since);
+    }
+
+    /// An attempt began, of which its plan hears when it is the first.
+    fn started(&self, attempt: u32, at: Timestamp, plan: &CountedPlan) {
         self.open_attempt.store(attempt, Ordering::Relaxed);
-        self.attempts.fetch_max(attempt, Ordering::Relaxed);
+        let before = self.attempts.fetch_max(attempt, Ordering::Relaxed);
+        if let (true, Some(ready)) = (before == self.earlier, self.ready.get()) {
+            plan.task_began(*ready, at);
+        }
     }
 
     /// The entry that closes the attempt that runs, if one does, as ended from outside.
@@ -134,19 +154,23 @@ impl TaskRunner {
     ) -> Result<Driven, JournalError> {
         let task = handover.task_ref;
         self.journal.note(Entry::TaskDispatched { task, at: Timestamp::now() }).await?;
+        handover.plan.handed_over();
         let request = context.request(request(&handover, progress, admitted));
         let mut events = match self.executor.clone().execute_task(request).await {
             Ok(response) => response.into_inner(),
             Err(status) => return Ok(broken(&status)),
         };
+        // Ends with whatever ends this call.
+        let mut running = None;
         loop {
             let event = match events.message().await {
                 Ok(Some(ExecuteTaskResponse { event })) => event,
                 Ok(None) => return Ok(Driven::Interrupted(vanished())),
                 Err(status) => return Ok(broken(&status)),
             };
+            time_attempt(&mut running, handover.plan, event.as_ref());
             let entry = match event {
-                Some(Event::AttemptStarted(started)) => attempt_started(task, progress, started),
+                Some(Event::AttemptStarted(started)) => attempt_started(&handover, progress, started),
                 Some(Event::AttemptFailed(failed)) => attempt_failed(task, progress, failed),
                 Some(Event::Finished(finished)) => return Ok(Driven::Ended(self.finished(finished))),
                 // A step that this version does not know yet.
@@ -174,7 +198,7 @@ impl TaskRunner {
 }
 
 fn request(handover: &Handover<'_>, progress: &Progress, admitted: Admitted) -> ExecuteTaskRequest {
-    let Handover { task, task_ref, payload, context } = handover;
+    let Handover { plan: _, task, task_ref, payload, context } = handover;
     let plan_id: PlanId = task_ref.plan_id;
     ExecuteTaskRequest {
         plan_id: plan_id.to_string(),
@@ -214,15 +238,33 @@ fn malformed(invalid: &InvalidField) -> OrchestratorError {
     OrchestratorError::internal(format!("the executor sent an invalid message: {invalid}"))
 }
 
+/// Times attempts by what the executor tells of them.
+fn time_attempt<'p>(running: &mut Option<RunningAttempt<'p>>, plan: &'p CountedPlan, event: Option<&Event>) {
+    let (begins, at) = match event {
+        Some(Event::AttemptStarted(AttemptStarted { started_at, .. })) => (true, started_at),
+        Some(Event::AttemptFailed(AttemptFailed { ended_at, .. })) => (false, ended_at),
+        Some(Event::Finished(TaskFinished { ended_at, .. })) => (false, ended_at),
+        None => return,
+    };
+    // What can't be read is refused by whoever needs it more.
+    let Ok(Some(at)) = timestamp("at", *at) else { return };
+    if let Some(attempt) = running.take() {
+        attempt.ended(at);
+    }
+    if begins {
+        *running = Some(plan.attempt_began(at));
+    }
+}
+
 fn attempt_started(
-    task: TaskRef,
+    handover: &Handover<'_>,
     progress: &Progress,
     started: AttemptStarted,
 ) -> Result<Entry, InvalidField> {
     let AttemptStarted { attempt, started_at, worker } = started;
-    progress.started(attempt);
     let at = required_timestamp("started_at", started_at)?;
-    Ok(Entry::AttemptStarted { task, number: attempt, at, worker })
+    progress.started(attempt, at, handover.plan);
+    Ok(Entry::AttemptStarted { task: handover.task_ref, number: attempt, at, worker })
 }
 
 fn attempt_failed(task: TaskRef, progress: &Progress, failed: AttemptFailed) -> Result<Entry, InvalidField> {

@@ -55,11 +55,13 @@ impl PlannerService for PlannerGrpc {
         let context = RequestContext::of(&request);
         let wish = wish(request.into_inner())?;
         let answer = self.planner.plan_and_execute_v1(context, wish).await;
-        let Answer { plan_id, output, agent } = answer.map_err(|error| status_from_error(&error))?;
+        let Answer { plan_id, output, agent, agent_time } =
+            answer.map_err(|error| status_from_error(&error))?;
         Ok(Response::new(PlanAndExecuteResponse {
             plan_id: plan_id.to_string(),
             output,
             agent: agent.into(),
+            agent_time_us: u64::try_from(agent_time.as_micros()).unwrap_or(u64::MAX),
         }))
     }
 

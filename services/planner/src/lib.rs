@@ -10,10 +10,12 @@
 //! | [`routing`] | which agent a message is meant for |
 //! | [`agent_health`] | may the agent run now? |
 //! | [`execution`] | one task, through the executor |
+//! | [`agent_time`] | how long agents worked for a plan |
 //! | [`journal`] | every step, durable before anybody is told of it |
 //! | [`store`] | where the journal is kept |
 
 pub mod agent_health;
+pub mod agent_time;
 pub mod config;
 pub mod execution;
 pub mod grpc;
@@ -40,7 +42,8 @@ use tokio_util::sync::CancellationToken;
 pub use config::PlannerConfig;
 
 use crate::{
-    agent_health::HealthView, execution::TaskRunner, grpc::PlannerGrpc, journal::Journal, planner::Planner,
+    agent_health::HealthView, execution::TaskRunner, grpc::PlannerGrpc, journal::Journal,
+    metrics::PlanMeters, planner::Planner,
 };
 
 /// How often the executor is asked whether it can take work.
@@ -84,7 +87,7 @@ pub async fn serve(
     let health = HealthView::new(client::channel(&health_url)?);
     let journal = Journal::open(&database_url, readiness.clone()).await?;
     let runner = TaskRunner::new(executor.clone(), journal.clone(), health.clone());
-    let planner = Planner::new(agents, journal.clone(), health.clone(), runner);
+    let planner = Planner::new(agents, journal.clone(), health.clone(), runner, PlanMeters::new());
     // Ends the watchers however this function ends.
     let watching = CancellationToken::new();
     let _stop_watching = watching.clone().drop_guard();
@@ -110,7 +113,10 @@ async fn take_over(planner: Planner, stop: CancellationToken) {
     while !stop.is_cancelled() {
         match planner.recover().await {
             Ok(0) => {}
-            Ok(plans) => tracing::warn!(plans, "plans of a planner that stopped were taken over"),
+            Ok(plans) => {
+                metrics::recovered_now();
+                tracing::warn!(plans, "plans of a planner that stopped were taken over");
+            }
             Err(error) => tracing::error!(%error, "unfinished plans could not be looked for"),
         }
         tokio::select! {

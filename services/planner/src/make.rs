@@ -8,6 +8,7 @@ use phoenix_domain::{
     action::CHAT_ACTION,
     chat::Chat,
     graph::Graph,
+    input,
     plan::{OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
 };
 use serde_json::{Map, Value};
@@ -64,7 +65,17 @@ pub(crate) fn make(
     };
     let plan = pending_plan(correlation_id, kind, agents_context, deadline_at, specs);
     let graph = graph_of(&plan, agents)?;
+    check_inputs(&plan, agents)?;
     Ok((plan, graph))
+}
+
+/// Whether every agent is asked for what it says it takes. Not so when a plan is taken over: what was accepted is accepted,
+/// and a task that has not run yet is checked once more when it does.
+fn check_inputs(plan: &Plan, agents: &AgentCatalog) -> Result<(), OrchestratorError> {
+    plan.tasks.iter().enumerate().try_for_each(|(place, task)| match plan.kind {
+        PlanKind::Chat => input::check_chat(&task.spec, agents),
+        PlanKind::Graph => input::check_task(place, &task.spec, agents),
+    })
 }
 
 /// One task for the agent that the chat is meant for.

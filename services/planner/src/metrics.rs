@@ -1,11 +1,19 @@
 //! What the planner measures.
 
-use std::time::Instant;
-
-use phoenix_platform::{
-    calls::RPC_SECONDS,
-    metrics::{Metric, record_counter},
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
 };
+
+use jiff::Timestamp;
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use phoenix_domain::plan::PlanStatus;
+use phoenix_platform::{calls::RPC_SECONDS, metrics::Metric};
+
+use crate::agent_time::{AgentTime, RunningAttempt};
 
 /// Every plan that was asked for, those refused by validation too.
 pub const PLAN_STARTED: Metric =
@@ -21,6 +29,17 @@ pub const PLAN_FAILED: Metric = Metric::counter(
 /// started − succeeded − failed.
 pub const PLANS_IN_FLIGHT: Metric =
     Metric::gauge("phoenix_plans_in_flight", "Plans that have started and not ended.");
+/// Of those that were accepted, how many have begun.
+pub const PLANS: Metric = Metric::gauge(
+    "phoenix_plans",
+    "Plans of this planner that are accepted and have not ended, by state: pending until the first task is handed over, then running.",
+)
+.labelled();
+/// How long tasks wait in the planner.
+pub const TASK_QUEUE_SECONDS: Metric = Metric::histogram(
+    "phoenix_task_queue_wait_seconds",
+    "Time from when a task could run, its plan accepted and all it waits for ended, until its first attempt began.",
+);
 /// How long a commit to the journal takes.
 pub const JOURNAL_COMMIT_SECONDS: Metric = Metric::histogram(
     "phoenix_journal_commit_seconds",
@@ -46,6 +65,11 @@ pub const FAILED_FAST: Metric = Metric::counter(
 /// Plans taken over from a planner that stopped.
 pub const RECOVERED: Metric =
     Metric::counter("phoenix_plans_recovered_total", "Plans taken over from a planner that stopped.");
+/// When that last happened: a number that changes, also from one process to the next.
+pub const LAST_RECOVERY: Metric = Metric::gauge(
+    "phoenix_last_recovery_timestamp_seconds",
+    "When plans of a planner that stopped were last taken over, in seconds since 1970; 0 for never.",
+);
 /// Tasks handed over again because the executor went away or had no place.
 pub const REDISPATCHED: Metric = Metric::counter(
     "phoenix_tasks_redispatched_total",
@@ -58,36 +82,130 @@ pub const METRICS: &[Metric] = &[
     PLAN_SUCCEEDED,
     PLAN_FAILED,
     PLANS_IN_FLIGHT,
+    PLANS,
+    TASK_QUEUE_SECONDS,
     JOURNAL_COMMIT_SECONDS,
     JOURNAL_ENTRIES,
     JOURNAL_FAILURES,
     HEALTH_UNKNOWN,
     FAILED_FAST,
     RECOVERED,
+    LAST_RECOVERY,
     REDISPATCHED,
     RPC_SECONDS,
 ];
+
+/// Plans of a planner that stopped were taken over.
+pub(crate) fn recovered_now() {
+    gauge!(LAST_RECOVERY.name).set(Timestamp::now().as_second() as f64);
+}
+
+/// The handles of what every plan and task moves, looked up once. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct PlanMeters(Arc<Handles>);
+
+#[derive(Debug)]
+struct Handles {
+    started: Counter,
+    succeeded: Counter,
+    failed: Counter,
+    in_flight: Gauge,
+    pending: Gauge,
+    running: Gauge,
+    task_queue: Histogram,
+}
+
+impl PlanMeters {
+    /// The handles; all of their metrics exist from now on.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "it registers metrics, which no default should do")]
+    pub fn new() -> Self {
+        let plans = |state: PlanStatus| gauge!(PLANS.name, "state" => state.as_str());
+        Self(Arc::new(Handles {
+            started: counter!(PLAN_STARTED.name),
+            succeeded: counter!(PLAN_SUCCEEDED.name),
+            failed: counter!(PLAN_FAILED.name),
+            in_flight: gauge!(PLANS_IN_FLIGHT.name),
+            pending: plans(PlanStatus::Pending),
+            running: plans(PlanStatus::Running),
+            task_queue: histogram!(TASK_QUEUE_SECONDS.name),
+        }))
+    }
+}
 
 /// One plan that was asked for. Counts it as started now, and as failed when it is dropped without
 /// [`CountedPlan::succeeded`]: whatever happens, started = succeeded + failed + in flight.
 #[derive(Debug)]
 pub struct CountedPlan {
-    outcome: &'static Metric,
+    meters: PlanMeters,
     started: Instant,
+    accepted: OnceLock<Timestamp>,
+    /// How many of [`PlanStatus`]' steps it has gone: 0 asked for, 1 pending, 2 running.
+    step: AtomicU8,
+    succeeded: AtomicBool,
+    agents: AgentTime,
 }
 
 impl CountedPlan {
     /// Counts one more.
     #[must_use]
-    pub fn start() -> Self {
-        record_counter(&PLAN_STARTED, 1);
-        metrics::gauge!(PLANS_IN_FLIGHT.name).increment(1);
-        Self { outcome: &PLAN_FAILED, started: Instant::now() }
+    pub fn start(meters: &PlanMeters) -> Self {
+        meters.0.started.increment(1);
+        meters.0.in_flight.increment(1);
+        Self {
+            meters: meters.clone(),
+            started: Instant::now(),
+            accepted: OnceLock::new(),
+            step: AtomicU8::new(0),
+            succeeded: AtomicBool::new(false),
+            agents: AgentTime::default(),
+        }
+    }
+
+    /// It is accepted, by this planner or by an earlier one.
+    pub fn accepted(&self) {
+        if self.accepted.set(Timestamp::now()).is_ok() {
+            self.step.store(1, Relaxed);
+            self.meters.0.pending.increment(1);
+        }
+    }
+
+    /// One of its tasks was handed to an executor.
+    pub fn handed_over(&self) {
+        if self.step.compare_exchange(1, 2, Relaxed, Relaxed).is_ok() {
+            self.meters.0.pending.decrement(1);
+            self.meters.0.running.increment(1);
+        }
+    }
+
+    /// The first attempt of a task began that could have begun at `ready`.
+    pub fn task_began(&self, ready: Timestamp, began: Timestamp) {
+        // By two clocks, the planner's and the executor's, which need not agree, and may jump.
+        let waited = Duration::try_from(began.duration_since(ready)).unwrap_or_default();
+        self.meters.0.task_queue.record(waited.min(self.started.elapsed()));
     }
 
     /// It ended well.
-    pub fn succeeded(mut self) {
-        self.outcome = &PLAN_SUCCEEDED;
+    pub fn succeeded(&self) {
+        self.succeeded.store(true, Relaxed);
+    }
+
+    /// An attempt of one of its tasks began.
+    pub fn attempt_began(&self, at: Timestamp) -> RunningAttempt<'_> {
+        self.agents.began(at)
+    }
+
+    /// The time during which at least one of its attempts ran.
+    #[must_use]
+    pub fn agent_time(&self) -> Duration {
+        // By the executor's clock, which may have jumped.
+        self.agents.total().min(self.started.elapsed())
+    }
+
+    /// When this planner accepted it.
+    #[must_use]
+    pub fn accepted_at(&self) -> Timestamp {
+        self.accepted.get().copied().unwrap_or_else(Timestamp::now)
     }
 
     /// Milliseconds since it was asked for.
@@ -99,7 +217,14 @@ impl CountedPlan {
 
 impl Drop for CountedPlan {
     fn drop(&mut self) {
-        record_counter(self.outcome, 1);
-        metrics::gauge!(PLANS_IN_FLIGHT.name).decrement(1);
+        let Handles { succeeded, failed, in_flight, pending, running, .. } = &*self.meters.0;
+        let outcome = if self.succeeded.load(Relaxed) { succeeded } else { failed };
+        outcome.increment(1);
+        in_flight.decrement(1);
+        match self.step.load(Relaxed) {
+            0 => {}
+            1 => pending.decrement(1),
+            _ => running.decrement(1),
+        }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     execution::TaskRunner,
     journal::Journal,
     make::{Wish, graph_of, make},
-    metrics::{CountedPlan, RECOVERED},
+    metrics::{CountedPlan, PlanMeters, RECOVERED},
     run::{Run, Stop, Waits, naming},
     store::{Entry, IdempotencyKey, JournalError},
 };
@@ -42,6 +42,8 @@ pub struct Answer {
     pub output: String,
     /// Who gave it.
     pub agent: AgentName,
+    /// How long agents worked for this request, each moment once; zero when the answer is that of an earlier one.
+    pub agent_time: Duration,
 }
 
 /// Makes plans and runs them. Cheap to clone.
@@ -56,6 +58,7 @@ struct Parts {
     journal: Journal,
     health: HealthView,
     runner: TaskRunner,
+    meters: PlanMeters,
     tasks: TaskTracker,
     running: Mutex<HashMap<PlanId, Stop>>,
     keys: Mutex<HashMap<String, ()>>,
@@ -74,9 +77,15 @@ enum Accepted {
 impl Planner {
     /// A planner over these parts.
     #[must_use]
-    pub fn new(agents: AgentCatalog, journal: Journal, health: HealthView, runner: TaskRunner) -> Self {
-        let (running, keys) = (Mutex::default(), Mutex::default());
-        let parts = Parts { agents, journal, health, runner, tasks: TaskTracker::new(), running, keys };
+    pub fn new(
+        agents: AgentCatalog,
+        journal: Journal,
+        health: HealthView,
+        runner: TaskRunner,
+        meters: PlanMeters,
+    ) -> Self {
+        let (running, keys, tasks) = (Mutex::default(), Mutex::default(), TaskTracker::new());
+        let parts = Parts { agents, journal, health, runner, meters, tasks, running, keys };
         Self { parts: Arc::new(parts) }
     }
 
@@ -92,6 +101,10 @@ impl Planner {
 
     pub(crate) fn runner(&self) -> &TaskRunner {
         &self.parts.runner
+    }
+
+    pub(crate) fn agents(&self) -> &AgentCatalog {
+        &self.parts.agents
     }
 
     pub(crate) fn default_agent(&self) -> &AgentName {
@@ -204,7 +217,7 @@ impl Planner {
     }
 
     async fn resume(&self, plan: Plan) -> Result<(), JournalError> {
-        let counted = CountedPlan::start();
+        let counted = CountedPlan::start(&self.parts.meters);
         let (plan_id, correlation_id) = (plan.plan_id, plan.correlation_id);
         let mut context = RequestContext::new(correlation_id);
         let span = phoenix_platform::correlation_span("resume_plan", &context);
@@ -257,7 +270,7 @@ impl Planner {
             },
             None => None,
         };
-        let counted = CountedPlan::start();
+        let counted = CountedPlan::start(&self.parts.meters);
         let made = make(&self.parts.agents, context.correlation_id, wish)
             .and_then(|made| self.has_room().map(|()| made));
         let (plan, graph) = made.inspect_err(|error| {
@@ -293,10 +306,14 @@ impl Planner {
         let plan_id = plan.plan_id;
         self.running().insert(plan_id, stop.clone());
         let listed = Listed { planner: self.clone(), plan_id };
-        let run = Run { planner: self.clone(), plan, graph, context, stop: stop.clone(), waits };
+        counted.accepted();
+        if plan.status == PlanStatus::Running {
+            counted.handed_over();
+        }
+        let run = Run { planner: self.clone(), plan, graph, context, stop: stop.clone(), waits, counted };
         let ended = self.parts.tasks.spawn(
             async move {
-                let result = run.finish(counted).await;
+                let result = run.finish().await;
                 drop(listed);
                 result
             }
@@ -340,7 +357,7 @@ impl Planner {
         let agent =
             plan.tasks.last().map_or_else(|| self.default_agent().clone(), |task| task.spec.agent.clone());
         match (plan.status.is_terminal(), plan.output, plan.error) {
-            (true, Some(output), _) => Ok(Answer { plan_id, output, agent }),
+            (true, Some(output), _) => Ok(Answer { plan_id, output, agent, agent_time: Duration::ZERO }),
             (true, None, Some(error)) => Err(error),
             (true, None, None) => Err(OrchestratorError::internal("the plan of this key has no result")),
             (false, ..) => Err(still_running()),

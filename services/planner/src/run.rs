@@ -11,6 +11,7 @@ use phoenix_domain::{
     AgentName, OrchestratorError, OrchestratorErrorCode, PlanId,
     action::ActionResult,
     graph::Graph,
+    input,
     plan::{AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, Task},
     template,
 };
@@ -73,6 +74,7 @@ pub(crate) struct Run {
     pub(crate) context: RequestContext,
     pub(crate) stop: Stop,
     pub(crate) waits: Waits,
+    pub(crate) counted: CountedPlan,
 }
 
 /// How a task ended, as far as those that wait for it are concerned.
@@ -85,13 +87,13 @@ enum State {
 
 impl Run {
     /// Runs the plan, journals its end, and only then tells.
-    pub(crate) async fn finish(self, counted: CountedPlan) -> Result<Answer, OrchestratorError> {
+    pub(crate) async fn finish(self) -> Result<Answer, OrchestratorError> {
         let result = self.run().await;
-        let elapsed_ms = counted.elapsed_ms();
+        let elapsed_ms = self.counted.elapsed_ms();
         let agent = self.last_agent();
         match &result {
             Ok(_) => {
-                counted.succeeded();
+                self.counted.succeeded();
                 tracing::info!(%agent, status = "succeeded", elapsed_ms, "plan ended");
             }
             Err(error) => {
@@ -99,7 +101,8 @@ impl Run {
                 tracing::info!(%agent, status = status.as_str(), code = %error.code, elapsed_ms, "plan ended");
             }
         }
-        result.map(|output| Answer { plan_id: self.plan.plan_id, output, agent })
+        let agent_time = self.counted.agent_time();
+        result.map(|output| Answer { plan_id: self.plan.plan_id, output, agent, agent_time })
     }
 
     fn last_agent(&self) -> AgentName {
@@ -133,6 +136,7 @@ impl Run {
         let failure = loop {
             for place in self.ready(&states) {
                 states[place] = State::Running;
+                progress[place].became_ready(self.ready_since(place));
                 let payload = self.payload(place, &states);
                 running.push(async move { (place, self.run_task(place, payload, &progress[place]).await) });
             }
@@ -184,6 +188,12 @@ impl Run {
             .collect()
     }
 
+    /// Since when a task that is ready now has been: its plan's acceptance, or the end of what it waited for.
+    fn ready_since(&self, place: usize) -> Timestamp {
+        let waited = !self.graph.dependencies(place).is_empty();
+        if waited { Timestamp::now() } else { self.counted.accepted_at() }
+    }
+
     fn payload(&self, place: usize, states: &[State]) -> Result<Map<String, Value>, OrchestratorError> {
         let task = &self.plan.tasks[place];
         if self.plan.kind == PlanKind::Chat {
@@ -196,10 +206,12 @@ impl Run {
                 State::Waiting | State::Running => None,
             }
         };
-        template::render(&task.spec.payload, &output).map_err(|error| {
+        let payload = template::render(&task.spec.payload, &output).map_err(|error| {
             OrchestratorError::invalid(&format!("tasks[{place}].input"), error)
                 .with_detail("key", &task.spec.key)
-        })
+        })?;
+        input::check_filled(place, &task.spec, &payload, self.planner.agents())?;
+        Ok(payload)
     }
 
     /// Runs one task to its end: again when the executor went away under it, for as long as whoever waits has patience.
@@ -221,7 +233,13 @@ impl Run {
                 Ok(admitted) => admitted,
                 Err(error) => return Ok(Err(error)),
             };
-            let handover = Handover { task, task_ref, payload: &payload, context: &self.plan.context };
+            let handover = Handover {
+                plan: &self.counted,
+                task,
+                task_ref,
+                payload: &payload,
+                context: &self.plan.context,
+            };
             let error = match self.planner.runner().drive(handover, progress, admitted, &self.context).await?
             {
                 Driven::Ended(result) => return Ok(result),

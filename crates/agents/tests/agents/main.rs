@@ -1,6 +1,7 @@
 //! The built-in agents from outside: requests in, answers out, against real repositories, directories and HTTP servers.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
+mod actions;
 mod git;
 mod llm_answers;
 mod llm_failures;

@@ -1,11 +1,11 @@
 //! `[agents.…]`: `default` first, then what is built in, then the operator's own words.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use phoenix_domain::{AgentMode, AgentName, AgentSpec, builtin::BASE_ENV};
 use serde::Deserialize;
 
-use super::Problems;
+use super::{Problems, actions::ActionTable};
 
 /// One `[agents.NAME]` table. Everything is optional.
 #[derive(Debug, Default, Deserialize)]
@@ -15,6 +15,7 @@ pub(super) struct AgentTable {
     command: Option<Vec<String>>,
     description: Option<String>,
     route: Option<Vec<String>>,
+    actions: BTreeMap<String, ActionTable>,
     mode: Option<AgentMode>,
     workers: Option<u32>,
     env: Option<Vec<String>>,
@@ -76,6 +77,17 @@ impl AgentTable {
         let at_threshold = format!("{at}.circuit_breaker.failure_threshold");
         positive(&mut spec.breaker.failure_threshold, failure_threshold, &at_threshold, problems);
         set(&mut spec.breaker.cooldown, cooldown_ms.map(Duration::from_millis).as_ref());
+    }
+
+    /// What this table says of what `spec` can do. Paths in it are relative to `folder`.
+    pub(super) fn declare(&self, spec: &mut AgentSpec, folder: &Path, problems: &mut Problems) {
+        for (name, table) in &self.actions {
+            let at = format!("agents.{}.actions.{name}", spec.name);
+            if name.trim().is_empty() {
+                problems.add(&at, "the name must not be blank");
+            }
+            spec.actions.insert(name.clone(), table.action(&at, folder, problems));
+        }
     }
 
     /// An agent of the operator's own, on top of `base`.

@@ -85,19 +85,21 @@ impl PhoenixConfig {
     /// # Errors
     /// Every problem of the file.
     pub fn load(path: Option<&Path>, exe: &str, env: Lookup<'_>) -> Result<Self, Problems> {
-        let text = match path {
-            Some(path) => Some(read(path)?),
-            None if Path::new(DEFAULT_PATH).exists() => Some(read(Path::new(DEFAULT_PATH))?),
-            None => None,
-        };
-        Self::parse(text.as_deref().unwrap_or_default(), exe, env)
+        match path.or_else(|| Some(Path::new(DEFAULT_PATH)).filter(|path| path.exists())) {
+            Some(path) => Self::parse_in(path.parent().unwrap_or(path), &read(path)?, exe, env),
+            None => Self::parse("", exe, env),
+        }
     }
 
-    /// The same, from the file's text.
+    /// The same, from the text of a file in the current directory.
     ///
     /// # Errors
     /// Every problem of the text.
     pub fn parse(text: &str, exe: &str, env: Lookup<'_>) -> Result<Self, Problems> {
+        Self::parse_in(Path::new(""), text, exe, env)
+    }
+
+    fn parse_in(folder: &Path, text: &str, exe: &str, env: Lookup<'_>) -> Result<Self, Problems> {
         let mut problems = Problems::default();
         let mut root = match text.parse::<toml::Table>() {
             Ok(table) => toml::Value::Table(table),
@@ -119,7 +121,7 @@ impl PhoenixConfig {
         let health: ServiceTable = section("health", take("health"), &mut problems);
         let mut llm: LlmSettings = section("llm", take("llm"), &mut problems);
         llm.fill_from_environment(env);
-        let agents = agents(take("agents"), exe, &mut problems);
+        let agents = agents(take("agents"), folder, exe, &mut problems);
         let default_agent = default_agent(planner.default_agent.clone(), &agents, &mut problems);
         let config = Self {
             agents: AgentCatalog::new(agents.into_values(), default_agent),
@@ -182,7 +184,12 @@ fn section<T: DeserializeOwned + Default>(name: &str, value: toml::Value, proble
     })
 }
 
-fn agents(value: toml::Value, exe: &str, problems: &mut Problems) -> BTreeMap<AgentName, AgentSpec> {
+fn agents(
+    value: toml::Value,
+    folder: &Path,
+    exe: &str,
+    problems: &mut Problems,
+) -> BTreeMap<AgentName, AgentSpec> {
     let mut tables = BTreeMap::new();
     match value {
         toml::Value::Table(entries) => {
@@ -198,11 +205,13 @@ fn agents(value: toml::Value, exe: &str, problems: &mut Problems) -> BTreeMap<Ag
     let mut base = AgentSpec::new(nobody, Vec::new());
     let defaults = tables.remove("default").unwrap_or_default();
     defaults.apply(&mut base, "agents.default", problems);
+    defaults.declare(&mut base, folder, problems);
     for builtin in BUILTINS {
         let own = tables.remove(builtin.name).unwrap_or_default();
         let Ok(mut spec) = builtin.spec(&base, exe) else { continue };
         defaults.apply_mode(&mut spec);
         own.apply(&mut spec, &format!("agents.{}", builtin.name), problems);
+        own.declare(&mut spec, folder, problems);
         if !own.is_disabled() {
             agents.insert(spec.name.clone(), spec);
         }
@@ -210,7 +219,8 @@ fn agents(value: toml::Value, exe: &str, problems: &mut Problems) -> BTreeMap<Ag
     for (name, table) in tables {
         match name.parse::<AgentName>() {
             Ok(name) if !table.is_disabled() => {
-                let spec = table.own_agent(name, &base, problems);
+                let mut spec = table.own_agent(name, &base, problems);
+                table.declare(&mut spec, folder, problems);
                 agents.insert(spec.name.clone(), spec);
             }
             Ok(_) => {}
@@ -295,6 +305,46 @@ mod tests {
         assert_eq!(config.llm.describe().provider, "openai");
     }
 
+    #[test]
+    fn actions_are_declared_with_a_schema_in_the_file_or_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(
+            folder.path().join("review.json"),
+            r#"{"required": ["diff"], "not": {"const": null}}"#,
+        )
+        .unwrap();
+        let path = folder.path().join("phoenix.toml");
+        let text = r#"
+            [agents.reviewer]
+            command = ["python3", "reviewer.py"]
+            [agents.reviewer.actions.review]
+            description = "Reviews a diff"
+            input_schema = "review.json"
+            [agents.reviewer.actions.rate]
+            input_schema = { type = "object", properties = { stars = { type = "integer", maximum = 5 } } }
+            [agents.reviewer.actions.ping]
+            [agents.git_agent.actions.git_blame]
+            description = "Who wrote it"
+            "#;
+        std::fs::write(&path, text).unwrap();
+        let config = PhoenixConfig::load(Some(&path), "phoenix", &|_| None).unwrap();
+        let agent = |name: &str| config.agents.get(&name.parse().unwrap()).unwrap();
+        let declared = |agent: &AgentSpec| agent.actions.keys().cloned().collect::<Vec<_>>();
+        let reviewer = agent("reviewer");
+        assert_eq!(declared(reviewer), ["ping", "rate", "review"]);
+        let schema = |action: &str| {
+            reviewer.actions[action].input_schema.as_ref().map(|schema| schema.source().clone())
+        };
+        assert_eq!(schema("review").unwrap()["not"]["const"], serde_json::Value::Null);
+        assert_eq!(schema("rate").unwrap()["properties"]["stars"]["maximum"], 5);
+        assert_eq!((schema("ping"), &*reviewer.actions["review"].description), (None, "Reviews a diff"));
+        assert!(
+            declared(agent("git_agent")).contains(&"git_blame".to_owned()),
+            "beside what it declares itself"
+        );
+        assert!(declared(agent("git_agent")).contains(&"git_log".to_owned()));
+    }
+
     use phoenix_domain::AgentMode as AgentModeOf;
 
     #[test]
@@ -314,6 +364,12 @@ mod tests {
             command = ["x"]
             [agents.mine]
             timeout_secs = -1
+            [agents.mine.actions.a]
+            input_schema = { properties = { n = { minimum = "one" } } }
+            [agents.mine.actions.b]
+            input_schema = "nowhere/schema.json"
+            [agents.git_agent.actions.c]
+            input_schma = {}
             "#,
         )
         .unwrap_err()
@@ -327,6 +383,9 @@ mod tests {
             "agents.-x: the name must be",
             "agents.mine.timeout_secs: must be more than 0",
             "agents.mine.command: must name a program",
+            "agents.mine.actions.a.input_schema: is no JSON schema: `properties.n.minimum` must be a number",
+            "agents.mine.actions.b.input_schema: nowhere/schema.json cannot be read: ",
+            "agents.git_agent.actions.c.input_schma: unknown key",
         ] {
             assert!(problems.contains(expected), "{expected} is missing from:\n{problems}");
         }

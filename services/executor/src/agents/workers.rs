@@ -14,11 +14,12 @@ use std::{
     process::ExitStatus,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
 use futures_util::future::BoxFuture;
+use metrics::{Counter, Gauge};
 use phoenix_domain::action::ActionResult;
 use tokio::{
     sync::{oneshot, watch},
@@ -32,6 +33,7 @@ use super::{
 use crate::{
     cleanup::Cleanup,
     failure::AttemptFailure,
+    metrics::{AgentMeters, Held},
     process::{AgentProcess, Group, Program},
     redact::Redactor,
 };
@@ -47,6 +49,10 @@ struct Pool {
     program: Program,
     idle: Mutex<Vec<Worker>>,
     crashes: Crashes,
+    /// Workers that have ended and were not replaced yet.
+    vacancies: Arc<AtomicUsize>,
+    busy: Gauge,
+    restarts: Counter,
     cleanup: Cleanup,
 }
 
@@ -58,14 +64,32 @@ struct Worker {
     /// Whether it ever answered; known to its watcher.
     has_answered: Arc<AtomicBool>,
     dismissal: oneshot::Sender<AtOnce>,
+    _employed: Employed,
 }
 
 /// Dismisses a worker without SIGTERM.
 struct AtOnce;
 
+/// A place in the pool that a worker fills; vacant when this is dropped, whatever became of the worker.
+struct Employed(Arc<AtomicUsize>);
+
+impl Drop for Employed {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 impl Workers {
-    pub(crate) fn new(program: Program, redactor: Arc<Redactor>, crashes: Crashes, cleanup: Cleanup) -> Self {
-        let pool = Pool { program, idle: Mutex::default(), crashes, cleanup };
+    pub(crate) fn new(
+        program: Program,
+        redactor: Arc<Redactor>,
+        crashes: Crashes,
+        meters: &AgentMeters,
+        cleanup: Cleanup,
+    ) -> Self {
+        let (busy, restarts) = (meters.busy.clone(), meters.restarts.clone());
+        let (idle, vacancies) = (Mutex::default(), Arc::default());
+        let pool = Pool { program, idle, crashes, vacancies, busy, restarts, cleanup };
         Self { pool: Arc::new(pool), redactor }
     }
 
@@ -74,6 +98,7 @@ impl Workers {
             Some(worker) => worker,
             None => Pool::start(&self.pool, call.deadline).await?,
         };
+        let _busy = Held::of(&self.pool.busy);
         call.started(Some(worker.pid));
         let request = call.line();
         let exit = ended(&mut worker.exit);
@@ -125,6 +150,10 @@ impl Pool {
         pool.crashes.pause(deadline).await?;
         let process = pool.program.spawn().map_err(|error| AttemptFailure::not_started(&error))?;
         let AgentProcess { pid, stdin, stdout, stderr, group } = process;
+        let one_less = |vacant: usize| vacant.checked_sub(1);
+        if pool.vacancies.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
+            pool.restarts.increment(1);
+        }
         let (exit_sender, exit) = watch::channel(None);
         let (dismissal, dismissed) = oneshot::channel();
         let has_answered = Arc::new(AtomicBool::new(false));
@@ -142,6 +171,7 @@ impl Pool {
             exit,
             has_answered,
             dismissal,
+            _employed: Employed(Arc::clone(&pool.vacancies)),
         })
     }
 

@@ -38,6 +38,8 @@ pub(super) struct TaskRun {
     events: Events,
     /// Attempts made in all, by others before this run too.
     attempts: u32,
+    /// When the last of them ended, of those made here.
+    ended_at: Option<Timestamp>,
     /// The agent's health after the last report.
     health: Option<HealthSnapshot>,
 }
@@ -89,7 +91,18 @@ impl TaskRun {
             payload,
             meta: ActionMeta { traceparent: None, attempt: attempts, deadline_ms: 0, idempotency_key },
         };
-        Self { executor, agent, caller, request, probe_lease, registration, events, attempts, health: None }
+        Self {
+            executor,
+            agent,
+            caller,
+            request,
+            probe_lease,
+            registration,
+            events,
+            attempts,
+            ended_at: None,
+            health: None,
+        }
     }
 
     /// Runs the task to its end, whatever that is.
@@ -123,7 +136,7 @@ impl TaskRun {
         };
         self.events.push(TaskEvent::Finished {
             attempts: self.attempts,
-            ended_at: Timestamp::now(),
+            ended_at: self.ended_at.unwrap_or_else(Timestamp::now),
             result,
             health: self.health,
         });
@@ -185,6 +198,7 @@ impl TaskRun {
                 Ok(outcome)
             }
         };
+        self.ended_at = Some(Timestamp::now());
         record_histogram(&CALL_SECONDS, begun.elapsed().as_secs_f64());
         let measured =
             outcome.as_ref().ok().map(|attempt| attempt.as_ref().map(drop).map_err(|failure| failure.class));
@@ -208,7 +222,10 @@ impl TaskRun {
     fn tell_failure(&self, failure: &AttemptFailure, next: &Next) {
         record_counter(&CALL_FAILURES, 1);
         let retry_in = match next {
-            Next::Retry(pause) => Some(*pause),
+            Next::Retry(pause) => {
+                self.agent.meters.attempt_retried(failure.class);
+                Some(*pause)
+            }
             Next::GiveUp | Next::TooLate => None,
         };
         tracing::warn!(
@@ -221,7 +238,7 @@ impl TaskRun {
         );
         self.events.push(TaskEvent::AttemptFailed {
             attempt: self.attempts,
-            ended_at: Timestamp::now(),
+            ended_at: self.ended_at.unwrap_or_else(Timestamp::now),
             failure: failure.clone(),
             retry_in,
         });

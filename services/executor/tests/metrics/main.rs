@@ -5,7 +5,7 @@
 #[path = "../suite/sandbox.rs"]
 mod sandbox;
 
-use phoenix_domain::AgentSpec;
+use phoenix_domain::{AgentMode, AgentSpec};
 use phoenix_executor::metrics::METRICS;
 use phoenix_platform::init_metrics;
 use phoenix_proto::executor::ExecuteTaskRequest;
@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::sandbox::{Sandbox, agent, quick_retries};
+use crate::sandbox::{PATIENCE, Sandbox, agent, quick_retries};
 
 #[tokio::test]
 async fn tasks_count_once_attempts_each_and_nothing_is_left_running() {
@@ -55,12 +55,61 @@ async fn tasks_count_once_attempts_each_and_nothing_is_left_running() {
         r#"phoenix_agent_attempts_total{agent="test_agent",outcome="backend_failure"} 2"#,
         r#"phoenix_agent_attempts_total{agent="test_agent",outcome="succeeded"} 2"#,
         r#"phoenix_agent_attempts_total{agent="test_agent",outcome="cancelled"} 0"#,
+        r#"phoenix_agent_retries_total{agent="test_agent",class="backend_failure"} 2"#,
+        r#"phoenix_agent_retries_total{agent="test_agent",class="timeout"} 0"#,
+        r#"phoenix_agent_places{agent="test_agent"} 16"#,
         r#"phoenix_agent_running_tasks{agent="test_agent"} 0"#,
         r#"phoenix_agent_queued_tasks{agent="test_agent"} 0"#,
         r#"phoenix_agent_processes{agent="test_agent"} 0"#,
     ] {
         assert!(after.contains(&format!("\n{line}\n")), "{line} is missing from:\n{after}");
     }
+    a_pool_counts_its_workers(&scrape).await;
     stop.cancel();
     exporting.await.unwrap().unwrap();
+}
+
+/// Workers that live, are busy, and were started in the place of others.
+async fn a_pool_counts_its_workers(scrape: &impl AsyncFn() -> String) {
+    let name = "pool".parse().unwrap();
+    let spec = AgentSpec { name, mode: AgentMode::Workers, workers: 3, ..agent(&["obey"]) };
+    let sandbox = Sandbox::start(spec).await;
+    let told = |message: &str| ExecuteTaskRequest {
+        payload_json: format!(r#"{{"message":"{message}"}}"#),
+        ..sandbox.request()
+    };
+    let has = async |lines: &[(&str, u32)]| {
+        let wait = async {
+            loop {
+                let text = scrape().await;
+                let missing = lines
+                    .iter()
+                    .find(|(name, value)| !text.contains(&format!("\n{name}{{agent=\"pool\"}} {value}\n")));
+                match missing {
+                    None => return,
+                    Some(_) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+                }
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "{lines:?}:\n{}", scrape().await);
+    };
+    let (places, live, busy) = ("phoenix_agent_places", "phoenix_agent_processes", "phoenix_workers_busy");
+    let (restarts, crashes) = ("phoenix_worker_restarts_total", "phoenix_worker_crashes_total");
+    sandbox.run_request(told("hello")).await.unwrap();
+    has(&[(places, 3), (live, 1), (busy, 0), (restarts, 0), (crashes, 0)]).await;
+    let hanging = sandbox.start_running(told("hang")).await;
+    sandbox.run_request(told("hello")).await.unwrap();
+    has(&[(live, 2), (busy, 1), (restarts, 0)]).await;
+    // Its caller leaves, and so does the worker: no crash, but a place to be filled.
+    drop(hanging);
+    has(&[(live, 1), (busy, 0), (restarts, 0), (crashes, 0)]).await;
+    sandbox.run_request(told("die")).await.unwrap();
+    has(&[(live, 0), (busy, 0), (crashes, 1)]).await;
+    sandbox.run_request(told("hello")).await.unwrap();
+    has(&[(live, 1), (restarts, 1)]).await;
+    let hanging = sandbox.start_running(told("hang")).await;
+    sandbox.run_request(told("hello")).await.unwrap();
+    has(&[(places, 3), (live, 2), (busy, 1), (restarts, 2), (crashes, 1)]).await;
+    drop(hanging);
+    sandbox.stop().await;
 }

@@ -9,4 +9,5 @@
 
 mod chats;
 mod graphs;
+mod inputs;
 mod support;

@@ -9,7 +9,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use phoenix_domain::{AgentCatalog, AgentSpec, CorrelationId, OrchestratorError, action::ActionResult};
+use phoenix_domain::{
+    ActionSpec, AgentCatalog, AgentSpec, CorrelationId, OrchestratorError, action::ActionResult,
+    schema::InputSchema,
+};
 use phoenix_planner::PlannerConfig;
 use phoenix_platform::{RequestContext, client, readiness::Readiness, server::GrpcServer};
 use phoenix_proto::{
@@ -364,8 +367,16 @@ fn catalog() -> AgentCatalog {
         spec.route = route.iter().map(|phrase| (*phrase).to_owned()).collect();
         spec
     };
+    let schema = serde_json::json!({
+        "properties": {"title": {"type": "string", "maxLength": 10}}, "required": ["title"], "additionalProperties": false
+    });
+    let write = ActionSpec { input_schema: Some(InputSchema::new(schema).unwrap()), ..ActionSpec::default() };
+    let terse = serde_json::json!({"properties": {"message": {"maxLength": 10}}});
+    let chat = ActionSpec { input_schema: Some(InputSchema::new(terse).unwrap()), ..ActionSpec::default() };
+    let mut strict = agent("strict", &[]);
+    strict.actions = [("write".to_owned(), write), ("chat".to_owned(), chat)].into();
     AgentCatalog::new(
-        [agent("model", &[]), agent("git_agent", &["git status"]), agent("notes", &["notes"])],
+        [agent("model", &[]), agent("git_agent", &["git status"]), agent("notes", &["notes"]), strict],
         "model".parse().unwrap(),
     )
 }

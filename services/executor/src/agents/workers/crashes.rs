@@ -96,7 +96,7 @@ mod tests {
 
     fn crashes() -> Crashes {
         let agent: AgentName = "a".parse().unwrap();
-        let meters = AgentMeters::new(&agent);
+        let meters = AgentMeters::new(&agent, 1);
         Crashes::new(agent, &meters)
     }
 

@@ -1,0 +1,169 @@
+//! Whether a task asks its agent for something that the agent says it can do, with an input that it takes.
+//!
+//! Agents that declare no actions are asked for anything. A task's input is checked twice: when its plan is accepted, as
+//! far as it is known while references in it stand for answers that nobody has given yet, and once more when they have.
+
+use serde_json::{Map, Value};
+
+use crate::{
+    agent::{AgentSpec, UnknownAction},
+    catalog::AgentCatalog,
+    error::{OrchestratorError, OrchestratorErrorCode},
+    plan::TaskSpec,
+    schema::{InputSchema, Mismatch},
+    template,
+};
+
+/// Checks the task at `place` of a plan, whose input may hold references.
+///
+/// # Errors
+/// `planning_failed` for an action that the agent does not have, `validation_failed` for an input that it does not take,
+/// whatever the references stand for. The details name the task's `key` and the `field`.
+pub fn check_task(place: usize, task: &TaskSpec, agents: &AgentCatalog) -> Result<(), OrchestratorError> {
+    check(place, task, agents, |schema| schema.check_open(&task.payload, &template::places(&task.payload)))
+}
+
+/// Checks the `input` that the task at `place` of a plan is about to get, its references filled.
+///
+/// # Errors
+/// As [`check_task`].
+pub fn check_filled(
+    place: usize,
+    task: &TaskSpec,
+    input: &Map<String, Value>,
+    agents: &AgentCatalog,
+) -> Result<(), OrchestratorError> {
+    check(place, task, agents, |schema| schema.check(input))
+}
+
+/// Checks the one task of a chat.
+///
+/// # Errors
+/// `validation_failed` that names the `field` as the chat's caller knows it.
+pub fn check_chat(task: &TaskSpec, agents: &AgentCatalog) -> Result<(), OrchestratorError> {
+    let agent = agents.get(&task.agent)?;
+    let action = agent.action(&task.action).map_err(|unknown| no_such_action("agent", agent, &unknown))?;
+    let Some(schema) = action.and_then(|action| action.input_schema.as_ref()) else { return Ok(()) };
+    schema.check(&task.payload).map_err(|Mismatch { field, problem }| {
+        let field = field.trim_start_matches('.');
+        let field = if field.is_empty() { "message" } else { field };
+        OrchestratorError::invalid(field, problem).with_detail("agent", &task.agent)
+    })
+}
+
+fn check(
+    place: usize,
+    task: &TaskSpec,
+    agents: &AgentCatalog,
+    check: impl FnOnce(&InputSchema) -> Result<(), Mismatch>,
+) -> Result<(), OrchestratorError> {
+    let TaskSpec { key, agent, action, .. } = task;
+    let agent = agents.get(agent)?;
+    let action = agent.action(action).map_err(|unknown| {
+        no_such_action(&format!("tasks[{place}].action"), agent, &unknown).with_detail("key", key)
+    })?;
+    let Some(schema) = action.and_then(|action| action.input_schema.as_ref()) else { return Ok(()) };
+    check(schema).map_err(|Mismatch { field, problem }| {
+        OrchestratorError::invalid(&format!("tasks[{place}].input{field}"), problem).with_detail("key", key)
+    })
+}
+
+fn no_such_action(field: &str, agent: &AgentSpec, unknown: &UnknownAction) -> OrchestratorError {
+    let message = format!("agent `{}` {unknown}", agent.name);
+    OrchestratorError::new(OrchestratorErrorCode::PlanningFailed, message)
+        .with_detail("field", field)
+        .with_detail("agent", &agent.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{agent::ActionSpec, plan::OnFailure};
+
+    fn agents() -> AgentCatalog {
+        let schema = |source| Some(InputSchema::new(source).unwrap());
+        let action = |input_schema| ActionSpec { description: String::new(), input_schema };
+        let agent = |name: &str, actions: &[(&str, ActionSpec)]| {
+            let actions = actions.iter().map(|(name, action)| ((*name).to_owned(), action.clone()));
+            let spec = AgentSpec::new(name.parse().unwrap(), vec!["true".into()]);
+            AgentSpec { actions: actions.collect(), ..spec }
+        };
+        let text = json!({"type": "string", "maxLength": 5});
+        let note = schema(json!({
+            "properties": {"title": text, "tags": {"items": text}}, "required": ["title"], "additionalProperties": false
+        }));
+        let short = schema(json!({"properties": {"message": text}}));
+        AgentCatalog::new(
+            [
+                agent("open", &[]),
+                agent("notes", &[("note", action(note)), ("ping", action(None))]),
+                agent("terse", &[("chat", action(short.clone())), ("*", action(short))]),
+            ],
+            "open".parse().unwrap(),
+        )
+    }
+
+    fn task(agent: &str, action: &str, input: Value) -> TaskSpec {
+        let Value::Object(payload) = input else { panic!("an input is an object") };
+        let (agent, action) = (agent.parse().unwrap(), action.into());
+        TaskSpec { key: "k".into(), agent, action, payload, depends_on: vec![], on_failure: OnFailure::Fail }
+    }
+
+    #[test]
+    fn what_an_agent_does_not_declare_or_take_is_named() {
+        for (agent, action, input, field) in [
+            ("notes", "knit", json!({}), "tasks[2].action"),
+            ("notes", "note", json!({}), "tasks[2].input.title"),
+            ("notes", "note", json!({"title": 7}), "tasks[2].input.title"),
+            ("notes", "note", json!({"title": "a", "titel": "a"}), "tasks[2].input.titel"),
+            ("notes", "note", json!({"title": "a", "tags": ["a", "too long"]}), "tasks[2].input.tags[1]"),
+            ("terse", "anything", json!({"message": "too long"}), "tasks[2].input.message"),
+        ] {
+            let error = check_task(2, &task(agent, action, input), &agents()).unwrap_err();
+            assert_eq!((&*error.details["field"], &*error.details["key"]), (field, "k"), "{error}");
+            let planning = field.ends_with("action");
+            assert_eq!(error.code == OrchestratorErrorCode::PlanningFailed, planning, "{error}");
+        }
+        let error = check_task(0, &task("notes", "knit", json!({})), &agents()).unwrap_err();
+        assert_eq!(error.message, "agent `notes` has no action `knit`; there are chat, note, ping");
+    }
+
+    #[test]
+    fn what_is_not_declared_is_not_checked_and_every_agent_chats() {
+        for (agent, action, input) in [
+            ("open", "anything", json!({"x": 1})),
+            ("notes", "ping", json!({"x": 1})),
+            ("notes", "chat", json!({"x": 1})),
+            ("terse", "anything", json!({"x": 1})),
+        ] {
+            check_task(0, &task(agent, action, input), &agents()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_reference_is_checked_when_it_is_filled() {
+        let open = task("notes", "note", json!({"title": "{{tasks.a.output}}"}));
+        check_task(0, &open, &agents()).unwrap();
+        let filled = task("notes", "note", json!({"title": "too long"}));
+        let error = check_filled(1, &open, &filled.payload, &agents()).unwrap_err();
+        assert_eq!(error.details["field"], "tasks[1].input.title");
+        let wrong_anyway = task(
+            "notes",
+            "note",
+            json!({"title": "{{tasks.a.output}}", "tags": "{{tasks.a.output}}", "x": 1}),
+        );
+        assert_eq!(check_task(0, &wrong_anyway, &agents()).unwrap_err().details["field"], "tasks[0].input.x");
+    }
+
+    #[test]
+    fn a_chat_is_checked_too_in_the_words_of_its_caller() {
+        check_chat(&task("open", "chat", json!({"message": "much too long"})), &agents()).unwrap();
+        check_chat(&task("terse", "chat", json!({"message": "short"})), &agents()).unwrap();
+        // What looks like a reference is what the person wrote.
+        let refused = task("terse", "chat", json!({"message": "{{tasks.a.output}}"}));
+        let error = check_chat(&refused, &agents()).unwrap_err();
+        assert_eq!(error.message, "`message` must be at most 5 characters long");
+    }
+}

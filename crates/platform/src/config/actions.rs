@@ -1,0 +1,59 @@
+//! `[agents.NAME.actions.ACTION]`: what an agent can do, and what it takes.
+
+use std::path::Path;
+
+use phoenix_domain::{agent::ActionSpec, schema::InputSchema};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Problems;
+
+/// One `[agents.NAME.actions.ACTION]` table.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ActionTable {
+    description: String,
+    /// A JSON schema as a table, or the path of a JSON file that holds one.
+    input_schema: Option<toml::Value>,
+}
+
+impl ActionTable {
+    /// The action. A schema's path is relative to `folder`, in which the configuration file is.
+    pub(super) fn action(&self, at: &str, folder: &Path, problems: &mut Problems) -> ActionSpec {
+        let Self { description, input_schema } = self;
+        let input_schema = input_schema.as_ref().and_then(|source| {
+            let at = format!("{at}.input_schema");
+            let source = match source {
+                toml::Value::String(path) => read(&folder.join(path)),
+                inline => Ok(json(inline)),
+            };
+            let schema = source.and_then(|source| match InputSchema::new(source) {
+                Ok(schema) => Ok(schema),
+                Err(invalid) => Err(format!("is no JSON schema: {invalid}")),
+            });
+            schema.map_err(|problem| problems.add(at, problem)).ok()
+        });
+        ActionSpec { description: description.clone(), input_schema }
+    }
+}
+
+fn read(path: &Path) -> Result<Value, String> {
+    let cannot = |problem: &dyn std::fmt::Display| format!("{} cannot be read: {problem}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|error| cannot(&error))?;
+    serde_json::from_str(&text).map_err(|error| cannot(&error))
+}
+
+/// JSON has no times and no infinity: the one becomes text, the other null, which no schema has.
+fn json(value: &toml::Value) -> Value {
+    match value {
+        toml::Value::String(text) => text.as_str().into(),
+        toml::Value::Integer(number) => (*number).into(),
+        toml::Value::Float(number) => (*number).into(),
+        toml::Value::Boolean(value) => (*value).into(),
+        toml::Value::Datetime(time) => time.to_string().into(),
+        toml::Value::Array(items) => items.iter().map(json).collect(),
+        toml::Value::Table(entries) => {
+            entries.iter().map(|(name, entry)| (name.clone(), json(entry))).collect()
+        }
+    }
+}
