@@ -16,18 +16,31 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{GatewayConfig, ServeError};
 
-/// What every handler may use. Cheap to clone; connections are made on first use and remade when they break.
+/// What every handler may use. One pointer: it is cloned with its route for every request. Connections are made on first
+/// use and remade when they break.
 #[derive(Debug, Clone)]
-pub(crate) struct Gateway {
+pub(crate) struct Gateway(Arc<Parts>);
+
+/// The parts of a [`Gateway`].
+#[derive(Debug)]
+pub(crate) struct Parts {
     planner: PlannerServiceClient<PeerChannel>,
     health: AgentHealthServiceClient<PeerChannel>,
-    channels: Arc<Channels>,
+    channels: Channels,
     /// Who answers chats.
-    pub(crate) llm: Arc<LlmDescription>,
+    pub(crate) llm: LlmDescription,
     /// Ends streams that would otherwise outlast the gateway.
     pub(crate) shutdown: CancellationToken,
     /// Work that goes on when its request is gone, such as cancelling what the request began.
     pub(crate) afterwards: TaskTracker,
+}
+
+impl std::ops::Deref for Gateway {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
 }
 
 #[derive(Debug)]
@@ -59,31 +72,31 @@ impl Gateway {
             executor: channel("EXECUTOR_URL", &config.executor_url)?,
             health: channel("HEALTH_URL", &config.health_url)?,
         };
-        Ok(Self {
+        Ok(Self(Arc::new(Parts {
             planner: PlannerServiceClient::new(channels.planner.clone())
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
             health: AgentHealthServiceClient::new(channels.health.clone()),
-            channels: Arc::new(channels),
-            llm: Arc::new(config.llm.clone()),
+            channels,
+            llm: config.llm.clone(),
             shutdown,
             afterwards: TaskTracker::new(),
-        })
+        })))
     }
 
     /// A client of the planner.
     pub(crate) fn planner(&self) -> PlannerServiceClient<PeerChannel> {
-        self.planner.clone()
+        self.0.planner.clone()
     }
 
     /// A client of the health service.
     pub(crate) fn health(&self) -> AgentHealthServiceClient<PeerChannel> {
-        self.health.clone()
+        self.0.health.clone()
     }
 
     /// Asks all of them at once; one that has not answered within `limit` can't take work.
     pub(crate) async fn serving(&self, limit: Duration) -> Serving {
-        let Channels { planner, executor, health } = &*self.channels;
+        let Channels { planner, executor, health } = &self.0.channels;
         let ask = |channel: &PeerChannel| client::is_serving(channel.clone(), limit);
         let (planner, executor, health) = tokio::join!(ask(planner), ask(executor), ask(health));
         Serving { planner, executor, health }

@@ -195,16 +195,21 @@ pub struct Plan {
     /// When it was accepted.
     pub created_at: Timestamp,
     /// When it fails with `timeout` if it has not ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_at: Option<Timestamp>,
     /// When it reached a terminal state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
     /// What the caller wants agents to know beside the input.
     pub context: String,
     /// The answer as a person reads it, once it has succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
     /// Why it did not succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<OrchestratorError>,
     /// Its tasks, in the order in which they were given. Empty in listings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<Task>,
 }
 
@@ -220,14 +225,19 @@ pub struct Task {
     /// When it was accepted.
     pub queued_at: Timestamp,
     /// When it was first handed to an executor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dispatched_at: Option<Timestamp>,
     /// When it reached a terminal state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
     /// The agent's answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<ActionResult>,
     /// Why there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<OrchestratorError>,
     /// Every attempt, by number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<Attempt>,
 }
 
@@ -239,8 +249,10 @@ pub struct Attempt {
     /// When its process was asked.
     pub started_at: Timestamp,
     /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
     /// How; absent while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<AttemptOutcome>,
     /// The process that ran it, such as `pid 4711`.
     pub worker: String,
