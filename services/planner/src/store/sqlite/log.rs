@@ -14,10 +14,10 @@ use tokio::sync::{Mutex, Notify};
 use super::{Entry, JournalError, merge::Batch, rows};
 
 /// How long entries gather before they are moved. What follows each other within this time is merged.
-const GATHER: Duration = Duration::from_millis(50);
+const GATHER: Duration = Duration::from_millis(200);
 
 /// How much is moved at once, more or less, in bytes of the log: commits wait meanwhile.
-const MOVE_BYTES: i64 = 64 * 1024;
+const MOVE_BYTES: i64 = 32 * 1024;
 
 /// The oldest commits, in one row: every row that a statement answers is a message from SQLite's thread.
 const OLDEST: &str = r#"
@@ -106,12 +106,14 @@ impl Log {
             entries.iter().for_each(|entry| batch.add(planner, entry));
         }
         let rows = batch.into_rows(position);
-        let mut script = QueryBuilder::<Sqlite>::new("BEGIN IMMEDIATE; ");
+        // Without an fsync: a move that is lost with the power leaves the log as it was, and the next commit of the log syncs
+        // what came before it.
+        let mut script = QueryBuilder::<Sqlite>::new("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE; ");
         // Refused when another process has moved this part meanwhile.
         script.push("INSERT INTO log_move (position, events, last_seq) VALUES (").push_bind(position);
         script.push(", ").push_bind(rows.event_count).push(", ").push_bind(last).push(");");
         rows.write(&mut script);
-        script.push("COMMIT");
+        script.push("COMMIT; PRAGMA synchronous = FULL");
         let moved = self.exclusively(async |connection| {
             // Every script is another one.
             Ok(script.build().persistent(false).execute(connection).await?)
