@@ -12,6 +12,7 @@ mod lease;
 mod log;
 mod merge;
 mod read;
+mod recent;
 mod rows;
 
 use std::sync::Arc;

@@ -49,3 +49,36 @@ async fn what_was_written_is_there_when_the_file_is_opened_again() {
     let again = store::open(&fresh.url).await.unwrap();
     assert_eq!(again.plan(plan.plan_id).await.unwrap(), Some(plan));
 }
+
+/// Whoever moves what from the log into the tables, and whenever: everything arrives once.
+#[tokio::test]
+async fn two_processes_on_one_file_lose_nothing_and_write_nothing_twice() {
+    let fresh = sqlite().await;
+    let other = store::open(&fresh.url).await.unwrap();
+    other.register("you").await.unwrap();
+    let stores = [(&*fresh.store, "me"), (&*other, "you")];
+    let mut plans = Vec::new();
+    for round in 0..60_usize {
+        for (turn, (store, planner)) in stores.iter().enumerate() {
+            let plan = crate::new_plan(&["a", "b"]);
+            for entries in crate::life(&plan).chunks(1 + (round + turn) % 5) {
+                write(*store, planner, entries).await.unwrap();
+                // Sometimes the writer reads, sometimes the other one, mostly nobody.
+                match (round * 7 + entries.len() * 3 + turn) % 8 {
+                    0 => drop(stores[0].0.plan(plan.plan_id).await.unwrap().unwrap()),
+                    1 => drop(stores[1].0.plan(plan.plan_id).await.unwrap().unwrap()),
+                    _ => {}
+                }
+            }
+            plans.push(plan.plan_id);
+        }
+    }
+    for plan_id in plans {
+        let plan = fresh.store.plan(plan_id).await.unwrap().unwrap();
+        assert_eq!(plan.output.as_deref(), Some("done"));
+        assert_eq!(plan.tasks.iter().map(|task| task.attempts.len()).collect::<Vec<_>>(), [2, 1]);
+        let events = other.events(plan_id, 0, 100).await.unwrap();
+        assert_eq!(events.len(), 12, "{events:?}");
+        assert!(events.windows(2).all(|pair| pair[0].position < pair[1].position));
+    }
+}

@@ -5,19 +5,30 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sqlx::{
     ConnectOptions, QueryBuilder, Sqlite, SqliteConnection, SqlitePool, sqlite::SqliteConnectOptions,
 };
 use tokio::sync::{Mutex, Notify};
 
-use super::{Entry, JournalError, merge::Batch, rows};
+use super::{
+    Entry, JournalError,
+    merge::Batch,
+    recent::{Commit, Recent, RecentCommits},
+    rows,
+};
 
 /// How long entries gather before they are moved. What follows each other within this time is merged.
 const GATHER: Duration = Duration::from_millis(200);
 
 /// How much is moved at once, more or less, in bytes of the log: commits wait meanwhile.
 const MOVE_BYTES: i64 = 32 * 1024;
+
+/// Refused, by doing nothing, for a planner that was taken for dead.
+const APPEND: &str = "
+    INSERT INTO log (planner, entries) SELECT ?1, ?2 WHERE EXISTS (SELECT 1 FROM planners WHERE instance = ?1)";
+
+const APPEND_WITH_KEYS: &str = "INSERT INTO log_append (planner, entries, keys) VALUES (?, ?, ?)";
 
 /// The oldest commits, in one row: every row that a statement answers is a message from SQLite's thread.
 const OLDEST: &str = r#"
@@ -36,12 +47,19 @@ pub(super) struct Log {
     options: SqliteConnectOptions,
     connection: Mutex<Option<SqliteConnection>>,
     moving: Mutex<()>,
+    recent: RecentCommits,
     appended: Notify,
 }
 
 impl Log {
     pub(super) fn new(options: SqliteConnectOptions) -> Self {
-        Self { options, connection: Mutex::default(), moving: Mutex::default(), appended: Notify::new() }
+        Self {
+            options,
+            connection: Mutex::default(),
+            moving: Mutex::default(),
+            recent: RecentCommits::default(),
+            appended: Notify::new(),
+        }
     }
 
     /// Does `work` on the writing connection. A connection that failed is not used again: after a full disk SQLite has
@@ -67,17 +85,22 @@ impl Log {
     /// Makes `entries` durable.
     pub(super) async fn append(&self, planner: &str, entries: &[&Entry]) -> Result<(), JournalError> {
         let keys: Vec<_> = entries.iter().filter_map(|entry| key_row(entry)).collect();
-        let (entries, keys) = (rows::json(&entries), rows::json(&keys));
+        let text = rows::json(&entries);
+        let bytes = text.len();
         let planner = planner.to_owned();
-        let statement = "INSERT INTO log_append (planner, entries, keys) VALUES (?, ?, ?)";
         self.exclusively(async |connection| {
-            let done =
-                sqlx::query(statement).bind(planner).bind(entries).bind(keys).execute(connection).await;
-            match done {
-                Ok(_) => Ok(()),
-                Err(sqlx::Error::Database(error)) if error.message() == "fenced" => Err(JournalError::Fenced),
-                Err(error) => Err(error.into()),
+            if !keys.is_empty() {
+                return append_with_keys(connection, planner, text, rows::json(&keys)).await;
             }
+            let done = sqlx::query(APPEND).bind(planner.clone()).bind(text).execute(connection).await?;
+            if done.rows_affected() == 0 {
+                return Err(JournalError::Fenced);
+            }
+            // Before anybody can move it.
+            let entries = entries.iter().map(|entry| (*entry).clone()).collect();
+            let commit = Commit { planner, entries };
+            self.recent.push(Recent { seq: done.last_insert_rowid(), bytes, commit });
+            Ok(())
         })
         .await?;
         self.appended.notify_one();
@@ -95,17 +118,13 @@ impl Log {
     /// Moves the oldest commits into the tables: the number of the last one. Commits wait only while the rows are written.
     async fn move_some(&self, readers: &SqlitePool) -> Result<Option<i64>, JournalError> {
         let _one_at_a_time = self.moving.lock().await;
-        let (last, commits, position): (Option<i64>, Option<String>, i64) =
-            sqlx::query_as(OLDEST).bind(MOVE_BYTES).fetch_one(readers).await?;
-        let Some(last) = last else { return Ok(None) };
-        let commits = format!("[{}]", commits.unwrap_or_default());
-        let commits: Vec<Commit> = serde_json::from_str(&commits)
-            .map_err(|error| JournalError::Damaged(format!("log.entries: {error}")))?;
+        let Some(Oldest { last, commits, position }) = self.oldest(readers).await? else { return Ok(None) };
         let mut batch = Batch::default();
         for Commit { planner, entries } in &commits {
             entries.iter().for_each(|entry| batch.add(planner, entry));
         }
         let rows = batch.into_rows(position);
+        let moved_to = position + rows.event_count;
         // Without an fsync: a move that is lost with the power leaves the log as it was, and the next commit of the log syncs
         // what came before it.
         let mut script = QueryBuilder::<Sqlite>::new("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE; ");
@@ -116,10 +135,12 @@ impl Log {
         script.push("COMMIT; PRAGMA synchronous = FULL");
         let moved = self.exclusively(async |connection| {
             // Every script is another one.
-            Ok(script.build().persistent(false).execute(connection).await?)
+            script.build().persistent(false).execute(connection).await?;
+            self.recent.moved(last, moved_to);
+            Ok(())
         });
         match moved.await {
-            Ok(_) => Ok(Some(last)),
+            Ok(()) => Ok(Some(last)),
             Err(JournalError::Database(sqlx::Error::Database(error))) if error.message() == "moved" => {
                 Ok(Some(i64::MIN))
             }
@@ -128,11 +149,42 @@ impl Log {
     }
 }
 
-/// What one planner wrote at once.
-#[derive(Debug, Deserialize)]
-struct Commit {
-    planner: String,
-    entries: Vec<Entry>,
+impl Log {
+    /// The oldest commits: from memory if this process wrote them and nobody has moved any since, else from the log.
+    async fn oldest(&self, readers: &SqlitePool) -> Result<Option<Oldest>, JournalError> {
+        if let Some((known_position, commits)) = self.recent.oldest(MOVE_BYTES)
+            && !commits.is_empty()
+        {
+            let last = commits.last().map_or(0, |recent| recent.seq);
+            let (position, count): (i64, i64) = sqlx::query_as(
+                "SELECT (SELECT position FROM journal), (SELECT count(*) FROM log WHERE seq <= ?)",
+            )
+            .bind(last)
+            .fetch_one(readers)
+            .await?;
+            if position == known_position && usize::try_from(count) == Ok(commits.len()) {
+                let commits = commits.into_iter().map(|recent| recent.commit).collect();
+                return Ok(Some(Oldest { last, commits, position }));
+            }
+            self.recent.forget();
+        }
+        let (last, commits, position): (Option<i64>, Option<String>, i64) =
+            sqlx::query_as(OLDEST).bind(MOVE_BYTES).fetch_one(readers).await?;
+        let Some(last) = last else { return Ok(None) };
+        let commits = format!("[{}]", commits.unwrap_or_default());
+        let commits = serde_json::from_str(&commits)
+            .map_err(|error| JournalError::Damaged(format!("log.entries: {error}")))?;
+        Ok(Some(Oldest { last, commits, position }))
+    }
+}
+
+/// What is moved next.
+struct Oldest {
+    /// The number of the last commit.
+    last: i64,
+    commits: Vec<Commit>,
+    /// That of the journal before the move.
+    position: i64,
 }
 
 /// Moves what is appended, again and again.
@@ -153,6 +205,20 @@ pub(super) async fn keep_moving(log: Arc<Log>, readers: SqlitePool) {
                 }
             }
         }
+    }
+}
+
+async fn append_with_keys(
+    connection: &mut SqliteConnection,
+    planner: String,
+    entries: String,
+    keys: String,
+) -> Result<(), JournalError> {
+    let append = sqlx::query(APPEND_WITH_KEYS).bind(planner).bind(entries).bind(keys);
+    match append.execute(connection).await {
+        Ok(_) => Ok(()),
+        Err(sqlx::Error::Database(error)) if error.message() == "fenced" => Err(JournalError::Fenced),
+        Err(error) => Err(error.into()),
     }
 }
 
