@@ -78,16 +78,19 @@ pub fn call_error(peer: &str, status: &Status) -> OrchestratorError {
         return error_from_status(status);
     }
     match status.code() {
-        Code::Unavailable | Code::Unknown | Code::Internal if is_transport_failure(status) => {
+        Code::DeadlineExceeded => too_late(peer),
+        // tonic enforces `grpc-timeout` on both sides and calls its end a cancellation.
+        Code::Cancelled if status.message() == TimeoutExpired(()).to_string() => too_late(peer),
+        // A call that waits on a connection when that breaks is "cancelled", too, though nobody has cancelled anything.
+        Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled
+            if is_transport_failure(status) =>
+        {
             OrchestratorError::new(
                 OrchestratorErrorCode::AgentUnavailable,
                 format!("{peer} cannot be reached at the moment; try again shortly"),
             )
             .with_retry_after(UNREACHABLE_RETRY_AFTER)
         }
-        Code::DeadlineExceeded => too_late(peer),
-        // tonic enforces `grpc-timeout` on both sides and calls its end a cancellation.
-        Code::Cancelled if status.message() == TimeoutExpired(()).to_string() => too_late(peer),
         Code::Cancelled => {
             OrchestratorError::new(OrchestratorErrorCode::Cancelled, "the request was cancelled")
         }
@@ -112,7 +115,15 @@ pub async fn is_serving(channel: PeerChannel, limit: Duration) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        net::TcpListener,
+        runtime::{Builder, Runtime},
+        task::JoinSet,
+    };
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+    use crate::{readiness::Readiness, server::GrpcServer};
 
     #[test]
     fn urls_are_checked_before_the_first_call() {
@@ -120,9 +131,50 @@ mod tests {
         assert!(channel("ftp://127.0.0.1:1").is_err());
     }
 
+    /// A server in a runtime of its own, and its URL.
+    fn peer() -> (String, Runtime) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            GrpcServer::new(Readiness::needing(&[])).serve(listener, CancellationToken::new()).await
+        });
+        (url, runtime)
+    }
+
+    /// A server that dies all of a sudden, as by SIGKILL, breaks calls in several ways: some wait on the connection, some for
+    /// their answer, some come when there is no connection any more.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_peer_that_dies_is_unavailable_however_a_call_learns_of_it() {
+        for _ in 0..30 {
+            let (url, peer) = peer();
+            let channel = channel(&url).unwrap();
+            let mut calls = JoinSet::new();
+            for _ in 0..16 {
+                let mut client = HealthClient::new(channel.clone());
+                calls.spawn(async move {
+                    loop {
+                        if let Err(status) = client.check(HealthCheckRequest::default()).await {
+                            return status;
+                        }
+                    }
+                });
+            }
+            // Any moment of their work will do.
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            peer.shutdown_background();
+            for status in calls.join_all().await {
+                let error = call_error("the planner", &status);
+                assert_eq!(error.code, OrchestratorErrorCode::AgentUnavailable, "{error}: {status:?}");
+            }
+        }
+    }
+
     #[tokio::test]
     async fn a_peer_that_is_down_is_unavailable_at_once_and_says_when_to_retry() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         drop(listener);
         let channel = channel(&url).unwrap();
