@@ -8,7 +8,7 @@ use std::time::Duration;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
 use phoenix_proto::error_from_status;
 use tonic::{
-    Code, Status, TimeoutExpired,
+    Code, ConnectError, Status, TimeoutExpired,
     transport::{Channel, Endpoint},
 };
 use tonic_health::pb::{
@@ -98,6 +98,20 @@ pub fn call_error(peer: &str, status: &Status) -> OrchestratorError {
     }
 }
 
+/// Whether the peer may have taken in a call that failed with `status`: it broke on its way, on a connection that was there.
+#[must_use]
+pub fn was_sent(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    let broke = cause.is_some();
+    while let Some(error) = cause {
+        if error.is::<ConnectError>() {
+            return false;
+        }
+        cause = error.source();
+    }
+    broke
+}
+
 fn too_late(peer: &str) -> OrchestratorError {
     OrchestratorError::new(OrchestratorErrorCode::Timeout, format!("{peer} did not answer in time"))
 }
@@ -180,6 +194,7 @@ mod tests {
         let channel = channel(&url).unwrap();
         assert!(!is_serving(channel.clone(), CONNECT_TIMEOUT).await);
         let status = HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap_err();
+        assert!(!was_sent(&status), "{status:?}");
         let error = call_error("the planner", &status);
         assert_eq!(error.code, OrchestratorErrorCode::AgentUnavailable);
         assert_eq!(error.retry_after, Some(UNREACHABLE_RETRY_AFTER));

@@ -13,7 +13,7 @@ use phoenix_domain::{
 };
 use phoenix_platform::{
     RequestContext,
-    client::{PeerChannel, UNREACHABLE_RETRY_AFTER, call_error},
+    client::{PeerChannel, UNREACHABLE_RETRY_AFTER, call_error, was_sent},
     server::MAX_MESSAGE_BYTES,
 };
 use phoenix_proto::{
@@ -49,6 +49,8 @@ pub struct TaskRunner {
 pub struct Progress {
     /// The attempt that runs now; 0 for none.
     open_attempt: AtomicU32,
+    /// Handovers that ended without a word about whether an attempt had begun.
+    lost: AtomicU32,
     /// The highest attempt so far.
     attempts: AtomicU32,
     /// Those of earlier planners.
@@ -93,6 +95,12 @@ impl Progress {
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.attempts.load(Ordering::Relaxed)
+    }
+
+    /// How often the agent may have been started: attempts that are known of, and handovers that were lost.
+    #[must_use]
+    pub fn beginnings(&self) -> u32 {
+        self.attempts() + self.lost.load(Ordering::Relaxed)
     }
 
     /// Nothing that it waits for stands in its way any more, since that moment.
@@ -158,7 +166,12 @@ impl TaskRunner {
         let request = context.request(request(&handover, progress, admitted));
         let mut events = match self.executor.clone().execute_task(request).await {
             Ok(response) => response.into_inner(),
-            Err(status) => return Ok(broken(&status)),
+            Err(status) => {
+                if was_sent(&status) {
+                    progress.lost.fetch_add(1, Ordering::Relaxed);
+                }
+                return Ok(broken(&status));
+            }
         };
         // Ends with whatever ends this call.
         let mut running = None;

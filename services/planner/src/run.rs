@@ -227,7 +227,7 @@ impl Run {
         };
         let task = &self.plan.tasks[place];
         let task_ref = self.task_ref(place);
-        let mut patience = Patience::new(self.waits, progress.attempts());
+        let mut patience = Patience::new(self.waits, progress.beginnings());
         loop {
             let admitted = match self.planner.health().admit(&task.spec.agent, &self.context).await {
                 Ok(admitted) => admitted,
@@ -248,7 +248,7 @@ impl Run {
             if let Some(entry) = progress.close(task_ref, AttemptOutcome::Cancelled, true) {
                 self.planner.journal().note(entry).await?;
             }
-            match patience.another(progress.attempts(), &error) {
+            match patience.another(progress.beginnings(), &error) {
                 Some(wait) => tokio::time::sleep(wait).await,
                 None => return Ok(Err(error)),
             }
@@ -305,20 +305,21 @@ impl Run {
 struct Patience {
     waits: Waits,
     since: Instant,
-    attempts: u32,
+    beginnings: u32,
     interruptions: u32,
     wait: Duration,
 }
 
 impl Patience {
-    fn new(waits: Waits, attempts: u32) -> Self {
-        Self { waits, since: Instant::now(), attempts, interruptions: 0, wait: FIRST_WAIT }
+    fn new(waits: Waits, beginnings: u32) -> Self {
+        Self { waits, since: Instant::now(), beginnings, interruptions: 0, wait: FIRST_WAIT }
     }
 
-    /// The wait before the next handover; none when it is enough. `attempts` tells whether the agent had been started.
-    fn another(&mut self, attempts: u32, error: &OrchestratorError) -> Option<Duration> {
-        if attempts > self.attempts {
-            self.attempts = attempts;
+    /// The wait before the next handover; none when it is enough. `beginnings` tells whether the agent may have been
+    /// started.
+    fn another(&mut self, beginnings: u32, error: &OrchestratorError) -> Option<Duration> {
+        if beginnings > self.beginnings {
+            self.beginnings = beginnings;
             self.interruptions += 1;
             self.wait = FIRST_WAIT;
         }
