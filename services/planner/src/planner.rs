@@ -180,6 +180,7 @@ impl Planner {
     /// `not_found`; `conflict` when it has ended already.
     pub async fn cancel(&self, plan_id: PlanId, reason: String) -> Result<(), OrchestratorError> {
         let running = self.running().get(&plan_id).cloned();
+        let is_ours = running.is_some();
         if let Some(stop) = running {
             stop.cancel(if reason.is_empty() { "the plan was cancelled".into() } else { reason });
             let mut changes = self.journal().changes();
@@ -187,12 +188,15 @@ impl Planner {
                 // Whether told of it or having missed it: look again.
                 let _ = tokio::time::timeout(Duration::from_millis(20), changes.recv()).await;
             }
-            return Ok(());
         }
         let Some(plan) = self.journal().plan(plan_id).await? else {
             let message = format!("there is no plan {plan_id}");
             return Err(OrchestratorError::new(OrchestratorErrorCode::NotFound, message));
         };
+        if is_ours && plan.status == PlanStatus::Cancelled {
+            return Ok(());
+        }
+        // Perhaps only now: it may have come to its own end before the cancel came to it.
         if plan.status.is_terminal() {
             let message = format!("the plan has ended already: {}", plan.status);
             return Err(OrchestratorError::new(OrchestratorErrorCode::Conflict, message));

@@ -1,6 +1,6 @@
 //! Plans of several tasks, asked for now and looked at later.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::support::{
     ALL_PEERS, FakeExecutor, FakeHealth, Peers, Script, Stage, answers, error_of, eventually, finished,
@@ -11,6 +11,8 @@ use phoenix_platform::RequestContext;
 use phoenix_proto::planner::{
     CancelPlanRequest, PlanAndExecuteRequest, PlanStatus, TaskSpec, TaskStatus, WatchPlanRequest,
 };
+use sqlx::{Connection, SqliteConnection};
+use tokio_util::sync::CancellationToken;
 
 pub(crate) fn task(key: &str, agent: &str, input: &str, depends_on: &[&str]) -> TaskSpec {
     TaskSpec {
@@ -73,6 +75,29 @@ async fn tasks_that_do_not_wait_for_each_other_run_at_the_same_time() {
     eventually(async || stage.executor.log.lock().unwrap().abandoned == 8).await;
     let again = stage.client.clone().cancel_plan(cancel).await.unwrap_err();
     assert_eq!(again.code(), tonic::Code::AlreadyExists);
+}
+
+#[tokio::test]
+async fn a_cancel_that_comes_too_late_says_so() {
+    let stage = Stage::new().await;
+    let when = CancellationToken::new();
+    stage.script("model", Script::SaysLater(when.clone(), answers("done")));
+    let plan_id = submit(&stage, graph(vec![task("a", "model", "{}", &[])])).await.unwrap();
+    eventually(async || stage.plan(&plan_id).await.status() == PlanStatus::Running).await;
+    // The plan comes to its end, and the journal does not take it yet.
+    let mut other = SqliteConnection::connect(&stage.database_url).await.unwrap();
+    let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    when.cancel();
+    eventually(async || stage.executor.log.lock().unwrap().abandoned == 1).await;
+    let mut client = stage.client.clone();
+    let cancel = CancelPlanRequest { plan_id: plan_id.clone(), reason: "too late".into() };
+    let mut cancelled = Box::pin(client.cancel_plan(cancel));
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut cancelled).await;
+    assert!(early.is_err(), "nothing is said before the plan's end is durable");
+    lock.rollback().await.unwrap();
+    let refused = phoenix_proto::error_from_status(&cancelled.await.unwrap_err());
+    assert_eq!(refused.code, Code::Conflict, "{refused}");
+    assert_eq!(status_of(&ended(&stage, &plan_id).await), PlanStatus::Succeeded);
 }
 
 #[tokio::test]

@@ -51,6 +51,8 @@ pub enum Script {
     Says(Vec<ExecuteTaskResponse>),
     /// Starts an attempt and never ends.
     Hangs,
+    /// Says these events when the token is cancelled, and then nothing, without closing the stream.
+    SaysLater(CancellationToken, Vec<ExecuteTaskResponse>),
     /// Starts an attempt and breaks the stream.
     Breaks,
     /// Refuses the call.
@@ -70,6 +72,18 @@ pub struct ExecutorLog {
 pub struct FakeExecutor {
     pub scripts: Arc<Mutex<HashMap<String, Script>>>,
     pub log: Arc<Mutex<ExecutorLog>>,
+}
+
+impl FakeExecutor {
+    /// A stream that stays silent, and notes that its reader went away.
+    fn nothing_more(&self) -> impl Stream<Item = Result<ExecuteTaskResponse, Status>> + Send + use<> {
+        let log = Abandoned(Arc::clone(&self.log));
+        let (keep, never) = mpsc::channel(1);
+        ReceiverStream::new(never).map(move |item| {
+            let _ = (&log, &keep);
+            item
+        })
+    }
 }
 
 struct Abandoned(Arc<Mutex<ExecutorLog>>);
@@ -100,14 +114,10 @@ impl ExecutorService for FakeExecutor {
         }
         let stream: Self::ExecuteTaskStream = match script {
             Script::Says(events) => Box::pin(tokio_stream::iter(events.into_iter().map(Ok))),
-            Script::Hangs => {
-                let log = Abandoned(Arc::clone(&self.log));
-                let (keep, never) = mpsc::channel(1);
-                let hang = ReceiverStream::new(never).map(move |item| {
-                    let _ = (&log, &keep);
-                    item
-                });
-                Box::pin(tokio_stream::iter([Ok(started(1))]).chain(hang))
+            Script::Hangs => Box::pin(tokio_stream::iter([Ok(started(1))]).chain(self.nothing_more())),
+            Script::SaysLater(when, events) => {
+                when.cancelled().await;
+                Box::pin(tokio_stream::iter(events.into_iter().map(Ok)).chain(self.nothing_more()))
             }
             Script::Breaks => Box::pin(tokio_stream::iter([Ok(started(first_attempt))])),
             Script::Refuses(error) => return Err(phoenix_proto::status_from_error(&error)),
