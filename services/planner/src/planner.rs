@@ -1,4 +1,6 @@
-//! Plans: accepted, run, cancelled, taken over.
+//! Plans: accepted, run, cancelled, and (in [`takeover`]) taken over.
+
+mod takeover;
 
 use std::{
     collections::HashMap,
@@ -12,7 +14,7 @@ use phoenix_domain::{
     graph::Graph,
     plan::{Plan, PlanStatus},
 };
-use phoenix_platform::{RequestContext, metrics::record_counter};
+use phoenix_platform::RequestContext;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -21,10 +23,10 @@ use crate::{
     agent_health::HealthView,
     execution::TaskRunner,
     journal::Journal,
-    make::{Wish, graph_of, make},
-    metrics::{CountedPlan, PlanMeters, RECOVERED},
+    make::{Wish, make},
+    metrics::{CountedPlan, PlanMeters},
     run::{Run, Stop, Waits, naming},
-    store::{Entry, IdempotencyKey, JournalError},
+    store::{Entry, IdempotencyKey},
 };
 
 /// How long a key stands for the plan it was first used for.
@@ -62,6 +64,8 @@ struct Parts {
     tasks: TaskTracker,
     running: Mutex<HashMap<PlanId, Stop>>,
     keys: Mutex<HashMap<String, ()>>,
+    /// Plans that were taken over and do not run yet, the oldest last.
+    taken_over: Mutex<Vec<PlanId>>,
 }
 
 type Ended = JoinHandle<Result<Answer, OrchestratorError>>;
@@ -84,8 +88,9 @@ impl Planner {
         runner: TaskRunner,
         meters: PlanMeters,
     ) -> Self {
-        let (running, keys, tasks) = (Mutex::default(), Mutex::default(), TaskTracker::new());
-        let parts = Parts { agents, journal, health, runner, meters, tasks, running, keys };
+        let (running, keys, taken_over) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let tasks = TaskTracker::new();
+        let parts = Parts { agents, journal, health, runner, meters, tasks, running, keys, taken_over };
         Self { parts: Arc::new(parts) }
     }
 
@@ -204,60 +209,6 @@ impl Planner {
         let message = "the plan is being taken over from a planner that stopped; try again shortly";
         Err(OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, message)
             .with_retry_after(Duration::from_secs(1)))
-    }
-
-    /// Takes over plans whose planner is gone, and runs them on from what the journal knows.
-    ///
-    /// # Errors
-    /// When the journal can't be read.
-    pub async fn recover(&self) -> Result<usize, JournalError> {
-        let claimed = self.journal().claim().await?;
-        for plan_id in &claimed {
-            let Some(plan) = self.journal().plan(*plan_id).await? else { continue };
-            record_counter(&RECOVERED, 1);
-            self.resume(plan).await?;
-        }
-        Ok(claimed.len())
-    }
-
-    async fn resume(&self, plan: Plan) -> Result<(), JournalError> {
-        let counted = CountedPlan::start(&self.parts.meters);
-        let (plan_id, correlation_id) = (plan.plan_id, plan.correlation_id);
-        let mut context = RequestContext::new(correlation_id);
-        let span = phoenix_platform::correlation_span("resume_plan", &context);
-        let span = tracing::info_span!(parent: &span, "plan_and_execute_v1", %plan_id);
-        span.in_scope(|| tracing::info!("plan taken over from a planner that stopped"));
-        for (ordinal, task) in plan.tasks.iter().enumerate() {
-            for attempt in task.attempts.iter().filter(|attempt| attempt.outcome.is_none()) {
-                let entry = Entry::AttemptEnded {
-                    task: crate::store::TaskRef { plan_id, ordinal },
-                    number: attempt.number,
-                    at: Timestamp::now(),
-                    outcome: phoenix_domain::plan::AttemptOutcome::Cancelled,
-                    retried: true,
-                };
-                self.journal().note(entry).await?;
-            }
-        }
-        if let Some(deadline) = plan.deadline_at {
-            let left = Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or_default();
-            context = context.with_deadline(Instant::now() + left);
-        }
-        let graph = match graph_of(&plan, &self.parts.agents) {
-            Ok(graph) => graph,
-            // An agent that the plan needs is no longer configured.
-            Err(error) => {
-                let ended = Entry::PlanEnded {
-                    plan_id,
-                    status: PlanStatus::Failed,
-                    at: Timestamp::now(),
-                    result: Err(error),
-                };
-                return self.journal().record(vec![ended]).await;
-            }
-        };
-        drop(self.spawn(plan, graph, context, Waits::Nobody, counted, span));
-        Ok(())
     }
 
     async fn accept(

@@ -208,6 +208,27 @@ async fn a_plan_that_nobody_waits_for_waits_for_its_executor() {
 }
 
 #[tokio::test]
+async fn a_plan_that_cannot_be_read_does_not_keep_others_from_being_taken_over() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let peers = Peers { executor: false, health: true };
+    let mut stage = Stage::on(dir.clone(), FakeExecutor::default(), FakeHealth::default(), peers).await;
+    let mut plan_ids = Vec::new();
+    for _ in 0..3 {
+        let plan_id = submit(&stage, graph(vec![task("a", "model", "{}", &[])])).await.unwrap();
+        eventually(async || status_of(&stage.plan(&plan_id).await) == PlanStatus::Running).await;
+        plan_ids.push(plan_id);
+    }
+    stage.stop().await;
+    let mut file = SqliteConnection::connect(&stage.database_url).await.unwrap();
+    let damage = sqlx::query("UPDATE tasks SET payload = 'no JSON' WHERE plan_id = ?").bind(&plan_ids[1]);
+    damage.execute(&mut file).await.unwrap();
+    let stage = Stage::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
+    for plan_id in [&plan_ids[0], &plan_ids[2]] {
+        assert_eq!(status_of(&ended(&stage, plan_id).await), PlanStatus::Succeeded);
+    }
+}
+
+#[tokio::test]
 async fn a_plans_own_deadline_ends_it() {
     let stage = Stage::new().await;
     stage.script("model", Script::Hangs);
