@@ -11,11 +11,10 @@ use std::{
 use jiff::Timestamp;
 use phoenix_domain::{
     AgentCatalog, AgentName, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
-    graph::Graph,
-    plan::{Plan, PlanStatus},
+    plan::PlanStatus,
 };
 use phoenix_platform::RequestContext;
-use tokio::task::JoinHandle;
+use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
@@ -26,7 +25,7 @@ use crate::{
     make::{Wish, make},
     metrics::{CountedPlan, PlanMeters},
     run::{Run, Stop, Waits, naming},
-    store::{Entry, IdempotencyKey},
+    store::{Entry, IdempotencyKey, JournalError},
 };
 
 /// How long a key stands for the plan it was first used for.
@@ -73,7 +72,7 @@ type Ended = JoinHandle<Result<Answer, OrchestratorError>>;
 /// What became of a request to run something.
 enum Accepted {
     /// A plan runs.
-    Runs(PlanId, Stop, Ended),
+    Runs(PlanId, Ended),
     /// Its key stands for this plan already.
     Known(PlanId),
 }
@@ -139,11 +138,11 @@ impl Planner {
         context: RequestContext,
         wish: Wish,
     ) -> Result<Answer, OrchestratorError> {
-        let keep = wish.continue_on_disconnect;
-        match self.accept(context, wish, Waits::Caller).await? {
+        let stop = Stop::default();
+        let _guard = (!wish.continue_on_disconnect).then(|| CancelOnDrop(stop.clone()));
+        match self.accept(context, wish, Waits::Caller, stop).await? {
             Accepted::Known(plan_id) => self.answer_again(plan_id).await.map_err(naming(plan_id)),
-            Accepted::Runs(plan_id, stop, ended) => {
-                let _guard = (!keep).then(|| CancelOnDrop(stop));
+            Accepted::Runs(plan_id, ended) => {
                 let result = ended.await;
                 let result = result
                     .unwrap_or_else(|_| Err(OrchestratorError::internal("the plan ended unexpectedly")));
@@ -164,7 +163,7 @@ impl Planner {
     ) -> Result<PlanId, OrchestratorError> {
         // The time that the caller waits for this answer is not the time that the plan may take.
         let context = RequestContext { deadline: None, ..context };
-        match self.accept(context, wish, Waits::Nobody).await? {
+        match self.accept(context, wish, Waits::Nobody, Stop::default()).await? {
             Accepted::Known(plan_id) | Accepted::Runs(plan_id, ..) => Ok(plan_id),
         }
     }
@@ -211,20 +210,27 @@ impl Planner {
             .with_retry_after(Duration::from_secs(1)))
     }
 
+    /// Has a plan accepted and begun. Dropping the future gives up before the plan exists, or leaves a plan that runs.
     async fn accept(
         &self,
         context: RequestContext,
         wish: Wish,
         waits: Waits,
+        stop: Stop,
     ) -> Result<Accepted, OrchestratorError> {
         let key = wish.key.clone();
-        let _first = match &key {
-            Some(key) => match self.known_key(key).await? {
-                Some(plan_id) => return Ok(Accepted::Known(plan_id)),
-                None => Some(self.hold(&key.key)?),
-            },
-            None => None,
-        };
+        let mut held = None;
+        if let Some(key) = &key {
+            // Once more when it is held: who held it meanwhile has made a plan of it.
+            for hold in [true, false] {
+                if let Some(plan_id) = self.known_key(key).await? {
+                    return Ok(Accepted::Known(plan_id));
+                }
+                if hold {
+                    held = Some(self.hold(&key.key)?);
+                }
+            }
+        }
         let counted = CountedPlan::start(&self.parts.meters);
         let made = make(&self.parts.agents, context.correlation_id, wish)
             .and_then(|made| self.has_room().map(|()| made));
@@ -233,7 +239,7 @@ impl Planner {
         })?;
         let plan_id = plan.plan_id;
         tracing::Span::current().record("plan_id", tracing::field::display(plan_id));
-        self.journal().accept(vec![Entry::PlanAccepted { plan: Box::new(plan.clone()), key }]).await?;
+        let entries = vec![Entry::PlanAccepted { plan: Box::new(plan.clone()), key }];
         let context = match plan.deadline_at {
             Some(at) => {
                 let left = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
@@ -243,38 +249,39 @@ impl Planner {
             }
             None => context,
         };
-        let (stop, ended) = self.spawn(plan, graph, context, waits, counted, tracing::Span::current());
-        Ok(Accepted::Runs(plan_id, stop, ended))
+        let run = Run { planner: self.clone(), plan, graph, context, stop, waits, counted };
+        let (done, accepted) = oneshot::channel();
+        let acceptance = Acceptance { entries, done, _held: held };
+        let ended = self.spawn(run, Some(acceptance), tracing::Span::current());
+        accepted.await.unwrap_or(Err(JournalError::Closed))?;
+        Ok(Accepted::Runs(plan_id, ended))
     }
 
-    /// Runs a plan in a task of its own: when the caller goes away, it still gets to write how it ended.
-    fn spawn(
-        &self,
-        plan: Plan,
-        graph: Graph,
-        context: RequestContext,
-        waits: Waits,
-        counted: CountedPlan,
-        span: tracing::Span,
-    ) -> (Stop, Ended) {
-        let stop = Stop::default();
-        let plan_id = plan.plan_id;
-        self.running().insert(plan_id, stop.clone());
+    /// Runs a plan in a task of its own: when the caller goes away, it is still accepted or refused as a whole, and gets to
+    /// write how it ended.
+    fn spawn(&self, run: Run, acceptance: Option<Acceptance>, span: tracing::Span) -> Ended {
+        let plan_id = run.plan.plan_id;
+        self.running().insert(plan_id, run.stop.clone());
         let listed = Listed { planner: self.clone(), plan_id };
-        counted.accepted();
-        if plan.status == PlanStatus::Running {
-            counted.handed_over();
-        }
-        let run = Run { planner: self.clone(), plan, graph, context, stop: stop.clone(), waits, counted };
-        let ended = self.parts.tasks.spawn(
-            async move {
-                let result = run.finish().await;
-                drop(listed);
-                result
+        let running = async move {
+            // Goes when the plan has ended, also by not coming into being.
+            let listed = listed;
+            if let Some(Acceptance { entries, done, _held }) = acceptance {
+                let accepted = listed.planner.journal().accept(entries).await;
+                let exists = accepted.is_ok();
+                // Whoever asked may have gone.
+                let _ = done.send(accepted);
+                if !exists {
+                    return Err(JournalError::Behind.into());
+                }
             }
-            .instrument(span),
-        );
-        (stop, ended)
+            run.counted.accepted();
+            if run.plan.status == PlanStatus::Running {
+                run.counted.handed_over();
+            }
+            run.finish().await
+        };
+        self.parts.tasks.spawn(running.instrument(span))
     }
 
     fn has_room(&self) -> Result<(), OrchestratorError> {
@@ -342,6 +349,14 @@ impl Drop for Listed {
     fn drop(&mut self) {
         self.planner.running().remove(&self.plan_id);
     }
+}
+
+/// What makes a plan of a run: the entries that begin it, and who is told that they are durable.
+struct Acceptance {
+    entries: Vec<Entry>,
+    done: oneshot::Sender<Result<(), JournalError>>,
+    /// Until they are.
+    _held: Option<HeldKey>,
 }
 
 /// A key whose first request is being accepted.

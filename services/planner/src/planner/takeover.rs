@@ -13,7 +13,7 @@ use super::{Planner, lock};
 use crate::{
     make::graph_of,
     metrics::{CountedPlan, RECOVERED},
-    run::Waits,
+    run::{Run, Stop, Waits},
     store::{Entry, JournalError, TaskRef},
 };
 
@@ -90,7 +90,9 @@ impl Planner {
                 return self.journal().record(vec![ended]).await;
             }
         };
-        drop(self.spawn(plan, graph, context, Waits::Nobody, counted, span));
+        let (planner, stop) = (self.clone(), Stop::default());
+        let run = Run { planner, plan, graph, context, stop, waits: Waits::Nobody, counted };
+        drop(self.spawn(run, None, span));
         Ok(())
     }
 }

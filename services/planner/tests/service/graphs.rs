@@ -189,6 +189,32 @@ async fn a_key_stands_for_one_plan() {
 }
 
 #[tokio::test]
+async fn a_caller_that_leaves_while_its_plan_is_accepted_leaves_one_plan_that_runs() {
+    let stage = Stage::new().await;
+    let context = RequestContext::new(CorrelationId::generate());
+    let request = PlanAndExecuteRequest {
+        idempotency_key: "key-1".into(),
+        idempotency_digest: "d1".into(),
+        ..graph(vec![task("a", "model", "{}", &[])])
+    };
+    let send = async || {
+        let answer = stage.client.clone().submit_plan(context.request(request.clone())).await;
+        answer.map_err(|status| phoenix_proto::error_from_status(&status).code)
+    };
+    let mut other = SqliteConnection::connect(&stage.database_url).await.unwrap();
+    let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let moment = Duration::from_millis(200);
+    assert!(tokio::time::timeout(moment, send()).await.is_err(), "it is not accepted before it is durable");
+    // The planner has heard that the caller has left when it takes the next call of the same connection.
+    assert_eq!(send().await.unwrap_err(), Code::Conflict, "the first may still become a plan");
+    lock.rollback().await.unwrap();
+    eventually(async || send().await.is_ok()).await;
+    let plans = stage.plans_of(context.correlation_id).await;
+    assert_eq!(plans.len(), 1, "{plans:?}");
+    assert_eq!(status_of(&ended(&stage, &plans[0].plan_id).await), PlanStatus::Succeeded);
+}
+
+#[tokio::test]
 async fn a_plan_that_nobody_waits_for_waits_for_its_executor() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let plan_id = {
