@@ -1,7 +1,10 @@
-//! REST calls as a test sees them: status, headers, JSON.
+//! REST calls as a test sees them: status, headers, JSON; and streams of events.
 
 use http_body_util::{BodyExt, Full};
-use hyper::{HeaderMap, Method, Request, StatusCode, body::Bytes};
+use hyper::{
+    HeaderMap, Method, Request, StatusCode,
+    body::{Bytes, Incoming},
+};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -29,6 +32,26 @@ pub struct Answer {
     pub text: String,
 }
 
+/// An answer that comes bit by bit, as server-sent events. Dropping it hangs up.
+#[derive(Debug)]
+pub struct EventStream {
+    /// The HTTP status.
+    pub status: StatusCode,
+    body: Incoming,
+    unread: Vec<u8>,
+}
+
+/// One server-sent event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// Its id; empty when it has none.
+    pub id: String,
+    /// Its kind.
+    pub event: String,
+    /// Its data, or JSON null when that is not JSON.
+    pub data: Value,
+}
+
 impl Answer {
     /// A header as text; empty when absent.
     #[must_use]
@@ -40,6 +63,44 @@ impl Answer {
     #[must_use]
     pub fn str(&self, name: &str) -> &str {
         self.json[name].as_str().unwrap_or_default()
+    }
+}
+
+impl EventStream {
+    /// The next event; none at the stream's end, however it comes to it.
+    pub async fn next(&mut self) -> Option<Sent> {
+        loop {
+            if let Some(end) = self.unread.windows(2).position(|two| two == b"\n\n") {
+                let block: Vec<u8> = self.unread.drain(..end + 2).collect();
+                match Sent::parse(&String::from_utf8_lossy(&block)) {
+                    Some(sent) => return Some(sent),
+                    // A heartbeat.
+                    None => continue,
+                }
+            }
+            let frame = self.body.frame().await?.ok()?;
+            self.unread.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        }
+    }
+}
+
+impl EventStream {
+    /// Everything that has not been read, as text: of an answer that is no stream of events.
+    pub async fn text(mut self) -> String {
+        let rest = self.body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        self.unread.extend_from_slice(&rest);
+        String::from_utf8_lossy(&self.unread).into_owned()
+    }
+}
+
+impl Sent {
+    fn parse(block: &str) -> Option<Self> {
+        let field = |name: &str| {
+            let line = block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.map(str::trim_start)
+        };
+        let data = serde_json::from_str(field("data")?).unwrap_or_default();
+        Some(Self { id: field("id").unwrap_or_default().into(), event: field("event")?.into(), data })
     }
 }
 
@@ -66,16 +127,7 @@ impl Rest {
 
     /// Sends a request; `None` when the gateway can't be reached.
     pub async fn try_send(&self, method: Method, path: &str, body: Option<Value>) -> Option<Answer> {
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
-        for (name, value) in &self.headers {
-            request = request.header(*name, value);
-        }
-        if body.is_some() {
-            request = request.header("content-type", "application/json");
-        }
-        let body = body.map(|json| Bytes::from(json.to_string())).unwrap_or_default();
-        let response =
-            self.client.request(request.body(Full::new(body)).expect("a valid request")).await.ok()?;
+        let response = self.client.request(self.request(method, path, body)).await.ok()?;
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.ok()?.to_bytes();
         Some(Answer {
@@ -84,6 +136,24 @@ impl Rest {
             json: serde_json::from_slice(&bytes).unwrap_or_default(),
             text: String::from_utf8_lossy(&bytes).into_owned(),
         })
+    }
+
+    /// The same for an answer that is a stream of events.
+    pub async fn try_events(&self, method: Method, path: &str, body: Option<Value>) -> Option<EventStream> {
+        let response = self.client.request(self.request(method, path, body)).await.ok()?;
+        Some(EventStream { status: response.status(), body: response.into_body(), unread: Vec::new() })
+    }
+
+    fn request(&self, method: Method, path: &str, body: Option<Value>) -> Request<Full<Bytes>> {
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
+        }
+        if body.is_some() {
+            request = request.header("content-type", "application/json");
+        }
+        let body = body.map(|json| Bytes::from(json.to_string())).unwrap_or_default();
+        request.body(Full::new(body)).expect("a valid request")
     }
 
     /// `GET path`.

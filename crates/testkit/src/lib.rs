@@ -3,7 +3,8 @@
 //! | what | module |
 //! |---|---|
 //! | all four services in one process, on ports of their own | [`sandbox`] |
-//! | the real executable as real processes | [`stack`] |
+//! | the real executable as real processes, under `phoenix up` | [`stack`] |
+//! | the same without a supervisor, to be killed and started again at will | [`services`] |
 //! | REST calls | [`http`] |
 //! | a trace collector | [`collector`] |
 //! | waiting for conditions instead of for time | [`wait`] |
@@ -14,6 +15,7 @@
 pub mod collector;
 pub mod http;
 pub mod sandbox;
+pub mod services;
 pub mod stack;
 pub mod wait;
 

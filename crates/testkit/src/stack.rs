@@ -220,10 +220,7 @@ impl Stack {
     /// # Panics
     /// When it is not there.
     pub async fn metric(&self, role: Role, name: &str) -> f64 {
-        let text = self.metrics(role).await;
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.and_then(|value| value.parse().ok())
-            .unwrap_or_else(|| panic!("{role} has no {name} in:\n{text}"))
+        metric_in(&self.metrics(role).await, name)
     }
 
     /// Every log line that carries this correlation id.
@@ -243,6 +240,12 @@ impl Stack {
     fn is_running(&self) -> bool {
         self.process.id().is_some_and(|pid| is_alive(i32::try_from(pid).unwrap_or(0)))
     }
+}
+
+/// The value of a metric without labels in the text of a `/metrics`.
+pub(crate) fn metric_in(text: &str, name: &str) -> f64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("there is no {name} in:\n{text}"))
 }
 
 fn collect(from: impl AsyncRead + Send + Unpin + 'static, into: Lines) -> JoinHandle<()> {

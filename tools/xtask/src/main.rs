@@ -6,6 +6,7 @@
 //! | `setup`: the programs that tests need beside Rust | `programs.rs` |
 //! | `ci`: formatting, lints, then `test` | `ci.rs` |
 //! | `lint-deps`: the rules of `deny.toml` | `deps.rs`, `deps/` |
+//! | `soak`: plans under fire, for as long as you like | `soak.rs`, and `tests/tests/soak` |
 //! | `bench`: how fast the product is, next to what is possible at all | `bench.rs`, and `tools/bench` |
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool speaks to a person")]
 
@@ -15,6 +16,7 @@ mod deps;
 mod failure;
 mod phases;
 mod programs;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -44,6 +46,8 @@ enum Task {
     Setup,
     /// Check dependencies against deny.toml
     LintDeps,
+    /// Kill services at random while plans run, and see whether any is lost; `test` does so as well
+    Soak(soak::SoakArgs),
     /// Measure the release build next to a bare chain of servers, and print a table in Markdown
     Bench(bench::BenchArgs),
 }
@@ -66,6 +70,7 @@ fn run(task: Task) -> Result<()> {
             Task::Ci => ci::run().await,
             Task::Setup => test::provide_programs().await.map(drop),
             Task::LintDeps => deps::run().await,
+            Task::Soak(args) => soak::run(&args).await,
             Task::Bench(args) => bench::run(&args).await,
         }
     })

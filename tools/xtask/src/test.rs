@@ -3,6 +3,7 @@
 use std::{env, path::PathBuf};
 
 use clap::Args;
+use tokio::process::Command;
 
 use crate::{
     deps,
@@ -12,7 +13,7 @@ use crate::{
 };
 
 /// The package of the tests that start real processes and browsers.
-const SYSTEM_TESTS: &str = "phoenix-tests";
+pub(crate) const SYSTEM_TESTS: &str = "phoenix-tests";
 
 #[derive(Args, Default)]
 pub(crate) struct TestArgs {
@@ -39,7 +40,8 @@ pub(crate) async fn run_in(phases: &mut Phases, args: &TestArgs) -> Result<()> {
         skipped.extend(phases.run("test programs", provide_programs()).await?);
     }
     phases.run("dependency rules", deps::run()).await?;
-    let binaries = phases.run("build", build()).await?;
+    // Executables and tests in one go: they share every library, and `cargo test` finds nothing left to build.
+    let binaries = phases.run("build", build(&["--workspace", "--all-targets"])).await?;
     let tested = phases.run("tests", test(args, &binaries)).await;
     for what in &skipped {
         eprintln!("SKIPPED: {what}");
@@ -59,14 +61,21 @@ fn is_ci() -> bool {
 }
 
 /// Where the executables are that the tests start.
-struct Binaries {
+pub(crate) struct Binaries {
     phoenix: PathBuf,
     load_tester: PathBuf,
 }
 
-/// Builds executables and tests in one go: they share every library, and `cargo test` finds nothing left to build.
-async fn build() -> Result<Binaries> {
-    execute(cargo().args(["build", "--workspace", "--all-targets"])).await?;
+impl Binaries {
+    /// Lets the tests that `command` runs know.
+    pub(crate) fn tell(&self, command: &mut Command) {
+        command.env("PHOENIX_BIN", &self.phoenix).env("LOAD_TESTER_BIN", &self.load_tester);
+    }
+}
+
+/// Builds `what`, the executables among it.
+pub(crate) async fn build(what: &[&str]) -> Result<Binaries> {
+    execute(cargo().arg("build").args(what)).await?;
     let debug = deps::target_directory().await?.join("debug");
     let binary = |name: &str| {
         let path = debug.join(name).with_extension(env::consts::EXE_EXTENSION);
@@ -87,6 +96,6 @@ async fn test(args: &TestArgs, binaries: &Binaries) -> Result<()> {
         command.args(["--exclude", SYSTEM_TESTS]);
     }
     command.args(&args.cargo_test);
-    command.env("PHOENIX_BIN", &binaries.phoenix).env("LOAD_TESTER_BIN", &binaries.load_tester);
+    binaries.tell(&mut command);
     execute(&mut command).await
 }

@@ -1,0 +1,150 @@
+//! The end of a soak: what the journal says has to agree with itself, and with what every caller was told.
+
+use std::collections::{BTreeMap, HashMap};
+
+use phoenix_testkit::{http::Rest, wait::until_some};
+use serde_json::Value;
+
+use crate::callers::{Fact, Witness, events};
+
+/// Every plan of the journal, by the correlation id of its request.
+pub(crate) struct Ledger(HashMap<String, Vec<Entry>>);
+
+/// A plan, with what happened to it.
+struct Entry {
+    plan: Value,
+    /// Id and kind of each event.
+    events: Vec<(String, String)>,
+}
+
+impl Ledger {
+    /// Reads every plan. None may be left that has not ended.
+    pub(crate) async fn read(rest: &Rest) -> Self {
+        for status in ["pending", "running"] {
+            let path = format!("/api/v1/plans?status={status}&page_size=1");
+            until_some(&format!("no plan is {status}"), async || {
+                let page = rest.try_send("GET".parse().unwrap(), &path, None).await?;
+                page.json["plans"].as_array()?.is_empty().then_some(())
+            })
+            .await;
+        }
+        let mut plans: HashMap<String, Vec<Entry>> = HashMap::new();
+        let mut path = "/api/v1/plans?page_size=500".to_owned();
+        loop {
+            let page = rest.get(&path).await.json;
+            for summary in page["plans"].as_array().unwrap() {
+                let plan_id = summary["plan_id"].as_str().unwrap();
+                let plan = rest.get(&format!("/api/v1/plans/{plan_id}")).await.json;
+                let events = events(rest, plan_id).await.into_iter().map(|sent| (sent.id, sent.event));
+                let entry = Entry { plan, events: events.collect() };
+                plans.entry(summary["correlation_id"].as_str().unwrap().into()).or_default().push(entry);
+            }
+            match page["next_page_token"].as_str() {
+                Some(token) => path = format!("/api/v1/plans?page_size=500&page_token={token}"),
+                None => return Self(plans),
+            }
+        }
+    }
+
+    /// How many plans ended in each state.
+    pub(crate) fn ends(&self) -> BTreeMap<&str, usize> {
+        let mut ends = BTreeMap::new();
+        for entry in self.0.values().flatten() {
+            *ends.entry(entry.plan["status"].as_str().unwrap()).or_default() += 1;
+        }
+        ends
+    }
+
+    /// Attempts that were ended from outside and made again.
+    pub(crate) fn attempts_made_again(&self) -> usize {
+        let tasks = self.0.values().flatten().flat_map(|entry| entry.plan["tasks"].as_array().unwrap());
+        tasks
+            .map(|task| attempts(task).windows(2).filter(|pair| pair[0]["outcome"] == "cancelled").count())
+            .sum()
+    }
+
+    /// Panics at the first plan that does not agree with itself.
+    pub(crate) fn is_consistent(&self) {
+        for Entry { plan, events } in self.0.values().flatten() {
+            check_tasks(plan);
+            check_events(plan, events);
+        }
+    }
+
+    /// Panics when a caller was told something else than what is in the journal.
+    pub(crate) fn agrees_with(&self, witness: &Witness) {
+        let plans = self.0.get(&witness.correlation_id).map_or(&[][..], Vec::as_slice);
+        assert!(plans.len() <= 1, "a request was made two plans of: {witness:#?}");
+        let Some(Entry { plan, events }) = plans.first() else {
+            let told_of_none = |fact: &Fact| match fact {
+                Fact::NobodyCancelled => true,
+                Fact::Saw(seen) => seen.is_empty(),
+                Fact::Accepted(_) | Fact::Ended(..) => false,
+            };
+            assert!(witness.facts.iter().all(told_of_none), "a plan is lost: {witness:#?}");
+            return;
+        };
+        for fact in &witness.facts {
+            let agrees = match fact {
+                Fact::Accepted(plan_id) => plan["plan_id"] == plan_id.as_str(),
+                Fact::Ended(status, output) => {
+                    plan["status"] == *status
+                        && output.as_ref().is_none_or(|output| plan["output"] == *output)
+                }
+                Fact::NobodyCancelled => plan["status"] != "cancelled",
+                Fact::Saw(seen) => {
+                    let ended = seen.last().is_some_and(|(_, kind)| kind == "plan_ended");
+                    events.starts_with(seen) && (!ended || seen.len() == events.len())
+                }
+            };
+            assert!(agrees, "{fact:?} is not what the journal says: {plan:#}\n{events:#?}");
+        }
+    }
+}
+
+fn attempts(task: &Value) -> &[Value] {
+    task["attempts"].as_array().unwrap()
+}
+
+/// What an ended plan says of its tasks and attempts agrees with itself.
+fn check_tasks(plan: &Value) {
+    let status = plan["status"].as_str().unwrap();
+    assert!(plan["ended_at"].is_string(), "{plan:#}");
+    let mut survived = true;
+    for task in plan["tasks"].as_array().unwrap() {
+        for (n, attempt) in attempts(task).iter().enumerate() {
+            assert_eq!(attempt["number"], n + 1, "attempts are numbered without holes: {plan:#}");
+            assert!(attempt["outcome"].is_string(), "no attempt of an ended plan is open: {plan:#}");
+            let is_last = n + 1 == attempts(task).len();
+            assert!(is_last || attempt["outcome"] != "succeeded", "nothing follows a success: {plan:#}");
+        }
+        assert!(task["ended_at"].is_string(), "{plan:#}");
+        let last = attempts(task).last().map(|attempt| attempt["outcome"].as_str().unwrap());
+        match task["status"].as_str().unwrap() {
+            "succeeded" => assert_eq!(last, Some("succeeded"), "{plan:#}"),
+            "dead_lettered" => {
+                assert_ne!(last, Some("succeeded"), "{plan:#}");
+                survived &= task["on_failure"] == "continue";
+            }
+            "cancelled" => survived = false,
+            other => panic!("a task of an ended plan is {other}: {plan:#}"),
+        }
+    }
+    assert_eq!(status == "succeeded", survived, "{plan:#}");
+    assert_eq!(status == "succeeded", plan["error"].is_null(), "{plan:#}");
+}
+
+/// A plan's events tell the same story as its rows, once.
+fn check_events(plan: &Value, events: &[(String, String)]) {
+    let count = |kind: &str| events.iter().filter(|(_, other)| other == kind).count();
+    let kind = |event: Option<&(String, String)>| event.map(|(_, kind)| kind.clone());
+    let tasks = plan["tasks"].as_array().unwrap();
+    let attempts: usize = tasks.iter().map(|task| attempts(task).len()).sum();
+    assert_eq!(kind(events.first()).as_deref(), Some("plan_accepted"), "{plan:#}\n{events:#?}");
+    assert_eq!(kind(events.last()).as_deref(), Some("plan_ended"), "{plan:#}\n{events:#?}");
+    assert_eq!((count("plan_accepted"), count("plan_ended")), (1, 1), "{plan:#}\n{events:#?}");
+    assert_eq!(count("task_ended"), tasks.len(), "each task ends once: {plan:#}\n{events:#?}");
+    assert_eq!(count("attempt_started"), attempts, "{plan:#}\n{events:#?}");
+    let ids: Vec<u64> = events.iter().map(|(id, _)| id.parse().unwrap()).collect();
+    assert!(ids.is_sorted_by(|a, b| a < b), "events are in the order of the journal: {events:#?}");
+}
