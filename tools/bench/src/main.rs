@@ -1,48 +1,62 @@
 //! `cargo xtask bench`: the product next to what is possible at all, in one run on one machine.
 //!
-//! - the *bare chain*: three processes, axum → tonic → tonic, with the product's messages and no logic (`bare.rs`)
-//! - the *spawn ceiling*: running `phoenix agent echo` again and again, with nothing around it (`ceiling.rs`)
-//! - *Phoenix*: `phoenix up` with the echo agent in mode `oneshot` (`stack.rs`)
+//! | part | what is measured | where |
+//! |---|---|---|
+//! | `start` | `phoenix up`: how soon it is ready, what it holds in memory | `measure/start.rs` |
+//! | `warm` | chats to warm workers next to the *bare chain*: three processes, axum → tonic → tonic, with the product's messages and no logic (`bare.rs`) | `measure/chats.rs` |
+//! | `spawn` | a process per chat next to the *spawn ceiling*: running `phoenix agent echo` again and again, with nothing around it (`ceiling.rs`) | `measure/chats.rs` |
+//! | `million` | a journal of a million plans next to an empty one | `measure/million.rs`, `measure/fill.rs` |
+//! | `inflight` | ten thousand plans at once | `measure/inflight.rs`, `sleeper.rs` |
 //!
-//! All three take turns in rounds, so that a machine that gets slower or faster meanwhile does so for all of them, and
-//! the medians of the rounds are compared (`measure.rs`, `report.rs`). This program sends the load and is every process
-//! of the bare chain, so it has to be a release build as well.
+//! What is compared takes turns in rounds, so that a machine that gets slower or faster meanwhile does so for all of it, and
+//! the medians of the rounds are compared (`report.rs`) and held against what is wanted (`goals.rs`). This program sends
+//! the load and is every process of the bare chain, so it has to be a release build as well.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool speaks to a person")]
 
 mod bare;
 mod ceiling;
 mod failure;
+mod goals;
+mod interrupt;
 mod measure;
 mod memory;
 mod report;
+mod rest;
+mod sleeper;
 mod stack;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use tokio::runtime::Builder;
 
-use crate::failure::{Doing, Result};
+use crate::{
+    failure::{Doing, Failure, Result},
+    measure::{Part, Wanted},
+};
 
 /// Measures Phoenix next to a bare chain of servers, and prints a table in Markdown.
 #[derive(Parser)]
 #[command(args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
-    part: Option<Part>,
+    role: Option<OwnRole>,
     #[command(flatten)]
     args: MeasureArgs,
 }
 
 /// What this program is to itself.
 #[derive(Subcommand)]
-enum Part {
+enum OwnRole {
     /// One server of the bare chain
     #[command(hide = true)]
     BareServer(bare::BareServerArgs),
     /// How many agent processes can be run per second
     #[command(hide = true)]
     SpawnCeiling(ceiling::CeilingArgs),
+    /// An agent whose work takes a while
+    #[command(hide = true)]
+    Sleeper(sleeper::SleeperArgs),
 }
 
 #[derive(clap::Args)]
@@ -50,9 +64,15 @@ struct MeasureArgs {
     /// The executable to measure
     #[arg(long, default_value = "target/release/phoenix")]
     phoenix: PathBuf,
-    /// Fewer and shorter rounds: a look, not a result
+    /// Fewer and shorter rounds, and no million unless --only names it: a look, not a result
     #[arg(long)]
     quick: bool,
+    /// Measure only these parts
+    #[arg(long, value_name = "PART,…", value_delimiter = ',')]
+    only: Vec<Part>,
+    /// Exit with 1 when a goal is missed
+    #[arg(long)]
+    check: bool,
     /// Write the result here as JSON, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -68,27 +88,43 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(Cli { part, args }: Cli) -> Result<()> {
+fn run(Cli { role, args }: Cli) -> Result<()> {
     // What stands in for a service runs as a service does; what sends the load leaves the cores to the others.
-    match part {
-        Some(Part::BareServer(args)) => {
-            Builder::new_multi_thread().enable_all().build()?.block_on(bare::serve(args))
-        }
-        Some(Part::SpawnCeiling(args)) => {
-            Builder::new_multi_thread().enable_all().build()?.block_on(ceiling::run(args))
-        }
-        None => Builder::new_current_thread().enable_all().build()?.block_on(measure(&args)),
+    let service = || Builder::new_multi_thread().enable_all().build();
+    let tool = || Builder::new_current_thread().enable_all().build();
+    match role {
+        Some(OwnRole::BareServer(args)) => service()?.block_on(bare::serve(args)),
+        Some(OwnRole::SpawnCeiling(args)) => service()?.block_on(ceiling::run(args)),
+        Some(OwnRole::Sleeper(args)) => tool()?.block_on(sleeper::run(args)),
+        None => tool()?.block_on(measure(&args)),
     }
 }
 
+/// Measures and tells. Ctrl-C ends it, and every process it started.
 async fn measure(args: &MeasureArgs) -> Result<()> {
+    let interrupted = interrupt::on_signal()?;
     // Absolute, because it is started in a folder of its own.
     let phoenix = args.phoenix.canonicalize().doing(args.phoenix.display())?;
-    let report = measure::measure(&phoenix, args.quick).await?;
+    let wanted = Wanted { phoenix, parts: args.parts(), quick: args.quick };
+    let measured = interrupted.run_until_cancelled(measure::measure(&wanted)).await;
+    let report = measured.unwrap_or_else(|| Err(Failure::new("interrupted")))?.judged();
     std::io::stdout().write_all(report.to_string().as_bytes())?;
     if let Some(file) = &args.json {
         let json = serde_json::to_string_pretty(&report).doing("cannot write JSON")?;
         std::fs::write(file, json + "\n").doing(file.display())?;
     }
-    Ok(())
+    match report.missed() {
+        missed if args.check && missed > 0 => Err(Failure::new(format_args!("{missed} goals were missed"))),
+        _ => Ok(()),
+    }
+}
+
+impl MeasureArgs {
+    fn parts(&self) -> Vec<Part> {
+        if !self.only.is_empty() {
+            return self.only.clone();
+        }
+        let takes_long = |part: &Part| *part == Part::Million;
+        Part::value_variants().iter().copied().filter(|part| !(self.quick && takes_long(part))).collect()
+    }
 }

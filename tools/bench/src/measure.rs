@@ -1,32 +1,61 @@
-//! The course of a benchmark: what is measured, in which order, how often.
+//! The course of a benchmark: what is measured, in which order, how much of it.
 
-use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
+mod chats;
+mod fill;
+mod inflight;
+mod million;
+mod start;
 
+use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+
+use clap::ValueEnum;
 use phoenix_load_tester::{Engine, Live, Load, Pace, Tally, Target};
-use phoenix_platform::shutdown;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::{
+    chats::{CEILING_CONCURRENCY, Chats},
+    inflight::InFlight,
+    million::Million,
+    start::Start,
+};
 use crate::{
-    bare::BareChain,
-    ceiling,
     failure::{Doing, Failure, Result},
-    memory,
-    report::{Comparison, Report},
-    stack::Stack,
+    report::Report,
+    stack,
 };
 
 /// What every chat says.
 pub(crate) const MESSAGE: &str = "hello from the benchmark";
 
-const CONCURRENCIES: [NonZeroUsize; 3] =
-    [NonZeroUsize::MIN, NonZeroUsize::new(16).unwrap(), NonZeroUsize::new(64).unwrap()];
+/// What can be measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Readiness and idle memory
+    Start,
+    /// Chats to warm workers, next to the bare chain
+    Warm,
+    /// A process per chat, next to bare spawning
+    Spawn,
+    /// A journal of a million plans, next to an empty one
+    Million,
+    /// Ten thousand plans at once
+    Inflight,
+}
 
-/// Where the goal of the spawn ceiling applies.
-pub(crate) const CEILING_CONCURRENCY: NonZeroUsize = CONCURRENCIES[1];
+/// What to measure, and how thoroughly.
+pub(crate) struct Wanted {
+    /// The executable.
+    pub(crate) phoenix: PathBuf,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) quick: bool,
+}
 
-/// How long a fresh stack is left alone before its memory is taken.
-const SETTLE: Duration = Duration::from_secs(3);
+impl Wanted {
+    fn has(&self, part: Part) -> bool {
+        self.parts.contains(&part)
+    }
+}
 
 /// How much is measured.
 struct Extent {
@@ -34,12 +63,33 @@ struct Extent {
     rounds: usize,
     warmup: Duration,
     duration: Duration,
+    /// Finished plans in the full journal.
+    journalled: u32,
+    /// Pages that are asked for, of each kind.
+    pages: usize,
+    /// Plans in flight at once.
+    in_flight: usize,
 }
 
-const FULL: Extent =
-    Extent { starts: 5, rounds: 5, warmup: Duration::from_secs(1), duration: Duration::from_secs(5) };
-const QUICK: Extent =
-    Extent { starts: 3, rounds: 3, warmup: Duration::from_millis(300), duration: Duration::from_secs(1) };
+const FULL: Extent = Extent {
+    starts: 6,
+    rounds: 5,
+    warmup: Duration::from_secs(1),
+    duration: Duration::from_secs(5),
+    journalled: 1_000_000,
+    pages: 200,
+    in_flight: 10_000,
+};
+
+const QUICK: Extent = Extent {
+    starts: 3,
+    rounds: 3,
+    warmup: Duration::from_millis(300),
+    duration: Duration::from_secs(1),
+    journalled: 100_000,
+    pages: 50,
+    in_flight: 2_000,
+};
 
 /// One measurement.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -59,6 +109,13 @@ impl Sample {
         })
     }
 
+    /// Shows how far the benchmark is, and what came of it.
+    fn told(self, when: &str, what: &str) -> Self {
+        let Self { req_per_sec, p50_ms, p99_ms } = self;
+        eprintln!("{when}, {what}: {req_per_sec:.0} req/s, p50 {p50_ms:.2} ms, p99 {p99_ms:.2} ms");
+        self
+    }
+
     /// The median of each number by itself.
     fn median(samples: &[Self]) -> Self {
         let of = |number: fn(&Self) -> f64| median(samples.iter().map(number).collect());
@@ -66,69 +123,33 @@ impl Sample {
     }
 }
 
-/// Measures everything. Ctrl-C ends it, and every process it started.
-pub(crate) async fn measure(phoenix: &Path, quick: bool) -> Result<Report> {
-    let stop = shutdown::on_signal()?;
-    let extent = if quick { QUICK } else { FULL };
-    let mut ready = Vec::new();
-    for start in 1..=extent.starts {
-        eprintln!("start {start} of {}", extent.starts);
-        let stack = until(&stop, Stack::start(phoenix)).await?;
-        ready.push(stack.ready_after.as_secs_f64());
-        stack.stop().await?;
+/// Measures what is wanted, one part after the other.
+pub(crate) async fn measure(wanted: &Wanted) -> Result<Report> {
+    let extent = if wanted.quick { QUICK } else { FULL };
+    let phoenix = &wanted.phoenix;
+    let mut report = Report::new(wanted.quick, stack::homes_are_in_memory());
+    if wanted.has(Part::Start) {
+        report.start = Some(start::measure(phoenix, &extent).await?);
     }
-    let bare = until(&stop, BareChain::start()).await?;
-    let stack = until(&stop, Stack::start(phoenix)).await?;
-    ready.push(stack.ready_after.as_secs_f64());
-    let measured = until(&stop, compare(phoenix, &bare, &stack, &extent)).await;
-    if measured.is_err() && !stop.is_cancelled() {
-        eprintln!("The end of the log of phoenix up:\n{}", stack.log_tail());
+    if wanted.has(Part::Warm) || wanted.has(Part::Spawn) {
+        let (warm, spawn) = (wanted.has(Part::Warm), wanted.has(Part::Spawn));
+        report.chats = chats::measure(phoenix, warm, spawn, &extent).await?;
     }
-    stack.stop().await?;
-    bare.stop().await?;
-    let (memory, comparisons, ceiling) = measured?;
-    Ok(Report::new(quick, median(ready), memory, comparisons, ceiling))
-}
-
-async fn until<T>(stop: &CancellationToken, work: impl Future<Output = Result<T>>) -> Result<T> {
-    stop.run_until_cancelled(work).await.unwrap_or_else(|| Err(Failure::new("interrupted")))
-}
-
-/// Lets bare chain, Phoenix and bare spawning take turns.
-async fn compare(
-    phoenix: &Path,
-    bare: &BareChain,
-    stack: &Stack,
-    extent: &Extent,
-) -> Result<(memory::Memory, Vec<Comparison>, Sample)> {
-    tokio::time::sleep(SETTLE).await;
-    let memory = memory::of_children(stack.pid().ok_or("it ended").doing("phoenix up")?)?;
-    let mut bare = Engine::new(target(&bare.url)?);
-    let mut real = Engine::new(target(&stack.url)?);
-    let mut samples = CONCURRENCIES.map(|_| (Vec::new(), Vec::new()));
-    let mut ceilings = Vec::new();
-    for round in 1..=extent.rounds {
-        for (concurrency, (bare_samples, real_samples)) in CONCURRENCIES.iter().zip(&mut samples) {
-            eprintln!("round {round} of {}, concurrency {concurrency}", extent.rounds);
-            bare_samples.push(sample(&mut bare, *concurrency, extent).await?);
-            real_samples.push(sample(&mut real, *concurrency, extent).await?);
-            if *concurrency == CEILING_CONCURRENCY {
-                ceilings.push(ceiling::sample(phoenix, *concurrency, extent.duration).await?);
-            }
-        }
+    if wanted.has(Part::Million) {
+        report.million = Some(million::measure(phoenix, &extent).await?);
     }
-    let comparisons = CONCURRENCIES.iter().zip(&samples).map(|(concurrency, (bare, real))| Comparison {
-        concurrency: concurrency.get(),
-        bare: Sample::median(bare),
-        phoenix: Sample::median(real),
-    });
-    Ok((memory, comparisons.collect(), Sample::median(&ceilings)))
+    if wanted.has(Part::Inflight) {
+        report.in_flight = Some(inflight::measure(phoenix, &extent).await?);
+    }
+    Ok(report)
 }
 
-fn target(url: &str) -> Result<Target> {
-    Target::new(url, MESSAGE, Some("echo_agent"), None).doing("benchmark")
+/// An engine that sends chats to the gateway at `url`.
+fn engine(url: &str) -> Result<Engine> {
+    Ok(Engine::new(Target::new(url, MESSAGE, Some("echo_agent"), None).doing("benchmark")?))
 }
 
+/// Sends chats for a while, after a warm-up. One that fails fails the benchmark.
 async fn sample(engine: &mut Engine, concurrency: NonZeroUsize, extent: &Extent) -> Result<Sample> {
     let measured = Load {
         pace: Pace::Closed,

@@ -20,15 +20,7 @@ pub(crate) struct Memory {
 /// The memory of the children of the process `parent`.
 pub(crate) fn of_children(parent: u32) -> Result<Memory> {
     let mut memory = Memory { processes: 0, rss_bytes: 0, pss_bytes: 0 };
-    for entry in fs::read_dir("/proc").doing("/proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        // A process may end while we look.
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-        if parent_in(&stat) != Some(parent) {
-            continue;
-        }
+    for pid in children(parent)? {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).doing("smaps_rollup")?;
         memory.processes += 1;
         memory.rss_bytes += kilobytes(&rollup, "Rss:") * 1024;
@@ -37,14 +29,39 @@ pub(crate) fn of_children(parent: u32) -> Result<Memory> {
     Ok(memory)
 }
 
+/// The most that the process `pid` has had resident at any time, in bytes.
+pub(crate) fn peak(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).doing("/proc/PID/status")?;
+    Ok(kilobytes(&status, "VmHWM:") * 1024)
+}
+
+/// The child of the process `parent` whose first argument is `word`.
+pub(crate) fn child_of(parent: u32, word: &str) -> Option<u32> {
+    children(parent).ok()?.into_iter().find(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).nth(1) == Some(word.as_bytes())
+    })
+}
+
+fn children(parent: u32) -> Result<Vec<u32>> {
+    let entries = fs::read_dir("/proc").doing("/proc")?.flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    // A process may end while we look.
+    let is_child = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+        stat.is_ok_and(|stat| parent_in(&stat) == Some(parent))
+    };
+    Ok(pids.filter(is_child).collect())
+}
+
 /// The parent in a line of `/proc/PID/stat`: `PID (NAME) STATE PARENT …`, where the name may be anything.
 fn parent_in(stat: &str) -> Option<u32> {
     let (_, after_name) = stat.rsplit_once(')')?;
     after_name.split_whitespace().nth(1)?.parse().ok()
 }
 
-fn kilobytes(rollup: &str, key: &str) -> u64 {
-    let line = rollup.lines().find_map(|line| line.strip_prefix(key));
+fn kilobytes(text: &str, key: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or_default()
 }
 
@@ -64,9 +81,13 @@ mod tests {
     fn a_child_is_found_and_weighed() {
         let mut child = std::process::Command::new("sleep").arg("30").spawn().unwrap();
         let memory = of_children(std::process::id()).unwrap();
+        let found = child_of(std::process::id(), "30");
+        let peak = peak(child.id());
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(memory.processes >= 1);
         assert!(memory.rss_bytes >= memory.pss_bytes && memory.rss_bytes > 0);
+        assert_eq!(found, Some(child.id()));
+        assert!(peak.unwrap() > 0);
     }
 }

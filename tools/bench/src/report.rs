@@ -5,98 +5,119 @@ use std::{fmt, fs, thread};
 use serde::Serialize;
 
 use crate::{
-    measure::{CEILING_CONCURRENCY, Sample},
-    memory::Memory,
+    goals::{self, Goal, megabytes},
+    measure::{CEILING_CONCURRENCY, Chats, InFlight, Million, Sample, Start},
 };
 
-const SPAWN_GOAL: f64 = 0.80;
-const READY_GOAL_SECS: f64 = 1.0;
-const MEMORY_GOAL_MB: f64 = 80.0;
-
-/// The result. Its JSON keys are stable: new ones may come, none goes or changes its meaning.
+/// The result: of each part that was measured. Its JSON keys are stable: new ones may come, none goes or changes its meaning.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     machine: String,
     quick: bool,
-    comparisons: Vec<Comparison>,
-    /// Agent processes, run alone, at the concurrency of [`CEILING_CONCURRENCY`].
-    spawn_ceiling: Sample,
-    /// Phoenix's share of it.
-    spawn_ratio: f64,
-    ready_secs: f64,
-    idle_memory: Memory,
-}
-
-/// One concurrency.
-#[derive(Debug, Serialize)]
-pub(crate) struct Comparison {
-    pub(crate) concurrency: usize,
-    pub(crate) bare: Sample,
-    pub(crate) phoenix: Sample,
-}
-
-impl Comparison {
-    fn ratio(&self) -> f64 {
-        self.phoenix.req_per_sec / self.bare.req_per_sec
-    }
+    /// Whether data was kept where making it durable costs nothing, so that numbers are too good.
+    data_in_memory: bool,
+    pub(crate) start: Option<Start>,
+    #[serde(flatten)]
+    pub(crate) chats: Chats,
+    pub(crate) million: Option<Million>,
+    pub(crate) in_flight: Option<InFlight>,
+    goals: Vec<Goal>,
 }
 
 impl Report {
-    pub(crate) fn new(
-        quick: bool,
-        ready_secs: f64,
-        idle_memory: Memory,
-        comparisons: Vec<Comparison>,
-        spawn_ceiling: Sample,
-    ) -> Self {
-        let at_ceiling = comparisons.iter().find(|row| row.concurrency == CEILING_CONCURRENCY.get());
-        let reached = at_ceiling.map_or(f64::NAN, |row| row.phoenix.req_per_sec);
+    /// A report in which nothing has been measured yet.
+    pub(crate) fn new(quick: bool, data_in_memory: bool) -> Self {
         Self {
             machine: machine(),
             quick,
-            spawn_ratio: reached / spawn_ceiling.req_per_sec,
-            comparisons,
-            spawn_ceiling,
-            ready_secs,
-            idle_memory,
+            data_in_memory,
+            start: None,
+            chats: Chats::default(),
+            million: None,
+            in_flight: None,
+            goals: Vec::new(),
         }
+    }
+
+    /// Holds what was measured against the goals.
+    pub(crate) fn judged(mut self) -> Self {
+        self.goals.extend(goals::of_chats(&self.chats));
+        self.goals.extend(self.million.iter().flat_map(goals::of_million));
+        self.goals.extend(self.in_flight.iter().flat_map(goals::of_in_flight));
+        self.goals.extend(self.start.iter().flat_map(goals::of_start));
+        self
+    }
+
+    /// Goals that were missed.
+    pub(crate) fn missed(&self) -> usize {
+        self.goals.iter().filter(|goal| !goal.met).count()
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let extent = if self.quick { " (quick: a look, not a result)" } else { "" };
-        writeln!(f, "Machine: {}{extent}\n", self.machine)?;
-        writeln!(f, "| | concurrency | req/s | p50 ms | p99 ms | of the bare chain |")?;
-        writeln!(f, "|---|--:|--:|--:|--:|--:|")?;
-        for row in &self.comparisons {
-            sample(f, "bare chain", row.concurrency, &row.bare, "")?;
-            sample(f, "Phoenix", row.concurrency, &row.phoenix, &format!("{:.3}", row.ratio()))?;
+        writeln!(f, "Machine: {}{extent}", self.machine)?;
+        if self.data_in_memory {
+            writeln!(
+                f,
+                "The folder for temporary files is in memory, where fsync costs nothing: set TMPDIR."
+            )?;
         }
-        sample(f, "`phoenix agent echo` alone", CEILING_CONCURRENCY.get(), &self.spawn_ceiling, "")?;
-        let Memory { processes, rss_bytes, pss_bytes } = self.idle_memory;
+        self.throughput(f)?;
+        self.listings(f)?;
+        self.crowd(f)?;
         writeln!(f, "\n| goal | measured | wanted | |\n|---|--:|--:|---|")?;
-        goal(
-            f,
-            &format!("Phoenix's share of what spawning alone reaches, concurrency {CEILING_CONCURRENCY}"),
-            &format!("{:.2}", self.spawn_ratio),
-            &format!("≥ {SPAWN_GOAL:.2}"),
-            self.spawn_ratio >= SPAWN_GOAL,
-        )?;
-        goal(
-            f,
-            "`phoenix up`: from start to ready line",
-            &format!("{:.2} s", self.ready_secs),
-            &format!("< {READY_GOAL_SECS:.0} s"),
-            self.ready_secs < READY_GOAL_SECS,
-        )?;
-        goal(
-            f,
-            &format!("{processes} idle processes, resident (proportional: {:.1} MB)", megabytes(pss_bytes)),
-            &format!("{:.1} MB", megabytes(rss_bytes)),
-            &format!("< {MEMORY_GOAL_MB:.0} MB"),
-            megabytes(rss_bytes) < MEMORY_GOAL_MB,
-        )
+        self.goals.iter().try_for_each(|goal| writeln!(f, "{goal}"))
+    }
+}
+
+impl Report {
+    fn throughput(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { chats: Chats { comparisons, spawning }, million, .. } = self;
+        if comparisons.is_empty() && spawning.is_none() && million.is_none() {
+            return Ok(());
+        }
+        writeln!(f, "\n| | concurrency | req/s | p50 ms | p99 ms | of the row above |")?;
+        writeln!(f, "|---|--:|--:|--:|--:|--:|")?;
+        for row in comparisons {
+            sample(f, "bare chain", row.concurrency, &row.bare, None)?;
+            sample(f, "Phoenix", row.concurrency, &row.phoenix, Some(row.share()))?;
+        }
+        if let Some(spawning) = spawning {
+            let at = CEILING_CONCURRENCY.get();
+            sample(f, "`phoenix agent echo` alone", at, &spawning.ceiling, None)?;
+            sample(f, "Phoenix, a process per chat", at, &spawning.oneshot, Some(spawning.share()))?;
+        }
+        if let Some(million) = million {
+            sample(f, "Phoenix, empty journal", 64, &million.empty, None)?;
+            let full = format!("Phoenix, {} finished plans", million.plans);
+            sample(f, &full, 64, &million.full, Some(million.share()))?;
+        }
+        Ok(())
+    }
+
+    fn listings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(million) = &self.million else { return Ok(()) };
+        writeln!(f, "\n| `GET /api/v1/plans?status=…`, one at a time | requests | p50 ms | p99 ms |")?;
+        writeln!(f, "|---|--:|--:|--:|")?;
+        for row in &million.listings {
+            let page = if row.later_page { "later pages" } else { "first page" };
+            let (status, requests, p50, p99) = (row.status, row.requests, row.p50_ms, row.p99_ms);
+            writeln!(f, "| `{status}`, {page} | {requests} | {p50:.2} | {p99:.2} |")?;
+        }
+        Ok(())
+    }
+
+    fn crowd(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(crowd) = &self.in_flight else { return Ok(()) };
+        let (planner, executor) = (megabytes(crowd.planner_peak_bytes), megabytes(crowd.executor_peak_bytes));
+        writeln!(f, "\n| {} plans in flight at once | |\n|---|--:|", crowd.plans)?;
+        writeln!(f, "| all accepted after | {:.1} s |", crowd.accepting_secs)?;
+        writeln!(f, "| all ended after another | {:.1} s |", crowd.ending_secs)?;
+        writeln!(f, "| longest from acceptance to end | {:.1} s |", crowd.longest_secs)?;
+        writeln!(f, "| resident at the peak, planner | {planner:.1} MB |")?;
+        writeln!(f, "| resident at the peak, executor | {executor:.1} MB |")
     }
 }
 
@@ -105,18 +126,11 @@ fn sample(
     what: &str,
     concurrency: usize,
     sample: &Sample,
-    ratio: &str,
+    share: Option<f64>,
 ) -> fmt::Result {
     let Sample { req_per_sec, p50_ms, p99_ms } = sample;
-    writeln!(f, "| {what} | {concurrency} | {req_per_sec:.0} | {p50_ms:.2} | {p99_ms:.2} | {ratio} |")
-}
-
-fn goal(f: &mut fmt::Formatter<'_>, what: &str, measured: &str, wanted: &str, met: bool) -> fmt::Result {
-    writeln!(f, "| {what} | {measured} | {wanted} | {} |", if met { "met" } else { "**missed**" })
-}
-
-fn megabytes(bytes: u64) -> f64 {
-    bytes as f64 / 1e6
+    let share = share.map(|share| format!("{share:.3}")).unwrap_or_default();
+    writeln!(f, "| {what} | {concurrency} | {req_per_sec:.0} | {p50_ms:.2} | {p99_ms:.2} | {share} |")
 }
 
 /// Processor and cores, as far as they can be found out.

@@ -3,13 +3,17 @@
 use std::{
     fs::File,
     net::{Ipv4Addr, TcpListener},
-    path::Path,
+    ops::Range,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        statfs::{TMPFS_MAGIC, statfs},
+    },
     unistd::Pid,
 };
 use phoenix_platform::config::Role;
@@ -26,71 +30,137 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 const READY_LINE: &str = "phoenix is ready: ";
 
-/// One process per chat, whatever the product's default is: that is what the spawn ceiling is compared with.
-const CONFIG: &str = "[agents.echo_agent]\nmode = \"oneshot\"\n";
+/// How often a stack that is to end at once is told so: the second signal makes `phoenix up` kill its services.
+const INSIST_EVERY: Duration = Duration::from_millis(300);
 
-/// A stack that is ready for chats.
-pub(crate) struct Stack {
+/// How often it is looked whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Where a stack keeps its data; removed when this is dropped.
+pub(crate) struct Home(TempDir);
+
+impl Home {
+    /// An empty one, with `config` as its `phoenix.toml`.
+    pub(crate) fn new(config: &str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("phoenix-bench-").tempdir()?;
+        std::fs::write(folder.path().join("phoenix.toml"), config)?;
+        Ok(Self(folder))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// The planner's database.
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.data().join("planner.db")
+    }
+
+    fn data(&self) -> PathBuf {
+        self.0.path().join("data")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.0.path().join("log")
+    }
+}
+
+/// Whether such folders are in memory, where making something durable costs nothing.
+pub(crate) fn homes_are_in_memory() -> bool {
+    statfs(&std::env::temp_dir()).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC)
+}
+
+/// A stack that is ready for chats. When it is dropped, it is ended at once and waited for.
+pub(crate) struct Stack<'home> {
     /// Where chats go.
     pub(crate) url: String,
     /// From starting the process to its ready line.
     pub(crate) ready_after: Duration,
     process: Child,
-    folder: TempDir,
+    home: &'home Home,
 }
 
-impl Stack {
-    pub(crate) async fn start(phoenix: &Path) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("phoenix-bench-").tempdir()?;
-        let config = folder.path().join("phoenix.toml");
-        std::fs::write(&config, CONFIG)?;
+impl<'home> Stack<'home> {
+    pub(crate) async fn start(phoenix: &Path, home: &'home Home) -> Result<Self> {
         let offset = free_port_offset()?.to_string();
         let mut command = Command::new(phoenix);
-        command.args(["up", "--port-offset", &offset, "--data-dir"]).arg(folder.path().join("data"));
-        command.arg("--config").arg(&config).current_dir(folder.path());
+        command.args(["up", "--port-offset", &offset, "--data-dir"]).arg(home.data());
+        command.arg("--config").arg(home.path().join("phoenix.toml")).current_dir(home.path());
         // Settings of whoever runs the benchmark are not what is measured.
-        command.env_clear().env("HOME", folder.path());
+        command.env_clear().env("HOME", home.path());
         command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-        let log = File::create(folder.path().join("log"))?;
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
-        // Ctrl-C is for the benchmark, which then stops the stack in good order.
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(home.log())?);
+        // Ctrl-C is for the benchmark, which then stops the stack.
         command.process_group(0);
         let started = Instant::now();
-        let mut process = command.spawn().doing("cannot start phoenix up")?;
-        let url = timeout(READY_LIMIT, ready_url(&mut process)).await;
-        let ready_after = started.elapsed();
+        let process = command.spawn().doing("cannot start phoenix up")?;
+        // From here on, whatever happens, it ends with its owner.
+        let mut stack = Self { url: String::new(), ready_after: Duration::ZERO, process, home };
+        let url = timeout(READY_LIMIT, ready_url(&mut stack.process)).await;
+        stack.ready_after = started.elapsed();
         match url {
-            Ok(Ok(Some(url))) => Ok(Self { url, ready_after, process, folder }),
-            Ok(Err(problem)) => Err(problem),
-            Ok(Ok(None)) | Err(_) => {
-                let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
-                Err(Failure::new(format_args!("phoenix up did not become ready:\n{log}")))
+            Ok(Ok(Some(url))) => {
+                stack.url = url;
+                Ok(stack)
             }
+            Ok(Err(problem)) => Err(problem),
+            Ok(Ok(None)) | Err(_) => Err(stack.blamed(Failure::new("phoenix up did not become ready"))),
         }
     }
 
-    /// The process id of `phoenix up` itself.
-    pub(crate) fn pid(&self) -> Option<u32> {
-        self.process.id()
+    /// The process id of the service `role`.
+    pub(crate) fn service(&self, role: Role) -> Result<u32> {
+        crate::memory::child_of(self.pid()?, role.as_str())
+            .ok_or_else(|| Failure::new(format_args!("the {role} does not run")))
     }
 
-    /// The end of what it logged, for the message about something that went wrong.
-    pub(crate) fn log_tail(&self) -> String {
-        let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+    /// The process id of `phoenix up` itself.
+    pub(crate) fn pid(&self) -> Result<u32> {
+        self.process.id().ok_or("it ended").doing("phoenix up")
+    }
+
+    /// `failure`, with the end of what the stack logged meanwhile.
+    pub(crate) fn blamed(&self, failure: Failure) -> Failure {
+        let log = std::fs::read_to_string(self.home.log()).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
-        lines[lines.len().saturating_sub(20)..].join("\n")
+        let tail = lines[lines.len().saturating_sub(20)..].join("\n");
+        Failure::new(format_args!("{failure}\nThe end of the log of phoenix up:\n{tail}"))
     }
 
     /// Lets it drain, and waits until it has.
     pub(crate) async fn stop(mut self) -> Result<()> {
-        if let Some(pid) = self.process.id() {
-            kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM).doing("cannot stop phoenix up")?;
+        self.signal()?;
+        match timeout(STOP_LIMIT, self.process.wait()).await {
+            Ok(ended) => ended.map(drop).doing("phoenix up"),
+            Err(_) => Err(Failure::new("phoenix up did not stop when asked to")),
         }
-        if timeout(STOP_LIMIT, self.process.wait()).await.is_err() {
-            self.process.kill().await?;
-            return Err(Failure::new("phoenix up did not stop when asked to"));
+    }
+
+    /// SIGTERM, unless it has ended.
+    fn signal(&self) -> Result<()> {
+        let Some(pid) = self.process.id() else { return Ok(()) };
+        kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM).doing("cannot stop phoenix up")
+    }
+
+    fn has_ended(&mut self) -> bool {
+        !matches!(self.process.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Stack<'_> {
+    /// Nothing goes on meanwhile: either it has ended already, or the benchmark has failed or was interrupted.
+    fn drop(&mut self) {
+        let limit = Instant::now() + STOP_LIMIT;
+        let mut next_signal = Instant::now();
+        while !self.has_ended() && Instant::now() < limit {
+            if Instant::now() >= next_signal {
+                let _ = self.signal();
+                next_signal += INSIST_EVERY;
+            }
+            #[expect(clippy::disallowed_methods, reason = "there is no waiting otherwise in a destructor")]
+            std::thread::sleep(LOOK_EVERY);
         }
-        Ok(())
+        let _ = self.process.start_kill();
     }
 }
 
@@ -109,12 +179,19 @@ async fn ready_url(process: &mut Child) -> Result<Option<String>> {
     Ok(None)
 }
 
+/// Offsets with which no port of a stack is among those that Linux gives to outgoing connections (32 768 to 60 999): one of
+/// those might be taken between two looks.
+const OFFSETS: Range<u16> = 11_000..15_400;
+
 /// An offset at which every port of a stack is free just now.
 fn free_port_offset() -> Result<u16> {
     // Not always the same ones: a port that was just given up may linger.
-    let first = 1000 + u16::try_from(std::process::id() % 9000).unwrap_or_default();
-    (first..first + 4000)
+    let first = usize::try_from(std::process::id()).unwrap_or_default() % OFFSETS.len();
+    OFFSETS
+        .cycle()
+        .skip(first)
         .step_by(11)
+        .take(OFFSETS.len() / 11)
         .find(|offset| {
             let ports = Role::ALL.iter().flat_map(|role| [role.default_port(), role.default_metrics_port()]);
             let listeners: Vec<_> =

@@ -16,9 +16,15 @@ use crate::{
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
-    /// Fewer and shorter rounds: a look, not a result
+    /// Fewer and shorter rounds, and no million unless --only names it: a look, not a result
     #[arg(long)]
     quick: bool,
+    /// Measure only these parts: start, warm, spawn, million, inflight
+    #[arg(long, value_name = "PART,…")]
+    only: Option<String>,
+    /// Exit with 1 when a goal is missed
+    #[arg(long)]
+    check: bool,
     /// Write the result here as JSON, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -30,8 +36,13 @@ pub(crate) async fn run(args: &BenchArgs) -> Result<()> {
     let release = deps::target_directory().await?.join("release");
     let mut bench = Command::new(release.join("phoenix-bench"));
     bench.arg("--phoenix").arg(release.join("phoenix"));
-    if args.quick {
-        bench.arg("--quick");
+    bench.args(
+        [("--quick", args.quick), ("--check", args.check)]
+            .iter()
+            .filter_map(|(flag, set)| set.then_some(flag)),
+    );
+    if let Some(parts) = &args.only {
+        bench.arg("--only").arg(parts);
     }
     if let Some(file) = &args.json {
         bench.arg("--json").arg(file);

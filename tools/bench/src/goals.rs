@@ -1,0 +1,225 @@
+//! What is wanted of the product, and whether it is so.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::measure::{CEILING_CONCURRENCY, Chats, InFlight, Million, Start};
+
+/// One goal. Its JSON keys are stable, as those of the report.
+#[derive(Debug, Serialize)]
+pub(crate) struct Goal {
+    what: String,
+    measured: f64,
+    bound: Bound,
+    wanted: f64,
+    unit: Unit,
+    pub(crate) met: bool,
+}
+
+/// On which side of the wanted number is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Bound {
+    AtLeast,
+    AtMost,
+    Below,
+}
+
+/// What a number counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Unit {
+    Share,
+    Times,
+    Seconds,
+    Milliseconds,
+    Megabytes,
+    Count,
+}
+
+impl Bound {
+    fn is_kept(self, measured: f64, wanted: f64) -> bool {
+        match self {
+            Self::AtLeast => measured >= wanted,
+            Self::AtMost => measured <= wanted,
+            Self::Below => measured < wanted,
+        }
+    }
+
+    const fn sign(self) -> &'static str {
+        match self {
+            Self::AtLeast => "≥",
+            Self::AtMost => "≤",
+            Self::Below => "<",
+        }
+    }
+}
+
+impl Unit {
+    /// A measured number as a person reads it.
+    fn measured(self, number: f64) -> String {
+        match self {
+            Self::Share => format!("{number:.2}"),
+            Self::Times => format!("{number:.1} ×"),
+            Self::Seconds => format!("{number:.2} s"),
+            Self::Milliseconds => format!("{number:.1} ms"),
+            Self::Megabytes => format!("{number:.1} MB"),
+            Self::Count => format!("{number:.0}"),
+        }
+    }
+
+    /// A wanted number, which is round.
+    fn wanted(self, number: f64) -> String {
+        match self {
+            Self::Share => format!("{number:.2}"),
+            Self::Times => format!("{number:.0} ×"),
+            Self::Seconds => format!("{number:.0} s"),
+            Self::Milliseconds => format!("{number:.0} ms"),
+            Self::Megabytes => format!("{number:.0} MB"),
+            Self::Count => format!("{number:.0}"),
+        }
+    }
+}
+
+impl Goal {
+    fn new(what: impl Into<String>, measured: f64, bound: Bound, wanted: f64, unit: Unit) -> Self {
+        Self { what: what.into(), measured, bound, wanted, unit, met: bound.is_kept(measured, wanted) }
+    }
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, measured, bound, wanted, unit, met } = self;
+        let met = if *met { "met" } else { "**missed**" };
+        let (measured, wanted) = (unit.measured(*measured), unit.wanted(*wanted));
+        write!(f, "| {what} | {measured} | {} {wanted} | {met} |", bound.sign())
+    }
+}
+
+/// The goals for chats.
+pub(crate) fn of_chats(chats: &Chats) -> Vec<Goal> {
+    let mut goals = Vec::new();
+    for row in &chats.comparisons {
+        let at = row.concurrency;
+        let share = |wanted| {
+            let what = format!("throughput at {at}, as a share of the bare chain's");
+            Goal::new(what, row.share(), Bound::AtLeast, wanted, Unit::Share)
+        };
+        match at {
+            1 => {
+                let times = row.phoenix.p50_ms / row.bare.p50_ms;
+                let what = "p50 at 1, next to the bare chain's";
+                goals.push(Goal::new(what, times, Bound::AtMost, 3.0, Unit::Times));
+            }
+            16 => goals.push(share(0.35)),
+            64 => {
+                goals.push(share(0.40));
+                let times = row.phoenix.p99_ms / row.phoenix.p50_ms;
+                let what = "p99 at 64, next to its own p50";
+                goals.push(Goal::new(what, times, Bound::AtMost, 4.0, Unit::Times));
+            }
+            _ => {}
+        }
+    }
+    goals.extend(chats.spawning.as_ref().map(|spawning| {
+        let what =
+            format!("a process per chat at {CEILING_CONCURRENCY}, as a share of what spawning alone reaches");
+        Goal::new(what, spawning.share(), Bound::AtLeast, 0.80, Unit::Share)
+    }));
+    goals
+}
+
+/// The goals for a full journal.
+pub(crate) fn of_million(million: &Million) -> [Goal; 2] {
+    let plans = million.plans;
+    [
+        Goal::new(
+            format!("throughput at 64 with {plans} finished plans, as a share of that with none"),
+            million.share(),
+            Bound::AtLeast,
+            0.90,
+            Unit::Share,
+        ),
+        Goal::new(
+            format!("`GET /api/v1/plans?status=…` with {plans} finished plans, p99"),
+            million.listing_p99_ms(),
+            Bound::Below,
+            20.0,
+            Unit::Milliseconds,
+        ),
+    ]
+}
+
+/// The goals for plans in flight.
+pub(crate) fn of_in_flight(in_flight: &InFlight) -> [Goal; 3] {
+    let plans = in_flight.plans;
+    let all = plans as f64;
+    [
+        Goal::new(
+            format!("{plans} plans in flight at once: the planner's resident memory at its peak"),
+            megabytes(in_flight.planner_peak_bytes),
+            Bound::Below,
+            500.0,
+            Unit::Megabytes,
+        ),
+        Goal::new("… of which ended well", in_flight.succeeded as f64, Bound::AtLeast, all, Unit::Count),
+        Goal::new(
+            "… the most places that one lost to later ones",
+            in_flight.places_lost as f64,
+            Bound::AtMost,
+            all / 10.0,
+            Unit::Count,
+        ),
+    ]
+}
+
+/// The goals for a fresh stack.
+pub(crate) fn of_start(start: &Start) -> [Goal; 2] {
+    let memory = &start.idle_memory;
+    let proportional = megabytes(memory.pss_bytes);
+    [
+        Goal::new(
+            "`phoenix up`: from start to ready line",
+            start.ready_secs,
+            Bound::Below,
+            1.0,
+            Unit::Seconds,
+        ),
+        Goal::new(
+            format!("{} idle processes, resident (proportional: {proportional:.1} MB)", memory.processes),
+            megabytes(memory.rss_bytes),
+            Bound::Below,
+            80.0,
+            Unit::Megabytes,
+        ),
+    ]
+}
+
+pub(crate) fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_goal_is_met_on_its_side_of_the_number_and_what_was_not_measured_is_missed() {
+        let goal = |measured, bound| Goal::new("x", measured, bound, 0.4, Unit::Share);
+        for (measured, bound, met) in [
+            (0.4, Bound::AtLeast, true),
+            (0.39, Bound::AtLeast, false),
+            (0.4, Bound::AtMost, true),
+            (0.41, Bound::AtMost, false),
+            (0.4, Bound::Below, false),
+            (f64::NAN, Bound::AtLeast, false),
+            (f64::NAN, Bound::AtMost, false),
+            (f64::NAN, Bound::Below, false),
+        ] {
+            assert_eq!(goal(measured, bound).met, met, "{measured} {bound:?}");
+        }
+        assert_eq!(goal(0.5, Bound::AtLeast).to_string(), "| x | 0.50 | ≥ 0.40 | met |");
+        assert_eq!(goal(0.5, Bound::AtMost).to_string(), "| x | 0.50 | ≤ 0.40 | **missed** |");
+    }
+}

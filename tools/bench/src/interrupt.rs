@@ -1,0 +1,26 @@
+//! Ctrl-C.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// A token that the first Ctrl-C or SIGTERM cancels. Further ones change nothing: what was started is being ended by then,
+/// and must not be left behind because somebody is in a hurry.
+///
+/// # Errors
+/// When the signals can't be caught.
+pub(crate) fn on_signal() -> std::io::Result<CancellationToken> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let token = CancellationToken::new();
+    let stop = token.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            stop.cancel();
+        }
+    });
+    Ok(token)
+}

@@ -1,0 +1,187 @@
+//! A journal full of finished plans, written past the planner: by plain SQL, in as many transactions as progress is told.
+//!
+//! The rows are those of chats as the planner would have written them: a plan, its task, its attempt, six events; a few
+//! failed, fewer were cancelled. Times and ids run up to the present, so that nothing looks too old to be kept, and rows
+//! lie in the tables in the order in which a planner writes them.
+
+use std::{path::Path, time::Instant};
+
+use jiff::Timestamp;
+use sqlx::{
+    ConnectOptions, Connection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+};
+
+use crate::failure::{Doing, Result};
+
+/// Plans that are written at once.
+const CHUNK: u32 = 20_000;
+
+/// How often progress is told, in plans.
+const TELL_EVERY: u32 = 100_000;
+
+/// From one plan to the next, in microseconds.
+const APART: i64 = 70_000;
+
+/// The plans that are to be written next: number, id, time, how it ended.
+const NUMBERS: &str = "
+    CREATE TEMP TABLE chunk (n INTEGER PRIMARY KEY, plan_id TEXT, at INTEGER, status TEXT)";
+
+/// Ids of version 7, whose first 48 bits are the milliseconds.
+const CHOOSE: &str = "
+    INSERT INTO chunk (n, plan_id, at, status)
+    WITH RECURSIVE numbers (n) AS (SELECT ?1 UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < ?2)
+    SELECT n,
+           printf('%08x-%04x-7%03x-8%03x-%012x', (at / 1000) >> 16, (at / 1000) & 65535, n & 4095,
+                  abs(random()) & 4095, abs(random()) & 281474976710655),
+           at, iif(n % 100 = 0, 'cancelled', iif(n % 25 = 1, 'failed', 'succeeded'))
+    FROM (SELECT n, ?3 + n * ?4 AS at FROM numbers)";
+
+const ERROR: &str = "
+    CASE status
+        WHEN 'failed' THEN json_object(
+            'code', 'execution_failed', 'message', 'agent `echo_agent` failed 1 times; the last time it exited with code 3',
+            'details', json_object('agent', 'echo_agent', 'attempts', '1', 'error_class', 'backend_failure',
+                                   'exit_code', '3', 'stderr', 'cannot open the index'))
+        WHEN 'cancelled' THEN json_object('code', 'cancelled', 'message', 'the caller went away before the plan ended',
+                                          'details', json_object())
+    END";
+
+const PLANS: &str = "
+    INSERT INTO plans (plan_id, correlation_id, kind, status, owner, created_at, ended_at, context, output, error)
+    SELECT plan_id,
+           lower(printf('%s-%s-4%s-8%s-%s', hex(randomblob(4)), hex(randomblob(2)), substr(hex(randomblob(2)), 2),
+                        substr(hex(randomblob(2)), 2), hex(randomblob(6)))),
+           'chat', status, '5d0e8f4e-6f9c-4d0b-8a53-1f6e0f0c9b7a', at, at + 9000, '',
+           iif(status = 'succeeded', 'hello from the benchmark', NULL), {error}
+    FROM chunk ORDER BY n";
+
+const TASKS: &str = "
+    INSERT INTO tasks (plan_id, ordinal, task_id, key, agent, action, payload, depends_on, on_failure, status, queued_at,
+                       dispatched_at, ended_at, output, error)
+    SELECT plan_id, 0, printf('%s%012x', substr(plan_id, 1, 24), abs(random()) & 281474976710655), 'chat', 'echo_agent',
+           'chat', json_object('message', 'hello from the benchmark'), '[]', 'fail',
+           CASE status WHEN 'failed' THEN 'dead_lettered' ELSE status END, at, at + 2000, at + 8000,
+           iif(status = 'succeeded',
+               json_object('output_type', 'text', 'data', 'hello from the benchmark', 'metadata', json_object()), NULL),
+           {error}
+    FROM chunk ORDER BY n";
+
+const ATTEMPTS: &str = "
+    INSERT INTO attempts (plan_id, ordinal, number, started_at, ended_at, outcome, error_class, message, stderr_tail,
+                          worker)
+    SELECT plan_id, 0, 1, at + 3000, at + 8000, status, iif(status = 'failed', 'backend_failure', NULL),
+           iif(status = 'failed', 'exited with code 3', NULL), iif(status = 'failed', 'cannot open the index', NULL),
+           'pid 4711'
+    FROM chunk ORDER BY n";
+
+const EVENTS: &str = "
+    INSERT INTO events (plan_id, position, ordinal, kind, at, data)
+    SELECT plan_id, 6 * n + step, iif(step IN (1, 6), NULL, 0), kind, at + 1500 * (step - 1),
+           CASE kind
+               WHEN 'plan_accepted' THEN json_object('correlation_id', plan_id, 'tasks', 1)
+               WHEN 'task_dispatched' THEN '{}'
+               WHEN 'attempt_started' THEN json_object('attempt', 1, 'worker', 'pid 4711')
+               WHEN 'attempt_ended' THEN json_object('attempt', 1, 'outcome', status, 'error_class', NULL,
+                                                     'retried', json('false'))
+               ELSE json_object('status', status)
+           END
+    FROM chunk,
+         (SELECT 1 AS step, 'plan_accepted' AS kind UNION ALL SELECT 2, 'task_dispatched'
+          UNION ALL SELECT 3, 'attempt_started' UNION ALL SELECT 4, 'attempt_ended' UNION ALL SELECT 5, 'task_ended'
+          UNION ALL SELECT 6, 'plan_ended')
+    ORDER BY n, step";
+
+/// Where the next event goes.
+const POSITION: &str = "UPDATE journal SET position = 6 * ?1";
+
+/// Writes `plans` finished plans into the journal in `file`, which no planner has open, and has it all on disk.
+pub(super) async fn fill(file: &Path, plans: u32) -> Result<()> {
+    let started = Instant::now();
+    let connect = SqliteConnectOptions::new()
+        .filename(file)
+        // Nobody else reads it, and nothing is lost when the machine goes down meanwhile.
+        .journal_mode(SqliteJournalMode::Off)
+        .synchronous(SqliteSynchronous::Off)
+        .foreign_keys(false)
+        .pragma("cache_size", "-262144")
+        .pragma("temp_store", "memory");
+    let mut journal = connect.connect().await.doing("journal")?;
+    sqlx::query(NUMBERS).execute(&mut journal).await.doing("journal")?;
+    let error = |statement: &str| sqlx::AssertSqlSafe(statement.replace("{error}", ERROR));
+    let base = Timestamp::now().as_microsecond() - i64::from(plans) * APART;
+    for from in (0..plans).step_by(CHUNK as usize) {
+        let to = plans.min(from + CHUNK);
+        let mut chunk = journal.begin().await.doing("journal")?;
+        let chosen = sqlx::query(CHOOSE).bind(from).bind(to).bind(base).bind(APART);
+        chosen.execute(&mut *chunk).await.doing("journal")?;
+        for statement in
+            [error(PLANS), error(TASKS), error(ATTEMPTS), error(EVENTS), error("DELETE FROM chunk")]
+        {
+            sqlx::query(statement).execute(&mut *chunk).await.doing("journal")?;
+        }
+        sqlx::query(POSITION).bind(to).execute(&mut *chunk).await.doing("journal")?;
+        chunk.commit().await.doing("journal")?;
+        if to.is_multiple_of(TELL_EVERY) || to == plans {
+            eprintln!("journal: {to} of {plans} plans, {:.0} s", started.elapsed().as_secs_f64());
+        }
+    }
+    journal.close().await.doing("journal")?;
+    // As a planner leaves it.
+    let as_usual = SqliteConnectOptions::new().filename(file).journal_mode(SqliteJournalMode::Wal);
+    as_usual.connect().await.doing("journal")?.close().await.doing("journal")?;
+    // Or the system would write it while something is measured.
+    tokio::fs::File::open(file).await?.sync_all().await?;
+    let bytes = tokio::fs::metadata(file).await?.len();
+    eprintln!("journal: {:.1} GB on disk, {:.0} s", bytes as f64 / 1e9, started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use phoenix_domain::plan::{AttemptOutcome, PlanStatus, TaskStatus};
+    use phoenix_planner::store::{self, PlanFilter};
+
+    use super::*;
+
+    const KINDS: [&str; 6] =
+        ["plan_accepted", "task_dispatched", "attempt_started", "attempt_ended", "task_ended", "plan_ended"];
+
+    #[tokio::test]
+    async fn the_planner_reads_these_plans_as_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("planner.db");
+        let url = format!("sqlite://{}", file.display());
+        drop(store::open(&url).await.unwrap());
+        fill(&file, 200).await.unwrap();
+
+        let store = store::open(&url).await.unwrap();
+        let plans = store.plans(&PlanFilter { limit: 500, ..PlanFilter::default() }).await.unwrap();
+        assert!(plans.is_sorted_by(|newer, older| newer.created_at > older.created_at), "newest first");
+        let mut ends = BTreeMap::new();
+        for summary in &plans {
+            let plan = store.plan(summary.plan_id).await.unwrap().unwrap();
+            *ends.entry(plan.status.as_str()).or_insert(0) += 1;
+            let [task] = &plan.tasks[..] else { panic!("a chat has one task: {plan:?}") };
+            let [attempt] = &task.attempts[..] else { panic!("it was attempted once: {plan:?}") };
+            let agrees = match (plan.status, task.status, &attempt.outcome) {
+                (PlanStatus::Succeeded, TaskStatus::Succeeded, Some(AttemptOutcome::Succeeded)) => {
+                    plan.output.is_some() && task.output.is_some() && plan.error.is_none()
+                }
+                (PlanStatus::Failed, TaskStatus::DeadLettered, Some(AttemptOutcome::Failed { .. }))
+                | (PlanStatus::Cancelled, TaskStatus::Cancelled, Some(AttemptOutcome::Cancelled)) => {
+                    plan.error.is_some() && task.error.is_some() && plan.output.is_none()
+                }
+                _ => false,
+            };
+            assert!(agrees, "{plan:?}");
+            let events = store.events(plan.plan_id, 0, 10).await.unwrap();
+            assert_eq!(events.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), KINDS);
+        }
+        assert_eq!(ends, BTreeMap::from([("cancelled", 2), ("failed", 8), ("succeeded", 190)]));
+        let newest = store.events(plans[0].plan_id, 0, 10).await.unwrap();
+        assert_eq!(newest.last().map(|event| event.position), Some(1200), "no position is given twice");
+    }
+}

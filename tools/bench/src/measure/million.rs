@@ -1,0 +1,156 @@
+//! A journal that has seen a lot, next to one that has seen nothing: throughput by turns, then how long it takes to look
+//! plans up.
+
+use std::{num::NonZeroUsize, path::Path, time::Instant};
+
+use serde::Serialize;
+
+use super::{Extent, Sample, chats::Driven, fill::fill};
+use crate::{
+    failure::Result,
+    rest::Rest,
+    stack::{Home, Stack},
+};
+
+const CONCURRENCY: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+
+/// Pages of the largest size that are passed over before later pages are asked for.
+const PASSED_OVER: usize = 100;
+
+/// The result.
+#[derive(Debug, Serialize)]
+pub(crate) struct Million {
+    /// Finished plans in the full journal.
+    pub(crate) plans: u32,
+    pub(crate) empty: Sample,
+    pub(crate) full: Sample,
+    /// How long it takes to look plans up in the full one, while nothing else happens.
+    pub(crate) listings: Vec<Listing>,
+}
+
+/// How long `GET /api/v1/plans?status=…` takes.
+#[derive(Debug, Serialize)]
+pub(crate) struct Listing {
+    pub(crate) status: &'static str,
+    /// Whether the page was found by a `page_token`.
+    pub(crate) later_page: bool,
+    pub(crate) requests: usize,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+}
+
+impl Million {
+    /// Throughput with the full journal as a share of that with the empty one.
+    pub(crate) fn share(&self) -> f64 {
+        self.full.req_per_sec / self.empty.req_per_sec
+    }
+
+    /// The p99 of the kind of request for which it is longest.
+    pub(crate) fn listing_p99_ms(&self) -> f64 {
+        self.listings.iter().map(|listing| listing.p99_ms).fold(0.0, f64::max)
+    }
+}
+
+pub(super) async fn measure(phoenix: &Path, extent: &Extent) -> Result<Million> {
+    let full_home = Home::new("")?;
+    // The product makes its tables itself.
+    Stack::start(phoenix, &full_home).await?.stop().await?;
+    fill(&full_home.journal(), extent.journalled).await?;
+    let (mut empty, mut full) = (Vec::new(), Vec::new());
+    for round in 1..=extent.rounds {
+        let told = format!("round {round} of {}, concurrency {CONCURRENCY}", extent.rounds);
+        // Both begin anew in each round, so that the empty one is empty and the full one not better rested.
+        empty.push(fresh_sample(phoenix, &Home::new("")?, extent).await?.told(&told, "empty journal"));
+        full.push(fresh_sample(phoenix, &full_home, extent).await?.told(&told, "full journal"));
+    }
+    let stack = Stack::start(phoenix, &full_home).await?;
+    let listings =
+        list(&Rest::new(&stack.url), extent.pages).await.map_err(|failure| stack.blamed(failure))?;
+    stack.stop().await?;
+    Ok(Million {
+        plans: extent.journalled,
+        empty: Sample::median(&empty),
+        full: Sample::median(&full),
+        listings,
+    })
+}
+
+async fn fresh_sample(phoenix: &Path, home: &Home, extent: &Extent) -> Result<Sample> {
+    let mut driven = Driven::start(phoenix, home).await?;
+    let sample = driven.sample(CONCURRENCY, extent).await?;
+    driven.stop().await?;
+    Ok(sample)
+}
+
+/// Asks for the first page and for later ones of plans in each state, one request at a time.
+async fn list(rest: &Rest, requests: usize) -> Result<Vec<Listing>> {
+    let mut listings = Vec::new();
+    for status in ["succeeded", "failed", "cancelled", "running"] {
+        eprintln!("looking up plans that are {status}");
+        let mut first = Vec::new();
+        for _ in 0..requests {
+            first.push(page(rest, status, "").await?.0);
+        }
+        listings.push(Listing::of(status, false, first));
+        let start = pass_over(rest, status).await?;
+        let Some(start) = start else { continue };
+        let (mut later, mut token) = (Vec::new(), start.clone());
+        for _ in 0..requests {
+            let (took_ms, next) = page(rest, status, &token).await?;
+            later.push(took_ms);
+            token = next.unwrap_or_else(|| start.clone());
+        }
+        listings.push(Listing::of(status, true, later));
+    }
+    Ok(listings)
+}
+
+/// The token of a page that is far from the first; nothing when there is only one.
+async fn pass_over(rest: &Rest, status: &str) -> Result<Option<String>> {
+    let mut token = None;
+    for _ in 0..PASSED_OVER {
+        let after = token.as_deref().unwrap_or_default();
+        let path = format!("/api/v1/plans?status={status}&page_size=500&page_token={after}");
+        match rest.get(&path).await?["next_page_token"].as_str() {
+            Some(next) => token = Some(next.to_owned()),
+            None => break,
+        }
+    }
+    Ok(token)
+}
+
+/// How long a page took in milliseconds, and the token of the next one.
+async fn page(rest: &Rest, status: &str, token: &str) -> Result<(f64, Option<String>)> {
+    let path = format!("/api/v1/plans?status={status}&page_token={token}");
+    let asked = Instant::now();
+    let page = rest.get(&path).await?;
+    let took_ms = asked.elapsed().as_secs_f64() * 1e3;
+    Ok((took_ms, page["next_page_token"].as_str().map(str::to_owned)))
+}
+
+impl Listing {
+    fn of(status: &'static str, later_page: bool, mut took_ms: Vec<f64>) -> Self {
+        took_ms.sort_by(f64::total_cmp);
+        let (p50_ms, p99_ms) = (within(&took_ms, 50), within(&took_ms, 99));
+        Self { status, later_page, requests: took_ms.len(), p50_ms, p99_ms }
+    }
+}
+
+/// What `percent` of the numbers, which are sorted, stay within.
+fn within(sorted: &[f64], percent: usize) -> f64 {
+    let place = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+    sorted.get(place).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_one_of_the_numbers() {
+        let numbers: Vec<_> = (1..=200).map(f64::from).collect();
+        assert_eq!((within(&numbers, 50), within(&numbers, 99)), (100.0, 198.0));
+        assert_eq!(within(&[7.0], 99), 7.0);
+        assert!(within(&[], 99).is_nan());
+    }
+}

@@ -1,0 +1,43 @@
+//! How soon a stack is ready, and what it holds in memory before anybody has asked for anything.
+
+use std::{path::Path, time::Duration};
+
+use serde::Serialize;
+
+use super::{Extent, median};
+use crate::{
+    failure::Result,
+    memory::{self, Memory},
+    stack::{Home, Stack},
+};
+
+/// How long a fresh stack is left alone before its memory is taken.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// The result.
+#[derive(Debug, Serialize)]
+pub(crate) struct Start {
+    /// From starting `phoenix up`, on an empty folder, to its ready line.
+    pub(crate) ready_secs: f64,
+    /// Of the four services.
+    pub(crate) idle_memory: Memory,
+}
+
+pub(super) async fn measure(phoenix: &Path, extent: &Extent) -> Result<Start> {
+    let mut ready = Vec::new();
+    for start in 1..extent.starts {
+        eprintln!("start {start} of {}", extent.starts);
+        let home = Home::new("")?;
+        let stack = Stack::start(phoenix, &home).await?;
+        ready.push(stack.ready_after.as_secs_f64());
+        stack.stop().await?;
+    }
+    eprintln!("start {} of {0}, left alone for {} s", extent.starts, SETTLE.as_secs());
+    let home = Home::new("")?;
+    let stack = Stack::start(phoenix, &home).await?;
+    ready.push(stack.ready_after.as_secs_f64());
+    tokio::time::sleep(SETTLE).await;
+    let idle_memory = memory::of_children(stack.pid()?)?;
+    stack.stop().await?;
+    Ok(Start { ready_secs: median(ready), idle_memory })
+}
