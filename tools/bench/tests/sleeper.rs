@@ -26,12 +26,7 @@ fn request() -> ActionRequest {
         task_id: TaskId::generate(),
         correlation_id: CorrelationId::generate(),
         payload: serde_json::Map::new(),
-        meta: ActionMeta {
-            traceparent: None,
-            attempt: 1,
-            deadline_ms: 1000,
-            idempotency_key: "test".into(),
-        },
+        meta: ActionMeta { traceparent: None, attempt: 1, deadline_ms: 1000, idempotency_key: "test".into() },
     }
 }
 

@@ -75,22 +75,19 @@ const ATTEMPTS: &str = "
            'pid 4711'
     FROM chunk ORDER BY n";
 
+/// The six of a plan in one row, as when it has ended a moment after it was accepted.
 const EVENTS: &str = "
-    INSERT INTO events (plan_id, position, ordinal, kind, at, data)
-    SELECT plan_id, 6 * n + step, iif(step IN (1, 6), NULL, 0), kind, at + 1500 * (step - 1),
-           CASE kind
-               WHEN 'plan_accepted' THEN json_object('correlation_id', plan_id, 'tasks', 1)
-               WHEN 'task_dispatched' THEN '{}'
-               WHEN 'attempt_started' THEN json_object('attempt', 1, 'worker', 'pid 4711')
-               WHEN 'attempt_ended' THEN json_object('attempt', 1, 'outcome', status, 'error_class', NULL,
-                                                     'retried', json('false'))
-               ELSE json_object('status', status)
-           END
-    FROM chunk,
-         (SELECT 1 AS step, 'plan_accepted' AS kind UNION ALL SELECT 2, 'task_dispatched'
-          UNION ALL SELECT 3, 'attempt_started' UNION ALL SELECT 4, 'attempt_ended' UNION ALL SELECT 5, 'task_ended'
-          UNION ALL SELECT 6, 'plan_ended')
-    ORDER BY n, step";
+    INSERT INTO events (plan_id, position, events)
+    SELECT plan_id, 6 * n + 1,
+           json_array(
+               json_array(NULL, 'plan_accepted', at, json_object('correlation_id', plan_id, 'tasks', 1)),
+               json_array(0, 'task_dispatched', at + 1500, json_object()),
+               json_array(0, 'attempt_started', at + 3000, json_object('attempt', 1, 'worker', 'pid 4711')),
+               json_array(0, 'attempt_ended', at + 4500,
+                          json_object('attempt', 1, 'outcome', status, 'error_class', NULL, 'retried', json('false'))),
+               json_array(0, 'task_ended', at + 6000, json_object('status', status)),
+               json_array(NULL, 'plan_ended', at + 7500, json_object('status', status)))
+    FROM chunk ORDER BY n";
 
 /// Where the next event goes.
 const POSITION: &str = "UPDATE journal SET position = 6 * ?1";
