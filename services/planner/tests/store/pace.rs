@@ -23,10 +23,10 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[tokio::test]
 async fn plans_are_accepted_while_old_ones_go() {
-    let (fresh, journal) = full_of(3_000).await;
+    let (fresh, journal) = full_of(500).await;
     let (waits, left) = accept_while_deleting(&fresh, &journal).await;
     assert_eq!(left, 0);
-    assert!(waits.len() > 3 * CALLERS, "{} plans were accepted meanwhile", waits.len());
+    assert!(waits.len() > CALLERS, "{} plans were accepted meanwhile", waits.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

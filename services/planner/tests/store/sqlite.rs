@@ -98,7 +98,7 @@ async fn forget_all(store: &dyn Store, limit: u32) -> u64 {
 
 #[tokio::test]
 async fn the_file_stops_growing_when_as_much_goes_as_comes() {
-    const PLANS: i64 = 1_000;
+    const PLANS: i64 = 500;
     let fresh = sqlite().await;
     let store = &*fresh.store;
     let mut peaks = Vec::new();
@@ -112,7 +112,7 @@ async fn the_file_stops_growing_when_as_much_goes_as_comes() {
     // differ from generation to generation.
     let (first, later) = peaks.split_at(4);
     let [first, later] = [first, later].map(|peaks| *peaks.iter().max().unwrap());
-    assert!(first > 5_000_000, "a generation is worth measuring: {peaks:?}");
+    assert!(first > 3_000_000, "a generation is worth measuring: {peaks:?}");
     assert!(later < first + first / 20, "{peaks:?}");
 
     let mut file = SqliteConnection::connect(&fresh.url).await.unwrap();
