@@ -1,5 +1,7 @@
 //! Opening SQLite databases the one way they are opened here: WAL, a busy timeout, foreign keys, migrations on start.
 
+pub mod backup;
+
 use std::{str::FromStr, time::Duration};
 
 use sqlx::{
