@@ -10,8 +10,8 @@ use std::{
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    ActionSpec, AgentCatalog, AgentSpec, CorrelationId, OrchestratorError, TaskId, action::ActionResult, plan as domain,
-    schema::InputSchema,
+    ActionSpec, AgentCatalog, AgentSpec, CorrelationId, OrchestratorError, TaskId, action::ActionResult,
+    plan as domain, schema::InputSchema,
 };
 use phoenix_planner::{PlannerConfig, retention::Retention};
 use phoenix_platform::{RequestContext, client, readiness::Readiness, server::GrpcServer};

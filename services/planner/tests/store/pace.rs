@@ -84,7 +84,6 @@ async fn accept_for(journal: &Journal, lasts: impl Future<Output = ()>) -> Vec<D
                 let mut waits = Vec::new();
                 while !stop.is_cancelled() {
                     let plan = new_plan(&["a"]);
-                    let _in_flight = journal.in_flight();
                     let asked = Instant::now();
                     journal.accept(vec![accepted(&plan)]).await.unwrap();
                     waits.push(asked.elapsed());

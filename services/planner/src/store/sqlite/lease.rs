@@ -27,11 +27,8 @@ pub(super) async fn beat(connection: &mut SqliteConnection, planner: &str) -> Re
     }
 }
 
-/// Whether `planner` may write. On the writing connection, nobody can change that before the next statement.
-pub(super) async fn is_owner(
-    connection: &mut SqliteConnection,
-    planner: &str,
-) -> Result<bool, JournalError> {
+/// Whether `planner` may write.
+pub(super) async fn is_owner(connection: &mut SqliteConnection, planner: &str) -> Result<bool, JournalError> {
     let owner = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM planners WHERE instance = ?)");
     Ok(owner.bind(planner).fetch_one(connection).await?)
 }

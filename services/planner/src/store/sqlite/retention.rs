@@ -15,15 +15,14 @@ use super::{
 };
 
 /// In one script, for commits wait for each trip to SQLite's thread. Without an fsync: a deletion that is lost with the
-/// power is made again. Tasks and attempts go with their plan.
+/// power is made again. Tasks and attempts go with their plan. A planner that was taken for dead deletes nothing.
 const FORGET: &str = "
     PRAGMA synchronous = NORMAL;
     BEGIN IMMEDIATE;
-    DELETE FROM events WHERE plan_id IN (
-        SELECT plan_id FROM plans WHERE plan_id IN (SELECT value FROM json_each(?1))
-        AND status IN ('succeeded', 'failed', 'cancelled') AND ended_at < ?2);
+    DELETE FROM events WHERE plan_id IN (SELECT value FROM json_each(?1))
+        AND EXISTS (SELECT 1 FROM planners WHERE instance = ?2);
     DELETE FROM plans WHERE plan_id IN (SELECT value FROM json_each(?1))
-        AND status IN ('succeeded', 'failed', 'cancelled') AND ended_at < ?2 RETURNING plan_id;
+        AND EXISTS (SELECT 1 FROM planners WHERE instance = ?2) RETURNING plan_id;
     COMMIT;
     PRAGMA synchronous = FULL";
 
@@ -54,12 +53,12 @@ pub(super) async fn forget_plans(
     }
     let delete = async |connection: &mut SqliteConnection| {
         let begun = Instant::now();
-        if !lease::is_owner(connection, planner).await? {
+        // A terminal state never changes: what was old when it was looked for is old, if it is there.
+        let gone = sqlx::query(FORGET).bind(json(&old)).bind(planner).persistent(false);
+        let gone = gone.fetch_all(&mut *connection).await?;
+        if gone.is_empty() && !lease::is_owner(connection, planner).await? {
             return Err(JournalError::Fenced);
         }
-        // Another planner may have deleted some of them meanwhile.
-        let gone = sqlx::query(FORGET).bind(json(&old)).bind(micros(*ended_before)).persistent(false);
-        let gone = gone.fetch_all(connection).await?;
         Ok(Forgotten { plans: gone.len() as u64, last, held: begun.elapsed() })
     };
     log.exclusively(delete).await
@@ -72,22 +71,26 @@ pub(super) async fn forget_keys(
     before: Timestamp,
     limit: u32,
 ) -> Result<u64, JournalError> {
-    let old: Vec<String> =
-        sqlx::query_scalar("SELECT key FROM idempotency_keys WHERE created_at < ? ORDER BY created_at LIMIT ?")
-            .bind(micros(before))
-            .bind(limit)
-            .fetch_all(tables)
-            .await?;
+    let old: Vec<String> = sqlx::query_scalar(
+        "SELECT key FROM idempotency_keys WHERE created_at < ? ORDER BY created_at LIMIT ?",
+    )
+    .bind(micros(before))
+    .bind(limit)
+    .fetch_all(tables)
+    .await?;
     if old.is_empty() {
         return Ok(0);
     }
     let delete = async |connection: &mut SqliteConnection| {
-        if !lease::is_owner(connection, planner).await? {
-            return Err(JournalError::Fenced);
+        let deleted = sqlx::query(
+            "DELETE FROM idempotency_keys WHERE key IN (SELECT value FROM json_each(?)) AND created_at < ?
+             AND EXISTS (SELECT 1 FROM planners WHERE instance = ?)",
+        );
+        let deleted = deleted.bind(json(&old)).bind(micros(before)).bind(planner);
+        match deleted.execute(&mut *connection).await?.rows_affected() {
+            0 if !lease::is_owner(connection, planner).await? => Err(JournalError::Fenced),
+            deleted => Ok(deleted),
         }
-        let delete = "DELETE FROM idempotency_keys WHERE key IN (SELECT value FROM json_each(?)) AND created_at < ?";
-        let deleted = sqlx::query(delete).bind(json(&old)).bind(micros(before)).execute(connection).await?;
-        Ok(deleted.rows_affected())
     };
     log.exclusively(delete).await
 }
