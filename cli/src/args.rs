@@ -31,6 +31,10 @@ pub(crate) enum Command {
     Executor(RoleArgs),
     /// Keep agents' health
     Health(RoleArgs),
+    /// Copy what a data folder holds while the stack works
+    Backup(BackupArgs),
+    /// Put a copy back to where it can be started from
+    Restore(RestoreArgs),
     /// Run a built-in agent: JSON lines in, JSON lines out
     Agent {
         /// llm-router, git, obsidian or echo
@@ -59,6 +63,43 @@ pub(crate) struct UpArgs {
     /// pretty or json [env: LOG_FORMAT; default: pretty on a terminal, else json]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) log_format: Option<String>,
+}
+
+/// Flags of `phoenix backup`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BackupArgs {
+    #[command(flatten)]
+    pub(crate) source: PlaceArgs,
+    /// Where the copy is put: a new folder, or a new file for one database
+    #[arg(long, value_name = "PATH")]
+    pub(crate) to: PathBuf,
+    /// Replace an earlier backup
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Flags of `phoenix restore`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RestoreArgs {
+    /// What `phoenix backup` wrote
+    #[arg(long, value_name = "PATH")]
+    pub(crate) from: PathBuf,
+    #[command(flatten)]
+    pub(crate) target: PlaceArgs,
+    /// Set aside what is there, under another name
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Where Phoenix keeps something.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PlaceArgs {
+    /// A data folder: databases and notes [env: PHOENIX_DATA_DIR; default: data]
+    #[arg(long, value_name = "DIR", conflicts_with = "database_url")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// One database, such as sqlite://data/planner.db [env: DATABASE_URL]
+    #[arg(long, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
 }
 
 /// Flags of one service.

@@ -1,9 +1,11 @@
 //! `phoenix`: one executable, every role.
 //!
 //! `phoenix` alone is `phoenix up`: the four services as child processes on this machine. `phoenix gateway`, `planner`,
-//! `executor` and `health` are the services themselves, `phoenix agent NAME` the agents that come with the product.
+//! `executor` and `health` are the services themselves, `phoenix agent NAME` the agents that come with the product, and
+//! `phoenix backup` and `restore` keep safe what they write.
 
 mod args;
+mod backup;
 mod role;
 mod terminal;
 mod up;
@@ -35,6 +37,8 @@ fn main() -> ExitCode {
         Command::Planner(args) => role::run(phoenix_platform::config::Role::Planner, args),
         Command::Executor(args) => role::run(phoenix_platform::config::Role::Executor, args),
         Command::Health(args) => role::run(phoenix_platform::config::Role::Health, args),
+        Command::Backup(args) => backup::backup(args),
+        Command::Restore(args) => backup::restore(args),
         Command::Agent { name } => phoenix_agents::run(name),
         Command::ExecutorGuard { marker } => phoenix_executor::guard::run(&marker),
     }

@@ -13,7 +13,7 @@ use phoenix_platform::{
 };
 use tokio::process::Command;
 
-use crate::{args::UpArgs, role::executable};
+use crate::{args::UpArgs, backup::VAULT, role::executable};
 
 /// Why a stack is not started.
 pub(crate) enum Refusal {
@@ -55,7 +55,7 @@ impl StackPlan {
         let Some(gateway) = gateway else { return Err(Refusal::Machine("no gateway to start".into())) };
         Ok(Self {
             exe,
-            vault: data_dir.join("vault"),
+            vault: data_dir.join(VAULT),
             gateway_addr: gateway.addr,
             log_format: gateway.telemetry.format,
             colour: gateway.telemetry.colour,
@@ -112,7 +112,7 @@ fn flags(
         planner_url: url(Role::Planner)?,
         executor_url: url(Role::Executor)?,
         health_url: url(Role::Health)?,
-        database_url: Some(format!("sqlite://{}", data_dir.join(format!("{role}.db")).display())),
+        database_url: Some(format!("sqlite://{}", data_dir.join(role.database_file()).display())),
         data_dir: Some(data_dir.to_owned()),
         config: config.map(Path::to_owned),
         log_format: log_format.map(str::to_owned),
@@ -186,7 +186,7 @@ fn make_data_dir(dir: &Path) -> Result<PathBuf, Refusal> {
             dir.display()
         ))
     };
-    std::fs::create_dir_all(dir.join("vault")).map_err(refuse)?;
+    std::fs::create_dir_all(dir.join(VAULT)).map_err(refuse)?;
     let probe = dir.join(format!(".writable-{}", std::process::id()));
     std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(refuse)?;
     dir.canonicalize().map_err(refuse)

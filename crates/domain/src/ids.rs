@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -67,6 +68,22 @@ id! {
     TaskId, now_v7
 }
 
+impl PlanId {
+    /// The least id that a plan made at `time` or later can have.
+    #[must_use]
+    pub fn first_of(time: Timestamp) -> Self {
+        let millis = u64::try_from(time.as_millisecond()).unwrap_or(0);
+        Self(uuid::Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid())
+    }
+
+    /// When it was made, by the clock of its maker; nothing for one that was not made here.
+    #[must_use]
+    pub fn made_at(&self) -> Option<Timestamp> {
+        let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
+        Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanos).ok()?).ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,5 +95,26 @@ mod tests {
         assert_eq!(older.to_string().parse(), Ok(older));
         assert!(older < newer);
         assert_eq!("not-a-uuid".parse::<PlanId>(), Err(InvalidId));
+    }
+
+    #[test]
+    fn the_first_id_of_a_time_lies_between_what_was_made_before_and_after() {
+        let before = PlanId::generate();
+        let made_at = before.made_at().unwrap();
+        assert!(PlanId::first_of(made_at) <= before);
+        let millisecond = std::time::Duration::from_millis(1);
+        assert!(before < PlanId::first_of(made_at + millisecond));
+        assert_eq!(PlanId::first_of(made_at).made_at(), Some(made_at));
+        assert_eq!(PlanId::first_of(Timestamp::MIN), PlanId::first_of(Timestamp::UNIX_EPOCH));
+        assert_eq!(PlanId::from(Uuid::nil()).made_at(), None);
+    }
+
+    #[test]
+    fn ids_go_on_growing_when_the_clock_is_set_back() {
+        // What `now_v7` works with, in this process's place.
+        let context = uuid::ContextV7::new();
+        let at = |seconds| Uuid::new_v7(uuid::Timestamp::from_unix(&context, seconds, 0));
+        let (first, set_back, later) = (at(1_800_003_600), at(1_800_000_000), at(1_800_003_601));
+        assert!(first < set_back && set_back < later);
     }
 }

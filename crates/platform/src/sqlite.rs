@@ -1,5 +1,7 @@
 //! Opening SQLite databases the one way they are opened here: WAL, a busy timeout, foreign keys, migrations on start.
 
+pub mod backup;
+
 use std::{str::FromStr, time::Duration};
 
 use sqlx::{
@@ -104,7 +106,10 @@ pub fn options(url: &str, durability: Durability) -> Result<SqliteConnectOptions
         .busy_timeout(Duration::from_secs(5))
         .foreign_keys(true)
         // Kibibytes. What is written is mostly what was written a moment ago; the default of 2 MB reads it back from the file.
-        .pragma("cache_size", "-16384"))
+        .pragma("cache_size", "-16384")
+        // Bytes. Somebody who reads for long, as a backup does, makes the write-ahead log grow; this is what is left of it
+        // once it has been folded into the file.
+        .pragma("journal_size_limit", "33554432"))
 }
 
 /// Whether a connection may be used again. SQLite ends a transaction by itself when the disk is full or fails

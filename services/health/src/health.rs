@@ -181,7 +181,7 @@ fn worst_case(agent: &AgentSpec) -> Duration {
 }
 
 /// `time` as the table keeps it, so that memory and file always say the same.
-fn stored_precision(time: Timestamp) -> Timestamp {
+pub(crate) fn stored_precision(time: Timestamp) -> Timestamp {
     // In range, because it only loses digits.
     Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
 }

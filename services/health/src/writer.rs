@@ -3,6 +3,9 @@
 //!
 //! While the file can't be written, the service is not ready, each change is refused, and the file is tried again every
 //! [`RECHECK`], so that readiness returns although nobody sends anything to a service that is not ready.
+//!
+//! Deadlines are times of the day, because they must survive a restart. The day may be set back: every [`LOOK_AT_CLOCK`]
+//! circuits that would stay open for longer than they can are brought back to the clock.
 
 use std::{
     collections::BTreeSet,
@@ -12,12 +15,15 @@ use std::{
 use jiff::Timestamp;
 use phoenix_domain::{AgentCatalog, AgentName, OrchestratorError, health::AgentHealth};
 use phoenix_platform::readiness::Readiness;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::MissedTickBehavior,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, field};
 
 use crate::{
-    health::{Change, Verdict, verdict},
+    health::{Change, Verdict, stored_precision, verdict},
     metrics::{AgentMeters, Meters},
     store::{States, Store, StoreError},
 };
@@ -30,6 +36,9 @@ const MAX_BATCH: usize = 1024;
 
 /// How often a file that could not be written is tried again.
 const RECHECK: Duration = Duration::from_millis(500);
+
+/// How often the clock is looked at.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
 
 /// A change that waits, and who waits for it.
 #[derive(Debug)]
@@ -88,6 +97,8 @@ impl Writer {
     /// Writes until `stop`; what waits then is still written.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut batch = Vec::new();
+        let mut clock = tokio::time::interval(LOOK_AT_CLOCK);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled(), if !self.queue.is_closed() => self.queue.close(),
@@ -95,6 +106,7 @@ impl Writer {
                     0 => break,
                     _ => self.commit(&mut batch).await,
                 },
+                _ = clock.tick() => self.follow_clock(stored_precision(Timestamp::now())).await,
                 () = tokio::time::sleep(RECHECK), if !self.writable => self.recheck().await,
             }
         }
@@ -126,6 +138,36 @@ impl Writer {
                     let _ = command.reply.send(Err(OrchestratorError::from(&error)));
                 }
             }
+        }
+    }
+
+    /// Brings circuits back to a clock that was set back.
+    async fn follow_clock(&mut self, now: Timestamp) {
+        let policy = |agent: &AgentName| self.catalog.get(agent).map(|spec| spec.breaker).unwrap_or_default();
+        let ahead: BTreeSet<_> = {
+            let published = self.published.borrow();
+            let ahead = published.iter().filter(|(agent, health)| health.outlasts(now, &policy(agent)));
+            ahead.map(|(agent, _)| agent.clone()).collect()
+        };
+        if ahead.is_empty() {
+            return;
+        }
+        let moved = |states: &mut States| {
+            states.iter_mut().for_each(|(agent, health)| health.follow_clock(now, &policy(agent)));
+        };
+        match self.store.update(ahead, moved).await {
+            Ok(states) => {
+                for (agent, health) in &states {
+                    tracing::warn!(
+                        %agent,
+                        circuit_open_until = health.circuit_open_until.map(field::display),
+                        "the clock was set back; the circuit stays open for its cooldown from now"
+                    );
+                }
+                self.wrote();
+                self.publish(states);
+            }
+            Err(error) => self.failed(&error),
         }
     }
 

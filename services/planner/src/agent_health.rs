@@ -10,7 +10,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, RwLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
@@ -36,7 +36,14 @@ const PROBE_LIMIT: Duration = Duration::from_millis(500);
 const RECONNECT_EVERY: Duration = Duration::from_millis(250);
 
 /// Absent while the health service is not connected.
-type Known = Option<HashMap<AgentName, HealthSnapshot>>;
+type Known = Option<HashMap<AgentName, Heard>>;
+
+/// What was heard of an agent, and when.
+#[derive(Debug, Clone)]
+struct Heard {
+    health: HealthSnapshot,
+    at: Instant,
+}
 
 /// The copy. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -119,9 +126,9 @@ impl HealthView {
         let mut known = write(&self.known);
         let Some(known) = known.as_mut() else { return };
         for snapshot in agents.into_iter().filter_map(|wire| HealthSnapshot::try_from(wire).ok()) {
-            let newer = known.get(&snapshot.agent).is_none_or(|old| old.revision < snapshot.revision);
+            let newer = known.get(&snapshot.agent).is_none_or(|old| old.health.revision < snapshot.revision);
             if newer {
-                known.insert(snapshot.agent.clone(), snapshot);
+                known.insert(snapshot.agent.clone(), Heard { health: snapshot, at: Instant::now() });
             }
         }
     }
@@ -139,21 +146,23 @@ impl HealthView {
         agent: &AgentName,
         context: &RequestContext,
     ) -> Result<Admitted, OrchestratorError> {
-        let snapshot = match read(&self.known).as_ref() {
+        let heard = match read(&self.known).as_ref() {
             None => {
                 record_counter(&HEALTH_UNKNOWN, 1);
                 return Ok(Admitted::default());
             }
             Some(known) => known.get(agent).cloned(),
         };
-        let Some(snapshot) = snapshot.filter(|health| health.state == HealthState::Unhealthy) else {
+        let Some(heard) = heard.filter(|heard| heard.health.state == HealthState::Unhealthy) else {
             return Ok(Admitted::default());
         };
-        let until = snapshot.circuit_open_until.unwrap_or(Timestamp::MIN);
-        if until > Timestamp::now() {
-            return Err(unavailable(&snapshot, until));
+        match heard.refused_for() {
+            Some(wait) => {
+                let until = heard.health.circuit_open_until.unwrap_or(Timestamp::MIN);
+                Err(unavailable(&heard.health, until, wait))
+            }
+            None => self.acquire_probe(heard.health, context).await,
         }
-        self.acquire_probe(snapshot, context).await
     }
 
     async fn acquire_probe(
@@ -176,13 +185,33 @@ impl HealthView {
             return Ok(Admitted { probe_lease: lease });
         }
         let until = timestamp("refused_until", refused_until).ok().flatten().unwrap_or_else(Timestamp::now);
-        Err(unavailable(&snapshot, until))
+        Err(unavailable(&snapshot, until, time_until(until)))
     }
 }
 
-fn unavailable(health: &HealthSnapshot, until: Timestamp) -> OrchestratorError {
+impl Heard {
+    /// How long the agent is not to be tried yet; nothing when it may be. The deadline is a time of the health service's
+    /// clock, and ours may be another, or was set back: what counts then is how long the circuit stays open after a failure.
+    fn refused_for(&self) -> Option<Duration> {
+        let until = self.health.circuit_open_until?;
+        let wait = time_until(until);
+        let Some(failed_at) = self.health.last_failure_at else { return positive(wait) };
+        let cooldown = Duration::try_from(until.duration_since(failed_at)).unwrap_or_default();
+        positive(wait.min(cooldown.saturating_sub(self.at.elapsed())))
+    }
+}
+
+/// By our own clock.
+fn time_until(time: Timestamp) -> Duration {
+    Duration::try_from(time.duration_since(Timestamp::now())).unwrap_or_default()
+}
+
+fn positive(wait: Duration) -> Option<Duration> {
+    (!wait.is_zero()).then_some(wait)
+}
+
+fn unavailable(health: &HealthSnapshot, until: Timestamp, wait: Duration) -> OrchestratorError {
     record_counter(&FAILED_FAST, 1);
-    let wait = Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default();
     OrchestratorError::new(
         OrchestratorErrorCode::AgentUnavailable,
         format!(

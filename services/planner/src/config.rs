@@ -3,6 +3,8 @@
 use phoenix_domain::AgentCatalog;
 use phoenix_platform::config::RoleSettings;
 
+use crate::{planner::KEY_LIFE, retention::Retention};
+
 /// Settings of the planner.
 #[derive(Debug, Clone)]
 pub struct PlannerConfig {
@@ -14,6 +16,8 @@ pub struct PlannerConfig {
     pub executor_url: String,
     /// Where agents' health is known.
     pub health_url: String,
+    /// How long what is stays.
+    pub retention: Retention,
 }
 
 impl From<&RoleSettings> for PlannerConfig {
@@ -23,6 +27,7 @@ impl From<&RoleSettings> for PlannerConfig {
             database_url: settings.database_url.clone(),
             executor_url: settings.executor_url.clone(),
             health_url: settings.health_url.clone(),
+            retention: Retention { plans: settings.config.planner.retention, keys: KEY_LIFE },
         }
     }
 }

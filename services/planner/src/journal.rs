@@ -14,7 +14,7 @@ use phoenix_platform::{readiness::Readiness, sqlite::OpenError};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::store::{self, Entry, Event, JournalError, PlanFilter, Store};
+use crate::store::{self, Entry, Event, Extent, Forgotten, JournalError, OldPlans, PlanFilter, Store};
 
 /// Entries that may wait for the writer; beyond it, whoever appends waits.
 const QUEUE: usize = 4096;
@@ -160,6 +160,30 @@ impl Journal {
         limit: u32,
     ) -> Result<Vec<Event>, JournalError> {
         self.store.events(plan_id, position, limit).await
+    }
+
+    /// Deletes a batch of plans that ended long ago.
+    ///
+    /// # Errors
+    /// When the database can't be used, or another planner has taken over.
+    pub async fn forget_plans(&self, old: &OldPlans) -> Result<Forgotten, JournalError> {
+        self.store.forget_plans(&self.instance, old).await
+    }
+
+    /// Deletes at most `limit` keys that were first used before `before`: how many.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    pub async fn forget_keys(&self, before: Timestamp, limit: u32) -> Result<u64, JournalError> {
+        self.store.forget_keys(&self.instance, before, limit).await
+    }
+
+    /// How much there is.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    pub async fn extent(&self) -> Result<Extent, JournalError> {
+        self.store.extent().await
     }
 
     /// Tells of every commit from now on: the plans it changed.

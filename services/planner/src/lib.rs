@@ -11,6 +11,7 @@
 //! | [`agent_health`] | may the agent run now? |
 //! | [`execution`] | one task, through the executor |
 //! | [`agent_time`] | how long agents worked for a plan |
+//! | [`retention`] | what is old goes |
 //! | [`journal`] | every step, durable before anybody is told of it |
 //! | [`store`] | where the journal is kept |
 
@@ -23,6 +24,7 @@ pub mod journal;
 pub mod make;
 pub mod metrics;
 pub mod planner;
+pub mod retention;
 pub mod routing;
 pub mod run;
 pub mod store;
@@ -81,7 +83,7 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let PlannerConfig { agents, database_url, executor_url, health_url } = config;
+    let PlannerConfig { agents, database_url, executor_url, health_url, retention } = config;
     let readiness = Readiness::needing(&["journal", "executor", "health"]);
     let executor = client::channel(&executor_url)?;
     let health = HealthView::new(client::channel(&health_url)?);
@@ -93,6 +95,7 @@ pub async fn serve(
     let _stop_watching = watching.clone().drop_guard();
     tokio::spawn(health.follow(readiness.clone(), watching.clone()));
     tokio::spawn(follow_executor(executor, readiness.clone(), watching.clone()));
+    tokio::spawn(retention::run(journal.clone(), retention, watching.clone()));
     tokio::spawn(take_over(planner.clone(), watching));
     let service = PlannerServiceServer::new(PlannerGrpc::new(planner.clone(), shutdown.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)

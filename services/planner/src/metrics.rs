@@ -51,6 +51,17 @@ pub const JOURNAL_ENTRIES: Metric =
 /// Commits that failed and were tried again or refused.
 pub const JOURNAL_FAILURES: Metric =
     Metric::counter("phoenix_journal_commit_failures_total", "Commits to the journal that failed.");
+/// Plans that went because they were old.
+pub const PLANS_DELETED: Metric =
+    Metric::counter("phoenix_plans_deleted_total", "Finished plans deleted because of their age.");
+/// The journal on the disk.
+pub const JOURNAL_BYTES: Metric =
+    Metric::gauge("phoenix_journal_bytes", "Size of the journal's files, looked at once a minute.");
+/// How far back the journal goes.
+pub const OLDEST_PLAN_SECONDS: Metric = Metric::gauge(
+    "phoenix_journal_oldest_plan_seconds",
+    "Time since the oldest finished plan was accepted, looked at once a minute; 0 without one.",
+);
 /// Chats that ran although nobody could say whether their agent was healthy.
 pub const HEALTH_UNKNOWN: Metric = Metric::counter(
     "phoenix_health_unknown_total",
@@ -87,6 +98,9 @@ pub const METRICS: &[Metric] = &[
     JOURNAL_COMMIT_SECONDS,
     JOURNAL_ENTRIES,
     JOURNAL_FAILURES,
+    PLANS_DELETED,
+    JOURNAL_BYTES,
+    OLDEST_PLAN_SECONDS,
     HEALTH_UNKNOWN,
     FAILED_FAST,
     RECOVERED,

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How long a key stands for the plan it was first used for.
-const KEY_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const KEY_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Plans in flight at once; one more is refused before anything is journalled.
 const MAX_IN_FLIGHT: usize = 20_000;

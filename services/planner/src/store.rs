@@ -6,7 +6,7 @@
 
 mod sqlite;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use phoenix_domain::{
@@ -90,6 +90,25 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// As [`Self::plan`].
     async fn events(&self, plan_id: PlanId, position: u64, limit: u32) -> Result<Vec<Event>, JournalError>;
+
+    /// Deletes plans that ended long ago, with their tasks, attempts and events. Whoever else does the same at the same
+    /// time is in nobody's way: what is gone is gone.
+    ///
+    /// # Errors
+    /// [`JournalError::Fenced`] when `planner` is no owner (any more).
+    async fn forget_plans(&self, planner: &str, old: &OldPlans) -> Result<Forgotten, JournalError>;
+
+    /// Deletes keys that were first used before `before`, at most `limit`: how many.
+    ///
+    /// # Errors
+    /// As [`Self::forget_plans`].
+    async fn forget_keys(&self, planner: &str, before: Timestamp, limit: u32) -> Result<u64, JournalError>;
+
+    /// How much there is.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    async fn extent(&self) -> Result<Extent, JournalError>;
 }
 
 /// Opens, or makes, the database at `url`, and brings its tables up to date.
@@ -241,6 +260,37 @@ pub struct Event {
     pub data: String,
 }
 
+/// Which plans to delete.
+#[derive(Debug, Clone)]
+pub struct OldPlans {
+    /// Those that ended before this time.
+    pub ended_before: Timestamp,
+    /// Only those younger than this one: where the last batch ended.
+    pub after: Option<PlanId>,
+    /// Looks at so many, at most, the oldest first.
+    pub limit: u32,
+}
+
+/// What became of a batch of old plans.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forgotten {
+    /// So many are gone.
+    pub plans: u64,
+    /// The youngest that was looked at; nothing when no older one is left to be looked at.
+    pub last: Option<PlanId>,
+    /// For so long nobody else could write.
+    pub held: Duration,
+}
+
+/// How much a journal holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes on the disk.
+    pub bytes: u64,
+    /// When the oldest plan that has ended was accepted, if there is one.
+    pub oldest_plan: Option<Timestamp>,
+}
+
 /// The journal can't take an entry, or can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
@@ -273,7 +323,7 @@ impl From<JournalError> for OrchestratorError {
                 OrchestratorErrorCode::AgentUnavailable,
                 "the planner cannot write its journal at the moment, so no plan is accepted",
             )
-            .with_retry_after(std::time::Duration::from_secs(5)),
+            .with_retry_after(Duration::from_secs(5)),
         }
     }
 }

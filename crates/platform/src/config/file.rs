@@ -23,6 +23,8 @@ pub struct PhoenixConfig {
     pub llm: LlmSettings,
     /// What only the gateway reads.
     pub gateway: GatewayFile,
+    /// What only the planner reads.
+    pub planner: PlannerFile,
     /// Addresses and databases, by role.
     pub(super) roles: BTreeMap<Role, RoleFile>,
 }
@@ -34,6 +36,13 @@ pub struct GatewayFile {
     pub cors_allowed_origins: Vec<String>,
     /// After this a chat that is still running is answered with `timeout`.
     pub request_timeout: Duration,
+}
+
+/// `[planner]`, beside its addresses and the default agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannerFile {
+    /// How long plans stay after their end; for ever when absent.
+    pub retention: Option<Duration>,
 }
 
 /// What each role may say about itself.
@@ -63,6 +72,7 @@ struct GatewayTable {
 #[serde(default)]
 struct PlannerTable {
     default_agent: Option<AgentName>,
+    retention_days: Option<f64>,
     grpc_addr: Option<String>,
     metrics_addr: Option<String>,
     database_url: Option<String>,
@@ -75,6 +85,9 @@ struct ServiceTable {
     metrics_addr: Option<String>,
     database_url: Option<String>,
 }
+
+/// How long plans stay after their end when nobody says.
+const RETENTION_DAYS: f64 = 30.0;
 
 const SECTIONS: &[&str] = &["agents", "executor", "gateway", "health", "llm", "planner"];
 
@@ -130,6 +143,7 @@ impl PhoenixConfig {
                 cors_allowed_origins: gateway.cors_allowed_origins,
                 request_timeout: Duration::from_secs(gateway.request_timeout_secs.unwrap_or(120).max(1)),
             },
+            planner: PlannerFile { retention: retention(planner.retention_days, &mut problems) },
             roles: BTreeMap::from([
                 (
                     Role::Gateway,
@@ -228,6 +242,19 @@ fn agents(
         }
     }
     agents
+}
+
+/// An age in days; 0 is for ever.
+fn retention(days: Option<f64>, problems: &mut Problems) -> Option<Duration> {
+    const DAY_SECS: f64 = 24.0 * 60.0 * 60.0;
+    let Ok(age) = Duration::try_from_secs_f64(days.unwrap_or(RETENTION_DAYS) * DAY_SECS) else {
+        problems.add(
+            "planner.retention_days",
+            "must be a number of days such as 30, or 0 to keep plans for ever",
+        );
+        return None;
+    };
+    (!age.is_zero()).then_some(age)
 }
 
 /// The configured default agent, else the language model, else any agent there is.
@@ -345,6 +372,16 @@ mod tests {
         assert!(declared(agent("git_agent")).contains(&"git_log".to_owned()));
     }
 
+    #[test]
+    fn plans_are_kept_for_thirty_days_or_as_long_as_the_operator_says() {
+        let kept = |line: &str| parse(&format!("[planner]\n{line}")).unwrap().planner.retention;
+        let days = |days: f64| Some(Duration::from_secs_f64(days * 86_400.0));
+        assert_eq!(kept(""), days(30.0));
+        assert_eq!(kept("retention_days = 7"), days(7.0));
+        assert_eq!(kept("retention_days = 0.5"), days(0.5));
+        assert_eq!(kept("retention_days = 0"), None);
+    }
+
     use phoenix_domain::AgentMode as AgentModeOf;
 
     #[test]
@@ -353,6 +390,7 @@ mod tests {
             r#"
             [planner]
             default_agent = "nobody"
+            retention_days = -1
             [gatway]
             [executor]
             grpc_adr = "x"
@@ -376,6 +414,7 @@ mod tests {
         .to_string();
         for expected in [
             "planner.default_agent: no agent is called `nobody`",
+            "planner.retention_days: must be a number of days",
             "gatway: unknown section",
             "executor.grpc_adr: unknown key",
             "agents.default.retry.max_attempts: must be at least 1",

@@ -70,6 +70,12 @@ impl Role {
         }
     }
 
+    /// The name of its database in a data folder.
+    #[must_use]
+    pub fn database_file(self) -> String {
+        format!("{self}.db")
+    }
+
     /// Whether it keeps a database.
     #[must_use]
     pub const fn has_database(self) -> bool {
@@ -174,7 +180,7 @@ impl RoleSettings {
         let health_url = url(&flags.health_url, "HEALTH_URL", Role::Health);
         let database_url = setting(&flags.database_url, "DATABASE_URL", database_url).unwrap_or_else(|| {
             let data_dir = flags.data_dir.clone().or_else(|| env("PHOENIX_DATA_DIR").map(PathBuf::from));
-            let file = data_dir.unwrap_or_else(|| "data".into()).join(format!("{role}.db"));
+            let file = data_dir.unwrap_or_else(|| "data".into()).join(role.database_file());
             format!("sqlite://{}", file.display())
         });
         if role.has_database() && !database_url.starts_with("sqlite:") {

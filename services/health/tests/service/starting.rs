@@ -1,14 +1,18 @@
 //! Starts: on what was left behind, and on what can't be used.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use phoenix_domain::health::{HealthState, Outcome};
 use phoenix_health::serve;
+use phoenix_proto::health_v1::WatchAgentHealthRequest;
 use sqlx::{Connection, SqliteConnection};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{LIMIT, LONG, Service, agent, config, now};
+use crate::harness::{LIMIT, LONG, Service, agent, config, decode, now};
 
 #[tokio::test]
 async fn what_is_known_survives_a_restart() {
@@ -30,6 +34,47 @@ async fn what_is_known_survives_a_restart() {
     assert!(!service.probe("probed", 0).await.unwrap().granted, "the probe is still under way");
     let healed = service.report("probed", Outcome::Success, now(), &lease).await.unwrap();
     assert_eq!(healed.state, HealthState::Healthy);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_by_an_hour_keeps_no_circuit_open_for_longer_than_its_cooldown() {
+    const COOLDOWN: Duration = Duration::from_millis(300);
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start([agent("a", COOLDOWN)], folder.path()).await;
+    for _ in 0..3 {
+        service.ended("a", Outcome::Failure).await;
+    }
+    service.stop().await;
+    // What it would have written an hour from now.
+    alter(
+        folder.path(),
+        "UPDATE agent_health SET circuit_open_until = circuit_open_until + 3600 * 1000000,
+                                 last_failure_at = last_failure_at + 3600 * 1000000",
+    )
+    .await;
+    let started = Instant::now();
+    let service = Service::start([agent("a", COOLDOWN)], folder.path()).await;
+    let mut changes =
+        service.client.clone().watch_agent_health(WatchAgentHealthRequest {}).await.unwrap().into_inner();
+    let told = async {
+        loop {
+            let health = decode(changes.message().await.unwrap().unwrap().agents.pop());
+            if health.circuit_open_until.unwrap() <= now() + COOLDOWN {
+                return health;
+            }
+        }
+    };
+    let health = tokio::time::timeout(LIMIT, told).await.expect("whoever watches is told");
+    assert_eq!(health.state, HealthState::Unhealthy, "nobody has tried it");
+    assert!(health.last_failure_at.unwrap() <= now());
+    let granted = async {
+        while !service.probe("a", 0).await.unwrap().granted {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, granted).await.expect("the cooldown ends");
+    assert!(started.elapsed() >= COOLDOWN, "it did not end at once");
     service.stop().await;
 }
 

@@ -13,6 +13,7 @@ mod log;
 mod merge;
 mod read;
 mod recent;
+mod retention;
 mod rows;
 
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use sqlx::{SqlitePool, migrate::Migrator};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::log::Log;
-use super::{Entry, Event, Heartbeat, JournalError, PlanFilter, Store};
+use super::{Entry, Event, Extent, Forgotten, Heartbeat, JournalError, OldPlans, PlanFilter, Store};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -112,5 +113,19 @@ impl Store for SqliteStore {
 
     async fn events(&self, plan_id: PlanId, position: u64, limit: u32) -> Result<Vec<Event>, JournalError> {
         read::events(self.tables().await?, plan_id, position, limit).await
+    }
+
+    async fn forget_plans(&self, planner: &str, old: &OldPlans) -> Result<Forgotten, JournalError> {
+        // What ended long ago is in the tables; only who asks for the first time may expect what was written just now.
+        let tables = if old.after.is_none() { self.tables().await? } else { &self.readers };
+        retention::forget_plans(tables, &self.log, planner, old).await
+    }
+
+    async fn forget_keys(&self, planner: &str, before: Timestamp, limit: u32) -> Result<u64, JournalError> {
+        retention::forget_keys(&self.readers, &self.log, planner, before, limit).await
+    }
+
+    async fn extent(&self) -> Result<Extent, JournalError> {
+        retention::extent(self.tables().await?).await
     }
 }

@@ -12,7 +12,11 @@ use crate::support::{
 use jiff::Timestamp;
 use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode as Code};
 use phoenix_platform::RequestContext;
-use phoenix_proto::planner::{PlanStatus, TaskStatus};
+use phoenix_proto::{
+    common::AgentHealth,
+    planner::{PlanStatus, TaskStatus},
+    to_timestamp,
+};
 use sqlx::{Connection, SqliteConnection};
 
 #[tokio::test]
@@ -95,6 +99,29 @@ async fn an_unhealthy_agent_fails_fast_until_its_deadline() {
     let plan = stage.plan(&error.details["plan_id"]).await;
     assert_eq!((status_of(&plan), plan.tasks[0].status()), (PlanStatus::Failed, TaskStatus::DeadLettered));
     stage.chat("show my notes").await.expect("another agent is not concerned");
+}
+
+#[tokio::test]
+async fn a_deadline_of_another_clock_counts_for_as_long_as_the_circuit_stays_open_after_a_failure() {
+    let health = FakeHealth::default();
+    // By the health service's clock, which is an hour ahead, the agent failed just now and is left alone for 200 ms.
+    let failed_at = Timestamp::now() + Duration::from_secs(3600);
+    let cooldown = Duration::from_millis(200);
+    let last_failure_at = Some(to_timestamp(failed_at));
+    let health_of_model = AgentHealth { last_failure_at, ..unhealthy("model", failed_at + cooldown) };
+    health.agents.lock().unwrap().push(health_of_model);
+    let stage = Stage::with(FakeExecutor::default(), health, ALL_PEERS).await;
+    eventually(async || match stage.chat("hello").await {
+        Ok(_) => true,
+        Err(error) => {
+            assert!(error.retry_after.unwrap() <= cooldown, "{error:?}");
+            false
+        }
+    })
+    .await;
+    let leases: Vec<_> =
+        stage.executor.log.lock().unwrap().calls.iter().map(|call| call.probe_lease.clone()).collect();
+    assert_eq!(leases, ["lease-1"], "the health service decides who tries it");
 }
 
 #[tokio::test]

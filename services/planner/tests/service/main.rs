@@ -10,4 +10,5 @@
 mod chats;
 mod graphs;
 mod inputs;
+mod retention;
 mod support;

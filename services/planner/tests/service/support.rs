@@ -10,10 +10,10 @@ use std::{
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    ActionSpec, AgentCatalog, AgentSpec, CorrelationId, OrchestratorError, action::ActionResult,
-    schema::InputSchema,
+    ActionSpec, AgentCatalog, AgentSpec, CorrelationId, OrchestratorError, TaskId, action::ActionResult,
+    plan as domain, schema::InputSchema,
 };
-use phoenix_planner::PlannerConfig;
+use phoenix_planner::{PlannerConfig, retention::Retention};
 use phoenix_platform::{RequestContext, client, readiness::Readiness, server::GrpcServer};
 use phoenix_proto::{
     common::{self, AgentHealth, HealthState},
@@ -43,6 +43,8 @@ use tonic::{Request, Response, Status};
 
 /// No wait in a test is longer.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the executor does with the tasks of one agent.
 #[derive(Clone)]
@@ -288,8 +290,13 @@ impl Stage {
         let health_url =
             serve_peer(AgentHealthServiceServer::new(health.clone()), peers.health, &stop_peers).await;
         let database_url = format!("sqlite://{}", dir.path().join("planner.db").display());
-        let config =
-            PlannerConfig { agents: catalog(), database_url: database_url.clone(), executor_url, health_url };
+        let config = PlannerConfig {
+            agents: catalog(),
+            database_url: database_url.clone(),
+            executor_url,
+            health_url,
+            retention: Retention { plans: Some(30 * DAY), keys: DAY },
+        };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
@@ -329,8 +336,16 @@ impl Stage {
     }
 
     pub async fn plan(&self, plan_id: &str) -> Plan {
+        self.find_plan(plan_id).await.unwrap()
+    }
+
+    /// The same, of one that may not be there.
+    pub async fn find_plan(&self, plan_id: &str) -> Result<Plan, OrchestratorError> {
         let request = GetPlanRequest { plan_id: plan_id.into() };
-        self.client.clone().get_plan(request).await.unwrap().into_inner().plan.unwrap()
+        let answer = self.client.clone().get_plan(request).await;
+        answer
+            .map(|answer| answer.into_inner().plan.unwrap())
+            .map_err(|status| phoenix_proto::error_from_status(&status))
     }
 
     pub async fn plans_of(&self, correlation_id: CorrelationId) -> Vec<Plan> {
@@ -389,6 +404,44 @@ fn catalog() -> AgentCatalog {
         [agent("model", &[]), agent("git_agent", &["git status"]), agent("notes", &["notes"]), strict],
         "model".parse().unwrap(),
     )
+}
+
+/// A plan that was accepted at `at`, as an earlier planner would have written it.
+pub fn new_plan(at: Timestamp, agents: &[&str]) -> domain::Plan {
+    let tasks = agents.iter().enumerate().map(|(ordinal, agent)| domain::Task {
+        task_id: TaskId::generate(),
+        spec: domain::TaskSpec {
+            key: format!("t{ordinal}"),
+            agent: agent.parse().unwrap(),
+            action: "do".into(),
+            payload: serde_json::Map::new(),
+            depends_on: Vec::new(),
+            on_failure: domain::OnFailure::Fail,
+        },
+        status: domain::TaskStatus::Queued,
+        queued_at: at,
+        dispatched_at: None,
+        ended_at: None,
+        output: None,
+        error: None,
+        attempts: Vec::new(),
+    });
+    let millis = u64::try_from(at.as_millisecond()).unwrap();
+    let random = uuid::Uuid::new_v4().into_bytes();
+    let plan_id = uuid::Builder::from_unix_timestamp_millis(millis, random[..10].try_into().unwrap());
+    domain::Plan {
+        plan_id: plan_id.into_uuid().into(),
+        correlation_id: CorrelationId::generate(),
+        kind: domain::PlanKind::Graph,
+        status: domain::PlanStatus::Pending,
+        created_at: at,
+        deadline_at: None,
+        ended_at: None,
+        context: String::new(),
+        output: None,
+        error: None,
+        tasks: tasks.collect(),
+    }
 }
 
 /// Waits until `condition` holds.

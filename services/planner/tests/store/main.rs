@@ -1,8 +1,10 @@
 //! What every store of the journal must do. A new kind of store is one more line in [`stores`].
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests too")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests are tests too")]
 
 mod ownership;
+mod pace;
 mod plans;
+mod retention;
 mod sqlite;
 
 use std::sync::Arc;
@@ -144,4 +146,22 @@ fn life(plan: &Plan) -> Vec<Entry> {
         Entry::TaskEnded { task: second, status: TaskStatus::DeadLettered, at: at(8), result: Err(error) },
         plan_ended(plan, 9),
     ]
+}
+
+/// [`life`] of a plan that ends a second after it was accepted.
+fn short_life(plan: &Plan) -> Vec<Entry> {
+    let mut entries = life(plan);
+    let at = plan.created_at + std::time::Duration::from_secs(1);
+    if let Some(Entry::PlanEnded { at: ended_at, .. }) = entries.last_mut() {
+        *ended_at = at;
+    }
+    entries
+}
+
+/// Makes `plans` plans that were accepted a second after each other, from `second` on.
+async fn fill(store: &dyn Store, second: i64, plans: i64) {
+    let plans: Vec<_> = (second..second + plans).map(retention::plan_of).collect();
+    for together in plans.chunks(64) {
+        write(store, "me", &together.iter().flat_map(short_life).collect::<Vec<_>>()).await.unwrap();
+    }
 }

@@ -1,10 +1,10 @@
 //! What only concerns the store in a file.
 
+use phoenix_domain::PlanId;
+use phoenix_planner::store::{self, OldPlans, Store};
 use sqlx::{Connection, SqliteConnection, migrate::Migrator};
 
-use crate::{sqlite, write};
-use phoenix_domain::PlanId;
-use phoenix_planner::store;
+use crate::{at, fill, sqlite, write};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -80,5 +80,45 @@ async fn two_processes_on_one_file_lose_nothing_and_write_nothing_twice() {
         let events = other.events(plan_id, 0, 100).await.unwrap();
         assert_eq!(events.len(), 12, "{events:?}");
         assert!(events.windows(2).all(|pair| pair[0].position < pair[1].position));
+    }
+}
+
+async fn forget_all(store: &dyn Store, limit: u32) -> u64 {
+    let (mut after, mut plans) = (None, 0);
+    loop {
+        let old = OldPlans { ended_before: at(1_000_000_000), after, limit };
+        let batch = store.forget_plans("me", &old).await.unwrap();
+        plans += batch.plans;
+        match batch.last {
+            Some(_) => after = batch.last,
+            None => return plans,
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_file_stops_growing_when_as_much_goes_as_comes() {
+    const PLANS: i64 = 500;
+    let fresh = sqlite().await;
+    let store = &*fresh.store;
+    let mut peaks = Vec::new();
+    for _ in 0..6 {
+        fill(store, 0, PLANS).await;
+        peaks.push(store.extent().await.unwrap().bytes);
+        assert_eq!(forget_all(store, 100).await, PLANS as u64);
+        peaks.push(store.extent().await.unwrap().bytes);
+    }
+    // What held the first two generations, file and write-ahead log, holds every later one. Pages that are not quite full
+    // differ from generation to generation.
+    let (first, later) = peaks.split_at(4);
+    let [first, later] = [first, later].map(|peaks| *peaks.iter().max().unwrap());
+    assert!(first > 3_000_000, "a generation is worth measuring: {peaks:?}");
+    assert!(later < first + first / 20, "{peaks:?}");
+
+    let mut file = SqliteConnection::connect(&fresh.url).await.unwrap();
+    for table in ["plans", "tasks", "attempts", "events"] {
+        let count = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
+        let rows: i64 = sqlx::query_scalar(count).fetch_one(&mut file).await.unwrap();
+        assert_eq!(rows, 0, "{table}");
     }
 }

@@ -27,6 +27,12 @@ pub(super) async fn beat(connection: &mut SqliteConnection, planner: &str) -> Re
     }
 }
 
+/// Whether `planner` may write.
+pub(super) async fn is_owner(connection: &mut SqliteConnection, planner: &str) -> Result<bool, JournalError> {
+    let owner = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM planners WHERE instance = ?)");
+    Ok(owner.bind(planner).fetch_one(connection).await?)
+}
+
 pub(super) async fn planners(pool: &SqlitePool) -> Result<Vec<Heartbeat>, JournalError> {
     let rows: Vec<(String, i64)> =
         sqlx::query_as("SELECT instance, beat FROM planners").fetch_all(pool).await?;

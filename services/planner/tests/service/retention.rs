@@ -1,0 +1,55 @@
+//! What is old goes by itself, while the planner serves.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use phoenix_domain::{PlanId, plan::PlanStatus};
+use phoenix_planner::store::{self, Entry, IdempotencyKey};
+use phoenix_proto::planner::PlanAndExecuteRequest;
+
+use crate::support::{ALL_PEERS, DAY, FakeExecutor, FakeHealth, Stage, eventually, new_plan};
+
+/// A journal with a finished plan of each of these ages, under a key that is as old: their ids.
+async fn journal(dir: &tempfile::TempDir, days: &[u32]) -> Vec<PlanId> {
+    let url = format!("sqlite://{}", dir.path().join("planner.db").display());
+    let journal = store::open(&url).await.unwrap();
+    journal.register("earlier").await.unwrap();
+    let mut ids = Vec::new();
+    for days in days {
+        let at = Timestamp::now() - DAY * *days;
+        let plan = new_plan(at, &["model"]);
+        let plan_id = plan.plan_id;
+        let key = Some(IdempotencyKey { key: format!("key of {days}"), digest: "d".into() });
+        let ended =
+            Entry::PlanEnded { plan_id, status: PlanStatus::Succeeded, at, result: Ok("done".into()) };
+        let entries = [Entry::PlanAccepted { plan: Box::new(plan), key }, ended];
+        journal.write("earlier", &entries.iter().collect::<Vec<_>>()).await.unwrap();
+        ids.push(plan_id);
+    }
+    journal.release("earlier").await.unwrap();
+    ids
+}
+
+#[tokio::test]
+async fn plans_and_keys_go_when_they_are_old_and_the_younger_ones_answer() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let ids = journal(&dir, &[0, 29, 31, 400]).await;
+    let stage = Stage::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
+    for old in &ids[2..] {
+        eventually(async || stage.find_plan(&old.to_string()).await.is_err()).await;
+    }
+    for young in &ids[..2] {
+        assert_eq!(stage.plan(&young.to_string()).await.output.as_deref(), Some("done"));
+    }
+    let with_key = async |key: &str| {
+        let request = PlanAndExecuteRequest {
+            message: "hello".into(),
+            idempotency_key: key.into(),
+            idempotency_digest: "d".into(),
+            ..PlanAndExecuteRequest::default()
+        };
+        stage.client.clone().plan_and_execute(request).await.unwrap().into_inner()
+    };
+    assert_eq!(with_key("key of 0").await.plan_id, ids[0].to_string());
+    assert_ne!(with_key("key of 400").await.plan_id, ids[3].to_string(), "it stands for nothing any more");
+}
