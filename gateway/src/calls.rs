@@ -111,11 +111,10 @@ impl Plans {
     }
 
     /// Ends a plan.
-    pub(crate) async fn cancel(&self, plan_id: PlanId, reason: String) -> Result<(), OrchestratorError> {
+    pub(crate) async fn cancel(&self, request: CancelPlanRequest) -> Result<(), OrchestratorError> {
         let limit = self.scope.deadline().max(Instant::now() + READ_LIMIT);
         let context = self.scope.context().with_deadline(limit);
         let mut planner = self.gateway.planner();
-        let request = CancelPlanRequest { plan_id: plan_id.to_string(), reason };
         let call = planner.cancel_plan(context.request(request));
         self.within(limit, call).await?.ok_or_else(silent).map(|_| ())
     }

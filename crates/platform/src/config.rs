@@ -12,7 +12,7 @@ mod role;
 
 use std::fmt;
 
-pub use file::{GatewayFile, PhoenixConfig, RoleFile};
+pub use file::{GatewayFile, PhoenixConfig, PlannerFile, RoleFile};
 pub use role::{Role, RoleFlags, RoleSettings};
 
 /// Exit code for settings that can't be used (`EX_USAGE` of `sysexits.h`).

@@ -14,7 +14,7 @@ use axum::{
 use jiff::Timestamp;
 use phoenix_domain::{AgentName, CorrelationId, OrchestratorError, PlanId, ids::InvalidId, plan::PlanStatus};
 use phoenix_proto::{
-    planner::{self, ListPlansRequest, ListPlansResponse, PlanAndExecuteRequest},
+    planner::{self, CancelPlanRequest, ListPlansRequest, ListPlansResponse, PlanAndExecuteRequest},
     to_timestamp,
 };
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ use utoipa::ToSchema;
 use crate::{
     calls::{Plans, unexpected},
     correlation::Scope,
-    delivery::{Delivery, PREFERENCE_APPLIED, RESPOND_ASYNC},
+    delivery::{Delivery, Key, PREFERENCE_APPLIED, RESPOND_ASYNC},
     extract::JsonObject,
     follow::has_ended,
     peers::Gateway,
@@ -70,7 +70,7 @@ pub(crate) struct PlanPageV1 {
 }
 
 /// Why a plan is cancelled. Unknown fields are refused.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CancelRequestV1 {
     /// One sentence for those who read the plan later.
@@ -243,15 +243,18 @@ pub(crate) async fn cancel_plan(
     State(gateway): State<Gateway>,
     Extension(scope): Extension<Scope>,
     segment: Segment,
+    key: Key,
     request: Option<JsonObject<CancelRequestV1>>,
 ) -> Result<Json<PlanV1>, Failure> {
     let plan_id = match segment.0.rsplit_once(':') {
         Some((plan_id, "cancel")) => read_id(plan_id)?,
         _ => return Err(router::unknown_path().await),
     };
-    let CancelRequestV1 { reason } = request.map(|JsonObject(request)| request).unwrap_or_default();
+    let request = request.map(|JsonObject(request)| request).unwrap_or_default();
+    let (idempotency_key, idempotency_digest) = key.of(&request);
+    let (name, reason) = (plan_id.to_string(), request.reason.unwrap_or_default());
     let plans = Plans::new(&gateway, &scope);
-    plans.cancel(plan_id, reason.unwrap_or_default()).await?;
+    plans.cancel(CancelPlanRequest { plan_id: name, reason, idempotency_key, idempotency_digest }).await?;
     Ok(Json(encode(plans.get(plan_id).await?)?))
 }
 

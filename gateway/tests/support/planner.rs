@@ -142,6 +142,11 @@ impl FakePlanner {
         first[0].clone()
     }
 
+    /// Every cancellation so far.
+    pub fn all_cancelled(&self) -> Vec<CancelPlanRequest> {
+        self.cancelled.borrow().clone()
+    }
+
     /// How many plans were cancelled.
     pub fn cancelled(&self) -> usize {
         self.cancelled.borrow().len()

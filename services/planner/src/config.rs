@@ -1,5 +1,7 @@
 //! What the planner is told.
 
+use std::time::Duration;
+
 use phoenix_domain::AgentCatalog;
 use phoenix_platform::config::RoleSettings;
 
@@ -14,6 +16,8 @@ pub struct PlannerConfig {
     pub executor_url: String,
     /// Where agents' health is known.
     pub health_url: String,
+    /// How long an idempotency key stands for what it was first used for.
+    pub key_life: Duration,
 }
 
 impl From<&RoleSettings> for PlannerConfig {
@@ -23,6 +27,7 @@ impl From<&RoleSettings> for PlannerConfig {
             database_url: settings.database_url.clone(),
             executor_url: settings.executor_url.clone(),
             health_url: settings.health_url.clone(),
+            key_life: settings.config.planner.idempotency_key_ttl,
         }
     }
 }

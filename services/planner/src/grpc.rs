@@ -3,7 +3,7 @@
 use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt};
-use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId, plan::TaskSpec};
+use phoenix_domain::{PlanId, plan::TaskSpec};
 use phoenix_platform::RequestContext;
 use phoenix_proto::{
     InvalidField, id, optional,
@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     make::{Wish, Work},
-    planner::{Answer, Planner},
+    planner::{Answer, Planner, no_such_plan},
     store::{Event, IdempotencyKey, JournalError, PlanFilter},
     watch,
 };
@@ -88,7 +88,7 @@ impl PlannerService for PlannerGrpc {
     async fn get_plan(&self, request: Request<GetPlanRequest>) -> Result<Response<GetPlanResponse>, Status> {
         let plan_id: PlanId = id("plan_id", &request.get_ref().plan_id)?;
         let plan = self.planner.journal().plan(plan_id).await.map_err(journal_status)?;
-        let plan = plan.ok_or_else(|| no_such_plan(plan_id))?;
+        let plan = plan.ok_or_else(|| status_from_error(&no_such_plan(plan_id)))?;
         Ok(Response::new(GetPlanResponse { plan: Some(plan.into()) }))
     }
 
@@ -112,7 +112,7 @@ impl PlannerService for PlannerGrpc {
         let plan_id: PlanId = id("plan_id", &plan_id)?;
         let journal = self.planner.journal().clone();
         if journal.plan(plan_id).await.map_err(journal_status)?.is_none() {
-            return Err(no_such_plan(plan_id));
+            return Err(status_from_error(&no_such_plan(plan_id)));
         }
         let events = watch::events(journal, plan_id, after_position, self.shutdown.clone());
         Ok(Response::new(Box::pin(events.map(|event| event.map(encode_event).map_err(journal_status)))))
@@ -122,9 +122,10 @@ impl PlannerService for PlannerGrpc {
         &self,
         request: Request<CancelPlanRequest>,
     ) -> Result<Response<CancelPlanResponse>, Status> {
-        let CancelPlanRequest { plan_id, reason } = request.into_inner();
+        let CancelPlanRequest { plan_id, reason, idempotency_key, idempotency_digest } = request.into_inner();
         let plan_id: PlanId = id("plan_id", &plan_id)?;
-        self.planner.cancel(plan_id, reason).await.map_err(|error| status_from_error(&error))?;
+        let key = named(idempotency_key, idempotency_digest);
+        self.planner.cancel(plan_id, reason, key).await.map_err(|error| status_from_error(&error))?;
         Ok(Response::new(CancelPlanResponse {}))
     }
 }
@@ -147,14 +148,18 @@ fn wish(request: PlanAndExecuteRequest) -> Result<Wish, InvalidField> {
     } else {
         return Err(InvalidField::new("tasks", "and `message` exclude each other"));
     };
-    let key = IdempotencyKey { key: idempotency_key, digest: idempotency_digest };
     Ok(Wish {
         work,
         context,
         time_limit: (deadline_ms > 0).then(|| Duration::from_millis(deadline_ms)),
         continue_on_disconnect,
-        key: (!key.key.is_empty()).then_some(key),
+        key: named(idempotency_key, idempotency_digest),
     })
+}
+
+/// The name of a request, if it has one.
+fn named(key: String, digest: String) -> Option<IdempotencyKey> {
+    (!key.is_empty()).then_some(IdempotencyKey { key, digest })
 }
 
 fn encode_event(Event { position, kind, at, task_key, data }: Event) -> WatchPlanResponse {
@@ -173,13 +178,6 @@ fn filter(request: &ListPlansRequest) -> Result<PlanFilter, InvalidField> {
         before: optional("page_token", &request.page_token)?,
         limit: if request.page_size == 0 { DEFAULT_PAGE } else { request.page_size },
     })
-}
-
-fn no_such_plan(plan_id: PlanId) -> Status {
-    status_from_error(&OrchestratorError::new(
-        OrchestratorErrorCode::NotFound,
-        format!("there is no plan {plan_id}"),
-    ))
 }
 
 fn journal_status(error: JournalError) -> Status {

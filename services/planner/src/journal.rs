@@ -13,6 +13,7 @@ use phoenix_domain::{PlanId, plan::Plan};
 use phoenix_platform::{readiness::Readiness, sqlite::OpenError};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use uuid::Uuid;
 
 use crate::store::{self, Entry, Event, JournalError, PlanFilter, Store};
 
@@ -42,7 +43,7 @@ impl Journal {
     /// When the database can't be opened or was written by a newer version.
     pub async fn open(url: &str, readiness: Readiness) -> Result<Self, StartError> {
         let store = store::open(url).await?;
-        let instance = uuid::Uuid::new_v4().to_string();
+        let instance = Uuid::new_v4().to_string();
         store.register(&instance).await?;
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (changes, _) = broadcast::channel(CHANGES);
@@ -92,10 +93,11 @@ impl Journal {
         self.store.release(&self.instance).await
     }
 
-    /// Makes the acceptance of a plan durable, together with what is already known of its end.
+    /// Makes the acceptance of something new durable (a plan, with what is already known of its end), all of it or nothing.
     ///
     /// # Errors
-    /// When it could not be made durable; then the plan does not exist.
+    /// When it could not be made durable, or claims what was claimed before ([`JournalError::Taken`]); then it does not
+    /// exist.
     pub async fn accept(&self, entries: Vec<Entry>) -> Result<(), JournalError> {
         let (done, committed) = oneshot::channel();
         self.send(writer::Job::Accept { entries, done }).await?;
@@ -137,16 +139,16 @@ impl Journal {
         self.store.plans(filter).await
     }
 
-    /// The plan that `key` stands for and the digest it was first used with, if that was not before `not_before`.
+    /// What `key` stands for and the digest it was first used with, if that was not before `not_before`.
     ///
     /// # Errors
     /// When the database can't be read.
-    pub async fn plan_of_key(
+    pub async fn subject_of_key(
         &self,
         key: &str,
         not_before: Timestamp,
-    ) -> Result<Option<(PlanId, String)>, JournalError> {
-        self.store.plan_of_key(key, not_before).await
+    ) -> Result<Option<(Uuid, String)>, JournalError> {
+        self.store.subject_of_key(key, not_before).await
     }
 
     /// Events of a plan after `position`, oldest first, at most `limit`.

@@ -5,6 +5,7 @@
 //! | [`grpc`] | the service: decode, call, encode |
 //! | [`make`] | from what a caller asks for to a plan |
 //! | [`planner`] | plans: accepted, cancelled, taken over |
+//! | `keys` | requests that are sent twice |
 //! | [`run`] | one plan on its way |
 //! | [`watch`] | what happens to a plan, as it happens |
 //! | [`routing`] | which agent a message is meant for |
@@ -20,6 +21,7 @@ pub mod config;
 pub mod execution;
 pub mod grpc;
 pub mod journal;
+mod keys;
 pub mod make;
 pub mod metrics;
 pub mod planner;
@@ -81,13 +83,14 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let PlannerConfig { agents, database_url, executor_url, health_url } = config;
+    let PlannerConfig { agents, database_url, executor_url, health_url, key_life } = config;
     let readiness = Readiness::needing(&["journal", "executor", "health"]);
     let executor = client::channel(&executor_url)?;
     let health = HealthView::new(client::channel(&health_url)?);
     let journal = Journal::open(&database_url, readiness.clone()).await?;
     let runner = TaskRunner::new(executor.clone(), journal.clone(), health.clone());
-    let planner = Planner::new(agents, journal.clone(), health.clone(), runner, PlanMeters::new());
+    let meters = PlanMeters::new();
+    let planner = Planner::new(agents, journal.clone(), health.clone(), runner, meters, key_life);
     // Ends the watchers however this function ends.
     let watching = CancellationToken::new();
     let _stop_watching = watching.clone().drop_guard();

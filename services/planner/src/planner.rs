@@ -21,14 +21,12 @@ use crate::{
     agent_health::HealthView,
     execution::TaskRunner,
     journal::Journal,
+    keys::{Keys, Use, still_running},
     make::{Wish, graph_of, make},
     metrics::{CountedPlan, PlanMeters, RECOVERED},
     run::{Run, Stop, Waits, naming},
     store::{Entry, IdempotencyKey, JournalError},
 };
-
-/// How long a key stands for the plan it was first used for.
-const KEY_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Plans in flight at once; one more is refused before anything is journalled.
 const MAX_IN_FLIGHT: usize = 20_000;
@@ -61,7 +59,7 @@ struct Parts {
     meters: PlanMeters,
     tasks: TaskTracker,
     running: Mutex<HashMap<PlanId, Stop>>,
-    keys: Mutex<HashMap<String, ()>>,
+    keys: Keys,
 }
 
 type Ended = JoinHandle<Result<Answer, OrchestratorError>>;
@@ -75,7 +73,7 @@ enum Accepted {
 }
 
 impl Planner {
-    /// A planner over these parts.
+    /// A planner over these parts. A caller's key counts for `key_life`.
     #[must_use]
     pub fn new(
         agents: AgentCatalog,
@@ -83,8 +81,10 @@ impl Planner {
         health: HealthView,
         runner: TaskRunner,
         meters: PlanMeters,
+        key_life: Duration,
     ) -> Self {
-        let (running, keys, tasks) = (Mutex::default(), Mutex::default(), TaskTracker::new());
+        let (tasks, running, keys) =
+            (TaskTracker::new(), Mutex::default(), Keys::new(journal.clone(), key_life));
         let parts = Parts { agents, journal, health, runner, meters, tasks, running, keys };
         Self { parts: Arc::new(parts) }
     }
@@ -177,23 +177,44 @@ impl Planner {
     /// Ends a plan, and answers when its end is durable.
     ///
     /// # Errors
-    /// `not_found`; `conflict` when it has ended already.
-    pub async fn cancel(&self, plan_id: PlanId, reason: String) -> Result<(), OrchestratorError> {
-        let running = self.running().get(&plan_id).cloned();
-        if let Some(stop) = running {
-            stop.cancel(if reason.is_empty() { "the plan was cancelled".into() } else { reason });
-            let mut changes = self.journal().changes();
-            while self.running().contains_key(&plan_id) {
-                // Whether told of it or having missed it: look again.
-                let _ = tokio::time::timeout(Duration::from_millis(20), changes.recv()).await;
-            }
-            return Ok(());
-        }
-        let Some(plan) = self.journal().plan(plan_id).await? else {
-            let message = format!("there is no plan {plan_id}");
-            return Err(OrchestratorError::new(OrchestratorErrorCode::NotFound, message));
+    /// `not_found`; `conflict` when it has ended already, unless that is what this very request brought about.
+    pub async fn cancel(
+        &self,
+        plan_id: PlanId,
+        reason: String,
+        key: Option<IdempotencyKey>,
+    ) -> Result<(), OrchestratorError> {
+        // Asked for before: a planner that died meanwhile may have left it undone, so it is done again.
+        let (claim, again) = match self.parts.keys.take(key).await? {
+            Use::First(claim) => (Some(claim), false),
+            Use::Again(_) => (None, true),
         };
+        let running = self.running().get(&plan_id).cloned();
+        let Some(stop) = running else { return self.cannot_cancel(plan_id, again).await };
+        if let Some(claim) = &claim
+            && let Some(used) = claim.entry(*plan_id.as_uuid())
+        {
+            match self.journal().accept(vec![used]).await {
+                Err(JournalError::Taken) => drop(claim.winner().await?),
+                written => written?,
+            }
+        }
+        stop.cancel(if reason.is_empty() { "the plan was cancelled".into() } else { reason });
+        let mut changes = self.journal().changes();
+        while self.running().contains_key(&plan_id) {
+            // Whether told of it or having missed it: look again.
+            let _ = tokio::time::timeout(Duration::from_millis(20), changes.recv()).await;
+        }
+        Ok(())
+    }
+
+    /// Why a plan that does not run here is not cancelled. One that has ended is fine if this was asked for `again`.
+    async fn cannot_cancel(&self, plan_id: PlanId, again: bool) -> Result<(), OrchestratorError> {
+        let plan = self.journal().plan(plan_id).await?.ok_or_else(|| no_such_plan(plan_id))?;
         if plan.status.is_terminal() {
+            if again {
+                return Ok(());
+            }
             let message = format!("the plan has ended already: {}", plan.status);
             return Err(OrchestratorError::new(OrchestratorErrorCode::Conflict, message));
         }
@@ -262,13 +283,9 @@ impl Planner {
         wish: Wish,
         waits: Waits,
     ) -> Result<Accepted, OrchestratorError> {
-        let key = wish.key.clone();
-        let _first = match &key {
-            Some(key) => match self.known_key(key).await? {
-                Some(plan_id) => return Ok(Accepted::Known(plan_id)),
-                None => Some(self.hold(&key.key)?),
-            },
-            None => None,
+        let claim = match self.parts.keys.take(wish.key.clone()).await? {
+            Use::First(claim) => claim,
+            Use::Again(subject) => return Ok(Accepted::Known(subject.into())),
         };
         let counted = CountedPlan::start(&self.parts.meters);
         let made = make(&self.parts.agents, context.correlation_id, wish)
@@ -278,7 +295,18 @@ impl Planner {
         })?;
         let plan_id = plan.plan_id;
         tracing::Span::current().record("plan_id", tracing::field::display(plan_id));
-        self.journal().accept(vec![Entry::PlanAccepted { plan: Box::new(plan.clone()), key }]).await?;
+        let accepted = Entry::PlanAccepted { plan: Box::new(plan.clone()) };
+        let entries = [accepted].into_iter().chain(claim.entry(*plan_id.as_uuid())).collect();
+        match self.journal().accept(entries).await {
+            // Another planner was sent the same request in the same instant, and was first.
+            Err(JournalError::Taken) => {
+                let winner = claim.winner().await?;
+                return winner
+                    .map(|plan| Accepted::Known(plan.into()))
+                    .ok_or_else(|| JournalError::Taken.into());
+            }
+            written => written?,
+        }
         let context = match plan.deadline_at {
             Some(at) => {
                 let left = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
@@ -331,25 +359,6 @@ impl Planner {
             .with_retry_after(Duration::from_secs(1)))
     }
 
-    /// The plan that a key stands for.
-    async fn known_key(&self, key: &IdempotencyKey) -> Result<Option<PlanId>, OrchestratorError> {
-        let not_before = Timestamp::now().checked_sub(KEY_LIFE).unwrap_or(Timestamp::MIN);
-        match self.journal().plan_of_key(&key.key, not_before).await? {
-            Some((_, digest)) if digest != key.digest => Err(OrchestratorError::new(
-                OrchestratorErrorCode::PlanningFailed,
-                "the idempotency key was used before, for a different request",
-            )
-            .with_detail("field", "Idempotency-Key")),
-            known => Ok(known.map(|(plan_id, _)| plan_id)),
-        }
-    }
-
-    /// Keeps a second request with the same key away while the first is being accepted.
-    fn hold(&self, key: &str) -> Result<HeldKey, OrchestratorError> {
-        let taken = lock(&self.parts.keys).insert(key.to_owned(), ()).is_some();
-        if taken { Err(still_running()) } else { Ok(HeldKey { planner: self.clone(), key: key.to_owned() }) }
-    }
-
     /// What the caller of an earlier request was told.
     async fn answer_again(&self, plan_id: PlanId) -> Result<Answer, OrchestratorError> {
         let plan = self.journal().plan(plan_id).await?;
@@ -364,17 +373,14 @@ impl Planner {
         }
     }
 
+    // A map of whole values: what a panicking thread leaves behind is still consistent.
     fn running(&self) -> std::sync::MutexGuard<'_, HashMap<PlanId, Stop>> {
-        lock(&self.parts.running)
+        self.parts.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn still_running() -> OrchestratorError {
-    OrchestratorError::new(
-        OrchestratorErrorCode::Conflict,
-        "a request with this idempotency key is still running; ask again shortly",
-    )
-    .with_retry_after(Duration::from_secs(1))
+pub(crate) fn no_such_plan(plan_id: PlanId) -> OrchestratorError {
+    OrchestratorError::new(OrchestratorErrorCode::NotFound, format!("there is no plan {plan_id}"))
 }
 
 /// A plan that is in the list of those that run.
@@ -389,27 +395,10 @@ impl Drop for Listed {
     }
 }
 
-/// A key whose first request is being accepted.
-struct HeldKey {
-    planner: Planner,
-    key: String,
-}
-
-impl Drop for HeldKey {
-    fn drop(&mut self) {
-        lock(&self.planner.parts.keys).remove(&self.key);
-    }
-}
-
 struct CancelOnDrop(Stop);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.cancel("the caller went away before the plan ended");
     }
-}
-
-// Maps of whole values: what a panicking thread leaves behind is still consistent.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

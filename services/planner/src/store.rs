@@ -16,6 +16,7 @@ use phoenix_domain::{
 };
 use phoenix_platform::sqlite::OpenError;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 pub use sqlite::SqliteStore;
 
@@ -49,12 +50,14 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [`JournalError::Fenced`] when `planner` is no owner (any more).
     async fn beat(&self, planner: &str) -> Result<(), JournalError>;
 
-    /// Makes `entries` durable, in order, all of them or none. A state that is terminal stays what it is, whatever the
-    /// entries say.
+    /// Makes `groups` durable, in order. A state that is terminal stays what it is, whatever the entries say.
+    ///
+    /// A group that claims what an earlier one has claimed, here or in any batch of any planner, is left out as a whole:
+    /// the places of those. All the others become durable, or none.
     ///
     /// # Errors
     /// [`JournalError::Fenced`] when `planner` is no owner (any more).
-    async fn write(&self, planner: &str, entries: &[&Entry]) -> Result<(), JournalError>;
+    async fn write(&self, planner: &str, groups: &[&[Entry]]) -> Result<Vec<usize>, JournalError>;
 
     /// Takes the ownership away from those of `dead` that have not been heard of since, and gives every unfinished plan whose
     /// owner is gone to `planner`: those plans.
@@ -75,15 +78,15 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// As [`Self::plan`].
     async fn plans(&self, filter: &PlanFilter) -> Result<Vec<Plan>, JournalError>;
 
-    /// The plan that `key` stands for, and the digest it was first used with, if that was not before `not_before`.
+    /// What `key` stands for, and the digest it was first used with, if that was not before `not_before`.
     ///
     /// # Errors
     /// As [`Self::plan`].
-    async fn plan_of_key(
+    async fn subject_of_key(
         &self,
         key: &str,
         not_before: Timestamp,
-    ) -> Result<Option<(PlanId, String)>, JournalError>;
+    ) -> Result<Option<(Uuid, String)>, JournalError>;
 
     /// Events of one plan after `position`, oldest first, at most `limit`.
     ///
@@ -118,8 +121,17 @@ pub enum Entry {
     PlanAccepted {
         /// The plan.
         plan: Box<Plan>,
-        /// The key by which its caller may ask for it again.
-        key: Option<IdempotencyKey>,
+    },
+    /// A request was named by its caller, who may send it again. Claims the key.
+    KeyUsed {
+        /// The name.
+        key: IdempotencyKey,
+        /// What it stands for from now on.
+        subject: Uuid,
+        /// When.
+        at: Timestamp,
+        /// A use of the key before this is forgotten.
+        not_before: Timestamp,
     },
     /// A task was handed to an executor; with the first one, the plan runs.
     TaskDispatched {
@@ -177,16 +189,17 @@ pub enum Entry {
 }
 
 impl Entry {
-    /// The plan it belongs to.
+    /// The plan that it is a step of, if it is one of a plan.
     #[must_use]
-    pub fn plan_id(&self) -> PlanId {
+    pub fn plan_id(&self) -> Option<PlanId> {
         match self {
-            Self::PlanAccepted { plan, .. } => plan.plan_id,
-            Self::PlanEnded { plan_id, .. } => *plan_id,
+            Self::PlanAccepted { plan } => Some(plan.plan_id),
+            Self::PlanEnded { plan_id, .. } => Some(*plan_id),
             Self::TaskDispatched { task, .. }
             | Self::AttemptStarted { task, .. }
             | Self::AttemptEnded { task, .. }
-            | Self::TaskEnded { task, .. } => task.plan_id,
+            | Self::TaskEnded { task, .. } => Some(task.plan_id),
+            Self::KeyUsed { .. } => None,
         }
     }
 }
@@ -253,6 +266,9 @@ pub enum JournalError {
     /// Another planner has taken this one for dead and its plans over.
     #[error("another planner has taken over")]
     Fenced,
+    /// What the entries claim was claimed before.
+    #[error("another request came first")]
+    Taken,
     /// The writer has ended, with the process.
     #[error("the journal is closed")]
     Closed,
@@ -266,6 +282,7 @@ impl From<JournalError> for OrchestratorError {
     fn from(error: JournalError) -> Self {
         match error {
             JournalError::Damaged(_) => Self::internal("the journal holds a record that cannot be read"),
+            JournalError::Taken => Self::new(OrchestratorErrorCode::Conflict, "another request came first"),
             JournalError::Database(_)
             | JournalError::Behind
             | JournalError::Closed

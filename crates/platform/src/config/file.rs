@@ -14,6 +14,9 @@ use super::{Lookup, Problems, agents::AgentTable, interpolate, role::Role};
 /// Where the file is looked for when nobody says where.
 pub(super) const DEFAULT_PATH: &str = "phoenix.toml";
 
+/// How long an idempotency key counts when nobody says otherwise.
+const DEFAULT_KEY_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What the file says, with every default filled in. The same in every service.
 #[derive(Debug, Clone)]
 pub struct PhoenixConfig {
@@ -23,6 +26,8 @@ pub struct PhoenixConfig {
     pub llm: LlmSettings,
     /// What only the gateway reads.
     pub gateway: GatewayFile,
+    /// What only the planner reads.
+    pub planner: PlannerFile,
     /// Addresses and databases, by role.
     pub(super) roles: BTreeMap<Role, RoleFile>,
 }
@@ -34,6 +39,13 @@ pub struct GatewayFile {
     pub cors_allowed_origins: Vec<String>,
     /// After this a chat that is still running is answered with `timeout`.
     pub request_timeout: Duration,
+}
+
+/// `[planner]`, beside its addresses and the default agent, which the catalog knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannerFile {
+    /// How long an idempotency key stands for what it was first used for.
+    pub idempotency_key_ttl: Duration,
 }
 
 /// What each role may say about itself.
@@ -63,6 +75,7 @@ struct GatewayTable {
 #[serde(default)]
 struct PlannerTable {
     default_agent: Option<AgentName>,
+    idempotency_key_ttl_secs: Option<u64>,
     grpc_addr: Option<String>,
     metrics_addr: Option<String>,
     database_url: Option<String>,
@@ -129,6 +142,11 @@ impl PhoenixConfig {
             gateway: GatewayFile {
                 cors_allowed_origins: gateway.cors_allowed_origins,
                 request_timeout: Duration::from_secs(gateway.request_timeout_secs.unwrap_or(120).max(1)),
+            },
+            planner: PlannerFile {
+                idempotency_key_ttl: planner
+                    .idempotency_key_ttl_secs
+                    .map_or(DEFAULT_KEY_TTL, |secs| Duration::from_secs(secs.max(1))),
             },
             roles: BTreeMap::from([
                 (
@@ -278,6 +296,7 @@ mod tests {
             r#"
             [planner]
             default_agent = "reviewer"
+            idempotency_key_ttl_secs = 3600
             [llm.openai]
             api_key = "${OPENAI_API_KEY}"
             [agents.default]
@@ -303,6 +322,7 @@ mod tests {
         let git = config.agents.get(&"git_agent".parse().unwrap()).unwrap();
         assert_eq!(git.timeout, Duration::from_millis(12_500));
         assert_eq!(config.llm.describe().provider, "openai");
+        assert_eq!(config.planner.idempotency_key_ttl, Duration::from_secs(3600));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! A commit of the log touches one page, one of the tables a page of every table and every index: so the log is what
 //! somebody waits for, and the tables are written once for many. Whoever reads finds everything that is durable.
 
+mod claims;
 mod lease;
 mod log;
 mod merge;
@@ -21,6 +22,7 @@ use phoenix_domain::{PlanId, plan::Plan};
 use phoenix_platform::sqlite::{self, Durability, OpenError};
 use sqlx::{SqlitePool, migrate::Migrator};
 use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 
 use self::log::Log;
 use super::{Entry, Event, Heartbeat, JournalError, PlanFilter, Store};
@@ -76,8 +78,8 @@ impl Store for SqliteStore {
         self.log.exclusively(async |connection| lease::beat(connection, planner).await).await
     }
 
-    async fn write(&self, planner: &str, entries: &[&Entry]) -> Result<(), JournalError> {
-        self.log.append(planner, entries).await
+    async fn write(&self, planner: &str, groups: &[&[Entry]]) -> Result<Vec<usize>, JournalError> {
+        self.log.append(planner, groups).await
     }
 
     async fn claim(&self, planner: &str, dead: &[Heartbeat]) -> Result<Vec<PlanId>, JournalError> {
@@ -100,13 +102,13 @@ impl Store for SqliteStore {
         read::plans(self.tables().await?, filter).await
     }
 
-    async fn plan_of_key(
+    async fn subject_of_key(
         &self,
         key: &str,
         not_before: Timestamp,
-    ) -> Result<Option<(PlanId, String)>, JournalError> {
+    ) -> Result<Option<(Uuid, String)>, JournalError> {
         // Keys are written together with the log.
-        read::plan_of_key(&self.readers, key, not_before).await
+        read::subject_of_key(&self.readers, key, not_before).await
     }
 
     async fn events(&self, plan_id: PlanId, position: u64, limit: u32) -> Result<Vec<Event>, JournalError> {

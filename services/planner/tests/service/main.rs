@@ -10,4 +10,5 @@
 mod chats;
 mod graphs;
 mod inputs;
+mod keys;
 mod support;

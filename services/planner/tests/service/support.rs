@@ -44,6 +44,9 @@ use tonic::{Request, Response, Status};
 /// No wait in a test is longer.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long a key counts, in tests.
+pub const KEY_LIFE: Duration = Duration::from_secs(60);
+
 /// What the executor does with the tasks of one agent.
 #[derive(Clone)]
 pub enum Script {
@@ -278,8 +281,13 @@ impl Stage {
         let health_url =
             serve_peer(AgentHealthServiceServer::new(health.clone()), peers.health, &stop_peers).await;
         let database_url = format!("sqlite://{}", dir.path().join("planner.db").display());
-        let config =
-            PlannerConfig { agents: catalog(), database_url: database_url.clone(), executor_url, health_url };
+        let config = PlannerConfig {
+            agents: catalog(),
+            database_url: database_url.clone(),
+            executor_url,
+            health_url,
+            key_life: KEY_LIFE,
+        };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();

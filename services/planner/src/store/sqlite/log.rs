@@ -7,11 +7,12 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use sqlx::{
-    ConnectOptions, QueryBuilder, Sqlite, SqliteConnection, SqlitePool, sqlite::SqliteConnectOptions,
+    ConnectOptions, Connection, QueryBuilder, Sqlite, SqliteConnection, SqlitePool,
+    sqlite::SqliteConnectOptions,
 };
 use tokio::sync::{Mutex, Notify};
 
-use super::{Entry, JournalError, merge::Batch, rows};
+use super::{Entry, JournalError, claims, merge::Batch, rows};
 
 /// How long entries gather before they are moved. What follows each other within this time is merged.
 const GATHER: Duration = Duration::from_millis(200);
@@ -64,24 +65,22 @@ impl Log {
         done
     }
 
-    /// Makes `entries` durable.
-    pub(super) async fn append(&self, planner: &str, entries: &[&Entry]) -> Result<(), JournalError> {
-        let keys: Vec<_> = entries.iter().filter_map(|entry| key_row(entry)).collect();
-        let (entries, keys) = (rows::json(&entries), rows::json(&keys));
-        let planner = planner.to_owned();
-        let statement = "INSERT INTO log_append (planner, entries, keys) VALUES (?, ?, ?)";
-        self.exclusively(async |connection| {
-            let done =
-                sqlx::query(statement).bind(planner).bind(entries).bind(keys).execute(connection).await;
-            match done {
-                Ok(_) => Ok(()),
-                Err(sqlx::Error::Database(error)) if error.message() == "fenced" => Err(JournalError::Fenced),
-                Err(error) => Err(error.into()),
-            }
-        })
-        .await?;
+    /// Makes `groups` durable, but those that claim what is taken: the places of those.
+    pub(super) async fn append(
+        &self,
+        planner: &str,
+        groups: &[&[Entry]],
+    ) -> Result<Vec<usize>, JournalError> {
+        let entries: Vec<&Entry> = groups.iter().flat_map(|group| group.iter()).collect();
+        let lost = if entries.iter().any(|entry| claims::is_claim(entry)) {
+            self.exclusively(async |connection| append_claims(connection, planner, groups).await).await?
+        } else {
+            let row = LogRow::of(planner, &entries);
+            self.exclusively(async |connection| row.append(connection).await).await?;
+            Vec::new()
+        };
         self.appended.notify_one();
-        Ok(())
+        Ok(lost)
     }
 
     /// Moves everything that is in the log by now, whoever wrote it.
@@ -128,6 +127,45 @@ impl Log {
     }
 }
 
+/// Appends the groups whose claims are free, and takes those.
+async fn append_claims(
+    connection: &mut SqliteConnection,
+    planner: &str,
+    groups: &[&[Entry]],
+) -> Result<Vec<usize>, JournalError> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let lost = claims::lost(&mut transaction, groups).await?;
+    let won = groups.iter().enumerate().filter(|(place, _)| !lost.contains(place));
+    let won: Vec<&Entry> = won.flat_map(|(_, group)| group.iter()).collect();
+    LogRow::of(planner, &won).append(&mut transaction).await?;
+    transaction.commit().await?;
+    Ok(lost)
+}
+
+/// One commit on its way into the log.
+struct LogRow {
+    planner: String,
+    entries: String,
+    keys: String,
+}
+
+impl LogRow {
+    fn of(planner: &str, entries: &[&Entry]) -> Self {
+        let keys: Vec<_> = entries.iter().filter_map(|entry| key_row(entry)).collect();
+        Self { planner: planner.to_owned(), entries: rows::json(&entries), keys: rows::json(&keys) }
+    }
+
+    async fn append(self, connection: &mut SqliteConnection) -> Result<(), JournalError> {
+        let Self { planner, entries, keys } = self;
+        let append = sqlx::query("INSERT INTO log_append (planner, entries, keys) VALUES (?, ?, ?)");
+        match append.bind(planner).bind(entries).bind(keys).execute(connection).await {
+            Ok(_) => Ok(()),
+            Err(sqlx::Error::Database(error)) if error.message() == "fenced" => Err(JournalError::Fenced),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
 /// What one planner wrote at once.
 #[derive(Debug, Deserialize)]
 struct Commit {
@@ -156,11 +194,11 @@ pub(super) async fn keep_moving(log: Arc<Log>, readers: SqlitePool) {
     }
 }
 
-/// The key that an accepted plan comes with: key, digest, plan, time.
+/// A key that is used: key, digest, what it stands for, time.
 fn key_row(entry: &Entry) -> Option<impl Serialize> {
     match entry {
-        Entry::PlanAccepted { plan, key: Some(key) } => {
-            Some((&key.key, &key.digest, plan.plan_id, rows::micros(plan.created_at)))
+        Entry::KeyUsed { key, subject, at, not_before: _ } => {
+            Some((&key.key, &key.digest, subject, rows::micros(*at)))
         }
         _ => None,
     }

@@ -71,7 +71,9 @@ impl<'a> Batch<'a> {
     /// Adds what `planner` wrote.
     pub(super) fn add(&mut self, planner: &'a str, entry: &'a Entry) {
         match entry {
-            Entry::PlanAccepted { plan, key: _ } => self.accept(planner, plan),
+            Entry::PlanAccepted { plan } => self.accept(planner, plan),
+            // Written together with the log.
+            Entry::KeyUsed { .. } => {}
             Entry::TaskDispatched { task, at } => {
                 self.step(*task, TaskStatus::Dispatched, micros(*at));
                 self.event(*task, "task_dispatched", *at, &NoFacts {});

@@ -8,6 +8,7 @@ use phoenix_domain::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use sqlx::{FromRow, SqlitePool};
+use uuid::Uuid;
 
 use super::{Event, JournalError, PlanFilter, rows::micros};
 
@@ -69,19 +70,19 @@ pub(super) async fn plans(pool: &SqlitePool, filter: &PlanFilter) -> Result<Vec<
     rows.into_iter().map(PlanRow::read).collect()
 }
 
-/// The plan that `key` was first used for, and with what digest, unless that was before `not_before`.
-pub(super) async fn plan_of_key(
+/// What `key` was first used for, and with what digest, unless that was before `not_before`.
+pub(super) async fn subject_of_key(
     pool: &SqlitePool,
     key: &str,
     not_before: Timestamp,
-) -> Result<Option<(PlanId, String)>, JournalError> {
+) -> Result<Option<(Uuid, String)>, JournalError> {
     let row: Option<(String, String)> =
         sqlx::query_as("SELECT plan_id, digest FROM idempotency_keys WHERE key = ? AND created_at >= ?")
             .bind(key)
             .bind(micros(not_before))
             .fetch_optional(pool)
             .await?;
-    row.map(|(plan_id, digest)| Ok((parse("idempotency_keys.plan_id", &plan_id)?, digest))).transpose()
+    row.map(|(subject, digest)| Ok((parse("idempotency_keys.plan_id", &subject)?, digest))).transpose()
 }
 
 /// Events of one plan after `position`, oldest first.
