@@ -21,7 +21,7 @@ use utoipa::{
 };
 use uuid::Uuid;
 
-use super::{agents, chat, health, plans};
+use super::{agents, chat, dead_letters, health, plans};
 use crate::problem::{Failure, Problem, Shape};
 
 #[derive(OpenApi)]
@@ -46,7 +46,8 @@ use crate::problem::{Failure, Problem, Shape};
     ),
     paths(
         chat::chat_v1, chat::handle_chat, plans::create_plan, plans::list_plans, plans::dry_run_plan, plans::get_plan,
-        plans::cancel_plan, plans::events::plan_events, agents::list_agents, openapi_json, health::health, health::livez, health::readyz
+        plans::cancel_plan, plans::redrive::redrive_plan, plans::events::plan_events, dead_letters::list_dead_letters,
+        dead_letters::redrive_dead_letters, dead_letters::discard_dead_letters, agents::list_agents, openapi_json, health::health, health::livez, health::readyz
     ),
     components(schemas(Problem)),
     security(("bearer" = [])),
@@ -95,11 +96,15 @@ impl Modify for Common {
 fn add_failures(path: &str, operation: &mut Operation) {
     let is_open = matches!(path, "/livez" | "/readyz");
     let takes_body = operation.request_body.is_some();
-    let runs = takes_body && matches!(path, "/api/chat" | "/api/v1/chat" | "/api/v1/plans");
+    let runs = takes_body
+        && (matches!(path, "/api/chat" | "/api/v1/chat" | "/api/v1/plans") || path.ends_with("}:redrive"));
     let waits = runs && path.ends_with("/chat");
-    let plans = takes_body && !path.ends_with(":cancel");
+    let plans = takes_body && !path.ends_with(":cancel") && !path.starts_with("/api/v1/dead-letters");
     let names_plan = path.contains("{plan_id}");
-    let asks_others = takes_body || path.starts_with("/api/v1/plans") || path == "/api/v1/agents";
+    let asks_others = takes_body
+        || path.starts_with("/api/v1/plans")
+        || path.starts_with("/api/v1/dead-letters")
+        || path == "/api/v1/agents";
     // A dry run has no effect that could be had twice.
     let once = takes_body && !path.ends_with(":dryRun");
     for (applies, failures) in [
@@ -110,6 +115,7 @@ fn add_failures(path: &str, operation: &mut Operation) {
         (waits, ended()),
         (names_plan, named()),
         (path.ends_with(":cancel"), over()),
+        (path.ends_with("}:redrive"), redriven()),
         (once, repeated()),
         (asks_others, asked()),
     ] {
@@ -227,6 +233,11 @@ fn named() -> Vec<Failure> {
 /// Why a plan can't be changed.
 fn over() -> Vec<Failure> {
     vec![error(OrchestratorErrorCode::Conflict, "the plan has ended already: succeeded")]
+}
+
+/// Why a plan can't be taken up again.
+fn redriven() -> Vec<Failure> {
+    vec![error(OrchestratorErrorCode::Conflict, "the plan has not ended yet: it is running")]
 }
 
 /// What calling another service may end with.

@@ -9,13 +9,15 @@ mod writer;
 use std::{collections::HashSet, sync::Arc};
 
 use jiff::Timestamp;
-use phoenix_domain::{PlanId, plan::Plan};
+use phoenix_domain::{PlanId, SweepId, dead_letter::DeadLetter, plan::Plan};
 use phoenix_platform::{readiness::Readiness, sqlite::OpenError};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
-use crate::store::{self, Entry, Event, JournalError, PlanFilter, Store};
+use crate::store::{
+    self, DeadLetterQuery, Entry, Event, JournalError, OpenDeadLetters, PlanFilter, Store, Sweep, Unfinished,
+};
 
 /// Entries that may wait for the writer; beyond it, whoever appends waits.
 const QUEUE: usize = 4096;
@@ -75,11 +77,11 @@ impl Journal {
         &self.fenced
     }
 
-    /// Takes over unfinished plans whose planner is gone.
+    /// Takes over what planners that are gone left undone.
     ///
     /// # Errors
     /// When the database can't be used.
-    pub async fn claim(&self) -> Result<Vec<PlanId>, JournalError> {
+    pub async fn claim(&self) -> Result<Unfinished, JournalError> {
         let alive = self.store.planners().await?;
         let dead = self.others.lock().await.dead(&self.instance, alive);
         self.store.claim(&self.instance, &dead).await
@@ -162,6 +164,38 @@ impl Journal {
         limit: u32,
     ) -> Result<Vec<Event>, JournalError> {
         self.store.events(plan_id, position, limit).await
+    }
+
+    /// Dead letters, newest first.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, JournalError> {
+        self.store.dead_letters(query).await
+    }
+
+    /// How many dead letters are open.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub async fn open_dead_letters(&self) -> Result<OpenDeadLetters, JournalError> {
+        self.store.open_dead_letters().await
+    }
+
+    /// A sweep, and how many dead letters it has selected.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub async fn sweep(&self, sweep_id: SweepId) -> Result<Option<(Sweep, u64)>, JournalError> {
+        self.store.sweep(sweep_id).await
+    }
+
+    /// Plans with dead letters that a sweep has selected and that are still open, oldest first.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub async fn swept_plans(&self, sweep_id: SweepId) -> Result<Vec<PlanId>, JournalError> {
+        self.store.swept_plans(sweep_id).await
     }
 
     /// Tells of every commit from now on: the plans it changed.

@@ -6,6 +6,8 @@
 //! | [`make`] | from what a caller asks for to a plan |
 //! | [`planner`] | plans: accepted, cancelled, taken over |
 //! | `keys` | requests that are sent twice |
+//! | [`redrive`] | plans that are taken up again |
+//! | [`sweep`] | many dead letters at once |
 //! | [`run`] | one plan on its way |
 //! | [`watch`] | what happens to a plan, as it happens |
 //! | [`routing`] | which agent a message is meant for |
@@ -25,9 +27,11 @@ mod keys;
 pub mod make;
 pub mod metrics;
 pub mod planner;
+pub mod redrive;
 pub mod routing;
 pub mod run;
 pub mod store;
+pub mod sweep;
 pub mod watch;
 
 use std::time::Duration;
@@ -89,13 +93,14 @@ pub async fn serve(
     let health = HealthView::new(client::channel(&health_url)?);
     let journal = Journal::open(&database_url, readiness.clone()).await?;
     let runner = TaskRunner::new(executor.clone(), journal.clone(), health.clone());
-    let meters = PlanMeters::new();
-    let planner = Planner::new(agents, journal.clone(), health.clone(), runner, meters, key_life);
+    let (meters, stopping) = (PlanMeters::new(), shutdown.child_token());
+    let planner = Planner::new(agents, journal.clone(), health.clone(), runner, meters, key_life, stopping);
     // Ends the watchers however this function ends.
     let watching = CancellationToken::new();
     let _stop_watching = watching.clone().drop_guard();
     tokio::spawn(health.follow(readiness.clone(), watching.clone()));
     tokio::spawn(follow_executor(executor, readiness.clone(), watching.clone()));
+    tokio::spawn(sweep::measure(journal.clone(), watching.clone()));
     tokio::spawn(take_over(planner.clone(), watching));
     let service = PlannerServiceServer::new(PlannerGrpc::new(planner.clone(), shutdown.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)

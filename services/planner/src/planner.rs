@@ -14,18 +14,18 @@ use phoenix_domain::{
 };
 use phoenix_platform::{RequestContext, metrics::record_counter};
 use tokio::task::JoinHandle;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use crate::{
     agent_health::HealthView,
     execution::TaskRunner,
     journal::Journal,
-    keys::{Keys, Use, still_running},
+    keys::{Claim, Keys, Use, still_running},
     make::{Wish, graph_of, make},
     metrics::{CountedPlan, PlanMeters, RECOVERED},
     run::{Run, Stop, Waits, naming},
-    store::{Entry, IdempotencyKey, JournalError},
+    store::{Entry, IdempotencyKey, JournalError, Unfinished},
 };
 
 /// Plans in flight at once; one more is refused before anything is journalled.
@@ -60,20 +60,42 @@ struct Parts {
     tasks: TaskTracker,
     running: Mutex<HashMap<PlanId, Stop>>,
     keys: Keys,
+    /// Ends what goes on in the background.
+    stopping: CancellationToken,
 }
 
-type Ended = JoinHandle<Result<Answer, OrchestratorError>>;
+pub(crate) type Ended = JoinHandle<Result<Answer, OrchestratorError>>;
+
+/// A plan that is ready to be accepted.
+pub(crate) struct Made {
+    /// As it is to be run.
+    pub(crate) plan: Plan,
+    /// Who waits for whom.
+    pub(crate) graph: Graph,
+    /// What makes it durable.
+    pub(crate) entries: Vec<Entry>,
+}
 
 /// What became of a request to run something.
-enum Accepted {
+pub(crate) enum Accepted {
     /// A plan runs.
     Runs(PlanId, Stop, Ended),
     /// Its key stands for this plan already.
     Known(PlanId),
 }
 
+impl Accepted {
+    /// The plan.
+    pub(crate) const fn plan_id(&self) -> PlanId {
+        match self {
+            Self::Runs(plan_id, ..) | Self::Known(plan_id) => *plan_id,
+        }
+    }
+}
+
 impl Planner {
-    /// A planner over these parts. A caller's key counts for `key_life`.
+    /// A planner over these parts. A caller's key counts for `key_life`; what goes on in the background ends with
+    /// `stopping`.
     #[must_use]
     pub fn new(
         agents: AgentCatalog,
@@ -82,10 +104,11 @@ impl Planner {
         runner: TaskRunner,
         meters: PlanMeters,
         key_life: Duration,
+        stopping: CancellationToken,
     ) -> Self {
         let (tasks, running, keys) =
             (TaskTracker::new(), Mutex::default(), Keys::new(journal.clone(), key_life));
-        let parts = Parts { agents, journal, health, runner, meters, tasks, running, keys };
+        let parts = Parts { agents, journal, health, runner, meters, tasks, running, keys, stopping };
         Self { parts: Arc::new(parts) }
     }
 
@@ -105,6 +128,22 @@ impl Planner {
 
     pub(crate) fn agents(&self) -> &AgentCatalog {
         &self.parts.agents
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.parts.keys
+    }
+
+    pub(crate) fn meters(&self) -> &PlanMeters {
+        &self.parts.meters
+    }
+
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.parts.tasks
+    }
+
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        &self.parts.stopping
     }
 
     pub(crate) fn default_agent(&self) -> &AgentName {
@@ -135,7 +174,13 @@ impl Planner {
         wish: Wish,
     ) -> Result<Answer, OrchestratorError> {
         let keep = wish.continue_on_disconnect;
-        match self.accept(context, wish, Waits::Caller).await? {
+        let accepted = self.accept(context, wish, Waits::Caller).await?;
+        self.answer(accepted, keep).await
+    }
+
+    /// Waits for the end of a plan. Dropping the future cancels it, unless it is to be kept.
+    pub(crate) async fn answer(&self, accepted: Accepted, keep: bool) -> Result<Answer, OrchestratorError> {
+        match accepted {
             Accepted::Known(plan_id) => self.answer_again(plan_id).await.map_err(naming(plan_id)),
             Accepted::Runs(plan_id, stop, ended) => {
                 let _guard = (!keep).then(|| CancelOnDrop(stop));
@@ -159,9 +204,7 @@ impl Planner {
     ) -> Result<PlanId, OrchestratorError> {
         // The time that the caller waits for this answer is not the time that the plan may take.
         let context = RequestContext { deadline: None, ..context };
-        match self.accept(context, wish, Waits::Nobody).await? {
-            Accepted::Known(plan_id) | Accepted::Runs(plan_id, ..) => Ok(plan_id),
-        }
+        Ok(self.accept(context, wish, Waits::Nobody).await?.plan_id())
     }
 
     /// The order in which tasks would run, by key.
@@ -223,18 +266,21 @@ impl Planner {
             .with_retry_after(Duration::from_secs(1)))
     }
 
-    /// Takes over plans whose planner is gone, and runs them on from what the journal knows.
+    /// Takes over plans and sweeps whose planner is gone, and goes on with them from what the journal knows: how many plans.
     ///
     /// # Errors
     /// When the journal can't be read.
     pub async fn recover(&self) -> Result<usize, JournalError> {
-        let claimed = self.journal().claim().await?;
-        for plan_id in &claimed {
+        let Unfinished { plans, sweeps } = self.journal().claim().await?;
+        for sweep in sweeps {
+            self.work_off(sweep);
+        }
+        for plan_id in &plans {
             let Some(plan) = self.journal().plan(*plan_id).await? else { continue };
             record_counter(&RECOVERED, 1);
             self.resume(plan).await?;
         }
-        Ok(claimed.len())
+        Ok(plans.len())
     }
 
     async fn resume(&self, plan: Plan) -> Result<(), JournalError> {
@@ -288,17 +334,31 @@ impl Planner {
             Use::Again(subject) => return Ok(Accepted::Known(subject.into())),
         };
         let counted = CountedPlan::start(&self.parts.meters);
-        let made = make(&self.parts.agents, context.correlation_id, wish)
-            .and_then(|made| self.has_room().map(|()| made));
-        let (plan, graph) = made.inspect_err(|error| {
+        let made = make(&self.parts.agents, context.correlation_id, wish).map(|(plan, graph)| {
+            let accepted = Entry::PlanAccepted { plan: Box::new(plan.clone()) };
+            Made { plan, graph, entries: vec![accepted] }
+        });
+        self.launch(context, made, &claim, waits, counted).await
+    }
+
+    /// Makes a plan durable, together with its key, and runs it.
+    pub(crate) async fn launch(
+        &self,
+        context: RequestContext,
+        made: Result<Made, OrchestratorError>,
+        claim: &Claim,
+        waits: Waits,
+        counted: CountedPlan,
+    ) -> Result<Accepted, OrchestratorError> {
+        let made = made.and_then(|made| self.has_room().map(|()| made));
+        let Made { plan, graph, mut entries } = made.inspect_err(|error| {
             tracing::info!(code = %error.code, elapsed_ms = counted.elapsed_ms(), "plan refused");
         })?;
         let plan_id = plan.plan_id;
         tracing::Span::current().record("plan_id", tracing::field::display(plan_id));
-        let accepted = Entry::PlanAccepted { plan: Box::new(plan.clone()) };
-        let entries = [accepted].into_iter().chain(claim.entry(*plan_id.as_uuid())).collect();
+        entries.extend(claim.entry(*plan_id.as_uuid()));
         match self.journal().accept(entries).await {
-            // Another planner was sent the same request in the same instant, and was first.
+            // Somebody else was first, in the same instant; if with this very request, at another planner, it is answered.
             Err(JournalError::Taken) => {
                 let winner = claim.winner().await?;
                 return winner

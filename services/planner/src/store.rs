@@ -4,20 +4,25 @@
 //! back. When to write, what to do when it fails, and who is told is the [`crate::journal`]'s. Every store passes the suite
 //! in `tests/store`.
 
+mod dead_letter;
 mod sqlite;
 
 use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    AgentName, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
+    AgentName, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId, SweepId,
     action::ActionResult,
+    dead_letter::DeadLetter,
     plan::{AttemptOutcome, Plan, PlanStatus, TaskStatus},
 };
 use phoenix_platform::sqlite::OpenError;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use dead_letter::{
+    DeadLetterFilter, DeadLetterPlace, DeadLetterQuery, InvalidPlace, OpenDeadLetters, Sweep, SweepAction,
+};
 pub use sqlite::SqliteStore;
 
 /// A database that holds a journal.
@@ -50,7 +55,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [`JournalError::Fenced`] when `planner` is no owner (any more).
     async fn beat(&self, planner: &str) -> Result<(), JournalError>;
 
-    /// Makes `groups` durable, in order. A state that is terminal stays what it is, whatever the entries say.
+    /// Makes `groups` durable, in order. A state that is terminal stays what it is, whatever the entries say. A task that
+    /// becomes `dead_lettered` is a dead letter from then on.
     ///
     /// A group that claims what an earlier one has claimed, here or in any batch of any planner, is left out as a whole:
     /// the places of those. All the others become durable, or none.
@@ -59,12 +65,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [`JournalError::Fenced`] when `planner` is no owner (any more).
     async fn write(&self, planner: &str, groups: &[&[Entry]]) -> Result<Vec<usize>, JournalError>;
 
-    /// Takes the ownership away from those of `dead` that have not been heard of since, and gives every unfinished plan whose
-    /// owner is gone to `planner`: those plans.
+    /// Takes the ownership away from those of `dead` that have not been heard of since, and gives everything unfinished
+    /// whose owner is gone to `planner`.
     ///
     /// # Errors
     /// When the database can't be used.
-    async fn claim(&self, planner: &str, dead: &[Heartbeat]) -> Result<Vec<PlanId>, JournalError>;
+    async fn claim(&self, planner: &str, dead: &[Heartbeat]) -> Result<Unfinished, JournalError>;
 
     /// One plan with its tasks and attempts, all of the same moment.
     ///
@@ -93,6 +99,30 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// As [`Self::plan`].
     async fn events(&self, plan_id: PlanId, position: u64, limit: u32) -> Result<Vec<Event>, JournalError>;
+
+    /// Dead letters, newest first.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, JournalError>;
+
+    /// How many dead letters are open. Takes no longer the more there are.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    async fn open_dead_letters(&self) -> Result<OpenDeadLetters, JournalError>;
+
+    /// A sweep, and how many dead letters it has selected.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    async fn sweep(&self, sweep_id: SweepId) -> Result<Option<(Sweep, u64)>, JournalError>;
+
+    /// Plans with dead letters that a sweep has selected and that are still open, oldest first.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    async fn swept_plans(&self, sweep_id: SweepId) -> Result<Vec<PlanId>, JournalError>;
 }
 
 /// Opens, or makes, the database at `url`, and brings its tables up to date.
@@ -113,7 +143,16 @@ pub struct Heartbeat {
     pub beat: i64,
 }
 
-/// One step in the life of a plan.
+/// What a planner left undone.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Unfinished {
+    /// Plans that have not ended.
+    pub plans: Vec<PlanId>,
+    /// Redrives of many dead letters.
+    pub sweeps: Vec<Sweep>,
+}
+
+/// One step in the life of a plan, or of what is done about plans.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Entry {
@@ -186,6 +225,39 @@ pub enum Entry {
         /// The answer as a person reads it, or why there is none.
         result: Result<String, OrchestratorError>,
     },
+    /// A plan that has ended was taken up again by another, which was accepted in the same group. Its open dead letters are
+    /// redriven by that. Claims the plan: it can be taken up once.
+    PlanRedriven {
+        /// Which.
+        plan_id: PlanId,
+        /// By which.
+        redriven_as: PlanId,
+        /// When.
+        at: Timestamp,
+        /// By which request.
+        by: CorrelationId,
+        /// Why; may be empty.
+        reason: String,
+        /// The sweep that did it. What a sweep does is of no effect when no dead letter of the plan is open any more.
+        sweep: Option<SweepId>,
+    },
+    /// Open dead letters were selected, the oldest first: to be discarded by this, or to be redriven from now on. Those
+    /// that another sweep is to redrive, or whose plan has not ended, are not selected to be redriven.
+    SweepBegun {
+        /// For what.
+        sweep: Box<Sweep>,
+        /// Which.
+        filter: Box<DeadLetterFilter>,
+        /// At most so many.
+        limit: u32,
+    },
+    /// A sweep has been worked off.
+    SweepEnded {
+        /// Which.
+        sweep_id: SweepId,
+        /// When.
+        at: Timestamp,
+    },
 }
 
 impl Entry {
@@ -194,12 +266,12 @@ impl Entry {
     pub fn plan_id(&self) -> Option<PlanId> {
         match self {
             Self::PlanAccepted { plan } => Some(plan.plan_id),
-            Self::PlanEnded { plan_id, .. } => Some(*plan_id),
+            Self::PlanEnded { plan_id, .. } | Self::PlanRedriven { plan_id, .. } => Some(*plan_id),
             Self::TaskDispatched { task, .. }
             | Self::AttemptStarted { task, .. }
             | Self::AttemptEnded { task, .. }
             | Self::TaskEnded { task, .. } => Some(task.plan_id),
-            Self::KeyUsed { .. } => None,
+            Self::KeyUsed { .. } | Self::SweepBegun { .. } | Self::SweepEnded { .. } => None,
         }
     }
 }

@@ -9,6 +9,7 @@
 //! somebody waits for, and the tables are written once for many. Whoever reads finds everything that is durable.
 
 mod claims;
+mod dead_letters;
 mod lease;
 mod log;
 mod merge;
@@ -18,14 +19,17 @@ mod rows;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use phoenix_domain::{PlanId, plan::Plan};
+use phoenix_domain::{PlanId, SweepId, dead_letter::DeadLetter, plan::Plan};
 use phoenix_platform::sqlite::{self, Durability, OpenError};
 use sqlx::{SqlitePool, migrate::Migrator};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use self::log::Log;
-use super::{Entry, Event, Heartbeat, JournalError, PlanFilter, Store};
+use super::{
+    DeadLetterQuery, Entry, Event, Heartbeat, JournalError, OpenDeadLetters, PlanFilter, Store, Sweep,
+    Unfinished,
+};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -82,14 +86,14 @@ impl Store for SqliteStore {
         self.log.append(planner, groups).await
     }
 
-    async fn claim(&self, planner: &str, dead: &[Heartbeat]) -> Result<Vec<PlanId>, JournalError> {
+    async fn claim(&self, planner: &str, dead: &[Heartbeat]) -> Result<Unfinished, JournalError> {
         if !dead.is_empty() {
             // First: what they wrote before is moved below, and nothing comes after.
             self.log.exclusively(async |connection| lease::depose(connection, dead).await).await?;
         }
         let tables = self.tables().await?;
         if !lease::has_orphans(tables).await? {
-            return Ok(Vec::new());
+            return Ok(Unfinished::default());
         }
         self.log.exclusively(async |connection| lease::claim(connection, planner).await).await
     }
@@ -113,5 +117,21 @@ impl Store for SqliteStore {
 
     async fn events(&self, plan_id: PlanId, position: u64, limit: u32) -> Result<Vec<Event>, JournalError> {
         read::events(self.tables().await?, plan_id, position, limit).await
+    }
+
+    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, JournalError> {
+        dead_letters::list(self.tables().await?, query).await
+    }
+
+    async fn open_dead_letters(&self) -> Result<OpenDeadLetters, JournalError> {
+        dead_letters::open(self.tables().await?).await
+    }
+
+    async fn sweep(&self, sweep_id: SweepId) -> Result<Option<(Sweep, u64)>, JournalError> {
+        dead_letters::sweep(self.tables().await?, sweep_id).await
+    }
+
+    async fn swept_plans(&self, sweep_id: SweepId) -> Result<Vec<PlanId>, JournalError> {
+        dead_letters::swept_plans(self.tables().await?, sweep_id).await
     }
 }

@@ -4,28 +4,13 @@ use std::sync::Arc;
 
 use crate::support::{
     ALL_PEERS, FakeExecutor, FakeHealth, Peers, Script, Stage, answers, error_of, eventually, finished,
-    started, status_of,
+    graph, started, status_of, task,
 };
 use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode as Code};
 use phoenix_platform::RequestContext;
 use phoenix_proto::planner::{
-    CancelPlanRequest, PlanAndExecuteRequest, PlanStatus, TaskSpec, TaskStatus, WatchPlanRequest,
+    CancelPlanRequest, PlanAndExecuteRequest, PlanStatus, TaskStatus, WatchPlanRequest,
 };
-
-pub(crate) fn task(key: &str, agent: &str, input: &str, depends_on: &[&str]) -> TaskSpec {
-    TaskSpec {
-        key: key.into(),
-        agent: agent.into(),
-        action: "do".into(),
-        input_json: input.into(),
-        depends_on: depends_on.iter().map(|key| (*key).to_owned()).collect(),
-        continue_on_failure: false,
-    }
-}
-
-pub(crate) fn graph(tasks: Vec<TaskSpec>) -> PlanAndExecuteRequest {
-    PlanAndExecuteRequest { tasks, ..Default::default() }
-}
 
 pub(crate) async fn submit(
     stage: &Stage,
@@ -38,11 +23,6 @@ pub(crate) async fn submit(
         .map_err(|status| phoenix_proto::error_from_status(&status))
 }
 
-pub(crate) async fn ended(stage: &Stage, plan_id: &str) -> phoenix_proto::planner::Plan {
-    eventually(async || stage.plan(plan_id).await.ended_at.is_some()).await;
-    stage.plan(plan_id).await
-}
-
 #[tokio::test]
 async fn answers_flow_along_the_graph() {
     let stage = Stage::new().await;
@@ -51,7 +31,7 @@ async fn answers_flow_along_the_graph() {
         task("status", "git_agent", "{}", &[]),
         task("note", "notes", r#"{"content": "Today: {{tasks.status.output}}"}"#, &[]),
     ]);
-    let plan = ended(&stage, &submit(&stage, request).await.unwrap()).await;
+    let plan = stage.ended(&submit(&stage, request).await.unwrap()).await;
     assert_eq!((status_of(&plan), plan.output.as_deref()), (PlanStatus::Succeeded, Some("ok")));
     let log = stage.executor.log.lock().unwrap();
     let payloads: Vec<_> = log.calls.iter().map(|call| (&*call.agent, &*call.payload_json)).collect();
@@ -83,13 +63,13 @@ async fn a_failure_ends_the_plan_or_is_survived() {
     stage.script("git_agent", Script::Says(vec![started(1), finished(1, Err(error))]));
     let mut tasks =
         vec![task("a", "git_agent", "{}", &[]), task("b", "notes", r#"{"x": "{{tasks.a.output}}"}"#, &[])];
-    let failed = ended(&stage, &submit(&stage, graph(tasks.clone())).await.unwrap()).await;
+    let failed = stage.ended(&submit(&stage, graph(tasks.clone())).await.unwrap()).await;
     assert_eq!((status_of(&failed), error_of(&failed).message.as_str()), (PlanStatus::Failed, "no"));
     let ends: Vec<_> = failed.tasks.iter().map(|task| task.status()).collect();
     assert_eq!(ends, [TaskStatus::DeadLettered, TaskStatus::Cancelled]);
 
     tasks[0].continue_on_failure = true;
-    let survived = ended(&stage, &submit(&stage, graph(tasks)).await.unwrap()).await;
+    let survived = stage.ended(&submit(&stage, graph(tasks)).await.unwrap()).await;
     assert_eq!(status_of(&survived), PlanStatus::Succeeded);
     let last = stage.executor.log.lock().unwrap().calls.last().unwrap().payload_json.clone();
     assert_eq!(last, r#"{"x":null}"#);
@@ -153,7 +133,7 @@ async fn a_plan_that_nobody_waits_for_waits_for_its_executor() {
     };
     let stage = Stage::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
     assert_eq!(
-        status_of(&ended(&stage, &plan_id).await),
+        status_of(&stage.ended(&plan_id).await),
         PlanStatus::Succeeded,
         "taken over by the next planner"
     );
@@ -164,7 +144,7 @@ async fn a_plans_own_deadline_ends_it() {
     let stage = Stage::new().await;
     stage.script("model", Script::Hangs);
     let request = PlanAndExecuteRequest { deadline_ms: 200, ..graph(vec![task("a", "model", "{}", &[])]) };
-    let plan = ended(&stage, &submit(&stage, request).await.unwrap()).await;
+    let plan = stage.ended(&submit(&stage, request).await.unwrap()).await;
     assert_eq!((status_of(&plan), error_of(&plan).code.as_str()), (PlanStatus::Failed, "timeout"));
     assert!(plan.deadline_at.is_some());
 }

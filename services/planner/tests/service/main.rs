@@ -11,4 +11,6 @@ mod chats;
 mod graphs;
 mod inputs;
 mod keys;
+mod redrive;
 mod support;
+mod sweeps;

@@ -32,7 +32,7 @@ use phoenix_proto::{
     },
     planner::{
         GetPlanRequest, ListPlansRequest, Plan, PlanAndExecuteRequest, PlanAndExecuteResponse, PlanStatus,
-        planner_service_client::PlannerServiceClient,
+        TaskSpec, planner_service_client::PlannerServiceClient,
     },
     to_timestamp,
 };
@@ -331,6 +331,12 @@ impl Stage {
         self.client.clone().get_plan(request).await.unwrap().into_inner().plan.unwrap()
     }
 
+    /// The plan, once it has ended.
+    pub async fn ended(&self, plan_id: &str) -> Plan {
+        eventually(async || self.plan(plan_id).await.ended_at.is_some()).await;
+        self.plan(plan_id).await
+    }
+
     pub async fn plans_of(&self, correlation_id: CorrelationId) -> Vec<Plan> {
         let request = ListPlansRequest {
             correlation_id: Some(correlation_id.to_string()),
@@ -387,6 +393,22 @@ fn catalog() -> AgentCatalog {
         [agent("model", &[]), agent("git_agent", &["git status"]), agent("notes", &["notes"]), strict],
         "model".parse().unwrap(),
     )
+}
+
+/// A task of a graph.
+pub fn task(key: &str, agent: &str, input: &str, depends_on: &[&str]) -> TaskSpec {
+    TaskSpec {
+        key: key.into(),
+        agent: agent.into(),
+        action: "do".into(),
+        input_json: input.into(),
+        depends_on: depends_on.iter().map(|key| (*key).to_owned()).collect(),
+        continue_on_failure: false,
+    }
+}
+
+pub fn graph(tasks: Vec<TaskSpec>) -> PlanAndExecuteRequest {
+    PlanAndExecuteRequest { tasks, ..Default::default() }
 }
 
 /// Waits until `condition` holds.

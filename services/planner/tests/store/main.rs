@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests too")]
 
 mod claims;
+mod dead_letters;
 mod ownership;
 mod plans;
 mod sqlite;
@@ -82,6 +83,8 @@ fn new_plan(agents: &[&str]) -> Plan {
         context: "some context".into(),
         output: None,
         error: None,
+        redrive_of: None,
+        redriven_as: None,
         tasks: tasks.collect(),
     }
 }

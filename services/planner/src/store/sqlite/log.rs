@@ -7,12 +7,12 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use sqlx::{
-    ConnectOptions, Connection, QueryBuilder, Sqlite, SqliteConnection, SqlitePool,
+    ConnectOptions, Connection, QueryBuilder, Sqlite, SqliteConnection, SqliteExecutor, SqlitePool,
     sqlite::SqliteConnectOptions,
 };
 use tokio::sync::{Mutex, Notify};
 
-use super::{Entry, JournalError, claims, merge::Batch, rows};
+use super::{Entry, JournalError, claims, dead_letters, merge::Batch, rows};
 
 /// How long entries gather before they are moved. What follows each other within this time is merged.
 const GATHER: Duration = Duration::from_millis(200);
@@ -72,8 +72,9 @@ impl Log {
         groups: &[&[Entry]],
     ) -> Result<Vec<usize>, JournalError> {
         let entries: Vec<&Entry> = groups.iter().flat_map(|group| group.iter()).collect();
-        let lost = if entries.iter().any(|entry| claims::is_claim(entry)) {
-            self.exclusively(async |connection| append_claims(connection, planner, groups).await).await?
+        let decides = |entry: &&Entry| claims::is_claim(entry) || dead_letters::is_sweep(entry);
+        let lost = if entries.iter().any(decides) {
+            self.exclusively(async |connection| append_and_decide(connection, planner, groups).await).await?
         } else {
             let row = LogRow::of(planner, &entries);
             self.exclusively(async |connection| row.append(connection).await).await?;
@@ -94,31 +95,18 @@ impl Log {
     /// Moves the oldest commits into the tables: the number of the last one. Commits wait only while the rows are written.
     async fn move_some(&self, readers: &SqlitePool) -> Result<Option<i64>, JournalError> {
         let _one_at_a_time = self.moving.lock().await;
-        let (last, commits, position): (Option<i64>, Option<String>, i64) =
-            sqlx::query_as(OLDEST).bind(MOVE_BYTES).fetch_one(readers).await?;
-        let Some(last) = last else { return Ok(None) };
-        let commits = format!("[{}]", commits.unwrap_or_default());
-        let commits: Vec<Commit> = serde_json::from_str(&commits)
-            .map_err(|error| JournalError::Damaged(format!("log.entries: {error}")))?;
-        let mut batch = Batch::default();
-        for Commit { planner, entries } in &commits {
-            entries.iter().for_each(|entry| batch.add(planner, entry));
-        }
-        let rows = batch.into_rows(position);
+        let Some(oldest) = Oldest::read(readers).await? else { return Ok(None) };
         // Without an fsync: a move that is lost with the power leaves the log as it was, and the next commit of the log syncs
         // what came before it.
-        let mut script = QueryBuilder::<Sqlite>::new("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE; ");
-        // Refused when another process has moved this part meanwhile.
-        script.push("INSERT INTO log_move (position, events, last_seq) VALUES (").push_bind(position);
-        script.push(", ").push_bind(rows.event_count).push(", ").push_bind(last).push(");");
-        rows.write(&mut script);
+        let mut script = QueryBuilder::new("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE; ");
+        oldest.write(&mut script);
         script.push("COMMIT; PRAGMA synchronous = FULL");
         let moved = self.exclusively(async |connection| {
             // Every script is another one.
             Ok(script.build().persistent(false).execute(connection).await?)
         });
         match moved.await {
-            Ok(_) => Ok(Some(last)),
+            Ok(_) => Ok(Some(oldest.last)),
             Err(JournalError::Database(sqlx::Error::Database(error))) if error.message() == "moved" => {
                 Ok(Some(i64::MIN))
             }
@@ -127,17 +115,71 @@ impl Log {
     }
 }
 
-/// Appends the groups whose claims are free, and takes those.
-async fn append_claims(
+/// The oldest part of the log.
+struct Oldest {
+    last: i64,
+    commits: Vec<Commit>,
+    /// Of the last event, before this is moved.
+    position: i64,
+}
+
+impl Oldest {
+    async fn read(database: impl SqliteExecutor<'_>) -> Result<Option<Self>, JournalError> {
+        let (last, commits, position): (Option<i64>, Option<String>, i64) =
+            sqlx::query_as(OLDEST).bind(MOVE_BYTES).fetch_one(database).await?;
+        let Some(last) = last else { return Ok(None) };
+        let commits = format!("[{}]", commits.unwrap_or_default());
+        let commits = serde_json::from_str(&commits)
+            .map_err(|error| JournalError::Damaged(format!("log.entries: {error}")))?;
+        Ok(Some(Self { last, commits, position }))
+    }
+
+    /// Adds the statements that move it to `script`. They are refused when another process has moved it meanwhile.
+    fn write(&self, script: &mut QueryBuilder<Sqlite>) {
+        let Self { last, commits, position } = self;
+        let mut batch = Batch::default();
+        for Commit { planner, entries } in commits {
+            entries.iter().for_each(|entry| batch.add(planner, entry));
+        }
+        let rows = batch.into_rows(*position);
+        script.push("INSERT INTO log_move (position, events, last_seq) VALUES (").push_bind(*position);
+        script.push(", ").push_bind(rows.event_count).push(", ").push_bind(*last).push(");");
+        rows.write(script);
+    }
+}
+
+/// Moves everything; part of a transaction that holds the write lock.
+async fn move_all(connection: &mut SqliteConnection) -> Result<(), JournalError> {
+    while let Some(oldest) = Oldest::read(&mut *connection).await? {
+        let mut script = QueryBuilder::new("");
+        oldest.write(&mut script);
+        script.build().persistent(false).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Appends the groups whose claims are free, and takes those. What is decided by what the tables hold (whether a plan was
+/// taken up, which dead letters a sweep finds) is decided when they hold everything that is durable.
+async fn append_and_decide(
     connection: &mut SqliteConnection,
     planner: &str,
     groups: &[&[Entry]],
 ) -> Result<Vec<usize>, JournalError> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    if groups.iter().copied().flatten().any(claims::is_of_plan) {
+        move_all(&mut transaction).await?;
+    }
     let lost = claims::lost(&mut transaction, groups).await?;
     let won = groups.iter().enumerate().filter(|(place, _)| !lost.contains(place));
-    let won: Vec<&Entry> = won.flat_map(|(_, group)| group.iter()).collect();
+    let (sweeps, won): (Vec<&Entry>, Vec<&Entry>) =
+        won.flat_map(|(_, group)| group.iter()).partition(|entry| dead_letters::is_sweep(entry));
     LogRow::of(planner, &won).append(&mut transaction).await?;
+    if !sweeps.is_empty() {
+        move_all(&mut transaction).await?;
+    }
+    for entry in sweeps {
+        dead_letters::sweep_on(&mut transaction, planner, entry).await?;
+    }
     transaction.commit().await?;
     Ok(lost)
 }

@@ -13,7 +13,8 @@ use uuid::Uuid;
 use super::{Event, JournalError, PlanFilter, rows::micros};
 
 const PLAN_COLUMNS: &str =
-    "plan_id, correlation_id, kind, status, created_at, deadline_at, ended_at, context, output, error";
+    "plan_id, correlation_id, kind, status, created_at, deadline_at, ended_at, context, output, error, redrive_of,
+     (SELECT later.plan_id FROM plans AS later WHERE later.redrive_of = plans.plan_id) AS redriven_as";
 
 pub(super) async fn plan(pool: &SqlitePool, plan_id: PlanId) -> Result<Option<Plan>, JournalError> {
     // One snapshot: a plan is never shown with tasks of another moment.
@@ -77,12 +78,12 @@ pub(super) async fn subject_of_key(
     not_before: Timestamp,
 ) -> Result<Option<(Uuid, String)>, JournalError> {
     let row: Option<(String, String)> =
-        sqlx::query_as("SELECT plan_id, digest FROM idempotency_keys WHERE key = ? AND created_at >= ?")
+        sqlx::query_as("SELECT subject, digest FROM idempotency_keys WHERE key = ? AND created_at >= ?")
             .bind(key)
             .bind(micros(not_before))
             .fetch_optional(pool)
             .await?;
-    row.map(|(subject, digest)| Ok((parse("idempotency_keys.plan_id", &subject)?, digest))).transpose()
+    row.map(|(subject, digest)| Ok((parse("idempotency_keys.subject", &subject)?, digest))).transpose()
 }
 
 /// Events of one plan after `position`, oldest first.
@@ -143,6 +144,8 @@ struct PlanRow {
     context: String,
     output: Option<String>,
     error: Option<String>,
+    redrive_of: Option<String>,
+    redriven_as: Option<String>,
 }
 
 impl PlanRow {
@@ -158,6 +161,8 @@ impl PlanRow {
             context,
             output,
             error,
+            redrive_of,
+            redriven_as,
         } = self;
         Ok(Plan {
             plan_id: parse("plans.plan_id", &plan_id)?,
@@ -170,6 +175,8 @@ impl PlanRow {
             context,
             output,
             error: stored_error(error.as_deref())?,
+            redrive_of: redrive_of.map(|id| parse("plans.redrive_of", &id)).transpose()?,
+            redriven_as: redriven_as.map(|id| parse("plans.plan_id", &id)).transpose()?,
             tasks: Vec::new(),
         })
     }
@@ -290,11 +297,11 @@ fn sql(text: String) -> sqlx::AssertSqlSafe<String> {
     sqlx::AssertSqlSafe(text)
 }
 
-fn damaged(column: &str, value: impl std::fmt::Display) -> JournalError {
+pub(super) fn damaged(column: &str, value: impl std::fmt::Display) -> JournalError {
     JournalError::Damaged(format!("{column} holds `{value}`"))
 }
 
-fn parse<T: std::str::FromStr>(column: &str, text: &str) -> Result<T, JournalError> {
+pub(super) fn parse<T: std::str::FromStr>(column: &str, text: &str) -> Result<T, JournalError> {
     text.parse().map_err(|_| damaged(column, text))
 }
 
@@ -302,10 +309,10 @@ fn from_json<T: DeserializeOwned>(column: &str, text: &str) -> Result<T, Journal
     serde_json::from_str(text).map_err(|error| damaged(column, error))
 }
 
-fn stored_error(text: Option<&str>) -> Result<Option<OrchestratorError>, JournalError> {
+pub(super) fn stored_error(text: Option<&str>) -> Result<Option<OrchestratorError>, JournalError> {
     text.map(|text| from_json("error", text)).transpose()
 }
 
-fn time(micros: i64) -> Result<Timestamp, JournalError> {
+pub(super) fn time(micros: i64) -> Result<Timestamp, JournalError> {
     Timestamp::from_microsecond(micros).map_err(|_| damaged("time", micros))
 }
