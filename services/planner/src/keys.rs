@@ -10,11 +10,12 @@ use std::{
 };
 
 use jiff::Timestamp;
-use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
+use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
 use uuid::Uuid;
 
 use crate::{
     journal::Journal,
+    planner::{Answer, Planner},
     store::{Entry, IdempotencyKey},
 };
 
@@ -116,8 +117,24 @@ impl Drop for Claim {
     }
 }
 
+impl Planner {
+    /// What the caller of an earlier request was told.
+    pub(crate) async fn answer_again(&self, plan_id: PlanId) -> Result<Answer, OrchestratorError> {
+        let plan = self.journal().plan(plan_id).await?;
+        let plan = plan.ok_or_else(|| OrchestratorError::internal("the plan of this key is gone"))?;
+        let agent =
+            plan.tasks.last().map_or_else(|| self.default_agent().clone(), |task| task.spec.agent.clone());
+        match (plan.status.is_terminal(), plan.output, plan.error) {
+            (true, Some(output), _) => Ok(Answer { plan_id, output, agent, agent_time: Duration::ZERO }),
+            (true, None, Some(error)) => Err(error),
+            (true, None, None) => Err(OrchestratorError::internal("the plan of this key has no result")),
+            (false, ..) => Err(still_running()),
+        }
+    }
+}
+
 /// What a request is told that comes again while the first is not done.
-pub(crate) fn still_running() -> OrchestratorError {
+fn still_running() -> OrchestratorError {
     OrchestratorError::new(
         OrchestratorErrorCode::Conflict,
         "a request with this idempotency key is still running; ask again shortly",

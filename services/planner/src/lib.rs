@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`grpc`] | the service: decode, call, encode |
 //! | [`make`] | from what a caller asks for to a plan |
-//! | [`planner`] | plans: accepted, cancelled, taken over |
+//! | [`planner`] | plans: accepted, cancelled |
+//! | `recover` | what a planner that is gone left undone |
 //! | `keys` | requests that are sent twice |
 //! | [`redrive`] | plans that are taken up again |
 //! | [`sweep`] | many dead letters at once |
@@ -27,6 +28,7 @@ mod keys;
 pub mod make;
 pub mod metrics;
 pub mod planner;
+mod recover;
 pub mod redrive;
 pub mod routing;
 pub mod run;

@@ -1,4 +1,4 @@
-//! Plans: accepted, run, cancelled, taken over.
+//! Plans: accepted, run, cancelled.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use phoenix_domain::{
     graph::Graph,
     plan::{Plan, PlanStatus},
 };
-use phoenix_platform::{RequestContext, metrics::record_counter};
+use phoenix_platform::RequestContext;
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
@@ -21,11 +21,11 @@ use crate::{
     agent_health::HealthView,
     execution::TaskRunner,
     journal::Journal,
-    keys::{Claim, Keys, Use, still_running},
-    make::{Wish, graph_of, make},
-    metrics::{CountedPlan, PlanMeters, RECOVERED},
+    keys::{Claim, Keys, Use},
+    make::{Wish, make},
+    metrics::{CountedPlan, PlanMeters},
     run::{Run, Stop, Waits, naming},
-    store::{Entry, IdempotencyKey, JournalError, Unfinished},
+    store::{Entry, IdempotencyKey, JournalError},
 };
 
 /// Plans in flight at once; one more is refused before anything is journalled.
@@ -266,63 +266,6 @@ impl Planner {
             .with_retry_after(Duration::from_secs(1)))
     }
 
-    /// Takes over plans and sweeps whose planner is gone, and goes on with them from what the journal knows: how many plans.
-    ///
-    /// # Errors
-    /// When the journal can't be read.
-    pub async fn recover(&self) -> Result<usize, JournalError> {
-        let Unfinished { plans, sweeps } = self.journal().claim().await?;
-        for sweep in sweeps {
-            self.work_off(sweep);
-        }
-        for plan_id in &plans {
-            let Some(plan) = self.journal().plan(*plan_id).await? else { continue };
-            record_counter(&RECOVERED, 1);
-            self.resume(plan).await?;
-        }
-        Ok(plans.len())
-    }
-
-    async fn resume(&self, plan: Plan) -> Result<(), JournalError> {
-        let counted = CountedPlan::start(&self.parts.meters);
-        let (plan_id, correlation_id) = (plan.plan_id, plan.correlation_id);
-        let mut context = RequestContext::new(correlation_id);
-        let span = phoenix_platform::correlation_span("resume_plan", &context);
-        let span = tracing::info_span!(parent: &span, "plan_and_execute_v1", %plan_id);
-        span.in_scope(|| tracing::info!("plan taken over from a planner that stopped"));
-        for (ordinal, task) in plan.tasks.iter().enumerate() {
-            for attempt in task.attempts.iter().filter(|attempt| attempt.outcome.is_none()) {
-                let entry = Entry::AttemptEnded {
-                    task: crate::store::TaskRef { plan_id, ordinal },
-                    number: attempt.number,
-                    at: Timestamp::now(),
-                    outcome: phoenix_domain::plan::AttemptOutcome::Cancelled,
-                    retried: true,
-                };
-                self.journal().note(entry).await?;
-            }
-        }
-        if let Some(deadline) = plan.deadline_at {
-            let left = Duration::try_from(deadline.duration_since(Timestamp::now())).unwrap_or_default();
-            context = context.with_deadline(Instant::now() + left);
-        }
-        let graph = match graph_of(&plan, &self.parts.agents) {
-            Ok(graph) => graph,
-            // An agent that the plan needs is no longer configured.
-            Err(error) => {
-                let ended = Entry::PlanEnded {
-                    plan_id,
-                    status: PlanStatus::Failed,
-                    at: Timestamp::now(),
-                    result: Err(error),
-                };
-                return self.journal().record(vec![ended]).await;
-            }
-        };
-        drop(self.spawn(plan, graph, context, Waits::Nobody, counted, span));
-        Ok(())
-    }
-
     async fn accept(
         &self,
         context: RequestContext,
@@ -381,7 +324,7 @@ impl Planner {
     }
 
     /// Runs a plan in a task of its own: when the caller goes away, it still gets to write how it ended.
-    fn spawn(
+    pub(crate) fn spawn(
         &self,
         plan: Plan,
         graph: Graph,
@@ -417,20 +360,6 @@ impl Planner {
         let message = format!("{MAX_IN_FLIGHT} plans are in flight; try again shortly");
         Err(OrchestratorError::new(OrchestratorErrorCode::Overloaded, message)
             .with_retry_after(Duration::from_secs(1)))
-    }
-
-    /// What the caller of an earlier request was told.
-    async fn answer_again(&self, plan_id: PlanId) -> Result<Answer, OrchestratorError> {
-        let plan = self.journal().plan(plan_id).await?;
-        let plan = plan.ok_or_else(|| OrchestratorError::internal("the plan of this key is gone"))?;
-        let agent =
-            plan.tasks.last().map_or_else(|| self.default_agent().clone(), |task| task.spec.agent.clone());
-        match (plan.status.is_terminal(), plan.output, plan.error) {
-            (true, Some(output), _) => Ok(Answer { plan_id, output, agent, agent_time: Duration::ZERO }),
-            (true, None, Some(error)) => Err(error),
-            (true, None, None) => Err(OrchestratorError::internal("the plan of this key has no result")),
-            (false, ..) => Err(still_running()),
-        }
     }
 
     // A map of whole values: what a panicking thread leaves behind is still consistent.

@@ -123,11 +123,9 @@ impl Planner {
         let planner = self.clone();
         let work = async move {
             let stopping = planner.stopping().clone();
-            match stopping.run_until_cancelled(planner.redrive_all(&context, &sweep, rate)).await {
-                Some(Err(error)) => {
-                    tracing::warn!(sweep_id = %sweep.sweep_id, %error, "sweep left to the next planner")
-                }
-                Some(Ok(())) | None => {}
+            let worked_off = stopping.run_until_cancelled(planner.redrive_all(&context, &sweep, rate)).await;
+            if let Some(Err(error)) = worked_off {
+                tracing::warn!(sweep_id = %sweep.sweep_id, %error, "sweep left to the next planner");
             }
         };
         self.tasks().spawn(work.instrument(span));

@@ -70,15 +70,15 @@ pub(super) fn read<'a>(
         time.map_err(|_| invalid("since", &"must be a time such as 2026-01-31T12:00:00Z"))
     });
     Ok(DeadLetterFilter {
-        agent: checked("agent", |text| parsed::<AgentName>(text))?,
+        agent: checked("agent", parsed::<AgentName>)?,
         code: checked("code", |text| {
             named(text, OrchestratorErrorCode::ALL.iter().map(|code| code.as_str()))
         })?,
         error_class: checked("error_class", |text| {
             named(text, FailureClass::ALL.iter().map(|class| class.as_str()))
         })?,
-        plan_id: checked("plan_id", |text| parsed::<PlanId>(text))?,
-        correlation_id: checked("correlation_id", |text| parsed::<CorrelationId>(text))?,
+        plan_id: checked("plan_id", parsed::<PlanId>)?,
+        correlation_id: checked("correlation_id", parsed::<CorrelationId>)?,
         since: since.transpose()?.map(to_timestamp),
     })
 }
