@@ -12,9 +12,11 @@ use phoenix_platform::{
 use phoenix_proto::{
     InvalidField,
     planner::{
-        CancelPlanRequest, DryRunPlanResponse, GetPlanRequest, ListPlansRequest, ListPlansResponse, Plan,
-        PlanAndExecuteRequest, PlanAndExecuteResponse, SubmitPlanResponse, WatchPlanRequest,
-        WatchPlanResponse,
+        CancelPlanRequest, DiscardDeadLettersRequest, DiscardDeadLettersResponse, DryRunPlanResponse,
+        GetPlanRequest, ListDeadLettersRequest, ListDeadLettersResponse, ListPlansRequest, ListPlansResponse,
+        Plan, PlanAndExecuteRequest, PlanAndExecuteResponse, RedriveDeadLettersRequest,
+        RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse, SubmitPlanResponse,
+        WatchPlanRequest, WatchPlanResponse,
     },
 };
 use tonic::{Response, Status, Streaming};
@@ -111,13 +113,55 @@ impl Plans {
     }
 
     /// Ends a plan.
-    pub(crate) async fn cancel(&self, plan_id: PlanId, reason: String) -> Result<(), OrchestratorError> {
+    pub(crate) async fn cancel(&self, request: CancelPlanRequest) -> Result<(), OrchestratorError> {
         let limit = self.scope.deadline().max(Instant::now() + READ_LIMIT);
         let context = self.scope.context().with_deadline(limit);
         let mut planner = self.gateway.planner();
-        let request = CancelPlanRequest { plan_id: plan_id.to_string(), reason };
         let call = planner.cancel_plan(context.request(request));
         self.within(limit, call).await?.ok_or_else(silent).map(|_| ())
+    }
+
+    /// Takes a plan up again: the new plan, once it has ended or, for those who do not wait, is durable.
+    pub(crate) async fn redrive(&self, request: RedrivePlanRequest) -> Result<PlanId, OrchestratorError> {
+        let (wait, continues) = (request.wait, request.wait && request.continue_on_disconnect);
+        let context = if continues { self.scope.context_without_deadline() } else { self.scope.context() };
+        let mut planner = self.gateway.planner();
+        let call = planner.redrive_plan(context.request(request));
+        let answer = self.within(self.scope.deadline(), call).await?;
+        let RedrivePlanResponse { plan_id } =
+            answer.ok_or_else(|| if wait { too_late(continues) } else { silent() })?;
+        read_id(&plan_id)
+    }
+
+    /// One page of dead letters.
+    pub(crate) async fn dead_letters(
+        &self,
+        request: ListDeadLettersRequest,
+    ) -> Result<ListDeadLettersResponse, OrchestratorError> {
+        let (limit, context) = self.to_read();
+        let mut planner = self.gateway.planner();
+        let call = planner.list_dead_letters(context.request(request));
+        self.within(limit, call).await?.ok_or_else(silent)
+    }
+
+    /// Has many dead letters redriven.
+    pub(crate) async fn redrive_dead_letters(
+        &self,
+        request: RedriveDeadLettersRequest,
+    ) -> Result<RedriveDeadLettersResponse, OrchestratorError> {
+        let mut planner = self.gateway.planner();
+        let call = planner.redrive_dead_letters(self.scope.context().request(request));
+        self.within(self.scope.deadline(), call).await?.ok_or_else(silent)
+    }
+
+    /// Has many dead letters discarded.
+    pub(crate) async fn discard_dead_letters(
+        &self,
+        request: DiscardDeadLettersRequest,
+    ) -> Result<DiscardDeadLettersResponse, OrchestratorError> {
+        let mut planner = self.gateway.planner();
+        let call = planner.discard_dead_letters(self.scope.context().request(request));
+        self.within(self.scope.deadline(), call).await?.ok_or_else(silent)
     }
 
     fn to_read(&self) -> (Instant, RequestContext) {

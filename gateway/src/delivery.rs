@@ -37,22 +37,19 @@ pub(crate) struct Delivery {
     pub(crate) stream: bool,
     /// The plan goes on when the caller goes away.
     pub(crate) continues: bool,
-    key: Option<String>,
-    method: Method,
-    path: String,
+    /// What the caller calls its request.
+    pub(crate) key: Key,
 }
 
 impl<S: Sync> FromRequestParts<S> for Delivery {
     type Rejection = Failure;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         Ok(Self {
             respond_async: lists(&parts.headers, PREFER, RESPOND_ASYNC),
             stream: lists(&parts.headers, header::ACCEPT, "text/event-stream"),
             continues: continues(&parts.uri)?,
-            key: key(&parts.headers)?,
-            method: parts.method.clone(),
-            path: parts.uri.path().to_owned(),
+            key: Key::from_request_parts(parts, state).await?,
         })
     }
 }
@@ -60,16 +57,47 @@ impl<S: Sync> FromRequestParts<S> for Delivery {
 impl Delivery {
     /// What tells `request` from another one with the same key; nothing without a key.
     pub(crate) fn fingerprint(&self, request: &impl Serialize) -> Option<Fingerprint> {
-        self.key.as_ref().map(|_| Fingerprint::of(request))
+        self.key.fingerprint(request)
     }
 
     /// Puts into `wish` what the planner has to know. `request` is what the caller asked for, as it was understood.
     pub(crate) fn apply(self, wish: &mut PlanAndExecuteRequest, request: Option<Fingerprint>) {
         wish.continue_on_disconnect = self.continues;
-        if let (Some(key), Some(request)) = (self.key, request) {
-            wish.idempotency_key = key;
-            wish.idempotency_digest = request.digest(&self.method, &self.path);
-        }
+        (wish.idempotency_key, wish.idempotency_digest) = self.key.with(request);
+    }
+}
+
+/// The name that a caller gives to a request it may send again, if it does.
+#[derive(Debug, Clone)]
+pub(crate) struct Key {
+    key: Option<String>,
+    method: Method,
+    path: String,
+}
+
+impl<S: Sync> FromRequestParts<S> for Key {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Failure> {
+        let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
+        Ok(Self { key: key(&parts.headers)?, method, path })
+    }
+}
+
+impl Key {
+    /// The key and the digest of `request`, as the planner is told them: both empty when there is no key.
+    pub(crate) fn of(self, request: &impl Serialize) -> (String, String) {
+        let fingerprint = self.fingerprint(request);
+        self.with(fingerprint)
+    }
+
+    fn fingerprint(&self, request: &impl Serialize) -> Option<Fingerprint> {
+        self.key.as_ref().map(|_| Fingerprint::of(request))
+    }
+
+    fn with(self, request: Option<Fingerprint>) -> (String, String) {
+        let Self { key, method, path } = self;
+        key.zip(request).map(|(key, request)| (key, request.digest(&method, &path))).unwrap_or_default()
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use axum::{
     body::{Body, HttpBody},
-    extract::{FromRequest, OptionalFromRequest, Request},
+    extract::{FromRequest, FromRequestParts, OptionalFromRequest, Request},
     http::{HeaderMap, StatusCode, header},
 };
 use bytes::{Bytes, BytesMut};
@@ -72,6 +72,22 @@ impl<S: Sync, T: DeserializeOwned> OptionalFromRequest<S> for JsonObject<T> {
         }
         <Self as FromRequest<S>>::from_request(request, state).await.map(Some)
     }
+}
+
+/// What a handler that goes by the path takes out of a request itself: something of its head, and its body if it has one.
+///
+/// # Errors
+/// What is wrong with either.
+pub(crate) async fn parts_and_body<P, T>(request: Request) -> Result<(P, T), Failure>
+where
+    P: FromRequestParts<(), Rejection = Failure>,
+    T: DeserializeOwned + Default,
+{
+    let (mut parts, body) = request.into_parts();
+    let found = P::from_request_parts(&mut parts, &()).await?;
+    let request = Request::from_parts(parts, body);
+    let body = <JsonObject<T> as OptionalFromRequest<()>>::from_request(request, &()).await?;
+    Ok((found, body.map(|JsonObject(value)| value).unwrap_or_default()))
 }
 
 /// `application/json`, or a type of its family, with any parameters.

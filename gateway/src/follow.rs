@@ -8,7 +8,7 @@ use tonic::Streaming;
 
 use crate::calls::Plans;
 
-/// The event that nothing follows.
+/// The event that nothing follows but what somebody decided about the plan later.
 pub(crate) const PLAN_ENDED: &str = "plan_ended";
 
 /// The pause before a stream that broke is asked for again; doubled from try to try.
@@ -54,9 +54,10 @@ impl Follower {
         self.ended
     }
 
-    /// The next event; nothing after the end, or when the plan is there no more.
+    /// The next event; nothing after the end, or when the plan is there no more. Of a plan that had ended when this began,
+    /// what has been decided about it since follows its end.
     pub(crate) async fn next(&mut self) -> Option<WatchPlanResponse> {
-        while !self.ended {
+        while !self.ended || (self.had_ended && self.stream.is_some()) {
             let Some(stream) = &mut self.stream else {
                 self.pause.wait().await;
                 match self.plans.watch(self.plan_id, self.position).await {
@@ -72,7 +73,7 @@ impl Follower {
                 Ok(Some(event)) => {
                     self.position = event.position;
                     self.pause = Pause::default();
-                    self.ended = event.kind == PLAN_ENDED;
+                    self.ended |= event.kind == PLAN_ENDED;
                     if event.position > self.after {
                         return Some(event);
                     }

@@ -72,7 +72,11 @@ pub(crate) enum Endpoint {
     PlanDryRun,
     PlanGet,
     PlanCancel,
+    PlanRedrive,
     PlanEvents,
+    DeadLetterList,
+    DeadLetterRedrive,
+    DeadLetterDiscard,
     Health,
     OpenApi,
     Probe,
@@ -95,8 +99,14 @@ impl Endpoint {
             "/api/v1/plans" if read => Self::PlanList,
             "/api/v1/plans:dryRun" if write => Self::PlanDryRun,
             "/api/v1/plans/{plan_id}" if read => Self::PlanGet,
+            "/api/v1/plans/{plan_id}" if write && request.uri().path().ends_with("redrive") => {
+                Self::PlanRedrive
+            }
             "/api/v1/plans/{plan_id}" if write => Self::PlanCancel,
             "/api/v1/plans/{plan_id}/events" if read => Self::PlanEvents,
+            "/api/v1/dead-letters" if read => Self::DeadLetterList,
+            "/api/v1/dead-letters:redrive" if write => Self::DeadLetterRedrive,
+            "/api/v1/dead-letters:discard" if write => Self::DeadLetterDiscard,
             "/health" if read => Self::Health,
             "/api/v1/openapi.json" if read => Self::OpenApi,
             "/livez" | "/readyz" if read => Self::Probe,
@@ -116,7 +126,11 @@ impl Endpoint {
             Self::PlanDryRun => "plan_dry_run",
             Self::PlanGet => "plan_get",
             Self::PlanCancel => "plan_cancel",
+            Self::PlanRedrive => "plan_redrive",
             Self::PlanEvents => "plan_events",
+            Self::DeadLetterList => "dead_letter_list",
+            Self::DeadLetterRedrive => "dead_letter_redrive",
+            Self::DeadLetterDiscard => "dead_letter_discard",
             Self::Health => "health",
             Self::OpenApi => "openapi",
             Self::Probe => "probe",
@@ -137,7 +151,11 @@ impl Endpoint {
             | Self::PlanDryRun
             | Self::PlanGet
             | Self::PlanCancel
+            | Self::PlanRedrive
             | Self::PlanEvents
+            | Self::DeadLetterList
+            | Self::DeadLetterRedrive
+            | Self::DeadLetterDiscard
             | Self::OpenApi
             | Self::Probe
             | Self::Page

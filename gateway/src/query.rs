@@ -7,6 +7,9 @@ use phoenix_domain::OrchestratorError;
 
 use crate::extract::shorten;
 
+/// The largest page of anything.
+const LARGEST_PAGE: u32 = 500;
+
 /// The parameters of one request. An empty one is as good as absent.
 #[derive(Debug, Clone)]
 pub(crate) struct Query(Vec<(String, String)>);
@@ -36,6 +39,19 @@ impl Query {
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let value = self.0.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
         value.filter(|value| !value.is_empty())
+    }
+
+    /// How many things one page is to hold; 0 when the caller does not say.
+    ///
+    /// # Errors
+    /// `validation_failed` that names the parameter.
+    pub(crate) fn page_size(&self) -> Result<u32, OrchestratorError> {
+        let Some(text) = self.get("page_size") else { return Ok(0) };
+        let size = text.parse().ok().filter(|size| (1..=LARGEST_PAGE).contains(size));
+        size.ok_or_else(|| {
+            let problem = format_args!("must be a number from 1 to {LARGEST_PAGE}");
+            OrchestratorError::invalid("page_size", problem)
+        })
     }
 
     /// The value of `name`, read as what it stands for.

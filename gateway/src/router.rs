@@ -17,7 +17,7 @@ use crate::{
     observe,
     peers::Gateway,
     problem::Failure,
-    routes::{agents, chat, health, openapi, page, plans},
+    routes::{agents, chat, dead_letters, health, openapi, page, plans},
 };
 
 /// Everything the gateway answers.
@@ -33,9 +33,12 @@ pub(crate) fn build(config: &GatewayConfig, gateway: Gateway) -> Result<Router, 
         .route("/api/v1/plans", get(plans::list_plans))
         .route("/api/v1/plans:dryRun", post(plans::dry_run_plan))
         .route("/api/v1/plans/{plan_id}", get(plans::get_plan))
-        // `{plan_id}:cancel`: a segment is matched as a whole.
-        .route("/api/v1/plans/{plan_id}", post(plans::cancel_plan))
+        // `{plan_id}:cancel` and `{plan_id}:redrive`: a segment is matched as a whole.
+        .route("/api/v1/plans/{plan_id}", post(plans::act_on_plan))
         .route("/api/v1/plans/{plan_id}/events", get(plans::events::plan_events))
+        .route("/api/v1/dead-letters", get(dead_letters::list_dead_letters))
+        .route("/api/v1/dead-letters:redrive", post(dead_letters::redrive_dead_letters))
+        .route("/api/v1/dead-letters:discard", post(dead_letters::discard_dead_letters))
         .route("/api/v1/agents", get(agents::list_agents))
         .route("/api/v1/openapi.json", get(openapi::openapi_json))
         .route("/health", get(health::health))

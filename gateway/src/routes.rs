@@ -2,6 +2,7 @@
 
 pub(crate) mod agents;
 pub(crate) mod chat;
+pub(crate) mod dead_letters;
 pub(crate) mod health;
 pub(crate) mod openapi;
 pub(crate) mod page;

@@ -30,6 +30,7 @@ mod generated {
 }
 
 pub mod action;
+mod dead_letter;
 mod field;
 mod health;
 mod plan;

@@ -65,6 +65,8 @@ impl From<Plan> for planner::Plan {
             context: _,
             output,
             error,
+            redrive_of,
+            redriven_as,
             tasks,
         } = plan;
         Self {
@@ -77,6 +79,8 @@ impl From<Plan> for planner::Plan {
             error: error.map(Into::into),
             tasks: tasks.into_iter().map(Into::into).collect(),
             deadline_at: deadline_at.map(to_timestamp),
+            redrive_of: redrive_of.map(|id| id.to_string()),
+            redriven_as: redriven_as.map(|id| id.to_string()),
         }
     }
 }

@@ -67,6 +67,10 @@ id! {
     /// Names one task of a plan. Version 7, as [`PlanId`].
     TaskId, now_v7
 }
+id! {
+    /// Names one sweep: a request that deals with many dead letters at once. Version 7, as [`PlanId`].
+    SweepId, now_v7
+}
 
 impl PlanId {
     /// The least id that a plan made at `time` or later can have.

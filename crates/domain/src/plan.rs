@@ -53,6 +53,8 @@ macro_rules! states {
     };
 }
 
+pub(crate) use states;
+
 states! {
     /// The state of a plan.
     PlanStatus {
@@ -208,6 +210,12 @@ pub struct Plan {
     /// Why it did not succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<OrchestratorError>,
+    /// The plan that it takes up again where that one failed; tasks that had succeeded there are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redrive_of: Option<PlanId>,
+    /// The plan that has taken this one up again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redriven_as: Option<PlanId>,
     /// Its tasks, in the order in which they were given. Empty in listings.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<Task>,

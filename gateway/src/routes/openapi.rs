@@ -21,7 +21,7 @@ use utoipa::{
 };
 use uuid::Uuid;
 
-use super::{agents, chat, health, plans};
+use super::{agents, chat, dead_letters, health, plans};
 use crate::problem::{Failure, Problem, Shape};
 
 #[derive(OpenApi)]
@@ -36,8 +36,9 @@ use crate::problem::{Failure, Problem, Shape};
             `Authorization: Bearer <token>`. Without one only requests addressed to this machine (`localhost`) are served.\n\n\
             **Limits.** Bodies are JSON objects of at most 1 MiB; unknown fields are refused. A request has a time limit \
             (`gateway.request_timeout_secs`, 120 s unless configured).\n\n\
-            **Sent twice.** A chat or plan with the header `Idempotency-Key` is run once: the same request with the same key gets the \
-            same plan's answer, 409 with `Retry-After` while it runs, and 422 when the key was used for a different request.\n\n\
+            **Sent twice.** A `POST` with the header `Idempotency-Key` counts once: the same request with the same key gets the \
+            same answer, 409 with `Retry-After` while the first runs, and 422 when the key was used for a different request. A key \
+            counts for 24 hours unless configured (`planner.idempotency_key_ttl_secs`).\n\n\
             **Failures.** Chats answer in their own shape, everything else as `application/problem+json` (RFC 9457). `code` comes \
             from one closed table. 405, 408, 413, 415 and 421 are answers of the HTTP layer itself. `Retry-After` on 409, 429 and 503 \
             is in whole seconds.\n\n\
@@ -45,7 +46,8 @@ use crate::problem::{Failure, Problem, Shape};
     ),
     paths(
         chat::chat_v1, chat::handle_chat, plans::create_plan, plans::list_plans, plans::dry_run_plan, plans::get_plan,
-        plans::cancel_plan, plans::events::plan_events, agents::list_agents, openapi_json, health::health, health::livez, health::readyz
+        plans::cancel_plan, plans::redrive::redrive_plan, plans::events::plan_events, dead_letters::list_dead_letters,
+        dead_letters::redrive_dead_letters, dead_letters::discard_dead_letters, agents::list_agents, openapi_json, health::health, health::livez, health::readyz
     ),
     components(schemas(Problem)),
     security(("bearer" = [])),
@@ -94,11 +96,17 @@ impl Modify for Common {
 fn add_failures(path: &str, operation: &mut Operation) {
     let is_open = matches!(path, "/livez" | "/readyz");
     let takes_body = operation.request_body.is_some();
-    let runs = takes_body && matches!(path, "/api/chat" | "/api/v1/chat" | "/api/v1/plans");
+    let runs = takes_body
+        && (matches!(path, "/api/chat" | "/api/v1/chat" | "/api/v1/plans") || path.ends_with("}:redrive"));
     let waits = runs && path.ends_with("/chat");
-    let plans = takes_body && !path.ends_with(":cancel");
+    let plans = takes_body && !path.ends_with(":cancel") && !path.starts_with("/api/v1/dead-letters");
     let names_plan = path.contains("{plan_id}");
-    let asks_others = takes_body || path.starts_with("/api/v1/plans") || path == "/api/v1/agents";
+    let asks_others = takes_body
+        || path.starts_with("/api/v1/plans")
+        || path.starts_with("/api/v1/dead-letters")
+        || path == "/api/v1/agents";
+    // A dry run has no effect that could be had twice.
+    let once = takes_body && !path.ends_with(":dryRun");
     for (applies, failures) in [
         (!is_open, guarded()),
         (takes_body, body()),
@@ -107,6 +115,8 @@ fn add_failures(path: &str, operation: &mut Operation) {
         (waits, ended()),
         (names_plan, named()),
         (path.ends_with(":cancel"), over()),
+        (path.ends_with("}:redrive"), redriven()),
+        (once, repeated()),
         (asks_others, asked()),
     ] {
         for failure in failures.into_iter().filter(|_| applies) {
@@ -115,45 +125,46 @@ fn add_failures(path: &str, operation: &mut Operation) {
             operation.responses.responses.entry(status).or_insert(RefOr::T(response));
         }
     }
-    if runs {
-        let parameters = operation.parameters.get_or_insert_default();
-        parameters.extend(delivery(path != "/api/chat").map(RefOr::T));
+    let wishes = [once.then(key), runs.then(on_disconnect), (runs && path != "/api/chat").then(prefer)];
+    let wishes = wishes.into_iter().flatten().map(RefOr::T).collect::<Vec<_>>();
+    if !wishes.is_empty() {
+        operation.parameters.get_or_insert_default().extend(wishes);
     }
 }
 
-/// How an answer may be asked for.
-fn delivery(has_async: bool) -> impl Iterator<Item = Parameter> {
-    let text = || ObjectBuilder::new().schema_type(Type::String);
-    let parameter = |name: &str, place, description: &str, schema: ObjectBuilder| {
-        ParameterBuilder::new()
-            .name(name)
-            .parameter_in(place)
-            .required(Required::False)
-            .description(Some(description))
-            .schema(Some(schema))
-            .build()
-    };
-    let key = "Names the request: sent again with the same key it counts once. Visible ASCII.";
-    let disconnect =
+/// What the caller calls its request.
+fn key() -> Parameter {
+    let description = "Names the request: sent again with the same key it counts once. Visible ASCII.";
+    let schema = text().min_length(Some(1)).max_length(Some(255));
+    parameter("Idempotency-Key", ParameterIn::Header, description, schema)
+}
+
+/// What the caller's going away means.
+fn on_disconnect() -> Parameter {
+    let description =
         "What becomes of the plan when a caller that waits goes away: `cancel` unless said otherwise.";
-    let prefer = "`respond-async`: answer 202 as soon as the plan is durable.";
-    [
-        Some(parameter(
-            "Idempotency-Key",
-            ParameterIn::Header,
-            key,
-            text().min_length(Some(1)).max_length(Some(255)),
-        )),
-        Some(parameter(
-            "on_disconnect",
-            ParameterIn::Query,
-            disconnect,
-            text().enum_values(Some(["cancel", "continue"])),
-        )),
-        has_async.then(|| parameter("Prefer", ParameterIn::Header, prefer, text())),
-    ]
-    .into_iter()
-    .flatten()
+    let schema = text().enum_values(Some(["cancel", "continue"]));
+    parameter("on_disconnect", ParameterIn::Query, description, schema)
+}
+
+/// When the answer is to come.
+fn prefer() -> Parameter {
+    let description = "`respond-async`: answer 202 as soon as the plan is durable.";
+    parameter("Prefer", ParameterIn::Header, description, text())
+}
+
+fn text() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String)
+}
+
+fn parameter(name: &str, place: ParameterIn, description: &str, schema: ObjectBuilder) -> Parameter {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(place)
+        .required(Required::False)
+        .description(Some(description))
+        .schema(Some(schema))
+        .build()
 }
 
 /// What an endpoint behind the token may refuse with.
@@ -189,12 +200,20 @@ fn refused() -> Vec<Failure> {
     vec![error(OrchestratorErrorCode::PlanningFailed, "no agent is called `reviewer`")]
 }
 
-/// Why a plan is not run.
-fn accepted() -> Vec<Failure> {
+/// Why a request that is sent again is not answered again.
+fn repeated() -> Vec<Failure> {
     use OrchestratorErrorCode as Code;
     let running = "a request with this idempotency key is still running; ask again shortly";
     vec![
         OrchestratorError::new(Code::Conflict, running).with_retry_after(Duration::from_secs(1)).into(),
+        error(Code::PlanningFailed, "the idempotency key was used before, for a different request"),
+    ]
+}
+
+/// Why a plan is not run.
+fn accepted() -> Vec<Failure> {
+    use OrchestratorErrorCode as Code;
+    vec![
         error(Code::Overloaded, "10000 plans are in flight; try again shortly"),
         error(Code::Timeout, "the request did not end within its time limit"),
     ]
@@ -214,6 +233,11 @@ fn named() -> Vec<Failure> {
 /// Why a plan can't be changed.
 fn over() -> Vec<Failure> {
     vec![error(OrchestratorErrorCode::Conflict, "the plan has ended already: succeeded")]
+}
+
+/// Why a plan can't be taken up again.
+fn redriven() -> Vec<Failure> {
+    vec![error(OrchestratorErrorCode::Conflict, "the plan has not ended yet: it is running")]
 }
 
 /// What calling another service may end with.

@@ -1,20 +1,21 @@
 //! Plans: `/api/v1/plans` and below.
 
 pub(crate) mod events;
+pub(crate) mod redrive;
 pub(crate) mod request;
 mod timeline;
 pub(crate) mod view;
 
 use axum::{
     Json,
-    extract::{Extension, FromRequestParts, Path, State},
+    extract::{Extension, FromRequestParts, Path, Request, State},
     http::{StatusCode, Uri, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use jiff::Timestamp;
 use phoenix_domain::{AgentName, CorrelationId, OrchestratorError, PlanId, ids::InvalidId, plan::PlanStatus};
 use phoenix_proto::{
-    planner::{self, ListPlansRequest, ListPlansResponse, PlanAndExecuteRequest},
+    planner::{self, CancelPlanRequest, ListPlansRequest, ListPlansResponse, PlanAndExecuteRequest},
     to_timestamp,
 };
 use serde::{Deserialize, Serialize};
@@ -23,8 +24,8 @@ use utoipa::ToSchema;
 use crate::{
     calls::{Plans, unexpected},
     correlation::Scope,
-    delivery::{Delivery, PREFERENCE_APPLIED, RESPOND_ASYNC},
-    extract::JsonObject,
+    delivery::{Delivery, Key, PREFERENCE_APPLIED, RESPOND_ASYNC},
+    extract::{JsonObject, parts_and_body},
     follow::has_ended,
     peers::Gateway,
     problem::Failure,
@@ -33,9 +34,6 @@ use crate::{
 };
 use request::PlanRequestV1;
 use view::{PlanSummaryV1, PlanV1};
-
-/// The largest page of plans.
-const LARGEST_PAGE: u32 = 500;
 
 /// Where a plan is found that was accepted just now.
 #[derive(Debug, Serialize, ToSchema)]
@@ -70,7 +68,7 @@ pub(crate) struct PlanPageV1 {
 }
 
 /// Why a plan is cancelled. Unknown fields are refused.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CancelRequestV1 {
     /// One sentence for those who read the plan later.
@@ -130,13 +128,17 @@ pub(crate) async fn submit(
     scope: &Scope,
     wish: PlanAndExecuteRequest,
 ) -> Result<Response, Failure> {
-    let plan_id = plans.submit(wish).await?;
+    Ok(accepted(scope, plans.submit(wish).await?))
+}
+
+/// Tells where a plan is that was accepted.
+fn accepted(scope: &Scope, plan_id: PlanId) -> Response {
     let headers = [
         (header::LOCATION, format!("/api/v1/plans/{plan_id}")),
         (PREFERENCE_APPLIED, RESPOND_ASYNC.to_owned()),
     ];
     let body = AcceptedV1 { plan_id, correlation_id: scope.id(), status: PlanStatus::Pending };
-    Ok((StatusCode::ACCEPTED, headers, Json(body)).into_response())
+    (StatusCode::ACCEPTED, headers, Json(body)).into_response()
 }
 
 /// See in which order tasks would run
@@ -214,21 +216,30 @@ fn filter(uri: &Uri) -> Result<ListPlansRequest, OrchestratorError> {
         let time: Result<Timestamp, _> = text.parse();
         time.map_err(|_| OrchestratorError::invalid("since", "must be a time such as 2026-01-31T12:00:00Z"))
     });
-    let page_size = query.get("page_size").map(|text| {
-        let size = text.parse().ok().filter(|size| (1..=LARGEST_PAGE).contains(size));
-        size.ok_or_else(|| {
-            let problem = format_args!("must be a number from 1 to {LARGEST_PAGE}");
-            OrchestratorError::invalid("page_size", problem)
-        })
-    });
     Ok(ListPlansRequest {
         correlation_id: query.parse::<CorrelationId>("correlation_id")?.map(|id| id.to_string()),
         status: status.transpose()?.map_or(planner::PlanStatus::Unspecified, Into::into).into(),
-        page_size: page_size.transpose()?.unwrap_or(0),
+        page_size: query.page_size()?,
         page_token: query.get("page_token").unwrap_or_default().to_owned(),
         agent: query.parse::<AgentName>("agent")?.map(String::from).unwrap_or_default(),
         since: since.transpose()?.map(to_timestamp),
     })
+}
+
+/// What is done with a plan: `{plan_id}:cancel` or `{plan_id}:redrive`.
+pub(crate) async fn act_on_plan(
+    State(gateway): State<Gateway>,
+    Extension(scope): Extension<Scope>,
+    segment: Segment,
+    request: Request,
+) -> Result<Response, Failure> {
+    match segment.0.rsplit_once(':') {
+        Some((plan_id, "cancel")) => cancel_plan(&gateway, &scope, read_id(plan_id)?, request).await,
+        Some((plan_id, "redrive")) => {
+            redrive::redrive_plan(&gateway, &scope, read_id(plan_id)?, request).await
+        }
+        _ => Err(router::unknown_path().await),
+    }
 }
 
 /// Cancel a plan
@@ -239,20 +250,18 @@ fn filter(uri: &Uri) -> Result<ListPlansRequest, OrchestratorError> {
     params(("plan_id" = Uuid, Path, description = "The plan")),
     responses((status = 200, body = PlanV1, description = "The plan, which is cancelled"))
 )]
-pub(crate) async fn cancel_plan(
-    State(gateway): State<Gateway>,
-    Extension(scope): Extension<Scope>,
-    segment: Segment,
-    request: Option<JsonObject<CancelRequestV1>>,
-) -> Result<Json<PlanV1>, Failure> {
-    let plan_id = match segment.0.rsplit_once(':') {
-        Some((plan_id, "cancel")) => read_id(plan_id)?,
-        _ => return Err(router::unknown_path().await),
-    };
-    let CancelRequestV1 { reason } = request.map(|JsonObject(request)| request).unwrap_or_default();
-    let plans = Plans::new(&gateway, &scope);
-    plans.cancel(plan_id, reason.unwrap_or_default()).await?;
-    Ok(Json(encode(plans.get(plan_id).await?)?))
+async fn cancel_plan(
+    gateway: &Gateway,
+    scope: &Scope,
+    plan_id: PlanId,
+    request: Request,
+) -> Result<Response, Failure> {
+    let (key, request): (Key, CancelRequestV1) = parts_and_body(request).await?;
+    let (idempotency_key, idempotency_digest) = key.of(&request);
+    let (name, reason) = (plan_id.to_string(), request.reason.unwrap_or_default());
+    let plans = Plans::new(gateway, scope);
+    plans.cancel(CancelPlanRequest { plan_id: name, reason, idempotency_key, idempotency_digest }).await?;
+    Ok(Json(encode(plans.get(plan_id).await?)?).into_response())
 }
 
 /// The part of a path that names a plan, with what is to be done with it.

@@ -54,6 +54,32 @@ async fn a_key_stands_for_what_was_asked_with_it() {
 }
 
 #[tokio::test]
+async fn a_cancellation_may_be_named_too_and_a_dry_run_needs_no_name() {
+    let stack = Stack::start().await;
+    let key = ("idempotency-key", "k-1");
+    stack.planner.keep(plans::running());
+    let path = format!("/api/v1/plans/{}:cancel", FakePlanner::PLAN);
+    for body in [r#"{"reason":"enough"}"#, r#"{"reason": "enough" }"#, r#"{"reason":"other"}"#] {
+        stack.planner.keep(plans::running());
+        let answer = stack.http.send(Method::POST, &path, &[JSON, key], body).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    }
+    let cancelled = stack.planner.all_cancelled();
+    assert!(cancelled.iter().all(|request| request.idempotency_key == "k-1"));
+    let digests: Vec<_> = cancelled.iter().map(|request| request.idempotency_digest.as_str()).collect();
+    assert_eq!((digests[0], digests[0].len()), (digests[1], 64));
+    assert_ne!(digests[0], digests[2]);
+    let bad = stack.http.send(Method::POST, &path, &[JSON, ("idempotency-key", "a b")], "{}").await;
+    assert_eq!(
+        (bad.status, &bad.json()["details"]["field"]),
+        (StatusCode::BAD_REQUEST, &"Idempotency-Key".into())
+    );
+
+    let answer = stack.http.send(Method::POST, "/api/v1/plans:dryRun", &[JSON, key], PLAN).await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+}
+
+#[tokio::test]
 async fn a_key_or_a_wish_that_is_none_is_refused_and_the_answer_has_the_callers_id() {
     let stack = Stack::start().await;
     let long = "k".repeat(256);

@@ -72,9 +72,12 @@ async fn a_reader_goes_on_after_the_last_event_it_has() {
     let query = format!("{}?last_event_id=13", path());
     for (place, headers) in [(path(), &header[..]), (query.clone(), &[]), (query, &[("last-event-id", "17")])]
     {
-        for plan in [plans::running(), plans::succeeded("done")] {
+        for (plan, watch) in [
+            (plans::running(), Watch::Stays(plans::whole())),
+            (plans::succeeded("done"), Watch::Ends(plans::whole())),
+        ] {
             stack.planner.keep(plan);
-            stack.planner.watches([Watch::Stays(plans::whole())]);
+            stack.planner.watches([watch]);
             let events = stack.http.stream(Method::GET, &place, headers, "").await.rest().await;
             let expected: &[&str] =
                 if headers == [("last-event-id", "17")] { &["19"] } else { &["17", "19"] };

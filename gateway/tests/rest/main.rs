@@ -8,6 +8,7 @@ mod agents;
 mod auth;
 mod chat;
 mod connections;
+mod dead_letters;
 mod delivery;
 mod events;
 mod faults;

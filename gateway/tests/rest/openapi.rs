@@ -40,7 +40,9 @@ fn every_route_is_documented_and_every_documented_route_exists() {
     assert!(routes.remove("GET /") && routes.remove("GET /page/{file}"), "the page is for people");
     // The router matches the whole segment.
     assert!(routes.remove("POST /api/v1/plans/{plan_id}"));
-    routes.insert("POST /api/v1/plans/{plan_id}:cancel".into());
+    for action in ["cancel", "redrive"] {
+        routes.insert(format!("POST /api/v1/plans/{{plan_id}}:{action}"));
+    }
     assert_eq!(routes, documented);
 }
 

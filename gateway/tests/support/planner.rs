@@ -7,9 +7,12 @@ use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode, Pl
 use phoenix_platform::{RequestContext, readiness::Readiness, server::GrpcServer};
 use phoenix_proto::{
     planner::{
-        CancelPlanRequest, CancelPlanResponse, DryRunPlanResponse, GetPlanRequest, GetPlanResponse,
-        ListPlansRequest, ListPlansResponse, Plan, PlanAndExecuteRequest, PlanAndExecuteResponse, PlanStatus,
-        SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
+        CancelPlanRequest, CancelPlanResponse, DeadLetter, DiscardDeadLettersRequest,
+        DiscardDeadLettersResponse, DryRunPlanResponse, GetPlanRequest, GetPlanResponse,
+        ListDeadLettersRequest, ListDeadLettersResponse, ListPlansRequest, ListPlansResponse, Plan,
+        PlanAndExecuteRequest, PlanAndExecuteResponse, PlanStatus, RedriveDeadLettersRequest,
+        RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse, SubmitPlanResponse,
+        WatchPlanRequest, WatchPlanResponse,
         dry_run_plan_response::Wave,
         planner_service_server::{PlannerService, PlannerServiceServer},
     },
@@ -73,6 +76,19 @@ pub struct FakePlanner {
     watched: Arc<watch::Sender<Vec<u64>>>,
     cancelled: Arc<watch::Sender<Vec<CancelPlanRequest>>>,
     listed: Shared<Vec<ListPlansRequest>>,
+    /// The planner's dead letters.
+    pub dead_letters: Shared<Vec<DeadLetter>>,
+    /// What was asked about them, and about plans to be taken up again.
+    pub asked: Shared<Asked>,
+}
+
+/// Requests that no test reads while they arrive.
+#[derive(Debug, Default)]
+pub struct Asked {
+    pub redrives: Vec<RedrivePlanRequest>,
+    pub lists: Vec<ListDeadLettersRequest>,
+    pub sweeps: Vec<RedriveDeadLettersRequest>,
+    pub discards: Vec<DiscardDeadLettersRequest>,
 }
 
 impl Default for FakePlanner {
@@ -86,6 +102,8 @@ impl Default for FakePlanner {
             watched: Arc::default(),
             cancelled: Arc::default(),
             listed: Shared::default(),
+            dead_letters: Shared::default(),
+            asked: Shared::default(),
         }
     }
 }
@@ -142,6 +160,11 @@ impl FakePlanner {
         first[0].clone()
     }
 
+    /// Every cancellation so far.
+    pub fn all_cancelled(&self) -> Vec<CancelPlanRequest> {
+        self.cancelled.borrow().clone()
+    }
+
     /// How many plans were cancelled.
     pub fn cancelled(&self) -> usize {
         self.cancelled.borrow().len()
@@ -150,6 +173,14 @@ impl FakePlanner {
     /// The filters that plans were listed by.
     pub fn listed(&self) -> Vec<ListPlansRequest> {
         self.listed.lock().unwrap().clone()
+    }
+
+    /// What the planner is to answer instead of what was asked for.
+    fn failure(&self) -> Result<(), Status> {
+        match &*self.reply.lock().unwrap() {
+            Reply::Error(error) => Err(status_from_error(error)),
+            _ => Ok(()),
+        }
     }
 
     fn find(&self, plan_id: &str) -> Result<Plan, Status> {
@@ -224,7 +255,8 @@ impl PlannerService for FakePlanner {
         let script = self.watches.lock().unwrap().pop_front();
         let script = script.unwrap_or_else(|| {
             let events = plans::events_of(&plan).into_iter();
-            Watch::Stays(events.filter(|event| event.position > after_position).collect())
+            let events = events.filter(|event| event.position > after_position).collect();
+            if plan.ended_at.is_some() { Watch::Ends(events) } else { Watch::Stays(events) }
         });
         let told = |events: Vec<WatchPlanResponse>| stream::iter(events.into_iter().map(Ok));
         let broken = || stream::iter([Err(Status::unavailable("the connection broke"))]);
@@ -282,6 +314,48 @@ impl PlannerService for FakePlanner {
         self.keep(plan);
         self.cancelled.send_modify(|cancelled| cancelled.push(request));
         Ok(Response::new(CancelPlanResponse {}))
+    }
+
+    /// The new plan is [`Self::PLAN`].
+    async fn redrive_plan(
+        &self,
+        request: Request<RedrivePlanRequest>,
+    ) -> Result<Response<RedrivePlanResponse>, Status> {
+        self.asked.lock().unwrap().redrives.push(request.into_inner());
+        self.failure()?;
+        Ok(Response::new(RedrivePlanResponse { plan_id: Self::PLAN.into() }))
+    }
+
+    async fn list_dead_letters(
+        &self,
+        request: Request<ListDeadLettersRequest>,
+    ) -> Result<Response<ListDeadLettersResponse>, Status> {
+        self.asked.lock().unwrap().lists.push(request.into_inner());
+        self.failure()?;
+        let dead_letters = self.dead_letters.lock().unwrap().clone();
+        Ok(Response::new(ListDeadLettersResponse { dead_letters, next_page_token: "next".into() }))
+    }
+
+    async fn redrive_dead_letters(
+        &self,
+        request: Request<RedriveDeadLettersRequest>,
+    ) -> Result<Response<RedriveDeadLettersResponse>, Status> {
+        let correlation_id = RequestContext::of(&request).correlation_id.to_string();
+        self.asked.lock().unwrap().sweeps.push(request.into_inner());
+        self.failure()?;
+        let sweep_id = Self::PLAN.into();
+        Ok(Response::new(RedriveDeadLettersResponse { sweep_id, selected: 7, correlation_id }))
+    }
+
+    async fn discard_dead_letters(
+        &self,
+        request: Request<DiscardDeadLettersRequest>,
+    ) -> Result<Response<DiscardDeadLettersResponse>, Status> {
+        let correlation_id = RequestContext::of(&request).correlation_id.to_string();
+        self.asked.lock().unwrap().discards.push(request.into_inner());
+        self.failure()?;
+        let sweep_id = Self::PLAN.into();
+        Ok(Response::new(DiscardDeadLettersResponse { sweep_id, discarded: 7, correlation_id }))
     }
 
     async fn get_plan(&self, request: Request<GetPlanRequest>) -> Result<Response<GetPlanResponse>, Status> {

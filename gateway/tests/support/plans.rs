@@ -4,7 +4,10 @@ use jiff::Timestamp;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
 use phoenix_proto::{
     common,
-    planner::{Attempt, Plan, PlanStatus, Task, TaskStatus, WatchPlanResponse},
+    planner::{
+        Attempt, DeadLetter, DeadLetterState, Plan, PlanStatus, Task, TaskStatus, WatchPlanResponse,
+        dead_letter::Settled,
+    },
     to_timestamp,
 };
 use serde_json::{Value, json};
@@ -31,6 +34,8 @@ pub fn running() -> Plan {
         error: None,
         tasks: vec![task()],
         deadline_at: at(60_000),
+        redrive_of: None,
+        redriven_as: None,
     }
 }
 
@@ -65,6 +70,29 @@ pub fn failed(message: &str) -> Plan {
     task.error = Some(error.clone().into());
     let (ended_at, error) = (at(301), Some(error.into()));
     Plan { status: PlanStatus::Failed.into(), ended_at, error, tasks: vec![task], ..running() }
+}
+
+/// The task of the plan that has [`failed`], as a dead letter that was given to another plan.
+pub fn dead_letter(message: &str) -> DeadLetter {
+    let error = OrchestratorError::new(OrchestratorErrorCode::ExecutionFailed, message);
+    DeadLetter {
+        plan_id: FakePlanner::PLAN.into(),
+        correlation_id: CORRELATION.into(),
+        task_id: task().task_id,
+        key: "chat".into(),
+        agent: "echo_agent".into(),
+        action: "chat".into(),
+        error: Some(error.into()),
+        attempts: 1,
+        dead_lettered_at: at(300),
+        state: DeadLetterState::Redriven.into(),
+        settled: Some(Settled {
+            at: at(90_000),
+            correlation_id: CORRELATION.into(),
+            reason: "fixed".into(),
+            redriven_as: FakePlanner::PLAN.into(),
+        }),
+    }
 }
 
 /// A task whose first attempt has failed.

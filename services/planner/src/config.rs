@@ -3,7 +3,7 @@
 use phoenix_domain::AgentCatalog;
 use phoenix_platform::config::RoleSettings;
 
-use crate::{planner::KEY_LIFE, retention::Retention};
+use crate::retention::Retention;
 
 /// Settings of the planner.
 #[derive(Debug, Clone)]
@@ -16,7 +16,7 @@ pub struct PlannerConfig {
     pub executor_url: String,
     /// Where agents' health is known.
     pub health_url: String,
-    /// How long what is stays.
+    /// How long what is finished stays, and idempotency keys.
     pub retention: Retention,
 }
 
@@ -27,7 +27,10 @@ impl From<&RoleSettings> for PlannerConfig {
             database_url: settings.database_url.clone(),
             executor_url: settings.executor_url.clone(),
             health_url: settings.health_url.clone(),
-            retention: Retention { plans: settings.config.planner.retention, keys: KEY_LIFE },
+            retention: Retention {
+                plans: settings.config.planner.retention,
+                keys: settings.config.planner.idempotency_key_ttl,
+            },
         }
     }
 }

@@ -1,15 +1,19 @@
 //! `PlannerService`: decode, call, encode.
 
+mod dead_letters;
+
 use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt};
-use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId, plan::TaskSpec};
+use phoenix_domain::{PlanId, plan::TaskSpec};
 use phoenix_platform::RequestContext;
 use phoenix_proto::{
     InvalidField, id, optional,
     planner::{
-        CancelPlanRequest, CancelPlanResponse, DryRunPlanResponse, GetPlanRequest, GetPlanResponse,
+        CancelPlanRequest, CancelPlanResponse, DiscardDeadLettersRequest, DiscardDeadLettersResponse,
+        DryRunPlanResponse, GetPlanRequest, GetPlanResponse, ListDeadLettersRequest, ListDeadLettersResponse,
         ListPlansRequest, ListPlansResponse, PlanAndExecuteRequest, PlanAndExecuteResponse,
+        RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse,
         SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse, dry_run_plan_response::Wave,
         planner_service_server::PlannerService,
     },
@@ -20,8 +24,8 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     make::{Wish, Work},
-    planner::{Answer, Planner},
-    store::{Event, IdempotencyKey, JournalError, PlanFilter},
+    planner::{Answer, Planner, no_such_plan},
+    store::{DeadLetterPlace, Event, IdempotencyKey, JournalError, PlanFilter},
     watch,
 };
 
@@ -88,7 +92,7 @@ impl PlannerService for PlannerGrpc {
     async fn get_plan(&self, request: Request<GetPlanRequest>) -> Result<Response<GetPlanResponse>, Status> {
         let plan_id: PlanId = id("plan_id", &request.get_ref().plan_id)?;
         let plan = self.planner.journal().plan(plan_id).await.map_err(journal_status)?;
-        let plan = plan.ok_or_else(|| no_such_plan(plan_id))?;
+        let plan = plan.ok_or_else(|| status_from_error(&no_such_plan(plan_id)))?;
         Ok(Response::new(GetPlanResponse { plan: Some(plan.into()) }))
     }
 
@@ -112,7 +116,7 @@ impl PlannerService for PlannerGrpc {
         let plan_id: PlanId = id("plan_id", &plan_id)?;
         let journal = self.planner.journal().clone();
         if journal.plan(plan_id).await.map_err(journal_status)?.is_none() {
-            return Err(no_such_plan(plan_id));
+            return Err(status_from_error(&no_such_plan(plan_id)));
         }
         let events = watch::events(journal, plan_id, after_position, self.shutdown.clone());
         Ok(Response::new(Box::pin(events.map(|event| event.map(encode_event).map_err(journal_status)))))
@@ -122,10 +126,63 @@ impl PlannerService for PlannerGrpc {
         &self,
         request: Request<CancelPlanRequest>,
     ) -> Result<Response<CancelPlanResponse>, Status> {
-        let CancelPlanRequest { plan_id, reason } = request.into_inner();
+        let CancelPlanRequest { plan_id, reason, idempotency_key, idempotency_digest } = request.into_inner();
         let plan_id: PlanId = id("plan_id", &plan_id)?;
-        self.planner.cancel(plan_id, reason).await.map_err(|error| status_from_error(&error))?;
+        let key = named(idempotency_key, idempotency_digest);
+        self.planner.cancel(plan_id, reason, key).await.map_err(|error| status_from_error(&error))?;
         Ok(Response::new(CancelPlanResponse {}))
+    }
+
+    async fn redrive_plan(
+        &self,
+        request: Request<RedrivePlanRequest>,
+    ) -> Result<Response<RedrivePlanResponse>, Status> {
+        let (context, wait) = (RequestContext::of(&request), request.get_ref().wait);
+        let wish = dead_letters::redrive_wish(request.into_inner())?;
+        let plan_id = if wait {
+            self.planner.redrive_and_wait(context, wish).await.map(|answer| answer.plan_id)
+        } else {
+            self.planner.redrive(context, wish).await
+        };
+        let plan_id = plan_id.map_err(|error| status_from_error(&error))?;
+        Ok(Response::new(RedrivePlanResponse { plan_id: plan_id.to_string() }))
+    }
+
+    async fn list_dead_letters(
+        &self,
+        request: Request<ListDeadLettersRequest>,
+    ) -> Result<Response<ListDeadLettersResponse>, Status> {
+        let query = dead_letters::query(request.into_inner())?;
+        let letters = self.planner.journal().dead_letters(&query).await.map_err(journal_status)?;
+        let full = u32::try_from(letters.len()) == Ok(query.limit);
+        let next = letters.last().filter(|_| full).map(|last| DeadLetterPlace::of(last).to_string());
+        let dead_letters = letters.into_iter().map(Into::into).collect();
+        let next_page_token = next.unwrap_or_default();
+        Ok(Response::new(ListDeadLettersResponse { dead_letters, next_page_token }))
+    }
+
+    async fn redrive_dead_letters(
+        &self,
+        request: Request<RedriveDeadLettersRequest>,
+    ) -> Result<Response<RedriveDeadLettersResponse>, Status> {
+        let context = RequestContext::of(&request);
+        let wish = dead_letters::redrive_sweep(request.into_inner())?;
+        let begun = self.planner.sweep(context, wish).await;
+        let (sweep, selected) = begun.map_err(|error| status_from_error(&error))?;
+        let (sweep_id, correlation_id) = (sweep.sweep_id.to_string(), sweep.by.to_string());
+        Ok(Response::new(RedriveDeadLettersResponse { sweep_id, selected, correlation_id }))
+    }
+
+    async fn discard_dead_letters(
+        &self,
+        request: Request<DiscardDeadLettersRequest>,
+    ) -> Result<Response<DiscardDeadLettersResponse>, Status> {
+        let context = RequestContext::of(&request);
+        let wish = dead_letters::discard_sweep(request.into_inner())?;
+        let done = self.planner.sweep(context, wish).await;
+        let (sweep, discarded) = done.map_err(|error| status_from_error(&error))?;
+        let (sweep_id, correlation_id) = (sweep.sweep_id.to_string(), sweep.by.to_string());
+        Ok(Response::new(DiscardDeadLettersResponse { sweep_id, discarded, correlation_id }))
     }
 }
 
@@ -147,14 +204,18 @@ fn wish(request: PlanAndExecuteRequest) -> Result<Wish, InvalidField> {
     } else {
         return Err(InvalidField::new("tasks", "and `message` exclude each other"));
     };
-    let key = IdempotencyKey { key: idempotency_key, digest: idempotency_digest };
     Ok(Wish {
         work,
         context,
         time_limit: (deadline_ms > 0).then(|| Duration::from_millis(deadline_ms)),
         continue_on_disconnect,
-        key: (!key.key.is_empty()).then_some(key),
+        key: named(idempotency_key, idempotency_digest),
     })
+}
+
+/// The name of a request, if it has one.
+fn named(key: String, digest: String) -> Option<IdempotencyKey> {
+    (!key.is_empty()).then_some(IdempotencyKey { key, digest })
 }
 
 fn encode_event(Event { position, kind, at, task_key, data }: Event) -> WatchPlanResponse {
@@ -162,24 +223,22 @@ fn encode_event(Event { position, kind, at, task_key, data }: Event) -> WatchPla
 }
 
 fn filter(request: &ListPlansRequest) -> Result<PlanFilter, InvalidField> {
-    if request.page_size > LARGEST_PAGE {
-        return Err(InvalidField::new("page_size", format!("must be at most {LARGEST_PAGE}")));
-    }
     Ok(PlanFilter {
         correlation_id: optional("correlation_id", request.correlation_id.as_deref().unwrap_or_default())?,
         status: request.status().into(),
         agent: optional("agent", &request.agent)?,
         since: timestamp("since", request.since)?,
         before: optional("page_token", &request.page_token)?,
-        limit: if request.page_size == 0 { DEFAULT_PAGE } else { request.page_size },
+        limit: page_size(request.page_size)?,
     })
 }
 
-fn no_such_plan(plan_id: PlanId) -> Status {
-    status_from_error(&OrchestratorError::new(
-        OrchestratorErrorCode::NotFound,
-        format!("there is no plan {plan_id}"),
-    ))
+fn page_size(size: u32) -> Result<u32, InvalidField> {
+    match size {
+        0 => Ok(DEFAULT_PAGE),
+        1..=LARGEST_PAGE => Ok(size),
+        _ => Err(InvalidField::new("page_size", format!("must be at most {LARGEST_PAGE}"))),
+    }
 }
 
 fn journal_status(error: JournalError) -> Status {

@@ -9,12 +9,16 @@ mod writer;
 use std::{collections::HashSet, sync::Arc};
 
 use jiff::Timestamp;
-use phoenix_domain::{PlanId, plan::Plan};
+use phoenix_domain::{PlanId, SweepId, dead_letter::DeadLetter, plan::Plan};
 use phoenix_platform::{readiness::Readiness, sqlite::OpenError};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use uuid::Uuid;
 
-use crate::store::{self, Entry, Event, Extent, Forgotten, JournalError, OldPlans, PlanFilter, Store};
+use crate::store::{
+    self, DeadLetterQuery, Entry, Event, Extent, Forgotten, JournalError, OldPlans, OpenDeadLetters,
+    PlanFilter, Store, Sweep, Unfinished,
+};
 
 /// Entries that may wait for the writer; beyond it, whoever appends waits.
 const QUEUE: usize = 4096;
@@ -42,7 +46,7 @@ impl Journal {
     /// When the database can't be opened or was written by a newer version.
     pub async fn open(url: &str, readiness: Readiness) -> Result<Self, StartError> {
         let store = store::open(url).await?;
-        let instance = uuid::Uuid::new_v4().to_string();
+        let instance = Uuid::new_v4().to_string();
         store.register(&instance).await?;
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (changes, _) = broadcast::channel(CHANGES);
@@ -74,11 +78,11 @@ impl Journal {
         &self.fenced
     }
 
-    /// Takes over unfinished plans whose planner is gone.
+    /// Takes over what planners that are gone left undone.
     ///
     /// # Errors
     /// When the database can't be used.
-    pub async fn claim(&self) -> Result<Vec<PlanId>, JournalError> {
+    pub async fn claim(&self) -> Result<Unfinished, JournalError> {
         let alive = self.store.planners().await?;
         let dead = self.others.lock().await.dead(&self.instance, alive);
         self.store.claim(&self.instance, &dead).await
@@ -92,10 +96,11 @@ impl Journal {
         self.store.release(&self.instance).await
     }
 
-    /// Makes the acceptance of a plan durable, together with what is already known of its end.
+    /// Makes the acceptance of something new durable (a plan, with what is already known of its end), all of it or nothing.
     ///
     /// # Errors
-    /// When it could not be made durable; then the plan does not exist.
+    /// When it could not be made durable, or claims what was claimed before ([`JournalError::Taken`]); then it does not
+    /// exist.
     pub async fn accept(&self, entries: Vec<Entry>) -> Result<(), JournalError> {
         let (done, committed) = oneshot::channel();
         self.send(writer::Job::Accept { entries, done }).await?;
@@ -137,16 +142,16 @@ impl Journal {
         self.store.plans(filter).await
     }
 
-    /// The plan that `key` stands for and the digest it was first used with, if that was not before `not_before`.
+    /// What `key` stands for and the digest it was first used with, if that was not before `not_before`.
     ///
     /// # Errors
     /// When the database can't be read.
-    pub async fn plan_of_key(
+    pub async fn subject_of_key(
         &self,
         key: &str,
         not_before: Timestamp,
-    ) -> Result<Option<(PlanId, String)>, JournalError> {
-        self.store.plan_of_key(key, not_before).await
+    ) -> Result<Option<(Uuid, String)>, JournalError> {
+        self.store.subject_of_key(key, not_before).await
     }
 
     /// Events of a plan after `position`, oldest first, at most `limit`.
@@ -184,6 +189,38 @@ impl Journal {
     /// When the database can't be used.
     pub async fn extent(&self) -> Result<Extent, JournalError> {
         self.store.extent().await
+    }
+
+    /// Dead letters, newest first.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, JournalError> {
+        self.store.dead_letters(query).await
+    }
+
+    /// How many dead letters are open.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub async fn open_dead_letters(&self) -> Result<OpenDeadLetters, JournalError> {
+        self.store.open_dead_letters().await
+    }
+
+    /// A sweep, and how many dead letters it has selected.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub async fn sweep(&self, sweep_id: SweepId) -> Result<Option<(Sweep, u64)>, JournalError> {
+        self.store.sweep(sweep_id).await
+    }
+
+    /// Plans with dead letters that a sweep has selected and that are still open, oldest first.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub async fn swept_plans(&self, sweep_id: SweepId) -> Result<Vec<PlanId>, JournalError> {
+        self.store.swept_plans(sweep_id).await
     }
 
     /// Tells of every commit from now on: the plans it changed.

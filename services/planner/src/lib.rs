@@ -4,7 +4,10 @@
 //! |---|---|
 //! | [`grpc`] | the service: decode, call, encode |
 //! | [`make`] | from what a caller asks for to a plan |
-//! | [`planner`] | plans: accepted, cancelled, taken over |
+//! | [`planner`] | plans: accepted, cancelled |
+//! | `keys` | requests that are sent twice |
+//! | [`redrive`] | plans that are taken up again |
+//! | [`sweep`] | many dead letters at once |
 //! | [`run`] | one plan on its way |
 //! | [`watch`] | what happens to a plan, as it happens |
 //! | [`routing`] | which agent a message is meant for |
@@ -21,13 +24,16 @@ pub mod config;
 pub mod execution;
 pub mod grpc;
 pub mod journal;
+mod keys;
 pub mod make;
 pub mod metrics;
 pub mod planner;
+pub mod redrive;
 pub mod retention;
 pub mod routing;
 pub mod run;
 pub mod store;
+pub mod sweep;
 pub mod watch;
 
 use std::time::Duration;
@@ -89,13 +95,16 @@ pub async fn serve(
     let health = HealthView::new(client::channel(&health_url)?);
     let journal = Journal::open(&database_url, readiness.clone()).await?;
     let runner = TaskRunner::new(executor.clone(), journal.clone(), health.clone());
-    let planner = Planner::new(agents, journal.clone(), health.clone(), runner, PlanMeters::new());
+    let (meters, stopping) = (PlanMeters::new(), shutdown.child_token());
+    let planner =
+        Planner::new(agents, journal.clone(), health.clone(), runner, meters, retention.keys, stopping);
     // Ends the watchers however this function ends.
     let watching = CancellationToken::new();
     let _stop_watching = watching.clone().drop_guard();
     tokio::spawn(health.follow(readiness.clone(), watching.clone()));
     tokio::spawn(follow_executor(executor, readiness.clone(), watching.clone()));
     tokio::spawn(retention::run(journal.clone(), retention, watching.clone()));
+    tokio::spawn(sweep::measure(journal.clone(), watching.clone()));
     tokio::spawn(take_over(planner.clone(), watching));
     let service = PlannerServiceServer::new(PlannerGrpc::new(planner.clone(), shutdown.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)

@@ -65,17 +65,18 @@ pub(crate) fn make(
     };
     let plan = pending_plan(correlation_id, kind, agents_context, deadline_at, specs);
     let graph = graph_of(&plan, agents)?;
-    check_inputs(&plan, agents)?;
+    (0..plan.tasks.len()).try_for_each(|place| check_input(&plan, place, agents))?;
     Ok((plan, graph))
 }
 
-/// Whether every agent is asked for what it says it takes. Not so when a plan is taken over: what was accepted is accepted,
+/// Whether an agent is asked for what it says it takes. Not so when a plan is taken over: what was accepted is accepted,
 /// and a task that has not run yet is checked once more when it does.
-fn check_inputs(plan: &Plan, agents: &AgentCatalog) -> Result<(), OrchestratorError> {
-    plan.tasks.iter().enumerate().try_for_each(|(place, task)| match plan.kind {
-        PlanKind::Chat => input::check_chat(&task.spec, agents),
-        PlanKind::Graph => input::check_task(place, &task.spec, agents),
-    })
+pub(crate) fn check_input(plan: &Plan, place: usize, agents: &AgentCatalog) -> Result<(), OrchestratorError> {
+    let spec = &plan.tasks[place].spec;
+    match plan.kind {
+        PlanKind::Chat => input::check_chat(spec, agents),
+        PlanKind::Graph => input::check_task(place, spec, agents),
+    }
 }
 
 /// One task for the agent that the chat is meant for.
@@ -103,7 +104,8 @@ pub(crate) fn graph_of(plan: &Plan, agents: &AgentCatalog) -> Result<Graph, Orch
     Graph::of(&specs, agents)
 }
 
-fn pending_plan(
+/// A plan of these tasks, none of which has begun.
+pub(crate) fn pending_plan(
     correlation_id: CorrelationId,
     kind: PlanKind,
     context: String,
@@ -133,6 +135,8 @@ fn pending_plan(
         context,
         output: None,
         error: None,
+        redrive_of: None,
+        redriven_as: None,
         tasks: tasks.collect(),
     }
 }

@@ -86,6 +86,22 @@ pub const REDISPATCHED: Metric = Metric::counter(
     "phoenix_tasks_redispatched_total",
     "Tasks handed over again because the executor went away or had no place.",
 );
+/// Tasks that had failed for good and were given to a new plan.
+pub const DEAD_LETTERS_REDRIVEN: Metric =
+    Metric::counter("phoenix_dead_letters_redriven_total", "Dead letters given to a new plan by a redrive.");
+/// Dead letters that somebody decided to do without.
+pub const DEAD_LETTERS_DISCARDED: Metric =
+    Metric::counter("phoenix_dead_letters_discarded_total", "Dead letters that were discarded.");
+/// Dead letters that wait for a decision.
+pub const DEAD_LETTERS_OPEN: Metric = Metric::gauge(
+    "phoenix_dead_letters_open",
+    "Dead letters that are neither redriven nor discarded, in the whole journal.",
+);
+/// How long the oldest of them has waited.
+pub const DEAD_LETTERS_OLDEST: Metric = Metric::gauge(
+    "phoenix_dead_letters_oldest_seconds",
+    "Age of the oldest dead letter that is neither redriven nor discarded; 0 without one.",
+);
 
 /// Every metric of the planner.
 pub const METRICS: &[Metric] = &[
@@ -106,6 +122,10 @@ pub const METRICS: &[Metric] = &[
     RECOVERED,
     LAST_RECOVERY,
     REDISPATCHED,
+    DEAD_LETTERS_REDRIVEN,
+    DEAD_LETTERS_DISCARDED,
+    DEAD_LETTERS_OPEN,
+    DEAD_LETTERS_OLDEST,
     RPC_SECONDS,
 ];
 

@@ -11,25 +11,24 @@ use std::{
 use jiff::Timestamp;
 use phoenix_domain::{
     AgentCatalog, AgentName, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
-    plan::PlanStatus,
+    graph::Graph,
+    plan::{Plan, PlanStatus},
 };
 use phoenix_platform::RequestContext;
 use tokio::{sync::oneshot, task::JoinHandle};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use crate::{
     agent_health::HealthView,
     execution::TaskRunner,
     journal::Journal,
+    keys::{Claim, Keys, Use},
     make::{Wish, make},
     metrics::{CountedPlan, PlanMeters},
     run::{Run, Stop, Waits, naming},
     store::{Entry, IdempotencyKey, JournalError},
 };
-
-/// How long a key stands for the plan it was first used for.
-pub(crate) const KEY_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Plans in flight at once; one more is refused before anything is journalled.
 const MAX_IN_FLIGHT: usize = 20_000;
@@ -62,23 +61,45 @@ struct Parts {
     meters: PlanMeters,
     tasks: TaskTracker,
     running: Mutex<HashMap<PlanId, Stop>>,
-    keys: Mutex<HashMap<String, ()>>,
     /// Plans that were taken over and do not run yet, the oldest last.
     taken_over: Mutex<Vec<PlanId>>,
+    keys: Keys,
+    /// Ends what goes on in the background.
+    stopping: CancellationToken,
 }
 
-type Ended = JoinHandle<Result<Answer, OrchestratorError>>;
+pub(crate) type Ended = JoinHandle<Result<Answer, OrchestratorError>>;
+
+/// A plan that is ready to be accepted.
+pub(crate) struct Made {
+    /// As it is to be run.
+    pub(crate) plan: Plan,
+    /// Who waits for whom.
+    pub(crate) graph: Graph,
+    /// What makes it durable.
+    pub(crate) entries: Vec<Entry>,
+}
 
 /// What became of a request to run something.
-enum Accepted {
+pub(crate) enum Accepted {
     /// A plan runs.
     Runs(PlanId, Ended),
     /// Its key stands for this plan already.
     Known(PlanId),
 }
 
+impl Accepted {
+    /// The plan.
+    pub(crate) const fn plan_id(&self) -> PlanId {
+        match self {
+            Self::Runs(plan_id, ..) | Self::Known(plan_id) => *plan_id,
+        }
+    }
+}
+
 impl Planner {
-    /// A planner over these parts.
+    /// A planner over these parts. A caller's key counts for `key_life`; what goes on in the background ends with
+    /// `stopping`.
     #[must_use]
     pub fn new(
         agents: AgentCatalog,
@@ -86,10 +107,13 @@ impl Planner {
         health: HealthView,
         runner: TaskRunner,
         meters: PlanMeters,
+        key_life: Duration,
+        stopping: CancellationToken,
     ) -> Self {
-        let (running, keys, taken_over) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let tasks = TaskTracker::new();
-        let parts = Parts { agents, journal, health, runner, meters, tasks, running, keys, taken_over };
+        let (tasks, keys) = (TaskTracker::new(), Keys::new(journal.clone(), key_life));
+        let (running, taken_over) = (Mutex::default(), Mutex::default());
+        let parts =
+            Parts { agents, journal, health, runner, meters, tasks, running, taken_over, keys, stopping };
         Self { parts: Arc::new(parts) }
     }
 
@@ -109,6 +133,22 @@ impl Planner {
 
     pub(crate) fn agents(&self) -> &AgentCatalog {
         &self.parts.agents
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.parts.keys
+    }
+
+    pub(crate) fn meters(&self) -> &PlanMeters {
+        &self.parts.meters
+    }
+
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.parts.tasks
+    }
+
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        &self.parts.stopping
     }
 
     pub(crate) fn default_agent(&self) -> &AgentName {
@@ -140,7 +180,13 @@ impl Planner {
     ) -> Result<Answer, OrchestratorError> {
         let stop = Stop::default();
         let _guard = (!wish.continue_on_disconnect).then(|| CancelOnDrop(stop.clone()));
-        match self.accept(context, wish, Waits::Caller, stop).await? {
+        let accepted = self.accept(context, wish, Waits::Caller, stop).await?;
+        self.answer(accepted).await
+    }
+
+    /// Waits for the end of a plan.
+    pub(crate) async fn answer(&self, accepted: Accepted) -> Result<Answer, OrchestratorError> {
+        match accepted {
             Accepted::Known(plan_id) => self.answer_again(plan_id).await.map_err(naming(plan_id)),
             Accepted::Runs(plan_id, ended) => {
                 let result = ended.await;
@@ -163,9 +209,7 @@ impl Planner {
     ) -> Result<PlanId, OrchestratorError> {
         // The time that the caller waits for this answer is not the time that the plan may take.
         let context = RequestContext { deadline: None, ..context };
-        match self.accept(context, wish, Waits::Nobody, Stop::default()).await? {
-            Accepted::Known(plan_id) | Accepted::Runs(plan_id, ..) => Ok(plan_id),
-        }
+        Ok(self.accept(context, wish, Waits::Nobody, Stop::default()).await?.plan_id())
     }
 
     /// The order in which tasks would run, by key.
@@ -181,29 +225,44 @@ impl Planner {
     /// Ends a plan, and answers when its end is durable.
     ///
     /// # Errors
-    /// `not_found`; `conflict` when it has ended already.
-    pub async fn cancel(&self, plan_id: PlanId, reason: String) -> Result<(), OrchestratorError> {
+    /// `not_found`; `conflict` when it has ended already, unless that is what this very request brought about.
+    pub async fn cancel(
+        &self,
+        plan_id: PlanId,
+        reason: String,
+        key: Option<IdempotencyKey>,
+    ) -> Result<(), OrchestratorError> {
+        // Asked for before: a planner that died meanwhile may have left it undone, so it is done again.
+        let (claim, again) = match self.parts.keys.take(key).await? {
+            Use::First(claim) => (Some(claim), false),
+            Use::Again(_) => (None, true),
+        };
         let running = self.running().get(&plan_id).cloned();
-        let is_ours = running.is_some();
-        if let Some(stop) = running {
-            stop.cancel(if reason.is_empty() { "the plan was cancelled".into() } else { reason });
-            let mut changes = self.journal().changes();
-            while self.running().contains_key(&plan_id) {
-                // Whether told of it or having missed it: look again.
-                let _ = tokio::time::timeout(Duration::from_millis(20), changes.recv()).await;
+        let Some(stop) = running else { return self.cannot_cancel(plan_id, again).await };
+        if let Some(claim) = &claim
+            && let Some(used) = claim.entry(*plan_id.as_uuid())
+        {
+            match self.journal().accept(vec![used]).await {
+                Err(JournalError::Taken) => drop(claim.winner().await?),
+                written => written?,
             }
         }
-        let Some(plan) = self.journal().plan(plan_id).await? else {
-            let message = format!("there is no plan {plan_id}");
-            return Err(OrchestratorError::new(OrchestratorErrorCode::NotFound, message));
-        };
-        if is_ours && plan.status == PlanStatus::Cancelled {
-            return Ok(());
+        stop.cancel(if reason.is_empty() { "the plan was cancelled".into() } else { reason });
+        let mut changes = self.journal().changes();
+        while self.running().contains_key(&plan_id) {
+            // Whether told of it or having missed it: look again.
+            let _ = tokio::time::timeout(Duration::from_millis(20), changes.recv()).await;
         }
-        // Perhaps only now: it may have come to its own end before the cancel came to it.
+        // It may have come to its own end before the cancel came to it.
+        let plan = self.journal().plan(plan_id).await?.ok_or_else(|| no_such_plan(plan_id))?;
+        if plan.status == PlanStatus::Cancelled { Ok(()) } else { ended_already(&plan) }
+    }
+
+    /// Why a plan that does not run here is not cancelled. One that has ended is fine if this was asked for `again`.
+    async fn cannot_cancel(&self, plan_id: PlanId, again: bool) -> Result<(), OrchestratorError> {
+        let plan = self.journal().plan(plan_id).await?.ok_or_else(|| no_such_plan(plan_id))?;
         if plan.status.is_terminal() {
-            let message = format!("the plan has ended already: {}", plan.status);
-            return Err(OrchestratorError::new(OrchestratorErrorCode::Conflict, message));
+            return if again { Ok(()) } else { ended_already(&plan) };
         }
         let message = "the plan is being taken over from a planner that stopped; try again shortly";
         Err(OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, message)
@@ -218,28 +277,35 @@ impl Planner {
         waits: Waits,
         stop: Stop,
     ) -> Result<Accepted, OrchestratorError> {
-        let key = wish.key.clone();
-        let mut held = None;
-        if let Some(key) = &key {
-            // Once more when it is held: who held it meanwhile has made a plan of it.
-            for hold in [true, false] {
-                if let Some(plan_id) = self.known_key(key).await? {
-                    return Ok(Accepted::Known(plan_id));
-                }
-                if hold {
-                    held = Some(self.hold(&key.key)?);
-                }
-            }
-        }
+        let claim = match self.parts.keys.take(wish.key.clone()).await? {
+            Use::First(claim) => claim,
+            Use::Again(subject) => return Ok(Accepted::Known(subject.into())),
+        };
         let counted = CountedPlan::start(&self.parts.meters);
-        let made = make(&self.parts.agents, context.correlation_id, wish)
-            .and_then(|made| self.has_room().map(|()| made));
-        let (plan, graph) = made.inspect_err(|error| {
+        let made = make(&self.parts.agents, context.correlation_id, wish).map(|(plan, graph)| {
+            let accepted = Entry::PlanAccepted { plan: Box::new(plan.clone()) };
+            Made { plan, graph, entries: vec![accepted] }
+        });
+        self.launch(context, made, claim, waits, counted, stop).await
+    }
+
+    /// Makes a plan durable, together with its key, and runs it.
+    pub(crate) async fn launch(
+        &self,
+        context: RequestContext,
+        made: Result<Made, OrchestratorError>,
+        claim: Claim,
+        waits: Waits,
+        counted: CountedPlan,
+        stop: Stop,
+    ) -> Result<Accepted, OrchestratorError> {
+        let made = made.and_then(|made| self.has_room().map(|()| made));
+        let Made { plan, graph, mut entries } = made.inspect_err(|error| {
             tracing::info!(code = %error.code, elapsed_ms = counted.elapsed_ms(), "plan refused");
         })?;
         let plan_id = plan.plan_id;
         tracing::Span::current().record("plan_id", tracing::field::display(plan_id));
-        let entries = vec![Entry::PlanAccepted { plan: Box::new(plan.clone()), key }];
+        entries.extend(claim.entry(*plan_id.as_uuid()));
         let context = match plan.deadline_at {
             Some(at) => {
                 let left = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
@@ -251,10 +317,17 @@ impl Planner {
         };
         let run = Run { planner: self.clone(), plan, graph, context, stop, waits, counted };
         let (done, accepted) = oneshot::channel();
-        let acceptance = Acceptance { entries, done, _held: held };
+        let acceptance = Acceptance { entries, claim, done };
         let ended = self.spawn(run, Some(acceptance), tracing::Span::current());
-        accepted.await.unwrap_or(Err(JournalError::Closed))?;
-        Ok(Accepted::Runs(plan_id, ended))
+        match accepted.await.map_err(|_| JournalError::Closed)? {
+            // Somebody else was first, in the same instant; if with this very request, at another planner, it is answered.
+            (Err(JournalError::Taken), claim) => {
+                let winner = claim.winner().await?;
+                winner.map(|plan| Accepted::Known(plan.into())).ok_or_else(|| JournalError::Taken.into())
+            }
+            (Err(error), _) => Err(error.into()),
+            (Ok(()), _) => Ok(Accepted::Runs(plan_id, ended)),
+        }
     }
 
     /// Runs a plan in a task of its own: when the caller goes away, it is still accepted or refused as a whole, and gets to
@@ -266,11 +339,11 @@ impl Planner {
         let running = async move {
             // Goes when the plan has ended, also by not coming into being.
             let listed = listed;
-            if let Some(Acceptance { entries, done, _held }) = acceptance {
+            if let Some(Acceptance { entries, claim, done }) = acceptance {
                 let accepted = listed.planner.journal().accept(entries).await;
                 let exists = accepted.is_ok();
                 // Whoever asked may have gone.
-                let _ = done.send(accepted);
+                let _ = done.send((accepted, claim));
                 if !exists {
                     return Err(JournalError::Behind.into());
                 }
@@ -293,50 +366,18 @@ impl Planner {
             .with_retry_after(Duration::from_secs(1)))
     }
 
-    /// The plan that a key stands for.
-    async fn known_key(&self, key: &IdempotencyKey) -> Result<Option<PlanId>, OrchestratorError> {
-        let not_before = Timestamp::now().checked_sub(KEY_LIFE).unwrap_or(Timestamp::MIN);
-        match self.journal().plan_of_key(&key.key, not_before).await? {
-            Some((_, digest)) if digest != key.digest => Err(OrchestratorError::new(
-                OrchestratorErrorCode::PlanningFailed,
-                "the idempotency key was used before, for a different request",
-            )
-            .with_detail("field", "Idempotency-Key")),
-            known => Ok(known.map(|(plan_id, _)| plan_id)),
-        }
-    }
-
-    /// Keeps a second request with the same key away while the first is being accepted.
-    fn hold(&self, key: &str) -> Result<HeldKey, OrchestratorError> {
-        let taken = lock(&self.parts.keys).insert(key.to_owned(), ()).is_some();
-        if taken { Err(still_running()) } else { Ok(HeldKey { planner: self.clone(), key: key.to_owned() }) }
-    }
-
-    /// What the caller of an earlier request was told.
-    async fn answer_again(&self, plan_id: PlanId) -> Result<Answer, OrchestratorError> {
-        let plan = self.journal().plan(plan_id).await?;
-        let plan = plan.ok_or_else(|| OrchestratorError::internal("the plan of this key is gone"))?;
-        let agent =
-            plan.tasks.last().map_or_else(|| self.default_agent().clone(), |task| task.spec.agent.clone());
-        match (plan.status.is_terminal(), plan.output, plan.error) {
-            (true, Some(output), _) => Ok(Answer { plan_id, output, agent, agent_time: Duration::ZERO }),
-            (true, None, Some(error)) => Err(error),
-            (true, None, None) => Err(OrchestratorError::internal("the plan of this key has no result")),
-            (false, ..) => Err(still_running()),
-        }
-    }
-
     fn running(&self) -> std::sync::MutexGuard<'_, HashMap<PlanId, Stop>> {
         lock(&self.parts.running)
     }
 }
 
-fn still_running() -> OrchestratorError {
-    OrchestratorError::new(
-        OrchestratorErrorCode::Conflict,
-        "a request with this idempotency key is still running; ask again shortly",
-    )
-    .with_retry_after(Duration::from_secs(1))
+fn ended_already(plan: &Plan) -> Result<(), OrchestratorError> {
+    let message = format!("the plan has ended already: {}", plan.status);
+    Err(OrchestratorError::new(OrchestratorErrorCode::Conflict, message))
+}
+
+pub(crate) fn no_such_plan(plan_id: PlanId) -> OrchestratorError {
+    OrchestratorError::new(OrchestratorErrorCode::NotFound, format!("there is no plan {plan_id}"))
 }
 
 /// A plan that is in the list of those that run.
@@ -354,24 +395,13 @@ impl Drop for Listed {
 /// What makes a plan of a run: the entries that begin it, and who is told that they are durable.
 struct Acceptance {
     entries: Vec<Entry>,
-    done: oneshot::Sender<Result<(), JournalError>>,
-    /// Until they are.
-    _held: Option<HeldKey>,
+    /// The key, which is kept from others until then.
+    claim: Claim,
+    done: oneshot::Sender<(Result<(), JournalError>, Claim)>,
 }
 
-/// A key whose first request is being accepted.
-struct HeldKey {
-    planner: Planner,
-    key: String,
-}
-
-impl Drop for HeldKey {
-    fn drop(&mut self) {
-        lock(&self.planner.parts.keys).remove(&self.key);
-    }
-}
-
-struct CancelOnDrop(Stop);
+/// Cancels a plan when its caller goes away.
+pub(crate) struct CancelOnDrop(pub(crate) Stop);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
@@ -379,7 +409,7 @@ impl Drop for CancelOnDrop {
     }
 }
 
-// Maps of whole values: what a panicking thread leaves behind is still consistent.
+// Whole values: what a panicking thread leaves behind is still consistent.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,19 +4,25 @@
 //! back. When to write, what to do when it fails, and who is told is the [`crate::journal`]'s. Every store passes the suite
 //! in `tests/store`.
 
+mod dead_letter;
 mod sqlite;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    AgentName, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
+    AgentName, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId, SweepId,
     action::ActionResult,
+    dead_letter::DeadLetter,
     plan::{AttemptOutcome, Plan, PlanStatus, TaskStatus},
 };
 use phoenix_platform::sqlite::OpenError;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
+pub use dead_letter::{
+    DeadLetterFilter, DeadLetterPlace, DeadLetterQuery, InvalidPlace, OpenDeadLetters, Sweep, SweepAction,
+};
 pub use sqlite::SqliteStore;
 
 /// A database that holds a journal.
@@ -49,19 +55,22 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [`JournalError::Fenced`] when `planner` is no owner (any more).
     async fn beat(&self, planner: &str) -> Result<(), JournalError>;
 
-    /// Makes `entries` durable, in order, all of them or none. A state that is terminal stays what it is, whatever the
-    /// entries say.
+    /// Makes `groups` durable, in order. A state that is terminal stays what it is, whatever the entries say. A task that
+    /// becomes `dead_lettered` is a dead letter from then on.
+    ///
+    /// A group that claims what an earlier one has claimed, here or in any batch of any planner, is left out as a whole:
+    /// the places of those. All the others become durable, or none.
     ///
     /// # Errors
     /// [`JournalError::Fenced`] when `planner` is no owner (any more).
-    async fn write(&self, planner: &str, entries: &[&Entry]) -> Result<(), JournalError>;
+    async fn write(&self, planner: &str, groups: &[&[Entry]]) -> Result<Vec<usize>, JournalError>;
 
-    /// Takes the ownership away from those of `dead` that have not been heard of since, and gives every unfinished plan whose
-    /// owner is gone to `planner`: those plans.
+    /// Takes the ownership away from those of `dead` that have not been heard of since, and gives everything unfinished
+    /// whose owner is gone to `planner`.
     ///
     /// # Errors
     /// When the database can't be used.
-    async fn claim(&self, planner: &str, dead: &[Heartbeat]) -> Result<Vec<PlanId>, JournalError>;
+    async fn claim(&self, planner: &str, dead: &[Heartbeat]) -> Result<Unfinished, JournalError>;
 
     /// One plan with its tasks and attempts, all of the same moment.
     ///
@@ -75,15 +84,15 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// As [`Self::plan`].
     async fn plans(&self, filter: &PlanFilter) -> Result<Vec<Plan>, JournalError>;
 
-    /// The plan that `key` stands for, and the digest it was first used with, if that was not before `not_before`.
+    /// What `key` stands for, and the digest it was first used with, if that was not before `not_before`.
     ///
     /// # Errors
     /// As [`Self::plan`].
-    async fn plan_of_key(
+    async fn subject_of_key(
         &self,
         key: &str,
         not_before: Timestamp,
-    ) -> Result<Option<(PlanId, String)>, JournalError>;
+    ) -> Result<Option<(Uuid, String)>, JournalError>;
 
     /// Events of one plan after `position`, oldest first, at most `limit`.
     ///
@@ -109,6 +118,30 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When the database can't be used.
     async fn extent(&self) -> Result<Extent, JournalError>;
+
+    /// Dead letters, newest first.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, JournalError>;
+
+    /// How many dead letters are open. Takes no longer the more there are.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    async fn open_dead_letters(&self) -> Result<OpenDeadLetters, JournalError>;
+
+    /// A sweep, and how many dead letters it has selected.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    async fn sweep(&self, sweep_id: SweepId) -> Result<Option<(Sweep, u64)>, JournalError>;
+
+    /// Plans with dead letters that a sweep has selected and that are still open, oldest first.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    async fn swept_plans(&self, sweep_id: SweepId) -> Result<Vec<PlanId>, JournalError>;
 }
 
 /// Opens, or makes, the database at `url`, and brings its tables up to date.
@@ -129,7 +162,16 @@ pub struct Heartbeat {
     pub beat: i64,
 }
 
-/// One step in the life of a plan.
+/// What a planner left undone.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Unfinished {
+    /// Plans that have not ended.
+    pub plans: Vec<PlanId>,
+    /// Redrives of many dead letters.
+    pub sweeps: Vec<Sweep>,
+}
+
+/// One step in the life of a plan, or of what is done about plans.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Entry {
@@ -137,8 +179,17 @@ pub enum Entry {
     PlanAccepted {
         /// The plan.
         plan: Box<Plan>,
-        /// The key by which its caller may ask for it again.
-        key: Option<IdempotencyKey>,
+    },
+    /// A request was named by its caller, who may send it again. Claims the key.
+    KeyUsed {
+        /// The name.
+        key: IdempotencyKey,
+        /// What it stands for from now on.
+        subject: Uuid,
+        /// When.
+        at: Timestamp,
+        /// A use of the key before this is forgotten.
+        not_before: Timestamp,
     },
     /// A task was handed to an executor; with the first one, the plan runs.
     TaskDispatched {
@@ -193,19 +244,53 @@ pub enum Entry {
         /// The answer as a person reads it, or why there is none.
         result: Result<String, OrchestratorError>,
     },
+    /// A plan that has ended was taken up again by another, which was accepted in the same group. Its open dead letters are
+    /// redriven by that. Claims the plan: it can be taken up once.
+    PlanRedriven {
+        /// Which.
+        plan_id: PlanId,
+        /// By which.
+        redriven_as: PlanId,
+        /// When.
+        at: Timestamp,
+        /// By which request.
+        by: CorrelationId,
+        /// Why; may be empty.
+        reason: String,
+        /// The sweep that did it. What a sweep does is of no effect when no dead letter of the plan is open any more.
+        sweep: Option<SweepId>,
+    },
+    /// Open dead letters were selected, the oldest first: to be discarded by this, or to be redriven from now on. Those
+    /// that another sweep is to redrive, or whose plan has not ended, are not selected to be redriven.
+    SweepBegun {
+        /// For what.
+        sweep: Box<Sweep>,
+        /// Which.
+        filter: Box<DeadLetterFilter>,
+        /// At most so many.
+        limit: u32,
+    },
+    /// A sweep has been worked off.
+    SweepEnded {
+        /// Which.
+        sweep_id: SweepId,
+        /// When.
+        at: Timestamp,
+    },
 }
 
 impl Entry {
-    /// The plan it belongs to.
+    /// The plan that it is a step of, if it is one of a plan.
     #[must_use]
-    pub fn plan_id(&self) -> PlanId {
+    pub fn plan_id(&self) -> Option<PlanId> {
         match self {
-            Self::PlanAccepted { plan, .. } => plan.plan_id,
-            Self::PlanEnded { plan_id, .. } => *plan_id,
+            Self::PlanAccepted { plan } => Some(plan.plan_id),
+            Self::PlanEnded { plan_id, .. } | Self::PlanRedriven { plan_id, .. } => Some(*plan_id),
             Self::TaskDispatched { task, .. }
             | Self::AttemptStarted { task, .. }
             | Self::AttemptEnded { task, .. }
-            | Self::TaskEnded { task, .. } => task.plan_id,
+            | Self::TaskEnded { task, .. } => Some(task.plan_id),
+            Self::KeyUsed { .. } | Self::SweepBegun { .. } | Self::SweepEnded { .. } => None,
         }
     }
 }
@@ -303,6 +388,9 @@ pub enum JournalError {
     /// Another planner has taken this one for dead and its plans over.
     #[error("another planner has taken over")]
     Fenced,
+    /// What the entries claim was claimed before.
+    #[error("another request came first")]
+    Taken,
     /// The writer has ended, with the process.
     #[error("the journal is closed")]
     Closed,
@@ -316,6 +404,7 @@ impl From<JournalError> for OrchestratorError {
     fn from(error: JournalError) -> Self {
         match error {
             JournalError::Damaged(_) => Self::internal("the journal holds a record that cannot be read"),
+            JournalError::Taken => Self::new(OrchestratorErrorCode::Conflict, "another request came first"),
             JournalError::Database(_)
             | JournalError::Behind
             | JournalError::Closed

@@ -19,7 +19,8 @@ const PAGE: u32 = 256;
 /// How often the journal is looked at when nobody tells of a change: another planner may have written it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Events of `plan_id` after `position`. Ends after the plan's end, or with `shutdown`.
+/// Events of `plan_id` after `position`. Ends after the plan's end and what has been decided about it since, or with
+/// `shutdown`.
 pub fn events(
     journal: Journal,
     plan_id: PlanId,
@@ -45,6 +46,7 @@ async fn follow(
 ) {
     // Before the first look, so that nothing falls between the look and the wait.
     let mut changes = journal.changes();
+    let mut ended = false;
     loop {
         let found = match journal.events(plan_id, position, PAGE).await {
             Ok(found) => found,
@@ -53,14 +55,18 @@ async fn follow(
         let full = found.len() == PAGE as usize;
         for event in found {
             position = event.position;
-            let last = event.kind == "plan_ended";
-            if reader.send(Ok(event)).await.is_err() || last {
+            ended |= event.kind == "plan_ended";
+            if reader.send(Ok(event)).await.is_err() {
                 return;
             }
         }
-        if !full {
-            changed(&mut changes, plan_id).await;
+        if full {
+            continue;
         }
+        if ended {
+            return;
+        }
+        changed(&mut changes, plan_id).await;
     }
 }
 

@@ -14,6 +14,9 @@ use super::{Lookup, Problems, agents::AgentTable, interpolate, role::Role};
 /// Where the file is looked for when nobody says where.
 pub(super) const DEFAULT_PATH: &str = "phoenix.toml";
 
+/// How long an idempotency key counts when nobody says otherwise.
+const DEFAULT_KEY_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What the file says, with every default filled in. The same in every service.
 #[derive(Debug, Clone)]
 pub struct PhoenixConfig {
@@ -38,11 +41,13 @@ pub struct GatewayFile {
     pub request_timeout: Duration,
 }
 
-/// `[planner]`, beside its addresses and the default agent.
+/// `[planner]`, beside its addresses and the default agent, which the catalog knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannerFile {
     /// How long plans stay after their end; for ever when absent.
     pub retention: Option<Duration>,
+    /// How long an idempotency key stands for what it was first used for.
+    pub idempotency_key_ttl: Duration,
 }
 
 /// What each role may say about itself.
@@ -73,6 +78,7 @@ struct GatewayTable {
 struct PlannerTable {
     default_agent: Option<AgentName>,
     retention_days: Option<f64>,
+    idempotency_key_ttl_secs: Option<u64>,
     grpc_addr: Option<String>,
     metrics_addr: Option<String>,
     database_url: Option<String>,
@@ -143,7 +149,12 @@ impl PhoenixConfig {
                 cors_allowed_origins: gateway.cors_allowed_origins,
                 request_timeout: Duration::from_secs(gateway.request_timeout_secs.unwrap_or(120).max(1)),
             },
-            planner: PlannerFile { retention: retention(planner.retention_days, &mut problems) },
+            planner: PlannerFile {
+                retention: retention(planner.retention_days, &mut problems),
+                idempotency_key_ttl: planner
+                    .idempotency_key_ttl_secs
+                    .map_or(DEFAULT_KEY_TTL, |secs| Duration::from_secs(secs.max(1))),
+            },
             roles: BTreeMap::from([
                 (
                     Role::Gateway,
@@ -305,6 +316,7 @@ mod tests {
             r#"
             [planner]
             default_agent = "reviewer"
+            idempotency_key_ttl_secs = 3600
             [llm.openai]
             api_key = "${OPENAI_API_KEY}"
             [agents.default]
@@ -330,6 +342,7 @@ mod tests {
         let git = config.agents.get(&"git_agent".parse().unwrap()).unwrap();
         assert_eq!(git.timeout, Duration::from_millis(12_500));
         assert_eq!(config.llm.describe().provider, "openai");
+        assert_eq!(config.planner.idempotency_key_ttl, Duration::from_secs(3600));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use axum::response::{Response, sse::Event};
 use futures_util::stream;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
-use phoenix_proto::planner::{self, PlanAndExecuteRequest};
+use phoenix_proto::planner::{self, CancelPlanRequest, PlanAndExecuteRequest};
 use tracing::Instrument;
 
 use super::ChatResponseV1;
@@ -118,14 +118,16 @@ impl Drop for Watched {
 
 /// Cancels a plan, through a restart of the planner.
 async fn cancel(plans: &Plans, plan_id: PlanId) -> Result<(), OrchestratorError> {
+    let (plan_id, reason) = (plan_id.to_string(), "the caller went away".to_owned());
+    let request = CancelPlanRequest { plan_id, reason, ..Default::default() };
     let mut pause = Pause::default();
     for _ in 1..CANCEL_TRIES {
-        match plans.cancel(plan_id, "the caller went away".into()).await {
+        match plans.cancel(request.clone()).await {
             // Ended meanwhile.
             Err(error) if error.code == OrchestratorErrorCode::Conflict => return Ok(()),
             Err(error) if error.code.is_retryable() => pause.wait().await,
             answer => return answer,
         }
     }
-    plans.cancel(plan_id, "the caller went away".into()).await
+    plans.cancel(request).await
 }

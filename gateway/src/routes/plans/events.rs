@@ -43,7 +43,8 @@ pub(crate) struct PlanEventV1 {
     /// Its place in the journal, as in `id`.
     position: u64,
     /// What it is, as in `event`: `plan_accepted`, `task_dispatched`, `attempt_started`, `attempt_ended`, `task_ended`,
-    /// `plan_ended`; others may follow.
+    /// `plan_ended`, and what was decided about a plan that had ended: `plan_redriven`, `dead_letter_discarded`. Others may
+    /// be added.
     #[schema(examples("attempt_started"))]
     kind: String,
     /// When it happened.
@@ -79,7 +80,7 @@ impl TryFrom<WatchPlanResponse> for PlanEventV1 {
 /// Watch a plan
 ///
 /// What happened so far, then what happens, as server-sent events (`id` is the journal position, `event` the kind, `data`
-/// a `PlanEventV1`), until `plan_ended`. A reader that was cut off goes on after the last event it has by naming it in the
+/// a `PlanEventV1`), until `plan_ended` and what had been decided about the plan since. A reader that was cut off goes on after the last event it has by naming it in the
 /// header `Last-Event-ID` or in `last_event_id`.
 #[utoipa::path(
     get, path = "/api/v1/plans/{plan_id}/events", tag = "plans",

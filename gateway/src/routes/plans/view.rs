@@ -5,7 +5,9 @@ use phoenix_domain::{
     CorrelationId, OrchestratorError, PlanId, TaskId,
     plan::{PlanStatus, TaskStatus},
 };
-use phoenix_proto::{InvalidField, action::json_object, common, id, planner, required_timestamp, timestamp};
+use phoenix_proto::{
+    InvalidField, action::json_object, common, id, optional, planner, required_timestamp, timestamp,
+};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::{
@@ -44,6 +46,12 @@ pub(crate) struct PlanSummaryV1 {
     /// Why it did not succeed.
     #[schema(required)]
     error: Option<ErrorBody>,
+    /// The plan that it takes up again: a task that had succeeded there is kept, and has no attempts here.
+    #[schema(value_type = Option<String>, format = Uuid, required)]
+    redrive_of: Option<PlanId>,
+    /// The plan that has taken it up again.
+    #[schema(value_type = Option<String>, format = Uuid, required)]
+    redriven_as: Option<PlanId>,
 }
 
 /// Everything that is known of a plan.
@@ -158,6 +166,8 @@ impl TryFrom<planner::Plan> for PlanSummaryV1 {
             error,
             tasks: _,
             deadline_at,
+            redrive_of,
+            redriven_as,
         } = wire;
         Ok(Self {
             plan_id: id("plan_id", &plan_id)?,
@@ -168,6 +178,8 @@ impl TryFrom<planner::Plan> for PlanSummaryV1 {
             ended_at: timestamp("ended_at", ended_at)?,
             output,
             error: error.map(error_body),
+            redrive_of: optional("redrive_of", &redrive_of.unwrap_or_default())?,
+            redriven_as: optional("redriven_as", &redriven_as.unwrap_or_default())?,
         })
     }
 }
@@ -267,12 +279,12 @@ impl TryFrom<planner::Attempt> for AttemptV1 {
     }
 }
 
-fn error_body(error: common::Error) -> ErrorBody {
+pub(crate) fn error_body(error: common::Error) -> ErrorBody {
     let OrchestratorError { code, message, details, retry_after: _ } = error.into();
     ErrorBody { code, message, details }
 }
 
-pub(super) fn as_text<S: serde::Serializer>(
+pub(crate) fn as_text<S: serde::Serializer>(
     state: &impl std::fmt::Display,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
@@ -280,17 +292,18 @@ pub(super) fn as_text<S: serde::Serializer>(
 }
 
 pub(super) fn plan_states() -> Object {
-    states(PlanStatus::ALL.iter().map(|state| state.as_str()))
+    states("Where it stands.", PlanStatus::ALL.iter().map(|state| state.as_str()))
 }
 
 fn task_states() -> Object {
-    states(TaskStatus::ALL.iter().map(|state| state.as_str()))
+    states("Where it stands.", TaskStatus::ALL.iter().map(|state| state.as_str()))
 }
 
-fn states(names: impl Iterator<Item = &'static str>) -> Object {
+/// The names of a closed set of states.
+pub(crate) fn states(description: &str, names: impl Iterator<Item = &'static str>) -> Object {
     ObjectBuilder::new()
         .schema_type(Type::String)
         .enum_values(Some(names))
-        .description(Some("Where it stands."))
+        .description(Some(description))
         .build()
 }

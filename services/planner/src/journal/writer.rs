@@ -44,7 +44,7 @@ pub(super) struct Writer {
 
 /// What the writer is asked to make durable.
 pub(super) enum Job {
-    /// A new plan: refused when it can't be made durable now.
+    /// Something new: refused when it can't be made durable now.
     Accept { entries: Vec<Entry>, done: oneshot::Sender<Result<(), JournalError>> },
     /// Progress of an accepted plan: kept until it is durable.
     Progress { entries: Vec<Entry>, done: Option<oneshot::Sender<()>> },
@@ -61,10 +61,13 @@ impl Job {
         matches!(self, Self::Accept { .. } | Self::Progress { done: Some(_), .. })
     }
 
-    fn committed(self) {
+    /// Tells that it is durable, unless it came too late with what it claims.
+    fn answer(self, too_late: bool) {
         match self {
             // Whoever asked may have gone meanwhile.
-            Self::Accept { done, .. } => drop(done.send(Ok(()))),
+            Self::Accept { done, .. } => {
+                drop(done.send(if too_late { Err(JournalError::Taken) } else { Ok(()) }));
+            }
             Self::Progress { done: Some(done), .. } => drop(done.send(())),
             Self::Progress { done: None, .. } => {}
         }
@@ -79,7 +82,11 @@ pub(super) async fn run(writer: Writer, mut jobs: mpsc::Receiver<Job>) {
     while jobs.recv_many(&mut waiting, BATCH).await > 0 {
         linger(&mut waiting, &mut jobs).await;
         let mut failures = 0_u32;
-        while let Err(error) = writer.commit(&waiting).await {
+        let too_late = loop {
+            let error = match writer.commit(&waiting).await {
+                Ok(too_late) => break too_late,
+                Err(error) => error,
+            };
             if matches!(error, JournalError::Fenced) {
                 tracing::error!(%error, "this planner was taken for dead; it writes nothing more");
                 readiness.set("journal", false);
@@ -94,18 +101,18 @@ pub(super) async fn run(writer: Writer, mut jobs: mpsc::Receiver<Job>) {
             }
             refuse_new_plans(&mut waiting, error);
             if waiting.is_empty() {
-                break;
+                break Vec::new();
             }
             tokio::time::sleep(RETRY_AFTER).await;
             while let Ok(job) = jobs.try_recv() {
                 waiting.push(job);
             }
             refuse_new_plans(&mut waiting, JournalError::Behind);
-        }
+        };
         if !waiting.is_empty() {
             readiness.set("journal", true);
         }
-        waiting.drain(..).for_each(Job::committed);
+        waiting.drain(..).enumerate().for_each(|(place, job)| job.answer(too_late.contains(&place)));
     }
 }
 
@@ -136,22 +143,24 @@ fn refuse_new_plans(waiting: &mut Vec<Job>, error: JournalError) {
 }
 
 impl Writer {
-    async fn commit(&self, jobs: &[Job]) -> Result<(), JournalError> {
-        let entries: Vec<&Entry> = jobs.iter().flat_map(Job::entries).collect();
+    /// Commits all jobs but those that came too late with what they claim: their places.
+    async fn commit(&self, jobs: &[Job]) -> Result<Vec<usize>, JournalError> {
+        let groups: Vec<&[Entry]> = jobs.iter().map(Job::entries).collect();
         let started = Instant::now();
-        if jobs.iter().any(|job| job.entries().is_empty()) {
+        if groups.iter().any(|entries| entries.is_empty()) {
             self.store.beat(&self.planner).await?;
         }
-        if entries.is_empty() {
-            return Ok(());
+        let count: usize = groups.iter().map(|entries| entries.len()).sum();
+        if count == 0 {
+            return Ok(Vec::new());
         }
-        self.store.write(&self.planner, &entries).await?;
+        let too_late = self.store.write(&self.planner, &groups).await?;
         record_histogram(&JOURNAL_COMMIT_SECONDS, started.elapsed().as_secs_f64());
-        record_counter(&JOURNAL_ENTRIES, entries.len() as u64);
+        record_counter(&JOURNAL_ENTRIES, count as u64);
         if self.changes.receiver_count() > 0 {
-            let changed = entries.iter().map(|entry| entry.plan_id()).collect();
+            let changed = groups.into_iter().flatten().filter_map(Entry::plan_id).collect();
             let _ = self.changes.send(Arc::new(changed));
         }
-        Ok(())
+        Ok(too_late)
     }
 }

@@ -1,4 +1,4 @@
-//! Plans of a planner that is gone, run on from what the journal knows.
+//! Plans and sweeps of a planner that is gone, gone on with from what the journal knows.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::{
     make::graph_of,
     metrics::{CountedPlan, RECOVERED},
     run::{Run, Stop, Waits},
-    store::{Entry, JournalError, TaskRef},
+    store::{Entry, JournalError, TaskRef, Unfinished},
 };
 
 impl Planner {
@@ -24,10 +24,13 @@ impl Planner {
     /// # Errors
     /// When the journal can't be read.
     pub async fn recover(&self) -> Result<usize, JournalError> {
-        let claimed = self.journal().claim().await?;
+        let Unfinished { plans, sweeps } = self.journal().claim().await?;
+        for sweep in sweeps {
+            self.work_off(sweep);
+        }
         {
             let mut taken_over = lock(&self.parts.taken_over);
-            taken_over.extend(claimed);
+            taken_over.extend(plans);
             taken_over.sort_unstable_by(|a, b| b.cmp(a));
         }
         let mut plans = 0;

@@ -8,6 +8,8 @@
 //! A commit of the log touches one page, one of the tables a page of every table and every index: so the log is what
 //! somebody waits for, and the tables are written once for many. Whoever reads finds everything that is durable.
 
+mod claims;
+mod dead_letters;
 mod lease;
 mod log;
 mod merge;
@@ -19,13 +21,17 @@ mod rows;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use phoenix_domain::{PlanId, plan::Plan};
+use phoenix_domain::{PlanId, SweepId, dead_letter::DeadLetter, plan::Plan};
 use phoenix_platform::sqlite::{self, Durability, OpenError};
 use sqlx::{SqlitePool, migrate::Migrator};
 use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 
 use self::log::Log;
-use super::{Entry, Event, Extent, Forgotten, Heartbeat, JournalError, OldPlans, PlanFilter, Store};
+use super::{
+    DeadLetterQuery, Entry, Event, Extent, Forgotten, Heartbeat, JournalError, OldPlans, OpenDeadLetters,
+    PlanFilter, Store, Sweep, Unfinished,
+};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
@@ -78,18 +84,18 @@ impl Store for SqliteStore {
         self.log.exclusively(async |connection| lease::beat(connection, planner).await).await
     }
 
-    async fn write(&self, planner: &str, entries: &[&Entry]) -> Result<(), JournalError> {
-        self.log.append(planner, entries).await
+    async fn write(&self, planner: &str, groups: &[&[Entry]]) -> Result<Vec<usize>, JournalError> {
+        self.log.append(planner, groups).await
     }
 
-    async fn claim(&self, planner: &str, dead: &[Heartbeat]) -> Result<Vec<PlanId>, JournalError> {
+    async fn claim(&self, planner: &str, dead: &[Heartbeat]) -> Result<Unfinished, JournalError> {
         if !dead.is_empty() {
             // First: what they wrote before is moved below, and nothing comes after.
             self.log.exclusively(async |connection| lease::depose(connection, dead).await).await?;
         }
         let tables = self.tables().await?;
         if !lease::has_orphans(tables).await? {
-            return Ok(Vec::new());
+            return Ok(Unfinished::default());
         }
         self.log.exclusively(async |connection| lease::claim(connection, planner).await).await
     }
@@ -102,13 +108,13 @@ impl Store for SqliteStore {
         read::plans(self.tables().await?, filter).await
     }
 
-    async fn plan_of_key(
+    async fn subject_of_key(
         &self,
         key: &str,
         not_before: Timestamp,
-    ) -> Result<Option<(PlanId, String)>, JournalError> {
+    ) -> Result<Option<(Uuid, String)>, JournalError> {
         // Keys are written together with the log.
-        read::plan_of_key(&self.readers, key, not_before).await
+        read::subject_of_key(&self.readers, key, not_before).await
     }
 
     async fn events(&self, plan_id: PlanId, position: u64, limit: u32) -> Result<Vec<Event>, JournalError> {
@@ -127,5 +133,21 @@ impl Store for SqliteStore {
 
     async fn extent(&self) -> Result<Extent, JournalError> {
         retention::extent(self.tables().await?).await
+    }
+
+    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, JournalError> {
+        dead_letters::list(self.tables().await?, query).await
+    }
+
+    async fn open_dead_letters(&self) -> Result<OpenDeadLetters, JournalError> {
+        dead_letters::open(self.tables().await?).await
+    }
+
+    async fn sweep(&self, sweep_id: SweepId) -> Result<Option<(Sweep, u64)>, JournalError> {
+        dead_letters::sweep(self.tables().await?, sweep_id).await
+    }
+
+    async fn swept_plans(&self, sweep_id: SweepId) -> Result<Vec<PlanId>, JournalError> {
+        dead_letters::swept_plans(self.tables().await?, sweep_id).await
     }
 }

@@ -4,30 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use crate::support::{
     ALL_PEERS, FakeExecutor, FakeHealth, Peers, Script, Stage, answers, error_of, eventually, finished,
-    started, status_of,
+    graph, started, status_of, task,
 };
 use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode as Code};
 use phoenix_platform::RequestContext;
 use phoenix_proto::planner::{
-    CancelPlanRequest, PlanAndExecuteRequest, PlanStatus, TaskSpec, TaskStatus, WatchPlanRequest,
+    CancelPlanRequest, PlanAndExecuteRequest, PlanStatus, TaskStatus, WatchPlanRequest,
 };
 use sqlx::{Connection, SqliteConnection};
 use tokio_util::sync::CancellationToken;
-
-pub(crate) fn task(key: &str, agent: &str, input: &str, depends_on: &[&str]) -> TaskSpec {
-    TaskSpec {
-        key: key.into(),
-        agent: agent.into(),
-        action: "do".into(),
-        input_json: input.into(),
-        depends_on: depends_on.iter().map(|key| (*key).to_owned()).collect(),
-        continue_on_failure: false,
-    }
-}
-
-pub(crate) fn graph(tasks: Vec<TaskSpec>) -> PlanAndExecuteRequest {
-    PlanAndExecuteRequest { tasks, ..Default::default() }
-}
 
 pub(crate) async fn submit(
     stage: &Stage,
@@ -40,11 +25,6 @@ pub(crate) async fn submit(
         .map_err(|status| phoenix_proto::error_from_status(&status))
 }
 
-pub(crate) async fn ended(stage: &Stage, plan_id: &str) -> phoenix_proto::planner::Plan {
-    eventually(async || stage.plan(plan_id).await.ended_at.is_some()).await;
-    stage.plan(plan_id).await
-}
-
 #[tokio::test]
 async fn answers_flow_along_the_graph() {
     let stage = Stage::new().await;
@@ -53,7 +33,7 @@ async fn answers_flow_along_the_graph() {
         task("status", "git_agent", "{}", &[]),
         task("note", "notes", r#"{"content": "Today: {{tasks.status.output}}"}"#, &[]),
     ]);
-    let plan = ended(&stage, &submit(&stage, request).await.unwrap()).await;
+    let plan = stage.ended(&submit(&stage, request).await.unwrap()).await;
     assert_eq!((status_of(&plan), plan.output.as_deref()), (PlanStatus::Succeeded, Some("ok")));
     let log = stage.executor.log.lock().unwrap();
     let payloads: Vec<_> = log.calls.iter().map(|call| (&*call.agent, &*call.payload_json)).collect();
@@ -67,7 +47,8 @@ async fn tasks_that_do_not_wait_for_each_other_run_at_the_same_time() {
     let tasks = (0..8).map(|n| task(&format!("t{n}"), "model", "{}", &[])).collect();
     let plan_id = submit(&stage, graph(tasks)).await.unwrap();
     eventually(async || stage.executor.log.lock().unwrap().calls.len() == 8).await;
-    let cancel = CancelPlanRequest { plan_id: plan_id.clone(), reason: "enough".into() };
+    let cancel =
+        CancelPlanRequest { plan_id: plan_id.clone(), reason: "enough".into(), ..Default::default() };
     stage.client.clone().cancel_plan(cancel.clone()).await.unwrap();
     let plan = stage.plan(&plan_id).await;
     assert_eq!((status_of(&plan), error_of(&plan).message.as_str()), (PlanStatus::Cancelled, "enough"));
@@ -90,14 +71,15 @@ async fn a_cancel_that_comes_too_late_says_so() {
     when.cancel();
     eventually(async || stage.executor.log.lock().unwrap().abandoned == 1).await;
     let mut client = stage.client.clone();
-    let cancel = CancelPlanRequest { plan_id: plan_id.clone(), reason: "too late".into() };
+    let cancel =
+        CancelPlanRequest { plan_id: plan_id.clone(), reason: "too late".into(), ..Default::default() };
     let mut cancelled = Box::pin(client.cancel_plan(cancel));
     let early = tokio::time::timeout(Duration::from_millis(200), &mut cancelled).await;
     assert!(early.is_err(), "nothing is said before the plan's end is durable");
     lock.rollback().await.unwrap();
     let refused = phoenix_proto::error_from_status(&cancelled.await.unwrap_err());
     assert_eq!(refused.code, Code::Conflict, "{refused}");
-    assert_eq!(status_of(&ended(&stage, &plan_id).await), PlanStatus::Succeeded);
+    assert_eq!(status_of(&stage.ended(&plan_id).await), PlanStatus::Succeeded);
 }
 
 #[tokio::test]
@@ -107,13 +89,13 @@ async fn a_failure_ends_the_plan_or_is_survived() {
     stage.script("git_agent", Script::Says(vec![started(1), finished(1, Err(error))]));
     let mut tasks =
         vec![task("a", "git_agent", "{}", &[]), task("b", "notes", r#"{"x": "{{tasks.a.output}}"}"#, &[])];
-    let failed = ended(&stage, &submit(&stage, graph(tasks.clone())).await.unwrap()).await;
+    let failed = stage.ended(&submit(&stage, graph(tasks.clone())).await.unwrap()).await;
     assert_eq!((status_of(&failed), error_of(&failed).message.as_str()), (PlanStatus::Failed, "no"));
     let ends: Vec<_> = failed.tasks.iter().map(|task| task.status()).collect();
     assert_eq!(ends, [TaskStatus::DeadLettered, TaskStatus::Cancelled]);
 
     tasks[0].continue_on_failure = true;
-    let survived = ended(&stage, &submit(&stage, graph(tasks)).await.unwrap()).await;
+    let survived = stage.ended(&submit(&stage, graph(tasks)).await.unwrap()).await;
     assert_eq!(status_of(&survived), PlanStatus::Succeeded);
     let last = stage.executor.log.lock().unwrap().calls.last().unwrap().payload_json.clone();
     assert_eq!(last, r#"{"x":null}"#);
@@ -165,30 +147,6 @@ async fn events_come_in_order_and_resume_without_loss_or_repeat() {
 }
 
 #[tokio::test]
-async fn a_key_stands_for_one_plan() {
-    let stage = Stage::new().await;
-    let request = |digest: &str| PlanAndExecuteRequest {
-        message: "hello".into(),
-        idempotency_key: "key-1".into(),
-        idempotency_digest: digest.into(),
-        ..Default::default()
-    };
-    let first = stage.client.clone().plan_and_execute(request("d1")).await.unwrap().into_inner();
-    let second = stage.client.clone().plan_and_execute(request("d1")).await.unwrap().into_inner();
-    assert_eq!((&first.plan_id, &first.output), (&second.plan_id, &second.output));
-    assert_eq!(stage.executor.log.lock().unwrap().calls.len(), 1, "run once");
-    let other = stage.client.clone().plan_and_execute(request("d2")).await.unwrap_err();
-    assert_eq!(phoenix_proto::error_from_status(&other).code, Code::PlanningFailed);
-
-    stage.script("model", Script::Hangs);
-    let running = PlanAndExecuteRequest { idempotency_key: "key-2".into(), ..request("d1") };
-    submit(&stage, running.clone()).await.unwrap();
-    let conflict = stage.client.clone().plan_and_execute(running).await.unwrap_err();
-    let conflict = phoenix_proto::error_from_status(&conflict);
-    assert_eq!((conflict.code, conflict.retry_after.is_some()), (Code::Conflict, true));
-}
-
-#[tokio::test]
 async fn a_caller_that_leaves_while_its_plan_is_accepted_leaves_one_plan_that_runs() {
     let stage = Stage::new().await;
     let context = RequestContext::new(CorrelationId::generate());
@@ -211,7 +169,7 @@ async fn a_caller_that_leaves_while_its_plan_is_accepted_leaves_one_plan_that_ru
     eventually(async || send().await.is_ok()).await;
     let plans = stage.plans_of(context.correlation_id).await;
     assert_eq!(plans.len(), 1, "{plans:?}");
-    assert_eq!(status_of(&ended(&stage, &plans[0].plan_id).await), PlanStatus::Succeeded);
+    assert_eq!(status_of(&stage.ended(&plans[0].plan_id).await), PlanStatus::Succeeded);
 }
 
 #[tokio::test]
@@ -227,7 +185,7 @@ async fn a_plan_that_nobody_waits_for_waits_for_its_executor() {
     };
     let stage = Stage::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
     assert_eq!(
-        status_of(&ended(&stage, &plan_id).await),
+        status_of(&stage.ended(&plan_id).await),
         PlanStatus::Succeeded,
         "taken over by the next planner"
     );
@@ -250,7 +208,7 @@ async fn a_plan_that_cannot_be_read_does_not_keep_others_from_being_taken_over()
     damage.execute(&mut file).await.unwrap();
     let stage = Stage::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
     for plan_id in [&plan_ids[0], &plan_ids[2]] {
-        assert_eq!(status_of(&ended(&stage, plan_id).await), PlanStatus::Succeeded);
+        assert_eq!(status_of(&stage.ended(plan_id).await), PlanStatus::Succeeded);
     }
 }
 
@@ -259,7 +217,7 @@ async fn a_plans_own_deadline_ends_it() {
     let stage = Stage::new().await;
     stage.script("model", Script::Hangs);
     let request = PlanAndExecuteRequest { deadline_ms: 200, ..graph(vec![task("a", "model", "{}", &[])]) };
-    let plan = ended(&stage, &submit(&stage, request).await.unwrap()).await;
+    let plan = stage.ended(&submit(&stage, request).await.unwrap()).await;
     assert_eq!((status_of(&plan), error_of(&plan).code.as_str()), (PlanStatus::Failed, "timeout"));
     assert!(plan.deadline_at.is_some());
 }

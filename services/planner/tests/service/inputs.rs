@@ -5,8 +5,8 @@ use phoenix_platform::RequestContext;
 use phoenix_proto::planner::{PlanStatus, TaskSpec, TaskStatus};
 
 use crate::{
-    graphs::{ended, graph, submit, task},
-    support::{Script, Stage, answers, status_of},
+    graphs::submit,
+    support::{Script, Stage, answers, graph, status_of, task},
 };
 
 fn write(key: &str, input: &str) -> TaskSpec {
@@ -49,7 +49,7 @@ async fn an_answer_that_does_not_fit_fails_the_task_it_was_meant_for_and_starts_
     let stage = Stage::new().await;
     stage.script("model", Script::Says(answers("much too long for a title")));
     let mut tasks = vec![task("a", "model", "{}", &[]), write("b", r#"{"title": "{{tasks.a.output}}"}"#)];
-    let plan = ended(&stage, &submit(&stage, graph(tasks.clone())).await.unwrap()).await;
+    let plan = stage.ended(&submit(&stage, graph(tasks.clone())).await.unwrap()).await;
     let failed = &plan.tasks[1];
     let error = failed.error.as_ref().unwrap();
     assert_eq!((status_of(&plan), failed.status()), (PlanStatus::Failed, TaskStatus::DeadLettered));
@@ -63,12 +63,12 @@ async fn an_answer_that_does_not_fit_fails_the_task_it_was_meant_for_and_starts_
     assert_eq!(agents(&stage), ["model"]);
 
     tasks[1].continue_on_failure = true;
-    let survived = ended(&stage, &submit(&stage, graph(tasks)).await.unwrap()).await;
+    let survived = stage.ended(&submit(&stage, graph(tasks)).await.unwrap()).await;
     assert_eq!(status_of(&survived), PlanStatus::Succeeded);
 
     stage.script("model", Script::Says(answers("short")));
     let tasks = vec![task("a", "model", "{}", &[]), write("b", r#"{"title": "{{tasks.a.output}}"}"#)];
-    let plan = ended(&stage, &submit(&stage, graph(tasks)).await.unwrap()).await;
+    let plan = stage.ended(&submit(&stage, graph(tasks)).await.unwrap()).await;
     assert_eq!(status_of(&plan), PlanStatus::Succeeded);
     assert_eq!(agents(&stage), ["model", "model", "model", "strict"]);
 }

@@ -10,5 +10,8 @@
 mod chats;
 mod graphs;
 mod inputs;
+mod keys;
+mod redrive;
 mod retention;
 mod support;
+mod sweeps;

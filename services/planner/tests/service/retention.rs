@@ -19,11 +19,12 @@ async fn journal(dir: &tempfile::TempDir, days: &[u32]) -> Vec<PlanId> {
         let at = Timestamp::now() - DAY * *days;
         let plan = new_plan(at, &["model"]);
         let plan_id = plan.plan_id;
-        let key = Some(IdempotencyKey { key: format!("key of {days}"), digest: "d".into() });
+        let key = IdempotencyKey { key: format!("key of {days}"), digest: "d".into() };
+        let used = Entry::KeyUsed { key, subject: *plan_id.as_uuid(), at, not_before: Timestamp::MIN };
         let ended =
             Entry::PlanEnded { plan_id, status: PlanStatus::Succeeded, at, result: Ok("done".into()) };
-        let entries = [Entry::PlanAccepted { plan: Box::new(plan), key }, ended];
-        journal.write("earlier", &entries.iter().collect::<Vec<_>>()).await.unwrap();
+        let entries = [Entry::PlanAccepted { plan: Box::new(plan) }, used, ended];
+        assert!(journal.write("earlier", &[&entries]).await.unwrap().is_empty());
         ids.push(plan_id);
     }
     journal.release("earlier").await.unwrap();

@@ -32,7 +32,7 @@ use phoenix_proto::{
     },
     planner::{
         GetPlanRequest, ListPlansRequest, Plan, PlanAndExecuteRequest, PlanAndExecuteResponse, PlanStatus,
-        planner_service_client::PlannerServiceClient,
+        TaskSpec, planner_service_client::PlannerServiceClient,
     },
     to_timestamp,
 };
@@ -45,6 +45,9 @@ use tonic::{Request, Response, Status};
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long a key counts, in tests.
+pub const KEY_LIFE: Duration = Duration::from_secs(60);
 
 /// What the executor does with the tasks of one agent.
 #[derive(Clone)]
@@ -295,7 +298,7 @@ impl Stage {
             database_url: database_url.clone(),
             executor_url,
             health_url,
-            retention: Retention { plans: Some(30 * DAY), keys: DAY },
+            retention: Retention { plans: Some(30 * DAY), keys: KEY_LIFE },
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -346,6 +349,12 @@ impl Stage {
         answer
             .map(|answer| answer.into_inner().plan.unwrap())
             .map_err(|status| phoenix_proto::error_from_status(&status))
+    }
+
+    /// The plan, once it has ended.
+    pub async fn ended(&self, plan_id: &str) -> Plan {
+        eventually(async || self.plan(plan_id).await.ended_at.is_some()).await;
+        self.plan(plan_id).await
     }
 
     pub async fn plans_of(&self, correlation_id: CorrelationId) -> Vec<Plan> {
@@ -440,8 +449,26 @@ pub fn new_plan(at: Timestamp, agents: &[&str]) -> domain::Plan {
         context: String::new(),
         output: None,
         error: None,
+        redrive_of: None,
+        redriven_as: None,
         tasks: tasks.collect(),
     }
+}
+
+/// A task of a graph.
+pub fn task(key: &str, agent: &str, input: &str, depends_on: &[&str]) -> TaskSpec {
+    TaskSpec {
+        key: key.into(),
+        agent: agent.into(),
+        action: "do".into(),
+        input_json: input.into(),
+        depends_on: depends_on.iter().map(|key| (*key).to_owned()).collect(),
+        continue_on_failure: false,
+    }
+}
+
+pub fn graph(tasks: Vec<TaskSpec>) -> PlanAndExecuteRequest {
+    PlanAndExecuteRequest { tasks, ..Default::default() }
 }
 
 /// Waits until `condition` holds.

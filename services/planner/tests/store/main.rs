@@ -1,6 +1,8 @@
 //! What every store of the journal must do. A new kind of store is one more line in [`stores`].
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests are tests too")]
 
+mod claims;
+mod dead_letters;
 mod ownership;
 mod pace;
 mod plans;
@@ -38,8 +40,11 @@ async fn sqlite() -> Fresh {
     Fresh { store, url, _folder: folder }
 }
 
+/// Writes entries that claim nothing that is taken.
 async fn write(store: &dyn Store, planner: &str, entries: &[Entry]) -> Result<(), JournalError> {
-    store.write(planner, &entries.iter().collect::<Vec<_>>()).await
+    let lost = store.write(planner, &[entries]).await?;
+    assert_eq!(lost, [0; 0]);
+    Ok(())
 }
 
 fn at(second: i64) -> Timestamp {
@@ -80,17 +85,21 @@ fn new_plan(agents: &[&str]) -> Plan {
         context: "some context".into(),
         output: None,
         error: None,
+        redrive_of: None,
+        redriven_as: None,
         tasks: tasks.collect(),
     }
 }
 
 fn accepted(plan: &Plan) -> Entry {
-    Entry::PlanAccepted { plan: Box::new(plan.clone()), key: None }
+    Entry::PlanAccepted { plan: Box::new(plan.clone()) }
 }
 
-fn accepted_as(plan: &Plan, key: &str, digest: &str) -> Entry {
-    let key = Some(IdempotencyKey { key: key.into(), digest: digest.into() });
-    Entry::PlanAccepted { plan: Box::new(plan.clone()), key }
+/// A plan whose caller named it at `second`; uses of the key before `not_before` are forgotten.
+fn accepted_as(plan: &Plan, key: &str, digest: &str, second: i64, not_before: i64) -> Vec<Entry> {
+    let key = IdempotencyKey { key: key.into(), digest: digest.into() };
+    let (subject, at, not_before) = (*plan.plan_id.as_uuid(), at(second), at(not_before));
+    vec![accepted(plan), Entry::KeyUsed { key, subject, at, not_before }]
 }
 
 fn plan_ended(plan: &Plan, second: i64) -> Entry {

@@ -3,7 +3,7 @@
 use phoenix_domain::plan::{AttemptOutcome, PlanStatus, TaskStatus};
 use phoenix_planner::store::{Entry, PlanFilter};
 
-use crate::{accepted, accepted_as, at, life, new_plan, plan_ended, stores, task_of, write};
+use crate::{accepted, at, life, new_plan, plan_ended, stores, task_of, write};
 
 #[tokio::test]
 async fn a_plan_is_the_same_however_its_steps_were_gathered() {
@@ -95,19 +95,5 @@ async fn plans_are_found_by_what_they_are_filtered_by_page_by_page() {
         let one = PlanFilter { correlation_id: Some(plans[2].correlation_id), ..all.clone() };
         assert_eq!(found(one).await, [2]);
         assert_eq!(found(PlanFilter { since: Some(at(1)), ..all }).await, [0; 0]);
-    }
-}
-
-#[tokio::test]
-async fn a_key_stands_for_the_plan_it_was_first_used_for() {
-    for fresh in stores().await {
-        let store = &*fresh.store;
-        let (first, second) = (new_plan(&["a"]), new_plan(&["a"]));
-        write(store, "me", &[accepted_as(&first, "k", "one")]).await.unwrap();
-        write(store, "me", &[accepted_as(&second, "k", "two")]).await.unwrap();
-        let known = store.plan_of_key("k", at(0)).await.unwrap();
-        assert_eq!(known, Some((first.plan_id, "one".into())));
-        assert_eq!(store.plan_of_key("k", at(1)).await.unwrap(), None, "it is too old");
-        assert_eq!(store.plan_of_key("other", at(0)).await.unwrap(), None);
     }
 }

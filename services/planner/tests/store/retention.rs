@@ -118,14 +118,15 @@ async fn only_an_owner_deletes() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let plan = plan_of(0);
-        write(store, "me", &[accepted_as(&plan, "k", "d"), plan_ended(&plan, 1)]).await.unwrap();
+        write(store, "me", &accepted_as(&plan, "k", "d", 0, 0)).await.unwrap();
+        write(store, "me", &[plan_ended(&plan, 1)]).await.unwrap();
         let old = OldPlans { ended_before: at(50), after: None, limit: 10 };
         let refused = store.forget_plans("nobody", &old).await;
         assert!(matches!(refused, Err(JournalError::Fenced)), "{refused:?}");
         let refused = store.forget_keys("nobody", at(50), 10).await;
         assert!(matches!(refused, Err(JournalError::Fenced)), "{refused:?}");
         assert_eq!(known(store).await.len(), 1);
-        assert!(store.plan_of_key("k", at(0)).await.unwrap().is_some());
+        assert!(store.subject_of_key("k", at(0)).await.unwrap().is_some());
     }
 }
 
@@ -135,16 +136,20 @@ async fn keys_go_when_they_are_old_and_can_then_stand_for_another_plan() {
         let store = &*fresh.store;
         for second in [0, 1, 2, 60] {
             let plan = plan_of(second);
-            write(store, "me", &[accepted_as(&plan, &format!("k{second}"), "d")]).await.unwrap();
+            let key = format!("k{second}");
+            write(store, "me", &accepted_as(&plan, &key, "d", second, 0)).await.unwrap();
         }
         assert_eq!(store.forget_keys("me", at(50), 2).await.unwrap(), 2);
         assert_eq!(store.forget_keys("me", at(50), 2).await.unwrap(), 1);
         assert_eq!(store.forget_keys("me", at(50), 2).await.unwrap(), 0);
-        assert!(store.plan_of_key("k60", at(0)).await.unwrap().is_some());
-        assert_eq!(store.plan_of_key("k0", at(0)).await.unwrap(), None);
+        assert!(store.subject_of_key("k60", at(0)).await.unwrap().is_some());
+        assert_eq!(store.subject_of_key("k0", at(0)).await.unwrap(), None);
         let again = plan_of(70);
-        write(store, "me", &[accepted_as(&again, "k0", "e")]).await.unwrap();
-        assert_eq!(store.plan_of_key("k0", at(0)).await.unwrap(), Some((again.plan_id, "e".into())));
+        write(store, "me", &accepted_as(&again, "k0", "e", 70, 0)).await.unwrap();
+        assert_eq!(
+            store.subject_of_key("k0", at(0)).await.unwrap(),
+            Some((*again.plan_id.as_uuid(), "e".into()))
+        );
     }
 }
 

@@ -1,10 +1,13 @@
-//! Which planner owns which plan. A planner's row is its fence: whoever takes it for dead deletes the row, and a commit
-//! that comes later finds it missing and fails as a whole.
+//! Which planner owns which plan and which sweep. A planner's row is its fence: whoever takes it for dead deletes the row,
+//! and a commit that comes later finds it missing and fails as a whole.
 
-use phoenix_domain::PlanId;
-use sqlx::{SqliteConnection, SqlitePool};
+use sqlx::{Connection, SqliteConnection, SqlitePool};
 
-use super::{super::Heartbeat, JournalError};
+use super::{
+    super::{Heartbeat, Unfinished},
+    JournalError, dead_letters,
+    read::parse,
+};
 
 pub(super) async fn register(connection: &mut SqliteConnection, planner: &str) -> Result<(), JournalError> {
     sqlx::query("INSERT INTO planners (instance, beat) VALUES (?, 0)")
@@ -54,31 +57,33 @@ pub(super) async fn depose(
     Ok(())
 }
 
-/// Whether there are unfinished plans that nobody owns.
+/// Whether there is something unfinished that nobody owns.
 pub(super) async fn has_orphans(pool: &SqlitePool) -> Result<bool, JournalError> {
     let orphaned = sqlx::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM plans WHERE status IN ('pending', 'running')
-         AND owner NOT IN (SELECT instance FROM planners))",
+         AND owner NOT IN (SELECT instance FROM planners))
+         OR EXISTS (SELECT 1 FROM sweeps WHERE ended_at IS NULL AND owner NOT IN (SELECT instance FROM planners))",
     );
     Ok(orphaned.fetch_one(pool).await?)
 }
 
-/// Gives such plans to `planner`, unless it was itself taken for dead meanwhile.
+/// Gives it to `planner`, unless that was itself taken for dead meanwhile.
 pub(super) async fn claim(
     connection: &mut SqliteConnection,
     planner: &str,
-) -> Result<Vec<PlanId>, JournalError> {
-    let claimed: Vec<String> = sqlx::query_scalar(
+) -> Result<Unfinished, JournalError> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let plans: Vec<String> = sqlx::query_scalar(
         "UPDATE plans SET owner = ? WHERE status IN ('pending', 'running')
          AND owner NOT IN (SELECT instance FROM planners)
          AND EXISTS (SELECT 1 FROM planners WHERE instance = ?) RETURNING plan_id",
     )
     .bind(planner)
     .bind(planner)
-    .fetch_all(connection)
+    .fetch_all(&mut *transaction)
     .await?;
-    claimed
-        .iter()
-        .map(|id| id.parse().map_err(|_| JournalError::Damaged(format!("plans.plan_id holds `{id}`"))))
-        .collect()
+    let sweeps = dead_letters::claim_sweeps(&mut transaction, planner).await?;
+    transaction.commit().await?;
+    let plans = plans.iter().map(|id| parse("plans.plan_id", id)).collect::<Result<_, _>>()?;
+    Ok(Unfinished { plans, sweeps })
 }

@@ -7,12 +7,13 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 use sqlx::{
-    ConnectOptions, QueryBuilder, Sqlite, SqliteConnection, SqlitePool, sqlite::SqliteConnectOptions,
+    ConnectOptions, Connection, QueryBuilder, Sqlite, SqliteConnection, SqliteExecutor, SqlitePool,
+    sqlite::SqliteConnectOptions,
 };
 use tokio::sync::{Mutex, Notify};
 
 use super::{
-    Entry, JournalError,
+    Entry, JournalError, claims, dead_letters,
     merge::Batch,
     recent::{Commit, Recent, RecentCommits},
     rows,
@@ -27,8 +28,6 @@ const MOVE_BYTES: i64 = 32 * 1024;
 /// Refused, by doing nothing, for a planner that was taken for dead.
 const APPEND: &str = "
     INSERT INTO log (planner, entries) SELECT ?1, ?2 WHERE EXISTS (SELECT 1 FROM planners WHERE instance = ?1)";
-
-const APPEND_WITH_KEYS: &str = "INSERT INTO log_append (planner, entries, keys) VALUES (?, ?, ?)";
 
 /// The oldest commits, in one row: every row that a statement answers is a message from SQLite's thread.
 const OLDEST: &str = r#"
@@ -82,29 +81,22 @@ impl Log {
         done
     }
 
-    /// Makes `entries` durable.
-    pub(super) async fn append(&self, planner: &str, entries: &[&Entry]) -> Result<(), JournalError> {
-        let keys: Vec<_> = entries.iter().filter_map(|entry| key_row(entry)).collect();
-        let text = rows::json(&entries);
-        let bytes = text.len();
-        let planner = planner.to_owned();
-        self.exclusively(async |connection| {
-            if !keys.is_empty() {
-                return append_with_keys(connection, planner, text, rows::json(&keys)).await;
-            }
-            let done = sqlx::query(APPEND).bind(planner.clone()).bind(text).execute(connection).await?;
-            if done.rows_affected() == 0 {
-                return Err(JournalError::Fenced);
-            }
-            // Before anybody can move it.
-            let entries = entries.iter().map(|entry| (*entry).clone()).collect();
-            let commit = Commit { planner, entries };
-            self.recent.push(Recent { seq: done.last_insert_rowid(), bytes, commit });
-            Ok(())
-        })
-        .await?;
+    /// Makes `groups` durable, but those that claim what is taken: the places of those.
+    pub(super) async fn append(
+        &self,
+        planner: &str,
+        groups: &[&[Entry]],
+    ) -> Result<Vec<usize>, JournalError> {
+        let entries: Vec<&Entry> = groups.iter().flat_map(|group| group.iter()).collect();
+        let decides = |entry: &&Entry| claims::is_claim(entry) || dead_letters::is_sweep(entry);
+        let lost = if entries.iter().any(decides) {
+            self.exclusively(async |connection| append_and_decide(connection, planner, groups).await).await?
+        } else {
+            self.append_plainly(planner, &entries).await?;
+            Vec::new()
+        };
         self.appended.notify_one();
-        Ok(())
+        Ok(lost)
     }
 
     /// Moves everything that is in the log by now, whoever wrote it.
@@ -118,29 +110,20 @@ impl Log {
     /// Moves the oldest commits into the tables: the number of the last one. Commits wait only while the rows are written.
     async fn move_some(&self, readers: &SqlitePool) -> Result<Option<i64>, JournalError> {
         let _one_at_a_time = self.moving.lock().await;
-        let Some(Oldest { last, commits, position }) = self.oldest(readers).await? else { return Ok(None) };
-        let mut batch = Batch::default();
-        for Commit { planner, entries } in &commits {
-            entries.iter().for_each(|entry| batch.add(planner, entry));
-        }
-        let rows = batch.into_rows(position);
-        let moved_to = position + rows.event_count;
+        let Some(oldest) = self.oldest(readers).await? else { return Ok(None) };
         // Without an fsync: a move that is lost with the power leaves the log as it was, and the next commit of the log syncs
         // what came before it.
-        let mut script = QueryBuilder::<Sqlite>::new("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE; ");
-        // Refused when another process has moved this part meanwhile.
-        script.push("INSERT INTO log_move (position, events, last_seq) VALUES (").push_bind(position);
-        script.push(", ").push_bind(rows.event_count).push(", ").push_bind(last).push(");");
-        rows.write(&mut script);
+        let mut script = QueryBuilder::new("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE; ");
+        let moved_to = oldest.write(&mut script);
         script.push("COMMIT; PRAGMA synchronous = FULL");
         let moved = self.exclusively(async |connection| {
             // Every script is another one.
             script.build().persistent(false).execute(connection).await?;
-            self.recent.moved(last, moved_to);
+            self.recent.moved(oldest.last, moved_to);
             Ok(())
         });
         match moved.await {
-            Ok(()) => Ok(Some(last)),
+            Ok(()) => Ok(Some(oldest.last)),
             Err(JournalError::Database(sqlx::Error::Database(error))) if error.message() == "moved" => {
                 Ok(Some(i64::MIN))
             }
@@ -168,23 +151,123 @@ impl Log {
             }
             self.recent.forget();
         }
+        Oldest::read(readers).await
+    }
+
+    /// Makes entries durable that nothing has to be decided for.
+    async fn append_plainly(&self, planner: &str, entries: &[&Entry]) -> Result<(), JournalError> {
+        let text = rows::json(&entries);
+        let bytes = text.len();
+        let planner = planner.to_owned();
+        self.exclusively(async |connection| {
+            let done = sqlx::query(APPEND).bind(planner.clone()).bind(text).execute(connection).await?;
+            if done.rows_affected() == 0 {
+                return Err(JournalError::Fenced);
+            }
+            // Before anybody can move it.
+            let entries = entries.iter().map(|entry| (*entry).clone()).collect();
+            let commit = Commit { planner, entries };
+            self.recent.push(Recent { seq: done.last_insert_rowid(), bytes, commit });
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// The oldest part of the log.
+struct Oldest {
+    last: i64,
+    commits: Vec<Commit>,
+    /// Of the last event, before this is moved.
+    position: i64,
+}
+
+impl Oldest {
+    async fn read(database: impl SqliteExecutor<'_>) -> Result<Option<Self>, JournalError> {
         let (last, commits, position): (Option<i64>, Option<String>, i64) =
-            sqlx::query_as(OLDEST).bind(MOVE_BYTES).fetch_one(readers).await?;
+            sqlx::query_as(OLDEST).bind(MOVE_BYTES).fetch_one(database).await?;
         let Some(last) = last else { return Ok(None) };
         let commits = format!("[{}]", commits.unwrap_or_default());
         let commits = serde_json::from_str(&commits)
             .map_err(|error| JournalError::Damaged(format!("log.entries: {error}")))?;
-        Ok(Some(Oldest { last, commits, position }))
+        Ok(Some(Self { last, commits, position }))
+    }
+
+    /// Adds the statements that move it to `script`: the journal's position afterwards. They are refused when another process
+    /// has moved it meanwhile.
+    fn write(&self, script: &mut QueryBuilder<Sqlite>) -> i64 {
+        let Self { last, commits, position } = self;
+        let mut batch = Batch::default();
+        for Commit { planner, entries } in commits {
+            entries.iter().for_each(|entry| batch.add(planner, entry));
+        }
+        let rows = batch.into_rows(*position);
+        let moved_to = position + rows.event_count;
+        script.push("INSERT INTO log_move (position, events, last_seq) VALUES (").push_bind(*position);
+        script.push(", ").push_bind(rows.event_count).push(", ").push_bind(*last).push(");");
+        rows.write(script);
+        moved_to
     }
 }
 
-/// What is moved next.
-struct Oldest {
-    /// The number of the last commit.
-    last: i64,
-    commits: Vec<Commit>,
-    /// That of the journal before the move.
-    position: i64,
+/// Moves everything; part of a transaction that holds the write lock.
+async fn move_all(connection: &mut SqliteConnection) -> Result<(), JournalError> {
+    while let Some(oldest) = Oldest::read(&mut *connection).await? {
+        let mut script = QueryBuilder::new("");
+        oldest.write(&mut script);
+        script.build().persistent(false).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Appends the groups whose claims are free, and takes those. What is decided by what the tables hold (whether a plan was
+/// taken up, which dead letters a sweep finds) is decided when they hold everything that is durable.
+async fn append_and_decide(
+    connection: &mut SqliteConnection,
+    planner: &str,
+    groups: &[&[Entry]],
+) -> Result<Vec<usize>, JournalError> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    if groups.iter().copied().flatten().any(claims::is_of_plan) {
+        move_all(&mut transaction).await?;
+    }
+    let lost = claims::lost(&mut transaction, groups).await?;
+    let won = groups.iter().enumerate().filter(|(place, _)| !lost.contains(place));
+    let (sweeps, won): (Vec<&Entry>, Vec<&Entry>) =
+        won.flat_map(|(_, group)| group.iter()).partition(|entry| dead_letters::is_sweep(entry));
+    LogRow::of(planner, &won).append(&mut transaction).await?;
+    if !sweeps.is_empty() {
+        move_all(&mut transaction).await?;
+    }
+    for entry in sweeps {
+        dead_letters::sweep_on(&mut transaction, planner, entry).await?;
+    }
+    transaction.commit().await?;
+    Ok(lost)
+}
+
+/// One commit on its way into the log.
+struct LogRow {
+    planner: String,
+    entries: String,
+    keys: String,
+}
+
+impl LogRow {
+    fn of(planner: &str, entries: &[&Entry]) -> Self {
+        let keys: Vec<_> = entries.iter().filter_map(|entry| key_row(entry)).collect();
+        Self { planner: planner.to_owned(), entries: rows::json(&entries), keys: rows::json(&keys) }
+    }
+
+    async fn append(self, connection: &mut SqliteConnection) -> Result<(), JournalError> {
+        let Self { planner, entries, keys } = self;
+        let append = sqlx::query("INSERT INTO log_append (planner, entries, keys) VALUES (?, ?, ?)");
+        match append.bind(planner).bind(entries).bind(keys).execute(connection).await {
+            Ok(_) => Ok(()),
+            Err(sqlx::Error::Database(error)) if error.message() == "fenced" => Err(JournalError::Fenced),
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 /// Moves what is appended, again and again.
@@ -208,25 +291,11 @@ pub(super) async fn keep_moving(log: Arc<Log>, readers: SqlitePool) {
     }
 }
 
-async fn append_with_keys(
-    connection: &mut SqliteConnection,
-    planner: String,
-    entries: String,
-    keys: String,
-) -> Result<(), JournalError> {
-    let append = sqlx::query(APPEND_WITH_KEYS).bind(planner).bind(entries).bind(keys);
-    match append.execute(connection).await {
-        Ok(_) => Ok(()),
-        Err(sqlx::Error::Database(error)) if error.message() == "fenced" => Err(JournalError::Fenced),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The key that an accepted plan comes with: key, digest, plan, time.
+/// A key that is used: key, digest, what it stands for, time.
 fn key_row(entry: &Entry) -> Option<impl Serialize> {
     match entry {
-        Entry::PlanAccepted { plan, key: Some(key) } => {
-            Some((&key.key, &key.digest, plan.plan_id, rows::micros(plan.created_at)))
+        Entry::KeyUsed { key, subject, at, not_before: _ } => {
+            Some((&key.key, &key.digest, subject, rows::micros(*at)))
         }
         _ => None,
     }

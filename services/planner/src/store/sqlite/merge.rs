@@ -5,7 +5,7 @@ use std::collections::{HashMap, hash_map::Entry as Slot};
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    CorrelationId, PlanId,
+    CorrelationId, PlanId, SweepId,
     plan::{AttemptOutcome, Plan, PlanStatus, Task, TaskStatus},
 };
 use serde::Serialize;
@@ -26,6 +26,8 @@ pub(super) struct Batch<'a> {
     attempt_ends: Vec<Row>,
     task_changes: HashMap<TaskRef, TaskChange>,
     plan_changes: HashMap<PlanId, PlanChange<'a>>,
+    dead_letters: Vec<Row>,
+    redrives: Vec<Row>,
     /// Of each plan, as JSON.
     events: HashMap<PlanId, Events>,
 }
@@ -71,7 +73,15 @@ impl<'a> Batch<'a> {
     /// Adds what `planner` wrote.
     pub(super) fn add(&mut self, planner: &'a str, entry: &'a Entry) {
         match entry {
-            Entry::PlanAccepted { plan, key: _ } => self.accept(planner, plan),
+            Entry::PlanAccepted { plan } => self.accept(planner, plan),
+            Entry::PlanRedriven { plan_id, redriven_as, at, by, reason, sweep } => {
+                self.redrives.push(row![*plan_id, micros(*at), *by, reason.as_str()]);
+                let (plan, sweep_id) = (*redriven_as, *sweep);
+                let facts = Redriven { plan_id: plan, correlation_id: *by, reason, sweep_id };
+                self.event_of_plan(*plan_id, None, "plan_redriven", *at, &facts);
+            }
+            // Written together with the log, beside it.
+            Entry::KeyUsed { .. } | Entry::SweepBegun { .. } | Entry::SweepEnded { .. } => {}
             Entry::TaskDispatched { task, at } => {
                 self.step(*task, TaskStatus::Dispatched, micros(*at));
                 self.event(*task, "task_dispatched", *at, &NoFacts {});
@@ -94,6 +104,9 @@ impl<'a> Batch<'a> {
                 if !change.status.is_terminal() {
                     (change.status, change.ended_at) = (*status, Some(micros(*at)));
                     (change.output, change.error) = (output, error);
+                }
+                if *status == TaskStatus::DeadLettered {
+                    self.dead_letters.push(row![task.plan_id, task.ordinal]);
                 }
                 self.event(*task, "task_ended", *at, &Ended { status: status.as_str() });
             }
@@ -118,7 +131,8 @@ impl<'a> Batch<'a> {
         self.plans.insert(*plan_id, (planner, plan));
         let task_ref = |ordinal| TaskRef { plan_id: *plan_id, ordinal };
         self.tasks.extend(tasks.iter().enumerate().map(|(ordinal, task)| (task_ref(ordinal), task)));
-        let facts = Accepted { correlation_id: *correlation_id, tasks: tasks.len() };
+        let (tasks, redrive_of) = (tasks.len(), plan.redrive_of);
+        let facts = Accepted { correlation_id: *correlation_id, tasks, redrive_of };
         self.event_of_plan(*plan_id, None, "plan_accepted", *created_at, &facts);
     }
 
@@ -202,7 +216,17 @@ impl<'a> Batch<'a> {
 
     /// The rows to write; events get the positions after `position`, those of a plan in the order in which they happened.
     pub(super) fn into_rows(self, position: i64) -> Rows {
-        let Self { plans, tasks, attempts, attempt_ends, mut task_changes, mut plan_changes, events } = self;
+        let Self {
+            plans,
+            tasks,
+            attempts,
+            attempt_ends,
+            mut task_changes,
+            mut plan_changes,
+            dead_letters,
+            redrives,
+            events,
+        } = self;
         let mut event_count = 0;
         let event = |(plan_id, Events { count, json: mut text })| {
             text.push(']');
@@ -238,6 +262,8 @@ impl<'a> Batch<'a> {
             attempt_ends,
             task_changes: task_changes.into_iter().map(change).collect(),
             plan_changes: plan_changes.into_iter().map(plan_change).collect(),
+            dead_letters,
+            redrives,
             events,
             event_count,
         }
@@ -246,7 +272,8 @@ impl<'a> Batch<'a> {
 
 /// A plan as it is after `change`.
 fn plan_row(planner: &str, plan: &Plan, change: Option<PlanChange<'_>>) -> Row {
-    let Plan { plan_id, correlation_id, kind, status, created_at, deadline_at, context, .. } = plan;
+    let Plan { plan_id, correlation_id, kind, status, created_at, deadline_at, context, redrive_of, .. } =
+        plan;
     let unchanged = PlanChange { status: *status, ended_at: None, output: None, error: None };
     let PlanChange { status, ended_at, output, error } = change.unwrap_or(unchanged);
     row![
@@ -260,7 +287,8 @@ fn plan_row(planner: &str, plan: &Plan, change: Option<PlanChange<'_>>) -> Row {
         context.as_str(),
         ended_at,
         output,
-        error
+        error,
+        *redrive_of
     ]
 }
 
@@ -298,6 +326,17 @@ struct NoFacts {}
 struct Accepted {
     correlation_id: CorrelationId,
     tasks: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redrive_of: Option<PlanId>,
+}
+
+#[derive(Serialize)]
+struct Redriven<'a> {
+    plan_id: PlanId,
+    correlation_id: CorrelationId,
+    reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sweep_id: Option<SweepId>,
 }
 
 #[derive(Serialize)]

@@ -8,11 +8,13 @@ use phoenix_domain::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use sqlx::{FromRow, SqlitePool};
+use uuid::Uuid;
 
 use super::{Event, JournalError, PlanFilter, rows::micros};
 
 const PLAN_COLUMNS: &str =
-    "plan_id, correlation_id, kind, status, created_at, deadline_at, ended_at, context, output, error";
+    "plan_id, correlation_id, kind, status, created_at, deadline_at, ended_at, context, output, error, redrive_of,
+     (SELECT later.plan_id FROM plans AS later WHERE later.redrive_of = plans.plan_id) AS redriven_as";
 
 pub(super) async fn plan(pool: &SqlitePool, plan_id: PlanId) -> Result<Option<Plan>, JournalError> {
     // One snapshot: a plan is never shown with tasks of another moment.
@@ -69,19 +71,19 @@ pub(super) async fn plans(pool: &SqlitePool, filter: &PlanFilter) -> Result<Vec<
     rows.into_iter().map(PlanRow::read).collect()
 }
 
-/// The plan that `key` was first used for, and with what digest, unless that was before `not_before`.
-pub(super) async fn plan_of_key(
+/// What `key` was first used for, and with what digest, unless that was before `not_before`.
+pub(super) async fn subject_of_key(
     pool: &SqlitePool,
     key: &str,
     not_before: Timestamp,
-) -> Result<Option<(PlanId, String)>, JournalError> {
+) -> Result<Option<(Uuid, String)>, JournalError> {
     let row: Option<(String, String)> =
-        sqlx::query_as("SELECT plan_id, digest FROM idempotency_keys WHERE key = ? AND created_at >= ?")
+        sqlx::query_as("SELECT subject, digest FROM idempotency_keys WHERE key = ? AND created_at >= ?")
             .bind(key)
             .bind(micros(not_before))
             .fetch_optional(pool)
             .await?;
-    row.map(|(plan_id, digest)| Ok((parse("idempotency_keys.plan_id", &plan_id)?, digest))).transpose()
+    row.map(|(subject, digest)| Ok((parse("idempotency_keys.subject", &subject)?, digest))).transpose()
 }
 
 /// Events of one plan after `position`, oldest first.
@@ -142,6 +144,8 @@ struct PlanRow {
     context: String,
     output: Option<String>,
     error: Option<String>,
+    redrive_of: Option<String>,
+    redriven_as: Option<String>,
 }
 
 impl PlanRow {
@@ -157,6 +161,8 @@ impl PlanRow {
             context,
             output,
             error,
+            redrive_of,
+            redriven_as,
         } = self;
         Ok(Plan {
             plan_id: parse("plans.plan_id", &plan_id)?,
@@ -169,6 +175,8 @@ impl PlanRow {
             context,
             output,
             error: stored_error(error.as_deref())?,
+            redrive_of: redrive_of.map(|id| parse("plans.redrive_of", &id)).transpose()?,
+            redriven_as: redriven_as.map(|id| parse("plans.plan_id", &id)).transpose()?,
             tasks: Vec::new(),
         })
     }
@@ -289,11 +297,11 @@ fn sql(text: String) -> sqlx::AssertSqlSafe<String> {
     sqlx::AssertSqlSafe(text)
 }
 
-fn damaged(column: &str, value: impl std::fmt::Display) -> JournalError {
+pub(super) fn damaged(column: &str, value: impl std::fmt::Display) -> JournalError {
     JournalError::Damaged(format!("{column} holds `{value}`"))
 }
 
-fn parse<T: std::str::FromStr>(column: &str, text: &str) -> Result<T, JournalError> {
+pub(super) fn parse<T: std::str::FromStr>(column: &str, text: &str) -> Result<T, JournalError> {
     text.parse().map_err(|_| damaged(column, text))
 }
 
@@ -301,10 +309,10 @@ fn from_json<T: DeserializeOwned>(column: &str, text: &str) -> Result<T, Journal
     serde_json::from_str(text).map_err(|error| damaged(column, error))
 }
 
-fn stored_error(text: Option<&str>) -> Result<Option<OrchestratorError>, JournalError> {
+pub(super) fn stored_error(text: Option<&str>) -> Result<Option<OrchestratorError>, JournalError> {
     text.map(|text| from_json("error", text)).transpose()
 }
 
-fn time(micros: i64) -> Result<Timestamp, JournalError> {
+pub(super) fn time(micros: i64) -> Result<Timestamp, JournalError> {
     Timestamp::from_microsecond(micros).map_err(|_| damaged("time", micros))
 }

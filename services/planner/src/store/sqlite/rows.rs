@@ -34,6 +34,10 @@ pub(super) struct Rows {
     /// Of tasks and plans that were accepted in an earlier batch.
     pub(super) task_changes: Vec<Row>,
     pub(super) plan_changes: Vec<Row>,
+    /// Of tasks that are said to have failed for good.
+    pub(super) dead_letters: Vec<Row>,
+    /// Of plans that were taken up again.
+    pub(super) redrives: Vec<Row>,
     pub(super) events: Vec<Row>,
     /// How many events these rows hold.
     pub(super) event_count: i64,
@@ -44,7 +48,8 @@ struct Statement(&'static str, &'static str);
 
 const PLANS: Statement = Statement(
     "INSERT INTO plans
-     (plan_id, correlation_id, kind, status, owner, created_at, deadline_at, context, ended_at, output, error) ",
+     (plan_id, correlation_id, kind, status, owner, created_at, deadline_at, context, ended_at, output, error,
+      redrive_of) ",
     "",
 );
 
@@ -95,13 +100,42 @@ const PLAN_CHANGES: Statement = Statement(
        AND plans.status <> change.status",
 );
 
+/// A task that had ended otherwise before has not failed, whatever was said later.
+const DEAD_LETTERS: Statement = Statement(
+    "WITH failed (plan_id, ordinal) AS (",
+    ")
+     INSERT INTO dead_letters (plan_id, ordinal, at, agent, code, error_class)
+     SELECT tasks.plan_id, tasks.ordinal, tasks.ended_at, tasks.agent, tasks.error ->> '$.code',
+            tasks.error ->> '$.details.error_class'
+     FROM failed CROSS JOIN tasks ON tasks.plan_id = failed.plan_id AND tasks.ordinal = failed.ordinal
+     WHERE tasks.status = 'dead_lettered' ON CONFLICT (plan_id, ordinal) DO NOTHING",
+);
+
+const REDRIVES: Statement = Statement(
+    "WITH redriven (plan_id, at, by, reason) AS (",
+    ")
+     UPDATE dead_letters
+     SET state = 'redriven', settled_at = redriven.at, settled_by = redriven.by, reason = redriven.reason
+     FROM redriven WHERE dead_letters.plan_id = redriven.plan_id AND +dead_letters.state = 'open'",
+);
+
 const EVENTS: Statement = Statement("INSERT INTO events (plan_id, position, events) ", "");
 
 impl Rows {
     /// Adds the statements that write them all to `script`.
     pub(super) fn write(self, script: &mut QueryBuilder<Sqlite>) {
-        let Self { plans, tasks, attempts, attempt_ends, task_changes, plan_changes, events, event_count: _ } =
-            self;
+        let Self {
+            plans,
+            tasks,
+            attempts,
+            attempt_ends,
+            task_changes,
+            plan_changes,
+            dead_letters,
+            redrives,
+            events,
+            event_count: _,
+        } = self;
         // Inserts come before changes of what they insert.
         for (Statement(head, tail), rows) in [
             (PLANS, plans),
@@ -110,6 +144,8 @@ impl Rows {
             (ATTEMPT_ENDS, attempt_ends),
             (TASK_CHANGES, task_changes),
             (PLAN_CHANGES, plan_changes),
+            (DEAD_LETTERS, dead_letters),
+            (REDRIVES, redrives),
             (EVENTS, events),
         ] {
             if !rows.is_empty() {
