@@ -225,7 +225,7 @@ impl Planner {
     /// Ends a plan, and answers when its end is durable.
     ///
     /// # Errors
-    /// `not_found`; `conflict` when it has ended already, unless that is what this very request brought about.
+    /// `not_found`; `conflict` when it has ended already, unless this very request has cancelled it before.
     pub async fn cancel(
         &self,
         plan_id: PlanId,
@@ -258,11 +258,12 @@ impl Planner {
         if plan.status == PlanStatus::Cancelled { Ok(()) } else { ended_already(&plan) }
     }
 
-    /// Why a plan that does not run here is not cancelled. One that has ended is fine if this was asked for `again`.
+    /// Why a plan that does not run here is not cancelled. One that is cancelled is fine if that was asked for `again`.
     async fn cannot_cancel(&self, plan_id: PlanId, again: bool) -> Result<(), OrchestratorError> {
         let plan = self.journal().plan(plan_id).await?.ok_or_else(|| no_such_plan(plan_id))?;
         if plan.status.is_terminal() {
-            return if again { Ok(()) } else { ended_already(&plan) };
+            let done = again && plan.status == PlanStatus::Cancelled;
+            return if done { Ok(()) } else { ended_already(&plan) };
         }
         let message = "the plan is being taken over from a planner that stopped; try again shortly";
         Err(OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, message)

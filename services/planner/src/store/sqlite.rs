@@ -7,6 +7,9 @@
 //!
 //! A commit of the log touches one page, one of the tables a page of every table and every index: so the log is what
 //! somebody waits for, and the tables are written once for many. Whoever reads finds everything that is durable.
+//!
+//! A commit that has to decide something (whose claim is the first, which dead letters a sweep is about) does so in its own
+//! transaction, by tables that hold everything that is durable: claims.rs, dead_letters.rs.
 
 mod claims;
 mod dead_letters;

@@ -4,7 +4,9 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use crate::support::{ALL_PEERS, FakeExecutor, FakeHealth, Script, Stage, error_of, eventually, status_of};
 use futures_util::future::join_all;
-use phoenix_domain::{OrchestratorError, OrchestratorErrorCode as Code};
+use jiff::Timestamp;
+use phoenix_domain::{OrchestratorError, OrchestratorErrorCode as Code, PlanId};
+use phoenix_planner::store::{self, Entry, IdempotencyKey};
 use phoenix_proto::planner::{CancelPlanRequest, PlanAndExecuteRequest, PlanStatus};
 
 fn chat(key: &str, digest: &str) -> PlanAndExecuteRequest {
@@ -84,6 +86,22 @@ async fn a_cancellation_that_is_sent_again_is_answered_again() {
     assert_eq!(cancel(&stage, &plan_id, "key-1", "d2").await.unwrap_err().code, Code::PlanningFailed);
     let error = cancel(&stage, &plan_id, "key-2", "d1").await.unwrap_err();
     assert_eq!((error.code, error.retry_after), (Code::Conflict, None), "asked for by somebody else");
+}
+
+#[tokio::test]
+async fn a_cancellation_that_came_too_late_came_too_late_whenever_it_is_sent() {
+    let stage = Stage::new().await;
+    let answer = stage.client.clone().plan_and_execute(chat("", "")).await.unwrap().into_inner();
+    let plan_id: PlanId = answer.plan_id.parse().unwrap();
+    // The plan came to its own end after the key was taken.
+    let journal = store::open(&stage.database_url).await.unwrap();
+    journal.register("other").await.unwrap();
+    let key = IdempotencyKey { key: "key-1".into(), digest: "d1".into() };
+    let at = Timestamp::now();
+    let used = Entry::KeyUsed { key, subject: *plan_id.as_uuid(), at, not_before: at };
+    assert_eq!(journal.write("other", &[&[used]]).await.unwrap(), [0; 0]);
+    let error = cancel(&stage, &answer.plan_id, "key-1", "d1").await.unwrap_err();
+    assert_eq!((error.code, error.message.contains("succeeded")), (Code::Conflict, true), "{error}");
 }
 
 #[tokio::test]

@@ -47,21 +47,6 @@ async fn a_journal_of_the_first_version_is_read_on() {
 }
 
 #[tokio::test]
-async fn dead_letters_go_with_their_plans() {
-    let fresh = sqlite().await;
-    let [gone, stays] = [(); 2].map(|()| crate::new_plan(&["a", "b"]));
-    write(&*fresh.store, "me", &[crate::life(&gone), crate::life(&stays)].concat()).await.unwrap();
-    assert_eq!(fresh.store.open_dead_letters().await.unwrap().count, 2);
-    let mut file = SqliteConnection::connect(&fresh.url).await.unwrap();
-    sqlx::query("DELETE FROM plans WHERE plan_id = ?")
-        .bind(gone.plan_id.to_string())
-        .execute(&mut file)
-        .await
-        .unwrap();
-    assert_eq!(fresh.store.open_dead_letters().await.unwrap().count, 1);
-}
-
-#[tokio::test]
 async fn what_was_written_is_there_when_the_file_is_opened_again() {
     let fresh = sqlite().await;
     let plan = crate::new_plan(&["a"]);
