@@ -53,6 +53,8 @@ pub fn channel(url: &str) -> Result<PeerChannel, InvalidUrl> {
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true)
         .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
+        // The last words about calls that were left count as errors of a peer that is none.
+        .http2_max_local_error_reset_streams(None)
         .connect_lazy();
     Ok(ServiceBuilder::new().layer(SendContext).service(channel))
 }

@@ -23,6 +23,11 @@ pub const MAX_MESSAGE_BYTES: usize = 20 * 1024 * 1024;
 /// What HTTP/2 headers and trailers may hold together: a failed call's status travels there.
 pub(crate) const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
 
+/// Calls that peers may have left before they were taken up. Beyond it HTTP/2 takes the peer for an attacker and closes the
+/// connection, with every other call on it; here it is a planner that cancels thousands of tasks, or a gateway whose clients
+/// all hang up, while this process stands still for a moment.
+const MAX_LEFT_CALLS: usize = 100_000;
+
 /// A gRPC server in the making.
 #[derive(Debug)]
 pub struct GrpcServer {
@@ -121,6 +126,10 @@ fn http_server(calls: ObserveCalls) -> Server<Stack<ServeContext, Stack<ObserveC
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
+        // As many calls at once as a peer wants: what runs and what waits is bounded behind them, agent by agent.
+        .max_concurrent_streams(None)
+        .http2_max_pending_accept_reset_streams(Some(MAX_LEFT_CALLS))
+        .http2_max_local_error_reset_streams(None)
         .layer(calls)
         .layer(ServeContext)
 }
@@ -168,5 +177,46 @@ mod tests {
         shutdown.cancel();
         while let Ok(Some(_)) = watch.message().await {}
         tokio::time::timeout(DRAIN / 2, server).await.expect("ends before its drain limit").unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn calls_that_many_leave_at_once_do_not_break_the_connection_for_others() {
+        let shutdown = CancellationToken::new();
+        let (blocked, block) = std::sync::mpsc::channel::<()>();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let stop = shutdown.clone();
+        // A server with a thread of its own, which stands still when told to.
+        let server = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = listener::bind("GRPC_ADDR", "127.0.0.1:0".parse().unwrap()).await.unwrap();
+                let begin = tokio::sync::oneshot::channel::<()>();
+                let _ = tell.send((format!("http://{}", listener.local_addr().unwrap()), begin.0));
+                tokio::spawn(async move {
+                    let _ = begin.1.await;
+                    let _ = block.recv();
+                });
+                GrpcServer::new(Readiness::needing(&[])).serve(listener, stop).await.unwrap();
+            });
+        });
+        let (url, begin) = told.await.unwrap();
+        let channel = client::channel(&url).unwrap();
+        let request = HealthCheckRequest::default;
+        let mut watch = HealthClient::new(channel.clone()).watch(request()).await.unwrap().into_inner();
+        while watch.message().await.unwrap().unwrap().status != ServingStatus::Serving as i32 {}
+
+        begin.send(()).unwrap();
+        for _ in 0..500 {
+            let mut health = HealthClient::new(channel.clone());
+            let call = health.check(request());
+            // Sent, and left.
+            let _ = tokio::time::timeout(Duration::from_millis(1), call).await;
+        }
+        blocked.send(()).unwrap();
+        assert!(client::is_serving(channel, DRAIN).await);
+        shutdown.cancel();
+        let last = watch.message().await.unwrap().unwrap();
+        assert_eq!(last.status, ServingStatus::NotServing as i32, "the stream lived on");
+        server.join().unwrap();
     }
 }
