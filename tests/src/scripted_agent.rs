@@ -15,6 +15,7 @@
 //! | `hang` | never answers |
 //! | `fork` | starts a child of its own that never ends, then never answers |
 //! | `slow` | answers after 1.5 s |
+//! | `gate` | answers as soon as SWITCH_FILE is gone |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
 use std::{
@@ -62,6 +63,13 @@ fn misbehave(mode: &str, request: &ActionRequest) -> ActionResponse {
             forever()
         }
         "hang" => forever(),
+        "gate" => {
+            let switch = std::env::args().nth(3).unwrap();
+            while Path::new(&switch).exists() {
+                pause(Duration::from_millis(10));
+            }
+            echo(request)
+        }
         "slow" => {
             pause(Duration::from_millis(1500));
             echo(request)

@@ -223,6 +223,13 @@ impl Stack {
         metric_in(&self.metrics(role).await, name)
     }
 
+    /// The same of a metric that may carry labels, which are part of its name here; `None` while the service can't be asked.
+    pub async fn try_metric(&self, role: Role, name: &str) -> Option<f64> {
+        let port = role.default_metrics_port() + self.offset;
+        let rest = Rest::new(format!("http://127.0.0.1:{port}"));
+        value_in(&rest.try_send("GET".parse().ok()?, "/metrics", None).await?.text, name)
+    }
+
     /// Every log line that carries this correlation id.
     #[must_use]
     pub fn log_of(&self, correlation_id: &str) -> Vec<Value> {
@@ -244,8 +251,11 @@ impl Stack {
 
 /// The value of a metric without labels in the text of a `/metrics`.
 pub(crate) fn metric_in(text: &str, name: &str) -> f64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("there is no {name} in:\n{text}"))
+    value_in(text, name).unwrap_or_else(|| panic!("there is no {name} in:\n{text}"))
+}
+
+fn value_in(text: &str, name: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?.parse().ok()
 }
 
 fn collect(from: impl AsyncRead + Send + Unpin + 'static, into: Lines) -> JoinHandle<()> {
@@ -304,6 +314,17 @@ pub fn pids_with_environment(text: &str) -> Vec<i32> {
 pub fn command_line(pid: i32) -> Vec<String> {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
+/// The memory that a process holds now, in bytes; what it shares with others included.
+///
+/// # Panics
+/// When it has ended.
+#[must_use]
+pub fn resident_bytes(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
+    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
 }
 
 fn all_pids() -> impl Iterator<Item = i32> {

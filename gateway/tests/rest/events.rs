@@ -134,7 +134,9 @@ async fn a_chat_that_is_watched_ends_with_its_answer() {
         assert_eq!(answer, expected);
     }
     assert_eq!(stack.planner.cancelled(), 0);
-    let deadline = stack.planner.seen()[0].request.deadline_ms;
+    let asked = stack.planner.seen()[0].request.clone();
+    assert!(asked.caller_waits, "somebody looks at it");
+    let deadline = asked.deadline_ms;
     assert!(deadline > 0 && deadline <= 30_000, "no longer than a chat that is waited for: {deadline}");
 
     stack.planner.fail(OrchestratorError::new(OrchestratorErrorCode::PlanningFailed, "no such agent"));

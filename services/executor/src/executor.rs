@@ -89,7 +89,7 @@ impl Executor {
                     Box::new(Workers::new(program, redactor, crashes, &meters, cleanup.clone()))
                 }
             };
-            let places = Places::new(running, spec.max_queue, &meters);
+            let places = Places::new(spec.runs_at_once(), spec.max_queue, &meters);
             (spec.name.clone(), Arc::new(Agent { spec: spec.clone(), runner, places, meters }))
         };
         Ok(Arc::new(Self {
@@ -169,12 +169,11 @@ impl Executor {
 }
 
 fn overloaded(spec: &AgentSpec) -> OrchestratorError {
-    let AgentSpec { name, max_concurrency, max_queue, .. } = spec;
+    let AgentSpec { name, max_queue, .. } = spec;
+    let running = spec.runs_at_once();
     OrchestratorError::new(
         OrchestratorErrorCode::Overloaded,
-        format!(
-            "agent `{name}` is busy: {max_concurrency} tasks run and {max_queue} wait; try again shortly"
-        ),
+        format!("agent `{name}` is busy: {running} tasks run and {max_queue} wait; try again shortly"),
     )
     .with_detail("agent", name)
     .with_retry_after(OVERLOAD_RETRY_AFTER)

@@ -10,6 +10,8 @@ use crate::retention::Retention;
 pub struct PlannerConfig {
     /// The agents that plans may use.
     pub agents: AgentCatalog,
+    /// Plans in flight at once; one more is refused before anything is journalled.
+    pub max_plans_in_flight: u32,
     /// The journal, such as `sqlite://data/planner.db`.
     pub database_url: String,
     /// Where tasks are run.
@@ -24,6 +26,7 @@ impl From<&RoleSettings> for PlannerConfig {
     fn from(settings: &RoleSettings) -> Self {
         Self {
             agents: settings.config.agents.clone(),
+            max_plans_in_flight: settings.config.planner.max_plans_in_flight,
             database_url: settings.database_url.clone(),
             executor_url: settings.executor_url.clone(),
             health_url: settings.health_url.clone(),

@@ -2,7 +2,7 @@
 
 use std::sync::{
     OnceLock,
-    atomic::{AtomicU32, Ordering},
+    atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 use jiff::Timestamp;
@@ -57,6 +57,8 @@ pub struct Progress {
     earlier: u32,
     /// Since when it could run.
     ready: OnceLock<Timestamp>,
+    /// Whether the executor was asked to run it, and the journal knows.
+    handed_over: AtomicBool,
 }
 
 /// What became of handing a task to the executor.
@@ -64,8 +66,10 @@ pub struct Progress {
 pub enum Driven {
     /// The executor said how the task ended.
     Ended(Result<ActionResult, OrchestratorError>),
-    /// The executor could not be reached, went away, or had no place. The task may be handed over again.
+    /// The executor could not be reached, or went away. The task may be handed over again.
     Interrupted(OrchestratorError),
+    /// The executor had no place for it: nothing was started. The task may be handed over again.
+    Refused,
 }
 
 /// A task as it is handed over.
@@ -88,7 +92,12 @@ impl Progress {
     #[must_use]
     pub fn of(task: &Task) -> Self {
         let attempts = task.attempts.iter().map(|attempt| attempt.number).max().unwrap_or(0);
-        Self { attempts: AtomicU32::new(attempts), earlier: attempts, ..Self::default() }
+        Self {
+            attempts: AtomicU32::new(attempts),
+            earlier: attempts,
+            handed_over: AtomicBool::new(task.dispatched_at.is_some()),
+            ..Self::default()
+        }
     }
 
     /// Attempts so far.
@@ -106,6 +115,12 @@ impl Progress {
     /// Nothing that it waits for stands in its way any more, since that moment.
     pub fn became_ready(&self, since: Timestamp) {
         let _ = self.ready.set(since);
+    }
+
+    /// Whether the executor was asked to run it.
+    #[must_use]
+    pub fn is_handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::Relaxed)
     }
 
     /// An attempt began, of which its plan hears when it is the first.
@@ -161,7 +176,10 @@ impl TaskRunner {
         context: &RequestContext,
     ) -> Result<Driven, JournalError> {
         let task = handover.task_ref;
-        self.journal.note(Entry::TaskDispatched { task, at: Timestamp::now() }).await?;
+        // Once, however often the executor goes away or has no place.
+        if !progress.handed_over.swap(true, Ordering::Relaxed) {
+            self.journal.note(Entry::TaskDispatched { task, at: Timestamp::now() }).await?;
+        }
         handover.plan.handed_over();
         let request = context.request(request(&handover, progress, admitted));
         let mut events = match self.executor.clone().execute_task(request).await {
@@ -231,9 +249,8 @@ fn request(handover: &Handover<'_>, progress: &Progress, admitted: Admitted) -> 
 fn broken(status: &Status) -> Driven {
     let error = call_error("the executor", status);
     match error.code {
-        OrchestratorErrorCode::AgentUnavailable | OrchestratorErrorCode::Overloaded => {
-            Driven::Interrupted(error)
-        }
+        OrchestratorErrorCode::AgentUnavailable => Driven::Interrupted(error),
+        OrchestratorErrorCode::Overloaded => Driven::Refused,
         _ => Driven::Ended(Err(error)),
     }
 }

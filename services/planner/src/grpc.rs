@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    make::{Wish, Work},
+    make::{Waits, Wish, Work},
     planner::{Answer, Planner, no_such_plan},
     store::{DeadLetterPlace, Event, IdempotencyKey, JournalError, PlanFilter},
     watch,
@@ -57,7 +57,7 @@ impl PlannerService for PlannerGrpc {
         request: Request<PlanAndExecuteRequest>,
     ) -> Result<Response<PlanAndExecuteResponse>, Status> {
         let context = RequestContext::of(&request);
-        let wish = wish(request.into_inner())?;
+        let wish = wish(request.into_inner(), Waits::Caller)?;
         let answer = self.planner.plan_and_execute_v1(context, wish).await;
         let Answer { plan_id, output, agent, agent_time } =
             answer.map_err(|error| status_from_error(&error))?;
@@ -74,7 +74,9 @@ impl PlannerService for PlannerGrpc {
         request: Request<PlanAndExecuteRequest>,
     ) -> Result<Response<SubmitPlanResponse>, Status> {
         let context = RequestContext::of(&request);
-        let wish = wish(request.into_inner())?;
+        let request = request.into_inner();
+        let waits = if request.caller_waits { Waits::Caller } else { Waits::Nobody };
+        let wish = wish(request, waits)?;
         let plan_id =
             self.planner.submit_plan(context, wish).await.map_err(|error| status_from_error(&error))?;
         Ok(Response::new(SubmitPlanResponse { plan_id: plan_id.to_string() }))
@@ -84,7 +86,7 @@ impl PlannerService for PlannerGrpc {
         &self,
         request: Request<PlanAndExecuteRequest>,
     ) -> Result<Response<DryRunPlanResponse>, Status> {
-        let wish = wish(request.into_inner())?;
+        let wish = wish(request.into_inner(), Waits::Caller)?;
         let waves = self.planner.dry_run(wish).map_err(|error| status_from_error(&error))?;
         Ok(Response::new(DryRunPlanResponse { waves: waves.into_iter().map(|keys| Wave { keys }).collect() }))
     }
@@ -186,7 +188,7 @@ impl PlannerService for PlannerGrpc {
     }
 }
 
-fn wish(request: PlanAndExecuteRequest) -> Result<Wish, InvalidField> {
+fn wish(request: PlanAndExecuteRequest, waits: Waits) -> Result<Wish, InvalidField> {
     let PlanAndExecuteRequest {
         message,
         context,
@@ -196,6 +198,7 @@ fn wish(request: PlanAndExecuteRequest) -> Result<Wish, InvalidField> {
         continue_on_disconnect,
         idempotency_key,
         idempotency_digest,
+        caller_waits: _,
     } = request;
     let work = if tasks.is_empty() {
         Work::Chat { message, agent }
@@ -208,6 +211,7 @@ fn wish(request: PlanAndExecuteRequest) -> Result<Wish, InvalidField> {
         work,
         context,
         time_limit: (deadline_ms > 0).then(|| Duration::from_millis(deadline_ms)),
+        waits,
         continue_on_disconnect,
         key: named(idempotency_key, idempotency_digest),
     })

@@ -134,6 +134,17 @@ impl Journal {
         self.store.plan(plan_id).await
     }
 
+    /// Several plans with their tasks and attempts, those that are there. One that can't be read does not spoil the others.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub async fn whole_plans(
+        &self,
+        plan_ids: &[PlanId],
+    ) -> Result<Vec<(PlanId, Result<Plan, JournalError>)>, JournalError> {
+        self.store.whole_plans(plan_ids).await
+    }
+
     /// Plans, newest first, without their tasks.
     ///
     /// # Errors

@@ -3,12 +3,15 @@
 //! | module | what |
 //! |---|---|
 //! | [`grpc`] | the service: decode, call, encode |
+//! | [`planner`] | plans: asked for, cancelled |
 //! | [`make`] | from what a caller asks for to a plan |
-//! | [`planner`] | plans: accepted, cancelled |
 //! | `keys` | requests that are sent twice |
+//! | [`admission`] | who may hand a task over now, and who waits |
+//! | `accept` | a new plan on its way |
 //! | [`redrive`] | plans that are taken up again |
 //! | [`sweep`] | many dead letters at once |
-//! | [`run`] | one plan on its way |
+//! | `flight` | a plan in flight: its turn, its run, its end |
+//! | [`run`] | the tasks of one plan |
 //! | [`watch`] | what happens to a plan, as it happens |
 //! | [`routing`] | which agent a message is meant for |
 //! | [`agent_health`] | may the agent run now? |
@@ -18,10 +21,13 @@
 //! | [`journal`] | every step, durable before anybody is told of it |
 //! | [`store`] | where the journal is kept |
 
+mod accept;
+pub mod admission;
 pub mod agent_health;
 pub mod agent_time;
 pub mod config;
 pub mod execution;
+mod flight;
 pub mod grpc;
 pub mod journal;
 mod keys;
@@ -32,6 +38,7 @@ pub mod redrive;
 pub mod retention;
 pub mod routing;
 pub mod run;
+mod running;
 pub mod store;
 pub mod sweep;
 pub mod watch;
@@ -50,8 +57,12 @@ use tokio_util::sync::CancellationToken;
 pub use config::PlannerConfig;
 
 use crate::{
-    agent_health::HealthView, execution::TaskRunner, grpc::PlannerGrpc, journal::Journal,
-    metrics::PlanMeters, planner::Planner,
+    agent_health::HealthView,
+    execution::TaskRunner,
+    grpc::PlannerGrpc,
+    journal::Journal,
+    metrics::PlanMeters,
+    planner::{Limits, Planner},
 };
 
 /// How often the executor is asked whether it can take work.
@@ -89,15 +100,16 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let PlannerConfig { agents, database_url, executor_url, health_url, retention } = config;
+    let PlannerConfig { agents, max_plans_in_flight, database_url, executor_url, health_url, retention } =
+        config;
     let readiness = Readiness::needing(&["journal", "executor", "health"]);
     let executor = client::channel(&executor_url)?;
     let health = HealthView::new(client::channel(&health_url)?);
     let journal = Journal::open(&database_url, readiness.clone()).await?;
     let runner = TaskRunner::new(executor.clone(), journal.clone(), health.clone());
     let (meters, stopping) = (PlanMeters::new(), shutdown.child_token());
-    let planner =
-        Planner::new(agents, journal.clone(), health.clone(), runner, meters, retention.keys, stopping);
+    let limits = Limits { plans: max_plans_in_flight, key_life: retention.keys };
+    let planner = Planner::new(agents, limits, journal.clone(), health.clone(), runner, meters, stopping);
     // Ends the watchers however this function ends.
     let watching = CancellationToken::new();
     let _stop_watching = watching.clone().drop_guard();

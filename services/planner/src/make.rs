@@ -24,10 +24,21 @@ pub struct Wish {
     pub context: String,
     /// The time the plan may take.
     pub time_limit: Option<Duration>,
+    /// Who waits for it.
+    pub waits: Waits,
     /// Whether the plan goes on when its caller goes away.
     pub continue_on_disconnect: bool,
     /// The caller's name for this request.
     pub key: Option<IdempotencyKey>,
+}
+
+/// Who waits for a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waits {
+    /// A caller, who would rather hear at once that nothing can be run.
+    Caller,
+    /// Nobody: the plan can wait until it can be run.
+    Nobody,
 }
 
 /// What is to be done.
@@ -53,7 +64,8 @@ pub(crate) fn make(
     correlation_id: CorrelationId,
     wish: Wish,
 ) -> Result<(Plan, Graph), OrchestratorError> {
-    let Wish { work, context: agents_context, time_limit, continue_on_disconnect: _, key: _ } = wish;
+    let Wish { work, context: agents_context, time_limit, waits: _, continue_on_disconnect: _, key: _ } =
+        wish;
     let deadline_at = time_limit.and_then(|limit| Timestamp::now().checked_add(limit).ok());
     let (kind, agents_context, specs) = match work {
         Work::Chat { message, agent } => {

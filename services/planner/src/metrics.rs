@@ -10,7 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
-use phoenix_domain::plan::PlanStatus;
+use phoenix_domain::{AgentName, plan::PlanStatus};
 use phoenix_platform::{calls::RPC_SECONDS, metrics::Metric};
 
 use crate::agent_time::{AgentTime, RunningAttempt};
@@ -103,6 +103,24 @@ pub const DEAD_LETTERS_OLDEST: Metric = Metric::gauge(
     "Age of the oldest dead letter that is neither redriven nor discarded; 0 without one.",
 );
 
+/// Tasks that wait here.
+pub const ADMISSION_WAITING: Metric = Metric::gauge(
+    "phoenix_admission_waiting_tasks",
+    "Tasks that are ready and wait in the planner for a place at their agent, by agent. A plan that has not begun, or of which nothing else runs, counts once for each agent.",
+)
+.labelled();
+/// Callers turned away because an agent had no place.
+pub const ADMISSION_REFUSED: Metric = Metric::counter(
+    "phoenix_admission_refused_total",
+    "Plans refused before they were journalled, because an agent had no place and their caller waited, by agent.",
+)
+.labelled();
+/// Callers turned away because there are too many plans.
+pub const PLANS_REFUSED: Metric = Metric::counter(
+    "phoenix_plans_refused_total",
+    "Plans refused before they were journalled, because as many were in flight as may be.",
+);
+
 /// Every metric of the planner.
 pub const METRICS: &[Metric] = &[
     PLAN_STARTED,
@@ -126,6 +144,9 @@ pub const METRICS: &[Metric] = &[
     DEAD_LETTERS_DISCARDED,
     DEAD_LETTERS_OPEN,
     DEAD_LETTERS_OLDEST,
+    ADMISSION_WAITING,
+    ADMISSION_REFUSED,
+    PLANS_REFUSED,
     RPC_SECONDS,
 ];
 
@@ -165,6 +186,16 @@ impl PlanMeters {
             task_queue: histogram!(TASK_QUEUE_SECONDS.name),
         }))
     }
+}
+
+/// How many tasks wait for `agent`.
+pub(crate) fn waiting_gauge(agent: &AgentName) -> Gauge {
+    gauge!(ADMISSION_WAITING.name, "agent" => agent.to_string())
+}
+
+/// How many callers were turned away because of `agent`.
+pub(crate) fn refused_counter(agent: &AgentName) -> Counter {
+    counter!(ADMISSION_REFUSED.name, "agent" => agent.to_string())
 }
 
 /// One plan that was asked for. Counts it as started now, and as failed when it is dropped without

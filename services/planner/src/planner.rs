@@ -1,37 +1,38 @@
-//! Plans: accepted, run, cancelled, and (in [`takeover`]) taken over.
+//! Plans: asked for, cancelled, and (in [`takeover`]) taken over.
+//!
+//! ```text
+//! accept.rs            a wish becomes a plan ─┐
+//! redrive.rs           a plan once more ──────┼─▶ flight.rs  its turn ──▶ run.rs  its tasks ──▶ run/task.rs  one task
+//! planner/takeover.rs  a plan is taken over ──┘
+//! ```
 
 mod takeover;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use phoenix_domain::{
     AgentCatalog, AgentName, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
-    graph::Graph,
     plan::{Plan, PlanStatus},
 };
 use phoenix_platform::RequestContext;
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::Instrument;
 
 use crate::{
+    accept::Accepted,
+    admission::Admission,
     agent_health::HealthView,
     execution::TaskRunner,
     journal::Journal,
-    keys::{Claim, Keys, Use},
+    keys::{Keys, Use},
     make::{Wish, make},
-    metrics::{CountedPlan, PlanMeters},
-    run::{Run, Stop, Waits, naming},
-    store::{Entry, IdempotencyKey, JournalError},
+    metrics::PlanMeters,
+    running::{CancelOnDrop, RunningPlans, Stop},
+    store::{IdempotencyKey, JournalError},
 };
 
-/// Plans in flight at once; one more is refused before anything is journalled.
-const MAX_IN_FLIGHT: usize = 20_000;
+/// Who reads plans to run them on, at once: so that whoever else reads the journal is not kept waiting by thousands of them.
+const READERS: usize = 2;
 
 /// A plan that ended well.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,65 +56,54 @@ pub struct Planner {
 #[derive(Debug)]
 struct Parts {
     agents: AgentCatalog,
+    admission: Admission,
     journal: Journal,
     health: HealthView,
     runner: TaskRunner,
     meters: PlanMeters,
     tasks: TaskTracker,
-    running: Mutex<HashMap<PlanId, Stop>>,
-    /// Plans that were taken over and do not run yet, the oldest last.
-    taken_over: Mutex<Vec<PlanId>>,
+    running: RunningPlans,
+    reading: Semaphore,
     keys: Keys,
     /// Ends what goes on in the background.
     stopping: CancellationToken,
 }
 
-pub(crate) type Ended = JoinHandle<Result<Answer, OrchestratorError>>;
-
-/// A plan that is ready to be accepted.
-pub(crate) struct Made {
-    /// As it is to be run.
-    pub(crate) plan: Plan,
-    /// Who waits for whom.
-    pub(crate) graph: Graph,
-    /// What makes it durable.
-    pub(crate) entries: Vec<Entry>,
-}
-
-/// What became of a request to run something.
-pub(crate) enum Accepted {
-    /// A plan runs.
-    Runs(PlanId, Ended),
-    /// Its key stands for this plan already.
-    Known(PlanId),
-}
-
-impl Accepted {
-    /// The plan.
-    pub(crate) const fn plan_id(&self) -> PlanId {
-        match self {
-            Self::Runs(plan_id, ..) | Self::Known(plan_id) => *plan_id,
-        }
-    }
+/// What a planner is limited to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Plans in flight at once; one more is refused before anything is journalled.
+    pub plans: u32,
+    /// How long a caller's key counts.
+    pub key_life: Duration,
 }
 
 impl Planner {
-    /// A planner over these parts. A caller's key counts for `key_life`; what goes on in the background ends with
-    /// `stopping`.
+    /// A planner over these parts. What goes on in the background ends with `stopping`.
     #[must_use]
     pub fn new(
         agents: AgentCatalog,
+        limits: Limits,
         journal: Journal,
         health: HealthView,
         runner: TaskRunner,
         meters: PlanMeters,
-        key_life: Duration,
         stopping: CancellationToken,
     ) -> Self {
-        let (tasks, keys) = (TaskTracker::new(), Keys::new(journal.clone(), key_life));
-        let (running, taken_over) = (Mutex::default(), Mutex::default());
-        let parts =
-            Parts { agents, journal, health, runner, meters, tasks, running, taken_over, keys, stopping };
+        let Limits { plans, key_life } = limits;
+        let parts = Parts {
+            admission: Admission::new(&agents, plans),
+            agents,
+            keys: Keys::new(journal.clone(), key_life),
+            journal,
+            health,
+            runner,
+            meters,
+            tasks: TaskTracker::new(),
+            running: RunningPlans::default(),
+            reading: Semaphore::new(READERS),
+            stopping,
+        };
         Self { parts: Arc::new(parts) }
     }
 
@@ -133,6 +123,14 @@ impl Planner {
 
     pub(crate) fn agents(&self) -> &AgentCatalog {
         &self.parts.agents
+    }
+
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.parts.admission
+    }
+
+    pub(crate) fn running(&self) -> &RunningPlans {
+        &self.parts.running
     }
 
     pub(crate) fn keys(&self) -> &Keys {
@@ -155,9 +153,25 @@ impl Planner {
         self.parts.agents.default_agent()
     }
 
-    /// Waits until every plan in flight has written its end, at most for `limit`. To be called when nobody can start
-    /// another.
+    /// A plan that was accepted, as the journal knows it.
+    pub(crate) async fn read(&self, plan_id: PlanId) -> Result<Plan, JournalError> {
+        let plan = self.read_all(&[plan_id]).await?.pop().map(|(_, plan)| plan);
+        plan.unwrap_or_else(|| Err(JournalError::Damaged(format!("plans has no row for {plan_id}"))))
+    }
+
+    /// Several of them, those that are there.
+    pub(crate) async fn read_all(
+        &self,
+        plan_ids: &[PlanId],
+    ) -> Result<Vec<(PlanId, Result<Plan, JournalError>)>, JournalError> {
+        let _one_of_few = self.parts.reading.acquire().await.map_err(|_| JournalError::Closed)?;
+        self.journal().whole_plans(plan_ids).await
+    }
+
+    /// Waits until every plan that has begun has written its end, at most for `limit`; those that have not are left to the
+    /// next planner. To be called when nobody can start another.
     pub async fn drained(&self, limit: Duration) {
+        self.parts.admission.close();
         self.parts.tasks.close();
         if tokio::time::timeout(limit, self.parts.tasks.wait()).await.is_err() {
             tracing::warn!(
@@ -170,8 +184,8 @@ impl Planner {
     /// Makes a plan, runs it and waits for its end. Dropping the future cancels the plan, unless its wish says otherwise.
     ///
     /// # Errors
-    /// What the caller got wrong, what the agent failed with, `agent_unavailable`, `timeout`. Once there is a plan, the
-    /// details name it.
+    /// What the caller got wrong, what the agent failed with, `overloaded`, `agent_unavailable`, `timeout`. Once there is a
+    /// plan, the details name it.
     #[tracing::instrument(skip_all, fields(plan_id = tracing::field::Empty))]
     pub async fn plan_and_execute_v1(
         &self,
@@ -180,19 +194,19 @@ impl Planner {
     ) -> Result<Answer, OrchestratorError> {
         let stop = Stop::default();
         let _guard = (!wish.continue_on_disconnect).then(|| CancelOnDrop(stop.clone()));
-        let accepted = self.accept(context, wish, Waits::Caller, stop).await?;
+        let accepted = self.accept(context, wish, stop).await?;
         self.answer(accepted).await
     }
 
     /// Waits for the end of a plan.
     pub(crate) async fn answer(&self, accepted: Accepted) -> Result<Answer, OrchestratorError> {
         match accepted {
-            Accepted::Known(plan_id) => self.answer_again(plan_id).await.map_err(naming(plan_id)),
-            Accepted::Runs(plan_id, ended) => {
-                let result = ended.await;
-                let result = result
-                    .unwrap_or_else(|_| Err(OrchestratorError::internal("the plan ended unexpectedly")));
-                result.map_err(naming(plan_id))
+            Accepted::Known(plan_id) => {
+                self.answer_again(plan_id).await.map_err(|error| error.with_detail("plan_id", plan_id))
+            }
+            Accepted::Runs(_, ended) => {
+                let unexpected = || OrchestratorError::internal("the plan ended unexpectedly");
+                ended.await.unwrap_or_else(|_| Err(unexpected()))
             }
         }
     }
@@ -200,7 +214,7 @@ impl Planner {
     /// Makes a plan and answers as soon as it is durable.
     ///
     /// # Errors
-    /// What the caller got wrong, or a journal that can't be written.
+    /// What the caller got wrong, `overloaded`, or a journal that can't be written.
     #[tracing::instrument(skip_all, fields(plan_id = tracing::field::Empty))]
     pub async fn submit_plan(
         &self,
@@ -209,7 +223,7 @@ impl Planner {
     ) -> Result<PlanId, OrchestratorError> {
         // The time that the caller waits for this answer is not the time that the plan may take.
         let context = RequestContext { deadline: None, ..context };
-        Ok(self.accept(context, wish, Waits::Nobody, Stop::default()).await?.plan_id())
+        Ok(self.accept(context, wish, Stop::default()).await?.plan_id())
     }
 
     /// The order in which tasks would run, by key.
@@ -222,7 +236,7 @@ impl Planner {
         Ok(graph.order().iter().map(|wave| wave.iter().map(key).collect()).collect())
     }
 
-    /// Ends a plan, and answers when its end is durable.
+    /// Ends a plan, and answers when its end is durable. What runs of it is told to end, and not waited for.
     ///
     /// # Errors
     /// `not_found`; `conflict` when it has ended already, unless this very request has cancelled it before.
@@ -237,8 +251,7 @@ impl Planner {
             Use::First(claim) => (Some(claim), false),
             Use::Again(_) => (None, true),
         };
-        let running = self.running().get(&plan_id).cloned();
-        let Some(stop) = running else { return self.cannot_cancel(plan_id, again).await };
+        let Some(stop) = self.running().get(plan_id) else { return self.cannot_cancel(plan_id, again).await };
         if let Some(claim) = &claim
             && let Some(used) = claim.entry(*plan_id.as_uuid())
         {
@@ -248,169 +261,35 @@ impl Planner {
             }
         }
         stop.cancel(if reason.is_empty() { "the plan was cancelled".into() } else { reason });
-        let mut changes = self.journal().changes();
-        while self.running().contains_key(&plan_id) {
-            // Whether told of it or having missed it: look again.
-            let _ = tokio::time::timeout(Duration::from_millis(20), changes.recv()).await;
+        match stop.ended().await {
+            Some(PlanStatus::Cancelled) => Ok(()),
+            // It had come to its own end before the cancel came to it.
+            Some(status) => Err(ended_already(status)),
+            None => Err(changes_hands()),
         }
-        // It may have come to its own end before the cancel came to it.
-        let plan = self.journal().plan(plan_id).await?.ok_or_else(|| no_such_plan(plan_id))?;
-        if plan.status == PlanStatus::Cancelled { Ok(()) } else { ended_already(&plan) }
     }
 
     /// Why a plan that does not run here is not cancelled. One that is cancelled is fine if that was asked for `again`.
     async fn cannot_cancel(&self, plan_id: PlanId, again: bool) -> Result<(), OrchestratorError> {
         let plan = self.journal().plan(plan_id).await?.ok_or_else(|| no_such_plan(plan_id))?;
-        if plan.status.is_terminal() {
-            let done = again && plan.status == PlanStatus::Cancelled;
-            return if done { Ok(()) } else { ended_already(&plan) };
+        match plan.status {
+            status if !status.is_terminal() => Err(changes_hands()),
+            PlanStatus::Cancelled if again => Ok(()),
+            status => Err(ended_already(status)),
         }
-        let message = "the plan is being taken over from a planner that stopped; try again shortly";
-        Err(OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, message)
-            .with_retry_after(Duration::from_secs(1)))
-    }
-
-    /// Has a plan accepted and begun. Dropping the future gives up before the plan exists, or leaves a plan that runs.
-    async fn accept(
-        &self,
-        context: RequestContext,
-        wish: Wish,
-        waits: Waits,
-        stop: Stop,
-    ) -> Result<Accepted, OrchestratorError> {
-        let claim = match self.parts.keys.take(wish.key.clone()).await? {
-            Use::First(claim) => claim,
-            Use::Again(subject) => return Ok(Accepted::Known(subject.into())),
-        };
-        let counted = CountedPlan::start(&self.parts.meters);
-        let made = make(&self.parts.agents, context.correlation_id, wish).map(|(plan, graph)| {
-            let accepted = Entry::PlanAccepted { plan: Box::new(plan.clone()) };
-            Made { plan, graph, entries: vec![accepted] }
-        });
-        self.launch(context, made, claim, waits, counted, stop).await
-    }
-
-    /// Makes a plan durable, together with its key, and runs it.
-    pub(crate) async fn launch(
-        &self,
-        context: RequestContext,
-        made: Result<Made, OrchestratorError>,
-        claim: Claim,
-        waits: Waits,
-        counted: CountedPlan,
-        stop: Stop,
-    ) -> Result<Accepted, OrchestratorError> {
-        let made = made.and_then(|made| self.has_room().map(|()| made));
-        let Made { plan, graph, mut entries } = made.inspect_err(|error| {
-            tracing::info!(code = %error.code, elapsed_ms = counted.elapsed_ms(), "plan refused");
-        })?;
-        let plan_id = plan.plan_id;
-        tracing::Span::current().record("plan_id", tracing::field::display(plan_id));
-        entries.extend(claim.entry(*plan_id.as_uuid()));
-        let context = match plan.deadline_at {
-            Some(at) => {
-                let left = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
-                let own = Instant::now() + left;
-                let deadline = context.deadline.map_or(own, |callers| callers.min(own));
-                context.with_deadline(deadline)
-            }
-            None => context,
-        };
-        let run = Run { planner: self.clone(), plan, graph, context, stop, waits, counted };
-        let (done, accepted) = oneshot::channel();
-        let acceptance = Acceptance { entries, claim, done };
-        let ended = self.spawn(run, Some(acceptance), tracing::Span::current());
-        match accepted.await.map_err(|_| JournalError::Closed)? {
-            // Somebody else was first, in the same instant; if with this very request, at another planner, it is answered.
-            (Err(JournalError::Taken), claim) => {
-                let winner = claim.winner().await?;
-                winner.map(|plan| Accepted::Known(plan.into())).ok_or_else(|| JournalError::Taken.into())
-            }
-            (Err(error), _) => Err(error.into()),
-            (Ok(()), _) => Ok(Accepted::Runs(plan_id, ended)),
-        }
-    }
-
-    /// Runs a plan in a task of its own: when the caller goes away, it is still accepted or refused as a whole, and gets to
-    /// write how it ended.
-    fn spawn(&self, run: Run, acceptance: Option<Acceptance>, span: tracing::Span) -> Ended {
-        let plan_id = run.plan.plan_id;
-        self.running().insert(plan_id, run.stop.clone());
-        let listed = Listed { planner: self.clone(), plan_id };
-        let running = async move {
-            // Goes when the plan has ended, also by not coming into being.
-            let listed = listed;
-            if let Some(Acceptance { entries, claim, done }) = acceptance {
-                let accepted = listed.planner.journal().accept(entries).await;
-                let exists = accepted.is_ok();
-                // Whoever asked may have gone.
-                let _ = done.send((accepted, claim));
-                if !exists {
-                    return Err(JournalError::Behind.into());
-                }
-            }
-            run.counted.accepted();
-            if run.plan.status == PlanStatus::Running {
-                run.counted.handed_over();
-            }
-            run.finish().await
-        };
-        self.parts.tasks.spawn(running.instrument(span))
-    }
-
-    fn has_room(&self) -> Result<(), OrchestratorError> {
-        if self.running().len() < MAX_IN_FLIGHT {
-            return Ok(());
-        }
-        let message = format!("{MAX_IN_FLIGHT} plans are in flight; try again shortly");
-        Err(OrchestratorError::new(OrchestratorErrorCode::Overloaded, message)
-            .with_retry_after(Duration::from_secs(1)))
-    }
-
-    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<PlanId, Stop>> {
-        lock(&self.parts.running)
     }
 }
 
-fn ended_already(plan: &Plan) -> Result<(), OrchestratorError> {
-    let message = format!("the plan has ended already: {}", plan.status);
-    Err(OrchestratorError::new(OrchestratorErrorCode::Conflict, message))
+fn ended_already(status: PlanStatus) -> OrchestratorError {
+    OrchestratorError::new(OrchestratorErrorCode::Conflict, format!("the plan has ended already: {status}"))
+}
+
+fn changes_hands() -> OrchestratorError {
+    let message = "the plan is being taken over from a planner that stopped; try again shortly";
+    OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, message)
+        .with_retry_after(Duration::from_secs(1))
 }
 
 pub(crate) fn no_such_plan(plan_id: PlanId) -> OrchestratorError {
     OrchestratorError::new(OrchestratorErrorCode::NotFound, format!("there is no plan {plan_id}"))
-}
-
-/// A plan that is in the list of those that run.
-struct Listed {
-    planner: Planner,
-    plan_id: PlanId,
-}
-
-impl Drop for Listed {
-    fn drop(&mut self) {
-        self.planner.running().remove(&self.plan_id);
-    }
-}
-
-/// What makes a plan of a run: the entries that begin it, and who is told that they are durable.
-struct Acceptance {
-    entries: Vec<Entry>,
-    /// The key, which is kept from others until then.
-    claim: Claim,
-    done: oneshot::Sender<(Result<(), JournalError>, Claim)>,
-}
-
-/// Cancels a plan when its caller goes away.
-pub(crate) struct CancelOnDrop(pub(crate) Stop);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel("the caller went away before the plan ended");
-    }
-}
-
-// Whole values: what a panicking thread leaves behind is still consistent.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

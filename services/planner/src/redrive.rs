@@ -18,11 +18,12 @@ use phoenix_platform::{RequestContext, metrics::record_counter};
 use serde_json::{Map, Value};
 
 use crate::{
+    accept::{Accepted, Made},
     keys::Use,
-    make::{check_input, graph_of, pending_plan},
+    make::{Waits, check_input, graph_of, pending_plan},
     metrics::{CountedPlan, DEAD_LETTERS_REDRIVEN},
-    planner::{Accepted, Answer, CancelOnDrop, Made, Planner, no_such_plan},
-    run::{Stop, Waits},
+    planner::{Answer, Planner, no_such_plan},
+    running::{CancelOnDrop, Stop},
     store::{Entry, IdempotencyKey, TaskRef},
 };
 

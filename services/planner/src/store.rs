@@ -72,11 +72,23 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// When the database can't be used.
     async fn claim(&self, planner: &str, dead: &[Heartbeat]) -> Result<Unfinished, JournalError>;
 
-    /// One plan with its tasks and attempts, all of the same moment.
+    /// Plans with their tasks and attempts, all of the same moment, those that are there. One that can't be read does not spoil
+    /// the others.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    async fn whole_plans(
+        &self,
+        plan_ids: &[PlanId],
+    ) -> Result<Vec<(PlanId, Result<Plan, JournalError>)>, JournalError>;
+
+    /// One plan with its tasks and attempts.
     ///
     /// # Errors
     /// When the database can't be used, or holds something that can't be read.
-    async fn plan(&self, plan_id: PlanId) -> Result<Option<Plan>, JournalError>;
+    async fn plan(&self, plan_id: PlanId) -> Result<Option<Plan>, JournalError> {
+        self.whole_plans(&[plan_id]).await?.pop().map(|(_, plan)| plan).transpose()
+    }
 
     /// Plans, newest first, without their tasks.
     ///

@@ -16,6 +16,8 @@ pub(super) const DEFAULT_PATH: &str = "phoenix.toml";
 
 /// How long an idempotency key counts when nobody says otherwise.
 const DEFAULT_KEY_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+/// Plans in flight when nobody says how many.
+const MAX_PLANS_IN_FLIGHT: u32 = 20_000;
 
 /// What the file says, with every default filled in. The same in every service.
 #[derive(Debug, Clone)]
@@ -44,6 +46,8 @@ pub struct GatewayFile {
 /// `[planner]`, beside its addresses and the default agent, which the catalog knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannerFile {
+    /// Plans in flight at once; one more is answered with `overloaded`.
+    pub max_plans_in_flight: u32,
     /// How long plans stay after their end; for ever when absent.
     pub retention: Option<Duration>,
     /// How long an idempotency key stands for what it was first used for.
@@ -79,6 +83,7 @@ struct PlannerTable {
     default_agent: Option<AgentName>,
     retention_days: Option<f64>,
     idempotency_key_ttl_secs: Option<u64>,
+    max_plans_in_flight: Option<u32>,
     grpc_addr: Option<String>,
     metrics_addr: Option<String>,
     database_url: Option<String>,
@@ -142,6 +147,10 @@ impl PhoenixConfig {
         llm.fill_from_environment(env);
         let agents = agents(take("agents"), folder, exe, &mut problems);
         let default_agent = default_agent(planner.default_agent.clone(), &agents, &mut problems);
+        let max_plans_in_flight = planner.max_plans_in_flight.unwrap_or(MAX_PLANS_IN_FLIGHT);
+        if max_plans_in_flight == 0 {
+            problems.add("planner.max_plans_in_flight", "must be at least 1");
+        }
         let config = Self {
             agents: AgentCatalog::new(agents.into_values(), default_agent),
             llm,
@@ -150,6 +159,7 @@ impl PhoenixConfig {
                 request_timeout: Duration::from_secs(gateway.request_timeout_secs.unwrap_or(120).max(1)),
             },
             planner: PlannerFile {
+                max_plans_in_flight,
                 retention: retention(planner.retention_days, &mut problems),
                 idempotency_key_ttl: planner
                     .idempotency_key_ttl_secs
@@ -404,6 +414,7 @@ mod tests {
             [planner]
             default_agent = "nobody"
             retention_days = -1
+            max_plans_in_flight = 0
             [gatway]
             [executor]
             grpc_adr = "x"
@@ -428,6 +439,7 @@ mod tests {
         for expected in [
             "planner.default_agent: no agent is called `nobody`",
             "planner.retention_days: must be a number of days",
+            "planner.max_plans_in_flight: must be at least 1",
             "gatway: unknown section",
             "executor.grpc_adr: unknown key",
             "agents.default.retry.max_attempts: must be at least 1",

@@ -29,6 +29,7 @@ pub(super) async fn chat(
     mut wish: PlanAndExecuteRequest,
 ) -> Result<Response, Failure> {
     let continues = wish.continue_on_disconnect;
+    wish.caller_waits = true;
     if !continues {
         // Watching a chat takes no longer than waiting for it.
         let left = scope.deadline().saturating_duration_since(std::time::Instant::now());

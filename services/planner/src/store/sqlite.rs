@@ -103,8 +103,11 @@ impl Store for SqliteStore {
         self.log.exclusively(async |connection| lease::claim(connection, planner).await).await
     }
 
-    async fn plan(&self, plan_id: PlanId) -> Result<Option<Plan>, JournalError> {
-        read::plan(self.tables().await?, plan_id).await
+    async fn whole_plans(
+        &self,
+        plan_ids: &[PlanId],
+    ) -> Result<Vec<(PlanId, Result<Plan, JournalError>)>, JournalError> {
+        read::whole_plans(self.tables().await?, plan_ids).await
     }
 
     async fn plans(&self, filter: &PlanFilter) -> Result<Vec<Plan>, JournalError> {

@@ -7,6 +7,7 @@
     reason = "tests and their helpers"
 )]
 
+mod admission;
 mod chats;
 mod graphs;
 mod inputs;

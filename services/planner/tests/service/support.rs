@@ -36,10 +36,17 @@ use phoenix_proto::{
     },
     to_timestamp,
 };
-use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, mpsc},
+    task::JoinHandle,
+};
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
+
+/// Plans that may be in flight at once.
+pub const MAX_PLANS: u32 = 64;
 
 /// No wait in a test is longer.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -58,6 +65,8 @@ pub enum Script {
     Hangs,
     /// Says these events when the token is cancelled, and then nothing, without closing the stream.
     SaysLater(CancellationToken, Vec<ExecuteTaskResponse>),
+    /// Starts an attempt and answers as soon as it may take one of these.
+    Waits(Arc<Semaphore>),
     /// Starts an attempt and breaks the stream.
     Breaks,
     /// Refuses the call.
@@ -123,6 +132,13 @@ impl ExecutorService for FakeExecutor {
             Script::SaysLater(when, events) => {
                 when.cancelled().await;
                 Box::pin(tokio_stream::iter(events.into_iter().map(Ok)).chain(self.nothing_more()))
+            }
+            Script::Waits(leave) => {
+                let answer = async move {
+                    leave.acquire().await.unwrap().forget();
+                    Ok(finished(1, Ok("ok")))
+                };
+                Box::pin(tokio_stream::iter([Ok(started(1))]).chain(futures_util::stream::once(answer)))
             }
             Script::Breaks => Box::pin(tokio_stream::iter([Ok(started(first_attempt))])),
             Script::Refuses(error) => return Err(phoenix_proto::status_from_error(&error)),
@@ -251,6 +267,7 @@ pub struct Stage {
     pub shutdown: CancellationToken,
     pub server: Option<JoinHandle<()>>,
     pub database_url: String,
+    pub executor_url: String,
     /// Kept for as long as the planner runs.
     _dir: Arc<tempfile::TempDir>,
     peers: CancellationToken,
@@ -295,8 +312,9 @@ impl Stage {
         let database_url = format!("sqlite://{}", dir.path().join("planner.db").display());
         let config = PlannerConfig {
             agents: catalog(),
+            max_plans_in_flight: MAX_PLANS,
             database_url: database_url.clone(),
-            executor_url,
+            executor_url: executor_url.clone(),
             health_url,
             retention: Retention { plans: Some(30 * DAY), keys: KEY_LIFE },
         };
@@ -311,7 +329,16 @@ impl Stage {
             eventually(async || client::is_serving(channel.clone(), PATIENCE).await).await;
         }
         let client = PlannerServiceClient::new(channel);
-        Self { executor, client, shutdown, server: Some(server), database_url, _dir: dir, peers: stop_peers }
+        Self {
+            executor,
+            client,
+            shutdown,
+            server: Some(server),
+            database_url,
+            executor_url,
+            _dir: dir,
+            peers: stop_peers,
+        }
     }
 
     pub fn script(&self, agent: &str, script: Script) {
@@ -395,7 +422,8 @@ where
     format!("http://{addr}")
 }
 
-fn catalog() -> AgentCatalog {
+/// `single` has one place, `narrow` has two, one of them to wait in, and `wide` thousands; the others have hundreds.
+pub fn catalog() -> AgentCatalog {
     let agent = |name: &str, route: &[&str]| {
         let mut spec = AgentSpec::new(name.parse().unwrap(), vec!["unused".into()]);
         spec.route = route.iter().map(|phrase| (*phrase).to_owned()).collect();
@@ -409,8 +437,17 @@ fn catalog() -> AgentCatalog {
     let chat = ActionSpec { input_schema: Some(InputSchema::new(terse).unwrap()), ..ActionSpec::default() };
     let mut strict = agent("strict", &[]);
     strict.actions = [("write".to_owned(), write), ("chat".to_owned(), chat)].into();
+    let limited = |name: &str, max_queue| AgentSpec { max_concurrency: 1, max_queue, ..agent(name, &[]) };
     AgentCatalog::new(
-        [agent("model", &[]), agent("git_agent", &["git status"]), agent("notes", &["notes"]), strict],
+        [
+            agent("model", &[]),
+            agent("git_agent", &["git status"]),
+            agent("notes", &["notes"]),
+            limited("single", 0),
+            limited("narrow", 1),
+            limited("wide", 5000),
+            strict,
+        ],
         "model".parse().unwrap(),
     )
 }

@@ -97,3 +97,30 @@ async fn plans_are_found_by_what_they_are_filtered_by_page_by_page() {
         assert_eq!(found(PlanFilter { since: Some(at(1)), ..all }).await, [0; 0]);
     }
 }
+
+#[tokio::test]
+async fn several_plans_are_read_at_once_each_with_what_is_its_own() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let plans = [new_plan(&["a", "b"]), new_plan(&["a"]), new_plan(&["a", "b"])];
+        write(store, "me", &life(&plans[0])).await.unwrap();
+        write(store, "me", &[accepted(&plans[1])]).await.unwrap();
+        write(store, "me", &life(&plans[2])).await.unwrap();
+        let nobody = new_plan(&[]).plan_id;
+        let wanted = [plans[2].plan_id, nobody, plans[0].plan_id, plans[1].plan_id];
+        let mut read = store.whole_plans(&wanted).await.unwrap();
+        read.sort_by_key(|(plan_id, _)| *plan_id);
+        let read: Vec<_> = read.into_iter().map(|(plan_id, plan)| (plan_id, plan.unwrap())).collect();
+        assert_eq!(read.len(), 3, "those that are there");
+        for (plan, (plan_id, known)) in plans.iter().zip(read) {
+            assert_eq!((plan_id, known.plan_id), (plan.plan_id, plan.plan_id));
+            assert_eq!(store.plan(plan_id).await.unwrap().as_ref(), Some(&known));
+            let attempts: usize = known.tasks.iter().map(|task| task.attempts.len()).sum();
+            assert_eq!(
+                (known.tasks.len(), attempts),
+                (plan.tasks.len(), if plan.tasks.len() == 2 { 3 } else { 0 })
+            );
+        }
+        assert!(store.whole_plans(&[]).await.unwrap().is_empty());
+    }
+}

@@ -63,21 +63,21 @@ pub(crate) struct InFlight {
 pub(super) async fn measure(phoenix: &Path, extent: &Extent) -> Result<InFlight> {
     let home = Home::new("")?;
     let gate = home.path().join("gate");
-    std::fs::write(home.path().join("phoenix.toml"), config(&gate, extent.in_flight)?)?;
+    std::fs::write(home.path().join("phoenix.toml"), config(&gate)?)?;
     let stack = Stack::start(phoenix, &home).await?;
     let measured = crowd(&stack, &gate, extent.in_flight).await.map_err(|failure| stack.blamed(failure))?;
     stack.stop().await?;
     Ok(measured)
 }
 
-/// The sleeper as an agent in front of which so many plans may wait.
-fn config(gate: &Path, plans: usize) -> Result<String> {
+/// The sleeper as an agent. Its queue is as long as any agent's: most plans wait in the planner.
+fn config(gate: &Path) -> Result<String> {
     let exe = std::env::current_exe()?;
     let millis = WORK.as_millis().to_string();
     // A JSON array of strings is one of TOML, too.
     let command = json!([exe, "sleeper", "--gate", gate, "--millis", millis]);
     Ok(format!(
-        "[agents.sleeper]\ncommand = {command}\nmode = \"workers\"\nworkers = {WORKERS}\nmax_queue = {plans}\n\
+        "[agents.sleeper]\ncommand = {command}\nmode = \"workers\"\nworkers = {WORKERS}\n\
          timeout_secs = 600\n"
     ))
 }

@@ -10,38 +10,46 @@ use serde_json::value::RawValue;
 use sqlx::{FromRow, SqlitePool};
 use uuid::Uuid;
 
-use super::{Event, JournalError, PlanFilter, rows::micros};
+use super::{
+    Event, JournalError, PlanFilter,
+    rows::{self, micros},
+};
 
 const PLAN_COLUMNS: &str =
     "plan_id, correlation_id, kind, status, created_at, deadline_at, ended_at, context, output, error, redrive_of,
      (SELECT later.plan_id FROM plans AS later WHERE later.redrive_of = plans.plan_id) AS redriven_as";
 
-pub(super) async fn plan(pool: &SqlitePool, plan_id: PlanId) -> Result<Option<Plan>, JournalError> {
+/// Whole plans, in the order of their ids, all of the same moment; those that are there. One that can't be read does not
+/// spoil the others.
+pub(super) async fn whole_plans(
+    pool: &SqlitePool,
+    plan_ids: &[PlanId],
+) -> Result<Vec<(PlanId, Result<Plan, JournalError>)>, JournalError> {
+    let plan_ids = rows::json(&plan_ids);
+    let those = "WHERE plan_id IN (SELECT value FROM json_each(?)) ORDER BY plan_id";
     // One snapshot: a plan is never shown with tasks of another moment.
     let mut snapshot = pool.begin().await?;
-    let row: Option<PlanRow> =
-        sqlx::query_as(sql(format!("SELECT {PLAN_COLUMNS} FROM plans WHERE plan_id = ?")))
-            .bind(plan_id.to_string())
-            .fetch_optional(&mut *snapshot)
-            .await?;
-    let Some(row) = row else { return Ok(None) };
-    let mut plan = row.read()?;
-    let tasks: Vec<TaskRow> = sqlx::query_as("SELECT * FROM tasks WHERE plan_id = ? ORDER BY ordinal")
-        .bind(plan_id.to_string())
+    let select = |what: &str, then: &str| sql(format!("SELECT {what} {those}{then}"));
+    let plans: Vec<PlanRow> = sqlx::query_as(select(&format!("{PLAN_COLUMNS} FROM plans"), ""))
+        .bind(&plan_ids)
         .fetch_all(&mut *snapshot)
         .await?;
-    plan.tasks = tasks.into_iter().map(TaskRow::read).collect::<Result<_, _>>()?;
-    let attempts: Vec<AttemptRow> =
-        sqlx::query_as("SELECT * FROM attempts WHERE plan_id = ? ORDER BY ordinal, number")
-            .bind(plan_id.to_string())
-            .fetch_all(&mut *snapshot)
-            .await?;
-    for row in attempts {
-        let ordinal = usize::try_from(row.ordinal).unwrap_or(usize::MAX);
-        let task = plan.tasks.get_mut(ordinal).ok_or_else(|| damaged("attempts.ordinal", row.ordinal))?;
-        task.attempts.push(row.read()?);
+    let tasks: Vec<TaskRow> =
+        sqlx::query_as(select("* FROM tasks", ", ordinal")).bind(&plan_ids).fetch_all(&mut *snapshot).await?;
+    let attempts: Vec<AttemptRow> = sqlx::query_as(select("* FROM attempts", ", ordinal, number"))
+        .bind(&plan_ids)
+        .fetch_all(&mut *snapshot)
+        .await?;
+    drop(snapshot);
+    let (mut tasks, mut attempts) = (tasks.into_iter().peekable(), attempts.into_iter().peekable());
+    let mut whole = Vec::with_capacity(plans.len());
+    for plan in plans {
+        let own_tasks = std::iter::from_fn(|| tasks.next_if(|task| task.plan_id == plan.plan_id)).collect();
+        let own_attempts = std::iter::from_fn(|| attempts.next_if(|attempt| attempt.plan_id == plan.plan_id));
+        let own_attempts = own_attempts.collect();
+        whole.push((parse("plans.plan_id", &plan.plan_id)?, plan.with(own_tasks, own_attempts)));
     }
-    Ok(Some(plan))
+    Ok(whole)
 }
 
 pub(super) async fn plans(pool: &SqlitePool, filter: &PlanFilter) -> Result<Vec<Plan>, JournalError> {
@@ -149,6 +157,17 @@ struct PlanRow {
 }
 
 impl PlanRow {
+    fn with(self, tasks: Vec<TaskRow>, attempts: Vec<AttemptRow>) -> Result<Plan, JournalError> {
+        let mut plan = self.read()?;
+        plan.tasks = tasks.into_iter().map(TaskRow::read).collect::<Result<_, _>>()?;
+        for row in attempts {
+            let ordinal = usize::try_from(row.ordinal).unwrap_or(usize::MAX);
+            let task = plan.tasks.get_mut(ordinal).ok_or_else(|| damaged("attempts.ordinal", row.ordinal))?;
+            task.attempts.push(row.read()?);
+        }
+        Ok(plan)
+    }
+
     fn read(self) -> Result<Plan, JournalError> {
         let Self {
             plan_id,
@@ -184,6 +203,7 @@ impl PlanRow {
 
 #[derive(FromRow)]
 struct TaskRow {
+    plan_id: String,
     task_id: String,
     key: String,
     agent: String,
@@ -202,6 +222,7 @@ struct TaskRow {
 impl TaskRow {
     fn read(self) -> Result<Task, JournalError> {
         let Self {
+            plan_id: _,
             task_id,
             key,
             agent,
@@ -243,6 +264,7 @@ impl TaskRow {
 
 #[derive(FromRow)]
 struct AttemptRow {
+    plan_id: String,
     ordinal: i64,
     number: u32,
     started_at: i64,
@@ -257,6 +279,7 @@ struct AttemptRow {
 impl AttemptRow {
     fn read(self) -> Result<Attempt, JournalError> {
         let Self {
+            plan_id: _,
             ordinal: _,
             number,
             started_at,
