@@ -16,11 +16,13 @@
 //! | `fork` | starts a child of its own that never ends, then never answers |
 //! | `slow` | answers after 1.5 s |
 //! | `gate` | answers as soon as SWITCH_FILE is gone |
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
+//! | `stubborn` | ignores SIGTERM and never answers |
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
 use std::{
     fs::OpenOptions,
     io::{BufRead, Write},
+    os::unix::process::CommandExt,
     path::Path,
     process::Command,
     time::Duration,
@@ -69,6 +71,11 @@ fn misbehave(mode: &str, request: &ActionRequest) -> ActionResponse {
                 pause(Duration::from_millis(10));
             }
             echo(request)
+        }
+        "stubborn" => {
+            // A shell that ignores it passes that on to what it becomes.
+            let error = Command::new("sh").args(["-c", "trap '' TERM; exec sleep 600"]).exec();
+            panic!("{error}");
         }
         "slow" => {
             pause(Duration::from_millis(1500));

@@ -24,8 +24,9 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{cleanup::Cleanup, metrics::Held};
 
-/// What a process that is no longer wanted has between SIGTERM and SIGKILL.
-const TERM_GRACE: Duration = Duration::from_secs(1);
+/// What a process that is no longer wanted has between SIGTERM and SIGKILL. Whoever cancelled it does not wait for it, and
+/// within a second it is gone, whatever it does.
+const TERM_GRACE: Duration = Duration::from_millis(500);
 
 /// How the processes of one agent are started.
 pub(crate) struct Program {
