@@ -112,6 +112,22 @@ pub fn options(url: &str, durability: Durability) -> Result<SqliteConnectOptions
         .pragma("journal_size_limit", "33554432"))
 }
 
+/// Whether `error` says that what the file holds can't be read, which trying again does not change.
+#[must_use]
+pub fn is_damage(error: &sqlx::Error) -> bool {
+    const CORRUPT: u32 = 11;
+    const NOT_A_DATABASE: u32 = 26;
+    match error {
+        sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => true,
+        sqlx::Error::Database(error) => {
+            // The low byte of an extended result code is the primary one (https://sqlite.org/rescode.html).
+            let code = error.code().and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
+            matches!(code, Some(CORRUPT | NOT_A_DATABASE))
+        }
+        _ => false,
+    }
+}
+
 /// Whether a connection may be used again. SQLite ends a transaction by itself when the disk is full or fails
 /// (<https://sqlite.org/lang_transaction.html#response_to_errors_within_a_transaction>); the rollback that follows then
 /// fails, and sqlx counts a transaction that is not there and refuses every further one.

@@ -134,7 +134,7 @@ impl Planner {
             Err(full) if waits == Waits::Caller => return Err(full.refuse()),
             Err(_) => None,
         };
-        let context = within_deadline(context, plan.deadline_at);
+        let context = within_deadline(context, plan.created_at, plan.deadline_at);
         let turn = self.admission().turn();
         let flight = Flight::new(self, self.running().list(plan.plan_id, stop), waits, turn, room, counted);
         let start = Start::new(Loaded { plan, graph }, agents, places);

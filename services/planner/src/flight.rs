@@ -211,9 +211,6 @@ impl Flight {
 
     /// Leaves a plan as it is: it can't be read, or the planner ends.
     pub(crate) fn leave(self, error: JournalError) -> Result<Answer, OrchestratorError> {
-        if let JournalError::Damaged(what) = &error {
-            tracing::error!(plan_id = %self.plan_id, %what, "an unfinished plan cannot be read; it is left as it is");
-        }
         let agent = self.planner.default_agent().clone();
         self.end(&agent, Err(error))
     }
@@ -292,9 +289,15 @@ fn weight(plan: &Plan) -> usize {
 }
 
 /// A request's context, bounded by its plan's own deadline.
-pub(crate) fn within_deadline(context: RequestContext, deadline_at: Option<Timestamp>) -> RequestContext {
+pub(crate) fn within_deadline(
+    context: RequestContext,
+    created_at: Timestamp,
+    deadline_at: Option<Timestamp>,
+) -> RequestContext {
     let Some(at) = deadline_at else { return context };
-    let left = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
+    // The clock may have been set back meanwhile: there is never more time left than there was at first.
+    let since = Timestamp::now().max(created_at);
+    let left = Duration::try_from(at.duration_since(since)).unwrap_or_default();
     let own = Instant::now() + left;
     let deadline = context.deadline.map_or(own, |callers| callers.min(own));
     context.with_deadline(deadline)

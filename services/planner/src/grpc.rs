@@ -25,7 +25,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     make::{Waits, Wish, Work},
     planner::{Answer, Planner, no_such_plan},
-    store::{DeadLetterPlace, Event, IdempotencyKey, JournalError, PlanFilter},
+    store::{Event, IdempotencyKey, JournalError, PlanFilter},
     watch,
 };
 
@@ -103,11 +103,10 @@ impl PlannerService for PlannerGrpc {
         request: Request<ListPlansRequest>,
     ) -> Result<Response<ListPlansResponse>, Status> {
         let filter = filter(request.get_ref())?;
-        let plans = self.planner.journal().plans(&filter).await.map_err(journal_status)?;
-        let full = u32::try_from(plans.len()) == Ok(filter.limit);
-        let next = plans.last().filter(|_| full).map(|plan| plan.plan_id.to_string());
-        let plans = plans.into_iter().map(Into::into).collect();
-        Ok(Response::new(ListPlansResponse { plans, next_page_token: next.unwrap_or_default() }))
+        let page = self.planner.journal().plans(&filter).await.map_err(journal_status)?;
+        let next_page_token = page.last.map(|last| last.to_string()).unwrap_or_default();
+        let plans = page.items.into_iter().map(Into::into).collect();
+        Ok(Response::new(ListPlansResponse { plans, next_page_token }))
     }
 
     async fn watch_plan(
@@ -155,11 +154,9 @@ impl PlannerService for PlannerGrpc {
         request: Request<ListDeadLettersRequest>,
     ) -> Result<Response<ListDeadLettersResponse>, Status> {
         let query = dead_letters::query(request.into_inner())?;
-        let letters = self.planner.journal().dead_letters(&query).await.map_err(journal_status)?;
-        let full = u32::try_from(letters.len()) == Ok(query.limit);
-        let next = letters.last().filter(|_| full).map(|last| DeadLetterPlace::of(last).to_string());
-        let dead_letters = letters.into_iter().map(Into::into).collect();
-        let next_page_token = next.unwrap_or_default();
+        let page = self.planner.journal().dead_letters(&query).await.map_err(journal_status)?;
+        let next_page_token = page.last.map(|last| last.to_string()).unwrap_or_default();
+        let dead_letters = page.items.into_iter().map(Into::into).collect();
         Ok(Response::new(ListDeadLettersResponse { dead_letters, next_page_token }))
     }
 
@@ -246,6 +243,9 @@ fn page_size(size: u32) -> Result<u32, InvalidField> {
 }
 
 fn journal_status(error: JournalError) -> Status {
-    tracing::error!(%error, "the journal cannot be read");
+    // The journal has told of what is damaged.
+    if !matches!(error, JournalError::Damaged(_)) {
+        tracing::error!(%error, "the journal cannot be read");
+    }
     status_from_error(&error.into())
 }

@@ -3,6 +3,7 @@
 //! Entries are handed to one writer, which commits whatever has gathered while the last commit ran, so that plans at the
 //! same time share one fsync. Reading goes past the writer, to the committed state.
 
+mod damage;
 mod lease;
 mod writer;
 
@@ -16,8 +17,8 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
 use crate::store::{
-    self, DeadLetterQuery, Entry, Event, Extent, Forgotten, JournalError, OldPlans, OpenDeadLetters,
-    PlanFilter, Store, Sweep, Unfinished,
+    self, DeadLetterPlace, DeadLetterQuery, Entry, Event, Extent, Forgotten, JournalError, OldPlans,
+    OpenDeadLetters, Page, PlanFilter, Store, Sweep, Unfinished, Unreadable,
 };
 
 /// Entries that may wait for the writer; beyond it, whoever appends waits.
@@ -35,6 +36,7 @@ pub struct Journal {
     others: Arc<tokio::sync::Mutex<lease::Others>>,
     fenced: CancellationToken,
     changes: broadcast::Sender<Arc<HashSet<PlanId>>>,
+    damage: Arc<damage::Damage>,
     _tasks: Arc<(AbortOnDropHandle<()>, AbortOnDropHandle<()>)>,
 }
 
@@ -47,7 +49,8 @@ impl Journal {
     pub async fn open(url: &str, readiness: Readiness) -> Result<Self, StartError> {
         let store = store::open(url).await?;
         let instance = Uuid::new_v4().to_string();
-        store.register(&instance).await?;
+        let unusable = |cause| StartError::Journal { url: url.to_owned(), cause };
+        store.register(&instance).await.map_err(unusable)?;
         let (queue, jobs) = mpsc::channel(QUEUE);
         let (changes, _) = broadcast::channel(CHANGES);
         let fenced = CancellationToken::new();
@@ -68,6 +71,7 @@ impl Journal {
             others: Arc::default(),
             fenced,
             changes,
+            damage: Arc::default(),
             _tasks: Arc::new(tasks),
         })
     }
@@ -85,7 +89,9 @@ impl Journal {
     pub async fn claim(&self) -> Result<Unfinished, JournalError> {
         let alive = self.store.planners().await?;
         let dead = self.others.lock().await.dead(&self.instance, alive);
-        self.store.claim(&self.instance, &dead).await
+        let claimed = self.store.claim(&self.instance, &dead).await?;
+        claimed.unreadable.iter().for_each(|record| self.damage.meet(record));
+        Ok(claimed)
     }
 
     /// Gives the lease up, so that a successor need not wait for its end. Nothing can be written afterwards.
@@ -131,7 +137,11 @@ impl Journal {
     /// # Errors
     /// When the database can't be read.
     pub async fn plan(&self, plan_id: PlanId) -> Result<Option<Plan>, JournalError> {
-        self.store.plan(plan_id).await
+        let plan = self.store.plan(plan_id).await;
+        if let Err(JournalError::Damaged(what)) = &plan {
+            self.damage.meet(&Unreadable { id: plan_id.to_string(), what: what.clone() });
+        }
+        plan
     }
 
     /// Several plans with their tasks and attempts, those that are there. One that can't be read does not spoil the others.
@@ -142,15 +152,23 @@ impl Journal {
         &self,
         plan_ids: &[PlanId],
     ) -> Result<Vec<(PlanId, Result<Plan, JournalError>)>, JournalError> {
-        self.store.whole_plans(plan_ids).await
+        let plans = self.store.whole_plans(plan_ids).await?;
+        for (plan_id, plan) in &plans {
+            if let Err(JournalError::Damaged(what)) = plan {
+                self.damage.meet(&Unreadable { id: plan_id.to_string(), what: what.clone() });
+            }
+        }
+        Ok(plans)
     }
 
     /// Plans, newest first, without their tasks.
     ///
     /// # Errors
     /// When the database can't be read.
-    pub async fn plans(&self, filter: &PlanFilter) -> Result<Vec<Plan>, JournalError> {
-        self.store.plans(filter).await
+    pub async fn plans(&self, filter: &PlanFilter) -> Result<Page<Plan, PlanId>, JournalError> {
+        let page = self.store.plans(filter).await?;
+        page.unreadable.iter().for_each(|record| self.damage.meet(record));
+        Ok(page)
     }
 
     /// What `key` stands for and the digest it was first used with, if that was not before `not_before`.
@@ -206,8 +224,13 @@ impl Journal {
     ///
     /// # Errors
     /// When the database can't be read.
-    pub async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, JournalError> {
-        self.store.dead_letters(query).await
+    pub async fn dead_letters(
+        &self,
+        query: &DeadLetterQuery,
+    ) -> Result<Page<DeadLetter, DeadLetterPlace>, JournalError> {
+        let page = self.store.dead_letters(query).await?;
+        page.unreadable.iter().for_each(|record| self.damage.meet(record));
+        Ok(page)
     }
 
     /// How many dead letters are open.
@@ -263,6 +286,11 @@ pub enum StartError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// It can't be written.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
+    #[error("{url}: {cause}")]
+    Journal {
+        /// Where it is, for the operator.
+        url: String,
+        /// What is wrong.
+        cause: JournalError,
+    },
 }

@@ -102,7 +102,7 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let PlannerConfig { agents, max_plans_in_flight, database_url, executor_url, health_url, retention } =
         config;
-    let readiness = Readiness::needing(&["journal", "executor", "health"]);
+    let readiness = Readiness::needing(&["journal", "takeover", "executor", "health"]);
     let executor = client::channel(&executor_url)?;
     let health = HealthView::new(client::channel(&health_url)?);
     let journal = Journal::open(&database_url, readiness.clone()).await?;
@@ -117,7 +117,7 @@ pub async fn serve(
     tokio::spawn(follow_executor(executor, readiness.clone(), watching.clone()));
     tokio::spawn(retention::run(journal.clone(), retention, watching.clone()));
     tokio::spawn(sweep::measure(journal.clone(), watching.clone()));
-    tokio::spawn(take_over(planner.clone(), watching));
+    tokio::spawn(take_over(planner.clone(), readiness.clone(), watching));
     let service = PlannerServiceServer::new(PlannerGrpc::new(planner.clone(), shutdown.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -132,16 +132,25 @@ pub async fn serve(
     Ok(())
 }
 
-/// Looks for plans whose planner is gone, until `stop`.
-async fn take_over(planner: Planner, stop: CancellationToken) {
+/// Looks for plans whose planner is gone, until `stop`. Meets the condition `takeover` of `readiness` while they can be
+/// looked for: a planner that can't read the journal is none to count on.
+async fn take_over(planner: Planner, readiness: Readiness, stop: CancellationToken) {
+    let mut trouble_told = false;
     while !stop.is_cancelled() {
-        match planner.recover().await {
-            Ok(0) => {}
+        let recovered = planner.recover().await;
+        readiness.set("takeover", recovered.is_ok());
+        match recovered {
             Ok(plans) => {
-                metrics::recovered_now();
-                tracing::warn!(plans, "plans of a planner that stopped were taken over");
+                trouble_told = false;
+                if plans > 0 {
+                    metrics::recovered_now();
+                    tracing::warn!(plans, "plans of a planner that stopped were taken over");
+                }
             }
-            Err(error) => tracing::error!(%error, "unfinished plans could not be looked for"),
+            Err(error) if !std::mem::replace(&mut trouble_told, true) => {
+                tracing::error!(%error, "unfinished plans cannot be looked for; it is tried again");
+            }
+            Err(_) => {}
         }
         tokio::select! {
             () = tokio::time::sleep(TAKE_OVER_EVERY) => {}

@@ -51,6 +51,16 @@ pub const JOURNAL_ENTRIES: Metric =
 /// Commits that failed and were tried again or refused.
 pub const JOURNAL_FAILURES: Metric =
     Metric::counter("phoenix_journal_commit_failures_total", "Commits to the journal that failed.");
+/// Plans whose record was found to be damaged.
+pub const UNREADABLE: Metric = Metric::gauge(
+    "phoenix_plans_unreadable",
+    "Plans whose record in the journal was found to be damaged since the start.",
+);
+/// Commits that the tables did not take.
+pub const COMMITS_SET_ASIDE: Metric = Metric::counter(
+    "phoenix_journal_commits_set_aside_total",
+    "Commits of the journal's log that are damaged and were set aside.",
+);
 /// Plans that went because they were old.
 pub const PLANS_DELETED: Metric =
     Metric::counter("phoenix_plans_deleted_total", "Finished plans deleted because of their age.");
@@ -132,6 +142,8 @@ pub const METRICS: &[Metric] = &[
     JOURNAL_COMMIT_SECONDS,
     JOURNAL_ENTRIES,
     JOURNAL_FAILURES,
+    UNREADABLE,
+    COMMITS_SET_ASIDE,
     PLANS_DELETED,
     JOURNAL_BYTES,
     OLDEST_PLAN_SECONDS,

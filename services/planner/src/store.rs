@@ -16,7 +16,7 @@ use phoenix_domain::{
     dead_letter::DeadLetter,
     plan::{AttemptOutcome, Plan, PlanStatus, TaskStatus},
 };
-use phoenix_platform::sqlite::OpenError;
+use phoenix_platform::sqlite::{OpenError, is_damage};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -93,8 +93,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Plans, newest first, without their tasks.
     ///
     /// # Errors
-    /// As [`Self::plan`].
-    async fn plans(&self, filter: &PlanFilter) -> Result<Vec<Plan>, JournalError>;
+    /// When the database can't be used.
+    async fn plans(&self, filter: &PlanFilter) -> Result<Page<Plan, PlanId>, JournalError>;
 
     /// What `key` stands for, and the digest it was first used with, if that was not before `not_before`.
     ///
@@ -112,7 +112,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// As [`Self::plan`].
     async fn events(&self, plan_id: PlanId, position: u64, limit: u32) -> Result<Vec<Event>, JournalError>;
 
-    /// Deletes plans that ended long ago, with their tasks, attempts and events. Whoever else does the same at the same
+    /// Deletes plans that ended long ago, with their tasks, attempts, events and dead letters, open or not; and such sweeps
+    /// as ended as long ago. Whoever else does the same at the same
     /// time is in nobody's way: what is gone is gone.
     ///
     /// # Errors
@@ -134,8 +135,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Dead letters, newest first.
     ///
     /// # Errors
-    /// As [`Self::plan`].
-    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, JournalError>;
+    /// When the database can't be used.
+    async fn dead_letters(
+        &self,
+        query: &DeadLetterQuery,
+    ) -> Result<Page<DeadLetter, DeadLetterPlace>, JournalError>;
 
     /// How many dead letters are open. Takes no longer the more there are.
     ///
@@ -181,6 +185,8 @@ pub struct Unfinished {
     pub plans: Vec<PlanId>,
     /// Redrives of many dead letters.
     pub sweeps: Vec<Sweep>,
+    /// What can't even be named.
+    pub unreadable: Vec<Unreadable>,
 }
 
 /// One step in the life of a plan, or of what is done about plans.
@@ -342,6 +348,26 @@ pub struct PlanFilter {
     pub limit: u32,
 }
 
+/// A part of a listing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page<T, P> {
+    /// What is on it.
+    pub items: Vec<T>,
+    /// What would be on it if it could be read.
+    pub unreadable: Vec<Unreadable>,
+    /// The place of its last row, if there may be more behind it.
+    pub last: Option<P>,
+}
+
+/// A record that can't be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The plan or sweep that it is about, as the database names it.
+    pub id: String,
+    /// What is wrong with it, for the operator.
+    pub what: String,
+}
+
 /// One event of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
@@ -393,7 +419,7 @@ pub struct Extent {
 pub enum JournalError {
     /// The database said no: disk full, locked, damaged.
     #[error("the journal cannot be used: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(sqlx::Error),
     /// Earlier entries could not be made durable yet, so no plan is accepted.
     #[error("the journal is behind: earlier entries are not durable yet")]
     Behind,
@@ -406,16 +432,24 @@ pub enum JournalError {
     /// The writer has ended, with the process.
     #[error("the journal is closed")]
     Closed,
-    /// A row holds something this version can't read.
-    #[error("the journal holds a row that cannot be read: {0}")]
+    /// A row holds something this version can't read, or the file is damaged where it lies.
+    #[error("the journal holds a damaged record: {0}")]
     Damaged(String),
+}
+
+impl From<sqlx::Error> for JournalError {
+    fn from(error: sqlx::Error) -> Self {
+        if is_damage(&error) { Self::Damaged(error.to_string()) } else { Self::Database(error) }
+    }
 }
 
 impl From<JournalError> for OrchestratorError {
     /// Callers are told that the journal is in trouble, operators what the trouble is (it is logged by the writer).
     fn from(error: JournalError) -> Self {
         match error {
-            JournalError::Damaged(_) => Self::internal("the journal holds a record that cannot be read"),
+            JournalError::Damaged(what) => Self::internal(format!(
+                "the journal holds a damaged record and cannot answer this from it: {what}"
+            )),
             JournalError::Taken => Self::new(OrchestratorErrorCode::Conflict, "another request came first"),
             JournalError::Database(_)
             | JournalError::Behind

@@ -33,7 +33,7 @@ impl Planner {
     /// # Errors
     /// When the journal can't be used; then none is.
     pub async fn recover(&self) -> Result<usize, JournalError> {
-        let Unfinished { mut plans, sweeps } = self.journal().claim().await?;
+        let Unfinished { mut plans, sweeps, unreadable: _ } = self.journal().claim().await?;
         for sweep in sweeps {
             self.work_off(sweep);
         }
@@ -81,7 +81,7 @@ impl Planner {
             self.journal().note(entry).await?;
         }
         flight.accepted(plan.status);
-        let context = within_deadline(context, plan.deadline_at);
+        let context = within_deadline(context, plan.created_at, plan.deadline_at);
         let start = match graph_of(&plan, self.agents()) {
             Ok(graph) => {
                 let agents = first_agents(&plan, &graph);

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use jiff::Timestamp;
 use phoenix_domain::{
     AgentName, CorrelationId, FailureClass, OrchestratorErrorCode, PlanId, SweepId,
-    dead_letter::{DeadLetter, DeadLetterState},
+    dead_letter::DeadLetterState,
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,14 +48,6 @@ pub struct DeadLetterPlace {
     pub at: Timestamp,
     /// Which it is.
     pub task: TaskRef,
-}
-
-impl DeadLetterPlace {
-    /// Where `letter` is.
-    #[must_use]
-    pub const fn of(letter: &DeadLetter) -> Self {
-        Self { at: letter.at, task: TaskRef { plan_id: letter.plan_id, ordinal: letter.ordinal } }
-    }
 }
 
 /// Text that is no place.

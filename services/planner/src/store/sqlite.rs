@@ -20,6 +20,7 @@ mod read;
 mod recent;
 mod retention;
 mod rows;
+mod set_aside;
 
 use std::sync::Arc;
 
@@ -32,8 +33,8 @@ use uuid::Uuid;
 
 use self::log::Log;
 use super::{
-    DeadLetterQuery, Entry, Event, Extent, Forgotten, Heartbeat, JournalError, OldPlans, OpenDeadLetters,
-    PlanFilter, Store, Sweep, Unfinished,
+    DeadLetterPlace, DeadLetterQuery, Entry, Event, Extent, Forgotten, Heartbeat, JournalError, OldPlans,
+    OpenDeadLetters, Page, PlanFilter, Store, Sweep, Unfinished,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -110,7 +111,7 @@ impl Store for SqliteStore {
         read::whole_plans(self.tables().await?, plan_ids).await
     }
 
-    async fn plans(&self, filter: &PlanFilter) -> Result<Vec<Plan>, JournalError> {
+    async fn plans(&self, filter: &PlanFilter) -> Result<Page<Plan, PlanId>, JournalError> {
         read::plans(self.tables().await?, filter).await
     }
 
@@ -141,7 +142,10 @@ impl Store for SqliteStore {
         retention::extent(self.tables().await?).await
     }
 
-    async fn dead_letters(&self, query: &DeadLetterQuery) -> Result<Vec<DeadLetter>, JournalError> {
+    async fn dead_letters(
+        &self,
+        query: &DeadLetterQuery,
+    ) -> Result<Page<DeadLetter, DeadLetterPlace>, JournalError> {
         dead_letters::list(self.tables().await?, query).await
     }
 

@@ -292,7 +292,7 @@ fn url_in(dir: &tempfile::TempDir) -> String {
 
 async fn statuses(journal: &Journal) -> Vec<Status> {
     let filter = PlanFilter { limit: 10, ..PlanFilter::default() };
-    journal.plans(&filter).await.unwrap().into_iter().rev().map(|plan| plan.status).collect()
+    journal.plans(&filter).await.unwrap().items.into_iter().rev().map(|plan| plan.status).collect()
 }
 
 #[tokio::test]

@@ -268,11 +268,12 @@ async fn a_planner_that_was_taken_for_dead_writes_nothing_more() {
     sqlx::query("DELETE FROM planners").execute(&mut file).await.unwrap();
     let error = stage.chat("after").await.unwrap_err();
     assert_eq!(error.code, Code::AgentUnavailable, "{error}");
-    let served = tokio::time::timeout(crate::support::PATIENCE, stage.server.take().unwrap()).await.unwrap();
+    let served =
+        tokio::time::timeout(crate::support::PATIENCE, stage.server.take().unwrap()).await.unwrap().unwrap();
     assert!(served.is_err(), "the server ends with an error, so that a supervisor starts another");
     let store = phoenix_planner::store::open(&stage.database_url).await.unwrap();
     let all = phoenix_planner::store::PlanFilter { limit: 10, ..Default::default() };
-    assert_eq!(store.plans(&all).await.unwrap().len(), 1);
+    assert_eq!(store.plans(&all).await.unwrap().items.len(), 1);
 }
 
 #[tokio::test]

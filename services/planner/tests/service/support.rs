@@ -264,8 +264,10 @@ impl AgentHealthService for FakeHealth {
 pub struct Stage {
     pub executor: FakeExecutor,
     pub client: PlannerServiceClient<client::PeerChannel>,
+    channel: client::PeerChannel,
     pub shutdown: CancellationToken,
-    pub server: Option<JoinHandle<()>>,
+    /// How it ended, if by itself, in words.
+    pub server: Option<JoinHandle<Result<(), String>>>,
     pub database_url: String,
     pub executor_url: String,
     /// Kept for as long as the planner runs.
@@ -322,16 +324,18 @@ impl Stage {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         let stop = shutdown.clone();
-        let server =
-            tokio::spawn(async move { phoenix_planner::serve(config, listener, stop).await.unwrap() });
+        let server = tokio::spawn(async move {
+            phoenix_planner::serve(config, listener, stop).await.map_err(|error| error.to_string())
+        });
         let channel = client::channel(&url).unwrap();
         if peers == ALL_PEERS {
             eventually(async || client::is_serving(channel.clone(), PATIENCE).await).await;
         }
-        let client = PlannerServiceClient::new(channel);
+        let client = PlannerServiceClient::new(channel.clone());
         Self {
             executor,
             client,
+            channel,
             shutdown,
             server: Some(server),
             database_url,
@@ -339,6 +343,11 @@ impl Stage {
             _dir: dir,
             peers: stop_peers,
         }
+    }
+
+    /// Whether it says that it can take work.
+    pub async fn is_serving(&self) -> bool {
+        client::is_serving(self.channel.clone(), PATIENCE).await
     }
 
     pub fn script(&self, agent: &str, script: Script) {
@@ -395,7 +404,7 @@ impl Stage {
     pub async fn stop(&mut self) {
         self.shutdown.cancel();
         if let Some(server) = self.server.take() {
-            tokio::time::timeout(PATIENCE, server).await.unwrap().unwrap();
+            tokio::time::timeout(PATIENCE, server).await.unwrap().unwrap().unwrap();
         }
     }
 }

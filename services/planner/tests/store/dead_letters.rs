@@ -7,8 +7,7 @@ use phoenix_domain::{
     plan::{Plan, PlanStatus, TaskStatus},
 };
 use phoenix_planner::store::{
-    DeadLetterFilter, DeadLetterPlace, DeadLetterQuery, Entry, OldPlans, OpenDeadLetters, Store, Sweep,
-    SweepAction,
+    DeadLetterFilter, DeadLetterQuery, Entry, OldPlans, OpenDeadLetters, Store, Sweep, SweepAction,
 };
 
 use crate::{accepted, at, life, new_plan, plan_ended, retention::plan_of, stores, task_of, write};
@@ -64,7 +63,7 @@ fn sweep(action: SweepAction, filter: DeadLetterFilter, limit: u32) -> (Sweep, E
 }
 
 async fn listed(store: &dyn Store, filter: DeadLetterFilter, state: State) -> Vec<DeadLetter> {
-    store.dead_letters(&DeadLetterQuery { filter, state, before: None, limit: 100 }).await.unwrap()
+    store.dead_letters(&DeadLetterQuery { filter, state, before: None, limit: 100 }).await.unwrap().items
 }
 
 async fn plans(store: &dyn Store, state: State) -> Vec<PlanId> {
@@ -161,9 +160,11 @@ async fn dead_letters_are_found_by_what_they_are_filtered_by_page_by_page() {
         loop {
             let query = DeadLetterQuery { filter: all.clone(), state: State::Open, before, limit: 3 };
             let page = store.dead_letters(&query).await.unwrap();
-            let Some(last) = page.last() else { break };
-            before = Some(DeadLetterPlace::of(last));
-            paged.extend(page.into_iter().map(|letter| place(letter.plan_id)));
+            paged.extend(page.items.into_iter().map(|letter| place(letter.plan_id)));
+            before = page.last;
+            if before.is_none() {
+                break;
+            }
         }
         assert_eq!(paged, [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]);
     }
@@ -214,11 +215,36 @@ async fn a_redrive_links_two_plans_and_settles_the_dead_letters_of_the_first() {
         let [listed, ..] = &store
             .plans(&phoenix_planner::store::PlanFilter { limit: 9, ..Default::default() })
             .await
-            .unwrap()[..]
+            .unwrap()
+            .items[..]
         else {
             panic!("some")
         };
         assert_eq!((listed.plan_id, listed.redrive_of), (new.plan_id, Some(old.plan_id)), "in listings too");
+    }
+}
+
+#[tokio::test]
+async fn dead_letters_go_with_their_plan_and_sweeps_when_they_are_as_old() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let [old, young] = [failed(store, "a", 1).await, failed(store, "a", 90).await];
+        let only_one = DeadLetterFilter { plan_id: Some(young.plan_id), ..DeadLetterFilter::default() };
+        let (discard, begun) = sweep(SweepAction::Discard, only_one, 100);
+        write(store, "me", &[begun]).await.unwrap();
+        assert_eq!(open(store).await, (1, Some(1)));
+        let forget = async |second: i64| {
+            let old = OldPlans { ended_before: at(second), after: None, limit: 10 };
+            store.forget_plans("me", &old).await.unwrap().plans
+        };
+        assert_eq!(forget(50).await, 1);
+        assert_eq!(store.plan(old.plan_id).await.unwrap(), None);
+        assert_eq!(plans(store, State::Open).await, []);
+        assert_eq!(open(store).await, (0, None));
+        assert!(store.sweep(discard.sweep_id).await.unwrap().is_some(), "it is younger");
+        assert_eq!(forget(80).await, 0);
+        assert_eq!(store.sweep(discard.sweep_id).await.unwrap(), None);
+        assert_eq!(plans(store, State::Discarded).await, [young.plan_id]);
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests are tests too")]
 
 mod claims;
+mod damage;
 mod dead_letters;
 mod ownership;
 mod pace;

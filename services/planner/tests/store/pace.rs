@@ -63,7 +63,7 @@ async fn accept_while_deleting(fresh: &Fresh, journal: &Journal) -> (Vec<Duratio
             limit: 1,
             ..store::PlanFilter::default()
         };
-        fresh.store.plans(&filter).await.unwrap().len()
+        fresh.store.plans(&filter).await.unwrap().items.len()
     };
     let until_gone = async {
         while old().await > 0 {

@@ -85,7 +85,7 @@ async fn plans_are_found_by_what_they_are_filtered_by_page_by_page() {
         let found = async |filter: PlanFilter| -> Vec<usize> {
             let found = store.plans(&PlanFilter { limit: 4, ..filter }).await.unwrap();
             let place = |id| plans.iter().position(|plan| plan.plan_id == id).unwrap();
-            found.iter().map(|plan| place(plan.plan_id)).collect()
+            found.items.iter().map(|plan| place(plan.plan_id)).collect()
         };
         let all = PlanFilter::default();
         assert_eq!(found(all.clone()).await, [9, 8, 7, 6]);

@@ -22,7 +22,7 @@ async fn forget(store: &dyn Store, before: Timestamp, after: Option<PlanId>, lim
 
 async fn known(store: &dyn Store) -> BTreeSet<PlanId> {
     let filter = PlanFilter { limit: 1000, ..PlanFilter::default() };
-    store.plans(&filter).await.unwrap().into_iter().map(|plan| plan.plan_id).collect()
+    store.plans(&filter).await.unwrap().items.into_iter().map(|plan| plan.plan_id).collect()
 }
 
 #[tokio::test]
@@ -38,7 +38,7 @@ async fn a_plan_goes_with_everything_that_belongs_to_it() {
         assert_eq!(store.plan(old.plan_id).await.unwrap(), None);
         assert_eq!(store.events(old.plan_id, 0, 100).await.unwrap(), []);
         let filter = PlanFilter { agent: "a".parse().ok(), limit: 10, ..PlanFilter::default() };
-        assert_eq!(store.plans(&filter).await.unwrap().len(), 1);
+        assert_eq!(store.plans(&filter).await.unwrap().items.len(), 1);
         assert_eq!(store.plan(young.plan_id).await.unwrap(), kept);
         assert_eq!(store.events(young.plan_id, 0, 100).await.unwrap(), events);
     }

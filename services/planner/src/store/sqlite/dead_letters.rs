@@ -7,12 +7,15 @@ use phoenix_domain::{
     dead_letter::{DeadLetter, DeadLetterState, Settled},
 };
 use serde::Serialize;
-use sqlx::{FromRow, QueryBuilder, Sqlite, SqliteConnection, SqlitePool};
+use sqlx::{FromRow, QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool, sqlite::SqliteRow};
 
 use super::{
-    super::{DeadLetterFilter, DeadLetterPlace, DeadLetterQuery, OpenDeadLetters, Sweep, SweepAction},
+    super::{
+        DeadLetterFilter, DeadLetterPlace, DeadLetterQuery, OpenDeadLetters, Page, Sweep, SweepAction,
+        TaskRef, Unreadable,
+    },
     Entry, JournalError,
-    read::{damaged, parse, stored_error, time},
+    read::{damaged, page, parse, stored_error, time},
     rows::{json, micros},
 };
 
@@ -142,11 +145,11 @@ async fn tell_of_discards(
     Ok(())
 }
 
-/// Gives the sweeps whose owner is gone to `planner`: those.
+/// Gives the sweeps whose owner is gone to `planner`: those, and those that can't be read.
 pub(super) async fn claim_sweeps(
     connection: &mut SqliteConnection,
     planner: &str,
-) -> Result<Vec<Sweep>, JournalError> {
+) -> Result<(Vec<Sweep>, Vec<Unreadable>), JournalError> {
     let rows: Vec<SweepRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
         "UPDATE sweeps SET owner = ? WHERE ended_at IS NULL AND owner NOT IN (SELECT instance FROM planners)
          AND EXISTS (SELECT 1 FROM planners WHERE instance = ?) RETURNING {SWEEP_COLUMNS}"
@@ -155,7 +158,15 @@ pub(super) async fn claim_sweeps(
     .bind(planner.to_owned())
     .fetch_all(connection)
     .await?;
-    rows.into_iter().map(|row| row.read().map(|(sweep, _)| sweep)).collect()
+    let (mut sweeps, mut unreadable) = (Vec::new(), Vec::new());
+    for row in rows {
+        let id = row.sweep_id.clone();
+        match row.read() {
+            Ok((sweep, _)) => sweeps.push(sweep),
+            Err(error) => unreadable.push(Unreadable { id, what: error.to_string() }),
+        }
+    }
+    Ok((sweeps, unreadable))
 }
 
 pub(super) async fn sweep(
@@ -194,7 +205,7 @@ pub(super) async fn open(pool: &SqlitePool) -> Result<OpenDeadLetters, JournalEr
 pub(super) async fn list(
     pool: &SqlitePool,
     query: &DeadLetterQuery,
-) -> Result<Vec<DeadLetter>, JournalError> {
+) -> Result<Page<DeadLetter, DeadLetterPlace>, JournalError> {
     let DeadLetterQuery { filter, state, before, limit } = query;
     // The page first, by the index alone; then what is to be told of the few that are on it.
     let mut query = QueryBuilder::new(
@@ -218,8 +229,13 @@ pub(super) async fn list(
          JOIN tasks ON tasks.plan_id = page.plan_id AND tasks.ordinal = page.ordinal
          ORDER BY page.at DESC, page.plan_id DESC, page.ordinal DESC",
     );
-    let rows: Vec<DeadLetterRow> = query.build_query_as().fetch_all(pool).await?;
-    rows.into_iter().map(DeadLetterRow::read).collect()
+    let rows = query.build().fetch_all(pool).await?;
+    let place = |row: &SqliteRow| {
+        let plan_id = row.try_get::<String, _>("plan_id").ok()?.parse().ok()?;
+        let ordinal = usize::try_from(row.try_get::<i64, _>("ordinal").ok()?).ok()?;
+        Some(DeadLetterPlace { at: time(row.try_get("at").ok()?).ok()?, task: TaskRef { plan_id, ordinal } })
+    };
+    Ok(page(rows, *limit, place, |row| DeadLetterRow::from_row(row)?.read()))
 }
 
 /// Conditions are written only where they filter, so that each shape finds its index: the key where the plans are known

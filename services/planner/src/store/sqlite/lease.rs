@@ -4,7 +4,7 @@
 use sqlx::{Connection, SqliteConnection, SqlitePool};
 
 use super::{
-    super::{Heartbeat, Unfinished},
+    super::{Heartbeat, Unfinished, Unreadable},
     JournalError, dead_letters,
     read::parse,
 };
@@ -82,8 +82,15 @@ pub(super) async fn claim(
     .bind(planner)
     .fetch_all(&mut *transaction)
     .await?;
-    let sweeps = dead_letters::claim_sweeps(&mut transaction, planner).await?;
+    let (sweeps, unreadable) = dead_letters::claim_sweeps(&mut transaction, planner).await?;
     transaction.commit().await?;
-    let plans = plans.iter().map(|id| parse("plans.plan_id", id)).collect::<Result<_, _>>()?;
-    Ok(Unfinished { plans, sweeps })
+    let mut claimed = Unfinished { plans: Vec::with_capacity(plans.len()), sweeps, unreadable };
+    for id in plans {
+        match parse("plans.plan_id", &id) {
+            Ok(plan_id) => claimed.plans.push(plan_id),
+            // Theirs all the same: nobody can do more about it.
+            Err(error) => claimed.unreadable.push(Unreadable { id, what: error.to_string() }),
+        }
+    }
+    Ok(claimed)
 }

@@ -16,7 +16,7 @@ use super::{
     Entry, JournalError, claims, dead_letters,
     merge::Batch,
     recent::{Commit, Recent, RecentCommits},
-    rows,
+    rows, set_aside,
 };
 
 /// How long entries gather before they are moved. What follows each other within this time is merged.
@@ -110,7 +110,19 @@ impl Log {
     /// Moves the oldest commits into the tables: the number of the last one. Commits wait only while the rows are written.
     async fn move_some(&self, readers: &SqlitePool) -> Result<Option<i64>, JournalError> {
         let _one_at_a_time = self.moving.lock().await;
-        let Some(oldest) = self.oldest(readers).await? else { return Ok(None) };
+        let moved = match self.oldest(readers).await {
+            Ok(Some(oldest)) => self.apply(oldest).await,
+            Ok(None) => return Ok(None),
+            Err(error) => Err(error),
+        };
+        match moved {
+            Err(error) if set_aside::may_be_one_commit(&error) => self.move_one(readers).await,
+            moved => moved,
+        }
+    }
+
+    /// Moves `oldest` into the tables: the number of its last commit.
+    pub(super) async fn apply(&self, oldest: Oldest) -> Result<Option<i64>, JournalError> {
         // Without an fsync: a move that is lost with the power leaves the log as it was, and the next commit of the log syncs
         // what came before it.
         let mut script = QueryBuilder::new("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE; ");
@@ -133,6 +145,11 @@ impl Log {
 }
 
 impl Log {
+    /// Reads the log from now on, whatever this process remembers of it.
+    pub(super) fn forget_recent(&self) {
+        self.recent.forget();
+    }
+
     /// The oldest commits: from memory if this process wrote them and nobody has moved any since, else from the log.
     async fn oldest(&self, readers: &SqlitePool) -> Result<Option<Oldest>, JournalError> {
         if let Some((known_position, commits)) = self.recent.oldest(MOVE_BYTES)
@@ -175,11 +192,11 @@ impl Log {
 }
 
 /// The oldest part of the log.
-struct Oldest {
-    last: i64,
-    commits: Vec<Commit>,
+pub(super) struct Oldest {
+    pub(super) last: i64,
+    pub(super) commits: Vec<Commit>,
     /// Of the last event, before this is moved.
-    position: i64,
+    pub(super) position: i64,
 }
 
 impl Oldest {
@@ -188,8 +205,8 @@ impl Oldest {
             sqlx::query_as(OLDEST).bind(MOVE_BYTES).fetch_one(database).await?;
         let Some(last) = last else { return Ok(None) };
         let commits = format!("[{}]", commits.unwrap_or_default());
-        let commits = serde_json::from_str(&commits)
-            .map_err(|error| JournalError::Damaged(format!("log.entries: {error}")))?;
+        let unreadable = |_| JournalError::Damaged("log.entries holds other JSON than is expected".into());
+        let commits = serde_json::from_str(&commits).map_err(unreadable)?;
         Ok(Some(Self { last, commits, position }))
     }
 

@@ -7,11 +7,12 @@ use phoenix_domain::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
-use sqlx::{FromRow, SqlitePool};
+use sqlx::{FromRow, Row, SqlitePool, sqlite::SqliteRow};
 use uuid::Uuid;
 
 use super::{
-    Event, JournalError, PlanFilter,
+    super::Unreadable,
+    Event, JournalError, Page, PlanFilter,
     rows::{self, micros},
 };
 
@@ -52,7 +53,10 @@ pub(super) async fn whole_plans(
     Ok(whole)
 }
 
-pub(super) async fn plans(pool: &SqlitePool, filter: &PlanFilter) -> Result<Vec<Plan>, JournalError> {
+pub(super) async fn plans(
+    pool: &SqlitePool,
+    filter: &PlanFilter,
+) -> Result<Page<Plan, PlanId>, JournalError> {
     let PlanFilter { correlation_id, status, agent, since, before, limit } = filter;
     // Conditions are written only where they filter, so that each shape finds its index.
     let mut query = sqlx::QueryBuilder::new(format!("SELECT {PLAN_COLUMNS} FROM plans WHERE TRUE"));
@@ -75,8 +79,31 @@ pub(super) async fn plans(pool: &SqlitePool, filter: &PlanFilter) -> Result<Vec<
         query.push(" AND plan_id < ").push_bind(before.to_string());
     }
     query.push(" ORDER BY plan_id DESC LIMIT ").push_bind(*limit);
-    let rows: Vec<PlanRow> = query.build_query_as().fetch_all(pool).await?;
-    rows.into_iter().map(PlanRow::read).collect()
+    let rows = query.build().fetch_all(pool).await?;
+    let place = |row: &SqliteRow| row.try_get::<String, _>("plan_id").ok()?.parse().ok();
+    Ok(page(rows, *limit, place, |row| PlanRow::from_row(row)?.read()))
+}
+
+/// A page of a listing. What can't be read does not keep the rest from being listed.
+pub(super) fn page<T, P>(
+    rows: Vec<SqliteRow>,
+    limit: u32,
+    place: impl Fn(&SqliteRow) -> Option<P>,
+    read: impl Fn(&SqliteRow) -> Result<T, JournalError>,
+) -> Page<T, P> {
+    let full = u32::try_from(rows.len()) == Ok(limit);
+    let last = rows.iter().rev().find_map(place).filter(|_| full);
+    let mut page = Page { items: Vec::with_capacity(rows.len()), unreadable: Vec::new(), last };
+    for row in &rows {
+        match read(row) {
+            Ok(item) => page.items.push(item),
+            Err(error) => {
+                let id = row.try_get("plan_id").unwrap_or_default();
+                page.unreadable.push(Unreadable { id, what: error.to_string() });
+            }
+        }
+    }
+    page
 }
 
 /// What `key` was first used for, and with what digest, unless that was before `not_before`.
@@ -328,8 +355,15 @@ pub(super) fn parse<T: std::str::FromStr>(column: &str, text: &str) -> Result<T,
     text.parse().map_err(|_| damaged(column, text))
 }
 
+/// What is wrong is told without the text itself, which is somebody's.
 fn from_json<T: DeserializeOwned>(column: &str, text: &str) -> Result<T, JournalError> {
-    serde_json::from_str(text).map_err(|error| damaged(column, error))
+    let wrong = |error: serde_json::Error| {
+        JournalError::Damaged(format!(
+            "{column} holds other JSON than is expected from character {} on",
+            error.column()
+        ))
+    };
+    serde_json::from_str(text).map_err(wrong)
 }
 
 pub(super) fn stored_error(text: Option<&str>) -> Result<Option<OrchestratorError>, JournalError> {

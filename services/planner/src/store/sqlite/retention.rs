@@ -15,7 +15,7 @@ use super::{
 };
 
 /// In one script, for commits wait for each trip to SQLite's thread. Without an fsync: a deletion that is lost with the
-/// power is made again. Tasks and attempts go with their plan. A planner that was taken for dead deletes nothing.
+/// power is made again. Tasks, attempts and dead letters go with their plan. A planner that was taken for dead deletes nothing.
 const FORGET: &str = "
     PRAGMA synchronous = NORMAL;
     BEGIN IMMEDIATE;
@@ -45,6 +45,9 @@ pub(super) async fn forget_plans(
     .bind(limit)
     .fetch_all(tables)
     .await?;
+    if after.is_none() {
+        forget_sweeps(tables, log, planner, *ended_before).await?;
+    }
     let full = u32::try_from(seen.len()) == Ok(*limit);
     let last = seen.iter().rev().find_map(|(id, _)| id.parse().ok()).filter(|_| full);
     let old: Vec<String> = seen.into_iter().filter(|(_, old)| *old).map(|(id, _)| id).collect();
@@ -60,6 +63,30 @@ pub(super) async fn forget_plans(
             return Err(JournalError::Fenced);
         }
         Ok(Forgotten { plans: gone.len() as u64, last, held: begun.elapsed() })
+    };
+    log.exclusively(delete).await
+}
+
+/// Sweeps are few, for each was a person's request: those that ended long ago go all at once.
+async fn forget_sweeps(
+    tables: &SqlitePool,
+    log: &Log,
+    planner: &str,
+    ended_before: Timestamp,
+) -> Result<(), JournalError> {
+    let old = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sweeps WHERE ended_at < ?)");
+    if !old.bind(micros(ended_before)).fetch_one(tables).await? {
+        return Ok(());
+    }
+    let delete = async |connection: &mut SqliteConnection| {
+        sqlx::query(
+            "DELETE FROM sweeps WHERE ended_at < ? AND EXISTS (SELECT 1 FROM planners WHERE instance = ?)",
+        )
+        .bind(micros(ended_before))
+        .bind(planner)
+        .execute(connection)
+        .await?;
+        Ok(())
     };
     log.exclusively(delete).await
 }

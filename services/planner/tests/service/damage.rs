@@ -1,0 +1,152 @@
+//! A journal with damage in it: what can be read is served, what can't says so, and nobody panics.
+
+use std::{
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use jiff::Timestamp;
+use phoenix_domain::{OrchestratorErrorCode as Code, plan::PlanStatus};
+use phoenix_planner::store::{self, Entry, Store};
+use phoenix_proto::planner::{ListPlansRequest, PlanAndExecuteRequest, PlanStatus as WireStatus};
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+
+use crate::support::{ALL_PEERS, FakeExecutor, FakeHealth, Peers, Stage, eventually, new_plan, status_of};
+
+const PAGE: u64 = 4096;
+
+/// A journal of an earlier planner with `plans` plans, every other of which has ended: their ids.
+async fn journal(dir: &Path, plans: usize) -> Vec<String> {
+    let url = format!("sqlite://{}", dir.join("planner.db").display());
+    let journal = store::open(&url).await.unwrap();
+    journal.register("earlier").await.unwrap();
+    let mut ids = Vec::new();
+    for n in 0..plans {
+        let mut plan = new_plan(Timestamp::now(), &["model"]);
+        plan.context = "something to fill pages with ".repeat(20);
+        let (plan_id, status, at) = (plan.plan_id, PlanStatus::Succeeded, plan.created_at);
+        let mut entries = vec![Entry::PlanAccepted { plan: Box::new(plan) }];
+        if n % 2 == 0 {
+            entries.push(Entry::PlanEnded { plan_id, status, at, result: Ok("done".into()) });
+        }
+        journal.write("earlier", &[&entries]).await.unwrap();
+        ids.push(plan_id.to_string());
+    }
+    journal.release("earlier").await.unwrap();
+    drop::<Arc<dyn Store>>(journal);
+    // Everything into the one file that is damaged below, as soon as nobody reads any more.
+    eventually(async || {
+        let mut file = SqliteConnection::connect(&url).await.unwrap();
+        let folded: (i64, i64, i64) =
+            sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut file).await.unwrap();
+        file.close().await.unwrap();
+        folded.0 == 0
+    })
+    .await;
+    ids
+}
+
+async fn alter(dir: &Path, sql: String) {
+    let url = format!("sqlite://{}", dir.join("planner.db").display());
+    let mut file = SqliteConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut file).await.unwrap();
+    file.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_row_costs_its_own_plan_and_no_other() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let ids = journal(dir.path(), 8).await;
+    // One that has ended, and one that has not.
+    for id in [&ids[2], &ids[3]] {
+        alter(dir.path(), format!("UPDATE tasks SET payload = '{{\"a secret\": ' WHERE plan_id = '{id}'"))
+            .await;
+    }
+    alter(dir.path(), format!("UPDATE plans SET kind = '?' WHERE plan_id = '{}'", ids[6])).await;
+    let stage = Stage::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
+    for (n, id) in ids.iter().enumerate() {
+        if [2, 3, 6].contains(&n) {
+            let error = stage.find_plan(id).await.unwrap_err();
+            assert_eq!(error.code, Code::Internal, "{error}");
+            assert!(error.message.contains(if n == 6 { "plans.kind" } else { "tasks.payload" }), "{error}");
+            assert!(!error.message.contains("secret"), "{error}");
+        } else {
+            eventually(async || status_of(&stage.plan(id).await) == WireStatus::Succeeded).await;
+        }
+    }
+    let mut listed = Vec::new();
+    let mut request = ListPlansRequest { page_size: 3, ..ListPlansRequest::default() };
+    loop {
+        let page = stage.client.clone().list_plans(request.clone()).await.unwrap().into_inner();
+        listed.extend(page.plans.into_iter().map(|plan| plan.plan_id));
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() {
+            break;
+        }
+    }
+    listed.sort_unstable();
+    let mut readable: Vec<_> = (0..8).filter(|n| *n != 6).map(|n| ids[n].clone()).collect();
+    readable.sort_unstable();
+    assert_eq!(listed, readable, "what is listed is the plan's own row");
+    stage.chat("hello").await.unwrap();
+}
+
+/// Overwrites every `step`th page of the journal from page `first` on, both from 0; the first page is the header's.
+fn overwrite(dir: &Path, first: u64, step: usize) {
+    let file = std::fs::OpenOptions::new().write(true).open(dir.join("planner.db")).unwrap();
+    let pages = file.metadata().unwrap().len() / PAGE;
+    assert!(pages > 40, "there is a middle: {pages} pages");
+    for page in (first..pages).step_by(step) {
+        file.write_all_at(&[0xa5; PAGE as usize], page * PAGE).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_file_is_refused_or_served_as_far_as_it_can_be_read_and_nobody_panics() {
+    static PANICS: AtomicUsize = AtomicUsize::new(0);
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        hook(panic);
+    }));
+    let (mut refused, mut read) = (0, 0);
+    for (first, step) in [(0, 10_000), (1, 10_000), (1, 1), (10, 2), (11, 3), (20, 7), (30, 10_000), (35, 11)]
+    {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let ids = journal(dir.path(), 60).await;
+        overwrite(dir.path(), first, step);
+        let peers = Peers { executor: true, health: false };
+        let mut stage = Stage::on(dir, FakeExecutor::default(), FakeHealth::default(), peers).await;
+        let server = stage.server.take().unwrap();
+        // Needs no journal.
+        let answers = async || {
+            let request =
+                PlanAndExecuteRequest { message: "hello".into(), ..PlanAndExecuteRequest::default() };
+            stage.client.clone().dry_run_plan(request).await.is_ok()
+        };
+        eventually(async || server.is_finished() || answers().await).await;
+        if server.is_finished() {
+            let problem = server.await.expect("it does not panic").unwrap_err();
+            assert!(problem.contains("malformed") || problem.contains("not a database"), "{problem}");
+            assert!(problem.contains("planner.db"), "the file is named: {problem}");
+            refused += 1;
+            continue;
+        }
+        for id in &ids {
+            match stage.find_plan(id).await {
+                Ok(_) => read += 1,
+                Err(error) => assert_eq!(error.code, Code::Internal, "{first} {step}: {error}"),
+            }
+        }
+        if let Err(error) = stage.chat("hello").await {
+            assert!(matches!(error.code, Code::Internal | Code::AgentUnavailable), "{error}");
+            eventually(async || !stage.is_serving().await).await;
+        }
+    }
+    assert_eq!(PANICS.load(Ordering::Relaxed), 0);
+    assert!(refused > 1 && read > 0, "{refused} were refused, {read} plans read");
+}
