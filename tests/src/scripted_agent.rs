@@ -37,9 +37,13 @@ fn main() {
         let mut file = OpenOptions::new().create(true).append(true).open(starts).unwrap();
         writeln!(file, "{}", std::process::id()).unwrap();
     }
-    let misbehaves = args.get(3).is_none_or(|switch| Path::new(switch).exists());
+    let switched_on = || args.get(3).is_none_or(|switch| Path::new(switch).exists());
+    let misbehaves = switched_on();
     for line in std::io::stdin().lock().lines() {
         let request: ActionRequest = serde_json::from_str(&line.unwrap()).unwrap();
+        while mode == "gate" && switched_on() {
+            pause(Duration::from_millis(10));
+        }
         let response = if misbehaves { misbehave(mode, &request) } else { echo(&request) };
         println!("{}", serde_json::to_string(&response).unwrap());
     }
@@ -65,13 +69,6 @@ fn misbehave(mode: &str, request: &ActionRequest) -> ActionResponse {
             forever()
         }
         "hang" => forever(),
-        "gate" => {
-            let switch = std::env::args().nth(3).unwrap();
-            while Path::new(&switch).exists() {
-                pause(Duration::from_millis(10));
-            }
-            echo(request)
-        }
         "stubborn" => {
             // A shell that ignores it passes that on to what it becomes.
             let error = Command::new("sh").args(["-c", "trap '' TERM; exec sleep 600"]).exec();

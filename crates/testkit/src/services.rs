@@ -17,7 +17,7 @@ use nix::{
 };
 use phoenix_platform::config::Role;
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 use crate::{
     http::Rest,
@@ -77,12 +77,30 @@ impl Services {
     /// # Panics
     /// When that does not happen.
     pub async fn until_ready(&self) {
-        let rest = self.rest();
-        until("the services are ready", async || {
-            let answer = rest.try_send("GET".parse().unwrap(), "/readyz", None).await;
-            answer.is_some_and(|answer| answer.json["status"] == "ready")
-        })
-        .await;
+        until_ready(&self.rest()).await;
+    }
+
+    /// Starts another planner on the same journal and a gateway in front of it, and waits until they are ready.
+    ///
+    /// # Panics
+    /// When they do not get ready.
+    pub async fn start_beside(&self) -> Beside {
+        let mut free = free_ports();
+        let mut port = || free.next().expect("a free port");
+        let mut ports = self.ports.clone();
+        for role in [Role::Planner, Role::Gateway] {
+            ports.insert(role, Ports { requests: port(), metrics: port() });
+        }
+        let start = |role| {
+            let log = OpenOptions::new().append(true).open(&self.log).expect("the log can be written");
+            self.command(role, &ports).stderr(log).spawn().expect("phoenix can be started")
+        };
+        let (mut planner, gateway) = (start(Role::Planner), start(Role::Gateway));
+        // Waiting for a process would close it, which tells the planner to stop.
+        let stdin = planner.stdin.take();
+        let beside = Beside { planner, _stdin: stdin, _gateway: gateway, ports };
+        until_ready(&beside.rest()).await;
+        beside
     }
 
     /// Starts a service that does not run.
@@ -91,7 +109,7 @@ impl Services {
     /// When it can't be started.
     pub fn start_one(&mut self, role: Role) {
         let log = OpenOptions::new().append(true).open(&self.log).expect("the log can be written");
-        let process = self.command(role).stderr(log).spawn().expect("phoenix can be started");
+        let process = self.command(role, &self.ports).stderr(log).spawn().expect("phoenix can be started");
         self.running.insert(role, process);
     }
 
@@ -112,9 +130,7 @@ impl Services {
         let mut ended = Vec::new();
         for role in STOP_ORDER {
             let Some(mut process) = self.running.remove(&role) else { continue };
-            let pid = process.id().expect("it runs");
-            let pid = Pid::from_raw(i32::try_from(pid).expect("a process id"));
-            kill(pid, Signal::SIGTERM).expect("the signal can be sent");
+            kill(pid_of(&process), Signal::SIGTERM).expect("the signal can be sent");
             let status = tokio::time::timeout(PATIENCE * 2, process.wait()).await;
             ended.push((role, status.expect("it stops in time").expect("it can be waited for")));
         }
@@ -124,7 +140,7 @@ impl Services {
     /// A client of the gateway.
     #[must_use]
     pub fn rest(&self) -> Rest {
-        Rest::new(self.url(Role::Gateway))
+        Rest::new(self.ports[&Role::Gateway].url())
     }
 
     /// The folder in which they run.
@@ -138,16 +154,12 @@ impl Services {
     /// # Panics
     /// When it is not there.
     pub async fn metric(&self, role: Role, name: &str) -> f64 {
-        let rest = Rest::new(format!("http://127.0.0.1:{}", self.ports[&role].metrics));
-        metric_in(&rest.get("/metrics").await.text, name)
+        metric(self.ports[&role], name).await
     }
 
-    fn url(&self, role: Role) -> String {
-        format!("http://127.0.0.1:{}", self.ports[&role].requests)
-    }
-
-    fn command(&self, role: Role) -> Command {
-        let Ports { requests, metrics } = self.ports[&role];
+    fn command(&self, role: Role, ports: &BTreeMap<Role, Ports>) -> Command {
+        let Ports { requests, metrics } = ports[&role];
+        let url = |role| ports[&role].url();
         let mut command = Command::new(phoenix_bin());
         command
             .args([role.as_str(), "--supervised", "--data-dir", "data"])
@@ -157,8 +169,8 @@ impl Services {
                 "--metrics-addr",
                 &format!("127.0.0.1:{metrics}"),
             ])
-            .args(["--planner-url", &self.url(Role::Planner), "--executor-url", &self.url(Role::Executor)])
-            .args(["--health-url", &self.url(Role::Health)])
+            .args(["--planner-url", &url(Role::Planner), "--executor-url", &url(Role::Executor)])
+            .args(["--health-url", &url(Role::Health)])
             .current_dir(self.dir.path())
             .env_clear()
             .envs(["PATH", "HOME", "TMPDIR"].iter().filter_map(|name| Some((*name, std::env::var_os(name)?))))
@@ -170,6 +182,71 @@ impl Services {
             .kill_on_drop(true);
         command
     }
+}
+
+/// A second planner of the same journal, with a gateway of its own.
+#[derive(Debug)]
+pub struct Beside {
+    planner: Child,
+    _stdin: Option<ChildStdin>,
+    _gateway: Child,
+    ports: BTreeMap<Role, Ports>,
+}
+
+impl Beside {
+    /// A client of its gateway.
+    #[must_use]
+    pub fn rest(&self) -> Rest {
+        Rest::new(self.ports[&Role::Gateway].url())
+    }
+
+    /// The value of the planner's metric without labels.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub async fn metric(&self, name: &str) -> f64 {
+        metric(self.ports[&Role::Planner], name).await
+    }
+
+    /// Sends a signal to the planner.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) {
+        kill(pid_of(&self.planner), signal).expect("the signal can be sent");
+    }
+
+    /// Waits until the planner has ended: how.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let status = tokio::time::timeout(PATIENCE, self.planner.wait()).await;
+        status.expect("it ends in time").expect("it can be waited for")
+    }
+}
+
+impl Ports {
+    fn url(self) -> String {
+        format!("http://127.0.0.1:{}", self.requests)
+    }
+}
+
+async fn metric(ports: Ports, name: &str) -> f64 {
+    let rest = Rest::new(format!("http://127.0.0.1:{}", ports.metrics));
+    metric_in(&rest.get("/metrics").await.text, name)
+}
+
+async fn until_ready(rest: &Rest) {
+    until("the services are ready", async || {
+        let answer = rest.try_send("GET".parse().unwrap(), "/readyz", None).await;
+        answer.is_some_and(|answer| answer.json["status"] == "ready")
+    })
+    .await;
+}
+
+fn pid_of(process: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(process.id().expect("it runs")).expect("a process id"))
 }
 
 /// Ports that are free at the moment, and not those of another test that looks at the same time.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     net::TcpListener,
     path::{Path, PathBuf},
     process::Stdio,
@@ -48,11 +49,14 @@ type Lines = Arc<Mutex<Vec<String>>>;
 pub struct StackBuilder {
     dir: Arc<TempDir>,
     environment: BTreeMap<String, String>,
+    /// What it is started through: a program and its first arguments.
+    through: Vec<String>,
 }
 
 impl Default for StackBuilder {
     fn default() -> Self {
-        Self { dir: Arc::new(tempfile::tempdir().expect("a temporary folder")), environment: BTreeMap::new() }
+        let dir = Arc::new(tempfile::tempdir().expect("a temporary folder"));
+        Self { dir, environment: BTreeMap::new(), through: Vec::new() }
     }
 }
 
@@ -74,6 +78,13 @@ impl StackBuilder {
         self
     }
 
+    /// Starts it through a program that is given phoenix and its arguments, and becomes it.
+    #[must_use]
+    pub fn through(mut self, program: &[&str]) -> Self {
+        self.through = program.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     /// The folder in which the stack runs.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -84,8 +95,11 @@ impl StackBuilder {
     #[must_use]
     pub fn command(&self) -> (Command, u16) {
         let offset = free_offset();
-        let mut command = Command::new(phoenix_bin());
+        let words = self.through.iter().map(OsString::from).chain([phoenix_bin().into_os_string()]);
+        let words: Vec<_> = words.collect();
+        let mut command = Command::new(&words[0]);
         command
+            .args(&words[1..])
             .args(["up", "--data-dir", "data", "--port-offset", &offset.to_string()])
             .current_dir(self.dir.path())
             .env_clear()

@@ -456,7 +456,7 @@ impl From<JournalError> for OrchestratorError {
             | JournalError::Closed
             | JournalError::Fenced => Self::new(
                 OrchestratorErrorCode::AgentUnavailable,
-                "the planner cannot write its journal at the moment, so no plan is accepted",
+                "the planner cannot use its journal at the moment, so no plan is accepted or shown",
             )
             .with_retry_after(Duration::from_secs(5)),
         }

@@ -9,6 +9,7 @@
 
 mod admission;
 mod chats;
+mod clock;
 mod damage;
 mod graphs;
 mod inputs;
