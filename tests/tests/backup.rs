@@ -7,7 +7,13 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use jiff::Timestamp;
 use nix::sys::signal::Signal;
+use phoenix_domain::{
+    CorrelationId, PlanId,
+    plan::{Plan, PlanKind, PlanStatus},
+};
+use phoenix_planner::store::{self, Entry};
 use phoenix_testkit::{http::Rest, phoenix_bin, stack::Stack, wait::until_some};
 use serde_json::{Value, json};
 
@@ -90,4 +96,148 @@ async fn what_was_acknowledged_before_a_backup_began_is_in_it_and_goes_on_from_i
     let busy = phoenix(&restored.dir(), &again).await;
     assert_eq!(busy.status.code(), Some(1), "not under a stack that works: {}", text(&busy));
     assert_eq!(restored.stop().await, Some(0));
+}
+
+/// A data folder with one plan, a note, and what a planner that was killed leaves: its id.
+async fn data(folder: &Path) -> String {
+    std::fs::create_dir_all(folder.join("vault/deep")).unwrap();
+    std::fs::write(folder.join("vault/deep/note.md"), "a note").unwrap();
+    let journal = store::open(&format!("sqlite://{}", folder.join("live.db").display())).await.unwrap();
+    journal.register("gone").await.unwrap();
+    let plan = plan();
+    let plan_id = plan.plan_id.to_string();
+    journal.write("gone", &[&[Entry::PlanAccepted { plan: Box::new(plan) }]]).await.unwrap();
+    // As it is in this moment, with what was committed last in a file of its own.
+    for suffix in ["", "-wal"] {
+        let (from, to) = (format!("live.db{suffix}"), format!("planner.db{suffix}"));
+        std::fs::copy(folder.join(from), folder.join(to)).unwrap();
+    }
+    assert!(std::fs::metadata(folder.join("planner.db-wal")).unwrap().len() > 0);
+    drop(journal);
+    for file in std::fs::read_dir(folder).unwrap().flatten() {
+        if file.file_name().to_string_lossy().starts_with("live.db") {
+            std::fs::remove_file(file.path()).unwrap();
+        }
+    }
+    plan_id
+}
+
+fn plan() -> Plan {
+    Plan {
+        plan_id: PlanId::generate(),
+        correlation_id: CorrelationId::generate(),
+        kind: PlanKind::Graph,
+        status: PlanStatus::Pending,
+        created_at: Timestamp::now(),
+        deadline_at: None,
+        ended_at: None,
+        context: "something to fill pages with ".repeat(3_000),
+        output: None,
+        error: None,
+        redrive_of: None,
+        redriven_as: None,
+        tasks: Vec::new(),
+    }
+}
+
+async fn holds(database: &Path, plan_id: &str) -> bool {
+    let journal = store::open(&format!("sqlite://{}", database.display())).await.unwrap();
+    journal.plan(plan_id.parse().unwrap()).await.unwrap().is_some()
+}
+
+/// Everything in a folder, by name.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap().flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort_unstable();
+    names
+}
+
+#[tokio::test]
+async fn a_backup_takes_the_place_of_an_earlier_one_when_it_is_told_to_and_of_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let plan_id = data(&dir.join("data")).await;
+    let code = async |arguments: &[&str]| phoenix(dir, arguments).await.status.code().unwrap();
+    let backup = async |to: &str, more: &[&str]| code(&[&["backup", "--to", to], more].concat()).await;
+    assert_eq!(backup("deep/er/copy", &[]).await, 0, "folders are made");
+    let copy = dir.join("deep/er/copy");
+    assert_eq!(names(&copy), ["planner.db", "vault"], "one file, without what stood beside the source");
+    assert_eq!(std::fs::read_to_string(copy.join("vault/deep/note.md")).unwrap(), "a note");
+
+    std::fs::write(copy.join("vault/deep/note.md"), "an old note").unwrap();
+    assert_eq!(backup("deep/er/copy", &[]).await, 1);
+    assert_eq!(std::fs::read_to_string(copy.join("vault/deep/note.md")).unwrap(), "an old note");
+    assert_eq!(backup("deep/er/copy", &["--force"]).await, 0);
+    assert_eq!(std::fs::read_to_string(copy.join("vault/deep/note.md")).unwrap(), "a note");
+    assert_eq!(names(&dir.join("deep/er")), ["copy"], "nothing else is left");
+
+    std::fs::create_dir(dir.join("mine")).unwrap();
+    std::fs::write(dir.join("mine/precious"), "").unwrap();
+    for to in ["mine", "data", "mine/precious", "/", ".."] {
+        assert_ne!(backup(to, &["--force"]).await, 0, "{to}");
+    }
+    assert_eq!(names(&dir.join("mine")), ["precious"]);
+
+    let url = "sqlite://data/planner.db";
+    assert_eq!(backup("one.db", &["--database-url", url]).await, 0);
+    assert_eq!(backup("one.db", &["--database-url", url]).await, 1);
+    assert!(holds(&dir.join("one.db"), &plan_id).await);
+    assert_eq!(backup("x", &["--database-url", "postgres://elsewhere"]).await, 64);
+    assert_eq!(backup("x", &["--data-dir", "nowhere"]).await, 1);
+    assert_eq!(code(&["backup"]).await, 64);
+    assert_eq!(
+        code(&["restore", "--from", "one.db", "--data-dir", "new"]).await,
+        64,
+        "where does it belong?"
+    );
+    assert_eq!(code(&["restore", "--from", "one.db", "--database-url", "sqlite://new/planner.db"]).await, 0);
+    assert!(holds(&dir.join("new/planner.db"), &plan_id).await);
+}
+
+#[tokio::test]
+async fn what_is_replaced_is_set_aside_with_all_that_belongs_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    let (kept, lost) = (data(&dir.join("good")).await, data(&dir.join("data")).await);
+    assert!(phoenix(dir, &["backup", "--data-dir", "good", "--to", "copy"]).await.status.success());
+    let refused = phoenix(dir, &["restore", "--from", "copy"]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused).contains("--force"), "{}", text(&refused));
+    // What a planner that was killed had committed last must not end up in what is restored.
+    let restored = phoenix(dir, &["restore", "--from", "copy", "--force"]).await;
+    assert!(restored.status.success(), "{}", text(&restored));
+    assert!(text(&restored).contains(".replaced-"), "{}", text(&restored));
+    let database = dir.join("data/planner.db");
+    assert!(holds(&database, &kept).await && !holds(&database, &lost).await);
+    let before = names(&dir.join("data")).into_iter().find(|name| name.starts_with("planner.db.replaced-"));
+    assert!(holds(&dir.join("data").join(before.unwrap()), &lost).await, "nothing is thrown away");
+}
+
+#[tokio::test]
+async fn what_is_damaged_is_neither_backed_up_nor_restored() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    data(&dir.join("data")).await;
+    assert!(phoenix(dir, &["backup", "--to", "copy"]).await.status.success());
+    // Where the plan's context goes on, which also says where the next part of it is.
+    let damage = |file: &Path| {
+        let mut bytes = std::fs::read(file).unwrap();
+        let text = b"something to fill pages with ";
+        let first = bytes.windows(text.len()).position(|window| window == text).unwrap();
+        let at = first.next_multiple_of(4096);
+        bytes[at..at + 4096].fill(0xa5);
+        std::fs::write(file, bytes).unwrap();
+    };
+    damage(&dir.join("copy/planner.db"));
+    let restored = phoenix(dir, &["restore", "--from", "copy", "--data-dir", "new"]).await;
+    assert_eq!(restored.status.code(), Some(1), "{}", text(&restored));
+    assert!(text(&restored).contains("nothing was restored"), "{}", text(&restored));
+    assert_eq!(names(&dir.join("new")), [""; 0]);
+
+    std::fs::rename(dir.join("copy"), dir.join("damaged")).unwrap();
+    let backup = phoenix(dir, &["backup", "--data-dir", "damaged", "--to", "other"]).await;
+    assert_eq!(backup.status.code(), Some(1), "{}", text(&backup));
+    assert!(text(&backup).contains("planner.db") && text(&backup).contains("malformed"), "{}", text(&backup));
+    assert!(!dir.join("other").exists());
 }

@@ -10,7 +10,7 @@ use phoenix_planner::store::{
     DeadLetterFilter, DeadLetterQuery, Entry, OldPlans, OpenDeadLetters, Store, Sweep, SweepAction,
 };
 
-use crate::{accepted, at, life, new_plan, plan_ended, retention::plan_of, stores, task_of, write};
+use crate::{accepted, at, life, new_plan, plan_ended, stores, task_of, write};
 
 /// The plan's only task fails for good at `second`, and the plan with it.
 fn failure(plan: &Plan, second: i64, code: Code, class: &str) -> Vec<Entry> {
@@ -369,20 +369,5 @@ async fn sweeps_that_are_not_worked_off_are_taken_over_with_the_plans() {
         assert_eq!(store.claim("nobody", &[]).await.unwrap().sweeps, [], "who owns nothing takes nothing");
         assert_eq!(store.claim("heir", &[]).await.unwrap().sweeps, [open]);
         assert_eq!(store.claim("heir", &[]).await.unwrap().sweeps, []);
-    }
-}
-
-#[tokio::test]
-async fn dead_letters_go_with_their_plans() {
-    for fresh in stores().await {
-        let store = &*fresh.store;
-        for second in [0, 60] {
-            let plan = plan_of(second);
-            let entries = failure(&plan, second, Code::ExecutionFailed, "io");
-            write(store, "me", &entries).await.unwrap();
-        }
-        let old = OldPlans { ended_before: at(50), after: None, limit: 10 };
-        assert_eq!(store.forget_plans("me", &old).await.unwrap().plans, 1);
-        assert_eq!((plans(store, State::Open).await.len(), open(store).await), (1, (1, Some(60))));
     }
 }
