@@ -89,6 +89,12 @@ const EVENTS: &str = "
                json_array(NULL, 'plan_ended', at + 7500, json_object('status', status)))
     FROM chunk ORDER BY n";
 
+/// Those that failed wait for a person.
+const DEAD_LETTERS: &str = "
+    INSERT INTO dead_letters (plan_id, ordinal, at, agent, code, error_class)
+    SELECT plan_id, 0, at + 8000, 'echo_agent', 'execution_failed', 'backend_failure'
+    FROM chunk WHERE status = 'failed' ORDER BY n";
+
 /// Where the next event goes.
 const POSITION: &str = "UPDATE journal SET position = 6 * ?1";
 
@@ -112,10 +118,8 @@ pub(super) async fn fill(file: &Path, plans: u32) -> Result<()> {
         let mut chunk = journal.begin().await.doing("journal")?;
         let chosen = sqlx::query(CHOOSE).bind(from).bind(to).bind(base).bind(APART);
         chosen.execute(&mut *chunk).await.doing("journal")?;
-        for statement in
-            [error(PLANS), error(TASKS), error(ATTEMPTS), error(EVENTS), error("DELETE FROM chunk")]
-        {
-            sqlx::query(statement).execute(&mut *chunk).await.doing("journal")?;
+        for statement in [PLANS, TASKS, ATTEMPTS, EVENTS, DEAD_LETTERS, "DELETE FROM chunk"] {
+            sqlx::query(error(statement)).execute(&mut *chunk).await.doing("journal")?;
         }
         sqlx::query(POSITION).bind(to).execute(&mut *chunk).await.doing("journal")?;
         chunk.commit().await.doing("journal")?;
@@ -177,6 +181,7 @@ mod tests {
             let events = store.events(plan.plan_id, 0, 10).await.unwrap();
             assert_eq!(events.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), KINDS);
         }
+        assert_eq!(store.open_dead_letters().await.unwrap().count, 8);
         assert_eq!(ends, BTreeMap::from([("cancelled", 2), ("failed", 8), ("succeeded", 190)]));
         let newest = store.events(plans[0].plan_id, 0, 10).await.unwrap();
         assert_eq!(newest.last().map(|event| event.position), Some(1200), "no position is given twice");
