@@ -140,7 +140,7 @@ pub(super) async fn fill(file: &Path, plans: u32) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, time::Duration};
 
     use phoenix_domain::plan::{AttemptOutcome, PlanStatus, TaskStatus};
     use phoenix_planner::store::{self, PlanFilter};
@@ -156,6 +156,14 @@ mod tests {
         let file = folder.path().join("planner.db");
         let url = format!("sqlite://{}", file.display());
         drop(store::open(&url).await.unwrap());
+        // Its connections close in threads of their own; the last one takes the write-ahead log along.
+        let wal = folder.path().join("planner.db-wal");
+        let closed = async {
+            while wal.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), closed).await.unwrap();
         fill(&file, 200).await.unwrap();
 
         let store = store::open(&url).await.unwrap();
