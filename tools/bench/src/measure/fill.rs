@@ -167,7 +167,7 @@ mod tests {
         fill(&file, 200).await.unwrap();
 
         let store = store::open(&url).await.unwrap();
-        let plans = store.plans(&PlanFilter { limit: 500, ..PlanFilter::default() }).await.unwrap();
+        let plans = store.plans(&PlanFilter { limit: 500, ..PlanFilter::default() }).await.unwrap().items;
         assert!(plans.is_sorted_by(|newer, older| newer.created_at > older.created_at), "newest first");
         let mut ends = BTreeMap::new();
         for summary in &plans {
