@@ -21,12 +21,6 @@ fn chat() -> serde_json::Value {
     json!({"message": "hello", "agent": "hung"})
 }
 
-async fn submit(rest: &Rest) -> String {
-    let answer = rest.clone().with_header("prefer", "respond-async").post("/api/v1/chat", chat()).await;
-    assert_eq!(answer.status, 202, "{}", answer.text);
-    answer.str("plan_id").to_owned()
-}
-
 async fn plans(rest: &Rest) -> usize {
     rest.get("/api/v1/plans").await.json["plans"].as_array().unwrap().len()
 }
@@ -47,7 +41,7 @@ fn assert_refused(answer: &Answer, error: &serde_json::Value) {
 async fn a_full_agent_is_429_before_anything_is_journalled_and_the_counters_agree() {
     let stack = Stack::builder().config(&config()).start().await;
     let rest = stack.rest();
-    let holders = [submit(&rest).await, submit(&rest).await];
+    let holders = [rest.submit("/api/v1/chat", chat()).await, rest.submit("/api/v1/chat", chat()).await];
     until("both have a place", async || {
         let running = rest.get("/api/v1/plans?status=running").await;
         running.json["plans"].as_array().unwrap().len() == 2
@@ -65,7 +59,7 @@ async fn a_full_agent_is_429_before_anything_is_journalled_and_the_counters_agre
     assert_eq!(plans(&rest).await, 2);
 
     // Who does not wait is taken in.
-    let waiting = submit(&rest).await;
+    let waiting = rest.submit("/api/v1/chat", chat()).await;
     assert_eq!(rest.get(&format!("/api/v1/plans/{waiting}")).await.str("status"), "pending");
     agree(&stack, 6.0, 0.0, 3.0).await;
     assert_eq!(

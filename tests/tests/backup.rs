@@ -14,8 +14,8 @@ use phoenix_domain::{
     plan::{Plan, PlanKind, PlanStatus},
 };
 use phoenix_planner::store::{self, Entry};
-use phoenix_testkit::{http::Rest, phoenix_bin, stack::Stack, wait::until_some};
-use serde_json::{Value, json};
+use phoenix_testkit::{http::Rest, phoenix_bin, stack::Stack};
+use serde_json::json;
 
 const SCRIPTED: &str = env!("CARGO_BIN_EXE_scripted_agent");
 
@@ -33,18 +33,7 @@ fn text(output: &Output) -> String {
 /// Hands over a plan for `agent`: its id.
 async fn submit(rest: &Rest, agent: &str) -> String {
     let task = json!({"key": "t", "agent": agent, "action": "chat", "input": {"message": "kept"}});
-    let rest = rest.clone().with_header("prefer", "respond-async");
-    let answer = rest.post("/api/v1/plans", json!({"tasks": [task]})).await;
-    assert_eq!(answer.status, 202, "{}", answer.text);
-    answer.str("plan_id").to_owned()
-}
-
-async fn ended(rest: &Rest, plan_id: &str) -> Value {
-    until_some("the plan has ended", async || {
-        let plan = rest.get(&format!("/api/v1/plans/{plan_id}")).await;
-        plan.json["ended_at"].is_string().then_some(plan.json)
-    })
-    .await
+    rest.submit("/api/v1/plans", json!({"tasks": [task]})).await
 }
 
 #[tokio::test]
@@ -56,7 +45,7 @@ async fn what_was_acknowledged_before_a_backup_began_is_in_it_and_goes_on_from_i
         builder.config(&format!("[agents.later]\ncommand = {hang}\ntimeout_secs = 600\n")).start().await;
     let rest = stack.rest();
     let finished = submit(&rest, "echo_agent").await;
-    assert_eq!(ended(&rest, &finished).await["status"], "succeeded");
+    assert_eq!(rest.ended(&finished).await["status"], "succeeded");
     let unfinished = submit(&rest, "later").await;
 
     // Under load, as it would be.
@@ -89,8 +78,8 @@ async fn what_was_acknowledged_before_a_backup_began_is_in_it_and_goes_on_from_i
     assert!(restore.status.success(), "{}", text(&restore));
     let mut restored = builder.config(&format!("[agents.later]\ncommand = {echo}\n")).start().await;
     let rest = restored.rest();
-    assert_eq!(ended(&rest, &finished).await["status"], "succeeded");
-    let plan = ended(&rest, &unfinished).await;
+    assert_eq!(rest.ended(&finished).await["status"], "succeeded");
+    let plan = rest.ended(&unfinished).await;
     assert_eq!((&plan["status"], &plan["output"]), (&json!("succeeded"), &json!("kept")), "{plan:#}");
     let again = ["restore", "--from", copy.to_str().unwrap(), "--data-dir", "data", "--force"];
     let busy = phoenix(&restored.dir(), &again).await;

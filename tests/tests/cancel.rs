@@ -33,10 +33,7 @@ async fn pid_in(starts: &Path) -> i32 {
 }
 
 async fn submit(rest: &Rest, agent: &str) -> String {
-    let rest = rest.clone().with_header("prefer", "respond-async");
-    let answer = rest.post("/api/v1/chat", json!({"message": "hello", "agent": agent})).await;
-    assert_eq!(answer.status, 202, "{}", answer.text);
-    answer.str("plan_id").to_owned()
+    rest.submit("/api/v1/chat", json!({"message": "hello", "agent": agent})).await
 }
 
 async fn cancel(rest: &Rest, plan_id: &str) {
@@ -119,8 +116,7 @@ async fn the_time_that_is_left_reaches_the_agent() {
     let task = json!({"key": "a", "agent": "curious", "action": "chat", "input": {"message": "hello"}});
     let plan = json!({"tasks": [task], "deadline_ms": 30_000});
     let waited_for = rest.post("/api/v1/plans", plan.clone()).await.json;
-    let respond_async = rest.clone().with_header("prefer", "respond-async");
-    let plan_id = respond_async.post("/api/v1/plans", plan).await.str("plan_id").to_owned();
+    let plan_id = rest.submit("/api/v1/plans", plan).await;
     let later = until_some("the plan has ended", async || {
         let plan = rest.get(&format!("/api/v1/plans/{plan_id}")).await.json;
         (plan["status"] == "succeeded").then_some(plan)

@@ -94,9 +94,7 @@ async fn a_full_disk_refuses_plans_loses_none_and_is_got_over_when_there_is_room
         .await;
     let rest = stack.rest();
     let task = json!({"key": "t", "agent": "held", "action": "chat", "input": {"message": "at last"}});
-    let asynchronous = rest.clone().with_header("prefer", "respond-async");
-    let accepted = asynchronous.post("/api/v1/plans", json!({"tasks": [task]})).await;
-    assert_eq!(accepted.status, 202, "{}", accepted.text);
+    let accepted = rest.submit("/api/v1/plans", json!({"tasks": [task]})).await;
     until("its agent works", async || dir.join("held.starts").exists()).await;
 
     let (enough, refusals) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
@@ -118,7 +116,7 @@ async fn a_full_disk_refuses_plans_loses_none_and_is_got_over_when_there_is_room
 
     std::fs::remove_file(&ballast).unwrap();
     until("the stack is ready again by itself", async || readiness(&rest).await["status"] == "ready").await;
-    let path = format!("/api/v1/plans/{}", accepted.str("plan_id"));
+    let path = format!("/api/v1/plans/{accepted}");
     let plan = until_some("the plan that was accepted before ends well", async || {
         let plan = rest.get(&path).await.json;
         plan["ended_at"].is_string().then_some(plan)

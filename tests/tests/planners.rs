@@ -5,11 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use phoenix_platform::config::Role;
-use phoenix_testkit::{
-    http::Rest,
-    services::Services,
-    wait::{until, until_some},
-};
+use phoenix_testkit::{http::Rest, services::Services, wait::until};
 use serde_json::{Value, json};
 
 const SCRIPTED: &str = env!("CARGO_BIN_EXE_scripted_agent");
@@ -20,28 +16,13 @@ const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(5 + 2);
 /// Hands over a plan for `agent`: its id.
 async fn submit(rest: &Rest, agent: &str) -> String {
     let task = json!({"key": "t", "agent": agent, "action": "chat", "input": {"message": "hello"}});
-    let rest = rest.clone().with_header("prefer", "respond-async");
-    let answer = rest.post("/api/v1/plans", json!({"tasks": [task]})).await;
-    assert_eq!(answer.status, 202, "{}", answer.text);
-    answer.str("plan_id").to_owned()
-}
-
-async fn plan(rest: &Rest, plan_id: &str) -> Value {
-    rest.get(&format!("/api/v1/plans/{plan_id}")).await.json
-}
-
-async fn ended(rest: &Rest, plan_id: &str) -> Value {
-    until_some("the plan has ended", async || {
-        let plan = plan(rest, plan_id).await;
-        plan["ended_at"].is_string().then_some(plan)
-    })
-    .await
+    rest.submit("/api/v1/plans", json!({"tasks": [task]})).await
 }
 
 /// What a plan is, without what grows by itself.
 async fn told(rest: &Rest, plan_id: &str) -> (Value, String) {
     let events = rest.get(&format!("/api/v1/plans/{plan_id}/events")).await;
-    (plan(rest, plan_id).await, events.text)
+    (rest.plan(plan_id).await, events.text)
 }
 
 #[tokio::test]
@@ -64,7 +45,7 @@ async fn two_planners_serve_one_journal_and_the_one_that_freezes_is_taken_over_a
     }
     for (n, plan_id) in plans.iter().enumerate() {
         let rest = if n % 2 == 0 { &other } else { &one };
-        assert_eq!(ended(rest, plan_id).await["output"], "hello");
+        assert_eq!(rest.ended(plan_id).await["output"], "hello");
     }
     let succeeded = "orchestrator_plan_succeeded_total";
     until("each has counted its own", async || {
@@ -77,7 +58,7 @@ async fn two_planners_serve_one_journal_and_the_one_that_freezes_is_taken_over_a
     let theirs = submit(&other, "held").await;
     for plan_id in [&mine, &theirs] {
         until("the agent works on it", async || {
-            plan(&one, plan_id).await["tasks"][0]["status"] == "in_progress"
+            one.plan(plan_id).await["tasks"][0]["status"] == "in_progress"
         })
         .await;
     }
@@ -89,23 +70,23 @@ async fn two_planners_serve_one_journal_and_the_one_that_freezes_is_taken_over_a
     })
     .await;
     assert!(frozen.elapsed() < TAKEN_OVER_WITHIN, "{:?}", frozen.elapsed());
-    let taken_over = ended(&one, &theirs).await;
+    let taken_over = one.ended(&theirs).await;
     assert_eq!((&taken_over["status"], &taken_over["output"]), (&json!("succeeded"), &json!("hello")));
     let attempts: Vec<_> = taken_over["tasks"][0]["attempts"].as_array().unwrap().iter().collect();
     let outcomes: Vec<_> = attempts.iter().map(|attempt| attempt["outcome"].as_str().unwrap()).collect();
     assert_eq!(outcomes, ["cancelled", "succeeded"]);
-    assert_eq!(plan(&one, &mine).await["status"], "running", "its own goes on as it was");
+    assert_eq!(one.plan(&mine).await["status"], "running", "its own goes on as it was");
 
     let before = told(&one, &theirs).await;
     beside.signal(Signal::SIGCONT);
     assert_eq!(beside.ended().await.code(), Some(1), "so that a supervisor starts another");
     assert!(std::fs::read_to_string(&log).unwrap().contains("taken for dead"));
     assert_eq!(told(&one, &theirs).await, before, "it has written nothing more");
-    assert_eq!(plan(&one, &mine).await["status"], "running");
+    assert_eq!(one.plan(&mine).await["status"], "running");
 
     let again = services.start_beside().await;
     let later = submit(&again.rest(), "echo_agent").await;
-    assert_eq!(ended(&one, &later).await["status"], "succeeded");
+    assert_eq!(one.ended(&later).await["status"], "succeeded");
     drop(again);
     drop(beside);
     services.stop().await;

@@ -11,6 +11,8 @@ use hyper_util::{
 };
 use serde_json::Value;
 
+use crate::wait::until_some;
+
 /// A client of one gateway.
 #[derive(Debug, Clone)]
 pub struct Rest {
@@ -123,6 +125,30 @@ impl Rest {
     pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
+    }
+
+    /// Hands something over that nobody waits for: the plan's id.
+    ///
+    /// # Panics
+    /// When it is not accepted.
+    pub async fn submit(&self, path: &str, body: Value) -> String {
+        let answer = self.clone().with_header("prefer", "respond-async").post(path, body).await;
+        assert_eq!(answer.status, 202, "{}", answer.text);
+        answer.str("plan_id").to_owned()
+    }
+
+    /// A plan, as it is now.
+    pub async fn plan(&self, plan_id: &str) -> Value {
+        self.get(&format!("/api/v1/plans/{plan_id}")).await.json
+    }
+
+    /// A plan, once it has ended.
+    pub async fn ended(&self, plan_id: &str) -> Value {
+        until_some("the plan has ended", async || {
+            let plan = self.plan(plan_id).await;
+            plan["ended_at"].is_string().then_some(plan)
+        })
+        .await
     }
 
     /// Sends a request; `None` when the gateway can't be reached.

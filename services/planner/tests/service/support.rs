@@ -1,49 +1,31 @@
 //! The planner between scripted peers: an executor and a health service that do what each test says.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    pin::Pin,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+mod peers;
+
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    ActionSpec, AgentCatalog, AgentSpec, CorrelationId, OrchestratorError, TaskId, action::ActionResult,
-    plan as domain, schema::InputSchema,
+    ActionSpec, AgentCatalog, AgentSpec, CorrelationId, OrchestratorError, TaskId, plan as domain,
+    schema::InputSchema,
 };
 use phoenix_planner::{PlannerConfig, retention::Retention};
-use phoenix_platform::{RequestContext, client, readiness::Readiness, server::GrpcServer};
+use phoenix_platform::{RequestContext, client};
 use phoenix_proto::{
-    common::{self, AgentHealth, HealthState},
-    executor::{
-        AttemptFailed, AttemptStarted, CancelTaskRequest, CancelTaskResponse, ExecuteTaskRequest,
-        ExecuteTaskResponse, TaskFinished,
-        execute_task_response::Event,
-        executor_service_server::{ExecutorService, ExecutorServiceServer},
-        task_finished,
-    },
-    health_v1::{
-        AcquireProbeRequest, AcquireProbeResponse, GetAgentHealthRequest, GetAgentHealthResponse,
-        ListAgentHealthRequest, ListAgentHealthResponse, ReportOutcomeRequest, ReportOutcomeResponse,
-        WatchAgentHealthRequest, WatchAgentHealthResponse,
-        agent_health_service_server::{AgentHealthService, AgentHealthServiceServer},
-    },
+    common,
+    executor::executor_service_server::ExecutorServiceServer,
+    health_v1::agent_health_service_server::AgentHealthServiceServer,
     planner::{
         GetPlanRequest, ListPlansRequest, Plan, PlanAndExecuteRequest, PlanAndExecuteResponse, PlanStatus,
         TaskSpec, planner_service_client::PlannerServiceClient,
     },
-    to_timestamp,
 };
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, mpsc},
-    task::JoinHandle,
-};
-use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::Response;
+
+use self::peers::serve_peer;
+pub use self::peers::{FakeExecutor, FakeHealth, Script, answers, failed, finished, started, unhealthy};
 
 /// Plans that may be in flight at once.
 pub const MAX_PLANS: u32 = 64;
@@ -55,210 +37,6 @@ pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long a key counts, in tests.
 pub const KEY_LIFE: Duration = Duration::from_secs(60);
-
-/// What the executor does with the tasks of one agent.
-#[derive(Clone)]
-pub enum Script {
-    /// Says these events.
-    Says(Vec<ExecuteTaskResponse>),
-    /// Starts an attempt and never ends.
-    Hangs,
-    /// Says these events when the token is cancelled, and then nothing, without closing the stream.
-    SaysLater(CancellationToken, Vec<ExecuteTaskResponse>),
-    /// Starts an attempt and answers as soon as it may take one of these.
-    Waits(Arc<Semaphore>),
-    /// Starts an attempt and breaks the stream.
-    Breaks,
-    /// Refuses the call.
-    Refuses(OrchestratorError),
-}
-
-/// What the executor saw.
-#[derive(Default)]
-pub struct ExecutorLog {
-    pub calls: Vec<ExecuteTaskRequest>,
-    pub correlation_ids: Vec<CorrelationId>,
-    /// Tasks whose caller went away.
-    pub abandoned: usize,
-}
-
-#[derive(Clone, Default)]
-pub struct FakeExecutor {
-    pub scripts: Arc<Mutex<HashMap<String, Script>>>,
-    pub log: Arc<Mutex<ExecutorLog>>,
-}
-
-impl FakeExecutor {
-    /// A stream that stays silent, and notes that its reader went away.
-    fn nothing_more(&self) -> impl Stream<Item = Result<ExecuteTaskResponse, Status>> + Send + use<> {
-        let log = Abandoned(Arc::clone(&self.log));
-        let (keep, never) = mpsc::channel(1);
-        ReceiverStream::new(never).map(move |item| {
-            let _ = (&log, &keep);
-            item
-        })
-    }
-}
-
-struct Abandoned(Arc<Mutex<ExecutorLog>>);
-
-impl Drop for Abandoned {
-    fn drop(&mut self) {
-        self.0.lock().unwrap().abandoned += 1;
-    }
-}
-
-#[tonic::async_trait]
-impl ExecutorService for FakeExecutor {
-    type ExecuteTaskStream = Pin<Box<dyn Stream<Item = Result<ExecuteTaskResponse, Status>> + Send>>;
-
-    async fn execute_task(
-        &self,
-        request: Request<ExecuteTaskRequest>,
-    ) -> Result<Response<Self::ExecuteTaskStream>, Status> {
-        let context = RequestContext::of(&request);
-        let task = request.into_inner();
-        let first_attempt = task.first_attempt;
-        let script =
-            self.scripts.lock().unwrap().get(&task.agent).cloned().unwrap_or(Script::Says(answers("ok")));
-        {
-            let mut log = self.log.lock().unwrap();
-            log.calls.push(task);
-            log.correlation_ids.push(context.correlation_id);
-        }
-        let stream: Self::ExecuteTaskStream = match script {
-            Script::Says(events) => Box::pin(tokio_stream::iter(events.into_iter().map(Ok))),
-            Script::Hangs => Box::pin(tokio_stream::iter([Ok(started(1))]).chain(self.nothing_more())),
-            Script::SaysLater(when, events) => {
-                when.cancelled().await;
-                Box::pin(tokio_stream::iter(events.into_iter().map(Ok)).chain(self.nothing_more()))
-            }
-            Script::Waits(leave) => {
-                let answer = async move {
-                    leave.acquire().await.unwrap().forget();
-                    Ok(finished(1, Ok("ok")))
-                };
-                Box::pin(tokio_stream::iter([Ok(started(1))]).chain(futures_util::stream::once(answer)))
-            }
-            Script::Breaks => Box::pin(tokio_stream::iter([Ok(started(first_attempt))])),
-            Script::Refuses(error) => return Err(phoenix_proto::status_from_error(&error)),
-        };
-        Ok(Response::new(stream))
-    }
-
-    async fn cancel_task(
-        &self,
-        _: Request<CancelTaskRequest>,
-    ) -> Result<Response<CancelTaskResponse>, Status> {
-        Err(Status::not_found("no such task"))
-    }
-}
-
-/// An executor's words for a task that succeeds at once.
-pub fn answers(text: &str) -> Vec<ExecuteTaskResponse> {
-    vec![started(1), finished(1, Ok(text))]
-}
-
-pub fn started(attempt: u32) -> ExecuteTaskResponse {
-    let started_at = Some(to_timestamp(Timestamp::now()));
-    event(Event::AttemptStarted(AttemptStarted { attempt, started_at, worker: format!("pid {attempt}") }))
-}
-
-pub fn failed(attempt: u32, retry_in_ms: Option<u64>) -> ExecuteTaskResponse {
-    event(Event::AttemptFailed(AttemptFailed {
-        attempt,
-        ended_at: Some(to_timestamp(Timestamp::now())),
-        error_class: "backend_failure".into(),
-        message: "exited with code 3".into(),
-        stderr_tail: "boom".into(),
-        retry_in_ms,
-    }))
-}
-
-pub fn finished(attempts: u32, result: Result<&str, OrchestratorError>) -> ExecuteTaskResponse {
-    let result = match result {
-        Ok(text) => task_finished::Result::Output((&ActionResult::text(text)).into()),
-        Err(error) => task_finished::Result::Error(error.into()),
-    };
-    event(Event::Finished(TaskFinished {
-        attempts,
-        ended_at: Some(to_timestamp(Timestamp::now())),
-        result: Some(result),
-        health: None,
-    }))
-}
-
-fn event(event: Event) -> ExecuteTaskResponse {
-    ExecuteTaskResponse { event: Some(event) }
-}
-
-/// A health service with a fixed opinion.
-#[derive(Clone, Default)]
-pub struct FakeHealth {
-    pub agents: Arc<Mutex<Vec<AgentHealth>>>,
-    pub probes_granted: Arc<Mutex<u32>>,
-}
-
-pub fn unhealthy(agent: &str, circuit_open_until: Timestamp) -> AgentHealth {
-    AgentHealth {
-        agent_id: agent.into(),
-        health: HealthState::Unhealthy.into(),
-        consecutive_failures: 3,
-        circuit_open_until: Some(to_timestamp(circuit_open_until)),
-        revision: 3,
-        ..AgentHealth::default()
-    }
-}
-
-#[tonic::async_trait]
-impl AgentHealthService for FakeHealth {
-    type WatchAgentHealthStream =
-        Pin<Box<dyn Stream<Item = Result<WatchAgentHealthResponse, Status>> + Send>>;
-
-    async fn watch_agent_health(
-        &self,
-        _: Request<WatchAgentHealthRequest>,
-    ) -> Result<Response<Self::WatchAgentHealthStream>, Status> {
-        let snapshot = WatchAgentHealthResponse { agents: self.agents.lock().unwrap().clone() };
-        Ok(Response::new(Box::pin(tokio_stream::iter([Ok(snapshot)]).chain(tokio_stream::pending()))))
-    }
-
-    async fn acquire_probe(
-        &self,
-        request: Request<AcquireProbeRequest>,
-    ) -> Result<Response<AcquireProbeResponse>, Status> {
-        let mut granted = self.probes_granted.lock().unwrap();
-        *granted += 1;
-        let _ = request;
-        Ok(Response::new(AcquireProbeResponse {
-            granted: *granted == 1,
-            lease: if *granted == 1 { "lease-1".into() } else { String::new() },
-            refused_until: Some(to_timestamp(Timestamp::now() + Duration::from_secs(30))),
-            health: None,
-        }))
-    }
-
-    async fn list_agent_health(
-        &self,
-        _: Request<ListAgentHealthRequest>,
-    ) -> Result<Response<ListAgentHealthResponse>, Status> {
-        Err(Status::unimplemented("not asked by the planner"))
-    }
-
-    async fn get_agent_health(
-        &self,
-        _: Request<GetAgentHealthRequest>,
-    ) -> Result<Response<GetAgentHealthResponse>, Status> {
-        Err(Status::unimplemented("not asked by the planner"))
-    }
-
-    async fn report_outcome(
-        &self,
-        _: Request<ReportOutcomeRequest>,
-    ) -> Result<Response<ReportOutcomeResponse>, Status> {
-        Err(Status::unimplemented("not asked by the planner"))
-    }
-}
 
 /// A planner between fakes. Everything ends when it is dropped.
 pub struct Stage {
@@ -407,28 +185,6 @@ impl Stage {
             tokio::time::timeout(PATIENCE, server).await.unwrap().unwrap().unwrap();
         }
     }
-}
-
-async fn serve_peer<S>(service: S, up: bool, stop: &CancellationToken) -> String
-where
-    S: tower_service::Service<
-            http::Request<tonic::body::Body>,
-            Response = http::Response<tonic::body::Body>,
-            Error = std::convert::Infallible,
-            Future: Send + 'static,
-        > + tonic::server::NamedService
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-{
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr: SocketAddr = listener.local_addr().unwrap();
-    if up {
-        let stop = stop.clone();
-        tokio::spawn(GrpcServer::new(Readiness::needing(&[])).add_service(service).serve(listener, stop));
-    }
-    format!("http://{addr}")
 }
 
 /// `single` has one place, `narrow` has two, one of them to wait in, and `wide` thousands; the others have hundreds.
