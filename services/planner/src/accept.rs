@@ -3,6 +3,8 @@
 //! Whatever can be said against it is said before anything is journalled. From there on the plan lives in a task of its own,
 //! its acceptance included: a caller that goes away while the journal is written leaves no plan behind that nobody runs.
 
+use std::sync::Arc;
+
 use phoenix_domain::{
     OrchestratorError, PlanId,
     graph::Graph,
@@ -29,7 +31,7 @@ pub(crate) type Ended = JoinHandle<Result<Answer, OrchestratorError>>;
 /// A plan that is ready to be accepted.
 pub(crate) struct Made {
     /// As it is to be run.
-    pub(crate) plan: Plan,
+    pub(crate) plan: Arc<Plan>,
     /// Who waits for whom.
     pub(crate) graph: Graph,
     /// What makes it durable.
@@ -82,7 +84,8 @@ impl Planner {
         let counted = CountedPlan::start(self.meters());
         let waits = wish.waits;
         let made = make(self.agents(), context.correlation_id, wish).map(|(plan, graph)| {
-            let accepted = Entry::PlanAccepted { plan: Box::new(plan.clone()) };
+            let plan = Arc::new(plan);
+            let accepted = Entry::PlanAccepted { plan: Arc::clone(&plan) };
             Made { plan, graph, entries: vec![accepted] }
         });
         self.launch(context, made, claim, waits, counted, stop).await

@@ -3,7 +3,10 @@
 //! While no agent that it can begin with has a place, a plan is little more than its name: unless it is small, what it is
 //! made of stays in the journal until then, so that tens of thousands can wait, whatever their size.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use phoenix_domain::{
@@ -48,7 +51,7 @@ pub(crate) struct Flight {
 
 /// What a plan is made of.
 pub(crate) struct Loaded {
-    pub(crate) plan: Plan,
+    pub(crate) plan: Arc<Plan>,
     pub(crate) graph: Graph,
 }
 
@@ -178,7 +181,7 @@ impl Flight {
             match self.planner.read(self.plan_id).await {
                 Ok(plan) => {
                     return match graph_of(&plan, self.planner.agents()) {
-                        Ok(graph) => Ok((Box::new(Loaded { plan, graph }), places)),
+                        Ok(graph) => Ok((Box::new(Loaded { plan: Arc::new(plan), graph }), places)),
                         Err(error) => Err(Grounded::Unfit(Box::new(plan), error)),
                     };
                 }

@@ -17,7 +17,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
 use crate::store::{
-    self, DeadLetterPlace, DeadLetterQuery, Entry, Event, Extent, Forgotten, JournalError, OldPlans,
+    self, DeadLetterPlace, DeadLetterQuery, Entries, Entry, Event, Extent, Forgotten, JournalError, OldPlans,
     OpenDeadLetters, Page, PlanFilter, Store, Sweep, Unfinished, Unreadable,
 };
 
@@ -109,7 +109,7 @@ impl Journal {
     /// exist.
     pub async fn accept(&self, entries: Vec<Entry>) -> Result<(), JournalError> {
         let (done, committed) = oneshot::channel();
-        self.send(writer::Job::Accept { entries, done }).await?;
+        self.send(writer::Job::Accept { entries: entries.into(), done }).await?;
         committed.await.unwrap_or(Err(JournalError::Closed))
     }
 
@@ -120,7 +120,7 @@ impl Journal {
     /// Only when the process ends meanwhile.
     pub async fn record(&self, entries: Vec<Entry>) -> Result<(), JournalError> {
         let (done, committed) = oneshot::channel();
-        self.send(writer::Job::Progress { entries, done: Some(done) }).await?;
+        self.send(writer::Job::Progress { entries: entries.into(), done: Some(done) }).await?;
         committed.await.map_err(|_| JournalError::Closed)
     }
 
@@ -129,7 +129,7 @@ impl Journal {
     /// # Errors
     /// Only when the process ends meanwhile.
     pub async fn note(&self, entry: Entry) -> Result<(), JournalError> {
-        self.send(writer::Job::Progress { entries: vec![entry], done: None }).await
+        self.send(writer::Job::Progress { entries: [entry].into(), done: None }).await
     }
 
     /// One plan with its tasks and attempts.
@@ -275,7 +275,7 @@ async fn renew(queue: mpsc::WeakSender<writer::Job>) {
         every.tick().await;
         let Some(queue) = queue.upgrade() else { return };
         // A full queue renews by itself.
-        let _ = queue.try_send(writer::Job::Progress { entries: Vec::new(), done: None });
+        let _ = queue.try_send(writer::Job::Progress { entries: Arc::default(), done: None });
     }
 }
 

@@ -109,11 +109,18 @@ fn plan_chat(agents: &AgentCatalog, chat: &Chat) -> Result<TaskSpec, Orchestrato
 
 /// Who waits for whom. A chat's input is not read for references: people write what they like.
 pub(crate) fn graph_of(plan: &Plan, agents: &AgentCatalog) -> Result<Graph, OrchestratorError> {
-    let mut specs: Vec<_> = plan.tasks.iter().map(|task| task.spec.clone()).collect();
-    if plan.kind == PlanKind::Chat {
-        specs.iter_mut().for_each(|spec| spec.payload.clear());
-    }
-    Graph::of(&specs, agents)
+    let spec = |task: &Task| match plan.kind {
+        PlanKind::Chat => TaskSpec {
+            key: task.spec.key.clone(),
+            agent: task.spec.agent.clone(),
+            action: task.spec.action.clone(),
+            payload: Map::new(),
+            depends_on: task.spec.depends_on.clone(),
+            on_failure: task.spec.on_failure,
+        },
+        PlanKind::Graph => task.spec.clone(),
+    };
+    Graph::of(&plan.tasks.iter().map(spec).collect::<Vec<_>>(), agents)
 }
 
 /// A plan of these tasks, none of which has begun.

@@ -4,7 +4,7 @@
 //! (`docs/adr/0006-a-redrive-is-a-new-plan.md`): tasks that had succeeded start as succeeded, with their outputs; those that
 //! had not, and everything that depends on one of them, run as new tasks with new ids.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use phoenix_domain::{
@@ -178,7 +178,7 @@ fn take_up(
     (0..plan.tasks.len())
         .filter(|place| again[*place])
         .try_for_each(|place| check_input(&plan, place, agents))?;
-    let mut entries = vec![Entry::PlanAccepted { plan: Box::new(plan.clone()) }];
+    let mut entries = vec![Entry::PlanAccepted { plan: Arc::new(plan.clone()) }];
     let (plan_id, at) = (plan.plan_id, plan.created_at);
     for (ordinal, (task, before)) in plan.tasks.iter_mut().zip(&old.tasks).enumerate() {
         if let (false, Some(output)) = (again[ordinal], &before.output) {
@@ -193,7 +193,7 @@ fn take_up(
             });
         }
     }
-    Ok(Made { plan, graph, entries })
+    Ok(Made { plan: Arc::new(plan), graph, entries })
 }
 
 /// By place: whether the task runs again. One that succeeded after a failure which its plan survived does, for its input

@@ -6,7 +6,10 @@
 
 mod task;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use jiff::Timestamp;
@@ -34,7 +37,7 @@ use crate::{
 pub(crate) struct Run<'a> {
     pub(crate) planner: &'a Planner,
     pub(crate) counted: &'a CountedPlan,
-    pub(crate) plan: Plan,
+    pub(crate) plan: Arc<Plan>,
     pub(crate) graph: Graph,
     pub(crate) context: RequestContext,
     pub(crate) stop: Stop,

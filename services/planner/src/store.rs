@@ -63,7 +63,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`JournalError::Fenced`] when `planner` is no owner (any more).
-    async fn write(&self, planner: &str, groups: &[&[Entry]]) -> Result<Vec<usize>, JournalError>;
+    async fn write(&self, planner: &str, groups: &[Entries]) -> Result<Vec<usize>, JournalError>;
 
     /// Takes the ownership away from those of `dead` that have not been heard of since, and gives everything unfinished
     /// whose owner is gone to `planner`.
@@ -189,6 +189,9 @@ pub struct Unfinished {
     pub unreadable: Vec<Unreadable>,
 }
 
+/// Entries that become durable together or not at all.
+pub type Entries = Arc<[Entry]>;
+
 /// One step in the life of a plan, or of what is done about plans.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -196,7 +199,7 @@ pub enum Entry {
     /// A plan was accepted, with its tasks.
     PlanAccepted {
         /// The plan.
-        plan: Box<Plan>,
+        plan: Arc<Plan>,
     },
     /// A request was named by its caller, who may send it again. Claims the key.
     KeyUsed {

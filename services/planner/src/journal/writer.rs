@@ -18,7 +18,7 @@ use phoenix_platform::{
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{Entry, JournalError, Store};
+use super::{Entries, Entry, JournalError, Store};
 use crate::metrics::{JOURNAL_COMMIT_SECONDS, JOURNAL_ENTRIES, JOURNAL_FAILURES};
 
 /// Jobs that share one commit at most.
@@ -45,13 +45,13 @@ pub(super) struct Writer {
 /// What the writer is asked to make durable.
 pub(super) enum Job {
     /// Something new: refused when it can't be made durable now.
-    Accept { entries: Vec<Entry>, done: oneshot::Sender<Result<(), JournalError>> },
+    Accept { entries: Entries, done: oneshot::Sender<Result<(), JournalError>> },
     /// Progress of an accepted plan: kept until it is durable.
-    Progress { entries: Vec<Entry>, done: Option<oneshot::Sender<()>> },
+    Progress { entries: Entries, done: Option<oneshot::Sender<()>> },
 }
 
 impl Job {
-    fn entries(&self) -> &[Entry] {
+    const fn entries(&self) -> &Entries {
         match self {
             Self::Accept { entries, .. } | Self::Progress { entries, .. } => entries,
         }
@@ -145,7 +145,7 @@ fn refuse_new_plans(waiting: &mut Vec<Job>, error: JournalError) {
 impl Writer {
     /// Commits all jobs but those that came too late with what they claim: their places.
     async fn commit(&self, jobs: &[Job]) -> Result<Vec<usize>, JournalError> {
-        let groups: Vec<&[Entry]> = jobs.iter().map(Job::entries).collect();
+        let groups: Vec<Entries> = jobs.iter().map(|job| Arc::clone(job.entries())).collect();
         let started = Instant::now();
         if groups.iter().any(|entries| entries.is_empty()) {
             self.store.beat(&self.planner).await?;
@@ -158,7 +158,7 @@ impl Writer {
         record_histogram(&JOURNAL_COMMIT_SECONDS, started.elapsed().as_secs_f64());
         record_counter(&JOURNAL_ENTRIES, count as u64);
         if self.changes.receiver_count() > 0 {
-            let changed = groups.into_iter().flatten().filter_map(Entry::plan_id).collect();
+            let changed = groups.iter().flat_map(|group| group.iter()).filter_map(Entry::plan_id).collect();
             let _ = self.changes.send(Arc::new(changed));
         }
         Ok(too_late)

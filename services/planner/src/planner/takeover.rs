@@ -3,7 +3,7 @@
 //! Plans take turns in the order of their acceptance, before every plan that comes later, and go through the same gates. Each
 //! is read to see where it stands, and forgotten again if it has to wait and is not small.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
 use phoenix_domain::{
@@ -86,7 +86,7 @@ impl Planner {
             Ok(graph) => {
                 let agents = first_agents(&plan, &graph);
                 let places = self.admission().take(agents.iter().map(|(agent, _)| agent)).ok();
-                Start::new(Loaded { plan, graph }, agents, places)
+                Start::new(Loaded { plan: Arc::new(plan), graph }, agents, places)
             }
             // An agent that the plan needs is no longer configured.
             Err(error) => {

@@ -5,6 +5,8 @@
 //! read  ──▶ log.rs: whatever is still in the log is moved first ──────────────────────▶ read.rs
 //! ```
 //!
+//! A plan of one task that has ended when it is moved is kept whole, as a document; every other plan is rows: document.rs.
+//!
 //! A commit of the log touches one page, one of the tables a page of every table and every index: so the log is what
 //! somebody waits for, and the tables are written once for many. Whoever reads finds everything that is durable.
 //!
@@ -13,6 +15,7 @@
 
 mod claims;
 mod dead_letters;
+mod document;
 mod lease;
 mod log;
 mod merge;
@@ -21,6 +24,7 @@ mod recent;
 mod retention;
 mod rows;
 mod set_aside;
+mod stored;
 
 use std::sync::Arc;
 
@@ -33,8 +37,8 @@ use uuid::Uuid;
 
 use self::log::Log;
 use super::{
-    DeadLetterPlace, DeadLetterQuery, Entry, Event, Extent, Forgotten, Heartbeat, JournalError, OldPlans,
-    OpenDeadLetters, Page, PlanFilter, Store, Sweep, Unfinished,
+    DeadLetterPlace, DeadLetterQuery, Entries, Entry, Event, Extent, Forgotten, Heartbeat, JournalError,
+    OldPlans, OpenDeadLetters, Page, PlanFilter, Store, Sweep, Unfinished,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -88,7 +92,7 @@ impl Store for SqliteStore {
         self.log.exclusively(async |connection| lease::beat(connection, planner).await).await
     }
 
-    async fn write(&self, planner: &str, groups: &[&[Entry]]) -> Result<Vec<usize>, JournalError> {
+    async fn write(&self, planner: &str, groups: &[Entries]) -> Result<Vec<usize>, JournalError> {
         self.log.append(planner, groups).await
     }
 

@@ -20,7 +20,7 @@ async fn a_clock_that_was_set_back_gives_a_plan_no_more_time_than_it_had() {
     let mut plan = new_plan(Timestamp::now() + Duration::from_secs(3600), &["model"]);
     plan.deadline_at = Some(plan.created_at + Duration::from_millis(300));
     let plan_id = plan.plan_id.to_string();
-    journal.write("earlier", &[&[Entry::PlanAccepted { plan: Box::new(plan) }]]).await.unwrap();
+    journal.write("earlier", &[[Entry::PlanAccepted { plan: plan.into() }].into()]).await.unwrap();
     journal.release("earlier").await.unwrap();
 
     let executor = FakeExecutor::default();

@@ -99,7 +99,7 @@ async fn a_cancellation_that_came_too_late_came_too_late_whenever_it_is_sent() {
     let key = IdempotencyKey { key: "key-1".into(), digest: "d1".into() };
     let at = Timestamp::now();
     let used = Entry::KeyUsed { key, subject: *plan_id.as_uuid(), at, not_before: at };
-    assert_eq!(journal.write("other", &[&[used]]).await.unwrap(), [0; 0]);
+    assert_eq!(journal.write("other", &[[used].into()]).await.unwrap(), [0; 0]);
     let error = cancel(&stage, &answer.plan_id, "key-1", "d1").await.unwrap_err();
     assert_eq!((error.code, error.message.contains("succeeded")), (Code::Conflict, true), "{error}");
 }

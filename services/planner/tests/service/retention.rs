@@ -23,8 +23,8 @@ async fn journal(dir: &tempfile::TempDir, days: &[u32]) -> Vec<PlanId> {
         let used = Entry::KeyUsed { key, subject: *plan_id.as_uuid(), at, not_before: Timestamp::MIN };
         let ended =
             Entry::PlanEnded { plan_id, status: PlanStatus::Succeeded, at, result: Ok("done".into()) };
-        let entries = [Entry::PlanAccepted { plan: Box::new(plan) }, used, ended];
-        assert!(journal.write("earlier", &[&entries]).await.unwrap().is_empty());
+        let entries = [Entry::PlanAccepted { plan: plan.into() }, used, ended];
+        assert!(journal.write("earlier", &[entries.into()]).await.unwrap().is_empty());
         ids.push(plan_id);
     }
     journal.release("earlier").await.unwrap();

@@ -9,7 +9,7 @@ async fn write_groups(
     planner: &str,
     groups: &[Vec<Entry>],
 ) -> Result<Vec<usize>, JournalError> {
-    store.write(planner, &groups.iter().map(Vec::as_slice).collect::<Vec<_>>()).await
+    store.write(planner, &groups.iter().cloned().map(Into::into).collect::<Vec<_>>()).await
 }
 
 #[tokio::test]

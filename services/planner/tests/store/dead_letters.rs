@@ -255,8 +255,12 @@ async fn a_plan_is_redriven_once_whoever_tries() {
         store.register("other").await.unwrap();
         let old = failed(store, "a", 1).await;
         let [(first, one), (second, two), (third, three)] = [(); 3].map(|()| redrive(&old, None));
-        assert_eq!(store.write("me", &[&one, &two]).await.unwrap(), [1], "of one batch the first");
-        assert_eq!(store.write("other", &[&three]).await.unwrap(), [0], "of two planners the first");
+        assert_eq!(
+            store.write("me", &[one.into(), two.into()]).await.unwrap(),
+            [1],
+            "of one batch the first"
+        );
+        assert_eq!(store.write("other", &[three.into()]).await.unwrap(), [0], "of two planners the first");
         for lost in [second, third] {
             assert_eq!(store.plan(lost.plan_id).await.unwrap(), None);
         }
@@ -339,7 +343,7 @@ async fn a_sweep_marks_what_it_will_redrive_and_nobody_else_does() {
         assert_eq!(todo(&first).await, []);
         let (_, late) = redrive(&newer, Some(first.sweep_id));
         assert_eq!(
-            store.write("me", &[&late]).await.unwrap(),
+            store.write("me", &[late.into()]).await.unwrap(),
             [0],
             "a sweep does not redrive what was discarded"
         );

@@ -9,6 +9,7 @@ mod pace;
 mod plans;
 mod retention;
 mod sqlite;
+mod whole;
 
 use std::sync::Arc;
 
@@ -43,7 +44,7 @@ async fn sqlite() -> Fresh {
 
 /// Writes entries that claim nothing that is taken.
 async fn write(store: &dyn Store, planner: &str, entries: &[Entry]) -> Result<(), JournalError> {
-    let lost = store.write(planner, &[entries]).await?;
+    let lost = store.write(planner, &[entries.into()]).await?;
     assert_eq!(lost, [0; 0]);
     Ok(())
 }
@@ -93,7 +94,7 @@ fn new_plan(agents: &[&str]) -> Plan {
 }
 
 fn accepted(plan: &Plan) -> Entry {
-    Entry::PlanAccepted { plan: Box::new(plan.clone()) }
+    Entry::PlanAccepted { plan: Arc::new(plan.clone()) }
 }
 
 /// A plan whose caller named it at `second`; uses of the key before `not_before` are forgotten.

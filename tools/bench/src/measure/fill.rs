@@ -1,7 +1,7 @@
 //! A journal full of finished plans, written past the planner: by plain SQL, in as many transactions as progress is told.
 //!
-//! The rows are those of chats as the planner would have written them: a plan, its task, its attempt, six events; a few
-//! failed, fewer were cancelled. Times and ids run up to the present, so that nothing looks too old to be kept, and rows
+//! The rows are those of chats as the planner would have written them: a plan, its task, its attempt, six events, most of them
+//! as one document; a few failed, fewer were cancelled. Times and ids run up to the present, so that nothing looks too old to be kept, and rows
 //! lie in the tables in the order in which a planner writes them.
 
 use std::{path::Path, time::Instant};
@@ -48,46 +48,66 @@ const ERROR: &str = "
     END";
 
 const PLANS: &str = "
-    INSERT INTO plans (plan_id, correlation_id, kind, status, owner, created_at, ended_at, context, output, error)
+    INSERT INTO plans (plan_id, correlation_id, kind, status, owner, created_at, ended_at, context, output, error,
+                       document, agent)
     SELECT plan_id,
            lower(printf('%s-%s-4%s-8%s-%s', hex(randomblob(4)), hex(randomblob(2)), substr(hex(randomblob(2)), 2),
                         substr(hex(randomblob(2)), 2), hex(randomblob(6)))),
            'chat', status, '5d0e8f4e-6f9c-4d0b-8a53-1f6e0f0c9b7a', at, at + 9000, '',
-           iif(status = 'succeeded', 'hello from the benchmark', NULL), {error}
+           iif(status = 'succeeded', 'hello from the benchmark', NULL), {error},
+           iif(status = 'failed', NULL, 6 * n + 1), iif(status = 'failed', NULL, 'echo_agent')
     FROM chunk ORDER BY n";
+
+/// What ended without a dead letter is kept whole.
+const DOCUMENTS: &str = "
+    INSERT INTO documents (position, document, events)
+    SELECT 6 * n + 1,
+           json_object(
+               'task', json_patch(
+                   json_object(
+                       'task_id', printf('%s%012x', substr(plan_id, 1, 24), abs(random()) & 281474976710655),
+                       'key', 'chat', 'agent', 'echo_agent', 'action', 'chat',
+                       'payload', json_object('message', 'hello from the benchmark'), 'depends_on', json('[]'),
+                       'on_failure', 'fail', 'status', status, 'queued_at', at, 'dispatched_at', at + 2000,
+                       'ended_at', at + 8000),
+                   iif(status = 'succeeded',
+                       json_object('output', json_object('output_type', 'text', 'data', 'hello from the benchmark',
+                                                         'metadata', json_object())),
+                       json_object('error', json({error})))),
+               'attempts', json_array(json_object('number', 1, 'started_at', at + 3000, 'worker', 'pid 4711',
+                                                  'ended_at', at + 8000, 'outcome', status))),
+           {events}
+    FROM chunk WHERE status <> 'failed' ORDER BY n";
 
 const TASKS: &str = "
     INSERT INTO tasks (plan_id, ordinal, task_id, key, agent, action, payload, depends_on, on_failure, status, queued_at,
                        dispatched_at, ended_at, output, error)
     SELECT plan_id, 0, printf('%s%012x', substr(plan_id, 1, 24), abs(random()) & 281474976710655), 'chat', 'echo_agent',
            'chat', json_object('message', 'hello from the benchmark'), '[]', 'fail',
-           CASE status WHEN 'failed' THEN 'dead_lettered' ELSE status END, at, at + 2000, at + 8000,
-           iif(status = 'succeeded',
-               json_object('output_type', 'text', 'data', 'hello from the benchmark', 'metadata', json_object()), NULL),
-           {error}
-    FROM chunk ORDER BY n";
+           'dead_lettered', at, at + 2000, at + 8000, NULL, {error}
+    FROM chunk WHERE status = 'failed' ORDER BY n";
 
 const ATTEMPTS: &str = "
     INSERT INTO attempts (plan_id, ordinal, number, started_at, ended_at, outcome, error_class, message, stderr_tail,
                           worker)
-    SELECT plan_id, 0, 1, at + 3000, at + 8000, status, iif(status = 'failed', 'backend_failure', NULL),
-           iif(status = 'failed', 'exited with code 3', NULL), iif(status = 'failed', 'cannot open the index', NULL),
-           'pid 4711'
-    FROM chunk ORDER BY n";
+    SELECT plan_id, 0, 1, at + 3000, at + 8000, status, 'backend_failure', 'exited with code 3',
+           'cannot open the index', 'pid 4711'
+    FROM chunk WHERE status = 'failed' ORDER BY n";
 
-/// The six of a plan in one row, as when it has ended a moment after it was accepted.
+/// The six of a plan, as when it has ended a moment after it was accepted.
+const SIX_EVENTS: &str = "
+    json_array(
+        json_array(NULL, 'plan_accepted', at, json_object('correlation_id', plan_id, 'tasks', 1)),
+        json_array(0, 'task_dispatched', at + 1500, json_object()),
+        json_array(0, 'attempt_started', at + 3000, json_object('attempt', 1, 'worker', 'pid 4711')),
+        json_array(0, 'attempt_ended', at + 4500,
+                   json_object('attempt', 1, 'outcome', status, 'error_class', NULL, 'retried', json('false'))),
+        json_array(0, 'task_ended', at + 6000, json_object('status', status)),
+        json_array(NULL, 'plan_ended', at + 7500, json_object('status', status)))";
+
 const EVENTS: &str = "
     INSERT INTO events (plan_id, position, events)
-    SELECT plan_id, 6 * n + 1,
-           json_array(
-               json_array(NULL, 'plan_accepted', at, json_object('correlation_id', plan_id, 'tasks', 1)),
-               json_array(0, 'task_dispatched', at + 1500, json_object()),
-               json_array(0, 'attempt_started', at + 3000, json_object('attempt', 1, 'worker', 'pid 4711')),
-               json_array(0, 'attempt_ended', at + 4500,
-                          json_object('attempt', 1, 'outcome', status, 'error_class', NULL, 'retried', json('false'))),
-               json_array(0, 'task_ended', at + 6000, json_object('status', status)),
-               json_array(NULL, 'plan_ended', at + 7500, json_object('status', status)))
-    FROM chunk ORDER BY n";
+    SELECT plan_id, 6 * n + 1, {events} FROM chunk WHERE status = 'failed' ORDER BY n";
 
 /// Those that failed wait for a person.
 const DEAD_LETTERS: &str = "
@@ -111,15 +131,17 @@ pub(super) async fn fill(file: &Path, plans: u32) -> Result<()> {
         .pragma("temp_store", "memory");
     let mut journal = connect.connect().await.doing("journal")?;
     sqlx::query(NUMBERS).execute(&mut journal).await.doing("journal")?;
-    let error = |statement: &str| sqlx::AssertSqlSafe(statement.replace("{error}", ERROR));
+    let filled = |statement: &str| {
+        sqlx::AssertSqlSafe(statement.replace("{error}", ERROR).replace("{events}", SIX_EVENTS))
+    };
     let base = Timestamp::now().as_microsecond() - i64::from(plans) * APART;
     for from in (0..plans).step_by(CHUNK as usize) {
         let to = plans.min(from + CHUNK);
         let mut chunk = journal.begin().await.doing("journal")?;
         let chosen = sqlx::query(CHOOSE).bind(from).bind(to).bind(base).bind(APART);
         chosen.execute(&mut *chunk).await.doing("journal")?;
-        for statement in [PLANS, TASKS, ATTEMPTS, EVENTS, DEAD_LETTERS, "DELETE FROM chunk"] {
-            sqlx::query(error(statement)).execute(&mut *chunk).await.doing("journal")?;
+        for statement in [DOCUMENTS, PLANS, TASKS, ATTEMPTS, EVENTS, DEAD_LETTERS, "DELETE FROM chunk"] {
+            sqlx::query(filled(statement)).execute(&mut *chunk).await.doing("journal")?;
         }
         sqlx::query(POSITION).bind(to).execute(&mut *chunk).await.doing("journal")?;
         chunk.commit().await.doing("journal")?;

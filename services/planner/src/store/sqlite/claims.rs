@@ -9,9 +9,9 @@ use phoenix_domain::PlanId;
 use sqlx::SqliteConnection;
 
 use super::{
-    Entry, JournalError,
-    read::parse,
+    Entries, Entry, JournalError,
     rows::{json, micros},
+    stored::parse,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -42,7 +42,7 @@ pub(super) fn is_of_plan(entry: &Entry) -> bool {
 /// that are so old that they do not count any more are forgotten.
 pub(super) async fn lost(
     connection: &mut SqliteConnection,
-    groups: &[&[Entry]],
+    groups: &[Entries],
 ) -> Result<Vec<usize>, JournalError> {
     let (keys, plans) = (taken_keys(connection, groups).await?, taken_plans(connection, groups).await?);
     let mut taken: HashSet<_> = keys.iter().map(|key| Claim::Key(key)).collect();
@@ -61,9 +61,9 @@ pub(super) async fn lost(
 
 async fn taken_keys(
     connection: &mut SqliteConnection,
-    groups: &[&[Entry]],
+    groups: &[Entries],
 ) -> Result<Vec<String>, JournalError> {
-    let used = groups.iter().copied().flatten().filter_map(|entry| match entry {
+    let used = groups.iter().flat_map(|group| group.iter()).filter_map(|entry| match entry {
         Entry::KeyUsed { key, not_before, .. } => Some((&key.key, micros(*not_before))),
         _ => None,
     });
@@ -84,9 +84,9 @@ async fn taken_keys(
 
 async fn taken_plans(
     connection: &mut SqliteConnection,
-    groups: &[&[Entry]],
+    groups: &[Entries],
 ) -> Result<Vec<PlanId>, JournalError> {
-    let redriven = groups.iter().copied().flatten().filter_map(|entry| match entry {
+    let redriven = groups.iter().flat_map(|group| group.iter()).filter_map(|entry| match entry {
         Entry::PlanRedriven { plan_id, sweep, .. } => Some((plan_id, sweep.is_some())),
         _ => None,
     });

@@ -15,8 +15,9 @@ use super::{
         TaskRef, Unreadable,
     },
     Entry, JournalError,
-    read::{damaged, page, parse, stored_error, time},
+    read::page,
     rows::{json, micros},
+    stored::{damaged, parse, stored_error, time},
 };
 
 const SWEEP_COLUMNS: &str = "sweep_id, action, rate, reason, by, at, selected";

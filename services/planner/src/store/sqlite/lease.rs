@@ -6,7 +6,7 @@ use sqlx::{Connection, SqliteConnection, SqlitePool};
 use super::{
     super::{Heartbeat, Unfinished, Unreadable},
     JournalError, dead_letters,
-    read::parse,
+    stored::parse,
 };
 
 pub(super) async fn register(connection: &mut SqliteConnection, planner: &str) -> Result<(), JournalError> {

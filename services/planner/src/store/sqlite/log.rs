@@ -7,23 +7,24 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 use sqlx::{
-    ConnectOptions, Connection, QueryBuilder, Sqlite, SqliteConnection, SqliteExecutor, SqlitePool,
-    sqlite::SqliteConnectOptions,
+    ConnectOptions, Connection, SqliteConnection, SqliteExecutor, SqlitePool, sqlite::SqliteConnectOptions,
 };
 use tokio::sync::{Mutex, Notify};
 
 use super::{
-    Entry, JournalError, claims, dead_letters,
+    Entries, Entry, JournalError, claims, dead_letters,
     merge::Batch,
     recent::{Commit, Recent, RecentCommits},
-    rows, set_aside,
+    rows::{self, Rows, Script},
+    set_aside,
 };
 
 /// How long entries gather before they are moved. What follows each other within this time is merged.
 const GATHER: Duration = Duration::from_millis(200);
 
-/// How much is moved at once, more or less, in bytes of the log: commits wait meanwhile.
-const MOVE_BYTES: i64 = 32 * 1024;
+/// How much is moved at once, more or less, in bytes of the log. Commits wait meanwhile, some milliseconds; but the more is
+/// moved at once, the more plans have ended by then, and are written once.
+const MOVE_BYTES: i64 = 512 * 1024;
 
 /// Refused, by doing nothing, for a planner that was taken for dead.
 const APPEND: &str = "
@@ -33,7 +34,7 @@ const APPEND: &str = "
 const OLDEST: &str = r#"
     SELECT max(seq), group_concat('{"planner":"' || planner || '","entries":' || entries || '}', ',' ORDER BY seq),
            (SELECT position FROM journal)
-    FROM (SELECT *, sum(length(entries)) OVER (ORDER BY seq) - length(entries) AS before FROM log ORDER BY seq LIMIT 256)
+    FROM (SELECT *, sum(length(entries)) OVER (ORDER BY seq) - length(entries) AS before FROM log ORDER BY seq LIMIT 1024)
     WHERE before < ?"#;
 
 /// The wait after a move that failed.
@@ -82,17 +83,12 @@ impl Log {
     }
 
     /// Makes `groups` durable, but those that claim what is taken: the places of those.
-    pub(super) async fn append(
-        &self,
-        planner: &str,
-        groups: &[&[Entry]],
-    ) -> Result<Vec<usize>, JournalError> {
-        let entries: Vec<&Entry> = groups.iter().flat_map(|group| group.iter()).collect();
-        let decides = |entry: &&Entry| claims::is_claim(entry) || dead_letters::is_sweep(entry);
-        let lost = if entries.iter().any(decides) {
+    pub(super) async fn append(&self, planner: &str, groups: &[Entries]) -> Result<Vec<usize>, JournalError> {
+        let decides = |entry: &Entry| claims::is_claim(entry) || dead_letters::is_sweep(entry);
+        let lost = if groups.iter().flat_map(|group| group.iter()).any(decides) {
             self.exclusively(async |connection| append_and_decide(connection, planner, groups).await).await?
         } else {
-            self.append_plainly(planner, &entries).await?;
+            self.append_plainly(planner, groups).await?;
             Vec::new()
         };
         self.appended.notify_one();
@@ -123,19 +119,19 @@ impl Log {
 
     /// Moves `oldest` into the tables: the number of its last commit.
     pub(super) async fn apply(&self, oldest: Oldest) -> Result<Option<i64>, JournalError> {
-        // Without an fsync: a move that is lost with the power leaves the log as it was, and the next commit of the log syncs
-        // what came before it.
-        let mut script = QueryBuilder::new("PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE; ");
-        let moved_to = oldest.write(&mut script);
-        script.push("COMMIT; PRAGMA synchronous = FULL");
+        let moves = oldest.into_move();
+        let (last, moved_to) = (moves.last, moves.moved_to());
         let moved = self.exclusively(async |connection| {
-            // Every script is another one.
-            script.build().persistent(false).execute(connection).await?;
-            self.recent.moved(oldest.last, moved_to);
+            // Without an fsync: a move that is lost with the power leaves the log as it was, and the next commit of the log
+            // syncs what came before it.
+            let mut script = Script::new(connection, "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE; ");
+            moves.write(&mut script).await?;
+            script.end("COMMIT; PRAGMA synchronous = FULL").await?;
+            self.recent.moved(last, moved_to);
             Ok(())
         });
         match moved.await {
-            Ok(()) => Ok(Some(oldest.last)),
+            Ok(()) => Ok(Some(last)),
             Err(JournalError::Database(sqlx::Error::Database(error))) if error.message() == "moved" => {
                 Ok(Some(i64::MIN))
             }
@@ -172,18 +168,16 @@ impl Log {
     }
 
     /// Makes entries durable that nothing has to be decided for.
-    async fn append_plainly(&self, planner: &str, entries: &[&Entry]) -> Result<(), JournalError> {
-        let text = rows::json(&entries);
+    async fn append_plainly(&self, planner: &str, groups: &[Entries]) -> Result<(), JournalError> {
+        let commit = Arc::new(Commit { planner: planner.to_owned(), groups: groups.to_vec() });
+        let text = rows::json(&commit.entries().collect::<Vec<_>>());
         let bytes = text.len();
-        let planner = planner.to_owned();
         self.exclusively(async |connection| {
-            let done = sqlx::query(APPEND).bind(planner.clone()).bind(text).execute(connection).await?;
+            let done = sqlx::query(APPEND).bind(planner.to_owned()).bind(text).execute(connection).await?;
             if done.rows_affected() == 0 {
                 return Err(JournalError::Fenced);
             }
             // Before anybody can move it.
-            let entries = entries.iter().map(|entry| (*entry).clone()).collect();
-            let commit = Commit { planner, entries };
             self.recent.push(Recent { seq: done.last_insert_rowid(), bytes, commit });
             Ok(())
         })
@@ -194,7 +188,7 @@ impl Log {
 /// The oldest part of the log.
 pub(super) struct Oldest {
     pub(super) last: i64,
-    pub(super) commits: Vec<Commit>,
+    pub(super) commits: Vec<Arc<Commit>>,
     /// Of the last event, before this is moved.
     pub(super) position: i64,
 }
@@ -206,33 +200,49 @@ impl Oldest {
         let Some(last) = last else { return Ok(None) };
         let commits = format!("[{}]", commits.unwrap_or_default());
         let unreadable = |_| JournalError::Damaged("log.entries holds other JSON than is expected".into());
-        let commits = serde_json::from_str(&commits).map_err(unreadable)?;
-        Ok(Some(Self { last, commits, position }))
+        let commits: Vec<Commit> = serde_json::from_str(&commits).map_err(unreadable)?;
+        Ok(Some(Self { last, commits: commits.into_iter().map(Arc::new).collect(), position }))
     }
 
-    /// Adds the statements that move it to `script`: the journal's position afterwards. They are refused when another process
-    /// has moved it meanwhile.
-    fn write(&self, script: &mut QueryBuilder<Sqlite>) -> i64 {
+    fn into_move(self) -> Move {
         let Self { last, commits, position } = self;
         let mut batch = Batch::default();
-        for Commit { planner, entries } in commits {
-            entries.iter().for_each(|entry| batch.add(planner, entry));
+        for commit in &commits {
+            commit.entries().for_each(|entry| batch.add(&commit.planner, entry));
         }
-        let rows = batch.into_rows(*position);
-        let moved_to = position + rows.event_count;
-        script.push("INSERT INTO log_move (position, events, last_seq) VALUES (").push_bind(*position);
-        script.push(", ").push_bind(rows.event_count).push(", ").push_bind(*last).push(");");
-        rows.write(script);
-        moved_to
+        Move { last, position, rows: batch.into_rows(position) }
+    }
+}
+
+/// A part of the log as the rows that it becomes.
+struct Move {
+    last: i64,
+    position: i64,
+    rows: Rows,
+}
+
+impl Move {
+    /// The position of the journal afterwards.
+    const fn moved_to(&self) -> i64 {
+        self.position + self.rows.event_count
+    }
+
+    /// Adds what it takes to `script`. It is refused when another process has moved the same meanwhile.
+    async fn write(self, script: &mut Script<'_>) -> Result<(), sqlx::Error> {
+        let Self { last, position, rows } = self;
+        let text = script.text();
+        text.push("INSERT INTO log_move (position, events, last_seq) VALUES (").push_bind(position);
+        text.push(", ").push_bind(rows.event_count).push(", ").push_bind(last).push(");");
+        rows.write(script).await
     }
 }
 
 /// Moves everything; part of a transaction that holds the write lock.
 async fn move_all(connection: &mut SqliteConnection) -> Result<(), JournalError> {
     while let Some(oldest) = Oldest::read(&mut *connection).await? {
-        let mut script = QueryBuilder::new("");
-        oldest.write(&mut script);
-        script.build().persistent(false).execute(&mut *connection).await?;
+        let mut script = Script::new(&mut *connection, "");
+        oldest.into_move().write(&mut script).await?;
+        script.end("").await?;
     }
     Ok(())
 }
@@ -242,10 +252,10 @@ async fn move_all(connection: &mut SqliteConnection) -> Result<(), JournalError>
 async fn append_and_decide(
     connection: &mut SqliteConnection,
     planner: &str,
-    groups: &[&[Entry]],
+    groups: &[Entries],
 ) -> Result<Vec<usize>, JournalError> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    if groups.iter().copied().flatten().any(claims::is_of_plan) {
+    if groups.iter().flat_map(|group| group.iter()).any(claims::is_of_plan) {
         move_all(&mut transaction).await?;
     }
     let lost = claims::lost(&mut transaction, groups).await?;

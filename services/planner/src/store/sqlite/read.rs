@@ -1,24 +1,28 @@
 //! Reading the journal.
 
 use jiff::Timestamp;
-use phoenix_domain::{
-    FailureClass, OrchestratorError, PlanId,
-    plan::{Attempt, AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
-};
-use serde::{Deserialize, de::DeserializeOwned};
+use phoenix_domain::{PlanId, plan::Plan};
+use serde::Deserialize;
 use serde_json::value::RawValue;
-use sqlx::{FromRow, Row, SqlitePool, sqlite::SqliteRow};
+use sqlx::{FromRow, Row, Sqlite, SqlitePool, sqlite::SqliteRow};
 use uuid::Uuid;
 
 use super::{
     super::Unreadable,
     Event, JournalError, Page, PlanFilter,
+    document::StoredDocument,
     rows::{self, micros},
+    stored::{AttemptRow, PlanRow, TaskRow, damaged, from_json, parse, time},
 };
 
 const PLAN_COLUMNS: &str =
     "plan_id, correlation_id, kind, status, created_at, deadline_at, ended_at, context, output, error, redrive_of,
      (SELECT later.plan_id FROM plans AS later WHERE later.redrive_of = plans.plan_id) AS redriven_as";
+
+const DOCUMENT_COLUMN: &str = "documents.document";
+
+const DOCUMENT: &str =
+    "(SELECT document FROM documents WHERE documents.position = plans.document) AS document";
 
 /// Whole plans, in the order of their ids, all of the same moment; those that are there. One that can't be read does not
 /// spoil the others.
@@ -31,10 +35,11 @@ pub(super) async fn whole_plans(
     // One snapshot: a plan is never shown with tasks of another moment.
     let mut snapshot = pool.begin().await?;
     let select = |what: &str, then: &str| sql(format!("SELECT {what} {those}{then}"));
-    let plans: Vec<PlanRow> = sqlx::query_as(select(&format!("{PLAN_COLUMNS} FROM plans"), ""))
-        .bind(&plan_ids)
-        .fetch_all(&mut *snapshot)
-        .await?;
+    let plans: Vec<WholePlanRow> =
+        sqlx::query_as(select(&format!("{PLAN_COLUMNS}, {DOCUMENT} FROM plans"), ""))
+            .bind(&plan_ids)
+            .fetch_all(&mut *snapshot)
+            .await?;
     let tasks: Vec<TaskRow> =
         sqlx::query_as(select("* FROM tasks", ", ordinal")).bind(&plan_ids).fetch_all(&mut *snapshot).await?;
     let attempts: Vec<AttemptRow> = sqlx::query_as(select("* FROM attempts", ", ordinal, number"))
@@ -44,7 +49,11 @@ pub(super) async fn whole_plans(
     drop(snapshot);
     let (mut tasks, mut attempts) = (tasks.into_iter().peekable(), attempts.into_iter().peekable());
     let mut whole = Vec::with_capacity(plans.len());
-    for plan in plans {
+    for WholePlanRow { plan, document } in plans {
+        if let Some(document) = document {
+            whole.push((parse("plans.plan_id", &plan.plan_id)?, whole_plan(plan, &document)));
+            continue;
+        }
         let own_tasks = std::iter::from_fn(|| tasks.next_if(|task| task.plan_id == plan.plan_id)).collect();
         let own_attempts = std::iter::from_fn(|| attempts.next_if(|attempt| attempt.plan_id == plan.plan_id));
         let own_attempts = own_attempts.collect();
@@ -53,30 +62,57 @@ pub(super) async fn whole_plans(
     Ok(whole)
 }
 
+/// A plan, and its document if it is kept whole.
+#[derive(FromRow)]
+struct WholePlanRow {
+    #[sqlx(flatten)]
+    plan: PlanRow,
+    document: Option<String>,
+}
+
+fn whole_plan(plan: PlanRow, document: &str) -> Result<Plan, JournalError> {
+    let StoredDocument { task, attempts } = from_json(DOCUMENT_COLUMN, document)?;
+    plan.with(vec![task], attempts).map_err(|error| match error {
+        JournalError::Damaged(what) => JournalError::Damaged(format!("{DOCUMENT_COLUMN}, as {what}")),
+        error => error,
+    })
+}
+
 pub(super) async fn plans(
     pool: &SqlitePool,
     filter: &PlanFilter,
 ) -> Result<Page<Plan, PlanId>, JournalError> {
     let PlanFilter { correlation_id, status, agent, since, before, limit } = filter;
     // Conditions are written only where they filter, so that each shape finds its index.
-    let mut query = sqlx::QueryBuilder::new(format!("SELECT {PLAN_COLUMNS} FROM plans WHERE TRUE"));
-    if let Some(id) = correlation_id {
-        query.push(" AND correlation_id = ").push_bind(id.to_string());
-    }
-    if let Some(status) = status {
-        query.push(" AND status = ").push_bind(status.as_str());
-    }
-    if let Some(agent) = agent {
-        query
-            .push(" AND plan_id IN (SELECT plan_id FROM tasks WHERE agent = ")
-            .push_bind(agent.as_str().to_owned());
-        query.push(")");
-    }
-    if let Some(since) = since {
-        query.push(" AND created_at >= ").push_bind(micros(*since));
-    }
-    if let Some(before) = before {
-        query.push(" AND plan_id < ").push_bind(before.to_string());
+    let mut query = sqlx::QueryBuilder::new("");
+    let select = |query: &mut sqlx::QueryBuilder<Sqlite>, of_agent: &[&'static str]| {
+        query.push("SELECT ").push(PLAN_COLUMNS).push(" FROM plans WHERE TRUE");
+        if let (Some(agent), [before, after]) = (agent, of_agent) {
+            query.push(*before).push_bind(agent.as_str().to_owned()).push(*after);
+        }
+        if let Some(id) = correlation_id {
+            query.push(" AND correlation_id = ").push_bind(id.to_string());
+        }
+        if let Some(status) = status {
+            query.push(" AND status = ").push_bind(status.as_str());
+        }
+        if let Some(since) = since {
+            query.push(" AND created_at >= ").push_bind(micros(*since));
+        }
+        if let Some(before) = before {
+            query.push(" AND plan_id < ").push_bind(before.to_string());
+        }
+    };
+    if agent.is_some() {
+        // Those that are kept whole, and those with a task for the agent: each in order, to be merged.
+        select(&mut query, &[" AND agent = ", ""]);
+        query.push(" UNION ALL ");
+        select(
+            &mut query,
+            &[" AND agent IS NULL AND plan_id IN (SELECT plan_id FROM tasks WHERE agent = ", ")"],
+        );
+    } else {
+        select(&mut query, &[]);
     }
     query.push(" ORDER BY plan_id DESC LIMIT ").push_bind(*limit);
     let rows = query.build().fetch_all(pool).await?;
@@ -131,23 +167,37 @@ pub(super) async fn events(
     let after = i64::try_from(position).unwrap_or(i64::MAX);
     let mut snapshot = pool.begin().await?;
     // From the row in which `after` lies.
-    let rows: Vec<(i64, String)> = sqlx::query_as(
+    let mut rows: Vec<(i64, String)> = sqlx::query_as(
         "SELECT position, events FROM events WHERE plan_id = ?1 AND position >= coalesce(
              (SELECT max(position) FROM events WHERE plan_id = ?1 AND position <= ?2), 0)
-         ORDER BY position LIMIT ?3",
+         ORDER BY position LIMIT ?3 + 1",
     )
     .bind(plan_id.to_string())
     .bind(after)
     .bind(limit)
     .fetch_all(&mut *snapshot)
     .await?;
-    if rows.is_empty() {
-        return Ok(Vec::new());
-    }
-    let keys: Vec<String> = sqlx::query_scalar("SELECT key FROM tasks WHERE plan_id = ? ORDER BY ordinal")
-        .bind(plan_id.to_string())
-        .fetch_all(&mut *snapshot)
-        .await?;
+    // What happened to a plan that is kept whole happened before anything else did.
+    let whole: Option<(i64, String, String)> = sqlx::query_as(
+        "SELECT position, events, document FROM documents
+         WHERE position = (SELECT document FROM plans WHERE plan_id = ?)",
+    )
+    .bind(plan_id.to_string())
+    .fetch_optional(&mut *snapshot)
+    .await?;
+    let keys = match whole {
+        Some((position, events, document)) => {
+            rows.insert(0, (position, events));
+            vec![from_json::<StoredDocument>(DOCUMENT_COLUMN, &document)?.task.key]
+        }
+        None if rows.is_empty() => return Ok(Vec::new()),
+        None => {
+            sqlx::query_scalar("SELECT key FROM tasks WHERE plan_id = ? ORDER BY ordinal")
+                .bind(plan_id.to_string())
+                .fetch_all(&mut *snapshot)
+                .await?
+        }
+    };
     let mut found = Vec::new();
     for (first, text) in rows {
         let events: Vec<StoredEvent> = from_json("events.events", &text)?;
@@ -167,209 +217,7 @@ pub(super) async fn events(
 #[derive(Deserialize)]
 struct StoredEvent(Option<usize>, String, i64, Box<RawValue>);
 
-#[derive(FromRow)]
-struct PlanRow {
-    plan_id: String,
-    correlation_id: String,
-    kind: String,
-    status: String,
-    created_at: i64,
-    deadline_at: Option<i64>,
-    ended_at: Option<i64>,
-    context: String,
-    output: Option<String>,
-    error: Option<String>,
-    redrive_of: Option<String>,
-    redriven_as: Option<String>,
-}
-
-impl PlanRow {
-    fn with(self, tasks: Vec<TaskRow>, attempts: Vec<AttemptRow>) -> Result<Plan, JournalError> {
-        let mut plan = self.read()?;
-        plan.tasks = tasks.into_iter().map(TaskRow::read).collect::<Result<_, _>>()?;
-        for row in attempts {
-            let ordinal = usize::try_from(row.ordinal).unwrap_or(usize::MAX);
-            let task = plan.tasks.get_mut(ordinal).ok_or_else(|| damaged("attempts.ordinal", row.ordinal))?;
-            task.attempts.push(row.read()?);
-        }
-        Ok(plan)
-    }
-
-    fn read(self) -> Result<Plan, JournalError> {
-        let Self {
-            plan_id,
-            correlation_id,
-            kind,
-            status,
-            created_at,
-            deadline_at,
-            ended_at,
-            context,
-            output,
-            error,
-            redrive_of,
-            redriven_as,
-        } = self;
-        Ok(Plan {
-            plan_id: parse("plans.plan_id", &plan_id)?,
-            correlation_id: parse("plans.correlation_id", &correlation_id)?,
-            kind: PlanKind::from_name(&kind).ok_or_else(|| damaged("plans.kind", &kind))?,
-            status: PlanStatus::from_name(&status).ok_or_else(|| damaged("plans.status", &status))?,
-            created_at: time(created_at)?,
-            deadline_at: deadline_at.map(time).transpose()?,
-            ended_at: ended_at.map(time).transpose()?,
-            context,
-            output,
-            error: stored_error(error.as_deref())?,
-            redrive_of: redrive_of.map(|id| parse("plans.redrive_of", &id)).transpose()?,
-            redriven_as: redriven_as.map(|id| parse("plans.plan_id", &id)).transpose()?,
-            tasks: Vec::new(),
-        })
-    }
-}
-
-#[derive(FromRow)]
-struct TaskRow {
-    plan_id: String,
-    task_id: String,
-    key: String,
-    agent: String,
-    action: String,
-    payload: String,
-    depends_on: String,
-    on_failure: String,
-    status: String,
-    queued_at: i64,
-    dispatched_at: Option<i64>,
-    ended_at: Option<i64>,
-    output: Option<String>,
-    error: Option<String>,
-}
-
-impl TaskRow {
-    fn read(self) -> Result<Task, JournalError> {
-        let Self {
-            plan_id: _,
-            task_id,
-            key,
-            agent,
-            action,
-            payload,
-            depends_on,
-            on_failure,
-            status,
-            queued_at,
-            dispatched_at,
-            ended_at,
-            output,
-            error,
-        } = self;
-        Ok(Task {
-            task_id: parse("tasks.task_id", &task_id)?,
-            spec: TaskSpec {
-                key,
-                agent: parse("tasks.agent", &agent)?,
-                action,
-                payload: from_json("tasks.payload", &payload)?,
-                depends_on: from_json("tasks.depends_on", &depends_on)?,
-                on_failure: match on_failure.as_str() {
-                    "fail" => OnFailure::Fail,
-                    "continue" => OnFailure::Continue,
-                    other => return Err(damaged("tasks.on_failure", other)),
-                },
-            },
-            status: TaskStatus::from_name(&status).ok_or_else(|| damaged("tasks.status", &status))?,
-            queued_at: time(queued_at)?,
-            dispatched_at: dispatched_at.map(time).transpose()?,
-            ended_at: ended_at.map(time).transpose()?,
-            output: output.map(|text| from_json("tasks.output", &text)).transpose()?,
-            error: stored_error(error.as_deref())?,
-            attempts: Vec::new(),
-        })
-    }
-}
-
-#[derive(FromRow)]
-struct AttemptRow {
-    plan_id: String,
-    ordinal: i64,
-    number: u32,
-    started_at: i64,
-    ended_at: Option<i64>,
-    outcome: Option<String>,
-    error_class: Option<String>,
-    message: Option<String>,
-    stderr_tail: Option<String>,
-    worker: String,
-}
-
-impl AttemptRow {
-    fn read(self) -> Result<Attempt, JournalError> {
-        let Self {
-            plan_id: _,
-            ordinal: _,
-            number,
-            started_at,
-            ended_at,
-            outcome,
-            error_class,
-            message,
-            stderr_tail,
-            worker,
-        } = self;
-        let outcome = match outcome.as_deref() {
-            None => None,
-            Some("succeeded") => Some(AttemptOutcome::Succeeded),
-            Some("cancelled") => Some(AttemptOutcome::Cancelled),
-            Some("failed") => {
-                let class = error_class.unwrap_or_default();
-                Some(AttemptOutcome::Failed {
-                    class: FailureClass::from_name(&class)
-                        .ok_or_else(|| damaged("attempts.error_class", &class))?,
-                    message: message.unwrap_or_default(),
-                    stderr_tail: stderr_tail.unwrap_or_default(),
-                })
-            }
-            Some(other) => return Err(damaged("attempts.outcome", other)),
-        };
-        Ok(Attempt {
-            number,
-            started_at: time(started_at)?,
-            ended_at: ended_at.map(time).transpose()?,
-            outcome,
-            worker,
-        })
-    }
-}
-
 /// Text that is put together here from constants only.
 fn sql(text: String) -> sqlx::AssertSqlSafe<String> {
     sqlx::AssertSqlSafe(text)
-}
-
-pub(super) fn damaged(column: &str, value: impl std::fmt::Display) -> JournalError {
-    JournalError::Damaged(format!("{column} holds `{value}`"))
-}
-
-pub(super) fn parse<T: std::str::FromStr>(column: &str, text: &str) -> Result<T, JournalError> {
-    text.parse().map_err(|_| damaged(column, text))
-}
-
-/// What is wrong is told without the text itself, which is somebody's.
-fn from_json<T: DeserializeOwned>(column: &str, text: &str) -> Result<T, JournalError> {
-    let wrong = |error: serde_json::Error| {
-        JournalError::Damaged(format!(
-            "{column} holds other JSON than is expected from character {} on",
-            error.column()
-        ))
-    };
-    serde_json::from_str(text).map_err(wrong)
-}
-
-pub(super) fn stored_error(text: Option<&str>) -> Result<Option<OrchestratorError>, JournalError> {
-    text.map(|text| from_json("error", text)).transpose()
-}
-
-pub(super) fn time(micros: i64) -> Result<Timestamp, JournalError> {
-    Timestamp::from_microsecond(micros).map_err(|_| damaged("time", micros))
 }

@@ -5,21 +5,42 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde::Deserialize;
 
-use super::Entry;
+use super::{Entries, Entry};
 
 /// What is remembered at most, in bytes of the log: if moves fail for long, memory must not grow with the log.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
 
 /// What one planner wrote at once.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Deserialize)]
+#[serde(from = "StoredCommit")]
 pub(super) struct Commit {
     pub(super) planner: String,
-    pub(super) entries: Vec<Entry>,
+    pub(super) groups: Vec<Entries>,
+}
+
+/// As the log has it.
+#[derive(Deserialize)]
+struct StoredCommit {
+    planner: String,
+    entries: Entries,
+}
+
+impl From<StoredCommit> for Commit {
+    fn from(StoredCommit { planner, entries }: StoredCommit) -> Self {
+        Self { planner, groups: vec![entries] }
+    }
+}
+
+impl Commit {
+    /// In the order in which they were written.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.groups.iter().flat_map(|group| group.iter())
+    }
 }
 
 /// A commit, and where it is in the log.
@@ -27,7 +48,7 @@ pub(super) struct Commit {
 pub(super) struct Recent {
     pub(super) seq: i64,
     pub(super) bytes: usize,
-    pub(super) commit: Commit,
+    pub(super) commit: Arc<Commit>,
 }
 
 /// The commits, oldest first.

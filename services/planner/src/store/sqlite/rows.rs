@@ -1,10 +1,12 @@
-//! Rows of the tables, all in one script: every trip to SQLite's own thread and back costs more than a row does, and on a
-//! busy machine each waits for its turn while nobody else can commit.
+//! Rows of the tables, as few statements as can be: every trip to SQLite's own thread and back costs more than a row does,
+//! and on a busy machine each waits for its turn while nobody else can commit.
+
+use std::sync::LazyLock;
 
 use jiff::Timestamp;
 use phoenix_domain::{CorrelationId, PlanId, TaskId};
 use serde::Serialize;
-use sqlx::{QueryBuilder, Sqlite, query_builder::Separated};
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection, query_builder::Separated};
 
 /// The columns of one row, in the order of its statement.
 pub(super) type Row = Vec<Cell>;
@@ -24,8 +26,11 @@ macro_rules! row {
 pub(super) use row;
 
 /// What a batch comes to, by table and kind of change.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Rows {
+    /// Of plans that are kept whole, and what there is of each beside its row.
+    pub(super) whole_plans: Vec<Row>,
+    pub(super) documents: Vec<Row>,
     pub(super) plans: Vec<Row>,
     pub(super) tasks: Vec<Row>,
     pub(super) attempts: Vec<Row>,
@@ -49,9 +54,11 @@ struct Statement(&'static str, &'static str);
 const PLANS: Statement = Statement(
     "INSERT INTO plans
      (plan_id, correlation_id, kind, status, owner, created_at, deadline_at, context, ended_at, output, error,
-      redrive_of) ",
+      redrive_of, document, agent) ",
     "",
 );
+
+const DOCUMENTS: Statement = Statement("INSERT INTO documents (position, document, events) ", "");
 
 const TASKS: Statement = Statement(
     "INSERT INTO tasks
@@ -60,11 +67,15 @@ const TASKS: Statement = Statement(
     "",
 );
 
-/// An executor that counts wrong must not stop the journal.
+/// An executor that counts wrong must not stop the journal, nor one that tells of a plan that is kept whole by now.
 const ATTEMPTS: Statement = Statement(
-    "INSERT INTO attempts
-     (plan_id, ordinal, number, started_at, worker, ended_at, outcome, error_class, message, stderr_tail) ",
-    " ON CONFLICT (plan_id, ordinal, number) DO NOTHING",
+    "WITH new (plan_id, ordinal, number, started_at, worker, ended_at, outcome, error_class, message, stderr_tail) AS (",
+    ")
+     INSERT INTO attempts
+     (plan_id, ordinal, number, started_at, worker, ended_at, outcome, error_class, message, stderr_tail)
+     SELECT * FROM new
+     WHERE NOT EXISTS (SELECT 1 FROM plans WHERE plans.plan_id = new.plan_id AND document IS NOT NULL)
+     ON CONFLICT (plan_id, ordinal, number) DO NOTHING",
 );
 
 const ATTEMPT_ENDS: Statement = Statement(
@@ -121,11 +132,30 @@ const REDRIVES: Statement = Statement(
 
 const EVENTS: Statement = Statement("INSERT INTO events (plan_id, position, events) ", "");
 
+/// Rows of a statement that is kept prepared: to prepare one costs as much as to run it.
+const KEPT: usize = 32;
+
+static KEPT_PLANS: LazyLock<String> = LazyLock::new(|| PLANS.of_rows(KEPT, 14));
+static KEPT_DOCUMENTS: LazyLock<String> = LazyLock::new(|| DOCUMENTS.of_rows(KEPT, 3));
+
+/// Rows that are sent at once, at most: a statement has at most 32 766 values (<https://sqlite.org/limits.html>).
+const SENT: usize = 1000;
+
+impl Statement {
+    /// Its text for so many rows of so many columns.
+    fn of_rows(&self, rows: usize, columns: usize) -> String {
+        let row = format!("({})", vec!["?"; columns].join(", "));
+        format!("{}VALUES {}{}", self.0, vec![row; rows].join(", "), self.1)
+    }
+}
+
 impl Rows {
-    /// Adds the statements that write them all to `script`.
-    pub(super) fn write(self, script: &mut QueryBuilder<Sqlite>) {
+    /// Writes them all at the end of `script`.
+    pub(super) async fn write(self, script: &mut Script<'_>) -> Result<(), sqlx::Error> {
         let Self {
-            plans,
+            mut whole_plans,
+            mut documents,
+            mut plans,
             tasks,
             attempts,
             attempt_ends,
@@ -136,8 +166,12 @@ impl Rows {
             events,
             event_count: _,
         } = self;
+        script.kept(&KEPT_DOCUMENTS, &mut documents).await?;
+        script.kept(&KEPT_PLANS, &mut whole_plans).await?;
+        plans.append(&mut whole_plans);
         // Inserts come before changes of what they insert.
-        for (Statement(head, tail), rows) in [
+        for (statement, rows) in [
+            (DOCUMENTS, documents),
             (PLANS, plans),
             (TASKS, tasks),
             (ATTEMPTS, attempts),
@@ -148,10 +182,83 @@ impl Rows {
             (REDRIVES, redrives),
             (EVENTS, events),
         ] {
-            if !rows.is_empty() {
-                script.push(head).push_values(rows, push_row).push(tail).push(";");
-            }
+            script.rows(&statement, rows).await?;
         }
+        Ok(())
+    }
+}
+
+/// Statements on their way to SQLite, sent together as far as that goes.
+pub(super) struct Script<'c> {
+    connection: &'c mut SqliteConnection,
+    text: QueryBuilder<Sqlite>,
+    rows: usize,
+}
+
+impl<'c> Script<'c> {
+    /// One that begins with `statements`, each with a semicolon behind it.
+    pub(super) fn new(connection: &'c mut SqliteConnection, statements: &'static str) -> Self {
+        Self { connection, text: QueryBuilder::new(statements), rows: 0 }
+    }
+
+    /// To add to what is sent next.
+    pub(super) const fn text(&mut self) -> &mut QueryBuilder<Sqlite> {
+        &mut self.text
+    }
+
+    async fn rows(
+        &mut self,
+        Statement(head, tail): &Statement,
+        mut rows: Vec<Row>,
+    ) -> Result<(), sqlx::Error> {
+        while !rows.is_empty() {
+            if self.rows >= SENT {
+                self.send().await?;
+            }
+            let later = rows.split_off(rows.len().min(SENT - self.rows));
+            self.rows += rows.len();
+            self.text.push(*head).push_values(rows, push_row).push(*tail).push(";");
+            rows = later;
+        }
+        Ok(())
+    }
+
+    /// Writes as many of `rows` as fill such a statement, and leaves the others.
+    async fn kept(&mut self, statement: &'static str, rows: &mut Vec<Row>) -> Result<(), sqlx::Error> {
+        let filled = rows.len() / KEPT * KEPT;
+        let left = rows.split_off(filled);
+        let rows = std::mem::replace(rows, left);
+        if !rows.is_empty() {
+            self.send().await?;
+        }
+        let mut cells = rows.into_iter();
+        while cells.len() > 0 {
+            let query =
+                cells.by_ref().take(KEPT).flatten().fold(sqlx::query(statement), |query, cell| match cell {
+                    Cell::Null => query.bind(None::<i64>),
+                    Cell::Integer(number) => query.bind(number),
+                    Cell::Text(text) => query.bind(text),
+                });
+            query.execute(&mut *self.connection).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self) -> Result<(), sqlx::Error> {
+        let mut text = std::mem::replace(&mut self.text, QueryBuilder::new(""));
+        self.rows = 0;
+        if text.sql().as_str().is_empty() {
+            return Ok(());
+        }
+        // Every script is another one.
+        text.build().persistent(false).execute(&mut *self.connection).await?;
+        Ok(())
+    }
+
+    /// Sends what is left, with `statements` behind it.
+    pub(super) async fn end(mut self, statements: &'static str) -> Result<(), sqlx::Error> {
+        self.text.push(statements);
+        self.send().await
     }
 }
 

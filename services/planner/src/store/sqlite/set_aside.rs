@@ -4,6 +4,8 @@
 //! Only what is wrong with the commit itself counts. A file that is damaged elsewhere, or full, or locked, is not the
 //! commit's fault; and entries of a kind that this version does not know are another version's, which may come back.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use phoenix_platform::metrics::record_counter;
 use sqlx::SqlitePool;
@@ -55,7 +57,7 @@ impl Log {
         let Some((seq, planner, entries, position)) = oldest else { return Ok(None) };
         let reason = match serde_json::from_slice(&entries) {
             Ok(entries) => {
-                let commits = vec![Commit { planner, entries }];
+                let commits = vec![Arc::new(Commit { planner, groups: vec![entries] })];
                 match self.apply(Oldest { last: seq, commits, position }).await {
                     Err(error) if is_constraint(&error) => error.to_string(),
                     moved => return moved,

@@ -1,0 +1,193 @@
+//! A plan is the same, whether a store keeps it whole or in parts; how it is kept depends on how far it has come when it is
+//! read for the first time.
+
+use std::sync::Arc;
+
+use phoenix_domain::plan::{Plan, PlanStatus};
+use phoenix_planner::store::{Entry, JournalError, OldPlans, PlanFilter, Store};
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+
+use crate::{Fresh, accepted, at, life, new_plan, plan_ended, sqlite, stores, task_of, write};
+
+/// A plan with one task, which fails once and then succeeds.
+fn chat(plan: &Plan) -> Vec<Entry> {
+    let mut entries = life(plan);
+    let of_first = |entry: &Entry| match entry {
+        Entry::TaskDispatched { task, .. }
+        | Entry::AttemptStarted { task, .. }
+        | Entry::AttemptEnded { task, .. }
+        | Entry::TaskEnded { task, .. } => task.ordinal == 0,
+        _ => true,
+    };
+    entries.retain(of_first);
+    entries
+}
+
+async fn read_after_each(store: &dyn Store, plan: &Plan, batch: usize) {
+    for entries in chat(plan).chunks(batch) {
+        write(store, "me", entries).await.unwrap();
+        store.plan(plan.plan_id).await.unwrap();
+    }
+}
+
+impl Fresh {
+    async fn count(&self, what: &str) -> i64 {
+        let mut file = SqliteConnection::connect(&self.url).await.unwrap();
+        let query = format!("SELECT count(*) FROM {what}");
+        sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(&mut file).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_plan_of_one_task_is_the_same_however_it_is_kept() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let mut read = Vec::new();
+        for batch in [100, 1, 2, 4] {
+            let plan = new_plan(&["a"]);
+            read_after_each(store, &plan, batch).await;
+            let mut known = store.plan(plan.plan_id).await.unwrap().unwrap();
+            assert_eq!(known.tasks[0].spec, plan.tasks[0].spec);
+            assert_eq!((known.status, known.tasks[0].attempts.len()), (PlanStatus::Succeeded, 2));
+            let events = store.events(plan.plan_id, 0, 100).await.unwrap();
+            assert!(events.windows(2).all(|pair| pair[0].position + 1 == pair[1].position));
+            assert_eq!(store.events(plan.plan_id, events[2].position, 3).await.unwrap(), events[3..6]);
+            assert_eq!(store.events(plan.plan_id, events[7].position, 3).await.unwrap(), []);
+            let facts: Vec<_> =
+                events.iter().map(|event| (event.kind.clone(), event.at, event.task_key.clone())).collect();
+            let nil = uuid::Uuid::nil();
+            (known.plan_id, known.correlation_id, known.tasks[0].task_id) =
+                (nil.into(), nil.into(), nil.into());
+            read.push((known, facts, events[4].data.clone()));
+        }
+        for other in &read[1..] {
+            assert_eq!(other, &read[0]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn plans_are_listed_in_one_order_however_they_are_kept() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let mut ids = Vec::new();
+        for n in 0..12 {
+            let plan = new_plan(if n % 5 == 4 { &["b"] } else { &["a"] });
+            read_after_each(store, &plan, if n % 2 == 0 { 100 } else { 3 }).await;
+            if n % 5 != 4 {
+                ids.push(plan.plan_id);
+            }
+        }
+        ids.reverse();
+        let (mut listed, mut before) = (Vec::new(), None);
+        loop {
+            let status = Some(PlanStatus::Succeeded);
+            let filter =
+                PlanFilter { agent: "a".parse().ok(), status, before, limit: 3, ..PlanFilter::default() };
+            let page = store.plans(&filter).await.unwrap();
+            listed.extend(page.items.iter().map(|plan| plan.plan_id));
+            before = page.last;
+            if before.is_none() {
+                break;
+            }
+        }
+        assert_eq!(listed, ids);
+    }
+}
+
+#[tokio::test]
+async fn what_comes_after_the_end_of_a_plan_changes_nothing_and_stops_nothing() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let plan = new_plan(&["a"]);
+        read_after_each(store, &plan, 100).await;
+        let known = store.plan(plan.plan_id).await.unwrap();
+        let task = task_of(&plan, 0);
+        let late = [
+            Entry::AttemptStarted { task, number: 3, at: at(20), worker: "pid 3".into() },
+            chat(&plan)[4].clone(),
+            plan_ended(&plan, 21),
+        ];
+        write(store, "me", &late).await.unwrap();
+        assert_eq!(store.plan(plan.plan_id).await.unwrap(), known);
+        let events = store.events(plan.plan_id, 0, 100).await.unwrap();
+        assert!(events.windows(2).all(|pair| pair[0].position < pair[1].position));
+        assert_eq!((events.len(), events[8].kind.as_str()), (11, "attempt_started"));
+        assert_eq!(store.events(plan.plan_id, events[8].position, 100).await.unwrap(), events[9..]);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_of_any_size_is_taken() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        // More rows than a statement takes, of plans that are kept in parts; and some that are kept whole.
+        let large: Vec<_> = (0..12).map(|_| new_plan(&["a"; 256])).collect();
+        let small: Vec<_> = (0..100).map(|_| new_plan(&["a"])).collect();
+        let mut groups: Vec<Arc<[Entry]>> = large.iter().map(|plan| [accepted(plan)].into()).collect();
+        groups.extend(small.iter().map(|plan| chat(plan).into()));
+        let mut steps = Vec::new();
+        for plan in &large {
+            steps.extend(
+                (0..256).map(|ordinal| Entry::TaskDispatched { task: task_of(plan, ordinal), at: at(1) }),
+            );
+        }
+        groups.push(steps.into());
+        assert_eq!(store.write("me", &groups).await.unwrap(), [0; 0]);
+        for plan in large {
+            let known = store.plan(plan.plan_id).await.unwrap().unwrap();
+            assert!(
+                known.tasks.len() == 256 && known.tasks.iter().all(|task| task.dispatched_at == Some(at(1)))
+            );
+        }
+        for plan in small {
+            let known = store.plan(plan.plan_id).await.unwrap().unwrap();
+            assert_eq!((known.status, known.tasks[0].attempts.len()), (PlanStatus::Succeeded, 2));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_plan_that_is_kept_whole_is_one_document_which_goes_with_it() {
+    let fresh = sqlite().await;
+    let plans: Vec<_> = (0..70).map(|_| new_plan(&["a"])).collect();
+    let entries: Vec<_> = plans.iter().flat_map(chat).collect();
+    write(&*fresh.store, "me", &entries).await.unwrap();
+    fresh.store.plan(plans[0].plan_id).await.unwrap();
+    let counts = [fresh.count("documents").await, fresh.count("tasks").await, fresh.count("events").await];
+    assert_eq!(counts, [70, 0, 0]);
+    let now = jiff::Timestamp::now() + std::time::Duration::from_secs(3600 * 24 * 365 * 10);
+    let old = OldPlans { ended_before: now, after: None, limit: 60 };
+    assert_eq!(fresh.store.forget_plans("me", &old).await.unwrap().plans, 60);
+    assert_eq!(fresh.count("documents").await, 10);
+    assert_eq!(fresh.store.events(plans[0].plan_id, 0, 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_damaged_document_is_told_of_and_costs_its_own_plan_only() {
+    for (value, said) in [
+        ("'{\"a secret\": '", "documents.document"),
+        ("json_set(document, '$.task.status', '?')", "tasks.status"),
+        ("json_set(document, '$.attempts[0].outcome', '?')", "attempts.outcome"),
+        ("json_remove(document, '$.task.payload')", "documents.document"),
+    ] {
+        let fresh = sqlite().await;
+        let plans = [new_plan(&["a"]), new_plan(&["a"])];
+        let entries: Vec<_> = plans.iter().flat_map(chat).collect();
+        write(&*fresh.store, "me", &entries).await.unwrap();
+        fresh.store.plan(plans[0].plan_id).await.unwrap();
+        let first = plans[0].plan_id;
+        let damage = format!(
+            "UPDATE documents SET document = {value}
+             WHERE position = (SELECT document FROM plans WHERE plan_id = '{first}')"
+        );
+        let mut file = SqliteConnection::connect(&fresh.url).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(damage)).execute(&mut file).await.unwrap();
+        let read = fresh.store.whole_plans(&[first, plans[1].plan_id]).await.unwrap();
+        let error = read[0].1.as_ref().unwrap_err();
+        assert!(matches!(error, JournalError::Damaged(_)), "{error:?}");
+        let error = error.to_string();
+        assert!(error.contains(said) && !error.contains("secret"), "{value}: {error}");
+        assert_eq!(read[1].1.as_ref().unwrap().plan_id, plans[1].plan_id);
+    }
+}
