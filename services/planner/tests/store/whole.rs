@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use phoenix_domain::plan::{Plan, PlanStatus};
-use phoenix_planner::store::{Entry, JournalError, OldPlans, PlanFilter, Store};
+use phoenix_planner::store::{self, Entry, JournalError, OldPlans, PlanFilter, Store};
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::{Fresh, accepted, at, life, new_plan, plan_ended, sqlite, stores, task_of, write};
@@ -190,4 +190,74 @@ async fn a_damaged_document_is_told_of_and_costs_its_own_plan_only() {
         assert!(error.contains(said) && !error.contains("secret"), "{value}: {error}");
         assert_eq!(read[1].1.as_ref().unwrap().plan_id, plans[1].plan_id);
     }
+}
+
+#[tokio::test]
+async fn what_is_under_way_stays_in_the_log_once_and_is_lost_to_nobody() {
+    let fresh = sqlite().await;
+    let store = &*fresh.store;
+    let moved = async |documents: i64, tasks: i64, log: i64| {
+        let mut counts = [-1; 3];
+        for _ in 0..400 {
+            counts = [fresh.count("documents").await, fresh.count("tasks").await, fresh.count("log").await];
+            if counts == [documents, tasks, log] {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("documents, tasks, log: {counts:?}");
+    };
+    // From here on the store knows what it has moved.
+    let first = new_plan(&["a"]);
+    write(store, "me", &chat(&first)).await.unwrap();
+    moved(1, 0, 0).await;
+    let [quick, slow, long] = [0; 3].map(|_| new_plan(&["a"]));
+    let others: Vec<_> = (0..5).map(|_| new_plan(&["a"])).collect();
+    let (began, ended) = (chat(&slow)[..3].to_vec(), chat(&slow)[3..].to_vec());
+    write(store, "me", &[accepted(&long)]).await.unwrap();
+    write(store, "me", &[chat(&quick), began].concat()).await.unwrap();
+    write(store, "me", &others.iter().flat_map(chat).collect::<Vec<_>>()).await.unwrap();
+    moved(7, 0, 1).await;
+    // Whoever opens the journal now finds all of it.
+    let other = store::open(&fresh.url).await.unwrap();
+    let plans = [&first, &quick, &slow, &long].map(|plan| plan.plan_id);
+    let statuses = async |store: &dyn Store| {
+        let read = store.whole_plans(&plans).await.unwrap();
+        read.into_iter().map(|(_, plan)| plan.unwrap().status).collect::<Vec<_>>()
+    };
+    write(store, "me", &ended).await.unwrap();
+    moved(8, 1, 0).await;
+    use PlanStatus::{Pending, Succeeded};
+    for store in [store, &*other] {
+        assert_eq!(statuses(store).await, [Succeeded, Succeeded, Succeeded, Pending]);
+        let events = store.events(slow.plan_id, 0, 100).await.unwrap();
+        assert_eq!(events.len(), 8);
+        assert!(events.windows(2).all(|pair| pair[0].position + 1 == pair[1].position));
+    }
+}
+
+#[tokio::test]
+async fn what_stayed_in_the_log_is_seen_by_whoever_reads_and_taken_over_by_whoever_comes_next() {
+    let fresh = sqlite().await;
+    let store = &*fresh.store;
+    let first = new_plan(&["a"]);
+    write(store, "me", &chat(&first)).await.unwrap();
+    store.plan(first.plan_id).await.unwrap();
+    let (quick, open) = (new_plan(&["a"]), new_plan(&["a"]));
+    write(store, "me", &[accepted(&open)]).await.unwrap();
+    write(store, "me", &chat(&quick)).await.unwrap();
+    while fresh.count("documents").await < 2 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let heir = store::open(&fresh.url).await.unwrap();
+    heir.register("heir").await.unwrap();
+    let dead: Vec<_> =
+        heir.planners().await.unwrap().into_iter().filter(|other| other.planner == "me").collect();
+    assert_eq!(heir.claim("heir", &dead).await.unwrap().plans, [open.plan_id]);
+    let late = write(store, "me", &[plan_ended(&open, 9)]).await.unwrap_err();
+    assert!(matches!(late, JournalError::Fenced), "{late:?}");
+    write(&*heir, "heir", &chat(&open)[1..]).await.unwrap();
+    let known = store.plan(open.plan_id).await.unwrap().unwrap();
+    assert_eq!((known.status, known.tasks[0].attempts.len()), (PlanStatus::Succeeded, 2));
+    assert_eq!(store.events(open.plan_id, 0, 100).await.unwrap().len(), 8);
 }

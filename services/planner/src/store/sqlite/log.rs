@@ -2,6 +2,7 @@
 //!
 //! Whoever deletes a row of the log applies it, in one transaction. So it does not matter who moves what when: this
 //! process in the background, a reader that wants to see everything, or the planner that takes over from one that died.
+//! What this process moves in the background may leave the few plans that are still under way in the log, for the next time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -99,15 +100,19 @@ impl Log {
     pub(super) async fn settle(&self, readers: &SqlitePool) -> Result<(), JournalError> {
         let last: Option<i64> = sqlx::query_scalar("SELECT max(seq) FROM log").fetch_one(readers).await?;
         let Some(last) = last else { return Ok(()) };
-        while self.move_some(readers).await?.is_some_and(|moved| moved < last) {}
+        while self.move_some(readers, Unfinished::Moved).await?.is_some_and(|moved| moved < last) {}
         Ok(())
     }
 
     /// Moves the oldest commits into the tables: the number of the last one. Commits wait only while the rows are written.
-    async fn move_some(&self, readers: &SqlitePool) -> Result<Option<i64>, JournalError> {
+    async fn move_some(
+        &self,
+        readers: &SqlitePool,
+        unfinished: Unfinished,
+    ) -> Result<Option<i64>, JournalError> {
         let _one_at_a_time = self.moving.lock().await;
         let moved = match self.oldest(readers).await {
-            Ok(Some(oldest)) => self.apply(oldest).await,
+            Ok(Some(oldest)) => self.apply(oldest.into_move(unfinished)).await,
             Ok(None) => return Ok(None),
             Err(error) => Err(error),
         };
@@ -117,17 +122,17 @@ impl Log {
         }
     }
 
-    /// Moves `oldest` into the tables: the number of its last commit.
-    pub(super) async fn apply(&self, oldest: Oldest) -> Result<Option<i64>, JournalError> {
-        let moves = oldest.into_move();
+    /// Moves a part of the log into the tables: the number of its last commit.
+    pub(super) async fn apply(&self, moves: Move) -> Result<Option<i64>, JournalError> {
         let (last, moved_to) = (moves.last, moves.moved_to());
+        let left = moves.left.as_ref().map(|(recent, _)| recent.clone());
         let moved = self.exclusively(async |connection| {
             // Without an fsync: a move that is lost with the power leaves the log as it was, and the next commit of the log
             // syncs what came before it.
             let mut script = Script::new(connection, "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE; ");
             moves.write(&mut script).await?;
             script.end("COMMIT; PRAGMA synchronous = FULL").await?;
-            self.recent.moved(last, moved_to);
+            self.recent.moved(last, moved_to, left);
             Ok(())
         });
         match moved.await {
@@ -160,7 +165,7 @@ impl Log {
             .await?;
             if position == known_position && usize::try_from(count) == Ok(commits.len()) {
                 let commits = commits.into_iter().map(|recent| recent.commit).collect();
-                return Ok(Some(Oldest { last, commits, position }));
+                return Ok(Some(Oldest { last, commits, position, remembered: true }));
             }
             self.recent.forget();
         }
@@ -169,7 +174,8 @@ impl Log {
 
     /// Makes entries durable that nothing has to be decided for.
     async fn append_plainly(&self, planner: &str, groups: &[Entries]) -> Result<(), JournalError> {
-        let commit = Arc::new(Commit { planner: planner.to_owned(), groups: groups.to_vec() });
+        let commit =
+            Arc::new(Commit { planner: planner.to_owned(), groups: groups.to_vec(), carried: false });
         let text = rows::json(&commit.entries().collect::<Vec<_>>());
         let bytes = text.len();
         self.exclusively(async |connection| {
@@ -191,6 +197,17 @@ pub(super) struct Oldest {
     pub(super) commits: Vec<Arc<Commit>>,
     /// Of the last event, before this is moved.
     pub(super) position: i64,
+    /// All of it is what this process wrote a moment ago.
+    pub(super) remembered: bool,
+}
+
+/// What becomes of plans that have not ended when the rest is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unfinished {
+    /// They are moved as well: somebody wants to see everything.
+    Moved,
+    /// They may stay for the next time.
+    MayStay,
 }
 
 impl Oldest {
@@ -201,24 +218,37 @@ impl Oldest {
         let commits = format!("[{}]", commits.unwrap_or_default());
         let unreadable = |_| JournalError::Damaged("log.entries holds other JSON than is expected".into());
         let commits: Vec<Commit> = serde_json::from_str(&commits).map_err(unreadable)?;
-        Ok(Some(Self { last, commits: commits.into_iter().map(Arc::new).collect(), position }))
+        let commits = commits.into_iter().map(Arc::new).collect();
+        Ok(Some(Self { last, commits, position, remembered: false }))
     }
 
-    fn into_move(self) -> Move {
-        let Self { last, commits, position } = self;
+    pub(super) fn into_move(self, unfinished: Unfinished) -> Move {
+        let Self { last, commits, position, remembered } = self;
         let mut batch = Batch::default();
-        for commit in &commits {
-            commit.entries().for_each(|entry| batch.add(&commit.planner, entry));
-        }
-        Move { last, position, rows: batch.into_rows(position) }
+        commits.iter().for_each(|commit| batch.add(commit));
+        let left = match (unfinished, commits.first()) {
+            (Unfinished::MayStay, Some(first)) if remembered => {
+                let plans = batch.take_unfinished();
+                let is_left = |entry: &&Entry| entry.plan_id().is_some_and(|plan| plans.contains(&plan));
+                let entries = commits.iter().flat_map(|commit| commit.entries().filter(is_left));
+                let groups = vec![entries.cloned().collect()];
+                let commit = Arc::new(Commit { planner: first.planner.clone(), groups, carried: true });
+                let text = rows::json(&commit.groups[0]);
+                (!plans.is_empty()).then_some((Recent { seq: last, bytes: text.len(), commit }, text))
+            }
+            _ => None,
+        };
+        Move { last, position, rows: batch.into_rows(position), left }
     }
 }
 
 /// A part of the log as the rows that it becomes.
-struct Move {
+pub(super) struct Move {
     last: i64,
     position: i64,
     rows: Rows,
+    /// What stays in the log, in the place of the last commit, so that it comes before whatever was written since.
+    left: Option<(Recent, String)>,
 }
 
 impl Move {
@@ -227,12 +257,18 @@ impl Move {
         self.position + self.rows.event_count
     }
 
-    /// Adds what it takes to `script`. It is refused when another process has moved the same meanwhile.
+    /// Adds what it takes to `script`. It is refused when another process has moved the same meanwhile: the position tells, for
+    /// whenever something is left, something else is moved.
     async fn write(self, script: &mut Script<'_>) -> Result<(), sqlx::Error> {
-        let Self { last, position, rows } = self;
+        let Self { last, position, rows, left } = self;
         let text = script.text();
         text.push("INSERT INTO log_move (position, events, last_seq) VALUES (").push_bind(position);
         text.push(", ").push_bind(rows.event_count).push(", ").push_bind(last).push(");");
+        if let Some((Recent { seq, commit, .. }, entries)) = left {
+            text.push("INSERT INTO log (seq, planner, entries) VALUES (").push_bind(seq);
+            text.push(", ").push_bind(commit.planner.clone());
+            text.push(", ").push_bind(entries).push(");");
+        }
         rows.write(script).await
     }
 }
@@ -241,7 +277,7 @@ impl Move {
 async fn move_all(connection: &mut SqliteConnection) -> Result<(), JournalError> {
     while let Some(oldest) = Oldest::read(&mut *connection).await? {
         let mut script = Script::new(&mut *connection, "");
-        oldest.into_move().write(&mut script).await?;
+        oldest.into_move(Unfinished::Moved).write(&mut script).await?;
         script.end("").await?;
     }
     Ok(())
@@ -304,8 +340,14 @@ pub(super) async fn keep_moving(log: Arc<Log>, readers: SqlitePool) {
         log.appended.notified().await;
         tokio::time::sleep(GATHER).await;
         loop {
-            match log.move_some(&readers).await {
-                Ok(Some(_)) => told = false,
+            match log.move_some(&readers, Unfinished::MayStay).await {
+                Ok(Some(_)) => {
+                    told = false;
+                    if log.recent.is_left_over() {
+                        log.appended.notify_one();
+                        break;
+                    }
+                }
                 Ok(None) => break,
                 Err(error) => {
                     if !std::mem::replace(&mut told, true) {

@@ -3,7 +3,7 @@
 
 mod rows;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 use phoenix_domain::{
@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::{
     super::TaskRef,
     Entry,
+    recent::Commit,
     rows::{Row, micros, row},
 };
 
@@ -32,12 +33,21 @@ pub(super) struct Batch<'a> {
 #[derive(Debug)]
 struct PlanSteps<'a> {
     plan_id: PlanId,
-    /// If it was in this batch: the planner that accepted it, and the plan as it was then.
-    accepted: Option<(&'a str, &'a Plan)>,
+    /// If it was accepted in this batch.
+    accepted: Option<Acceptance<'a>>,
     change: Option<PlanChange<'a>>,
     /// Of those tasks that something happened to, by their ordinals.
     tasks: Vec<TaskSteps<'a>>,
     events: Events,
+}
+
+/// A plan as it was accepted.
+#[derive(Debug)]
+struct Acceptance<'a> {
+    planner: &'a str,
+    plan: &'a Plan,
+    /// Left for this batch by the last one.
+    carried: bool,
 }
 
 /// Events as the beginning of a JSON array.
@@ -84,15 +94,35 @@ struct AttemptSteps<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Adds what `planner` wrote.
-    pub(super) fn add(&mut self, planner: &'a str, entry: &'a Entry) {
+    /// Adds what was written at once.
+    pub(super) fn add(&mut self, commit: &'a Commit) {
+        commit.entries().for_each(|entry| self.add_entry(commit, entry));
+    }
+
+    /// Takes out what was accepted a moment ago and has not ended: left for the next batch, it is written once, too. Nothing
+    /// if that is not for few among many: work that takes long is not carried from batch to batch.
+    pub(super) fn take_unfinished(&mut self) -> HashSet<PlanId> {
+        let has_ended = |plan: &&PlanSteps<'_>| plan.has_ended();
+        let unfinished = |plan: &PlanSteps<'_>| {
+            plan.accepted.as_ref().is_some_and(|accepted| !accepted.carried) && !plan.has_ended()
+        };
+        let taken: HashSet<_> =
+            self.plans.iter().filter(|plan| unfinished(plan)).map(|plan| plan.plan_id).collect();
+        if taken.len() > self.plans.iter().filter(has_ended).count() {
+            return HashSet::new();
+        }
+        self.plans.retain(|plan| !unfinished(plan));
+        taken
+    }
+
+    fn add_entry(&mut self, Commit { planner, carried, .. }: &'a Commit, entry: &'a Entry) {
         match entry {
             Entry::PlanAccepted { plan } => {
                 let Plan { plan_id, correlation_id, created_at, tasks, redrive_of, .. } = &**plan;
                 let (tasks, redrive_of) = (tasks.len(), *redrive_of);
                 let facts = Accepted { correlation_id: *correlation_id, tasks, redrive_of };
                 let steps = self.plan(*plan_id);
-                steps.accepted = Some((planner, plan));
+                steps.accepted = Some(Acceptance { planner, plan, carried: *carried });
                 steps.events.add(None, "plan_accepted", *created_at, &facts);
             }
             Entry::PlanRedriven { plan_id, redriven_as, at, by, reason, sweep } => {
@@ -136,7 +166,7 @@ impl<'a> Batch<'a> {
             }
             Entry::PlanEnded { plan_id, status, at, result } => {
                 let steps = self.plan(*plan_id);
-                if !steps.change.as_ref().is_some_and(|known| known.status.is_terminal()) {
+                if !steps.has_ended() {
                     let (ended_at, result) = (Some(micros(*at)), Some(result));
                     steps.change = Some(PlanChange { status: *status, ended_at, result });
                 }
@@ -188,6 +218,10 @@ impl<'a> Batch<'a> {
 }
 
 impl<'a> PlanSteps<'a> {
+    fn has_ended(&self) -> bool {
+        self.change.as_ref().is_some_and(|change| change.status.is_terminal())
+    }
+
     fn task(&mut self, ordinal: usize) -> &mut TaskSteps<'a> {
         let place = self.tasks.binary_search_by_key(&ordinal, |task| task.ordinal).unwrap_or_else(|place| {
             let (change, attempts) = (None, Vec::new());

@@ -21,6 +21,8 @@ const MOST_BYTES: usize = 16 * 1024 * 1024;
 pub(super) struct Commit {
     pub(super) planner: String,
     pub(super) groups: Vec<Entries>,
+    /// Entries of several commits, left in the log when the rest of those was moved.
+    pub(super) carried: bool,
 }
 
 /// As the log has it.
@@ -32,7 +34,7 @@ struct StoredCommit {
 
 impl From<StoredCommit> for Commit {
     fn from(StoredCommit { planner, entries }: StoredCommit) -> Self {
-        Self { planner, groups: vec![entries] }
+        Self { planner, groups: vec![entries], carried: false }
     }
 }
 
@@ -93,13 +95,23 @@ impl RecentCommits {
         Some((position, commits))
     }
 
-    /// Everything up to number `last` has been moved, and the journal is at `position` now.
-    pub(super) fn moved(&self, last: i64, position: i64) {
+    /// Everything up to number `last` has been moved but `left`, and the journal is at `position` now.
+    pub(super) fn moved(&self, last: i64, position: i64, left: Option<Recent>) {
         let mut state = self.lock();
         state.position = Some(position);
         while let Some(oldest) = state.commits.pop_front_if(|oldest| oldest.seq <= last) {
             state.bytes = state.bytes.saturating_sub(oldest.bytes);
         }
+        if let Some(left) = left {
+            state.bytes += left.bytes;
+            state.commits.push_front(left);
+        }
+    }
+
+    /// Whether there is nothing but what the last move has left.
+    pub(super) fn is_left_over(&self) -> bool {
+        let state = self.lock();
+        state.commits.len() == 1 && state.commits.iter().all(|recent| recent.commit.carried)
     }
 
     /// Somebody else has moved some.

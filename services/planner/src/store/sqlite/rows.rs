@@ -51,14 +51,16 @@ pub(super) struct Rows {
 /// A statement around `VALUES (…), (…)`.
 struct Statement(&'static str, &'static str);
 
+/// `OR ROLLBACK`, for whatever goes wrong is the end of the whole move; a statement that could be undone alone would copy each
+/// page before it writes it.
 const PLANS: Statement = Statement(
-    "INSERT INTO plans
+    "INSERT OR ROLLBACK INTO plans
      (plan_id, correlation_id, kind, status, owner, created_at, deadline_at, context, ended_at, output, error,
       redrive_of, document, agent) ",
     "",
 );
 
-const DOCUMENTS: Statement = Statement("INSERT INTO documents (position, document, events) ", "");
+const DOCUMENTS: Statement = Statement("INSERT OR ROLLBACK INTO documents (position, document, events) ", "");
 
 const TASKS: Statement = Statement(
     "INSERT INTO tasks

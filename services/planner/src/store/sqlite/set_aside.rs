@@ -12,7 +12,7 @@ use sqlx::SqlitePool;
 
 use super::{
     JournalError,
-    log::{Log, Oldest},
+    log::{Log, Oldest, Unfinished},
     recent::Commit,
     rows::micros,
 };
@@ -57,8 +57,9 @@ impl Log {
         let Some((seq, planner, entries, position)) = oldest else { return Ok(None) };
         let reason = match serde_json::from_slice(&entries) {
             Ok(entries) => {
-                let commits = vec![Arc::new(Commit { planner, groups: vec![entries] })];
-                match self.apply(Oldest { last: seq, commits, position }).await {
+                let commits = vec![Arc::new(Commit { planner, groups: vec![entries], carried: false })];
+                let oldest = Oldest { last: seq, commits, position, remembered: false };
+                match self.apply(oldest.into_move(Unfinished::Moved)).await {
                     Err(error) if is_constraint(&error) => error.to_string(),
                     moved => return moved,
                 }

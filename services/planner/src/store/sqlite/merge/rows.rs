@@ -10,7 +10,7 @@ use super::{
         document::{Document, EndedAttempt, EndedTask},
         rows::{Cell, Row, Rows, json, micros, row},
     },
-    AttemptSteps, Batch, PlanChange, PlanSteps, TaskChange, TaskSteps,
+    Acceptance, AttemptSteps, Batch, PlanChange, PlanSteps, TaskChange, TaskSteps,
 };
 
 impl Batch<'_> {
@@ -44,7 +44,7 @@ impl PlanSteps<'_> {
             }
             (None, None) => {}
         }
-        let new_tasks = accepted.map_or(&[][..], |(_, plan)| &plan.tasks);
+        let new_tasks = accepted.as_ref().map_or(&[][..], |accepted| &accepted.plan.tasks);
         let mut steps = tasks.iter().peekable();
         for (ordinal, task) in new_tasks.iter().enumerate() {
             let own = steps.next_if(|steps| steps.ordinal == ordinal);
@@ -78,16 +78,17 @@ impl PlanSteps<'_> {
 
     /// The task of a plan that is kept whole: all there is of it lies in this batch, and nothing will be done about it.
     fn only_task(&self) -> Option<&Task> {
-        let (Some((_, plan)), Some(change)) = (&self.accepted, &self.change) else { return None };
-        let ([task], [steps]) = (&plan.tasks[..], &self.tasks[..]) else { return None };
-        let has_ended = steps.change.as_ref().is_some_and(|change| change.status.is_terminal());
-        let is_whole = change.status.is_terminal() && has_ended && !steps.dead_lettered;
+        let ([task], [steps]) = (&self.accepted.as_ref()?.plan.tasks[..], &self.tasks[..]) else {
+            return None;
+        };
+        let task_has_ended = steps.change.as_ref().is_some_and(|change| change.status.is_terminal());
+        let is_whole = self.has_ended() && task_has_ended && !steps.dead_lettered;
         (is_whole && steps.attempts.iter().all(|attempt| attempt.began.is_some())).then_some(task)
     }
 
     /// The plan as it is after this batch, with the position of its document and its agent if it is kept whole.
     fn plan_row(&self, whole: Option<(i64, &str)>) -> Row {
-        let Some((planner, plan)) = self.accepted else { return Row::new() };
+        let Some(Acceptance { planner, plan, .. }) = self.accepted else { return Row::new() };
         let Plan { plan_id, correlation_id, kind, created_at, deadline_at, context, redrive_of, .. } = plan;
         let change = self.change.as_ref();
         let (output, error) = parts(change.and_then(|change| change.result));
