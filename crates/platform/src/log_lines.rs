@@ -12,6 +12,7 @@
 //! Several lines are written for every chat, so they are put together from bytes: a span's fields are rendered when it is
 //! opened, a line in a buffer that its thread keeps ([`value`] does the rendering).
 
+mod outbox;
 mod value;
 
 use std::{cell::RefCell, io::Write};
@@ -20,6 +21,7 @@ use jiff::Timestamp;
 use tracing::{Event, Level, Metadata, Subscriber, field::Field, span};
 use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
+pub use self::outbox::{Lines, Outbox};
 use self::value::{Fields, Rendered};
 use crate::telemetry::LogFormat;
 
@@ -32,34 +34,39 @@ const FOLLOWED: [&str; 2] = ["agent", "correlation_id"];
 /// Room that a line's buffer keeps; a longer line gives its memory back.
 const KEPT_BYTES: usize = 16 * 1024;
 
-/// Writes every event as one line.
+/// Makes one line of every event.
 #[derive(Debug)]
-pub struct LogLines<W = fn() -> std::io::Stderr> {
+pub struct LogLines<L = Outbox> {
     service: &'static str,
     format: LogFormat,
     colour: bool,
     /// Whether pretty lines begin with the service.
     prefix: bool,
-    writer: W,
+    lines: L,
 }
 
 impl LogLines {
-    /// To standard error, for the process that plays the role `service`. `prefix`: pretty lines begin with it, where
-    /// several services share a terminal.
+    /// To `lines`, for the process that plays the role `service`. `prefix`: pretty lines begin with it, where several
+    /// services share a terminal.
     #[must_use]
-    pub fn stderr(service: &'static str, format: LogFormat, colour: bool, prefix: bool) -> Self {
-        Self { service, format, colour, prefix, writer: std::io::stderr }
+    pub const fn new(
+        service: &'static str,
+        format: LogFormat,
+        colour: bool,
+        prefix: bool,
+        lines: Outbox,
+    ) -> Self {
+        Self { service, format, colour, prefix, lines }
     }
 }
 
 /// The fields of a span, kept with it.
 struct SpanFields(Rendered);
 
-impl<S, W, O> Layer<S> for LogLines<W>
+impl<S, L> Layer<S> for LogLines<L>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
-    W: Fn() -> O + 'static,
-    O: Write,
+    L: Lines,
 {
     fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
@@ -103,7 +110,7 @@ struct Scratch {
     inherited: Vec<&'static str>,
 }
 
-impl<W: Fn() -> O + 'static, O: Write> LogLines<W> {
+impl<L: Lines> LogLines<L> {
     fn write<S>(&self, event: &Event<'_>, context: &Context<'_, S>, scratch: &mut Scratch)
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
@@ -142,8 +149,7 @@ impl<W: Fn() -> O + 'static, O: Write> LogLines<W> {
             }
         }
         line.extend_from_slice(if self.format == LogFormat::Json { b"}\n" } else { b"\n" });
-        // A log that can't be written has nowhere to say so. One write, so that lines of threads don't mix.
-        let _ = (self.writer)().write_all(line);
+        self.lines.line(*event.metadata().level(), line);
         if line.capacity() > KEPT_BYTES {
             *line = Vec::new();
         }
@@ -231,8 +237,8 @@ mod tests {
     fn line(format: LogFormat) -> String {
         let buffer = Buffer::default();
         let sink = buffer.clone();
-        let writer = move || sink.clone();
-        let layer = LogLines { service: "planner", format, colour: false, prefix: false, writer };
+        let lines = move || sink.clone();
+        let layer = LogLines { service: "planner", format, colour: false, prefix: false, lines };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             let outer = tracing::info_span!(
                 "outer",

@@ -10,7 +10,7 @@ use opentelemetry_sdk::{
 };
 use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::log_lines::LogLines;
+use crate::log_lines::{LogLines, Outbox};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,18 +72,25 @@ pub enum TelemetryError {
     Twice(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// Keeps traces flowing; [`Telemetry::flush`] sends what is left.
+/// Keeps traces flowing; [`Telemetry::flush`] sends what is left. Log lines are written in any case.
 #[derive(Debug)]
 #[must_use = "spans are lost when this is dropped without `flush`"]
 pub struct Telemetry {
     provider: Option<SdkTracerProvider>,
+    lines: Outbox,
+}
+
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        self.lines.flush();
+    }
 }
 
 impl Telemetry {
     /// Sends the spans that wait for export. Called last on shutdown; bounded by the exporter's own time limit.
-    pub async fn flush(self) {
+    pub async fn flush(mut self) {
         // The exporter's thread talks to the runtime, so waiting for it must not hold a runtime thread.
-        if let Some(provider) = self.provider {
+        if let Some(provider) = self.provider.take() {
             let _ = tokio::task::spawn_blocking(move || provider.shutdown()).await;
         }
     }
@@ -107,9 +114,10 @@ pub fn init_tracing(config: TelemetryConfig) -> Result<Telemetry, TelemetryError
             .with_threads(false)
             .with_tracked_inactivity(false)
     });
-    let lines = LogLines::stderr(service, format, colour, prefix);
-    Registry::default().with(filter).with(lines).with(spans).try_init()?;
-    Ok(Telemetry { provider })
+    let lines = Outbox::stderr();
+    let layer = LogLines::new(service, format, colour, prefix, lines.clone());
+    Registry::default().with(filter).with(layer).with(spans).try_init()?;
+    Ok(Telemetry { provider, lines })
 }
 
 fn exporting_provider(service: &str, endpoint: String) -> Result<SdkTracerProvider, TelemetryError> {

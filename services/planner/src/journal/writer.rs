@@ -27,6 +27,9 @@ const BATCH: usize = 1024;
 /// How long entries that nobody waits for may stay without a commit of their own.
 const LINGER: Duration = Duration::from_millis(20);
 
+/// How often others are let go first without anything coming of it.
+const LOOKS: u32 = 2;
+
 /// The wait after a commit that failed.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
@@ -81,6 +84,7 @@ pub(super) async fn run(writer: Writer, mut jobs: mpsc::Receiver<Job>) {
     readiness.set("journal", true);
     while jobs.recv_many(&mut waiting, BATCH).await > 0 {
         linger(&mut waiting, &mut jobs).await;
+        gather(&mut waiting, &mut jobs).await;
         let mut failures = 0_u32;
         let too_late = loop {
             let error = match writer.commit(&waiting).await {
@@ -104,9 +108,7 @@ pub(super) async fn run(writer: Writer, mut jobs: mpsc::Receiver<Job>) {
                 break Vec::new();
             }
             tokio::time::sleep(RETRY_AFTER).await;
-            while let Ok(job) = jobs.try_recv() {
-                waiting.push(job);
-            }
+            take(&mut waiting, &mut jobs);
             refuse_new_plans(&mut waiting, JournalError::Behind);
         };
         if !waiting.is_empty() {
@@ -125,10 +127,28 @@ async fn linger(waiting: &mut Vec<Job>, jobs: &mut mpsc::Receiver<Job>) {
             // Time is up, or nobody is left to write.
             Ok(None) | Err(_) => return,
         }
-        while let Ok(job) = jobs.try_recv() {
-            waiting.push(job);
-        }
+        take(waiting, jobs);
     }
+}
+
+/// Lets everybody go first who is ready to: requests that have arrived and agents that have answered meanwhile share the commit
+/// then. Nobody is waited for.
+async fn gather(waiting: &mut Vec<Job>, jobs: &mut mpsc::Receiver<Job>) {
+    let mut in_vain = 0;
+    while in_vain < LOOKS && waiting.len() < BATCH {
+        // Behind every task that is ready, and behind a look at the sockets.
+        tokio::task::yield_now().await;
+        in_vain = if take(waiting, jobs) { 0 } else { in_vain + 1 };
+    }
+}
+
+/// Takes what is there: whether there was something.
+fn take(waiting: &mut Vec<Job>, jobs: &mut mpsc::Receiver<Job>) -> bool {
+    let before = waiting.len();
+    while let Ok(job) = jobs.try_recv() {
+        waiting.push(job);
+    }
+    waiting.len() > before
 }
 
 /// Answers those who wait to have a plan accepted, and keeps the rest in order. The first is told `error` itself.
