@@ -11,6 +11,8 @@ const WORDS = { healthy: "healthy", degraded: "degraded", unhealthy: "unhealthy"
 const rows = new Map();
 let wait = POLL_EVERY;
 let timer;
+/** When the rows were last true; nothing before the first answer. */
+let knownAt = null;
 
 /** Starts watching. Nothing is asked while nobody looks. */
 export function watchAgents() {
@@ -36,8 +38,10 @@ export async function refreshAgents() {
 }
 
 function show(agents) {
+  knownAt = new Date();
   byId("agents-problem").hidden = true;
   byId("agents").hidden = agents.length === 0;
+  delete byId("agents").dataset.stale;
   const names = new Set(agents.map((agent) => agent.agent_id));
   for (const [name, row] of rows) {
     if (names.has(name)) continue;
@@ -59,8 +63,10 @@ function show(agents) {
 
 function showProblem(error) {
   const problem = byId("agents-problem");
-  problem.textContent = `${error.message} (${error.code})`;
+  const stale = knownAt ? ` What is below was so at ${knownAt.toLocaleTimeString()}.` : "";
+  problem.textContent = `${error.message} (${error.code}).${stale}`;
   problem.hidden = error.status === 401;
+  byId("agents").dataset.stale = "true";
   setSummary("unknown", error.status === 401 ? "locked" : "health unknown");
 }
 

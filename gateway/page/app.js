@@ -32,11 +32,31 @@ function startTokenForm() {
 async function showModel() {
   try {
     const { llm_provider: provider, llm_model: model } = await call("/health");
-    byId("model").textContent = provider === model || provider === "offline" ? `model: ${provider}` : `${provider} · ${model}`;
+    byId("model").textContent = modelName(provider, model);
     byId("model").hidden = false;
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
     byId("model").hidden = true;
+  }
+}
+
+function modelName(provider, model) {
+  // Only the executor knows which providers it has keys of.
+  if (provider === "auto") return "model: automatic";
+  return provider === model || provider === "offline" ? `model: ${provider}` : `${provider} · ${model}`;
+}
+
+/** Shows the API description in a tab of its own. A link could not present the token. */
+async function openDescription(event) {
+  event.preventDefault();
+  const { href } = event.currentTarget;
+  try {
+    const text = JSON.stringify(await call(href), null, 2);
+    open(URL.createObjectURL(new Blob([text], { type: "application/json" })));
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    if (error.status === 401) byId("token").focus();
+    else open(href);
   }
 }
 
@@ -47,5 +67,6 @@ function begin() {
 
 startTokenForm();
 startComposer();
+byId("description").addEventListener("click", openDescription);
 showModel();
 watchAgents();

@@ -86,7 +86,20 @@ export function duration(milliseconds) {
   return milliseconds < 10_000 ? `${(milliseconds / 1000).toFixed(1)} s` : span(milliseconds);
 }
 
-/** A sentence with its `code` in a code font. */
+/** A sentence with its `code` in a code font, and its moments as the reader's own clock shows them. */
 export function sentence(text) {
-  return text.split("`").map((part, at, parts) => (at % 2 === 1 && at < parts.length - 1 ? el("code", {}, part) : part));
+  const isCode = (at, parts) => at % 2 === 1 && at < parts.length - 1;
+  return text.split("`").flatMap((part, at, parts) => (isCode(at, parts) ? el("code", {}, part) : moments(part)));
+}
+
+function moments(text) {
+  return text.split(/(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)/).map((part, at) => (at % 2 === 1 ? moment(part) : part));
+}
+
+function moment(timestamp) {
+  const date = new Date(timestamp);
+  if (Number.isNaN(date.getTime())) return timestamp;
+  const isToday = date.toDateString() === new Date().toDateString();
+  const words = isToday ? date.toLocaleTimeString() : date.toLocaleString();
+  return el("time", { datetime: timestamp, title: timestamp }, words);
 }

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, health::HealthState};
-use support::{FakePlanner, Reply, Stack, agent, browser::Browser, plans};
+use support::{FakePlanner, Reply, Stack, agent, browser::Browser, eventually, plans};
+
+/// When the agent of an error may be tried again.
+const UNTIL: &str = "2026-01-31T12:00:00Z";
 
 #[tokio::test]
 async fn a_person_sends_chats_and_watches_the_agents() {
@@ -88,16 +91,23 @@ async fn sees_what_happened_as_it_happens(browser: &Browser, stack: &Stack) {
 
 async fn sees_an_error_with_its_facts(browser: &Browser, stack: &Stack) {
     stack.planner.fail(
-        OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, "`git_agent` is unhealthy")
-            .with_detail("attempts", 3)
-            .with_detail("plan_id", FakePlanner::PLAN)
-            .with_detail("stderr", "fatal: not a git repository\n")
-            .with_retry_after(Duration::from_secs(600)),
+        OrchestratorError::new(
+            OrchestratorErrorCode::AgentUnavailable,
+            format!("`git_agent` rests until {UNTIL}"),
+        )
+        .with_detail("attempts", 3)
+        .with_detail("plan_id", FakePlanner::PLAN)
+        .with_detail("stderr", "fatal: not a git repository\n")
+        .with_retry_after(Duration::from_secs(600)),
     );
     browser.type_into("#message", "git log").await;
     browser.click("#send").await;
     browser.reads(".entry[data-status=error] .failure .code", "agent_unavailable").await;
-    assert_eq!(browser.text(".failure .why").await, "git_agent is unhealthy");
+    assert!(browser.text(".failure .why").await.starts_with("git_agent rests until "));
+    let moment = "const time = document.querySelector('.failure .why time');\
+                  return [time.dateTime, time.innerText === new Date(time.dateTime).toLocaleString()]";
+    let moment = browser.run(moment, serde_json::json!([])).await;
+    assert_eq!(moment, serde_json::json!([UNTIL, true]), "told as the reader's clock shows it");
     assert_eq!(browser.text(".failure dl").await.split_whitespace().collect::<Vec<_>>(), ["attempts", "3"]);
     assert!(browser.text(".failure button").await.starts_with("Send again in "), "it counts down");
     browser.click(".failure summary").await;
@@ -143,8 +153,30 @@ async fn a_person_is_asked_for_the_token_once() {
     browser.type_and_send("#message", "hi").await;
     browser.reads(".entry[data-status=success] .output", "done").await;
 
+    reads_the_api_description(&browser).await;
+    sees_that_health_is_not_fresh(&browser, &stack).await;
+
     let kept = "return [Object.values(sessionStorage), Object.values(localStorage), document.cookie]";
     let kept = browser.run(kept, serde_json::json!([])).await;
     assert_eq!(kept, serde_json::json!([["s3cret"], [], ""]), "in this tab and nowhere else");
     browser.quit().await;
+}
+
+/// The link alone would be answered with 401: it can't present the token.
+async fn reads_the_api_description(browser: &Browser) {
+    let watch = "window.open = (url) => { document.title = url; }";
+    browser.run(watch, serde_json::json!([])).await;
+    browser.click("#description").await;
+    eventually("the description is shown", || async {
+        let title = browser.run("return document.title", serde_json::json!([])).await;
+        title.as_str().is_some_and(|title| title.starts_with("blob:"))
+    })
+    .await;
+}
+
+async fn sees_that_health_is_not_fresh(browser: &Browser, stack: &Stack) {
+    stack.health.hang();
+    browser.reads("#agents-problem", "What is below was so at ").await;
+    browser.reads("#agents[data-stale] .state", "healthy").await;
+    browser.reads("#summary", "health unknown").await;
 }
