@@ -1,9 +1,15 @@
 //! A plan is the same, whether a store keeps it whole or in parts; how it is kept depends on how far it has come when it is
 //! read for the first time.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use phoenix_domain::plan::{Plan, PlanStatus};
+use phoenix_domain::{
+    OrchestratorError, OrchestratorErrorCode,
+    plan::{Plan, PlanStatus, TaskStatus},
+};
 use phoenix_planner::store::{self, Entry, JournalError, OldPlans, PlanFilter, Store};
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
@@ -156,7 +162,7 @@ async fn a_plan_that_is_kept_whole_is_one_document_which_goes_with_it() {
     fresh.store.plan(plans[0].plan_id).await.unwrap();
     let counts = [fresh.count("documents").await, fresh.count("tasks").await, fresh.count("events").await];
     assert_eq!(counts, [70, 0, 0]);
-    let now = jiff::Timestamp::now() + std::time::Duration::from_secs(3600 * 24 * 365 * 10);
+    let now = jiff::Timestamp::now() + Duration::from_secs(3600 * 24 * 365 * 10);
     let old = OldPlans { ended_before: now, after: None, limit: 60 };
     assert_eq!(fresh.store.forget_plans("me", &old).await.unwrap().plans, 60);
     assert_eq!(fresh.count("documents").await, 10);
@@ -192,63 +198,140 @@ async fn a_damaged_document_is_told_of_and_costs_its_own_plan_only() {
     }
 }
 
-#[tokio::test]
-async fn what_is_under_way_stays_in_the_log_once_and_is_lost_to_nobody() {
-    let fresh = sqlite().await;
-    let store = &*fresh.store;
-    let moved = async |documents: i64, tasks: i64, log: i64| {
-        let mut counts = [-1; 3];
-        for _ in 0..400 {
-            counts = [fresh.count("documents").await, fresh.count("tasks").await, fresh.count("log").await];
-            if counts == [documents, tasks, log] {
-                return;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+/// Until so many documents, tasks and commits in the log are there, whoever moves them.
+async fn moved(fresh: &Fresh, documents: i64, tasks: i64, log: i64) {
+    let mut counts = [-1; 3];
+    for _ in 0..1000 {
+        counts = [fresh.count("documents").await, fresh.count("tasks").await, fresh.count("log").await];
+        if counts == [documents, tasks, log] {
+            return;
         }
-        panic!("documents, tasks, log: {counts:?}");
-    };
-    // From here on the store knows what it has moved.
-    let first = new_plan(&["a"]);
-    write(store, "me", &chat(&first)).await.unwrap();
-    moved(1, 0, 0).await;
-    let [quick, slow, long] = [0; 3].map(|_| new_plan(&["a"]));
-    let others: Vec<_> = (0..5).map(|_| new_plan(&["a"])).collect();
-    let (began, ended) = (chat(&slow)[..3].to_vec(), chat(&slow)[3..].to_vec());
-    write(store, "me", &[accepted(&long)]).await.unwrap();
-    write(store, "me", &[chat(&quick), began].concat()).await.unwrap();
-    write(store, "me", &others.iter().flat_map(chat).collect::<Vec<_>>()).await.unwrap();
-    moved(7, 0, 1).await;
-    // Whoever opens the journal now finds all of it.
-    let other = store::open(&fresh.url).await.unwrap();
-    let plans = [&first, &quick, &slow, &long].map(|plan| plan.plan_id);
-    let statuses = async |store: &dyn Store| {
-        let read = store.whole_plans(&plans).await.unwrap();
-        read.into_iter().map(|(_, plan)| plan.unwrap().status).collect::<Vec<_>>()
-    };
-    write(store, "me", &ended).await.unwrap();
-    moved(8, 1, 0).await;
-    use PlanStatus::{Pending, Succeeded};
-    for store in [store, &*other] {
-        assert_eq!(statuses(store).await, [Succeeded, Succeeded, Succeeded, Pending]);
-        let events = store.events(slow.plan_id, 0, 100).await.unwrap();
-        assert_eq!(events.len(), 8);
-        assert!(events.windows(2).all(|pair| pair[0].position + 1 == pair[1].position));
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    panic!("documents, tasks, log: {counts:?}");
+}
+
+/// A store that knows what it has moved, a plan of which the first part was old before its end was, and that end as the log
+/// had it.
+async fn begun() -> (Fresh, Plan, String) {
+    loop {
+        let fresh = sqlite().await;
+        write(&*fresh.store, "me", &chat(&new_plan(&["a"]))).await.unwrap();
+        moved(&fresh, 1, 0, 0).await;
+        let plan = new_plan(&["a"]);
+        let written_at = Instant::now();
+        write(&*fresh.store, "me", &chat(&plan)[..3]).await.unwrap();
+        tokio::time::sleep(APART).await;
+        write(&*fresh.store, "me", &chat(&plan)[3..]).await.unwrap();
+        let mut file = SqliteConnection::connect(&fresh.url).await.unwrap();
+        let end = sqlite_end(&mut file).await;
+        // On a machine that stood still meanwhile, the first part was moved by itself.
+        if let (Some(end), true) = (end, written_at.elapsed() < Duration::from_millis(150)) {
+            return (fresh, plan, end);
+        }
     }
 }
 
+async fn sqlite_end(file: &mut SqliteConnection) -> Option<String> {
+    sqlx::query_scalar("SELECT entries FROM log ORDER BY seq DESC LIMIT 1")
+        .fetch_optional(file)
+        .await
+        .unwrap()
+}
+
+async fn is_complete(store: &dyn Store, plan: &Plan) {
+    let known = store.plan(plan.plan_id).await.unwrap().unwrap();
+    assert_eq!((known.status, known.tasks[0].attempts.len()), (PlanStatus::Succeeded, 2));
+    let events = store.events(plan.plan_id, 0, 100).await.unwrap();
+    assert_eq!(events.len(), 8, "none is told twice: {events:?}");
+    assert!(events.windows(2).all(|pair| pair[0].position < pair[1].position));
+}
+
+/// So long that the first part of a plan is old when its end is young.
+const APART: Duration = Duration::from_millis(75);
+
 #[tokio::test]
-async fn what_stayed_in_the_log_is_seen_by_whoever_reads_and_taken_over_by_whoever_comes_next() {
+async fn a_plan_that_ends_a_moment_later_is_moved_ahead_and_once() {
+    let (fresh, plan, _) = begun().await;
+    moved(&fresh, 2, 0, 0).await;
+    assert_eq!(fresh.count("events").await, 0);
+    is_complete(&*fresh.store, &plan).await;
+}
+
+#[tokio::test]
+async fn who_does_not_remember_what_was_moved_ahead_does_not_move_it_again() {
+    let (fresh, plan, end) = begun().await;
+    moved(&fresh, 2, 0, 0).await;
+    // As a planner leaves it that dies between the two moves.
+    let mut file = SqliteConnection::connect(&fresh.url).await.unwrap();
+    let left = sqlx::query("INSERT INTO log (planner, entries) VALUES ('me', ?)").bind(end);
+    left.execute(&mut file).await.unwrap();
+    let other = store::open(&fresh.url).await.unwrap();
+    is_complete(&*other, &plan).await;
+    assert_eq!((fresh.count("log").await, fresh.count("documents").await), (0, 2));
+    is_complete(&*fresh.store, &plan).await;
+    let next = new_plan(&["a"]);
+    write(&*fresh.store, "me", &chat(&next)).await.unwrap();
+    is_complete(&*fresh.store, &next).await;
+}
+
+#[tokio::test]
+async fn a_plan_that_is_moved_ahead_can_be_taken_up_again() {
     let fresh = sqlite().await;
     let store = &*fresh.store;
-    let first = new_plan(&["a"]);
-    write(store, "me", &chat(&first)).await.unwrap();
-    store.plan(first.plan_id).await.unwrap();
+    write(store, "me", &chat(&new_plan(&["a"]))).await.unwrap();
+    moved(&fresh, 1, 0, 0).await;
+    let (plan, next) = (new_plan(&["a"]), new_plan(&["a"]));
+    write(store, "me", &chat(&plan)[..3]).await.unwrap();
+    tokio::time::sleep(APART).await;
+    let (plan_id, status, at_once) = (plan.plan_id, PlanStatus::Cancelled, at(9));
+    let cancelled = OrchestratorError::new(OrchestratorErrorCode::Cancelled, "no more");
+    let task_ended = Entry::TaskEnded {
+        task: task_of(&plan, 0),
+        status: TaskStatus::Cancelled,
+        at: at_once,
+        result: Err(cancelled.clone()),
+    };
+    let ended = Entry::PlanEnded { plan_id, status, at: at_once, result: Err(cancelled) };
+    let redriven = Entry::PlanRedriven {
+        plan_id,
+        redriven_as: next.plan_id,
+        at: at_once,
+        by: next.correlation_id,
+        reason: String::new(),
+        sweep: None,
+    };
+    write(store, "me", &[task_ended, ended]).await.unwrap();
+    let again = Plan { redrive_of: Some(plan_id), ..next.clone() };
+    write(store, "me", &[accepted(&again), redriven]).await.unwrap();
+    let known = store.plan(plan_id).await.unwrap().unwrap();
+    assert_eq!((known.status, known.redriven_as), (status, Some(next.plan_id)));
+    let events = store.events(plan_id, 0, 100).await.unwrap();
+    let kinds: Vec<_> = events.iter().map(|event| event.kind.as_str()).collect();
+    let expected =
+        ["plan_accepted", "task_dispatched", "attempt_started", "task_ended", "plan_ended", "plan_redriven"];
+    assert_eq!(kinds, expected);
+}
+
+#[tokio::test]
+async fn work_that_takes_long_is_moved_as_it_is() {
+    let fresh = sqlite().await;
+    let store = &*fresh.store;
+    let long = new_plan(&["a"]);
+    write(store, "me", &chat(&long)[..3]).await.unwrap();
+    moved(&fresh, 0, 1, 0).await;
+    write(store, "me", &chat(&long)[3..]).await.unwrap();
+    moved(&fresh, 0, 1, 0).await;
+    is_complete(store, &long).await;
+}
+
+#[tokio::test]
+async fn what_is_young_is_seen_by_whoever_reads_and_taken_over_by_whoever_comes_next() {
+    let fresh = sqlite().await;
+    let store = &*fresh.store;
     let (quick, open) = (new_plan(&["a"]), new_plan(&["a"]));
     write(store, "me", &[accepted(&open)]).await.unwrap();
     write(store, "me", &chat(&quick)).await.unwrap();
-    while fresh.count("documents").await < 2 {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
     let heir = store::open(&fresh.url).await.unwrap();
     heir.register("heir").await.unwrap();
     let dead: Vec<_> =
@@ -257,7 +340,5 @@ async fn what_stayed_in_the_log_is_seen_by_whoever_reads_and_taken_over_by_whoev
     let late = write(store, "me", &[plan_ended(&open, 9)]).await.unwrap_err();
     assert!(matches!(late, JournalError::Fenced), "{late:?}");
     write(&*heir, "heir", &chat(&open)[1..]).await.unwrap();
-    let known = store.plan(open.plan_id).await.unwrap().unwrap();
-    assert_eq!((known.status, known.tasks[0].attempts.len()), (PlanStatus::Succeeded, 2));
-    assert_eq!(store.events(open.plan_id, 0, 100).await.unwrap().len(), 8);
+    is_complete(store, &open).await;
 }

@@ -2,30 +2,37 @@
 //!
 //! Whoever deletes a row of the log applies it, in one transaction. So it does not matter who moves what when: this
 //! process in the background, a reader that wants to see everything, or the planner that takes over from one that died.
-//! What this process moves in the background may leave the few plans that are still under way in the log, for the next time.
+//!
+//! A plan that ends a moment after the part that is moved is moved as a whole, ahead of the rest of its entries. Those are
+//! passed over when it is their turn: by memory, or because the plan is kept whole by then.
 
-use std::{sync::Arc, time::Duration};
-
-use serde::Serialize;
-use sqlx::{
-    ConnectOptions, Connection, SqliteConnection, SqliteExecutor, SqlitePool, sqlite::SqliteConnectOptions,
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
 };
+
+use phoenix_domain::PlanId;
+use serde::Serialize;
+use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool, sqlite::SqliteConnectOptions};
 use tokio::sync::{Mutex, Notify};
 
 use super::{
     Entries, Entry, JournalError, claims, dead_letters,
     merge::Batch,
-    recent::{Commit, Recent, RecentCommits},
+    recent::{Commit, Recent, RecentCommits, Remembered},
     rows::{self, Rows, Script},
     set_aside,
 };
 
-/// How long entries gather before they are moved. What follows each other within this time is merged.
-const GATHER: Duration = Duration::from_millis(200);
+/// How old entries get before they are moved. What follows each other within this time is merged.
+const GATHER: Duration = Duration::from_millis(150);
 
-/// How much is moved at once, more or less, in bytes of the log. Commits wait meanwhile, some milliseconds; but the more is
-/// moved at once, the more plans have ended by then, and are written once.
-const MOVE_BYTES: i64 = 512 * 1024;
+/// For so long, entries that are old enough wait for others, to be moved together.
+const EVERY: Duration = Duration::from_millis(50);
+
+/// How much is moved at once, more or less, in bytes of the log: commits wait meanwhile, a millisecond or two.
+const MOVE_BYTES: i64 = 256 * 1024;
 
 /// Refused, by doing nothing, for a planner that was taken for dead.
 const APPEND: &str = "
@@ -100,19 +107,20 @@ impl Log {
     pub(super) async fn settle(&self, readers: &SqlitePool) -> Result<(), JournalError> {
         let last: Option<i64> = sqlx::query_scalar("SELECT max(seq) FROM log").fetch_one(readers).await?;
         let Some(last) = last else { return Ok(()) };
-        while self.move_some(readers, Unfinished::Moved).await?.is_some_and(|moved| moved < last) {}
+        while self.move_some(readers, None).await?.is_some_and(|moved| moved < last) {}
         Ok(())
     }
 
-    /// Moves the oldest commits into the tables: the number of the last one. Commits wait only while the rows are written.
+    /// Moves the oldest commits into the tables, those from before `until`: the number of the last one. Commits wait only
+    /// while the rows are written.
     async fn move_some(
         &self,
         readers: &SqlitePool,
-        unfinished: Unfinished,
+        until: Option<Instant>,
     ) -> Result<Option<i64>, JournalError> {
         let _one_at_a_time = self.moving.lock().await;
-        let moved = match self.oldest(readers).await {
-            Ok(Some(oldest)) => self.apply(oldest.into_move(unfinished)).await,
+        let moved = match self.oldest(readers, until).await {
+            Ok(Some(oldest)) => self.apply(oldest.into_move()).await,
             Ok(None) => return Ok(None),
             Err(error) => Err(error),
         };
@@ -124,15 +132,14 @@ impl Log {
 
     /// Moves a part of the log into the tables: the number of its last commit.
     pub(super) async fn apply(&self, moves: Move) -> Result<Option<i64>, JournalError> {
-        let (last, moved_to) = (moves.last, moves.moved_to());
-        let left = moves.left.as_ref().map(|(recent, _)| recent.clone());
+        let (last, ahead, moved_to) = (moves.last, moves.ahead.clone(), moves.moved_to());
         let moved = self.exclusively(async |connection| {
             // Without an fsync: a move that is lost with the power leaves the log as it was, and the next commit of the log
             // syncs what came before it.
             let mut script = Script::new(connection, "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE; ");
             moves.write(&mut script).await?;
             script.end("COMMIT; PRAGMA synchronous = FULL").await?;
-            self.recent.moved(last, moved_to, left);
+            self.recent.moved(last, ahead, moved_to);
             Ok(())
         });
         match moved.await {
@@ -152,11 +159,16 @@ impl Log {
     }
 
     /// The oldest commits: from memory if this process wrote them and nobody has moved any since, else from the log.
-    async fn oldest(&self, readers: &SqlitePool) -> Result<Option<Oldest>, JournalError> {
-        if let Some((known_position, commits)) = self.recent.oldest(MOVE_BYTES)
-            && !commits.is_empty()
+    async fn oldest(
+        &self,
+        readers: &SqlitePool,
+        until: Option<Instant>,
+    ) -> Result<Option<Oldest>, JournalError> {
+        if let Some(Remembered { position: known_position, commits, later, ahead }) =
+            self.recent.oldest(MOVE_BYTES, until)
+            && (!commits.is_empty() || !later.is_empty())
         {
-            let last = commits.last().map_or(0, |recent| recent.seq);
+            let Some(last) = commits.last().map(|recent| recent.seq) else { return Ok(None) };
             let (position, count): (i64, i64) = sqlx::query_as(
                 "SELECT (SELECT position FROM journal), (SELECT count(*) FROM log WHERE seq <= ?)",
             )
@@ -165,17 +177,16 @@ impl Log {
             .await?;
             if position == known_position && usize::try_from(count) == Ok(commits.len()) {
                 let commits = commits.into_iter().map(|recent| recent.commit).collect();
-                return Ok(Some(Oldest { last, commits, position, remembered: true }));
+                return Ok(Some(Oldest { last, commits, later, whole: ahead, position }));
             }
             self.recent.forget();
         }
-        Oldest::read(readers).await
+        Oldest::read(&mut *readers.acquire().await?).await
     }
 
     /// Makes entries durable that nothing has to be decided for.
     async fn append_plainly(&self, planner: &str, groups: &[Entries]) -> Result<(), JournalError> {
-        let commit =
-            Arc::new(Commit { planner: planner.to_owned(), groups: groups.to_vec(), carried: false });
+        let commit = Arc::new(Commit { planner: planner.to_owned(), groups: groups.to_vec() });
         let text = rows::json(&commit.entries().collect::<Vec<_>>());
         let bytes = text.len();
         self.exclusively(async |connection| {
@@ -184,7 +195,8 @@ impl Log {
                 return Err(JournalError::Fenced);
             }
             // Before anybody can move it.
-            self.recent.push(Recent { seq: done.last_insert_rowid(), bytes, commit });
+            let (seq, written_at) = (done.last_insert_rowid(), Instant::now());
+            self.recent.push(Recent { seq, bytes, written_at, commit });
             Ok(())
         })
         .await
@@ -193,52 +205,52 @@ impl Log {
 
 /// The oldest part of the log.
 pub(super) struct Oldest {
-    pub(super) last: i64,
-    pub(super) commits: Vec<Arc<Commit>>,
+    last: i64,
+    commits: Vec<Arc<Commit>>,
+    /// What follows, as far as it is remembered.
+    later: Vec<Arc<Commit>>,
+    /// Plans that were moved ahead of what the commits hold of them.
+    whole: HashSet<PlanId>,
     /// Of the last event, before this is moved.
-    pub(super) position: i64,
-    /// All of it is what this process wrote a moment ago.
-    pub(super) remembered: bool,
-}
-
-/// What becomes of plans that have not ended when the rest is moved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unfinished {
-    /// They are moved as well: somebody wants to see everything.
-    Moved,
-    /// They may stay for the next time.
-    MayStay,
+    position: i64,
 }
 
 impl Oldest {
-    async fn read(database: impl SqliteExecutor<'_>) -> Result<Option<Self>, JournalError> {
+    async fn read(connection: &mut SqliteConnection) -> Result<Option<Self>, JournalError> {
         let (last, commits, position): (Option<i64>, Option<String>, i64) =
-            sqlx::query_as(OLDEST).bind(MOVE_BYTES).fetch_one(database).await?;
+            sqlx::query_as(OLDEST).bind(MOVE_BYTES).fetch_one(&mut *connection).await?;
         let Some(last) = last else { return Ok(None) };
         let commits = format!("[{}]", commits.unwrap_or_default());
         let unreadable = |_| JournalError::Damaged("log.entries holds other JSON than is expected".into());
-        let commits: Vec<Commit> = serde_json::from_str(&commits).map_err(unreadable)?;
-        let commits = commits.into_iter().map(Arc::new).collect();
-        Ok(Some(Self { last, commits, position, remembered: false }))
+        let commits = serde_json::from_str(&commits).map_err(unreadable)?;
+        Self::of(connection, last, commits, position).await.map(Some)
     }
 
-    pub(super) fn into_move(self, unfinished: Unfinished) -> Move {
-        let Self { last, commits, position, remembered } = self;
+    /// These commits, of which nothing is remembered.
+    pub(super) async fn of(
+        connection: &mut SqliteConnection,
+        last: i64,
+        commits: Vec<Commit>,
+        position: i64,
+    ) -> Result<Self, JournalError> {
+        let plans: HashSet<_> = commits.iter().flat_map(Commit::entries).filter_map(Entry::plan_id).collect();
+        let whole: Vec<String> = sqlx::query_scalar(
+            "SELECT plan_id FROM plans WHERE plan_id IN (SELECT value FROM json_each(?)) AND document IS NOT NULL",
+        )
+        .bind(rows::json(&plans))
+        .fetch_all(connection)
+        .await?;
+        let whole = whole.iter().filter_map(|id| id.parse().ok()).collect();
+        let commits = commits.into_iter().map(Arc::new).collect();
+        Ok(Self { last, commits, later: Vec::new(), whole, position })
+    }
+
+    pub(super) fn into_move(self) -> Move {
+        let Self { last, commits, later, whole, position } = self;
         let mut batch = Batch::default();
-        commits.iter().for_each(|commit| batch.add(commit));
-        let left = match (unfinished, commits.first()) {
-            (Unfinished::MayStay, Some(first)) if remembered => {
-                let plans = batch.take_unfinished();
-                let is_left = |entry: &&Entry| entry.plan_id().is_some_and(|plan| plans.contains(&plan));
-                let entries = commits.iter().flat_map(|commit| commit.entries().filter(is_left));
-                let groups = vec![entries.cloned().collect()];
-                let commit = Arc::new(Commit { planner: first.planner.clone(), groups, carried: true });
-                let text = rows::json(&commit.groups[0]);
-                (!plans.is_empty()).then_some((Recent { seq: last, bytes: text.len(), commit }, text))
-            }
-            _ => None,
-        };
-        Move { last, position, rows: batch.into_rows(position), left }
+        commits.iter().for_each(|commit| batch.add(commit, &whole));
+        let ahead = batch.look_ahead(later.iter().map(|commit| &**commit));
+        Move { last, position, ahead, rows: batch.into_rows(position) }
     }
 }
 
@@ -246,9 +258,8 @@ impl Oldest {
 pub(super) struct Move {
     last: i64,
     position: i64,
+    ahead: HashSet<PlanId>,
     rows: Rows,
-    /// What stays in the log, in the place of the last commit, so that it comes before whatever was written since.
-    left: Option<(Recent, String)>,
 }
 
 impl Move {
@@ -257,18 +268,11 @@ impl Move {
         self.position + self.rows.event_count
     }
 
-    /// Adds what it takes to `script`. It is refused when another process has moved the same meanwhile: the position tells, for
-    /// whenever something is left, something else is moved.
+    /// Adds what it takes to `script`. It is refused when another process has moved something meanwhile.
     async fn write(self, script: &mut Script<'_>) -> Result<(), sqlx::Error> {
-        let Self { last, position, rows, left } = self;
-        let text = script.text();
-        text.push("INSERT INTO log_move (position, events, last_seq) VALUES (").push_bind(position);
-        text.push(", ").push_bind(rows.event_count).push(", ").push_bind(last).push(");");
-        if let Some((Recent { seq, commit, .. }, entries)) = left {
-            text.push("INSERT INTO log (seq, planner, entries) VALUES (").push_bind(seq);
-            text.push(", ").push_bind(commit.planner.clone());
-            text.push(", ").push_bind(entries).push(");");
-        }
+        let Self { last, position, ahead: _, rows } = self;
+        let moved = sqlx::query("INSERT INTO log_move (position, events, last_seq) VALUES (?, ?, ?)");
+        script.run(moved.bind(position).bind(rows.event_count).bind(last)).await?;
         rows.write(script).await
     }
 }
@@ -277,7 +281,7 @@ impl Move {
 async fn move_all(connection: &mut SqliteConnection) -> Result<(), JournalError> {
     while let Some(oldest) = Oldest::read(&mut *connection).await? {
         let mut script = Script::new(&mut *connection, "");
-        oldest.into_move(Unfinished::Moved).write(&mut script).await?;
+        oldest.into_move().write(&mut script).await?;
         script.end("").await?;
     }
     Ok(())
@@ -338,17 +342,15 @@ pub(super) async fn keep_moving(log: Arc<Log>, readers: SqlitePool) {
     let mut told = false;
     loop {
         log.appended.notified().await;
-        tokio::time::sleep(GATHER).await;
+        tokio::time::sleep(GATHER + EVERY).await;
         loop {
-            match log.move_some(&readers, Unfinished::MayStay).await {
-                Ok(Some(_)) => {
-                    told = false;
-                    if log.recent.is_left_over() {
-                        log.appended.notify_one();
-                        break;
-                    }
+            match log.move_some(&readers, Instant::now().checked_sub(GATHER)).await {
+                Ok(Some(_)) => told = false,
+                Ok(None) => {
+                    // What is young yet.
+                    let Some(written_at) = log.recent.oldest_since() else { break };
+                    tokio::time::sleep_until((written_at + GATHER + EVERY).into()).await;
                 }
-                Ok(None) => break,
                 Err(error) => {
                     if !std::mem::replace(&mut told, true) {
                         tracing::error!(%error, "the journal's log cannot be moved into its tables; it is tried again");

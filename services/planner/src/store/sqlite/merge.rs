@@ -41,13 +41,11 @@ struct PlanSteps<'a> {
     events: Events,
 }
 
-/// A plan as it was accepted.
-#[derive(Debug)]
+/// A plan as it was accepted, and by which planner.
+#[derive(Debug, Clone, Copy)]
 struct Acceptance<'a> {
     planner: &'a str,
     plan: &'a Plan,
-    /// Left for this batch by the last one.
-    carried: bool,
 }
 
 /// Events as the beginning of a JSON array.
@@ -94,35 +92,52 @@ struct AttemptSteps<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Adds what was written at once.
-    pub(super) fn add(&mut self, commit: &'a Commit) {
-        commit.entries().for_each(|entry| self.add_entry(commit, entry));
-    }
-
-    /// Takes out what was accepted a moment ago and has not ended: left for the next batch, it is written once, too. Nothing
-    /// if that is not for few among many: work that takes long is not carried from batch to batch.
-    pub(super) fn take_unfinished(&mut self) -> HashSet<PlanId> {
-        let has_ended = |plan: &&PlanSteps<'_>| plan.has_ended();
-        let unfinished = |plan: &PlanSteps<'_>| {
-            plan.accepted.as_ref().is_some_and(|accepted| !accepted.carried) && !plan.has_ended()
+    /// Adds what was written at once, but nothing of the lives of the plans in `whole`: those were moved ahead.
+    pub(super) fn add(&mut self, commit: &'a Commit, whole: &HashSet<PlanId>) {
+        let is_moved = |entry: &Entry| {
+            !matches!(entry, Entry::PlanRedriven { .. })
+                && entry.plan_id().is_some_and(|plan_id| whole.contains(&plan_id))
         };
-        let taken: HashSet<_> =
-            self.plans.iter().filter(|plan| unfinished(plan)).map(|plan| plan.plan_id).collect();
-        if taken.len() > self.plans.iter().filter(has_ended).count() {
-            return HashSet::new();
+        for entry in commit.entries().filter(|entry| whole.is_empty() || !is_moved(entry)) {
+            self.add_entry(&commit.planner, entry);
         }
-        self.plans.retain(|plan| !unfinished(plan));
-        taken
     }
 
-    fn add_entry(&mut self, Commit { planner, carried, .. }: &'a Commit, entry: &'a Entry) {
+    /// Adds from `later` what happened to plans that were accepted here and end there, where that makes the plan whole: those
+    /// plans. So a plan is written once, however little is moved at once.
+    pub(super) fn look_ahead<'c: 'a>(&mut self, later: impl Iterator<Item = &'c Commit>) -> HashSet<PlanId> {
+        let open = self.plans.iter().filter(|plan| plan.accepted.is_some() && !plan.has_ended());
+        let mut open: HashMap<PlanId, Vec<&Entry>> = open.map(|plan| (plan.plan_id, Vec::new())).collect();
+        let mut whole = HashSet::new();
+        for commit in later {
+            if open.is_empty() {
+                break;
+            }
+            for entry in commit.entries() {
+                let Some(plan_id) = entry.plan_id() else { continue };
+                let Some(entries) = open.get_mut(&plan_id) else { continue };
+                entries.push(entry);
+                if !matches!(entry, Entry::PlanEnded { .. }) {
+                    continue;
+                }
+                let entries = open.remove(&plan_id).unwrap_or_default();
+                if self.plan(plan_id).is_whole_with(&entries) {
+                    entries.into_iter().for_each(|entry| self.add_entry(&commit.planner, entry));
+                    whole.insert(plan_id);
+                }
+            }
+        }
+        whole
+    }
+
+    fn add_entry(&mut self, planner: &'a str, entry: &'a Entry) {
         match entry {
             Entry::PlanAccepted { plan } => {
                 let Plan { plan_id, correlation_id, created_at, tasks, redrive_of, .. } = &**plan;
                 let (tasks, redrive_of) = (tasks.len(), *redrive_of);
                 let facts = Accepted { correlation_id: *correlation_id, tasks, redrive_of };
                 let steps = self.plan(*plan_id);
-                steps.accepted = Some(Acceptance { planner, plan, carried: *carried });
+                steps.accepted = Some(Acceptance { planner, plan });
                 steps.events.add(None, "plan_accepted", *created_at, &facts);
             }
             Entry::PlanRedriven { plan_id, redriven_as, at, by, reason, sweep } => {
@@ -220,6 +235,26 @@ impl<'a> Batch<'a> {
 impl<'a> PlanSteps<'a> {
     fn has_ended(&self) -> bool {
         self.change.as_ref().is_some_and(|change| change.status.is_terminal())
+    }
+
+    /// Whether the plan is nothing but one task that has ended well, or was cancelled, once `entries` are added.
+    fn is_whole_with(&self, entries: &[&Entry]) -> bool {
+        let begins = |entry: &&Entry, number: u32| matches!(entry, Entry::AttemptStarted { number: begun, .. } if *begun == number);
+        let attempts = || self.tasks.iter().flat_map(|task| &task.attempts);
+        let fits = |entry: &&Entry| match entry {
+            Entry::AttemptEnded { number, .. } => {
+                attempts().any(|attempt| attempt.number == *number)
+                    || entries.iter().any(|entry| begins(entry, *number))
+            }
+            Entry::TaskEnded { status, .. } => *status != TaskStatus::DeadLettered,
+            Entry::PlanRedriven { .. } => false,
+            _ => true,
+        };
+        self.accepted.is_some_and(|accepted| accepted.plan.tasks.len() == 1)
+            && attempts().all(|attempt| attempt.began.is_some())
+            && self.tasks.iter().all(|task| !task.dead_lettered)
+            && entries.iter().any(|entry| matches!(entry, Entry::TaskEnded { .. }))
+            && entries.iter().all(fits)
     }
 
     fn task(&mut self, ordinal: usize) -> &mut TaskSteps<'a> {

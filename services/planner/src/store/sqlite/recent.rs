@@ -4,10 +4,12 @@
 //! read. What is in the log for certain is said by the position of the journal, which every move changes, whoever makes it.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
+use phoenix_domain::PlanId;
 use serde::Deserialize;
 
 use super::{Entries, Entry};
@@ -21,8 +23,6 @@ const MOST_BYTES: usize = 16 * 1024 * 1024;
 pub(super) struct Commit {
     pub(super) planner: String,
     pub(super) groups: Vec<Entries>,
-    /// Entries of several commits, left in the log when the rest of those was moved.
-    pub(super) carried: bool,
 }
 
 /// As the log has it.
@@ -34,7 +34,7 @@ struct StoredCommit {
 
 impl From<StoredCommit> for Commit {
     fn from(StoredCommit { planner, entries }: StoredCommit) -> Self {
-        Self { planner, groups: vec![entries], carried: false }
+        Self { planner, groups: vec![entries] }
     }
 }
 
@@ -50,8 +50,23 @@ impl Commit {
 pub(super) struct Recent {
     pub(super) seq: i64,
     pub(super) bytes: usize,
+    pub(super) written_at: Instant,
     pub(super) commit: Arc<Commit>,
 }
+
+/// What is to be moved next, as far as this process remembers it.
+pub(super) struct Remembered {
+    /// The journal's position, if nobody else has moved anything.
+    pub(super) position: i64,
+    pub(super) commits: Vec<Recent>,
+    /// What follows, a part of it.
+    pub(super) later: Vec<Arc<Commit>>,
+    /// Plans that were moved ahead of some of their entries.
+    pub(super) ahead: HashSet<PlanId>,
+}
+
+/// Commits that are looked into for the ends of plans, at most.
+const LOOK_AHEAD: usize = 256;
 
 /// The commits, oldest first.
 #[derive(Debug, Default)]
@@ -63,6 +78,7 @@ struct State {
     position: Option<i64>,
     commits: VecDeque<Recent>,
     bytes: usize,
+    ahead: HashSet<PlanId>,
 }
 
 impl RecentCommits {
@@ -77,9 +93,9 @@ impl RecentCommits {
         state.commits.push_back(commit);
     }
 
-    /// The oldest, up to `bytes` of the log, with the position that the journal has if nobody else has moved anything. None
-    /// before this process has moved something itself: what it remembers may have been moved by others, and is forgotten.
-    pub(super) fn oldest(&self, bytes: i64) -> Option<(i64, Vec<Recent>)> {
+    /// The oldest, up to `bytes` of the log, and no younger than `until`. None before this process has moved something
+    /// itself: what it remembers may have been moved by others, and is forgotten.
+    pub(super) fn oldest(&self, bytes: i64, until: Option<Instant>) -> Option<Remembered> {
         let mut state = self.lock();
         let Some(position) = state.position else {
             *state = State::default();
@@ -87,31 +103,38 @@ impl RecentCommits {
         };
         let mut left = usize::try_from(bytes).unwrap_or(usize::MAX);
         let fits = |recent: &&Recent| {
-            let fits = left > 0;
+            let fits = left > 0 && until.is_none_or(|until| recent.written_at <= until);
             left = left.saturating_sub(recent.bytes);
             fits
         };
         let commits: Vec<_> = state.commits.iter().take_while(fits).cloned().collect();
-        Some((position, commits))
+        let later = state.commits.iter().skip(commits.len()).take(LOOK_AHEAD);
+        let later = later.map(|recent| Arc::clone(&recent.commit)).collect();
+        Some(Remembered { position, commits, later, ahead: state.ahead.clone() })
     }
 
-    /// Everything up to number `last` has been moved but `left`, and the journal is at `position` now.
-    pub(super) fn moved(&self, last: i64, position: i64, left: Option<Recent>) {
+    /// When the oldest was written, if any is remembered.
+    pub(super) fn oldest_since(&self) -> Option<Instant> {
+        self.lock().commits.front().map(|recent| recent.written_at)
+    }
+
+    /// Everything up to number `last` has been moved, and all there is of the plans `ahead`; the journal is at `position` now.
+    pub(super) fn moved(&self, last: i64, ahead: HashSet<PlanId>, position: i64) {
         let mut state = self.lock();
-        state.position = Some(position);
-        while let Some(oldest) = state.commits.pop_front_if(|oldest| oldest.seq <= last) {
-            state.bytes = state.bytes.saturating_sub(oldest.bytes);
+        let State { position: known, commits, bytes, ahead: still_ahead } = &mut *state;
+        *known = Some(position);
+        still_ahead.extend(ahead);
+        while let Some(oldest) = commits.pop_front_if(|oldest| oldest.seq <= last) {
+            *bytes = bytes.saturating_sub(oldest.bytes);
+            if !still_ahead.is_empty() {
+                // With its end there is nothing left of a plan.
+                for entry in oldest.commit.entries() {
+                    if let Entry::PlanEnded { plan_id, .. } = entry {
+                        still_ahead.remove(plan_id);
+                    }
+                }
+            }
         }
-        if let Some(left) = left {
-            state.bytes += left.bytes;
-            state.commits.push_front(left);
-        }
-    }
-
-    /// Whether there is nothing but what the last move has left.
-    pub(super) fn is_left_over(&self) -> bool {
-        let state = self.lock();
-        state.commits.len() == 1 && state.commits.iter().all(|recent| recent.commit.carried)
     }
 
     /// Somebody else has moved some.

@@ -6,7 +6,9 @@ use std::sync::LazyLock;
 use jiff::Timestamp;
 use phoenix_domain::{CorrelationId, PlanId, TaskId};
 use serde::Serialize;
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection, query_builder::Separated};
+use sqlx::{
+    QueryBuilder, Sqlite, SqliteConnection, query::Query, query_builder::Separated, sqlite::SqliteArguments,
+};
 
 /// The columns of one row, in the order of its statement.
 pub(super) type Row = Vec<Cell>;
@@ -134,11 +136,17 @@ const REDRIVES: Statement = Statement(
 
 const EVENTS: Statement = Statement("INSERT INTO events (plan_id, position, events) ", "");
 
-/// Rows of a statement that is kept prepared: to prepare one costs as much as to run it.
-const KEPT: usize = 32;
+/// A statement in a few sizes that are kept prepared: to prepare one costs as much as to run it.
+struct Kept([(usize, String); 3]);
 
-static KEPT_PLANS: LazyLock<String> = LazyLock::new(|| PLANS.of_rows(KEPT, 14));
-static KEPT_DOCUMENTS: LazyLock<String> = LazyLock::new(|| DOCUMENTS.of_rows(KEPT, 3));
+impl Kept {
+    fn of(statement: &Statement, columns: usize) -> Self {
+        Self([64, 16, 4].map(|rows| (rows, statement.of_rows(rows, columns))))
+    }
+}
+
+static KEPT_PLANS: LazyLock<Kept> = LazyLock::new(|| Kept::of(&PLANS, 14));
+static KEPT_DOCUMENTS: LazyLock<Kept> = LazyLock::new(|| Kept::of(&DOCUMENTS, 3));
 
 /// Rows that are sent at once, at most: a statement has at most 32 766 values (<https://sqlite.org/limits.html>).
 const SENT: usize = 1000;
@@ -203,11 +211,6 @@ impl<'c> Script<'c> {
         Self { connection, text: QueryBuilder::new(statements), rows: 0 }
     }
 
-    /// To add to what is sent next.
-    pub(super) const fn text(&mut self) -> &mut QueryBuilder<Sqlite> {
-        &mut self.text
-    }
-
     async fn rows(
         &mut self,
         Statement(head, tail): &Statement,
@@ -225,24 +228,28 @@ impl<'c> Script<'c> {
         Ok(())
     }
 
-    /// Writes as many of `rows` as fill such a statement, and leaves the others.
-    async fn kept(&mut self, statement: &'static str, rows: &mut Vec<Row>) -> Result<(), sqlx::Error> {
-        let filled = rows.len() / KEPT * KEPT;
-        let left = rows.split_off(filled);
-        let rows = std::mem::replace(rows, left);
-        if !rows.is_empty() {
-            self.send().await?;
-        }
-        let mut cells = rows.into_iter();
-        while cells.len() > 0 {
-            let query =
-                cells.by_ref().take(KEPT).flatten().fold(sqlx::query(statement), |query, cell| match cell {
+    /// Writes as many of `rows` as fill one of the sizes of a statement, and leaves the others.
+    async fn kept(&mut self, Kept(sizes): &'static Kept, rows: &mut Vec<Row>) -> Result<(), sqlx::Error> {
+        let mut left = std::mem::take(rows).into_iter();
+        for (size, statement) in sizes {
+            while left.len() >= *size {
+                let cells = left.by_ref().take(*size).flatten();
+                let query = cells.fold(sqlx::query(statement.as_str()), |query, cell| match cell {
                     Cell::Null => query.bind(None::<i64>),
                     Cell::Integer(number) => query.bind(number),
                     Cell::Text(text) => query.bind(text),
                 });
-            query.execute(&mut *self.connection).await?;
+                self.run(query).await?;
+            }
         }
+        *rows = left.collect();
+        Ok(())
+    }
+
+    /// Runs a statement that is kept prepared, after everything before it.
+    pub(super) async fn run(&mut self, query: Query<'_, Sqlite, SqliteArguments>) -> Result<(), sqlx::Error> {
+        self.send().await?;
+        query.execute(&mut *self.connection).await?;
         Ok(())
     }
 

@@ -4,15 +4,13 @@
 //! Only what is wrong with the commit itself counts. A file that is damaged elsewhere, or full, or locked, is not the
 //! commit's fault; and entries of a kind that this version does not know are another version's, which may come back.
 
-use std::sync::Arc;
-
 use jiff::Timestamp;
 use phoenix_platform::metrics::record_counter;
 use sqlx::SqlitePool;
 
 use super::{
     JournalError,
-    log::{Log, Oldest, Unfinished},
+    log::{Log, Oldest},
     recent::Commit,
     rows::micros,
 };
@@ -57,9 +55,9 @@ impl Log {
         let Some((seq, planner, entries, position)) = oldest else { return Ok(None) };
         let reason = match serde_json::from_slice(&entries) {
             Ok(entries) => {
-                let commits = vec![Arc::new(Commit { planner, groups: vec![entries], carried: false })];
-                let oldest = Oldest { last: seq, commits, position, remembered: false };
-                match self.apply(oldest.into_move(Unfinished::Moved)).await {
+                let commit = Commit { planner, groups: vec![entries] };
+                let oldest = Oldest::of(&mut *readers.acquire().await?, seq, vec![commit], position).await?;
+                match self.apply(oldest.into_move()).await {
                     Err(error) if is_constraint(&error) => error.to_string(),
                     moved => return moved,
                 }

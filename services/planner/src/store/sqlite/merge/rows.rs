@@ -88,7 +88,7 @@ impl PlanSteps<'_> {
 
     /// The plan as it is after this batch, with the position of its document and its agent if it is kept whole.
     fn plan_row(&self, whole: Option<(i64, &str)>) -> Row {
-        let Some(Acceptance { planner, plan, .. }) = self.accepted else { return Row::new() };
+        let Some(Acceptance { planner, plan }) = self.accepted else { return Row::new() };
         let Plan { plan_id, correlation_id, kind, created_at, deadline_at, context, redrive_of, .. } = plan;
         let change = self.change.as_ref();
         let (output, error) = parts(change.and_then(|change| change.result));
