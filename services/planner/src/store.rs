@@ -5,24 +5,26 @@
 //! in `tests/store`.
 
 mod dead_letter;
+mod entry;
+mod error;
 mod sqlite;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    AgentName, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId, SweepId,
-    action::ActionResult,
+    AgentName, CorrelationId, PlanId, SweepId,
     dead_letter::DeadLetter,
-    plan::{AttemptOutcome, Plan, PlanStatus, TaskStatus},
+    plan::{Plan, PlanStatus},
 };
-use phoenix_platform::sqlite::{OpenError, is_damage};
-use serde::{Deserialize, Serialize};
+use phoenix_platform::sqlite::OpenError;
 use uuid::Uuid;
 
 pub use dead_letter::{
     DeadLetterFilter, DeadLetterPlace, DeadLetterQuery, InvalidPlace, OpenDeadLetters, Sweep, SweepAction,
 };
+pub use entry::{Entries, Entry, IdempotencyKey, TaskRef};
+pub use error::JournalError;
 pub use sqlite::SqliteStore;
 
 /// A database that holds a journal.
@@ -189,151 +191,6 @@ pub struct Unfinished {
     pub unreadable: Vec<Unreadable>,
 }
 
-/// Entries that become durable together or not at all.
-pub type Entries = Arc<[Entry]>;
-
-/// One step in the life of a plan, or of what is done about plans.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Entry {
-    /// A plan was accepted, with its tasks.
-    PlanAccepted {
-        /// The plan.
-        plan: Arc<Plan>,
-    },
-    /// A request was named by its caller, who may send it again. Claims the key.
-    KeyUsed {
-        /// The name.
-        key: IdempotencyKey,
-        /// What it stands for from now on.
-        subject: Uuid,
-        /// When.
-        at: Timestamp,
-        /// A use of the key before this is forgotten.
-        not_before: Timestamp,
-    },
-    /// A task was handed to an executor; with the first one, the plan runs.
-    TaskDispatched {
-        /// Which task.
-        task: TaskRef,
-        /// When.
-        at: Timestamp,
-    },
-    /// A process was asked.
-    AttemptStarted {
-        /// Of which task.
-        task: TaskRef,
-        /// From 1.
-        number: u32,
-        /// When.
-        at: Timestamp,
-        /// The process.
-        worker: String,
-    },
-    /// It answered, failed or was ended.
-    AttemptEnded {
-        /// Of which task.
-        task: TaskRef,
-        /// From 1.
-        number: u32,
-        /// When.
-        at: Timestamp,
-        /// How.
-        outcome: AttemptOutcome,
-        /// Whether another attempt follows.
-        retried: bool,
-    },
-    /// A task reached a terminal state.
-    TaskEnded {
-        /// Which.
-        task: TaskRef,
-        /// A terminal state.
-        status: TaskStatus,
-        /// When.
-        at: Timestamp,
-        /// The agent's answer, or why there is none.
-        result: Result<ActionResult, OrchestratorError>,
-    },
-    /// A plan reached a terminal state.
-    PlanEnded {
-        /// Which.
-        plan_id: PlanId,
-        /// A terminal state.
-        status: PlanStatus,
-        /// When.
-        at: Timestamp,
-        /// The answer as a person reads it, or why there is none.
-        result: Result<String, OrchestratorError>,
-    },
-    /// A plan that has ended was taken up again by another, which was accepted in the same group. Its open dead letters are
-    /// redriven by that. Claims the plan: it can be taken up once.
-    PlanRedriven {
-        /// Which.
-        plan_id: PlanId,
-        /// By which.
-        redriven_as: PlanId,
-        /// When.
-        at: Timestamp,
-        /// By which request.
-        by: CorrelationId,
-        /// Why; may be empty.
-        reason: String,
-        /// The sweep that did it. What a sweep does is of no effect when no dead letter of the plan is open any more.
-        sweep: Option<SweepId>,
-    },
-    /// Open dead letters were selected, the oldest first: to be discarded by this, or to be redriven from now on. Those
-    /// that another sweep is to redrive, or whose plan has not ended, are not selected to be redriven.
-    SweepBegun {
-        /// For what.
-        sweep: Box<Sweep>,
-        /// Which.
-        filter: Box<DeadLetterFilter>,
-        /// At most so many.
-        limit: u32,
-    },
-    /// A sweep has been worked off.
-    SweepEnded {
-        /// Which.
-        sweep_id: SweepId,
-        /// When.
-        at: Timestamp,
-    },
-}
-
-impl Entry {
-    /// The plan that it is a step of, if it is one of a plan.
-    #[must_use]
-    pub fn plan_id(&self) -> Option<PlanId> {
-        match self {
-            Self::PlanAccepted { plan } => Some(plan.plan_id),
-            Self::PlanEnded { plan_id, .. } | Self::PlanRedriven { plan_id, .. } => Some(*plan_id),
-            Self::TaskDispatched { task, .. }
-            | Self::AttemptStarted { task, .. }
-            | Self::AttemptEnded { task, .. }
-            | Self::TaskEnded { task, .. } => Some(task.plan_id),
-            Self::KeyUsed { .. } | Self::SweepBegun { .. } | Self::SweepEnded { .. } => None,
-        }
-    }
-}
-
-/// The name that a caller gave to a request it may send twice.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IdempotencyKey {
-    /// The name.
-    pub key: String,
-    /// What was asked for, as a digest.
-    pub digest: String,
-}
-
-/// A task by its plan and its place in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct TaskRef {
-    /// The plan.
-    pub plan_id: PlanId,
-    /// The task's place, from 0.
-    pub ordinal: usize,
-}
-
 /// Which plans to list.
 #[derive(Debug, Clone, Default)]
 pub struct PlanFilter {
@@ -415,53 +272,4 @@ pub struct Extent {
     pub bytes: u64,
     /// When the oldest plan that has ended was accepted, if there is one.
     pub oldest_plan: Option<Timestamp>,
-}
-
-/// The journal can't take an entry, or can't be read.
-#[derive(Debug, thiserror::Error)]
-pub enum JournalError {
-    /// The database said no: disk full, locked, damaged.
-    #[error("the journal cannot be used: {0}")]
-    Database(sqlx::Error),
-    /// Earlier entries could not be made durable yet, so no plan is accepted.
-    #[error("the journal is behind: earlier entries are not durable yet")]
-    Behind,
-    /// Another planner has taken this one for dead and its plans over.
-    #[error("another planner has taken over")]
-    Fenced,
-    /// What the entries claim was claimed before.
-    #[error("another request came first")]
-    Taken,
-    /// The writer has ended, with the process.
-    #[error("the journal is closed")]
-    Closed,
-    /// A row holds something this version can't read, or the file is damaged where it lies.
-    #[error("the journal holds a damaged record: {0}")]
-    Damaged(String),
-}
-
-impl From<sqlx::Error> for JournalError {
-    fn from(error: sqlx::Error) -> Self {
-        if is_damage(&error) { Self::Damaged(error.to_string()) } else { Self::Database(error) }
-    }
-}
-
-impl From<JournalError> for OrchestratorError {
-    /// Callers are told that the journal is in trouble, operators what the trouble is (it is logged by the writer).
-    fn from(error: JournalError) -> Self {
-        match error {
-            JournalError::Damaged(what) => Self::internal(format!(
-                "the journal holds a damaged record and cannot answer this from it: {what}"
-            )),
-            JournalError::Taken => Self::new(OrchestratorErrorCode::Conflict, "another request came first"),
-            JournalError::Database(_)
-            | JournalError::Behind
-            | JournalError::Closed
-            | JournalError::Fenced => Self::new(
-                OrchestratorErrorCode::AgentUnavailable,
-                "the planner cannot use its journal at the moment, so no plan is accepted or shown",
-            )
-            .with_retry_after(Duration::from_secs(5)),
-        }
-    }
 }

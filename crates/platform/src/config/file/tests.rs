@@ -1,0 +1,146 @@
+use super::*;
+
+fn parse(text: &str) -> Result<PhoenixConfig, Problems> {
+    PhoenixConfig::parse(text, "/usr/bin/phoenix", &|name| {
+        (name == "OPENAI_API_KEY").then(|| "sk-test".to_owned())
+    })
+}
+
+#[test]
+fn an_empty_file_gives_the_four_builtin_agents() {
+    let config = parse("").unwrap();
+    let names: Vec<_> = config.agents.iter().map(|spec| spec.name.as_str()).collect();
+    assert_eq!(names, ["echo_agent", "git_agent", "llm_router_agent", "obsidian_agent"]);
+    assert_eq!(config.agents.default_agent().as_str(), "llm_router_agent");
+    let git = config.agents.get(&"git_agent".parse().unwrap()).unwrap();
+    assert_eq!(git.command, ["/usr/bin/phoenix", "agent", "git"]);
+    assert!(git.env.iter().all(|name| !name.ends_with("API_KEY")));
+}
+
+#[test]
+fn the_example_of_the_documentation_means_what_it_says() {
+    let config = parse(
+        r#"
+        [planner]
+        default_agent = "reviewer"
+        idempotency_key_ttl_secs = 3600
+        [llm.openai]
+        api_key = "${OPENAI_API_KEY}"
+        [agents.default]
+        timeout_secs = 12.5
+        [agents.default.retry]
+        max_attempts = 2
+        [agents.reviewer]
+        command = ["python3", "reviewer.py"]
+        route = ["review", "diff"]
+        mode = "workers"
+        workers = 4
+        env = ["PATH"]
+        timeout_secs = 60
+        [agents.reviewer.circuit_breaker]
+        failure_threshold = 9
+        "#,
+    )
+    .unwrap();
+    let reviewer = config.agents.get(config.agents.default_agent()).unwrap();
+    assert_eq!(reviewer.mode, AgentModeOf::Workers);
+    assert_eq!(reviewer.timeout, Duration::from_secs(60));
+    assert_eq!((reviewer.retry.max_attempts, reviewer.breaker.failure_threshold), (2, 9));
+    let git = config.agents.get(&"git_agent".parse().unwrap()).unwrap();
+    assert_eq!(git.timeout, Duration::from_millis(12_500));
+    assert_eq!(config.llm.describe().provider, "openai");
+    assert_eq!(config.planner.idempotency_key_ttl, Duration::from_secs(3600));
+}
+
+#[test]
+fn actions_are_declared_with_a_schema_in_the_file_or_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("review.json"), r#"{"required": ["diff"], "not": {"const": null}}"#)
+        .unwrap();
+    let path = folder.path().join("phoenix.toml");
+    let text = r#"
+        [agents.reviewer]
+        command = ["python3", "reviewer.py"]
+        [agents.reviewer.actions.review]
+        description = "Reviews a diff"
+        input_schema = "review.json"
+        [agents.reviewer.actions.rate]
+        input_schema = { type = "object", properties = { stars = { type = "integer", maximum = 5 } } }
+        [agents.reviewer.actions.ping]
+        [agents.git_agent.actions.git_blame]
+        description = "Who wrote it"
+        "#;
+    std::fs::write(&path, text).unwrap();
+    let config = PhoenixConfig::load(Some(&path), "phoenix", &|_| None).unwrap();
+    let agent = |name: &str| config.agents.get(&name.parse().unwrap()).unwrap();
+    let declared = |agent: &AgentSpec| agent.actions.keys().cloned().collect::<Vec<_>>();
+    let reviewer = agent("reviewer");
+    assert_eq!(declared(reviewer), ["ping", "rate", "review"]);
+    let schema =
+        |action: &str| reviewer.actions[action].input_schema.as_ref().map(|schema| schema.source().clone());
+    assert_eq!(schema("review").unwrap()["not"]["const"], serde_json::Value::Null);
+    assert_eq!(schema("rate").unwrap()["properties"]["stars"]["maximum"], 5);
+    assert_eq!((schema("ping"), &*reviewer.actions["review"].description), (None, "Reviews a diff"));
+    assert!(declared(agent("git_agent")).contains(&"git_blame".to_owned()), "beside what it declares itself");
+    assert!(declared(agent("git_agent")).contains(&"git_log".to_owned()));
+}
+
+#[test]
+fn plans_are_kept_for_thirty_days_or_as_long_as_the_operator_says() {
+    let kept = |line: &str| parse(&format!("[planner]\n{line}")).unwrap().planner.retention;
+    let days = |days: f64| Some(Duration::from_secs_f64(days * 86_400.0));
+    assert_eq!(kept(""), days(30.0));
+    assert_eq!(kept("retention_days = 7"), days(7.0));
+    assert_eq!(kept("retention_days = 0.5"), days(0.5));
+    assert_eq!(kept("retention_days = 0"), None);
+}
+
+use phoenix_domain::AgentMode as AgentModeOf;
+
+#[test]
+fn every_problem_is_listed_at_once() {
+    let problems = parse(
+        r#"
+        [planner]
+        default_agent = "nobody"
+        retention_days = -1
+        max_plans_in_flight = 0
+        [gatway]
+        [executor]
+        grpc_adr = "x"
+        [agents.default.retry]
+        max_attempts = 0
+        [agents.git_agent]
+        mode = "sometimes"
+        [agents."-x"]
+        command = ["x"]
+        [agents.mine]
+        timeout_secs = -1
+        [agents.mine.actions.a]
+        input_schema = { properties = { n = { minimum = "one" } } }
+        [agents.mine.actions.b]
+        input_schema = "nowhere/schema.json"
+        [agents.git_agent.actions.c]
+        input_schma = {}
+        "#,
+    )
+    .unwrap_err()
+    .to_string();
+    for expected in [
+        "planner.default_agent: no agent is called `nobody`",
+        "planner.retention_days: must be a number of days",
+        "planner.max_plans_in_flight: must be at least 1",
+        "gatway: unknown section",
+        "executor.grpc_adr: unknown key",
+        "agents.default.retry.max_attempts: must be at least 1",
+        "agents.git_agent: ",
+        "agents.-x: the name must be",
+        "agents.mine.timeout_secs: must be more than 0",
+        "agents.mine.command: must name a program",
+        "agents.mine.actions.a.input_schema: is no JSON schema: `properties.n.minimum` must be a number",
+        "agents.mine.actions.b.input_schema: nowhere/schema.json cannot be read: ",
+        "agents.git_agent.actions.c.input_schma: unknown key",
+    ] {
+        assert!(problems.contains(expected), "{expected} is missing from:\n{problems}");
+    }
+}
