@@ -118,13 +118,14 @@ impl Run<'_> {
             }
             // Nothing of the plan can use them now.
             places.clear();
-            if running.is_empty() && !self.is_over() {
+            if running.is_empty() {
                 let in_line = (0..states.len()).filter(|ordinal| matches!(states[*ordinal], State::Ready));
-                let course = match agents_of(&self.plan, in_line) {
-                    none if none.is_empty() => Course::Ended(Ok(output(&states))),
-                    agents => Course::InLine(agents),
-                };
-                return Ok((entries, course));
+                match agents_of(&self.plan, in_line) {
+                    // All is done: whoever ends it now comes too late.
+                    none if none.is_empty() => return Ok((entries, Course::Ended(Ok(output(&states))))),
+                    agents if !self.is_over() => return Ok((entries, Course::InLine(agents))),
+                    _ => {}
+                }
             }
             // Nobody is told of a task's end before a later step is durable, so it need not be waited for.
             for entry in entries.drain(..) {
