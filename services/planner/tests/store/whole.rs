@@ -13,7 +13,7 @@ use phoenix_domain::{
 use phoenix_planner::store::{self, Entry, JournalError, OldPlans, PlanFilter, Store};
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
-use crate::{Fresh, accepted, at, life, new_plan, plan_ended, sqlite, stores, task_of, write};
+use crate::{Fresh, accepted, accepted_as, at, life, new_plan, plan_ended, sqlite, stores, task_of, write};
 
 /// A plan with one task, which fails once and then succeeds.
 fn chat(plan: &Plan) -> Vec<Entry> {
@@ -256,6 +256,26 @@ async fn a_plan_that_ends_a_moment_later_is_moved_ahead_and_once() {
     moved(&fresh, 2, 0, 0).await;
     assert_eq!(fresh.count("events").await, 0);
     is_complete(&*fresh.store, &plan).await;
+}
+
+/// A commit that has to decide something is not remembered, and whatever shares it with a key neither.
+#[tokio::test]
+async fn a_plan_is_not_whole_without_what_was_written_together_with_a_key() {
+    let fresh = sqlite().await;
+    let store = &*fresh.store;
+    write(store, "me", &chat(&new_plan(&["a"]))).await.unwrap();
+    moved(&fresh, 1, 0, 0).await;
+    let (plan, keyed) = (new_plan(&["a"]), new_plan(&["a"]));
+    let life = chat(&plan);
+    write(store, "me", &life[..2]).await.unwrap();
+    tokio::time::sleep(APART).await;
+    let together = [life[2..4].into(), accepted_as(&keyed, "key", "digest", 0, 0).into()];
+    assert_eq!(store.write("me", &together).await.unwrap(), [0; 0]);
+    write(store, "me", &life[4..]).await.unwrap();
+    while fresh.count("log").await > 0 {
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    is_complete(store, &plan).await;
 }
 
 #[tokio::test]

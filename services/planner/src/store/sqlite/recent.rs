@@ -108,7 +108,11 @@ impl RecentCommits {
             fits
         };
         let commits: Vec<_> = state.commits.iter().take_while(fits).cloned().collect();
-        let later = state.commits.iter().skip(commits.len()).take(LOOK_AHEAD);
+        // As far as nothing is missing: not every commit is remembered, and a plan is more than what is.
+        let mut before = commits.last().map(|recent| recent.seq);
+        let follows =
+            |recent: &&Recent| before.replace(recent.seq).is_none_or(|before| before + 1 == recent.seq);
+        let later = state.commits.iter().skip(commits.len()).take_while(follows).take(LOOK_AHEAD);
         let later = later.map(|recent| Arc::clone(&recent.commit)).collect();
         Some(Remembered { position, commits, later, ahead: state.ahead.clone() })
     }
