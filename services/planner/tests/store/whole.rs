@@ -362,3 +362,30 @@ async fn what_is_young_is_seen_by_whoever_reads_and_taken_over_by_whoever_comes_
     write(&*heir, "heir", &chat(&open)[1..]).await.unwrap();
     is_complete(store, &open).await;
 }
+
+#[tokio::test]
+async fn every_task_and_every_attempt_is_a_row_however_its_plan_is_kept() {
+    let fresh = sqlite().await;
+    let mut rows = Vec::new();
+    for batch in [100, 3] {
+        let plan = new_plan(&["a"]);
+        read_after_each(&*fresh.store, &plan, batch).await;
+        let read = async |columns: &str, view: &str| -> Vec<String> {
+            let mut file = SqliteConnection::connect(&fresh.url).await.unwrap();
+            let query = format!(
+                "SELECT json_array({columns}) FROM {view} WHERE plan_id = '{}' ORDER BY 1",
+                plan.plan_id
+            );
+            sqlx::query_scalar(AssertSqlSafe(query)).fetch_all(&mut file).await.unwrap()
+        };
+        let of_attempt = "ordinal, number, agent, started_at, ended_at, outcome, error_class, message, stderr_tail, worker";
+        let of_task =
+            "ordinal, key, agent, action, payload, depends_on, on_failure, status, queued_at, dispatched_at,
+                       ended_at, output, error";
+        let (attempts, tasks) = (read(of_attempt, "every_attempt").await, read(of_task, "every_task").await);
+        assert_eq!((attempts.len(), tasks.len()), (2, 1));
+        rows.push((attempts, tasks));
+    }
+    assert_eq!((fresh.count("documents").await, fresh.count("attempts").await), (1, 2));
+    assert_eq!(rows[0], rows[1]);
+}
