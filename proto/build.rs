@@ -6,6 +6,7 @@ use prost::Message;
 
 const FILES: &[&str] = &[
     "phoenix/common/v1/common.proto",
+    "phoenix/common/v1/multiplex.proto",
     "phoenix/planner/v1/planner.proto",
     "phoenix/executor/v1/executor.proto",
     "phoenix/health/v1/health.proto",
@@ -17,6 +18,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Kept beside the generated code for server reflection.
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("phoenix.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    // Messages inside messages are taken out of what was read without a copy.
+    let inner = [".phoenix.common.v1.CallStart.message", ".phoenix.common.v1.CalleeFrame.message"];
+    inner
+        .into_iter()
+        .fold(tonic_prost_build::configure(), |build, field| build.bytes(field))
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -10,7 +10,7 @@ use phoenix_platform::{
     client::{UNREACHABLE_RETRY_AFTER, call_error},
 };
 use phoenix_proto::{
-    InvalidField,
+    InvalidField, PlanAndExecute,
     planner::{
         CancelPlanRequest, DiscardDeadLettersRequest, DiscardDeadLettersResponse, DryRunPlanResponse,
         GetPlanRequest, ListDeadLettersRequest, ListDeadLettersResponse, ListPlansRequest, ListPlansResponse,
@@ -50,8 +50,10 @@ impl Plans {
     ) -> Result<(PlanId, String), OrchestratorError> {
         let continues = wish.continue_on_disconnect;
         let context = if continues { self.scope.context_without_deadline() } else { self.scope.context() };
-        let mut planner = self.gateway.planner();
-        let call = planner.plan_and_execute(context.request(wish));
+        // A stream that is shared carries the same answer as a call of its own.
+        let call = async {
+            self.gateway.planner_calls.call_once::<PlanAndExecute>(&context, wish).await.map(Response::new)
+        };
         let PlanAndExecuteResponse { plan_id, output, agent: _, agent_time_us } =
             self.within(self.scope.deadline(), call).await?.ok_or_else(|| too_late(continues))?;
         self.scope.agents_worked(Duration::from_micros(agent_time_us));

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use phoenix_domain::llm::LlmDescription;
 use phoenix_platform::{
     client::{self, PeerChannel},
+    multiplex::Calls,
     server::MAX_MESSAGE_BYTES,
 };
 use phoenix_proto::{
@@ -25,6 +26,8 @@ pub(crate) struct Gateway(Arc<Parts>);
 #[derive(Debug)]
 pub(crate) struct Parts {
     planner: PlannerServiceClient<PeerChannel>,
+    /// Those of the planner's methods that share a stream.
+    pub(crate) planner_calls: Calls,
     health: AgentHealthServiceClient<PeerChannel>,
     channels: Channels,
     /// Who answers chats.
@@ -76,6 +79,7 @@ impl Gateway {
             planner: PlannerServiceClient::new(channels.planner.clone())
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
+            planner_calls: Calls::new(channels.planner.clone()),
             health: AgentHealthServiceClient::new(channels.health.clone()),
             channels,
             llm: config.llm.clone(),

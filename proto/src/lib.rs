@@ -33,6 +33,7 @@ pub mod action;
 mod dead_letter;
 mod field;
 mod health;
+mod method;
 mod plan;
 mod status;
 
@@ -41,6 +42,7 @@ pub use generated::{
     common::v1 as common, executor::v1 as executor, health::v1 as health_v1, planner::v1 as planner,
 };
 pub use health::HealthSnapshot;
+pub use method::{ExecuteTask, Method, PlanAndExecute};
 pub use status::{error_from_status, status_from_error};
 
 /// Descriptors of the whole contract, for server reflection.

@@ -34,6 +34,30 @@ impl ObserveCalls {
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
+
+    /// A call of `method` (its path) that begins now.
+    pub(crate) fn begin(&self, method: &str) -> Observed {
+        let place = Place::take(&self.in_flight);
+        Observed { method: method.to_owned(), started: Instant::now(), _place: place }
+    }
+}
+
+/// A call in flight.
+#[derive(Debug)]
+pub(crate) struct Observed {
+    method: String,
+    started: Instant,
+    _place: Place,
+}
+
+impl Observed {
+    /// It was answered with `code`.
+    pub(crate) fn answered(self, code: Code) {
+        // A caller may ask for any path; only those that exist become labels.
+        let method = if code == Code::Unimplemented { "unknown".into() } else { self.method };
+        metrics::histogram!(RPC_SECONDS.name, "method" => method, "code" => code_name(code))
+            .record(self.started.elapsed().as_secs_f64());
+    }
 }
 
 impl<S> Layer<S> for ObserveCalls {
@@ -64,13 +88,13 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let method = request.uri().path().to_owned();
-        let place = Place::take(&self.calls.in_flight);
-        ObservedCall { future: self.inner.call(request), method, started: Instant::now(), _place: place }
+        let observed = self.calls.begin(request.uri().path());
+        ObservedCall { future: self.inner.call(request), observed: Some(observed) }
     }
 }
 
 /// One call in flight, given back on drop.
+#[derive(Debug)]
 struct Place(Arc<AtomicUsize>);
 
 impl Place {
@@ -90,9 +114,7 @@ pin_project_lite::pin_project! {
     /// The future of [`ObserveCallsService`].
     pub struct ObservedCall<F> {
         #[pin] future: F,
-        method: String,
-        started: Instant,
-        _place: Place,
+        observed: Option<Observed>,
     }
 }
 
@@ -111,10 +133,9 @@ where
             }
             Err(_) => Code::Unknown,
         };
-        // A caller may ask for any path; only those that exist become labels.
-        let method = if code == Code::Unimplemented { "unknown".into() } else { std::mem::take(this.method) };
-        metrics::histogram!(RPC_SECONDS.name, "method" => method, "code" => code_name(code))
-            .record(this.started.elapsed().as_secs_f64());
+        if let Some(observed) = this.observed.take() {
+            observed.answered(code);
+        }
         Poll::Ready(answer)
     }
 }

@@ -7,6 +7,7 @@
 //! | counters and histograms, `/metrics` | [`metrics`] |
 //! | correlation id, trace context and deadline across processes | [`propagation`] |
 //! | gRPC servers and clients | [`server`], [`client`] |
+//! | many calls on one stream | [`multiplex`] |
 //! | "can this process take work?" | [`readiness`] |
 //! | ports and signals | [`listener`], [`shutdown`] |
 //! | SQLite databases | [`sqlite`] |
@@ -19,6 +20,7 @@ pub mod config;
 pub mod listener;
 pub mod log_lines;
 pub mod metrics;
+pub mod multiplex;
 pub mod propagation;
 pub mod readiness;
 pub mod server;

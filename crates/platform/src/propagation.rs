@@ -12,17 +12,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use phoenix_domain::CorrelationId;
-use phoenix_proto::InvalidField;
+use phoenix_proto::{InvalidField, common::CallStart};
 use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::{Instrument, Span, field::Empty, instrument::Instrumented};
+use uuid::Uuid;
 
 pub use self::trace::TraceContext;
 
 /// The header, and gRPC metadata key, of the correlation id.
 pub const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
+
+/// The service whose streams carry calls that have a context each.
+const MULTIPLEX: &str = "/phoenix.common.v1.MultiplexService/";
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
@@ -137,12 +142,50 @@ fn extract(headers: &HeaderMap) -> Result<RequestContext, InvalidField> {
             let left = parse_grpc_timeout(text).ok_or_else(|| {
                 InvalidField::new("grpc-timeout", "must be up to 8 digits and one of H M S m u n")
             })?;
-            Instant::now().checked_add(left - MARGIN.min(left / 10))
+            own_deadline(left)
         }
         None => None,
     };
     let trace = TraceContext::of(headers).unwrap_or_else(TraceContext::generate);
     Ok(RequestContext { correlation_id, deadline, trace })
+}
+
+/// By when to be done for a caller that waits so long.
+fn own_deadline(left: Duration) -> Option<Instant> {
+    Instant::now().checked_add(left - MARGIN.min(left / 10))
+}
+
+/// The same facts as fields, for a call that shares a stream.
+impl RequestContext {
+    /// The first frame of a call of `method` under this context.
+    pub(crate) fn start_call(&self, method: &str, message: Bytes) -> CallStart {
+        let (traceparent, tracestate) = self.trace.texts();
+        CallStart {
+            method: method.into(),
+            correlation_id: self.correlation_id.as_uuid().as_bytes().to_vec(),
+            traceparent,
+            tracestate,
+            timeout_us: self.remaining().map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX)),
+            message,
+        }
+    }
+
+    /// The method, the context and the request of a call.
+    ///
+    /// # Errors
+    /// When the correlation id is no UUID.
+    pub(crate) fn of_call(start: CallStart) -> Result<(String, Self, Bytes), InvalidField> {
+        let CallStart { method, correlation_id, traceparent, tracestate, timeout_us, message } = start;
+        let correlation_id = match &*correlation_id {
+            [] => CorrelationId::generate(),
+            bytes => Uuid::from_slice(bytes)
+                .map_err(|_| InvalidField::new("correlation_id", "must be the 16 bytes of a UUID"))?
+                .into(),
+        };
+        let deadline = timeout_us.and_then(|left| own_deadline(Duration::from_micros(left)));
+        let trace = TraceContext::of_texts(traceparent, tracestate).unwrap_or_else(TraceContext::generate);
+        Ok((method, Self { correlation_id, deadline, trace }, message))
+    }
 }
 
 /// `TimeoutValue TimeoutUnit` of the gRPC protocol (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
@@ -232,8 +275,9 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        // Probes and reflection are not part of any request's story.
-        if request.uri().path().starts_with("/grpc.") {
+        // Probes and reflection are not part of any request's story, and a stream is part of many.
+        let path = request.uri().path();
+        if path.starts_with("/grpc.") || path.starts_with(MULTIPLEX) {
             let served = Some(self.inner.call(request).instrument(Span::none()));
             return ServeContextFuture { served, refused: None };
         }

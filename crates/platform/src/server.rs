@@ -15,7 +15,13 @@ use tower::{
     layer::util::{Identity, Stack},
 };
 
-use crate::{calls::ObserveCalls, propagation::ServeContext, readiness::Readiness, shutdown::DRAIN};
+use crate::{
+    calls::ObserveCalls,
+    multiplex::{self, Handler},
+    propagation::ServeContext,
+    readiness::Readiness,
+    shutdown::DRAIN,
+};
 
 /// The largest message a service takes or sends: an agent's 8 MiB answer, escaped as JSON.
 pub const MAX_MESSAGE_BYTES: usize = 20 * 1024 * 1024;
@@ -34,6 +40,8 @@ pub struct GrpcServer {
     routes: Routes,
     readiness: Readiness,
     service_names: Vec<&'static str>,
+    calls: ObserveCalls,
+    draining: CancellationToken,
 }
 
 /// Why a server ended before it was asked to.
@@ -54,7 +62,20 @@ impl GrpcServer {
     /// A server that is SERVING whenever `readiness` is.
     #[must_use]
     pub fn new(readiness: Readiness) -> Self {
-        Self { routes: Routes::default(), readiness, service_names: Vec::new() }
+        Self {
+            routes: Routes::default(),
+            readiness,
+            service_names: Vec::new(),
+            calls: ObserveCalls::default(),
+            draining: CancellationToken::new(),
+        }
+    }
+
+    /// Lets callers make the calls that `handler` takes on one stream.
+    #[must_use]
+    pub fn add_calls(self, handler: impl Handler) -> Self {
+        let service = multiplex::service(handler, self.calls.clone(), self.draining.clone());
+        self.add_service(service)
     }
 
     /// Adds a generated service.
@@ -80,7 +101,9 @@ impl GrpcServer {
     /// # Errors
     /// When the listener or the transport breaks.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServeError> {
-        let Self { routes, readiness, service_names } = self;
+        let Self { routes, readiness, service_names, calls, draining } = self;
+        // However this ends: a stream whose calls go on holds the server open.
+        let draining = draining.drop_guard();
         let addr = listener.local_addr()?;
         let (mut reporter, health) = tonic_health::server::health_reporter();
         // tonic-health starts the overall service as SERVING.
@@ -89,7 +112,6 @@ impl GrpcServer {
             .register_encoded_file_descriptor_set(phoenix_proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
-        let calls = ObserveCalls::default();
         let server = http_server(calls.clone())
             .add_routes(routes.add_service(health).add_service(reflection))
             .serve_with_incoming_shutdown(
@@ -112,6 +134,7 @@ impl GrpcServer {
             () = shutdown.cancelled() => {}
         }
         readiness.shut_down();
+        drop(draining);
         for name in names() {
             reporter.set_service_status(name, ServingStatus::NotServing).await;
             // Ends the streams of those who watch, which would otherwise hold the server open.

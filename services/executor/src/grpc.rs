@@ -2,14 +2,18 @@
 
 use std::{sync::Arc, time::Duration, vec::IntoIter};
 
+use bytes::Bytes;
 use futures_util::{
     StreamExt,
     stream::{self, Chain, Iter, Map},
 };
 use phoenix_domain::TaskId;
-use phoenix_platform::RequestContext;
+use phoenix_platform::{
+    RequestContext,
+    multiplex::{Answerer, Handler, decode},
+};
 use phoenix_proto::{
-    InvalidField,
+    ExecuteTask, InvalidField, Method,
     action::json_object,
     executor::{
         AttemptFailed, AttemptStarted, CancelTaskRequest, CancelTaskResponse, ExecuteTaskRequest,
@@ -29,6 +33,7 @@ use crate::{
 const QUICK: Duration = Duration::from_millis(20);
 
 /// The wire's side of the executor.
+#[derive(Clone)]
 pub(crate) struct ExecutorGrpc {
     executor: Arc<Executor>,
 }
@@ -65,6 +70,26 @@ impl ExecutorService for ExecutorGrpc {
         self.executor.cancel_task(task_id).map_err(|error| status_from_error(&error))?;
         tracing::info!(%task_id, reason, "task is being cancelled");
         Ok(Response::new(CancelTaskResponse {}))
+    }
+}
+
+impl Handler for ExecutorGrpc {
+    async fn call(
+        &self,
+        method: &str,
+        request: Request<Bytes>,
+        answerer: &mut Answerer,
+    ) -> Result<(), Status> {
+        if method != ExecuteTask::PATH {
+            return Err(Status::unimplemented("no such method on a shared stream"));
+        }
+        let caller = RequestContext::of(&request);
+        let task = task(decode::<ExecuteTask>(request)?.into_inner(), caller)?;
+        let mut events = self.executor.execute_task(task).map_err(|error| status_from_error(&error))?;
+        while let Some(event) = events.next().await {
+            answerer.send(&encode(event)?).await?;
+        }
+        Ok(())
     }
 }
 

@@ -100,10 +100,12 @@ pub async fn serve(
     // On the side: they are nobody's business but ours.
     tokio::task::spawn_blocking(end_orphans);
 
-    let service = ExecutorServiceServer::new(ExecutorGrpc::new(executor))
+    let executor = ExecutorGrpc::new(executor);
+    let service = ExecutorServiceServer::new(executor.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let server = GrpcServer::new(readiness).add_service(service).serve(listener, shutdown.clone());
+    let server =
+        GrpcServer::new(readiness).add_service(service).add_calls(executor).serve(listener, shutdown.clone());
     let served = tokio::select! {
         served = server => served,
         never = tell_running(&running, &shutdown) => never,

@@ -14,14 +14,14 @@ use phoenix_domain::{
 use phoenix_platform::{
     RequestContext,
     client::{PeerChannel, UNREACHABLE_RETRY_AFTER, call_error, was_sent},
-    server::MAX_MESSAGE_BYTES,
+    multiplex::Calls,
 };
 use phoenix_proto::{
-    InvalidField,
+    ExecuteTask, InvalidField,
     action::json_text,
     executor::{
         AttemptFailed, AttemptStarted, ExecuteTaskRequest, ExecuteTaskResponse, TaskFinished,
-        execute_task_response::Event, executor_service_client::ExecutorServiceClient, task_finished,
+        execute_task_response::Event, task_finished,
     },
     required, required_timestamp, timestamp,
 };
@@ -39,7 +39,7 @@ use crate::{
 /// Runs tasks on the executor. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct TaskRunner {
-    executor: ExecutorServiceClient<PeerChannel>,
+    executor: Calls,
     journal: Journal,
     health: HealthView,
 }
@@ -157,10 +157,7 @@ impl TaskRunner {
     /// Runs tasks on the service behind `executor`.
     #[must_use]
     pub fn new(executor: PeerChannel, journal: Journal, health: HealthView) -> Self {
-        let executor = ExecutorServiceClient::new(executor)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        Self { executor, journal, health }
+        Self { executor: Calls::new(executor), journal, health }
     }
 
     /// Hands a task over and follows it until the executor says how it ended. Dropping the future cancels it there;
@@ -181,24 +178,23 @@ impl TaskRunner {
             self.journal.note(Entry::TaskDispatched { task, at: Timestamp::now() }).await?;
         }
         handover.plan.handed_over();
-        let request = context.request(request(&handover, progress, admitted));
-        let mut events = match self.executor.clone().execute_task(request).await {
-            Ok(response) => response.into_inner(),
-            Err(status) => {
-                if was_sent(&status) {
-                    progress.lost.fetch_add(1, Ordering::Relaxed);
-                }
-                return Ok(broken(&status));
-            }
-        };
+        let request = request(&handover, progress, admitted);
+        let mut events = self.executor.call::<ExecuteTask>(context, request);
         // Ends with whatever ends this call.
         let mut running = None;
+        let mut was_heard_of = false;
         loop {
             let event = match events.message().await {
                 Ok(Some(ExecuteTaskResponse { event })) => event,
                 Ok(None) => return Ok(Driven::Interrupted(vanished())),
-                Err(status) => return Ok(broken(&status)),
+                Err(status) => {
+                    if !was_heard_of && was_sent(&status) {
+                        progress.lost.fetch_add(1, Ordering::Relaxed);
+                    }
+                    return Ok(broken(&status));
+                }
             };
+            was_heard_of = true;
             time_attempt(&mut running, handover.plan, event.as_ref());
             let entry = match event {
                 Some(Event::AttemptStarted(started)) => attempt_started(&handover, progress, started),

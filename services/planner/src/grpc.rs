@@ -4,11 +4,15 @@ mod dead_letters;
 
 use std::{pin::Pin, time::Duration};
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use phoenix_domain::{PlanId, plan::TaskSpec};
-use phoenix_platform::RequestContext;
+use phoenix_platform::{
+    RequestContext,
+    multiplex::{Answerer, Handler, decode},
+};
 use phoenix_proto::{
-    InvalidField, id, optional,
+    InvalidField, Method, PlanAndExecute, id, optional,
     planner::{
         CancelPlanRequest, CancelPlanResponse, DiscardDeadLettersRequest, DiscardDeadLettersResponse,
         DryRunPlanResponse, GetPlanRequest, GetPlanResponse, ListDeadLettersRequest, ListDeadLettersResponse,
@@ -182,6 +186,21 @@ impl PlannerService for PlannerGrpc {
         let (sweep, discarded) = done.map_err(|error| status_from_error(&error))?;
         let (sweep_id, correlation_id) = (sweep.sweep_id.to_string(), sweep.by.to_string());
         Ok(Response::new(DiscardDeadLettersResponse { sweep_id, discarded, correlation_id }))
+    }
+}
+
+impl Handler for PlannerGrpc {
+    async fn call(
+        &self,
+        method: &str,
+        request: Request<Bytes>,
+        answerer: &mut Answerer,
+    ) -> Result<(), Status> {
+        if method != PlanAndExecute::PATH {
+            return Err(Status::unimplemented("no such method on a shared stream"));
+        }
+        let answer = self.plan_and_execute(decode::<PlanAndExecute>(request)?).await?;
+        answerer.send(answer.get_ref()).await
     }
 }
 

@@ -118,11 +118,13 @@ pub async fn serve(
     tokio::spawn(retention::run(journal.clone(), retention, watching.clone()));
     tokio::spawn(sweep::measure(journal.clone(), watching.clone()));
     tokio::spawn(take_over(planner.clone(), readiness.clone(), watching));
-    let service = PlannerServiceServer::new(PlannerGrpc::new(planner.clone(), shutdown.clone()))
+    let grpc = PlannerGrpc::new(planner.clone(), shutdown.clone());
+    let service = PlannerServiceServer::new(grpc.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let server = GrpcServer::new(readiness).add_service(service).add_calls(grpc);
     tokio::select! {
-        served = GrpcServer::new(readiness).add_service(service).serve(listener, shutdown) => served?,
+        served = server.serve(listener, shutdown) => served?,
         () = journal.fenced().cancelled() => return Err(ServeError::Fenced),
     }
     planner.drained(LAST_WORDS).await;

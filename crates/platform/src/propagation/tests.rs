@@ -122,6 +122,41 @@ async fn without_an_exporter_the_trace_is_handed_on_as_it_came() {
 }
 
 #[test]
+fn a_call_on_a_shared_stream_carries_the_same() {
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned();
+    let trace = TraceContext::of_texts(parent.clone(), "vendor=1".into()).unwrap();
+    let context = RequestContext::new(CorrelationId::generate())
+        .with_trace(trace)
+        .with_deadline(Instant::now() + Duration::from_secs(10));
+    let start = context.start_call("/a.Service/Method", Bytes::from_static(b"request"));
+    let (method, seen, message) = RequestContext::of_call(start.clone()).unwrap();
+    assert_eq!((method.as_str(), &*message), ("/a.Service/Method", &b"request"[..]));
+    assert_eq!(seen.correlation_id, context.correlation_id);
+    assert_eq!(seen.trace.texts(), (parent, "vendor=1".into()));
+    let left = seen.remaining().unwrap();
+    assert!(left < Duration::from_secs(10) && left > Duration::from_secs(5), "{left:?}");
+
+    let bare = CallStart { method, ..CallStart::default() };
+    let seen = RequestContext::of_call(bare).unwrap().1;
+    assert_ne!(seen.correlation_id, context.correlation_id, "a new one");
+    assert!(seen.deadline.is_none() && !seen.trace.trace_id().is_empty());
+    let invalid = CallStart { correlation_id: vec![1; 15], ..start };
+    assert!(RequestContext::of_call(invalid).unwrap_err().to_string().contains("correlation_id"));
+}
+
+#[test]
+fn a_call_on_a_shared_stream_continues_the_trace_of_the_span_it_is_made_in() {
+    let _traces = with_traces();
+    let context = RequestContext::new(CorrelationId::generate());
+    let span = tracing::info_span!("caller");
+    let trace_id = span.context().span().span_context().trace_id().to_string();
+    let start = span.in_scope(|| context.start_call("/a.Service/Method", Bytes::new()));
+    let (method, seen, _) = RequestContext::of_call(start).unwrap();
+    let served = correlation_span(&method, &seen);
+    assert_eq!(served.context().span().span_context().trace_id().to_string(), trace_id);
+}
+
+#[test]
 fn grpc_timeouts_are_read_in_every_unit() {
     for (text, expected) in [
         ("2H", Some(Duration::from_secs(7200))),

@@ -50,6 +50,28 @@ impl TraceContext {
         Some(Self { traceparent, tracestate, is_remote: true })
     }
 
+    /// The trace of a `traceparent` and a `tracestate`, either of which may be empty.
+    pub(super) fn of_texts(traceparent: String, tracestate: String) -> Option<Self> {
+        if !is_valid(traceparent.as_bytes()) {
+            return None;
+        }
+        let traceparent = HeaderValue::try_from(traceparent).ok()?;
+        let tracestate = (!tracestate.is_empty()).then(|| HeaderValue::try_from(tracestate).ok()).flatten();
+        Some(Self { traceparent, tracestate, is_remote: true })
+    }
+
+    /// The `traceparent` and the `tracestate` of a call that is made in the current span.
+    pub(super) fn texts(&self) -> (String, String) {
+        let context = Span::current().context();
+        if context.span().span_context().is_valid() {
+            let mut texts = Texts::default();
+            TraceContextPropagator::new().inject_context(&context, &mut texts);
+            return (texts.traceparent, texts.tracestate);
+        }
+        let tracestate = self.tracestate.as_ref().and_then(|value| value.to_str().ok());
+        (self.text().to_owned(), tracestate.unwrap_or_default().to_owned())
+    }
+
     /// 32 hexadecimal digits.
     #[must_use]
     pub fn trace_id(&self) -> &str {
@@ -90,10 +112,7 @@ impl TraceContext {
     }
 
     pub(super) fn traceparent(&self) -> String {
-        let mut headers = HeaderMap::new();
-        self.inject(&mut headers);
-        let value = headers.remove(TRACEPARENT);
-        value.and_then(|value| value.to_str().map(str::to_owned).ok()).unwrap_or_default()
+        self.texts().0
     }
 }
 
@@ -121,6 +140,22 @@ impl Extractor for TraceContext {
 
     fn keys(&self) -> Vec<&str> {
         vec!["traceparent", "tracestate"]
+    }
+}
+
+#[derive(Default)]
+struct Texts {
+    traceparent: String,
+    tracestate: String,
+}
+
+impl Injector for Texts {
+    fn set(&mut self, key: &str, value: String) {
+        match key {
+            "traceparent" => self.traceparent = value,
+            "tracestate" => self.tracestate = value,
+            _ => {}
+        }
     }
 }
 

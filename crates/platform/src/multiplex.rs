@@ -1,0 +1,36 @@
+//! Many calls to one peer on one stream.
+//!
+//! ```text
+//! Calls::call ──▶ Outbox ──▶ ExchangeRequest{frames} ──▶ drive ──▶ a task per call ──▶ Handler::call
+//!  Answers  ◀── open calls ◀── ExchangeResponse{frames} ◀── Outbox ◀──────────────────────┘
+//! ```
+//!
+//! A stream of HTTP/2 for each call costs both sides headers to encode and to read, a flow-control window, a body and a
+//! handful of wake-ups. Where thousands of short calls a second go to one peer that is most of what a call costs, so
+//! those are frames on a stream that is kept open, and frames that are ready together travel together.
+//!
+//! For the caller nothing changes: the same context goes along, dropping [`Answers`] cancels the call, a connection that
+//! breaks fails it like any other. While the stream is not open, and with a peer that has none, calls are made by
+//! themselves. Deadlines are told and not enforced here: whoever waits with a limit drops what it waited for.
+
+mod callee;
+mod caller;
+mod outbox;
+
+pub(crate) use self::callee::service;
+pub use self::{
+    callee::{Answerer, Handler, decode},
+    caller::{Answers, Calls},
+};
+
+use crate::server::MAX_MESSAGE_BYTES;
+
+/// How much travels together, if no message alone is larger. A larger request is a call by itself, since what shares a
+/// stream waits for what is before it.
+const SHARED_BYTES: usize = 64 * 1024;
+
+/// The largest batch: one message that is as large as a message may be, in its frame.
+const MAX_BATCH_BYTES: usize = MAX_MESSAGE_BYTES + 1024;
+
+#[cfg(test)]
+mod tests;

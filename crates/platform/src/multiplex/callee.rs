@@ -1,0 +1,289 @@
+//! The callee's side.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use phoenix_proto::{
+    Method,
+    common::{
+        CallEnd, CallStart, CalleeFrame, CallerFrame, ExchangeRequest, ExchangeResponse, callee_frame,
+        caller_frame,
+        multiplex_service_server::{MultiplexService, MultiplexServiceServer},
+    },
+};
+use prost::Message;
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status, Streaming};
+use tracing::Instrument;
+
+use super::outbox::{Sender, outbox};
+use crate::{
+    RequestContext,
+    calls::{ObserveCalls, Observed},
+    correlation_span,
+    server::MAX_MESSAGE_BYTES,
+};
+
+/// How long a stream without calls is kept for a caller that was told that the server ends.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// Answers calls that share a stream.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers a call of `method` with the messages that it gives to `answerer`. Dropping the future cancels the call.
+    ///
+    /// # Errors
+    /// The status that the call ends with; UNIMPLEMENTED when `method` is none of this handler's.
+    fn call(
+        &self,
+        method: &str,
+        request: Request<Bytes>,
+        answerer: &mut Answerer,
+    ) -> impl Future<Output = Result<(), Status>> + Send;
+}
+
+/// Where the answer of one call goes.
+#[derive(Debug)]
+pub struct Answerer {
+    frames: Sender<ExchangeFrame>,
+    call_id: u64,
+    /// Until the answer begins.
+    observed: Option<Observed>,
+}
+
+/// A frame, or the word that no more calls are wanted.
+#[derive(Debug)]
+enum ExchangeFrame {
+    Call(CalleeFrame),
+    Draining,
+}
+
+impl Answerer {
+    /// Sends a message of the answer.
+    ///
+    /// # Errors
+    /// OUT_OF_RANGE when it is larger than any message may be.
+    pub async fn send(&mut self, message: &impl Message) -> Result<(), Status> {
+        let bytes = message.encoded_len();
+        if bytes > MAX_MESSAGE_BYTES {
+            return Err(Status::out_of_range(format!(
+                "the answer takes {bytes} bytes, and {MAX_MESSAGE_BYTES} are the most"
+            )));
+        }
+        self.began(Code::Ok);
+        self.frame(callee_frame::Frame::Message(message.encode_to_vec().into()), bytes);
+        self.frames.room().await;
+        Ok(())
+    }
+
+    fn began(&mut self, code: Code) {
+        if let Some(observed) = self.observed.take() {
+            observed.answered(code);
+        }
+    }
+
+    fn frame(&self, frame: callee_frame::Frame, bytes: usize) {
+        let frame = CalleeFrame { call_id: self.call_id, frame: Some(frame) };
+        self.frames.send(ExchangeFrame::Call(frame), bytes);
+    }
+}
+
+/// A request of method `M` in `request`.
+///
+/// # Errors
+/// INVALID_ARGUMENT when it can't be read.
+pub fn decode<M: Method>(request: Request<Bytes>) -> Result<Request<M::Request>, Status> {
+    let (metadata, extensions, message) = request.into_parts();
+    let message = M::Request::decode(message)
+        .map_err(|error| Status::invalid_argument(format!("unreadable request: {error}")))?;
+    Ok(Request::from_parts(metadata, extensions, message))
+}
+
+/// The service that takes calls for `handler` until `draining`.
+pub(crate) fn service<H: Handler>(
+    handler: H,
+    observe: ObserveCalls,
+    draining: CancellationToken,
+) -> MultiplexServiceServer<Exchange<H>> {
+    let exchange = Exchange(Arc::new(Shared { handler, observe, draining }));
+    MultiplexServiceServer::new(exchange).max_decoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+/// `MultiplexService` over a [`Handler`].
+pub(crate) struct Exchange<H>(Arc<Shared<H>>);
+
+struct Shared<H> {
+    handler: H,
+    observe: ObserveCalls,
+    draining: CancellationToken,
+}
+
+/// The calls of one stream that run.
+#[derive(Debug, Default)]
+struct RunningCalls(Mutex<HashMap<u64, AbortHandle>>);
+
+/// Every batch of frames for one caller. Calls that run are left with it.
+pub(crate) struct Outgoing {
+    batches: Pin<Box<dyn Stream<Item = Vec<ExchangeFrame>> + Send>>,
+    driver: AbortHandle,
+    calls: Arc<RunningCalls>,
+}
+
+#[tonic::async_trait]
+impl<H: Handler> MultiplexService for Exchange<H> {
+    type ExchangeStream = Outgoing;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<ExchangeRequest>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let (frames, batches) = outbox();
+        let calls = Arc::new(RunningCalls::default());
+        let stream = Incoming { shared: Arc::clone(&self.0), frames, calls: Arc::clone(&calls) };
+        let driver = tokio::spawn(stream.drive(request.into_inner())).abort_handle();
+        Ok(Response::new(Outgoing { batches: Box::pin(batches), driver, calls }))
+    }
+}
+
+struct Incoming<H> {
+    shared: Arc<Shared<H>>,
+    frames: Sender<ExchangeFrame>,
+    calls: Arc<RunningCalls>,
+}
+
+impl<H: Handler> Incoming<H> {
+    /// Takes calls until the caller will make no more, or the server ends.
+    async fn drive(self, mut requests: Streaming<ExchangeRequest>) {
+        let draining = self.shared.draining.clone();
+        loop {
+            tokio::select! {
+                batch = requests.message() => match batch {
+                    Ok(Some(ExchangeRequest { frames })) => self.take(frames),
+                    // What runs goes on; if the connection is gone, the other half of the stream learns of it.
+                    Ok(None) | Err(_) => return,
+                },
+                () = draining.cancelled() => break,
+            }
+        }
+        self.frames.send(ExchangeFrame::Draining, 0);
+        loop {
+            match tokio::time::timeout(GRACE, requests.message()).await {
+                Ok(Ok(Some(ExchangeRequest { frames }))) => self.take(frames),
+                Ok(Ok(None) | Err(_)) => return,
+                Err(_) if self.calls.lock().is_empty() => return,
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn take(&self, frames: Vec<CallerFrame>) {
+        for CallerFrame { call_id, frame } in frames {
+            match frame {
+                Some(caller_frame::Frame::Start(start)) => self.start(call_id, start),
+                Some(caller_frame::Frame::Cancel(_)) => {
+                    let call = self.calls.lock().remove(&call_id);
+                    call.inspect(AbortHandle::abort);
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn start(&self, call_id: u64, start: CallStart) {
+        let answerer = Answerer { frames: self.frames.clone(), call_id, observed: None };
+        let mut call = RunningCall { answerer, calls: Arc::clone(&self.calls), end: None };
+        let shared = Arc::clone(&self.shared);
+        // Held until it is known by its id: it may end at once.
+        let mut calls = self.calls.lock();
+        let task = tokio::spawn(async move {
+            let end = shared.serve(start, &mut call.answerer).await;
+            call.ended(end);
+        });
+        calls.insert(call_id, task.abort_handle());
+    }
+}
+
+impl<H: Handler> Shared<H> {
+    async fn serve(&self, start: CallStart, answerer: &mut Answerer) -> Result<(), Status> {
+        let (method, context, message) = RequestContext::of_call(start)?;
+        answerer.observed = Some(self.observe.begin(&method));
+        let span = correlation_span(method.trim_start_matches('/'), &context);
+        let mut request = Request::new(message);
+        request.extensions_mut().insert(context);
+        let result = self.handler.call(&method, request, answerer).instrument(span).await;
+        answerer.began(result.as_ref().map_or_else(Status::code, |()| Code::Ok));
+        result
+    }
+}
+
+/// A call that runs. However its task ends, a caller that is still there is told.
+struct RunningCall {
+    answerer: Answerer,
+    calls: Arc<RunningCalls>,
+    end: Option<Result<(), Status>>,
+}
+
+impl RunningCall {
+    fn ended(mut self, end: Result<(), Status>) {
+        self.end = Some(end);
+    }
+}
+
+impl Drop for RunningCall {
+    fn drop(&mut self) {
+        let was_wanted = self.calls.lock().remove(&self.answerer.call_id).is_some();
+        let end = match self.end.take() {
+            _ if !was_wanted => return,
+            Some(Ok(())) => CallEnd::default(),
+            Some(Err(status)) => CallEnd {
+                code: status.code() as i32,
+                message: status.message().into(),
+                details: status.details().into(),
+            },
+            // A defect, of which the panic has told.
+            None => CallEnd { code: Code::Internal as i32, ..CallEnd::default() },
+        };
+        let bytes = end.message.len() + end.details.len();
+        self.answerer.frame(callee_frame::Frame::End(end), bytes);
+    }
+}
+
+impl RunningCalls {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, AbortHandle>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stream for Outgoing {
+    type Item = Result<ExchangeResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.batches.poll_next_unpin(cx).map(|batch| {
+            batch.map(|batch| {
+                let mut response = ExchangeResponse::default();
+                for frame in batch {
+                    match frame {
+                        ExchangeFrame::Call(frame) => response.frames.push(frame),
+                        ExchangeFrame::Draining => response.draining = true,
+                    }
+                }
+                Ok(response)
+            })
+        })
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        self.driver.abort();
+        let calls = std::mem::take(&mut *self.calls.lock());
+        calls.into_values().for_each(|call| call.abort());
+    }
+}

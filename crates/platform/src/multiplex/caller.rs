@@ -1,0 +1,359 @@
+//! The caller's side.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    future::poll_fn,
+    marker::PhantomData,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, future::BoxFuture};
+use http::uri::PathAndQuery;
+use phoenix_proto::{
+    Method,
+    common::{
+        CallCancel, CallEnd, CalleeFrame, CallerFrame, ExchangeRequest, ExchangeResponse, callee_frame,
+        caller_frame, multiplex_service_client::MultiplexServiceClient,
+    },
+};
+use prost::Message;
+use tonic::{Code, Status, Streaming, client::Grpc};
+use tonic_prost::ProstCodec;
+
+use super::{
+    MAX_BATCH_BYTES, SHARED_BYTES,
+    outbox::{Sender, outbox},
+};
+use crate::{RequestContext, client::PeerChannel, server::MAX_MESSAGE_BYTES};
+
+/// After a stream could not be opened, or broke.
+const REOPEN_AFTER: Duration = Duration::from_millis(200);
+
+/// After the peer said that it has no such stream: it is an older one, and may be replaced by a newer one.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(30);
+
+/// Calls to one peer. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Calls(Arc<Peer>);
+
+#[derive(Debug)]
+struct Peer {
+    channel: PeerChannel,
+    link: Mutex<Link>,
+}
+
+#[derive(Debug)]
+enum Link {
+    Closed { until: Instant },
+    Opening,
+    Open(Arc<Lane>),
+}
+
+/// A stream that is open for calls. Its own side of it ends when nobody holds it any more.
+#[derive(Debug)]
+struct Lane {
+    frames: Sender<CallerFrame>,
+    open: Arc<OpenCalls>,
+    next_id: AtomicU64,
+}
+
+/// The calls on a stream that have not ended; nothing once it has broken.
+#[derive(Debug)]
+struct OpenCalls(Mutex<Option<HashMap<u64, Arc<Inbox>>>>);
+
+/// What the peer has said to one call.
+#[derive(Debug, Default)]
+struct Inbox(Mutex<Received>);
+
+#[derive(Debug, Default)]
+struct Received {
+    messages: VecDeque<Bytes>,
+    end: Option<Result<(), Status>>,
+    waiting: Option<Waker>,
+}
+
+/// The stream of a call broke before the call had ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection broke")]
+struct Broken(#[source] Option<Status>);
+
+/// What a call is answered with, message after message. Dropping it before its end cancels the call.
+#[must_use = "dropping it cancels the call"]
+pub struct Answers<A>(Source<A>);
+
+enum Source<A> {
+    Shared(SharedCall<A>),
+    Beginning(BoxFuture<'static, Result<Streaming<A>, Status>>),
+    Own(Streaming<A>),
+}
+
+struct SharedCall<A> {
+    lane: Arc<Lane>,
+    id: u64,
+    inbox: Arc<Inbox>,
+    has_ended: bool,
+    answer: PhantomData<fn() -> A>,
+}
+
+impl Calls {
+    /// Calls over `channel`. The stream they share is opened when it is first missed.
+    #[must_use]
+    pub fn new(channel: PeerChannel) -> Self {
+        Self(Arc::new(Peer { channel, link: Mutex::new(Link::Closed { until: Instant::now() }) }))
+    }
+
+    /// Calls `M` with `request` under `context`. To be called inside a tokio runtime.
+    pub fn call<M: Method>(&self, context: &RequestContext, request: M::Request) -> Answers<M::Response> {
+        if request.encoded_len() <= SHARED_BYTES
+            && let Some(call) = self.lane().and_then(|lane| lane.call::<M>(context, &request))
+        {
+            return Answers(Source::Shared(call));
+        }
+        let (channel, request) = (self.0.channel.clone(), context.request(request));
+        Answers(Source::Beginning(Box::pin(async move {
+            let mut grpc = Grpc::new(channel)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES);
+            grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
+            let (path, codec) = (PathAndQuery::from_static(M::PATH), ProstCodec::default());
+            Ok(grpc.server_streaming(request, path, codec).await?.into_inner())
+        })))
+    }
+
+    /// Calls `M`, which answers once.
+    ///
+    /// # Errors
+    /// Those of the peer, or of the way to it.
+    pub async fn call_once<M: Method>(
+        &self,
+        context: &RequestContext,
+        request: M::Request,
+    ) -> Result<M::Response, Status> {
+        let mut answers = self.call::<M>(context, request);
+        let answer = answers.message().await?.ok_or_else(|| Status::internal("no answer"))?;
+        // The call has ended well only if its status says so.
+        while answers.message().await?.is_some() {}
+        Ok(answer)
+    }
+
+    /// The open stream. Where there is none, one is opened for those who come later.
+    fn lane(&self) -> Option<Arc<Lane>> {
+        let mut link = self.0.link();
+        match &*link {
+            Link::Open(lane) => return Some(Arc::clone(lane)),
+            Link::Opening => return None,
+            Link::Closed { until } if Instant::now() < *until => return None,
+            Link::Closed { .. } => {}
+        }
+        *link = Link::Opening;
+        tokio::spawn(keep_open(Arc::downgrade(&self.0), self.0.channel.clone()));
+        None
+    }
+}
+
+impl Peer {
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(peer: &Weak<Self>, pause: Duration) {
+        if let Some(peer) = peer.upgrade() {
+            *peer.link() = Link::Closed { until: Instant::now() + pause };
+        }
+    }
+}
+
+/// Opens a stream for `peer` and hands on what comes over it until it ends.
+async fn keep_open(peer: Weak<Peer>, channel: PeerChannel) {
+    let (frames, batches) = outbox();
+    let requests = batches.map(|frames| ExchangeRequest { frames });
+    let mut client = MultiplexServiceClient::new(channel).max_decoding_message_size(MAX_BATCH_BYTES);
+    let opened = client.exchange(requests).await;
+    drop(client);
+    let mut responses = match opened {
+        Ok(response) => response.into_inner(),
+        Err(status) if status.code() == Code::Unimplemented => return Peer::close(&peer, ASK_AGAIN_AFTER),
+        Err(_) => return Peer::close(&peer, REOPEN_AFTER),
+    };
+    let open = Arc::new(OpenCalls(Mutex::new(Some(HashMap::new()))));
+    let lane = Lane { frames, open: Arc::clone(&open), next_id: AtomicU64::new(1) };
+    match peer.upgrade() {
+        Some(peer) => *peer.link() = Link::Open(Arc::new(lane)),
+        None => return,
+    }
+    let mut was_told = false;
+    let why = loop {
+        match responses.message().await {
+            Ok(Some(ExchangeResponse { frames, draining })) => {
+                if draining && !std::mem::replace(&mut was_told, true) {
+                    Peer::close(&peer, REOPEN_AFTER);
+                }
+                open.deliver(frames);
+            }
+            Ok(None) => break None,
+            Err(status) => break Some(status),
+        }
+    };
+    if !was_told {
+        Peer::close(&peer, REOPEN_AFTER);
+    }
+    open.break_off(why.as_ref());
+}
+
+impl Lane {
+    /// Begins a call; nothing, if the stream has just broken.
+    fn call<M: Method>(
+        self: Arc<Self>,
+        context: &RequestContext,
+        request: &M::Request,
+    ) -> Option<SharedCall<M::Response>> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let inbox = Arc::new(Inbox::default());
+        self.open.lock().as_mut()?.insert(id, Arc::clone(&inbox));
+        let start = context.start_call(M::PATH, request.encode_to_vec().into());
+        let bytes = start.encoded_len();
+        let frame = Some(caller_frame::Frame::Start(start));
+        self.frames.send(CallerFrame { call_id: id, frame }, bytes);
+        Some(SharedCall { lane: self, id, inbox, has_ended: false, answer: PhantomData })
+    }
+}
+
+impl OpenCalls {
+    fn lock(&self) -> MutexGuard<'_, Option<HashMap<u64, Arc<Inbox>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn deliver(&self, frames: Vec<CalleeFrame>) {
+        let mut wakers = Vec::with_capacity(frames.len());
+        let mut calls = self.lock();
+        let Some(calls) = calls.as_mut() else { return };
+        for CalleeFrame { call_id, frame } in frames {
+            // Whoever made it may have left.
+            match frame {
+                Some(callee_frame::Frame::Message(message)) => {
+                    let inbox = calls.get(&call_id);
+                    wakers.extend(inbox.and_then(|inbox| inbox.message(message)));
+                }
+                Some(callee_frame::Frame::End(end)) => {
+                    let inbox = calls.remove(&call_id);
+                    wakers.extend(inbox.and_then(|inbox| inbox.end(result(end))));
+                }
+                None => {}
+            }
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Ends every call: the stream is gone.
+    fn break_off(&self, why: Option<&Status>) {
+        let calls = self.lock().take().unwrap_or_default();
+        for inbox in calls.into_values() {
+            let mut status = Status::unavailable("the connection broke");
+            status.set_source(Arc::new(Broken(why.cloned())));
+            if let Some(waker) = inbox.end(Err(status)) {
+                waker.wake();
+            }
+        }
+    }
+}
+
+fn result(CallEnd { code, message, details }: CallEnd) -> Result<(), Status> {
+    match Code::from_i32(code) {
+        Code::Ok => Ok(()),
+        code => Err(Status::with_details(code, message, details.into())),
+    }
+}
+
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, Received> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a message in. Whoever waits for it is to be woken.
+    fn message(&self, message: Bytes) -> Option<Waker> {
+        let mut received = self.lock();
+        received.messages.push_back(message);
+        received.waiting.take()
+    }
+
+    fn end(&self, result: Result<(), Status>) -> Option<Waker> {
+        let mut received = self.lock();
+        received.end = Some(result);
+        received.waiting.take()
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
+        let mut received = self.lock();
+        if let Some(message) = received.messages.pop_front() {
+            return Poll::Ready(Ok(Some(message)));
+        }
+        match &received.end {
+            Some(Ok(())) => Poll::Ready(Ok(None)),
+            Some(Err(status)) => Poll::Ready(Err(status.clone())),
+            None => {
+                received.waiting = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl<A: Message + Default + 'static> Answers<A> {
+    /// The next message; nothing at the end.
+    ///
+    /// # Errors
+    /// The status that the call ended with, or what became of the way to the peer.
+    pub async fn message(&mut self) -> Result<Option<A>, Status> {
+        loop {
+            match &mut self.0 {
+                Source::Shared(call) => return call.message().await,
+                Source::Beginning(call) => self.0 = Source::Own(call.await?),
+                Source::Own(answers) => return answers.message().await,
+            }
+        }
+    }
+}
+
+impl<A: Message + Default> SharedCall<A> {
+    async fn message(&mut self) -> Result<Option<A>, Status> {
+        match poll_fn(|cx| self.inbox.poll(cx)).await {
+            Ok(Some(message)) => match A::decode(message) {
+                Ok(message) => Ok(Some(message)),
+                Err(error) => Err(Status::internal(format!("unreadable message: {error}"))),
+            },
+            other => {
+                self.has_ended = true;
+                other.map(|_| None)
+            }
+        }
+    }
+}
+
+impl<A> Drop for SharedCall<A> {
+    fn drop(&mut self) {
+        if self.has_ended {
+            return;
+        }
+        let was_open = self.lane.open.lock().as_mut().is_some_and(|calls| calls.remove(&self.id).is_some());
+        if was_open {
+            let frame = Some(caller_frame::Frame::Cancel(CallCancel {}));
+            self.lane.frames.send(CallerFrame { call_id: self.id, frame }, 0);
+        }
+    }
+}
+
+impl<A> std::fmt::Debug for Answers<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let how = match &self.0 {
+            Source::Shared(call) => &format!("call {} of a shared stream", call.id),
+            Source::Beginning(_) | Source::Own(_) => "a call of its own",
+        };
+        f.debug_tuple("Answers").field(&how).finish()
+    }
+}

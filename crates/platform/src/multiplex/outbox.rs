@@ -1,0 +1,143 @@
+//! Frames on their way to the wire.
+
+use std::{
+    mem,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use futures_util::{Stream, stream};
+use tokio::sync::Notify;
+
+use super::SHARED_BYTES;
+
+/// What may wait for the peer to read before those who fill it wait, too.
+const ROOM_BYTES: usize = 4 * 1024 * 1024;
+
+/// How often a batch looks whether more has come, before it goes.
+const LOOKS: usize = 2;
+
+/// Frames that wait to be sent. Ends when its last [`Sender`] is gone.
+#[derive(Debug)]
+struct Outbox<F> {
+    waiting: Mutex<Waiting<F>>,
+    /// Something is to be sent, or nothing will be any more.
+    arrived: Notify,
+    /// There is room again.
+    room: Notify,
+    closed: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Waiting<F> {
+    frames: Vec<(F, usize)>,
+    bytes: usize,
+}
+
+/// Puts frames into an outbox. Cheap to clone.
+#[derive(Debug)]
+pub(super) struct Sender<F>(Arc<Handle<F>>);
+
+impl<F> Clone for Sender<F> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+#[derive(Debug)]
+struct Handle<F>(Arc<Outbox<F>>);
+
+impl<F> Drop for Handle<F> {
+    fn drop(&mut self) {
+        self.0.closed.store(true, Ordering::Release);
+        self.0.arrived.notify_one();
+    }
+}
+
+impl<F> Sender<F> {
+    /// Has `frame`, which holds `bytes`, sent.
+    pub(super) fn send(&self, frame: F, bytes: usize) {
+        let outbox = &self.0.0;
+        let mut waiting = outbox.lock();
+        waiting.bytes += bytes;
+        waiting.frames.push((frame, bytes));
+        let is_first = waiting.frames.len() == 1;
+        drop(waiting);
+        if is_first {
+            outbox.arrived.notify_one();
+        }
+    }
+
+    /// Waits while the peer reads more slowly than frames are made.
+    pub(super) async fn room(&self) {
+        let outbox = &self.0.0;
+        loop {
+            let room = outbox.room.notified();
+            if outbox.lock().bytes <= ROOM_BYTES {
+                return;
+            }
+            room.await;
+        }
+    }
+}
+
+impl<F> Outbox<F> {
+    fn lock(&self) -> MutexGuard<'_, Waiting<F>> {
+        // Never held across anything that can panic.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next frames, once there are some; `None` at the end.
+    async fn batch(&self) -> Option<Vec<F>> {
+        while self.lock().frames.is_empty() {
+            if self.closed.load(Ordering::Acquire) {
+                return None;
+            }
+            self.arrived.notified().await;
+        }
+        self.gather().await;
+        let mut waiting = self.lock();
+        let fits = waiting.frames.iter().scan(0, |sum, (_, bytes)| {
+            *sum += bytes;
+            Some(*sum)
+        });
+        let fits = fits.take_while(|sum| *sum <= SHARED_BYTES).count().max(1);
+        // Nobody else takes any out: there is at least the one that was seen.
+        let later = waiting.frames.split_off(fits);
+        let batch = mem::replace(&mut waiting.frames, later);
+        waiting.bytes -= batch.iter().map(|(_, bytes)| bytes).sum::<usize>();
+        drop(waiting);
+        self.room.notify_waiters();
+        Some(batch.into_iter().map(|(frame, _)| frame).collect())
+    }
+
+    /// Lets those who are about to send something do so: one packet for all of it, and one wake-up of the peer.
+    async fn gather(&self) {
+        let (mut seen, mut looks) = (self.lock().frames.len(), 0);
+        while looks < LOOKS {
+            tokio::task::yield_now().await;
+            let now = self.lock().frames.len();
+            looks = if now > seen { 0 } else { looks + 1 };
+            seen = now;
+        }
+    }
+}
+
+/// An outbox: where frames are put in, and the batches that come out.
+pub(super) fn outbox<F: Send + 'static>() -> (Sender<F>, impl Stream<Item = Vec<F>> + Send + 'static) {
+    let waiting = Mutex::new(Waiting { frames: Vec::new(), bytes: 0 });
+    let outbox = Arc::new(Outbox {
+        waiting,
+        arrived: Notify::new(),
+        room: Notify::new(),
+        closed: AtomicBool::new(false),
+    });
+    let sender = Sender(Arc::new(Handle(Arc::clone(&outbox))));
+    let batches = stream::unfold(outbox, async |outbox| {
+        let batch = outbox.batch().await?;
+        Some((batch, outbox))
+    });
+    (sender, batches)
+}

@@ -1,0 +1,292 @@
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use phoenix_domain::{CorrelationId, OrchestratorErrorCode};
+use phoenix_proto::{
+    PlanAndExecute,
+    planner::{PlanAndExecuteRequest, PlanAndExecuteResponse},
+    status_from_error,
+};
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Runtime},
+    sync::mpsc,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Status};
+
+use super::{Answerer, Calls, Handler, SHARED_BYTES, decode, outbox::outbox};
+use crate::{
+    RequestContext,
+    client::{self, call_error, was_sent},
+    readiness::Readiness,
+    server::{GrpcServer, MAX_MESSAGE_BYTES},
+};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Does what the message says.
+struct Obedient {
+    /// Is told of each `wait` that begins, and of each that ends.
+    told: mpsc::Sender<&'static str>,
+    go_on: CancellationToken,
+}
+
+impl Handler for Obedient {
+    async fn call(&self, _: &str, request: Request<Bytes>, answerer: &mut Answerer) -> Result<(), Status> {
+        let context = RequestContext::of(&request);
+        let message = decode::<PlanAndExecute>(request)?.into_inner().message;
+        let output = match message.split_once(' ').unwrap_or((&message, "")) {
+            ("echo", text) => text.to_owned(),
+            ("large", bytes) => "x".repeat(bytes.parse().unwrap()),
+            ("refuse", text) => {
+                return Err(status_from_error(&phoenix_domain::OrchestratorError::new(
+                    OrchestratorErrorCode::Overloaded,
+                    text,
+                )));
+            }
+            ("panic", _) => panic!("as it was told"),
+            ("context", _) => format!(
+                "{} {} {}",
+                context.correlation_id,
+                context.traceparent(),
+                context.remaining().unwrap_or_default().as_secs()
+            ),
+            ("wait", _) => {
+                self.told.send("began").await.unwrap();
+                let _left = TellOnDrop(self.told.clone());
+                self.go_on.cancelled().await;
+                "waited".into()
+            }
+            _ => return Err(Status::unimplemented("what?")),
+        };
+        answerer.send(&PlanAndExecuteResponse { output, ..Default::default() }).await
+    }
+}
+
+struct TellOnDrop(mpsc::Sender<&'static str>);
+
+impl Drop for TellOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.try_send("left");
+    }
+}
+
+/// A server in a runtime of its own, so that it can die as by SIGKILL.
+struct Server {
+    url: String,
+    runtime: Runtime,
+    shutdown: CancellationToken,
+    go_on: CancellationToken,
+    told: mpsc::Receiver<&'static str>,
+    served: tokio::task::JoinHandle<()>,
+}
+
+fn server(addr: &str) -> Server {
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listener = std::net::TcpListener::bind(addr).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (tell, told) = mpsc::channel(64);
+    let (shutdown, go_on) = (CancellationToken::new(), CancellationToken::new());
+    let handler = Obedient { told: tell, go_on: go_on.clone() };
+    let stop = shutdown.clone();
+    let served = runtime.spawn(async move {
+        let listener = TcpListener::from_std(listener).unwrap();
+        let server = GrpcServer::new(Readiness::needing(&[])).add_calls(handler);
+        server.serve(listener, stop).await.unwrap();
+    });
+    Server { url, runtime, shutdown, go_on, told, served }
+}
+
+fn context() -> RequestContext {
+    RequestContext::new(CorrelationId::generate()).with_deadline(Instant::now() + Duration::from_secs(60))
+}
+
+async fn ask(calls: &Calls, message: &str) -> Result<String, Status> {
+    let request = PlanAndExecuteRequest { message: message.into(), ..Default::default() };
+    Ok(calls.call_once::<PlanAndExecute>(&context(), request).await?.output)
+}
+
+/// Calls to the server at `url`, over a stream that is open. The server knows the method on no other.
+async fn calls_to(url: &str) -> Calls {
+    let calls = Calls::new(client::channel(url).unwrap());
+    is_open(&calls).await;
+    calls
+}
+
+async fn is_open(calls: &Calls) {
+    let open = async {
+        while ask(calls, "echo once").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, open).await.expect("the stream was never opened");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_share_a_stream_get_each_its_own_answer_whatever_becomes_of_others() {
+    let server = server("127.0.0.1:0");
+    let calls = calls_to(&server.url).await;
+    let mut asked = JoinSet::new();
+    for number in 0..500 {
+        let calls = calls.clone();
+        asked.spawn(async move {
+            match number % 10 {
+                1 => {
+                    let status = ask(&calls, "refuse too much").await.unwrap_err();
+                    let error = call_error("the planner", &status);
+                    assert_eq!(error.code, OrchestratorErrorCode::Overloaded);
+                    assert_eq!(error.message, "too much");
+                    assert!(!was_sent(&status), "the peer has decided");
+                }
+                2 => assert_eq!(ask(&calls, "large 300000").await.unwrap().len(), 300_000),
+                3 if number < 30 => {
+                    assert_eq!(ask(&calls, "panic").await.unwrap_err().code(), Code::Internal);
+                }
+                4 => assert_eq!(ask(&calls, "what").await.unwrap_err().code(), Code::Unimplemented),
+                _ => {
+                    let text = format!("echo {number}");
+                    assert_eq!(ask(&calls, &text).await.unwrap(), number.to_string());
+                }
+            }
+        });
+    }
+    tokio::time::timeout(LIMIT, asked.join_all()).await.unwrap();
+    server.runtime.shutdown_background();
+}
+
+#[tokio::test]
+async fn the_context_of_a_call_goes_along() {
+    let server = server("127.0.0.1:0");
+    let calls = calls_to(&server.url).await;
+    let context = context();
+    let request = PlanAndExecuteRequest { message: "context".into(), ..Default::default() };
+    let answer = calls.call_once::<PlanAndExecute>(&context, request).await.unwrap().output;
+    let [id, traceparent, left] = answer.split(' ').collect::<Vec<_>>()[..] else { panic!("{answer}") };
+    assert_eq!(id, context.correlation_id.to_string());
+    assert_eq!(traceparent, context.traceparent());
+    assert!((50..60).contains(&left.parse::<u64>().unwrap()), "{left} s left of 60");
+    server.runtime.shutdown_background();
+}
+
+#[tokio::test]
+async fn whoever_leaves_cancels_the_call_and_no_other() {
+    let mut server = server("127.0.0.1:0");
+    let calls = calls_to(&server.url).await;
+    let stays = tokio::spawn({
+        let calls = calls.clone();
+        async move { ask(&calls, "wait").await }
+    });
+    assert_eq!(server.told.recv().await, Some("began"));
+    let leaves = tokio::time::timeout(Duration::from_millis(50), ask(&calls, "wait")).await;
+    assert!(leaves.is_err(), "nobody has answered");
+    assert_eq!(server.told.recv().await, Some("began"));
+    let left = tokio::time::timeout(LIMIT, server.told.recv()).await.unwrap();
+    assert_eq!(left, Some("left"));
+    server.go_on.cancel();
+    assert_eq!(stays.await.unwrap().unwrap(), "waited");
+    server.runtime.shutdown_background();
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_large_fails_its_call_only() {
+    let server = server("127.0.0.1:0");
+    let calls = calls_to(&server.url).await;
+    let fits = MAX_MESSAGE_BYTES - 64;
+    assert_eq!(ask(&calls, &format!("large {fits}")).await.unwrap().len(), fits);
+    let status = ask(&calls, &format!("large {MAX_MESSAGE_BYTES}")).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    assert_eq!(ask(&calls, "echo still").await.unwrap(), "still", "on the same stream");
+    server.runtime.shutdown_background();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_dies_fails_every_call_and_is_found_again_when_it_is_back() {
+    let mut first = server("127.0.0.1:0");
+    let calls = calls_to(&first.url).await;
+    let mut waiting = JoinSet::new();
+    for _ in 0..20 {
+        let calls = calls.clone();
+        waiting.spawn(async move { ask(&calls, "wait").await });
+        assert_eq!(first.told.recv().await, Some("began"));
+    }
+    let addr = first.url.trim_start_matches("http://").to_owned();
+    first.runtime.shutdown_background();
+    for answer in tokio::time::timeout(LIMIT, waiting.join_all()).await.unwrap() {
+        let status = answer.unwrap_err();
+        let error = call_error("the planner", &status);
+        assert_eq!(error.code, OrchestratorErrorCode::AgentUnavailable, "{status:?}");
+        assert!(was_sent(&status), "it may have been taken in: {status:?}");
+    }
+    let down = ask(&calls, "echo down").await.unwrap_err();
+    assert!(!was_sent(&down), "nobody was there: {down:?}");
+
+    let second = tokio::task::spawn_blocking(move || {
+        loop {
+            // The port is free once the dead server's tasks are gone.
+            if let Ok(free) = std::net::TcpListener::bind(&addr) {
+                drop(free);
+                return server(&addr);
+            }
+        }
+    });
+    let second = tokio::time::timeout(LIMIT, second).await.unwrap().unwrap();
+    is_open(&calls).await;
+    second.runtime.shutdown_background();
+}
+
+#[tokio::test]
+async fn a_server_that_ends_answers_what_it_has_taken_in() {
+    let mut server = server("127.0.0.1:0");
+    let calls = calls_to(&server.url).await;
+    let waiting = tokio::spawn({
+        let calls = calls.clone();
+        async move { ask(&calls, "wait").await }
+    });
+    assert_eq!(server.told.recv().await, Some("began"));
+    server.shutdown.cancel();
+    // New calls are refused, as soon as the word is here.
+    let refused = async { while ask(&calls, "echo more").await.is_ok() {} };
+    tokio::time::timeout(LIMIT, refused).await.unwrap();
+    assert!(!server.served.is_finished(), "a call is in flight");
+    server.go_on.cancel();
+    assert_eq!(waiting.await.unwrap().unwrap(), "waited");
+    tokio::time::timeout(LIMIT, server.served).await.expect("nothing holds it open").unwrap();
+    server.runtime.shutdown_background();
+}
+
+#[tokio::test]
+async fn what_waits_to_be_sent_is_bounded_and_travels_together() {
+    let (sender, batches) = outbox::<usize>();
+    let mut batches = Box::pin(batches);
+    for number in 0..10 {
+        sender.send(number, SHARED_BYTES / 4);
+    }
+    assert_eq!(batches.next().await.unwrap(), [0, 1, 2, 3]);
+    assert_eq!(batches.next().await.unwrap(), [4, 5, 6, 7]);
+    assert_eq!(batches.next().await.unwrap(), [8, 9]);
+
+    let told = Arc::new(Mutex::new(Vec::new()));
+    sender.send(10, MAX_MESSAGE_BYTES);
+    let waits = tokio::spawn({
+        let (sender, told) = (sender.clone(), Arc::clone(&told));
+        async move {
+            sender.room().await;
+            told.lock().unwrap().push("room");
+            sender.send(11, 1);
+        }
+    });
+    tokio::task::yield_now().await;
+    assert!(told.lock().unwrap().is_empty(), "the peer has read nothing yet");
+    drop(sender);
+    assert_eq!(batches.next().await.unwrap(), [10]);
+    waits.await.unwrap();
+    assert_eq!(batches.next().await.unwrap(), [11]);
+    assert_eq!(batches.next().await, None, "nobody can send any more");
+}
