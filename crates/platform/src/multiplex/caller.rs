@@ -231,20 +231,19 @@ impl OpenCalls {
 
     fn deliver(&self, frames: Vec<CalleeFrame>) {
         let mut wakers = Vec::with_capacity(frames.len());
-        let mut calls = self.lock();
-        let Some(calls) = calls.as_mut() else { return };
-        for CalleeFrame { call_id, frame } in frames {
-            // Whoever made it may have left.
-            match frame {
-                Some(callee_frame::Frame::Message(message)) => {
-                    let inbox = calls.get(&call_id);
-                    wakers.extend(inbox.and_then(|inbox| inbox.message(message)));
-                }
-                Some(callee_frame::Frame::End(end)) => {
-                    let inbox = calls.remove(&call_id);
-                    wakers.extend(inbox.and_then(|inbox| inbox.end(result(end))));
-                }
-                None => {}
+        if let Some(calls) = self.lock().as_mut() {
+            for CalleeFrame { call_id, frame } in frames {
+                // Whoever made the call may have left.
+                let waker = match frame {
+                    Some(callee_frame::Frame::Message(message)) => {
+                        calls.get(&call_id).and_then(|inbox| inbox.message(message))
+                    }
+                    Some(callee_frame::Frame::End(end)) => {
+                        calls.remove(&call_id).and_then(|inbox| inbox.end(result(end)))
+                    }
+                    None => None,
+                };
+                wakers.extend(waker);
             }
         }
         wakers.into_iter().for_each(Waker::wake);
