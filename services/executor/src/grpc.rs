@@ -83,18 +83,16 @@ impl Handler for ExecutorGrpc {
         if method != ExecuteTask::PATH {
             return Err(Status::unimplemented("no such method on a shared stream"));
         }
-        let caller = RequestContext::of(&request);
-        let task = task(decode::<ExecuteTask>(request)?.into_inner(), caller)?;
-        let mut events = self.executor.execute_task(task).map_err(|error| status_from_error(&error))?;
+        let mut events = self.execute_task(decode::<ExecuteTask>(request)?).await?.into_inner();
         while let Some(event) = events.next().await {
-            answerer.send(&encode(event)?).await?;
+            answerer.send(&event?).await?;
         }
         Ok(())
     }
 }
 
-/// The first events of a task: all of them, if it is quick. Then headers, events and trailers are one packet, and the
-/// caller wakes up once.
+/// The first events of a task: all of them, if it is quick. Then what there is to tell is one packet, and the caller wakes
+/// up once.
 async fn beginning(events: &mut TaskStream) -> Vec<TaskEvent> {
     let mut begun = Vec::with_capacity(2);
     let all = async {
