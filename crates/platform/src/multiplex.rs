@@ -19,7 +19,7 @@ mod outbox;
 
 pub(crate) use self::callee::service;
 pub use self::{
-    callee::{Answerer, Handler, decode},
+    callee::{Answerer, Handler},
     caller::{Answers, Calls},
 };
 

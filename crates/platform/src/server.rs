@@ -71,7 +71,7 @@ impl GrpcServer {
         }
     }
 
-    /// Lets callers make the calls that `handler` takes on one stream.
+    /// Lets callers make their calls of `handler`'s method on one stream. For one handler per server.
     #[must_use]
     pub fn add_calls(self, handler: impl Handler) -> Self {
         let service = multiplex::service(handler, self.calls.clone(), self.draining.clone());

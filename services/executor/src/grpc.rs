@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration, vec::IntoIter};
 
-use bytes::Bytes;
 use futures_util::{
     StreamExt,
     stream::{self, Chain, Iter, Map},
@@ -10,10 +9,10 @@ use futures_util::{
 use phoenix_domain::TaskId;
 use phoenix_platform::{
     RequestContext,
-    multiplex::{Answerer, Handler, decode},
+    multiplex::{Answerer, Handler},
 };
 use phoenix_proto::{
-    ExecuteTask, InvalidField, Method,
+    ExecuteTask, InvalidField,
     action::json_object,
     executor::{
         AttemptFailed, AttemptStarted, CancelTaskRequest, CancelTaskResponse, ExecuteTaskRequest,
@@ -74,16 +73,14 @@ impl ExecutorService for ExecutorGrpc {
 }
 
 impl Handler for ExecutorGrpc {
+    type Method = ExecuteTask;
+
     async fn call(
         &self,
-        method: &str,
-        request: Request<Bytes>,
+        request: Request<ExecuteTaskRequest>,
         answerer: &mut Answerer,
     ) -> Result<(), Status> {
-        if method != ExecuteTask::PATH {
-            return Err(Status::unimplemented("no such method on a shared stream"));
-        }
-        let mut events = self.execute_task(decode::<ExecuteTask>(request)?).await?.into_inner();
+        let mut events = self.execute_task(request).await?.into_inner();
         while let Some(event) = events.next().await {
             answerer.send(&event?).await?;
         }

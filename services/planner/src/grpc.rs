@@ -4,15 +4,14 @@ mod dead_letters;
 
 use std::{pin::Pin, time::Duration};
 
-use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use phoenix_domain::{PlanId, plan::TaskSpec};
 use phoenix_platform::{
     RequestContext,
-    multiplex::{Answerer, Handler, decode},
+    multiplex::{Answerer, Handler},
 };
 use phoenix_proto::{
-    InvalidField, Method, PlanAndExecute, id, optional,
+    InvalidField, PlanAndExecute, id, optional,
     planner::{
         CancelPlanRequest, CancelPlanResponse, DiscardDeadLettersRequest, DiscardDeadLettersResponse,
         DryRunPlanResponse, GetPlanRequest, GetPlanResponse, ListDeadLettersRequest, ListDeadLettersResponse,
@@ -190,16 +189,14 @@ impl PlannerService for PlannerGrpc {
 }
 
 impl Handler for PlannerGrpc {
+    type Method = PlanAndExecute;
+
     async fn call(
         &self,
-        method: &str,
-        request: Request<Bytes>,
+        request: Request<PlanAndExecuteRequest>,
         answerer: &mut Answerer,
     ) -> Result<(), Status> {
-        if method != PlanAndExecute::PATH {
-            return Err(Status::unimplemented("no such method on a shared stream"));
-        }
-        let answer = self.plan_and_execute(decode::<PlanAndExecute>(request)?).await?;
+        let answer = self.plan_and_execute(request).await?;
         answerer.send(answer.get_ref()).await
     }
 }

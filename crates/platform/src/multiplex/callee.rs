@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use phoenix_proto::{
     Method,
@@ -35,16 +34,18 @@ use crate::{
 /// How long a stream without calls is kept for a caller that was told that the server ends.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// Answers calls that share a stream.
+/// Answers calls that share a stream: those of one method.
 pub trait Handler: Send + Sync + 'static {
-    /// Answers a call of `method` with the messages that it gives to `answerer`. Dropping the future cancels the call.
+    /// The method.
+    type Method: Method;
+
+    /// Answers a call with the messages that it gives to `answerer`. Dropping the future cancels the call.
     ///
     /// # Errors
-    /// The status that the call ends with; UNIMPLEMENTED when `method` is none of this handler's.
+    /// The status that the call ends with.
     fn call(
         &self,
-        method: &str,
-        request: Request<Bytes>,
+        request: Request<<Self::Method as Method>::Request>,
         answerer: &mut Answerer,
     ) -> impl Future<Output = Result<(), Status>> + Send;
 }
@@ -93,17 +94,6 @@ impl Answerer {
         let frame = CalleeFrame { call_id: self.call_id, frame: Some(frame) };
         self.frames.send(ExchangeFrame::Call(frame), bytes);
     }
-}
-
-/// A request of method `M` in `request`.
-///
-/// # Errors
-/// INVALID_ARGUMENT when it can't be read.
-pub fn decode<M: Method>(request: Request<Bytes>) -> Result<Request<M::Request>, Status> {
-    let (metadata, extensions, message) = request.into_parts();
-    let message = M::Request::decode(message)
-        .map_err(|error| Status::invalid_argument(format!("unreadable request: {error}")))?;
-    Ok(Request::from_parts(metadata, extensions, message))
 }
 
 /// The service that takes calls for `handler` until `draining`.
@@ -215,9 +205,15 @@ impl<H: Handler> Shared<H> {
         let (method, context, message) = RequestContext::of_call(start)?;
         answerer.observed = Some(self.observe.begin(&method));
         let span = correlation_span(method.trim_start_matches('/'), &context);
-        let mut request = Request::new(message);
-        request.extensions_mut().insert(context);
-        let result = self.handler.call(&method, request, answerer).instrument(span).await;
+        let call = async {
+            if method != H::Method::PATH {
+                return Err(Status::unimplemented("no such method on a shared stream"));
+            }
+            let message = Message::decode(message)
+                .map_err(|error| Status::invalid_argument(format!("unreadable request: {error}")))?;
+            self.handler.call(context.request(message), answerer).await
+        };
+        let result = call.instrument(span).await;
         answerer.began(result.as_ref().map_or_else(Status::code, |()| Code::Ok));
         result
     }
