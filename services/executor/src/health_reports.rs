@@ -55,7 +55,8 @@ struct Shared {
 /// What was last heard of an agent.
 struct Recent {
     health: HealthSnapshot,
-    heard_at: Instant,
+    /// When it was heard, or later: when it was last asked for.
+    asked_at: Instant,
     /// Whether a success waits to be reported with others.
     gathering: bool,
 }
@@ -104,7 +105,12 @@ impl HealthReports {
     fn gather(&self, report: &Report<'_>) -> Option<HealthSnapshot> {
         let mut recent = lock(&self.shared.recent);
         let recent = recent.get_mut(report.agent)?;
-        if recent.health.state != HealthState::Healthy || recent.heard_at.elapsed() >= GATHER {
+        if recent.health.state != HealthState::Healthy {
+            return None;
+        }
+        if recent.asked_at.elapsed() >= GATHER {
+            // This one asks: what ends until it is answered is gathered, and does not ask as well.
+            recent.asked_at = Instant::now();
             return None;
         }
         if !std::mem::replace(&mut recent.gathering, true) {
@@ -156,7 +162,7 @@ impl HealthReports {
         let mut recent = lock(&self.shared.recent);
         let gathering = recent.get(agent).is_some_and(|known| known.gathering);
         if recent.get(agent).is_none_or(|known| known.health.revision <= health.revision) {
-            let heard = Recent { health: health.clone(), heard_at: Instant::now(), gathering };
+            let heard = Recent { health: health.clone(), asked_at: Instant::now(), gathering };
             recent.insert(agent.clone(), heard);
         }
     }
@@ -185,4 +191,40 @@ impl HealthReports {
 // Whole values: what a panicking thread leaves behind is still consistent.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use phoenix_domain::CorrelationId;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn of_successes_that_end_together_one_asks_and_the_others_are_gathered() {
+        let reports = HealthReports::new("http://127.0.0.1:9").unwrap();
+        let agent: AgentName = "busy".parse().unwrap();
+        let caller = RequestContext::new(CorrelationId::generate());
+        let success = || Report {
+            caller: &caller,
+            agent: &agent,
+            outcome: Outcome::Success,
+            probe_lease: String::new(),
+        };
+        assert!(reports.gather(&success()).is_none(), "nothing is known of it");
+        let health = HealthSnapshot {
+            agent: agent.clone(),
+            state: HealthState::Healthy,
+            consecutive_failures: 0,
+            last_failure_at: None,
+            last_success_at: None,
+            circuit_open_until: None,
+            probe_until: None,
+            revision: 1,
+        };
+        reports.heard(&agent, &health);
+        assert!(reports.gather(&success()).is_some(), "heard of just now");
+        lock(&reports.shared.recent).get_mut(&agent).unwrap().asked_at -= GATHER;
+        assert!(reports.gather(&success()).is_none(), "one asks");
+        assert!(reports.gather(&success()).is_some(), "which need not be answered yet");
+    }
 }
