@@ -237,6 +237,28 @@ async fn a_frozen_planner_does_not_hang_its_callers() {
 }
 
 #[tokio::test]
+async fn a_frozen_executor_is_known_once_it_was_found_out() {
+    let stack = stack(&[("good", "echo")]).start().await;
+    let rest = stack.rest();
+    assert_eq!(rest.chat_with("good", "hi").await.status, 200);
+    stack.signal_role(Role::Executor, Signal::SIGSTOP);
+    let waits = rest.submit("/api/v1/chat", json!({"message": "hi", "agent": "good"})).await;
+    // By pings, and then it may have begun: another executor is waited for.
+    assert_eq!(rest.chat_with("good", "hi").await.status, 503);
+    for _ in 0..3 {
+        let asked = Instant::now();
+        let answer = rest.chat_with("good", "hi").await;
+        let code = answer.json["error"]["code"].as_str();
+        assert_eq!((answer.status.as_u16(), code), (503, Some("agent_unavailable")), "{}", answer.text);
+        assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    }
+    stack.signal_role(Role::Executor, Signal::SIGCONT);
+    until("chats run again", async || rest.chat_with("good", "hi").await.status == 200).await;
+    let plan = rest.ended(&waits).await;
+    assert_eq!(plan["status"], "succeeded", "nobody has given it up: {plan}");
+}
+
+#[tokio::test]
 async fn a_trace_is_whole_from_the_gateway_to_the_agent() {
     let collector = Collector::start().await;
     let stack = stack(&[("curious", "meta")])

@@ -1,7 +1,10 @@
 //! Connections to the other services.
 //!
 //! A channel connects on first use and again whenever it must. A peer that is down fails a call at once; one that is
-//! frozen is found out by HTTP/2 pings within [`PING_EVERY`] + [`PING_TIMEOUT`].
+//! frozen fails it when a second has gone by without a [first word](greeting). One that freezes under an open connection is
+//! found out by HTTP/2 pings within [`PING_EVERY`] + [`PING_TIMEOUT`].
+
+mod greeting;
 
 use std::time::Duration;
 
@@ -14,8 +17,9 @@ use tonic::{
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
-use tower::ServiceBuilder;
+use tower::{ServiceBuilder, service_fn};
 
+use self::greeting::Greeter;
 use crate::{
     propagation::{SendContext, SendContextService},
     server::MAX_HEADER_LIST_BYTES,
@@ -24,8 +28,6 @@ use crate::{
 /// What generated clients are built on: a connection that carries each call's
 /// [`RequestContext`](crate::RequestContext) along.
 pub type PeerChannel = SendContextService<Channel>;
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often an open connection is asked whether its peer still lives.
 pub const PING_EVERY: Duration = Duration::from_secs(2);
@@ -46,16 +48,15 @@ pub struct InvalidUrl(String);
 /// # Errors
 /// When `url` is not `http://host:port`.
 pub fn channel(url: &str) -> Result<PeerChannel, InvalidUrl> {
+    let greeter = Greeter::new();
     let channel = check_url(url)?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true)
         .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
         // The last words about calls that were left count as errors of a peer that is none.
         .http2_max_local_error_reset_streams(None)
-        .connect_lazy();
+        .connect_with_connector_lazy(service_fn(move |url| greeter.clone().connect(url)));
     Ok(ServiceBuilder::new().layer(SendContext).service(channel))
 }
 
@@ -131,6 +132,8 @@ pub async fn is_serving(channel: PeerChannel, limit: Duration) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use tokio::{
         net::TcpListener,
         runtime::{Builder, Runtime},
@@ -194,12 +197,44 @@ mod tests {
         let url = format!("http://{}", listener.local_addr().unwrap());
         drop(listener);
         let channel = channel(&url).unwrap();
-        assert!(!is_serving(channel.clone(), CONNECT_TIMEOUT).await);
+        assert!(!is_serving(channel.clone(), greeting::LIMIT).await);
         let status = HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap_err();
         assert!(!was_sent(&status), "{status:?}");
         let error = call_error("the planner", &status);
         assert_eq!(error.code, OrchestratorErrorCode::AgentUnavailable);
         assert_eq!(error.retry_after, Some(UNREACHABLE_RETRY_AFTER));
         assert!(!error.message.contains("127.0.0.1"), "no address in a message for callers");
+    }
+
+    /// What stands in for a frozen process is a socket that nobody serves: the kernel takes connections for it.
+    #[tokio::test]
+    async fn a_peer_that_is_frozen_is_unavailable_to_all_who_call_it_and_found_again_when_it_goes_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let channel = channel(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let asked = Instant::now();
+        let mut calls = JoinSet::new();
+        for _ in 0..16 {
+            let mut client = HealthClient::new(channel.clone());
+            calls.spawn(async move { client.check(HealthCheckRequest::default()).await.unwrap_err() });
+        }
+        for status in calls.join_all().await {
+            assert!(!was_sent(&status), "{status:?}");
+            let error = call_error("the executor", &status);
+            assert_eq!(error.code, OrchestratorErrorCode::AgentUnavailable, "{error}: {status:?}");
+        }
+        assert!(
+            asked.elapsed() < PING_EVERY + PING_TIMEOUT,
+            "{:?}: they waited for each other",
+            asked.elapsed()
+        );
+        let stop = CancellationToken::new();
+        let server = GrpcServer::new(Readiness::needing(&[])).serve(listener, stop.clone());
+        let server = tokio::spawn(server);
+        while !is_serving(channel.clone(), greeting::LIMIT).await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        stop.cancel();
+        drop(channel);
+        server.await.unwrap().unwrap();
     }
 }

@@ -47,7 +47,7 @@ async fn a_planner_that_is_frozen_is_found_out() {
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
     assert_eq!(answer.json()["error"]["code"], "agent_unavailable");
     assert_eq!(answer.header("retry-after"), "1");
-    assert!(answer.took < Duration::from_secs(20), "{:?}", answer.took);
+    assert!(answer.took < Duration::from_secs(4), "{:?}: pings take longer", answer.took);
 }
 
 #[tokio::test]
