@@ -33,6 +33,7 @@ mod limits;
 pub mod metrics;
 mod orphans;
 mod output;
+mod pipes;
 mod process;
 mod redact;
 mod response;

@@ -9,7 +9,7 @@ use std::{
     io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::ExitStatus,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -19,10 +19,17 @@ use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::{
+    net::unix::pipe::Sender,
+    process::{Child, Command},
+};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::{cleanup::Cleanup, metrics::Held};
+use crate::{
+    cleanup::Cleanup,
+    metrics::Held,
+    pipes::{self, Output},
+};
 
 /// What a process that is no longer wanted has between SIGTERM and SIGKILL. Whoever cancelled it does not wait for it, and
 /// within a second it is gone, whatever it does.
@@ -42,9 +49,10 @@ pub(crate) struct Program {
 /// A process that runs, with the ends of its pipes.
 pub(crate) struct AgentProcess {
     pub(crate) pid: u32,
-    pub(crate) stdin: ChildStdin,
-    pub(crate) stdout: ChildStdout,
-    pub(crate) stderr: ChildStderr,
+    /// None when all that it is to read is there already.
+    pub(crate) stdin: Option<Sender>,
+    pub(crate) stdout: Output,
+    pub(crate) stderr: Output,
     pub(crate) group: Group,
 }
 
@@ -78,46 +86,45 @@ impl Program {
         Self { name, arguments, environment, search_path, found: RwLock::default(), processes, cleanup }
     }
 
-    /// Starts a process.
+    /// Starts a process. What it reads is `request` and no more, or whatever is written to it.
     ///
     /// # Errors
     /// Those of the operating system.
-    pub(crate) fn spawn(&self) -> io::Result<AgentProcess> {
+    pub(crate) fn spawn(&self, request: Option<&[u8]>) -> io::Result<AgentProcess> {
         let known = self.found.read().unwrap_or_else(PoisonError::into_inner).clone();
         match known {
-            Some(path) => match self.spawn_at(&path) {
+            Some(path) => match self.spawn_at(&path, request) {
                 // It may have moved.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => self.find_and_spawn(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.find_and_spawn(request),
                 spawned => spawned,
             },
-            None => self.find_and_spawn(),
+            None => self.find_and_spawn(request),
         }
     }
 
-    fn find_and_spawn(&self) -> io::Result<AgentProcess> {
+    fn find_and_spawn(&self, request: Option<&[u8]>) -> io::Result<AgentProcess> {
         let path: Arc<Path> = find(&self.name, &self.search_path)?.into();
-        let process = self.spawn_at(&path)?;
+        let process = self.spawn_at(&path, request)?;
         *self.found.write().unwrap_or_else(PoisonError::into_inner) = Some(path);
         Ok(process)
     }
 
     /// A path with a slash, no uid, no working directory and no `pre_exec` keep the standard library on its fast way,
     /// `posix_spawn`, which does not copy the executor's page tables.
-    fn spawn_at(&self, path: &Path) -> io::Result<AgentProcess> {
-        let mut leader = Command::new(path)
+    fn spawn_at(&self, path: &Path, request: Option<&[u8]>) -> io::Result<AgentProcess> {
+        let (its_stdin, stdin) = pipes::input(request)?;
+        let (its_stdout, stdout) = pipes::output()?;
+        let (its_stderr, stderr) = pipes::output()?;
+        let leader = Command::new(path)
             .args(&self.arguments)
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdin(its_stdin)
+            .stdout(its_stdout)
+            .stderr(its_stderr)
             .process_group(0)
             .spawn()?;
-        let pipes = (leader.stdin.take(), leader.stdout.take(), leader.stderr.take());
-        let pid = leader.id();
-        let (Some(pid), (Some(stdin), Some(stdout), Some(stderr))) = (pid, pipes) else {
-            return Err(io::Error::other("a process without pipes"));
-        };
+        let pid = leader.id().ok_or_else(|| io::Error::other("a process without a number"))?;
         let body = Body {
             leader,
             group: Pid::from_raw(pid.cast_signed()),

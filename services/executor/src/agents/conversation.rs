@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use phoenix_domain::{FailureClass, action::ActionResult};
 use tokio::{
     io::AsyncWriteExt,
-    process::{ChildStderr, ChildStdin, ChildStdout},
+    net::unix::pipe::Sender,
     time::{Instant, sleep_until},
 };
 
@@ -14,12 +14,17 @@ use super::Call;
 use crate::{
     failure::AttemptFailure,
     output::{Line, MAX_LINE_BYTES, Progress, Tail},
+    pipes::Output,
     redact::Redactor,
     response,
 };
 
 /// How long output is awaited that a process that has exited left in other hands: a child of its own may hold the pipes.
 const EXIT_GRACE: Duration = Duration::from_millis(250);
+
+/// For so long, the exit of a process that is to exit is all that is awaited of it: quick ones are heard out with one wake-up
+/// then. One that says more than a pipe holds goes on when it is listened to.
+const UNHEARD: Duration = Duration::from_millis(50);
 
 /// What makes an answer complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,9 +37,9 @@ pub(super) enum Until {
 
 /// The pipes of a process and what was heard through them.
 pub(super) struct Conversation {
-    stdin: Option<ChildStdin>,
-    stdout: ChildStdout,
-    stderr: ChildStderr,
+    stdin: Option<Sender>,
+    stdout: Output,
+    stderr: Output,
     answer: Line,
     complaints: Tail,
     /// It took less than the whole request.
@@ -59,9 +64,9 @@ pub(super) enum End {
 }
 
 impl Conversation {
-    pub(super) fn new(stdin: ChildStdin, stdout: ChildStdout, stderr: ChildStderr) -> Self {
+    pub(super) fn new(stdin: Option<Sender>, stdout: Output, stderr: Output) -> Self {
         Self {
-            stdin: Some(stdin),
+            stdin,
             stdout,
             stderr,
             answer: Line::default(),
@@ -83,7 +88,9 @@ impl Conversation {
         let (mut stdout_open, mut stderr_open) = (true, true);
         let mut exited = None;
         let mut exit = pin!(exit);
-        let mut timer = pin!(sleep_until(deadline));
+        let later = Instant::now() + UNHEARD;
+        let mut listening = until == Until::Line || deadline <= later;
+        let mut timer = pin!(sleep_until(if listening { deadline } else { later }));
         let end = loop {
             let whole = self.answer.is_complete();
             match exited {
@@ -101,21 +108,28 @@ impl Conversation {
                         self.stdin = None;
                     }
                 }
-                () = &mut timer => break exited.map_or(End::TimedOut, End::Exited),
+                () = &mut timer => {
+                    if listening {
+                        break exited.map_or(End::TimedOut, End::Exited);
+                    }
+                    listening = true;
+                    timer.as_mut().reset(deadline);
+                }
                 status = &mut exit, if exited.is_none() => match status {
                     Ok(status) => {
                         exited = Some(status);
+                        listening = true;
                         timer.as_mut().reset(Instant::now() + EXIT_GRACE);
                     }
                     Err(error) => break End::Lost(error),
                 },
-                progress = self.answer.read(&mut self.stdout), if stdout_open => match progress {
+                progress = self.answer.read(&mut self.stdout), if listening && stdout_open => match progress {
                     Progress::Open | Progress::Complete => {}
                     Progress::Ended => stdout_open = false,
                     Progress::Surplus => break End::Surplus,
                     Progress::TooLong => break End::TooLong,
                 },
-                more = self.complaints.read(&mut self.stderr), if stderr_open => stderr_open = more,
+                more = self.complaints.read(&mut self.stderr), if listening && stderr_open => stderr_open = more,
                 Some(status) = ready(exited), if whole => break End::Exited(status),
             }
         };
@@ -171,7 +185,7 @@ impl Conversation {
 }
 
 /// Writes some of `bytes` and answers how many; 0 when nobody reads. Waits for ever when there is nowhere to write to.
-async fn write(stdin: &mut Option<ChildStdin>, bytes: &[u8]) -> usize {
+async fn write(stdin: &mut Option<Sender>, bytes: &[u8]) -> usize {
     match stdin {
         Some(stdin) => stdin.write(bytes).await.unwrap_or(0),
         None => std::future::pending().await,

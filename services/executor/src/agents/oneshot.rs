@@ -27,12 +27,14 @@ impl Oneshot {
     }
 
     async fn attempt(&self, call: &mut Call<'_>) -> Result<ActionResult, AttemptFailure> {
-        let process = self.program.spawn().map_err(|error| AttemptFailure::not_started(&error))?;
+        let request = call.line();
+        let process =
+            self.program.spawn(Some(&request)).map_err(|error| AttemptFailure::not_started(&error))?;
         let AgentProcess { pid, stdin, stdout, stderr, mut group } = process;
         call.started(Some(pid));
+        let unsent = if stdin.is_some() { &request[..] } else { &[] };
         let mut conversation = Conversation::new(stdin, stdout, stderr);
-        let request = call.line();
-        let end = conversation.hold(&request, Until::Exit, call.deadline, group.wait()).await;
+        let end = conversation.hold(unsent, Until::Exit, call.deadline, group.wait()).await;
         group.kill();
         conversation.judge(&end, call, &self.redactor)
     }

@@ -148,7 +148,7 @@ impl Pool {
     /// Starts a worker, not before the crashes of earlier ones allow it.
     async fn start(pool: &Arc<Self>, deadline: Instant) -> Result<Worker, AttemptFailure> {
         pool.crashes.pause(deadline).await?;
-        let process = pool.program.spawn().map_err(|error| AttemptFailure::not_started(&error))?;
+        let process = pool.program.spawn(None).map_err(|error| AttemptFailure::not_started(&error))?;
         let AgentProcess { pid, stdin, stdout, stderr, group } = process;
         let one_less = |vacant: usize| vacant.checked_sub(1);
         if pool.vacancies.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
