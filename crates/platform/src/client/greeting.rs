@@ -35,9 +35,9 @@ pub(super) struct Greeter {
     silent_until: Arc<Mutex<Option<Instant>>>,
 }
 
-/// The peer took the connection and said nothing.
+/// The peer said nothing in time.
 #[derive(Debug, thiserror::Error)]
-#[error("it does not answer, though connections to it are taken: it is frozen, or far too busy")]
+#[error("it says nothing: it is frozen, far too busy or out of reach")]
 struct Silent;
 
 impl Greeter {
