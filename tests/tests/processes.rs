@@ -195,6 +195,24 @@ async fn every_service_comes_back_after_sigkill_and_its_agents_do_not_outlive_it
 }
 
 #[tokio::test]
+async fn a_planner_that_ends_in_order_leaves_one_file_also_after_one_that_was_killed() {
+    let mut stack = stack(&[("good", "echo")]).start().await;
+    let rest = stack.rest();
+    assert_eq!(rest.chat_with("good", "hi").await.status, 200);
+    let killed = stack.role_pid(Role::Planner).unwrap();
+    stack.signal_role(Role::Planner, Signal::SIGKILL);
+    until("another planner runs", async || stack.role_pid(Role::Planner).is_some_and(|pid| pid != killed))
+        .await;
+    until("chats run again", async || rest.chat_with("good", "hi").await.status == 200).await;
+    assert_eq!(stack.stop().await, Some(0), "{}", stack.stderr_text());
+    let mut left: Vec<_> =
+        stack.dir().join("data").read_dir().unwrap().map(|file| file.unwrap().file_name()).collect();
+    left.retain(|name| name.to_string_lossy().contains(".db"));
+    left.sort();
+    assert_eq!(left, ["health.db", "planner.db"]);
+}
+
+#[tokio::test]
 async fn a_killed_supervisor_takes_everything_along() {
     let mut stack = stack(&[("hung", "hang")]).start().await;
     let (rest, dir) = (stack.rest(), stack.dir());

@@ -37,7 +37,8 @@ pub struct Journal {
     fenced: CancellationToken,
     changes: broadcast::Sender<Arc<HashSet<PlanId>>>,
     damage: Arc<damage::Damage>,
-    _tasks: Arc<(AbortOnDropHandle<()>, AbortOnDropHandle<()>)>,
+    renewal: Arc<AbortOnDropHandle<()>>,
+    _writer: Arc<AbortOnDropHandle<()>>,
 }
 
 impl Journal {
@@ -63,7 +64,6 @@ impl Journal {
         };
         let writer = tokio::spawn(writer::run(writer, jobs));
         let renewal = tokio::spawn(renew(queue.downgrade()));
-        let tasks = (AbortOnDropHandle::new(writer), AbortOnDropHandle::new(renewal));
         Ok(Self {
             queue,
             store,
@@ -72,7 +72,8 @@ impl Journal {
             fenced,
             changes,
             damage: Arc::default(),
-            _tasks: Arc::new(tasks),
+            renewal: Arc::new(AbortOnDropHandle::new(renewal)),
+            _writer: Arc::new(AbortOnDropHandle::new(writer)),
         })
     }
 
@@ -94,12 +95,14 @@ impl Journal {
         Ok(claimed)
     }
 
-    /// Gives the lease up, so that a successor need not wait for its end. Nothing can be written afterwards.
-    ///
-    /// # Errors
-    /// When the database can't be used.
-    pub async fn release(&self) -> Result<(), JournalError> {
-        self.store.release(&self.instance).await
+    /// Gives the lease up, so that a successor need not wait for its end, and lets go of the database. Nobody must read or
+    /// write afterwards.
+    pub async fn close(&self) {
+        self.renewal.abort();
+        if let Err(error) = self.store.release(&self.instance).await {
+            tracing::warn!(%error, "the lease could not be given up; it runs out by itself");
+        }
+        self.store.close().await;
     }
 
     /// Makes the acceptance of something new durable (a plan, with what is already known of its end), all of it or nothing.

@@ -52,7 +52,7 @@ use phoenix_platform::{
 };
 use phoenix_proto::planner::planner_service_server::PlannerServiceServer;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use config::PlannerConfig;
 
@@ -71,7 +71,7 @@ const EXECUTOR_CHECK: Duration = Duration::from_millis(500);
 /// How often unfinished plans of other planners are looked for.
 const TAKE_OVER_EVERY: Duration = Duration::from_millis(500);
 
-/// How long plans that were cancelled by the shutdown may take to write their end.
+/// How long plans that were cancelled by the shutdown may take to write their end, and watchers to notice theirs.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Why the planner could not start, or ended before it was asked to.
@@ -111,13 +111,13 @@ pub async fn serve(
     let limits = Limits { plans: max_plans_in_flight, key_life: retention.keys };
     let planner = Planner::new(agents, limits, journal.clone(), health.clone(), runner, meters, stopping);
     // Ends the watchers however this function ends.
-    let watching = CancellationToken::new();
+    let (watchers, watching) = (TaskTracker::new(), CancellationToken::new());
     let _stop_watching = watching.clone().drop_guard();
-    tokio::spawn(health.follow(readiness.clone(), watching.clone()));
-    tokio::spawn(follow_executor(executor, readiness.clone(), watching.clone()));
-    tokio::spawn(retention::run(journal.clone(), retention, watching.clone()));
-    tokio::spawn(sweep::measure(journal.clone(), watching.clone()));
-    tokio::spawn(take_over(planner.clone(), readiness.clone(), watching));
+    watchers.spawn(health.follow(readiness.clone(), watching.clone()));
+    watchers.spawn(follow_executor(executor, readiness.clone(), watching.clone()));
+    watchers.spawn(retention::run(journal.clone(), retention, watching.clone()));
+    watchers.spawn(sweep::measure(journal.clone(), watching.clone()));
+    watchers.spawn(take_over(planner.clone(), readiness.clone(), watching.clone()));
     let grpc = PlannerGrpc::new(planner.clone(), shutdown.clone());
     let service = PlannerServiceServer::new(grpc.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -128,9 +128,10 @@ pub async fn serve(
         () = journal.fenced().cancelled() => return Err(ServeError::Fenced),
     }
     planner.drained(LAST_WORDS).await;
-    if let Err(error) = journal.release().await {
-        tracing::warn!(%error, "the lease could not be given up; it runs out by itself");
-    }
+    watching.cancel();
+    watchers.close();
+    let _ = tokio::time::timeout(LAST_WORDS, watchers.wait()).await;
+    journal.close().await;
     Ok(())
 }
 

@@ -45,6 +45,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// When the database can't be used.
     async fn release(&self, planner: &str) -> Result<(), JournalError>;
 
+    /// Lets go of the database, in order, when nobody reads or writes any more.
+    async fn close(&self);
+
     /// Every planner that is an owner, with its last heartbeat.
     ///
     /// # Errors

@@ -32,7 +32,10 @@ use jiff::Timestamp;
 use phoenix_domain::{PlanId, SweepId, dead_letter::DeadLetter, plan::Plan};
 use phoenix_platform::sqlite::{self, Durability, OpenError};
 use sqlx::{SqlitePool, migrate::Migrator};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 use uuid::Uuid;
 
 use self::log::Log;
@@ -51,7 +54,8 @@ const READERS: u32 = 2;
 pub struct SqliteStore {
     readers: SqlitePool,
     log: Arc<Log>,
-    _mover: AbortOnDropHandle<()>,
+    mover: TaskTracker,
+    stop_moving: DropGuard,
 }
 
 impl SqliteStore {
@@ -62,8 +66,11 @@ impl SqliteStore {
     pub async fn open(url: &str) -> Result<Self, OpenError> {
         let readers = sqlite::open(url, Durability::Full, READERS, &MIGRATIONS).await?;
         let log = Arc::new(Log::new(sqlite::options(url, Durability::Full)?));
-        let mover = AbortOnDropHandle::new(tokio::spawn(log::keep_moving(Arc::clone(&log), readers.clone())));
-        Ok(Self { readers, log, _mover: mover })
+        let (mover, stop_moving) = (TaskTracker::new(), CancellationToken::new());
+        let moving = log::keep_moving(Arc::clone(&log), readers.clone());
+        mover.spawn(stop_moving.clone().run_until_cancelled_owned(moving));
+        mover.close();
+        Ok(Self { readers, log, mover, stop_moving: stop_moving.drop_guard() })
     }
 
     /// The tables, with everything that was durable before the call.
@@ -82,6 +89,15 @@ impl Store for SqliteStore {
     async fn release(&self, planner: &str) -> Result<(), JournalError> {
         self.log.settle(&self.readers).await?;
         self.log.exclusively(async |connection| lease::release(connection, planner).await).await
+    }
+
+    /// One connection after the other: only the last one to go can fold the write-ahead log into the file, and of several that go
+    /// at once each takes another for the last.
+    async fn close(&self) {
+        self.stop_moving.token().cancel();
+        self.mover.wait().await;
+        self.readers.close().await;
+        self.log.close().await;
     }
 
     async fn planners(&self) -> Result<Vec<Heartbeat>, JournalError> {

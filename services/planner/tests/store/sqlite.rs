@@ -55,6 +55,35 @@ async fn what_was_written_is_there_when_the_file_is_opened_again() {
     assert_eq!(again.plan(plan.plan_id).await.unwrap(), Some(plan));
 }
 
+/// However many connections are open.
+#[tokio::test]
+async fn a_journal_that_was_closed_is_one_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", folder.path().join("journal.db").display());
+    let files = || {
+        let mut names: Vec<_> =
+            folder.path().read_dir().unwrap().map(|file| file.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let mut plans = Vec::new();
+    for round in 0..8 {
+        let store = store::open(&url).await.unwrap();
+        let me = format!("me{round}");
+        store.register(&me).await.unwrap();
+        let plan = crate::new_plan(&["a"]);
+        write(&*store, &me, &[crate::accepted(&plan)]).await.unwrap();
+        plans.push(plan.plan_id);
+        let (ids, reads) = (&plans[..1], &*store);
+        let read = async || reads.whole_plans(ids).await.unwrap().len();
+        assert_eq!(tokio::join!(read(), read()), (1, 1), "both readers are open");
+        store.release(&me).await.unwrap();
+        store.close().await;
+        assert_eq!(files(), ["journal.db"], "after {round} rounds");
+    }
+    assert_eq!(store::open(&url).await.unwrap().whole_plans(&plans).await.unwrap().len(), plans.len());
+}
+
 /// Whoever moves what from the log into the tables, and whenever: everything arrives once.
 #[tokio::test]
 async fn two_processes_on_one_file_lose_nothing_and_write_nothing_twice() {

@@ -90,6 +90,15 @@ impl Log {
         done
     }
 
+    /// Closes the writing connection.
+    pub(super) async fn close(&self) {
+        if let Some(connection) = self.connection.lock().await.take()
+            && let Err(error) = connection.close().await
+        {
+            tracing::warn!(%error, "the journal could not be closed; its next start tidies up");
+        }
+    }
+
     /// Makes `groups` durable, but those that claim what is taken: the places of those.
     pub(super) async fn append(&self, planner: &str, groups: &[Entries]) -> Result<Vec<usize>, JournalError> {
         let decides = |entry: &Entry| claims::is_claim(entry) || dead_letters::is_sweep(entry);
