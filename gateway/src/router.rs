@@ -9,7 +9,7 @@ use axum::{
     routing::{get, post},
 };
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
-use tower::util::option_layer;
+use tower::ServiceBuilder;
 
 use crate::{
     GatewayConfig, ServeError, auth, correlation, headers,
@@ -26,6 +26,14 @@ use crate::{
 /// When a setting can't be used.
 pub(crate) fn build(config: &GatewayConfig, gateway: Gateway) -> Result<Router, ServeError> {
     let token: auth::Token = config.token().cloned().map(Arc::new);
+    // The first layer is the first to see a request. All are one layer to the router, which copies whatever is below each of
+    // its layers for every request.
+    let layers = ServiceBuilder::new()
+        .layer(from_fn(headers::harden))
+        .layer(from_fn_with_state(config.request_timeout, correlation::correlate))
+        .option_layer(headers::cors(&config.cors_allowed_origins)?)
+        .layer(from_fn_with_state(token, auth::require_token))
+        .layer(from_fn_with_state(Meters::new(), observe::observe));
     let router = Router::new()
         .route("/api/v1/chat", post(chat::chat_v1))
         .route("/api/chat", post(chat::handle_chat))
@@ -48,12 +56,7 @@ pub(crate) fn build(config: &GatewayConfig, gateway: Gateway) -> Result<Router, 
         .route("/page/{file}", get(page::file))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
-        // The last layer is the first to see a request.
-        .layer(from_fn_with_state(Meters::new(), observe::observe))
-        .layer(from_fn_with_state(token, auth::require_token))
-        .layer(option_layer(headers::cors(&config.cors_allowed_origins)?))
-        .layer(from_fn_with_state(config.request_timeout, correlation::correlate))
-        .layer(from_fn(headers::harden))
+        .layer(layers)
         .with_state(gateway);
     Ok(router)
 }

@@ -11,10 +11,14 @@ pub(crate) const MAX_LINE_BYTES: usize = 8 * 1024 * 1024;
 /// What is kept of standard error.
 pub(crate) const MAX_STDERR_BYTES: usize = 64 * 1024;
 
-const READ_BYTES: usize = 16 * 1024;
+/// The room for the first read, which most answers fit into; it doubles as it is used up.
+const FIRST_ROOM: usize = 4 * 1024;
+
+/// With less room than this nothing is read.
+const LEAST_ROOM: usize = 1024;
 
 /// The room that a worker keeps for its next answer.
-const MAX_ROOM_KEPT: usize = 2 * READ_BYTES;
+const MAX_ROOM_KEPT: usize = 32 * 1024;
 
 /// Standard output up to the end of its first line.
 #[derive(Debug, Default)]
@@ -41,7 +45,7 @@ pub(crate) enum Progress {
 impl Line {
     /// Reads once. May be dropped and called again. An output that can't be read has ended.
     pub(crate) async fn read(&mut self, from: &mut (impl AsyncRead + Unpin)) -> Progress {
-        self.bytes.reserve(READ_BYTES);
+        make_room(&mut self.bytes);
         let before = self.bytes.len();
         match from.read_buf(&mut self.bytes).await {
             Ok(1..) => {}
@@ -87,7 +91,7 @@ pub(crate) struct Tail {
 impl Tail {
     /// Reads once; false at the end. May be dropped and called again.
     pub(crate) async fn read(&mut self, from: &mut (impl AsyncRead + Unpin)) -> bool {
-        self.bytes.reserve(READ_BYTES);
+        make_room(&mut self.bytes);
         let read = matches!(from.read_buf(&mut self.bytes).await, Ok(1..));
         // Cut in large steps, so that a flood costs no more than copying it once.
         if self.bytes.len() > 4 * MAX_STDERR_BYTES {
@@ -98,7 +102,7 @@ impl Tail {
 
     /// Reads without waiting, and not for ever.
     pub(crate) fn read_what_is_there(&mut self, from: &mut (impl AsyncRead + Unpin)) {
-        for _ in 0..2 * MAX_STDERR_BYTES / READ_BYTES {
+        for _ in 0..2 * MAX_STDERR_BYTES / LEAST_ROOM {
             if self.read(from).now_or_never() != Some(true) {
                 return;
             }
@@ -127,6 +131,12 @@ impl Tail {
             self.bytes.drain(..surplus);
             self.cut = true;
         }
+    }
+}
+
+fn make_room(bytes: &mut Vec<u8>) {
+    if bytes.capacity() - bytes.len() < LEAST_ROOM {
+        bytes.reserve(FIRST_ROOM);
     }
 }
 

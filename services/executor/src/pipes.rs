@@ -72,10 +72,11 @@ impl AsyncRead for Output {
         let watch = &mut self.get_mut().0;
         if let Watch::Not(pipe) = watch {
             let room = into.remaining().min(READ_BYTES);
-            match pipe.read(into.initialize_unfilled_to(room)) {
+            let mut there = [0; READ_BYTES];
+            match pipe.read(&mut there[..room]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => {
-                    into.advance(read?);
+                    into.put_slice(&there[..read?]);
                     return Poll::Ready(Ok(()));
                 }
             }
