@@ -148,6 +148,9 @@ mod linux {
 
         use super::*;
 
+        /// Clean scans after which nothing is about to show its marker.
+        const SURE: u32 = 3;
+
         /// A shell with a child that left its group, both marked; ready once it has said so.
         fn marked(marker: &str) -> Child {
             let mut child = Command::new("sh")
@@ -166,17 +169,18 @@ mod linux {
             let (marker, other) =
                 (super::super::Marker::new().to_string(), super::super::Marker::new().to_string());
             let (mut ours, mut others) = (marked(&marker), marked(&other));
-            assert!(kill_marked(&marker, 3) >= 2, "the one that left its group too");
+            assert!(kill_marked(&marker, SURE) >= 2, "the one that left its group too");
             assert!(!ours.wait().unwrap().success());
             assert!(others.try_wait().unwrap().is_none());
             assert_eq!(find(|found, _| found == marker), []);
-            kill_marked(&other, 1);
+            kill_marked(&other, SURE);
             others.wait().unwrap();
         }
 
         #[test]
         fn an_orphan_is_one_whose_executor_is_gone_or_younger_than_itself() {
-            let mut agent = marked(&super::super::Marker::new().to_string());
+            let marker = super::super::Marker::new().to_string();
+            let mut agent = marked(&marker);
             let pid = Pid::from_raw(agent.id().cast_signed());
             assert!(!is_orphan(&format!("x:{}", std::process::id()), pid), "its executor lives");
             let mut later = Command::new("sleep").arg("600").spawn().unwrap();
@@ -187,7 +191,7 @@ mod linux {
             later.wait().unwrap();
             assert!(is_orphan(&format!("x:{}", later.id()), pid), "its executor is gone");
             assert!(!is_orphan("someone else's variable", pid));
-            killpg(pid, Signal::SIGKILL).unwrap();
+            kill_marked(&marker, SURE);
             agent.wait().unwrap();
         }
     }
