@@ -236,7 +236,7 @@ impl Journal {
         Ok(page)
     }
 
-    /// How many dead letters are open.
+    /// How many dead letters are open, or were a moment ago.
     ///
     /// # Errors
     /// When the database can't be read.

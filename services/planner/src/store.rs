@@ -146,7 +146,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         query: &DeadLetterQuery,
     ) -> Result<Page<DeadLetter, DeadLetterPlace>, JournalError>;
 
-    /// How many dead letters are open. Takes no longer the more there are.
+    /// How many dead letters are open, or were a moment ago. Takes no longer the more there are.
     ///
     /// # Errors
     /// As [`Self::plan`].

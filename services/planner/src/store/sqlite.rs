@@ -117,10 +117,11 @@ impl Store for SqliteStore {
             // First: what they wrote before is moved below, and nothing comes after.
             self.log.exclusively(async |connection| lease::depose(connection, dead).await).await?;
         }
-        let tables = self.tables().await?;
-        if !lease::has_orphans(tables).await? {
+        // It is asked several times a second, and mostly in vain: what is in the log stays there then, to be moved with more.
+        if !lease::has_orphans(&self.readers).await? {
             return Ok(Unfinished::default());
         }
+        self.log.settle(&self.readers).await?;
         self.log.exclusively(async |connection| lease::claim(connection, planner).await).await
     }
 
@@ -170,7 +171,7 @@ impl Store for SqliteStore {
     }
 
     async fn open_dead_letters(&self) -> Result<OpenDeadLetters, JournalError> {
-        dead_letters::open(self.tables().await?).await
+        dead_letters::open(&self.readers).await
     }
 
     async fn sweep(&self, sweep_id: SweepId) -> Result<Option<(Sweep, u64)>, JournalError> {

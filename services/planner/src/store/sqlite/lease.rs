@@ -57,10 +57,11 @@ pub(super) async fn depose(
     Ok(())
 }
 
-/// Whether there is something unfinished that nobody owns.
+/// Whether there may be something unfinished that nobody owns: in the tables, or in what is to be moved into them.
 pub(super) async fn has_orphans(pool: &SqlitePool) -> Result<bool, JournalError> {
     let orphaned = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM plans WHERE status IN ('pending', 'running')
+        "SELECT EXISTS (SELECT 1 FROM log WHERE planner NOT IN (SELECT instance FROM planners))
+         OR EXISTS (SELECT 1 FROM plans WHERE status IN ('pending', 'running')
          AND owner NOT IN (SELECT instance FROM planners))
          OR EXISTS (SELECT 1 FROM sweeps WHERE ended_at IS NULL AND owner NOT IN (SELECT instance FROM planners))",
     );

@@ -29,7 +29,7 @@ use super::{
 const GATHER: Duration = Duration::from_millis(150);
 
 /// For so long, entries that are old enough wait for others, to be moved together.
-const EVERY: Duration = Duration::from_millis(50);
+const EVERY: Duration = Duration::from_millis(150);
 
 /// How much is moved at once, more or less, in bytes of the log: commits wait meanwhile, a millisecond or two.
 const MOVE_BYTES: i64 = 256 * 1024;
