@@ -12,7 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use phoenix_domain::action::{API_VERSION, ActionRequest, ActionResponse, ActionResult, ActionStatus};
+use phoenix_domain::action::{
+    API_VERSION, ActionRequest, ActionResponse, ActionResult, ActionStatus, DEPENDENCY_REFUSED, RATE_LIMITED,
+};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -46,13 +48,15 @@ pub struct ActionError {
     pub code: u16,
     /// One sentence for the person who reads it: no path of this machine, no secret.
     pub message: String,
+    /// Of a 429: when the same request may succeed.
+    pub retry_after: Option<Duration>,
 }
 
 impl ActionError {
     /// An error with any code.
     #[must_use]
     pub fn new(code: u16, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), retry_after: None }
     }
 
     /// 400: the request is wrong, or this installation can't serve it. Trying again will not help.
@@ -72,6 +76,18 @@ impl ActionError {
     pub fn unknown_action(action: &str, known: &[&str]) -> Self {
         let action = shortened(action, 64);
         Self::new(501, format!("unknown action `{action}`; known actions: {}", known.join(", ")))
+    }
+
+    /// 424: a service that the agent depends on refuses it, and another attempt does not change that.
+    #[must_use]
+    pub fn dependency_refused(message: impl Into<String>) -> Self {
+        Self::new(DEPENDENCY_REFUSED, message)
+    }
+
+    /// 429: a limit is used up; `retry_after` is when it no longer is, if that is known.
+    #[must_use]
+    pub fn rate_limited(message: impl Into<String>, retry_after: Option<Duration>) -> Self {
+        Self { retry_after, ..Self::new(RATE_LIMITED, message) }
     }
 
     /// 504: the request's time is over.
@@ -161,7 +177,10 @@ fn answer(agent: &mut impl Agent, line: &[u8]) -> ActionResponse {
     // unsound, and the next request is better served by it than by a dead process.
     match panic::catch_unwind(AssertUnwindSafe(|| agent.handle(&request))) {
         Ok(Ok(result)) => ActionResponse::success(&request, result),
-        Ok(Err(error)) => ActionResponse::failure(&request, error.code, error.message),
+        Ok(Err(ActionError { code, message, retry_after })) => ActionResponse {
+            retry_after_ms: retry_after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
+            ..ActionResponse::failure(&request, code, message)
+        },
         Err(_) => ActionResponse::failure(&request, 500, "the agent panicked; its standard error says where"),
     }
 }
@@ -176,6 +195,7 @@ fn refusal(line: &Value, code: u16, error: String) -> ActionResponse {
         code,
         result: None,
         error: Some(error),
+        retry_after_ms: None,
         plan_id: id("plan_id").into(),
         task_id: id("task_id").into(),
         correlation_id: id("correlation_id").into(),

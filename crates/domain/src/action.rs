@@ -1,7 +1,9 @@
 //! The contract with an agent: one [`ActionRequest`] per line on its stdin, one [`ActionResponse`] per line on its
 //! stdout. `docs/agents.md` is the same contract in prose.
 
-use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -15,6 +17,14 @@ pub const API_VERSION: &str = "v1";
 
 /// The action of a chat: `payload.message` holds what the person wrote.
 pub const CHAT_ACTION: &str = "chat";
+
+/// The code of an agent whose limit, or the limit of a service it depends on, is used up for now. The task ends with
+/// `overloaded` and [`ActionResponse::retry_after_ms`].
+pub const RATE_LIMITED: u16 = 429;
+
+/// The code of an agent that a service it depends on refuses for a reason that another attempt does not change, such as a
+/// wrong key. The task ends with `execution_failed`.
+pub const DEPENDENCY_REFUSED: u16 = 424;
 
 /// What an agent is asked to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,7 +77,8 @@ pub struct ActionResponse {
     pub api_version: String,
     /// Whether it worked.
     pub status: ActionStatus,
-    /// 0 on success, else like an HTTP status: 4xx is the caller's mistake, 501 an unknown action, 504 a timeout.
+    /// 0 on success, else like an HTTP status: 4xx is the caller's mistake, 501 an unknown action, 504 a timeout,
+    /// [`RATE_LIMITED`] and [`DEPENDENCY_REFUSED`] what they say.
     pub code: u16,
     /// The answer, on success.
     #[serde(default)]
@@ -75,6 +86,9 @@ pub struct ActionResponse {
     /// One sentence, on error.
     #[serde(default)]
     pub error: Option<String>,
+    /// Of an error with code 429: milliseconds after which the same request may succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole_millis")]
+    pub retry_after_ms: Option<u64>,
     /// Echo.
     pub plan_id: PlanId,
     /// Echo.
@@ -149,11 +163,19 @@ impl ActionResponse {
             code,
             result,
             error,
+            retry_after_ms: None,
             plan_id: request.plan_id,
             task_id: request.task_id,
             correlation_id: request.correlation_id,
         }
     }
+}
+
+/// A number of milliseconds, whole or not, as agents in any language write it.
+fn whole_millis<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let Some(millis) = Option::<f64>::deserialize(from)? else { return Ok(None) };
+    let time = Duration::try_from_secs_f64(millis / 1000.0).ok();
+    Ok(time.and_then(|time| u64::try_from(time.as_micros().div_ceil(1000)).ok()))
 }
 
 /// Why an attempt failed, in the five classes that decide about retries.
@@ -240,6 +262,28 @@ mod tests {
         }
         for &class in FailureClass::ALL {
             assert_eq!(FailureClass::from_name(class.as_str()), Some(class));
+        }
+    }
+
+    #[test]
+    fn retry_after_ms_of_any_number_is_whole_and_null_is_absent() {
+        let request_id = Uuid::new_v4();
+        for (member, millis) in [
+            ("", None),
+            (r#","retry_after_ms":null"#, None),
+            (r#","retry_after_ms":30000"#, Some(30_000)),
+            (r#","retry_after_ms":1500.25"#, Some(1501)),
+            (r#","retry_after_ms":-1"#, None),
+            (r#","retry_after_ms":1e300"#, None),
+        ] {
+            let line = format!(
+                r#"{{"request_id":"{request_id}","api_version":"v1","status":"error","code":429,"error":"wait","plan_id":
+                "{request_id}","task_id":"{request_id}","correlation_id":"{request_id}"{member}}}"#
+            );
+            let response: ActionResponse = serde_json::from_str(&line).unwrap();
+            assert_eq!(response.retry_after_ms, millis, "{member}");
+            let written = serde_json::to_value(&response).unwrap();
+            assert_eq!(written.get("retry_after_ms").and_then(Value::as_u64), millis, "{member}");
         }
     }
 

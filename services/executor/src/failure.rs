@@ -3,7 +3,10 @@
 use std::{io, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
 
 use nix::sys::signal::Signal;
-use phoenix_domain::{AgentName, FailureClass, OrchestratorError, OrchestratorErrorCode};
+use phoenix_domain::{
+    AgentName, FailureClass, OrchestratorError, OrchestratorErrorCode,
+    action::{DEPENDENCY_REFUSED, RATE_LIMITED},
+};
 
 /// How much of an agent's own words goes into a message.
 const MAX_SENTENCE_CHARS: usize = 500;
@@ -21,11 +24,20 @@ pub(crate) struct AttemptFailure {
     pub(crate) exit_code: Option<i32>,
     /// The code of its answer, when it answered.
     pub(crate) response_code: Option<u16>,
+    /// When the same request may succeed, when it answered that a limit is used up.
+    pub(crate) retry_after: Option<Duration>,
 }
 
 impl AttemptFailure {
     pub(crate) fn new(class: FailureClass, deed: impl Into<String>) -> Self {
-        Self { class, deed: deed.into(), stderr: String::new(), exit_code: None, response_code: None }
+        Self {
+            class,
+            deed: deed.into(),
+            stderr: String::new(),
+            exit_code: None,
+            response_code: None,
+            retry_after: None,
+        }
     }
 
     /// The process could not be started. The operating system's own words name no path.
@@ -82,6 +94,12 @@ impl AttemptFailure {
     /// The error of a task whose last attempt failed like this. `attempts` counts all of the task's.
     pub(crate) fn into_error(self, agent: &AgentName, attempts: u32) -> OrchestratorError {
         let code = match self.class {
+            FailureClass::InvalidRequest if self.response_code == Some(RATE_LIMITED) => {
+                OrchestratorErrorCode::Overloaded
+            }
+            FailureClass::InvalidRequest if self.response_code == Some(DEPENDENCY_REFUSED) => {
+                OrchestratorErrorCode::ExecutionFailed
+            }
             FailureClass::InvalidRequest => OrchestratorErrorCode::ValidationFailed,
             FailureClass::ActionNotSupported => OrchestratorErrorCode::PlanningFailed,
             FailureClass::Timeout => OrchestratorErrorCode::Timeout,
@@ -92,7 +110,12 @@ impl AttemptFailure {
         } else {
             format!("agent `{agent}` {}", self.deed)
         };
-        self.error_with(OrchestratorError::new(code, message), agent, attempts)
+        let error = OrchestratorError::new(code, message);
+        let error = match self.retry_after {
+            Some(after) if code == OrchestratorErrorCode::Overloaded => error.with_retry_after(after),
+            _ => error,
+        };
+        self.error_with(error, agent, attempts)
     }
 
     /// The error of a task that has no time left for the attempt that should follow this failure.

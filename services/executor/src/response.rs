@@ -1,5 +1,7 @@
 //! Reads the line that an agent answered with.
 
+use std::time::Duration;
+
 use phoenix_domain::{
     FailureClass,
     action::{API_VERSION, ActionRequest, ActionResponse, ActionResult, ActionStatus},
@@ -34,6 +36,7 @@ pub(crate) fn read(
         code,
         result,
         error,
+        retry_after_ms,
         plan_id,
         task_id,
         correlation_id,
@@ -54,7 +57,10 @@ pub(crate) fn read(
     match (status, result) {
         (ActionStatus::Success, Some(result)) => Ok(result),
         (ActionStatus::Success, None) => Err(broken("said it succeeded, but gave no result")),
-        (ActionStatus::Error, _) => Err(said_no(code, error.as_deref().unwrap_or_default())),
+        (ActionStatus::Error, _) => Err(AttemptFailure {
+            retry_after: retry_after_ms.map(Duration::from_millis),
+            ..said_no(code, error.as_deref().unwrap_or_default())
+        }),
     }
 }
 

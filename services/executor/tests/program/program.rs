@@ -140,11 +140,14 @@ fn behave(behaviour: &[&str]) -> ExitCode {
             pause(Duration::from_millis(millis.parse().unwrap()));
             each_request(|request| say(&answer(request)));
         }
-        ["refuse", code] => each_request(|request| {
+        ["refuse", code, retry_after_ms @ ..] => each_request(|request| {
             let mut refusal = answer(request);
             refusal["status"] = json!("error");
             refusal["code"] = json!(code.parse::<u16>().unwrap());
             refusal["error"] = json!("that will not do");
+            if let [millis] = retry_after_ms {
+                refusal["retry_after_ms"] = serde_json::from_str(millis).unwrap();
+            }
             say(&refusal);
         }),
         ["print-settings"] => each_request(|request| {

@@ -6,10 +6,13 @@ use std::{
 };
 
 use phoenix_domain::{AgentMode, AgentSpec, FailureClass, OrchestratorErrorCode};
-use phoenix_proto::executor::{ExecuteTaskRequest, task_finished};
+use phoenix_proto::{
+    executor::{ExecuteTaskRequest, task_finished},
+    health_v1::Outcome,
+};
 use serde_json::json;
 
-use crate::sandbox::{Sandbox, Told, agent};
+use crate::sandbox::{Sandbox, Told, agent, quick_retries};
 
 const MODES: [AgentMode; 2] = [AgentMode::Oneshot, AgentMode::Workers];
 
@@ -155,6 +158,8 @@ async fn whoever_takes_too_long_is_killed() {
 async fn an_agents_own_verdict_decides_class_and_code() {
     for (code, class, error_code) in [
         ("400", FailureClass::InvalidRequest, OrchestratorErrorCode::ValidationFailed),
+        ("424", FailureClass::InvalidRequest, OrchestratorErrorCode::ExecutionFailed),
+        ("429", FailureClass::InvalidRequest, OrchestratorErrorCode::Overloaded),
         ("501", FailureClass::ActionNotSupported, OrchestratorErrorCode::PlanningFailed),
         ("504", FailureClass::Timeout, OrchestratorErrorCode::Timeout),
         ("500", FailureClass::BackendFailure, OrchestratorErrorCode::ExecutionFailed),
@@ -166,6 +171,20 @@ async fn an_agents_own_verdict_decides_class_and_code() {
             assert_eq!(error.message, "agent `test_agent` answered: that will not do");
             assert_eq!(error.details["response_code"], code);
         }
+    }
+}
+
+#[tokio::test]
+async fn agent_429_is_asked_once_and_keeps_its_retry_after() {
+    for (millis, expected) in [("30000", Some(30_000)), ("null", None)] {
+        let spec = AgentSpec { retry: quick_retries(), ..patient(&["refuse", "429", millis]) };
+        let sandbox = Sandbox::start(spec).await;
+        let told = sandbox.run().await;
+        let error = told.error();
+        assert_eq!((told.finished.attempts, error.code), (1, OrchestratorErrorCode::Overloaded));
+        assert_eq!(error.retry_after, expected.map(Duration::from_millis), "{millis}");
+        assert_eq!(sandbox.health.reports(), [(Outcome::Neutral, String::new())]);
+        sandbox.stop().await;
     }
 }
 
