@@ -35,6 +35,7 @@ impl HealthSnapshot {
     pub fn of(agent: AgentName, health: &AgentHealth) -> Self {
         let AgentHealth {
             consecutive_failures,
+            failing_task: _,
             last_failure_at,
             last_success_at,
             circuit_open_until,

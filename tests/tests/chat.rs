@@ -104,6 +104,24 @@ async fn three_failures_open_the_circuit_and_one_success_closes_it() {
 }
 
 #[tokio::test]
+async fn one_chat_that_crashes_its_agent_opens_no_circuit() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, broken) = (dir.path().join("starts"), dir.path().join("broken"));
+    std::fs::write(&broken, "").unwrap();
+    let retried =
+        agent("flaky", "fail", &log, Some(&broken)).replace("max_attempts = 1", "initial_backoff_ms = 5");
+    let sandbox = Sandbox::start(&retried).await;
+    let rest = sandbox.rest();
+    assert_code(&rest.chat_with("flaky", "crash").await, 502, "execution_failed");
+    assert_eq!(starts(&log), 3);
+    let health = rest.agent("flaky").await.unwrap();
+    assert_eq!((&health["health"], &health["consecutive_failures"]), (&json!("degraded"), &json!(3)));
+    assert_code(&rest.chat_with("flaky", "crash").await, 502, "execution_failed");
+    let health = rest.agent("flaky").await.unwrap();
+    assert_eq!(health["health"], "unhealthy", "a second task failed");
+}
+
+#[tokio::test]
 async fn the_callers_mistakes_do_not_count_against_an_agent() {
     let sandbox = Sandbox::start("").await;
     let rest = sandbox.rest();

@@ -1,7 +1,7 @@
 //! The health of an agent and its circuit breaker, as a pure state machine.
 //!
 //! ```text
-//!            failure                   failure number `failure_threshold`
+//!            failure        failure number `failure_threshold` or later, by a second task
 //!  healthy ───────────▶ degraded ───────────────────────────────────────▶ unhealthy, circuit open until `now + cooldown`
 //!     ▲                    │                                                  │
 //!     └────── success ─────┴──────────────────── success ────────────────────┤
@@ -9,7 +9,8 @@
 //!                                          failure: open again ◀─────────────┘
 //! ```
 //!
-//! Outcomes are counted per attempt. An outcome that says nothing about the agent ([`Outcome::Neutral`]: a cancelled
+//! Outcomes are counted per attempt, but the attempts of a single task never open a circuit: one request that crashes its
+//! agent says little about the next request. It takes failures of at least two tasks in a row. An outcome that says nothing about the agent ([`Outcome::Neutral`]: a cancelled
 //! attempt, an invalid request) changes nothing but gives a probe's place back.
 
 use std::time::Duration;
@@ -18,10 +19,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::ids::TaskId;
+
 /// When a circuit opens, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BreakerPolicy {
-    /// Failures in a row that open the circuit; at least 1.
+    /// Failures in a row, of at least two tasks, that open the circuit; at least 1.
     pub failure_threshold: u32,
     /// How long it stays open before one attempt is let through.
     pub cooldown: Duration,
@@ -39,7 +42,7 @@ impl Default for BreakerPolicy {
 pub enum HealthState {
     /// The last outcome was a success, or there was none yet.
     Healthy,
-    /// Some failures in a row, fewer than the threshold.
+    /// Some failures in a row, fewer than the threshold or all of one task.
     Degraded,
     /// The circuit has opened and no success has closed it since.
     Unhealthy,
@@ -85,6 +88,8 @@ pub struct Probe {
 pub struct AgentHealth {
     /// Failures since the last success.
     pub consecutive_failures: u32,
+    /// The task that all of these failures belong to; `None` when they belong to several, or there are none.
+    pub failing_task: Option<TaskId>,
     /// When it last failed.
     pub last_failure_at: Option<Timestamp>,
     /// When it last succeeded.
@@ -147,8 +152,16 @@ impl AgentHealth {
         admission
     }
 
-    /// Takes in the outcome of one attempt that ended at `at`. `lease` is the probe's, if it ran as one.
-    pub fn record(&mut self, outcome: Outcome, lease: Option<Uuid>, at: Timestamp, policy: &BreakerPolicy) {
+    /// Takes in the outcome of one attempt of `task` that ended at `at`. `lease` is the probe's, if it ran as one. Without
+    /// a task the attempt counts as one of another task.
+    pub fn record(
+        &mut self,
+        outcome: Outcome,
+        task: Option<TaskId>,
+        lease: Option<Uuid>,
+        at: Timestamp,
+        policy: &BreakerPolicy,
+    ) {
         let ends_probe = lease.is_some() && self.probe.map(|probe| probe.lease) == lease;
         if ends_probe {
             self.probe = None;
@@ -158,15 +171,19 @@ impl AgentHealth {
             Outcome::Neutral => {}
             Outcome::Success => {
                 self.consecutive_failures = 0;
+                self.failing_task = None;
                 self.circuit_open_until = None;
                 self.probe = None;
                 self.last_success_at = self.last_success_at.max(Some(at));
             }
             Outcome::Failure => {
+                let is_first = self.consecutive_failures == 0;
+                self.failing_task = task.filter(|_| is_first || self.failing_task == task);
                 self.consecutive_failures = self.consecutive_failures.saturating_add(1);
                 self.last_failure_at = self.last_failure_at.max(Some(at));
-                if self.consecutive_failures >= policy.failure_threshold || self.circuit_open_until.is_some()
-                {
+                let is_due =
+                    self.consecutive_failures >= policy.failure_threshold && self.failing_task.is_none();
+                if is_due || self.circuit_open_until.is_some() {
                     self.circuit_open_until = self.circuit_open_until.max(Some(later(at, policy.cooldown)));
                 }
             }
@@ -220,15 +237,50 @@ mod tests {
         let mut health = AgentHealth::default();
         for n in 0..3 {
             assert_eq!(health.admission(at(n)), Admission::Allowed);
-            health.record(Outcome::Failure, None, at(n), &POLICY);
+            health.record(Outcome::Failure, None, None, at(n), &POLICY);
         }
         assert_eq!(health.state(), HealthState::Unhealthy);
         assert_eq!(health.admission(at(61)), Admission::Refused { until: at(62) });
         let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
         assert_eq!(health.acquire_probe(first, at(62), LEASE), Admission::Allowed);
         assert_eq!(health.acquire_probe(second, at(63), LEASE), Admission::Refused { until: at(92) });
-        health.record(Outcome::Success, Some(first), at(64), &POLICY);
+        health.record(Outcome::Success, None, Some(first), at(64), &POLICY);
         assert_eq!((health.state(), health.consecutive_failures), (HealthState::Healthy, 0));
+    }
+
+    #[test]
+    fn attempts_of_one_task_never_open_the_circuit() {
+        let (first, second) = (Some(TaskId::generate()), Some(TaskId::generate()));
+        let mut health = AgentHealth::default();
+        for n in 0..10 {
+            health.record(Outcome::Failure, first, None, at(n), &POLICY);
+        }
+        assert_eq!((health.state(), health.consecutive_failures), (HealthState::Degraded, 10));
+        health.record(Outcome::Neutral, second, None, at(10), &POLICY);
+        assert_eq!(health.admission(at(10)), Admission::Allowed);
+        health.record(Outcome::Failure, second, None, at(11), &POLICY);
+        assert_eq!((health.state(), health.consecutive_failures), (HealthState::Unhealthy, 11));
+        // As the probe, a task whose failures opened nothing alone keeps the circuit open.
+        let lease = Uuid::new_v4();
+        health.acquire_probe(lease, at(71), LEASE);
+        health.record(Outcome::Failure, first, Some(lease), at(72), &POLICY);
+        assert_eq!(health.admission(at(73)), Admission::Refused { until: at(132) });
+        health.record(Outcome::Success, first, None, at(133), &POLICY);
+        for n in 0..5 {
+            health.record(Outcome::Failure, second, None, at(134 + n), &POLICY);
+        }
+        assert_eq!(health.state(), HealthState::Degraded, "a success begins a new row");
+    }
+
+    #[test]
+    fn tasks_that_take_turns_open_the_circuit_at_the_threshold() {
+        let tasks = [TaskId::generate(), TaskId::generate()];
+        let mut health = AgentHealth::default();
+        for (n, task) in (0..).zip([tasks[0], tasks[1], tasks[0]]) {
+            assert_eq!(health.admission(at(n)), Admission::Allowed);
+            health.record(Outcome::Failure, Some(task), None, at(n), &POLICY);
+        }
+        assert_eq!(health.state(), HealthState::Unhealthy);
     }
 
     #[test]
@@ -247,7 +299,7 @@ mod tests {
         };
         let lease = Uuid::new_v4();
         health.acquire_probe(lease, at(1), LEASE);
-        health.record(Outcome::Neutral, Some(lease), at(2), &POLICY);
+        health.record(Outcome::Neutral, None, Some(lease), at(2), &POLICY);
         assert_eq!(health.state(), HealthState::Unhealthy);
         assert_eq!(health.admission(at(2)), Admission::NeedsProbe);
     }
@@ -257,7 +309,7 @@ mod tests {
         let hour = 3600;
         let mut health = AgentHealth::default();
         for n in 0..3 {
-            health.record(Outcome::Failure, None, at(hour + n), &POLICY);
+            health.record(Outcome::Failure, None, None, at(hour + n), &POLICY);
         }
         let honest = health.clone();
         health.follow_clock(at(hour + 3), &POLICY);
@@ -281,20 +333,23 @@ mod tests {
         /// circuit, an open circuit always has a deadline, and no two probes hold the place at once.
         #[test]
         fn invariants_hold_for_any_history(
-            steps in prop::collection::vec((0u8..5, 0i64..100), 1..200), threshold in 1u32..6,
+            steps in prop::collection::vec((0u8..5, 0i64..100, 0usize..4), 1..200), threshold in 1u32..6,
         ) {
+            let tasks = [None, Some(TaskId::generate()), Some(TaskId::generate()), Some(TaskId::generate())];
+            let mut failing = std::collections::BTreeSet::new();
             let policy = BreakerPolicy { failure_threshold: threshold, ..POLICY };
             let mut health = AgentHealth::default();
             let mut now = 0;
             let mut held: Option<Uuid> = None;
-            for (step, wait) in steps {
+            for (step, wait, task) in steps {
+                let task = tasks[task];
                 now += wait;
                 let before = health.clone();
                 match step {
-                    0 => health.record(Outcome::Success, held.take(), at(now), &policy),
-                    1 => health.record(Outcome::Failure, held.take(), at(now), &policy),
-                    2 => health.record(Outcome::Neutral, held.take(), at(now), &policy),
-                    3 => health.record(Outcome::Failure, None, at(now), &policy),
+                    0 => health.record(Outcome::Success, task, held.take(), at(now), &policy),
+                    1 => health.record(Outcome::Failure, task, held.take(), at(now), &policy),
+                    2 => health.record(Outcome::Neutral, task, held.take(), at(now), &policy),
+                    3 => health.record(Outcome::Failure, task, None, at(now), &policy),
                     _ => {
                         let lease = Uuid::new_v4();
                         let was_free = before.probe.is_none_or(|probe| probe.expires_at <= at(now));
@@ -310,9 +365,19 @@ mod tests {
                 prop_assert!(health == before || health.revision > before.revision);
                 match health.state() {
                     HealthState::Healthy => prop_assert_eq!(health.consecutive_failures, 0),
-                    HealthState::Degraded => prop_assert!((1..threshold).contains(&health.consecutive_failures)),
+                    HealthState::Degraded => prop_assert!(health.consecutive_failures > 0),
                     HealthState::Unhealthy => prop_assert!(health.consecutive_failures >= threshold),
                 }
+                match step {
+                    0 => failing.clear(),
+                    1 | 3 => drop(failing.insert(task)),
+                    _ => {}
+                }
+                // One task alone, which says that it is one, never opens it; two do at the threshold.
+                let several = failing.len() > 1 || failing.contains(&None);
+                let is_open = health.state() == HealthState::Unhealthy;
+                prop_assert!(!is_open || several);
+                prop_assert!(is_open || !several || health.consecutive_failures < threshold);
                 if step == 0 {
                     prop_assert_eq!(health.state(), HealthState::Healthy);
                 }

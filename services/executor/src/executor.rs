@@ -159,9 +159,10 @@ impl Executor {
             return;
         }
         let (executor, agent) = (Arc::clone(self), task.agent.clone());
-        let (caller, probe_lease) = (task.caller.clone(), task.probe_lease.clone());
+        let (caller, task_id, probe_lease) = (task.caller.clone(), task.task_id, task.probe_lease.clone());
         let report = async move {
-            let report = Report { caller: &caller, agent: &agent, outcome: Outcome::Neutral, probe_lease };
+            let outcome = Outcome::Neutral;
+            let report = Report { caller: &caller, agent: &agent, task: task_id, outcome, probe_lease };
             executor.health.send(report).await;
         };
         self.cleanup.spawn(report.in_current_span());

@@ -14,7 +14,7 @@ use std::{
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    AgentName, FailureClass,
+    AgentName, TaskId,
     health::{HealthState, Outcome},
 };
 use phoenix_platform::{
@@ -72,14 +72,10 @@ pub(crate) struct Report<'a> {
     /// The request that the attempt was made for.
     pub(crate) caller: &'a RequestContext,
     pub(crate) agent: &'a AgentName,
+    pub(crate) task: TaskId,
     pub(crate) outcome: Outcome,
     /// Empty when the attempt was no probe.
     pub(crate) probe_lease: String,
-}
-
-/// What a failed attempt says about its agent.
-pub(crate) const fn outcome_of(failure: FailureClass) -> Outcome {
-    if failure.counts_against_agent() { Outcome::Failure } else { Outcome::Neutral }
 }
 
 impl HealthReports {
@@ -114,25 +110,26 @@ impl HealthReports {
             return None;
         }
         if !std::mem::replace(&mut recent.gathering, true) {
-            let (reports, agent, caller) = (self.clone(), report.agent.clone(), report.caller.clone());
+            let (reports, agent, task, caller) =
+                (self.clone(), report.agent.clone(), report.task, report.caller.clone());
             // Ends by itself after one report; what it would tell is not worth holding a shutdown for.
-            tokio::spawn(async move { reports.report_gathered(agent, caller).await });
+            tokio::spawn(async move { reports.report_gathered(agent, task, caller).await });
         }
         Some(recent.health.clone())
     }
 
-    async fn report_gathered(&self, agent: AgentName, caller: RequestContext) {
+    async fn report_gathered(&self, agent: AgentName, task: TaskId, caller: RequestContext) {
         tokio::time::sleep(GATHER).await;
         let still =
             lock(&self.shared.recent).get_mut(&agent).is_some_and(|r| std::mem::take(&mut r.gathering));
         if still {
             let (outcome, probe_lease) = (Outcome::Success, String::new());
-            self.send_now(Report { caller: &caller, agent: &agent, outcome, probe_lease }).await;
+            self.send_now(Report { caller: &caller, agent: &agent, task, outcome, probe_lease }).await;
         }
     }
 
     async fn send_now(&self, report: Report<'_>) -> Option<HealthSnapshot> {
-        let Report { caller, agent, outcome, probe_lease } = report;
+        let Report { caller, agent, task, outcome, probe_lease } = report;
         if self.is_paused() {
             record_counter(&HEALTH_REPORTS_LOST, 1);
             return None;
@@ -144,6 +141,7 @@ impl HealthReports {
             outcome: health_v1::Outcome::from(outcome).into(),
             ended_at: Some(to_timestamp(Timestamp::now())),
             probe_lease,
+            task_id: task.to_string(),
         });
         let mut client = self.client.clone();
         match tokio::time::timeout(LIMIT, client.report_outcome(request)).await {
@@ -207,6 +205,7 @@ mod tests {
         let success = || Report {
             caller: &caller,
             agent: &agent,
+            task: TaskId::generate(),
             outcome: Outcome::Success,
             probe_lease: String::new(),
         };

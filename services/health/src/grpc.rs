@@ -3,7 +3,7 @@
 use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt};
-use phoenix_domain::{health, ids::InvalidId};
+use phoenix_domain::{TaskId, health, ids::InvalidId};
 use phoenix_proto::{
     HealthSnapshot, InvalidField, common,
     health_v1::{
@@ -75,13 +75,14 @@ impl AgentHealthService for HealthGrpc {
         &self,
         request: Request<ReportOutcomeRequest>,
     ) -> Result<Response<ReportOutcomeResponse>, Status> {
-        let ReportOutcomeRequest { agent_id, outcome, ended_at, probe_lease } = request.into_inner();
+        let ReportOutcomeRequest { agent_id, outcome, ended_at, probe_lease, task_id } = request.into_inner();
         let agent = id("agent_id", &agent_id)?;
         let outcome = decode_outcome(outcome)?;
         let ended_at = required_timestamp("ended_at", ended_at)?;
         let lease = optional::<Uuid>("probe_lease", &probe_lease)
             .map_err(|_| InvalidField::new("probe_lease", InvalidId))?;
-        let reported = self.health.report(agent, outcome, ended_at, lease).await;
+        let task = optional::<TaskId>("task_id", &task_id)?;
+        let reported = self.health.report(agent, outcome, task, ended_at, lease).await;
         let snapshot = reported.map_err(|e| status_from_error(&e))?;
         Ok(Response::new(ReportOutcomeResponse { health: Some(snapshot.into()) }))
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    AgentCatalog, AgentName, AgentSpec, OrchestratorError, OrchestratorErrorCode,
+    AgentCatalog, AgentName, AgentSpec, OrchestratorError, OrchestratorErrorCode, TaskId,
     health::{Admission, AgentHealth, BreakerPolicy, Outcome},
 };
 use phoenix_platform::readiness::Readiness;
@@ -40,7 +40,7 @@ pub(crate) struct Health {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Change {
     /// An attempt ended.
-    Report { outcome: Outcome, ended_at: Timestamp, lease: Option<Uuid> },
+    Report { outcome: Outcome, task: Option<TaskId>, ended_at: Timestamp, lease: Option<Uuid> },
     /// Somebody wants to be the one who tries the agent.
     Probe { lease: Uuid, asked_at: Timestamp, lease_time: Duration },
 }
@@ -95,18 +95,19 @@ impl Health {
         self.states.clone()
     }
 
-    /// Takes in the outcome of an attempt that ended at `ended_at` by its reporter's clock. Answers after the commit.
+    /// Takes in the outcome of an attempt of `task` that ended at `ended_at` by its reporter's clock. Answers after the commit.
     pub(crate) async fn report(
         &self,
         agent: AgentName,
         outcome: Outcome,
+        task: Option<TaskId>,
         ended_at: Timestamp,
         lease: Option<Uuid>,
     ) -> Result<HealthSnapshot, OrchestratorError> {
         self.spec(&agent)?;
         // A reporter whose clock runs ahead must not keep a circuit open for longer than its cooldown.
         let ended_at = stored_precision(ended_at.min(Timestamp::now()));
-        let health = self.submit(&agent, Change::Report { outcome, ended_at, lease }).await?;
+        let health = self.submit(&agent, Change::Report { outcome, task, ended_at, lease }).await?;
         Ok(HealthSnapshot::of(agent, &health))
     }
 
@@ -142,7 +143,9 @@ impl Change {
     /// Makes the change.
     pub(crate) fn apply(self, health: &mut AgentHealth, policy: &BreakerPolicy) {
         match self {
-            Self::Report { outcome, ended_at, lease } => health.record(outcome, lease, ended_at, policy),
+            Self::Report { outcome, task, ended_at, lease } => {
+                health.record(outcome, task, lease, ended_at, policy);
+            }
             Self::Probe { lease, asked_at, lease_time } => {
                 health.acquire_probe(lease, asked_at, lease_time);
             }

@@ -137,7 +137,7 @@ async fn select_all(
     let mut states = States::new();
     for agent in names {
         let row = sqlx::query(
-            "SELECT consecutive_failures, last_failure_at, last_success_at, circuit_open_until,
+            "SELECT consecutive_failures, failing_task, last_failure_at, last_success_at, circuit_open_until,
                     probe_lease, probe_expires_at, revision
              FROM agent_health WHERE agent_id = ?",
         )
@@ -157,6 +157,7 @@ async fn upsert(
 ) -> Result<(), StoreError> {
     let AgentHealth {
         consecutive_failures,
+        failing_task,
         last_failure_at,
         last_success_at,
         circuit_open_until,
@@ -165,11 +166,12 @@ async fn upsert(
     } = *health;
     let micros = |time: Option<Timestamp>| time.map(Timestamp::as_microsecond);
     sqlx::query(
-        "INSERT INTO agent_health (agent_id, consecutive_failures, last_failure_at, last_success_at,
+        "INSERT INTO agent_health (agent_id, consecutive_failures, failing_task, last_failure_at, last_success_at,
                                    circuit_open_until, probe_lease, probe_expires_at, revision)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (agent_id) DO UPDATE SET
              consecutive_failures = excluded.consecutive_failures,
+             failing_task = excluded.failing_task,
              last_failure_at = excluded.last_failure_at,
              last_success_at = excluded.last_success_at,
              circuit_open_until = excluded.circuit_open_until,
@@ -179,6 +181,7 @@ async fn upsert(
     )
     .bind(agent.as_str())
     .bind(i64::from(consecutive_failures))
+    .bind(failing_task.map(|task| task.to_string()))
     .bind(micros(last_failure_at))
     .bind(micros(last_success_at))
     .bind(micros(circuit_open_until))
@@ -196,12 +199,14 @@ fn decode(agent: &AgentName, row: &SqliteRow) -> Result<AgentHealth, StoreError>
         let micros: Option<i64> = row.try_get(column)?;
         micros.map(Timestamp::from_microsecond).transpose().map_err(|_| corrupt(column))
     };
+    let failing_task: Option<&str> = row.try_get("failing_task")?;
     let lease: Option<&str> = row.try_get("probe_lease")?;
     let lease = lease.map(str::parse).transpose().map_err(|_| corrupt("probe_lease"))?;
     let probe = lease.zip(time("probe_expires_at")?);
     Ok(AgentHealth {
         consecutive_failures: u32::try_from(row.try_get::<i64, _>("consecutive_failures")?)
             .map_err(|_| corrupt("consecutive_failures"))?,
+        failing_task: failing_task.map(str::parse).transpose().map_err(|_| corrupt("failing_task"))?,
         last_failure_at: time("last_failure_at")?,
         last_success_at: time("last_success_at")?,
         circuit_open_until: time("circuit_open_until")?,

@@ -255,6 +255,11 @@ impl FakeHealth {
         reports.iter().map(|report| (report.outcome(), report.probe_lease.clone())).collect()
     }
 
+    /// The tasks of the reports, in order.
+    pub fn tasks(&self) -> Vec<String> {
+        self.reports.lock().unwrap().iter().map(|report| report.task_id.clone()).collect()
+    }
+
     /// From now on it takes calls and does not answer, or does again.
     pub fn freeze(&self, frozen: bool) {
         self.frozen.send_replace(frozen);

@@ -34,7 +34,7 @@ impl Bench {
     }
 
     async fn fail(&self, agent: usize) -> Result<u32, OrchestratorError> {
-        let reported = self.health.report(name(agent), Outcome::Failure, Timestamp::now(), None).await;
+        let reported = self.health.report(name(agent), Outcome::Failure, None, Timestamp::now(), None).await;
         reported.map(|snapshot| snapshot.consecutive_failures)
     }
 
@@ -110,7 +110,12 @@ fn a_probe_is_not_given_to_a_caller_who_has_gone() {
         asked_at: Timestamp::now(),
         lease_time: Duration::from_secs(60),
     };
-    let failure = Change::Report { outcome: Outcome::Failure, ended_at: Timestamp::UNIX_EPOCH, lease: None };
+    let failure = Change::Report {
+        outcome: Outcome::Failure,
+        task: None,
+        ended_at: Timestamp::UNIX_EPOCH,
+        lease: None,
+    };
     let (failed, _failed) = command(failure);
     let (gone, receiver) = command(probe());
     drop(receiver);

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use phoenix_domain::health::{HealthState, Outcome};
+use phoenix_domain::{
+    TaskId,
+    health::{HealthState, Outcome},
+};
 use phoenix_proto::timestamp;
 use tokio::task::JoinSet;
 
@@ -31,6 +34,25 @@ async fn the_third_failure_opens_the_circuit_with_its_deadline_and_a_success_clo
     assert_eq!((healed.state, healed.consecutive_failures), (HealthState::Healthy, 0));
     assert_eq!((healed.circuit_open_until, healed.last_failure_at), (None, Some(ended_at)));
     assert_eq!(service.get("a").await.unwrap(), healed);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn circuit_opens_with_a_second_task_also_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start([agent("a", LONG)], folder.path()).await;
+    let (first, second) = (TaskId::generate().to_string(), TaskId::generate().to_string());
+    for failures in 1..=4 {
+        let health = service.report_of(&first, "a", Outcome::Failure, now(), "").await.unwrap();
+        assert_eq!((health.state, health.consecutive_failures), (HealthState::Degraded, failures));
+    }
+    service.stop().await;
+    let service = Service::start([agent("a", LONG)], folder.path()).await;
+    let health = service.report_of(&first, "a", Outcome::Failure, now(), "").await.unwrap();
+    assert_eq!((health.state, health.circuit_open_until), (HealthState::Degraded, None));
+    assert!(service.probe("a", 0).await.unwrap().granted, "another task runs");
+    let health = service.report_of(&second, "a", Outcome::Failure, now(), "").await.unwrap();
+    assert_eq!((health.state, health.consecutive_failures), (HealthState::Unhealthy, 6));
     service.stop().await;
 }
 

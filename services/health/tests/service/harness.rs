@@ -77,11 +77,24 @@ impl Service {
         ended_at: Timestamp,
         probe_lease: &str,
     ) -> Result<HealthSnapshot, OrchestratorError> {
+        self.report_of("", agent, outcome, ended_at, probe_lease).await
+    }
+
+    /// Reports an attempt of `task`.
+    pub(crate) async fn report_of(
+        &self,
+        task: &str,
+        agent: &str,
+        outcome: Outcome,
+        ended_at: Timestamp,
+        probe_lease: &str,
+    ) -> Result<HealthSnapshot, OrchestratorError> {
         let request = ReportOutcomeRequest {
             agent_id: agent.into(),
             outcome: health_v1::Outcome::from(outcome).into(),
             ended_at: Some(to_timestamp(ended_at)),
             probe_lease: probe_lease.into(),
+            task_id: task.into(),
         };
         let answer = self.client.clone().report_outcome(request).await;
         answer.map(|answer| decode(answer.into_inner().health)).map_err(|status| error_from_status(&status))

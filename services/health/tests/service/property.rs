@@ -10,9 +10,12 @@ use uuid::Uuid;
 
 use crate::harness::{LONG, Service, agent, long_ago, now};
 
+/// The tasks that attempts belong to; an empty one is unknown.
+const TASKS: [&str; 3] = ["", "0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e51", "0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e52"];
+
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    Report(Outcome),
+    Report(Outcome, usize),
     /// Reports under the lease that was granted last, which may have ended long since.
     ReportProbe(Outcome),
     Acquire,
@@ -22,8 +25,8 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let outcome = || prop::sample::select(&[Outcome::Success, Outcome::Failure, Outcome::Neutral]);
     prop_oneof![
-        4 => outcome().prop_map(Step::Report),
-        3 => Just(Step::Report(Outcome::Failure)),
+        4 => (outcome(), 0..TASKS.len()).prop_map(|(outcome, task)| Step::Report(outcome, task)),
+        3 => (0..TASKS.len()).prop_map(|task| Step::Report(Outcome::Failure, task)),
         2 => outcome().prop_map(Step::ReportProbe),
         3 => Just(Step::Acquire),
         1 => Just(Step::Restart),
@@ -45,14 +48,14 @@ async fn run(steps: &[(Step, u64)]) -> Result<(), TestCaseError> {
     for &(step, wait_ms) in steps {
         at += Duration::from_millis(wait_ms);
         match step {
-            Step::Report(outcome) => {
-                service.report("a", outcome, at, "").await.unwrap();
-                model.record(outcome, None, at, &policy);
+            Step::Report(outcome, task) => {
+                service.report_of(TASKS[task], "a", outcome, at, "").await.unwrap();
+                model.record(outcome, TASKS[task].parse().ok(), None, at, &policy);
             }
             Step::ReportProbe(outcome) => {
                 let text = lease.map(|lease| lease.to_string()).unwrap_or_default();
                 service.report("a", outcome, at, &text).await.unwrap();
-                model.record(outcome, lease, at, &policy);
+                model.record(outcome, None, lease, at, &policy);
             }
             Step::Acquire => {
                 let answer = service.probe("a", 3_600_000).await.unwrap();

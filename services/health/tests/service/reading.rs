@@ -49,6 +49,7 @@ async fn a_wrong_field_is_named() {
         outcome: health_v1::Outcome::Success.into(),
         ended_at: Some(phoenix_proto::to_timestamp(now())),
         probe_lease: String::new(),
+        task_id: String::new(),
     };
     let mut no_time = phoenix_proto::to_timestamp(now());
     no_time.seconds = i64::MAX;
@@ -60,6 +61,7 @@ async fn a_wrong_field_is_named() {
         ("ended_at", ReportOutcomeRequest { ended_at: None, ..good.clone() }),
         ("ended_at", ReportOutcomeRequest { ended_at: Some(no_time), ..good.clone() }),
         ("probe_lease", ReportOutcomeRequest { probe_lease: "mine".into(), ..good.clone() }),
+        ("task_id", ReportOutcomeRequest { task_id: "seven".into(), ..good.clone() }),
     ];
     let mut client = service.client.clone();
     for (field, request) in reports {
