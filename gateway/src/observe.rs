@@ -82,7 +82,9 @@ fn log(scope: &Scope, status: StatusCode, error: Option<&OrchestratorError>) {
         tracing::info!(endpoint, status, elapsed_ms, "request answered");
         return;
     };
-    let error = (*code != ExecutionFailed).then_some(message.as_str());
+    // A failed execution, and whatever else an agent answered, has the agent's words in it.
+    let quotes_agent = *code == ExecutionFailed || details.contains_key("response_code");
+    let error = (!quotes_agent).then_some(message.as_str());
     if *code == Internal {
         tracing::error!(endpoint, status, %code, elapsed_ms, error, "request failed");
     } else if status >= 500 {

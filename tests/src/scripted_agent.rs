@@ -12,6 +12,7 @@
 //! | `echo` | answers |
 //! | `meta` | answers with the request's `_meta` |
 //! | `fail` | answers with an error, code 500, and says `boom` on stderr |
+//! | `quote CODE` | answers with an error of this code that quotes the message; CODE stands in place of SWITCH_FILE |
 //! | `hang` | never answers |
 //! | `fork` | starts a child of its own that never ends, then never answers |
 //! | `slow` | answers after 1.5 s |
@@ -38,7 +39,7 @@ fn main() {
         writeln!(file, "{}", std::process::id()).unwrap();
     }
     let switched_on = || args.get(3).is_none_or(|switch| Path::new(switch).exists());
-    let misbehaves = switched_on();
+    let misbehaves = mode == "quote" || switched_on();
     for line in std::io::stdin().lock().lines() {
         let request: ActionRequest = serde_json::from_str(&line.unwrap()).unwrap();
         while mode == "gate" && switched_on() {
@@ -63,6 +64,11 @@ fn misbehave(mode: &str, request: &ActionRequest) -> ActionResponse {
         "fail" => {
             eprintln!("boom");
             ActionResponse::failure(request, 500, "told to fail")
+        }
+        "quote" => {
+            let code = std::env::args().nth(3).unwrap().parse().unwrap();
+            let message = echo(request).result.unwrap().to_text();
+            ActionResponse::failure(request, code, format!("cannot do `{message}`"))
         }
         "fork" => {
             Command::new("sleep").arg("600").status().unwrap();

@@ -89,6 +89,33 @@ async fn one_correlation_id_tells_the_story_and_the_metrics_agree() {
 }
 
 #[tokio::test]
+async fn words_of_an_agent_that_quotes_a_prompt_are_in_no_log() {
+    const PROMPT: &str = "secret-message-text";
+    let codes = ["400", "500", "501", "504"];
+    let config: String = codes
+        .map(|code| {
+            let command = json!([SCRIPTED, "quote", "", code]);
+            format!(
+                "[agents.quote{code}]\ncommand = {command}\n[agents.quote{code}.retry]\nmax_attempts = 1\n"
+            )
+        })
+        .concat();
+    let stack = Stack::builder().config(&config).start().await;
+    for code in codes {
+        let answer = stack.rest().chat_with(&format!("quote{code}"), PROMPT).await;
+        assert!(answer.text.contains(PROMPT), "its caller reads them: {}", answer.text);
+        let id = answer.str("correlation_id");
+        until("the attempt is in the log, with its code", async || {
+            stack.log_of(id).iter().any(|line| line["response_code"].to_string() == code)
+        })
+        .await;
+        let ended = |line: &serde_json::Value| line["service"] == "gateway";
+        until("the request's end is in the log", async || stack.log_of(id).iter().any(ended)).await;
+    }
+    assert!(!stack.stderr_text().contains(PROMPT), "{}", stack.stderr_text());
+}
+
+#[tokio::test]
 async fn every_metric_exists_at_zero_before_the_first_request() {
     let stack = stack(&[]).start().await;
     for (role, name) in [

@@ -38,7 +38,7 @@ pub struct ActionRequest {
     /// What to do: `chat`, `git_status`, …
     pub action: String,
     /// What the caller wants the agent to know beside the input; may be empty.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_absent")]
     pub context: String,
     /// The plan this task belongs to.
     pub plan_id: PlanId,
@@ -47,7 +47,7 @@ pub struct ActionRequest {
     /// The request's name in every log.
     pub correlation_id: CorrelationId,
     /// The input, always a JSON object.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_absent")]
     pub payload: Map<String, Value>,
     /// Facts about the call itself.
     #[serde(rename = "_meta")]
@@ -115,7 +115,7 @@ pub struct ActionResult {
     /// The answer itself.
     pub data: Value,
     /// Facts about the answer: model, tokens, exit code …
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_absent")]
     pub metadata: Map<String, Value>,
 }
 
@@ -176,6 +176,11 @@ fn whole_millis<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Er
     let Some(millis) = Option::<f64>::deserialize(from)? else { return Ok(None) };
     let time = Duration::try_from_secs_f64(millis / 1000.0).ok();
     Ok(time.and_then(|time| u64::try_from(time.as_micros().div_ceil(1000)).ok()))
+}
+
+/// `null` means the same as an absent member.
+fn null_is_absent<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 /// Why an attempt failed, in the five classes that decide about retries.
@@ -299,6 +304,9 @@ mod tests {
             serde_json::from_str::<Value>(line).unwrap(),
             serde_json::from_str::<Value>(&again).unwrap()
         );
+        let nulls = line.replace(r#""context":"""#, r#""context":null"#).replace(r#"{"path":"."}"#, "null");
+        let without: ActionRequest = serde_json::from_str(&nulls).unwrap();
+        assert_eq!((without.context.as_str(), without.payload.is_empty()), ("", true), "null is left out");
         let answer = ActionResponse::failure(&request, 404, "no such path");
         assert_eq!(answer.request_id, request.request_id);
         assert_eq!(serde_json::to_value(&answer).unwrap()["status"], "error");

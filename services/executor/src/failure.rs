@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 use phoenix_domain::{
     AgentName, FailureClass, OrchestratorError, OrchestratorErrorCode,
     action::{DEPENDENCY_REFUSED, RATE_LIMITED},
+    health::Outcome,
 };
 
 /// How much of an agent's own words goes into a message.
@@ -26,6 +27,9 @@ pub(crate) struct AttemptFailure {
     pub(crate) response_code: Option<u16>,
     /// When the same request may succeed, when it answered that a limit is used up.
     pub(crate) retry_after: Option<Duration>,
+    /// Whether the failure says nothing about the agent: the caller's own deadline passed, or no process received the
+    /// request.
+    pub(crate) neutral: bool,
 }
 
 impl AttemptFailure {
@@ -37,7 +41,18 @@ impl AttemptFailure {
             exit_code: None,
             response_code: None,
             retry_after: None,
+            neutral: false,
         }
+    }
+
+    /// What the failure says about the agent's health.
+    pub(crate) const fn outcome(&self) -> Outcome {
+        if self.class.counts_against_agent() && !self.neutral { Outcome::Failure } else { Outcome::Neutral }
+    }
+
+    pub(crate) const fn neutral_if(mut self, neutral: bool) -> Self {
+        self.neutral |= neutral;
+        self
     }
 
     /// The process could not be started. The operating system's own words name no path.
@@ -93,38 +108,39 @@ impl AttemptFailure {
 
     /// The error of a task whose last attempt failed like this. `attempts` counts all of the task's.
     pub(crate) fn into_error(self, agent: &AgentName, attempts: u32) -> OrchestratorError {
-        let code = match self.class {
-            FailureClass::InvalidRequest if self.response_code == Some(RATE_LIMITED) => {
-                OrchestratorErrorCode::Overloaded
-            }
-            FailureClass::InvalidRequest if self.response_code == Some(DEPENDENCY_REFUSED) => {
-                OrchestratorErrorCode::ExecutionFailed
-            }
-            FailureClass::InvalidRequest => OrchestratorErrorCode::ValidationFailed,
-            FailureClass::ActionNotSupported => OrchestratorErrorCode::PlanningFailed,
-            FailureClass::Timeout => OrchestratorErrorCode::Timeout,
-            FailureClass::Io | FailureClass::BackendFailure => OrchestratorErrorCode::ExecutionFailed,
-        };
         let message = if attempts > 1 {
             format!("agent `{agent}` failed {attempts} times; the last time it {}", self.deed)
         } else {
             format!("agent `{agent}` {}", self.deed)
         };
+        self.error_with(message, agent, attempts)
+    }
+
+    /// The error of a task that has no time left for the attempt that should follow this failure. Its code is that of
+    /// the failure: the lack of time is not what went wrong.
+    pub(crate) fn into_deadline_error(self, agent: &AgentName, attempts: u32) -> OrchestratorError {
+        let message = format!("agent `{agent}` {}; no time is left for another attempt", self.deed);
+        self.error_with(message, agent, attempts)
+    }
+
+    const fn code(&self) -> OrchestratorErrorCode {
+        match (self.class, self.response_code) {
+            (FailureClass::InvalidRequest, Some(RATE_LIMITED)) => OrchestratorErrorCode::Overloaded,
+            (FailureClass::InvalidRequest, Some(DEPENDENCY_REFUSED)) => OrchestratorErrorCode::ExecutionFailed,
+            (FailureClass::InvalidRequest, _) => OrchestratorErrorCode::ValidationFailed,
+            (FailureClass::ActionNotSupported, _) => OrchestratorErrorCode::PlanningFailed,
+            (FailureClass::Timeout, _) => OrchestratorErrorCode::Timeout,
+            (FailureClass::Io | FailureClass::BackendFailure, _) => OrchestratorErrorCode::ExecutionFailed,
+        }
+    }
+
+    fn error_with(self, message: String, agent: &AgentName, attempts: u32) -> OrchestratorError {
+        let code = self.code();
         let error = OrchestratorError::new(code, message);
         let error = match self.retry_after {
             Some(after) if code == OrchestratorErrorCode::Overloaded => error.with_retry_after(after),
             _ => error,
         };
-        self.error_with(error, agent, attempts)
-    }
-
-    /// The error of a task that has no time left for the attempt that should follow this failure.
-    pub(crate) fn into_deadline_error(self, agent: &AgentName, attempts: u32) -> OrchestratorError {
-        let message = format!("no time is left for another attempt of agent `{agent}`, which {}", self.deed);
-        self.error_with(OrchestratorError::new(OrchestratorErrorCode::Timeout, message), agent, attempts)
-    }
-
-    fn error_with(self, error: OrchestratorError, agent: &AgentName, attempts: u32) -> OrchestratorError {
         let mut error = error
             .with_detail("agent", agent)
             .with_detail("attempts", attempts)
@@ -195,7 +211,9 @@ mod tests {
             (FailureClass::Io, OrchestratorErrorCode::ExecutionFailed),
             (FailureClass::BackendFailure, OrchestratorErrorCode::ExecutionFailed),
         ] {
-            assert_eq!(AttemptFailure::new(class, "x").into_error(&agent, 1).code, code);
+            let failure = AttemptFailure::new(class, "x");
+            assert_eq!(failure.clone().into_deadline_error(&agent, 1).code, code);
+            assert_eq!(failure.into_error(&agent, 1).code, code);
         }
         assert_eq!(sentence(&"ä".repeat(900)).chars().count(), MAX_SENTENCE_CHARS + 1);
     }

@@ -1,7 +1,8 @@
-//! Keeps the language model's keys out of everything that agents write.
+//! Keeps the language model's keys out of what Phoenix writes about an agent.
 //!
-//! An agent that was given a key may print it: in a stack trace, in an answer, in an error of its provider. Whatever an
-//! agent writes passes through here before it is parsed, logged or sent anywhere.
+//! An agent that was given a key may print it in a stack trace or in an error of its provider. Standard error and error
+//! sentences pass through here before they are stored, logged or sent. The result of an action does not: it is the
+//! agent's answer, and reaches the caller as the agent wrote it.
 
 use std::borrow::Cow;
 
@@ -9,8 +10,9 @@ use phoenix_domain::llm::{LlmSettings, ProviderKind};
 
 const REDACTED: &str = "[redacted]";
 
-/// Shorter keys are not looked for: they would be found in words that mean nothing.
-const MIN_SECRET_BYTES: usize = 6;
+/// The length of the shortest secret in bytes. Shorter keys (`ollama`, `none`) are placeholders, and occur in ordinary
+/// text.
+const MIN_SECRET_BYTES: usize = 16;
 
 /// Knows the keys, as they are and as JSON writes them.
 #[derive(Default)]
@@ -62,15 +64,24 @@ mod tests {
 
     #[test]
     fn keys_vanish_also_when_one_is_the_beginning_of_another_or_json_escapes_it() {
-        let redactor = redactor(&["sk-secret", "sk-secret-and-more", "with\"quote"]);
-        let text = r#"sk-secret-and-more {"key":"with\"quote"} sk-secret with"quote"#;
+        let keys = ["sk-0123456789abc", "sk-0123456789abc-and-more", "0123456789\"quoted"];
+        let redactor = redactor(&keys);
+        let text =
+            r#"sk-0123456789abc-and-more {"key":"0123456789\"quoted"} sk-0123456789abc 0123456789"quoted"#;
         assert_eq!(redactor.clean(text), r#"[redacted] {"key":"[redacted]"} [redacted] [redacted]"#);
-        assert_eq!(redactor.longest(), "sk-secret-and-more".len());
+        assert_eq!(redactor.longest(), keys[1].len());
     }
 
     #[test]
     fn text_without_keys_is_not_copied() {
-        assert!(matches!(redactor(&["sk-secret"]).clean("nothing here"), Cow::Borrowed(_)));
-        assert!(matches!(redactor(&["", "t"]).clean("a t"), Cow::Borrowed(_)));
+        assert!(matches!(redactor(&["sk-0123456789abc"]).clean("nothing here"), Cow::Borrowed(_)));
+        assert!(matches!(redactor(&["", "t", "ollama"]).clean("a t in ollama"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn redaction_begins_at_sixteen_bytes() {
+        let (short, long) = ("x".repeat(MIN_SECRET_BYTES - 1), "y".repeat(MIN_SECRET_BYTES));
+        let redactor = redactor(&[&short, &long]);
+        assert_eq!(redactor.clean(format!("{short} {long}")), format!("{short} [redacted]"));
     }
 }

@@ -1,4 +1,9 @@
 //! Reads the line that an agent answered with.
+//!
+//! The line is parsed as it was written and the result is passed on unaltered; secrets are removed from the sentences of
+//! failures only.
+
+mod text;
 
 use std::time::Duration;
 
@@ -22,11 +27,16 @@ pub(crate) fn read(
     redactor: &Redactor,
 ) -> Result<ActionResult, AttemptFailure> {
     let line = std::str::from_utf8(line).map_err(|_| broken("wrote a line that is not UTF-8"))?;
+    let line = text::without_byte_order_mark(line);
     if line.trim().is_empty() {
         return Err(broken("wrote an empty line instead of an answer"));
     }
-    let response: ActionResponse = serde_json::from_str(&redactor.clean(line)).map_err(|problem| {
-        let problem = sentence(&problem.to_string());
+    let line = text::with_whole_characters(line);
+    let response: ActionResponse = serde_json::from_str(&line).map_err(|problem| {
+        let problem = match text::number_outside_json(&line) {
+            Some(number) => format!("`{number}` is not JSON; write null or a string instead"),
+            None => sentence(&redactor.clean(problem.to_string())),
+        };
         broken(format!("wrote a line that is not an action response: {problem}"))
     })?;
     let ActionResponse {
@@ -59,7 +69,7 @@ pub(crate) fn read(
         (ActionStatus::Success, None) => Err(broken("said it succeeded, but gave no result")),
         (ActionStatus::Error, _) => Err(AttemptFailure {
             retry_after: retry_after_ms.map(Duration::from_millis),
-            ..said_no(code, error.as_deref().unwrap_or_default())
+            ..said_no(code, &redactor.clean(error.unwrap_or_default()))
         }),
     }
 }
@@ -105,21 +115,90 @@ mod tests {
         }
     }
 
-    fn answer(change: impl Fn(&mut Value)) -> Result<ActionResult, AttemptFailure> {
+    const KEY: &str = "sk-0123456789abcdef";
+
+    fn redactor(key: &str) -> Redactor {
+        let mut llm = LlmSettings::default();
+        llm.openai.api_key = Some(key.to_owned().into());
+        Redactor::new(&llm)
+    }
+
+    fn answer_with(key: &str, change: impl Fn(&mut Value)) -> Result<ActionResult, AttemptFailure> {
         let request = request();
-        let response = ActionResponse::success(&request, ActionResult::text("the key is sk-secret"));
+        let response = ActionResponse::success(&request, ActionResult::text(format!("the key is {KEY}")));
         let mut line = serde_json::to_value(response).unwrap();
         change(&mut line);
-        let mut llm = LlmSettings::default();
-        llm.openai.api_key = Some("sk-secret".to_owned().into());
-        read(line.to_string().as_bytes(), &request, &Redactor::new(&llm))
+        read(line.to_string().as_bytes(), &request, &redactor(key))
+    }
+
+    fn answer(change: impl Fn(&mut Value)) -> Result<ActionResult, AttemptFailure> {
+        answer_with(KEY, change)
+    }
+
+    /// The data of an answer whose line holds `data` as it stands here.
+    fn data_written_as(data: &str) -> Result<ActionResult, AttemptFailure> {
+        let request = request();
+        let response = ActionResponse::success(&request, ActionResult::text("DATA"));
+        let line = serde_json::to_string(&response).unwrap().replace("\"DATA\"", data);
+        read(line.as_bytes(), &request, &Redactor::default())
     }
 
     #[test]
-    fn an_answer_is_read_and_rid_of_secrets() {
-        assert_eq!(answer(|_| ()).unwrap().to_text(), "the key is [redacted]");
+    fn result_with_a_secret_is_not_altered() {
+        assert_eq!(answer(|_| ()).unwrap().to_text(), format!("the key is {KEY}"));
         let unknown_fields = answer(|line| line["took_ms"] = json!(3));
         assert!(unknown_fields.is_ok(), "agents may say more than they must");
+    }
+
+    #[test]
+    fn key_that_occurs_in_the_contract_breaks_no_answer() {
+        for key in ["123456", "status", "result", "\"request_id\":", "api_version\":\"v1"] {
+            let result = answer_with(key, |line| line["result"]["data"] = json!({ "n": 1_234_567 }));
+            assert_eq!(result.unwrap().to_text(), r#"{"n":1234567}"#, "{key}");
+        }
+    }
+
+    #[test]
+    fn null_metadata_is_absent_metadata() {
+        let result = answer(|line| line["result"]["metadata"] = Value::Null).unwrap();
+        assert!(result.metadata.is_empty());
+    }
+
+    #[test]
+    fn lone_surrogates_become_replacement_characters() {
+        for (written, text) in [
+            (r#""a\ud83d""#, "a\u{fffd}"),
+            (r#""a\uD83Db""#, "a\u{fffd}b"),
+            (r#""\udc00\ud83d""#, "\u{fffd}\u{fffd}"),
+            (r#""\ud83d\ud83d\ude00""#, "\u{fffd}\u{1f600}"),
+            (r#""\ud83d\n""#, "\u{fffd}\n"),
+            (r#""\\ud83d""#, r"\ud83d"),
+            (r#""\ud83d\ude00""#, "\u{1f600}"),
+        ] {
+            assert_eq!(data_written_as(written).unwrap().to_text(), text, "{written}");
+        }
+    }
+
+    #[test]
+    fn byte_order_mark_before_an_answer_is_ignored() {
+        let request = request();
+        let response = ActionResponse::success(&request, ActionResult::text("hello"));
+        let line = format!("\u{feff}{}", serde_json::to_string(&response).unwrap());
+        assert_eq!(read(line.as_bytes(), &request, &Redactor::default()).unwrap().to_text(), "hello");
+    }
+
+    #[test]
+    fn numbers_that_are_not_json_are_named() {
+        for (written, named) in [
+            ("NaN", "`NaN` is not JSON"),
+            (r#"{"a":[1,Infinity]}"#, "`Infinity` is not JSON"),
+            (r#"["NaN",-Infinity]"#, "`-Infinity` is not JSON"),
+        ] {
+            let failure = data_written_as(written).unwrap_err();
+            assert!(failure.deed.contains(named), "{written}: {}", failure.deed);
+        }
+        let failure = data_written_as(r#"["NaN \" Infinity", oops]"#).unwrap_err();
+        assert!(!failure.deed.contains("NaN"), "not in text: {}", failure.deed);
     }
 
     #[test]
@@ -160,7 +239,7 @@ mod tests {
         let failure = answer(|line| {
             line["status"] = json!("error");
             line["code"] = json!(404);
-            line["error"] = json!(format!("no sk-secret here {}", "x".repeat(2000)));
+            line["error"] = json!(format!("no {KEY} here {}", "x".repeat(2000)));
         })
         .unwrap_err();
         assert_eq!((failure.class, failure.response_code), (FailureClass::InvalidRequest, Some(404)));

@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    OrchestratorError, OrchestratorErrorCode,
+    AgentName, FailureClass, OrchestratorError, OrchestratorErrorCode,
     action::{API_VERSION, ActionMeta, ActionRequest, ActionResult},
     health::Outcome,
 };
@@ -20,7 +20,7 @@ use super::{Agent, Executor, cancelled};
 use crate::{
     agents::Call,
     failure::AttemptFailure,
-    health_reports::{Report, outcome_of},
+    health_reports::Report,
     limits::Ticket,
     metrics::{CALL_FAILURES, CALL_SECONDS, TASK_SECONDS},
     running::{CancelReason, Registration},
@@ -48,6 +48,8 @@ pub(super) struct TaskRun {
 enum Stop {
     Failed(OrchestratorError),
     Cancelled(CancelReason),
+    /// The caller's deadline passed before the next attempt could be made.
+    OutOfTime,
 }
 
 /// What follows a failed attempt.
@@ -126,6 +128,7 @@ impl TaskRun {
         let result = match result {
             Ok(result) => Ok(result),
             Err(Stop::Failed(error)) => Err(error),
+            Err(Stop::OutOfTime) => Err(out_of_time(agent, self.attempts)),
             Err(Stop::Cancelled(reason)) => {
                 let error = cancelled(agent, self.attempts, reason);
                 if reason == CancelReason::Stopping {
@@ -147,8 +150,9 @@ impl TaskRun {
     async fn execute_agent_with_retries(&mut self, ticket: Ticket) -> Result<ActionResult, Stop> {
         let place = self.unless_stopped(ticket.place()).await?;
         let place = place.ok_or_else(|| Stop::Failed(OrchestratorError::internal("the queue is gone")))?;
+        let mut last = None;
         loop {
-            let outcome = self.attempt().await?;
+            let outcome = self.attempt().await.map_err(|stop| self.explain(stop, last.take()))?;
             let ended = Instant::now();
             let failure = match outcome {
                 Ok(result) => {
@@ -161,12 +165,14 @@ impl TaskRun {
             let next = self.next(&failure);
             self.tell_failure(&failure, &next);
             if let Next::Retry(pause) = next {
-                self.report(outcome_of(failure.class), false).await;
-                self.unless_stopped(tokio::time::sleep_until((ended + pause).into())).await?;
+                self.report(failure.outcome(), false).await;
+                let pause = self.unless_stopped(tokio::time::sleep_until((ended + pause).into())).await;
+                pause.map_err(|stop| self.explain(stop, Some(failure.clone())))?;
+                last = Some(failure);
                 continue;
             }
             drop(place);
-            self.report(outcome_of(failure.class), true).await;
+            self.report(failure.outcome(), true).await;
             let (agent, attempts) = (&self.agent.spec.name, self.attempts);
             return Err(Stop::Failed(match next {
                 Next::TooLate => failure.into_deadline_error(agent, attempts),
@@ -175,12 +181,22 @@ impl TaskRun {
         }
     }
 
+    /// A task that ran out of time after a failed attempt ends with the error of that attempt.
+    fn explain(&self, stop: Stop, last: Option<AttemptFailure>) -> Stop {
+        match (stop, last) {
+            (Stop::OutOfTime, Some(failure)) => {
+                Stop::Failed(failure.into_deadline_error(&self.agent.spec.name, self.attempts))
+            }
+            (stop, _) => stop,
+        }
+    }
+
     /// One attempt, with what is measured of it.
     async fn attempt(&mut self) -> Result<Result<ActionResult, AttemptFailure>, Stop> {
         let own = self.agent.spec.timeout;
         let limit = self.caller.remaining().map_or(own, |callers| callers.min(own));
         if limit.is_zero() {
-            return Err(self.too_late());
+            return Err(Stop::OutOfTime);
         }
         let begun = Instant::now();
         self.attempts += 1;
@@ -195,7 +211,12 @@ impl TaskRun {
             reason = self.registration.cancel.cancelled() => Err(Stop::Cancelled(reason)),
             outcome = self.agent.runner.run(&mut call).instrument(span) => {
                 call.started(None);
-                Ok(outcome)
+                // An agent that had less time than its own is not to blame for using all of it.
+                let is_callers = limit < own;
+                Ok(outcome.map_err(|failure| {
+                    let timed_out = failure.class == FailureClass::Timeout;
+                    failure.neutral_if(is_callers && timed_out)
+                }))
             }
         };
         self.ended_at = Some(Timestamp::now());
@@ -228,11 +249,12 @@ impl TaskRun {
             }
             Next::GiveUp | Next::TooLate => None,
         };
+        // Without the agent's words, which may quote the caller's. They are kept in the plan.
         tracing::warn!(
             attempt = self.attempts,
             error_class = failure.class.as_str(),
-            error = failure.deed,
             exit_code = failure.exit_code,
+            response_code = failure.response_code,
             retry_in_ms = retry_in.map(|pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)),
             "attempt failed"
         );
@@ -248,7 +270,8 @@ impl TaskRun {
     async fn report(&mut self, outcome: Outcome, is_last: bool) {
         let probe_lease = if is_last { std::mem::take(&mut self.probe_lease) } else { String::new() };
         let agent = &self.agent.spec.name;
-        let report = Report { caller: &self.caller, agent, outcome, probe_lease };
+        let task = self.request.task_id;
+        let report = Report { caller: &self.caller, agent, task, outcome, probe_lease };
         self.health = self.executor.health.send(report).await.or(self.health.take());
     }
 
@@ -264,26 +287,25 @@ impl TaskRun {
             biased;
             reason = self.registration.cancel.cancelled() => Err(Stop::Cancelled(reason)),
             done = work => Ok(done),
-            () = deadline => Err(self.too_late()),
+            () = deadline => Err(Stop::OutOfTime),
         }
-    }
-
-    fn too_late(&self) -> Stop {
-        let agent = &self.agent.spec.name;
-        let error = OrchestratorError::new(
-            OrchestratorErrorCode::Timeout,
-            format!("the request's time was over before agent `{agent}` could make its next attempt"),
-        );
-        Stop::Failed(error.with_detail("agent", agent).with_detail("attempts", self.attempts))
     }
 
     fn log_end(&self, result: &Result<ActionResult, Stop>, elapsed: Duration) {
         let (outcome, reason) = match result {
             Ok(_) => ("succeeded", None),
             Err(Stop::Failed(error)) => (error.code.as_str(), None),
+            Err(Stop::OutOfTime) => (OrchestratorErrorCode::Timeout.as_str(), None),
             Err(Stop::Cancelled(reason)) => ("cancelled", Some(reason.as_str())),
         };
         let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         tracing::info!(outcome, reason, attempts = self.attempts, elapsed_ms, "task finished");
     }
+}
+
+fn out_of_time(agent: &AgentName, attempts: u32) -> OrchestratorError {
+    let message = format!("the request's deadline passed before agent `{agent}` could make its next attempt");
+    OrchestratorError::new(OrchestratorErrorCode::Timeout, message)
+        .with_detail("agent", agent)
+        .with_detail("attempts", attempts)
 }

@@ -157,6 +157,22 @@ fn behave(behaviour: &[&str]) -> ExitCode {
             answer["result"]["data"] = json!(settings);
             say(&answer);
         }),
+        ["refuse-with-settings"] => each_request(|request| {
+            let settings = std::env::var("PHOENIX_LLM_SETTINGS").unwrap_or_default();
+            complain(&settings);
+            let mut refusal = answer(request);
+            refusal["status"] = json!("error");
+            refusal["code"] = json!(500);
+            refusal["error"] = json!(settings);
+            say(&refusal);
+        }),
+        // With a byte-order mark and without metadata, as some writers do.
+        ["write-data", data] => each_request(|request| {
+            let mut answer = answer(request);
+            answer["result"]["data"] = json!("DATA");
+            answer["result"]["metadata"] = Value::Null;
+            out(format!("\u{feff}{answer}\n").replace("\"DATA\"", data).as_bytes());
+        }),
         ["crash-at-start", file] => {
             note(file, &Value::Null);
             complain("cannot go on\n");

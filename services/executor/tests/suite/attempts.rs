@@ -16,6 +16,9 @@ use crate::sandbox::{Sandbox, Told, agent, quick_retries};
 
 const MODES: [AgentMode; 2] = [AgentMode::Oneshot, AgentMode::Workers];
 
+/// The key of a model provider, long enough to be a secret.
+const KEY: &str = "sk-very-secret-0123456789";
+
 /// Runs one task and sees that nothing is left of it, but for a worker that can go on.
 async fn run(spec: AgentSpec) -> Told {
     let mode = spec.mode;
@@ -199,22 +202,56 @@ async fn the_environment_of_an_agent_is_what_it_lists_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_model_settings_reach_only_who_lists_them_and_their_keys_get_no_further() {
+async fn model_settings_reach_only_agents_that_list_them() {
     for lists_them in [true, false] {
         let mut spec = patient(&["print-settings"]);
         if lists_them {
             spec.env.push("PHOENIX_LLM_SETTINGS".into());
         }
         let sandbox = Sandbox::start_with(spec, |config| {
-            config.llm.openai.api_key = Some("sk-very-secret".to_owned().into());
+            config.llm.openai.api_key = Some(KEY.to_owned().into());
             // A variable of this name in the executor's own environment is not what is meant.
             config.environment.insert("PHOENIX_LLM_SETTINGS".into(), "stale".into());
         })
         .await;
         let data = sandbox.run().await.data();
         let settings = data.as_str().unwrap();
-        assert_eq!(settings.contains("\"api_key\":\"[redacted]\""), lists_them, "{settings}");
-        assert!(!settings.contains("secret") && !settings.contains("stale"), "{settings}");
+        assert_eq!(settings.contains(KEY), lists_them, "a result is not altered: {settings}");
+        assert!(!settings.contains("stale"), "{settings}");
         sandbox.stop().await;
     }
+}
+
+#[tokio::test]
+async fn keys_in_errors_and_stderr_are_redacted() {
+    let mut spec = patient(&["refuse-with-settings"]);
+    spec.env.push("PHOENIX_LLM_SETTINGS".into());
+    let sandbox =
+        Sandbox::start_with(spec, |config| config.llm.openai.api_key = Some(KEY.to_owned().into())).await;
+    let error = sandbox.run().await.error();
+    for said in [&error.message, &error.details["stderr"]] {
+        assert!(said.contains("[redacted]") && !said.contains(KEY), "{said}");
+    }
+    sandbox.stop().await;
+}
+
+/// What an agent may write that strict readers reject, and what becomes of it.
+#[tokio::test]
+async fn liberal_json_of_an_agent_is_read_or_explained() {
+    for (written, read) in [
+        (r#""half a pair \ud83d""#, json!("half a pair \u{fffd}")),
+        (r#"{"n":1234567}"#, json!({ "n": 1_234_567 })),
+        (r#""ollama""#, json!("ollama")),
+    ] {
+        let sandbox = Sandbox::start_with(patient(&["write-data", written]), |config| {
+            config.llm.lmstudio.api_key = Some("ollama".to_owned().into());
+            config.llm.openai.api_key = Some("123456".to_owned().into());
+            config.llm.grok.api_key = Some("status".to_owned().into());
+        })
+        .await;
+        assert_eq!(sandbox.run().await.data(), read, "{written}");
+        sandbox.stop().await;
+    }
+    let nan = FailureClass::BackendFailure;
+    fails(patient(&["write-data", "[1,NaN]"]), nan, "`NaN` is not JSON", "").await;
 }

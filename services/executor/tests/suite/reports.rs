@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use phoenix_domain::AgentSpec;
+use phoenix_domain::{AgentSpec, CorrelationId, OrchestratorErrorCode};
+use phoenix_platform::RequestContext;
 use phoenix_proto::{executor::ExecuteTaskRequest, health_v1::Outcome};
 
 use crate::sandbox::{PATIENCE, Sandbox, agent, quick_retries};
@@ -58,5 +59,33 @@ async fn a_frozen_health_service_slows_only_the_first_and_is_noticed_when_it_is_
         assert!(begun.elapsed() < PATIENCE, "reports go out again");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn timeout_is_evidence_only_when_the_limit_is_the_agents_own() {
+    for (own_ms, callers_ms, outcome) in [(200, 60_000, Outcome::Failure), (60_000, 200, Outcome::Neutral)] {
+        // An agent that says itself that it lacks the time is treated like one that is ended.
+        for behaviour in [&["hang"][..], &["refuse", "504"]] {
+            let spec = AgentSpec { timeout: Duration::from_millis(own_ms), ..agent(behaviour) };
+            let sandbox = Sandbox::start(spec).await;
+            let deadline = Instant::now() + Duration::from_millis(callers_ms);
+            let caller = RequestContext::new(CorrelationId::generate()).with_deadline(deadline);
+            let told = sandbox.run_in(&caller, sandbox.request()).await.unwrap();
+            assert_eq!(told.error().code, OrchestratorErrorCode::Timeout);
+            assert_eq!(sandbox.health.reports(), [(outcome, String::new())], "{behaviour:?} {own_ms}");
+            sandbox.stop().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_report_names_its_task() {
+    let spec = AgentSpec { retry: quick_retries(), ..agent(&["refuse", "500"]) };
+    let sandbox = Sandbox::start(spec).await;
+    let request = sandbox.request();
+    let task_id = request.task_id.clone();
+    sandbox.run_request(request).await.unwrap();
+    assert_eq!(sandbox.health.tasks(), [task_id.clone(), task_id.clone(), task_id]);
     sandbox.stop().await;
 }

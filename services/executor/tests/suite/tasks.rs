@@ -63,17 +63,24 @@ async fn attempts_end_with_the_policy_and_final_failures_end_them_at_once() {
 async fn no_attempt_and_no_pause_goes_past_the_callers_deadline() {
     let slow_retries =
         RetryPolicy { max_attempts: 9, initial_backoff: PATIENCE * 9, max_backoff: PATIENCE * 9 };
-    for (behaviour, says) in
-        [("hang", "did not answer within"), ("garbage", "no time is left for another attempt")]
-    {
+    for (behaviour, says, code, reported) in [
+        ("hang", "did not answer within", OrchestratorErrorCode::Timeout, Outcome::Neutral),
+        (
+            "garbage",
+            "no time is left for another attempt",
+            OrchestratorErrorCode::ExecutionFailed,
+            Outcome::Failure,
+        ),
+    ] {
         let sandbox = Sandbox::start(AgentSpec { retry: slow_retries, ..agent(&[behaviour]) }).await;
         let limit = if behaviour == "hang" { Duration::from_millis(500) } else { PATIENCE };
         let begun = Instant::now();
         let context = RequestContext::new(CorrelationId::generate()).with_deadline(begun + limit);
         let told = sandbox.run_in(&context, sandbox.request()).await.unwrap();
         let error = told.error();
-        assert_eq!(error.code, OrchestratorErrorCode::Timeout, "{error}");
+        assert_eq!(error.code, code, "{error}");
         assert!(error.message.contains(says), "{error}");
+        assert_eq!(sandbox.health.reports(), [(reported, String::new())], "{behaviour}");
         assert!(begun.elapsed() < PATIENCE);
         sandbox.no_process_left().await;
         sandbox.stop().await;
