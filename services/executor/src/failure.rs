@@ -126,7 +126,9 @@ impl AttemptFailure {
     const fn code(&self) -> OrchestratorErrorCode {
         match (self.class, self.response_code) {
             (FailureClass::InvalidRequest, Some(RATE_LIMITED)) => OrchestratorErrorCode::Overloaded,
-            (FailureClass::InvalidRequest, Some(DEPENDENCY_REFUSED)) => OrchestratorErrorCode::ExecutionFailed,
+            (FailureClass::InvalidRequest, Some(DEPENDENCY_REFUSED)) => {
+                OrchestratorErrorCode::ExecutionFailed
+            }
             (FailureClass::InvalidRequest, _) => OrchestratorErrorCode::ValidationFailed,
             (FailureClass::ActionNotSupported, _) => OrchestratorErrorCode::PlanningFailed,
             (FailureClass::Timeout, _) => OrchestratorErrorCode::Timeout,
