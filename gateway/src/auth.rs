@@ -1,14 +1,15 @@
 //! Who may use the API.
 //!
-//! With a token, everything under `/api` and `/v1`, and `/health`, needs `Authorization: Bearer <token>`. Without one only
-//! this machine is served; then a request must also be *addressed* to this machine, because a web page elsewhere can
-//! point a name of its own at 127.0.0.1 and have a visitor's browser send requests here (DNS rebinding).
+//! With a token, every route but the [`OPEN`] ones needs `Authorization: Bearer <token>`. Without one only this machine is
+//! served; then a request must also be *addressed* to this machine, because a web page elsewhere can point a name of its own
+//! at 127.0.0.1 and have a visitor's browser send requests here (DNS rebinding). In either case a page of another origin
+//! changes nothing: a browser sends a `POST` without a body wherever a page asks it to (cross-site request forgery).
 
 use std::sync::Arc;
 
 use axum::{
-    extract::{Extension, Request, State},
-    http::{HeaderMap, StatusCode, Uri, header, uri::Authority},
+    extract::{Extension, MatchedPath, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -17,24 +18,71 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::{correlation::Scope, problem::Failure};
 
-/// What callers must present; nothing when absent.
-pub(crate) type Token = Option<Arc<Secret>>;
+/// The routes that are open: probes, and the page's own files, which hold nothing. Everything else is guarded, also what is
+/// added later.
+const OPEN: [&str; 4] = ["/", "/page/{file}", "/livez", "/readyz"];
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Who is let through. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Guard {
+    /// What callers must present; nothing when absent.
+    token: Option<Arc<Secret>>,
+    /// Origins whose pages may change something from a browser, beside the gateway's own.
+    origins: Arc<[String]>,
+}
+
+impl Guard {
+    pub(crate) fn new(token: Option<Arc<Secret>>, origins: &[String]) -> Self {
+        Self { token, origins: origins.into() }
+    }
+
+    fn check(&self, request: &Request) -> Result<(), Failure> {
+        let (uri, headers) = (request.uri(), request.headers());
+        check_hosts(headers)?;
+        if !is_guarded(request) {
+            return Ok(());
+        }
+        match &self.token {
+            Some(token) => check_token(headers, token)?,
+            None => check_host(uri, headers)?,
+        }
+        if !request.method().is_safe() && self.is_foreign(uri, headers) {
+            return Err(foreign());
+        }
+        Ok(())
+    }
+
+    /// Whether a page of another origin sends the request. Programs other than browsers name no origin.
+    fn is_foreign(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+        let site = headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
+        if matches!(site, Some(b"same-origin" | b"none")) {
+            return false;
+        }
+        let own = authority(uri, headers);
+        let is_known = |origin: &HeaderValue| {
+            origin.to_str().is_ok_and(|origin| {
+                let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+                let is_own = host.and_then(|host| host.parse::<Authority>().ok()) == own && own.is_some();
+                is_own || self.origins.iter().any(|known| known == origin)
+            })
+        };
+        let mut origins = headers.get_all(header::ORIGIN).into_iter().peekable();
+        if origins.peek().is_none() { site.is_some() } else { !origins.all(is_known) }
+    }
+}
 
 /// Lets only those through who may use the API. A refusal happens before anything is counted, read or planned.
 pub(crate) async fn require_token(
-    State(token): State<Token>,
+    State(guard): State<Guard>,
     Extension(scope): Extension<Scope>,
     request: Request,
     next: Next,
 ) -> Response {
-    let refusal = match (&token, is_guarded(request.uri().path())) {
-        (_, false) => None,
-        (Some(token), true) => check_token(request.headers(), token).err(),
-        (None, true) => check_host(request.uri(), request.headers()).err(),
-    };
-    match refusal {
-        None => next.run(request).await,
-        Some(failure) => {
+    match guard.check(&request) {
+        Ok(()) => next.run(request).await,
+        Err(failure) => {
             let status = failure.status.as_u16();
             scope.span().in_scope(|| tracing::info!(status, code = %failure.error.code, "request refused"));
             failure.into_response()
@@ -42,19 +90,47 @@ pub(crate) async fn require_token(
     }
 }
 
-fn is_guarded(path: &str) -> bool {
+fn is_guarded(request: &Request) -> bool {
+    match request.extensions().get::<MatchedPath>() {
+        Some(route) => !OPEN.contains(&route.as_str()),
+        // Nothing is there, which below the API is told to those only who may use it.
+        None => is_below_the_api(request.uri().path()),
+    }
+}
+
+fn is_below_the_api(path: &str) -> bool {
     let under =
         |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     under("/api") || under("/v1") || under("/health")
 }
 
+/// That the request names one host at most: two readers of it could take different ones.
+fn check_hosts(headers: &HeaderMap) -> Result<(), Failure> {
+    if headers.get_all(header::HOST).iter().nth(1).is_none() {
+        return Ok(());
+    }
+    Err(OrchestratorError::invalid("Host", "is given twice").into())
+}
+
+/// Why a page of another origin changes nothing.
+pub(crate) fn foreign() -> Failure {
+    let message = "requests from pages of other origins change nothing; name the origin in gateway.cors_allowed_origins to allow it";
+    Failure::invalid(StatusCode::FORBIDDEN, message)
+}
+
+/// Why a token is refused.
+pub(crate) fn invalid_token() -> Failure {
+    unauthenticated("the token is not valid")
+}
+
+fn unauthenticated(message: &str) -> Failure {
+    OrchestratorError::new(OrchestratorErrorCode::Unauthenticated, message).into()
+}
+
 fn check_token(headers: &HeaderMap, token: &Secret) -> Result<(), Failure> {
-    let refused = |message: &str| {
-        Failure::from(OrchestratorError::new(OrchestratorErrorCode::Unauthenticated, message))
-    };
-    let value = headers
-        .get(header::AUTHORIZATION)
-        .ok_or_else(|| refused("a token is required: send the header `Authorization: Bearer <token>`"))?;
+    let value = headers.get(header::AUTHORIZATION).ok_or_else(|| {
+        unauthenticated("a token is required: send the header `Authorization: Bearer <token>`")
+    })?;
     let presented = value
         .as_bytes()
         .split_at_checked("bearer ".len())
@@ -62,8 +138,8 @@ fn check_token(headers: &HeaderMap, token: &Secret) -> Result<(), Failure> {
         .map(|(_, token)| token.trim_ascii());
     match presented {
         Some(presented) if same(presented, token.expose().as_bytes()) => Ok(()),
-        Some(_) => Err(refused("the token is not valid")),
-        None => Err(refused("the header `Authorization` must be `Bearer <token>`")),
+        Some(_) => Err(invalid_token()),
+        None => Err(unauthenticated("the header `Authorization` must be `Bearer <token>`")),
     }
 }
 
@@ -78,16 +154,25 @@ fn same(presented: &[u8], expected: &[u8]) -> bool {
 
 /// That the request is addressed to this machine.
 fn check_host(uri: &Uri, headers: &HeaderMap) -> Result<(), Failure> {
+    match authority(uri, headers) {
+        Some(authority) if is_this_machine(authority.host()) => Ok(()),
+        _ => Err(misdirected()),
+    }
+}
+
+/// The host and port that the request is addressed to.
+fn authority(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
     let header = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     // HTTP/2 puts the host into the request target.
-    let authority = uri.authority().cloned().or_else(|| header?.parse::<Authority>().ok());
-    match authority {
-        Some(authority) if is_this_machine(authority.host()) => Ok(()),
-        _ => Err(Failure::invalid(
-            StatusCode::MISDIRECTED_REQUEST,
-            "without ORCH_API_TOKEN only requests to localhost are served; set a token to use another name",
-        )),
-    }
+    uri.authority().cloned().or_else(|| header?.parse::<Authority>().ok())
+}
+
+/// Why a request to another name of this machine is refused.
+pub(crate) fn misdirected() -> Failure {
+    Failure::invalid(
+        StatusCode::MISDIRECTED_REQUEST,
+        "without ORCH_API_TOKEN only requests to localhost are served; set a token to use another name",
+    )
 }
 
 fn is_this_machine(host: &str) -> bool {
@@ -101,14 +186,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_of_the_api_is_guarded_and_nothing_else() {
-        for path in
-            ["/api", "/api/", "/api/v1/chat", "/api/nope", "/v1/chat/completions", "/health", "/health/x"]
-        {
-            assert!(is_guarded(path), "{path}");
-        }
-        for path in ["/", "/livez", "/readyz", "/app.js", "/apiary", "/healthy"] {
-            assert!(!is_guarded(path), "{path}");
+    fn page_of_another_origin_is_foreign_unless_it_is_configured() {
+        let guard = Guard::new(None, &["https://ops.example.com".to_owned()]);
+        let uri = Uri::from_static("/x");
+        for (foreign, headers) in [
+            (false, &[][..]),
+            (false, &[("origin", "http://localhost:8181")]),
+            (false, &[("origin", "https://localhost:8181")]),
+            (false, &[("origin", "https://ops.example.com"), ("sec-fetch-site", "cross-site")]),
+            (false, &[("sec-fetch-site", "same-origin"), ("origin", "https://outside.the.proxy")]),
+            (false, &[("sec-fetch-site", "none")]),
+            (true, &[("origin", "https://evil.example")]),
+            (true, &[("origin", "http://localhost:3000")]),
+            (true, &[("origin", "null")]),
+            (true, &[("origin", "http://localhost:8181"), ("origin", "https://evil.example")]),
+            (true, &[("origin", "https://ops.example.com.evil.example")]),
+            (true, &[("sec-fetch-site", "cross-site")]),
+            (true, &[("sec-fetch-site", "same-site")]),
+        ] {
+            let mut map: HeaderMap =
+                [(header::HOST, HeaderValue::from_static("localhost:8181"))].into_iter().collect();
+            for (name, value) in headers {
+                map.append(*name, HeaderValue::from_static(value));
+            }
+            assert_eq!(guard.is_foreign(&uri, &map), foreign, "{headers:?}");
         }
     }
 

@@ -194,7 +194,7 @@ pub(crate) fn unexpected() -> OrchestratorError {
     OrchestratorError::internal("the planner answered in an unexpected way")
 }
 
-fn too_late(continues: bool) -> OrchestratorError {
+pub(crate) fn too_late(continues: bool) -> OrchestratorError {
     let message = if continues {
         "the request did not end within its time limit; its plan goes on, and can be found by the correlation id"
     } else {
@@ -203,7 +203,7 @@ fn too_late(continues: bool) -> OrchestratorError {
     OrchestratorError::new(OrchestratorErrorCode::Timeout, message)
 }
 
-fn silent() -> OrchestratorError {
+pub(crate) fn silent() -> OrchestratorError {
     let message = "the planner does not answer at the moment; try again shortly";
     OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, message)
         .with_retry_after(UNREACHABLE_RETRY_AFTER)

@@ -6,14 +6,14 @@
 
 use axum::{
     extract::FromRequestParts,
-    http::{HeaderMap, HeaderName, Method, Uri, header, request::Parts},
+    http::{HeaderMap, HeaderName, Uri, request::Parts},
 };
-use phoenix_domain::OrchestratorError;
+use phoenix_domain::{OrchestratorError, PlanId};
 use phoenix_proto::planner::PlanAndExecuteRequest;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::{problem::Failure, query::Query};
+use crate::{accept, problem::Failure, query::Query};
 
 /// Asks for an answer before the work is done.
 pub(crate) const PREFER: HeaderName = HeaderName::from_static("prefer");
@@ -46,8 +46,8 @@ impl<S: Sync> FromRequestParts<S> for Delivery {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
         Ok(Self {
-            respond_async: lists(&parts.headers, PREFER, RESPOND_ASYNC),
-            stream: lists(&parts.headers, header::ACCEPT, "text/event-stream"),
+            respond_async: prefers(&parts.headers, RESPOND_ASYNC),
+            stream: accept::prefers_events(&parts.headers),
             continues: continues(&parts.uri)?,
             key: Key::from_request_parts(parts, state).await?,
         })
@@ -55,78 +55,94 @@ impl<S: Sync> FromRequestParts<S> for Delivery {
 }
 
 impl Delivery {
-    /// What tells `request` from another one with the same key; nothing without a key.
-    pub(crate) fn fingerprint(&self, request: &impl Serialize) -> Option<Fingerprint> {
-        self.key.fingerprint(request)
+    /// The caller's name for `request`, sent to `operation`.
+    pub(crate) fn name(&self, operation: &Operation<'_>, request: &impl Serialize) -> Named {
+        let on_disconnect = self.continues.then_some("continue");
+        self.key.name_with(operation, on_disconnect, request)
     }
 
-    /// Puts into `wish` what the planner has to know. `request` is what the caller asked for, as it was understood.
-    pub(crate) fn apply(self, wish: &mut PlanAndExecuteRequest, request: Option<Fingerprint>) {
+    /// Puts into `wish` what the planner has to know.
+    pub(crate) fn apply(self, wish: &mut PlanAndExecuteRequest, named: Named) {
         wish.continue_on_disconnect = self.continues;
-        (wish.idempotency_key, wish.idempotency_digest) = self.key.with(request);
+        (wish.idempotency_key, wish.idempotency_digest) = (named.key, named.digest);
+    }
+}
+
+/// What a request is sent to: a method and a path, with the values of the path's parameters.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Operation<'a> {
+    /// Such as `POST /api/v1/plans/{plan_id}:cancel`.
+    pub(crate) route: &'static str,
+    /// The plan that the path names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) plan_id: Option<&'a PlanId>,
+}
+
+impl Operation<'static> {
+    /// One whose path has no parameters.
+    pub(crate) const fn new(route: &'static str) -> Self {
+        Self { route, plan_id: None }
     }
 }
 
 /// The name that a caller gives to a request it may send again, if it does.
 #[derive(Debug, Clone)]
-pub(crate) struct Key {
-    key: Option<String>,
-    method: Method,
-    path: String,
+pub(crate) struct Key(Option<String>);
+
+/// A caller's name for a request, as the planner is told it: its key, and the digest of what it was used for. Both are empty
+/// when there is no key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) key: String,
+    pub(crate) digest: String,
 }
 
 impl<S: Sync> FromRequestParts<S> for Key {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Failure> {
-        let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
-        Ok(Self { key: key(&parts.headers)?, method, path })
+        Ok(Self(key(&parts.headers)?))
     }
 }
 
 impl Key {
-    /// The key and the digest of `request`, as the planner is told them: both empty when there is no key.
-    pub(crate) fn of(self, request: &impl Serialize) -> (String, String) {
-        let fingerprint = self.fingerprint(request);
-        self.with(fingerprint)
+    /// The caller's name for `request`, sent to `operation`.
+    pub(crate) fn name(&self, operation: &Operation<'_>, request: &impl Serialize) -> Named {
+        self.name_with(operation, None, request)
     }
 
-    fn fingerprint(&self, request: &impl Serialize) -> Option<Fingerprint> {
-        self.key.as_ref().map(|_| Fingerprint::of(request))
-    }
-
-    fn with(self, request: Option<Fingerprint>) -> (String, String) {
-        let Self { key, method, path } = self;
-        key.zip(request).map(|(key, request)| (key, request.digest(&method, &path))).unwrap_or_default()
-    }
-}
-
-/// A request as canonical JSON: the same for two bodies that differ in white space or in the order of members only.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fingerprint(String);
-
-impl Fingerprint {
-    /// Of a request as it was understood.
-    fn of(request: &impl Serialize) -> Self {
-        // As a value first: its members are sorted.
-        Self(serde_json::to_value(request).map(|value| value.to_string()).unwrap_or_default())
-    }
-
-    fn digest(&self, method: &Method, path: &str) -> String {
-        let mut digest = Sha256::new();
-        for part in [method.as_str(), path, &self.0] {
-            digest.update(part);
-            digest.update([0]);
-        }
-        format!("{:x}", digest.finalize())
+    fn name_with(
+        &self,
+        operation: &Operation<'_>,
+        on_disconnect: Option<&str>,
+        request: &impl Serialize,
+    ) -> Named {
+        let Self(Some(key)) = self else { return Named::default() };
+        Named { key: key.clone(), digest: digest(operation, on_disconnect, request) }
     }
 }
 
-/// Whether one of a header's comma-separated values is `wanted`, whatever its parameters.
-fn lists(headers: &HeaderMap, name: HeaderName, wanted: &str) -> bool {
-    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    let mut items = values.flat_map(|value| value.split(','));
-    items.any(|item| item.split(';').next().is_some_and(|item| item.trim().eq_ignore_ascii_case(wanted)))
+/// What tells a request from another one with the same key: what it was sent to, with the values of parameters, and the
+/// members that the caller gave. A member that is null or has its default counts as absent, so a release that knows more
+/// members than this one has the same digest for the same request.
+fn digest(operation: &Operation<'_>, on_disconnect: Option<&str>, request: &impl Serialize) -> String {
+    let mut digest = Sha256::new();
+    for part in [canonical(operation), on_disconnect.unwrap_or_default().to_owned(), canonical(request)] {
+        digest.update(part);
+        digest.update([0]);
+    }
+    format!("{:x}", digest.finalize())
+}
+
+/// Canonical JSON: the same for two values that differ in white space or in the order of members only.
+fn canonical(value: &impl Serialize) -> String {
+    // As a value first: its members are sorted.
+    serde_json::to_value(value).map(|value| value.to_string()).unwrap_or_default()
+}
+
+/// Whether one of the caller's preferences is `wanted`, whatever its parameters.
+fn prefers(headers: &HeaderMap, wanted: &str) -> bool {
+    accept::items(headers, &PREFER).any(|item| item.name.eq_ignore_ascii_case(wanted))
 }
 
 fn continues(uri: &Uri) -> Result<bool, OrchestratorError> {
@@ -153,7 +169,7 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, OrchestratorError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     use super::*;
 
@@ -169,22 +185,23 @@ mod tests {
             (&["handling=lenient", "respond-async; x=1"], true),
             (&["respond-asynchronously"], false),
             (&["wait=10"], false),
+            (&["note=\"a, respond-async\""], false),
             (&[], false),
         ] {
-            assert_eq!(lists(&headers(PREFER, values), PREFER, RESPOND_ASYNC), found, "{values:?}");
+            assert_eq!(prefers(&headers(PREFER, values), RESPOND_ASYNC), found, "{values:?}");
         }
     }
 
     #[test]
-    fn a_digest_depends_on_what_is_asked_and_not_on_how_it_is_written() {
-        let digest = |text: &str, path| {
-            Fingerprint::of(&serde_json::from_str::<Value>(text).unwrap()).digest(&Method::POST, path)
+    fn digest_depends_on_what_is_asked_and_not_on_how_it_is_written() {
+        let digest = |text: &str, route| {
+            digest(&Operation::new(route), None, &serde_json::from_str::<Value>(text).unwrap())
         };
-        let one = digest(r#"{"a":1,"b":{"d":[1,2],"c":null}}"#, "/x");
+        let one = digest(r#"{"a":1,"b":{"d":[1,2],"c":null}}"#, "POST /x");
         assert_eq!(one.len(), 64);
-        assert_eq!(one, digest(r#" { "b": {"c": null, "d": [1, 2]}, "a": 1 } "#, "/x"));
-        assert_ne!(one, digest(r#"{"a":1,"b":{"d":[2,1],"c":null}}"#, "/x"));
-        assert_ne!(one, digest(r#"{"a":1,"b":{"d":[1,2],"c":null}}"#, "/y"));
-        assert_ne!(one, Fingerprint::of(&json!({"a": 1})).digest(&Method::PUT, "/x"));
+        assert_eq!(one, digest(r#" { "b": {"c": null, "d": [1, 2]}, "a": 1 } "#, "POST /x"));
+        assert_ne!(one, digest(r#"{"a":1,"b":{"d":[2,1],"c":null}}"#, "POST /x"));
+        assert_ne!(one, digest(r#"{"a":1,"b":{"d":[1,2]}}"#, "POST /x"), "null inside an input is a value");
+        assert_ne!(one, digest(r#"{"a":1,"b":{"d":[1,2],"c":null}}"#, "POST /y"));
     }
 }

@@ -4,16 +4,15 @@ use std::time::{Duration, Instant};
 
 use axum::{
     body::{Body, HttpBody},
-    extract::{FromRequest, FromRequestParts, OptionalFromRequest, Request},
-    http::{HeaderMap, StatusCode, header},
+    extract::{FromRequest, OptionalFromRequest, Request},
+    http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode};
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::error::Category;
 
-use crate::{correlation::Scope, problem::Failure};
+use crate::{correlation::Scope, members::Members, problem::Failure, wording};
 
 /// The largest body.
 pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -29,6 +28,9 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 /// How much of a name that a caller made up is repeated in an answer.
 const MAX_NAME_CHARS: usize = 64;
 
+/// Some programs write this character before JSON, although it is no part of it.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// A body that is one JSON object.
 ///
 /// When the object can't be used but names a valid `correlation_id`, the answer carries that id.
@@ -40,67 +42,91 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for JsonObject<T> {
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Failure> {
         let (parts, body) = request.into_parts();
-        let Some(scope) = parts.extensions.get::<Scope>() else {
-            return Err(OrchestratorError::internal("a body was read outside a request").into());
-        };
-        check_content_type(&parts.headers)?;
-        let bytes = read(&parts.headers, body, scope.deadline()).await?;
-        let text = std::str::from_utf8(&bytes).map_err(|problem| {
-            Failure::from(
-                invalid_body("the body is not valid UTF-8").with_detail("offset", problem.valid_up_to()),
-            )
-        })?;
-        match parse(text) {
-            Ok(value) => Ok(Self(value)),
-            Err(error) => {
-                if let Some(id) = named_id(text) {
-                    scope.adopt(id);
-                }
-                Err(error.into())
-            }
-        }
+        check_type(&parts.headers)?;
+        let (scope, bytes) = receive(&parts, body).await?;
+        decode(&scope, text(&bytes)?).map(Self)
     }
 }
 
 impl<S: Sync, T: DeserializeOwned> OptionalFromRequest<S> for JsonObject<T> {
     type Rejection = Failure;
 
-    /// Nothing when there is no body, whatever its type is said to be.
-    async fn from_request(request: Request, state: &S) -> Result<Option<Self>, Failure> {
-        if request.body().is_end_stream() {
+    /// Nothing when there is no body, whatever its type is said to be and however its end is told, or when it is `null`.
+    async fn from_request(request: Request, _state: &S) -> Result<Option<Self>, Failure> {
+        let (parts, body) = request.into_parts();
+        if body.is_end_stream() {
             return Ok(None);
         }
-        <Self as FromRequest<S>>::from_request(request, state).await.map(Some)
+        let (scope, bytes) = receive(&parts, body).await?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        check_type(&parts.headers)?;
+        match text(&bytes)? {
+            "" => Ok(None),
+            text if text.trim_ascii() == "null" => Ok(None),
+            text => decode(&scope, text).map(|value| Some(Self(value))),
+        }
     }
 }
 
-/// What a handler that goes by the path takes out of a request itself: something of its head, and its body if it has one.
-///
-/// # Errors
-/// What is wrong with either.
-pub(crate) async fn parts_and_body<P, T>(request: Request) -> Result<(P, T), Failure>
-where
-    P: FromRequestParts<(), Rejection = Failure>,
-    T: DeserializeOwned + Default,
-{
-    let (mut parts, body) = request.into_parts();
-    let found = P::from_request_parts(&mut parts, &()).await?;
-    let request = Request::from_parts(parts, body);
-    let body = <JsonObject<T> as OptionalFromRequest<()>>::from_request(request, &()).await?;
-    Ok((found, body.map(|JsonObject(value)| value).unwrap_or_default()))
-}
-
-/// `application/json`, or a type of its family, with any parameters.
-fn check_content_type(headers: &HeaderMap) -> Result<(), Failure> {
+/// That the body is JSON as it is, without an encoding around it.
+fn check_type(headers: &HeaderMap) -> Result<(), Failure> {
+    check_encoding(headers)?;
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let is_json = essence == "application/json"
         || essence.strip_prefix("application/").is_some_and(|subtype| subtype.ends_with("+json"));
-    if is_json {
-        return Ok(());
+    if is_json { Ok(()) } else { Err(wrong_type()) }
+}
+
+fn check_encoding(headers: &HeaderMap) -> Result<(), Failure> {
+    let values = headers.get_all(header::CONTENT_ENCODING).into_iter();
+    let mut codings =
+        values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    match codings.find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")) {
+        Some(coding) => Err(encoded(&shorten(&String::from_utf8_lossy(coding)))),
+        None => Ok(()),
     }
+}
+
+/// Why a body of another type than JSON is refused.
+pub(crate) fn wrong_type() -> Failure {
     let message = "the body must be JSON: send the header `Content-Type: application/json`";
-    Err(Failure::invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
+    Failure::invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, message)
+}
+
+/// Why a compressed body is refused.
+fn encoded(coding: &str) -> Failure {
+    let problem = format_args!("is `{coding}`; send the body without an encoding");
+    Failure::http(StatusCode::UNSUPPORTED_MEDIA_TYPE, OrchestratorError::invalid("Content-Encoding", problem))
+}
+
+/// The whole body, within the request's time.
+async fn receive(parts: &Parts, body: Body) -> Result<(Scope, Bytes), Failure> {
+    let Some(scope) = parts.extensions.get::<Scope>() else {
+        return Err(OrchestratorError::internal("a body was read outside a request").into());
+    };
+    let bytes = read(&parts.headers, body, scope.deadline()).await?;
+    Ok((scope.clone(), bytes))
+}
+
+fn text(bytes: &[u8]) -> Result<&str, Failure> {
+    let text = std::str::from_utf8(bytes).map_err(|problem| {
+        Failure::from(
+            invalid_body("the body is not valid UTF-8").with_detail("offset", problem.valid_up_to()),
+        )
+    })?;
+    Ok(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text))
+}
+
+fn decode<T: DeserializeOwned>(scope: &Scope, text: &str) -> Result<T, Failure> {
+    parse(text).map_err(|error| {
+        if let Some(id) = named_id(text) {
+            scope.adopt(id);
+        }
+        error.into()
+    })
 }
 
 async fn read(headers: &HeaderMap, mut body: Body, deadline: Instant) -> Result<Bytes, Failure> {
@@ -119,11 +145,17 @@ async fn read(headers: &HeaderMap, mut body: Body, deadline: Instant) -> Result<
     if !headers.contains_key(header::EXPECT) {
         let _ = tokio::time::timeout(DISCARD_TIMEOUT, discard(&mut body)).await;
     }
-    let message = format!("the body is larger than {MAX_BODY_BYTES} bytes");
-    Err(Failure::invalid(StatusCode::PAYLOAD_TOO_LARGE, message))
+    Err(too_large())
 }
 
-fn too_slow() -> Failure {
+/// Why a body of more than [`MAX_BODY_BYTES`] is refused.
+pub(crate) fn too_large() -> Failure {
+    let message = format!("the body is larger than {MAX_BODY_BYTES} bytes");
+    Failure::invalid(StatusCode::PAYLOAD_TOO_LARGE, message)
+}
+
+/// Why a body is not waited for any longer.
+pub(crate) fn too_slow() -> Failure {
     let message = "the body took too long to arrive";
     Failure::http(
         StatusCode::REQUEST_TIMEOUT,
@@ -155,56 +187,25 @@ async fn discard(body: &mut Body) {
 }
 
 fn parse<T: DeserializeOwned>(text: &str) -> Result<T, OrchestratorError> {
-    let start = text.trim_ascii_start();
-    if start.is_empty() {
+    if text.trim_ascii_start().is_empty() {
         return Err(invalid_body("the body is empty; send a JSON object"));
     }
-    // serde would also take an array of a struct's fields in their order.
-    let is_object = start.starts_with('{');
+    let is_object = text.trim_ascii_start().starts_with('{');
     if !is_object && serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() {
         return Err(invalid_body("the body must be a JSON object"));
     }
     let mut json = serde_json::Deserializer::from_str(text);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let field = error.path().to_string();
-        explain(&field, &error.into_inner())
+    let Members(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        wording::explain(&path, &error.into_inner())
     })?;
-    json.end().map_err(|error| explain(".", &error))?;
-    if is_object { Ok(value) } else { Err(invalid_body("the body must be a JSON object")) }
+    json.end().map_err(|error| wording::explain(".", &error))?;
+    Ok(value)
 }
 
-fn invalid_body(message: &str) -> OrchestratorError {
+/// Why a body can't be read at all.
+pub(crate) fn invalid_body(message: &str) -> OrchestratorError {
     OrchestratorError::new(OrchestratorErrorCode::ValidationFailed, message)
-}
-
-/// What serde says, in words for the caller: the field first.
-fn explain(path: &str, error: &serde_json::Error) -> OrchestratorError {
-    let text = error.to_string();
-    let (text, _) = text.rsplit_once(" at line ").unwrap_or((&text, ""));
-    if error.classify() != Category::Data {
-        return invalid_body(&format!("the body is not valid JSON: {text}"))
-            .with_detail("line", error.line())
-            .with_detail("column", error.column());
-    }
-    let named = |prefix: &str| text.strip_prefix(prefix)?.strip_suffix('`');
-    if let Some(field) = named("missing field `") {
-        OrchestratorError::invalid(field, "is missing")
-    } else if let Some(field) = named("duplicate field `") {
-        OrchestratorError::invalid(field, "is given twice")
-    } else if let Some((field, known)) =
-        text.strip_prefix("unknown field `").and_then(|rest| rest.rsplit_once("`, expected "))
-    {
-        let known = known.trim_start_matches("one of ").replace(" or ", ", ");
-        OrchestratorError::invalid(&shorten(field), format_args!("is not a known field; known are {known}"))
-    } else {
-        let (found, expected) = text.rsplit_once(", expected ").unwrap_or((text, "something else"));
-        let found = match found.trim_start_matches("invalid type: ") {
-            "map" => "an object",
-            "sequence" => "an array",
-            other => other,
-        };
-        OrchestratorError::invalid(path, format_args!("must be {expected}, not {found}"))
-    }
 }
 
 /// A name that a caller made up, short enough to be repeated.

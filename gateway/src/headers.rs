@@ -1,12 +1,13 @@
 //! Headers that every answer carries, and the origins that may read answers from a browser.
 
 use axum::{
-    extract::Request,
+    extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, header},
     middleware::Next,
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use phoenix_platform::propagation::CORRELATION_HEADER;
+use tower::{Layer, ServiceExt};
 use tower_http::cors::CorsLayer;
 
 use crate::{
@@ -21,7 +22,8 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 /// Says which event of a stream was the last that arrived.
 pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-const ALWAYS: [(HeaderName, HeaderValue); 4] = [
+/// What every answer carries.
+pub(crate) const ALWAYS: [(HeaderName, HeaderValue); 4] = [
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
@@ -62,6 +64,21 @@ pub(crate) fn cors(origins: &[String]) -> Result<Option<CorsLayer>, ServeError> 
             ])
             .expose_headers([CORRELATION_HEADER, header::LOCATION, PREFERENCE_APPLIED, header::RETRY_AFTER]),
     ))
+}
+
+/// Lets pages of the configured origins read answers. An `OPTIONS` that is no preflight of a browser's is a request like any
+/// other: the CORS layer alone would answer it on every path.
+pub(crate) async fn share(State(cors): State<CorsLayer>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let is_preflight =
+        headers.contains_key(header::ORIGIN) && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    if request.method() == Method::OPTIONS && !is_preflight {
+        return next.run(request).await;
+    }
+    match cors.layer(next).oneshot(request).await {
+        Ok(response) => response.into_response(),
+        Err(never) => match never {},
+    }
 }
 
 fn parse_origin(origin: &str) -> Result<HeaderValue, ServeError> {

@@ -2,13 +2,17 @@
 //!
 //! ```text
 //! server      connections: accept, time limits, drain
+//! ├─ unrouted     bodies for what the HTTP library refuses by itself
 //! router      every route and every layer, at a glance
 //! ├─ headers      security headers, CORS
 //! ├─ correlation  one id, one span and one deadline per request
 //! ├─ auth         the bearer token
 //! ├─ observe      one counter, one duration and one log line per request; panics become answers
 //! ├─ extract      JSON bodies, every mistake with its field
+//! ├─ members      members of bodies: objects, whole numbers, null for absent
+//! ├─ wording      what a decoder says, in words for callers
 //! ├─ query        query strings, every mistake with its parameter
+//! ├─ accept       lists in headers, and which media type a caller prefers
 //! ├─ delivery     how a caller wants its answer: now or later, once or as it comes
 //! ├─ routes/      the endpoints: decode, call, encode
 //! ├─ calls        what is asked of the planner, each call with its time limit
@@ -19,6 +23,7 @@
 //! Wire types stop in `routes/`; what a chat may be is decided by [`phoenix_domain::chat`], what may be planned by the
 //! planner. An endpoint is a function in `routes/`, a line in `router`, and a row in [`metrics`].
 
+mod accept;
 mod auth;
 mod calls;
 mod config;
@@ -27,6 +32,7 @@ mod delivery;
 mod extract;
 mod follow;
 mod headers;
+mod members;
 pub mod metrics;
 mod observe;
 mod peers;
@@ -35,6 +41,8 @@ mod query;
 mod router;
 mod routes;
 mod server;
+mod unrouted;
+mod wording;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;

@@ -98,11 +98,12 @@ impl Endpoint {
             "/api/v1/plans" if write => Self::PlanCreate,
             "/api/v1/plans" if read => Self::PlanList,
             "/api/v1/plans:dryRun" if write => Self::PlanDryRun,
-            "/api/v1/plans/{plan_id}" if read => Self::PlanGet,
-            "/api/v1/plans/{plan_id}" if write && request.uri().path().ends_with("redrive") => {
-                Self::PlanRedrive
-            }
-            "/api/v1/plans/{plan_id}" if write => Self::PlanCancel,
+            "/api/v1/plans/{plan_id}" => match request.uri().path().rsplit_once(':') {
+                None if read => Self::PlanGet,
+                Some((_, "cancel")) if write => Self::PlanCancel,
+                Some((_, "redrive")) if write => Self::PlanRedrive,
+                _ => Self::Unknown,
+            },
             "/api/v1/plans/{plan_id}/events" if read => Self::PlanEvents,
             "/api/v1/dead-letters" if read => Self::DeadLetterList,
             "/api/v1/dead-letters:redrive" if write => Self::DeadLetterRedrive,

@@ -45,7 +45,12 @@ pub(crate) async fn observe(
 
 /// What a panic said may quote what the caller sent, so it is neither sent back nor logged here.
 fn panicked() -> Response {
-    Failure::from(OrchestratorError::internal("something went wrong on our side")).into_response()
+    Failure::from(broken()).into_response()
+}
+
+/// What a caller is told of a defect of ours.
+pub(crate) fn broken() -> OrchestratorError {
+    OrchestratorError::internal("something went wrong on our side")
 }
 
 /// Tells of a request's end, also when it is dropped unanswered because its caller went away.

@@ -5,7 +5,8 @@
 //! shape for legacy chats, RFC 9457 for everything else.
 //!
 //! The error table gives the HTTP status. Statuses beyond it are the HTTP layer's own, all with the code
-//! `validation_failed` except where a better one exists: 405, 408 (`timeout`), 413, 415 and 421.
+//! `validation_failed` except where a better one exists: 403, 405, 408 (`timeout`), 413, 414, 415, 421 and
+//! 431.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -22,7 +23,7 @@ use utoipa::ToSchema;
 use crate::routes::chat::{ChatResponseV1, ChatStatus, LegacyChatResponse};
 
 /// What callers are told to wait when nobody knows better.
-const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A refusal on its way to becoming an answer.
 #[derive(Debug, Clone)]
@@ -194,6 +195,9 @@ pub(crate) fn render(
     match failure.status {
         StatusCode::UNAUTHORIZED => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        StatusCode::UNSUPPORTED_MEDIA_TYPE if failure.error.details.contains_key("field") => {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
             headers.insert(header::RETRY_AFTER, retry_after(failure.error.retry_after));

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use axum::http::Uri;
+use jiff::Timestamp;
 use phoenix_domain::OrchestratorError;
 
 use crate::extract::shorten;
@@ -54,6 +55,16 @@ impl Query {
         })
     }
 
+    /// The time that `name` stands for.
+    ///
+    /// # Errors
+    /// `validation_failed` that names the parameter.
+    pub(crate) fn time(&self, name: &str) -> Result<Option<Timestamp>, OrchestratorError> {
+        self.get(name)
+            .map(|text| read_time(text).map_err(|problem| OrchestratorError::invalid(name, problem)))
+            .transpose()
+    }
+
     /// The value of `name`, read as what it stands for.
     ///
     /// # Errors
@@ -66,4 +77,18 @@ impl Query {
             .map(|value| value.parse().map_err(|problem| OrchestratorError::invalid(name, problem)))
             .transpose()
     }
+}
+
+/// Reads a time of a query string, in which a plus sign stands for a space.
+///
+/// # Errors
+/// How a time is written.
+pub(crate) fn read_time(text: &str) -> Result<Timestamp, &'static str> {
+    text.parse().map_err(|_| {
+        if text.contains(' ') {
+            "must be a time such as 2026-01-31T12:00:00Z; write the `+` of an offset as `%2B`"
+        } else {
+            "must be a time such as 2026-01-31T12:00:00Z"
+        }
+    })
 }

@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    http::StatusCode,
+    extract::Request,
+    http::{StatusCode, Uri, request, uri::PathAndQuery},
     middleware::{from_fn, from_fn_with_state},
-    routing::{get, post},
+    response::IntoResponse,
+    routing::{MethodRouter, any, get, post},
 };
+use hyper::body::Incoming;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
-use tower::ServiceBuilder;
+use tower::{ServiceBuilder, ServiceExt, util::MapRequest};
 
 use crate::{
     GatewayConfig, ServeError, auth, correlation, headers,
@@ -17,48 +20,128 @@ use crate::{
     observe,
     peers::Gateway,
     problem::Failure,
-    routes::{agents, chat, dead_letters, health, openapi, page, plans},
+    routes::{
+        agents, chat, dead_letters, health, openapi, page,
+        plans::{self, Segment},
+    },
 };
+
+/// A request as it comes from a connection.
+type Received = request::Request<Incoming>;
+
+/// What answers it.
+pub(crate) type App = MapRequest<Router, fn(Received) -> Received>;
 
 /// Everything the gateway answers.
 ///
 /// # Errors
 /// When a setting can't be used.
-pub(crate) fn build(config: &GatewayConfig, gateway: Gateway) -> Result<Router, ServeError> {
-    let token: auth::Token = config.token().cloned().map(Arc::new);
+pub(crate) fn build(config: &GatewayConfig, gateway: Gateway) -> Result<App, ServeError> {
+    let router = assemble(config, routes(&gateway), gateway)?;
+    Ok(router.map_request(plain_path as fn(Received) -> Received))
+}
+
+/// Every path with its methods. A path is open to callers without a token only when [`auth`] lists it.
+fn routes(gateway: &Gateway) -> Vec<(&'static str, MethodRouter<Gateway>)> {
+    vec![
+        ("/api/v1/chat", post(chat::chat_v1)),
+        ("/api/chat", post(chat::handle_chat)),
+        ("/api/v1/plans", post(plans::create_plan).get(plans::list_plans)),
+        ("/api/v1/plans:dryRun", post(plans::dry_run_plan)),
+        ("/api/v1/plans/{plan_id}", plan_or_action(gateway)),
+        ("/api/v1/plans/{plan_id}/events", get(plans::events::plan_events)),
+        ("/api/v1/dead-letters", get(dead_letters::list_dead_letters)),
+        ("/api/v1/dead-letters:redrive", post(dead_letters::redrive_dead_letters)),
+        ("/api/v1/dead-letters:discard", post(dead_letters::discard_dead_letters)),
+        ("/api/v1/agents", get(agents::list_agents)),
+        ("/api/v1/openapi.json", get(openapi::openapi_json)),
+        ("/health", get(health::health)),
+        ("/livez", get(health::livez)),
+        ("/readyz", get(health::readyz)),
+        ("/", get(page::index)),
+        ("/page/{file}", get(page::file)),
+    ]
+}
+
+/// `{plan_id}`, `{plan_id}:cancel` and `{plan_id}:redrive`. The router matches a segment as a whole, so what follows the
+/// colon is told apart here; each has its own methods.
+fn plan_or_action(gateway: &Gateway) -> MethodRouter<Gateway> {
+    let methods = [get(plans::get_plan), post(plans::cancel_plan), post(plans::redrive::redrive_plan)];
+    let [plan, cancel, redrive] =
+        methods.map(|methods| methods.fallback(wrong_method).with_state::<()>(gateway.clone()));
+    any(move |segment: Segment, request: Request| async move {
+        let methods = match segment.action() {
+            None => plan,
+            Some("cancel") => cancel,
+            Some("redrive") => redrive,
+            Some(_) => return unknown_path().await.into_response(),
+        };
+        methods.oneshot(request).await.unwrap_or_else(|never| match never {})
+    })
+}
+
+fn assemble(
+    config: &GatewayConfig,
+    routes: Vec<(&'static str, MethodRouter<Gateway>)>,
+    gateway: Gateway,
+) -> Result<Router, ServeError> {
+    let guard = auth::Guard::new(config.token().cloned().map(Arc::new), &config.cors_allowed_origins);
+    let cors = headers::cors(&config.cors_allowed_origins)?;
     // The first layer is the first to see a request. All are one layer to the router, which copies whatever is below each of
     // its layers for every request.
     let layers = ServiceBuilder::new()
         .layer(from_fn(headers::harden))
         .layer(from_fn_with_state(config.request_timeout, correlation::correlate))
-        .option_layer(headers::cors(&config.cors_allowed_origins)?)
-        .layer(from_fn_with_state(token, auth::require_token))
+        .option_layer(cors.map(|cors| from_fn_with_state(cors, headers::share)))
+        .layer(from_fn_with_state(guard, auth::require_token))
         .layer(from_fn_with_state(Meters::new(), observe::observe));
-    let router = Router::new()
-        .route("/api/v1/chat", post(chat::chat_v1))
-        .route("/api/chat", post(chat::handle_chat))
-        .route("/api/v1/plans", post(plans::create_plan))
-        .route("/api/v1/plans", get(plans::list_plans))
-        .route("/api/v1/plans:dryRun", post(plans::dry_run_plan))
-        .route("/api/v1/plans/{plan_id}", get(plans::get_plan))
-        // `{plan_id}:cancel` and `{plan_id}:redrive`: a segment is matched as a whole.
-        .route("/api/v1/plans/{plan_id}", post(plans::act_on_plan))
-        .route("/api/v1/plans/{plan_id}/events", get(plans::events::plan_events))
-        .route("/api/v1/dead-letters", get(dead_letters::list_dead_letters))
-        .route("/api/v1/dead-letters:redrive", post(dead_letters::redrive_dead_letters))
-        .route("/api/v1/dead-letters:discard", post(dead_letters::discard_dead_letters))
-        .route("/api/v1/agents", get(agents::list_agents))
-        .route("/api/v1/openapi.json", get(openapi::openapi_json))
-        .route("/health", get(health::health))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .route("/", get(page::index))
-        .route("/page/{file}", get(page::file))
+    let router =
+        routes.into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
+    Ok(router
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(layers)
-        .with_state(gateway);
-    Ok(router)
+        .with_state(gateway))
+}
+
+/// Decodes what need not be encoded in a path: `/api/v1/plans%3AdryRun` is `/api/v1/plans:dryRun`.
+fn plain_path(mut request: Received) -> Received {
+    if let Some(uri) = decoded(request.uri()) {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+/// `uri` with letters, digits, `-`, `.`, `_`, `~` and `:` of its path as they are; nothing when they are so already.
+fn decoded(uri: &Uri) -> Option<Uri> {
+    let path = uri.path();
+    if !path.contains('%') {
+        return None;
+    }
+    let mut plain = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('%') {
+        plain.push_str(before);
+        let byte = after.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match byte.map(char::from).filter(|c| c.is_ascii_alphanumeric() || "-._~:".contains(*c)) {
+            Some(c) => {
+                plain.push(c);
+                rest = &after[2..];
+            }
+            None => {
+                plain.push('%');
+                rest = after;
+            }
+        }
+    }
+    plain.push_str(rest);
+    if let Some(query) = uri.query() {
+        plain.push('?');
+        plain.push_str(query);
+    }
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_maybe_shared(plain).ok()?);
+    Uri::from_parts(parts).ok()
 }
 
 pub(crate) async fn unknown_path() -> Failure {
@@ -66,7 +149,11 @@ pub(crate) async fn unknown_path() -> Failure {
     OrchestratorError::new(OrchestratorErrorCode::NotFound, message).into()
 }
 
-async fn wrong_method() -> Failure {
+/// Why a method is refused that a path does not have.
+pub(crate) async fn wrong_method() -> Failure {
     let message = "this path does not have this method; the header `Allow` lists those it has";
     Failure::invalid(StatusCode::METHOD_NOT_ALLOWED, message)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,6 @@
 
 use std::{io, time::Duration};
 
-use axum::Router;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -15,7 +14,7 @@ use phoenix_platform::shutdown::DRAIN;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::ServeError;
+use crate::{ServeError, router::App, unrouted::Described};
 
 /// How long the head of a request may take to arrive; also how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -26,7 +25,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Serves `router` on `listener` until `shutdown`.
 pub(crate) async fn run(
     listener: TcpListener,
-    router: Router,
+    router: App,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let addr = listener.local_addr()?;
@@ -59,7 +58,7 @@ pub(crate) async fn run(
     Ok(())
 }
 
-async fn serve_connection(stream: TcpStream, router: Router, shutdown: CancellationToken) {
+async fn serve_connection(stream: TcpStream, router: App, shutdown: CancellationToken) {
     // Answers are small: waiting to fill a packet only delays them.
     let _ = stream.set_nodelay(true);
     let mut http = auto::Builder::new(TokioExecutor::new());
@@ -68,7 +67,8 @@ async fn serve_connection(stream: TcpStream, router: Router, shutdown: Cancellat
         .timer(TokioTimer::new())
         .keep_alive_interval(HEAD_TIMEOUT)
         .keep_alive_timeout(Duration::from_secs(10));
-    let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let connection =
+        http.serve_connection(TokioIo::new(Described::new(stream)), TowerToHyperService::new(router));
     tokio::pin!(connection);
     tokio::select! {
         // A connection that breaks is its caller's affair; what it asked for is dropped, and so cancelled.

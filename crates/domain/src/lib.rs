@@ -17,6 +17,7 @@ pub mod ids;
 pub mod input;
 pub mod llm;
 pub mod plan;
+pub mod refusals;
 pub mod retry;
 pub mod schema;
 pub mod template;

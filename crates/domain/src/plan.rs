@@ -20,6 +20,9 @@ use crate::{
     ids::{CorrelationId, PlanId, TaskId},
 };
 
+/// The longest that a plan may be given until its deadline, in milliseconds: 365 days.
+pub const MAX_DEADLINE_MS: u64 = 31_536_000_000;
+
 macro_rules! states {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
         $(#[$doc])*

@@ -12,15 +12,21 @@ use phoenix_proto::planner::PlanAndExecuteRequest;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::plans::{AcceptedV1, events::PlanEventV1, request::adopt, submit};
+use super::{
+    openapi::schemas,
+    plans::{AcceptedV1, request::adopt, submit},
+};
 use crate::{
     calls::Plans,
     correlation::Scope,
-    delivery::{Delivery, Fingerprint},
+    delivery::{Delivery, Named, Operation},
     extract::JsonObject,
     peers::Gateway,
     problem::{ErrorBody, Failure},
 };
+
+/// The event of a stream that holds the answer, a [`ChatResponseV1`].
+pub(crate) const RESPONSE: &str = "response";
 
 /// The version of the API, and the only one.
 const API_VERSION: &str = "v1";
@@ -30,20 +36,29 @@ const API_VERSION: &str = "v1";
 #[serde(deny_unknown_fields)]
 pub(crate) struct ChatRequestV1 {
     /// What you want: 1 to 32 768 bytes of UTF-8, not blank.
-    #[schema(min_length = 1, max_length = 32768, examples("git status"))]
+    #[schema(schema_with = schemas::message)]
     message: String,
     /// What the agent should know beside it: at most 262 144 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 262_144)]
     context: Option<String>,
     /// The request's name in answers, logs and traces; a new one when absent. Wins over the header `X-Correlation-Id`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = Uuid)]
     correlation_id: Option<String>,
     /// `v1`, which is also the default.
-    #[schema(default = "v1", examples("v1"))]
+    #[serde(skip_serializing_if = "is_this_version")]
+    #[schema(schema_with = schemas::api_version)]
     api_version: Option<String>,
     /// The agent to use, instead of letting the message decide.
-    #[schema(examples("git_agent"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = schemas::chat_agent)]
     agent: Option<String>,
+}
+
+#[expect(clippy::ref_option, reason = "serde hands fields over by reference")]
+fn is_this_version(version: &Option<String>) -> bool {
+    version.as_deref().is_none_or(|version| version == API_VERSION)
 }
 
 /// How a chat ended.
@@ -96,9 +111,10 @@ impl ChatResponseV1 {
 #[serde(deny_unknown_fields)]
 pub(crate) struct LegacyChatRequest {
     /// What you want: 1 to 32 768 bytes of UTF-8, not blank.
-    #[schema(min_length = 1, max_length = 32768, examples("git status"))]
+    #[schema(schema_with = schemas::message)]
     message: String,
     /// What the agent should know beside it: at most 262 144 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 262_144)]
     context: Option<String>,
 }
@@ -132,7 +148,6 @@ pub(crate) struct LegacyChatResponse {
                 "output": "On branch main\nnothing to commit, working tree clean",
                 "error": null
             })),
-            (PlanEventV1 = "text/event-stream"),
         )),
         (
             status = 202, body = AcceptedV1, description = "The plan is durable and will run",
@@ -146,11 +161,13 @@ pub(crate) async fn chat_v1(
     delivery: Result<Delivery, Failure>,
     JsonObject(request): JsonObject<ChatRequestV1>,
 ) -> Result<Response, Failure> {
-    let fingerprint = delivery.as_ref().ok().and_then(|delivery| delivery.fingerprint(&request));
+    let operation = Operation::new("POST /api/v1/chat");
+    let named = delivery.as_ref().map(|delivery| delivery.name(&operation, &request));
+    let named = named.unwrap_or_default();
     let chat = request.into_chat(&scope)?;
     let delivery = delivery?;
     let (stream, respond_async) = (delivery.stream, delivery.respond_async);
-    let wish = wish(chat, delivery, fingerprint);
+    let wish = wish(chat, delivery, named);
     if stream {
         return live::chat(&gateway, &scope, wish).await;
     }
@@ -178,10 +195,12 @@ pub(crate) async fn handle_chat(
     delivery: Result<Delivery, Failure>,
     JsonObject(request): JsonObject<LegacyChatRequest>,
 ) -> Result<Json<LegacyChatResponse>, Failure> {
-    let fingerprint = delivery.as_ref().ok().and_then(|delivery| delivery.fingerprint(&request));
+    let operation = Operation::new("POST /api/chat");
+    let named = delivery.as_ref().map(|delivery| delivery.name(&operation, &request));
+    let named = named.unwrap_or_default();
     let LegacyChatRequest { message, context } = request;
     let chat = Chat::new(message, context, scope.id(), None)?;
-    let wish = wish(chat, delivery?, fingerprint);
+    let wish = wish(chat, delivery?, named);
     let (_, output) = Plans::new(&gateway, &scope).run(wish).await?;
     Ok(Json(LegacyChatResponse { status: ChatStatus::Success, output }))
 }
@@ -199,10 +218,10 @@ impl ChatRequestV1 {
 }
 
 /// The chat as the planner is asked for it.
-fn wish(chat: Chat, delivery: Delivery, fingerprint: Option<Fingerprint>) -> PlanAndExecuteRequest {
+fn wish(chat: Chat, delivery: Delivery, named: Named) -> PlanAndExecuteRequest {
     let Chat { message, context, correlation_id: _, agent } = chat;
     let agent = agent.map(String::from);
     let mut wish = PlanAndExecuteRequest { message, context, agent, ..Default::default() };
-    delivery.apply(&mut wish, fingerprint);
+    delivery.apply(&mut wish, named);
     wish
 }

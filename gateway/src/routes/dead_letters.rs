@@ -23,17 +23,30 @@ use phoenix_proto::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::plans::view::{as_text, error_body, states};
+use super::{
+    openapi::schemas,
+    plans::view::{as_text, error_body, states},
+};
 use crate::{
     calls::{Plans, unexpected},
     correlation::Scope,
-    delivery::Key,
+    delivery::{Key, Operation},
     extract::JsonObject,
+    members::{Members, Whole},
     peers::Gateway,
     problem::{ErrorBody, Failure},
     query::Query,
 };
 use filter::DeadLetterFilterV1;
+
+/// The most dead letters that one request is about, and how many it is about when it does not say.
+const LARGEST_SWEEP: u64 = 10_000;
+
+/// Plans that are redriven each second when the request does not say how many.
+const DEFAULT_RATE: f64 = 10.0;
+
+/// How many dead letters a request is about.
+type Limit = Whole<1, LARGEST_SWEEP>;
 
 /// One page of dead letters.
 #[derive(Debug, Serialize, ToSchema)]
@@ -103,14 +116,18 @@ struct SettledV1 {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RedriveDeadLettersV1 {
     /// Which are meant; `{}` means all that are open.
-    filter: DeadLetterFilterV1,
+    #[schema(value_type = DeadLetterFilterV1)]
+    filter: Members<DeadLetterFilterV1>,
     /// So many plans each second, at most.
+    #[serde(skip_serializing_if = "is_default_rate")]
     #[schema(minimum = 0.001, maximum = 1000, default = 10)]
     rate_per_second: Option<f64>,
     /// At most so many dead letters, the oldest first.
-    #[schema(minimum = 1, maximum = 10_000, default = 10_000)]
-    limit: Option<u32>,
+    #[serde(skip_serializing_if = "is_default_limit")]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 10_000, default = 10_000)]
+    limit: Option<Limit>,
     /// One sentence for those who read the journal later: at most 1024 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1024)]
     reason: Option<String>,
 }
@@ -133,12 +150,14 @@ pub(crate) struct RedriveBegunV1 {
 #[serde(deny_unknown_fields)]
 pub(crate) struct DiscardDeadLettersV1 {
     /// Which are meant; `{}` means all that are open.
-    filter: DeadLetterFilterV1,
+    #[schema(value_type = DeadLetterFilterV1)]
+    filter: Members<DeadLetterFilterV1>,
     /// At most so many, the oldest first.
-    #[schema(minimum = 1, maximum = 10_000, default = 10_000)]
-    limit: Option<u32>,
+    #[serde(skip_serializing_if = "is_default_limit")]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 10_000, default = 10_000)]
+    limit: Option<Limit>,
     /// Why they can be done without: at most 1024 bytes, not blank.
-    #[schema(min_length = 1, max_length = 1024)]
+    #[schema(schema_with = schemas::reason)]
     reason: String,
 }
 
@@ -160,17 +179,6 @@ pub(crate) struct DiscardedV1 {
 /// Tasks that failed for good. Each stays `open` until it is redriven or discarded.
 #[utoipa::path(
     get, path = "/api/v1/dead-letters", tag = "dead letters",
-    params(
-        ("state" = inline(Option<String>), Query, description = "`open`, which is the default, `redriven` or `discarded`"),
-        ("agent" = inline(Option<String>), Query, description = "Only tasks for this agent"),
-        ("code" = inline(Option<String>), Query, description = "Only tasks that ended with this error code"),
-        ("error_class" = inline(Option<String>), Query, description = "Only tasks whose last attempt failed in this way: `timeout`, `io`, `backend_failure`, `invalid_request` or `action_not_supported`"),
-        ("plan_id" = inline(Option<String>), Query, description = "Only tasks of this plan"),
-        ("correlation_id" = inline(Option<String>), Query, description = "Only tasks of plans of this request"),
-        ("since" = inline(Option<String>), Query, description = "Only tasks that failed for good at this time (RFC 3339) or later"),
-        ("page_size" = inline(Option<u32>), Query, description = "How many at once: 1 to 500, 50 when absent"),
-        ("page_token" = inline(Option<String>), Query, description = "`next_page_token` of the page before"),
-    ),
     responses((status = 200, body = DeadLetterPageV1, description = "One page of dead letters"))
 )]
 pub(crate) async fn list_dead_letters(
@@ -218,8 +226,8 @@ pub(crate) async fn redrive_dead_letters(
     key: Key,
     JsonObject(request): JsonObject<RedriveDeadLettersV1>,
 ) -> Result<Response, Failure> {
-    let (idempotency_key, idempotency_digest) = key.of(&request);
-    let RedriveDeadLettersV1 { filter, rate_per_second, limit, reason } = request;
+    let named = key.name(&Operation::new("POST /api/v1/dead-letters:redrive"), &request);
+    let RedriveDeadLettersV1 { filter: Members(filter), rate_per_second, limit, reason } = request;
     // What is 0 on the wire is the planner's choice.
     if rate_per_second == Some(0.0) {
         return Err(OrchestratorError::invalid("rate_per_second", "must be from 0.001 to 1000").into());
@@ -227,10 +235,10 @@ pub(crate) async fn redrive_dead_letters(
     let request = RedriveDeadLettersRequest {
         filter: Some(filter.into_wire()?),
         rate_per_second: rate_per_second.unwrap_or_default(),
-        limit: read_limit(limit)?,
+        limit: read_limit(limit),
         reason: reason.unwrap_or_default(),
-        idempotency_key,
-        idempotency_digest,
+        idempotency_key: named.key,
+        idempotency_digest: named.digest,
     };
     let begun = Plans::new(&gateway, &scope).redrive_dead_letters(request).await?;
     let begun = RedriveBegunV1::try_from(begun).map_err(|_| unexpected())?;
@@ -251,19 +259,32 @@ pub(crate) async fn discard_dead_letters(
     key: Key,
     JsonObject(request): JsonObject<DiscardDeadLettersV1>,
 ) -> Result<Json<DiscardedV1>, Failure> {
-    let (idempotency_key, idempotency_digest) = key.of(&request);
-    let DiscardDeadLettersV1 { filter, limit, reason } = request;
-    let (filter, limit) = (Some(filter.into_wire()?), read_limit(limit)?);
-    let request = DiscardDeadLettersRequest { filter, limit, reason, idempotency_key, idempotency_digest };
+    let named = key.name(&Operation::new("POST /api/v1/dead-letters:discard"), &request);
+    let DiscardDeadLettersV1 { filter: Members(filter), limit, reason } = request;
+    let request = DiscardDeadLettersRequest {
+        filter: Some(filter.into_wire()?),
+        limit: read_limit(limit),
+        reason,
+        idempotency_key: named.key,
+        idempotency_digest: named.digest,
+    };
     let done = Plans::new(&gateway, &scope).discard_dead_letters(request).await?;
     Ok(Json(DiscardedV1::try_from(done).map_err(|_| unexpected())?))
 }
 
-fn read_limit(limit: Option<u32>) -> Result<u32, OrchestratorError> {
-    match limit {
-        Some(0) => Err(OrchestratorError::invalid("limit", "must be at least 1")),
-        limit => Ok(limit.unwrap_or_default()),
-    }
+/// As the planner is told: 0 is its own choice, the largest.
+fn read_limit(limit: Option<Limit>) -> u32 {
+    limit.map_or(0, |limit| u32::try_from(limit.get()).unwrap_or(u32::MAX))
+}
+
+#[expect(clippy::ref_option, reason = "serde hands fields over by reference")]
+fn is_default_limit(limit: &Option<Limit>) -> bool {
+    limit.is_none_or(|limit| limit.get() == LARGEST_SWEEP)
+}
+
+#[expect(clippy::ref_option, reason = "serde hands fields over by reference")]
+fn is_default_rate(rate: &Option<f64>) -> bool {
+    rate.is_none_or(|rate| rate.to_bits() == DEFAULT_RATE.to_bits())
 }
 
 fn dead_letter_states() -> utoipa::openapi::schema::Object {

@@ -8,7 +8,7 @@ pub(crate) mod view;
 
 use axum::{
     Json,
-    extract::{Extension, FromRequestParts, Path, Request, State},
+    extract::{Extension, FromRequestParts, Path, State},
     http::{StatusCode, Uri, header, request::Parts},
     response::{IntoResponse, Response},
 };
@@ -24,13 +24,12 @@ use utoipa::ToSchema;
 use crate::{
     calls::{Plans, unexpected},
     correlation::Scope,
-    delivery::{Delivery, Key, PREFERENCE_APPLIED, RESPOND_ASYNC},
-    extract::{JsonObject, parts_and_body},
+    delivery::{Delivery, Key, Operation, PREFERENCE_APPLIED, RESPOND_ASYNC},
+    extract::JsonObject,
     follow::has_ended,
     peers::Gateway,
     problem::Failure,
     query::Query,
-    router,
 };
 use request::PlanRequestV1;
 use view::{PlanSummaryV1, PlanV1};
@@ -71,7 +70,9 @@ pub(crate) struct PlanPageV1 {
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CancelRequestV1 {
-    /// One sentence for those who read the plan later.
+    /// One sentence for those who read the plan later: at most 1024 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1024)]
     reason: Option<String>,
 }
 
@@ -97,10 +98,10 @@ pub(crate) async fn create_plan(
 ) -> Result<Response, Failure> {
     request.adopt_id(&scope)?;
     let delivery = delivery?;
-    let fingerprint = delivery.fingerprint(&request);
+    let named = delivery.name(&Operation::new("POST /api/v1/plans"), &request);
     let (respond_async, plans) = (delivery.respond_async, Plans::new(&gateway, &scope));
     let mut wish = request.into_wish()?;
-    delivery.apply(&mut wish, fingerprint);
+    delivery.apply(&mut wish, named);
     if respond_async {
         return submit(&plans, &scope, wish).await;
     }
@@ -178,14 +179,6 @@ pub(crate) async fn get_plan(
 /// Plans, newest first
 #[utoipa::path(
     get, path = "/api/v1/plans", tag = "plans",
-    params(
-        ("status" = inline(Option<String>), Query, description = "Only plans in this state: `pending`, `running`, `succeeded`, `failed` or `cancelled`"),
-        ("agent" = inline(Option<String>), Query, description = "Only plans with a task for this agent"),
-        ("correlation_id" = inline(Option<String>), Query, description = "Only plans of this request"),
-        ("since" = inline(Option<String>), Query, description = "Only plans accepted at this time (RFC 3339) or later"),
-        ("page_size" = inline(Option<u32>), Query, description = "How many at once: 1 to 500, 50 when absent"),
-        ("page_token" = inline(Option<String>), Query, description = "`next_page_token` of the page before"),
-    ),
     responses((status = 200, body = PlanPageV1, description = "One page of plans"))
 )]
 pub(crate) async fn list_plans(
@@ -212,34 +205,14 @@ fn filter(uri: &Uri) -> Result<ListPlansRequest, OrchestratorError> {
             OrchestratorError::invalid("status", format_args!("must be one of {known}"))
         })
     });
-    let since = query.get("since").map(|text| {
-        let time: Result<Timestamp, _> = text.parse();
-        time.map_err(|_| OrchestratorError::invalid("since", "must be a time such as 2026-01-31T12:00:00Z"))
-    });
     Ok(ListPlansRequest {
         correlation_id: query.parse::<CorrelationId>("correlation_id")?.map(|id| id.to_string()),
         status: status.transpose()?.map_or(planner::PlanStatus::Unspecified, Into::into).into(),
         page_size: query.page_size()?,
         page_token: query.get("page_token").unwrap_or_default().to_owned(),
         agent: query.parse::<AgentName>("agent")?.map(String::from).unwrap_or_default(),
-        since: since.transpose()?.map(to_timestamp),
+        since: query.time("since")?.map(to_timestamp),
     })
-}
-
-/// What is done with a plan: `{plan_id}:cancel` or `{plan_id}:redrive`.
-pub(crate) async fn act_on_plan(
-    State(gateway): State<Gateway>,
-    Extension(scope): Extension<Scope>,
-    segment: Segment,
-    request: Request,
-) -> Result<Response, Failure> {
-    match segment.0.rsplit_once(':') {
-        Some((plan_id, "cancel")) => cancel_plan(&gateway, &scope, read_id(plan_id)?, request).await,
-        Some((plan_id, "redrive")) => {
-            redrive::redrive_plan(&gateway, &scope, read_id(plan_id)?, request).await
-        }
-        _ => Err(router::unknown_path().await),
-    }
 }
 
 /// Cancel a plan
@@ -250,21 +223,30 @@ pub(crate) async fn act_on_plan(
     params(("plan_id" = Uuid, Path, description = "The plan")),
     responses((status = 200, body = PlanV1, description = "The plan, which is cancelled"))
 )]
-async fn cancel_plan(
-    gateway: &Gateway,
-    scope: &Scope,
-    plan_id: PlanId,
-    request: Request,
+pub(crate) async fn cancel_plan(
+    State(gateway): State<Gateway>,
+    Extension(scope): Extension<Scope>,
+    segment: Segment,
+    key: Key,
+    request: Option<JsonObject<CancelRequestV1>>,
 ) -> Result<Response, Failure> {
-    let (key, request): (Key, CancelRequestV1) = parts_and_body(request).await?;
-    let (idempotency_key, idempotency_digest) = key.of(&request);
-    let (name, reason) = (plan_id.to_string(), request.reason.unwrap_or_default());
-    let plans = Plans::new(gateway, scope);
-    plans.cancel(CancelPlanRequest { plan_id: name, reason, idempotency_key, idempotency_digest }).await?;
+    let plan_id = segment.plan_id()?;
+    let request = request.map(|JsonObject(request)| request).unwrap_or_default();
+    let operation = Operation { route: "POST /api/v1/plans/{plan_id}:cancel", plan_id: Some(&plan_id) };
+    let named = key.name(&operation, &request);
+    let plans = Plans::new(&gateway, &scope);
+    plans
+        .cancel(CancelPlanRequest {
+            plan_id: plan_id.to_string(),
+            reason: request.reason.unwrap_or_default(),
+            idempotency_key: named.key,
+            idempotency_digest: named.digest,
+        })
+        .await?;
     Ok(Json(encode(plans.get(plan_id).await?)?).into_response())
 }
 
-/// The part of a path that names a plan, with what is to be done with it.
+/// The part of a path that names a plan, with what is to be done with it: `{plan_id}` or `{plan_id}:{action}`.
 #[derive(Debug)]
 pub(crate) struct Segment(String);
 
@@ -280,13 +262,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
 }
 
 impl Segment {
-    fn plan_id(&self) -> Result<PlanId, OrchestratorError> {
-        read_id(&self.0)
+    /// What is to be done with the plan.
+    pub(crate) fn action(&self) -> Option<&str> {
+        self.0.rsplit_once(':').map(|(_, action)| action)
     }
-}
 
-fn read_id(text: &str) -> Result<PlanId, OrchestratorError> {
-    text.parse().map_err(|problem: InvalidId| OrchestratorError::invalid("plan_id", problem))
+    /// The plan.
+    ///
+    /// # Errors
+    /// `validation_failed` that names the parameter.
+    pub(crate) fn plan_id(&self) -> Result<PlanId, OrchestratorError> {
+        let plan_id = self.0.rsplit_once(':').map_or(self.0.as_str(), |(plan_id, _)| plan_id);
+        plan_id.parse().map_err(|problem: InvalidId| OrchestratorError::invalid("plan_id", problem))
+    }
 }
 
 fn encode(plan: planner::Plan) -> Result<PlanV1, OrchestratorError> {

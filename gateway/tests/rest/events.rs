@@ -166,3 +166,42 @@ async fn a_watcher_that_leaves_cancels_its_chat_unless_it_is_to_go_on() {
     stack.gateway.stop().await;
     assert_eq!(planner.cancelled(), 1, "the one that was to go on was left alone");
 }
+
+/// The answer at the end of a streamed chat: the code of its error.
+fn code_of(events: &[Sent]) -> &str {
+    let (id, kind, answer) = events.last().unwrap();
+    assert_eq!((id.as_str(), kind.as_str()), ("", "response"));
+    assert_eq!(answer["plan_id"], FakePlanner::PLAN);
+    answer["error"]["code"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn streamed_chat_ends_at_its_deadline_with_timeout() {
+    for (query, cancelled) in [("", 1), ("?on_disconnect=continue", 0)] {
+        let limit = std::time::Duration::from_millis(400);
+        let stack = Stack::start_with(|config| config.request_timeout = limit).await;
+        stack.planner.keep(plans::running());
+        // The planner is killed, and nothing comes after it.
+        stack.planner.watches([Watch::Breaks(plans::whole()[..2].to_vec())]);
+        stack.planner.watches(std::iter::repeat_n(Watch::Fails, 50));
+        let path = format!("/api/v1/chat{query}");
+        let events = stack.http.stream(Method::POST, &path, STREAM, CHAT).await.rest().await;
+        assert_eq!(ids(&events), ["11", "13", ""]);
+        assert_eq!(code_of(&events), "timeout");
+        stack.gateway.stop().await;
+        assert_eq!(stack.planner.cancelled(), cancelled, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn streamed_chat_ends_at_shutdown_with_agent_unavailable() {
+    let stack = Stack::start().await;
+    stack.planner.keep(plans::running());
+    let mut stream = stack.http.stream(Method::POST, "/api/v1/chat", STREAM, CHAT).await;
+    assert_eq!(stream.next().await.unwrap().0, "11");
+    let begun = std::time::Instant::now();
+    let (events, ()) = tokio::join!(stream.rest(), stack.gateway.stop());
+    assert!(begun.elapsed() < std::time::Duration::from_secs(15), "it was not drained for its whole time");
+    assert_eq!(code_of(&events), "agent_unavailable");
+    assert_eq!(stack.planner.first_cancelled().await.reason, "the gateway stopped");
+}

@@ -196,7 +196,7 @@ async fn a_plan_is_found_by_its_id_and_cancelled_once() {
         (Method::GET, unknown("/events"), StatusCode::NOT_FOUND),
         (Method::POST, unknown(":cancel"), StatusCode::NOT_FOUND),
         (Method::POST, path(":stop"), StatusCode::NOT_FOUND),
-        (Method::POST, path(""), StatusCode::NOT_FOUND),
+        (Method::POST, path(""), StatusCode::METHOD_NOT_ALLOWED),
         (Method::GET, "/api/v1/plans/42".into(), StatusCode::BAD_REQUEST),
         (Method::GET, "/api/v1/plans/%ff/events".into(), StatusCode::BAD_REQUEST),
         (Method::POST, "/api/v1/plans/42:cancel".into(), StatusCode::BAD_REQUEST),

@@ -7,6 +7,7 @@ use phoenix_domain::{
     AgentName, FailureClass, OrchestratorError, OrchestratorErrorCode,
     action::{DEPENDENCY_REFUSED, RATE_LIMITED},
     health::Outcome,
+    refusals::agent_failure,
 };
 
 /// How much of an agent's own words goes into a message.
@@ -108,11 +109,7 @@ impl AttemptFailure {
 
     /// The error of a task whose last attempt failed like this. `attempts` counts all of the task's.
     pub(crate) fn into_error(self, agent: &AgentName, attempts: u32) -> OrchestratorError {
-        let message = if attempts > 1 {
-            format!("agent `{agent}` failed {attempts} times; the last time it {}", self.deed)
-        } else {
-            format!("agent `{agent}` {}", self.deed)
-        };
+        let message = agent_failure(agent, attempts, &self.deed);
         self.error_with(message, agent, attempts)
     }
 

@@ -29,7 +29,9 @@ use std::{
 
 use futures_util::future::select_all;
 use metrics::{Counter, Gauge};
-use phoenix_domain::{AgentCatalog, AgentName, AgentSpec, OrchestratorError, OrchestratorErrorCode};
+use phoenix_domain::{
+    AgentCatalog, AgentName, AgentSpec, OrchestratorError, OrchestratorErrorCode, refusals::too_many_plans,
+};
 use phoenix_platform::metrics::record_counter;
 
 use crate::metrics::{PLANS_REFUSED, refused_counter, waiting_gauge};
@@ -105,8 +107,7 @@ impl Admission {
         self.plans.take().ok_or_else(|| {
             record_counter(&PLANS_REFUSED, 1);
             let max = self.max_plans;
-            overloaded(format!("{max} plans are in flight; try again shortly"), self.plans.outlook().1)
-                .with_detail("in_flight", max)
+            too_many_plans(max, retry_after(self.plans.outlook().1))
         })
     }
 
@@ -213,14 +214,14 @@ impl Full<'_> {
         let waiting = in_line.saturating_add(*queued as usize);
         let message =
             format!("agent `{name}` is busy: {running} tasks run and {waiting} wait; try again shortly");
-        overloaded(message, outlook)
+        OrchestratorError::new(OrchestratorErrorCode::Overloaded, message)
+            .with_retry_after(retry_after(outlook))
             .with_detail("agent", name)
             .with_detail("running", running)
             .with_detail("waiting", waiting)
     }
 }
 
-fn overloaded(message: String, outlook: Duration) -> OrchestratorError {
-    OrchestratorError::new(OrchestratorErrorCode::Overloaded, message)
-        .with_retry_after(outlook.clamp(SHORTEST_WAIT, LONGEST_WAIT))
+fn retry_after(outlook: Duration) -> Duration {
+    outlook.clamp(SHORTEST_WAIT, LONGEST_WAIT)
 }

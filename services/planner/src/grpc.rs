@@ -5,7 +5,11 @@ mod dead_letters;
 use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt};
-use phoenix_domain::{PlanId, plan::TaskSpec};
+use phoenix_domain::{
+    PlanId,
+    plan::{MAX_DEADLINE_MS, TaskSpec},
+    refusals::no_such_plan,
+};
 use phoenix_platform::{
     RequestContext,
     multiplex::{Answerer, Handler},
@@ -27,7 +31,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     make::{Waits, Wish, Work},
-    planner::{Answer, Planner, no_such_plan},
+    planner::{Answer, Planner},
     store::{Event, IdempotencyKey, JournalError, PlanFilter},
     watch,
 };
@@ -220,6 +224,10 @@ fn wish(request: PlanAndExecuteRequest, waits: Waits) -> Result<Wish, InvalidFie
     } else {
         return Err(InvalidField::new("tasks", "and `message` exclude each other"));
     };
+    if deadline_ms > MAX_DEADLINE_MS {
+        let problem = format!("must be at most {MAX_DEADLINE_MS}, not {deadline_ms}");
+        return Err(InvalidField::new("deadline_ms", problem));
+    }
     Ok(Wish {
         work,
         context,

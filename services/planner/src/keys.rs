@@ -10,7 +10,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
+use phoenix_domain::{
+    OrchestratorError, PlanId,
+    refusals::{key_in_use, key_used_otherwise},
+};
 use uuid::Uuid;
 
 use crate::{
@@ -58,10 +61,10 @@ impl Keys {
         if let Some(key) = &key {
             if let Some(subject) = self.subject_of(key).await? {
                 let is_held = self.held().contains(&key.key);
-                return if is_held { Err(still_running()) } else { Ok(Use::Again(subject)) };
+                return if is_held { Err(key_in_use()) } else { Ok(Use::Again(subject)) };
             }
             if !self.held().insert(key.key.clone()) {
-                return Err(still_running());
+                return Err(key_in_use());
             }
         }
         Ok(Use::First(Claim { keys: self.clone(), key }))
@@ -69,11 +72,7 @@ impl Keys {
 
     async fn subject_of(&self, key: &IdempotencyKey) -> Result<Option<Uuid>, OrchestratorError> {
         match self.journal.subject_of_key(&key.key, self.not_before()).await? {
-            Some((_, digest)) if digest != key.digest => Err(OrchestratorError::new(
-                OrchestratorErrorCode::PlanningFailed,
-                "the idempotency key was used before, for a different request",
-            )
-            .with_detail("field", "Idempotency-Key")),
+            Some((_, digest)) if digest != key.digest => Err(key_used_otherwise()),
             known => Ok(known.map(|(subject, _)| subject)),
         }
     }
@@ -128,16 +127,7 @@ impl Planner {
             (true, Some(output), _) => Ok(Answer { plan_id, output, agent, agent_time: Duration::ZERO }),
             (true, None, Some(error)) => Err(error),
             (true, None, None) => Err(OrchestratorError::internal("the plan of this key has no result")),
-            (false, ..) => Err(still_running()),
+            (false, ..) => Err(key_in_use()),
         }
     }
-}
-
-/// What a request is told that comes again while the first is not done.
-fn still_running() -> OrchestratorError {
-    OrchestratorError::new(
-        OrchestratorErrorCode::Conflict,
-        "a request with this idempotency key is still running; ask again shortly",
-    )
-    .with_retry_after(Duration::from_secs(1))
 }

@@ -13,6 +13,7 @@ use std::{sync::Arc, time::Duration};
 use phoenix_domain::{
     AgentCatalog, AgentName, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
     plan::{Plan, PlanStatus},
+    refusals::{no_such_plan, plan_has_ended},
 };
 use phoenix_platform::RequestContext;
 use tokio::sync::Semaphore;
@@ -264,7 +265,7 @@ impl Planner {
         match stop.ended().await {
             Some(PlanStatus::Cancelled) => Ok(()),
             // It had come to its own end before the cancel came to it.
-            Some(status) => Err(ended_already(status)),
+            Some(status) => Err(plan_has_ended(status)),
             None => Err(changes_hands()),
         }
     }
@@ -275,21 +276,13 @@ impl Planner {
         match plan.status {
             status if !status.is_terminal() => Err(changes_hands()),
             PlanStatus::Cancelled if again => Ok(()),
-            status => Err(ended_already(status)),
+            status => Err(plan_has_ended(status)),
         }
     }
-}
-
-fn ended_already(status: PlanStatus) -> OrchestratorError {
-    OrchestratorError::new(OrchestratorErrorCode::Conflict, format!("the plan has ended already: {status}"))
 }
 
 fn changes_hands() -> OrchestratorError {
     let message = "the plan is being taken over from a planner that stopped; try again shortly";
     OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, message)
         .with_retry_after(Duration::from_secs(1))
-}
-
-pub(crate) fn no_such_plan(plan_id: PlanId) -> OrchestratorError {
-    OrchestratorError::new(OrchestratorErrorCode::NotFound, format!("there is no plan {plan_id}"))
 }

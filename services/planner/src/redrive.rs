@@ -13,6 +13,7 @@ use phoenix_domain::{
     dead_letter::check_reason,
     graph::Graph,
     plan::{Plan, PlanKind, TaskSpec, TaskStatus},
+    refusals::{no_such_plan, plan_has_not_ended},
 };
 use phoenix_platform::{RequestContext, metrics::record_counter};
 use serde_json::{Map, Value};
@@ -22,7 +23,7 @@ use crate::{
     keys::Use,
     make::{Waits, check_input, graph_of, pending_plan},
     metrics::{CountedPlan, DEAD_LETTERS_REDRIVEN},
-    planner::{Answer, Planner, no_such_plan},
+    planner::{Answer, Planner},
     running::{CancelOnDrop, Stop},
     store::{Entry, IdempotencyKey, TaskRef},
 };
@@ -136,7 +137,7 @@ impl Planner {
         let plan = self.journal().plan(plan_id).await?.ok_or_else(|| no_such_plan(plan_id))?;
         let conflict = |message: String| OrchestratorError::new(OrchestratorErrorCode::Conflict, message);
         if !plan.status.is_terminal() {
-            return Err(conflict(format!("the plan has not ended yet: it is {}", plan.status)));
+            return Err(plan_has_not_ended(plan.status));
         }
         if let Some(redriven_as) = plan.redriven_as {
             let message = format!("the plan was redriven before, as {redriven_as}");

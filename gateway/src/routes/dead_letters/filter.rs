@@ -2,13 +2,14 @@
 
 use std::fmt::Display;
 
-use jiff::Timestamp;
 use phoenix_domain::{
     AgentName, CorrelationId, FailureClass, OrchestratorError, OrchestratorErrorCode, PlanId,
 };
 use phoenix_proto::{planner::DeadLetterFilter, to_timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use crate::{query::read_time, routes::openapi::schemas};
 
 /// What dead letters can be filtered by.
 pub(super) const FIELDS: &[&str] = &["agent", "code", "error_class", "plan_id", "correlation_id", "since"];
@@ -18,22 +19,27 @@ pub(super) const FIELDS: &[&str] = &["agent", "code", "error_class", "plan_id", 
 #[serde(deny_unknown_fields)]
 pub(super) struct DeadLetterFilterV1 {
     /// Tasks for this agent.
-    #[schema(examples("git_agent"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = schemas::filtered_agent)]
     agent: Option<String>,
     /// Tasks that ended with this error code.
-    #[schema(examples("execution_failed"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = schemas::optional_code)]
     code: Option<String>,
-    /// Tasks whose last attempt failed in this way: `timeout`, `io`, `backend_failure`, `invalid_request` or
-    /// `action_not_supported`.
-    #[schema(examples("timeout"))]
+    /// Tasks whose last attempt failed in this way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = schemas::optional_error_class)]
     error_class: Option<String>,
     /// Tasks of this plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = Uuid)]
     plan_id: Option<String>,
     /// Tasks of plans of this request.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = Uuid)]
     correlation_id: Option<String>,
     /// Tasks that failed for good at this time or later.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
     since: Option<String>,
 }
@@ -65,10 +71,7 @@ pub(super) fn read<'a>(
         Some(text) => check(text).map_err(|problem| invalid(name, &problem)),
         None => Ok(String::new()),
     };
-    let since = get("since").map(|text| {
-        let time: Result<Timestamp, _> = text.parse();
-        time.map_err(|_| invalid("since", &"must be a time such as 2026-01-31T12:00:00Z"))
-    });
+    let since = get("since").map(|text| read_time(text).map_err(|problem| invalid("since", &problem)));
     Ok(DeadLetterFilter {
         agent: checked("agent", parsed::<AgentName>)?,
         code: checked("code", |text| {

@@ -7,7 +7,7 @@ use std::{convert::Infallible, time::Duration};
 
 use axum::{
     extract::{Extension, State},
-    http::{HeaderMap, StatusCode, Uri},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri},
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
@@ -34,6 +34,24 @@ use crate::{
 
 /// How often a stream on which nothing happens shows that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Tells a proxy such as nginx to pass a stream on as it comes.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// The greatest position that a journal can have.
+pub(crate) const LAST_POSITION: u64 = i64::MAX.unsigned_abs();
+
+/// What happens to a plan. A planner of a later version may know more.
+pub(crate) const KINDS: [&str; 8] = [
+    "plan_accepted",
+    "task_dispatched",
+    "attempt_started",
+    "attempt_ended",
+    "task_ended",
+    "plan_ended",
+    "plan_redriven",
+    "dead_letter_discarded",
+];
 
 const LAST_EVENT_ID_PARAMETER: &str = "last_event_id";
 
@@ -84,13 +102,8 @@ impl TryFrom<WatchPlanResponse> for PlanEventV1 {
 /// header `Last-Event-ID` or in `last_event_id`.
 #[utoipa::path(
     get, path = "/api/v1/plans/{plan_id}/events", tag = "plans",
-    params(
-        ("plan_id" = Uuid, Path, description = "The plan"),
-        ("Last-Event-ID" = Option<u64>, Header, description = "Only events after this one"),
-        ("last_event_id" = inline(Option<u64>), Query, description = "The same, where headers can't be set; the header wins"),
-    ),
+    params(("plan_id" = Uuid, Path, description = "The plan")),
     responses(
-        (status = 200, body = PlanEventV1, content_type = "text/event-stream", description = "The events"),
         (status = 504, body = Problem, content_type = "application/problem+json", description = "`timeout`"),
         (status = 204, description = "The plan has ended and you have seen all of it; `EventSource` asks no more"),
     )
@@ -135,7 +148,8 @@ fn last_event_id(headers: &HeaderMap, uri: &Uri) -> Result<u64, OrchestratorErro
     if text.is_empty() {
         return Ok(0);
     }
-    text.parse().map_err(|_| OrchestratorError::invalid(name, "must be the id of an event: a whole number"))
+    let position = text.parse().ok().filter(|position| *position <= LAST_POSITION);
+    position.ok_or_else(|| OrchestratorError::invalid(name, "must be the id of an event: a whole number"))
 }
 
 /// One event of a plan, unless the planner broke the contract.
@@ -149,5 +163,6 @@ pub(crate) fn encode(event: WatchPlanResponse) -> Option<Event> {
 /// The answer that is a stream of events.
 pub(crate) fn respond(events: impl Stream<Item = Event> + Send + 'static) -> Response {
     let heartbeat = KeepAlive::new().interval(HEARTBEAT).text("heartbeat");
-    Sse::new(events.map(Ok::<_, Infallible>)).keep_alive(heartbeat).into_response()
+    let unbuffered = [(X_ACCEL_BUFFERING, HeaderValue::from_static("no"))];
+    (unbuffered, Sse::new(events.map(Ok::<_, Infallible>)).keep_alive(heartbeat)).into_response()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::{
     Json,
-    extract::Request,
+    extract::{Extension, State},
     response::{IntoResponse, Response},
 };
 use phoenix_domain::{OrchestratorError, PlanId};
@@ -13,9 +13,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::{AcceptedV1, accepted, encode, ended_plan, view::PlanV1};
+use super::{AcceptedV1, Segment, accepted, encode, ended_plan, view::PlanV1};
 use crate::{
-    calls::Plans, correlation::Scope, delivery::Delivery, extract, peers::Gateway, problem::Failure,
+    calls::Plans,
+    correlation::Scope,
+    delivery::{Delivery, Operation},
+    extract::JsonObject,
+    members::or_absent,
+    peers::Gateway,
+    problem::Failure,
+    routes::openapi::schemas,
 };
 
 /// What is to be different this time. Unknown fields are refused.
@@ -24,10 +31,11 @@ use crate::{
 pub(crate) struct RedriveRequestV1 {
     /// By a task's key: its new input, in place of the old one as a whole. Only of tasks that run again; those that have
     /// succeeded are kept as they are.
-    #[serde(default)]
-    #[schema(value_type = Object, examples(json!({"summary": {"text": "{{tasks.report.output}}"}})))]
-    input: BTreeMap<String, Map<String, Value>>,
+    #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(schema_with = schemas::inputs)]
+    input: BTreeMap<String, Option<Map<String, Value>>>,
     /// One sentence for those who read the journal later: at most 1024 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1024)]
     reason: Option<String>,
 }
@@ -50,19 +58,20 @@ pub(crate) struct RedriveRequestV1 {
         ),
     )
 )]
-pub(super) async fn redrive_plan(
-    gateway: &Gateway,
-    scope: &Scope,
-    plan_id: PlanId,
-    request: Request,
+pub(crate) async fn redrive_plan(
+    State(gateway): State<Gateway>,
+    Extension(scope): Extension<Scope>,
+    segment: Segment,
+    delivery: Delivery,
+    request: Option<JsonObject<RedriveRequestV1>>,
 ) -> Result<Response, Failure> {
-    let (delivery, request): (Delivery, RedriveRequestV1) = extract::parts_and_body(request).await?;
+    let request = request.map(|JsonObject(request)| request).unwrap_or_default();
     let respond_async = delivery.respond_async;
-    let request = request.into_wish(plan_id, delivery);
-    let plans = Plans::new(gateway, scope);
+    let request = request.into_wish(segment.plan_id()?, delivery);
+    let plans = Plans::new(&gateway, &scope);
     let redriven = plans.redrive(request).await;
     if respond_async {
-        return Ok(accepted(scope, redriven?));
+        return Ok(accepted(&scope, redriven?));
     }
     let plan = match redriven {
         Ok(plan_id) => plans.get(plan_id).await?,
@@ -73,18 +82,24 @@ pub(super) async fn redrive_plan(
 
 impl RedriveRequestV1 {
     /// The redrive as the planner is asked for it.
-    fn into_wish(self, plan_id: PlanId, delivery: Delivery) -> RedrivePlanRequest {
-        let Delivery { respond_async, stream: _, continues, key } = delivery;
-        let (idempotency_key, idempotency_digest) = key.of(&self);
+    fn into_wish(mut self, plan_id: PlanId, delivery: Delivery) -> RedrivePlanRequest {
+        // An input that is null is none.
+        self.input.retain(|_, input| input.is_some());
+        let operation = Operation { route: "POST /api/v1/plans/{plan_id}:redrive", plan_id: Some(&plan_id) };
+        let named = delivery.name(&operation, &self);
+        let Delivery { respond_async, stream: _, continues, key: _ } = delivery;
         let Self { input, reason } = self;
         RedrivePlanRequest {
             plan_id: plan_id.to_string(),
-            inputs_json: input.into_iter().map(|(key, input)| (key, json_text(&input))).collect(),
+            inputs_json: input
+                .into_iter()
+                .filter_map(|(key, input)| Some((key, json_text(&input?))))
+                .collect(),
             reason: reason.unwrap_or_default(),
             wait: !respond_async,
             continue_on_disconnect: continues,
-            idempotency_key,
-            idempotency_digest,
+            idempotency_key: named.key,
+            idempotency_digest: named.digest,
         }
     }
 }

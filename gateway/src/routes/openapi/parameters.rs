@@ -1,0 +1,132 @@
+//! Parameters of queries and headers.
+
+use utoipa::openapi::{
+    ObjectBuilder, Required, Schema,
+    path::{Operation, Parameter as Documented, ParameterBuilder, ParameterIn},
+    schema::Type,
+};
+
+use super::schemas::{self, Parameter};
+
+const PAGE: [(&str, Parameter, &str); 2] = [
+    ("page_size", Parameter::PageSize, "How many at once: 1 to 500, 50 when absent"),
+    ("page_token", Parameter::Id, "`next_page_token` of the page before"),
+];
+
+const PLANS: [(&str, Parameter, &str); 4] = [
+    ("status", Parameter::PlanStatus, "Only plans in this state"),
+    ("agent", Parameter::Agent, "Only plans with a task for this agent"),
+    ("correlation_id", Parameter::Id, "Only plans of this request"),
+    ("since", Parameter::Time, "Only plans accepted at this time (RFC 3339) or later; write a `+` as `%2B`"),
+];
+
+const DEAD_LETTERS: [(&str, Parameter, &str); 7] = [
+    ("state", Parameter::DeadLetterState, "`open` when absent"),
+    ("agent", Parameter::Agent, "Only tasks for this agent"),
+    ("code", Parameter::Code, "Only tasks that ended with this error code"),
+    ("error_class", Parameter::ErrorClass, "Only tasks whose last attempt failed in this way"),
+    ("plan_id", Parameter::Id, "Only tasks of this plan"),
+    ("correlation_id", Parameter::Id, "Only tasks of plans of this request"),
+    (
+        "since",
+        Parameter::Time,
+        "Only tasks that failed for good at this time (RFC 3339) or later; write a `+` as `%2B`",
+    ),
+];
+
+/// What an operation takes beside its path and its body.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Takes {
+    /// `X-Correlation-Id`.
+    pub(super) id: bool,
+    /// `Idempotency-Key`.
+    pub(super) key: bool,
+    /// `on_disconnect`.
+    pub(super) disconnect: bool,
+    /// `Prefer`.
+    pub(super) prefer: bool,
+}
+
+/// Adds parameters to the operation at `path`.
+pub(super) fn add(path: &str, operation: &mut Operation, takes: Takes) {
+    let reads = operation.request_body.is_none();
+    let query = |table: &[(&str, Parameter, &str)]| {
+        table
+            .iter()
+            .chain(&PAGE)
+            .map(|(name, kind, description)| in_query(name, *kind, description))
+            .collect()
+    };
+    let mut parameters: Vec<Documented> = match path {
+        "/api/v1/plans" if reads => query(&PLANS),
+        "/api/v1/dead-letters" => query(&DEAD_LETTERS),
+        "/api/v1/plans/{plan_id}/events" => positions(),
+        _ => Vec::new(),
+    };
+    let wishes = [
+        takes.id.then(correlation_id),
+        takes.key.then(key),
+        takes.disconnect.then(on_disconnect),
+        takes.prefer.then(prefer),
+    ];
+    parameters.extend(wishes.into_iter().flatten());
+    if !parameters.is_empty() {
+        operation.parameters.get_or_insert_default().extend(parameters.into_iter().map(Into::into));
+    }
+}
+
+fn in_query(name: &str, kind: Parameter, description: &str) -> Documented {
+    parameter(name, ParameterIn::Query, description).schema(Some(kind.schema())).build()
+}
+
+/// After which event a reader goes on.
+fn positions() -> Vec<Documented> {
+    let header = "Only events after this one";
+    let query = "The same, where headers can't be set; the header wins";
+    [("Last-Event-ID", ParameterIn::Header, header), ("last_event_id", ParameterIn::Query, query)]
+        .into_iter()
+        .map(|(name, place, description)| {
+            parameter(name, place, description).schema(Some(Parameter::Position.schema())).build()
+        })
+        .collect()
+}
+
+fn correlation_id() -> Documented {
+    let description = "The request's name everywhere; a new one when absent.";
+    parameter("X-Correlation-Id", ParameterIn::Header, description)
+        .schema(Some(Schema::from(schemas::uuid())))
+        .build()
+}
+
+/// What the caller calls its request.
+fn key() -> Documented {
+    let description = "Names the request: sent again with the same key it counts once. Visible ASCII.";
+    let schema = text().pattern(Some("^[!-~]{1,255}$")).min_length(Some(1)).max_length(Some(255));
+    parameter("Idempotency-Key", ParameterIn::Header, description).schema(Some(Schema::from(schema))).build()
+}
+
+/// What the caller's going away means.
+fn on_disconnect() -> Documented {
+    let description =
+        "What becomes of the plan when a caller that waits goes away: `cancel` unless said otherwise.";
+    let schema = text().enum_values(Some(["cancel", "continue", ""]));
+    parameter("on_disconnect", ParameterIn::Query, description).schema(Some(Schema::from(schema))).build()
+}
+
+/// When the answer is to come.
+fn prefer() -> Documented {
+    let description = "`respond-async`: answer 202 as soon as the plan is durable.";
+    parameter("Prefer", ParameterIn::Header, description).schema(Some(Schema::from(text()))).build()
+}
+
+fn text() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String)
+}
+
+fn parameter(name: &str, place: ParameterIn, description: &str) -> ParameterBuilder {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(place)
+        .required(Required::False)
+        .description(Some(description))
+}

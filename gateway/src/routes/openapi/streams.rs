@@ -1,0 +1,63 @@
+//! Streams of server-sent events: their text, and what each event holds.
+
+use serde_json::{Value, json};
+use utoipa::openapi::{
+    ContentBuilder, ObjectBuilder, RefOr, Response, ResponseBuilder, Schema,
+    extensions::Extensions,
+    path::Operation,
+    schema::{SchemaType, Type},
+};
+
+use crate::routes::plans::events::KINDS;
+
+const EVENT_STREAM: &str = "text/event-stream";
+
+/// Adds the stream of events to the operations that answer with one.
+pub(super) fn add(path: &str, operation: &mut Operation) {
+    let (answers, description) = match path {
+        "/api/v1/plans/{plan_id}/events" => (false, "The events"),
+        "/api/v1/chat" => (true, "The agent's answer"),
+        _ => return,
+    };
+    let response = operation.responses.responses.entry("200".to_owned());
+    let response =
+        response.or_insert_with(|| RefOr::T(ResponseBuilder::new().description(description).build()));
+    if let RefOr::T(Response { content, .. }) = response {
+        let events = ContentBuilder::new().schema(Some(schema(answers))).extensions(Some(names(answers)));
+        content.insert(EVENT_STREAM.to_owned(), events.build().into());
+    }
+}
+
+/// The stream is a string; a reader that takes it apart finds events, whose `data` is JSON.
+fn schema(answers: bool) -> Schema {
+    let plan_event = json!({"$ref": "#/components/schemas/PlanEventV1"});
+    let data = if answers {
+        json!({"anyOf": [plan_event, {"$ref": "#/components/schemas/ChatResponseV1"}]})
+    } else {
+        plan_event
+    };
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    let content = [("contentMediaType", json!("application/json")), ("contentSchema", data)];
+    let payload = text().description(Some("JSON.")).extensions(Some(Extensions::from_iter(content)));
+    ObjectBuilder::new()
+        .schema_type(SchemaType::Array(vec![Type::String, Type::Object]))
+        .description(Some(
+            "Text: server-sent events, as <https://html.spec.whatwg.org/multipage/server-sent-events.html> has them. Each has \
+             a name (`event`) and a JSON value (`data`); `x-events` lists both. Comments keep the stream open.",
+        ))
+        .property("event", text().description(Some("The kind of the event.")))
+        .property("id", text().description(Some("Its place in the journal; absent of `response`.")))
+        .property("data", payload)
+        .into()
+}
+
+/// The schema of every event's data, by the event's name.
+fn names(answers: bool) -> Extensions {
+    let reference = |schema: &str| json!({"$ref": format!("#/components/schemas/{schema}")});
+    let mut events: serde_json::Map<String, Value> =
+        KINDS.iter().map(|kind| ((*kind).to_owned(), reference("PlanEventV1"))).collect();
+    if answers {
+        events.insert(crate::routes::chat::RESPONSE.to_owned(), reference("ChatResponseV1"));
+    }
+    Extensions::from_iter([("x-events", Value::Object(events))])
+}

@@ -1,0 +1,146 @@
+//! What a decoder says of a JSON body, in words for its caller: the full path of the field first.
+
+use phoenix_domain::OrchestratorError;
+use serde_json::error::Category;
+
+use crate::extract::{invalid_body, shorten};
+
+/// How the text of an error begins that needs no more words than its own; see [`crate::members`].
+pub(crate) const REQUIREMENT: &str = "must ";
+
+/// The error for `error`, which a decoder found at `path`.
+pub(crate) fn explain(path: &str, error: &serde_json::Error) -> OrchestratorError {
+    let text = error.to_string();
+    let (text, _) = text.rsplit_once(" at line ").unwrap_or((&text, ""));
+    if error.classify() != Category::Data {
+        return invalid_body(&format!("the body is not valid JSON: {text}"))
+            .with_detail("line", error.line())
+            .with_detail("column", error.column());
+    }
+    let named = |prefix: &str| text.strip_prefix(prefix)?.strip_suffix('`');
+    if let Some(field) = named("missing field `") {
+        OrchestratorError::invalid(&below(path, field), "is missing")
+    } else if let Some(field) = named("duplicate field `") {
+        OrchestratorError::invalid(&below(path, field), "is given twice")
+    } else if let Some((field, known)) =
+        text.strip_prefix("unknown field `").and_then(|rest| rest.rsplit_once("`, expected "))
+    {
+        // The decoder was about to enter the field, so the path ends with it already.
+        let parent = path.strip_suffix(field).map_or(path, |parent| parent.trim_end_matches('.'));
+        let known = known.trim_start_matches("one of ").replace(" or ", ", ");
+        let problem = format_args!("is not a known field; known are {known}");
+        OrchestratorError::invalid(&below(parent, &shorten(field)), problem)
+    } else if text.starts_with(REQUIREMENT) {
+        OrchestratorError::invalid(path, text)
+    } else {
+        let (found, expected) = text.rsplit_once(", expected ").unwrap_or((text, "something else"));
+        let (found, expected) = (found_in_words(found), expected_in_words(expected));
+        OrchestratorError::invalid(path, format_args!("must be {expected}, not {found}"))
+    }
+}
+
+/// The full path of `field`, which belongs to what is at `path`.
+fn below(path: &str, field: &str) -> String {
+    match path {
+        "" | "." => field.to_owned(),
+        path => format!("{path}.{field}"),
+    }
+}
+
+/// What was found: the value itself where it is short and holds nothing of the caller's text.
+fn found_in_words(found: &str) -> &str {
+    let found = ["invalid type: ", "invalid value: "]
+        .iter()
+        .find_map(|prefix| found.strip_prefix(prefix))
+        .unwrap_or(found);
+    let number = |kind: &str| found.strip_prefix(kind)?.strip_suffix('`');
+    match found {
+        "map" => "an object",
+        "sequence" => "an array",
+        "unit value" => "null",
+        text if text.starts_with("string ") => "a string",
+        other => ["integer `", "floating point `", "boolean `", "number `"]
+            .iter()
+            .find_map(|kind| number(kind))
+            .unwrap_or(other),
+    }
+}
+
+fn expected_in_words(expected: &str) -> &str {
+    match expected {
+        "map" | "a map" => "an object",
+        "a sequence" => "an array",
+        "f64" | "f32" => "a number",
+        "bool" => "a boolean",
+        other if other.starts_with("struct ") => "an object",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::members::Members;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "it is only read")]
+    struct Outer {
+        items: Vec<Members<Inner>>,
+        flag: Option<bool>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "it is only read")]
+    struct Inner {
+        key: String,
+        rate: Option<f64>,
+    }
+
+    fn problem(text: &str) -> (String, String) {
+        let mut json = serde_json::Deserializer::from_str(text);
+        let error = serde_path_to_error::deserialize::<_, Outer>(&mut json).unwrap_err();
+        let path = error.path().to_string();
+        let error = explain(&path, &error.into_inner());
+        (error.details["field"].clone(), error.message)
+    }
+
+    #[test]
+    fn error_of_a_nested_member_names_its_full_path() {
+        for (text, field, message) in [
+            (
+                r#"{"items":[{"key":"a","kez":1}]}"#,
+                "items[0].kez",
+                "`items[0].kez` is not a known field; known are `key`, `rate`",
+            ),
+            (r#"{"items":[{"key":"a"},{}]}"#, "items[1].key", "`items[1].key` is missing"),
+            (r#"{"items":[{"key":"a","key":"b"}]}"#, "items[0].key", "`items[0].key` is given twice"),
+            (r#"{"items":[{"key":-1}]}"#, "items[0].key", "`items[0].key` must be a string, not -1"),
+            (r#"{"items":[["a"]]}"#, "items[0]", "`items[0]` must be an object, not an array"),
+            (r#"{"items":null}"#, "items", "`items` must be an array, not null"),
+            (r#"{"items":{}}"#, "items", "`items` must be an array, not an object"),
+            (
+                r#"{"items":[{"key":"a","rate":"x"}]}"#,
+                "items[0].rate",
+                "`items[0].rate` must be a number, not a string",
+            ),
+            (r#"{"items":[],"flag":1.5}"#, "flag", "`flag` must be a boolean, not 1.5"),
+            (r#"{"itemz":[]}"#, "itemz", "`itemz` is not a known field; known are `items`, `flag`"),
+        ] {
+            assert_eq!(problem(text), (field.to_owned(), message.to_owned()), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn unknown_member_of_any_name_is_named_with_its_path(name in "\\PC{1,40}") {
+            prop_assume!(!matches!(name.as_str(), "key" | "rate"));
+            let text = serde_json::json!({"items": [{"key": "a", name.clone(): 1}]}).to_string();
+            prop_assert_eq!(problem(&text).0, format!("items[0].{}", shorten(&name)));
+        }
+    }
+}
