@@ -2,8 +2,7 @@
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use phoenix_domain::{
-    AgentCatalog, AgentName, AgentSpec, CorrelationId, PlanId,
-    builtin::BUILTINS, plan::PlanStatus, refusals,
+    AgentCatalog, AgentName, AgentSpec, CorrelationId, PlanId, builtin::BUILTINS, plan::PlanStatus, refusals,
 };
 use phoenix_platform::propagation::{CORRELATION_HEADER, correlation_id};
 use utoipa::openapi::{
@@ -95,9 +94,7 @@ fn accepted() -> Vec<Failure> {
 
 /// How the plan of a chat may end.
 fn ended() -> Failure {
-    let failed = "git_agent"
-        .parse()
-        .map(|agent| refusals::agent_failed(&agent, 3, "exited with code 3"));
+    let failed = "git_agent".parse().map(|agent| refusals::agent_failed(&agent, 3, "exited with code 3"));
     failed.unwrap_or_else(|_| observe::broken()).into()
 }
 
