@@ -17,7 +17,7 @@ use std::{
 };
 
 use indicatif::DecimalBytes;
-use phoenix_platform::{config::EXIT_CONFIG, sqlite::backup::Check};
+use phoenix_platform::{config::EXIT_CONFIG, privacy, sqlite::backup::Check};
 
 pub(crate) use self::place::VAULT;
 use self::{
@@ -55,7 +55,10 @@ impl Refusal {
 /// Copies a data folder, or one database.
 pub(crate) fn backup(args: BackupArgs) -> ExitCode {
     let begun = Instant::now();
-    end("nothing was backed up", write_backup(args), |(to, copies)| {
+    end("nothing was backed up", write_backup(args), |(to, copies, left_out)| {
+        if let Some(left_out) = left_out {
+            complain(left_out);
+        }
         announce(format_args!("wrote {}: {copies} in {:.1} s", to.display(), begun.elapsed().as_secs_f64()));
     })
 }
@@ -74,6 +77,7 @@ fn end<T>(
     work: impl Future<Output = Result<T, Refusal>>,
     succeeded: impl FnOnce(T),
 ) -> ExitCode {
+    privacy::restrict_new_files();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -123,14 +127,16 @@ async fn interrupted() {
     }
 }
 
-async fn write_backup(args: BackupArgs) -> Result<(PathBuf, Copies), Refusal> {
+async fn write_backup(args: BackupArgs) -> Result<(PathBuf, Copies, Option<String>), Refusal> {
     let BackupArgs { source, to, force } = args;
     let source = Place::resolve(source)?;
     let contents = source.contents()?;
     check_target(&source, &to, force)?;
     let partial = Partial::beside(&to)?;
     let copies = match &source {
-        Place::Database(_) => copies::copy(&contents, |_| partial.path().to_owned(), Check::Quick).await?,
+        Place::Database { .. } => {
+            copies::copy(&contents, |_| partial.path().to_owned(), Check::Quick).await?
+        }
         Place::Folder(_) => {
             let folder = partial.path();
             std::fs::create_dir(folder).map_err(|error| Refusal::file(folder, error))?;
@@ -140,7 +146,7 @@ async fn write_backup(args: BackupArgs) -> Result<(PathBuf, Copies), Refusal> {
     // Somebody may have written there meanwhile.
     check_target(&source, &to, force)?;
     publish(partial, &to)?;
-    Ok((to, copies))
+    Ok((to, copies, source.left_out()))
 }
 
 /// Whether a copy of `source` may be put at `to`.
@@ -150,7 +156,7 @@ fn check_target(source: &Place, to: &Path, force: bool) -> Result<(), Refusal> {
         return Err(Refusal::Usage(format!("--to {shown} must be the name of a new file or folder")));
     }
     match source {
-        Place::Database(_) if to.is_dir() => {
+        Place::Database { .. } if to.is_dir() => {
             Err(Refusal::machine(format_args!("{shown} is a folder, and the copy of one database is a file")))
         }
         Place::Folder(_) if to.is_file() => Err(Refusal::machine(format_args!(
@@ -171,7 +177,7 @@ fn check_target(source: &Place, to: &Path, force: bool) -> Result<(), Refusal> {
             ))),
             None => Ok(()),
         },
-        Place::Database(_) => Ok(()),
+        Place::Database { .. } => Ok(()),
     }
 }
 

@@ -4,6 +4,7 @@
 //! `executor` and `health` are the services themselves, `phoenix agent NAME` the agents that come with the product, and
 //! `phoenix backup` and `restore` keep safe what they write.
 
+mod agent;
 mod args;
 mod backup;
 mod role;
@@ -13,14 +14,21 @@ mod up;
 use std::process::ExitCode;
 
 use clap::Parser;
-use phoenix_platform::config::EXIT_CONFIG;
+use phoenix_platform::{config::EXIT_CONFIG, privacy};
 
-use crate::args::{Cli, Command};
+use crate::{
+    args::{Cli, Command},
+    terminal::complain,
+};
 
 fn main() -> ExitCode {
     // An agent is started for every attempt: it must not pay for what the services need.
     if let Some(agent) = args::agent_fast_path(std::env::args_os()) {
-        return phoenix_agents::run(agent);
+        return agent::run(agent);
+    }
+    if let Err(error) = privacy::conceal_process() {
+        complain(format_args!("cannot keep its secrets from other processes: {error}"));
+        return ExitCode::FAILURE;
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -39,7 +47,7 @@ fn main() -> ExitCode {
         Command::Health(args) => role::run(phoenix_platform::config::Role::Health, args),
         Command::Backup(args) => backup::backup(args),
         Command::Restore(args) => backup::restore(args),
-        Command::Agent { name } => phoenix_agents::run(name),
+        Command::Agent { name } => agent::run(name),
         Command::ExecutorGuard { marker } => phoenix_executor::guard::run(&marker),
     }
 }

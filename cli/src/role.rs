@@ -10,7 +10,7 @@ use phoenix_platform::{
     config::{EXIT_CONFIG, Role, RoleSettings, process_env},
     init_metrics, init_tracing, listener,
     metrics::Metric,
-    shutdown,
+    privacy, shutdown,
     telemetry::TelemetryConfig,
 };
 use tokio::net::TcpListener;
@@ -37,6 +37,10 @@ pub(crate) fn run(role: Role, args: RoleArgs) -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
+    // The executor starts agents, which keep the umask of the operator.
+    if role != Role::Executor {
+        privacy::restrict_new_files();
+    }
     let runtime =
         match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name(role.as_str()).build() {
             Ok(runtime) => runtime,

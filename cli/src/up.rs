@@ -1,21 +1,27 @@
 //! `phoenix up`: the four services as child processes of the same executable, on one machine.
 //!
 //! ```text
-//! check settings → check ports and the data folder → start the four → wait until /readyz says ready → say so
+//! check settings → check ports → take the data folder → start the four → wait until /readyz says ready → say so
 //!   a child dies                → it is started again, after a wait that doubles while it keeps dying
 //!   a child dies before ready   → everything is stopped: nothing is left half started
-//!   Ctrl-C or SIGTERM           → gateway, planner, executor, health drain in this order
+//!   Ctrl-C, SIGTERM or SIGHUP   → gateway, planner, executor, health drain in this order
 //!   a second signal             → everything is killed
 //!   this process is killed      → the children see their standard input end, and drain
 //! ```
 
 mod child;
+mod data_folder;
+mod environment;
 mod plan;
 mod ready;
 
 use std::{process::ExitCode, time::Duration};
 
-use phoenix_platform::config::{EXIT_CONFIG, Role};
+use phoenix_platform::{
+    config::{EXIT_CONFIG, Role},
+    init_tracing,
+    shutdown::StopSignals,
+};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -24,7 +30,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    child::{Child, Died},
+    child::{Child, Died, Stopped},
     plan::StackPlan,
 };
 use crate::{
@@ -62,6 +68,16 @@ pub(crate) fn run(args: UpArgs) -> ExitCode {
 }
 
 async fn supervise(plan: StackPlan) -> ExitCode {
+    let _telemetry = match init_tracing(plan.telemetry()) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            complain(error);
+            return ExitCode::FAILURE;
+        }
+    };
+    if let Some(variables) = plan.ignored_variables() {
+        tracing::warn!(variables, "`phoenix up` ignores environment variables");
+    }
     let (stop, kill) = match stop_signals() {
         Ok(tokens) => tokens,
         Err(error) => {
@@ -92,8 +108,12 @@ async fn supervise(plan: StackPlan) -> ExitCode {
         () = stop.cancelled() => ExitCode::SUCCESS,
         () = kill.cancelled() => ExitCode::from(130),
     };
-    stop_in_order(stops, &mut children).await;
-    if kill.is_cancelled() { ExitCode::from(130) } else { code }
+    let stopped = stop_in_order(stops, &mut children).await;
+    match stopped {
+        _ if kill.is_cancelled() => ExitCode::from(130),
+        Stopped::Drained => code,
+        Stopped::Killed => ExitCode::FAILURE,
+    }
 }
 
 /// Says when the stack is ready, then waits for ever; ends only when the stack can't be started.
@@ -124,34 +144,37 @@ async fn watch_over(
     std::future::pending().await
 }
 
-/// Stops one service after the other, each when the one before has drained.
-async fn stop_in_order(stops: Vec<(Role, CancellationToken)>, children: &mut JoinSet<Role>) {
+/// Stops one service after the other, each when the one before has drained. Says whether all of them did.
+async fn stop_in_order(
+    stops: Vec<(Role, CancellationToken)>,
+    children: &mut JoinSet<(Role, Stopped)>,
+) -> Stopped {
     let mut gone = Vec::new();
+    let mut worst = Stopped::Drained;
     for role in STOP_ORDER {
         stops.iter().filter(|(other, _)| *other == role).for_each(|(_, stop)| stop.cancel());
         while !gone.contains(&role) {
             match children.join_next().await {
-                Some(Ok(ended)) => gone.push(ended),
+                Some(Ok((ended, stopped))) => {
+                    gone.push(ended);
+                    worst = worst.max(stopped);
+                }
                 Some(Err(_)) => {}
                 None => break,
             }
         }
     }
+    worst
 }
 
-/// Tokens that the first and the second SIGTERM or Ctrl-C cancel.
+/// Tokens that the first and the second signal to stop cancel.
 fn stop_signals() -> std::io::Result<(CancellationToken, CancellationToken)> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = StopSignals::catch()?;
     let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
     let (first, second) = (stop.clone(), kill.clone());
     tokio::spawn(async move {
         for token in [first, second] {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+            signals.next().await;
             token.cancel();
         }
     });

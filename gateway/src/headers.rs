@@ -49,7 +49,9 @@ pub(crate) fn cors(origins: &[String]) -> Result<Option<CorsLayer>, ServeError> 
     if origins.is_empty() {
         return Ok(None);
     }
-    let origins = origins.iter().map(|origin| parse_origin(origin)).collect::<Result<Vec<_>, _>>()?;
+    let numbered = origins.iter().enumerate();
+    let origins =
+        numbered.map(|(index, origin)| parse_origin(index, origin)).collect::<Result<Vec<_>, _>>()?;
     Ok(Some(
         CorsLayer::new()
             .allow_origin(origins)
@@ -81,7 +83,8 @@ pub(crate) async fn share(State(cors): State<CorsLayer>, request: Request, next:
     }
 }
 
-fn parse_origin(origin: &str) -> Result<HeaderValue, ServeError> {
+/// The error names the place and not the value, which may have come from a variable that holds a secret.
+fn parse_origin(index: usize, origin: &str) -> Result<HeaderValue, ServeError> {
     let is_origin = origin.parse::<axum::http::Uri>().is_ok_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https"))
             && uri.authority().is_some_and(|authority| origin.ends_with(authority.as_str()))
@@ -89,7 +92,7 @@ fn parse_origin(origin: &str) -> Result<HeaderValue, ServeError> {
     HeaderValue::from_str(origin).ok().filter(|_| is_origin).ok_or_else(|| {
         ServeError::setting(
             "gateway.cors_allowed_origins",
-            format_args!("`{origin}` must be an origin such as https://ops.example.com, without a path"),
+            format_args!("item {index} must be an origin such as https://ops.example.com, without a path"),
         )
     })
 }
@@ -101,12 +104,12 @@ mod tests {
     #[test]
     fn only_exact_origins_are_taken() {
         for good in ["https://ops.example.com", "http://localhost:3000"] {
-            assert!(parse_origin(good).is_ok(), "{good}");
+            assert!(parse_origin(0, good).is_ok(), "{good}");
         }
         for bad in
             ["*", "", "null", "ops.example.com", "https://ops.example.com/", "file:///x", "https://a b"]
         {
-            assert!(parse_origin(bad).is_err(), "{bad}");
+            assert!(parse_origin(0, bad).is_err(), "{bad}");
         }
         assert!(cors(&[]).unwrap().is_none());
     }

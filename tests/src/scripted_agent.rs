@@ -18,6 +18,7 @@
 //! | `slow` | answers after 1.5 s |
 //! | `gate` | answers as soon as SWITCH_FILE is gone |
 //! | `stubborn` | ignores SIGTERM and never answers |
+//! | `snoop` | answers with the processes into whose environment or memory it can look |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
 use std::{
@@ -80,12 +81,32 @@ fn misbehave(mode: &str, request: &ActionRequest) -> ActionResponse {
             let error = Command::new("sh").args(["-c", "trap '' TERM; exec sleep 600"]).exec();
             panic!("{error}");
         }
+        "snoop" => ActionResponse::success(request, ActionResult::text(snoop())),
         "slow" => {
             pause(Duration::from_millis(1500));
             echo(request)
         }
         _ => echo(request),
     }
+}
+
+/// A line for each file of another process that can be opened: its command line, and the file.
+fn snoop() -> String {
+    let own = std::process::id().to_string();
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().into_string().ok());
+    let pids = pids.filter(|name| *name != own && name.chars().all(|c| c.is_ascii_digit()));
+    let mut seen = String::new();
+    for pid in pids {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        for file in ["environ", "mem"] {
+            if std::fs::File::open(format!("/proc/{pid}/{file}")).is_ok() {
+                seen += &format!("{command}: {file}\n");
+            }
+        }
+    }
+    seen
 }
 
 fn forever() -> ! {

@@ -11,7 +11,7 @@ use phoenix_platform::config::Role;
 use phoenix_testkit::{
     http::Rest,
     sandbox::Sandbox,
-    stack::{Stack, is_alive, pids_with_environment},
+    stack::{Stack, is_alive, pids_of_stack},
     wait::{until, until_some},
 };
 use serde_json::{Value, json};
@@ -85,8 +85,7 @@ async fn a_hundred_cancels_at_once_end_what_runs_and_what_waits() {
     eprintln!("100 cancels at once: p50 {:?}, p99 {:?}", times[50], times[99]);
     assert!(times[99] < GENEROUS, "{:?}", times[99]);
     // The four services carry the mark too.
-    let mark = format!("MARK={}", dir.display());
-    until("no agent is left", async || pids_with_environment(&mark).len() <= 5).await;
+    until("no agent is left", async || pids_of_stack(&dir).len() <= 5).await;
     until("nothing is in flight", async || {
         stack.metric(Role::Planner, "phoenix_plans_in_flight").await == 0.0
     })

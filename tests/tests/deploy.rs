@@ -368,9 +368,150 @@ fn promtool_can_parse_what_the_dashboards_ask() {
 }
 
 #[test]
-fn compose_accepts_the_file_and_asks_for_the_token() {
+fn compose_file_is_accepted_with_and_without_a_token() {
     must_run("docker-compose", &["config", "--quiet"], &[TOKEN]);
-    if let Some((success, text)) = run("docker-compose", &["config", "--quiet"], &[]) {
-        assert!(!success && text.contains("must be set to a secret of your own"), "{text}");
+    // `ps`, `logs` and `down` read the file like `config`.
+    must_run("docker-compose", &["config", "--quiet"], &[]);
+}
+
+#[test]
+fn compose_up_without_a_token_ends_with_a_sentence() {
+    let compose = yaml("docker-compose.yml");
+    let check = &compose["services"]["token"];
+    assert_eq!(
+        compose["services"]["gateway"]["depends_on"]["token"]["condition"],
+        "service_completed_successfully"
+    );
+    let words: Vec<_> =
+        check["entrypoint"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+    for (token, code) in [("", 64), ("t", 0)] {
+        // Compose takes `$$` for a dollar sign.
+        let script = words[2].replace("$$", "$");
+        let output =
+            Command::new(words[0]).args([words[1], &script]).env("ORCH_API_TOKEN", token).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{script}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr).contains("ORCH_API_TOKEN must be set"), code != 0);
+    }
+}
+
+#[test]
+fn every_container_rotates_its_logs() {
+    let compose = yaml("docker-compose.yml");
+    for (name, service) in compose["services"].as_object().unwrap() {
+        let options = &service["logging"]["options"];
+        assert!(options["max-size"].is_string() && options["max-file"].is_string(), "{name}");
+    }
+}
+
+/// A copy of what .dockerignore lets into an image build.
+fn build_context() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for path in read(".dockerignore").lines().filter_map(|line| line.strip_prefix('!')) {
+        let target = dir.path().join(path);
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+        let copied = Command::new("cp").arg("-r").arg(root().join(path)).arg(&target).status().unwrap();
+        assert!(copied.success(), "{path}");
+    }
+    dir
+}
+
+/// Every file below `dir`, with its content.
+fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.insert(path.strip_prefix(dir).unwrap().to_owned(), std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn image_builds_dependencies_again_only_when_a_manifest_changes() {
+    let skeleton = |change: &dyn Fn(&Path)| {
+        let context = build_context();
+        change(context.path());
+        let script = context.path().join("deploy/skeleton.sh");
+        assert!(Command::new("sh").arg(&script).arg(context.path()).status().unwrap().success());
+        (tree(context.path()), context)
+    };
+    let (before, context) = skeleton(&|_| {});
+    let (after, _context) = skeleton(&|context| {
+        std::fs::write(context.join("crates/domain/src/lib.rs"), "pub fn changed() {}").unwrap();
+        std::fs::write(context.join("crates/domain/src/new_file.rs"), "pub fn new() {}").unwrap();
+        std::fs::remove_file(context.join("gateway/src/router.rs")).unwrap();
+        std::fs::write(context.join("cli/README"), "new").unwrap();
+    });
+    assert_eq!(before, after, "sources do not matter");
+    let (other, _context) =
+        skeleton(&|context| std::fs::write(context.join("Cargo.lock"), "changed").unwrap());
+    assert_ne!(before, other, "what decides about dependencies does");
+    // cargo can work with it: every target that a manifest names is there.
+    let mut cargo = Command::new(env!("CARGO"));
+    let read = cargo
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .current_dir(context.path());
+    let output = read.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for target in all_targets(&found) {
+        assert!(before.contains_key(target.strip_prefix(context.path()).unwrap()), "{}", target.display());
+    }
+    let dockerfile = self::read("deploy/Dockerfile");
+    let builds: Vec<_> = dockerfile.match_indices("cargo build").map(|(at, _)| at).collect();
+    let sources = dockerfile.rfind("COPY . .").unwrap();
+    assert!(builds[0] < sources && sources < builds[1], "first dependencies, then sources");
+}
+
+fn all_targets(metadata: &Value) -> Vec<PathBuf> {
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    let targets = packages.flat_map(|package| package["targets"].as_array().unwrap());
+    targets.map(|target| target["src_path"].as_str().unwrap().into()).collect()
+}
+
+/// The words before `phoenix` in the image's entry point.
+fn init_of_the_image() -> Vec<String> {
+    let dockerfile = read("deploy/Dockerfile");
+    let words = dockerfile.lines().find_map(|line| line.strip_prefix("ENTRYPOINT ")).unwrap();
+    let mut words: Vec<String> = serde_json::from_str(words).unwrap();
+    assert_eq!(words.pop().unwrap(), "phoenix");
+    words
+}
+
+#[test]
+fn process_1_of_the_image_ends_what_agents_leave_behind() {
+    let init = init_of_the_image();
+    let installed = read("deploy/Dockerfile");
+    assert!(installed.contains(&format!(" {} ", init[0])) || installed.contains(&format!(" {}\n", init[0])));
+    if run(&init[0], &["--version"], &[]).is_none() {
+        return;
+    }
+    // Ten children whose parents have gone, and then how many of them are left as children of process 1.
+    let script = "for n in 1 2 3 4 5 6 7 8 9 10; do sh -c 'sleep 0.1 &'; done
+                  for n in $(seq 50); do
+                      sleep 0.1
+                      left=$(cat /proc/[0-9]*/stat 2>/dev/null | grep -c '(sleep) [SZ] 1 ')
+                      [ $left -eq 0 ] && break
+                  done
+                  echo left: $left";
+    let words = init.iter().map(String::as_str).chain(["sh", "-c", script]);
+    let arguments: Vec<_> = ["--pid", "--fork", "--mount-proc"].into_iter().chain(words).collect();
+    if let Some((success, text)) = run("unshare", &arguments, &[]) {
+        assert!(success && text.trim() == "left: 0", "{text}");
+    }
+}
+
+#[test]
+fn readme_names_a_place_for_secrets_that_agents_cannot_see() {
+    let (readme, compose) = (read("README.md"), read("docker-compose.yml"));
+    assert!(!readme.contains("docker-compose up"), "the spelling of Compose v2");
+    for text in [readme, compose] {
+        assert!(text.contains("docker compose --env-file ~/.config/phoenix.env"));
     }
 }

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use phoenix_platform::config::Role;
 use phoenix_testkit::{
     collector::{CollectedSpan, Collector},
-    stack::{Stack, children_of, is_alive, pids_with_environment},
+    stack::{Stack, children_of, is_alive, pids_of_stack},
     wait::{until, until_some},
 };
 use serde_json::json;
@@ -24,11 +24,6 @@ fn agent(name: &str, mode: &str, dir: &Path) -> String {
     )
 }
 
-/// Every process of the stack, agents included, carries its mark.
-fn mark(dir: &Path) -> String {
-    format!("MARK={}", dir.display())
-}
-
 fn stack(agents: &[(&str, &str)]) -> phoenix_testkit::stack::StackBuilder {
     let builder = Stack::builder();
     let dir = builder.dir().to_owned();
@@ -37,8 +32,7 @@ fn stack(agents: &[(&str, &str)]) -> phoenix_testkit::stack::StackBuilder {
 }
 
 async fn nothing_is_left(dir: &Path) {
-    let mark = mark(dir);
-    until("no process of the stack is left", async || pids_with_environment(&mark).is_empty()).await;
+    until("no process of the stack is left", async || pids_of_stack(dir).is_empty()).await;
 }
 
 #[tokio::test]
@@ -254,9 +248,9 @@ async fn a_killed_supervisor_takes_everything_along() {
     until("the agent runs", async || dir.join("hung.starts").exists()).await;
     stack.signal(Signal::SIGKILL);
     assert_eq!(stack.wait().await, None);
-    until("its services are gone or draining", async || pids_with_environment(&mark(&dir)).len() <= 5).await;
+    until("its services are gone or draining", async || pids_of_stack(&dir).len() <= 5).await;
     // A second signal to those that still drain: what is asserted is that nothing stays by itself.
-    for pid in pids_with_environment(&mark(&dir)) {
+    for pid in pids_of_stack(&dir) {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGTERM);
     }
     nothing_is_left(&dir).await;

@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use phoenix_platform::sqlite::backup::{self, Check};
+use phoenix_platform::{
+    privacy,
+    sqlite::backup::{self, Check},
+};
 
 use super::{
     Refusal,
@@ -113,6 +116,8 @@ fn copy_file(from: &Path, to: &Path, is_link: bool) -> io::Result<u64> {
         return Ok(0);
     }
     let bytes = fs::copy(from, to)?;
+    // A copy has the mode of its source, which may be open to others.
+    privacy::tighten(to)?;
     // Not through a handle that writes: notes may be read-only.
     File::open(to)?.sync_all()?;
     Ok(bytes)

@@ -7,7 +7,7 @@ use std::{
 
 use phoenix_platform::{
     config::{Role, process_env},
-    sqlite::backup::file_of,
+    sqlite::file_of,
 };
 
 use super::Refusal;
@@ -21,7 +21,12 @@ pub(super) enum Place {
     /// A data folder.
     Folder(PathBuf),
     /// A single database.
-    Database(PathBuf),
+    Database {
+        /// Its file.
+        file: PathBuf,
+        /// Whether DATABASE_URL chose it, and not the command line.
+        from_environment: bool,
+    },
 }
 
 /// What there is to copy.
@@ -37,30 +42,45 @@ impl Place {
     /// Where the flags say, else the environment, as for a service.
     pub(super) fn resolve(args: PlaceArgs) -> Result<Self, Refusal> {
         let PlaceArgs { data_dir, database_url } = args;
+        let from_environment = database_url.is_none();
         let variable = || data_dir.is_none().then(|| process_env("DATABASE_URL")).flatten();
         match database_url.or_else(variable) {
             Some(url) => {
                 let file = file_of(&url).map_err(|error| Refusal::Usage(error.to_string()))?;
-                Ok(Self::Database(file))
+                Ok(Self::Database { file, from_environment })
             }
             None => {
-                let folder = data_dir.or_else(|| process_env("PHOENIX_DATA_DIR").map(PathBuf::from));
+                let folder = data_dir.or_else(|| {
+                    std::env::var_os("PHOENIX_DATA_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from)
+                });
                 Ok(Self::Folder(folder.unwrap_or_else(|| "data".into())))
             }
         }
     }
 
+    /// What a copy does not hold although the command line does not say so.
+    pub(super) fn left_out(&self) -> Option<String> {
+        let Self::Database { file, from_environment: true } = self else { return None };
+        let name = file.file_name().unwrap_or_default();
+        let others: Vec<_> = database_names().filter(|database| **database != *name).collect();
+        Some(format!(
+            "this is one database, because DATABASE_URL names it; {} and the notes are not in it. Back them up where they \
+             are kept, or name a whole data folder with --data-dir",
+            others.join(", ")
+        ))
+    }
+
     /// The folder or the file.
     pub(super) fn path(&self) -> &Path {
         match self {
-            Self::Folder(path) | Self::Database(path) => path,
+            Self::Folder(path) | Self::Database { file: path, .. } => path,
         }
     }
 
     /// What it holds.
     pub(super) fn contents(&self) -> Result<Contents, Refusal> {
         match self {
-            Self::Database(file) => Contents::of_file(file),
+            Self::Database { file, .. } => Contents::of_file(file),
             Self::Folder(folder) => Contents::of_folder(folder),
         }
     }

@@ -1,13 +1,16 @@
 //! The way back: a copy is read from end to end, and put where nobody works. What was there before is kept beside it.
 
 use std::{
-    ffi::OsString,
     fmt, fs,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use phoenix_platform::sqlite::backup::{self, Check};
+use phoenix_platform::sqlite::{
+    COMPANIONS,
+    backup::{self, Check},
+    companion,
+};
 
 use super::{
     Refusal,
@@ -15,9 +18,6 @@ use super::{
     place::{Contents, Place, VAULT},
 };
 use crate::args::RestoreArgs;
-
-/// What stands beside a database that is in use, or was when its process was killed. It must never meet another database.
-const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
 
 /// What was restored.
 pub(super) struct Restored {
@@ -32,7 +32,7 @@ pub(super) async fn run(args: RestoreArgs) -> Result<Restored, Refusal> {
     let target = Place::resolve(target)?;
     let contents = match (&target, from.is_dir()) {
         (Place::Folder(_), true) => Contents::of_folder(&from)?,
-        (Place::Database(_), false) => Contents::of_file(&from)?,
+        (Place::Database { .. }, false) => Contents::of_file(&from)?,
         (Place::Folder(_), false) if !from.exists() => {
             return Err(Refusal::machine(format_args!("there is no backup {}", from.display())));
         }
@@ -42,7 +42,7 @@ pub(super) async fn run(args: RestoreArgs) -> Result<Restored, Refusal> {
                 from.display()
             )));
         }
-        (Place::Database(_), true) => {
+        (Place::Database { .. }, true) => {
             return Err(Refusal::Usage(format!(
                 "{} is the copy of a data folder: say with --data-dir where it belongs",
                 from.display()
@@ -51,7 +51,7 @@ pub(super) async fn run(args: RestoreArgs) -> Result<Restored, Refusal> {
     };
     let place = |name: &str| match &target {
         Place::Folder(folder) => folder.join(name),
-        Place::Database(file) => file.clone(),
+        Place::Database { file, .. } => file.clone(),
     };
     let names = contents.databases.iter().map(|(name, _)| name.as_str());
     let places: Vec<PathBuf> = names.chain(contents.vault.as_ref().map(|_| VAULT)).map(place).collect();
@@ -97,24 +97,19 @@ async fn check_places(places: &[PathBuf], force: bool) -> Result<(), Refusal> {
 /// Renames what is at `place`, with what belongs to it: its new name, if there was something.
 fn set_aside(place: &Path) -> Result<Option<PathBuf>, Refusal> {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let aside = with_suffix(place, &format!(".replaced-{seconds}"));
+    let aside = companion(place, &format!(".replaced-{seconds}"));
     let was_there = is_occupied(place);
     if was_there {
         fs::rename(place, &aside).map_err(|error| Refusal::file(place, error))?;
     }
-    for companion in COMPANIONS {
-        let left = with_suffix(place, companion);
+    // They must never meet another database.
+    for suffix in COMPANIONS {
+        let left = companion(place, suffix);
         if left.exists() {
-            fs::rename(&left, with_suffix(&aside, companion)).map_err(|error| Refusal::file(&left, error))?;
+            fs::rename(&left, companion(&aside, suffix)).map_err(|error| Refusal::file(&left, error))?;
         }
     }
     Ok(was_there.then_some(aside))
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    name.into()
 }
 
 impl fmt::Display for Restored {

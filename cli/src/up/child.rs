@@ -35,6 +35,15 @@ pub(crate) struct Died {
     pub(crate) how: String,
 }
 
+/// How a service ended that was to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stopped {
+    /// By itself, with its work done or handed over.
+    Drained,
+    /// By SIGKILL: it did not drain in time, or something else killed it.
+    Killed,
+}
+
 /// A service, and what decides about it.
 pub(crate) struct Child<C> {
     pub(crate) role: Role,
@@ -51,24 +60,24 @@ pub(crate) struct Child<C> {
 }
 
 enum Ended {
-    Stopped,
+    Stopped(Stopped),
     ByItself(String),
 }
 
 impl<C: Fn() -> Command> Child<C> {
     /// Runs the service, again and again, until it is stopped.
-    pub(crate) async fn keep_alive(self) -> Role {
+    pub(crate) async fn keep_alive(self) -> (Role, Stopped) {
         let mut wait = FIRST_WAIT;
         loop {
             let started = Instant::now();
             let how = match self.run_once().await {
-                Ok(Ended::Stopped) => return self.role,
+                Ok(Ended::Stopped(stopped)) => return (self.role, stopped),
                 Ok(Ended::ByItself(how)) => how,
                 Err(error) => format!("could not be started: {error}"),
             };
             let _ = self.deaths.try_send(Died { role: self.role, how: how.clone() });
             if !self.stack_ready.is_cancelled() {
-                return self.role;
+                return (self.role, Stopped::Drained);
             }
             if started.elapsed() >= WELL_AFTER {
                 wait = FIRST_WAIT;
@@ -76,7 +85,7 @@ impl<C: Fn() -> Command> Child<C> {
             complain(format_args!("the {} {how}; starting it again in {} ms", self.role, wait.as_millis()));
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = self.stop.cancelled() => return self.role,
+                () = self.stop.cancelled() => return (self.role, Stopped::Drained),
             }
             wait = (wait * 2).min(LONGEST_WAIT);
         }
@@ -103,17 +112,28 @@ impl<C: Fn() -> Command> Child<C> {
                     let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
                 }
                 tokio::select! {
-                    _ = process.wait() => {}
-                    () = self.kill.cancelled() => {}
-                    () = tokio::time::sleep(STOP_LIMIT) => complain(format_args!("the {} did not stop in time", self.role)),
+                    status = process.wait() => Ended::Stopped(how_it_stopped(status?)),
+                    () = self.kill.cancelled() => Ended::Stopped(Stopped::Killed),
+                    () = tokio::time::sleep(STOP_LIMIT) => {
+                        complain(format_args!("the {} did not stop in {} s; killing it", self.role, STOP_LIMIT.as_secs()));
+                        Ended::Stopped(Stopped::Killed)
+                    }
                 }
-                Ended::Stopped
             }
-            () = self.kill.cancelled() => Ended::Stopped,
+            () = self.kill.cancelled() => Ended::Stopped(Stopped::Killed),
         };
         // Does nothing to a process that has ended.
         let _ = process.kill().await;
         Ok(ended)
+    }
+}
+
+/// A service that is stopped before it can catch signals ends by SIGTERM, and has nothing to drain.
+fn how_it_stopped(status: ExitStatus) -> Stopped {
+    use std::os::unix::process::ExitStatusExt;
+    match status.signal().map(Signal::try_from) {
+        None | Some(Ok(Signal::SIGTERM)) => Stopped::Drained,
+        Some(_) => Stopped::Killed,
     }
 }
 

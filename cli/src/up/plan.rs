@@ -4,18 +4,23 @@ use std::{
     ffi::OsString,
     io,
     net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use phoenix_platform::{
-    config::{Problems, Role, RoleFlags, RoleSettings, process_env},
-    telemetry::LogFormat,
+    config::{PhoenixConfig, Problems, Role, RoleFlags, RoleSettings, process_env},
+    telemetry::{LogFormat, TelemetryConfig},
 };
 use tokio::process::Command;
 
-use crate::{args::UpArgs, backup::VAULT, role::executable};
+use super::{
+    data_folder::DataFolder,
+    environment::{self, Asked},
+};
+use crate::{args::UpArgs, role::executable};
 
 /// Why a stack is not started.
+#[derive(Debug)]
 pub(crate) enum Refusal {
     /// The settings can't be used.
     Settings(Problems),
@@ -26,39 +31,55 @@ pub(crate) enum Refusal {
 /// The stack to start.
 pub(crate) struct StackPlan {
     exe: String,
-    vault: PathBuf,
+    data: DataFolder,
     gateway_addr: SocketAddr,
-    log_format: LogFormat,
-    colour: bool,
-    services: Vec<(Role, RoleFlags)>,
+    telemetry: TelemetryConfig,
+    ignored_variables: Option<String>,
+    services: Vec<Service>,
+}
+
+/// How one service is started.
+struct Service {
+    role: Role,
+    flags: RoleFlags,
+    environment: Vec<(OsString, OsString)>,
 }
 
 impl StackPlan {
-    /// Settles every setting, and checks ports and the data folder.
+    /// Settles every setting, checks the ports and takes the data folder.
     pub(crate) fn resolve(args: UpArgs) -> Result<Self, Refusal> {
         let exe = executable()
             .map_err(|error| Refusal::Machine(format!("cannot find its own executable: {error}")))?;
         let UpArgs { port_offset, data_dir, config, log_format } = args;
-        let services = Role::ALL
-            .iter()
-            .map(|role| flags(*role, port_offset, &data_dir, config.as_deref(), log_format.as_deref()))
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut resolved = Vec::new();
-        for (role, flags) in &services {
-            let settings =
-                RoleSettings::resolve(*role, flags, &exe, &process_env).map_err(Refusal::Settings)?;
-            resolved.push(settings);
+        let mut problems = Problems::default();
+        let (mut services, mut resolved) = (Vec::new(), Vec::new());
+        for role in Role::ALL {
+            let (role, flags) =
+                flags(*role, port_offset, &data_dir, config.as_deref(), log_format.as_deref())?;
+            let asked = Asked::default();
+            match RoleSettings::resolve(role, &flags, &exe, &|name| asked.look_up(name)) {
+                Ok(settings) => {
+                    problems.extend(own_places(&settings.config));
+                    services.push(Service { role, flags, environment: asked.environment(&settings) });
+                    resolved.push(settings);
+                }
+                Err(found) => problems.extend(found),
+            }
         }
+        problems.none_or(()).map_err(Refusal::Settings)?;
         check_ports(&resolved)?;
-        let data_dir = make_data_dir(&data_dir)?;
-        let gateway = resolved.iter().find(|settings| settings.role == Role::Gateway);
+        let data = DataFolder::open(&data_dir)?;
+        for service in &mut services {
+            service.flags.data_dir = Some(data.path().to_owned());
+        }
+        let gateway = resolved.into_iter().find(|settings| settings.role == Role::Gateway);
         let Some(gateway) = gateway else { return Err(Refusal::Machine("no gateway to start".into())) };
         Ok(Self {
             exe,
-            vault: data_dir.join(VAULT),
+            data,
             gateway_addr: gateway.addr,
-            log_format: gateway.telemetry.format,
-            colour: gateway.telemetry.colour,
+            telemetry: gateway.telemetry,
+            ignored_variables: environment::ignored(port_offset),
             services,
         })
     }
@@ -68,21 +89,54 @@ impl StackPlan {
         self.gateway_addr
     }
 
+    /// How the supervisor itself writes its log.
+    pub(crate) fn telemetry(&self) -> TelemetryConfig {
+        TelemetryConfig { service: "up", prefix: true, otlp_endpoint: None, ..self.telemetry.clone() }
+    }
+
+    /// The variables that are set and have no effect, each with what to use instead.
+    pub(crate) fn ignored_variables(&self) -> Option<&str> {
+        self.ignored_variables.as_deref()
+    }
+
     /// The command that starts the service `role`.
     pub(crate) fn command(&self, role: Role) -> impl Fn() -> Command + Send + use<> {
-        let flags = self.services.iter().find(|(other, _)| *other == role).map(|(_, flags)| flags.clone());
-        let args = to_args(&flags.unwrap_or_default(), self.log_format);
-        let (exe, vault) = (self.exe.clone(), self.vault.clone());
-        let colour = if self.colour { "1" } else { "0" };
+        let service = self.services.iter().find(|service| service.role == role);
+        let (flags, mut environment) =
+            service.map(|service| (service.flags.clone(), service.environment.clone())).unwrap_or_default();
+        let args = to_args(&flags, self.telemetry.format);
+        let colour = if self.telemetry.colour { "1" } else { "0" };
+        environment.push(("CLICOLOR_FORCE".into(), colour.into()));
+        if role == Role::Executor && process_env("OBSIDIAN_AGENT_VAULT_ROOT").is_none() {
+            environment.push(("OBSIDIAN_AGENT_VAULT_ROOT".into(), self.data.vault().into()));
+        }
+        let exe = self.exe.clone();
         move || {
             let mut command = Command::new(&exe);
-            command.arg(role.as_str()).arg("--supervised").args(&args).env("CLICOLOR_FORCE", colour);
-            if process_env("OBSIDIAN_AGENT_VAULT_ROOT").is_none() {
-                command.env("OBSIDIAN_AGENT_VAULT_ROOT", &vault);
-            }
+            command.arg(role.as_str()).arg("--supervised").args(&args).env_clear();
+            command.envs(environment.iter().map(|(name, value)| (name, value)));
             command
         }
     }
+}
+
+/// The settings of the file that a stack would ignore, as problems: where a stack serves and keeps its data is one decision.
+fn own_places(config: &PhoenixConfig) -> Problems {
+    let mut problems = Problems::default();
+    for setting in config.own_places() {
+        let instead = match setting.rsplit_once('.') {
+            Some((_, "database_url")) => "--data-dir",
+            Some((_, "http_addr")) => "HTTP_ADDR or --port-offset",
+            _ => "--port-offset",
+        };
+        problems.add(
+            setting,
+            format_args!(
+                "`phoenix up` decides about it; remove it and use {instead}, or start the services one by one"
+            ),
+        );
+    }
+    problems
 }
 
 fn flags(
@@ -112,7 +166,7 @@ fn flags(
         planner_url: url(Role::Planner)?,
         executor_url: url(Role::Executor)?,
         health_url: url(Role::Health)?,
-        database_url: Some(format!("sqlite://{}", data_dir.join(role.database_file()).display())),
+        database_url: None,
         data_dir: Some(data_dir.to_owned()),
         config: config.map(Path::to_owned),
         log_format: log_format.map(str::to_owned),
@@ -128,7 +182,7 @@ fn to_args(flags: &RoleFlags, log_format: LogFormat) -> Vec<OsString> {
         executor_url,
         health_url,
         database_url,
-        data_dir: _,
+        data_dir,
         config,
         log_format: _,
     } = flags;
@@ -144,6 +198,7 @@ fn to_args(flags: &RoleFlags, log_format: LogFormat) -> Vec<OsString> {
     for (name, value) in texts {
         args.extend(value.iter().flat_map(|value| [name.into(), value.into()]));
     }
+    args.extend(data_dir.iter().flat_map(|path| ["--data-dir".into(), path.into()]));
     args.extend(config.iter().flat_map(|path| ["--config".into(), path.into()]));
     args.extend(["--log-format".into(), log_format.as_str().into()]);
     args
@@ -167,7 +222,7 @@ fn check_ports(services: &[RoleSettings]) -> Result<(), Refusal> {
         return Ok(());
     }
     Err(Refusal::Machine(format!(
-        "nothing was started; these ports cannot be had:\n{}\nStop what uses them, or start another stack beside it with --port-offset 1000",
+        "nothing was started; these ports cannot be had:\n{}\nStop what uses them, or start another stack beside it with --port-offset 1000 and a --data-dir of its own",
         taken.join("\n")
     )))
 }
@@ -177,17 +232,4 @@ fn port_problem(error: &io::Error) -> String {
         io::ErrorKind::AddrInUse => "another process uses it".into(),
         _ => error.to_string(),
     }
-}
-
-fn make_data_dir(dir: &Path) -> Result<PathBuf, Refusal> {
-    let refuse = |error: io::Error| {
-        Refusal::Machine(format!(
-            "nothing was started; the data folder {} cannot be written: {error}. Choose another with --data-dir",
-            dir.display()
-        ))
-    };
-    std::fs::create_dir_all(dir.join(VAULT)).map_err(refuse)?;
-    let probe = dir.join(format!(".writable-{}", std::process::id()));
-    std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(refuse)?;
-    dir.canonicalize().map_err(refuse)
 }

@@ -6,11 +6,14 @@
 
 mod actions;
 mod agents;
+mod confidential;
 mod file;
 mod interpolate;
 mod role;
 
 use std::fmt;
+
+use self::confidential::Confidential;
 
 pub use file::{GatewayFile, PhoenixConfig, PlannerFile, RoleFile};
 pub use role::{Role, RoleFlags, RoleSettings};
@@ -42,8 +45,18 @@ impl Problems {
         if self.is_empty() { Ok(value) } else { Err(self) }
     }
 
-    fn extend(&mut self, other: Self) {
-        self.0.extend(other.0);
+    /// Adds the problems of `other` that are not listed yet: services that read one file find the same.
+    pub fn extend(&mut self, other: Self) {
+        for problem in other.0 {
+            if !self.0.contains(&problem) {
+                self.0.push(problem);
+            }
+        }
+    }
+
+    /// The same, without the values that must not be quoted.
+    fn without(self, confidential: &Confidential) -> Self {
+        Self(self.0.iter().map(|problem| confidential.clean(problem)).collect())
     }
 }
 

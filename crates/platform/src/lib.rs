@@ -11,6 +11,7 @@
 //! | "can this process take work?" | [`readiness`] |
 //! | ports and signals | [`listener`], [`shutdown`] |
 //! | SQLite databases | [`sqlite`] |
+//! | modes of files, processes that others cannot look into | [`privacy`] |
 //!
 //! Process globals are two: the tracing subscriber and the metrics recorder. Everything else is a value.
 
@@ -21,6 +22,7 @@ pub mod listener;
 pub mod log_lines;
 pub mod metrics;
 pub mod multiplex;
+pub mod privacy;
 pub mod propagation;
 pub mod readiness;
 pub mod server;

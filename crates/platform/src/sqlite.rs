@@ -2,7 +2,12 @@
 
 pub mod backup;
 
-use std::{str::FromStr, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use sqlx::{
     Connection, SqliteConnection, SqlitePool,
@@ -10,12 +15,20 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
+use crate::privacy;
+
+/// What SQLite puts beside the file of a database that is in use.
+pub const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
+
 /// Why a database can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The URL is of another kind.
     #[error("DATABASE_URL must look like sqlite://path/to/file.db: {0}")]
-    Url(sqlx::Error),
+    Url(String),
+    /// SQLite takes names of files as UTF-8 only.
+    #[error("the path of the database {0} is not UTF-8; choose another folder")]
+    NotUtf8(String),
     /// The file can't be opened or created.
     #[error("the database {path} cannot be opened: {cause}")]
     Open {
@@ -62,7 +75,8 @@ impl From<Durability> for SqliteSynchronous {
     }
 }
 
-/// Opens, or makes, the database at `url`, its folder included, and brings its tables up to date.
+/// Opens, or makes, the database at `url`, its folder included, and brings its tables up to date. Other users can read
+/// neither.
 ///
 /// # Errors
 /// When the file can't be opened or made, or belongs to a newer version.
@@ -73,11 +87,13 @@ pub async fn open(
     migrator: &Migrator,
 ) -> Result<SqlitePool, OpenError> {
     let options = options(url, durability)?;
-    let path = options.get_filename().display().to_string();
-    if let Some(folder) = options.get_filename().parent() {
-        let made = tokio::fs::create_dir_all(folder).await;
-        made.map_err(|cause| OpenError::Open { path: path.clone(), cause: cause.into() })?;
-    }
+    let file = options.get_filename().to_owned();
+    let path = file.display().to_string();
+    let prepared = tokio::task::spawn_blocking(move || prepare(&file)).await;
+    prepared
+        .map_err(io::Error::other)
+        .flatten()
+        .map_err(|cause| OpenError::Open { path: path.clone(), cause: cause.into() })?;
     let pool = SqlitePoolOptions::new()
         .max_connections(connections)
         // There is no network between us and the file that could have broken meanwhile.
@@ -93,13 +109,82 @@ pub async fn open(
     }
 }
 
+/// Makes the file and its folder for this user only, and takes what was created with wider modes away from others.
+/// SQLite gives the files beside a database the mode of the database.
+fn prepare(file: &Path) -> io::Result<()> {
+    if let Some(folder) = file.parent().filter(|folder| !folder.exists()) {
+        privacy::create_folder(folder)?;
+        privacy::keep_out_of_git(folder, "*")?;
+    }
+    if !file.exists() {
+        // An empty file is a database without tables.
+        privacy::create_file(file)?;
+    }
+    for path in [file.to_owned()].into_iter().chain(COMPANIONS.map(|suffix| companion(file, suffix))) {
+        if let Err(error) = privacy::tighten(&path) {
+            tracing::warn!(file = %path.display(), %error, "other users may read a database");
+        }
+    }
+    Ok(())
+}
+
+/// The file beside `database` whose name ends in `suffix`.
+#[must_use]
+pub fn companion(database: &Path, suffix: &str) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// The URL of the database in `file`, whatever characters its path holds.
+///
+/// # Errors
+/// When the path is not UTF-8 or the current folder is gone.
+pub fn url_of(file: &Path) -> Result<String, OpenError> {
+    let not_utf8 = || OpenError::NotUtf8(file.display().to_string());
+    let absolute = std::path::absolute(file).map_err(|error| OpenError::Url(error.to_string()))?;
+    let path = absolute.to_str().ok_or_else(not_utf8)?;
+    Ok(format!("sqlite://{}", path.replace('%', "%25").replace('?', "%3F")))
+}
+
+/// The file of the database at `url`, such as `sqlite://data/planner.db`, as an absolute path. The path in a URL may be
+/// percent-encoded: `%25` is a percent sign, `%3F` a question mark.
+///
+/// # Errors
+/// When the URL is of another kind, or names a database that is in no file.
+pub fn file_of(url: &str) -> Result<PathBuf, OpenError> {
+    let wrong = |problem: &str| OpenError::Url(problem.to_owned());
+    if !url.starts_with("sqlite:") {
+        // sqlx would take any text for the name of a file.
+        return Err(wrong("it does not begin with sqlite:"));
+    }
+    let (path, parameters) = url.split_once('?').unwrap_or((url, ""));
+    if path.ends_with(":memory:") || parameters.split('&').any(|pair| pair == "mode=memory") {
+        return Err(wrong("a database in memory is lost with its process; name a file"));
+    }
+    let options = parse(url)?;
+    let file = options.get_filename();
+    if file.as_os_str().is_empty() {
+        return Err(wrong("it names no file"));
+    }
+    // An absolute path is never one of the names that mean something else to SQLite, such as `file:…`.
+    std::path::absolute(file).map_err(|error| OpenError::Url(error.to_string()))
+}
+
+fn parse(url: &str) -> Result<SqliteConnectOptions, OpenError> {
+    SqliteConnectOptions::from_str(url).map_err(|error| match error {
+        sqlx::Error::Configuration(problem) => OpenError::Url(problem.to_string()),
+        other => OpenError::Url(other.to_string()),
+    })
+}
+
 /// How every connection to the database at `url` is made.
 ///
 /// # Errors
 /// When it is no URL of a SQLite file.
 pub fn options(url: &str, durability: Durability) -> Result<SqliteConnectOptions, OpenError> {
-    Ok(SqliteConnectOptions::from_str(url)
-        .map_err(OpenError::Url)?
+    Ok(parse(url)?
+        .filename(file_of(url)?)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(durability.into())
@@ -135,4 +220,104 @@ async fn is_usable(connection: &mut SqliteConnection) -> Result<bool, sqlx::Erro
     // Behind the rollback in the connection's queue.
     connection.ping().await?;
     Ok(!connection.is_in_transaction())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn migrator() -> Migrator {
+        Migrator::with_migrations(Vec::new())
+    }
+
+    /// Names a person may give a folder, those first that mean something in a URL or to SQLite.
+    fn folder_names() -> impl Strategy<Value = String> {
+        let odd = prop::sample::select(vec![
+            "percent%20sign",
+            "%",
+            "100%",
+            "%2e%2e",
+            "question?mark",
+            "?mode=memory",
+            "hash#",
+            "file:x",
+            "file:x?mode=ro",
+            "sqlite:",
+            "sqlite:x",
+            ":memory:",
+            "a b",
+            "a&b=c",
+            "a+b",
+            "ünïcode",
+            "\\",
+            "'quote'",
+            "\"",
+            "-dash",
+            "new\nline",
+        ]);
+        prop_oneof![odd.prop_map(str::to_owned), "[^/\\x00]{1,40}"]
+            .prop_filter("a name of its own", |name| !matches!(name.as_str(), "." | ".."))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn database_path_of_any_characters_is_literal(name in folder_names()) {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join(&name).join("planner.db");
+            let url = url_of(&file).unwrap();
+            prop_assert_eq!(file_of(&url).unwrap(), file.clone());
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                open(&url, Durability::Process, 1, &migrator()).await.unwrap().close().await;
+            });
+            prop_assert!(std::fs::read(&file).unwrap().starts_with(b"SQLite format 3"), "{}", url);
+            let made: Vec<_> = folder.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            prop_assert_eq!(made, [name.as_str()], "and nothing else");
+        }
+    }
+
+    #[test]
+    fn database_url_must_name_a_file() {
+        for url in [
+            "planner.db",
+            "postgres://x/y",
+            "sqlite::memory:",
+            "sqlite://",
+            "sqlite://x.db?mode=memory",
+            "sqlite:?cache=shared",
+        ] {
+            assert!(file_of(url).is_err(), "{url}");
+            assert!(options(url, Durability::Full).is_err(), "{url}");
+        }
+        let file = std::path::absolute("data/100%.db").unwrap();
+        assert_eq!(file_of("sqlite://data/100%25.db").unwrap(), file);
+        assert_eq!(file_of("sqlite:data/100%25.db?mode=rwc").unwrap(), file);
+    }
+
+    #[tokio::test]
+    async fn database_files_are_private_old_ones_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("new/planner.db");
+        let url = url_of(&file).unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().mode() & 0o777;
+        let files = [file.clone(), companion(&file, "-wal"), companion(&file, "-shm")];
+        let pool = open(&url, Durability::Full, 1, &migrator()).await.unwrap();
+        sqlx::query("CREATE TABLE t (n)").execute(&pool).await.unwrap();
+        assert_eq!(mode(file.parent().unwrap()), 0o700);
+        assert_eq!(files.each_ref().map(|file| mode(file)), [0o600; 3]);
+        // As an older version left them.
+        for file in &files {
+            std::fs::set_permissions(file, PermissionsExt::from_mode(0o644)).unwrap();
+        }
+        let other = open(&url, Durability::Full, 1, &migrator()).await.unwrap();
+        assert_eq!(files.each_ref().map(|file| mode(file)), [0o600; 3]);
+        other.close().await;
+        pool.close().await;
+    }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::Pid,
+    unistd::{Pid, geteuid},
 };
 use phoenix_platform::config::Role;
 use serde_json::Value;
@@ -27,6 +27,9 @@ use crate::{
     phoenix_bin,
     wait::{PATIENCE, until_some},
 };
+
+/// The user without rights.
+const NOBODY: u32 = 65534;
 
 /// A running stack. Everything of it is killed when it is dropped.
 #[derive(Debug)]
@@ -51,12 +54,13 @@ pub struct StackBuilder {
     environment: BTreeMap<String, String>,
     /// What it is started through: a program and its first arguments.
     through: Vec<String>,
+    data_dir: String,
 }
 
 impl Default for StackBuilder {
     fn default() -> Self {
         let dir = Arc::new(tempfile::tempdir().expect("a temporary folder"));
-        Self { dir, environment: BTreeMap::new(), through: Vec::new() }
+        Self { dir, environment: BTreeMap::new(), through: Vec::new(), data_dir: "data".into() }
     }
 }
 
@@ -85,6 +89,27 @@ impl StackBuilder {
         self
     }
 
+    /// Starts it as a user without rights over the system, to whom the folder is given. A user who has none anyway stays.
+    ///
+    /// # Panics
+    /// When the folder cannot be given away.
+    #[must_use]
+    pub fn unprivileged(self) -> Self {
+        if !geteuid().is_root() {
+            return self;
+        }
+        let (user, group) = (NOBODY.to_string(), NOBODY.to_string());
+        std::os::unix::fs::chown(self.dir.path(), Some(NOBODY), Some(NOBODY)).expect("root may");
+        self.through(&["setpriv", "--reuid", &user, "--regid", &group, "--clear-groups"])
+    }
+
+    /// Keeps its data in a folder of another name than `data`.
+    #[must_use]
+    pub fn data_dir(mut self, name: &str) -> Self {
+        self.data_dir = name.into();
+        self
+    }
+
     /// The folder in which the stack runs.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -100,7 +125,7 @@ impl StackBuilder {
         let mut command = Command::new(&words[0]);
         command
             .args(&words[1..])
-            .args(["up", "--data-dir", "data", "--port-offset", &offset.to_string()])
+            .args(["up", "--data-dir", &self.data_dir, "--port-offset", &offset.to_string()])
             .current_dir(self.dir.path())
             .env_clear()
             .envs(["PATH", "HOME", "TMPDIR"].iter().filter_map(|name| Some((*name, std::env::var_os(name)?))))
@@ -321,6 +346,19 @@ pub fn pids_with_environment(text: &str) -> Vec<i32> {
             .is_ok_and(|environ| environ.windows(text.len()).any(|window| window == text.as_bytes()))
     };
     all_pids().filter(holds).filter(|pid| is_alive(*pid)).collect()
+}
+
+/// Living processes of the stack in `dir`, agents with the variable `MARK` included. Services show their environment to root
+/// only, and their command line, with the folder of their data, to everyone.
+#[must_use]
+pub fn pids_of_stack(dir: &Path) -> Vec<i32> {
+    let dir = dir.to_string_lossy();
+    let mut pids = pids_with_environment(&format!("MARK={dir}"));
+    let named = all_pids().filter(|pid| command_line(*pid).iter().any(|word| word.contains(&*dir)));
+    pids.extend(named.filter(|pid| is_alive(*pid)));
+    pids.sort_unstable();
+    pids.dedup();
+    pids
 }
 
 /// The command line of a process, word by word.

@@ -31,6 +31,7 @@ const PROGRAMS: &[Program] = &[
     Program { name: "chromium", package: "chromium", tests: "the web page in a browser" },
     Program { name: "chromedriver", package: "chromium-driver", tests: "the web page in a browser" },
     Program { name: "docker", package: "docker.io", tests: "the container image" },
+    Program { name: "tini", package: "tini", tests: "process 1 of the container image" },
     Program { name: "docker-compose", package: "docker-compose", tests: "docker-compose.yml" },
 ];
 

@@ -1,6 +1,11 @@
 //! `phoenix.toml`: where it is, what it may say, and what it means.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::Path,
+    time::Duration,
+};
 
 use phoenix_domain::{
     AgentCatalog, AgentName, AgentSpec,
@@ -9,9 +14,9 @@ use phoenix_domain::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{Lookup, Problems, agents::AgentTable, interpolate, role::Role};
+use super::{Lookup, Problems, agents::AgentTable, confidential::Confidential, interpolate, role::Role};
 
-/// Where the file is looked for when nobody says where.
+/// Where the file is looked for unless one is named.
 pub(super) const DEFAULT_PATH: &str = "phoenix.toml";
 
 /// How long an idempotency key counts when nobody says otherwise.
@@ -32,6 +37,10 @@ pub struct PhoenixConfig {
     pub planner: PlannerFile,
     /// Addresses and databases, by role.
     pub(super) roles: BTreeMap<Role, RoleFile>,
+    /// The variables whose values only the executor needs: they stand in providers' keys and agents' commands.
+    pub(super) executor_variables: BTreeSet<String>,
+    /// What no message may quote.
+    pub(super) confidential: Confidential,
 }
 
 /// `[gateway]`, beside its addresses.
@@ -91,10 +100,17 @@ struct PlannerTable {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct ServiceTable {
+struct HealthTable {
     grpc_addr: Option<String>,
     metrics_addr: Option<String>,
     database_url: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ExecutorTable {
+    grpc_addr: Option<String>,
+    metrics_addr: Option<String>,
 }
 
 /// How long plans stay after their end when nobody says.
@@ -109,10 +125,12 @@ impl PhoenixConfig {
     /// # Errors
     /// Every problem of the file.
     pub fn load(path: Option<&Path>, exe: &str, env: Lookup<'_>) -> Result<Self, Problems> {
-        match path.or_else(|| Some(Path::new(DEFAULT_PATH)).filter(|path| path.exists())) {
-            Some(path) => Self::parse_in(path.parent().unwrap_or(path), &read(path)?, exe, env),
-            None => Self::parse("", exe, env),
-        }
+        let (path, text) = match path {
+            Some(path) => (path, read(path)?),
+            // A file that is there and cannot be read is a problem, not an absent file.
+            None => (Path::new(DEFAULT_PATH), read_if_any(Path::new(DEFAULT_PATH))?),
+        };
+        Self::parse_at(path, &text, exe, env)
     }
 
     /// The same, from the text of a file in the current directory.
@@ -120,38 +138,82 @@ impl PhoenixConfig {
     /// # Errors
     /// Every problem of the text.
     pub fn parse(text: &str, exe: &str, env: Lookup<'_>) -> Result<Self, Problems> {
-        Self::parse_in(Path::new(""), text, exe, env)
+        Self::parse_at(Path::new(DEFAULT_PATH), text, exe, env)
     }
 
-    fn parse_in(folder: &Path, text: &str, exe: &str, env: Lookup<'_>) -> Result<Self, Problems> {
+    /// Addresses and databases that the file sets, such as `planner.grpc_addr`.
+    #[must_use]
+    pub fn own_places(&self) -> Vec<String> {
+        let set = self.roles.iter().flat_map(|(role, file)| {
+            let RoleFile { grpc_addr, http_addr, metrics_addr, database_url } = file;
+            let settings = [
+                ("grpc_addr", grpc_addr),
+                ("http_addr", http_addr),
+                ("metrics_addr", metrics_addr),
+                ("database_url", database_url),
+            ];
+            settings
+                .into_iter()
+                .filter(|(_, value)| value.is_some())
+                .map(move |(key, _)| format!("{role}.{key}"))
+        });
+        set.collect()
+    }
+
+    /// The variables of the file whose values only the executor needs: those of providers' keys and agents' commands.
+    #[must_use]
+    pub const fn executor_variables(&self) -> &BTreeSet<String> {
+        &self.executor_variables
+    }
+
+    fn parse_at(path: &Path, text: &str, exe: &str, env: Lookup<'_>) -> Result<Self, Problems> {
         let mut problems = Problems::default();
         let mut root = match text.parse::<toml::Table>() {
             Ok(table) => toml::Value::Table(table),
             Err(error) => {
-                problems.add("phoenix.toml", error.to_string().trim_end());
+                // The error itself would show the line, in which there may be a key.
+                problems.add(place_of(path, text, &error), error.message());
                 return Err(problems);
             }
         };
-        interpolate::table(&mut root, "", env, &mut problems);
-        let toml::Value::Table(mut sections) = root else { return Err(problems) };
+        let executor_variables = executor_variables(&root);
+        let mut confidential = Confidential::default();
+        interpolate::table(&mut root, "", env, &mut confidential, &mut problems);
+        confidential.add_secret_fields(&root, &mut Vec::new());
+        let folder = path.parent().unwrap_or(path);
+        let config = Self::from_sections(root, folder, exe, env, &mut problems);
+        match config {
+            Some(config) if problems.is_empty() => Ok(Self { executor_variables, confidential, ..config }),
+            _ => Err(problems.without(&confidential)),
+        }
+    }
+
+    fn from_sections(
+        root: toml::Value,
+        folder: &Path,
+        exe: &str,
+        env: Lookup<'_>,
+        problems: &mut Problems,
+    ) -> Option<Self> {
+        let toml::Value::Table(mut sections) = root else { return None };
         for unknown in sections.keys().filter(|name| !SECTIONS.contains(&name.as_str())) {
             problems.add(unknown, format_args!("unknown section; there are {}", SECTIONS.join(", ")));
         }
         let mut take =
             |name: &str| sections.remove(name).unwrap_or_else(|| toml::Value::Table(toml::Table::new()));
-        let gateway: GatewayTable = section("gateway", take("gateway"), &mut problems);
-        let planner: PlannerTable = section("planner", take("planner"), &mut problems);
-        let executor: ServiceTable = section("executor", take("executor"), &mut problems);
-        let health: ServiceTable = section("health", take("health"), &mut problems);
-        let mut llm: LlmSettings = section("llm", take("llm"), &mut problems);
+        let gateway: GatewayTable = section("gateway", take("gateway"), problems);
+        let planner: PlannerTable = section("planner", take("planner"), problems);
+        let executor: ExecutorTable = section("executor", take("executor"), problems);
+        let health: HealthTable = section("health", take("health"), problems);
+        let mut llm: LlmSettings = section("llm", take("llm"), problems);
         llm.fill_from_environment(env);
-        let agents = agents(take("agents"), folder, exe, &mut problems);
-        let default_agent = default_agent(planner.default_agent.clone(), &agents, &mut problems);
+        let agents = agents(take("agents"), folder, exe, problems);
+        let default_agent = default_agent(planner.default_agent.clone(), &agents, problems);
         let max_plans_in_flight = planner.max_plans_in_flight.unwrap_or(MAX_PLANS_IN_FLIGHT);
         if max_plans_in_flight == 0 {
             problems.add("planner.max_plans_in_flight", "must be at least 1");
         }
-        let config = Self {
+        Some(Self {
             agents: AgentCatalog::new(agents.into_values(), default_agent),
             llm,
             gateway: GatewayFile {
@@ -160,7 +222,7 @@ impl PhoenixConfig {
             },
             planner: PlannerFile {
                 max_plans_in_flight,
-                retention: retention(planner.retention_days, &mut problems),
+                retention: retention(planner.retention_days, problems),
                 idempotency_key_ttl: planner
                     .idempotency_key_ttl_secs
                     .map_or(DEFAULT_KEY_TTL, |secs| Duration::from_secs(secs.max(1))),
@@ -187,23 +249,68 @@ impl PhoenixConfig {
                 (Role::Executor, executor.into()),
                 (Role::Health, health.into()),
             ]),
-        };
-        problems.none_or(config)
+            executor_variables: BTreeSet::new(),
+            confidential: Confidential::default(),
+        })
     }
 }
 
-impl From<ServiceTable> for RoleFile {
-    fn from(ServiceTable { grpc_addr, metrics_addr, database_url }: ServiceTable) -> Self {
+impl From<HealthTable> for RoleFile {
+    fn from(HealthTable { grpc_addr, metrics_addr, database_url }: HealthTable) -> Self {
         Self { grpc_addr, http_addr: None, metrics_addr, database_url }
     }
 }
 
+impl From<ExecutorTable> for RoleFile {
+    fn from(ExecutorTable { grpc_addr, metrics_addr }: ExecutorTable) -> Self {
+        Self { grpc_addr, http_addr: None, metrics_addr, database_url: None }
+    }
+}
+
 fn read(path: &Path) -> Result<String, Problems> {
-    std::fs::read_to_string(path).map_err(|error| {
-        let mut problems = Problems::default();
-        problems.add(path.display(), format_args!("the configuration file cannot be read: {error}"));
-        problems
-    })
+    std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))
+}
+
+/// The text of the file, and no text when there is none. A link that leads nowhere is a file that cannot be read.
+fn read_if_any(path: &Path) -> Result<String, Problems> {
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() => {
+            Ok(String::new())
+        }
+        read => read.map_err(|error| unreadable(path, &error)),
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Problems {
+    let mut problems = Problems::default();
+    // With the folder, in which the reason often lies.
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    problems.add(path.display(), format_args!("the configuration file cannot be read: {error}"));
+    problems
+}
+
+/// File, line and column of a syntax error.
+fn place_of(path: &Path, text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    match before {
+        Some(before) => {
+            let line = before.matches('\n').count() + 1;
+            let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+            format!("{}, line {line}, column {column}", path.display())
+        }
+        None => path.display().to_string(),
+    }
+}
+
+/// The variables that only the executor has a use for: those of providers' keys and agents' commands.
+fn executor_variables(root: &toml::Value) -> BTreeSet<String> {
+    let tables = |section: &str| {
+        let tables = root.get(section).and_then(toml::Value::as_table);
+        tables.into_iter().flat_map(|table| table.values())
+    };
+    let keys = tables("llm").filter_map(|provider| provider.get("api_key"));
+    let commands = tables("agents").filter_map(|agent| agent.get("command"));
+    keys.chain(commands).flat_map(interpolate::names_in).collect()
 }
 
 /// Reads one section: unknown keys and the first wrong value are problems, and defaults stand in for it.

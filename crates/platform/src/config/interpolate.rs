@@ -1,31 +1,63 @@
 //! `${NAME}` in strings of the configuration file.
 
-use super::{Lookup, Problems};
+use std::collections::BTreeSet;
+
+use super::{Lookup, Problems, confidential::Confidential};
 
 /// Replaces `${NAME}` by the environment variable, or by nothing when it is not set, and `${NAME:-default}` by the
-/// default then. `$$` is a dollar sign.
-pub(super) fn table(value: &mut toml::Value, at: &str, env: Lookup<'_>, problems: &mut Problems) {
+/// default then. `$$` is a dollar sign. What comes from the environment is confidential.
+pub(super) fn table(
+    value: &mut toml::Value,
+    at: &str,
+    env: Lookup<'_>,
+    confidential: &mut Confidential,
+    problems: &mut Problems,
+) {
     match value {
-        toml::Value::String(text) if text.contains('$') => match string(text, env) {
-            Ok(replaced) => *text = replaced,
-            Err(problem) => problems.add(at, problem),
-        },
+        toml::Value::String(text) if text.contains('$') => {
+            let mut put_in = Vec::new();
+            let lookup = |name: &str| env(name).inspect(|value| confidential.add(value));
+            match string(text, lookup, &mut put_in) {
+                Ok(replaced) => *text = replaced,
+                Err(problem) => problems.add(at, problem),
+            }
+            if !put_in.is_empty() {
+                confidential.add(text);
+            }
+        }
         toml::Value::Array(items) => {
             for (index, item) in items.iter_mut().enumerate() {
-                table(item, &format!("{at}[{index}]"), env, problems);
+                table(item, &format!("{at}[{index}]"), env, confidential, problems);
             }
         }
         toml::Value::Table(entries) => {
             for (key, entry) in entries.iter_mut() {
                 let at = if at.is_empty() { key.to_owned() } else { format!("{at}.{key}") };
-                table(entry, &at, env, problems);
+                table(entry, &at, env, confidential, problems);
             }
         }
         _ => {}
     }
 }
 
-fn string(text: &str, env: Lookup<'_>) -> Result<String, &'static str> {
+/// The variables that the strings of `value` name.
+pub(super) fn names_in(value: &toml::Value) -> BTreeSet<String> {
+    let mut names = Vec::new();
+    match value {
+        // A text that cannot be read is a problem elsewhere.
+        toml::Value::String(text) => _ = string(text, |_| None, &mut names),
+        toml::Value::Array(items) => names.extend(items.iter().flat_map(names_in)),
+        toml::Value::Table(entries) => names.extend(entries.values().flat_map(names_in)),
+        _ => {}
+    }
+    names.into_iter().collect()
+}
+
+fn string(
+    text: &str,
+    mut env: impl FnMut(&str) -> Option<String>,
+    names: &mut Vec<String>,
+) -> Result<String, &'static str> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(dollar) = rest.find('$') {
@@ -40,6 +72,7 @@ fn string(text: &str, env: Lookup<'_>) -> Result<String, &'static str> {
             if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
                 return Err("`${…}` must hold the name of an environment variable");
             }
+            names.push(name.to_owned());
             out.push_str(&env(name).unwrap_or_else(|| default.into()));
             rest = after;
         } else {
@@ -65,7 +98,9 @@ mod tests {
             ("${KEY", Err("`${` needs a closing `}`")),
             ("${}", Err("`${…}` must hold the name of an environment variable")),
         ] {
-            assert_eq!(string(text, &env).as_deref(), expected.as_deref(), "{text}");
+            assert_eq!(string(text, env, &mut Vec::new()).as_deref(), expected.as_deref(), "{text}");
         }
+        let value = toml::Value::Array(vec!["${A}".into(), "$$ ${B:-b}${A}".into()]);
+        assert_eq!(names_in(&value).into_iter().collect::<Vec<_>>(), ["A", "B"]);
     }
 }

@@ -1,13 +1,18 @@
 //! The settings of one process.
 
-use std::{fmt, io::IsTerminal, net::SocketAddr, path::PathBuf};
+use std::{
+    fmt,
+    io::IsTerminal,
+    net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+};
 
 use clap::Args;
 use phoenix_domain::llm::Secret;
 
 use super::{Lookup, PhoenixConfig, Problems, RoleFile};
 use crate::{
-    client,
+    client, sqlite,
     telemetry::{LogFormat, TelemetryConfig},
 };
 
@@ -164,9 +169,11 @@ impl RoleSettings {
         };
 
         let addr = setting(&flags.addr, role.addr_variable(), http_addr.or(grpc_addr));
-        let addr = address(role.addr_variable(), addr, role.default_port(), &mut problems);
+        let addrs = addresses(role.addr_variable(), addr, role.default_port(), &mut problems);
+        let addr = addrs[0];
         let metrics_addr = setting(&flags.metrics_addr, "METRICS_ADDR", metrics_addr);
-        let metrics_addr = address("METRICS_ADDR", metrics_addr, role.default_metrics_port(), &mut problems);
+        let metrics_addr =
+            addresses("METRICS_ADDR", metrics_addr, role.default_metrics_port(), &mut problems)[0];
         let mut url = |flag: &Option<String>, variable: &str, peer: Role| {
             let default = format!("http://127.0.0.1:{}", peer.default_port());
             let url = setting(flag, variable, None).unwrap_or(default);
@@ -178,23 +185,38 @@ impl RoleSettings {
         let planner_url = url(&flags.planner_url, "PLANNER_URL", Role::Planner);
         let executor_url = url(&flags.executor_url, "EXECUTOR_URL", Role::Executor);
         let health_url = url(&flags.health_url, "HEALTH_URL", Role::Health);
-        let database_url = setting(&flags.database_url, "DATABASE_URL", database_url).unwrap_or_else(|| {
-            let data_dir = flags.data_dir.clone().or_else(|| env("PHOENIX_DATA_DIR").map(PathBuf::from));
-            let file = data_dir.unwrap_or_else(|| "data".into()).join(role.database_file());
-            format!("sqlite://{}", file.display())
-        });
-        if role.has_database() && !database_url.starts_with("sqlite:") {
-            problems.add("DATABASE_URL", "must look like sqlite://path/to/file.db");
-        }
-        let api_token = env("ORCH_API_TOKEN").map(Secret::from);
-        if role == Role::Gateway && api_token.is_none() && !addr.ip().is_loopback() {
+        let database_url = match setting(&flags.database_url, "DATABASE_URL", database_url) {
+            Some(url) => {
+                if role.has_database()
+                    && let Err(problem) = sqlite::file_of(&url)
+                {
+                    let problem = problem.to_string();
+                    problems.add("DATABASE_URL", problem.trim_start_matches("DATABASE_URL "));
+                }
+                url
+            }
+            None => {
+                let data_dir = flags.data_dir.clone().or_else(|| env("PHOENIX_DATA_DIR").map(PathBuf::from));
+                let file = data_dir.unwrap_or_else(|| "data".into()).join(role.database_file());
+                sqlite::url_of(&file).unwrap_or_else(|problem| {
+                    problems.add("--data-dir", problem);
+                    String::new()
+                })
+            }
+        };
+        // Only the gateway asks for it, so only the gateway is given it.
+        let api_token = (role == Role::Gateway).then(|| env("ORCH_API_TOKEN")).flatten().map(Secret::from);
+        if role == Role::Gateway
+            && api_token.is_none()
+            && let Some(open) = addrs.iter().find(|addr| !addr.ip().is_loopback())
+        {
             problems.add(
                 "ORCH_API_TOKEN",
-                format_args!("must be set to serve on {addr}, which others can reach"),
+                format_args!("must be set to serve on {open}, which others can reach"),
             );
         }
         let telemetry = telemetry(role, &flags.log_format, env, &mut problems);
-        problems.none_or(Self {
+        problems.without(&config.confidential).none_or(Self {
             role,
             addr,
             metrics_addr,
@@ -209,13 +231,39 @@ impl RoleSettings {
     }
 }
 
-fn address(variable: &str, text: Option<String>, default_port: u16, problems: &mut Problems) -> SocketAddr {
+/// The addresses that a setting means, at least one. A name may mean several; the process serves on the first.
+fn addresses(
+    variable: &str,
+    text: Option<String>,
+    default_port: u16,
+    problems: &mut Problems,
+) -> Vec<SocketAddr> {
     let default = SocketAddr::from(([127, 0, 0, 1], default_port));
-    let Some(text) = text else { return default };
-    text.parse().unwrap_or_else(|_| {
-        problems.add(variable, format_args!("`{text}` must be an address and port such as {default}"));
-        default
-    })
+    let Some(text) = text else { return vec![default] };
+    match resolve(&text) {
+        Ok(addresses) => addresses,
+        Err(problem) => {
+            let example = format_args!("an address and port such as {default} or localhost:{default_port}");
+            problems.add(variable, format_args!("`{text}` must be {example}{problem}"));
+            vec![default]
+        }
+    }
+}
+
+fn resolve(text: &str) -> Result<Vec<SocketAddr>, String> {
+    let text = text.trim();
+    if let Ok(address) = text.parse() {
+        return Ok(vec![address]);
+    }
+    let named = text.rsplit_once(':').filter(|(host, _)| !host.is_empty() && !host.contains(':'));
+    let (host, port) = named.ok_or_else(String::new)?;
+    let port: u16 = port.parse().map_err(|_| String::new())?;
+    let found =
+        (host, port).to_socket_addrs().map_err(|error| format!("; the name cannot be resolved: {error}"))?;
+    let mut addresses: Vec<_> = found.collect();
+    // Stable: IPv4 first, which is what clients try that know no IPv6.
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    if addresses.is_empty() { Err("; the name has no address".into()) } else { Ok(addresses) }
 }
 
 fn telemetry(
@@ -295,6 +343,55 @@ mod tests {
             problems.contains("/nonexistent/phoenix.toml: the configuration file cannot be read"),
             "{problems}"
         );
+    }
+
+    #[test]
+    fn address_by_name_is_resolved_for_every_listener() {
+        for (role, variable) in
+            [(Role::Gateway, "HTTP_ADDR"), (Role::Planner, "GRPC_ADDR"), (Role::Health, "METRICS_ADDR")]
+        {
+            let settings = resolve(role, &RoleFlags::default(), &[(variable, "localhost:18181")]).unwrap();
+            let addr = if variable == "METRICS_ADDR" { settings.metrics_addr } else { settings.addr };
+            assert_eq!((addr.ip().is_loopback(), addr.port()), (true, 18181), "{role}");
+        }
+        for wrong in
+            ["localhost", ":8181", "localhost:http", "localhost:70000", "::1:8181", "no-such-host.invalid:80"]
+        {
+            let problems =
+                resolve(Role::Gateway, &RoleFlags::default(), &[("HTTP_ADDR", wrong)]).unwrap_err();
+            assert!(problems.to_string().contains(&format!("HTTP_ADDR: `{wrong}` must be")), "{problems}");
+        }
+    }
+
+    #[test]
+    fn gateway_address_by_name_beyond_loopback_needs_a_token() {
+        // A name to the resolver, and an address that others can reach.
+        let open = [("HTTP_ADDR", "0:8181")];
+        let problems = resolve(Role::Gateway, &RoleFlags::default(), &open).unwrap_err().to_string();
+        assert!(problems.contains("ORCH_API_TOKEN: must be set to serve on 0.0.0.0:8181"), "{problems}");
+    }
+
+    #[test]
+    fn data_folder_of_odd_characters_is_a_literal_path() {
+        for name in ["percent%20sign", "question?mark", "file:x", ":memory:"] {
+            let flags = RoleFlags { data_dir: Some(name.into()), ..RoleFlags::default() };
+            let settings = resolve(Role::Planner, &flags, &[]).unwrap();
+            let expected = std::path::absolute(name).unwrap().join("planner.db");
+            assert_eq!(sqlite::file_of(&settings.database_url).unwrap(), expected);
+        }
+        let problems = resolve(Role::Planner, &RoleFlags::default(), &[("DATABASE_URL", "sqlite::memory:")]);
+        assert!(problems.unwrap_err().to_string().contains("DATABASE_URL: must look like"));
+    }
+
+    #[test]
+    fn value_from_a_variable_of_the_file_is_never_quoted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("phoenix.toml");
+        let text = "[planner]\ngrpc_addr = \"${A}\"\nmetrics_addr = \"x ${A}\"\ndatabase_url = \"${A}\"\n";
+        std::fs::write(&path, text).unwrap();
+        let flags = RoleFlags { config: Some(path), ..RoleFlags::default() };
+        let problems = resolve(Role::Planner, &flags, &[("A", "sk-live-0123")]).unwrap_err().to_string();
+        assert!(problems.contains("3 problems") && !problems.contains("sk-live"), "{problems}");
     }
 
     #[test]

@@ -7,7 +7,6 @@
 use std::{
     convert::Infallible,
     path::{Path, PathBuf},
-    str::FromStr,
     time::Duration,
 };
 
@@ -15,8 +14,6 @@ use sqlx::{
     ConnectOptions, Connection, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteLockingMode},
 };
-
-use super::OpenError;
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(200);
@@ -81,18 +78,6 @@ pub enum CopyError {
     },
 }
 
-/// The file of the database at `url`, such as `sqlite://data/planner.db`.
-///
-/// # Errors
-/// When the URL is of another kind.
-pub fn file_of(url: &str) -> Result<PathBuf, OpenError> {
-    if !url.starts_with("sqlite:") {
-        // sqlx would take any text for the name of a file.
-        return Err(OpenError::Url(sqlx::Error::Configuration(format!("`{url}` does not").into())));
-    }
-    Ok(SqliteConnectOptions::from_str(url).map_err(OpenError::Url)?.get_filename().to_owned())
-}
-
 /// Copies the database `source`, which may be in use, into the new file `target`: what was committed before this was called
 /// is in it, and no half of a commit. The copy is durable and has been read again; the source is not touched. Gives the bytes
 /// of the copy.
@@ -106,6 +91,12 @@ pub async fn copy(
     progress: &(impl Fn(Progress) + Sync),
 ) -> Result<u64, CopyError> {
     let path = source.display().to_string();
+    // SQLite takes a relative name such as `file:x` for a URL.
+    let target = &std::path::absolute(target).map_err(|error| CopyError::Copy {
+        path: path.clone(),
+        target: target.display().to_string(),
+        cause: error.into(),
+    })?;
     let unreadable = |cause| CopyError::Source { path: path.clone(), cause };
     let uncopied =
         |cause| CopyError::Copy { path: path.clone(), target: target.display().to_string(), cause };
@@ -155,7 +146,7 @@ pub async fn is_free(file: &Path) -> bool {
     const BUSY: &str = "5";
     // Whoever has a database with a write-ahead log open holds a shared lock on it, however long it does nothing.
     let options = SqliteConnectOptions::new()
-        .filename(file)
+        .filename(literal(file))
         .create_if_missing(false)
         .locking_mode(SqliteLockingMode::Exclusive)
         .busy_timeout(Duration::ZERO)
@@ -194,9 +185,14 @@ async fn first_problem(file: &Path, check: Check) -> Result<Option<String>, sqlx
     Ok((answer != "ok").then_some(answer))
 }
 
+/// `file` as a path that SQLite cannot take for anything else. When the current folder is gone, nothing there can be opened.
+fn literal(file: &Path) -> PathBuf {
+    std::path::absolute(file).unwrap_or_else(|_| file.to_owned())
+}
+
 fn read_only(file: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
-        .filename(file)
+        .filename(literal(file))
         .read_only(true)
         .busy_timeout(Duration::from_secs(5))
         .disable_statement_logging()

@@ -144,3 +144,106 @@ fn every_problem_is_listed_at_once() {
         assert!(problems.contains(expected), "{expected} is missing from:\n{problems}");
     }
 }
+
+#[test]
+fn configuration_file_that_cannot_be_read_is_a_problem() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    assert_eq!(read_if_any(&at("absent.toml")).unwrap(), "");
+    std::os::unix::fs::symlink(at("nowhere"), at("link.toml")).unwrap();
+    std::fs::create_dir(at("folder.toml")).unwrap();
+    std::fs::write(at("latin1.toml"), b"# \xfcml\xe4ut").unwrap();
+    std::fs::write(at("file"), "").unwrap();
+    for name in ["link.toml", "folder.toml", "latin1.toml", "file/phoenix.toml"] {
+        let problems = read_if_any(&at(name)).unwrap_err().to_string();
+        assert!(problems.contains(&format!("{name}: the configuration file cannot be read: ")), "{problems}");
+    }
+}
+
+#[test]
+fn syntax_error_says_where_and_not_what_stands_there() {
+    let problems = parse("[llm.openai]\n  api_key = \"sk-live-0123\n").unwrap_err().to_string();
+    assert!(problems.contains("phoenix.toml, line 2, column "), "{problems}");
+    assert!(!problems.contains("sk-live"), "{problems}");
+}
+
+/// Where a secret may stand in a file with which something is wrong.
+const LEAKS: &[&str] = &[
+    "[llm.openai]\napi_key = \"SECRET",
+    "[llm.openai]\napi_key = SECRET",
+    "[llm.openai]\napi_key = 'SECRET\nmodel_name = 'x'",
+    "[llm.openai]\napi_key = \"SECRET\"\napi_key = \"SECRET\"",
+    "[llm.openai]\napi_key = [\"SECRET\"]",
+    "[llm.openai]\napi_key = { value = \"SECRET\" }",
+    "[llm.openai]\napi_kye = \"SECRET\"",
+    "[llm.openai]\napi_key SECRET",
+    "[llm.openai]\napi_key = \"SECRET\" SECRET",
+    "[llm]\napi_key = \"SECRET\"",
+    "[llm]\nopenai = \"SECRET\"",
+    "[gateway]\napi_token = 1\nrequest_timeout_secs = \"${VARIABLE}\"",
+    "[gateway]\ncors_allowed_origins = \"${VARIABLE}\"",
+    "[gateway]\nhttp_addr = [\"${VARIABLE}\"]",
+    "llm = \"SECRET\"",
+    "agents = \"${VARIABLE}\"",
+    "[llm]\ndefault_provider = \"${VARIABLE}\"",
+    "[llm]\ndefault_provider = \"  ${VARIABLE}\"",
+    "[llm]\nmax_tokens = \"${VARIABLE}\"",
+    "[planner]\ndefault_agent = \"${VARIABLE}\"",
+    "[planner]\ndefault_agent = \"a-${VARIABLE}\"",
+    "[planner]\nretention_days = \"${VARIABLE}\"",
+    "[agents.git_agent]\nmode = \"${VARIABLE}\"",
+    "[agents.git_agent]\nmode = \"one${VARIABLE}shot\"",
+    "[agents.git_agent]\ntimeout_secs = \"${VARIABLE}\"",
+    "[agents.x]\ncommand = \"${VARIABLE}\"",
+    "[agents.x]\ncommand = [\"x\"]\n[agents.x.actions.a]\ninput_schema = \"${VARIABLE}\"",
+    "[agents.x]\ncommand = [\"x\"]\n[agents.x.actions.a]\ninput_schema = { type = \"${VARIABLE}\" }",
+    "[agents.x]\ncommand = [\"x\"]\n[agents.x.actions.a]\ninput_schema = { pattern = \"*${VARIABLE}\" }",
+];
+
+proptest::proptest! {
+    #[test]
+    fn problem_never_quotes_a_secret(
+        file in proptest::sample::select(LEAKS),
+        secret in "[A-Z]{3}[A-Za-z0-9_.+/-]{5,20}",
+        odd in "[A-Z]{3}[ -~]{5,20}[A-Z]{3}",
+    ) {
+        let text = file.replace("SECRET", &secret);
+        let env = |name: &str| (name == "VARIABLE").then(|| odd.clone());
+        let problems = PhoenixConfig::parse(&text, "phoenix", &env).unwrap_err();
+        for shown in [problems.to_string(), format!("{problems:?}")] {
+            proptest::prop_assert!(!shown.contains(&secret), "{}", shown);
+            proptest::prop_assert!(!shown.contains(odd.trim()), "{}", shown);
+        }
+    }
+}
+
+#[test]
+fn secrets_of_other_services_are_known_by_their_places() {
+    let config = parse(
+        r#"
+        [llm.openai]
+        api_key = "${A}"
+        base_url = "http://${B}"
+        [agents.x]
+        command = ["x", "--key", "${C}"]
+        route = ["${D}"]
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.executor_variables().iter().collect::<Vec<_>>(), ["A", "C"]);
+}
+
+#[test]
+fn settings_of_places_are_listed_by_their_full_names() {
+    let text = "[planner]\ndatabase_url = \"sqlite://x.db\"\n[gateway]\nhttp_addr = \"127.0.0.1:1\"\n[health]\nmetrics_addr = \"\"";
+    assert_eq!(
+        parse(text).unwrap().own_places(),
+        ["gateway.http_addr", "planner.database_url", "health.metrics_addr"]
+    );
+    assert!(
+        parse("[executor]\ndatabase_url = \"sqlite://x.db\"")
+            .unwrap_err()
+            .to_string()
+            .contains("unknown key")
+    );
+}

@@ -1,0 +1,96 @@
+//! Values of the configuration file that no message may quote: those that came from `${…}`, and those of secret fields.
+//!
+//! Problems are written by many hands (serde, the toml crate, each section's own checks), and each may quote the value it
+//! found. They all pass through [`Confidential::clean`] before they leave this module's parent.
+
+use phoenix_domain::llm::Secret;
+
+const HIDDEN: &str = "[redacted]";
+
+/// A value that short is looked for between quotation marks only: it may be part of ordinary words.
+const MIN_BARE_BYTES: usize = 4;
+
+/// Words in the name of a key whose value is a secret, wherever it stands: also in a section that has no such key.
+const SECRET_WORDS: [&str; 6] = ["key", "token", "secret", "passw", "credential", "auth"];
+
+/// What `[llm]` says openly. Everything else that stands there is a key, or may be one in the wrong place.
+const OPEN_LLM_KEYS: [&str; 4] = ["default_provider", "model_name", "base_url", "system_prompt"];
+
+/// The values.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Confidential(Vec<Secret>);
+
+impl Confidential {
+    /// Adds a value that was put in for a `${…}`.
+    pub(super) fn add(&mut self, value: &str) {
+        // As it is, and as it is read: white space around a value does not count everywhere.
+        for form in [value, value.trim()] {
+            if !form.is_empty() && !self.0.iter().any(|known| known.expose() == form) {
+                self.0.push(Secret::from(form.to_owned()));
+            }
+        }
+    }
+
+    /// Adds the values of every secret field below `value`, which stands at `path`.
+    pub(super) fn add_secret_fields(&mut self, value: &toml::Value, path: &mut Vec<String>) {
+        match value {
+            toml::Value::Table(entries) => {
+                for (name, entry) in entries {
+                    path.push(name.clone());
+                    self.add_secret_fields(entry, path);
+                    path.pop();
+                }
+            }
+            toml::Value::Array(items) => items.iter().for_each(|item| self.add_secret_fields(item, path)),
+            leaf if is_secret(path, leaf) => match leaf {
+                toml::Value::String(text) => self.add(text),
+                other => self.add(&other.to_string()),
+            },
+            _ => {}
+        }
+    }
+
+    /// `text` without any of the values.
+    pub(super) fn clean(&self, text: &str) -> String {
+        let mut values: Vec<&str> = self.0.iter().map(Secret::expose).collect();
+        // The longest first, so that no rest of one stays when another is its beginning.
+        values.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        values.iter().fold(text.to_owned(), |text, value| {
+            let debug = format!("{value:?}");
+            let text = text.replace(&debug, HIDDEN).replace(&format!("`{value}`"), HIDDEN);
+            let text = text.replace(&format!("'{value}'"), HIDDEN).replace(&format!("\"{value}\""), HIDDEN);
+            if value.len() < MIN_BARE_BYTES {
+                return text;
+            }
+            let escaped = debug.trim_matches('"');
+            text.replace(escaped, HIDDEN).replace(value, HIDDEN)
+        })
+    }
+}
+
+fn is_secret(path: &[String], leaf: &toml::Value) -> bool {
+    let Some(name) = path.last() else { return false };
+    let name = name.to_ascii_lowercase();
+    let is_named_so = SECRET_WORDS.iter().any(|word| name.contains(word));
+    let may_be_misplaced = path[0] == "llm" && leaf.is_str() && !OPEN_LLM_KEYS.contains(&name.as_str());
+    is_named_so && !matches!(leaf, toml::Value::Boolean(_)) || may_be_misplaced
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn confidential_values_vanish_however_they_are_quoted() {
+        let mut confidential = Confidential::default();
+        for value in ["sk-live-1", "sk-live-1-and-more", "a\"b\\c d", "4"] {
+            confidential.add(value);
+        }
+        let text = "`sk-live-1-and-more` sk-live-1 \"a\\\"b\\\\c d\" a\"b\\c d `4` \"4\" 4096";
+        assert_eq!(
+            confidential.clean(text),
+            "[redacted] [redacted] [redacted] [redacted] [redacted] [redacted] 4096",
+        );
+        assert!(!format!("{confidential:?}").contains("sk-live"));
+    }
+}
