@@ -12,6 +12,9 @@ use crate::{
 /// The most tasks of one plan.
 pub const MAX_TASKS: usize = 256;
 
+/// Tasks that the message about a cycle names, at most.
+const NAMED_TASKS: usize = 16;
+
 /// Tasks by their place, and what each waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Graph {
@@ -47,7 +50,7 @@ impl Graph {
         let graph = Self { dependencies };
         match graph.waves() {
             Ok(_) => Ok(graph),
-            Err(stuck) => Err(cycle(&stuck, tasks)),
+            Err(stuck) => Err(cycle(&graph.cycle_among(&stuck), tasks)),
         }
     }
 
@@ -78,6 +81,26 @@ impl Graph {
             waves.push(wave);
         }
         Ok(waves)
+    }
+
+    /// A cycle among the tasks that can never start, beginning with the first of them in the plan's order. Each waits for
+    /// the next, the last one for the first.
+    fn cycle_among(&self, stuck: &[usize]) -> Vec<usize> {
+        let stuck: BTreeSet<_> = stuck.iter().copied().collect();
+        // A task that can never start waits for another such task, so this walk comes back to where it has been.
+        let mut walk: Vec<usize> = Vec::new();
+        let mut next = stuck.first().copied();
+        while let Some(task) = next {
+            if let Some(begin) = walk.iter().position(|passed| *passed == task) {
+                walk.drain(..begin);
+                break;
+            }
+            walk.push(task);
+            next = self.dependencies[task].intersection(&stuck).next().copied();
+        }
+        let first = walk.iter().enumerate().min_by_key(|(_, task)| **task).map_or(0, |(index, _)| index);
+        walk.rotate_left(first);
+        walk
     }
 }
 
@@ -117,15 +140,22 @@ fn at(place: usize, field: &str, key: &str, problem: &str) -> OrchestratorError 
     OrchestratorError::invalid(&format!("tasks[{place}].{field}"), problem).with_detail("key", key)
 }
 
-/// Of the tasks that can never start, those that wait for each other.
-fn cycle(stuck: &[usize], tasks: &[TaskSpec]) -> OrchestratorError {
-    let keys: Vec<_> = stuck.iter().map(|place| tasks[*place].key.as_str()).collect();
+/// Names the tasks of a cycle, each before the one that it waits for.
+fn cycle(cycle: &[usize], tasks: &[TaskSpec]) -> OrchestratorError {
+    let key = |index: &usize| tasks[*index].key.as_str();
+    let first = cycle.first().map(key).unwrap_or_default();
+    let mut names: Vec<_> = cycle.iter().map(key).chain([first]).collect();
+    let left_out = names.len().saturating_sub(NAMED_TASKS);
+    let more = format!("({left_out} more)");
+    if left_out > 1 {
+        names.splice(NAMED_TASKS / 2..NAMED_TASKS / 2 + left_out, [more.as_str()]);
+    }
     OrchestratorError::new(
         OrchestratorErrorCode::PlanningFailed,
-        format!("these tasks wait for each other and can never start: {}", keys.join(", ")),
+        format!("tasks wait for each other in a cycle and can never start: {}", names.join(" -> ")),
     )
     .with_detail("field", "tasks")
-    .with_detail("key", keys.first().copied().unwrap_or_default())
+    .with_detail("key", first)
 }
 
 #[cfg(test)]
@@ -187,7 +217,53 @@ mod tests {
         }
     }
 
+    #[test]
+    fn cycle_message_names_only_the_cycle() {
+        let cycle_of = |edges: &[(&str, &str)]| {
+            let mut keys: Vec<_> = edges.iter().flat_map(|(key, before)| [*key, *before]).collect();
+            keys.sort_unstable();
+            keys.dedup();
+            let before = |key| edges.iter().filter(|(after, _)| *after == key).map(|(_, before)| *before).collect();
+            let tasks: Vec<_> = keys.iter().map(|key| task(key, &Vec::<&str>::from_iter::<Vec<_>>(before(*key)), "")).collect();
+            Graph::of(&tasks, &agents()).unwrap_err()
+        };
+        for (edges, cycle, key) in [
+            (&[("a", "b"), ("b", "a"), ("c", "b")][..], "a -> b -> a", "a"),
+            (&[("a", "b"), ("b", "c"), ("c", "b")], "b -> c -> b", "b"),
+            (&[("a", "a"), ("b", "a")], "a -> a", "a"),
+            (&[("a", "c"), ("c", "b"), ("b", "a"), ("d", "a"), ("e", "f")], "a -> c -> b -> a", "a"),
+        ] {
+            let error = cycle_of(edges);
+            assert!(error.message.ends_with(&format!(": {cycle}")), "{error}");
+            assert_eq!(error.details["key"], key, "{error}");
+        }
+        let keys: Vec<_> = (0..MAX_TASKS).map(|n| format!("{n:064}")).collect();
+        let ring = |n: usize| task(&keys[n], &[&keys[(n + 1) % MAX_TASKS]], "");
+        let error = Graph::of(&(0..MAX_TASKS).map(ring).collect::<Vec<_>>(), &agents()).unwrap_err();
+        assert!(error.message.len() < 2048 && error.message.contains("more) -> "), "{error}");
+    }
+
     proptest! {
+        /// Whatever waits for what: each of the named tasks waits for the next.
+        #[test]
+        fn cycle_message_follows_dependencies(edges in prop::collection::vec((0usize..12, 0usize..12), 1..40)) {
+            let tasks: Vec<_> = (0..12)
+                .map(|n| {
+                    let before: Vec<_> = edges.iter().filter(|(after, _)| *after == n).map(|(_, before)| format!("t{before}")).collect();
+                    task(&format!("t{n}"), &before.iter().map(String::as_str).collect::<Vec<_>>(), "")
+                })
+                .collect();
+            if let Err(error) = Graph::of(&tasks, &agents()) {
+                let (_, cycle) = error.message.split_once(": ").unwrap();
+                let names: Vec<_> = cycle.split(" -> ").collect();
+                prop_assert!(names.len() >= 2 && names.first() == names.last(), "{}", error);
+                for pair in names.windows(2) {
+                    let waiting = tasks.iter().find(|task| task.key == pair[0]).unwrap();
+                    prop_assert!(waiting.depends_on.iter().any(|before| before == pair[1]), "{}", error);
+                }
+            }
+        }
+
         /// In any graph without cycles every task runs once, after all it waits for.
         #[test]
         fn the_order_respects_every_dependency(edges in prop::collection::vec((0usize..20, 0usize..20), 0..60)) {

@@ -5,17 +5,20 @@
 
 mod damage;
 mod lease;
+mod watchers;
 mod writer;
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use phoenix_domain::{PlanId, SweepId, dead_letter::DeadLetter, plan::Plan};
 use phoenix_platform::{readiness::Readiness, sqlite::OpenError};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
+pub use self::watchers::PlanWatcher;
+use self::watchers::Watchers;
 use crate::store::{
     self, DeadLetterPlace, DeadLetterQuery, Entries, Entry, Event, Extent, Forgotten, JournalError, OldPlans,
     OpenDeadLetters, Page, PlanFilter, Store, Sweep, Unfinished, Unreadable,
@@ -23,9 +26,6 @@ use crate::store::{
 
 /// Entries that may wait for the writer; beyond it, whoever appends waits.
 const QUEUE: usize = 4096;
-
-/// Commits that a watcher may fall behind before it looks for itself.
-const CHANGES: usize = 64;
 
 /// Access to the journal. Cheap to clone; the writer ends when the last one is gone.
 #[derive(Debug, Clone)]
@@ -35,9 +35,10 @@ pub struct Journal {
     instance: Arc<str>,
     others: Arc<tokio::sync::Mutex<lease::Others>>,
     fenced: CancellationToken,
-    changes: broadcast::Sender<Arc<HashSet<PlanId>>>,
+    watchers: Watchers,
     damage: Arc<damage::Damage>,
     renewal: Arc<AbortOnDropHandle<()>>,
+    publisher: Arc<AbortOnDropHandle<()>>,
     _writer: Arc<AbortOnDropHandle<()>>,
 }
 
@@ -51,28 +52,31 @@ impl Journal {
         let store = store::open(url).await?;
         let instance = Uuid::new_v4().to_string();
         let unusable = |cause| StartError::Journal { url: url.to_owned(), cause };
-        store.register(&instance).await.map_err(unusable)?;
+        store.register(&instance).await.map_err(&unusable)?;
+        let position = store.position().await.map_err(unusable)?;
         let (queue, jobs) = mpsc::channel(QUEUE);
-        let (changes, _) = broadcast::channel(CHANGES);
+        let watchers = Watchers::default();
         let fenced = CancellationToken::new();
         let writer = writer::Writer {
             store: Arc::clone(&store),
             planner: instance.clone(),
             readiness,
             fenced: fenced.clone(),
-            changes: changes.clone(),
+            watchers: watchers.clone(),
         };
         let writer = tokio::spawn(writer::run(writer, jobs));
         let renewal = tokio::spawn(renew(queue.downgrade()));
+        let publisher = tokio::spawn(watchers::run(watchers.clone(), Arc::clone(&store), position));
         Ok(Self {
             queue,
             store,
             instance: instance.into(),
             others: Arc::default(),
             fenced,
-            changes,
+            watchers,
             damage: Arc::default(),
             renewal: Arc::new(AbortOnDropHandle::new(renewal)),
+            publisher: Arc::new(AbortOnDropHandle::new(publisher)),
             _writer: Arc::new(AbortOnDropHandle::new(writer)),
         })
     }
@@ -99,6 +103,7 @@ impl Journal {
     /// write afterwards.
     pub async fn close(&self) {
         self.renewal.abort();
+        self.publisher.abort();
         if let Err(error) = self.store.release(&self.instance).await {
             tracing::warn!(%error, "the lease could not be given up; it runs out by itself");
         }
@@ -199,6 +204,20 @@ impl Journal {
         self.store.events(plan_id, position, limit).await
     }
 
+    /// As [`Self::events`], without moving anything: what was committed a moment ago may be missing. A watcher of the plan
+    /// is woken when it is there.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub async fn moved_events(
+        &self,
+        plan_id: PlanId,
+        position: u64,
+        limit: u32,
+    ) -> Result<Vec<Event>, JournalError> {
+        self.store.moved_events(plan_id, position, limit).await
+    }
+
     /// Deletes a batch of plans that ended long ago.
     ///
     /// # Errors
@@ -260,10 +279,10 @@ impl Journal {
         self.store.swept_plans(sweep_id).await
     }
 
-    /// Tells of every commit from now on: the plans it changed.
+    /// Watches a plan from now on, whichever planner writes it.
     #[must_use]
-    pub fn changes(&self) -> broadcast::Receiver<Arc<HashSet<PlanId>>> {
-        self.changes.subscribe()
+    pub fn watch(&self, plan_id: PlanId) -> PlanWatcher {
+        self.watchers.watch(plan_id)
     }
 
     async fn send(&self, job: writer::Job) -> Result<(), JournalError> {

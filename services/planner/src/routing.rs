@@ -1,8 +1,8 @@
 //! Which agent a message is meant for.
 //!
 //! An agent's `route` holds words and phrases. A phrase matches where its words stand in the message, whole, in this
-//! order and with nothing but spaces and punctuation between them; case does not matter. Of the agents that match, the
-//! most specific one is chosen:
+//! order and with nothing but spaces and punctuation between them; neither case nor the way in which Unicode writes a
+//! letter (`é` in one character or two) matters. Of the agents that match, the most specific one is chosen:
 //!
 //! 1. the one whose longest matching phrase has more words ("git status" before "status"),
 //! 2. then the one whose phrase has more letters,
@@ -14,6 +14,7 @@
 use std::cmp::Reverse;
 
 use phoenix_domain::{AgentCatalog, AgentName, AgentSpec};
+use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
 
 /// The agent that `message` is meant for, of those that are configured.
 #[must_use]
@@ -39,10 +40,14 @@ fn specificity(spec: &AgentSpec, message: &[String]) -> Option<(usize, usize, us
     Some((words, letters, matching.len()))
 }
 
+/// Words in one form, whatever form they are written in. A mark belongs to the letter before it; many letters have no form
+/// without one.
 fn words(text: &str) -> Vec<String> {
-    text.split(|c: char| !c.is_alphanumeric() && c != '_')
+    // Lower case after compatibility forms, which have upper case of their own, and composed again after it.
+    let text: String = text.nfkc().collect::<String>().to_lowercase().nfkc().collect();
+    text.split(|c: char| !c.is_alphanumeric() && !is_combining_mark(c) && c != '_')
         .filter(|word| !word.is_empty())
-        .map(str::to_lowercase)
+        .map(str::to_owned)
         .collect()
 }
 
@@ -86,5 +91,25 @@ mod tests {
         ] {
             assert_eq!(route(&catalog, message).as_str(), agent, "{message}");
         }
+    }
+
+    #[test]
+    fn message_in_another_unicode_form_matches() {
+        let forms = ["caf\u{e9}", "cafe\u{301}", "x\u{302}y", "\u{c5}ngstr\u{f6}m", "A\u{30a}ngstro\u{308}m", "na\u{308}\u{323}chste"];
+        for route_form in forms {
+            let catalog = catalog(&[("named", &[route_form]), ("model", &[])]);
+            let message: String = route_form.to_uppercase();
+            for message in [
+                message.nfc().collect::<String>(),
+                message.nfd().collect(),
+                message.nfkc().collect(),
+                message.nfkd().collect(),
+                format!("please, {route_form}!"),
+            ] {
+                assert_eq!(route(&catalog, &message).as_str(), "named", "{route_form:?} in {message:?}");
+            }
+        }
+        let plain = catalog(&[("named", &["cafe"]), ("model", &[])]);
+        assert_eq!(route(&plain, "cafe\u{301}").as_str(), "model", "another word");
     }
 }

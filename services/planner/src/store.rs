@@ -117,6 +117,35 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// As [`Self::plan`].
     async fn events(&self, plan_id: PlanId, position: u64, limit: u32) -> Result<Vec<Event>, JournalError>;
 
+    /// As [`Self::events`], but only those that have a position by now: it writes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    async fn moved_events(
+        &self,
+        plan_id: PlanId,
+        position: u64,
+        limit: u32,
+    ) -> Result<Vec<Event>, JournalError>;
+
+    /// Gives every event that is durable by now its position.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    async fn settle(&self) -> Result<(), JournalError>;
+
+    /// The position of the last event that has one. Writes nothing.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    async fn position(&self) -> Result<u64, JournalError>;
+
+    /// Those of `plan_ids` with events after `position`. Writes nothing.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    async fn changed_since(&self, plan_ids: &[PlanId], position: u64) -> Result<Vec<PlanId>, JournalError>;
+
     /// Deletes plans that ended long ago, with their tasks, attempts, events and dead letters, open or not; and such sweeps
     /// as ended as long ago. Whoever else does the same at the same
     /// time is in nobody's way: what is gone is gone.
@@ -218,7 +247,7 @@ pub struct Page<T, P> {
     pub items: Vec<T>,
     /// What would be on it if it could be read.
     pub unreadable: Vec<Unreadable>,
-    /// The place of its last row, if there may be more behind it.
+    /// The place of its last row, if there are more behind it.
     pub last: Option<P>,
 }
 

@@ -5,20 +5,18 @@
 //! new is accepted and the planner is not ready.
 
 use std::{
-    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use phoenix_domain::PlanId;
 use phoenix_platform::{
     metrics::{record_counter, record_histogram},
     readiness::Readiness,
 };
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{Entries, Entry, JournalError, Store};
+use super::{Entries, JournalError, Store, watchers::Watchers};
 use crate::metrics::{JOURNAL_COMMIT_SECONDS, JOURNAL_ENTRIES, JOURNAL_FAILURES};
 
 /// Jobs that share one commit at most.
@@ -41,8 +39,8 @@ pub(super) struct Writer {
     pub(super) readiness: Readiness,
     /// Cancelled when another planner has taken over.
     pub(super) fenced: CancellationToken,
-    /// Told of every commit: the plans it changed.
-    pub(super) changes: broadcast::Sender<Arc<HashSet<PlanId>>>,
+    /// Learns of every commit.
+    pub(super) watchers: Watchers,
 }
 
 /// What the writer is asked to make durable.
@@ -177,10 +175,7 @@ impl Writer {
         let too_late = self.store.write(&self.planner, &groups).await?;
         record_histogram(&JOURNAL_COMMIT_SECONDS, started.elapsed().as_secs_f64());
         record_counter(&JOURNAL_ENTRIES, count as u64);
-        if self.changes.receiver_count() > 0 {
-            let changed = groups.iter().flat_map(|group| group.iter()).filter_map(Entry::plan_id).collect();
-            let _ = self.changes.send(Arc::new(changed));
-        }
+        self.watchers.committed(&groups);
         Ok(too_late)
     }
 }

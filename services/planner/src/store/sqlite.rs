@@ -149,6 +149,27 @@ impl Store for SqliteStore {
         read::events(self.tables().await?, plan_id, position, limit).await
     }
 
+    async fn moved_events(
+        &self,
+        plan_id: PlanId,
+        position: u64,
+        limit: u32,
+    ) -> Result<Vec<Event>, JournalError> {
+        read::events(&self.readers, plan_id, position, limit).await
+    }
+
+    async fn settle(&self) -> Result<(), JournalError> {
+        self.log.settle(&self.readers).await
+    }
+
+    async fn position(&self) -> Result<u64, JournalError> {
+        read::position(&self.readers).await
+    }
+
+    async fn changed_since(&self, plan_ids: &[PlanId], position: u64) -> Result<Vec<PlanId>, JournalError> {
+        read::changed_since(&self.readers, plan_ids, position).await
+    }
+
     async fn forget_plans(&self, planner: &str, old: &OldPlans) -> Result<Forgotten, JournalError> {
         // What ended long ago is in the tables; only who asks for the first time may expect what was written just now.
         let tables = if old.after.is_none() { self.tables().await? } else { &self.readers };

@@ -18,3 +18,4 @@ mod redrive;
 mod retention;
 mod support;
 mod sweeps;
+mod watchers;

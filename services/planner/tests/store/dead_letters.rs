@@ -173,6 +173,30 @@ async fn dead_letters_are_found_by_what_they_are_filtered_by_page_by_page() {
 }
 
 #[tokio::test]
+async fn last_page_of_dead_letters_exactly_full_has_no_next() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        for second in 0..4 {
+            failed(store, "a", second).await;
+        }
+        for (limit, pages) in [(1, 4), (2, 2), (3, 2), (4, 1), (5, 1)] {
+            let (mut before, mut seen, mut read) = (None, 0, 0);
+            loop {
+                let filter = DeadLetterFilter::default();
+                let query = DeadLetterQuery { filter, state: State::Open, before, limit };
+                let page = store.dead_letters(&query).await.unwrap();
+                (seen, read) = (seen + page.items.len(), read + 1);
+                before = page.last;
+                if before.is_none() {
+                    break;
+                }
+            }
+            assert_eq!((read, seen), (pages, 4), "{limit} at a time");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_redrive_links_two_plans_and_settles_the_dead_letters_of_the_first() {
     for fresh in stores().await {
         let store = &*fresh.store;

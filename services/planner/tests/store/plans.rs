@@ -99,6 +99,32 @@ async fn plans_are_found_by_what_they_are_filtered_by_page_by_page() {
 }
 
 #[tokio::test]
+async fn last_page_exactly_full_has_no_next() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let plans: Vec<_> = (0..6).map(|_| new_plan(&["a"])).collect();
+        for plan in &plans {
+            write(store, "me", &[accepted(plan)]).await.unwrap();
+        }
+        for (limit, pages) in [(1, 6), (2, 3), (3, 2), (4, 2), (5, 2), (6, 1), (7, 1), (500, 1)] {
+            let (mut before, mut seen, mut read) = (None, Vec::new(), 0);
+            loop {
+                let filter = PlanFilter { before, limit, ..PlanFilter::default() };
+                let page = store.plans(&filter).await.unwrap();
+                seen.extend(page.items.into_iter().map(|plan| plan.plan_id));
+                read += 1;
+                before = page.last;
+                if before.is_none() {
+                    break;
+                }
+            }
+            let newest_first: Vec<_> = plans.iter().rev().map(|plan| plan.plan_id).collect();
+            assert_eq!((read, seen), (pages, newest_first), "{limit} at a time");
+        }
+    }
+}
+
+#[tokio::test]
 async fn several_plans_are_read_at_once_each_with_what_is_its_own() {
     for fresh in stores().await {
         let store = &*fresh.store;

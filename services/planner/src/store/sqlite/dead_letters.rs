@@ -223,7 +223,7 @@ pub(super) async fn list(
         query.push(", ").push_bind(task.plan_id.to_string());
         query.push(", ").push_bind(i64::try_from(task.ordinal).unwrap_or(i64::MAX)).push(")");
     }
-    query.push(" ORDER BY at DESC, plan_id DESC, ordinal DESC LIMIT ").push_bind(*limit);
+    query.push(" ORDER BY at DESC, plan_id DESC, ordinal DESC LIMIT ").push_bind(i64::from(*limit) + 1);
     query.push(
         ") AS page
          JOIN plans ON plans.plan_id = page.plan_id

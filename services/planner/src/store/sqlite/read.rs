@@ -114,21 +114,23 @@ pub(super) async fn plans(
     } else {
         select(&mut query, &[]);
     }
-    query.push(" ORDER BY plan_id DESC LIMIT ").push_bind(*limit);
+    query.push(" ORDER BY plan_id DESC LIMIT ").push_bind(i64::from(*limit) + 1);
     let rows = query.build().fetch_all(pool).await?;
     let place = |row: &SqliteRow| row.try_get::<String, _>("plan_id").ok()?.parse().ok();
     Ok(page(rows, *limit, place, |row| PlanRow::from_row(row)?.read()))
 }
 
-/// A page of a listing. What can't be read does not keep the rest from being listed.
+/// A page of a listing, of which one row more than `limit` was asked for: whether it is there tells whether another page
+/// follows. What can't be read does not keep the rest from being listed.
 pub(super) fn page<T, P>(
-    rows: Vec<SqliteRow>,
+    mut rows: Vec<SqliteRow>,
     limit: u32,
     place: impl Fn(&SqliteRow) -> Option<P>,
     read: impl Fn(&SqliteRow) -> Result<T, JournalError>,
 ) -> Page<T, P> {
-    let full = u32::try_from(rows.len()) == Ok(limit);
-    let last = rows.iter().rev().find_map(place).filter(|_| full);
+    let goes_on = rows.len() > limit as usize;
+    rows.truncate(limit as usize);
+    let last = rows.iter().rev().find_map(place).filter(|_| goes_on);
     let mut page = Page { items: Vec::with_capacity(rows.len()), unreadable: Vec::new(), last };
     for row in &rows {
         match read(row) {
@@ -211,6 +213,31 @@ pub(super) async fn events(
     }
     found.truncate(limit as usize);
     Ok(found)
+}
+
+/// The position of the last event.
+pub(super) async fn position(pool: &SqlitePool) -> Result<u64, JournalError> {
+    let position: i64 = sqlx::query_scalar("SELECT position FROM journal").fetch_one(pool).await?;
+    u64::try_from(position).map_err(|_| damaged("journal.position", position))
+}
+
+/// Those of `plan_ids` with events after `position`.
+pub(super) async fn changed_since(
+    pool: &SqlitePool,
+    plan_ids: &[PlanId],
+    position: u64,
+) -> Result<Vec<PlanId>, JournalError> {
+    // The events of a row lie together: it is after `position` when its first one is.
+    let changed: Vec<String> = sqlx::query_scalar(
+        "SELECT value FROM json_each(?1)
+         WHERE EXISTS (SELECT 1 FROM events WHERE plan_id = value AND position > ?2)
+            OR EXISTS (SELECT 1 FROM plans WHERE plan_id = value AND document > ?2)",
+    )
+    .bind(rows::json(&plan_ids))
+    .bind(i64::try_from(position).unwrap_or(i64::MAX))
+    .fetch_all(pool)
+    .await?;
+    changed.iter().map(|id| parse("plans.plan_id", id)).collect()
 }
 
 /// The task's ordinal, the kind, the time, the facts.
