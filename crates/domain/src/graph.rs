@@ -28,6 +28,18 @@ impl Graph {
     /// # Errors
     /// `validation_failed` or `planning_failed` whose details name the task's `key` and the `field`.
     pub fn of(tasks: &[TaskSpec], agents: &AgentCatalog) -> Result<Self, OrchestratorError> {
+        Self::check(tasks, Some(agents))
+    }
+
+    /// The same of tasks that were accepted before: agents may have been taken out of the catalog since.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn of_accepted(tasks: &[TaskSpec]) -> Result<Self, OrchestratorError> {
+        Self::check(tasks, None)
+    }
+
+    fn check(tasks: &[TaskSpec], agents: Option<&AgentCatalog>) -> Result<Self, OrchestratorError> {
         if tasks.is_empty() {
             return Err(OrchestratorError::invalid("tasks", "must hold at least one task"));
         }
@@ -108,11 +120,11 @@ fn dependencies(
     place: usize,
     task: &TaskSpec,
     places: &BTreeMap<&str, usize>,
-    agents: &AgentCatalog,
+    agents: Option<&AgentCatalog>,
 ) -> Result<BTreeSet<usize>, OrchestratorError> {
-    agents.get(&task.agent).map_err(|error| {
-        error.with_detail("key", &task.key).with_detail("field", format!("tasks[{place}].agent"))
-    })?;
+    if let Some(agents) = agents {
+        check_agent(place, task, agents)?;
+    }
     if task.action.trim().is_empty() {
         return Err(at(place, "action", &task.key, "must name an action"));
     }
@@ -126,6 +138,17 @@ fn dependencies(
         template::references(&task.payload).map_err(|e| at(place, "input", &task.key, &e.to_string()))?;
     let named = task.depends_on.iter().map(|key| find("depends_on", key));
     named.chain(references.iter().map(|reference| find("input", &reference.key))).collect()
+}
+
+/// Whether the task's agent is configured.
+///
+/// # Errors
+/// `planning_failed` whose details name the task's `key` and the `field`.
+pub fn check_agent(place: usize, task: &TaskSpec, agents: &AgentCatalog) -> Result<(), OrchestratorError> {
+    let known = agents.get(&task.agent).map(drop);
+    known.map_err(|error| {
+        error.with_detail("key", &task.key).with_detail("field", format!("tasks[{place}].agent"))
+    })
 }
 
 fn check_key(place: usize, key: &str) -> Result<(), OrchestratorError> {
@@ -223,8 +246,12 @@ mod tests {
             let mut keys: Vec<_> = edges.iter().flat_map(|(key, before)| [*key, *before]).collect();
             keys.sort_unstable();
             keys.dedup();
-            let before = |key| edges.iter().filter(|(after, _)| *after == key).map(|(_, before)| *before).collect();
-            let tasks: Vec<_> = keys.iter().map(|key| task(key, &Vec::<&str>::from_iter::<Vec<_>>(before(*key)), "")).collect();
+            let before =
+                |key| edges.iter().filter(|(after, _)| *after == key).map(|(_, before)| *before).collect();
+            let tasks: Vec<_> = keys
+                .iter()
+                .map(|key| task(key, &Vec::<&str>::from_iter::<Vec<_>>(before(*key)), ""))
+                .collect();
             Graph::of(&tasks, &agents()).unwrap_err()
         };
         for (edges, cycle, key) in [

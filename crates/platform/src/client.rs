@@ -6,6 +6,8 @@
 
 mod greeting;
 
+pub use self::greeting::LIMIT as CONNECT_TIMEOUT;
+
 use std::time::Duration;
 
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
@@ -33,7 +35,7 @@ pub type PeerChannel = SendContextService<Channel>;
 pub const PING_EVERY: Duration = Duration::from_secs(2);
 
 /// How long the peer has to answer.
-pub const PING_TIMEOUT: Duration = Duration::from_secs(3);
+pub const PING_TIMEOUT: Duration = Duration::from_millis(2500);
 
 /// What callers are told to wait when a service can't be reached; long enough for a supervisor to restart it.
 pub const UNREACHABLE_RETRY_AFTER: Duration = Duration::from_secs(1);

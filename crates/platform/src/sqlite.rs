@@ -99,9 +99,11 @@ pub async fn open(
         // There is no network between us and the file that could have broken meanwhile.
         .test_before_acquire(false)
         .after_release(|connection, _| Box::pin(is_usable(connection)))
-        .connect_with(options)
+        .connect_with(options.clone())
         .await
         .map_err(|cause| OpenError::Open { path: path.clone(), cause })?;
+    // A file that is removed later is not made again, empty, by a connection that comes in place of another.
+    pool.set_connect_options(options.create_if_missing(false));
     match migrator.run(&pool).await {
         Ok(()) => Ok(pool),
         Err(MigrateError::VersionMissing(schema)) => Err(OpenError::Newer { path, schema }),

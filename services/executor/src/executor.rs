@@ -115,7 +115,7 @@ impl Executor {
             self.give_lease_back(&task);
             return Err(overloaded(&agent.spec));
         };
-        let first_time = task.first_attempt <= 1;
+        let first_time = task.earlier_attempts == 0;
         if first_time {
             record_counter(&TASKS_STARTED, 1);
         }

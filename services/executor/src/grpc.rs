@@ -113,12 +113,14 @@ fn task(request: ExecuteTaskRequest, caller: RequestContext) -> Result<Task, Inv
         idempotency_key,
         first_attempt,
         probe_lease,
+        earlier_attempts,
     } = request;
     for (field, text) in [("action", &action), ("idempotency_key", &idempotency_key)] {
         if text.is_empty() {
             return Err(InvalidField::new(field, "is missing"));
         }
     }
+    let first_attempt = first_attempt.max(1);
     Ok(Task {
         caller,
         plan_id: id("plan_id", &plan_id)?,
@@ -128,7 +130,9 @@ fn task(request: ExecuteTaskRequest, caller: RequestContext) -> Result<Task, Inv
         context,
         payload: json_object("payload_json", &payload_json)?,
         idempotency_key,
-        first_attempt: first_attempt.max(1),
+        first_attempt,
+        // Every attempt has a number of its own.
+        earlier_attempts: earlier_attempts.map_or(first_attempt - 1, |made| made.min(first_attempt - 1)),
         probe_lease,
     })
 }

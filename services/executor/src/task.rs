@@ -34,6 +34,8 @@ pub(crate) struct Task {
     pub(crate) idempotency_key: String,
     /// 1, or more when the task is resumed.
     pub(crate) first_attempt: u32,
+    /// Attempts that were made before; fewer than `first_attempt`.
+    pub(crate) earlier_attempts: u32,
     /// The lease under which an unhealthy agent is tried; empty when it is not.
     pub(crate) probe_lease: String,
 }

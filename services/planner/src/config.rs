@@ -1,5 +1,7 @@
 //! What the planner is told.
 
+use std::time::Duration;
+
 use phoenix_domain::AgentCatalog;
 use phoenix_platform::config::RoleSettings;
 
@@ -12,6 +14,8 @@ pub struct PlannerConfig {
     pub agents: AgentCatalog,
     /// Plans in flight at once; one more is refused before anything is journalled.
     pub max_plans_in_flight: u32,
+    /// How long an unfinished plan of a planner that stopped waits for one that knows its agents.
+    pub takeover_grace: Duration,
     /// The journal, such as `sqlite://data/planner.db`.
     pub database_url: String,
     /// Where tasks are run.
@@ -27,6 +31,7 @@ impl From<&RoleSettings> for PlannerConfig {
         Self {
             agents: settings.config.agents.clone(),
             max_plans_in_flight: settings.config.planner.max_plans_in_flight,
+            takeover_grace: settings.config.planner.takeover_grace,
             database_url: settings.database_url.clone(),
             executor_url: settings.executor_url.clone(),
             health_url: settings.health_url.clone(),

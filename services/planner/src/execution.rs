@@ -1,8 +1,11 @@
 //! Runs one task: hands it to the executor and turns what the executor tells into journal entries.
 
-use std::sync::{
-    OnceLock,
-    atomic::{AtomicBool, AtomicU32, Ordering},
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Instant,
 };
 
 use jiff::Timestamp;
@@ -30,11 +33,16 @@ use tonic::Status;
 
 use crate::{
     agent_health::{Admitted, HealthView},
-    agent_time::RunningAttempt,
     journal::Journal,
-    metrics::CountedPlan,
+    metrics::{CountedAttempt, CountedPlan},
     store::{Entry, JournalError, TaskRef},
 };
+
+/// A task that took its executor down so often is not handed over again.
+pub const MAX_INTERRUPTIONS: u32 = 5;
+
+/// Attempts of one handover for which numbers are kept free, at most.
+const MOST_ATTEMPTS: u32 = 10_000;
 
 /// Runs tasks on the executor. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -51,10 +59,16 @@ pub struct Progress {
     open_attempt: AtomicU32,
     /// Handovers that ended without a word about whether an attempt had begun.
     lost: AtomicU32,
-    /// The highest attempt so far.
+    /// The highest number of an attempt so far.
     attempts: AtomicU32,
-    /// Those of earlier planners.
+    /// How many there were.
+    made: AtomicU32,
+    /// The highest number that earlier planners knew of.
     earlier: u32,
+    /// The lowest number that no attempt can have had.
+    free: AtomicU32,
+    /// Attempts that one handover may make.
+    max_attempts: u32,
     /// Since when it could run.
     ready: OnceLock<Timestamp>,
     /// Whether the executor was asked to run it, and the journal knows.
@@ -67,7 +81,12 @@ pub enum Driven {
     /// The executor said how the task ended.
     Ended(Result<ActionResult, OrchestratorError>),
     /// The executor could not be reached, or went away. The task may be handed over again.
-    Interrupted(OrchestratorError),
+    Interrupted {
+        /// What a caller is told if it is not.
+        error: OrchestratorError,
+        /// When the executor last said something about the task, if it did.
+        heard_at: Option<Instant>,
+    },
     /// The executor had no place for it: nothing was started. The task may be handed over again.
     Refused,
 }
@@ -94,22 +113,54 @@ impl Progress {
         let attempts = task.attempts.iter().map(|attempt| attempt.number).max().unwrap_or(0);
         Self {
             attempts: AtomicU32::new(attempts),
+            made: AtomicU32::new(u32::try_from(task.attempts.len()).unwrap_or(u32::MAX)),
             earlier: attempts,
+            free: AtomicU32::new(attempts.saturating_add(1)),
             handed_over: AtomicBool::new(task.dispatched_at.is_some()),
             ..Self::default()
         }
     }
 
+    /// The same of a task that makes up to `max_attempts` attempts, and whose plan was taken over so often.
+    ///
+    /// What the planners before made of it need not have reached the journal: each may have handed the task over up to
+    /// [`MAX_INTERRUPTIONS`] times. Numbers go on above all that those handovers may have used, so that an agent never sees one
+    /// twice, and nothing has to be durable before an attempt begins.
+    #[must_use]
+    pub fn numbered(mut self, takeovers: u32, max_attempts: u32) -> Self {
+        self.max_attempts = max_attempts.clamp(1, MOST_ATTEMPTS);
+        if takeovers > 0 {
+            let of_each = self.max_attempts * MAX_INTERRUPTIONS;
+            let used = takeovers.saturating_mul(of_each).max(self.earlier.saturating_add(self.max_attempts));
+            self.free = AtomicU32::new(used.saturating_add(1));
+        }
+        self
+    }
+
     /// Attempts so far.
     #[must_use]
-    pub fn attempts(&self) -> u32 {
-        self.attempts.load(Ordering::Relaxed)
+    pub fn made(&self) -> u32 {
+        self.made.load(Ordering::Relaxed)
     }
 
     /// How often the agent may have been started: attempts that are known of, and handovers that were lost.
     #[must_use]
     pub fn beginnings(&self) -> u32 {
-        self.attempts() + self.lost.load(Ordering::Relaxed)
+        self.made() + self.lost.load(Ordering::Relaxed)
+    }
+
+    /// The number that the next attempt gets.
+    fn free_number(&self) -> u32 {
+        self.free.load(Ordering::Relaxed)
+    }
+
+    /// A handover that began with the number `first`, when `made` attempts had been made, broke on its way: whatever it may
+    /// have begun since its last word has had a number.
+    fn broke(&self, first: u32, made: u32) {
+        if self.made() == made {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        self.free.fetch_max(first.saturating_add(self.max_attempts), Ordering::Relaxed);
     }
 
     /// Nothing that it waits for stands in its way any more, since that moment.
@@ -127,6 +178,10 @@ impl Progress {
     fn started(&self, attempt: u32, at: Timestamp, plan: &CountedPlan) {
         self.open_attempt.store(attempt, Ordering::Relaxed);
         let before = self.attempts.fetch_max(attempt, Ordering::Relaxed);
+        if before < attempt {
+            self.made.fetch_add(1, Ordering::Relaxed);
+            self.free.fetch_max(attempt.saturating_add(1), Ordering::Relaxed);
+        }
         if let (true, Some(ready)) = (before == self.earlier, self.ready.get()) {
             plan.task_began(*ready, at);
         }
@@ -178,23 +233,25 @@ impl TaskRunner {
             self.journal.note(Entry::TaskDispatched { task, at: Timestamp::now() }).await?;
         }
         handover.plan.handed_over();
+        let (first, made) = (progress.free_number(), progress.made());
         let request = request(&handover, progress, admitted);
         let mut events = self.executor.call::<ExecuteTask>(context, request);
         // Ends with whatever ends this call.
         let mut running = None;
-        let mut was_heard_of = false;
+        let mut heard_at = None;
         loop {
             let event = match events.message().await {
                 Ok(Some(ExecuteTaskResponse { event })) => event,
-                Ok(None) => return Ok(Driven::Interrupted(vanished())),
+                Ok(None) => return Ok(Driven::Interrupted { error: vanished(), heard_at }),
                 Err(status) => {
-                    if !was_heard_of && was_sent(&status) {
-                        progress.lost.fetch_add(1, Ordering::Relaxed);
+                    // An executor that ends the call itself has told of every attempt before.
+                    if was_sent(&status) {
+                        progress.broke(first, made);
                     }
-                    return Ok(broken(&status));
+                    return Ok(broken(&status, heard_at));
                 }
             };
-            was_heard_of = true;
+            heard_at = Some(Instant::now());
             time_attempt(&mut running, handover.plan, event.as_ref());
             let entry = match event {
                 Some(Event::AttemptStarted(started)) => attempt_started(&handover, progress, started),
@@ -235,17 +292,18 @@ fn request(handover: &Handover<'_>, progress: &Progress, admitted: Admitted) -> 
         context: (*context).into(),
         payload_json: json_text(payload),
         idempotency_key: task.task_id.to_string(),
-        first_attempt: progress.attempts() + 1,
+        first_attempt: progress.free_number(),
         probe_lease: admitted.probe_lease,
+        earlier_attempts: Some(progress.made()),
     }
 }
 
 /// A call that failed. When the executor could not be reached, went away or had no place, the task may be handed over
 /// again; anything else it decided on ends the task.
-fn broken(status: &Status) -> Driven {
+fn broken(status: &Status, heard_at: Option<Instant>) -> Driven {
     let error = call_error("the executor", status);
     match error.code {
-        OrchestratorErrorCode::AgentUnavailable => Driven::Interrupted(error),
+        OrchestratorErrorCode::AgentUnavailable => Driven::Interrupted { error, heard_at },
         OrchestratorErrorCode::Overloaded => Driven::Refused,
         _ => Driven::Ended(Err(error)),
     }
@@ -265,7 +323,7 @@ fn malformed(invalid: &InvalidField) -> OrchestratorError {
 }
 
 /// Times attempts by what the executor tells of them.
-fn time_attempt<'p>(running: &mut Option<RunningAttempt<'p>>, plan: &'p CountedPlan, event: Option<&Event>) {
+fn time_attempt<'p>(running: &mut Option<CountedAttempt<'p>>, plan: &'p CountedPlan, event: Option<&Event>) {
     let (begins, at) = match event {
         Some(Event::AttemptStarted(AttemptStarted { started_at, .. })) => (true, started_at),
         Some(Event::AttemptFailed(AttemptFailed { ended_at, .. })) => (false, ended_at),
@@ -305,4 +363,83 @@ fn attempt_failed(task: TaskRef, progress: &Progress, failed: AttemptFailed) -> 
         outcome: AttemptOutcome::Failed { class, message, stderr_tail },
         retried: retry_in_ms.is_some(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use phoenix_domain::{
+        TaskId,
+        plan::{Attempt, OnFailure, TaskSpec},
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::metrics::PlanMeters;
+
+    fn task() -> Task {
+        Task {
+            task_id: TaskId::generate(),
+            spec: TaskSpec {
+                key: "a".into(),
+                agent: "model".parse().unwrap(),
+                action: "do".into(),
+                payload: Map::new(),
+                depends_on: Vec::new(),
+                on_failure: OnFailure::Fail,
+            },
+            status: TaskStatus::Queued,
+            queued_at: Timestamp::now(),
+            dispatched_at: None,
+            ended_at: None,
+            output: None,
+            error: None,
+            attempts: Vec::new(),
+        }
+    }
+
+    /// A handover: attempts that it began, how many of them the planner heard of, and of those the journal.
+    fn handover(max_attempts: u32) -> impl Strategy<Value = (u32, u32, u32)> {
+        (0..=max_attempts).prop_flat_map(|begun| {
+            (0..=begun).prop_flat_map(move |heard| (Just(begun), Just(heard), 0..=heard))
+        })
+    }
+
+    /// The handovers of each planner, one after the other.
+    fn planners(max_attempts: u32) -> impl Strategy<Value = Vec<Vec<(u32, u32, u32)>>> {
+        let of_one = prop::collection::vec(handover(max_attempts), 0..=MAX_INTERRUPTIONS as usize);
+        prop::collection::vec(of_one, 1..6)
+    }
+
+    proptest! {
+        /// Whatever is lost on the way, and whoever goes on with the task.
+        #[test]
+        fn attempt_number_is_never_used_twice(
+            (max_attempts, planners) in (1u32..5).prop_flat_map(|most| (Just(most), planners(most)))
+        ) {
+            let plan = CountedPlan::start(&PlanMeters::new());
+            let (mut task, mut used) = (task(), HashSet::new());
+            for (takeovers, handovers) in planners.into_iter().enumerate() {
+                let progress = Progress::of(&task).numbered(u32::try_from(takeovers).unwrap(), max_attempts);
+                let mut durable = true;
+                for (begun, heard, known) in handovers {
+                    let (first, made) = (progress.free_number(), progress.made());
+                    for number in first..first + begun {
+                        prop_assert!(used.insert(number), "{} again, by planner {}", number, takeovers);
+                    }
+                    for number in first..first + heard {
+                        progress.started(number, Timestamp::now(), &plan);
+                        // The journal knows nothing of what came after something that it does not know.
+                        durable &= number < first + known;
+                        if durable {
+                            let (started_at, worker) = (Timestamp::now(), String::new());
+                            task.attempts.push(Attempt { number, started_at, ended_at: None, outcome: None, worker });
+                        }
+                    }
+                    progress.broke(first, made);
+                }
+            }
+        }
+    }
 }

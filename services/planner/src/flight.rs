@@ -20,7 +20,7 @@ use serde_json::Value;
 use crate::{
     admission::{Place, Places, PlanTurn},
     journal::Journal,
-    make::{Waits, graph_of},
+    make::{Waits, graph_of_accepted},
     metrics::CountedPlan,
     planner::{Answer, Planner},
     run::{Course, Run, cancel_tasks, sleep_until, terminal_status},
@@ -44,6 +44,8 @@ pub(crate) struct Flight {
     planner: Planner,
     waits: Waits,
     turn: PlanTurn,
+    /// How often it was taken over before.
+    takeovers: u32,
     counted: CountedPlan,
     listed: Listed,
     _room: Place,
@@ -87,7 +89,13 @@ impl Flight {
         counted: CountedPlan,
     ) -> Self {
         let plan_id = listed.plan_id();
-        Self { plan_id, planner: planner.clone(), waits, turn, counted, listed, _room: room }
+        let planner = planner.clone();
+        Self { plan_id, planner, waits, turn, takeovers: 0, counted, listed, _room: room }
+    }
+
+    /// The same, of a plan that has been taken over so often.
+    pub(crate) fn taken_over(self, takeovers: u32) -> Self {
+        Self { takeovers, ..self }
     }
 
     pub(crate) const fn plan_id(&self) -> PlanId {
@@ -126,7 +134,9 @@ impl Flight {
                 Start::Now { loaded, places } => (loaded, places),
                 Start::InTurn { agents, kept } => match self.turn(&context, &agents, kept).await {
                     Ok(begun) => begun,
-                    Err(Grounded::Unfit(plan, error)) => return self.give_up(Some(*plan), error).await,
+                    Err(Grounded::Unfit(plan, error)) => {
+                        return self.give_up(cancel_tasks(&plan), error).await;
+                    }
                     Err(Grounded::Left(error)) => return self.leave(error),
                 },
             };
@@ -148,9 +158,9 @@ impl Flight {
         places: Places,
     ) -> (AgentName, Result<Course, JournalError>) {
         let Loaded { plan, graph } = loaded;
-        let Self { planner, waits, turn, counted, .. } = self;
-        let stop = self.stop();
-        let run = Run { planner, counted, plan, graph, context, stop, waits: *waits, turn: *turn };
+        let Self { planner, waits, turn, takeovers, counted, .. } = self;
+        let (stop, waits, turn, takeovers) = (self.stop(), *waits, *turn, *takeovers);
+        let run = Run { planner, counted, plan, graph, context, stop, waits, turn, takeovers };
         let course = run.run(places).await;
         (run.last_agent(), course)
     }
@@ -180,7 +190,7 @@ impl Flight {
             }
             match self.planner.read(self.plan_id).await {
                 Ok(plan) => {
-                    return match graph_of(&plan, self.planner.agents()) {
+                    return match graph_of_accepted(&plan, self.planner.agents()) {
                         Ok(graph) => Ok((Box::new(Loaded { plan: Arc::new(plan), graph }), places)),
                         Err(error) => Err(Grounded::Unfit(Box::new(plan), error)),
                     };
@@ -218,15 +228,14 @@ impl Flight {
         self.end(&agent, Err(error))
     }
 
-    /// Ends a plan that can't be run.
+    /// Ends a plan that can't be run, with the ends of its tasks.
     pub(crate) async fn give_up(
         self,
-        plan: Option<Plan>,
+        mut entries: Vec<Entry>,
         error: OrchestratorError,
     ) -> Result<Answer, OrchestratorError> {
-        let mut entries = plan.as_ref().map(cancel_tasks).unwrap_or_default();
+        let status = terminal_status(Some(&error));
         let (plan_id, result) = (self.plan_id, Err(error));
-        let status = PlanStatus::Failed;
         entries.push(Entry::PlanEnded { plan_id, status, at: Timestamp::now(), result: result.clone() });
         let recorded = self.journal().record(entries).await;
         let agent = self.planner.default_agent().clone();

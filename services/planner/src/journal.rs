@@ -8,10 +8,14 @@ mod lease;
 mod watchers;
 mod writer;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use phoenix_domain::{PlanId, SweepId, dead_letter::DeadLetter, plan::Plan};
+use phoenix_domain::{
+    AgentCatalog, PlanId, SweepId,
+    dead_letter::DeadLetter,
+    plan::{Plan, PlanStatus},
+};
 use phoenix_platform::{readiness::Readiness, sqlite::OpenError};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -20,8 +24,8 @@ use uuid::Uuid;
 pub use self::watchers::PlanWatcher;
 use self::watchers::Watchers;
 use crate::store::{
-    self, DeadLetterPlace, DeadLetterQuery, Entries, Entry, Event, Extent, Forgotten, JournalError, OldPlans,
-    OpenDeadLetters, Page, PlanFilter, Store, Sweep, Unfinished, Unreadable,
+    self, DeadLetterPlace, DeadLetterQuery, Entries, Entry, Event, Extent, Forgotten, JournalError, LeftPlan,
+    OldPlans, OpenDeadLetters, Page, PlanFilter, Store, Sweep, TakeoverScope, Unfinished, Unreadable,
 };
 
 /// Entries that may wait for the writer; beyond it, whoever appends waits.
@@ -33,7 +37,7 @@ pub struct Journal {
     queue: mpsc::Sender<writer::Job>,
     store: Arc<dyn Store>,
     instance: Arc<str>,
-    others: Arc<tokio::sync::Mutex<lease::Others>>,
+    others: Arc<tokio::sync::Mutex<(lease::Others, lease::Left)>>,
     fenced: CancellationToken,
     watchers: Watchers,
     damage: Arc<damage::Damage>,
@@ -87,16 +91,59 @@ impl Journal {
         &self.fenced
     }
 
-    /// Takes over what planners that are gone left undone.
+    /// Takes over what planners that are gone left undone. Plans with open tasks for other agents than `agents` are left to
+    /// a planner that knows them, for `grace`; those that are to be cancelled need none.
     ///
     /// # Errors
     /// When the database can't be used.
-    pub async fn claim(&self) -> Result<Unfinished, JournalError> {
+    pub async fn claim(&self, agents: &AgentCatalog, grace: Duration) -> Result<Unfinished, JournalError> {
         let alive = self.store.planners().await?;
-        let dead = self.others.lock().await.dead(&self.instance, alive);
-        let claimed = self.store.claim(&self.instance, &dead).await?;
+        let mut others = self.others.lock().await;
+        let (others, left) = &mut *others;
+        let dead = others.dead(&self.instance, alive);
+        let mut anyway = left.overdue(grace);
+        anyway.extend(self.store.cancel_requests().await?.into_iter().map(|(plan_id, _)| plan_id));
+        let agents = agents.iter().map(|spec| spec.name.clone()).collect();
+        let scope = TakeoverScope { agents: Some(agents), anyway };
+        let claimed = self.store.claim(&self.instance, &dead, &scope).await?;
         claimed.unreadable.iter().for_each(|record| self.damage.meet(record));
+        for LeftPlan { plan_id, agent } in left.update(&claimed.left) {
+            let grace_secs = grace.as_secs();
+            tracing::warn!(%plan_id, agent, grace_secs, "plan left to a planner that knows its agent");
+        }
         Ok(claimed)
+    }
+
+    /// Asks whichever planner owns a plan to cancel it.
+    ///
+    /// # Errors
+    /// When the request can't be made durable.
+    pub async fn request_cancel(&self, plan_id: PlanId, reason: &str) -> Result<(), JournalError> {
+        self.store.request_cancel(&self.instance, plan_id, reason, Timestamp::now()).await
+    }
+
+    /// Plans that are to be cancelled, whoever owns them, with the reasons.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub async fn cancel_requests(&self) -> Result<Vec<(PlanId, String)>, JournalError> {
+        self.store.cancel_requests().await
+    }
+
+    /// Deletes the requests to cancel plans that have ended.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    pub async fn forget_cancel_requests(&self) -> Result<(), JournalError> {
+        self.store.forget_cancel_requests().await
+    }
+
+    /// The state of a plan, or the one before, if it has changed a moment ago.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub async fn moved_status(&self, plan_id: PlanId) -> Result<Option<PlanStatus>, JournalError> {
+        self.store.moved_status(plan_id).await
     }
 
     /// Gives the lease up, so that a successor need not wait for its end, and lets go of the database. Nobody must read or
@@ -232,6 +279,14 @@ impl Journal {
     /// When the database can't be used.
     pub async fn forget_keys(&self, before: Timestamp, limit: u32) -> Result<u64, JournalError> {
         self.store.forget_keys(&self.instance, before, limit).await
+    }
+
+    /// When the oldest plan was accepted that has not ended, whoever runs it.
+    ///
+    /// # Errors
+    /// When the database can't be read.
+    pub async fn oldest_unfinished(&self) -> Result<Option<Timestamp>, JournalError> {
+        self.store.oldest_unfinished().await
     }
 
     /// How much there is.

@@ -71,6 +71,9 @@ const EXECUTOR_CHECK: Duration = Duration::from_millis(500);
 /// How often unfinished plans of other planners are looked for.
 const TAKE_OVER_EVERY: Duration = Duration::from_millis(500);
 
+/// How often requests to cancel plans are looked for that other planners have written.
+const CANCELS_EVERY: Duration = Duration::from_millis(250);
+
 /// How long plans that were cancelled by the shutdown may take to write their end, and watchers to notice theirs.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -100,15 +103,22 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let PlannerConfig { agents, max_plans_in_flight, database_url, executor_url, health_url, retention } =
-        config;
+    let PlannerConfig {
+        agents,
+        max_plans_in_flight,
+        takeover_grace,
+        database_url,
+        executor_url,
+        health_url,
+        retention,
+    } = config;
     let readiness = Readiness::needing(&["journal", "takeover", "executor", "health"]);
     let executor = client::channel(&executor_url)?;
     let health = HealthView::new(client::channel(&health_url)?);
     let journal = Journal::open(&database_url, readiness.clone()).await?;
     let runner = TaskRunner::new(executor.clone(), journal.clone(), health.clone());
     let (meters, stopping) = (PlanMeters::new(), shutdown.child_token());
-    let limits = Limits { plans: max_plans_in_flight, key_life: retention.keys };
+    let limits = Limits { plans: max_plans_in_flight, key_life: retention.keys, takeover_grace };
     let planner = Planner::new(agents, limits, journal.clone(), health.clone(), runner, meters, stopping);
     // Ends the watchers however this function ends.
     let (watchers, watching) = (TaskTracker::new(), CancellationToken::new());
@@ -117,7 +127,9 @@ pub async fn serve(
     watchers.spawn(follow_executor(executor, readiness.clone(), watching.clone()));
     watchers.spawn(retention::run(journal.clone(), retention, watching.clone()));
     watchers.spawn(sweep::measure(journal.clone(), watching.clone()));
+    watchers.spawn(metrics::measure_oldest(journal.clone(), watching.clone()));
     watchers.spawn(take_over(planner.clone(), readiness.clone(), watching.clone()));
+    watchers.spawn(follow_cancels(planner.clone(), watching.clone()));
     let grpc = PlannerGrpc::new(planner.clone(), shutdown.clone());
     let service = PlannerServiceServer::new(grpc.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -158,6 +170,18 @@ async fn take_over(planner: Planner, readiness: Readiness, stop: CancellationTok
         tokio::select! {
             () = tokio::time::sleep(TAKE_OVER_EVERY) => {}
             () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// Cancels plans of this planner that others were asked to cancel, until `stop`.
+async fn follow_cancels(planner: Planner, stop: CancellationToken) {
+    let mut every = tokio::time::interval(CANCELS_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(every.tick()).await.is_some() {
+        if let Err(error) = planner.cancel_requested().await {
+            // The writer reports a journal that can't be used.
+            tracing::debug!(%error, "requests to cancel plans cannot be read");
         }
     }
 }

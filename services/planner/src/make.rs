@@ -7,7 +7,7 @@ use phoenix_domain::{
     AgentCatalog, CorrelationId, OrchestratorError, PlanId, TaskId,
     action::CHAT_ACTION,
     chat::Chat,
-    graph::Graph,
+    graph::{Graph, check_agent},
     input,
     plan::{OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
 };
@@ -109,6 +109,20 @@ fn plan_chat(agents: &AgentCatalog, chat: &Chat) -> Result<TaskSpec, Orchestrato
 
 /// Who waits for whom. A chat's input is not read for references: people write what they like.
 pub(crate) fn graph_of(plan: &Plan, agents: &AgentCatalog) -> Result<Graph, OrchestratorError> {
+    Graph::of(&specs_of(plan), agents)
+}
+
+/// The same of a plan that was accepted before. The agents of tasks that have ended need not be known any more.
+pub(crate) fn graph_of_accepted(plan: &Plan, agents: &AgentCatalog) -> Result<Graph, OrchestratorError> {
+    let open = plan.tasks.iter().enumerate().filter(|(_, task)| !task.status.is_terminal());
+    for (ordinal, task) in open {
+        check_agent(ordinal, &task.spec, agents)?;
+    }
+    Graph::of_accepted(&specs_of(plan))
+}
+
+/// The tasks as their order is told from them.
+pub(crate) fn specs_of(plan: &Plan) -> Vec<TaskSpec> {
     let spec = |task: &Task| match plan.kind {
         PlanKind::Chat => TaskSpec {
             key: task.spec.key.clone(),
@@ -120,7 +134,7 @@ pub(crate) fn graph_of(plan: &Plan, agents: &AgentCatalog) -> Result<Graph, Orch
         },
         PlanKind::Graph => task.spec.clone(),
     };
-    Graph::of(&plan.tasks.iter().map(spec).collect::<Vec<_>>(), agents)
+    plan.tasks.iter().map(spec).collect()
 }
 
 /// A plan of these tasks, none of which has begun.

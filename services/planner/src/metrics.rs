@@ -3,17 +3,24 @@
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
-use phoenix_domain::{AgentName, plan::PlanStatus};
+use phoenix_domain::AgentName;
 use phoenix_platform::{calls::RPC_SECONDS, metrics::Metric};
+use tokio_util::sync::CancellationToken;
 
-use crate::agent_time::{AgentTime, RunningAttempt};
+use crate::{
+    agent_time::{AgentTime, RunningAttempt},
+    journal::Journal,
+};
+
+/// How often the oldest plan is looked for.
+const OLDEST_EVERY: Duration = Duration::from_secs(1);
 
 /// Every plan that was asked for, those refused by validation too.
 pub const PLAN_STARTED: Metric =
@@ -32,9 +39,14 @@ pub const PLANS_IN_FLIGHT: Metric =
 /// Of those that were accepted, how many have begun.
 pub const PLANS: Metric = Metric::gauge(
     "phoenix_plans",
-    "Plans of this planner that are accepted and have not ended, by state: pending until the first task is handed over, then running.",
+    "Plans of this planner that are accepted and have not ended, by state: pending until the first task is handed over to the executor, waiting while no attempt runs, running while one does.",
 )
 .labelled();
+/// How long the oldest plan has been under way.
+pub const PLANS_OLDEST: Metric = Metric::gauge(
+    "phoenix_plans_oldest_seconds",
+    "Age of the oldest plan that has not ended, in the whole journal; 0 without one.",
+);
 /// How long tasks wait in the planner.
 pub const TASK_QUEUE_SECONDS: Metric = Metric::histogram(
     "phoenix_task_queue_wait_seconds",
@@ -138,6 +150,7 @@ pub const METRICS: &[Metric] = &[
     PLAN_FAILED,
     PLANS_IN_FLIGHT,
     PLANS,
+    PLANS_OLDEST,
     TASK_QUEUE_SECONDS,
     JOURNAL_COMMIT_SECONDS,
     JOURNAL_ENTRIES,
@@ -178,6 +191,7 @@ struct Handles {
     failed: Counter,
     in_flight: Gauge,
     pending: Gauge,
+    waiting: Gauge,
     running: Gauge,
     task_queue: Histogram,
 }
@@ -187,14 +201,15 @@ impl PlanMeters {
     #[must_use]
     #[expect(clippy::new_without_default, reason = "it registers metrics, which no default should do")]
     pub fn new() -> Self {
-        let plans = |state: PlanStatus| gauge!(PLANS.name, "state" => state.as_str());
+        let plans = |state: &'static str| gauge!(PLANS.name, "state" => state);
         Self(Arc::new(Handles {
             started: counter!(PLAN_STARTED.name),
             succeeded: counter!(PLAN_SUCCEEDED.name),
             failed: counter!(PLAN_FAILED.name),
             in_flight: gauge!(PLANS_IN_FLIGHT.name),
-            pending: plans(PlanStatus::Pending),
-            running: plans(PlanStatus::Running),
+            pending: plans("pending"),
+            waiting: plans("waiting"),
+            running: plans("running"),
             task_queue: histogram!(TASK_QUEUE_SECONDS.name),
         }))
     }
@@ -217,8 +232,10 @@ pub struct CountedPlan {
     meters: PlanMeters,
     started: Instant,
     accepted: OnceLock<Timestamp>,
-    /// How many of [`PlanStatus`]' steps it has gone: 0 asked for, 1 pending, 2 running.
+    /// How far it has come: 0 asked for, 1 accepted, 2 handed over.
     step: AtomicU8,
+    /// Attempts that run now.
+    attempts: AtomicU32,
     succeeded: AtomicBool,
     agents: AgentTime,
 }
@@ -234,6 +251,7 @@ impl CountedPlan {
             started: Instant::now(),
             accepted: OnceLock::new(),
             step: AtomicU8::new(0),
+            attempts: AtomicU32::new(0),
             succeeded: AtomicBool::new(false),
             agents: AgentTime::default(),
         }
@@ -251,7 +269,7 @@ impl CountedPlan {
     pub fn handed_over(&self) {
         if self.step.compare_exchange(1, 2, Relaxed, Relaxed).is_ok() {
             self.meters.0.pending.decrement(1);
-            self.meters.0.running.increment(1);
+            self.meters.0.waiting.increment(1);
         }
     }
 
@@ -268,8 +286,19 @@ impl CountedPlan {
     }
 
     /// An attempt of one of its tasks began.
-    pub fn attempt_began(&self, at: Timestamp) -> RunningAttempt<'_> {
-        self.agents.began(at)
+    pub fn attempt_began(&self, at: Timestamp) -> CountedAttempt<'_> {
+        if self.attempts.fetch_add(1, Relaxed) == 0 {
+            self.meters.0.waiting.decrement(1);
+            self.meters.0.running.increment(1);
+        }
+        CountedAttempt { plan: self, time: Some(self.agents.began(at)) }
+    }
+
+    fn attempt_ended(&self) {
+        if self.attempts.fetch_sub(1, Relaxed) == 1 {
+            self.meters.0.running.decrement(1);
+            self.meters.0.waiting.increment(1);
+        }
     }
 
     /// The time during which at least one of its attempts ran.
@@ -294,14 +323,48 @@ impl CountedPlan {
 
 impl Drop for CountedPlan {
     fn drop(&mut self) {
-        let Handles { succeeded, failed, in_flight, pending, running, .. } = &*self.meters.0;
+        let Handles { succeeded, failed, in_flight, pending, waiting, .. } = &*self.meters.0;
         let outcome = if self.succeeded.load(Relaxed) { succeeded } else { failed };
         outcome.increment(1);
         in_flight.decrement(1);
         match self.step.load(Relaxed) {
             0 => {}
             1 => pending.decrement(1),
-            _ => running.decrement(1),
+            // Its attempts have been counted out before it.
+            _ => waiting.decrement(1),
         }
+    }
+}
+
+/// An attempt of a plan that runs. Dropped without [`CountedAttempt::ended`] it ends now.
+#[derive(Debug)]
+pub struct CountedAttempt<'a> {
+    plan: &'a CountedPlan,
+    time: Option<RunningAttempt<'a>>,
+}
+
+impl CountedAttempt<'_> {
+    /// It ended.
+    pub fn ended(mut self, at: Timestamp) {
+        if let Some(time) = self.time.take() {
+            time.ended(at);
+        }
+    }
+}
+
+impl Drop for CountedAttempt<'_> {
+    fn drop(&mut self) {
+        self.plan.attempt_ended();
+    }
+}
+
+/// Keeps the age of the oldest plan that has not ended true, until `stop`.
+pub(crate) async fn measure_oldest(journal: Journal, stop: CancellationToken) {
+    let mut every = tokio::time::interval(OLDEST_EVERY);
+    while stop.run_until_cancelled(every.tick()).await.is_some() {
+        // A journal that can't be read is reported elsewhere; what was last known stays.
+        let Ok(oldest) = journal.oldest_unfinished().await else { continue };
+        let age = oldest.map_or(0.0, |oldest| Timestamp::now().duration_since(oldest).as_secs_f64().max(0.0));
+        gauge!(PLANS_OLDEST.name).set(age);
     }
 }

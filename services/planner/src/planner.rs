@@ -1,4 +1,4 @@
-//! Plans: asked for, cancelled, and (in [`takeover`]) taken over.
+//! Plans: asked for, cancelled ([`cancel`]) and taken over ([`takeover`]).
 //!
 //! ```text
 //! accept.rs            a wish becomes a plan ─┐
@@ -6,14 +6,13 @@
 //! planner/takeover.rs  a plan is taken over ──┘
 //! ```
 
+mod cancel;
 mod takeover;
 
 use std::{sync::Arc, time::Duration};
 
 use phoenix_domain::{
-    AgentCatalog, AgentName, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
-    plan::{Plan, PlanStatus},
-    refusals::{no_such_plan, plan_has_ended},
+    AgentCatalog, AgentName, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId, plan::Plan,
 };
 use phoenix_platform::RequestContext;
 use tokio::sync::Semaphore;
@@ -25,11 +24,11 @@ use crate::{
     agent_health::HealthView,
     execution::TaskRunner,
     journal::Journal,
-    keys::{Keys, Use},
+    keys::Keys,
     make::{Wish, make},
     metrics::PlanMeters,
     running::{CancelOnDrop, RunningPlans, Stop},
-    store::{IdempotencyKey, JournalError},
+    store::JournalError,
 };
 
 /// Who reads plans to run them on, at once: so that whoever else reads the journal is not kept waiting by thousands of them.
@@ -66,6 +65,7 @@ struct Parts {
     running: RunningPlans,
     reading: Semaphore,
     keys: Keys,
+    takeover_grace: Duration,
     /// Ends what goes on in the background.
     stopping: CancellationToken,
 }
@@ -77,6 +77,8 @@ pub struct Limits {
     pub plans: u32,
     /// How long a caller's key counts.
     pub key_life: Duration,
+    /// How long an unfinished plan waits for a planner that knows its agents.
+    pub takeover_grace: Duration,
 }
 
 impl Planner {
@@ -91,7 +93,7 @@ impl Planner {
         meters: PlanMeters,
         stopping: CancellationToken,
     ) -> Self {
-        let Limits { plans, key_life } = limits;
+        let Limits { plans, key_life, takeover_grace } = limits;
         let parts = Parts {
             admission: Admission::new(&agents, plans),
             agents,
@@ -103,6 +105,7 @@ impl Planner {
             tasks: TaskTracker::new(),
             running: RunningPlans::default(),
             reading: Semaphore::new(READERS),
+            takeover_grace,
             stopping,
         };
         Self { parts: Arc::new(parts) }
@@ -132,6 +135,10 @@ impl Planner {
 
     pub(crate) fn running(&self) -> &RunningPlans {
         &self.parts.running
+    }
+
+    pub(crate) fn takeover_grace(&self) -> Duration {
+        self.parts.takeover_grace
     }
 
     pub(crate) fn keys(&self) -> &Keys {
@@ -236,53 +243,4 @@ impl Planner {
         let key = |place: &usize| plan.tasks[*place].spec.key.clone();
         Ok(graph.order().iter().map(|wave| wave.iter().map(key).collect()).collect())
     }
-
-    /// Ends a plan, and answers when its end is durable. What runs of it is told to end, and not waited for.
-    ///
-    /// # Errors
-    /// `not_found`; `conflict` when it has ended already, unless this very request has cancelled it before.
-    pub async fn cancel(
-        &self,
-        plan_id: PlanId,
-        reason: String,
-        key: Option<IdempotencyKey>,
-    ) -> Result<(), OrchestratorError> {
-        // Asked for before: a planner that died meanwhile may have left it undone, so it is done again.
-        let (claim, again) = match self.parts.keys.take(key).await? {
-            Use::First(claim) => (Some(claim), false),
-            Use::Again(_) => (None, true),
-        };
-        let Some(stop) = self.running().get(plan_id) else { return self.cannot_cancel(plan_id, again).await };
-        if let Some(claim) = &claim
-            && let Some(used) = claim.entry(*plan_id.as_uuid())
-        {
-            match self.journal().accept(vec![used]).await {
-                Err(JournalError::Taken) => drop(claim.winner().await?),
-                written => written?,
-            }
-        }
-        stop.cancel(if reason.is_empty() { "the plan was cancelled".into() } else { reason });
-        match stop.ended().await {
-            Some(PlanStatus::Cancelled) => Ok(()),
-            // It had come to its own end before the cancel came to it.
-            Some(status) => Err(plan_has_ended(status)),
-            None => Err(changes_hands()),
-        }
-    }
-
-    /// Why a plan that does not run here is not cancelled. One that is cancelled is fine if that was asked for `again`.
-    async fn cannot_cancel(&self, plan_id: PlanId, again: bool) -> Result<(), OrchestratorError> {
-        let plan = self.journal().plan(plan_id).await?.ok_or_else(|| no_such_plan(plan_id))?;
-        match plan.status {
-            status if !status.is_terminal() => Err(changes_hands()),
-            PlanStatus::Cancelled if again => Ok(()),
-            status => Err(plan_has_ended(status)),
-        }
-    }
-}
-
-fn changes_hands() -> OrchestratorError {
-    let message = "the plan is being taken over from a planner that stopped; try again shortly";
-    OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, message)
-        .with_retry_after(Duration::from_secs(1))
 }

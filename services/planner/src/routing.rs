@@ -95,7 +95,14 @@ mod tests {
 
     #[test]
     fn message_in_another_unicode_form_matches() {
-        let forms = ["caf\u{e9}", "cafe\u{301}", "x\u{302}y", "\u{c5}ngstr\u{f6}m", "A\u{30a}ngstro\u{308}m", "na\u{308}\u{323}chste"];
+        let forms = [
+            "caf\u{e9}",
+            "cafe\u{301}",
+            "x\u{302}y",
+            "\u{c5}ngstr\u{f6}m",
+            "A\u{30a}ngstro\u{308}m",
+            "na\u{308}\u{323}chste",
+        ];
         for route_form in forms {
             let catalog = catalog(&[("named", &[route_form]), ("model", &[])]);
             let message: String = route_form.to_uppercase();

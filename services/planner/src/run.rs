@@ -26,7 +26,7 @@ use serde_json::{Map, Value};
 use crate::{
     admission::{Place, Places, PlanTurn},
     execution::Progress,
-    make::Waits,
+    make::{Waits, specs_of},
     metrics::CountedPlan,
     planner::Planner,
     running::Stop,
@@ -43,6 +43,8 @@ pub(crate) struct Run<'a> {
     pub(crate) stop: Stop,
     pub(crate) waits: Waits,
     pub(crate) turn: PlanTurn,
+    /// How often the plan was taken over.
+    pub(crate) takeovers: u32,
 }
 
 /// What a run has come to. Whatever led to it is durable by then.
@@ -68,7 +70,7 @@ impl Run<'_> {
     /// # Errors
     /// Only when the process ends meanwhile.
     pub(crate) async fn run(&self, places: Places) -> Result<Course, JournalError> {
-        let progress: Vec<_> = self.plan.tasks.iter().map(Progress::of).collect();
+        let progress: Vec<_> = self.plan.tasks.iter().map(|task| self.progress(task)).collect();
         let (mut entries, course) = self.run_tasks(places, &progress).await?;
         if let Course::Ended(result) = &course {
             entries.push(Entry::PlanEnded {
@@ -80,6 +82,13 @@ impl Run<'_> {
         }
         self.planner.journal().record(entries).await?;
         Ok(course)
+    }
+
+    fn progress(&self, task: &Task) -> Progress {
+        let spec = self.planner.agents().get(&task.spec.agent);
+        // Whoever does not know the agent hands nothing over.
+        let max_attempts = spec.map_or(1, |spec| spec.retry.max_attempts);
+        Progress::of(task).numbered(self.takeovers, max_attempts)
     }
 
     /// The agent that gives the plan's answer.
@@ -291,6 +300,22 @@ pub(crate) fn cancel_tasks(plan: &Plan) -> Vec<Entry> {
     open.flat_map(|(ordinal, task)| {
         let task_ref = TaskRef { plan_id: plan.plan_id, ordinal };
         Progress::of(task).end(task_ref, &Err(ended_before_it()))
+    })
+    .collect()
+}
+
+/// The entries that end every task of a plan that is given up because of what its run did: the tasks that ran or could have
+/// run fail with `error`, the others are cancelled.
+pub(crate) fn fail_tasks(plan: &Plan, error: &OrchestratorError) -> Vec<Entry> {
+    let graph = Graph::of_accepted(&specs_of(plan)).ok();
+    let is_done = |ordinal: &usize| plan.tasks[*ordinal].status.is_terminal();
+    let could_run =
+        |ordinal| graph.as_ref().is_none_or(|graph| graph.dependencies(ordinal).iter().all(is_done));
+    let open = plan.tasks.iter().enumerate().filter(|(_, task)| !task.status.is_terminal());
+    open.flat_map(|(ordinal, task)| {
+        let fails = task.dispatched_at.is_some() || could_run(ordinal);
+        let result = Err(if fails { error.clone() } else { ended_before_it() });
+        Progress::of(task).end(TaskRef { plan_id: plan.plan_id, ordinal }, &result)
     })
     .collect()
 }

@@ -8,6 +8,7 @@ mod dead_letter;
 mod entry;
 mod error;
 mod sqlite;
+mod takeover;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -26,6 +27,7 @@ pub use dead_letter::{
 pub use entry::{Entries, Entry, IdempotencyKey, TaskRef};
 pub use error::JournalError;
 pub use sqlite::SqliteStore;
+pub use takeover::{LeftPlan, TakeoverScope, Unfinished, UnfinishedPlan};
 
 /// A database that holds a journal.
 ///
@@ -44,6 +46,18 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When the database can't be used.
     async fn release(&self, planner: &str) -> Result<(), JournalError>;
+
+    /// Whether what is written can be found again: the database that is open is still the one at its address.
+    ///
+    /// # Errors
+    /// [`JournalError::FileGone`] when it is not.
+    async fn check_presence(&self) -> Result<(), JournalError>;
+
+    /// When the oldest plan was accepted that has not ended, if there is one. Writes nothing.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    async fn oldest_unfinished(&self) -> Result<Option<Timestamp>, JournalError>;
 
     /// Lets go of the database, in order, when nobody reads or writes any more.
     async fn close(&self);
@@ -71,11 +85,46 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     async fn write(&self, planner: &str, groups: &[Entries]) -> Result<Vec<usize>, JournalError>;
 
     /// Takes the ownership away from those of `dead` that have not been heard of since, and gives everything unfinished
-    /// whose owner is gone to `planner`.
+    /// whose owner is gone to `planner`, as far as it is in `scope`.
     ///
     /// # Errors
     /// When the database can't be used.
-    async fn claim(&self, planner: &str, dead: &[Heartbeat]) -> Result<Unfinished, JournalError>;
+    async fn claim(
+        &self,
+        planner: &str,
+        dead: &[Heartbeat],
+        scope: &TakeoverScope,
+    ) -> Result<Unfinished, JournalError>;
+
+    /// Asks whichever planner owns a plan to cancel it, on behalf of `planner`. The first reason counts.
+    ///
+    /// # Errors
+    /// [`JournalError::Fenced`] when `planner` is no owner (any more).
+    async fn request_cancel(
+        &self,
+        planner: &str,
+        plan_id: PlanId,
+        reason: &str,
+        at: Timestamp,
+    ) -> Result<(), JournalError>;
+
+    /// Plans that are to be cancelled, with the reasons. Writes nothing.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    async fn cancel_requests(&self) -> Result<Vec<(PlanId, String)>, JournalError>;
+
+    /// Deletes the requests to cancel plans that have ended.
+    ///
+    /// # Errors
+    /// When the database can't be used.
+    async fn forget_cancel_requests(&self) -> Result<(), JournalError>;
+
+    /// The state of a plan, if there is one. Writes nothing: what was committed a moment ago may be missing.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    async fn moved_status(&self, plan_id: PlanId) -> Result<Option<PlanStatus>, JournalError>;
 
     /// Plans with their tasks and attempts, all of the same moment, those that are there. One that can't be read does not spoil
     /// the others.
@@ -210,17 +259,6 @@ pub struct Heartbeat {
     /// Grows. Compared with an earlier reading and the reader's own clock, never with anybody
     /// else's: clocks jump.
     pub beat: i64,
-}
-
-/// What a planner left undone.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Unfinished {
-    /// Plans that have not ended.
-    pub plans: Vec<PlanId>,
-    /// Redrives of many dead letters.
-    pub sweeps: Vec<Sweep>,
-    /// What can't even be named.
-    pub unreadable: Vec<Unreadable>,
 }
 
 /// Which plans to list.

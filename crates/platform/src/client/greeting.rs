@@ -20,7 +20,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tower::{BoxError, ServiceExt};
 
 /// How long a peer has, from the first packet to its first word.
-pub(super) const LIMIT: Duration = Duration::from_secs(1);
+pub const LIMIT: Duration = Duration::from_secs(1);
 
 /// For so long, a peer that said nothing is not asked again: whoever waited behind the one who asked is told at once.
 const PAUSE: Duration = Duration::from_millis(500);

@@ -61,6 +61,8 @@ pub struct PlannerFile {
     pub retention: Option<Duration>,
     /// How long an idempotency key stands for what it was first used for.
     pub idempotency_key_ttl: Duration,
+    /// How long an unfinished plan of a planner that stopped waits for a planner that knows its agents, before it fails.
+    pub takeover_grace: Duration,
 }
 
 /// What each role may say about itself.
@@ -93,6 +95,7 @@ struct PlannerTable {
     retention_days: Option<f64>,
     idempotency_key_ttl_secs: Option<u64>,
     max_plans_in_flight: Option<u32>,
+    takeover_grace_secs: Option<u64>,
     grpc_addr: Option<String>,
     metrics_addr: Option<String>,
     database_url: Option<String>,
@@ -112,6 +115,9 @@ struct ExecutorTable {
     grpc_addr: Option<String>,
     metrics_addr: Option<String>,
 }
+
+/// How long unfinished plans wait for a planner that knows their agents, by default.
+const TAKEOVER_GRACE: Duration = Duration::from_secs(600);
 
 /// How long plans stay after their end when nobody says.
 const RETENTION_DAYS: f64 = 30.0;
@@ -226,6 +232,7 @@ impl PhoenixConfig {
                 idempotency_key_ttl: planner
                     .idempotency_key_ttl_secs
                     .map_or(DEFAULT_KEY_TTL, |secs| Duration::from_secs(secs.max(1))),
+                takeover_grace: planner.takeover_grace_secs.map_or(TAKEOVER_GRACE, Duration::from_secs),
             },
             roles: BTreeMap::from([
                 (

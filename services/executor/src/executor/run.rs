@@ -38,6 +38,8 @@ pub(super) struct TaskRun {
     events: Events,
     /// Attempts made in all, by others before this run too.
     attempts: u32,
+    /// Numbers that none of them had.
+    skipped: u32,
     /// When the last of them ended, of those made here.
     ended_at: Option<Timestamp>,
     /// The agent's health after the last report.
@@ -78,9 +80,10 @@ impl TaskRun {
             payload,
             idempotency_key,
             first_attempt,
+            earlier_attempts: attempts,
             probe_lease,
         } = task;
-        let attempts = first_attempt.saturating_sub(1);
+        let skipped = first_attempt.saturating_sub(1).saturating_sub(attempts);
         let request = ActionRequest {
             request_id: Uuid::nil(),
             api_version: API_VERSION.into(),
@@ -102,6 +105,7 @@ impl TaskRun {
             registration,
             events,
             attempts,
+            skipped,
             ended_at: None,
             health: None,
         }
@@ -200,9 +204,9 @@ impl TaskRun {
         }
         let begun = Instant::now();
         self.attempts += 1;
-        let span = tracing::info_span!("agent_attempt", attempt = self.attempts);
+        let span = tracing::info_span!("agent_attempt", attempt = self.number());
         self.request.request_id = Uuid::new_v4();
-        self.request.meta.attempt = self.attempts;
+        self.request.meta.attempt = self.number();
         self.request.meta.traceparent = Some(span.in_scope(|| self.caller.traceparent()));
         let mut call = Call::new(&mut self.request, limit, &self.events);
         let outcome = tokio::select! {
@@ -225,6 +229,11 @@ impl TaskRun {
             outcome.as_ref().ok().map(|attempt| attempt.as_ref().map(drop).map_err(|failure| failure.class));
         self.agent.meters.attempt_ended(measured);
         outcome
+    }
+
+    /// The number of the last attempt.
+    const fn number(&self) -> u32 {
+        self.attempts.saturating_add(self.skipped)
     }
 
     fn next(&self, failure: &AttemptFailure) -> Next {
@@ -251,7 +260,7 @@ impl TaskRun {
         };
         // Without the agent's words, which may quote the caller's. They are kept in the plan.
         tracing::warn!(
-            attempt = self.attempts,
+            attempt = self.number(),
             error_class = failure.class.as_str(),
             exit_code = failure.exit_code,
             response_code = failure.response_code,
@@ -259,7 +268,7 @@ impl TaskRun {
             "attempt failed"
         );
         self.events.push(TaskEvent::AttemptFailed {
-            attempt: self.attempts,
+            attempt: self.number(),
             ended_at: self.ended_at.unwrap_or_else(Timestamp::now),
             failure: failure.clone(),
             retry_in,

@@ -105,6 +105,7 @@ impl Sandbox {
             idempotency_key: "the key".into(),
             first_attempt: 0,
             probe_lease: String::new(),
+            earlier_attempts: None,
         }
     }
 

@@ -60,6 +60,20 @@ async fn attempts_end_with_the_policy_and_final_failures_end_them_at_once() {
 }
 
 #[tokio::test]
+async fn skipped_numbers_do_not_count_as_attempts() {
+    for (earlier, numbers) in [(0, &[16, 17, 18][..]), (1, &[16, 17]), (7, &[16]), (99, &[16])] {
+        let sandbox = Sandbox::start(AgentSpec { retry: quick_retries(), ..agent(&["exit", "1"]) }).await;
+        let request =
+            ExecuteTaskRequest { first_attempt: 16, earlier_attempts: Some(earlier), ..sandbox.request() };
+        let told = sandbox.run_request(request).await.unwrap();
+        assert_eq!(told.failed.iter().map(|failed| failed.attempt).collect::<Vec<_>>(), numbers, "{earlier}");
+        let made = earlier.min(15) + u32::try_from(numbers.len()).unwrap();
+        assert_eq!((told.finished.attempts, &*told.error().details["attempts"]), (made, &*made.to_string()));
+        sandbox.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn no_attempt_and_no_pause_goes_past_the_callers_deadline() {
     let slow_retries =
         RetryPolicy { max_attempts: 9, initial_backoff: PATIENCE * 9, max_backoff: PATIENCE * 9 };

@@ -6,11 +6,13 @@
 //! process is ever compared with that of another, so a clock that jumps neither delays a takeover nor causes one.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
-use crate::store::Heartbeat;
+use phoenix_domain::PlanId;
+
+use crate::store::{Heartbeat, LeftPlan};
 
 /// How long a planner that is not heard of still owns its plans.
 pub(super) const LEASE: Duration = Duration::from_secs(3);
@@ -36,5 +38,26 @@ impl Others {
             .collect();
         let silent = self.0.iter().filter(|(_, since)| now.duration_since(**since) >= LEASE);
         silent.map(|(heartbeat, _)| heartbeat.clone()).collect()
+    }
+}
+
+/// Plans that were left to another planner, and since when.
+#[derive(Debug, Default)]
+pub(super) struct Left(HashMap<PlanId, Instant>);
+
+impl Left {
+    /// Plans that no planner has taken over for `grace`.
+    pub(super) fn overdue(&self, grace: Duration) -> HashSet<PlanId> {
+        let overdue = self.0.iter().filter(|(_, since)| since.elapsed() >= grace);
+        overdue.map(|(plan_id, _)| *plan_id).collect()
+    }
+
+    /// Takes in what is left now; gives what was not before.
+    pub(super) fn update<'a>(&mut self, left: &'a [LeftPlan]) -> Vec<&'a LeftPlan> {
+        let now = Instant::now();
+        let known = std::mem::take(&mut self.0);
+        let since = |plan: &LeftPlan| known.get(&plan.plan_id).copied();
+        self.0 = left.iter().map(|plan| (plan.plan_id, since(plan).unwrap_or(now))).collect();
+        left.iter().filter(|plan| !known.contains_key(&plan.plan_id)).collect()
     }
 }

@@ -28,6 +28,9 @@ const LINGER: Duration = Duration::from_millis(20);
 /// How often others are let go first without anything coming of it.
 const LOOKS: u32 = 2;
 
+/// How often it is looked whether the database is still the one at its address.
+const PRESENCE_EVERY: Duration = Duration::from_secs(2);
+
 /// The wait after a commit that failed.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
@@ -80,12 +83,13 @@ pub(super) async fn run(writer: Writer, mut jobs: mpsc::Receiver<Job>) {
     let readiness = &writer.readiness;
     let mut waiting = Vec::with_capacity(BATCH);
     readiness.set("journal", true);
+    let mut last_seen = Instant::now();
     while jobs.recv_many(&mut waiting, BATCH).await > 0 {
         linger(&mut waiting, &mut jobs).await;
         gather(&mut waiting, &mut jobs).await;
         let mut failures = 0_u32;
         let too_late = loop {
-            let error = match writer.commit(&waiting).await {
+            let error = match writer.commit_where_it_stays(&waiting, &mut last_seen).await {
                 Ok(too_late) => break too_late,
                 Err(error) => error,
             };
@@ -161,6 +165,19 @@ fn refuse_new_plans(waiting: &mut Vec<Job>, error: JournalError) {
 }
 
 impl Writer {
+    /// As [`Self::commit`], to a database that was at its address a moment ago.
+    async fn commit_where_it_stays(
+        &self,
+        jobs: &[Job],
+        last_seen: &mut Instant,
+    ) -> Result<Vec<usize>, JournalError> {
+        if last_seen.elapsed() >= PRESENCE_EVERY {
+            self.store.check_presence().await?;
+            *last_seen = Instant::now();
+        }
+        self.commit(jobs).await
+    }
+
     /// Commits all jobs but those that came too late with what they claim: their places.
     async fn commit(&self, jobs: &[Job]) -> Result<Vec<usize>, JournalError> {
         let groups: Vec<Entries> = jobs.iter().map(|job| Arc::clone(job.entries())).collect();

@@ -20,6 +20,9 @@ pub enum JournalError {
     /// What the entries claim was claimed before.
     #[error("another request came first")]
     Taken,
+    /// The database file is not at its path any more: what is written to it is lost.
+    #[error("the journal's file is gone: {0}")]
+    FileGone(String),
     /// The writer has ended, with the process.
     #[error("the journal is closed")]
     Closed,
@@ -44,6 +47,7 @@ impl From<JournalError> for OrchestratorError {
             JournalError::Taken => Self::new(OrchestratorErrorCode::Conflict, "another request came first"),
             JournalError::Database(_)
             | JournalError::Behind
+            | JournalError::FileGone(_)
             | JournalError::Closed
             | JournalError::Fenced => Self::new(
                 OrchestratorErrorCode::AgentUnavailable,

@@ -13,12 +13,14 @@
 //! A commit that has to decide something (whose claim is the first, which dead letters a sweep is about) does so in its own
 //! transaction, by tables that hold everything that is durable: claims.rs, dead_letters.rs.
 
+mod cancels;
 mod claims;
 mod dead_letters;
 mod document;
 mod lease;
 mod log;
 mod merge;
+mod presence;
 mod read;
 mod recent;
 mod retention;
@@ -29,7 +31,11 @@ mod stored;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use phoenix_domain::{PlanId, SweepId, dead_letter::DeadLetter, plan::Plan};
+use phoenix_domain::{
+    PlanId, SweepId,
+    dead_letter::DeadLetter,
+    plan::{Plan, PlanStatus},
+};
 use phoenix_platform::sqlite::{self, Durability, OpenError};
 use sqlx::{SqlitePool, migrate::Migrator};
 use tokio_util::{
@@ -38,10 +44,10 @@ use tokio_util::{
 };
 use uuid::Uuid;
 
-use self::log::Log;
+use self::{log::Log, presence::Presence};
 use super::{
     DeadLetterPlace, DeadLetterQuery, Entries, Entry, Event, Extent, Forgotten, Heartbeat, JournalError,
-    OldPlans, OpenDeadLetters, Page, PlanFilter, Store, Sweep, Unfinished,
+    OldPlans, OpenDeadLetters, Page, PlanFilter, Store, Sweep, TakeoverScope, Unfinished,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -54,6 +60,7 @@ const READERS: u32 = 2;
 pub struct SqliteStore {
     readers: SqlitePool,
     log: Arc<Log>,
+    presence: Presence,
     mover: TaskTracker,
     stop_moving: DropGuard,
 }
@@ -65,12 +72,15 @@ impl SqliteStore {
     /// When it can't be opened or was written by a newer version.
     pub async fn open(url: &str) -> Result<Self, OpenError> {
         let readers = sqlite::open(url, Durability::Full, READERS, &MIGRATIONS).await?;
-        let log = Arc::new(Log::new(sqlite::options(url, Durability::Full)?));
+        // A file that is gone by now is not made again, empty.
+        let options = sqlite::options(url, Durability::Full)?.create_if_missing(false);
+        let presence = Presence::of(options.get_filename()).await;
+        let log = Arc::new(Log::new(options));
         let (mover, stop_moving) = (TaskTracker::new(), CancellationToken::new());
         let moving = log::keep_moving(Arc::clone(&log), readers.clone());
         mover.spawn(stop_moving.clone().run_until_cancelled_owned(moving));
         mover.close();
-        Ok(Self { readers, log, mover, stop_moving: stop_moving.drop_guard() })
+        Ok(Self { readers, log, presence, mover, stop_moving: stop_moving.drop_guard() })
     }
 
     /// The tables, with everything that was durable before the call.
@@ -89,6 +99,21 @@ impl Store for SqliteStore {
     async fn release(&self, planner: &str) -> Result<(), JournalError> {
         self.log.settle(&self.readers).await?;
         self.log.exclusively(async |connection| lease::release(connection, planner).await).await
+    }
+
+    async fn check_presence(&self) -> Result<(), JournalError> {
+        self.presence.check().await?;
+        let present = self.log.exclusively(async |connection| {
+            // A connection that has read something has the write-ahead log open.
+            sqlx::query("SELECT 1 FROM journal").execute(connection).await?;
+            // No reason to close the connection, whatever it is: the next one would make files of its own.
+            Ok(self.presence.check_log().await)
+        });
+        present.await?
+    }
+
+    async fn oldest_unfinished(&self) -> Result<Option<Timestamp>, JournalError> {
+        read::oldest_unfinished(&self.readers).await
     }
 
     /// One connection after the other: only the last one to go can fold the write-ahead log into the file, and of several that go
@@ -112,7 +137,12 @@ impl Store for SqliteStore {
         self.log.append(planner, groups).await
     }
 
-    async fn claim(&self, planner: &str, dead: &[Heartbeat]) -> Result<Unfinished, JournalError> {
+    async fn claim(
+        &self,
+        planner: &str,
+        dead: &[Heartbeat],
+        scope: &TakeoverScope,
+    ) -> Result<Unfinished, JournalError> {
         if !dead.is_empty() {
             // First: what they wrote before is moved below, and nothing comes after.
             self.log.exclusively(async |connection| lease::depose(connection, dead).await).await?;
@@ -122,7 +152,36 @@ impl Store for SqliteStore {
             return Ok(Unfinished::default());
         }
         self.log.settle(&self.readers).await?;
-        self.log.exclusively(async |connection| lease::claim(connection, planner).await).await
+        let found = lease::orphans(&self.readers, scope).await?;
+        let claim = async |connection: &mut _| lease::claim(connection, planner, &found.to_take).await;
+        let claimed =
+            if found.is_of_use() { self.log.exclusively(claim).await? } else { Unfinished::default() };
+        Ok(Unfinished { left: found.left, ..claimed })
+    }
+
+    async fn request_cancel(
+        &self,
+        planner: &str,
+        plan_id: PlanId,
+        reason: &str,
+        at: Timestamp,
+    ) -> Result<(), JournalError> {
+        // A request for a plan that is not in the tables yet would pass for one that has been dealt with.
+        self.log.settle(&self.readers).await?;
+        let request = cancels::Request { planner, plan_id, reason, at };
+        self.log.exclusively(async |connection| cancels::request(connection, &request).await).await
+    }
+
+    async fn cancel_requests(&self) -> Result<Vec<(PlanId, String)>, JournalError> {
+        cancels::requests(&self.readers).await
+    }
+
+    async fn forget_cancel_requests(&self) -> Result<(), JournalError> {
+        self.log.exclusively(async |connection| cancels::forget(connection).await).await
+    }
+
+    async fn moved_status(&self, plan_id: PlanId) -> Result<Option<PlanStatus>, JournalError> {
+        cancels::status(&self.readers, plan_id).await
     }
 
     async fn whole_plans(

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::{
     graphs::submit,
     support::{
-        ALL_PEERS, FakeExecutor, FakeHealth, KEY_LIFE, MAX_PLANS, PATIENCE, Script, Stage, answers, catalog,
-        error_of, eventually, graph, status_of, task,
+        ALL_PEERS, FakeExecutor, FakeHealth, GRACE, KEY_LIFE, MAX_PLANS, PATIENCE, Script, Stage, answers,
+        catalog, error_of, eventually, graph, status_of, task,
     },
 };
 use futures_util::FutureExt;
@@ -268,7 +268,7 @@ async fn planner(url: &str, executor_url: &str) -> (Planner, Journal) {
     let journal = Journal::open(url, Readiness::needing(&[])).await.unwrap();
     let health = HealthView::new(client::channel("http://127.0.0.1:1").unwrap());
     let runner = TaskRunner::new(client::channel(executor_url).unwrap(), journal.clone(), health.clone());
-    let limits = Limits { plans: MAX_PLANS, key_life: KEY_LIFE };
+    let limits = Limits { plans: MAX_PLANS, key_life: KEY_LIFE, takeover_grace: GRACE };
     let stopping = CancellationToken::new();
     let planner =
         Planner::new(catalog(), limits, journal.clone(), health, runner, PlanMeters::new(), stopping);

@@ -11,6 +11,7 @@ use crate::support::{
 };
 use jiff::Timestamp;
 use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode as Code};
+use phoenix_planner::execution::MAX_INTERRUPTIONS;
 use phoenix_platform::RequestContext;
 use phoenix_proto::{
     common::AgentHealth,
@@ -248,15 +249,17 @@ async fn plans_left_open_by_a_killed_planner_are_run_on_by_the_next() {
         std::fs::copy(dir.path().join(format!("killed-{file}")), later.path().join(file)).unwrap();
     }
     let stage = Stage::on(later, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
-    stage.script("model", Script::Says(vec![started(2), finished(1, Ok("at last"))]));
+    // Above every number that the first planner may have used without the journal knowing.
+    let next = 3 * MAX_INTERRUPTIONS + 1;
+    stage.script("model", Script::Says(vec![started(next), finished(1, Ok("at last"))]));
     eventually(async || status_of(&stage.plans_of(context.correlation_id).await[0]) == PlanStatus::Succeeded)
         .await;
     let plan = stage.plan(&stage.plans_of(context.correlation_id).await[0].plan_id).await;
     assert_eq!(plan.output.as_deref(), Some("at last"));
     let attempts: Vec<_> = plan.tasks[0].attempts.iter().map(|a| (a.number, a.outcome.as_str())).collect();
-    assert_eq!(attempts, [(1, "cancelled"), (2, "succeeded")]);
+    assert_eq!(attempts, [(1, "cancelled"), (next, "succeeded")]);
     let log = stage.executor.log.lock().unwrap();
-    assert_eq!((log.calls[0].first_attempt, &log.calls[0].idempotency_key), (2, &plan.tasks[0].task_id));
+    assert_eq!((log.calls[0].first_attempt, &log.calls[0].idempotency_key), (next, &plan.tasks[0].task_id));
     assert_eq!(log.correlation_ids, [context.correlation_id], "the same request, told on");
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     os::unix::fs::FileExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -18,6 +18,47 @@ use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 use crate::support::{ALL_PEERS, FakeExecutor, FakeHealth, Peers, Stage, eventually, new_plan, status_of};
 
 const PAGE: u64 = 4096;
+
+/// The files of a stage's journal.
+fn files(stage: &Stage) -> [PathBuf; 3] {
+    let path = stage.database_url.strip_prefix("sqlite://").unwrap();
+    ["", "-wal", "-shm"].map(|suffix| format!("{path}{suffix}").into())
+}
+
+async fn is_refused(stage: &Stage) {
+    eventually(async || !stage.is_serving().await).await;
+    let error = stage.chat("hello").await.unwrap_err();
+    assert_eq!(error.code, Code::AgentUnavailable, "{error}");
+    assert!(!error.message.contains(".db"), "{error}");
+}
+
+#[tokio::test]
+async fn removed_journal_file_makes_the_planner_unready() {
+    for (removed, replaced) in [(&[0, 1, 2][..], false), (&[0], false), (&[1], false), (&[0], true)] {
+        let stage = Stage::new().await;
+        stage.chat("before").await.unwrap();
+        let files = files(&stage);
+        for file in removed {
+            std::fs::remove_file(&files[*file]).unwrap();
+        }
+        if replaced {
+            std::fs::write(&files[0], "").unwrap();
+        }
+        is_refused(&stage).await;
+        assert_eq!(files[0].exists(), replaced || !removed.contains(&0), "none is made in its place");
+    }
+}
+
+#[tokio::test]
+async fn journal_file_that_is_put_back_is_used_again() {
+    let stage = Stage::new().await;
+    let files = files(&stage);
+    let away = files.clone().map(|file| file.with_extension("away"));
+    std::fs::rename(&files[0], &away[0]).unwrap();
+    is_refused(&stage).await;
+    std::fs::rename(&away[0], &files[0]).unwrap();
+    eventually(async || stage.is_serving().await && stage.chat("after").await.is_ok()).await;
+}
 
 /// A journal of an earlier planner with `plans` plans, every other of which has ended: their ids.
 async fn journal(dir: &Path, plans: usize) -> Vec<String> {

@@ -18,4 +18,5 @@ mod redrive;
 mod retention;
 mod support;
 mod sweeps;
+mod takeover;
 mod watchers;

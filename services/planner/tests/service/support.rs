@@ -33,6 +33,9 @@ pub const MAX_PLANS: u32 = 64;
 /// No wait in a test is longer.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long plans wait for a planner that knows their agents, in tests.
+pub const GRACE: Duration = Duration::from_secs(600);
+
 pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long a key counts, in tests.
@@ -84,20 +87,33 @@ impl Stage {
         health: FakeHealth,
         peers: Peers,
     ) -> Self {
+        Self::configured(dir, executor, health, peers, |_| {}).await
+    }
+
+    /// The same, with what `change` makes of the planner's configuration.
+    pub async fn configured(
+        dir: Arc<tempfile::TempDir>,
+        executor: FakeExecutor,
+        health: FakeHealth,
+        peers: Peers,
+        change: impl FnOnce(&mut PlannerConfig),
+    ) -> Self {
         let stop_peers = CancellationToken::new();
         let executor_url =
             serve_peer(ExecutorServiceServer::new(executor.clone()), peers.executor, &stop_peers).await;
         let health_url =
             serve_peer(AgentHealthServiceServer::new(health.clone()), peers.health, &stop_peers).await;
         let database_url = format!("sqlite://{}", dir.path().join("planner.db").display());
-        let config = PlannerConfig {
+        let mut config = PlannerConfig {
             agents: catalog(),
             max_plans_in_flight: MAX_PLANS,
+            takeover_grace: GRACE,
             database_url: database_url.clone(),
             executor_url: executor_url.clone(),
             health_url,
             retention: Retention { plans: Some(30 * DAY), keys: KEY_LIFE },
         };
+        change(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();

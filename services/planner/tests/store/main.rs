@@ -19,7 +19,9 @@ use phoenix_domain::{
     action::ActionResult,
     plan::{AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
 };
-use phoenix_planner::store::{self, Entry, IdempotencyKey, JournalError, Store, TaskRef};
+use phoenix_planner::store::{
+    self, Entry, Heartbeat, IdempotencyKey, JournalError, Store, TakeoverScope, TaskRef, Unfinished,
+};
 use serde_json::json;
 
 /// A database of its own, empty, with the planner `me` as an owner. Gone with the value.
@@ -40,6 +42,20 @@ async fn sqlite() -> Fresh {
     let store = store::open(&url).await.unwrap();
     store.register("me").await.unwrap();
     Fresh { store, url, _folder: folder }
+}
+
+/// Takes over whatever there is, whatever its agents are.
+async fn claim(store: &dyn Store, planner: &str, dead: &[Heartbeat]) -> Unfinished {
+    store.claim(planner, dead, &TakeoverScope::default()).await.unwrap()
+}
+
+fn plan_ids(claimed: &Unfinished) -> Vec<PlanId> {
+    claimed.plans.iter().map(|plan| plan.plan_id).collect()
+}
+
+/// [`claim`]: the plans.
+async fn taken_over(store: &dyn Store, planner: &str, dead: &[Heartbeat]) -> Vec<PlanId> {
+    plan_ids(&claim(store, planner, dead).await)
 }
 
 /// Writes entries that claim nothing that is taken.

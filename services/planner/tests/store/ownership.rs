@@ -1,8 +1,12 @@
 //! Who may write, and who takes over.
 
-use phoenix_planner::store::{Heartbeat, JournalError, Store};
+use std::collections::HashSet;
 
-use crate::{accepted, new_plan, plan_ended, stores, write};
+use phoenix_planner::store::{
+    Entry, Heartbeat, JournalError, LeftPlan, Store, TakeoverScope, UnfinishedPlan,
+};
+
+use crate::{accepted, at, claim, new_plan, plan_ended, stores, taken_over, task_of, write};
 
 async fn heartbeat(store: &dyn Store, planner: &str) -> Heartbeat {
     store.planners().await.unwrap().into_iter().find(|known| known.planner == planner).unwrap()
@@ -42,26 +46,81 @@ async fn plans_of_the_dead_and_of_those_who_left_are_taken_over() {
         store.register("heir").await.unwrap();
         let (open, ended) = (new_plan(&["a"]), new_plan(&["a"]));
         write(store, "me", &[accepted(&open), accepted(&ended), plan_ended(&ended, 1)]).await.unwrap();
-        assert_eq!(store.claim("heir", &[]).await.unwrap().plans, [], "its owner lives");
+        assert_eq!(taken_over(&*store, "heir", &[]).await, [], "its owner lives");
 
         let seen = heartbeat(store, "me").await;
         store.beat("me").await.unwrap();
-        assert_eq!(store.claim("heir", &[seen]).await.unwrap().plans, [], "it has been heard of since");
+        assert_eq!(taken_over(&*store, "heir", &[seen]).await, [], "it has been heard of since");
 
         let seen = heartbeat(store, "me").await;
         assert_eq!(
-            store.claim("nobody", std::slice::from_ref(&seen)).await.unwrap().plans,
+            taken_over(&*store, "nobody", std::slice::from_ref(&seen)).await,
             [],
             "who owns nothing takes nothing"
         );
-        assert_eq!(store.claim("heir", &[seen]).await.unwrap().plans, [open.plan_id]);
+        assert_eq!(taken_over(&*store, "heir", &[seen]).await, [open.plan_id]);
         let late = write(store, "me", &[plan_ended(&open, 2)]).await;
         assert!(matches!(late, Err(JournalError::Fenced)), "{late:?}");
 
         store.register("third").await.unwrap();
         store.release("heir").await.unwrap();
-        assert_eq!(store.claim("third", &[]).await.unwrap().plans, [open.plan_id]);
+        assert_eq!(taken_over(&*store, "third", &[]).await, [open.plan_id]);
         write(store, "third", &[plan_ended(&open, 3)]).await.unwrap();
-        assert_eq!(store.claim("third", &[]).await.unwrap().plans, []);
+        assert_eq!(taken_over(&*store, "third", &[]).await, []);
+    }
+}
+
+#[tokio::test]
+async fn crashes_count_for_running_plans_of_planners_that_died() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let (waits, runs) = (new_plan(&["a"]), new_plan(&["a"]));
+        write(store, "me", &[accepted(&waits), accepted(&runs)]).await.unwrap();
+        write(store, "me", &[Entry::TaskDispatched { task: task_of(&runs, 0), at: at(1) }]).await.unwrap();
+        let crashes = async |planner: &str, dead: &[Heartbeat]| {
+            store.register(planner).await.unwrap();
+            let claimed = claim(store, planner, dead).await.plans;
+            let of = |plan_id| *claimed.iter().find(|plan| plan.plan_id == plan_id).unwrap();
+            let UnfinishedPlan { takeovers, crashes, .. } = of(runs.plan_id);
+            assert_eq!(of(waits.plan_id).crashes, 0, "it has not begun");
+            assert_eq!(of(waits.plan_id).takeovers, takeovers);
+            (takeovers, crashes)
+        };
+        let me = heartbeat(store, "me").await;
+        assert_eq!(crashes("second", &[me]).await, (1, 1));
+        store.release("second").await.unwrap();
+        assert_eq!(crashes("third", &[]).await, (2, 1), "one that left in order has not died");
+        let third = heartbeat(store, "third").await;
+        assert_eq!(crashes("fourth", &[third]).await, (3, 2));
+    }
+}
+
+#[tokio::test]
+async fn plans_with_unknown_agents_are_left_until_they_are_taken_anyway() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let (known, unknown, partly) = (new_plan(&["a"]), new_plan(&["b"]), new_plan(&["b", "a"]));
+        write(store, "me", &[accepted(&known), accepted(&unknown), accepted(&partly)]).await.unwrap();
+        let done = Entry::TaskEnded {
+            task: task_of(&partly, 0),
+            status: phoenix_domain::plan::TaskStatus::Succeeded,
+            at: at(1),
+            result: Ok(phoenix_domain::action::ActionResult::text("done")),
+        };
+        write(store, "me", &[done]).await.unwrap();
+        store.release("me").await.unwrap();
+        store.register("heir").await.unwrap();
+        let agents = Some(HashSet::from(["a".parse().unwrap()]));
+        let mut scope = TakeoverScope { agents, anyway: HashSet::new() };
+        let claimed = store.claim("heir", &[], &scope).await.unwrap();
+        let mut taken = crate::plan_ids(&claimed);
+        taken.sort_unstable();
+        assert_eq!(taken, [known.plan_id, partly.plan_id], "what has ended needs no agent");
+        let left = [LeftPlan { plan_id: unknown.plan_id, agent: "b".into() }];
+        assert_eq!(claimed.left, left);
+        assert_eq!(store.claim("heir", &[], &scope).await.unwrap().left, left, "still");
+        scope.anyway.insert(unknown.plan_id);
+        let claimed = store.claim("heir", &[], &scope).await.unwrap();
+        assert_eq!((crate::plan_ids(&claimed), claimed.left), (vec![unknown.plan_id], Vec::new()));
     }
 }

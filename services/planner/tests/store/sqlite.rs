@@ -39,7 +39,7 @@ async fn a_journal_of_the_first_version_is_read_on() {
         .into_iter()
         .filter(|known| known.planner == "gone")
         .collect::<Vec<_>>();
-    assert_eq!(store.claim("me", &seen).await.unwrap().plans, [plan_id]);
+    assert_eq!(crate::taken_over(&*store, "me", &seen).await, [plan_id]);
     assert_eq!(store.open_dead_letters().await.unwrap().count, 1, "what had failed for good before");
     let plan = crate::new_plan(&["a"]);
     write(&*store, "me", &[crate::accepted(&plan)]).await.unwrap();

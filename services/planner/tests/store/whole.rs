@@ -13,7 +13,9 @@ use phoenix_domain::{
 use phoenix_planner::store::{self, Entry, JournalError, OldPlans, PlanFilter, Store};
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
-use crate::{Fresh, accepted, accepted_as, at, life, new_plan, plan_ended, sqlite, stores, task_of, write};
+use crate::{
+    Fresh, accepted, accepted_as, at, life, new_plan, plan_ended, sqlite, stores, taken_over, task_of, write,
+};
 
 /// A plan with one task, which fails once and then succeeds.
 fn chat(plan: &Plan) -> Vec<Entry> {
@@ -356,7 +358,7 @@ async fn what_is_young_is_seen_by_whoever_reads_and_taken_over_by_whoever_comes_
     heir.register("heir").await.unwrap();
     let dead: Vec<_> =
         heir.planners().await.unwrap().into_iter().filter(|other| other.planner == "me").collect();
-    assert_eq!(heir.claim("heir", &dead).await.unwrap().plans, [open.plan_id]);
+    assert_eq!(taken_over(&*heir, "heir", &dead).await, [open.plan_id]);
     let late = write(store, "me", &[plan_ended(&open, 9)]).await.unwrap_err();
     assert!(matches!(late, JournalError::Fenced), "{late:?}");
     write(&*heir, "heir", &chat(&open)[1..]).await.unwrap();

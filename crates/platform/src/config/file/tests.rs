@@ -24,6 +24,7 @@ fn the_example_of_the_documentation_means_what_it_says() {
         [planner]
         default_agent = "reviewer"
         idempotency_key_ttl_secs = 3600
+        takeover_grace_secs = 30
         [llm.openai]
         api_key = "${OPENAI_API_KEY}"
         [agents.default]
@@ -50,6 +51,8 @@ fn the_example_of_the_documentation_means_what_it_says() {
     assert_eq!(git.timeout, Duration::from_millis(12_500));
     assert_eq!(config.llm.describe().provider, "openai");
     assert_eq!(config.planner.idempotency_key_ttl, Duration::from_secs(3600));
+    assert_eq!(config.planner.takeover_grace, Duration::from_secs(30));
+    assert_eq!(parse("").unwrap().planner.takeover_grace, Duration::from_secs(600));
 }
 
 #[test]

@@ -215,6 +215,19 @@ pub(super) async fn events(
     Ok(found)
 }
 
+/// When the oldest plan was accepted that has not ended.
+pub(super) async fn oldest_unfinished(pool: &SqlitePool) -> Result<Option<Timestamp>, JournalError> {
+    // Ids grow with time.
+    let oldest: Option<String> = sqlx::query_scalar(
+        "SELECT min(first) FROM (
+             SELECT min(plan_id) AS first FROM plans WHERE status = 'pending'
+             UNION ALL SELECT min(plan_id) FROM plans WHERE status = 'running')",
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(oldest.and_then(|id| id.parse::<PlanId>().ok()?.made_at()))
+}
+
 /// The position of the last event.
 pub(super) async fn position(pool: &SqlitePool) -> Result<u64, JournalError> {
     let position: i64 = sqlx::query_scalar("SELECT position FROM journal").fetch_one(pool).await?;

@@ -1,0 +1,62 @@
+//! Requests to cancel plans, written by any planner and carried out by the owner of the plan.
+
+use jiff::Timestamp;
+use phoenix_domain::{PlanId, plan::PlanStatus};
+use sqlx::{SqliteConnection, SqlitePool};
+
+use super::{
+    JournalError,
+    rows::micros,
+    stored::{damaged, parse},
+};
+
+/// A plan is to be cancelled.
+pub(super) struct Request<'a> {
+    /// Planner on whose behalf it is written.
+    pub(super) planner: &'a str,
+    pub(super) plan_id: PlanId,
+    pub(super) reason: &'a str,
+    pub(super) at: Timestamp,
+}
+
+pub(super) async fn request(
+    connection: &mut SqliteConnection,
+    request: &Request<'_>,
+) -> Result<(), JournalError> {
+    let Request { planner, plan_id, reason, at } = request;
+    let written = sqlx::query(
+        "INSERT INTO cancel_requests (plan_id, reason, at) SELECT ?1, ?2, ?3
+         WHERE EXISTS (SELECT 1 FROM planners WHERE instance = ?4)
+         ON CONFLICT (plan_id) DO UPDATE SET at = cancel_requests.at",
+    );
+    let written = written.bind(plan_id.to_string()).bind((*reason).to_owned()).bind(micros(*at));
+    match written.bind((*planner).to_owned()).execute(connection).await?.rows_affected() {
+        0 => Err(JournalError::Fenced),
+        _ => Ok(()),
+    }
+}
+
+pub(super) async fn requests(pool: &SqlitePool) -> Result<Vec<(PlanId, String)>, JournalError> {
+    let rows: Vec<(String, String)> =
+        sqlx::query_as("SELECT plan_id, reason FROM cancel_requests").fetch_all(pool).await?;
+    rows.into_iter().map(|(id, reason)| Ok((parse("cancel_requests.plan_id", &id)?, reason))).collect()
+}
+
+/// Deletes requests that are done, also by the plan's own end.
+pub(super) async fn forget(connection: &mut SqliteConnection) -> Result<(), JournalError> {
+    sqlx::query(
+        "DELETE FROM cancel_requests WHERE plan_id NOT IN (SELECT plan_id FROM plans WHERE status IN ('pending', 'running'))",
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn status(pool: &SqlitePool, plan_id: PlanId) -> Result<Option<PlanStatus>, JournalError> {
+    let status: Option<String> = sqlx::query_scalar("SELECT status FROM plans WHERE plan_id = ?")
+        .bind(plan_id.to_string())
+        .fetch_optional(pool)
+        .await?;
+    let known = |name: String| PlanStatus::from_name(&name).ok_or_else(|| damaged("plans.status", name));
+    status.map(known).transpose()
+}
