@@ -89,3 +89,30 @@ async fn agree(stack: &Stack, started: f64, succeeded: f64, failed: f64) {
         until(&format!("{name} is {value}"), async || stack.metric(Role::Planner, name).await == value).await;
     }
 }
+
+#[tokio::test]
+async fn plans_that_wait_are_told_apart_from_those_that_run() {
+    let command = json!([SCRIPTED, "hang"]);
+    let config = format!("[agents.hung]\ncommand = {command}\nmax_concurrency = 1\nmax_queue = 2\n");
+    let stack = Stack::builder().config(&config).start().await;
+    let rest = stack.rest();
+    for _ in 0..5 {
+        rest.submit("/api/v1/chat", chat()).await;
+    }
+    // One runs, two wait in the executor, two in the planner.
+    for (state, plans) in [("running", 1.0), ("waiting", 2.0), ("pending", 2.0)] {
+        let name = format!("phoenix_plans{{state=\"{state}\"}}");
+        until(&name, async || stack.try_metric(Role::Planner, &name).await == Some(plans)).await;
+    }
+    let oldest = "phoenix_plans_oldest_seconds";
+    until("the oldest grows older", async || stack.try_metric(Role::Planner, oldest).await > Some(0.5)).await;
+    let plans = rest.get("/api/v1/plans").await.json["plans"].clone();
+    for plan in plans.as_array().unwrap() {
+        rest.post(&format!("/api/v1/plans/{}:cancel", plan["plan_id"].as_str().unwrap()), json!({})).await;
+    }
+    until("nothing is left", async || stack.try_metric(Role::Planner, oldest).await == Some(0.0)).await;
+    for state in ["running", "waiting", "pending"] {
+        let name = format!("phoenix_plans{{state=\"{state}\"}}");
+        until(&name, async || stack.try_metric(Role::Planner, &name).await == Some(0.0)).await;
+    }
+}

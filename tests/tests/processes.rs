@@ -282,8 +282,10 @@ async fn a_frozen_executor_is_known_once_it_was_found_out() {
     assert_eq!(rest.chat_with("good", "hi").await.status, 200);
     stack.signal_role(Role::Executor, Signal::SIGSTOP);
     let waits = rest.submit("/api/v1/chat", json!({"message": "hi", "agent": "good"})).await;
-    // By pings, and then it may have begun: another executor is waited for.
+    // Found out by pings. Nothing was heard of the task, so no other executor is waited for any longer.
+    let asked = Instant::now();
     assert_eq!(rest.chat_with("good", "hi").await.status, 503);
+    assert!(asked.elapsed() < Duration::from_secs(6), "{:?}", asked.elapsed());
     for _ in 0..3 {
         let asked = Instant::now();
         let answer = rest.chat_with("good", "hi").await;

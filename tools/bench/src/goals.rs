@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::measure::{CEILING_CONCURRENCY, Chats, InFlight, Million, Start};
+use crate::measure::{CEILING_CONCURRENCY, Chats, InFlight, Million, Start, Watchers};
 
 /// One goal. Its JSON keys are stable, as those of the report.
 #[derive(Debug, Serialize)]
@@ -31,6 +31,7 @@ enum Bound {
 #[serde(rename_all = "snake_case")]
 enum Unit {
     Share,
+    Percent,
     Times,
     Seconds,
     Milliseconds,
@@ -61,6 +62,7 @@ impl Unit {
     fn measured(self, number: f64) -> String {
         match self {
             Self::Share => format!("{number:.2}"),
+            Self::Percent => format!("{number:.2} %"),
             Self::Times => format!("{number:.1} ×"),
             Self::Seconds => format!("{number:.2} s"),
             Self::Milliseconds => format!("{number:.1} ms"),
@@ -73,6 +75,7 @@ impl Unit {
     fn wanted(self, number: f64) -> String {
         match self {
             Self::Share => format!("{number:.2}"),
+            Self::Percent => format!("{number:.0} %"),
             Self::Times => format!("{number:.0} ×"),
             Self::Seconds => format!("{number:.0} s"),
             Self::Milliseconds => format!("{number:.0} ms"),
@@ -169,6 +172,27 @@ pub(crate) fn of_in_flight(in_flight: &InFlight) -> [Goal; 3] {
             in_flight.places_lost as f64,
             Bound::AtMost,
             all / 10.0,
+            Unit::Count,
+        ),
+    ]
+}
+
+/// The goals for watchers of plans on which nothing happens.
+pub(crate) fn of_watchers(watched: &Watchers) -> [Goal; 2] {
+    let Watchers { watchers, plans, .. } = *watched;
+    [
+        Goal::new(
+            format!("{watchers} idle watchers of {plans} running plans: what they cost all services, of one core"),
+            watched.cost() * 100.0,
+            Bound::Below,
+            2.0,
+            Unit::Percent,
+        ),
+        Goal::new(
+            "… of which heard of their plan's end",
+            watched.told as f64,
+            Bound::AtLeast,
+            watchers as f64,
             Unit::Count,
         ),
     ]

@@ -7,6 +7,7 @@
 //! | `spawn` | a process per chat next to the *spawn ceiling*: running `phoenix agent echo` again and again, with nothing around it (`ceiling.rs`) | `measure/chats.rs` |
 //! | `million` | a journal of a million plans next to an empty one | `measure/million.rs`, `measure/fill.rs` |
 //! | `inflight` | ten thousand plans at once | `measure/inflight.rs`, `sleeper.rs` |
+//! | `watchers` | a thousand watchers of plans on which nothing happens | `measure/watchers.rs`, `cpu.rs` |
 //!
 //! What is compared takes turns in rounds, so that a machine that gets slower or faster meanwhile does so for all of it, and
 //! the medians of the rounds are compared (`report.rs`) and held against what is wanted (`goals.rs`). This program sends
@@ -15,6 +16,7 @@
 
 mod bare;
 mod ceiling;
+mod cpu;
 mod failure;
 mod goals;
 mod interrupt;

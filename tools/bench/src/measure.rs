@@ -5,6 +5,7 @@ mod fill;
 mod inflight;
 mod million;
 mod start;
+mod watchers;
 
 use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
@@ -18,6 +19,7 @@ pub(crate) use self::{
     inflight::InFlight,
     million::Million,
     start::Start,
+    watchers::Watchers,
 };
 use crate::{
     failure::{Doing, Failure, Result},
@@ -41,6 +43,8 @@ pub(crate) enum Part {
     Million,
     /// Ten thousand plans at once
     Inflight,
+    /// A thousand watchers of plans on which nothing happens
+    Watchers,
 }
 
 /// What to measure, and how thoroughly.
@@ -69,6 +73,10 @@ struct Extent {
     pages: usize,
     /// Plans in flight at once.
     in_flight: usize,
+    /// Watchers at once, how often their cost is looked at, and for how long each time.
+    watchers: usize,
+    looks: usize,
+    look: Duration,
 }
 
 const FULL: Extent = Extent {
@@ -79,6 +87,9 @@ const FULL: Extent = Extent {
     journalled: 1_000_000,
     pages: 200,
     in_flight: 10_000,
+    watchers: 1_000,
+    looks: 3,
+    look: Duration::from_secs(10),
 };
 
 const QUICK: Extent = Extent {
@@ -89,6 +100,9 @@ const QUICK: Extent = Extent {
     journalled: 100_000,
     pages: 50,
     in_flight: 2_000,
+    watchers: 1_000,
+    looks: 3,
+    look: Duration::from_secs(2),
 };
 
 /// One measurement.
@@ -140,6 +154,9 @@ pub(crate) async fn measure(wanted: &Wanted) -> Result<Report> {
     }
     if wanted.has(Part::Inflight) {
         report.in_flight = Some(inflight::measure(phoenix, &extent).await?);
+    }
+    if wanted.has(Part::Watchers) {
+        report.watchers = Some(watchers::measure(phoenix, &extent).await?);
     }
     Ok(report)
 }

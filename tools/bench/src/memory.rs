@@ -43,7 +43,8 @@ pub(crate) fn child_of(parent: u32, word: &str) -> Option<u32> {
     })
 }
 
-fn children(parent: u32) -> Result<Vec<u32>> {
+/// The children of the process `parent`.
+pub(crate) fn children(parent: u32) -> Result<Vec<u32>> {
     let entries = fs::read_dir("/proc").doing("/proc")?.flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     // A process may end while we look.

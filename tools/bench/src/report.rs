@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     goals::{self, Goal, megabytes},
-    measure::{CEILING_CONCURRENCY, Chats, InFlight, Million, Sample, Start},
+    measure::{CEILING_CONCURRENCY, Chats, InFlight, Million, Sample, Start, Watchers},
 };
 
 /// The result: of each part that was measured. Its JSON keys are stable: new ones may come, none goes or changes its meaning.
@@ -21,6 +21,7 @@ pub(crate) struct Report {
     pub(crate) chats: Chats,
     pub(crate) million: Option<Million>,
     pub(crate) in_flight: Option<InFlight>,
+    pub(crate) watchers: Option<Watchers>,
     goals: Vec<Goal>,
 }
 
@@ -35,6 +36,7 @@ impl Report {
             chats: Chats::default(),
             million: None,
             in_flight: None,
+            watchers: None,
             goals: Vec::new(),
         }
     }
@@ -44,6 +46,7 @@ impl Report {
         self.goals.extend(goals::of_chats(&self.chats));
         self.goals.extend(self.million.iter().flat_map(goals::of_million));
         self.goals.extend(self.in_flight.iter().flat_map(goals::of_in_flight));
+        self.goals.extend(self.watchers.iter().flat_map(goals::of_watchers));
         self.goals.extend(self.start.iter().flat_map(goals::of_start));
         self
     }

@@ -1,9 +1,12 @@
 //! The gateway's REST interface, as far as a benchmark uses it beside chats.
 
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, StatusCode, body::Bytes};
+use hyper::{
+    Method, Request, StatusCode,
+    body::{Bytes, Incoming},
+};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::{Builder, Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
 use serde_json::Value;
@@ -17,11 +20,52 @@ pub(crate) struct Rest {
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
+/// Server-sent events as they come.
+#[derive(Debug)]
+pub(crate) struct EventStream {
+    path: String,
+    body: Incoming,
+    text: String,
+}
+
+impl EventStream {
+    /// Reads until a line with `words` has come.
+    pub(crate) async fn read_until(&mut self, words: &str) -> Result<()> {
+        while !self.text.contains(words) {
+            let frame = self.body.frame().await.ok_or("it ended").doing(&self.path)?.doing(&self.path)?;
+            if let Ok(data) = frame.into_data() {
+                self.text.push_str(&String::from_utf8_lossy(&data));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Rest {
     pub(crate) fn new(base: &str) -> Self {
+        Self::built(base, &Client::builder(TokioExecutor::new()))
+    }
+
+    /// A client whose requests share one connection.
+    pub(crate) fn over_http2(base: &str) -> Self {
+        Self::built(base, Client::builder(TokioExecutor::new()).http2_only(true))
+    }
+
+    fn built(base: &str, builder: &Builder) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        Self { base: base.to_owned(), client: Client::builder(TokioExecutor::new()).build(connector) }
+        Self { base: base.to_owned(), client: builder.build(connector) }
+    }
+
+    /// `GET path`, which must be answered with a stream of events.
+    pub(crate) async fn events(&self, path: &str) -> Result<EventStream> {
+        let request = Request::get(format!("{}{path}", self.base)).header("accept", "text/event-stream");
+        let request = request.body(Full::default()).doing(path)?;
+        let (head, body) = self.client.request(request).await.doing(path)?.into_parts();
+        match head.status {
+            StatusCode::OK => Ok(EventStream { path: path.to_owned(), body, text: String::new() }),
+            status => Err(Failure::new(format_args!("GET {path} was answered with {status}"))),
+        }
     }
 
     /// `GET path`, which must be answered with 200.

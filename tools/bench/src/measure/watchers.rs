@@ -1,0 +1,135 @@
+//! Very many watchers of running plans on which nothing happens: what they cost the services in processor time.
+//!
+//! The time of the same stack with the same plans and nobody who watches is taken away.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use hyper::body::Bytes;
+use serde::Serialize;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::{Extent, median};
+use crate::{
+    cpu,
+    failure::{Doing, Failure, Result},
+    rest::{EventStream, Rest},
+    stack::{Home, Stack},
+};
+
+/// Plans that are watched. All of them fit into the agent and its queue, so all run.
+const PLANS: usize = 100;
+
+/// Watchers that share a connection.
+const ON_A_CONNECTION: usize = 50;
+
+/// Processes of the agent.
+const WORKERS: usize = 4;
+
+/// How long the stack is left alone before its time is taken.
+const QUIET: Duration = Duration::from_secs(3);
+
+/// By when every watcher has heard of its plan's end.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The event with which a plan ends.
+const END: &str = "event: plan_ended";
+
+/// The result.
+#[derive(Debug, Serialize)]
+pub(crate) struct Watchers {
+    pub(crate) watchers: usize,
+    pub(crate) plans: usize,
+    /// Share of one core that all services use, without a watcher and with all of them: medians.
+    pub(crate) unwatched_cores: f64,
+    pub(crate) watched_cores: f64,
+    /// Watchers that heard of their plan's end.
+    pub(crate) told: usize,
+}
+
+impl Watchers {
+    /// What the watchers cost, as a share of one core.
+    pub(crate) fn cost(&self) -> f64 {
+        (self.watched_cores - self.unwatched_cores).max(0.0)
+    }
+}
+
+pub(super) async fn measure(phoenix: &Path, extent: &Extent) -> Result<Watchers> {
+    let home = Home::new("")?;
+    let gate = home.path().join("gate");
+    std::fs::write(home.path().join("phoenix.toml"), config(&gate)?)?;
+    let stack = Stack::start(phoenix, &home).await?;
+    let measured = watch(&stack, &gate, extent).await.map_err(|failure| stack.blamed(failure))?;
+    stack.stop().await?;
+    Ok(measured)
+}
+
+fn config(gate: &Path) -> Result<String> {
+    let exe = std::env::current_exe()?;
+    let command = json!([exe, "sleeper", "--gate", gate, "--millis", "1"]);
+    Ok(format!(
+        "[agents.sleeper]\ncommand = {command}\nmode = \"workers\"\nworkers = {WORKERS}\ntimeout_secs = 600\n"
+    ))
+}
+
+async fn watch(stack: &Stack<'_>, gate: &Path, extent: &Extent) -> Result<Watchers> {
+    let rest = Rest::new(&stack.url);
+    let task =
+        json!({"key": "sleep", "agent": "sleeper", "action": "chat", "input": {"message": super::MESSAGE}});
+    let plan = Bytes::from(json!({"tasks": [task]}).to_string());
+    let mut plans = Vec::with_capacity(PLANS);
+    for _ in 0..PLANS {
+        plans.push(rest.submit(plan.clone()).await?);
+    }
+    let unwatched_cores = cores(stack, extent).await?;
+    let mut streams = Vec::with_capacity(extent.watchers);
+    let mut connection = Rest::over_http2(&stack.url);
+    for watcher in 0..extent.watchers {
+        if watcher % ON_A_CONNECTION == 0 {
+            connection = Rest::over_http2(&stack.url);
+        }
+        let path = format!("/api/v1/plans/{}/events", plans[watcher % PLANS]);
+        let mut events = connection.events(&path).await?;
+        events.read_until("event: task_dispatched").await?;
+        streams.push(events);
+    }
+    eprintln!("{} watchers are there; now nothing happens", streams.len());
+    let mut watching: JoinSet<_> = streams.into_iter().map(EventStream::told_of_end).collect();
+    let watched_cores = cores(stack, extent).await?;
+    std::fs::write(gate, "")?;
+    let mut told = 0;
+    let ends = async {
+        while let Some(ended) = watching.join_next().await {
+            told += usize::from(ended.unwrap_or(false));
+        }
+    };
+    // What has not been told by then counts as missing.
+    let _ = tokio::time::timeout(LIMIT, ends).await;
+    Ok(Watchers { watchers: extent.watchers, plans: PLANS, unwatched_cores, watched_cores, told })
+}
+
+impl EventStream {
+    async fn told_of_end(mut self) -> bool {
+        self.read_until(END).await.is_ok()
+    }
+}
+
+/// How much of one core the services use: the median of several looks.
+async fn cores(stack: &Stack<'_>, extent: &Extent) -> Result<f64> {
+    tokio::time::sleep(QUIET).await;
+    let services = crate::memory::children(stack.pid()?)?;
+    if services.is_empty() {
+        return Err(Failure::new("no service runs"));
+    }
+    let mut looks = Vec::new();
+    for _ in 0..extent.looks {
+        let (since, before) = (Instant::now(), cpu::time_of(&services).doing("processor time")?);
+        tokio::time::sleep(extent.look).await;
+        let used = cpu::time_of(&services).doing("processor time")?.saturating_sub(before);
+        looks.push(used.as_secs_f64() / since.elapsed().as_secs_f64());
+    }
+    Ok(median(looks))
+}
