@@ -11,9 +11,7 @@ mod takeover;
 
 use std::{sync::Arc, time::Duration};
 
-use phoenix_domain::{
-    AgentCatalog, AgentName, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId, plan::Plan,
-};
+use phoenix_domain::{AgentCatalog, AgentName, CorrelationId, OrchestratorError, PlanId, plan::Plan};
 use phoenix_platform::RequestContext;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};

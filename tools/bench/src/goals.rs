@@ -182,7 +182,9 @@ pub(crate) fn of_watchers(watched: &Watchers) -> [Goal; 2] {
     let Watchers { watchers, plans, .. } = *watched;
     [
         Goal::new(
-            format!("{watchers} idle watchers of {plans} running plans: what they cost all services, of one core"),
+            format!(
+                "{watchers} idle watchers of {plans} running plans: what they cost all services, of one core"
+            ),
             watched.cost() * 100.0,
             Bound::Below,
             2.0,
