@@ -1,6 +1,6 @@
 //! The agents that come with the product: one table, read by whoever registers, routes or runs them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -28,6 +28,8 @@ pub struct Builtin {
     pub workers: u32,
     /// Variables it needs beside [`BASE_ENV`].
     pub env: &'static [&'static str],
+    /// Time for one attempt, where the usual one is not enough.
+    pub timeout: Option<Duration>,
 }
 
 /// What every agent gets of the executor's environment unless its own `env` says otherwise.
@@ -48,6 +50,22 @@ pub const GIT_ENV: &[&str] = &[
     "XDG_CONFIG_HOME",
 ];
 
+/// What the language-model agent needs beside it: its settings, where root certificates are, and which proxies to use. Both
+/// spellings of a proxy's variable are in use.
+pub const LLM_ENV: &[&str] = &[
+    SETTINGS_VARIABLE,
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+];
+
 /// Takes a message to a model. Where no other agent is meant, messages go here.
 pub const LLM_ROUTER: &str = "llm_router_agent";
 
@@ -60,7 +78,9 @@ pub const BUILTINS: &[Builtin] = &[
         route: &[],
         actions: include_str!("builtin/llm_router.json"),
         workers: 16,
-        env: &[SETTINGS_VARIABLE, "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"],
+        env: LLM_ENV,
+        // A local model may need a minute, and a reasoning one more.
+        timeout: Some(Duration::from_secs(120)),
     },
     Builtin {
         name: "git_agent",
@@ -70,6 +90,7 @@ pub const BUILTINS: &[Builtin] = &[
         actions: include_str!("builtin/git.json"),
         workers: 4,
         env: GIT_ENV,
+        timeout: None,
     },
     Builtin {
         name: "obsidian_agent",
@@ -88,6 +109,7 @@ pub const BUILTINS: &[Builtin] = &[
         actions: include_str!("builtin/obsidian.json"),
         workers: 4,
         env: &["OBSIDIAN_AGENT_VAULT_ROOT"],
+        timeout: None,
     },
     Builtin {
         name: "echo_agent",
@@ -97,6 +119,7 @@ pub const BUILTINS: &[Builtin] = &[
         actions: include_str!("builtin/echo.json"),
         workers: 4,
         env: &[],
+        timeout: None,
     },
 ];
 
@@ -116,6 +139,7 @@ impl Builtin {
             actions: self.actions(),
             mode: AgentMode::Workers,
             workers: self.workers,
+            timeout: self.timeout.unwrap_or(base.timeout),
             ..base.clone()
         })
     }

@@ -8,8 +8,11 @@ use std::{fmt, num::NonZeroU32};
 
 use serde::{Deserialize, Serialize};
 
+mod address;
+mod finish;
 mod provider;
 
+pub use finish::FinishReason;
 pub use provider::{DefaultProvider, InvalidProvider, ProviderKind};
 
 /// The environment variable that carries [`LlmSettings`] as JSON to the language-model agent's process.
@@ -156,30 +159,50 @@ impl LlmSettings {
     pub fn provider(&self, kind: ProviderKind) -> Provider<'_> {
         let settings = self.section(kind);
         let base_url = set(settings.base_url.as_deref()).unwrap_or(kind.default_base_url());
+        let base_url = match kind {
+            ProviderKind::Ollama => address::ollama_root(base_url),
+            _ => base_url.trim_end_matches('/'),
+        };
         Provider {
             kind,
             api_key: settings.api_key.as_ref().filter(|key| !key.is_empty()),
-            base_url: base_url.trim_end_matches('/'),
+            base_url,
             model_name: set(settings.model_name.as_deref()).unwrap_or(kind.default_model()),
         }
     }
 
-    /// The provider that is certain to be asked: the named one, or under `auto` the first whose key is set.
+    /// The provider that is certain to be asked: the named one; under `auto` the first whose key is set, else an Ollama
+    /// whose model is set.
     #[must_use]
     pub fn chosen_provider(&self) -> Option<Provider<'_>> {
+        let has_key = |provider: &Provider<'_>| provider.api_key.is_some();
         match self.default_provider {
             DefaultProvider::Offline => None,
             DefaultProvider::Named(kind) => Some(self.provider(kind)),
-            DefaultProvider::Auto => ProviderKind::ALL
-                .iter()
-                .map(|&kind| self.provider(kind))
-                .find(|provider| provider.api_key.is_some()),
+            DefaultProvider::Auto => {
+                (ProviderKind::ALL.iter().map(|&kind| self.provider(kind)).find(has_key)).or_else(|| {
+                    set(self.ollama.model_name.as_deref()).map(|_| self.provider(ProviderKind::Ollama))
+                })
+            }
         }
     }
 
-    /// Takes what is not set from the conventional variables: keys ([`ProviderKind::key_variables`]) and
-    /// `OLLAMA_HOST`.
-    pub fn fill_from_environment(&mut self, lookup: impl Fn(&str) -> Option<String>) {
+    /// Whether `auto` means an Ollama, when no key is set: its model or another address than the usual one is. Then its
+    /// failure is the answer, while an Ollama that merely might run here is passed over when it does not answer.
+    #[must_use]
+    pub fn means_ollama(&self) -> bool {
+        let ollama = self.provider(ProviderKind::Ollama);
+        set(self.ollama.model_name.as_deref()).is_some()
+            || ollama.base_url != ProviderKind::Ollama.default_base_url()
+    }
+
+    /// Takes what is not set from the conventional variables: keys ([`ProviderKind::key_variables`]) and addresses
+    /// ([`ProviderKind::base_url_variables`]). Gives the variables that an address was taken from.
+    pub fn fill_from_environment(
+        &mut self,
+        lookup: impl Fn(&str) -> Option<String>,
+    ) -> Vec<(ProviderKind, &'static str)> {
+        let mut addresses = Vec::new();
         for &kind in ProviderKind::ALL {
             if self.provider(kind).api_key.is_none() {
                 let key = kind
@@ -188,14 +211,39 @@ impl LlmSettings {
                     .find_map(|name| lookup(name).map(Secret::from).filter(|key| !key.is_empty()));
                 self.section_mut(kind).api_key = key;
             }
+            if set(self.section(kind).base_url.as_deref()).is_none() {
+                let found = kind.base_url_variables().iter().find_map(|name| {
+                    lookup(name)
+                        .and_then(|value| address::from_variable(kind, name, &value))
+                        .map(|url| (*name, url))
+                });
+                if let Some((name, url)) = found {
+                    self.section_mut(kind).base_url = Some(url);
+                    addresses.push((kind, name));
+                }
+            }
         }
-        if set(self.ollama.base_url.as_deref()).is_none() {
-            self.ollama.base_url = lookup("OLLAMA_HOST").as_deref().and_then(ollama_url);
-        }
+        addresses
+    }
+
+    /// Settings that cannot work, each with what is wrong with it. `variables` is what
+    /// [`fill_from_environment`](Self::fill_from_environment) gave.
+    #[must_use]
+    pub fn problems(&self, variables: &[(ProviderKind, &'static str)]) -> Vec<(String, String)> {
+        let problem = |kind: &ProviderKind| {
+            let base_url = set(self.section(*kind).base_url.as_deref())?;
+            let problem = address::problem(*kind, base_url)?;
+            let variable = variables.iter().find(|(of, _)| of == kind);
+            let setting =
+                variable.map_or_else(|| format!("llm.{kind}.base_url"), |(_, name)| (*name).to_owned());
+            Some((setting, problem))
+        };
+        ProviderKind::ALL.iter().filter_map(problem).collect()
     }
 
     /// Who answers chats, as far as the settings alone tell. Under `auto` without any key the answer depends on whether
-    /// an Ollama runs at the moment of the chat: then both fields say `auto`, and the chat's own metadata tells.
+    /// an Ollama runs at the moment of the chat, and which models it has: then `auto` stands for what is not known, and
+    /// the chat's own metadata tells.
     #[must_use]
     pub fn describe(&self) -> LlmDescription {
         match (self.chosen_provider(), self.default_provider) {
@@ -203,6 +251,9 @@ impl LlmSettings {
                 LlmDescription { provider: provider.kind.as_str(), model: provider.model_name.into() }
             }
             (None, DefaultProvider::Offline) => LlmDescription { provider: "offline", model: "none".into() },
+            (None, _) if self.means_ollama() => {
+                LlmDescription { provider: ProviderKind::Ollama.as_str(), model: "auto".into() }
+            }
             (None, _) => LlmDescription { provider: "auto", model: "auto".into() },
         }
     }
@@ -238,21 +289,6 @@ impl LlmSettings {
 /// A configured text, unless it is blank: `"${NAME}"` of an empty variable configures nothing.
 fn set(text: Option<&str>) -> Option<&str> {
     text.map(str::trim).filter(|text| !text.is_empty())
-}
-
-/// The address behind `OLLAMA_HOST`, which Ollama's own tools write as `host`, `host:port` or a URL, and which a server
-/// that listens everywhere sets to `0.0.0.0`.
-fn ollama_url(host: &str) -> Option<String> {
-    let host = set(Some(host))?.trim_end_matches('/');
-    if host.contains("://") {
-        return Some(host.replacen("://0.0.0.0", "://127.0.0.1", 1));
-    }
-    let (name, port) = match host.rsplit_once(':') {
-        Some((name, port)) if port.parse::<u16>().is_ok() && !name.ends_with(':') => (name, port),
-        _ => (host, "11434"),
-    };
-    let name = if matches!(name, "" | "0.0.0.0") { "127.0.0.1" } else { name };
-    Some(format!("http://{name}:{port}"))
 }
 
 #[cfg(test)]

@@ -1,94 +1,123 @@
 //! What a provider's failure means to the caller.
 //!
-//! The codes decide about retries and about whose fault it was. A provider that calls the request wrong is believed:
-//! 4xx. A provider that refuses the key, or wants to be paid, has a quarrel with the operator: 502. No message carries
-//! a key or an address, and of the provider's own words only a short, cleaned sentence.
+//! The codes decide about retries and about whose fault it was:
+//!
+//! | code | when | what follows |
+//! |---|---|---|
+//! | 4xx | the provider refuses the request, or its model the message | asked once; the caller's mistake |
+//! | 424 | it refuses the key, wants to be paid, or is not what `base_url` says | asked once; the operator's affair |
+//! | 429 | a limit is used up, or it says when to come back | asked once; the caller learns when |
+//! | 502, 503, 504 | it is away, fails, is too slow or answers nonsense | asked again |
+//!
+//! No message carries a key or an address; the provider's own words are one short, cleaned sentence.
+
+use std::time::Duration;
 
 use phoenix_domain::llm::{Provider, ProviderKind, Secret};
-use serde_json::Value;
 
 use super::{
-    http::{MAX_BODY_BYTES, Trouble},
+    http::{MAX_BODY_BYTES, Reply, Trouble},
+    redact::redact,
+    refusal::Refusal,
     wire::Unusable,
 };
 use crate::{ActionError, protocol::shortened};
 
 const MAX_SENTENCE_CHARS: usize = 240;
 
-/// The shortest piece of a key that is taken for it when a provider quotes the key in part.
-const TELLING_PIECE: usize = 8;
-
-/// Shorter keys are placeholders such as `lm-studio`, which a local server is given because it must be given something.
-const SHORTEST_REAL_KEY: usize = 16;
+/// As much of a provider's words as is looked at.
+const MAX_WORDS_CHARS: usize = 16 * 1024;
 
 /// Failures of one provider.
 #[derive(Clone, Copy)]
 pub(super) struct Failure<'a> {
     kind: ProviderKind,
     key: Option<&'a str>,
+    /// The agent's name in the configuration.
+    agent: &'a str,
+    /// The time that the attempt has.
+    granted: Duration,
 }
 
 impl<'a> Failure<'a> {
-    pub(super) fn of(provider: Provider<'a>) -> Self {
-        Self { kind: provider.kind, key: provider.api_key.map(Secret::expose) }
+    pub(super) fn of(provider: Provider<'a>, agent: &'a str, granted: Duration) -> Self {
+        Self { kind: provider.kind, key: provider.api_key.map(Secret::expose), agent, granted }
     }
 
     pub(super) fn no_key(self) -> ActionError {
-        ActionError::new(502, format!("{} has no API key: {}", self.kind, self.where_the_key_is()))
+        let hint = self.where_the_key_is();
+        ActionError::dependency_refused(format!("{} has no API key: {hint}", self.kind))
+    }
+
+    /// No model is there that could be asked.
+    pub(super) fn no_model(self) -> ActionError {
+        let kind = self.kind;
+        ActionError::dependency_refused(format!(
+            "{kind} has no model; install one, such as `ollama pull {}`, or set llm.{kind}.model_name",
+            kind.default_model()
+        ))
     }
 
     pub(super) fn trouble(self, trouble: Trouble) -> ActionError {
-        let kind = self.kind;
+        let (kind, setting) = (self.kind, format!("llm.{}.base_url", self.kind));
+        let operator = ActionError::dependency_refused;
         match trouble {
-            Trouble::NoClient => ActionError::internal(
-                "no HTTPS client could be built; are root certificates (ca-certificates) installed?",
+            Trouble::NoClient => operator(
+                "no HTTPS client could be built; are root certificates (ca-certificates) installed?".into(),
             ),
-            Trouble::Address => ActionError::new(502, format!("llm.{kind}.base_url is not a valid URL")),
+            Trouble::Address => operator(format!("{setting} is not a valid URL")),
             Trouble::Key => {
                 let hint = self.where_the_key_is();
-                ActionError::new(
-                    502,
-                    format!("the API key of {kind} has characters that can't be sent: {hint}"),
-                )
+                operator(format!("the API key of {kind} has characters that can't be sent: {hint}"))
             }
-            Trouble::Unreachable => ActionError::new(
+            Trouble::Proxy(variable) => operator(format!("{variable} is not the address of a proxy")),
+            Trouble::ProxyKey(variable) => {
+                operator(format!("the proxy in {variable} wants a user and a password, or another one"))
+            }
+            Trouble::Certificate(what) => operator(format!(
+                "the certificate of {kind} is not accepted: {what}; check {setting}, or name the authority's \
+                 certificate in SSL_CERT_FILE"
+            )),
+            Trouble::NoTls => operator(format!(
+                "the server in {setting} does not speak TLS; write the address with http:// if that is meant"
+            )),
+            Trouble::Tls => operator(format!("no TLS connection to {kind} could be made; check {setting}")),
+            Trouble::NoHttp => operator(format!(
+                "the server in {setting} does not answer in HTTP; does it speak TLS, so that https:// is needed?"
+            )),
+            Trouble::NoHost => {
+                ActionError::new(503, format!("the host name of {kind} can't be resolved; check {setting}"))
+            }
+            Trouble::Unreachable(None) => {
+                ActionError::new(503, format!("{kind} can't be reached; check {setting} and the network"))
+            }
+            Trouble::Unreachable(Some(variable)) => ActionError::new(
                 503,
-                format!("{kind} can't be reached; check llm.{kind}.base_url and the network"),
+                format!(
+                    "{kind} can't be reached through the proxy in {variable}; check both and the network"
+                ),
             ),
             Trouble::Interrupted => ActionError::new(503, format!("the connection to {kind} broke off")),
             Trouble::TooLarge => {
                 ActionError::new(502, format!("{kind} answered more than {MAX_BODY_BYTES} bytes"))
             }
-            Trouble::Timeout => ActionError::timeout(format!("{kind} did not answer in time")),
+            Trouble::Timeout => {
+                let (agent, granted) = (self.agent, self.granted.as_secs_f64());
+                ActionError::timeout(format!(
+                    "{kind} did not answer within {granted:.1} s; if the model needs longer, raise timeout_secs of \
+                     [agents.{agent}], or the caller's deadline where that is shorter"
+                ))
+            }
         }
     }
 
     /// The failure behind an answer with a status other than 2xx.
-    pub(super) fn refused(self, status: u16, body: &[u8]) -> ActionError {
-        let kind = self.kind;
-        let sentence = self.sentence(body);
-        // Gemini and Grok answer a wrong key with 400; only their words tell it from a wrong request.
-        let about_the_key = status == 400 && sentence.to_lowercase().contains("api key");
-        let said = if sentence.is_empty() { String::new() } else { format!(": {sentence}") };
-        match status {
-            _ if about_the_key => self.key_refused(),
-            401 | 403 => self.key_refused(),
-            400 | 404 | 413 | 422 => {
-                ActionError::new(status, format!("{kind} refused the request ({status}){said}"))
-            }
-            402 => ActionError::new(502, format!("{kind} wants the account's balance to be settled (402)")),
-            408 | 504 => ActionError::timeout(format!("{kind} did not finish in time ({status})")),
-            429 => ActionError::new(503, format!("{kind} is over its rate limit or quota (429){said}")),
-            500..=599 => ActionError::new(503, format!("{kind} failed ({status}){said}")),
-            _ => ActionError::new(
-                502,
-                format!("{kind} answered {status}; is llm.{kind}.base_url right?{said}"),
-            ),
-        }
+    pub(super) fn refused(self, reply: &Reply) -> ActionError {
+        self.refusal(reply.status, &Refusal::read(&reply.body), reply.retry_after)
     }
 
     /// The failure behind an answer that was called a success.
-    pub(super) fn unusable(self, unusable: Unusable) -> ActionError {
+    pub(super) fn unusable(self, unusable: Unusable, reply: &Reply) -> ActionError {
         let kind = self.kind;
         match unusable {
             Unusable::Malformed => {
@@ -96,48 +125,57 @@ impl<'a> Failure<'a> {
             }
             Unusable::Empty(reason) => {
                 let reason = self.clean(&reason);
-                ActionError::new(502, format!("{kind} answered without any text (finish reason: {reason})"))
+                ActionError::invalid(format!("{kind} answered without any text (finish reason: {reason})"))
             }
-            Unusable::Blocked(reason) => {
+            Unusable::CutOff => ActionError::invalid(format!(
+                "{kind} used all of llm.max_tokens before it wrote an answer; raise it"
+            )),
+            Unusable::Declined(reason) => {
                 let reason = self.clean(&reason);
-                ActionError::new(422, format!("{kind} declined to answer this message: {reason}"))
+                ActionError::invalid(format!("{kind} declined to answer this message: {reason}"))
             }
-            Unusable::Refused { status, message } => self.refused(status, message.as_bytes()),
+            Unusable::Refused { status, refusal } => self.refusal(status, &refusal, reply.retry_after),
         }
     }
 
-    /// What a model said, without the key. A placeholder may stand in it like any other word.
-    pub(super) fn redact_answer(self, text: &str) -> String {
-        if self.key.is_some_and(|key| key.len() >= SHORTEST_REAL_KEY) {
-            self.redact(text)
-        } else {
-            text.into()
-        }
-    }
-
-    /// `text` without the key and without pieces of it.
-    fn redact(self, text: &str) -> String {
-        let Some(key) = self.key else { return text.into() };
-        let text = text.replace(key, "[redacted]");
-        let pieces: Vec<&str> = key
-            .as_bytes()
-            .windows(TELLING_PIECE)
-            .filter_map(|piece| std::str::from_utf8(piece).ok())
-            .filter(|piece| text.contains(*piece))
-            .collect();
-        if pieces.is_empty() {
-            return text;
-        }
-        let word = |word: &str| {
-            let (bare, end) = word.split_at(word.trim_end().len());
-            let telling = pieces.iter().any(|piece| bare.contains(piece));
-            if telling { format!("[redacted]{end}") } else { word.to_owned() }
+    fn refusal(self, status: u16, refusal: &Refusal, retry_after: Option<Duration>) -> ActionError {
+        let kind = self.kind;
+        let said = match self.clean(&refusal.sentence) {
+            nothing if nothing.is_empty() => String::new(),
+            sentence => format!(": {sentence}"),
         };
-        text.split_inclusive(char::is_whitespace).map(word).collect()
+        let retry_after = retry_after.or(refusal.retry_after);
+        match status {
+            401 => self.key_refused(status, &said),
+            400 | 403 if refusal.is_about_key => self.key_refused(status, &said),
+            402 => ActionError::dependency_refused(format!(
+                "{kind} wants the account's balance to be settled (402){said}"
+            )),
+            404 if said.is_empty() => ActionError::new(
+                404,
+                format!("{kind} refused the request (404); is llm.{kind}.base_url right?"),
+            ),
+            400 | 403 | 404 | 409 | 410 | 413..=415 | 422 | 451 => {
+                ActionError::new(status, format!("{kind} refused the request ({status}){said}"))
+            }
+            408 | 504 => ActionError::timeout(format!("{kind} did not finish in time ({status}){said}")),
+            429 => ActionError::rate_limited(
+                format!("{kind} is over its rate limit or quota (429){said}"),
+                retry_after,
+            ),
+            500..=599 if retry_after.is_some() => {
+                ActionError::rate_limited(format!("{kind} has no capacity ({status}){said}"), retry_after)
+            }
+            425 | 500..=599 => ActionError::new(503, format!("{kind} failed ({status}){said}")),
+            _ => ActionError::dependency_refused(format!(
+                "{kind} answered {status}; is llm.{kind}.base_url right?{said}"
+            )),
+        }
     }
 
-    fn key_refused(self) -> ActionError {
-        ActionError::new(502, format!("{} refused its API key: {}", self.kind, self.where_the_key_is()))
+    fn key_refused(self, status: u16, said: &str) -> ActionError {
+        let hint = self.where_the_key_is();
+        ActionError::dependency_refused(format!("{} refused its API key ({status}){said}; {hint}", self.kind))
     }
 
     fn where_the_key_is(self) -> String {
@@ -148,19 +186,13 @@ impl<'a> Failure<'a> {
         }
     }
 
-    /// What the provider says about its refusal, wherever its API puts that; empty when it says nothing readable.
-    fn sentence(self, body: &[u8]) -> String {
-        let body: Value = serde_json::from_slice(body).unwrap_or_default();
-        // Gemini wraps the error in a list when it meant to stream.
-        let body = body.get(0).unwrap_or(&body);
-        let error = &body["error"];
-        let said = error["message"].as_str().or(error.as_str()).or(body["message"].as_str());
-        self.clean(said.unwrap_or_default())
-    }
-
     /// One short line without keys and control characters.
     fn clean(self, text: &str) -> String {
-        let text = self.redact(text);
+        let end = text.char_indices().nth(MAX_WORDS_CHARS).map_or(text.len(), |(end, _)| end);
+        let text = match self.key {
+            Some(key) => redact(&text[..end], key),
+            None => text[..end].to_owned(),
+        };
         let text = text.replace(char::is_control, " ");
         shortened(&text.split_whitespace().collect::<Vec<_>>().join(" "), MAX_SENTENCE_CHARS)
     }

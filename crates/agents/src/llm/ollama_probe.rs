@@ -1,35 +1,39 @@
-//! Whether an Ollama runs where the settings say, and which of its models to use.
+//! Which model of an Ollama to use, when the settings name none.
 
 use std::time::{Duration, Instant};
 
 use phoenix_domain::llm::Provider;
-use serde::Deserialize;
 
-use super::{http::Http, wire};
+use super::{
+    failure::Failure,
+    http::Http,
+    wire::{self, Unusable},
+};
+use crate::ActionError;
 
-/// How long an Ollama may take to say that it is there. It is asked on this machine before every chat that no other
-/// provider answers, so it must not be felt.
-const PATIENCE: Duration = Duration::from_millis(300);
+/// How long what listens where an Ollama usually does may take to turn out to be one, when no setting says that one is
+/// there. Where nothing listens, no time is lost.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
-#[derive(Deserialize)]
-struct Tags {
-    models: Vec<Tag>,
-}
-
-#[derive(Deserialize)]
-struct Tag {
-    name: String,
-}
-
-/// The model to use, or `None` when no Ollama answers in time or it has no model. A model that the settings name
-/// (`named`) is taken at their word; else it is the default model if it is installed, else the first that is.
-pub(super) fn usable_model(http: &Http, ollama: Provider<'_>, named: bool, until: Instant) -> Option<String> {
-    let reply = http.get(&wire::ollama::tags(ollama), until.min(Instant::now() + PATIENCE)).ok()?;
-    let installed = serde_json::from_slice::<Tags>(&reply.body).ok().filter(|_| reply.status == 200)?.models;
-    let wanted = ollama.model_name;
-    let is_wanted = |tag: &Tag| tag.name.split(':').next() == Some(wanted);
-    if named || installed.iter().any(is_wanted) {
-        return Some(wanted.into());
+/// The usual model if it is installed, else the first that is.
+///
+/// # Errors
+/// What a chat is answered that was meant for this Ollama.
+pub(super) fn usable_model(
+    http: &Http,
+    ollama: Provider<'_>,
+    failure: Failure<'_>,
+    until: Instant,
+) -> Result<String, ActionError> {
+    let reply = http.get(&wire::ollama::tags(ollama), until).map_err(|trouble| failure.trouble(trouble))?;
+    if reply.status != 200 {
+        return Err(failure.refused(&reply));
     }
-    installed.into_iter().next().map(|tag| tag.name)
+    let installed = wire::ollama::installed(&reply.body);
+    let installed = installed.ok_or_else(|| failure.unusable(Unusable::Malformed, &reply))?;
+    let usual = ollama.model_name;
+    if installed.iter().any(|name| name.split(':').next() == Some(usual)) {
+        return Ok(usual.into());
+    }
+    installed.into_iter().next().ok_or_else(|| failure.no_model())
 }

@@ -5,7 +5,7 @@ use phoenix_domain::llm::{DefaultProvider, LlmSettings, ProviderKind, Secret};
 use serde_json::{Value, json};
 
 use crate::{
-    provider::{Asked, Provider},
+    provider::{Asked, Provider, Reply},
     request,
 };
 
@@ -195,26 +195,57 @@ fn auto_uses_the_model_that_a_running_ollama_has() {
         settings.ollama.model_name = configured.map(str::to_owned);
         let result = LlmRouter::new(settings).handle(&request("chat", json!({"message": "m"}))).unwrap();
         assert_eq!((result.to_text().as_str(), &result.metadata["model"]), ("local", &json!(used)));
-        assert_eq!(local.asked()[0].method.as_str(), "GET");
+        let first = if configured.is_some() { "POST" } else { "GET" };
+        assert_eq!(local.asked()[0].method.as_str(), first);
     }
 }
 
 #[test]
-fn without_any_model_the_answer_is_plainly_offline() {
-    let empty = ollama(&[]);
-    let silent = Provider::with(|_| None);
-    let strange = Provider::answering(200, "<html>");
-    let broken = Provider::answering(500, "{\"models\":[{\"name\":\"x\"}]}");
-    let offline = LlmSettings { default_provider: DefaultProvider::Offline, ..auto(empty.url("")) };
-    let mut all = vec![offline, auto("http://127.0.0.1:1".into())];
-    all.extend([&empty, &silent, &strange, &broken].map(|server| auto(server.url(""))));
-    for settings in all {
-        let result = LlmRouter::new(settings).handle(&request("chat", json!({"message": "m"}))).unwrap();
-        let answer = result.to_text();
-        assert!(answer.starts_with("[offline] No language model is configured"), "{answer}");
-        for told in ["OPENAI_API_KEY", "git_agent", "obsidian_agent", "echo_agent"] {
-            assert!(answer.contains(told), "{told} is missing in: {answer}");
-        }
-        assert_eq!(Value::Object(result.metadata), json!({"provider": "offline", "model": "none"}));
+fn offline_answer_says_what_works_without_a_model() {
+    let settings = LlmSettings { default_provider: DefaultProvider::Offline, ..LlmSettings::default() };
+    let result = LlmRouter::new(settings).handle(&request("chat", json!({"message": "m"}))).unwrap();
+    let answer = result.to_text();
+    assert!(answer.starts_with("[offline] No language model is configured"), "{answer}");
+    for told in ["OPENAI_API_KEY", "git_agent", "obsidian_agent", "echo_agent"] {
+        assert!(answer.contains(told), "{told} is missing in: {answer}");
     }
+    assert_eq!(
+        serde_json::to_value(&result.metadata).unwrap(),
+        json!({"provider": "offline", "model": "none"})
+    );
+}
+
+#[test]
+fn configured_ollama_is_asked_or_its_failure_is_the_answer() {
+    // Half a second, as a server that is starting takes, was once too long for it.
+    let slow = Provider::with(|asked| {
+        let tags = json!({"models": [{"name": "llama3.2:latest"}], "message": {"content": "local"}});
+        let delay = if asked.path == "/api/tags" { 500 } else { 0 };
+        Some(Reply::from((200, tags.to_string())).after(std::time::Duration::from_millis(delay)))
+    });
+    let chat = |settings| LlmRouter::new(settings).handle(&request("chat", json!({"message": "m"})));
+    assert_eq!(chat(auto(slow.url(""))).unwrap().to_text(), "local");
+
+    let named = Provider::answering(200, json!({"message": {"content": "named"}}).to_string());
+    let mut settings = auto(named.url("/v1/"));
+    settings.ollama.model_name = Some("qwen3".into());
+    assert_eq!(chat(settings).unwrap().to_text(), "named");
+    assert_eq!(named.only_asked().path, "/api/chat", "a model that is named is not looked for");
+
+    let (empty, strange) = (ollama(&[]), Provider::answering(200, "<html>"));
+    let broken = Provider::answering(500, r#"{"error":"out of memory"}"#);
+    for (url, code, says) in [
+        ("http://127.0.0.1:1".into(), 503, "can't be reached"),
+        (empty.url(""), 424, "`ollama pull llama3.2`"),
+        (strange.url("/api"), 502, "not its API"),
+        (broken.url(""), 503, "out of memory"),
+    ] {
+        let error = chat(auto(url)).unwrap_err();
+        assert_eq!(error.code, code, "{error}");
+        assert!(error.message.contains(says), "{error}");
+    }
+    let silent = Provider::with(|_| None::<Reply>);
+    let mut request = request("chat", json!({"message": "m"}));
+    request.meta.deadline_ms = 200;
+    assert_eq!(LlmRouter::new(auto(silent.url(""))).handle(&request).unwrap_err().code, 504);
 }

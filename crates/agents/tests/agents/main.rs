@@ -4,6 +4,8 @@
 mod actions;
 mod git;
 mod llm_answers;
+mod llm_connections;
+mod llm_dialects;
 mod llm_failures;
 mod obsidian;
 mod protocol;

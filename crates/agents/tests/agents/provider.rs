@@ -4,12 +4,13 @@ use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
 use axum::{
     Router,
     body::Bytes,
-    http::{HeaderMap, Method, StatusCode, Uri, header::LOCATION},
+    http::{HeaderMap, Method, StatusCode, Uri},
     response::IntoResponse,
 };
 use serde_json::Value;
@@ -30,6 +31,32 @@ impl Asked {
     }
 }
 
+/// What the server answers.
+pub(crate) struct Reply {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: String,
+    delay: Duration,
+}
+
+impl Reply {
+    /// The same from a server that takes so long for it.
+    pub(crate) fn after(self, delay: Duration) -> Self {
+        Self { delay, ..self }
+    }
+
+    pub(crate) fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+}
+
+impl<B: Into<String>> From<(u16, B)> for Reply {
+    fn from((status, body): (u16, B)) -> Self {
+        Self { status, headers: Vec::new(), body: body.into(), delay: Duration::ZERO }
+    }
+}
+
 /// The server. It ends with this value.
 pub(crate) struct Provider {
     address: SocketAddr,
@@ -44,22 +71,26 @@ impl Provider {
         Self::with(move |_| Some((status, body.clone())))
     }
 
-    /// Answers what `answer` says; `None` never answers. The body of a 307 is also where it points to.
-    pub(crate) fn with(answer: impl Fn(&Asked) -> Option<(u16, String)> + Send + Sync + 'static) -> Self {
+    /// Answers what `answer` says; `None` never answers.
+    pub(crate) fn with<R: Into<Reply>>(answer: impl Fn(&Asked) -> Option<R> + Send + Sync + 'static) -> Self {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let remembered = asked.clone();
         let answer = Arc::new(answer);
         let handler = move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
             let body = serde_json::from_slice(&body).unwrap_or_default();
             let asked = Asked { method, path: uri.to_string(), headers, body };
-            let reply = answer(&asked);
+            let reply = answer(&asked).map(Into::into);
             remembered.lock().unwrap().push(asked);
             async move {
                 match reply {
-                    Some((307, target)) => {
-                        (StatusCode::TEMPORARY_REDIRECT, [(LOCATION, target.clone())], target).into_response()
+                    Some(Reply { status, headers, body, delay }) => {
+                        tokio::time::sleep(delay).await;
+                        let mut response = (StatusCode::from_u16(status).unwrap(), body).into_response();
+                        for (name, value) in headers {
+                            response.headers_mut().insert(name, value.parse().unwrap());
+                        }
+                        response
                     }
-                    Some((status, body)) => (StatusCode::from_u16(status).unwrap(), body).into_response(),
                     None => std::future::pending().await,
                 }
             }

@@ -63,6 +63,20 @@ impl ProviderKind {
         }
     }
 
+    /// The variables that people keep this provider's address in, by convention.
+    #[must_use]
+    pub const fn base_url_variables(self) -> &'static [&'static str] {
+        match self {
+            Self::OpenAi => &["OPENAI_BASE_URL", "OPENAI_API_BASE"],
+            Self::Anthropic => &["ANTHROPIC_BASE_URL"],
+            Self::Gemini => &["GEMINI_BASE_URL", "GOOGLE_GEMINI_BASE_URL"],
+            Self::Grok => &["XAI_BASE_URL", "GROK_BASE_URL"],
+            Self::OpenRouter => &["OPENROUTER_BASE_URL"],
+            Self::Ollama => &["OLLAMA_BASE_URL", "OLLAMA_HOST"],
+            Self::LmStudio => &["LMSTUDIO_BASE_URL"],
+        }
+    }
+
     /// Where the provider is when the settings don't say.
     #[must_use]
     pub const fn default_base_url(self) -> &'static str {

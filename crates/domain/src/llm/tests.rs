@@ -87,19 +87,57 @@ fn the_environment_fills_only_what_is_not_set() {
 }
 
 #[test]
-fn every_way_to_write_ollama_host_is_understood() {
-    for (host, url) in [
-        ("127.0.0.1", "http://127.0.0.1:11434"),
-        ("gpu-box:8080", "http://gpu-box:8080"),
-        (":8080", "http://127.0.0.1:8080"),
-        ("https://ollama.example.com/", "https://ollama.example.com"),
-        ("http://0.0.0.0:11434", "http://127.0.0.1:11434"),
-        ("[::1]", "http://[::1]:11434"),
-        ("[::1]:8080", "http://[::1]:8080"),
-    ] {
-        assert_eq!(ollama_url(host).as_deref(), Some(url), "{host}");
+fn base_url_variables_are_honoured_for_every_provider() {
+    for &kind in ProviderKind::ALL {
+        for &variable in kind.base_url_variables() {
+            let value = "http://proxy.example.com:4000";
+            let mut settings = LlmSettings::default();
+            let filled = settings.fill_from_environment(|name| (name == variable).then(|| value.into()));
+            assert_eq!(filled, [(kind, variable)]);
+            let version = match kind {
+                ProviderKind::Anthropic => "/v1",
+                ProviderKind::Gemini => "/v1beta",
+                _ => "",
+            };
+            assert_eq!(settings.provider(kind).base_url, format!("{value}{version}"), "{variable}");
+            assert!(settings.problems(&filled).is_empty(), "{variable}");
+            // The same with the version, and a setting of one's own before any variable.
+            let mut settings = LlmSettings::default();
+            settings.fill_from_environment(|name| (name == variable).then(|| format!("{value}/v1/")));
+            let expected = if kind == ProviderKind::Ollama { "" } else { "/v1" };
+            assert_eq!(settings.provider(kind).base_url, format!("{value}{expected}"), "{variable}");
+            settings.section_mut(kind).base_url = Some("http://mine/v9".into());
+            assert!(settings.fill_from_environment(|_| Some(value.into())).iter().all(|(of, _)| *of != kind));
+            assert_eq!(settings.provider(kind).base_url, "http://mine/v9");
+        }
     }
-    assert_eq!(ollama_url("  "), None);
+}
+
+#[test]
+fn base_url_problem_names_its_setting_or_variable() {
+    let mut settings = LlmSettings::default();
+    settings.openai.base_url = Some("https://api.openai.com/v1?version=2".into());
+    let filled = settings.fill_from_environment(|name| {
+        (name == "ANTHROPIC_BASE_URL").then(|| "https://api.anthropic.com/v1/messages".into())
+    });
+    let problems = settings.problems(&filled);
+    let names: Vec<_> = problems.iter().map(|(setting, _)| setting.as_str()).collect();
+    assert_eq!(names, ["llm.openai.base_url", "ANTHROPIC_BASE_URL"]);
+    assert!(problems[1].1.ends_with("write https://api.anthropic.com/v1"), "{problems:?}");
+}
+
+#[test]
+fn auto_means_ollama_once_its_model_or_address_is_set() {
+    let mut settings = LlmSettings::default();
+    settings.fill_from_environment(|name| (name == "OLLAMA_HOST").then(|| "0.0.0.0:11434".into()));
+    assert!(!settings.means_ollama(), "that is the usual address");
+    settings.ollama.base_url = Some("http://gpu-box:11434/v1".into());
+    assert!(settings.means_ollama() && settings.chosen_provider().is_none());
+    assert_eq!(settings.describe(), LlmDescription { provider: "ollama", model: "auto".into() });
+    settings.ollama = ProviderSettings { model_name: Some("qwen3".into()), ..ProviderSettings::default() };
+    assert_eq!(settings.chosen_provider().unwrap().model_name, "qwen3");
+    settings.openai.api_key = Some(Secret::from(KEY.to_owned()));
+    assert_eq!(settings.describe().provider, "openai");
 }
 
 #[test]

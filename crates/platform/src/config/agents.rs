@@ -47,10 +47,16 @@ impl AgentTable {
         self.enabled == Some(false)
     }
 
-    /// What `[agents.default]` says of modes and workers, for an agent that has defaults of its own for them.
-    pub(super) fn apply_mode(&self, spec: &mut AgentSpec) {
+    /// What `[agents.default]` says of modes, workers and time, for an agent that has defaults of its own for them.
+    pub(super) fn apply_to_builtin(&self, spec: &mut AgentSpec) {
         set(&mut spec.mode, self.mode.as_ref());
         set(&mut spec.workers, self.workers.filter(|workers| *workers > 0).as_ref());
+        set(&mut spec.timeout, self.timeout().filter(|timeout| !timeout.is_zero()).as_ref());
+    }
+
+    /// Nothing when it is not set or can't be a time.
+    fn timeout(&self) -> Option<Duration> {
+        self.timeout_secs.and_then(|secs| Duration::try_from_secs_f64(secs).ok())
     }
 
     /// What this table changes of `spec`.
@@ -63,9 +69,9 @@ impl AgentTable {
         set(&mut spec.max_queue, self.max_queue.as_ref());
         positive(&mut spec.workers, self.workers, &format!("{at}.workers"), problems);
         positive(&mut spec.max_concurrency, self.max_concurrency, &format!("{at}.max_concurrency"), problems);
-        if let Some(secs) = self.timeout_secs {
-            match Duration::try_from_secs_f64(secs) {
-                Ok(timeout) if !timeout.is_zero() => spec.timeout = timeout,
+        if self.timeout_secs.is_some() {
+            match self.timeout() {
+                Some(timeout) if !timeout.is_zero() => spec.timeout = timeout,
                 _ => problems.add(format!("{at}.timeout_secs"), "must be more than 0 seconds"),
             }
         }

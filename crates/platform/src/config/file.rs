@@ -212,7 +212,10 @@ impl PhoenixConfig {
         let executor: ExecutorTable = section("executor", take("executor"), problems);
         let health: HealthTable = section("health", take("health"), problems);
         let mut llm: LlmSettings = section("llm", take("llm"), problems);
-        llm.fill_from_environment(env);
+        let variables = llm.fill_from_environment(env);
+        for (setting, problem) in llm.problems(&variables) {
+            problems.add(setting, problem);
+        }
         let agents = agents(take("agents"), folder, exe, problems);
         let default_agent = default_agent(planner.default_agent.clone(), &agents, problems);
         let max_plans_in_flight = planner.max_plans_in_flight.unwrap_or(MAX_PLANS_IN_FLIGHT);
@@ -358,7 +361,7 @@ fn agents(
     for builtin in BUILTINS {
         let own = tables.remove(builtin.name).unwrap_or_default();
         let Ok(mut spec) = builtin.spec(&base, exe) else { continue };
-        defaults.apply_mode(&mut spec);
+        defaults.apply_to_builtin(&mut spec);
         own.apply(&mut spec, &format!("agents.{}", builtin.name), problems);
         own.declare(&mut spec, folder, problems);
         if !own.is_disabled() {

@@ -1,10 +1,9 @@
 //! Anthropic's Messages API. <https://docs.anthropic.com/en/api/messages>
 
 use phoenix_domain::llm::Provider;
-use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Call, Completion, Prompt, Unusable, parse};
+use super::{Call, Completion, Prompt, text_of, tokens, word};
 
 pub(super) fn call(provider: Provider<'_>, prompt: &Prompt<'_>) -> Call {
     let mut body = json!({
@@ -20,33 +19,13 @@ pub(super) fn call(provider: Provider<'_>, prompt: &Prompt<'_>) -> Call {
     Call { url: format!("{}/messages", provider.base_url), headers, body }
 }
 
-#[derive(Deserialize)]
-struct Response {
-    content: Vec<Block>,
-    model: Option<String>,
-    stop_reason: Option<String>,
-    usage: Option<Usage>,
-}
-
-/// Blocks without `text` (thinking, tools) are no part of the answer.
-#[derive(Deserialize)]
-struct Block {
-    text: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Usage {
-    input_tokens: Option<u64>,
-    output_tokens: Option<u64>,
-}
-
-pub(super) fn completion(body: &[u8]) -> Result<Completion, Unusable> {
-    let response: Response = parse(body)?;
-    Ok(Completion {
-        text: response.content.into_iter().filter_map(|block| block.text).collect(),
-        model: response.model,
-        finish_reason: response.stop_reason,
-        input_tokens: response.usage.as_ref().and_then(|usage| usage.input_tokens),
-        output_tokens: response.usage.as_ref().and_then(|usage| usage.output_tokens),
+/// Blocks of another kind than text (thinking, tools) are no part of the answer.
+pub(super) fn completion(body: &Value) -> Option<Completion> {
+    Some(Completion {
+        text: text_of(body.get("content")?)?,
+        model: word(&body["model"]),
+        finish_reason: word(&body["stop_reason"]),
+        input_tokens: tokens(&body["usage"]["input_tokens"]),
+        output_tokens: tokens(&body["usage"]["output_tokens"]),
     })
 }

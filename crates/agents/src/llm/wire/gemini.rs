@@ -1,10 +1,9 @@
 //! Google's generateContent. <https://ai.google.dev/api/generate-content>
 
 use phoenix_domain::llm::Provider;
-use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Call, Completion, Prompt, Unusable, parse};
+use super::{Call, Completion, Prompt, Unusable, text_of, tokens, word};
 
 pub(super) fn call(provider: Provider<'_>, prompt: &Prompt<'_>) -> Call {
     let mut body = json!({
@@ -27,63 +26,20 @@ pub(super) fn call(provider: Provider<'_>, prompt: &Prompt<'_>) -> Call {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Response {
-    #[serde(default)]
-    candidates: Vec<Candidate>,
-    prompt_feedback: Option<PromptFeedback>,
-    usage_metadata: Option<UsageMetadata>,
-    model_version: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Candidate {
-    #[serde(default)]
-    content: Content,
-    finish_reason: Option<String>,
-}
-
-#[derive(Deserialize, Default)]
-struct Content {
-    #[serde(default)]
-    parts: Vec<Part>,
-}
-
-#[derive(Deserialize)]
-struct Part {
-    text: Option<String>,
-    /// The model thinking aloud, which is no part of the answer.
-    #[serde(default)]
-    thought: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PromptFeedback {
-    block_reason: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct UsageMetadata {
-    prompt_token_count: Option<u64>,
-    candidates_token_count: Option<u64>,
-}
-
-pub(super) fn completion(body: &[u8]) -> Result<Completion, Unusable> {
-    let response: Response = parse(body)?;
-    let Some(candidate) = response.candidates.into_iter().next() else {
-        let blocked = response.prompt_feedback.and_then(|feedback| feedback.block_reason);
-        return Err(blocked.map_or(Unusable::Malformed, Unusable::Blocked));
-    };
-    let parts = candidate.content.parts.into_iter();
-    Ok(Completion {
-        text: parts.filter(|part| !part.thought).filter_map(|part| part.text).collect(),
-        model: response.model_version,
-        finish_reason: candidate.finish_reason,
-        input_tokens: response.usage_metadata.as_ref().and_then(|usage| usage.prompt_token_count),
-        output_tokens: response.usage_metadata.as_ref().and_then(|usage| usage.candidates_token_count),
-    })
+pub(super) fn completion(body: &Value) -> Result<Option<Completion>, Unusable> {
+    let candidate = &body["candidates"][0];
+    if candidate.is_null()
+        && let Some(reason) = word(&body["promptFeedback"]["blockReason"])
+    {
+        return Err(Unusable::Declined(reason));
+    }
+    // A prompt that was counted was understood, also when nothing came of it.
+    let was_read = candidate.is_object() || body["usageMetadata"].is_object();
+    Ok(was_read.then(|| Completion {
+        text: text_of(&candidate["content"]["parts"]).unwrap_or_default(),
+        model: word(&body["modelVersion"]),
+        finish_reason: word(&candidate["finishReason"]),
+        input_tokens: tokens(&body["usageMetadata"]["promptTokenCount"]),
+        output_tokens: tokens(&body["usageMetadata"]["candidatesTokenCount"]),
+    }))
 }

@@ -1,10 +1,9 @@
 //! Ollama's own chat API. <https://docs.ollama.com/api/chat>
 
 use phoenix_domain::llm::Provider;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Call, Completion, Prompt, Unusable, bearer, messages, parse};
+use super::{Call, Completion, Prompt, bearer, messages, parse, text_of, tokens, word};
 
 pub(super) fn call(provider: Provider<'_>, prompt: &Prompt<'_>) -> Call {
     Call {
@@ -24,27 +23,19 @@ pub(in crate::llm) fn tags(provider: Provider<'_>) -> Call {
     Call { url: format!("{}/api/tags", provider.base_url), headers: bearer(provider), body: Value::Null }
 }
 
-#[derive(Deserialize)]
-struct Response {
-    message: Message,
-    model: Option<String>,
-    done_reason: Option<String>,
-    prompt_eval_count: Option<u64>,
-    eval_count: Option<u64>,
+/// The names of the models in the answer to that question.
+pub(in crate::llm) fn installed(body: &[u8]) -> Option<Vec<String>> {
+    let body = parse(body).ok()?;
+    let models = body["models"].as_array()?;
+    Some(models.iter().filter_map(|model| word(&model["name"]).or_else(|| word(&model["model"]))).collect())
 }
 
-#[derive(Deserialize)]
-struct Message {
-    content: String,
-}
-
-pub(super) fn completion(body: &[u8]) -> Result<Completion, Unusable> {
-    let response: Response = parse(body)?;
-    Ok(Completion {
-        text: response.message.content,
-        model: response.model,
-        finish_reason: response.done_reason,
-        input_tokens: response.prompt_eval_count,
-        output_tokens: response.eval_count,
+pub(super) fn completion(body: &Value) -> Option<Completion> {
+    Some(Completion {
+        text: text_of(body.get("message")?.get("content")?)?,
+        model: word(&body["model"]),
+        finish_reason: word(&body["done_reason"]),
+        input_tokens: tokens(&body["prompt_eval_count"]),
+        output_tokens: tokens(&body["eval_count"]),
     })
 }

@@ -101,6 +101,40 @@ fn plans_are_kept_for_thirty_days_or_as_long_as_the_operator_says() {
 use phoenix_domain::AgentMode as AgentModeOf;
 
 #[test]
+fn llm_agent_has_120_s_unless_the_file_says_otherwise() {
+    let timeout = |text: &str| {
+        let config = parse(text).unwrap();
+        config.agents.get(&"llm_router_agent".parse().unwrap()).unwrap().timeout.as_secs()
+    };
+    assert_eq!(timeout(""), 120);
+    assert_eq!(timeout("[agents.default]\ntimeout_secs = 20"), 20);
+    assert_eq!(timeout("[agents.llm_router_agent]\ntimeout_secs = 300"), 300);
+    let git = parse("").unwrap().agents.get(&"git_agent".parse().unwrap()).unwrap().timeout;
+    assert_eq!(git, Duration::from_secs(30));
+}
+
+#[test]
+fn base_url_that_cannot_work_is_refused_with_the_right_form() {
+    for (text, expected) in [
+        (
+            "[llm.openai]\nbase_url = \"https://api.openai.com/v1/chat/completions\"",
+            "llm.openai.base_url: must not end in the path of an endpoint, which is added to it; write https://api.openai.com/v1",
+        ),
+        (
+            "[llm.grok]\nbase_url = \"https://api.x.ai/v1?region=eu\"",
+            "llm.grok.base_url: must not have a query or a fragment; write https://api.x.ai/v1",
+        ),
+    ] {
+        let problems = parse(text).unwrap_err().to_string();
+        assert!(problems.contains(expected), "{problems}");
+    }
+    let from_variable = PhoenixConfig::parse("", "phoenix", &|name| {
+        (name == "OPENAI_BASE_URL").then(|| "https://api.openai.com/v1/chat/completions".to_owned())
+    });
+    assert!(from_variable.unwrap_err().to_string().contains("OPENAI_BASE_URL: must not end in"));
+}
+
+#[test]
 fn every_problem_is_listed_at_once() {
     let problems = parse(
         r#"

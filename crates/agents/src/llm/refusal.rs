@@ -1,0 +1,258 @@
+//! What a provider says about its refusal, wherever its API, or whatever stands before it, puts that.
+//!
+//! | shape | who |
+//! |---|---|
+//! | `{"error": {"message", "type", "code"}}` | OpenAI, Anthropic, OpenRouter, Ollama's and LM Studio's `/v1` |
+//! | `{"error": {"code", "message", "status", "details"}}`, also in a list | Google |
+//! | `{"error": "…"}`, `{"code": "…", "error": "…"}` | Ollama, LM Studio, Grok |
+//! | `{"detail": "…"}`, `{"detail": [{"loc", "msg"}]}` | servers built on FastAPI: vLLM, LiteLLM |
+//! | `{"message": "…"}`, `{"errors": […]}`, `{"title", "detail"}`, text | gateways |
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{retry_after, wire};
+
+/// The members that hold a sentence or lead to it, the most telling first.
+const SENTENCES: &[&str] = &[
+    "message",
+    "detail",
+    "error_description",
+    "error_message",
+    "errorMessage",
+    "error",
+    "errors",
+    "msg",
+    "description",
+    "reason",
+    "title",
+];
+
+/// The members that hold a status as a number or as a name.
+const CODES: &[&str] = &["code", "status", "status_code", "statusCode", "http_status", "type", "error_code"];
+
+/// The most parts of a list that make a sentence.
+const MAX_PARTS: usize = 3;
+
+/// A refusal in the provider's own words.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// The provider's sentence, not yet free of secrets; empty when it says nothing readable.
+    pub(super) sentence: String,
+    /// The HTTP status that the body names, by number or by name.
+    pub(super) status: Option<u16>,
+    /// Whether a member, not the sentence, says that the key is wrong.
+    pub(super) is_about_key: bool,
+    /// When the same request may succeed.
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// Reads the body of an answer with another status than 2xx.
+    pub(super) fn read(body: &[u8]) -> Self {
+        match wire::parse(body) {
+            Ok(body) => Self::of(&body),
+            Err(_) => Self { sentence: plain(body), ..Self::default() },
+        }
+    }
+
+    /// The refusal in `body`; its sentence is empty when there is none.
+    pub(super) fn of(body: &Value) -> Self {
+        // Google wraps the error in a list when it meant to stream.
+        let body = body.get(0).unwrap_or(body);
+        let error = if is_said(&body["error"]) { &body["error"] } else { body };
+        let of_members = |found: fn(&Value) -> Option<u16>| {
+            let members = [error, body].into_iter().flat_map(|of| CODES.iter().map(move |name| &of[*name]));
+            members.filter_map(found).next()
+        };
+        Self {
+            sentence: sentence(body).unwrap_or_default(),
+            // A number is meant as a status; a name only stands for one.
+            status: of_members(number).or_else(|| of_members(named)),
+            is_about_key: is_about_key(error),
+            retry_after: wait(error).or_else(|| wait(body)),
+        }
+    }
+}
+
+/// Whether a member tells anything: some servers write `null`, `false`, `""` or `{}` where there is nothing to tell.
+pub(super) fn is_said(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        Value::String(text) => !text.trim().is_empty(),
+        Value::Array(items) => items.iter().any(is_said),
+        Value::Object(members) => !members.is_empty(),
+    }
+}
+
+fn sentence(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => {
+            let text = text.trim();
+            // A gateway may quote the whole body of the server behind it.
+            let quoted = text.starts_with('{').then(|| wire::parse(text.as_bytes()).ok()).flatten();
+            let inner = quoted.filter(Value::is_object).and_then(|quoted| sentence(&quoted));
+            inner.or_else(|| (!text.is_empty()).then(|| text.to_owned()))
+        }
+        Value::Array(items) => {
+            let parts: Vec<_> = items.iter().filter_map(sentence).take(MAX_PARTS).collect();
+            (!parts.is_empty()).then(|| parts.join("; "))
+        }
+        Value::Object(members) => {
+            let said = SENTENCES.iter().find_map(|name| sentence(members.get(*name)?))?;
+            let said = match members.get("loc").and_then(place) {
+                Some(place) => format!("{place}: {said}"),
+                None => said,
+            };
+            // OpenRouter's own sentence is general; the provider behind it is quoted beside it.
+            let raw = members.get("metadata").and_then(|metadata| sentence(metadata.get("raw")?));
+            Some(raw.map_or_else(|| said.clone(), |raw| format!("{said}: {raw}")))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => None,
+    }
+}
+
+/// The place that FastAPI names: `body.messages.0`.
+fn place(loc: &Value) -> Option<String> {
+    let parts =
+        loc.as_array()?.iter().map(|part| part.as_str().map_or_else(|| part.to_string(), str::to_owned));
+    let place = parts.collect::<Vec<_>>().join(".");
+    (!place.is_empty()).then_some(place)
+}
+
+fn number(value: &Value) -> Option<u16> {
+    let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())?;
+    u16::try_from(number).ok().filter(|status| (400..600).contains(status))
+}
+
+/// The status behind a provider's name for a kind of error.
+fn named(value: &Value) -> Option<u16> {
+    let name = value.as_str()?.trim().to_ascii_lowercase();
+    Some(match name.as_str() {
+        "invalid_request_error"
+        | "invalid_request"
+        | "invalid_argument"
+        | "failed_precondition"
+        | "content_filter"
+        | "content_policy_violation"
+        | "context_length_exceeded"
+        | "bad_request" => 400,
+        "authentication_error" | "invalid_api_key" | "unauthenticated" | "unauthorized" => 401,
+        "billing_error" | "insufficient_credits" | "payment_required" => 402,
+        "permission_error" | "permission_denied" | "forbidden" | "moderation" => 403,
+        "not_found_error" | "model_not_found" | "not_found" => 404,
+        "request_too_large" => 413,
+        "rate_limit_error"
+        | "rate_limit_exceeded"
+        | "rate_limited"
+        | "rate_limit"
+        | "insufficient_quota"
+        | "resource_exhausted"
+        | "too_many_requests" => 429,
+        "api_error" | "server_error" | "internal_server_error" | "internal" => 500,
+        "unavailable" | "service_unavailable" => 503,
+        "timeout_error" | "deadline_exceeded" | "timeout" => 504,
+        "overloaded_error" => 529,
+        _ => return None,
+    })
+}
+
+fn is_about_key(error: &Value) -> bool {
+    let names = ["code", "type", "status"].into_iter().map(|name| &error[name]);
+    let reasons = error["details"].as_array().into_iter().flatten().map(|detail| &detail["reason"]);
+    names.chain(reasons).filter_map(Value::as_str).any(|name| {
+        matches!(
+            name.to_ascii_lowercase().as_str(),
+            "invalid_api_key" | "api_key_invalid" | "authentication_error" | "unauthenticated"
+        )
+    })
+}
+
+/// The wait that an error asks for, beside its sentence.
+fn wait(error: &Value) -> Option<Duration> {
+    let seconds = |value: &Value| match value {
+        Value::String(text) => retry_after::of_text(text),
+        number => retry_after::seconds(number.as_f64()?),
+    };
+    let own = [error, &error["metadata"]].into_iter();
+    let own =
+        own.flat_map(|of| ["retry_after", "retry_after_seconds"].into_iter().map(move |name| &of[name]));
+    let google = error["details"].as_array().into_iter().flatten().map(|detail| &detail["retryDelay"]);
+    own.chain(google).find_map(seconds)
+}
+
+/// A body that is not JSON, when it is meant to be read by people.
+fn plain(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let text = text.trim_start_matches('\u{feff}').trim();
+    let is_binary = text.chars().take(64).any(|c| c == char::REPLACEMENT_CHARACTER || c == '\0');
+    // A page or an XML document says in many words what the status says.
+    if text.starts_with('<') || is_binary { String::new() } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn sentence_is_found_in_every_shape_of_an_error() {
+        for body in [
+            json!({"error": {"message": "M", "type": "invalid_request_error", "param": null, "code": null}}),
+            json!({"type": "error", "error": {"type": "overloaded_error", "message": "M"}}),
+            json!([{"error": {"code": 400, "message": "M", "status": "INVALID_ARGUMENT"}}]),
+            json!({"error": "M"}),
+            json!({"code": "Client specified an invalid argument", "error": "M"}),
+            json!({"detail": "M"}),
+            json!({"detail": {"error": "M"}}),
+            json!({"detail": [{"msg": "M", "type": "missing"}]}),
+            json!({"message": "M"}),
+            json!({"errors": ["M"]}),
+            json!({"errors": [{"message": "M"}]}),
+            json!({"type": "about:blank", "title": "Bad Request", "status": 400, "detail": "M"}),
+            json!({"error": "invalid_request", "error_description": "M"}),
+            json!({"error": {"error": {"message": "M"}}}),
+            json!({"error": {"message": "{\"error\":{\"message\":\"M\"}}"}}),
+            json!({"error": null, "message": "M"}),
+            json!("M"),
+        ] {
+            assert_eq!(Refusal::of(&body).sentence, "M", "{body}");
+        }
+        let fields = json!({"detail": [{"loc": ["body", "messages", 0], "msg": "field required"}]});
+        assert_eq!(Refusal::of(&fields).sentence, "body.messages.0: field required");
+        let behind = json!({"error": {"message": "Provider returned error", "code": 429,
+            "metadata": {"raw": "{\"detail\":\"slow down\"}", "provider_name": "X"}}});
+        assert_eq!(Refusal::of(&behind).sentence, "Provider returned error: slow down");
+        assert_eq!(Refusal::read(b"\xef\xbb\xbfno such model\n").sentence, "no such model");
+        assert_eq!(Refusal::read(b"\xef\xbb\xbf{\"detail\":\"M\"}").sentence, "M");
+        for nothing in [&b"<html>"[..], b"", b"{}", b"\x15\x03\x01\x00", b"null", b"[]", b"{\"error\":{}}"] {
+            assert_eq!(Refusal::read(nothing).sentence, "", "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn status_key_and_wait_are_read_from_an_errors_members() {
+        for (body, status) in [
+            (json!({"error": {"message": "M", "code": 429}}), Some(429)),
+            (json!({"error": {"message": "M", "code": "429"}}), Some(429)),
+            (json!({"error": {"message": "M", "code": "rate_limit_exceeded"}}), Some(429)),
+            (json!({"error": {"message": "M", "status": "RESOURCE_EXHAUSTED"}}), Some(429)),
+            (json!({"error": {"message": "M", "type": "overloaded_error"}}), Some(529)),
+            (json!({"message": "M", "code": 404}), Some(404)),
+            (json!({"error": {"message": "M", "code": 12}}), None),
+            (json!({"error": {"message": "M", "code": {"a": 1}}}), None),
+        ] {
+            assert_eq!(Refusal::of(&body).status, status, "{body}");
+        }
+        let google = json!({"error": {"code": 429, "message": "M", "details": [
+            {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.5s"}]}});
+        assert_eq!(Refusal::of(&google).retry_after, Some(Duration::from_millis(34_500)));
+        let other = json!({"error": {"message": "M", "metadata": {"retry_after": 3}}});
+        assert_eq!(Refusal::of(&other).retry_after, Some(Duration::from_secs(3)));
+        let key = json!({"error": {"code": 400, "message": "M", "details": [{"reason": "API_KEY_INVALID"}]}});
+        assert!(Refusal::of(&key).is_about_key);
+        assert!(!Refusal::of(&json!({"error": {"message": "mind the api key"}})).is_about_key);
+    }
+}
