@@ -8,7 +8,7 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, HeaderName, Uri, request::Parts},
 };
-use phoenix_domain::{OrchestratorError, PlanId};
+use phoenix_domain::{OrchestratorError, PlanId, json::Json};
 use phoenix_proto::planner::PlanAndExecuteRequest;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -136,8 +136,10 @@ fn digest(operation: &Operation<'_>, on_disconnect: Option<&str>, request: &impl
 
 /// Canonical JSON: the same for two values that differ in white space or in the order of members only.
 fn canonical(value: &impl Serialize) -> String {
-    // As a value first: its members are sorted.
-    serde_json::to_value(value).map(|value| value.to_string()).unwrap_or_default()
+    let text = serde_json::to_string(value).unwrap_or_default();
+    let mut value = Json::parse_stored(&text).unwrap_or_default();
+    value.sort_members();
+    value.to_string()
 }
 
 /// Whether one of the caller's preferences is `wanted`, whatever its parameters.

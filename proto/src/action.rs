@@ -1,7 +1,10 @@
 //! The answer of an action on the wire.
 
-use phoenix_domain::action::ActionResult;
-use serde_json::{Map, Value};
+use phoenix_domain::{
+    action::ActionResult,
+    json::{Json, Object},
+};
+use serde_json::value::RawValue;
 
 use crate::{InvalidField, common};
 
@@ -10,7 +13,7 @@ impl From<&ActionResult> for common::ActionOutput {
         Self {
             output_type: output_type.clone(),
             data_json: data.to_string(),
-            metadata_json: if metadata.is_empty() { String::new() } else { json_text(metadata) },
+            metadata_json: if metadata.is_empty() { String::new() } else { metadata.to_string() },
         }
     }
 }
@@ -23,7 +26,7 @@ impl TryFrom<common::ActionOutput> for ActionResult {
     ) -> Result<Self, InvalidField> {
         Ok(Self {
             output_type,
-            data: serde_json::from_str(&data_json).map_err(|e| InvalidField::new("data_json", e))?,
+            data: Json::parse(&data_json).map_err(|problem| InvalidField::new("data_json", problem))?,
             metadata: json_object("metadata_json", &metadata_json)?,
         })
     }
@@ -33,16 +36,18 @@ impl TryFrom<common::ActionOutput> for ActionResult {
 ///
 /// # Errors
 /// When the text is anything else.
-pub fn json_object(field: &'static str, text: &str) -> Result<Map<String, Value>, InvalidField> {
+pub fn json_object(field: &'static str, text: &str) -> Result<Object, InvalidField> {
     if text.is_empty() {
-        return Ok(Map::new());
+        return Ok(Object::new());
     }
-    serde_json::from_str(text).map_err(|e| InvalidField::new(field, format!("must be a JSON object: {e}")))
+    Object::parse(text).map_err(|problem| InvalidField::new(field, problem))
 }
 
-/// A JSON object as text.
-#[must_use]
-pub fn json_text(object: &Map<String, Value>) -> String {
-    // A map with string keys has no value that can't be written.
-    serde_json::to_string(object).unwrap_or_default()
+/// JSON that travels as text, to be passed on as it is; empty text is an empty object.
+///
+/// # Errors
+/// When the text is no JSON.
+pub fn raw_json(field: &'static str, text: String) -> Result<Box<RawValue>, InvalidField> {
+    let text = if text.is_empty() { "{}".to_owned() } else { text };
+    RawValue::from_string(text).map_err(|problem| InvalidField::new(field, problem))
 }

@@ -4,11 +4,7 @@ use phoenix_domain::plan::{
     Attempt, AttemptOutcome, OnFailure, Plan, PlanStatus, Task, TaskSpec, TaskStatus,
 };
 
-use crate::{
-    InvalidField,
-    action::{json_object, json_text},
-    id, planner, to_timestamp,
-};
+use crate::{InvalidField, action::json_object, id, planner, to_timestamp};
 
 impl From<PlanStatus> for planner::PlanStatus {
     fn from(status: PlanStatus) -> Self {
@@ -103,7 +99,7 @@ impl From<Task> for planner::Task {
             error: error.map(Into::into),
             attempts: attempts.into_iter().map(Into::into).collect(),
             depends_on,
-            input_json: json_text(&payload),
+            input_json: payload.to_string(),
             continue_on_failure: on_failure == OnFailure::Continue,
         }
     }

@@ -1,7 +1,9 @@
 //! The agent that answers with its input: for smoke tests and load.
 
-use phoenix_domain::action::{ActionRequest, ActionResult, CHAT_ACTION};
-use serde_json::{Map, Value};
+use phoenix_domain::{
+    action::{ActionRequest, ActionResult, CHAT_ACTION},
+    json::{Json, Object},
+};
 
 use crate::{ActionError, Agent, Payload};
 
@@ -16,8 +18,8 @@ impl Agent for EchoAgent {
         }
         Ok(ActionResult {
             output_type: "json".into(),
-            data: Value::Object(request.payload.clone()),
-            metadata: Map::new(),
+            data: Json::Object(request.payload.clone()),
+            metadata: Object::new(),
         })
     }
 }

@@ -1,13 +1,15 @@
 //! Typed access to a request's input. Every error is a 400 that names the field.
 
-use phoenix_domain::action::ActionRequest;
-use serde_json::{Map, Value};
+use phoenix_domain::{
+    action::ActionRequest,
+    json::{Json, Object},
+};
 
 use crate::protocol::{ActionError, shortened};
 
 /// The input of a request.
 #[derive(Debug, Clone, Copy)]
-pub struct Payload<'a>(&'a Map<String, Value>);
+pub struct Payload<'a>(&'a Object);
 
 impl<'a> Payload<'a> {
     /// The input of `request`.
@@ -56,8 +58,8 @@ impl<'a> Payload<'a> {
     pub fn texts(self, field: &str) -> Result<Vec<&'a str>, ActionError> {
         match self.present(field) {
             None => Err(wrong(field, "is missing")),
-            Some(Value::Array(items)) if items.is_empty() => Err(wrong(field, "must not be empty")),
-            Some(Value::Array(items)) => items.iter().map(|item| text_of(field, item)).collect(),
+            Some(Json::Array(items)) if items.is_empty() => Err(wrong(field, "must not be empty")),
+            Some(Json::Array(items)) => items.iter().map(|item| text_of(field, item)).collect(),
             Some(_) => Err(wrong(field, "must be a list of strings")),
         }
     }
@@ -87,13 +89,13 @@ impl<'a> Payload<'a> {
             .ok_or_else(|| wrong(field, &format!("must be a whole number from 1 to {most}")))
     }
 
-    fn present(self, field: &str) -> Option<&'a Value> {
+    fn present(self, field: &str) -> Option<&'a Json> {
         self.0.get(field).filter(|value| !value.is_null())
     }
 }
 
 /// NUL is refused everywhere: it ends a path or an argument early wherever one is made of the text.
-fn text_of<'a>(field: &str, value: &'a Value) -> Result<&'a str, ActionError> {
+fn text_of<'a>(field: &str, value: &'a Json) -> Result<&'a str, ActionError> {
     let text = value.as_str().ok_or_else(|| wrong(field, "must be a string"))?;
     if text.contains('\0') {
         return Err(wrong(field, "must not contain a NUL character"));

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
     agent::AgentName,
     ids::{CorrelationId, PlanId, TaskId},
+    json::{Json, Object},
 };
 
 /// The version of this contract.
@@ -48,7 +48,7 @@ pub struct ActionRequest {
     pub correlation_id: CorrelationId,
     /// The input, always a JSON object.
     #[serde(default, deserialize_with = "null_is_absent")]
-    pub payload: Map<String, Value>,
+    pub payload: Object,
     /// Facts about the call itself.
     #[serde(rename = "_meta")]
     pub meta: ActionMeta,
@@ -113,26 +113,23 @@ pub struct ActionResult {
     /// How to read `data`: `text`, `json`, `markdown`, or the agent's own word.
     pub output_type: String,
     /// The answer itself.
-    pub data: Value,
+    pub data: Json,
     /// Facts about the answer: model, tokens, exit code …
     #[serde(default, deserialize_with = "null_is_absent")]
-    pub metadata: Map<String, Value>,
+    pub metadata: Object,
 }
 
 impl ActionResult {
     /// An answer in plain text.
     #[must_use]
     pub fn text(text: impl Into<String>) -> Self {
-        Self { output_type: "text".into(), data: Value::String(text.into()), metadata: Map::new() }
+        Self { output_type: "text".into(), data: Json::String(text.into()), metadata: Object::new() }
     }
 
     /// The answer as a person reads it: text as it is, anything else as JSON.
     #[must_use]
     pub fn to_text(&self) -> String {
-        match &self.data {
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        }
+        self.data.to_text()
     }
 }
 
@@ -249,6 +246,8 @@ impl FailureClass {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]

@@ -1,12 +1,11 @@
 //! A chat: one message that becomes a plan with one task.
 
-use crate::{agent::AgentName, error::OrchestratorError, ids::CorrelationId};
-
-/// The longest message, in bytes of UTF-8.
-pub const MAX_MESSAGE_BYTES: usize = 32_768;
-
-/// The longest context, in bytes of UTF-8.
-pub const MAX_CONTEXT_BYTES: usize = 262_144;
+use crate::{
+    agent::AgentName,
+    error::OrchestratorError,
+    ids::CorrelationId,
+    limits::{MAX_CONTEXT_BYTES, MAX_MESSAGE_BYTES, check_text},
+};
 
 /// A chat that passed validation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,23 +34,15 @@ impl Chat {
         if message.trim().is_empty() {
             return Err(OrchestratorError::invalid("message", "must not be blank"));
         }
-        at_most("message", &message, MAX_MESSAGE_BYTES)?;
+        check_text("message", &message, MAX_MESSAGE_BYTES)?;
         let context = context.unwrap_or_default();
-        at_most("context", &context, MAX_CONTEXT_BYTES)?;
+        check_text("context", &context, MAX_CONTEXT_BYTES)?;
         let agent =
             agent.map(str::parse).transpose().map_err(|problem: crate::agent::InvalidAgentName| {
                 OrchestratorError::invalid("agent", problem)
             })?;
         Ok(Self { message, context, correlation_id, agent })
     }
-}
-
-fn at_most(field: &str, text: &str, limit: usize) -> Result<(), OrchestratorError> {
-    if text.len() > limit {
-        let problem = format!("is {} bytes long; at most {limit} are allowed", text.len());
-        return Err(OrchestratorError::invalid(field, problem));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -14,11 +14,9 @@ use crate::{
     agent::AgentName,
     error::OrchestratorError,
     ids::{CorrelationId, PlanId, TaskId},
+    limits::{MAX_REASON_BYTES, check_text},
     plan::states,
 };
-
-/// The longest reason for what is done with a dead letter, in bytes of UTF-8.
-pub const MAX_REASON_BYTES: usize = 1024;
 
 states! {
     /// What has become of a dead letter.
@@ -79,11 +77,7 @@ pub struct Settled {
 /// # Errors
 /// `validation_failed` that names `reason`.
 pub fn check_reason(reason: &str) -> Result<(), OrchestratorError> {
-    if reason.len() > MAX_REASON_BYTES {
-        let problem = format!("is {} bytes long; at most {MAX_REASON_BYTES} are allowed", reason.len());
-        return Err(OrchestratorError::invalid("reason", problem));
-    }
-    Ok(())
+    check_text("reason", reason, MAX_REASON_BYTES)
 }
 
 #[cfg(test)]

@@ -5,12 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     catalog::AgentCatalog,
     error::{OrchestratorError, OrchestratorErrorCode},
+    limits::{MAX_KEY_CHARS, MAX_TASKS},
     plan::TaskSpec,
     template,
 };
-
-/// The most tasks of one plan.
-pub const MAX_TASKS: usize = 256;
 
 /// Tasks that the message about a cycle names, at most.
 const NAMED_TASKS: usize = 16;
@@ -153,7 +151,7 @@ pub fn check_agent(place: usize, task: &TaskSpec, agents: &AgentCatalog) -> Resu
 
 fn check_key(place: usize, key: &str) -> Result<(), OrchestratorError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    if key.is_empty() || key.len() > 64 || !key.chars().all(allowed) {
+    if key.is_empty() || key.len() > MAX_KEY_CHARS || !key.chars().all(allowed) {
         return Err(at(place, "key", key, "must be 1 to 64 letters, digits, `_` or `-`"));
     }
     Ok(())
@@ -184,7 +182,6 @@ fn cycle(cycle: &[usize], tasks: &[TaskSpec]) -> OrchestratorError {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::{Map, json};
 
     use super::*;
     use crate::{agent::AgentSpec, plan::OnFailure};
@@ -199,7 +196,7 @@ mod tests {
             key: key.into(),
             agent: "echo".parse().unwrap(),
             action: "echo".into(),
-            payload: Map::from_iter([("x".to_owned(), json!(input))]),
+            payload: crate::json::Object::from_iter([("x".to_owned(), input.into())]),
             depends_on: depends_on.iter().map(|key| (*key).to_owned()).collect(),
             on_failure: OnFailure::Fail,
         }

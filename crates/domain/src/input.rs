@@ -3,12 +3,11 @@
 //! Agents that declare no actions are asked for anything. A task's input is checked twice: when its plan is accepted, as
 //! far as it is known while references in it stand for answers that nobody has given yet, and once more when they have.
 
-use serde_json::{Map, Value};
-
 use crate::{
     agent::{AgentSpec, UnknownAction},
     catalog::AgentCatalog,
     error::{OrchestratorError, OrchestratorErrorCode},
+    json::Object,
     plan::TaskSpec,
     schema::{InputSchema, Mismatch},
     template,
@@ -20,7 +19,7 @@ use crate::{
 /// `planning_failed` for an action that the agent does not have, `validation_failed` for an input that it does not take,
 /// whatever the references stand for. The details name the task's `key` and the `field`.
 pub fn check_task(place: usize, task: &TaskSpec, agents: &AgentCatalog) -> Result<(), OrchestratorError> {
-    check(place, task, agents, |schema| schema.check_open(&task.payload, &template::places(&task.payload)))
+    check(place, task, agents, |schema| schema.check_open(&task.payload, &template::pointers(&task.payload)))
 }
 
 /// Checks the `input` that the task at `place` of a plan is about to get, its references filled.
@@ -30,7 +29,7 @@ pub fn check_task(place: usize, task: &TaskSpec, agents: &AgentCatalog) -> Resul
 pub fn check_filled(
     place: usize,
     task: &TaskSpec,
-    input: &Map<String, Value>,
+    input: &Object,
     agents: &AgentCatalog,
 ) -> Result<(), OrchestratorError> {
     check(place, task, agents, |schema| schema.check(input))
@@ -77,7 +76,7 @@ fn no_such_action(field: &str, agent: &AgentSpec, unknown: &UnknownAction) -> Or
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::{agent::ActionSpec, plan::OnFailure};
@@ -106,7 +105,7 @@ mod tests {
     }
 
     fn task(agent: &str, action: &str, input: Value) -> TaskSpec {
-        let Value::Object(payload) = input else { panic!("an input is an object") };
+        let crate::json::Json::Object(payload) = input.into() else { panic!("an input is an object") };
         let (agent, action) = (agent.parse().unwrap(), action.into());
         TaskSpec { key: "k".into(), agent, action, payload, depends_on: vec![], on_failure: OnFailure::Fail }
     }

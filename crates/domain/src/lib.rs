@@ -15,6 +15,8 @@ pub mod graph;
 pub mod health;
 pub mod ids;
 pub mod input;
+pub mod json;
+pub mod limits;
 pub mod llm;
 pub mod plan;
 pub mod refusals;

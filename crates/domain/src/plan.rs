@@ -11,13 +11,13 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use crate::{
     action::{ActionResult, FailureClass},
     agent::AgentName,
     error::OrchestratorError,
     ids::{CorrelationId, PlanId, TaskId},
+    json::Object,
 };
 
 /// The longest that a plan may be given until its deadline, in milliseconds: 365 days.
@@ -157,7 +157,7 @@ pub struct TaskSpec {
     /// What to do.
     pub action: String,
     /// The input; may hold references to other tasks' outputs ([`crate::template`]).
-    pub payload: Map<String, Value>,
+    pub payload: Object,
     /// Keys of the tasks it waits for.
     pub depends_on: Vec<String>,
     /// What its failure means for the plan.

@@ -11,8 +11,9 @@ use std::{
 };
 
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind as Kind};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use crate::json::Object;
 use problem::{field_of, problem_of};
 
 /// The most values of an input that is searched for more than its first mismatch. What is larger and has open places is
@@ -76,7 +77,7 @@ impl InputSchema {
     ///
     /// # Errors
     /// The first mismatch.
-    pub fn check(&self, input: &Map<String, Value>) -> Result<(), Mismatch> {
+    pub fn check(&self, input: &Object) -> Result<(), Mismatch> {
         self.check_open(input, &[])
     }
 
@@ -85,11 +86,11 @@ impl InputSchema {
     ///
     /// # Errors
     /// The first mismatch that stays one, whatever the places are filled with.
-    pub fn check_open(&self, input: &Map<String, Value>, places: &[String]) -> Result<(), Mismatch> {
+    pub fn check_open(&self, input: &Object, places: &[String]) -> Result<(), Mismatch> {
         // A schema that is known to be one can be built.
         let validator = self.0.validator.get_or_init(|| build(&self.0.source).ok());
         let Some(validator) = validator else { return Ok(()) };
-        let input = Value::Object(input.clone());
+        let input = input.to_value();
         if validator.is_valid(&input) {
             return Ok(());
         }

@@ -1,22 +1,40 @@
-//! `{{tasks.KEY.output}}` in a task's input: the answer of an earlier task, or a place inside it.
+//! `{{tasks.KEY.output}}` in a task's input: the answer of an earlier task, or a part of it.
 //!
 //! A string that is nothing but one reference becomes the referenced JSON value, whatever its type. A reference inside a
 //! longer string becomes text: strings as they are, anything else as JSON. `{{tasks.KEY.output.items.0.name}}` goes into
 //! objects by name and into arrays by index. Double braces that do not start with `tasks.` are left alone, so that inputs
 //! may hold templates of other systems.
+//!
+//! A backslash directly before a reference makes it literal and is removed: `\{{tasks.KEY.output}}` is the text
+//! `{{tasks.KEY.output}}`. As everywhere with backslashes, two of them stand for one: `\\{{tasks.KEY.output}}` is a backslash
+//! and the answer. Backslashes elsewhere are what they are.
 
-use serde_json::{Map, Value};
+use std::collections::HashMap;
+
+use crate::{
+    json::{Json, Object, escaped_len},
+    limits::{MAX_DEPTH, MAX_FILLED_INPUT_BYTES},
+};
 
 /// One reference in an input.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reference {
     /// The task whose answer is meant.
     pub key: String,
-    /// The way into its answer; empty for all of it.
+    /// The path into its answer; empty for all of it.
     pub path: Vec<String>,
 }
 
-/// A reference that can't be read or followed.
+/// What a reference to a task's answer finds.
+#[derive(Debug, Clone, Copy)]
+pub enum Referent<'a> {
+    /// The answer.
+    Answer(&'a Json),
+    /// The task failed and its plan went on: every path into its answer is null.
+    Failed,
+}
+
+/// A reference that cannot be read or followed, or an input that is too large once it is filled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     /// It is not `tasks.KEY.output` with an optional path.
@@ -25,21 +43,37 @@ pub enum TemplateError {
     /// The braces do not close.
     #[error("`{{{{tasks.` is never closed by `}}}}`")]
     Unclosed,
-    /// The answer has no such place.
+    /// The answer has no such path.
     #[error("task `{key}` has no `{path}` in its output")]
-    NoSuchPlace {
+    NoSuchPath {
         /// The task.
         key: String,
-        /// The way that leads nowhere.
+        /// The path that leads nowhere.
         path: String,
+    },
+    /// The filled input has too many bytes.
+    #[error("is {found} bytes long once its references are filled; at most {limit} are allowed")]
+    TooLarge {
+        /// Bytes found, as compact JSON.
+        found: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// The filled input is nested too deep.
+    #[error("is nested {found} levels deep once its references are filled; at most {limit} are allowed")]
+    TooDeep {
+        /// Levels found.
+        found: usize,
+        /// Levels allowed.
+        limit: usize,
     },
 }
 
 /// Every reference in `payload`.
 ///
 /// # Errors
-/// The first that can't be read.
-pub fn references(payload: &Map<String, Value>) -> Result<Vec<Reference>, TemplateError> {
+/// The first that cannot be read.
+pub fn references(payload: &Object) -> Result<Vec<Reference>, TemplateError> {
     let mut found = Vec::new();
     for value in payload.values() {
         collect(value, &mut found)?;
@@ -47,127 +81,217 @@ pub fn references(payload: &Map<String, Value>) -> Result<Vec<Reference>, Templa
     Ok(found)
 }
 
-/// Where in `payload` references stand, as JSON pointers. What can't be read as a reference is none.
+/// JSON pointers (RFC 6901) to the strings of `payload` that hold references. What cannot be read as a reference is none.
 #[must_use]
-pub fn places(payload: &Map<String, Value>) -> Vec<String> {
+pub fn pointers(payload: &Object) -> Vec<String> {
     let mut found = Vec::new();
-    let mut at = String::new();
+    let mut pointer = String::new();
     for (name, value) in payload {
-        find_places(value, name, &mut at, &mut found);
+        find_pointers(value, name, &mut pointer, &mut found);
     }
     found
 }
 
-/// Looks in the place called `name` inside the place `at`.
-fn find_places(value: &Value, name: &str, at: &mut String, found: &mut Vec<String>) {
-    let parent = at.len();
-    at.push('/');
-    // RFC 6901.
+/// Searches the member called `name` of the value at `pointer`.
+fn find_pointers(value: &Json, name: &str, pointer: &mut String, found: &mut Vec<String>) {
+    let parent = pointer.len();
+    pointer.push('/');
     for c in name.chars() {
         match c {
-            '~' => at.push_str("~0"),
-            '/' => at.push_str("~1"),
-            c => at.push(c),
+            '~' => pointer.push_str("~0"),
+            '/' => pointer.push_str("~1"),
+            c => pointer.push(c),
         }
     }
     match value {
-        Value::String(text) => {
+        Json::String(text) => {
             let is_reference = |part: &Part<'_>| matches!(part, Part::Reference(_));
             if parse(text).is_ok_and(|parts| parts.iter().any(is_reference)) {
-                found.push(at.clone());
+                found.push(pointer.clone());
             }
         }
-        Value::Array(items) => {
+        Json::Array(items) => {
             for (index, item) in items.iter().enumerate() {
-                find_places(item, &index.to_string(), at, found);
+                find_pointers(item, &index.to_string(), pointer, found);
             }
         }
-        Value::Object(entries) => {
-            for (name, entry) in entries {
-                find_places(entry, name, at, found);
+        Json::Object(members) => {
+            for (name, member) in members {
+                find_pointers(member, name, pointer, found);
             }
         }
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        Json::Null | Json::Bool(_) | Json::Number(_) => {}
     }
-    at.truncate(parent);
+    pointer.truncate(parent);
 }
 
-fn collect(value: &Value, found: &mut Vec<Reference>) -> Result<(), TemplateError> {
+fn collect(value: &Json, found: &mut Vec<Reference>) -> Result<(), TemplateError> {
     match value {
-        Value::String(text) => {
+        Json::String(text) => {
             for part in parse(text)? {
                 if let Part::Reference(reference) = part {
                     found.push(reference);
                 }
             }
         }
-        Value::Array(items) => items.iter().try_for_each(|item| collect(item, found))?,
-        Value::Object(entries) => entries.values().try_for_each(|entry| collect(entry, found))?,
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        Json::Array(items) => items.iter().try_for_each(|item| collect(item, found))?,
+        Json::Object(members) => members.values().try_for_each(|member| collect(member, found))?,
+        Json::Null | Json::Bool(_) | Json::Number(_) => {}
     }
     Ok(())
 }
 
-/// `payload` with every reference replaced. `output` gives a task's answer; null for one that failed and was allowed to.
+/// `payload` with every reference replaced. `output` gives what a task answered.
+///
+/// The result is measured before any of it is written, so memory is bounded by [`MAX_FILLED_INPUT_BYTES`] however often an
+/// answer is referred to.
 ///
 /// # Errors
-/// When a reference leads nowhere.
-pub fn render<'a>(
-    payload: &Map<String, Value>,
-    output: &impl Fn(&str) -> Option<&'a Value>,
-) -> Result<Map<String, Value>, TemplateError> {
+/// When a reference leads nowhere, or the filled input is larger or deeper than allowed.
+pub fn render<'a>(payload: &Object, output: &impl Fn(&str) -> Referent<'a>) -> Result<Object, TemplateError> {
+    let mut measure = Measure { output, known: HashMap::new() };
+    let Extent { bytes, depth } = measure.object(payload)?;
+    if bytes > MAX_FILLED_INPUT_BYTES {
+        return Err(TemplateError::TooLarge { found: bytes, limit: MAX_FILLED_INPUT_BYTES });
+    }
+    if depth > MAX_DEPTH {
+        return Err(TemplateError::TooDeep { found: depth, limit: MAX_DEPTH });
+    }
+    render_object(payload, output)
+}
+
+/// How large a value is: bytes as compact JSON, or inside a string; levels.
+#[derive(Debug, Clone, Copy, Default)]
+struct Extent {
+    bytes: usize,
+    depth: usize,
+}
+
+/// Measures an input as it will be, each reference once.
+struct Measure<'o, F> {
+    output: &'o F,
+    /// By reference: as a value, and the bytes it takes inside a string.
+    known: HashMap<Reference, (Extent, usize)>,
+}
+
+impl<'a, F: Fn(&str) -> Referent<'a>> Measure<'_, F> {
+    fn object(&mut self, members: &Object) -> Result<Extent, TemplateError> {
+        let mut whole = Extent { bytes: 2 + members.len().saturating_sub(1), depth: 1 };
+        for (name, value) in members {
+            whole.bytes = whole.bytes.saturating_add(3 + escaped_len(name));
+            whole.add(self.value(value)?);
+        }
+        Ok(whole)
+    }
+
+    fn value(&mut self, value: &Json) -> Result<Extent, TemplateError> {
+        match value {
+            Json::String(text) => self.text(text),
+            Json::Array(items) => {
+                let mut whole = Extent { bytes: 2 + items.len().saturating_sub(1), depth: 1 };
+                for item in items {
+                    whole.add(self.value(item)?);
+                }
+                Ok(whole)
+            }
+            Json::Object(members) => self.object(members),
+            plain => Ok(Extent { bytes: plain.text_len(), depth: 0 }),
+        }
+    }
+
+    fn text(&mut self, text: &str) -> Result<Extent, TemplateError> {
+        let parts = parse(text)?;
+        if let [Part::Reference(reference)] = &parts[..] {
+            return Ok(self.referent(reference)?.0);
+        }
+        let mut bytes: usize = 2;
+        for part in &parts {
+            let more = match part {
+                Part::Text(text) => escaped_len(text),
+                Part::Reference(reference) => self.referent(reference)?.1,
+            };
+            bytes = bytes.saturating_add(more);
+        }
+        Ok(Extent { bytes, depth: 0 })
+    }
+
+    fn referent(&mut self, reference: &Reference) -> Result<(Extent, usize), TemplateError> {
+        if let Some(known) = self.known.get(reference) {
+            return Ok(*known);
+        }
+        let found = follow(reference, self.output)?;
+        let extent = Extent { bytes: found.text_len(), depth: found.depth() };
+        let inside = match found {
+            Json::String(_) => extent.bytes - 2,
+            Json::Array(_) | Json::Object(_) => escaped_len(&found.to_string()),
+            Json::Null | Json::Bool(_) | Json::Number(_) => extent.bytes,
+        };
+        self.known.insert(reference.clone(), (extent, inside));
+        Ok((extent, inside))
+    }
+}
+
+impl Extent {
+    /// Takes in a part of what this is the extent of.
+    fn add(&mut self, part: Self) {
+        self.bytes = self.bytes.saturating_add(part.bytes);
+        self.depth = self.depth.max(1 + part.depth);
+    }
+}
+
+fn render_object<'a>(
+    payload: &Object,
+    output: &impl Fn(&str) -> Referent<'a>,
+) -> Result<Object, TemplateError> {
     payload.iter().map(|(name, value)| Ok((name.clone(), render_value(value, output)?))).collect()
 }
 
-fn render_value<'a>(
-    value: &Value,
-    output: &impl Fn(&str) -> Option<&'a Value>,
-) -> Result<Value, TemplateError> {
+fn render_value<'a>(value: &Json, output: &impl Fn(&str) -> Referent<'a>) -> Result<Json, TemplateError> {
     Ok(match value {
-        Value::String(text) => render_text(text, output)?,
-        Value::Array(items) => {
-            Value::Array(items.iter().map(|item| render_value(item, output)).collect::<Result<_, _>>()?)
+        Json::String(text) => render_text(text, output)?,
+        Json::Array(items) => {
+            Json::Array(items.iter().map(|item| render_value(item, output)).collect::<Result<_, _>>()?)
         }
-        Value::Object(entries) => Value::Object(render(entries, output)?),
-        other => other.clone(),
+        Json::Object(members) => Json::Object(render_object(members, output)?),
+        plain => plain.clone(),
     })
 }
 
-fn render_text<'a>(text: &str, output: &impl Fn(&str) -> Option<&'a Value>) -> Result<Value, TemplateError> {
+fn render_text<'a>(text: &str, output: &impl Fn(&str) -> Referent<'a>) -> Result<Json, TemplateError> {
     let parts = parse(text)?;
     if let [Part::Reference(reference)] = &parts[..] {
-        return follow(reference, output);
+        return follow(reference, output).cloned();
     }
     let mut rendered = String::with_capacity(text.len());
     for part in parts {
         match part {
             Part::Text(text) => rendered.push_str(text),
             Part::Reference(reference) => match follow(&reference, output)? {
-                Value::String(text) => rendered.push_str(&text),
+                Json::String(text) => rendered.push_str(text),
                 other => rendered.push_str(&other.to_string()),
             },
         }
     }
-    Ok(Value::String(rendered))
+    Ok(Json::String(rendered))
 }
 
 fn follow<'a>(
     reference: &Reference,
-    output: &impl Fn(&str) -> Option<&'a Value>,
-) -> Result<Value, TemplateError> {
-    let Some(mut place) = output(&reference.key) else { return Ok(Value::Null) };
+    output: &impl Fn(&str) -> Referent<'a>,
+) -> Result<&'a Json, TemplateError> {
+    let Referent::Answer(mut found) = output(&reference.key) else { return Ok(&Json::Null) };
     for step in &reference.path {
-        let next = match place {
-            Value::Array(items) => step.parse::<usize>().ok().and_then(|index| items.get(index)),
-            Value::Object(entries) => entries.get(step),
+        let next = match found {
+            Json::Array(items) => step.parse::<usize>().ok().and_then(|index| items.get(index)),
+            Json::Object(members) => members.get(step),
             _ => None,
         };
-        place = next.ok_or_else(|| TemplateError::NoSuchPlace {
+        found = next.ok_or_else(|| TemplateError::NoSuchPath {
             key: reference.key.clone(),
             path: reference.path.join("."),
         })?;
     }
-    Ok(place.clone())
+    Ok(found)
 }
 
 enum Part<'a> {
@@ -181,21 +305,32 @@ fn parse(text: &str) -> Result<Vec<Part<'_>>, TemplateError> {
     while let Some(open) = text[search..].find("{{").map(|at| search + at) {
         let inside = &text[open + 2..];
         if !inside.trim_start().starts_with("tasks.") {
-            search = open + 2;
+            // A third brace may begin a reference one byte later.
+            search = open + 1;
+            continue;
+        }
+        let backslashes = text[literal..open].bytes().rev().take_while(|byte| *byte == b'\\').count();
+        push_text(&mut parts, &text[literal..open - backslashes.div_ceil(2)]);
+        if backslashes % 2 == 1 {
+            (literal, search) = (open, open + 2);
             continue;
         }
         let close = inside.find("}}").ok_or(TemplateError::Unclosed)?;
-        if literal < open {
-            parts.push(Part::Text(&text[literal..open]));
-        }
         parts.push(Part::Reference(reference(inside[..close].trim())?));
         search = open + 2 + close + 2;
         literal = search;
     }
-    if literal < text.len() || parts.is_empty() {
-        parts.push(Part::Text(&text[literal..]));
+    push_text(&mut parts, &text[literal..]);
+    if parts.is_empty() {
+        parts.push(Part::Text(""));
     }
     Ok(parts)
+}
+
+fn push_text<'a>(parts: &mut Vec<Part<'a>>, text: &'a str) {
+    if !text.is_empty() {
+        parts.push(Part::Text(text));
+    }
 }
 
 fn reference(text: &str) -> Result<Reference, TemplateError> {
@@ -213,76 +348,4 @@ fn reference(text: &str) -> Result<Reference, TemplateError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn rendered(input: Value) -> Result<Value, TemplateError> {
-        let status = json!({"files": [{"name": "a.rs"}, {"name": "b.rs"}], "clean": false});
-        let text = json!("On branch main");
-        let outputs = |key: &str| match key {
-            "status" => Some(&status),
-            "text" => Some(&text),
-            _ => None,
-        };
-        let payload = Map::from_iter([("x".to_owned(), input)]);
-        render(&payload, &outputs).map(|payload| payload["x"].clone())
-    }
-
-    #[test]
-    fn a_reference_alone_keeps_its_type_and_one_inside_text_becomes_text() {
-        for (input, expected) in [
-            (json!("{{tasks.status.output.clean}}"), json!(false)),
-            (json!("{{ tasks.status.output.files.1.name }}"), json!("b.rs")),
-            (json!("It says: {{tasks.text.output}}!"), json!("It says: On branch main!")),
-            (json!("{{tasks.status.output.clean}}, {{tasks.text.output}}"), json!("false, On branch main")),
-            (
-                json!(["{{tasks.text.output}}", {"y": "{{tasks.status.output.files}}"}]),
-                json!(["On branch main", {"y": [{"name": "a.rs"}, {"name": "b.rs"}]}]),
-            ),
-            (json!("{{tasks.failed.output}}"), json!(null)),
-            (json!("{{ user.name }} and { {tasks"), json!("{{ user.name }} and { {tasks")),
-            (json!(""), json!("")),
-            (json!(7), json!(7)),
-        ] {
-            assert_eq!(rendered(input.clone()), Ok(expected), "{input}");
-        }
-    }
-
-    #[test]
-    fn what_leads_nowhere_is_named() {
-        let nowhere = rendered(json!("{{tasks.status.output.files.9}}")).unwrap_err();
-        assert_eq!(nowhere.to_string(), "task `status` has no `files.9` in its output");
-        for bad in [
-            "{{tasks.x}}",
-            "{{tasks.x.input}}",
-            "{{tasks..output}}",
-            "{{tasks.x.output.}}",
-            "{{tasks.x.output",
-        ] {
-            assert!(rendered(json!(bad)).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn the_places_of_references_are_json_pointers() {
-        let Value::Object(payload) = json!({
-            "a": "{{tasks.t.output}}", "b": ["no {{ user }}", {"c/d~": "x {{ tasks.t.output.y }}"}], "e": "{{tasks.t", "f": 1
-        }) else {
-            panic!("an object")
-        };
-        let places = places(&payload);
-        assert_eq!(places, ["/a", "/b/1/c~1d~0"]);
-        let at = |place: &str| Value::Object(payload.clone()).pointer(place).cloned();
-        assert_eq!(at(&places[1]), Some(json!("x {{ tasks.t.output.y }}")));
-    }
-
-    #[test]
-    fn an_answer_that_looks_like_a_reference_is_not_followed() {
-        let evil = json!("{{tasks.secret.output}}");
-        let payload = Map::from_iter([("x".to_owned(), json!("{{tasks.a.output}}"))]);
-        let once = render(&payload, &|_| Some(&evil)).unwrap();
-        assert_eq!(once["x"], evil);
-    }
-}
+mod tests;

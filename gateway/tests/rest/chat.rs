@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, chat::MAX_MESSAGE_BYTES};
+use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, limits::MAX_MESSAGE_BYTES};
 use serde_json::json;
 
 use crate::support::{FakePlanner, Reply, Stack};

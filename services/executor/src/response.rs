@@ -95,7 +95,7 @@ mod tests {
         action::{ActionMeta, CHAT_ACTION},
         llm::LlmSettings,
     };
-    use serde_json::{Map, Value, json};
+    use serde_json::{Value, json};
     use uuid::Uuid;
 
     use super::*;
@@ -110,7 +110,7 @@ mod tests {
             plan_id: PlanId::generate(),
             task_id: TaskId::generate(),
             correlation_id: CorrelationId::generate(),
-            payload: Map::new(),
+            payload: phoenix_domain::json::Object::new(),
             meta: ActionMeta { traceparent: None, attempt: 1, deadline_ms: 1, idempotency_key: "k".into() },
         }
     }

@@ -13,7 +13,6 @@ use jiff::Timestamp;
 use phoenix_domain::{AgentName, OrchestratorError, PlanId, TaskId, action::ActionResult};
 use phoenix_platform::RequestContext;
 use phoenix_proto::HealthSnapshot;
-use serde_json::{Map, Value};
 
 use crate::{
     cleanup::Cleanup,
@@ -30,7 +29,7 @@ pub(crate) struct Task {
     pub(crate) agent: AgentName,
     pub(crate) action: String,
     pub(crate) context: String,
-    pub(crate) payload: Map<String, Value>,
+    pub(crate) payload: phoenix_domain::json::Object,
     pub(crate) idempotency_key: String,
     /// 1, or more when the task is resumed.
     pub(crate) first_attempt: u32,

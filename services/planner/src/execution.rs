@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use phoenix_domain::{
     FailureClass, OrchestratorError, OrchestratorErrorCode, PlanId,
     action::ActionResult,
+    json::Object,
     plan::{AttemptOutcome, Task, TaskStatus},
 };
 use phoenix_platform::{
@@ -21,14 +22,12 @@ use phoenix_platform::{
 };
 use phoenix_proto::{
     ExecuteTask, InvalidField,
-    action::json_text,
     executor::{
         AttemptFailed, AttemptStarted, ExecuteTaskRequest, ExecuteTaskResponse, TaskFinished,
         execute_task_response::Event, task_finished,
     },
     required, required_timestamp, timestamp,
 };
-use serde_json::{Map, Value};
 use tonic::Status;
 
 use crate::{
@@ -101,7 +100,7 @@ pub struct Handover<'a> {
     /// Its place in the journal.
     pub task_ref: TaskRef,
     /// Its input, with every reference replaced.
-    pub payload: &'a Map<String, Value>,
+    pub payload: &'a Object,
     /// What the plan's caller wants agents to know.
     pub context: &'a str,
 }
@@ -290,7 +289,7 @@ fn request(handover: &Handover<'_>, progress: &Progress, admitted: Admitted) -> 
         agent: task.spec.agent.to_string(),
         action: task.spec.action.clone(),
         context: (*context).into(),
-        payload_json: json_text(payload),
+        payload_json: payload.to_string(),
         idempotency_key: task.task_id.to_string(),
         first_attempt: progress.free_number(),
         probe_lease: admitted.probe_lease,
@@ -385,7 +384,7 @@ mod tests {
                 key: "a".into(),
                 agent: "model".parse().unwrap(),
                 action: "do".into(),
-                payload: Map::new(),
+                payload: phoenix_domain::json::Object::new(),
                 depends_on: Vec::new(),
                 on_failure: OnFailure::Fail,
             },

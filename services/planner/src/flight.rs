@@ -12,10 +12,10 @@ use jiff::Timestamp;
 use phoenix_domain::{
     AgentName, OrchestratorError, PlanId,
     graph::Graph,
+    json::Json,
     plan::{Plan, PlanStatus, Task},
 };
 use phoenix_platform::RequestContext;
-use serde_json::Value;
 
 use crate::{
     admission::{Place, Places, PlanTurn},
@@ -235,18 +235,18 @@ impl Flight {
         error: OrchestratorError,
     ) -> Result<Answer, OrchestratorError> {
         let status = terminal_status(Some(&error));
-        let (plan_id, result) = (self.plan_id, Err(error));
-        entries.push(Entry::PlanEnded { plan_id, status, at: Timestamp::now(), result: result.clone() });
+        let plan_id = self.plan_id;
+        entries.push(Entry::PlanEnded { plan_id, status, at: Timestamp::now(), result: Err(error.clone()) });
         let recorded = self.journal().record(entries).await;
         let agent = self.planner.default_agent().clone();
-        self.end(&agent, recorded.map(|()| result))
+        self.end(&agent, recorded.map(|()| Err(error)))
     }
 
     /// Tells what became of the plan, which is durable by now.
     fn end(
         mut self,
         agent: &AgentName,
-        result: Result<Result<String, OrchestratorError>, JournalError>,
+        result: Result<Result<Option<String>, OrchestratorError>, JournalError>,
     ) -> Result<Answer, OrchestratorError> {
         let (plan_id, elapsed_ms) = (self.plan_id, self.counted.elapsed_ms());
         let named = |error: OrchestratorError| error.with_detail("plan_id", plan_id);
@@ -284,13 +284,14 @@ enum Grounded {
 
 /// What a plan takes in memory, roughly, in bytes.
 fn weight(plan: &Plan) -> usize {
-    fn of(value: &Value) -> usize {
+    fn of(value: &Json) -> usize {
         VALUE_BYTES
             + match value {
-                Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-                Value::String(text) => text.len(),
-                Value::Array(items) => items.iter().map(of).sum(),
-                Value::Object(members) => members.iter().map(|(name, value)| name.len() + of(value)).sum(),
+                Json::Null | Json::Bool(_) => 0,
+                Json::Number(number) => number.as_str().len(),
+                Json::String(text) => text.len(),
+                Json::Array(items) => items.iter().map(of).sum(),
+                Json::Object(members) => members.iter().map(|(name, value)| name.len() + of(value)).sum(),
             }
     }
     let task = |task: &Task| {

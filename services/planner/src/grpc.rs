@@ -70,7 +70,7 @@ impl PlannerService for PlannerGrpc {
             answer.map_err(|error| status_from_error(&error))?;
         Ok(Response::new(PlanAndExecuteResponse {
             plan_id: plan_id.to_string(),
-            output,
+            output: output.unwrap_or_default(),
             agent: agent.into(),
             agent_time_us: u64::try_from(agent_time.as_micros()).unwrap_or(u64::MAX),
         }))

@@ -12,6 +12,7 @@ use std::{
 use jiff::Timestamp;
 use phoenix_domain::{
     OrchestratorError, PlanId,
+    plan::PlanStatus,
     refusals::{key_in_use, key_used_otherwise},
 };
 use uuid::Uuid;
@@ -123,11 +124,15 @@ impl Planner {
         let plan = plan.ok_or_else(|| OrchestratorError::internal("the plan of this key is gone"))?;
         let agent =
             plan.tasks.last().map_or_else(|| self.default_agent().clone(), |task| task.spec.agent.clone());
-        match (plan.status.is_terminal(), plan.output, plan.error) {
-            (true, Some(output), _) => Ok(Answer { plan_id, output, agent, agent_time: Duration::ZERO }),
-            (true, None, Some(error)) => Err(error),
-            (true, None, None) => Err(OrchestratorError::internal("the plan of this key has no result")),
-            (false, ..) => Err(key_in_use()),
+        match (plan.status, plan.error) {
+            (PlanStatus::Succeeded, _) => {
+                Ok(Answer { plan_id, output: plan.output, agent, agent_time: Duration::ZERO })
+            }
+            (status, Some(error)) if status.is_terminal() => Err(error),
+            (status, None) if status.is_terminal() => {
+                Err(OrchestratorError::internal("the plan of this key has no result"))
+            }
+            _ => Err(key_in_use()),
         }
     }
 }

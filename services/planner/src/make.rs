@@ -9,9 +9,9 @@ use phoenix_domain::{
     chat::Chat,
     graph::{Graph, check_agent},
     input,
+    json::Object,
     plan::{OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
 };
-use serde_json::{Map, Value};
 
 use crate::{routing::route, store::IdempotencyKey};
 
@@ -101,7 +101,7 @@ fn plan_chat(agents: &AgentCatalog, chat: &Chat) -> Result<TaskSpec, Orchestrato
         key: "chat".into(),
         agent: agent.name.clone(),
         action: CHAT_ACTION.into(),
-        payload: Map::from_iter([("message".to_owned(), Value::String(chat.message.clone()))]),
+        payload: Object::from_iter([("message".to_owned(), chat.message.clone().into())]),
         depends_on: Vec::new(),
         on_failure: OnFailure::Fail,
     })
@@ -128,7 +128,7 @@ pub(crate) fn specs_of(plan: &Plan) -> Vec<TaskSpec> {
             key: task.spec.key.clone(),
             agent: task.spec.agent.clone(),
             action: task.spec.action.clone(),
-            payload: Map::new(),
+            payload: Object::new(),
             depends_on: task.spec.depends_on.clone(),
             on_failure: task.spec.on_failure,
         },

@@ -37,8 +37,8 @@ const READERS: usize = 2;
 pub struct Answer {
     /// The plan.
     pub plan_id: PlanId,
-    /// The answer as a person reads it: that of the last task.
-    pub output: String,
+    /// The answer as a person reads it: that of the last task, if it gave one.
+    pub output: Option<String>,
     /// Who gave it.
     pub agent: AgentName,
     /// How long agents worked for this request, each moment once; zero when the answer is that of an earlier one.

@@ -12,11 +12,11 @@ use phoenix_domain::{
     chat::Chat,
     dead_letter::check_reason,
     graph::Graph,
+    json::{Json, Object},
     plan::{Plan, PlanKind, TaskSpec, TaskStatus},
     refusals::{no_such_plan, plan_has_not_ended},
 };
 use phoenix_platform::{RequestContext, metrics::record_counter};
-use serde_json::{Map, Value};
 
 use crate::{
     accept::{Accepted, Made},
@@ -37,7 +37,7 @@ pub struct RedriveWish {
     /// The plan, which has ended.
     pub plan_id: PlanId,
     /// By a task's key: its new input, in place of the old one.
-    pub inputs: BTreeMap<String, Map<String, Value>>,
+    pub inputs: BTreeMap<String, Object>,
     /// Why; may be empty.
     pub reason: String,
     /// Whether the new plan goes on when its caller goes away.
@@ -159,7 +159,7 @@ fn take_up(
     agents: &AgentCatalog,
     old: &Plan,
     correlation_id: CorrelationId,
-    inputs: BTreeMap<String, Map<String, Value>>,
+    inputs: BTreeMap<String, Object>,
 ) -> Result<Made, OrchestratorError> {
     let again = run_again(old, &graph_of(old, agents)?);
     let mut specs: Vec<_> = old.tasks.iter().map(|task| task.spec.clone()).collect();
@@ -219,9 +219,9 @@ fn to_edit(specs: &[TaskSpec], again: &[bool], key: &str) -> Result<usize, Orche
 }
 
 /// A chat's input is a message, as in the chat itself.
-fn check_chat(input: &Map<String, Value>, correlation_id: CorrelationId) -> Result<(), OrchestratorError> {
+fn check_chat(input: &Object, correlation_id: CorrelationId) -> Result<(), OrchestratorError> {
     const FIELD: &str = "input.chat.message";
-    let Some(Value::String(message)) = input.get("message") else {
+    let Some(Json::String(message)) = input.get("message") else {
         return Err(OrchestratorError::invalid(FIELD, "must be the message as text"));
     };
     let chat = Chat::new(message.clone(), None, correlation_id, None);

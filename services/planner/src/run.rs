@@ -17,11 +17,11 @@ use phoenix_domain::{
     AgentName, OrchestratorError, OrchestratorErrorCode,
     graph::Graph,
     input,
+    json::{Json, Object},
     plan::{OnFailure, Plan, PlanKind, PlanStatus, Task},
-    template,
+    template::{self, Referent},
 };
 use phoenix_platform::RequestContext;
-use serde_json::{Map, Value};
 
 use crate::{
     admission::{Place, Places, PlanTurn},
@@ -50,7 +50,7 @@ pub(crate) struct Run<'a> {
 /// What a run has come to. Whatever led to it is durable by then.
 pub(crate) enum Course {
     /// The plan's end, with its answer.
-    Ended(Result<String, OrchestratorError>),
+    Ended(Result<Option<String>, OrchestratorError>),
     /// It goes on when one of these agents has a place. With each goes the first task that there is for it.
     InLine(Vec<(AgentName, usize)>),
 }
@@ -60,8 +60,10 @@ enum State {
     Waiting,
     /// Handed over, or in line for it.
     Ready,
-    /// Its answer, or null after a failure that the plan survives.
-    Done(Value),
+    /// Its answer.
+    Done(Json),
+    /// It ended without one.
+    Failed,
 }
 
 impl Run<'_> {
@@ -77,7 +79,7 @@ impl Run<'_> {
                 plan_id: self.plan.plan_id,
                 status: terminal_status(result.as_ref().err()),
                 at: Timestamp::now(),
-                result: result.clone(),
+                result: result.as_ref().map(drop).map_err(Clone::clone),
             });
         }
         self.planner.journal().record(entries).await?;
@@ -159,9 +161,9 @@ impl Run<'_> {
             entries.extend(progress[ordinal].end(self.task_ref(ordinal), &result));
             states[ordinal] = match (result, self.plan.tasks[ordinal].spec.on_failure) {
                 (Ok(output), _) => State::Done(output.data),
-                (Err(_), OnFailure::Continue) => State::Done(Value::Null),
+                (Err(_), OnFailure::Continue) => State::Failed,
                 (Err(error), OnFailure::Fail) => {
-                    states[ordinal] = State::Done(Value::Null);
+                    states[ordinal] = State::Failed;
                     break error;
                 }
             };
@@ -181,16 +183,16 @@ impl Run<'_> {
         ended.max().unwrap_or_else(|| self.counted.accepted_at())
     }
 
-    fn payload(&self, ordinal: usize, states: &[State]) -> Result<Map<String, Value>, OrchestratorError> {
+    fn payload(&self, ordinal: usize, states: &[State]) -> Result<Object, OrchestratorError> {
         let task = &self.plan.tasks[ordinal];
         if self.plan.kind == PlanKind::Chat {
             return Ok(task.spec.payload.clone());
         }
         let output = |key: &str| {
-            let ordinal = self.plan.tasks.iter().position(|task| task.spec.key == key)?;
-            match &states[ordinal] {
-                State::Done(value) => Some(value),
-                State::Waiting | State::Ready => None,
+            let ordinal = self.plan.tasks.iter().position(|task| task.spec.key == key);
+            match ordinal.map(|ordinal| &states[ordinal]) {
+                Some(State::Done(answer)) => Referent::Answer(answer),
+                Some(State::Failed | State::Waiting | State::Ready) | None => Referent::Failed,
             }
         };
         let payload = template::render(&task.spec.payload, &output).map_err(|error| {
@@ -210,7 +212,7 @@ impl Run<'_> {
         let mut entries = Vec::new();
         for (ordinal, state) in states.iter().enumerate() {
             let result = match state {
-                State::Done(_) => continue,
+                State::Done(_) | State::Failed => continue,
                 // The plan's own time ran out under it: that is its failure too.
                 State::Ready if error.code == OrchestratorErrorCode::Timeout => Err(error.clone()),
                 State::Ready | State::Waiting => Err(ended_before_it()),
@@ -269,7 +271,7 @@ fn agents_of(plan: &Plan, ordinals: impl IntoIterator<Item = usize>) -> Vec<(Age
 fn known_states(plan: &Plan) -> Vec<State> {
     let known = |task: &Task| match &task.output {
         Some(output) => State::Done(output.data.clone()),
-        None if task.status.is_terminal() => State::Done(Value::Null),
+        None if task.status.is_terminal() => State::Failed,
         None => State::Waiting,
     };
     plan.tasks.iter().map(known).collect()
@@ -277,7 +279,7 @@ fn known_states(plan: &Plan) -> Vec<State> {
 
 /// The tasks that wait for no other any more and have not been taken up yet.
 fn ready(graph: &Graph, states: &[State]) -> Vec<usize> {
-    let done = |ordinal: &usize| matches!(states[*ordinal], State::Done(_));
+    let done = |ordinal: &usize| matches!(states[*ordinal], State::Done(_) | State::Failed);
     let waiting = states.iter().enumerate().filter(|(_, state)| matches!(state, State::Waiting));
     waiting
         .map(|(ordinal, _)| ordinal)
@@ -285,12 +287,11 @@ fn ready(graph: &Graph, states: &[State]) -> Vec<usize> {
         .collect()
 }
 
-/// The plan's answer: that of its last task.
-fn output(states: &[State]) -> String {
+/// The plan's answer: that of its last task, if that gave one.
+fn output(states: &[State]) -> Option<String> {
     match states.last() {
-        Some(State::Done(Value::String(text))) => text.clone(),
-        Some(State::Done(value)) => value.to_string(),
-        Some(State::Waiting | State::Ready) | None => String::new(),
+        Some(State::Done(answer)) => Some(answer.to_text()),
+        Some(State::Failed | State::Waiting | State::Ready) | None => None,
     }
 }
 

@@ -97,7 +97,7 @@ async fn run_agent(phoenix: &Path) -> Result<()> {
 }
 
 fn request() -> Result<ActionRequest> {
-    let payload = serde_json::Map::from_iter([("message".to_owned(), MESSAGE.into())]);
+    let payload = phoenix_domain::json::Object::from_iter([("message".to_owned(), MESSAGE.into())]);
     Ok(ActionRequest {
         request_id: Uuid::new_v4(),
         api_version: API_VERSION.into(),

@@ -25,7 +25,7 @@ fn request() -> ActionRequest {
         plan_id: PlanId::generate(),
         task_id: TaskId::generate(),
         correlation_id: CorrelationId::generate(),
-        payload: serde_json::Map::new(),
+        payload: phoenix_domain::json::Object::new(),
         meta: ActionMeta { traceparent: None, attempt: 1, deadline_ms: 1000, idempotency_key: "test".into() },
     }
 }

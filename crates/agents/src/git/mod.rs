@@ -20,8 +20,8 @@ use std::{
 use phoenix_domain::{
     action::{ActionRequest, ActionResult, CHAT_ACTION},
     builtin::{BASE_ENV, GIT_ENV},
+    json::{Json, Object},
 };
-use serde_json::{Map, Value};
 
 use self::{
     command::{Failed, Git, Output},
@@ -217,7 +217,7 @@ impl Repository<'_> {
 /// What git wrote, or `if_empty` when that is nothing.
 fn text(output: Output, if_empty: &str) -> ActionResult {
     let text = if output.text.trim().is_empty() { if_empty } else { output.text.trim_end_matches('\n') };
-    let metadata = Map::from_iter([("truncated".to_owned(), Value::Bool(output.truncated))]);
+    let metadata = Object::from_iter([("truncated".to_owned(), Json::Bool(output.truncated))]);
     ActionResult { metadata, ..ActionResult::text(text) }
 }
 

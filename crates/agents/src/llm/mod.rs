@@ -18,9 +18,10 @@ use std::{env, time::Instant};
 
 use phoenix_domain::{
     action::{ActionRequest, ActionResult, CHAT_ACTION},
+    json::{Json, Object},
     llm::{DefaultProvider, LlmSettings, Provider, ProviderKind, SETTINGS_VARIABLE},
 };
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use self::{failure::Failure, http::Http, wire::Prompt};
 use crate::{ActionError, Agent, Payload, protocol::deadline};
@@ -207,17 +208,17 @@ impl Connection {
 /// The model's answer as it is, with the facts about it.
 fn result(provider: Provider<'_>, completion: wire::Completion) -> ActionResult {
     let wire::Completion { text, model, finish_reason, input_tokens, output_tokens } = completion;
-    let mut metadata = Map::new();
+    let mut metadata = Object::new();
     metadata.insert("provider".into(), provider.kind.as_str().into());
     metadata.insert("model".into(), model.unwrap_or_else(|| provider.model_name.into()).into());
     if let Some(reason) = finish_reason {
         metadata.insert("finish_reason".into(), reason.into());
     }
     if input_tokens.or(output_tokens).is_some() {
-        metadata
-            .insert("usage".into(), json!({"input_tokens": input_tokens, "output_tokens": output_tokens}));
+        let usage = json!({"input_tokens": input_tokens, "output_tokens": output_tokens});
+        metadata.insert("usage".into(), usage.into());
     }
-    ActionResult { output_type: "markdown".into(), data: Value::String(text), metadata }
+    ActionResult { output_type: "markdown".into(), data: Json::String(text), metadata }
 }
 
 #[cfg(test)]

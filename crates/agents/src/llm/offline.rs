@@ -3,9 +3,9 @@
 use phoenix_domain::{
     action::ActionResult,
     builtin::{BUILTINS, LLM_ROUTER},
+    json::{Json, Object},
     llm::{DefaultProvider, LlmSettings, ProviderKind},
 };
-use serde_json::{Map, Value};
 
 /// Says that nobody read the message, how to change that, and what can be done meanwhile.
 pub(super) fn answer(settings: &LlmSettings) -> ActionResult {
@@ -15,9 +15,9 @@ pub(super) fn answer(settings: &LlmSettings) -> ActionResult {
         how_to_configure(settings),
         other_agents()
     );
-    let fact = |name: &str, value: &str| (name.to_owned(), Value::String(value.to_owned()));
-    let metadata = Map::from_iter([fact("provider", "offline"), fact("model", "none")]);
-    ActionResult { output_type: "text".into(), data: Value::String(text), metadata }
+    let fact = |name: &str, value: &str| (name.to_owned(), Json::String(value.to_owned()));
+    let metadata = Object::from_iter([fact("provider", "offline"), fact("model", "none")]);
+    ActionResult { output_type: "text".into(), data: Json::String(text), metadata }
 }
 
 fn how_to_configure(settings: &LlmSettings) -> String {

@@ -13,8 +13,11 @@
 
 use std::{env, path::PathBuf, time::Instant};
 
-use phoenix_domain::action::{ActionRequest, ActionResult, CHAT_ACTION};
-use serde_json::{Map, Value, json};
+use phoenix_domain::{
+    action::{ActionRequest, ActionResult, CHAT_ACTION},
+    json::{Json, Object},
+};
+use serde_json::{Value, json};
 
 use self::{
     path::{NotePath, folder_names},
@@ -145,8 +148,8 @@ fn create(vault: &Vault, path: &NotePath, content: &str) -> Result<ActionResult,
 
 fn read(vault: &Vault, path: &NotePath) -> Result<ActionResult, ActionError> {
     let content = vault.read(path)?;
-    let metadata = Map::from_iter([("path".to_owned(), Value::String(path.to_string()))]);
-    Ok(ActionResult { output_type: "markdown".into(), data: Value::String(content), metadata })
+    let metadata = Object::from_iter([("path".to_owned(), Json::String(path.to_string()))]);
+    Ok(ActionResult { output_type: "markdown".into(), data: Json::String(content), metadata })
 }
 
 fn replace(vault: &Vault, path: &NotePath, content: &str) -> Result<ActionResult, ActionError> {
@@ -192,23 +195,23 @@ fn search(vault: &Vault, query: &str, limit: usize, until: Instant) -> Result<Ac
 }
 
 fn done(what: &str, path: &NotePath) -> ActionResult {
-    let metadata = Map::from_iter([("path".to_owned(), Value::String(path.to_string()))]);
+    let metadata = Object::from_iter([("path".to_owned(), Json::String(path.to_string()))]);
     ActionResult { metadata, ..ActionResult::text(format!("{what} {path}")) }
 }
 
 fn found(data: Value, count: usize, truncated: bool) -> ActionResult {
     let metadata =
-        Map::from_iter([("count".to_owned(), count.into()), ("truncated".to_owned(), truncated.into())]);
-    ActionResult { output_type: "json".into(), data, metadata }
+        Object::from_iter([("count".to_owned(), count.into()), ("truncated".to_owned(), truncated.into())]);
+    ActionResult { output_type: "json".into(), data: data.into(), metadata }
 }
 
 /// A list as a person reads it.
-fn as_lines(result: ActionResult, if_empty: &str, line: impl Fn(&Value) -> Option<String>) -> ActionResult {
+fn as_lines(result: ActionResult, if_empty: &str, line: impl Fn(&Json) -> Option<String>) -> ActionResult {
     let mut lines: Vec<String> = result.data.as_array().into_iter().flatten().filter_map(line).collect();
     if lines.is_empty() {
         lines.push(if_empty.into());
     }
-    if result.metadata.get("truncated") == Some(&Value::Bool(true)) {
+    if result.metadata.get("truncated") == Some(&Json::Bool(true)) {
         lines.push("… and more".into());
     }
     ActionResult { metadata: result.metadata, ..ActionResult::text(lines.join("\n")) }

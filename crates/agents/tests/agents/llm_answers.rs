@@ -1,7 +1,10 @@
 //! What each provider is asked, and how its answer reads. The bodies are those of the providers' documentation.
 
 use phoenix_agents::{ActionResult, Agent, llm::LlmRouter};
-use phoenix_domain::llm::{DefaultProvider, LlmSettings, ProviderKind, Secret};
+use phoenix_domain::{
+    json::Json,
+    llm::{DefaultProvider, LlmSettings, ProviderKind, Secret},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -59,7 +62,7 @@ fn the_openai_shape() {
         assert_eq!(asked.body, json!({"model": "model-1", "messages": messages, limit: 4096}));
         assert_eq!(result.data, "Hello! How can I assist you today?");
         assert_eq!(
-            Value::Object(result.metadata),
+            Json::Object(result.metadata),
             json!({"provider": kind.as_str(), "model": "gpt-4.1-2025-04-14", "finish_reason": "stop",
                 "usage": {"input_tokens": 19, "output_tokens": 10}})
         );
@@ -140,7 +143,7 @@ fn without_instructions_and_without_a_key_none_are_sent() {
     let asked = provider.only_asked();
     assert_eq!(asked.header("authorization"), None);
     assert_eq!(asked.body["messages"], json!([{"role": "user", "content": "m"}]));
-    assert_eq!(Value::Object(result.metadata), json!({"provider": "openai", "model": "model-1"}));
+    assert_eq!(Json::Object(result.metadata), json!({"provider": "openai", "model": "model-1"}));
 }
 
 #[test]
@@ -179,7 +182,7 @@ fn auto_prefers_a_key_to_a_running_ollama() {
     settings.anthropic.api_key = Some(Secret::from(KEY.to_owned()));
     settings.anthropic.base_url = Some(remote.url("/v1"));
     let result = LlmRouter::new(settings).handle(&request("chat", json!({"message": "m"}))).unwrap();
-    assert_eq!((result.data, &result.metadata["provider"]), (json!("remote"), &json!("anthropic")));
+    assert_eq!((result.data, &result.metadata["provider"]), (json!("remote").into(), &"anthropic".into()));
     assert!(local.asked().is_empty());
 }
 
@@ -194,7 +197,7 @@ fn auto_uses_the_model_that_a_running_ollama_has() {
         let mut settings = auto(local.url(""));
         settings.ollama.model_name = configured.map(str::to_owned);
         let result = LlmRouter::new(settings).handle(&request("chat", json!({"message": "m"}))).unwrap();
-        assert_eq!((result.to_text().as_str(), &result.metadata["model"]), ("local", &json!(used)));
+        assert_eq!((result.to_text().as_str(), &result.metadata["model"]), ("local", &used.into()));
         let first = if configured.is_some() { "POST" } else { "GET" };
         assert_eq!(local.asked()[0].method.as_str(), first);
     }

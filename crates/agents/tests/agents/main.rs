@@ -28,7 +28,7 @@ fn request(action: &str, payload: Value) -> ActionRequest {
         plan_id: PlanId::generate(),
         task_id: TaskId::generate(),
         correlation_id: CorrelationId::generate(),
-        payload,
+        payload: payload.into(),
         meta: ActionMeta {
             traceparent: None,
             attempt: 1,

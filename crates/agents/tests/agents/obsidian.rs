@@ -54,11 +54,14 @@ fn a_note_is_created_read_changed_listed_and_found() {
     call(agent, "update_note", json!({"path": "Projects/Phoenix.md", "content": "Ash", "mode": "append"}))
         .unwrap();
     let read = call(agent, "read_note", json!({"path": "Projects/Phoenix"})).unwrap();
-    assert_eq!((read.output_type.as_str(), read.data), ("markdown", json!("# Plan\nfly\nAsh")));
+    assert_eq!((read.output_type.as_str(), read.data), ("markdown", "# Plan\nfly\nAsh".into()));
     let listed = call(agent, "list_notes", json!({})).unwrap();
     assert_eq!(listed.data, json!(["a-b- c.md", "Projects/Phoenix.md"]));
     let listed = call(agent, "list_notes", json!({"folder": "Projects", "limit": 1})).unwrap();
-    assert_eq!((listed.data, &listed.metadata["truncated"]), (json!(["Projects/Phoenix.md"]), &json!(false)));
+    assert_eq!(
+        (listed.data, &listed.metadata["truncated"]),
+        (json!(["Projects/Phoenix.md"]).into(), &false.into())
+    );
     let found = call(agent, "search_notes", json!({"query": "ASH"})).unwrap();
     assert_eq!(found.data, json!([{"path": "Projects/Phoenix.md", "line": 3, "text": "Ash"}]));
     call(agent, "update_note", json!({"path": "Projects/Phoenix", "content": "new"})).unwrap();
@@ -198,12 +201,12 @@ fn lists_and_searches_say_that_there_is_more() {
         fs::write(place.file(&format!("vault/{n}.md")), "same\nsame").unwrap();
     }
     let listed = call(&mut place.agent, "list_notes", json!({"limit": 2})).unwrap();
-    assert_eq!((listed.data, &listed.metadata["truncated"]), (json!(["0.md", "1.md"]), &json!(true)));
+    assert_eq!((listed.data, &listed.metadata["truncated"]), (json!(["0.md", "1.md"]).into(), &true.into()));
     assert_eq!(listed.metadata["count"], 5);
     let found = call(&mut place.agent, "search_notes", json!({"query": "same", "limit": 3})).unwrap();
-    assert_eq!((found.data.as_array().unwrap().len(), &found.metadata["truncated"]), (3, &json!(true)));
+    assert_eq!((found.data.as_array().unwrap().len(), &found.metadata["truncated"]), (3, &true.into()));
     let found = call(&mut place.agent, "search_notes", json!({"query": "same", "limit": 10})).unwrap();
-    assert_eq!((found.data.as_array().unwrap().len(), &found.metadata["truncated"]), (10, &json!(false)));
+    assert_eq!((found.data.as_array().unwrap().len(), &found.metadata["truncated"]), (10, &false.into()));
 }
 
 #[test]

@@ -2,10 +2,10 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::json::Json;
 
-fn object(value: Value) -> Map<String, Value> {
-    let Value::Object(object) = value else { panic!("an object: {value}") };
-    object
+fn object(value: Value) -> Object {
+    Json::from(value).try_into().unwrap()
 }
 
 fn schema(source: Value) -> InputSchema {

@@ -16,9 +16,9 @@ use axum::{
 use futures_util::{Stream, StreamExt, stream};
 use jiff::Timestamp;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
-use phoenix_proto::{InvalidField, action::json_object, planner::WatchPlanResponse, required_timestamp};
+use phoenix_proto::{InvalidField, action::raw_json, planner::WatchPlanResponse, required_timestamp};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::Segment;
@@ -73,7 +73,7 @@ pub(crate) struct PlanEventV1 {
     task_key: Option<String>,
     /// Facts.
     #[schema(value_type = Object)]
-    data: Map<String, Value>,
+    data: Box<RawValue>,
 }
 
 impl TryFrom<WatchPlanResponse> for PlanEventV1 {
@@ -90,7 +90,7 @@ impl TryFrom<WatchPlanResponse> for PlanEventV1 {
             kind,
             at: required_timestamp("at", at)?,
             task_key: Some(task_key).filter(|key| !key.is_empty()),
-            data: json_object("data_json", &data_json)?,
+            data: raw_json("data_json", data_json)?,
         })
     }
 }

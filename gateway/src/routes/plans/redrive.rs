@@ -7,10 +7,10 @@ use axum::{
     extract::{Extension, State},
     response::{IntoResponse, Response},
 };
+use phoenix_domain::json::Object;
 use phoenix_domain::{OrchestratorError, PlanId};
-use phoenix_proto::{action::json_text, planner::RedrivePlanRequest};
+use phoenix_proto::planner::RedrivePlanRequest;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::{AcceptedV1, Segment, accepted, encode, ended_plan, view::PlanV1};
@@ -33,7 +33,7 @@ pub(crate) struct RedriveRequestV1 {
     /// succeeded are kept as they are.
     #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(schema_with = schemas::inputs)]
-    input: BTreeMap<String, Option<Map<String, Value>>>,
+    input: BTreeMap<String, Option<Object>>,
     /// One sentence for those who read the journal later: at most 1024 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1024)]
@@ -93,7 +93,7 @@ impl RedriveRequestV1 {
             plan_id: plan_id.to_string(),
             inputs_json: input
                 .into_iter()
-                .filter_map(|(key, input)| Some((key, json_text(&input?))))
+                .filter_map(|(key, input)| Some((key, input?.to_string())))
                 .collect(),
             reason: reason.unwrap_or_default(),
             wait: !respond_async,

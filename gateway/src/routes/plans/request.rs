@@ -1,15 +1,16 @@
 //! What a caller says a plan is.
 
 use phoenix_domain::{
-    AgentName, CorrelationId, OrchestratorError, action::CHAT_ACTION, agent::InvalidAgentName,
-    chat::MAX_CONTEXT_BYTES, ids::InvalidId, plan::MAX_DEADLINE_MS,
+    AgentName, CorrelationId, OrchestratorError,
+    action::CHAT_ACTION,
+    agent::InvalidAgentName,
+    ids::InvalidId,
+    json::Object,
+    limits::{MAX_CONTEXT_BYTES, check_text},
+    plan::MAX_DEADLINE_MS,
 };
-use phoenix_proto::{
-    action::json_text,
-    planner::{PlanAndExecuteRequest, TaskSpec},
-};
+use phoenix_proto::planner::{PlanAndExecuteRequest, TaskSpec};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::{
@@ -54,9 +55,9 @@ struct TaskRequestV1 {
     #[schema(schema_with = schemas::action)]
     action: Option<String>,
     /// The input. `{{tasks.KEY.output}}` stands for another task's answer, `{{tasks.KEY.output.path}}` for a part of it.
-    #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Map::is_empty")]
+    #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "no_members")]
     #[schema(value_type = Option<Object>)]
-    input: Map<String, Value>,
+    input: Object,
     /// Keys of the tasks it waits for, beside those that its input refers to.
     #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Vec::is_empty")]
     #[schema(schema_with = schemas::task_keys)]
@@ -65,6 +66,11 @@ struct TaskRequestV1 {
     #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "is_default")]
     #[schema(value_type = Option<OnFailureV1>)]
     on_failure: OnFailureV1,
+}
+
+/// Whether an input is the one that a task has when none is given.
+fn no_members(input: &Object) -> bool {
+    input.is_empty()
 }
 
 /// Whether a task's action is the one that it has when none is named.
@@ -110,10 +116,7 @@ impl PlanRequestV1 {
     pub(crate) fn into_wish(self) -> Result<PlanAndExecuteRequest, OrchestratorError> {
         let Self { tasks, context, correlation_id: _, deadline_ms } = self;
         let context = context.unwrap_or_default();
-        if context.len() > MAX_CONTEXT_BYTES {
-            let problem = format!("is {} bytes long; at most {MAX_CONTEXT_BYTES} are allowed", context.len());
-            return Err(OrchestratorError::invalid("context", problem));
-        }
+        check_text("context", &context, MAX_CONTEXT_BYTES)?;
         if tasks.is_empty() {
             return Err(OrchestratorError::invalid("tasks", "must hold at least one task"));
         }
@@ -138,7 +141,7 @@ impl TaskRequestV1 {
             key,
             agent: agent.into(),
             action: action.unwrap_or_else(|| CHAT_ACTION.to_owned()),
-            input_json: json_text(&input),
+            input_json: input.to_string(),
             depends_on,
             continue_on_failure: on_failure == OnFailureV1::Continue,
         })

@@ -6,10 +6,10 @@ use phoenix_domain::{
     plan::{PlanStatus, TaskStatus},
 };
 use phoenix_proto::{
-    InvalidField, action::json_object, common, id, optional, planner, required_timestamp, timestamp,
+    InvalidField, action::raw_json, common, id, optional, planner, required_timestamp, timestamp,
 };
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 use utoipa::{
     ToSchema,
     openapi::{ObjectBuilder, schema::Object, schema::Type},
@@ -79,7 +79,7 @@ struct TaskV1 {
     action: String,
     /// The input as it was given.
     #[schema(value_type = Object)]
-    input: Map<String, Value>,
+    input: Box<RawValue>,
     /// Keys of the tasks it waits for.
     depends_on: Vec<String>,
     /// What its failure means for the plan.
@@ -116,10 +116,11 @@ struct TaskOutputV1 {
     #[schema(examples("text"))]
     output_type: String,
     /// The answer itself: any JSON.
-    data: Value,
+    #[schema(value_type = Value)]
+    data: Box<RawValue>,
     /// Facts about the answer.
     #[schema(value_type = Object)]
-    metadata: Map<String, Value>,
+    metadata: Box<RawValue>,
 }
 
 /// One run of an agent for a task.
@@ -226,7 +227,7 @@ impl TaskV1 {
             key,
             agent,
             action,
-            input: json_object("input_json", &input_json)?,
+            input: raw_json("input_json", input_json)?,
             depends_on,
             on_failure: if continue_on_failure { OnFailureV1::Continue } else { OnFailureV1::Fail },
             status,
@@ -245,9 +246,12 @@ impl TryFrom<common::ActionOutput> for TaskOutputV1 {
     type Error = InvalidField;
 
     fn try_from(wire: common::ActionOutput) -> Result<Self, InvalidField> {
-        let result = phoenix_domain::action::ActionResult::try_from(wire)?;
-        let phoenix_domain::action::ActionResult { output_type, data, metadata } = result;
-        Ok(Self { output_type, data, metadata })
+        let common::ActionOutput { output_type, data_json, metadata_json } = wire;
+        Ok(Self {
+            output_type,
+            data: raw_json("data_json", data_json)?,
+            metadata: raw_json("metadata_json", metadata_json)?,
+        })
     }
 }
 

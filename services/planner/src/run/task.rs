@@ -2,12 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use phoenix_domain::{OrchestratorError, action::ActionResult, plan::AttemptOutcome};
+use phoenix_domain::{OrchestratorError, action::ActionResult, json::Object, plan::AttemptOutcome};
 use phoenix_platform::{
     client::{CONNECT_TIMEOUT, PING_EVERY, PING_TIMEOUT},
     metrics::record_counter,
 };
-use serde_json::{Map, Value};
 
 use super::Run;
 use crate::{
@@ -41,7 +40,7 @@ impl Run<'_> {
     pub(super) async fn run_task(
         &self,
         ordinal: usize,
-        payload: Result<Map<String, Value>, OrchestratorError>,
+        payload: Result<Object, OrchestratorError>,
         progress: &Progress,
     ) -> Result<Result<ActionResult, OrchestratorError>, JournalError> {
         let payload = match payload {

@@ -86,8 +86,8 @@ pub enum Entry {
         status: PlanStatus,
         /// When.
         at: Timestamp,
-        /// The answer as a person reads it, or why there is none.
-        result: Result<String, OrchestratorError>,
+        /// Why it did not succeed. The answer of one that did is its last task's.
+        result: Result<(), OrchestratorError>,
     },
     /// A plan that has ended was taken up again by another, which was accepted in the same group. Its open dead letters are
     /// redriven by that. Claims the plan: it can be taken up once.

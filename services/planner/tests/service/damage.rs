@@ -72,7 +72,7 @@ async fn journal(dir: &Path, plans: usize) -> Vec<String> {
         let (plan_id, status, at) = (plan.plan_id, PlanStatus::Succeeded, plan.created_at);
         let mut entries = vec![Entry::PlanAccepted { plan: plan.into() }];
         if n % 2 == 0 {
-            entries.push(Entry::PlanEnded { plan_id, status, at, result: Ok("done".into()) });
+            entries.push(Entry::PlanEnded { plan_id, status, at, result: Ok(()) });
         }
         journal.write("earlier", &[entries.into()]).await.unwrap();
         ids.push(plan_id.to_string());

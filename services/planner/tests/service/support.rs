@@ -241,7 +241,7 @@ pub fn new_plan(at: Timestamp, agents: &[&str]) -> domain::Plan {
             key: format!("t{ordinal}"),
             agent: agent.parse().unwrap(),
             action: "do".into(),
-            payload: serde_json::Map::new(),
+            payload: phoenix_domain::json::Object::new(),
             depends_on: Vec::new(),
             on_failure: domain::OnFailure::Fail,
         },

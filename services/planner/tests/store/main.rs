@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use phoenix_domain::{
     CorrelationId, FailureClass, OrchestratorError, OrchestratorErrorCode, PlanId, TaskId,
     action::ActionResult,
+    json::Json,
     plan::{AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
 };
 use phoenix_planner::store::{
@@ -80,7 +81,7 @@ fn new_plan(agents: &[&str]) -> Plan {
             key: format!("t{ordinal}"),
             agent: agent.parse().unwrap(),
             action: "do".into(),
-            payload: json!({"text": "ünïcode \" \\ \n", "n": [1, 2.5, null]}).as_object().unwrap().clone(),
+            payload: Json::from(json!({"text": "ünïcode \" \\ \n", "n": [1, 2.5, null]})).try_into().unwrap(),
             depends_on: (0..ordinal).map(|before| format!("t{before}")).collect(),
             on_failure: OnFailure::Continue,
         },
@@ -122,7 +123,7 @@ fn accepted_as(plan: &Plan, key: &str, digest: &str, second: i64, not_before: i6
 
 fn plan_ended(plan: &Plan, second: i64) -> Entry {
     let (plan_id, status) = (plan.plan_id, PlanStatus::Succeeded);
-    Entry::PlanEnded { plan_id, status, at: at(second), result: Ok("done".into()) }
+    Entry::PlanEnded { plan_id, status, at: at(second), result: Ok(()) }
 }
 
 /// A plan of two tasks: the first fails once and is tried again, the second fails for good, which the plan survives.

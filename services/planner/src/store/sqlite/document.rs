@@ -1,9 +1,9 @@
 //! A plan that is kept whole: the one task that it had, with its attempts, as a JSON document. What is read are the rows that
 //! the tables would hold instead.
 
-use phoenix_domain::{OrchestratorError, TaskId, action::ActionResult};
+use phoenix_domain::{OrchestratorError, TaskId, action::ActionResult, json::Object};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::stored::{AttemptRow, TaskRow};
 
@@ -20,7 +20,7 @@ pub(super) struct EndedTask<'a> {
     pub(super) key: &'a str,
     pub(super) agent: &'a str,
     pub(super) action: &'a str,
-    pub(super) payload: &'a Map<String, Value>,
+    pub(super) payload: &'a Object,
     pub(super) depends_on: &'a [String],
     pub(super) on_failure: &'a str,
     pub(super) status: &'a str,

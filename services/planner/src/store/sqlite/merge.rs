@@ -60,7 +60,7 @@ struct Events {
 struct PlanChange<'a> {
     status: PlanStatus,
     ended_at: Option<i64>,
-    result: Option<&'a Result<String, OrchestratorError>>,
+    result: Option<&'a Result<(), OrchestratorError>>,
 }
 
 /// What happened to a task in this batch.

@@ -57,7 +57,7 @@ struct Statement(&'static str, &'static str);
 /// page before it writes it.
 const PLANS: Statement = Statement(
     "INSERT OR ROLLBACK INTO plans
-     (plan_id, correlation_id, kind, status, owner, created_at, deadline_at, context, ended_at, output, error,
+     (plan_id, correlation_id, kind, status, owner, created_at, deadline_at, context, ended_at, error,
       redrive_of, document, agent) ",
     "",
 );
@@ -106,10 +106,10 @@ const TASK_CHANGES: Statement = Statement(
 );
 
 const PLAN_CHANGES: Statement = Statement(
-    "WITH change (plan_id, status, ended_at, output, error) AS (",
+    "WITH change (plan_id, status, ended_at, error) AS (",
     ")
      UPDATE plans
-     SET status = change.status, ended_at = change.ended_at, output = change.output, error = change.error
+     SET status = change.status, ended_at = change.ended_at, error = change.error
      FROM change
      WHERE plans.plan_id = change.plan_id AND plans.status NOT IN ('succeeded', 'failed', 'cancelled')
        AND plans.status <> change.status",
@@ -145,7 +145,7 @@ impl Kept {
     }
 }
 
-static KEPT_PLANS: LazyLock<Kept> = LazyLock::new(|| Kept::of(&PLANS, 14));
+static KEPT_PLANS: LazyLock<Kept> = LazyLock::new(|| Kept::of(&PLANS, 13));
 static KEPT_DOCUMENTS: LazyLock<Kept> = LazyLock::new(|| Kept::of(&DOCUMENTS, 3));
 
 /// Rows that are sent at once, at most: a statement has at most 32 766 values (<https://sqlite.org/limits.html>).

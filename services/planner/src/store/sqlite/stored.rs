@@ -3,9 +3,12 @@
 use jiff::Timestamp;
 use phoenix_domain::{
     FailureClass, OrchestratorError,
+    action::ActionResult,
+    json::{Json, JsonError, Object},
     plan::{Attempt, AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
 };
 use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
 use sqlx::FromRow;
 
 use super::{
@@ -33,6 +36,9 @@ impl PlanRow {
     pub(super) fn with(self, tasks: Vec<TaskRow>, attempts: Vec<AttemptRow>) -> Result<Plan, JournalError> {
         let mut plan = self.read()?;
         plan.tasks = tasks.into_iter().map(TaskRow::read).collect::<Result<_, _>>()?;
+        if plan.status == PlanStatus::Succeeded && plan.output.is_none() {
+            plan.output = plan.tasks.last().and_then(|task| task.output.as_ref()).map(ActionResult::to_text);
+        }
         for row in attempts {
             let ordinal = usize::try_from(row.ordinal).unwrap_or(usize::MAX);
             let task = plan.tasks.get_mut(ordinal).ok_or_else(|| damaged("attempts.ordinal", row.ordinal))?;
@@ -122,7 +128,8 @@ impl TaskRow {
                 key,
                 agent: parse("tasks.agent", &agent)?,
                 action,
-                payload: from_json("tasks.payload", &payload)?,
+                payload: Object::parse_stored(&payload)
+                    .map_err(|error| unreadable("tasks.payload", &error))?,
                 depends_on: from_json("tasks.depends_on", &depends_on)?,
                 on_failure: match on_failure.as_str() {
                     "fail" => OnFailure::Fail,
@@ -134,7 +141,7 @@ impl TaskRow {
             queued_at: time(queued_at)?,
             dispatched_at: dispatched_at.map(time).transpose()?,
             ended_at: ended_at.map(time).transpose()?,
-            output: output.map(|text| from_json("tasks.output", &text)).transpose()?,
+            output: output.map(|text| stored_result("tasks.output", &text)).transpose()?,
             error: stored_error(error.as_deref())?,
             attempts: Vec::new(),
         })
@@ -205,7 +212,32 @@ pub(super) fn parse<T: std::str::FromStr>(column: &str, text: &str) -> Result<T,
     text.parse().map_err(|_| damaged(column, text))
 }
 
-/// What is wrong is told without the text itself, which is somebody's.
+/// An agent's answer.
+fn stored_result(column: &str, text: &str) -> Result<ActionResult, JournalError> {
+    #[derive(Deserialize)]
+    struct Stored {
+        output_type: String,
+        data: Box<RawValue>,
+        metadata: Option<Box<RawValue>>,
+    }
+    let Stored { output_type, data, metadata } = from_json(column, text)?;
+    let wrong = |error: JsonError| unreadable(column, &error);
+    Ok(ActionResult {
+        output_type,
+        data: Json::parse_stored(data.get()).map_err(wrong)?,
+        metadata: match metadata {
+            Some(metadata) => Object::parse_stored(metadata.get()).map_err(wrong)?,
+            None => Object::new(),
+        },
+    })
+}
+
+/// The message names the column and the problem, and not the text, which is a caller's.
+fn unreadable(column: &str, error: &JsonError) -> JournalError {
+    JournalError::Damaged(format!("{column} {error}"))
+}
+
+/// The message names the column and the position, and not the text, which is a caller's.
 pub(super) fn from_json<T: DeserializeOwned>(column: &str, text: &str) -> Result<T, JournalError> {
     let wrong = |error: serde_json::Error| {
         JournalError::Damaged(format!(

@@ -38,9 +38,8 @@ impl PlanSteps<'_> {
         match (accepted, change) {
             (Some(_), _) => rows.plans.push(self.plan_row(None)),
             (None, Some(PlanChange { status, ended_at, result })) => {
-                let (output, error) = parts(*result);
-                let output = output.map(String::as_str);
-                rows.plan_changes.push(row![plan_id, status.as_str(), *ended_at, output, error.map(json)]);
+                let (_, error) = parts(*result);
+                rows.plan_changes.push(row![plan_id, status.as_str(), *ended_at, error.map(json)]);
             }
             (None, None) => {}
         }
@@ -91,7 +90,7 @@ impl PlanSteps<'_> {
         let Some(Acceptance { planner, plan }) = self.accepted else { return Row::new() };
         let Plan { plan_id, correlation_id, kind, created_at, deadline_at, context, redrive_of, .. } = plan;
         let change = self.change.as_ref();
-        let (output, error) = parts(change.and_then(|change| change.result));
+        let (_, error) = parts(change.and_then(|change| change.result));
         let (document, agent) = whole.unzip();
         row![
             *plan_id,
@@ -103,7 +102,6 @@ impl PlanSteps<'_> {
             deadline_at.map(micros),
             context.as_str(),
             change.and_then(|change| change.ended_at),
-            output.map(String::as_str),
             error.map(json),
             *redrive_of,
             document,

@@ -1,0 +1,100 @@
+//! Every limit on what a caller, an agent or a peer may send, in one place. `docs/limits.md` lists them.
+//!
+//! Each entry point (the gateway, the planner's gRPC, the line that an agent answers, the result of filling a template) checks
+//! them before anything is journaled. Readers of the journal accept whatever a writer that kept to them has written.
+
+use crate::error::OrchestratorError;
+
+/// Levels of objects and arrays inside each other, of a task's input, an agent's answer and its metadata. An object with
+/// plain members is one level.
+pub const MAX_DEPTH: usize = 64;
+
+/// Levels that a journal written before [`MAX_DEPTH`] existed may hold, and the reader of the journal accepts.
+pub const MAX_STORED_DEPTH: usize = 512;
+
+/// Bytes of a request's body at the gateway.
+pub const MAX_REQUEST_BYTES: usize = 1024 * 1024;
+
+/// Bytes of a task's input once its references are filled, as compact JSON.
+pub const MAX_FILLED_INPUT_BYTES: usize = 8 * 1024 * 1024;
+
+/// Bytes of the line that an agent answers.
+pub const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
+
+/// Bytes of an attempt's stderr that are kept: the last ones.
+pub const MAX_STDERR_BYTES: usize = 64 * 1024;
+
+/// Tasks of one plan.
+pub const MAX_TASKS: usize = 256;
+
+/// Bytes of a whole plan as it is accepted: the inputs as compact JSON, keys, actions, dependencies and context together.
+pub const MAX_PLAN_BYTES: usize = 4 * 1024 * 1024;
+
+/// Bytes of a chat's message.
+pub const MAX_MESSAGE_BYTES: usize = 32_768;
+
+/// Bytes of the context that a caller gives agents beside the input.
+pub const MAX_CONTEXT_BYTES: usize = 262_144;
+
+/// Bytes of the reason for a cancel, a redrive or a discard.
+pub const MAX_REASON_BYTES: usize = 1024;
+
+/// Characters of a task's key.
+pub const MAX_KEY_CHARS: usize = 64;
+
+/// Bytes of an action's name.
+pub const MAX_ACTION_BYTES: usize = 256;
+
+/// Bytes of an idempotency key.
+pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
+
+/// Bytes of one output or stderr tail that a view of a plan shows; the whole is read by its own link.
+pub const MAX_PREVIEW_BYTES: usize = 64 * 1024;
+
+/// Bytes of all previews of one view, and of one page of a listing, together.
+pub const MAX_VIEW_BYTES: usize = 4 * 1024 * 1024;
+
+/// Checks that free text is at most `limit` bytes long.
+///
+/// # Errors
+/// `validation_failed` that names the field, the limit and the length found.
+pub fn check_text(field: &str, text: &str, limit: usize) -> Result<(), OrchestratorError> {
+    check_bytes(field, text.len(), limit)
+}
+
+/// Checks that something is at most `limit` bytes large.
+///
+/// # Errors
+/// `validation_failed` that names the field, the limit and the size found.
+pub fn check_bytes(field: &str, found: usize, limit: usize) -> Result<(), OrchestratorError> {
+    if found > limit {
+        let problem = format!("is {found} bytes long; at most {limit} are allowed");
+        return Err(OrchestratorError::invalid(field, problem));
+    }
+    Ok(())
+}
+
+/// Checks that JSON is at most [`MAX_DEPTH`] levels deep.
+///
+/// # Errors
+/// `validation_failed` that names the field, the limit and the depth found.
+pub fn check_depth(field: &str, found: usize) -> Result<(), OrchestratorError> {
+    if found > MAX_DEPTH {
+        let problem = format!("is nested {found} levels deep; at most {MAX_DEPTH} are allowed");
+        return Err(OrchestratorError::invalid(field, problem));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_over_a_limit_is_refused_with_limit_and_length() {
+        assert!(check_text("reason", &"x".repeat(MAX_REASON_BYTES), MAX_REASON_BYTES).is_ok());
+        let error = check_text("reason", &"ä".repeat(MAX_REASON_BYTES), MAX_REASON_BYTES).unwrap_err();
+        assert_eq!(error.message, "`reason` is 2048 bytes long; at most 1024 are allowed");
+        assert!(check_depth("x", MAX_DEPTH).is_ok() && check_depth("x", MAX_DEPTH + 1).is_err());
+    }
+}

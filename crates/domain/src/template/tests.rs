@@ -1,0 +1,156 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn payload(input: Value) -> Object {
+    Object::from_iter([("x".to_owned(), input.into())])
+}
+
+fn rendered(input: Value) -> Result<Json, TemplateError> {
+    let status = json!({"files": [{"name": "a.rs"}, {"name": "b.rs"}], "clean": false}).into();
+    let text = "On branch main".into();
+    let outputs = |key: &str| match key {
+        "status" => Referent::Answer(&status),
+        "text" => Referent::Answer(&text),
+        _ => Referent::Failed,
+    };
+    render(&payload(input), &outputs).map(|payload| payload["x"].clone())
+}
+
+#[test]
+fn a_reference_alone_keeps_its_type_and_one_inside_text_becomes_text() {
+    for (input, expected) in [
+        (json!("{{tasks.status.output.clean}}"), json!(false)),
+        (json!("{{ tasks.status.output.files.1.name }}"), json!("b.rs")),
+        (json!("It says: {{tasks.text.output}}!"), json!("It says: On branch main!")),
+        (json!("{{tasks.status.output.clean}}, {{tasks.text.output}}"), json!("false, On branch main")),
+        (
+            json!(["{{tasks.text.output}}", {"y": "{{tasks.status.output.files}}"}]),
+            json!(["On branch main", {"y": [{"name": "a.rs"}, {"name": "b.rs"}]}]),
+        ),
+        (json!("{{ user.name }} and { {tasks"), json!("{{ user.name }} and { {tasks")),
+        (json!(""), json!("")),
+        (json!(7), json!(7)),
+    ] {
+        assert_eq!(rendered(input.clone()), Ok(expected.into()), "{input}");
+    }
+}
+
+#[test]
+fn braces_next_to_a_reference_are_text() {
+    for (input, expected) in [
+        ("{{{tasks.text.output}}}", "{On branch main}"),
+        ("{{{tasks.text.output}}: 1}", "{On branch main: 1}"),
+        ("{{{{tasks.text.output}}}}", "{{On branch main}}"),
+        ("{ {{tasks.text.output}} }", "{ On branch main }"),
+        ("{{x}}{{tasks.text.output}}", "{{x}}On branch main"),
+    ] {
+        assert_eq!(rendered(json!(input)), Ok(expected.into()), "{input}");
+        let found = references(&payload(json!(input))).unwrap();
+        assert_eq!(found, [Reference { key: "text".into(), path: vec![] }], "{input}");
+    }
+}
+
+#[test]
+fn a_backslash_makes_a_reference_literal() {
+    for (input, expected, count) in [
+        (r"Use \{{tasks.KEY.output}} in a plan", "Use {{tasks.KEY.output}} in a plan", 0),
+        (r"\{{tasks.text.output}}", "{{tasks.text.output}}", 0),
+        (r"\{{tasks.text.output}} is {{tasks.text.output}}", "{{tasks.text.output}} is On branch main", 1),
+        (r"\\{{tasks.text.output}}", r"\On branch main", 1),
+        (r"\\\{{tasks.text.output}}", r"\{{tasks.text.output}}", 0),
+        (r"\{{ tasks.unclosed", "{{ tasks.unclosed", 0),
+        (r"C:\dir \{{ user }} \\", r"C:\dir \{{ user }} \\", 0),
+    ] {
+        assert_eq!(rendered(json!(input)), Ok(expected.into()), "{input}");
+        assert_eq!(references(&payload(json!(input))).unwrap().len(), count, "{input}");
+    }
+}
+
+#[test]
+fn any_path_into_a_failed_task_is_null() {
+    for input in ["{{tasks.failed.output}}", "{{tasks.failed.output.k}}", "{{tasks.failed.output.0.a.b}}"] {
+        assert_eq!(rendered(json!(input)), Ok(Json::Null), "{input}");
+        assert_eq!(rendered(json!(format!("it: {input}"))), Ok("it: null".into()), "{input}");
+    }
+}
+
+#[test]
+fn a_path_that_leads_nowhere_is_named() {
+    let nowhere = rendered(json!("{{tasks.status.output.files.9}}")).unwrap_err();
+    assert_eq!(nowhere.to_string(), "task `status` has no `files.9` in its output");
+    for bad in
+        ["{{tasks.x}}", "{{tasks.x.input}}", "{{tasks..output}}", "{{tasks.x.output.}}", "{{tasks.x.output"]
+    {
+        assert!(rendered(json!(bad)).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn pointers_lead_to_the_strings_with_references() {
+    let input = json!({
+        "a": "{{tasks.t.output}}", "b": ["no {{ user }}", {"c/d~": "x {{ tasks.t.output.y }}"}], "e": "{{tasks.t",
+        "f": 1, "g": r"\{{tasks.t.output}}"
+    });
+    let Json::Object(payload) = input.clone().into() else { panic!("an object") };
+    let pointers = pointers(&payload);
+    assert_eq!(pointers.len(), 2);
+    for pointer in ["/a", "/b/1/c~1d~0"] {
+        assert!(
+            pointers.iter().any(|found| found == pointer) && input.pointer(pointer).is_some(),
+            "{pointer}"
+        );
+    }
+}
+
+#[test]
+fn an_answer_that_looks_like_a_reference_is_not_followed() {
+    let evil = "{{tasks.secret.output}}".into();
+    let once = render(&payload(json!("{{tasks.a.output}}")), &|_| Referent::Answer(&evil)).unwrap();
+    assert_eq!(once["x"], evil);
+}
+
+#[test]
+fn a_filled_input_is_bounded_however_many_references_it_has() {
+    let large = Json::String("x".repeat(7 * 1024 * 1024));
+    let fill = |count: usize| {
+        let text = "{{tasks.a.output}}".repeat(count);
+        render(&payload(json!(text)), &|_| Referent::Answer(&large))
+    };
+    assert_eq!(fill(1).unwrap()["x"], large);
+    let found = 8 + 150 * 7 * 1024 * 1024;
+    assert_eq!(fill(150), Err(TemplateError::TooLarge { found, limit: MAX_FILLED_INPUT_BYTES }));
+}
+
+#[test]
+fn a_filled_input_is_no_deeper_than_an_input_may_be() {
+    let answer =
+        |levels: usize| Json::parse_stored(&format!("{}{}", "[".repeat(levels), "]".repeat(levels))).unwrap();
+    let deep = answer(MAX_DEPTH);
+    let too_deep = render(&payload(json!("{{tasks.a.output}}")), &|_| Referent::Answer(&deep));
+    assert_eq!(too_deep, Err(TemplateError::TooDeep { found: MAX_DEPTH + 1, limit: MAX_DEPTH }));
+    let fits = answer(MAX_DEPTH - 1);
+    render(&payload(json!("{{tasks.a.output}}")), &|_| Referent::Answer(&fits)).unwrap();
+    // As text it is no level of its own.
+    render(&payload(json!("is {{tasks.a.output}}")), &|_| Referent::Answer(&deep)).unwrap();
+}
+
+proptest! {
+    #[test]
+    fn a_measured_input_is_as_large_as_the_written_one(
+        before in any::<String>(), after in any::<String>(), answer in any::<String>(), number in any::<i64>()
+    ) {
+        let answer: Json = json!({"text": answer, "list": [number, answer]}).into();
+        let output = |_: &str| Referent::Answer(&answer);
+        let input = json!({
+            "a": format!("{before}{{{{tasks.a.output}}}}{after}"), "b": "{{tasks.a.output.text}}",
+            "c": [format!("{before} {{{{tasks.a.output.list}}}}")]
+        });
+        let Json::Object(input) = input.into() else { panic!("an object") };
+        if let Ok(filled) = render(&input, &output) {
+            let mut measure = Measure { output: &output, known: HashMap::new() };
+            prop_assert_eq!(measure.object(&input).unwrap().bytes, filled.to_string().len());
+        }
+    }
+}
