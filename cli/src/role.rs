@@ -109,7 +109,7 @@ async fn serve_role(
         Role::Planner => phoenix_planner::serve(PlannerConfig::from(settings), listener, shutdown).await?,
         Role::Executor => {
             let guard = Some(vec![exe, "executor-guard".into()]);
-            let config = ExecutorConfig { guard, ..ExecutorConfig::from(settings) };
+            let config = ExecutorConfig { guard, adopts_orphans: true, ..ExecutorConfig::from(settings) };
             phoenix_executor::serve(config, listener, shutdown).await?;
         }
         Role::Health => phoenix_health::serve(HealthConfig::from(settings), listener, shutdown).await?,

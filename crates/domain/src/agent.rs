@@ -122,6 +122,8 @@ pub struct AgentSpec {
     pub workers: u32,
     /// Time for one attempt.
     pub timeout: Duration,
+    /// Time for a worker to start: until it begins to read its input.
+    pub start_timeout: Duration,
     /// When a failed attempt is tried again.
     pub retry: RetryPolicy,
     /// When its circuit opens.
@@ -146,6 +148,7 @@ impl AgentSpec {
             mode: AgentMode::default(),
             workers: 4,
             timeout: Duration::from_secs(30),
+            start_timeout: Duration::from_secs(30),
             retry: RetryPolicy::default(),
             breaker: BreakerPolicy::default(),
             max_concurrency: 16,

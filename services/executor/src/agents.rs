@@ -2,6 +2,7 @@
 
 mod conversation;
 mod oneshot;
+mod stderr;
 mod workers;
 
 use std::{

@@ -20,10 +20,14 @@ pub struct ExecutorConfig {
     /// The command that starts the orphan guard ([`crate::guard`]), without its argument. Without a guard, agents
     /// outlive an executor that is killed with SIGKILL, until the next executor starts.
     pub guard: Option<Vec<String>>,
+    /// Whether this process is the executor's alone. It then adopts what its agents leave behind, and ends every child that
+    /// the executor did not start.
+    pub adopts_orphans: bool,
 }
 
 impl From<&RoleSettings> for ExecutorConfig {
-    /// Reads the process's environment, once. The guard is left to the executable, which knows how to be one.
+    /// Reads the process's environment, once. The guard is left to the executable, which knows how to be
+    /// one, and so is the adoption of orphans: the executable knows what else its process does.
     fn from(settings: &RoleSettings) -> Self {
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
@@ -34,6 +38,7 @@ impl From<&RoleSettings> for ExecutorConfig {
             health_url: settings.health_url.clone(),
             environment: std::env::vars_os().filter_map(text).collect(),
             guard: None,
+            adopts_orphans: false,
         }
     }
 }

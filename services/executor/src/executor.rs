@@ -24,8 +24,8 @@ use crate::{
     health_reports::{HealthReports, Report},
     limits::Places,
     metrics::{AgentMeters, TASKS_STARTED},
-    orphans::{MARKER_VARIABLE, Marker},
-    process::Program,
+    process::{Origin, Program},
+    processes::MARKER_VARIABLE,
     redact::Redactor,
     running::{CancelReason, RunningTasks},
     task::{Events, Task, TaskStream},
@@ -55,10 +55,10 @@ struct Agent {
 }
 
 impl Executor {
-    /// An executor whose agents carry `marker`.
+    /// An executor whose agents come from `origin`.
     pub(crate) fn new(
         config: &ExecutorConfig,
-        marker: &Marker,
+        origin: &Origin,
         running: Arc<RunningTasks>,
         cleanup: Cleanup,
     ) -> Result<Arc<Self>, InvalidUrl> {
@@ -69,7 +69,7 @@ impl Executor {
                 AgentMode::Workers => spec.workers,
             };
             let meters = AgentMeters::new(&spec.name, running);
-            let environment = environment_of(spec, config, marker);
+            let environment = environment_of(spec, config);
             let search_path = (environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value))
                 .or_else(|| config.environment.get("PATH"))
                 .map_or(DEFAULT_PATH, String::as_str)
@@ -79,6 +79,7 @@ impl Executor {
                 environment,
                 search_path,
                 meters.processes.clone(),
+                origin.clone(),
                 cleanup.clone(),
             );
             let redactor = Arc::clone(&redactor);
@@ -86,7 +87,8 @@ impl Executor {
                 AgentMode::Oneshot => Box::new(Oneshot::new(program, redactor)),
                 AgentMode::Workers => {
                     let crashes = Crashes::new(spec.name.clone(), &meters);
-                    Box::new(Workers::new(program, redactor, crashes, &meters, cleanup.clone()))
+                    let start_limit = spec.start_timeout;
+                    Box::new(Workers::new(program, start_limit, redactor, crashes, &meters, cleanup.clone()))
                 }
             };
             let places = Places::new(spec.runs_at_once(), spec.max_queue, &meters);
@@ -180,16 +182,15 @@ fn overloaded(spec: &AgentSpec) -> OrchestratorError {
     .with_retry_after(OVERLOAD_RETRY_AFTER)
 }
 
-/// What the processes of `spec` find in their environment: what it names, of what there is, and the marker.
-fn environment_of(spec: &AgentSpec, config: &ExecutorConfig, marker: &Marker) -> Vec<(String, String)> {
+/// What the processes of `spec` find in their environment beside the marker: what it names, of what there is.
+fn environment_of(spec: &AgentSpec, config: &ExecutorConfig) -> Vec<(String, String)> {
     let value_of = |name: &String| match name.as_str() {
         MARKER_VARIABLE => None,
         // A map with string keys has no value that can't be written.
         SETTINGS_VARIABLE => serde_json::to_string(&config.llm).ok(),
         name => config.environment.get(name).cloned(),
     };
-    let named = spec.env.iter().filter_map(|name| Some((name.clone(), value_of(name)?)));
-    named.chain([(MARKER_VARIABLE.to_owned(), marker.to_string())]).collect()
+    spec.env.iter().filter_map(|name| Some((name.clone(), value_of(name)?))).collect()
 }
 
 /// What the log says about a cancelled task, and its caller is told.

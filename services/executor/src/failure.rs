@@ -73,6 +73,12 @@ impl AttemptFailure {
         Self::new(FailureClass::Timeout, format!("did not answer within {}", seconds(limit)))
     }
 
+    /// It was still starting after `limit`, and was not handed the request.
+    pub(crate) fn still_starting(limit: Duration) -> Self {
+        let deed = format!("did not answer within {}: it is still starting", seconds(limit));
+        Self::new(FailureClass::Timeout, deed).neutral_if(true)
+    }
+
     /// It answered, but was still there after `limit`.
     pub(crate) fn did_not_exit(limit: Duration) -> Self {
         let deed = format!("answered, but did not exit within {}", seconds(limit));
@@ -135,12 +141,7 @@ impl AttemptFailure {
 
     fn error_with(self, message: String, agent: &AgentName, attempts: u32) -> OrchestratorError {
         let code = self.code();
-        let error = OrchestratorError::new(code, message);
-        let error = match self.retry_after {
-            Some(after) if code == OrchestratorErrorCode::Overloaded => error.with_retry_after(after),
-            _ => error,
-        };
-        let mut error = error
+        let mut error = OrchestratorError::new(code, message)
             .with_detail("agent", agent)
             .with_detail("attempts", attempts)
             .with_detail("error_class", self.class.as_str());
@@ -152,6 +153,9 @@ impl AttemptFailure {
         }
         if let Some(code) = self.response_code {
             error = error.with_detail("response_code", code);
+        }
+        if let Some(after) = self.retry_after.filter(|_| code == OrchestratorErrorCode::Overloaded) {
+            error = error.with_retry_after(after);
         }
         error
     }

@@ -11,13 +11,15 @@
 //! A task is driven by the stream of its events: who listens keeps it going, who leaves cancels it. What must be finished
 //! all the same goes to `cleanup.rs`.
 //!
-//! No agent process outlives the executor:
+//! What an attempt started is gone when it ends: its process group is killed (process.rs), and so is what left the group
+//! and became a child of the executor (reaper.rs). No agent process outlives the executor:
 //!
 //! ```text
 //! SIGTERM          running tasks finish or run out of drain time, then every group is killed, then every process that
-//!                  still carries the marker
+//!                  still carries the marker, then every child that is left
 //! serve() dropped  every group is killed
-//! SIGKILL          guard.rs notices and kills every process that carries the marker
+//! SIGKILL          guard.rs notices and kills every process that carries the marker, what that started, and the
+//!                  executor's last children
 //! guard killed too the next executor finds them (orphans.rs)
 //! ```
 
@@ -35,12 +37,15 @@ mod orphans;
 mod output;
 mod pipes;
 mod process;
+mod processes;
+mod reaper;
 mod redact;
+mod registry;
 mod response;
 mod running;
 mod task;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use phoenix_platform::{
     client::InvalidUrl,
@@ -60,7 +65,9 @@ use crate::{
     grpc::ExecutorGrpc,
     guard::{GUARD_CONDITION, Guard},
     metrics::ORPHANS_KILLED,
-    orphans::Marker,
+    orphans::{Marker, Presence},
+    process::Origin,
+    reaper::Reaper,
     running::RunningTasks,
 };
 
@@ -91,13 +98,20 @@ pub async fn serve(
     let stop = CancellationToken::new();
     let stop_on_drop = stop.clone().drop_guard();
     let marker = Marker::new();
+    let presence = Presence::establish(&marker).inspect_err(|error| {
+        tracing::warn!(%error, "no lock file for this executor; a later one will not end what it leaves behind");
+    });
+    let origin = Origin { registry: Arc::default(), marker: marker.clone() };
+    let registry = Arc::clone(&origin.registry);
+    let reaper =
+        config.adopts_orphans.then(|| Reaper::start(Arc::clone(&registry), marker.clone())).flatten();
     let running = RunningTasks::new(stop.clone());
     let cleanup = Cleanup::new(stop);
-    let executor = Executor::new(&config, &marker, running.clone(), cleanup.clone())?;
+    let executor = Executor::new(&config, &origin, running.clone(), cleanup.clone())?;
 
     let conditions: &[_] = if config.guard.is_some() { &[GUARD_CONDITION] } else { &[] };
     let readiness = Readiness::needing(conditions);
-    let guard = config.guard.map(|command| Guard::keep(command, marker.clone(), readiness.clone()));
+    let guard = config.guard.map(|command| Guard::keep(command, marker.clone(), registry, readiness.clone()));
     // On the side: they are nobody's business but ours.
     tokio::task::spawn_blocking(end_orphans);
 
@@ -116,10 +130,14 @@ pub async fn serve(
     if !cleanup.finish(CLEANUP_LIMIT).await {
         tracing::warn!("gave up waiting for agent processes to end");
     }
-    let _ = tokio::task::spawn_blocking(move || orphans::kill_marked(&marker.to_string(), 1)).await;
+    let _ = tokio::task::spawn_blocking(move || orphans::kill_marked(&marker.to_string(), &[], 1)).await;
+    if let Some(reaper) = reaper {
+        reaper.finish().await;
+    }
     if let Some(guard) = guard {
         guard.release().await;
     }
+    drop(presence);
     Ok(served?)
 }
 

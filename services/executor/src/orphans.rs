@@ -1,209 +1,299 @@
-//! Finds the processes of agents by the marker in their environment, and ends them.
+//! Finds the processes of an executor that is gone, and ends them.
 //!
-//! A process group is the first means of ending an agent with all it started. The marker is the second: it also finds
-//! what left its group, and what an executor that was killed left behind. It is inherited like the rest of the
-//! environment; only a process that wiped it on purpose gets away.
+//! While the executor lives, its process adopts what leaves an agent ([`crate::reaper`]). Afterwards its agents are known
+//! by a marker in their environment, which is inherited, and by what they started: the tree below a process that carries
+//! the marker is its executor's too, whatever its members did to their environment.
 //!
-//! Linux only (`/proc/<pid>/environ`). Elsewhere nothing is ever found.
+//! An executor proves that it lives by a lock on a file that is named after it. Its process id would not do: in another
+//! pid namespace it means another process, or none. Where there is no such file, nothing is ended.
 
-use std::fmt;
+use std::{
+    collections::BTreeSet,
+    fmt,
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use nix::{
+    fcntl::OFlag,
+    sys::signal::{Signal, kill, killpg},
+    unistd::{Pid, geteuid, getpgid},
+};
 use uuid::Uuid;
 
-/// The variable that every process of an agent carries.
-pub(crate) const MARKER_VARIABLE: &str = "PHOENIX_EXECUTOR";
+use crate::processes::{self, ProcessId};
 
-/// The name of one executor: `<uuid>:<pid>`. The process id tells later executors whether this one still lives.
+/// Between two scans. A process needs a moment to die.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A process that is stuck in the kernel can't be waited for.
+const MAX_SCANS: u32 = 250;
+
+/// So often what is about to be ended is looked for anew, since what is not stopped yet may start more.
+const MAX_STOPS: u32 = 16;
+
+/// How the names of lock files begin and end.
+const LOCK_NAME: (&str, &str) = ("phoenix-executor-", ".lock");
+
+/// The name of one executor: `<uuid>:<pid>`. Its processes carry `<uuid>:<number>:<pid>`, with a number of their own. The
+/// process id is for people, and for executors of earlier versions, which look for it at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Marker(String);
+pub(crate) struct Marker {
+    executor: Uuid,
+    pid: u32,
+}
 
 impl Marker {
     /// A marker for this process.
     pub(crate) fn new() -> Self {
-        Self(format!("{}:{}", Uuid::new_v4(), std::process::id()))
+        Self { executor: Uuid::new_v4(), pid: std::process::id() }
+    }
+
+    /// What the process with this number carries.
+    pub(crate) fn of_process(&self, number: u64) -> String {
+        format!("{}:{number}:{}", self.executor, self.pid)
+    }
+
+    /// The number of the process that carries `carried`, if it is one of this executor.
+    pub(crate) fn number_in(&self, carried: &str) -> Option<u64> {
+        let mut parts = carried.split(':');
+        let is_ours = parts.next()? == self.executor.to_string();
+        let number = parts.next()?;
+        // Of two parts the second is the process id.
+        (is_ours && parts.next().is_some()).then(|| number.parse().ok())?
     }
 }
 
 impl fmt::Display for Marker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        write!(f, "{}:{}", self.executor, self.pid)
     }
 }
 
-#[cfg(not(target_os = "linux"))]
-pub(crate) use elsewhere::{kill_marked, kill_orphans};
-#[cfg(target_os = "linux")]
-pub(crate) use linux::{kill_marked, kill_orphans};
+/// Proof that an executor lives: a lock that the kernel gives up when its process ends.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Presence {
+    path: PathBuf,
+    /// Locked for as long as it is open.
+    _locked: File,
+}
 
-#[cfg(target_os = "linux")]
-mod linux {
-    use std::{collections::BTreeSet, fs, time::Duration};
+impl Presence {
+    /// Takes the lock of `marker`'s executor, in the folder for temporary files.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub(crate) fn establish(marker: &Marker) -> io::Result<Self> {
+        let path = lock_file(&std::env::temp_dir(), marker.executor);
+        // Locked before it has its name, so that another executor can't lock it first.
+        let unnamed = path.with_extension("new");
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unnamed)?;
+        let locked = file.try_lock().map_err(io::Error::from).and_then(|()| fs::rename(&unnamed, &path));
+        if let Err(error) = locked {
+            let _ = fs::remove_file(&unnamed);
+            return Err(error);
+        }
+        Ok(Self { path, _locked: file })
+    }
+}
 
-    use nix::{
-        sys::signal::{Signal, kill, killpg},
-        unistd::{Pid, getpgid, getpgrp},
+impl Drop for Presence {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn lock_file(folder: &Path, executor: Uuid) -> PathBuf {
+    let (prefix, suffix) = LOCK_NAME;
+    folder.join(format!("{prefix}{executor}{suffix}"))
+}
+
+/// Ends every process of executors that are provably gone. Answers how many it ended.
+pub(crate) fn kill_orphans() -> usize {
+    let gone = gone_executors(&std::env::temp_dir());
+    let mut killed = 0;
+    for presence in gone {
+        let (prefix, suffix) = LOCK_NAME;
+        let name = presence.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some(executor) = name.strip_prefix(prefix).and_then(|name| name.strip_suffix(suffix)) {
+            killed += kill_marked(executor, &[], 1);
+        }
+    }
+    killed
+}
+
+/// The locks of executors that gave them up without removing them. They are held, and removed when dropped.
+fn gone_executors(folder: &Path) -> Vec<Presence> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let gone = |entry: io::Result<fs::DirEntry>| {
+        let (prefix, suffix) = LOCK_NAME;
+        let path = entry.ok()?.path();
+        let name = path.file_name()?.to_str()?.strip_prefix(prefix)?.strip_suffix(suffix)?;
+        name.parse::<Uuid>().ok()?;
+        let nofollow = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let file = OpenOptions::new().write(true).custom_flags(nofollow.bits()).open(&path).ok()?;
+        let is_ours = file.metadata().is_ok_and(|facts| facts.is_file() && facts.uid() == geteuid().as_raw());
+        (is_ours && file.try_lock().is_ok()).then(|| Presence { path, _locked: file })
+    };
+    entries.filter_map(gone).collect()
+}
+
+/// Ends every process that carries a marker of the executor that `marker` names, those of `also` that still run, and all they started, until
+/// that many scans in a row have found none. One that is being started shows its marker only from some moment on, so one
+/// scan is not enough while that may be. Answers how many it ended.
+pub(crate) fn kill_marked(marker: &str, also: &[ProcessId], clean_scans: u32) -> usize {
+    let (mut killed, mut clean) = (BTreeSet::new(), 0);
+    for _ in 0..MAX_SCANS {
+        let found = stop(|| roots(marker, also));
+        clean = if found.is_empty() { clean + 1 } else { 0 };
+        if clean >= clean_scans {
+            break;
+        }
+        end(&found);
+        killed.extend(found);
+        pause();
+    }
+    killed.len()
+}
+
+fn roots(marker: &str, also: &[ProcessId]) -> Vec<Pid> {
+    let own = Pid::this();
+    let executor = |marker: &str| marker.split(':').next().map(str::to_owned);
+    let wanted = executor(marker);
+    let is_marked = |pid: &Pid| {
+        let carried = processes::marker_of(*pid);
+        carried.is_some_and(|carried| executor(&carried) == wanted)
+    };
+    let marked = processes::all().into_iter().filter(|pid| *pid != own).filter(is_marked);
+    marked.chain(also.iter().filter(|id| id.is_alive()).map(|id| id.pid)).collect()
+}
+
+/// Stops what `roots` finds and everything below it, until there is no more: what is stopped starts nothing. A child of one
+/// that was killed first would lose the parent by which it is found.
+fn stop(roots: impl Fn() -> Vec<Pid>) -> BTreeSet<Pid> {
+    let mut stopped = BTreeSet::new();
+    for _ in 0..MAX_STOPS {
+        let roots = roots();
+        let below: Vec<_> = roots.iter().flat_map(|&root| processes::descendants(root)).collect();
+        let new: Vec<_> = roots.into_iter().chain(below).filter(|pid| stopped.insert(*pid)).collect();
+        if new.is_empty() {
+            break;
+        }
+        for pid in new {
+            let _ = kill(pid, Signal::SIGSTOP);
+        }
+    }
+    stopped
+}
+
+fn end(processes: &BTreeSet<Pid>) {
+    for &pid in processes {
+        // What is in a group that an agent leads was started by it. Not every group is an agent's: a process that is being
+        // started is still in that of the executor.
+        if getpgid(Some(pid)) == Ok(pid) {
+            let _ = killpg(pid, Signal::SIGKILL);
+        }
+        let _ = kill(pid, Signal::SIGKILL);
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "runs where there is no runtime, or on a thread that may block"
+)]
+fn pause() {
+    std::thread::sleep(PAUSE);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Read,
+        os::unix::process::CommandExt,
+        process::{Child, Command, Stdio},
     };
 
-    use super::MARKER_VARIABLE;
+    use super::*;
+    use crate::processes::MARKER_VARIABLE;
 
-    /// Between two scans. A process needs a moment to die.
-    const PAUSE: Duration = Duration::from_millis(20);
+    /// Clean scans after which nothing is about to show its marker.
+    const SURE: u32 = 3;
 
-    /// A process that is stuck in the kernel can't be waited for.
-    const MAX_SCANS: u32 = 250;
+    /// A marked shell with two children in sessions of their own, of which one has no environment; ready once it says so.
+    fn marked(marker: &str) -> (Child, Vec<Pid>) {
+        let mut child = Command::new("sh")
+            .args(["-c", "setsid sleep 600 & env -i setsid sleep 600 & echo; exec sleep 600"])
+            .env(MARKER_VARIABLE, marker)
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        let children = processes::children(Pid::from_raw(child.id().cast_signed()));
+        assert_eq!(children.len(), 2);
+        (child, children)
+    }
 
-    /// Ends every process marked with `marker`, until that many scans in a row have found none. One that is being started
-    /// shows its marker only from some moment on, so one scan is not enough while that may be. Answers how many it ended.
-    pub(crate) fn kill_marked(marker: &str, clean_scans: u32) -> usize {
-        let (mut killed, mut clean) = (BTreeSet::new(), 0);
+    fn is_alive(pid: Pid) -> bool {
+        processes::status(pid).is_some_and(|status| !status.is_zombie)
+    }
+
+    /// Waits for the end of processes that were killed.
+    fn await_end(processes: &[Pid]) {
         for _ in 0..MAX_SCANS {
-            let found = find(|found, _| found == marker);
-            clean = if found.is_empty() { clean + 1 } else { 0 };
-            if clean >= clean_scans {
-                break;
+            if !processes.iter().copied().any(is_alive) {
+                return;
             }
-            end(&found);
-            killed.extend(found);
             pause();
         }
-        killed.len()
+        panic!("they live: {processes:?}");
     }
 
-    /// Ends every process of an executor that no longer lives. Answers how many it ended.
-    pub(crate) fn kill_orphans() -> usize {
-        let orphans = find(is_orphan);
-        end(&orphans);
-        orphans.len()
+    #[test]
+    fn all_that_carry_the_marker_end_with_their_children_and_no_other() {
+        let (marker, other) = (Marker::new(), Marker::new());
+        let (mut agent, children) = marked(&marker.of_process(7));
+        let (mut others, others_children) = marked(&other.of_process(7));
+        assert!(kill_marked(&marker.to_string(), &[], SURE) >= 1);
+        agent.wait().unwrap();
+        await_end(&children);
+        assert!(others.try_wait().unwrap().is_none() && others_children.iter().copied().all(is_alive));
+        assert!(
+            kill_marked(&other.executor.to_string(), &[], SURE) >= 1,
+            "by the name of the executor alone"
+        );
+        others.wait().unwrap();
+        await_end(&others_children);
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "runs where there is no runtime, or on a thread that may block"
-    )]
-    fn pause() {
-        std::thread::sleep(PAUSE);
+    #[test]
+    fn number_of_a_process_is_read_from_its_own_executors_marker_only() {
+        let (marker, other) = (Marker::new(), Marker::new());
+        assert_eq!(marker.number_in(&marker.of_process(12)), Some(12));
+        assert_eq!(marker.number_in(&marker.to_string()), None);
+        assert_eq!(other.number_in(&marker.of_process(12)), None);
     }
 
-    fn find(wanted: impl Fn(&str, Pid) -> bool) -> Vec<Pid> {
-        let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-        let own = Pid::this();
-        processes
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok().map(Pid::from_raw))
-            .filter(|&pid| pid != own && marker_of(pid).is_some_and(|marker| wanted(&marker, pid)))
-            .collect()
-    }
-
-    fn marker_of(pid: Pid) -> Option<String> {
-        let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
-        let value = environment
-            .split(|&byte| byte == 0)
-            .find_map(|variable| variable.strip_prefix(MARKER_VARIABLE.as_bytes())?.strip_prefix(b"="))?;
-        String::from_utf8(value.to_vec()).ok()
-    }
-
-    fn end(processes: &[Pid]) {
-        for &pid in processes {
-            // What is in a group with an agent was started by it.
-            if let Ok(group) = getpgid(Some(pid))
-                && group != getpgrp()
-            {
-                let _ = killpg(group, Signal::SIGKILL);
-            }
-            let _ = kill(pid, Signal::SIGKILL);
-        }
-    }
-
-    /// Whether the executor that `marker` names is gone. A process that has its id but began later than `agent` did is
-    /// another one.
-    fn is_orphan(marker: &str, agent: Pid) -> bool {
-        let Some(executor) = marker.rsplit_once(':').and_then(|(_, pid)| pid.parse().ok()) else {
-            return false;
+    #[test]
+    fn only_an_executor_that_gave_up_its_lock_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = |executor| {
+            let path = lock_file(folder.path(), executor);
+            let file = File::create(&path).unwrap();
+            file.try_lock().unwrap();
+            Presence { path, _locked: file }
         };
-        match (start_time(Pid::from_raw(executor)), start_time(agent)) {
-            (Some(executor), Some(agent)) => executor > agent,
-            (None, Some(_)) => true,
-            (_, None) => false,
-        }
-    }
-
-    /// When a living process began, in clock ticks since boot (`proc_pid_stat(5)`, field 22).
-    fn start_time(pid: Pid) -> Option<u64> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name, in parentheses, may hold anything.
-        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-        let state = fields.next()?;
-        if matches!(state, "Z" | "X") {
-            return None;
-        }
-        fields.nth(18)?.parse().ok()
-    }
-
-    #[cfg(test)]
-    mod tests {
-        use std::{
-            io::Read,
-            os::unix::process::CommandExt,
-            process::{Child, Command, Stdio},
-        };
-
-        use super::*;
-
-        /// Clean scans after which nothing is about to show its marker.
-        const SURE: u32 = 3;
-
-        /// A shell with a child that left its group, both marked; ready once it has said so.
-        fn marked(marker: &str) -> Child {
-            let mut child = Command::new("sh")
-                .args(["-c", "setsid sleep 600 & echo; exec sleep 600"])
-                .env(MARKER_VARIABLE, marker)
-                .stdout(Stdio::piped())
-                .process_group(0)
-                .spawn()
-                .unwrap();
-            child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
-            child
-        }
-
-        #[test]
-        fn all_that_carry_the_marker_end_and_no_other() {
-            let (marker, other) =
-                (super::super::Marker::new().to_string(), super::super::Marker::new().to_string());
-            let (mut ours, mut others) = (marked(&marker), marked(&other));
-            assert!(kill_marked(&marker, SURE) >= 2, "the one that left its group too");
-            assert!(!ours.wait().unwrap().success());
-            assert!(others.try_wait().unwrap().is_none());
-            assert_eq!(find(|found, _| found == marker), []);
-            kill_marked(&other, SURE);
-            others.wait().unwrap();
-        }
-
-        #[test]
-        fn an_orphan_is_one_whose_executor_is_gone_or_younger_than_itself() {
-            let marker = super::super::Marker::new().to_string();
-            let mut agent = marked(&marker);
-            let pid = Pid::from_raw(agent.id().cast_signed());
-            assert!(!is_orphan(&format!("x:{}", std::process::id()), pid), "its executor lives");
-            let mut later = Command::new("sleep").arg("600").spawn().unwrap();
-            // Start times are counted in ticks of 10 ms; spawned within one tick, the two are not told apart.
-            let younger = start_time(Pid::from_raw(later.id().cast_signed())) > start_time(pid);
-            assert_eq!(is_orphan(&format!("x:{}", later.id()), pid), younger);
-            later.kill().unwrap();
-            later.wait().unwrap();
-            assert!(is_orphan(&format!("x:{}", later.id()), pid), "its executor is gone");
-            assert!(!is_orphan("someone else's variable", pid));
-            kill_marked(&marker, SURE);
-            agent.wait().unwrap();
-        }
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-mod elsewhere {
-    pub(crate) const fn kill_marked(_marker: &str, _clean_scans: u32) -> usize {
-        0
-    }
-
-    pub(crate) const fn kill_orphans() -> usize {
-        0
+        let (living, gone) = (lock(Uuid::new_v4()), lock(Uuid::new_v4()));
+        let path = gone.path.clone();
+        // As after SIGKILL: the lock is given up, and the file stays.
+        gone._locked.unlock().unwrap();
+        let found: Vec<_> = gone_executors(folder.path()).iter().map(|gone| gone.path.clone()).collect();
+        assert_eq!(found, std::slice::from_ref(&path));
+        assert!(!path.exists(), "it is tidied up");
+        assert!(living.path.exists());
     }
 }

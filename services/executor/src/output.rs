@@ -1,9 +1,8 @@
 //! What an agent writes, within bounds: one line on standard output, the end of standard error.
 
-use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::redact::Redactor;
+use crate::{pipes::Output, redact::Redactor};
 
 /// The longest line that is read, its end included.
 pub(crate) const MAX_LINE_BYTES: usize = 8 * 1024 * 1024;
@@ -101,10 +100,12 @@ impl Tail {
     }
 
     /// Reads without waiting, and not for ever.
-    pub(crate) fn read_what_is_there(&mut self, from: &mut (impl AsyncRead + Unpin)) {
+    pub(crate) fn read_what_is_there(&mut self, from: &mut Output) {
+        let mut there = [0; LEAST_ROOM];
         for _ in 0..2 * MAX_STDERR_BYTES / LEAST_ROOM {
-            if self.read(from).now_or_never() != Some(true) {
-                return;
+            match from.read_now(&mut there) {
+                Ok(read @ 1..) => self.bytes.extend_from_slice(&there[..read]),
+                Ok(0) | Err(_) => return,
             }
         }
     }

@@ -67,6 +67,20 @@ enum Watch {
     Failed,
 }
 
+impl Output {
+    /// Reads what is there now, whether or not the runtime watches the pipe, and leaves who waits for more waiting.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is nothing, else those of the operating system.
+    pub(crate) fn read_now(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match &mut self.0 {
+            Watch::Not(pipe) => pipe.read(into),
+            Watch::By(pipe) => Ok(nix::unistd::read(pipe, into)?),
+            Watch::Failed => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+}
+
 impl AsyncRead for Output {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let watch = &mut self.get_mut().0;
@@ -126,6 +140,8 @@ mod tests {
         let (mut theirs, mut ours) = output().unwrap();
         let mut heard = Vec::with_capacity(2 * READ_BYTES);
         assert!(ours.read_buf(&mut heard).now_or_never().is_none());
+        let nothing = ours.read_now(&mut [0]).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
         theirs.write_all(b"late").unwrap();
         assert_eq!(ours.read_buf(&mut heard).await.unwrap(), 4);
         drop(theirs);

@@ -2,8 +2,8 @@
 //!
 //! Whatever a process started is in its group unless it took pains to leave it. The whole group gets SIGKILL when its
 //! [`Group`] is done, however that comes: after the answer, at the deadline, when the caller leaves (then SIGTERM comes
-//! first), when the runtime goes away. Processes that left their group carry a marker in their environment by which
-//! [`crate::orphans`] finds them when the executor ends.
+//! first), when the runtime goes away. Processes that left their group become children of the executor, whose
+//! [`crate::reaper`] ends them a moment later; when the executor is gone, [`crate::orphans`] finds them.
 
 use std::{
     io,
@@ -15,10 +15,7 @@ use std::{
 };
 
 use metrics::Gauge;
-use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
-};
+use nix::sys::signal::{Signal, killpg};
 use tokio::{
     net::unix::pipe::Sender,
     process::{Child, Command},
@@ -28,7 +25,10 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::{
     cleanup::Cleanup,
     metrics::Held,
+    orphans::Marker,
     pipes::{self, Output},
+    processes::MARKER_VARIABLE,
+    registry::{Registered, Registry, Work},
 };
 
 /// What a process that is no longer wanted has between SIGTERM and SIGKILL. Whoever cancelled it does not wait for it, and
@@ -43,7 +43,15 @@ pub(crate) struct Program {
     search_path: String,
     found: RwLock<Option<Arc<Path>>>,
     processes: Gauge,
+    origin: Origin,
     cleanup: Cleanup,
+}
+
+/// What all processes of an executor have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) marker: Marker,
 }
 
 /// A process that runs, with the ends of its pipes.
@@ -54,6 +62,7 @@ pub(crate) struct AgentProcess {
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
     pub(crate) group: Group,
+    pub(crate) work: Arc<Work>,
 }
 
 /// A process and everything it started. Dropping it ends them all.
@@ -65,25 +74,39 @@ pub(crate) struct Group {
 
 struct Body {
     leader: Child,
-    group: Pid,
+    registered: Registered,
     reaped: bool,
     _held: Held,
     _token: TaskTrackerToken,
 }
 
 impl Program {
-    /// `command` with nothing but `environment`. A name without a slash is looked up in `search_path`.
+    /// `command` with nothing but `environment` and the marker of `origin`. A name without a slash is looked up in `search_path`.
     pub(crate) fn new(
         command: &[String],
         environment: Vec<(String, String)>,
         search_path: String,
         processes: Gauge,
+        origin: Origin,
         cleanup: Cleanup,
     ) -> Self {
         let (name, arguments) = command
             .split_first()
             .map_or_else(Default::default, |(name, arguments)| (name.clone(), arguments.to_vec()));
-        Self { name, arguments, environment, search_path, found: RwLock::default(), processes, cleanup }
+        Self {
+            name,
+            arguments,
+            environment,
+            search_path,
+            found: RwLock::default(),
+            processes,
+            origin,
+            cleanup,
+        }
+    }
+
+    pub(crate) const fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// Starts a process. What it reads is `request` and no more, or whatever is written to it.
@@ -115,25 +138,29 @@ impl Program {
         let (its_stdin, stdin) = pipes::input(request)?;
         let (its_stdout, stdout) = pipes::output()?;
         let (its_stderr, stderr) = pipes::output()?;
-        let leader = Command::new(path)
+        let Origin { registry, marker } = &self.origin;
+        let number = registry.next_number();
+        let mut command = Command::new(path);
+        command
             .args(&self.arguments)
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .env(MARKER_VARIABLE, marker.of_process(number))
             .stdin(its_stdin)
             .stdout(its_stdout)
             .stderr(its_stderr)
-            .process_group(0)
-            .spawn()?;
-        let pid = leader.id().ok_or_else(|| io::Error::other("a process without a number"))?;
+            .process_group(0);
+        let (leader, registered) = registry.spawn(number, &mut command)?;
+        let (pid, work) = (registered.pid().as_raw().cast_unsigned(), Arc::clone(registered.work()));
         let body = Body {
             leader,
-            group: Pid::from_raw(pid.cast_signed()),
+            registered,
             reaped: false,
             _held: Held::of(&self.processes),
             _token: self.cleanup.token(),
         };
         let group = Group { body: Some(body), killed: false, cleanup: self.cleanup.clone() };
-        Ok(AgentProcess { pid, stdin, stdout, stderr, group })
+        Ok(AgentProcess { pid, stdin, stdout, stderr, group, work })
     }
 }
 
@@ -207,7 +234,7 @@ impl Body {
     fn signal(&self, signal: Signal) {
         // A group stays a group until its last member is gone, so its id means no one else while any is left. Once it is
         // empty the id is free again, but ids are given out in turn: it can't come round within one attempt's end.
-        let _ = killpg(self.group, signal);
+        let _ = killpg(self.registered.pid(), signal);
     }
 }
 

@@ -20,6 +20,7 @@ pub(super) struct AgentTable {
     workers: Option<u32>,
     env: Option<Vec<String>>,
     timeout_secs: Option<f64>,
+    start_timeout_secs: Option<f64>,
     max_concurrency: Option<u32>,
     max_queue: Option<u32>,
     retry: RetryTable,
@@ -69,12 +70,9 @@ impl AgentTable {
         set(&mut spec.max_queue, self.max_queue.as_ref());
         positive(&mut spec.workers, self.workers, &format!("{at}.workers"), problems);
         positive(&mut spec.max_concurrency, self.max_concurrency, &format!("{at}.max_concurrency"), problems);
-        if self.timeout_secs.is_some() {
-            match self.timeout() {
-                Some(timeout) if !timeout.is_zero() => spec.timeout = timeout,
-                _ => problems.add(format!("{at}.timeout_secs"), "must be more than 0 seconds"),
-            }
-        }
+        time(&mut spec.timeout, self.timeout_secs, &format!("{at}.timeout_secs"), problems);
+        let at_start = format!("{at}.start_timeout_secs");
+        time(&mut spec.start_timeout, self.start_timeout_secs, &at_start, problems);
         let RetryTable { max_attempts, initial_backoff_ms, max_backoff_ms } = self.retry;
         positive(&mut spec.retry.max_attempts, max_attempts, &format!("{at}.retry.max_attempts"), problems);
         set(&mut spec.retry.initial_backoff, initial_backoff_ms.map(Duration::from_millis).as_ref());
@@ -113,6 +111,14 @@ impl AgentTable {
 fn set<T: Clone>(target: &mut T, value: Option<&T>) {
     if let Some(value) = value {
         target.clone_from(value);
+    }
+}
+
+fn time(target: &mut Duration, seconds: Option<f64>, at: &str, problems: &mut Problems) {
+    match seconds.map(Duration::try_from_secs_f64) {
+        Some(Ok(time)) if !time.is_zero() => *target = time,
+        Some(_) => problems.add(at, "must be more than 0 seconds"),
+        None => {}
     }
 }
 

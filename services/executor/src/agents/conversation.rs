@@ -2,7 +2,6 @@
 
 use std::{future::ready, io, pin::pin, process::ExitStatus, time::Duration};
 
-use futures_util::FutureExt;
 use phoenix_domain::{FailureClass, action::ActionResult};
 use tokio::{
     io::AsyncWriteExt,
@@ -10,10 +9,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::Call;
+use super::{Call, stderr::Stderr};
 use crate::{
     failure::AttemptFailure,
-    output::{Line, MAX_LINE_BYTES, Progress, Tail},
+    output::{Line, MAX_LINE_BYTES, Progress},
     pipes::Output,
     redact::Redactor,
     response,
@@ -25,6 +24,9 @@ const EXIT_GRACE: Duration = Duration::from_millis(250);
 /// For so long, the exit of a process that is to exit is all that is awaited of it: quick ones are heard out with one wake-up
 /// then. One that says more than a pipe holds goes on when it is listened to.
 const UNHEARD: Duration = Duration::from_millis(50);
+
+/// What every request begins with.
+const OPENING: &[u8] = b"{";
 
 /// What makes an answer complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,11 +41,15 @@ pub(super) enum Until {
 pub(super) struct Conversation {
     stdin: Option<Sender>,
     stdout: Output,
-    stderr: Output,
+    stderr: Stderr,
+    /// Whether standard error is read here and not by a watcher.
+    hears_stderr: bool,
     answer: Line,
-    complaints: Tail,
-    /// It took less than the whole request.
-    left_unread: bool,
+    /// The beginning of the next request was written already.
+    is_opened: bool,
+    /// How long the last request was, and how much of it could not be written.
+    request: usize,
+    unsent: usize,
 }
 
 /// Why nothing more is to be heard.
@@ -64,15 +70,28 @@ pub(super) enum End {
 }
 
 impl Conversation {
+    /// With a process of one request.
     pub(super) fn new(stdin: Option<Sender>, stdout: Output, stderr: Output) -> Self {
-        Self {
-            stdin,
-            stdout,
-            stderr,
-            answer: Line::default(),
-            complaints: Tail::default(),
-            left_unread: false,
-        }
+        let conversation = Self::with_worker(stdin, stdout, Stderr::new(stderr));
+        Self { hears_stderr: true, ..conversation }
+    }
+
+    /// With a worker, whose watcher reads `stderr`.
+    pub(super) fn with_worker(stdin: Option<Sender>, stdout: Output, stderr: Stderr) -> Self {
+        let (answer, hears_stderr, is_opened) = (Line::default(), false, false);
+        Self { stdin, stdout, stderr, hears_stderr, answer, is_opened, request: 0, unsent: 0 }
+    }
+
+    /// Writes the beginning of the first request, whichever that will be: who reads it has started.
+    pub(super) fn open(&mut self) {
+        // The pipe is empty. When nobody reads it any more, the exit of the process says so.
+        let _ = self.stdin.as_ref().map(|stdin| nix::unistd::write(stdin, OPENING));
+        self.is_opened = true;
+    }
+
+    /// Whether that was read.
+    pub(super) fn is_open(&self) -> bool {
+        self.waits_in_pipe() == Some(0)
     }
 
     /// Writes `request` and listens until the answer is complete, it is clear that none will come, or `deadline`. `exit`
@@ -84,8 +103,14 @@ impl Conversation {
         deadline: Instant,
         exit: impl Future<Output = io::Result<ExitStatus>>,
     ) -> End {
+        let request = match std::mem::take(&mut self.is_opened) {
+            true => request.strip_prefix(OPENING).unwrap_or(request),
+            false => request,
+        };
+        self.request = request.len();
         let mut unsent = request;
-        let (mut stdout_open, mut stderr_open) = (true, true);
+        let mut is_read = true;
+        let (mut stdout_open, mut stderr_open) = (true, self.hears_stderr);
         let mut exited = None;
         let mut exit = pin!(exit);
         let later = Instant::now() + UNHEARD;
@@ -102,9 +127,10 @@ impl Conversation {
                 // In this order, so that a flood can't hide the deadline or the exit, and what was written before the
                 // exit is read before the line is taken for the last.
                 biased;
-                written = write(&mut self.stdin, unsent), if !unsent.is_empty() => {
+                written = write(&mut self.stdin, unsent), if is_read && !unsent.is_empty() => {
                     unsent = &unsent[written..];
-                    if written == 0 || (until == Until::Exit && unsent.is_empty()) {
+                    is_read = written > 0;
+                    if until == Until::Exit && (unsent.is_empty() || !is_read) {
                         self.stdin = None;
                     }
                 }
@@ -129,11 +155,11 @@ impl Conversation {
                     Progress::Surplus => break End::Surplus,
                     Progress::TooLong => break End::TooLong,
                 },
-                more = self.complaints.read(&mut self.stderr), if listening && stderr_open => stderr_open = more,
+                more = self.stderr.read(), if listening && stderr_open => stderr_open = more,
                 Some(status) = ready(exited), if whole => break End::Exited(status),
             }
         };
-        self.left_unread = !unsent.is_empty();
+        self.unsent = unsent.len();
         end
     }
 
@@ -148,7 +174,7 @@ impl Conversation {
         let verdict = match end {
             End::Exited(status) if !status.success() => Err(AttemptFailure::exited(*status)),
             End::Answered | End::Exited(_) => match self.answer.bytes() {
-                [] if self.left_unread => Err(AttemptFailure::new(
+                [] if self.unsent > 0 => Err(AttemptFailure::new(
                     FailureClass::Io,
                     "closed its input before it had read the request, and did not answer",
                 )),
@@ -163,24 +189,36 @@ impl Conversation {
                 Err(AttemptFailure::new(FailureClass::Io, format!("could not be waited for: {error}")))
             }
         };
-        verdict.map_err(|failure| {
-            // What it complained about before it answered is there by now, but may not have been read yet.
-            self.complaints.read_what_is_there(&mut self.stderr);
-            failure.with_stderr(self.complaints.text(redactor))
-        })
+        verdict.map_err(|failure| failure.with_stderr(self.stderr.text(redactor)))
+    }
+
+    /// Whether the process has read nothing of the last request.
+    pub(super) fn was_not_read(&self) -> bool {
+        self.waits_in_pipe().is_some_and(|waiting| waiting + self.unsent >= self.request)
+    }
+
+    /// How much was written and not read yet, if that can be known.
+    fn waits_in_pipe(&self) -> Option<usize> {
+        let waiting = rustix::io::ioctl_fionread(self.stdin.as_ref()?).ok()?;
+        usize::try_from(waiting).ok()
     }
 
     /// Whether another request can follow the one that was answered.
     pub(super) const fn can_go_on(&self) -> bool {
-        self.stdin.is_some() && !self.left_unread
+        self.stdin.is_some() && self.unsent == 0
+    }
+
+    /// Forgets what was said about the request that was answered.
+    pub(super) fn forget(&mut self) {
+        self.answer.clear();
+        self.stderr.clear();
     }
 
     /// Makes ready for another request. False when something was said since the last answer, or nothing can be said any
     /// more: then the next line would not be the next answer.
     pub(super) fn renew(&mut self) -> bool {
-        self.answer.clear();
-        self.complaints.clear();
-        self.answer.read(&mut self.stdout).now_or_never().is_none()
+        let more = self.stdout.read_now(&mut [0]);
+        matches!(more, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 

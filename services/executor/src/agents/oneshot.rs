@@ -30,7 +30,7 @@ impl Oneshot {
         let request = call.line();
         let process =
             self.program.spawn(Some(&request)).map_err(|error| AttemptFailure::not_started(&error))?;
-        let AgentProcess { pid, stdin, stdout, stderr, mut group } = process;
+        let AgentProcess { pid, stdin, stdout, stderr, mut group, work: _ } = process;
         call.started(Some(pid));
         let unsent = if stdin.is_some() { &request[..] } else { &[] };
         let mut conversation = Conversation::new(stdin, stdout, stderr);

@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use phoenix_domain::{AgentCatalog, AgentSpec, llm::LlmSettings};
+use phoenix_domain::{AgentCatalog, AgentMode, AgentSpec, llm::LlmSettings};
 use phoenix_executor::{ExecutorConfig, guard, serve};
 use serde_json::{Value, json};
 
@@ -37,20 +37,36 @@ fn main() -> ExitCode {
     }
 }
 
-/// Serves one hanging agent and says where on standard output.
+/// Serves a few agents and says where on standard output.
 fn executor(health_url: &str, tag: &str) -> ExitCode {
     let exe = std::env::current_exe().unwrap().into_os_string().into_string().unwrap();
-    let command = [&exe, "agent", "hang-with-children"].map(str::to_owned).to_vec();
-    let mut spec = AgentSpec::new("hanging".parse().unwrap(), command);
-    spec.env = vec!["PATH".into(), "TEST_TAG".into()];
+    let agent = |name: &str, behaviour: &[&str], mode: AgentMode, timeout_ms: u64| {
+        let command =
+            [exe.as_str(), "agent"].iter().chain(behaviour).map(|part| (*part).to_owned()).collect();
+        let mut spec = AgentSpec::new(name.parse().unwrap(), command);
+        spec.env = vec!["PATH".into(), "TEST_TAG".into()];
+        spec.retry.max_attempts = 1;
+        AgentSpec { mode, workers: 2, timeout: Duration::from_millis(timeout_ms), ..spec }
+    };
+    const LONG: u64 = 600_000;
+    let agents = [
+        agent("hanging", &["hang-with-children"], AgentMode::Oneshot, LONG),
+        agent("oneshot", &["obey"], AgentMode::Oneshot, LONG),
+        agent("worker", &["obey"], AgentMode::Workers, LONG),
+        agent("impatient_oneshot", &["obey"], AgentMode::Oneshot, 1_000),
+        agent("impatient_worker", &["obey"], AgentMode::Workers, 1_000),
+        agent("helped_worker", &["obey-with-helpers", tag], AgentMode::Workers, LONG),
+    ];
+    let default = agents[0].name.clone();
     let environment =
         [("PATH".to_owned(), std::env::var("PATH").unwrap()), ("TEST_TAG".to_owned(), tag.to_owned())];
     let config = ExecutorConfig {
-        agents: AgentCatalog::new([spec.clone()], spec.name),
+        agents: AgentCatalog::new(agents, default),
         llm: LlmSettings::default(),
         health_url: health_url.into(),
         environment: BTreeMap::from(environment),
-        guard: Some(vec![exe, "guard".into()]),
+        guard: Some(vec![exe.clone(), "guard".into()]),
+        adopts_orphans: true,
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
@@ -178,7 +194,16 @@ fn behave(behaviour: &[&str]) -> ExitCode {
             complain("cannot go on\n");
             return ExitCode::from(7);
         }
+        ["slow-start-noted", file, millis] => {
+            note(file, &Value::Null);
+            pause(Duration::from_millis(millis.parse().unwrap()));
+            each_request(|request| say(&answer(request)));
+        }
         ["obey"] => each_request(obey),
+        ["obey-with-helpers", name] => {
+            leave_children(&format!("helper-{name}"), true);
+            each_request(obey);
+        }
         ["fail-until", file, times] => each_request(|request| {
             let made = note(file, request);
             if made < times.parse().unwrap() {
@@ -208,6 +233,27 @@ fn obey(request: &Value) {
             say(&answer(request));
             quit();
         }
+        "answer and leave soon" => {
+            say(&answer(request));
+            pause(Duration::from_millis(10));
+            quit();
+        }
+        "answer and chatter" => {
+            let file = request["payload"]["file"].as_str().unwrap().to_owned();
+            std::thread::spawn(move || {
+                (0..400).for_each(|_| complain(&format!("{}\n", "x".repeat(1023))));
+                note(&file, &Value::Null);
+            });
+            say(&answer(request));
+        }
+        "leave children" => {
+            leave_children(request["payload"]["name"].as_str().unwrap(), false);
+            match request["payload"]["then"].as_str().unwrap() {
+                "answer" => say(&answer(request)),
+                "die" => std::process::exit(5),
+                _ => hang(),
+            }
+        }
         "complain and refuse" => {
             complain(&format!("about {}\n", request["payload"]["what"]));
             let mut refusal = answer(request);
@@ -216,6 +262,28 @@ fn obey(request: &Value) {
             say(&refusal);
         }
         _ => say(&answer(request)),
+    }
+}
+
+/// Starts processes that leave the group, with and without an environment, below this process and below the next; `name`
+/// stands in the command line of each. Waits until all are there.
+fn leave_children(name: &str, keep_environment: bool) {
+    let without = if keep_environment { "" } else { "env -i" };
+    for script in ["setsid", &format!("{without} setsid")] {
+        let sleep = format!("exec {script} sh -c 'sleep 600; : {name}'");
+        let script = format!("{sleep} >/dev/null 2>&1 </dev/null");
+        Command::new("sh").args(["-c", &script]).spawn().unwrap();
+        assert!(Command::new("sh").args(["-c", &format!("({script} &)")]).status().unwrap().success());
+    }
+    let count = || {
+        let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok());
+        let commands =
+            processes.filter_map(|entry| std::fs::read_to_string(entry.path().join("cmdline")).ok());
+        // One whose shell has become what it runs: the shell that ran `sleep`.
+        commands.filter(|command| command.starts_with("sh\0-c\0sleep") && command.contains(name)).count()
+    };
+    while count() < 4 {
+        pause(Duration::from_millis(5));
     }
 }
 

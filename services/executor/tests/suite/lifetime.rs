@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
 };
 
@@ -12,6 +13,7 @@ use nix::{
 use phoenix_domain::CorrelationId;
 use phoenix_platform::RequestContext;
 use phoenix_proto::executor::{ExecuteTaskResponse, execute_task_response::Event};
+use serde_json::{Value, json};
 use tonic::Streaming;
 use uuid::Uuid;
 
@@ -44,15 +46,15 @@ async fn an_executor_that_is_dropped_takes_its_agents_along() {
     assert!(error.code.is_retryable(), "the task may be sent again: {error}");
 }
 
-/// An executor in a process of its own, with one agent that hangs, with a child in its group and one outside.
-struct Executor {
+/// An executor in a process of its own.
+pub struct Executor {
     process: Child,
     url: String,
-    tag: String,
+    pub tag: String,
 }
 
 impl Executor {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let tag = Uuid::new_v4().to_string();
         let mut process = Command::new(PROGRAM)
             .args(["executor", "http://127.0.0.1:1", &tag])
@@ -64,21 +66,37 @@ impl Executor {
         Self { process, url: url.trim().into(), tag }
     }
 
-    /// A task that runs.
-    async fn start_task(&self) -> Streaming<ExecuteTaskResponse> {
+    /// A task of `agent` that was taken in.
+    pub async fn ask(&self, agent: &str, payload: &Value) -> Streaming<ExecuteTaskResponse> {
         let request = phoenix_proto::executor::ExecuteTaskRequest {
             plan_id: Uuid::new_v4().to_string(),
             task_id: Uuid::new_v4().to_string(),
-            agent: "hanging".into(),
+            agent: agent.into(),
             action: "chat".into(),
+            payload_json: payload.to_string(),
             idempotency_key: "k".into(),
             ..Default::default()
         };
-        let mut events = client_of(&self.url).execute_task(request).await.unwrap().into_inner();
+        client_of(&self.url).execute_task(request).await.unwrap().into_inner()
+    }
+
+    /// A task that runs, of an agent that hangs, with a child in its group and one outside.
+    async fn start_task(&self) -> Streaming<ExecuteTaskResponse> {
+        let mut events = self.ask("hanging", &json!({})).await;
         let first = events.message().await.unwrap().unwrap();
         assert!(matches!(first.event, Some(Event::AttemptStarted(_))), "{first:?}");
         until("the agent has its children", || processes(&self.tag).len() == 3).await;
         events
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.process.id().cast_signed()
+    }
+
+    /// Ends it like a crash.
+    pub fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.process.wait().unwrap();
     }
 
     fn signal(&self, signal: Signal) {
@@ -86,7 +104,7 @@ impl Executor {
     }
 
     /// The process that guards this executor: its command ends in the executor's marker.
-    fn guard(&self) -> Option<Pid> {
+    pub fn guard(&self) -> Option<Pid> {
         let is_guard = |pid: &i32| {
             let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let mut words = command.split('\0').skip(1);
@@ -136,4 +154,28 @@ async fn a_second_executor_ends_what_one_that_was_killed_together_with_its_guard
     let second = Sandbox::start(agent(&["answer"])).await;
     until("no agent is left", || processes(&executor.tag).is_empty()).await;
     second.stop().await;
+}
+
+#[tokio::test]
+async fn only_agents_of_an_executor_that_is_provably_gone_are_ended() {
+    let dead = Command::new("true").spawn().and_then(|mut child| child.wait().map(|_| child.id())).unwrap();
+    let marked = |executor: Uuid| {
+        let mut sleep = Command::new("sleep");
+        sleep.arg("600").env("PHOENIX_EXECUTOR", format!("{executor}:0:{dead}")).process_group(0);
+        sleep.spawn().unwrap()
+    };
+    // One whose executor left its lock file behind, unlocked, and one whose executor may live elsewhere.
+    let gone = Uuid::new_v4();
+    let lock = std::env::temp_dir().join(format!("phoenix-executor-{gone}.lock"));
+    let (mut orphan, mut other) = (marked(gone), marked(Uuid::new_v4()));
+    std::fs::write(&lock, "").unwrap();
+    // Executors of other tests look for orphans too when they start; whoever comes first ends them.
+    let sandbox = Sandbox::start(agent(&["answer"])).await;
+    let orphan = std::sync::Mutex::new(&mut orphan);
+    until("the orphan is ended", || orphan.lock().unwrap().try_wait().unwrap().is_some()).await;
+    assert!(other.try_wait().unwrap().is_none(), "nothing is known of its executor");
+    until("its lock file is tidied up", || !lock.exists()).await;
+    other.kill().unwrap();
+    other.wait().unwrap();
+    sandbox.stop().await;
 }

@@ -6,5 +6,6 @@ mod attempts;
 mod lifetime;
 mod reports;
 mod sandbox;
+mod strays;
 mod tasks;
 mod workers;

@@ -85,6 +85,7 @@ impl Sandbox {
             health_url: health.url.clone(),
             environment: BTreeMap::from(environment),
             guard: None,
+            adopts_orphans: false,
         };
         change(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

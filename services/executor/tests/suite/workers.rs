@@ -1,14 +1,17 @@
 //! Mode `workers`: processes are kept, and what goes wrong with one costs one request.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use phoenix_domain::{AgentMode, AgentSpec, CorrelationId};
+use phoenix_domain::{AgentMode, AgentSpec, CorrelationId, OrchestratorErrorCode};
 use phoenix_platform::RequestContext;
-use phoenix_proto::executor::ExecuteTaskRequest;
+use phoenix_proto::{executor::ExecuteTaskRequest, health_v1::Outcome};
 use serde_json::json;
 
 use crate::sandbox::{PATIENCE, Sandbox, Told, agent, processes, until};
@@ -62,7 +65,7 @@ async fn a_worker_that_hangs_is_killed_and_only_its_own_request_fails() {
         }
     };
     let (hanging, ()) = futures_util::future::join(hanging, others).await;
-    assert_eq!(hanging.failed[0].error_class, "timeout");
+    assert_eq!(hanging.failed[0].error_class, "timeout", "{hanging:?}");
     until("only the good one is left", || processes(&sandbox.tag).len() == 1).await;
     sandbox.stop().await;
 }
@@ -178,4 +181,71 @@ async fn workers_are_a_limit_like_any_other() {
     let context = RequestContext::new(CorrelationId::generate());
     let refused = sandbox.start_task(&context, sandbox.request()).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+}
+
+#[tokio::test]
+async fn request_to_a_worker_that_is_leaving_goes_to_another() {
+    let sandbox = Sandbox::start(workers(2, &["obey"])).await;
+    let mut pids = BTreeSet::new();
+    for _ in 0..15 {
+        for text in ["answer and leave soon", "hello"] {
+            let told = tell(&sandbox, text).await;
+            assert!(told.failed.is_empty(), "{told:?}");
+            assert_eq!(told.finished.attempts, 1);
+            pids.insert(pid(&told));
+        }
+    }
+    assert!(pids.len() > 1, "it did leave");
+    let failures: Vec<_> =
+        sandbox.health.reports().into_iter().filter(|report| report.0 != Outcome::Success).collect();
+    assert_eq!(failures, [], "no agent did anything wrong");
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn idle_worker_never_waits_for_its_stderr_to_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("done");
+    let sandbox = Sandbox::start(workers(1, &["obey"])).await;
+    let payload_json = json!({ "message": "answer and chatter", "file": file }).to_string();
+    let told = sandbox.run_request(ExecuteTaskRequest { payload_json, ..sandbox.request() }).await.unwrap();
+    assert!(told.failed.is_empty(), "{told:?}");
+    until("all of 400 KiB are written", || file.exists()).await;
+    let told = tell(&sandbox, "complain and refuse").await;
+    let tail = &told.failed[0].stderr_tail;
+    assert!(tail.ends_with(r#"about "complain and refuse""#), "{}", &tail[tail.len() - 100..]);
+    assert!((60 * 1024..=64 * 1024).contains(&tail.len()), "{}", tail.len());
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn worker_that_starts_slowly_serves_the_next_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let starts = folder.path().join("starts");
+    let behaviour = ["slow-start-noted", starts.to_str().unwrap(), "6000"];
+    let spec = AgentSpec { timeout: Duration::from_millis(2500), ..workers(1, &behaviour) };
+    let sandbox = Sandbox::start(spec).await;
+    let first = sandbox.run().await;
+    assert_eq!(first.error().code, OrchestratorErrorCode::Timeout);
+    assert!(first.error().message.contains("still starting"), "{}", first.error());
+    assert_eq!(sandbox.health.reports(), [(Outcome::Neutral, String::new())], "it received nothing");
+    let begun = Instant::now();
+    while !sandbox.run().await.failed.is_empty() {
+        assert!(begun.elapsed() < PATIENCE, "it never starts");
+    }
+    assert_eq!(std::fs::read_to_string(starts).unwrap().lines().count(), 1, "one start served");
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn worker_that_does_not_start_in_time_is_ended() {
+    let start_timeout = Duration::from_millis(300);
+    let spec = AgentSpec { start_timeout, timeout: PATIENCE, ..workers(1, &["slow-start", "600000"]) };
+    let sandbox = Sandbox::start(spec).await;
+    let told = sandbox.run().await;
+    assert_eq!(told.failed[0].error_class, "io");
+    assert!(told.error().message.contains("did not start within 300 ms"), "{}", told.error());
+    assert_eq!(sandbox.health.reports(), [(Outcome::Failure, String::new())]);
+    sandbox.no_process_left().await;
+    sandbox.stop().await;
 }

@@ -49,18 +49,22 @@ impl Crashes {
     }
 
     /// Waits until a worker may be started.
+    pub(super) async fn pause(&self) {
+        let not_before = self.lock().not_before;
+        if let Some(not_before) = not_before {
+            sleep_until(not_before).await;
+        }
+    }
+
+    /// Whether a worker may be started before `deadline`.
     ///
     /// # Errors
-    /// At once, when that is not before `deadline`.
-    pub(super) async fn pause(&self, deadline: Instant) -> Result<(), AttemptFailure> {
-        let Some(not_before) = self.lock().not_before else { return Ok(()) };
-        if not_before >= deadline {
-            let wait = seconds(not_before.saturating_duration_since(Instant::now()));
-            let deed = format!("crashes again and again, and is started again only in {wait}");
-            return Err(AttemptFailure::new(FailureClass::Io, deed));
-        }
-        sleep_until(not_before).await;
-        Ok(())
+    /// A failure that says nothing about the agent, when it may not: the crashes themselves were reported.
+    pub(super) fn check(&self, deadline: Instant) -> Result<(), AttemptFailure> {
+        let Some(not_before) = self.lock().not_before.filter(|time| *time >= deadline) else { return Ok(()) };
+        let wait = seconds(not_before.saturating_duration_since(Instant::now()));
+        let deed = format!("crashes again and again, and is started again only in {wait}");
+        Err(AttemptFailure::new(FailureClass::Io, deed).neutral_if(true))
     }
 
     /// A worker died of itself. `after_proof`: it had lived long enough to count as the first again.
@@ -120,11 +124,11 @@ mod tests {
         assert_eq!(crashes.lock().not_before, None);
     }
 
-    #[tokio::test]
-    async fn nobody_waits_for_a_start_that_comes_too_late() {
+    #[test]
+    fn nobody_waits_for_a_start_that_comes_too_late() {
         let crashes = crashes();
         (0..20).for_each(|_| crashes.another(false));
-        let failure = crashes.pause(Instant::now() + Duration::from_secs(1)).await.unwrap_err();
+        let failure = crashes.check(Instant::now() + Duration::from_secs(1)).unwrap_err();
         assert_eq!(failure.class, FailureClass::Io);
         assert!(failure.deed.contains("crashes again and again"), "{}", failure.deed);
     }
