@@ -28,6 +28,7 @@ fn main() -> ExitCode {
     }
     if let Err(error) = privacy::conceal_process() {
         complain(format_args!("cannot keep its secrets from other processes: {error}"));
+        terminal::flush();
         return ExitCode::FAILURE;
     }
     let cli = match Cli::try_parse() {
@@ -39,6 +40,12 @@ fn main() -> ExitCode {
             return if asked_for_help { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIG) };
         }
     };
+    let code = run(cli);
+    terminal::flush();
+    code
+}
+
+fn run(cli: Cli) -> ExitCode {
     match cli.command.unwrap_or(Command::Up(cli.up)) {
         Command::Up(args) => up::run(args),
         Command::Gateway(args) => role::run(phoenix_platform::config::Role::Gateway, args),

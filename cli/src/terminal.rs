@@ -1,13 +1,36 @@
 //! What the executable itself says, outside of logs.
+//!
+//! Both streams may be pipes that nothing reads, so neither is waited for, except for a moment at the end ([`flush`]).
+
+use std::sync::LazyLock;
+
+use phoenix_platform::log_lines::{Lines, Outbox};
+use tracing::Level;
+
+static STDERR: LazyLock<Option<Outbox>> = LazyLock::new(|| Outbox::stderr().ok());
+static STDOUT: LazyLock<Option<Outbox>> = LazyLock::new(|| Outbox::stdout().ok());
 
 /// Says why nothing was started, or what went wrong, to the person who started it.
-#[expect(clippy::print_stderr, reason = "the one place; before or beside the log")]
 pub(crate) fn complain(message: impl std::fmt::Display) {
-    eprintln!("phoenix: {}", message.to_string().trim_end());
+    say(&STDERR, &format!("phoenix: {}\n", message.to_string().trim_end()));
 }
 
 /// Says what a program may wait for, on standard output.
-#[expect(clippy::print_stdout, reason = "the one place; the ready line is for programs to read")]
 pub(crate) fn announce(message: impl std::fmt::Display) {
-    println!("{message}");
+    say(&STDOUT, &format!("{message}\n"));
+}
+
+/// Waits until what was said is written, unless nothing reads it. Before the process ends.
+pub(crate) fn flush() {
+    for stream in [&STDERR, &STDOUT] {
+        // Not started for the sake of its end.
+        LazyLock::get(stream).into_iter().flatten().for_each(Outbox::flush);
+    }
+}
+
+fn say(stream: &Option<Outbox>, text: &str) {
+    // Without a thread there is hardly a process.
+    if let Some(stream) = stream {
+        stream.line(Level::WARN, text.as_bytes());
+    }
 }

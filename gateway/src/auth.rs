@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Extension, MatchedPath, Request, State},
+    extract::{MatchedPath, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -16,7 +16,7 @@ use axum::{
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, llm::Secret};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::{correlation::Scope, problem::Failure};
+use crate::problem::Failure;
 
 /// The routes that are open: probes, and the page's own files, which hold nothing. Everything else is guarded, also what is
 /// added later.
@@ -73,20 +73,11 @@ impl Guard {
     }
 }
 
-/// Lets only those through who may use the API. A refusal happens before anything is counted, read or planned.
-pub(crate) async fn require_token(
-    State(guard): State<Guard>,
-    Extension(scope): Extension<Scope>,
-    request: Request,
-    next: Next,
-) -> Response {
+/// Lets only those through who may use the API. A refusal happens before anything is read or planned.
+pub(crate) async fn require_token(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     match guard.check(&request) {
         Ok(()) => next.run(request).await,
-        Err(failure) => {
-            let status = failure.status.as_u16();
-            scope.span().in_scope(|| tracing::info!(status, code = %failure.error.code, "request refused"));
-            failure.into_response()
-        }
+        Err(failure) => failure.into_response(),
     }
 }
 

@@ -4,7 +4,10 @@
 //! the span that carries it is made on first use: after [`Scope::adopt`], before the first call or line.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -23,6 +26,7 @@ use tracing::Span;
 
 use crate::{
     metrics::Endpoint,
+    observe::{Refusals, Sender},
     problem::{self, Failure, Shape},
 };
 
@@ -42,6 +46,8 @@ struct Facts {
     span: OnceLock<Span>,
     /// How long agents worked for it, once they have.
     agent_time: OnceLock<Duration>,
+    /// Whether it came as far as [`crate::observe`].
+    is_let_in: AtomicBool,
 }
 
 impl Scope {
@@ -60,6 +66,7 @@ impl Scope {
             trace: TraceContext::of(request.headers()).unwrap_or_else(TraceContext::generate),
             span: OnceLock::new(),
             agent_time: OnceLock::new(),
+            is_let_in: AtomicBool::new(false),
         }))
     }
 
@@ -82,6 +89,16 @@ impl Scope {
     /// How long agents worked for it, if its caller waited for them and they did well.
     pub(crate) fn agent_time(&self) -> Option<Duration> {
         self.0.agent_time.get().copied()
+    }
+
+    /// It has passed whatever may refuse it before anything is done for it.
+    pub(crate) fn let_in(&self) {
+        self.0.is_let_in.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has.
+    pub(crate) fn is_let_in(&self) -> bool {
+        self.0.is_let_in.load(Ordering::Relaxed)
     }
 
     /// When its caller is answered, whatever has been done by then.
@@ -126,12 +143,21 @@ impl Scope {
     }
 }
 
-/// Gives the request its [`Scope`], and every answer its correlation id: in the header, and in the body of a failure.
-pub(crate) async fn correlate(State(timeout): State<Duration>, mut request: Request, next: Next) -> Response {
+/// Gives the request its [`Scope`], and every answer its correlation id: in the header, and in the body of a failure. A request
+/// that another layer refuses is recorded here, because it comes no further.
+pub(crate) async fn correlate(
+    State((timeout, refusals)): State<(Duration, Refusals)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let scope = Scope::of(&request, timeout);
     let shape = Shape::of(request.uri().path());
     request.extensions_mut().insert(scope.clone());
+    let sender = Sender::of(&request);
     let mut response = next.run(request).await;
+    if !scope.is_let_in() {
+        refusals.record(&scope, &sender, &response);
+    }
     if let Some(failure) = response.extensions_mut().remove::<Failure>() {
         problem::render(&failure, shape, scope.id(), &mut response);
     }

@@ -1,5 +1,7 @@
 //! One counter, one duration and one log line per request; a panic becomes an answer.
 
+mod refusals;
+
 use std::panic::AssertUnwindSafe;
 
 use axum::{
@@ -10,13 +12,15 @@ use axum::{
 };
 use futures_util::FutureExt;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
-use phoenix_platform::record_counter;
+use phoenix_platform::{propagation::mark_failed, record_counter};
 
 use crate::{
     correlation::Scope,
     metrics::{Meters, REQUEST_SECONDS},
     problem::Failure,
 };
+
+pub(crate) use self::refusals::{Refusals, Sender};
 
 /// What is recorded when the caller left before there was an answer; the convention of web servers.
 const CALLER_LEFT: u16 = 499;
@@ -28,6 +32,7 @@ pub(crate) async fn observe(
     request: Request,
     next: Next,
 ) -> Response {
+    scope.let_in();
     if let Some(counter) = scope.endpoint().counter() {
         record_counter(counter, 1);
     }
@@ -66,6 +71,9 @@ impl Ending {
         if error.is_none() && !scope.endpoint().is_api() {
             return;
         }
+        if status.is_server_error() {
+            mark_failed(scope.span(), error.map_or("internal", |error| error.code.as_str()));
+        }
         scope.span().in_scope(|| log(&scope, status, error));
     }
 }
@@ -82,21 +90,21 @@ impl Drop for Ending {
 /// Messages that may quote what the caller sent (of the caller's own mistakes, of agents) are not written down.
 fn log(scope: &Scope, status: StatusCode, error: Option<&OrchestratorError>) {
     use OrchestratorErrorCode::{ExecutionFailed, Internal};
-    let (endpoint, status, elapsed_ms) = (scope.endpoint().as_str(), status.as_u16(), millis(scope));
+    let (endpoint, http_status, elapsed_ms) = (scope.endpoint().as_str(), status.as_u16(), millis(scope));
     let Some(OrchestratorError { code, message, details, .. }) = error else {
-        tracing::info!(endpoint, status, elapsed_ms, "request answered");
+        tracing::info!(endpoint, http_status, elapsed_ms, "request answered");
         return;
     };
     // A failed execution, and whatever else an agent answered, has the agent's words in it.
     let quotes_agent = *code == ExecutionFailed || details.contains_key("response_code");
     let error = (!quotes_agent).then_some(message.as_str());
     if *code == Internal {
-        tracing::error!(endpoint, status, %code, elapsed_ms, error, "request failed");
-    } else if status >= 500 {
-        tracing::warn!(endpoint, status, %code, elapsed_ms, error, "request failed");
+        tracing::error!(endpoint, http_status, %code, elapsed_ms, error, "request failed");
+    } else if status.is_server_error() {
+        tracing::warn!(endpoint, http_status, %code, elapsed_ms, error, "request failed");
     } else {
         let field = details.get("field").map(String::as_str);
-        tracing::info!(endpoint, status, %code, field, elapsed_ms, "request refused");
+        tracing::info!(endpoint, http_status, %code, field, elapsed_ms, "request refused");
     }
 }
 
@@ -104,7 +112,7 @@ fn millis(scope: &Scope) -> u64 {
     u64::try_from(scope.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-fn record(scope: &Scope, status: u16) {
+pub(super) fn record(scope: &Scope, status: u16) {
     metrics::histogram!(REQUEST_SECONDS.name, "endpoint" => scope.endpoint().as_str(), "status" => status.to_string())
         .record(scope.elapsed().as_secs_f64());
 }
@@ -129,7 +137,7 @@ mod tests {
         let router = Router::new()
             .route("/api/v1/chat", post(panics))
             .layer(from_fn_with_state(Meters::new(), observe))
-            .layer(from_fn_with_state(Duration::from_secs(1), correlation::correlate));
+            .layer(from_fn_with_state((Duration::from_secs(1), Refusals::default()), correlation::correlate));
         let request = Request::post("/api/v1/chat").body(Body::empty()).unwrap();
         let response = router.oneshot(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);

@@ -17,7 +17,7 @@ use tower::{ServiceBuilder, ServiceExt, util::MapRequest};
 use crate::{
     GatewayConfig, ServeError, auth, correlation, headers,
     metrics::Meters,
-    observe,
+    observe::{self, Refusals},
     peers::Gateway,
     problem::Failure,
     routes::{
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// A request as it comes from a connection.
-type Received = request::Request<Incoming>;
+pub(crate) type Received = request::Request<Incoming>;
 
 /// What answers it.
 pub(crate) type App = MapRequest<Router, fn(Received) -> Received>;
@@ -91,7 +91,7 @@ fn assemble(
     // its layers for every request.
     let layers = ServiceBuilder::new()
         .layer(from_fn(headers::harden))
-        .layer(from_fn_with_state(config.request_timeout, correlation::correlate))
+        .layer(from_fn_with_state((config.request_timeout, Refusals::default()), correlation::correlate))
         .option_layer(cors.map(|cors| from_fn_with_state(cors, headers::share)))
         .layer(from_fn_with_state(guard, auth::require_token))
         .layer(from_fn_with_state(Meters::new(), observe::observe));

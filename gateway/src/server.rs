@@ -3,8 +3,9 @@
 //! HTTP/1.1 and HTTP/2 (prior knowledge) share the port. At shutdown the ladder of [`phoenix_platform::shutdown`] is
 //! climbed: no new connections, no new requests on open ones, requests in flight end within [`DRAIN`].
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
+use axum::extract::ConnectInfo;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -13,8 +14,13 @@ use hyper_util::{
 use phoenix_platform::shutdown::DRAIN;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
 
-use crate::{ServeError, router::App, unrouted::Described};
+use crate::{
+    ServeError,
+    router::{App, Received},
+    unrouted::Described,
+};
 
 /// How long the head of a request may take to arrive; also how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -35,8 +41,8 @@ pub(crate) async fn run(
     tracing::info!(%addr, "HTTP server listening");
     while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((stream, _)) => {
-                let served = serve_connection(stream, router.clone(), shutdown.clone());
+            Ok((stream, peer)) => {
+                let served = serve_connection(stream, peer, router.clone(), shutdown.clone());
                 let abandon = abandon.clone();
                 connections.spawn(async move { abandon.run_until_cancelled(served).await });
             }
@@ -58,7 +64,7 @@ pub(crate) async fn run(
     Ok(())
 }
 
-async fn serve_connection(stream: TcpStream, router: App, shutdown: CancellationToken) {
+async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: App, shutdown: CancellationToken) {
     // Answers are small: waiting to fill a packet only delays them.
     let _ = stream.set_nodelay(true);
     let mut http = auto::Builder::new(TokioExecutor::new());
@@ -67,8 +73,13 @@ async fn serve_connection(stream: TcpStream, router: App, shutdown: Cancellation
         .timer(TokioTimer::new())
         .keep_alive_interval(HEAD_TIMEOUT)
         .keep_alive_timeout(Duration::from_secs(10));
+    // Log lines about refused requests name their sender.
+    let service = router.map_request(move |mut request: Received| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        request
+    });
     let connection =
-        http.serve_connection(TokioIo::new(Described::new(stream)), TowerToHyperService::new(router));
+        http.serve_connection(TokioIo::new(Described::new(stream)), TowerToHyperService::new(service));
     tokio::pin!(connection);
     tokio::select! {
         // A connection that breaks is its caller's affair; what it asked for is dropped, and so cancelled.

@@ -19,7 +19,7 @@ const COUNTERS: [&str; 4] = [
 ];
 
 #[tokio::test]
-async fn requests_count_once_they_are_let_in_and_only_then() {
+async fn requests_count_once_let_in_and_refusals_by_status() {
     let listener = TcpListener::bind(free()).await.unwrap();
     let metrics = Http::new(listener.local_addr().unwrap());
     let stop = CancellationToken::new();
@@ -46,7 +46,21 @@ async fn requests_count_once_they_are_let_in_and_only_then() {
     }
     let refused = scrape().await;
     assert_eq!(counts(&refused), [0; 4]);
-    assert!(!refused.contains("phoenix_http_request_duration_seconds_count"), "{refused}");
+    let refusals = |text: &str, endpoint: &str, status: u16| {
+        let name = "phoenix_http_request_duration_seconds_count";
+        let series = format!("{name}{{endpoint=\"{endpoint}\",status=\"{status}\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&series)?.parse::<u64>().ok())
+    };
+    // Of two requests each, those with the wrong method are to an unknown endpoint.
+    for (endpoint, count) in
+        [("chat_legacy", 1), ("chat_v1", 1), ("agents_v1", 1), ("health", 1), ("unknown", 4)]
+    {
+        assert_eq!(refusals(&refused, endpoint, 401), Some(count), "{endpoint}:\n{refused}");
+    }
+
+    let open = Stack::start().await;
+    open.http.send(Method::GET, "/health", &[("host", "evil.example")], "").await;
+    assert_eq!(refusals(&scrape().await, "health", 421), Some(1));
 
     let token = ("authorization", "Bearer s3cret");
     for _ in 0..2 {

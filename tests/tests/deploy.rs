@@ -17,7 +17,7 @@ use std::{
 
 use phoenix_platform::{
     config::{PhoenixConfig, Role},
-    metrics::{Kind, Metric},
+    metrics::{Kind, Metric, PROCESS},
 };
 use serde_json::Value;
 
@@ -65,9 +65,14 @@ fn processes() -> Vec<(&'static str, &'static [Metric], u16)> {
     ]
 }
 
+/// Every metric of every process, those included that each has.
+fn metrics() -> impl Iterator<Item = &'static Metric> {
+    processes().into_iter().flat_map(|(_, metrics, _)| metrics).chain(PROCESS)
+}
+
 /// Every time series name that a process exports, or Prometheus makes of it.
 fn exported() -> BTreeSet<String> {
-    let metrics = processes().into_iter().flat_map(|(_, metrics, _)| metrics);
+    let metrics = metrics();
     let series = metrics.flat_map(|metric| match metric.kind {
         Kind::Counter | Kind::Gauge => vec![metric.name.to_owned()],
         Kind::Histogram => ["bucket", "sum", "count"].map(|part| format!("{}_{part}", metric.name)).into(),
@@ -190,7 +195,7 @@ fn every_metric_is_on_a_dashboard() {
     let dashboards = dashboards();
     let shown: BTreeSet<_> =
         dashboards.iter().flat_map(|(_, file)| all(file, "expr")).flat_map(series_in).collect();
-    for metric in processes().into_iter().flat_map(|(_, metrics, _)| metrics) {
+    for metric in metrics() {
         assert!(shown.iter().any(|series| series.starts_with(metric.name)), "{} is not shown", metric.name);
     }
 }
@@ -231,8 +236,7 @@ fn every_metric_is_documented_and_nothing_else_is() {
         Some((cells[0].trim_end_matches('`'), *kind))
     });
     let documented: BTreeMap<_, _> = rows.collect();
-    let metrics = processes().into_iter().flat_map(|(_, metrics, _)| metrics);
-    let kinds = metrics.map(|metric| match metric.kind {
+    let kinds = metrics().map(|metric| match metric.kind {
         Kind::Counter => (metric.name, "counter"),
         Kind::Gauge => (metric.name, "gauge"),
         Kind::Histogram => (metric.name, "histogram"),

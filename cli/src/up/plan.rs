@@ -91,7 +91,7 @@ impl StackPlan {
 
     /// How the supervisor itself writes its log.
     pub(crate) fn telemetry(&self) -> TelemetryConfig {
-        TelemetryConfig { service: "up", prefix: true, otlp_endpoint: None, ..self.telemetry.clone() }
+        TelemetryConfig { service: "up", prefix: true, traces: None, ..self.telemetry.clone() }
     }
 
     /// The variables that are set and have no effect, each with what to use instead.

@@ -9,6 +9,7 @@ mod agents;
 mod confidential;
 mod file;
 mod interpolate;
+mod otel;
 mod role;
 
 use std::fmt;

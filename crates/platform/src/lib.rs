@@ -25,6 +25,7 @@ pub mod multiplex;
 pub mod privacy;
 pub mod propagation;
 pub mod readiness;
+mod reflection;
 pub mod server;
 pub mod shutdown;
 pub mod sqlite;

@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use tracing::{Event, Level, Metadata, Subscriber, field::Field, span};
 use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
-pub use self::outbox::{Lines, Outbox};
+pub use self::outbox::{LINES_DROPPED, Lines, Outbox};
 use self::value::{Fields, Rendered};
 use crate::telemetry::LogFormat;
 

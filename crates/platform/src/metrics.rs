@@ -7,15 +7,19 @@
 use std::{sync::OnceLock, time::Duration};
 
 use axum::{Router, http::header, response::IntoResponse, routing::get};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Buckets, in seconds, for everything that takes time here: from the 100 µs of a warm call to the ten minutes of a slow
-/// model, about three per factor of ten.
+mod process;
+
+pub use process::PROCESS;
+
+/// Buckets, in seconds, for everything that takes time here: from the 100 µs of a warm call to a day in a queue, about three
+/// per factor of ten.
 pub const DURATION_BUCKETS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-    30.0, 60.0, 120.0, 300.0, 600.0,
+    30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 10_800.0, 21_600.0, 43_200.0, 86_400.0,
 ];
 
 /// Histograms keep their samples until they are folded into buckets; this bounds how many.
@@ -87,28 +91,40 @@ impl Metric {
     }
 }
 
-static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+static RECORDER: OnceLock<Result<PrometheusHandle, MetricsError>> = OnceLock::new();
 
-/// Installs the process's recorder, once, and describes `metrics`. Calling it again, as a test does that runs several
-/// services in one process, adds to the same recorder.
+/// Why there are no metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MetricsError {
+    /// Another recorder was installed by other means.
+    #[error("another metrics recorder is installed in this process; install none before init_metrics")]
+    ForeignRecorder,
+    /// The buckets can't be used.
+    #[error("histograms have no buckets")]
+    NoBuckets,
+}
+
+/// Installs the process's recorder, once, and describes `metrics` and those that [every process](PROCESS) has. Calling it
+/// again, as a test does that runs several services in one process, adds to the same recorder.
 ///
 /// # Errors
 /// When another recorder was installed by other means.
-pub fn init_metrics(metrics: &[Metric]) -> Result<MetricsExporter, BuildError> {
-    if RECORDER.get().is_none() {
-        let recorder = PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), DURATION_BUCKETS)?
-            .build_recorder();
-        let handle = recorder.handle();
-        // The loser of a race finds the winner's recorder below.
-        #[expect(clippy::disallowed_methods, reason = "this is the one place")]
-        if metrics::set_global_recorder(recorder).is_ok() {
-            let _ = RECORDER.set(handle);
-        }
-    }
-    let handle = RECORDER.wait().clone();
-    metrics.iter().for_each(Metric::describe);
+pub fn init_metrics(metrics: &[Metric]) -> Result<MetricsExporter, MetricsError> {
+    let handle = RECORDER.get_or_init(install).clone()?;
+    PROCESS.iter().chain(metrics).for_each(Metric::describe);
+    process::record_build();
     Ok(MetricsExporter { handle })
+}
+
+fn install() -> Result<PrometheusHandle, MetricsError> {
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), DURATION_BUCKETS)
+        .map_err(|_| MetricsError::NoBuckets)?
+        .build_recorder();
+    let handle = recorder.handle();
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    metrics::set_global_recorder(recorder).map_err(|_| MetricsError::ForeignRecorder)?;
+    Ok(handle)
 }
 
 /// Adds `value` to a counter without labels.
@@ -153,6 +169,7 @@ impl MetricsExporter {
 
 #[expect(clippy::unused_async, reason = "the shape of a handler")]
 async fn render(handle: PrometheusHandle) -> impl IntoResponse {
+    process::collect();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], handle.render())
 }
 
@@ -176,5 +193,39 @@ mod tests {
         assert!(after.contains("test_calls_total 2"), "{after}");
         assert!(after.contains("test_took_seconds_bucket{le=\"0.0025\"} 0"), "{after}");
         assert!(after.contains("test_took_seconds_bucket{le=\"0.005\"} 1"), "{after}");
+    }
+
+    #[test]
+    fn wait_of_hours_is_inside_the_buckets() {
+        const WAITED: Metric = Metric::histogram("test_queue_wait_seconds", "How long it waited.");
+        let exporter = init_metrics(&[WAITED]).unwrap();
+        record_histogram(&WAITED, 3601.0);
+        let text = exporter.handle.render();
+        assert!(text.contains("test_queue_wait_seconds_bucket{le=\"3600\"} 0"), "{text}");
+        assert!(text.contains("test_queue_wait_seconds_bucket{le=\"10800\"} 1"), "{text}");
+        assert!(text.contains("test_queue_wait_seconds_bucket{le=\"86400\"} 1"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn every_scrape_has_process_metrics_and_the_build() {
+        let exporter = init_metrics(&[]).unwrap();
+        let response = render(exporter.handle).await.into_response();
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.unwrap_or_else(|| panic!("{name} is missing from:\n{text}")).parse::<f64>().unwrap()
+        };
+        assert!(value("process_resident_memory_bytes") > 1e6);
+        assert!(value("process_open_fds") >= 3.0);
+        assert!(value("process_max_fds") >= value("process_open_fds"));
+        assert!(value("process_threads") >= 1.0);
+        let age = jiff::Timestamp::now().as_second() as f64 - value("process_start_time_seconds");
+        assert!((-2.0..86_400.0).contains(&age), "{age}");
+        let version = env!("CARGO_PKG_VERSION");
+        assert!(text.contains(&format!("phoenix_build_info{{version=\"{version}\",profile=\"")), "{text}");
+        for metric in PROCESS {
+            assert!(text.contains(&format!("# HELP {} ", metric.name)), "{}", metric.name);
+        }
     }
 }

@@ -8,7 +8,7 @@ mod trace;
 
 use std::{
     pin::Pin,
-    task::{Context as TaskContext, Poll},
+    task::{Context as TaskContext, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -16,12 +16,13 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use phoenix_domain::CorrelationId;
 use phoenix_proto::{InvalidField, common::CallStart};
-use tonic::body::Body;
+use tonic::{Code, body::Body};
 use tower::{Layer, Service};
 use tracing::{Instrument, Span, field::Empty, instrument::Instrumented};
 use uuid::Uuid;
 
 pub use self::trace::TraceContext;
+use crate::calls::code_name;
 
 /// The header, and gRPC metadata key, of the correlation id.
 pub const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
@@ -99,10 +100,34 @@ impl RequestContext {
 #[must_use]
 pub fn correlation_span(operation: &str, context: &RequestContext) -> Span {
     let span = tracing::info_span!(
-        "request", otel.name = operation, otel.kind = "server", correlation_id = %context.correlation_id, trace_id = Empty
+        "request",
+        otel.name = operation,
+        otel.kind = "server",
+        otel.status_description = Empty,
+        correlation_id = %context.correlation_id,
+        trace_id = Empty
     );
     context.trace.begin(&span);
     span
+}
+
+/// Gives `span` the status ERROR in its trace. `code` says why: the name of an error code or class, never a message, which may
+/// quote what a caller or an agent said. The span must have been made with the field `otel.status_description`.
+pub fn mark_failed(span: &Span, code: &str) {
+    // A description alone makes the status an error.
+    span.record("otel.status_description", code);
+}
+
+/// The same for the span in which a call was served, if its answer is a failure on this side and not a refusal of what the
+/// caller sent.
+pub(crate) fn mark_answered(span: &Span, code: Code) {
+    use Code::{Aborted, DataLoss, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
+    if matches!(
+        code,
+        Aborted | DataLoss | DeadlineExceeded | Internal | Unavailable | Unimplemented | Unknown
+    ) {
+        mark_failed(span, code_name(code));
+    }
 }
 
 /// The correlation id among `headers`, if there is one.
@@ -311,7 +336,15 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = self.project();
         match this.served.as_pin_mut() {
-            Some(served) => served.poll(cx),
+            Some(mut served) => {
+                let answer = ready!(served.as_mut().poll(cx));
+                if let Ok(response) = &answer
+                    && let Some(status) = tonic::Status::from_header_map(response.headers())
+                {
+                    mark_answered(served.span(), status.code());
+                }
+                Poll::Ready(answer)
+            }
             None => {
                 let status =
                     this.refused.take().unwrap_or_else(|| tonic::Status::internal("polled after its end"));

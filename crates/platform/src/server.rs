@@ -6,6 +6,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     body::Body,
+    server::NamedService,
     service::Routes,
     transport::{Server, server::TcpIncoming},
 };
@@ -20,6 +21,7 @@ use crate::{
     multiplex::{self, Handler},
     propagation::ServeContext,
     readiness::Readiness,
+    reflection,
     shutdown::DRAIN,
 };
 
@@ -108,12 +110,10 @@ impl GrpcServer {
         let (mut reporter, health) = tonic_health::server::health_reporter();
         // tonic-health starts the overall service as SERVING.
         reporter.set_service_status("", ServingStatus::NotServing).await;
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(phoenix_proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()?;
+        let described: Vec<_> = service_names.iter().copied().chain([service_name(&health)]).collect();
+        let (reflection, reflection_alpha) = reflection::services(&described)?;
         let server = http_server(calls.clone())
-            .add_routes(routes.add_service(health).add_service(reflection))
+            .add_routes(routes.add_service(health).add_service(reflection).add_service(reflection_alpha))
             .serve_with_incoming_shutdown(
                 TcpIncoming::from(listener).with_nodelay(Some(true)),
                 shutdown.clone().cancelled_owned(),
@@ -142,6 +142,10 @@ impl GrpcServer {
         }
         drain(addr, &calls, server).await
     }
+}
+
+const fn service_name<S: NamedService>(_: &S) -> &'static str {
+    S::NAME
 }
 
 fn http_server(calls: ObserveCalls) -> Server<Stack<ServeContext, Stack<ObserveCalls, Identity>>> {

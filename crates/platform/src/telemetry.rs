@@ -1,15 +1,18 @@
 //! Logs to standard error, traces over OTLP.
 
-use std::io::IsTerminal;
+mod export;
+mod panics;
+
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
 
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_otlp::{SpanExporter, WithExportConfig};
-use opentelemetry_sdk::{
-    Resource,
-    trace::{Sampler, SdkTracerProvider},
-};
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, util::SubscriberInitExt};
 
+pub use self::export::{EXPORT_FAILURES, SPANS_LOST};
 use crate::log_lines::{LogLines, Outbox};
 
 /// How log lines look.
@@ -54,9 +57,69 @@ pub struct TelemetryConfig {
     pub prefix: bool,
     /// Which of them are written, in the syntax of `RUST_LOG`.
     pub filter: String,
-    /// Where spans go (`OTEL_EXPORTER_OTLP_ENDPOINT`, gRPC); nowhere when absent.
-    pub otlp_endpoint: Option<String>,
+    /// Where spans go; nowhere when absent.
+    pub traces: Option<TraceExport>,
 }
+
+/// Where spans go and how: what the standard `OTEL_*` variables say.
+#[derive(Debug, Clone)]
+pub struct TraceExport {
+    /// How the collector is spoken to.
+    pub protocol: OtlpProtocol,
+    /// Where it is; over HTTP with the path.
+    pub endpoint: String,
+    /// How long one batch may take.
+    pub timeout: Duration,
+    /// Whether batches are compressed.
+    pub gzip: bool,
+    /// Certificates, when the collector is reached over TLS.
+    pub tls: TraceTls,
+    /// Which traces are exported.
+    pub sampling: Sampling,
+    /// The `service.name`, instead of `phoenix-<role>`.
+    pub service_name: Option<String>,
+    /// Attributes of the process.
+    pub resource: Vec<(String, String)>,
+    /// The most spans that wait for export.
+    pub queue_spans: usize,
+}
+
+/// How a collector is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtlpProtocol {
+    /// OTLP over gRPC.
+    Grpc,
+    /// OTLP over HTTP, in protobuf.
+    HttpProtobuf,
+}
+
+/// Certificates in PEM, where they differ from the system's.
+#[derive(Clone, Default)]
+pub struct TraceTls {
+    /// Who vouches for the collector.
+    pub ca: Option<Vec<u8>>,
+    /// The certificate and the key of this side.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl std::fmt::Debug for TraceTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (has_ca, has_identity) = (self.ca.is_some(), self.identity.is_some());
+        f.debug_struct("TraceTls").field("has_ca", &has_ca).field("has_identity", &has_identity).finish()
+    }
+}
+
+/// Which traces are exported.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// Whether a caller that has decided already is followed.
+    pub follows_parent: bool,
+    /// The share of the others, from 0 to 1.
+    pub share: f64,
+}
+
+/// How long what is left may take to be sent at the end.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why telemetry could not start.
 #[derive(Debug, thiserror::Error)]
@@ -65,8 +128,16 @@ pub enum TelemetryError {
     #[error("RUST_LOG is not a log filter: {0}")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
     /// The OTLP exporter can't be made.
-    #[error("OTEL_EXPORTER_OTLP_ENDPOINT can't be used: {0}")]
+    #[error("the exporter of spans cannot be made of the variables OTEL_EXPORTER_OTLP_…: {0}")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
+    /// The HTTP client of the OTLP exporter can't be made.
+    #[error(
+        "the HTTP client of the exporter of spans cannot be made; check OTEL_EXPORTER_OTLP_CERTIFICATE and the system's certificates: {0}"
+    )]
+    Client(#[from] reqwest::Error),
+    /// There is no thread for writing lines.
+    #[error("the thread that writes log lines cannot be started: {0}")]
+    Thread(#[from] io::Error),
     /// There already is a subscriber.
     #[error("logging was started twice: {0}")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
@@ -87,26 +158,27 @@ impl Drop for Telemetry {
 }
 
 impl Telemetry {
-    /// Sends the spans that wait for export. Called last on shutdown; bounded by the exporter's own time limit.
+    /// Sends the spans that wait for export. Called last on shutdown; bounded by a time limit, so that a
+    /// collector that does not answer does not hold the process.
     pub async fn flush(mut self) {
         // The exporter's thread talks to the runtime, so waiting for it must not hold a runtime thread.
         if let Some(provider) = self.provider.take() {
-            let _ = tokio::task::spawn_blocking(move || provider.shutdown()).await;
+            let _ = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_LIMIT)).await;
         }
     }
 }
 
-/// Starts logs and traces for this process. To be called inside a tokio runtime.
+/// Starts logs and traces for this process, and says first of all which version it is. To be called inside a tokio runtime.
 ///
 /// Every request has a trace id, in logs and towards agents, also when spans are exported nowhere
 /// ([`crate::propagation::TraceContext`]); spans are made for export only when there is somewhere to send them.
 ///
 /// # Errors
-/// When the filter or the endpoint can't be used, or when called twice.
+/// When the filter or the exporter can't be used, or when called twice.
 pub fn init_tracing(config: TelemetryConfig) -> Result<Telemetry, TelemetryError> {
-    let TelemetryConfig { service, format, colour, prefix, filter, otlp_endpoint } = config;
+    let TelemetryConfig { service, format, colour, prefix, filter, traces } = config;
     let filter = EnvFilter::try_new(if filter.is_empty() { DEFAULT_FILTER } else { &filter })?;
-    let provider = otlp_endpoint.map(|endpoint| exporting_provider(service, endpoint)).transpose()?;
+    let provider = traces.map(|traces| export::provider(service, traces)).transpose()?;
     let spans = provider.as_ref().map(|provider| {
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("phoenix"))
@@ -114,17 +186,10 @@ pub fn init_tracing(config: TelemetryConfig) -> Result<Telemetry, TelemetryError
             .with_threads(false)
             .with_tracked_inactivity(false)
     });
-    let lines = Outbox::stderr();
+    let lines = Outbox::stderr()?;
     let layer = LogLines::new(service, format, colour, prefix, lines.clone());
     Registry::default().with(filter).with(layer).with(spans).try_init()?;
+    panics::log();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "starting");
     Ok(Telemetry { provider, lines })
-}
-
-fn exporting_provider(service: &str, endpoint: String) -> Result<SdkTracerProvider, TelemetryError> {
-    let exporter = SpanExporter::builder().with_tonic().with_endpoint(endpoint).build()?;
-    Ok(SdkTracerProvider::builder()
-        .with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOn)))
-        .with_resource(Resource::builder().with_service_name(format!("phoenix-{service}")).build())
-        .with_batch_exporter(exporter)
-        .build())
 }

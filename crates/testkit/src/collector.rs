@@ -1,18 +1,30 @@
-//! A trace collector: takes OTLP over gRPC and remembers every span.
+//! A trace collector: takes OTLP, over gRPC and over HTTP in protobuf, and remembers every span.
 
 use std::{
+    convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
 
+use http_body_util::{BodyExt, Empty};
+use hyper::{
+    Method, StatusCode,
+    body::{Bytes, Incoming},
+    header::CONTENT_TYPE,
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
         trace_service_server::{TraceService, TraceServiceServer},
     },
-    trace::v1::Span,
+    common::v1::any_value,
+    trace::v1::{Span, status::StatusCode as SpanStatus},
 };
-use tokio::net::TcpListener;
+use prost::Message;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{
     Request, Response, Status,
@@ -32,7 +44,7 @@ type Spans = Arc<Mutex<Vec<CollectedSpan>>>;
 /// One span, with the service that sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CollectedSpan {
-    /// `service.name`.
+    /// `service.name`, without `phoenix-`.
     pub service: String,
     /// The span's name.
     pub name: String,
@@ -42,6 +54,8 @@ pub struct CollectedSpan {
     pub span_id: String,
     /// Hexadecimal; empty for a root.
     pub parent_id: String,
+    /// What the status says, if it is ERROR.
+    pub error: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -53,22 +67,48 @@ impl TraceService for Receiver {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        for resource_spans in request.into_inner().resource_spans {
-            let attributes = resource_spans.resource.map(|resource| resource.attributes).unwrap_or_default();
-            let service = attributes.into_iter().find(|attribute| attribute.key == "service.name");
-            let service = format!("{:?}", service.and_then(|attribute| attribute.value));
-            let spans = resource_spans.scope_spans.into_iter().flat_map(|scope| scope.spans);
-            self.0.lock().unwrap().extend(spans.map(|span| collected(&service, span)));
-        }
+        self.take(request.into_inner());
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
+impl Receiver {
+    fn take(&self, request: ExportTraceServiceRequest) {
+        for resource_spans in request.resource_spans {
+            let attributes = resource_spans.resource.map(|resource| resource.attributes).unwrap_or_default();
+            let name = attributes.into_iter().find(|attribute| attribute.key == "service.name");
+            let name = match name.and_then(|attribute| attribute.value?.value) {
+                Some(any_value::Value::StringValue(name)) => name,
+                _ => String::new(),
+            };
+            let spans = resource_spans.scope_spans.into_iter().flat_map(|scope| scope.spans);
+            self.0.lock().unwrap().extend(spans.map(|span| collected(&name, span)));
+        }
+    }
+
+    /// Takes one `POST /v1/traces`.
+    async fn take_http(
+        self,
+        request: hyper::Request<Incoming>,
+    ) -> Result<hyper::Response<Empty<Bytes>>, Infallible> {
+        let is_expected = request.method() == Method::POST
+            && request.uri().path() == "/v1/traces"
+            && request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/x-protobuf");
+        let mut response = hyper::Response::new(Empty::new());
+        let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        match ExportTraceServiceRequest::decode(body) {
+            Ok(spans) if is_expected => self.take(spans),
+            _ => *response.status_mut() = StatusCode::BAD_REQUEST,
+        }
+        Ok(response)
+    }
+}
+
 fn collected(service: &str, span: Span) -> CollectedSpan {
-    let roles = ["gateway", "planner", "executor", "health"];
-    let role = roles.into_iter().find(|role| service.contains(&format!("phoenix-{role}")));
+    let status = span.status.unwrap_or_default();
     CollectedSpan {
-        service: role.unwrap_or(service).into(),
+        error: (status.code == SpanStatus::Error as i32).then_some(status.message),
+        service: service.strip_prefix("phoenix-").unwrap_or(service).into(),
         name: span.name,
         trace_id: hex(&span.trace_id),
         span_id: hex(&span.span_id),
@@ -98,6 +138,26 @@ impl Collector {
         Self { addr, spans, _stop: stop.drop_guard() }
     }
 
+    /// Starts one that speaks HTTP.
+    ///
+    /// # Panics
+    /// When there is no free port.
+    pub async fn start_http() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let addr = listener.local_addr().expect("an address");
+        let spans = Spans::default();
+        let stop = CancellationToken::new();
+        let (receiver, stopped) = (Receiver(Arc::clone(&spans)), stop.clone());
+        tokio::spawn(async move {
+            while let Some(Ok((stream, _))) = stopped.run_until_cancelled(listener.accept()).await {
+                let connection = serve_http(stream, receiver.clone());
+                let stopped = stopped.clone();
+                tokio::spawn(async move { stopped.run_until_cancelled(connection).await });
+            }
+        });
+        Self { addr, spans, _stop: stop.drop_guard() }
+    }
+
     /// The value for `OTEL_EXPORTER_OTLP_ENDPOINT`.
     #[must_use]
     pub fn endpoint(&self) -> String {
@@ -112,4 +172,10 @@ impl Collector {
     pub fn spans(&self) -> Vec<CollectedSpan> {
         self.spans.lock().unwrap().clone()
     }
+}
+
+async fn serve_http(stream: TcpStream, receiver: Receiver) {
+    let service = service_fn(move |request| receiver.clone().take_http(request));
+    // A connection that breaks is the sender's affair.
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }

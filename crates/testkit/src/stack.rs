@@ -143,13 +143,22 @@ impl StackBuilder {
     /// # Panics
     /// When it does not get ready.
     pub async fn start(self) -> Stack {
+        self.start_and(true).await
+    }
+
+    /// The same, with a standard error that nothing reads until the stack is dropped.
+    pub async fn start_unread(self) -> Stack {
+        self.start_and(false).await
+    }
+
+    async fn start_and(self, reads_stderr: bool) -> Stack {
         let (mut command, offset) = self.command();
         let mut process = command.spawn().expect("phoenix can be started");
         let (stdout, stderr) = (Lines::default(), Lines::default());
-        let readers = vec![
-            collect(process.stdout.take().expect("piped"), Arc::clone(&stdout)),
-            collect(process.stderr.take().expect("piped"), Arc::clone(&stderr)),
-        ];
+        let mut readers = vec![collect(process.stdout.take().expect("piped"), Arc::clone(&stdout))];
+        if reads_stderr {
+            readers.push(collect(process.stderr.take().expect("piped"), Arc::clone(&stderr)));
+        }
         let token = self.environment.get("ORCH_API_TOKEN").cloned();
         let stack = Stack { process, offset, dir: self.dir, token, stdout, stderr, readers };
         let ready = until_some("phoenix prints its ready line", async || {
@@ -272,9 +281,17 @@ impl Stack {
     /// Every log line that carries this correlation id.
     #[must_use]
     pub fn log_of(&self, correlation_id: &str) -> Vec<Value> {
+        self.log().into_iter().filter(|line| line["correlation_id"] == correlation_id).collect()
+    }
+
+    /// Every log line so far.
+    ///
+    /// # Panics
+    /// Never, unless a reader panicked.
+    #[must_use]
+    pub fn log(&self) -> Vec<Value> {
         let lines = self.stderr.lock().unwrap().clone();
-        let parsed = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        parsed.filter(|line| line["correlation_id"] == correlation_id).collect()
+        lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok()).collect()
     }
 
     /// Everything on standard error so far.

@@ -127,6 +127,7 @@ impl Executor {
             plan_id = %task.plan_id,
             task_id = %task.task_id,
             correlation_id = %task.caller.correlation_id,
+            otel.status_description = tracing::field::Empty,
         );
         let registration = self.running.register(task.task_id);
         let cancel = registration.cancel.clone();

@@ -1,15 +1,22 @@
 //! Decode, call, encode.
 
-use std::{sync::Arc, time::Duration, vec::IntoIter};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+    vec::IntoIter,
+};
 
 use futures_util::{
-    StreamExt,
-    stream::{self, Chain, Iter, Map},
+    Stream, StreamExt,
+    stream::{self, Chain, Iter},
 };
-use phoenix_domain::TaskId;
+use phoenix_domain::{OrchestratorErrorCode, TaskId};
 use phoenix_platform::{
     RequestContext,
     multiplex::{Answerer, Handler},
+    propagation::mark_failed,
 };
 use phoenix_proto::{
     ExecuteTask, InvalidField,
@@ -22,6 +29,7 @@ use phoenix_proto::{
     id, status_from_error, to_timestamp,
 };
 use tonic::{Request, Response, Status};
+use tracing::Span;
 
 use crate::{
     executor::Executor,
@@ -43,11 +51,9 @@ impl ExecutorGrpc {
     }
 }
 
-type Encode = fn(TaskEvent) -> Result<ExecuteTaskResponse, Status>;
-
 #[tonic::async_trait]
 impl ExecutorService for ExecutorGrpc {
-    type ExecuteTaskStream = Map<Chain<Iter<IntoIter<TaskEvent>>, TaskStream>, Encode>;
+    type ExecuteTaskStream = Responses;
 
     async fn execute_task(
         &self,
@@ -57,7 +63,7 @@ impl ExecutorService for ExecutorGrpc {
         let task = task(request.into_inner(), caller)?;
         let mut events = self.executor.execute_task(task).map_err(|error| status_from_error(&error))?;
         let begun = beginning(&mut events).await;
-        Ok(Response::new(stream::iter(begun).chain(events).map(encode as Encode)))
+        Ok(Response::new(Responses { events: stream::iter(begun).chain(events), span: Span::current() }))
     }
 
     async fn cancel_task(
@@ -80,11 +86,33 @@ impl Handler for ExecutorGrpc {
         request: Request<ExecuteTaskRequest>,
         answerer: &mut Answerer,
     ) -> Result<(), Status> {
-        let mut events = self.execute_task(request).await?.into_inner();
-        while let Some(event) = events.next().await {
-            answerer.send(&event?).await?;
+        let mut responses = self.execute_task(request).await?.into_inner();
+        while let Some(response) = responses.next().await {
+            answerer.send(&response?).await?;
         }
         Ok(())
+    }
+}
+
+/// What a call is answered with, message by message.
+pub(crate) struct Responses {
+    events: Chain<Iter<IntoIter<TaskEvent>>, TaskStream>,
+    /// The call's.
+    span: Span,
+}
+
+impl Stream for Responses {
+    type Item = Result<ExecuteTaskResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(event) = ready!(self.events.poll_next_unpin(cx)) else { return Poll::Ready(None) };
+        // A task that fails is an answer and no error of the call, yet the call's span is where a reader looks first.
+        if let TaskEvent::Finished { result: Err(error), .. } = &event
+            && error.code != OrchestratorErrorCode::Cancelled
+        {
+            mark_failed(&self.span, error.code.as_str());
+        }
+        Poll::Ready(Some(encode(event)))
     }
 }
 

@@ -130,7 +130,7 @@ async fn keep(
                 let stdin = guard.stdin.take();
                 tokio::select! {
                     status = guard.wait() => {
-                        tracing::error!(?status, "the orphan guard died; starting another");
+                        tracing::error!(exit_status = ?status, "the orphan guard died; starting another");
                     }
                     () = release.cancelled() => {
                         drop(stdin);

@@ -10,7 +10,7 @@ use phoenix_domain::{
     graph::Graph,
     plan::{Plan, PlanStatus},
 };
-use phoenix_platform::RequestContext;
+use phoenix_platform::{RequestContext, propagation::mark_failed};
 use tokio::{sync::oneshot, task::JoinHandle};
 use tracing::Instrument;
 
@@ -105,7 +105,12 @@ impl Planner {
         stop: Stop,
     ) -> Result<Accepted, OrchestratorError> {
         let admitted = made.and_then(|made| self.admit(context, made, waits, counted, stop));
-        let admitted = admitted.inspect_err(|error| tracing::info!(code = %error.code, "plan refused"))?;
+        let admitted = admitted.inspect_err(|error| {
+            if error.code.http_status() >= 500 {
+                mark_failed(&tracing::Span::current(), error.code.as_str());
+            }
+            tracing::info!(code = %error.code, "plan refused");
+        })?;
         let plan_id = admitted.flight.plan_id();
         tracing::Span::current().record("plan_id", tracing::field::display(plan_id));
         let (done, durable) = oneshot::channel();

@@ -15,7 +15,7 @@ use phoenix_domain::{
     json::Json,
     plan::{Plan, PlanStatus, Task},
 };
-use phoenix_platform::RequestContext;
+use phoenix_platform::{RequestContext, propagation::mark_failed};
 
 use crate::{
     admission::{Place, Places, PlanTurn},
@@ -263,11 +263,14 @@ impl Flight {
         match result {
             Ok(output) => {
                 self.counted.succeeded();
-                tracing::info!(%agent, status = status.as_str(), elapsed_ms, "plan ended");
+                tracing::info!(%agent, plan_status = status.as_str(), elapsed_ms, "plan ended");
                 Ok(Answer { plan_id, output, agent: agent.clone(), agent_time: self.counted.agent_time() })
             }
             Err(error) => {
-                tracing::info!(%agent, status = status.as_str(), code = %error.code, elapsed_ms, "plan ended");
+                if status == PlanStatus::Failed {
+                    mark_failed(&tracing::Span::current(), error.code.as_str());
+                }
+                tracing::info!(%agent, plan_status = status.as_str(), code = %error.code, elapsed_ms, "plan ended");
                 Err(named(error))
             }
         }

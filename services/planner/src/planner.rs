@@ -192,7 +192,7 @@ impl Planner {
     /// # Errors
     /// What the caller got wrong, what the agent failed with, `overloaded`, `agent_unavailable`, `timeout`. Once there is a
     /// plan, the details name it.
-    #[tracing::instrument(skip_all, fields(plan_id = tracing::field::Empty))]
+    #[tracing::instrument(skip_all, fields(plan_id = tracing::field::Empty, otel.status_description = tracing::field::Empty))]
     pub async fn plan_and_execute_v1(
         &self,
         context: RequestContext,
@@ -221,7 +221,7 @@ impl Planner {
     ///
     /// # Errors
     /// What the caller got wrong, `overloaded`, or a journal that can't be written.
-    #[tracing::instrument(skip_all, fields(plan_id = tracing::field::Empty))]
+    #[tracing::instrument(skip_all, fields(plan_id = tracing::field::Empty, otel.status_description = tracing::field::Empty))]
     pub async fn submit_plan(
         &self,
         context: RequestContext,

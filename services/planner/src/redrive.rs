@@ -52,7 +52,7 @@ impl Planner {
     ///
     /// # Errors
     /// As [`Self::redrive`], and how the new plan failed; its id is then in the details.
-    #[tracing::instrument(skip_all, fields(plan_id = tracing::field::Empty, redrive_of = %wish.plan_id))]
+    #[tracing::instrument(skip_all, fields(plan_id = tracing::field::Empty, otel.status_description = tracing::field::Empty, redrive_of = %wish.plan_id))]
     pub async fn redrive_and_wait(
         &self,
         context: RequestContext,
@@ -69,7 +69,7 @@ impl Planner {
     /// # Errors
     /// `not_found`; `conflict` when the plan has not ended, when every task of it has succeeded, or when it was taken up
     /// before (the details then say as what); what is wrong with the new input.
-    #[tracing::instrument(skip_all, fields(plan_id = tracing::field::Empty, redrive_of = %wish.plan_id))]
+    #[tracing::instrument(skip_all, fields(plan_id = tracing::field::Empty, otel.status_description = tracing::field::Empty, redrive_of = %wish.plan_id))]
     pub async fn redrive(
         &self,
         context: RequestContext,
@@ -84,7 +84,7 @@ impl Planner {
     ///
     /// # Errors
     /// As [`Self::redrive`].
-    #[tracing::instrument(skip_all, fields(plan_id = tracing::field::Empty, redrive_of = %wish.plan_id))]
+    #[tracing::instrument(skip_all, fields(plan_id = tracing::field::Empty, otel.status_description = tracing::field::Empty, redrive_of = %wish.plan_id))]
     pub(crate) async fn redrive_swept(
         &self,
         context: RequestContext,

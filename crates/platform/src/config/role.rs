@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use phoenix_domain::llm::Secret;
 
-use super::{Lookup, PhoenixConfig, Problems, RoleFile};
+use super::{Lookup, PhoenixConfig, Problems, RoleFile, otel};
 use crate::{
     client, sqlite,
     telemetry::{LogFormat, TelemetryConfig},
@@ -285,18 +285,9 @@ fn telemetry(
     if let Err(problem) = tracing_subscriber::EnvFilter::try_new(&filter) {
         problems.add("RUST_LOG", problem);
     }
-    let otlp_endpoint =
-        env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| env("OTEL_EXPORTER_OTLP_ENDPOINT"));
-    if let Some(endpoint) = &otlp_endpoint
-        && tonic::transport::Endpoint::from_shared(endpoint.clone()).is_err()
-    {
-        problems.add(
-            "OTEL_EXPORTER_OTLP_ENDPOINT",
-            format_args!("`{endpoint}` must be a URL such as http://127.0.0.1:4317"),
-        );
-    }
+    let traces = otel::trace_export(env, problems);
     let colour = std::io::stderr().is_terminal() || env("CLICOLOR_FORCE").is_some_and(|value| value != "0");
-    TelemetryConfig { service: role.as_str(), format, colour, prefix: false, filter, otlp_endpoint }
+    TelemetryConfig { service: role.as_str(), format, colour, prefix: false, filter, traces }
 }
 
 #[cfg(test)]

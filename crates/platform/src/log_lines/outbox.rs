@@ -1,24 +1,45 @@
 //! Lines on their way to standard error.
 //!
-//! A line of its own for each chat in each service, and a write to the system for each line, is more than what they tell costs
-//! otherwise. So lines are gathered for some milliseconds and written together, by a thread that does nothing else. A
-//! line from WARN on is written at once, with those before it: whoever tells of trouble may not get to say more.
+//! A line for each chat in each service, each with a write of its own, costs more than what it tells. So lines are gathered for
+//! some milliseconds and written together, by a thread that does nothing else. A line from WARN on is written at once,
+//! with those before it.
+//!
+//! Nothing else ever writes, and so nothing else can be held up by a reader that stands still: a full pipe stops the
+//! thread, and lines beyond [`MOST_BYTES`] are dropped and counted until it goes on.
 
 use std::{
     io::{self, Write},
     mem,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tracing::Level;
 
+use crate::metrics::{Metric, record_counter};
+
+/// Lines that were not written.
+pub const LINES_DROPPED: Metric = Metric::counter(
+    "phoenix_log_lines_dropped_total",
+    "Log lines that were dropped, because 256 KiB of them waited for a reader of standard error.",
+);
+
 /// How long lines gather. A process that is killed takes them along.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// So much may wait, in bytes; beyond it, whoever logs writes. A reader that is slow slows the service down, as it would without this.
+/// The most bytes of lines that wait.
 const MOST_BYTES: usize = 256 * 1024;
+
+/// The most bytes of one write. A pipe takes a write of this size whole (`PIPE_BUF`), so that lines of processes that share
+/// one do not mix.
+const WRITE_BYTES: usize = 4096;
+
+/// A flush gives up when nothing was written for so long,
+const STUCK: Duration = Duration::from_millis(300);
+
+/// or after this time.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
 /// Where finished lines go.
 pub trait Lines: 'static {
@@ -33,157 +54,153 @@ impl<F: Fn() -> W + 'static, W: Write> Lines for F {
     }
 }
 
-/// To standard error, gathered. Clones share what they gather.
+/// To a stream that may stand still, gathered. Clones share what they gather.
 #[derive(Debug, Clone)]
-pub struct Outbox<W = fn() -> io::Stderr>(Arc<Shared<W>>);
+pub struct Outbox(Arc<Shared>);
 
-#[derive(Debug)]
-struct Shared<W> {
-    waiting: Mutex<Vec<u8>>,
-    /// Held while lines are written, and before `waiting`: they come out in the order in which they went in.
-    writing: Mutex<Vec<u8>>,
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// There is something to write.
     arrived: Condvar,
-    writer: W,
+    /// Something was written.
+    written: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Vec<u8>,
+    /// Whether what waits is to be written without gathering more.
+    is_urgent: bool,
+    is_writing: bool,
+    /// Writes made, by which a flush knows a slow reader from one that stands still.
+    writes: u64,
+    /// Lines dropped that no line has told of.
+    dropped: u64,
 }
 
 impl Outbox {
     /// To standard error, from now on.
-    pub(crate) fn stderr() -> Self {
-        let shared = Shared {
-            waiting: Mutex::default(),
-            writing: Mutex::default(),
-            arrived: Condvar::new(),
-            writer: io::stderr as fn() -> io::Stderr,
-        };
-        let outbox = Self(Arc::new(shared));
-        outbox.clone().write_in_background();
-        outbox
+    ///
+    /// # Errors
+    /// When the system has no thread for it.
+    pub fn stderr() -> io::Result<Self> {
+        Self::to(io::stderr())
     }
-}
 
-impl<W: Fn() -> O + Send + Sync + 'static, O: Write> Outbox<W> {
-    #[expect(clippy::disallowed_methods, reason = "the thread that sleeps is its own")]
-    fn write_in_background(self) {
-        let shared = self.0;
-        let write = move || {
-            loop {
-                drop(shared.arrived.wait_while(lock(&shared.waiting), |waiting| waiting.is_empty()));
-                thread::sleep(GATHER);
-                shared.write();
+    /// To standard output, from now on.
+    ///
+    /// # Errors
+    /// When the system has no thread for it.
+    pub fn stdout() -> io::Result<Self> {
+        Self::to(io::stdout())
+    }
+
+    fn to(writer: impl Write + Send + 'static) -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let background = Arc::clone(&shared);
+        thread::Builder::new().name("log".into()).spawn(move || background.write_to(writer))?;
+        Ok(Self(shared))
+    }
+
+    /// Waits until everything is written, as long as somebody reads it.
+    pub fn flush(&self) {
+        let Shared { state, arrived, written } = &*self.0;
+        let begun = Instant::now();
+        let mut state = lock(state);
+        state.is_urgent = true;
+        arrived.notify_one();
+        while !state.waiting.is_empty() || state.is_writing {
+            let before = state.writes;
+            let (guard, waited) = written.wait_timeout(state, STUCK).unwrap_or_else(PoisonError::into_inner);
+            state = guard;
+            if (waited.timed_out() && state.writes == before) || begun.elapsed() > FLUSH_LIMIT {
+                return;
             }
-        };
-        // Without the thread, lines wait for the next one from WARN on, or until there are many.
-        let _ = thread::Builder::new().name("log".into()).spawn(write);
-    }
-
-    /// Writes whatever waits.
-    pub(crate) fn flush(&self) {
-        self.0.write();
-    }
-}
-
-impl<W: Fn() -> O, O: Write> Shared<W> {
-    fn write(&self) {
-        let mut writing = lock(&self.writing);
-        mem::swap(&mut *writing, &mut *lock(&self.waiting));
-        if !writing.is_empty() {
-            let _ = (self.writer)().write_all(&writing);
-            writing.clear();
         }
-        writing.shrink_to(MOST_BYTES);
     }
 }
 
-impl<W: Fn() -> O + 'static, O: Write> Lines for Outbox<W> {
+impl Shared {
+    /// Writes what arrives, for ever.
+    fn write_to(&self, mut writer: impl Write) {
+        let mut batch = Vec::new();
+        loop {
+            let dropped = self.next_batch(&mut batch);
+            for piece in pieces(&batch) {
+                // A log that can't be written has nowhere to say so.
+                let _ = writer.write_all(piece).and_then(|()| writer.flush());
+                lock(&self.state).writes += 1;
+                self.written.notify_all();
+            }
+            batch.clear();
+            batch.shrink_to(MOST_BYTES);
+            lock(&self.state).is_writing = false;
+            self.written.notify_all();
+            if dropped > 0 {
+                tracing::warn!(lines = dropped, "log lines were dropped: nothing read standard error");
+            }
+        }
+    }
+
+    /// Waits for lines and moves them into `batch`; gives the number of lines dropped since the last time.
+    fn next_batch(&self, batch: &mut Vec<u8>) -> u64 {
+        let state = lock(&self.state);
+        let arrived = self.arrived.wait_while(state, |state| state.waiting.is_empty());
+        let gathered = self.arrived.wait_timeout_while(
+            arrived.unwrap_or_else(PoisonError::into_inner),
+            GATHER,
+            |state| !state.is_urgent,
+        );
+        let (mut state, _) = gathered.unwrap_or_else(PoisonError::into_inner);
+        mem::swap(batch, &mut state.waiting);
+        state.is_urgent = false;
+        state.is_writing = true;
+        mem::take(&mut state.dropped)
+    }
+}
+
+/// `batch` in writes of at most [`WRITE_BYTES`], each of whole lines where lines are not longer than that.
+fn pieces(batch: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = batch;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let most = rest.get(..WRITE_BYTES).unwrap_or(rest);
+        let is_all = most.len() == rest.len();
+        let whole_lines = most.iter().rposition(|byte| *byte == b'\n').map(|end| end + 1);
+        let length = if is_all { most.len() } else { whole_lines.unwrap_or(most.len()) };
+        let (piece, after) = rest.split_at(length);
+        rest = after;
+        Some(piece)
+    })
+}
+
+impl Lines for Outbox {
     fn line(&self, level: Level, line: &[u8]) {
-        let shared = &self.0;
-        let (was_empty, is_full) = {
-            let mut waiting = lock(&shared.waiting);
-            let was_empty = waiting.is_empty();
-            waiting.extend_from_slice(line);
-            (was_empty, waiting.len() > MOST_BYTES)
-        };
-        if level <= Level::WARN || is_full {
-            shared.write();
-        } else if was_empty {
-            shared.arrived.notify_one();
+        let Shared { state, arrived, .. } = &*self.0;
+        let mut state = lock(state);
+        let was_empty = state.waiting.is_empty();
+        if !was_empty && state.waiting.len() + line.len() > MOST_BYTES {
+            state.dropped += 1;
+            drop(state);
+            record_counter(&LINES_DROPPED, 1);
+            return;
+        }
+        state.waiting.extend_from_slice(line);
+        let is_urgent = level <= Level::WARN && !mem::replace(&mut state.is_urgent, level <= Level::WARN);
+        drop(state);
+        if is_urgent || was_empty {
+            arrived.notify_one();
         }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock(mutex: &Mutex<State>) -> MutexGuard<'_, State> {
     // Nothing panics while it is locked.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{sync::mpsc, time::Instant};
-
-    use super::*;
-
-    /// Tells what was written, a message for each write.
-    struct Told(mpsc::Sender<Vec<u8>>);
-
-    impl Write for Told {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let _ = self.0.send(bytes.to_vec());
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn outbox(background: bool) -> (impl Lines, mpsc::Receiver<Vec<u8>>) {
-        let (sender, written) = mpsc::channel();
-        let writer = move || Told(sender.clone());
-        let shared =
-            Shared { waiting: Mutex::default(), writing: Mutex::default(), arrived: Condvar::new(), writer };
-        let outbox = Outbox(Arc::new(shared));
-        if background {
-            Outbox(Arc::clone(&outbox.0)).write_in_background();
-        }
-        (outbox, written)
-    }
-
-    #[test]
-    fn lines_are_written_together_a_moment_later() {
-        let (outbox, written) = outbox(true);
-        let begun = Instant::now();
-        let mut text = Vec::new();
-        for n in 0..100 {
-            let line = format!("{n}\n");
-            text.extend_from_slice(line.as_bytes());
-            outbox.line(Level::INFO, line.as_bytes());
-        }
-        let mut seen = Vec::new();
-        let mut writes = 0;
-        while seen.len() < text.len() {
-            seen.extend(written.recv_timeout(Duration::from_secs(10)).unwrap());
-            writes += 1;
-        }
-        assert_eq!(seen, text);
-        assert!(writes < 100 || begun.elapsed() > GATHER * 50, "{writes} writes");
-    }
-
-    #[test]
-    fn trouble_is_told_at_once_after_what_came_before() {
-        let (outbox, written) = outbox(false);
-        outbox.line(Level::INFO, b"before\n");
-        assert!(written.try_recv().is_err());
-        outbox.line(Level::WARN, b"trouble\n");
-        assert_eq!(written.try_recv().unwrap(), b"before\ntrouble\n");
-    }
-
-    #[test]
-    fn what_waits_is_bounded() {
-        let (outbox, written) = outbox(false);
-        let line = [b'x'; 1024];
-        for _ in 0..=MOST_BYTES / 1024 {
-            outbox.line(Level::DEBUG, &line);
-        }
-        assert_eq!(written.try_recv().unwrap().len(), MOST_BYTES + 1024);
-    }
-}
+mod tests;

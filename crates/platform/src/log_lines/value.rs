@@ -116,42 +116,57 @@ impl Visit for Fields<'_> {
     }
 }
 
-/// Text inside a JSON string (<https://www.rfc-editor.org/rfc/rfc8259#section-7>).
+/// Characters that move the cursor, break the line, or change or hide what a reader sees of the text around them: control
+/// characters (C0, DEL and C1), line and paragraph separators, marks of the direction of text, and format characters without
+/// a shape, except those that join letters and emoji.
+fn is_deceptive(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{feff}')
+        || matches!(c, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+        || matches!(c, '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Text inside a JSON string (<https://www.rfc-editor.org/rfc/rfc8259#section-7>), without what [`is_deceptive`].
 struct JsonText<'a>(&'a mut Vec<u8>);
 
 impl fmt::Write for JsonText<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut rest = text.as_bytes();
-        while let Some(place) = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f)) {
-            let (plain, special) = rest.split_at(place);
-            self.0.extend_from_slice(plain);
-            let Some((byte, after)) = special.split_first() else { break };
-            match byte {
-                b'"' => self.0.extend_from_slice(br#"\""#),
-                b'\\' => self.0.extend_from_slice(br"\\"),
-                b'\n' => self.0.extend_from_slice(br"\n"),
-                b'\r' => self.0.extend_from_slice(br"\r"),
-                b'\t' => self.0.extend_from_slice(br"\t"),
-                other => write!(self.0, "\\u{other:04x}").map_err(|_| fmt::Error)?,
+        let mut rest = text;
+        while let Some(index) = rest.find(|c| matches!(c, '"' | '\\') || is_deceptive(c)) {
+            let (plain, special) = rest.split_at(index);
+            self.0.extend_from_slice(plain.as_bytes());
+            let mut after = special.chars();
+            match after.next() {
+                Some('"') => self.0.extend_from_slice(br#"\""#),
+                Some('\\') => self.0.extend_from_slice(br"\\"),
+                Some('\n') => self.0.extend_from_slice(br"\n"),
+                Some('\r') => self.0.extend_from_slice(br"\r"),
+                Some('\t') => self.0.extend_from_slice(br"\t"),
+                Some(other) => {
+                    for unit in other.encode_utf16(&mut [0; 2]) {
+                        write!(self.0, "\\u{unit:04x}").map_err(|_| fmt::Error)?;
+                    }
+                }
+                None => {}
             }
-            rest = after;
+            rest = after.as_str();
         }
-        self.0.extend_from_slice(rest);
+        self.0.extend_from_slice(rest.as_bytes());
         Ok(())
     }
 }
 
-/// Line breaks and other control characters, made visible: what an agent says can't forge a line or move the cursor.
+/// What [`is_deceptive`], made visible: what an agent says can't forge a line or move the cursor.
 struct OneLine<'a>(&'a mut Vec<u8>);
 
 impl fmt::Write for OneLine<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mut utf8 = [0; 4];
         for c in text.chars() {
-            if c.is_control() {
-                write!(self.0, "{}", c.escape_default()).map_err(|_| fmt::Error)?;
-            } else {
-                self.0.extend_from_slice(c.encode_utf8(&mut utf8).as_bytes());
+            match c {
+                '\n' | '\r' | '\t' => write!(self.0, "{}", c.escape_default()).map_err(|_| fmt::Error)?,
+                c if is_deceptive(c) => write!(self.0, "{}", c.escape_unicode()).map_err(|_| fmt::Error)?,
+                c => self.0.extend_from_slice(c.encode_utf8(&mut utf8).as_bytes()),
             }
         }
         Ok(())
@@ -164,20 +179,54 @@ mod tests {
 
     use super::*;
 
+    const EXAMPLES: &[char] = &[
+        '\u{7f}',
+        '\u{85}',
+        '\u{9b}',
+        '\u{61c}',
+        '\u{200f}',
+        '\u{2028}',
+        '\u{2029}',
+        '\u{202e}',
+        '\u{2066}',
+        '\u{e0041}',
+        '\u{1b}',
+    ];
+
+    /// Text with more of the characters that matter than chance would give.
+    fn texts() -> impl Strategy<Value = String> {
+        let c = prop_oneof![
+            any::<char>(),
+            prop::sample::select(EXAMPLES),
+            prop::sample::select(&['"', '\\', 'é', '😀'])
+        ];
+        prop::collection::vec(c, 0..40).prop_map(|chars| chars.into_iter().collect())
+    }
+
+    #[test]
+    fn deceptive_characters_are_escaped_and_letters_are_not() {
+        assert!(EXAMPLES.iter().all(|c| is_deceptive(*c)));
+        for text in ["naïve", "日本語", "שלום", "नमस्ते", "👩\u{200d}👧", "\u{ac}", "\u{a0}"]
+        {
+            assert!(!text.contains(is_deceptive), "{text}");
+        }
+    }
+
     proptest! {
         #[test]
-        fn any_text_is_a_json_string_that_means_it(text in any::<String>()) {
+        fn any_text_is_a_json_string_that_means_it(text in texts()) {
             let mut bytes = vec![b'"'];
             JsonText(&mut bytes).write_str(&text).unwrap();
             bytes.push(b'"');
             prop_assert_eq!(serde_json::from_slice::<String>(&bytes).unwrap(), text);
+            prop_assert!(!String::from_utf8(bytes).unwrap().contains(is_deceptive));
         }
 
         #[test]
-        fn any_text_stays_in_one_line(text in any::<String>()) {
+        fn any_text_stays_in_one_line(text in texts()) {
             let mut bytes = Vec::new();
             OneLine(&mut bytes).write_str(&text).unwrap();
-            prop_assert!(!String::from_utf8(bytes).unwrap().contains(char::is_control));
+            prop_assert!(!String::from_utf8(bytes).unwrap().contains(is_deceptive));
         }
     }
 }

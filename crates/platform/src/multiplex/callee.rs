@@ -28,6 +28,7 @@ use crate::{
     RequestContext,
     calls::{ObserveCalls, Observed},
     correlation_span,
+    propagation::mark_answered,
     server::MAX_MESSAGE_BYTES,
 };
 
@@ -213,8 +214,10 @@ impl<H: Handler> Shared<H> {
                 .map_err(|error| Status::invalid_argument(format!("unreadable request: {error}")))?;
             self.handler.call(context.request(message), answerer).await
         };
-        let result = call.instrument(span).await;
-        answerer.began(result.as_ref().map_or_else(Status::code, |()| Code::Ok));
+        let result = call.instrument(span.clone()).await;
+        let code = result.as_ref().map_or_else(Status::code, |()| Code::Ok);
+        mark_answered(&span, code);
+        answerer.began(code);
         result
     }
 }

@@ -11,9 +11,9 @@ use phoenix_domain::{
     action::{API_VERSION, ActionMeta, ActionRequest, ActionResult},
     health::Outcome,
 };
-use phoenix_platform::{RequestContext, record_counter, record_histogram};
+use phoenix_platform::{RequestContext, propagation::mark_failed, record_counter, record_histogram};
 use phoenix_proto::HealthSnapshot;
-use tracing::Instrument;
+use tracing::{Instrument, Span, field::Empty};
 use uuid::Uuid;
 
 use super::{Agent, Executor, cancelled};
@@ -114,8 +114,8 @@ impl TaskRun {
     /// Runs the task to its end, whatever that is.
     pub(super) async fn execute_agent_for_task(mut self, ticket: Ticket) {
         let started = Instant::now();
-        let span = tracing::info_span!("execute_agent_with_retries");
-        let result = self.execute_agent_with_retries(ticket).instrument(span).await;
+        let span = tracing::info_span!("execute_agent_with_retries", otel.status_description = Empty);
+        let result = self.execute_agent_with_retries(ticket).instrument(span.clone()).await;
         let was_cancelled = matches!(result, Err(Stop::Cancelled(_)));
         // A probe's place must be given back even if no attempt was made.
         if was_cancelled || !self.probe_lease.is_empty() {
@@ -123,7 +123,7 @@ impl TaskRun {
         }
         let elapsed = started.elapsed();
         record_histogram(&TASK_SECONDS, elapsed.as_secs_f64());
-        self.log_end(&result, elapsed);
+        self.log_end(&result, elapsed, &span);
         self.finish(result);
     }
 
@@ -204,7 +204,8 @@ impl TaskRun {
         }
         let begun = Instant::now();
         self.attempts += 1;
-        let span = tracing::info_span!("agent_attempt", attempt = self.number());
+        let span =
+            tracing::info_span!("agent_attempt", attempt = self.number(), otel.status_description = Empty);
         self.request.request_id = Uuid::new_v4();
         self.request.meta.attempt = self.number();
         self.request.meta.traceparent = Some(span.in_scope(|| self.caller.traceparent()));
@@ -213,8 +214,11 @@ impl TaskRun {
             biased;
             // First, so that nothing is started for a caller that has left already.
             reason = self.registration.cancel.cancelled() => Err(Stop::Cancelled(reason)),
-            outcome = self.agent.runner.run(&mut call).instrument(span) => {
+            outcome = self.agent.runner.run(&mut call).instrument(span.clone()) => {
                 call.started(None);
+                if let Err(failure) = &outcome {
+                    mark_failed(&span, failure.class.as_str());
+                }
                 // An agent that had less time than its own is not to blame for using all of it.
                 let is_callers = limit < own;
                 Ok(outcome.map_err(|failure| {
@@ -300,13 +304,18 @@ impl TaskRun {
         }
     }
 
-    fn log_end(&self, result: &Result<ActionResult, Stop>, elapsed: Duration) {
+    /// Logs how the task ended, in its own span; `attempts` is the span of its attempts.
+    fn log_end(&self, result: &Result<ActionResult, Stop>, elapsed: Duration, attempts: &Span) {
         let (outcome, reason) = match result {
             Ok(_) => ("succeeded", None),
             Err(Stop::Failed(error)) => (error.code.as_str(), None),
             Err(Stop::OutOfTime) => (OrchestratorErrorCode::Timeout.as_str(), None),
             Err(Stop::Cancelled(reason)) => ("cancelled", Some(reason.as_str())),
         };
+        if !matches!(outcome, "succeeded" | "cancelled") {
+            mark_failed(attempts, outcome);
+            mark_failed(&Span::current(), outcome);
+        }
         let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         tracing::info!(outcome, reason, attempts = self.attempts, elapsed_ms, "task finished");
     }

@@ -94,7 +94,12 @@ impl Planner {
         record_counter(&RECOVERED, 1);
         let context = RequestContext::new(plan.correlation_id);
         let span = correlation_span("resume_plan", &context);
-        let span = tracing::info_span!(parent: &span, "plan_and_execute_v1", plan_id = %plan.plan_id);
+        let span = tracing::info_span!(
+            parent: &span,
+            "plan_and_execute_v1",
+            plan_id = %plan.plan_id,
+            otel.status_description = tracing::field::Empty
+        );
         span.in_scope(|| tracing::info!("plan taken over from a planner that stopped"));
         for entry in open_attempts(&plan) {
             self.journal().note(entry).await?;

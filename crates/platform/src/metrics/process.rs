@@ -1,0 +1,44 @@
+//! What every process tells of itself, whatever its role.
+
+use metrics_process::Collector;
+
+use super::Metric;
+use crate::{
+    log_lines::LINES_DROPPED,
+    telemetry::{EXPORT_FAILURES, SPANS_LOST},
+};
+
+/// Which build this is.
+const BUILD_INFO: Metric = Metric::gauge(
+    "phoenix_build_info",
+    "Always 1; the labels are the version of this build and its profile, debug or release.",
+)
+.labelled();
+
+/// What every process exports beside the metrics of its role. The names of `process_…` are those that Prometheus' own
+/// clients use.
+pub const PROCESS: &[Metric] = &[
+    BUILD_INFO,
+    LINES_DROPPED,
+    EXPORT_FAILURES,
+    SPANS_LOST,
+    Metric::counter("process_cpu_seconds_total", "Processor time used, user and system, in seconds."),
+    Metric::gauge("process_open_fds", "Open file descriptors."),
+    Metric::gauge("process_max_fds", "The most file descriptors that may be open."),
+    Metric::gauge("process_threads", "Threads."),
+    Metric::gauge("process_resident_memory_bytes", "Resident memory in bytes."),
+    Metric::gauge("process_virtual_memory_bytes", "Virtual memory in bytes."),
+    Metric::gauge("process_virtual_memory_max_bytes", "The most virtual memory in bytes."),
+    Metric::gauge("process_start_time_seconds", "When the process started, in seconds since 1970."),
+];
+
+/// Says which build this is.
+pub(super) fn record_build() {
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+    metrics::gauge!(BUILD_INFO.name, "version" => env!("CARGO_PKG_VERSION"), "profile" => profile).set(1.0);
+}
+
+/// Reads the process's state from the system, for a scrape.
+pub(super) fn collect() {
+    Collector::default().collect();
+}

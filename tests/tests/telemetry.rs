@@ -1,0 +1,260 @@
+//! What a stack tells of itself: spans, log lines and metrics, also when nobody takes them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests too")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use phoenix_platform::config::Role;
+use phoenix_testkit::{
+    collector::{CollectedSpan, Collector},
+    phoenix_bin,
+    stack::{Stack, StackBuilder},
+    wait::{PATIENCE, until, until_some},
+};
+use serde_json::{Value, json};
+
+const SCRIPTED: &str = env!("CARGO_BIN_EXE_scripted_agent");
+
+fn agent(name: &str, mode: &str, dir: &Path) -> String {
+    let command = json!([SCRIPTED, mode, dir.join(format!("{name}.starts"))]);
+    format!("[agents.{name}]\ncommand = {command}\nretry = {{ max_attempts = 2, initial_backoff_ms = 1 }}\n")
+}
+
+fn stack(agents: &[(&str, &str)]) -> StackBuilder {
+    let builder = Stack::builder();
+    let dir = builder.dir().to_owned();
+    let config: String = agents.iter().map(|(name, mode)| agent(name, mode, &dir)).collect();
+    builder.config(&config)
+}
+
+/// The spans of one request as soon as its root has arrived and `count` in all, without those of the reports about its agent.
+async fn trace_of(collector: &Collector, trace_id: &str, count: usize) -> Vec<CollectedSpan> {
+    until_some("the spans of the request have arrived", async || {
+        let is_its = |span: &CollectedSpan| span.trace_id == trace_id && span.service != "health";
+        let spans: Vec<_> = collector.spans().into_iter().filter(is_its).collect();
+        let has_root = spans.iter().any(|span| span.parent_id.is_empty());
+        (has_root && spans.len() >= count).then_some(spans)
+    })
+    .await
+}
+
+async fn trace_id(stack: &Stack, correlation_id: &str) -> String {
+    until_some("the request is logged with its trace", async || {
+        stack.log_of(correlation_id).iter().find_map(|line| Some(line["trace_id"].as_str()?.to_owned()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn spans_of_failed_chat_have_error_status() {
+    let collector = Collector::start_http().await;
+    let stack = stack(&[("good", "echo"), ("bad", "fail")])
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())
+        .env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+        .env("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
+        .env("OTEL_BSP_SCHEDULE_DELAY", "100")
+        .start()
+        .await;
+    let rest = stack.rest();
+    let (failed, well) = (rest.chat_with("bad", "hi").await, rest.chat_with("good", "hi").await);
+    assert_eq!((failed.status.as_u16(), well.status.as_u16()), (502, 200));
+
+    let spans = trace_of(&collector, &trace_id(&stack, failed.str("correlation_id")).await, 8).await;
+    let errors = |name: &str| {
+        let named = spans.iter().filter(|span| span.name == name);
+        named.map(|span| span.error.clone().unwrap_or_default()).collect::<Vec<_>>()
+    };
+    assert_eq!(errors("agent_attempt"), ["backend_failure", "backend_failure"]);
+    let spans_of = |service: &str| spans.iter().filter(|span| span.service == service).count();
+    assert_eq!((spans_of("gateway"), spans_of("planner"), spans_of("executor")), (1, 2, 5), "{spans:#?}");
+    let others = spans.iter().filter(|span| span.name != "agent_attempt");
+    let unmarked: Vec<_> = others
+        .filter(|span| {
+            // The call to the planner failed with a code of gRPC.
+            let is_call = span.name.starts_with("phoenix.planner.");
+            span.error.as_deref() != Some(if is_call { "aborted" } else { "execution_failed" })
+        })
+        .collect();
+    assert!(unmarked.is_empty(), "{unmarked:#?}");
+
+    let spans = trace_of(&collector, &trace_id(&stack, well.str("correlation_id")).await, 7).await;
+    assert!(spans.iter().all(|span| span.error.is_none()), "{spans:#?}");
+    for role in Role::ALL {
+        assert_eq!(stack.metric(*role, "phoenix_telemetry_export_failures_total").await, 0.0, "{role}");
+    }
+}
+
+#[tokio::test]
+async fn collector_that_is_down_is_warned_of_and_counted() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut stack = stack(&[("good", "echo")])
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{nobody}"))
+        .env("OTEL_EXPORTER_OTLP_HEADERS", "authorization=secret-of-the-collector")
+        .env("OTEL_BSP_SCHEDULE_DELAY", "50")
+        .start()
+        .await;
+    // Several batches, one warning.
+    for failures in 1..4_u32 {
+        assert_eq!(stack.rest().chat_with("good", "hi").await.status, 200);
+        until("the failed batch is counted", async || {
+            let counted = stack.metric(Role::Gateway, "phoenix_telemetry_export_failures_total").await;
+            counted >= f64::from(failures)
+        })
+        .await;
+    }
+    assert!(stack.metric(Role::Gateway, "phoenix_telemetry_spans_lost_total").await >= 3.0);
+    let warnings = || {
+        let is_warning =
+            |line: &Value| line["level"] == "WARN" && line["reason"].is_string() && line["batches"].is_u64();
+        stack.log().into_iter().filter(|line| line["service"] == "gateway" && is_warning(line)).count()
+    };
+    until("the warning is written", async || warnings() > 0).await;
+    assert_eq!(warnings(), 1, "{}", stack.stderr_text());
+    assert!(!stack.stderr_text().contains("secret-of-the-collector"));
+    let begun = Instant::now();
+    assert_eq!(stack.stop().await, Some(0));
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn otel_sampler_and_service_name_are_honoured() {
+    let collector = Collector::start().await;
+    let start = async |variables: &[(&str, &str)]| {
+        let builder = stack(&[("curious", "meta")])
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())
+            .env("OTEL_BSP_SCHEDULE_DELAY", "50");
+        variables.iter().fold(builder, |builder, (name, value)| builder.env(name, *value)).start().await
+    };
+    for (off, flags) in [(("OTEL_SDK_DISABLED", "true"), "01"), (("OTEL_TRACES_SAMPLER", "always_off"), "00")]
+    {
+        let mut stack = start(&[off]).await;
+        let answer = stack.rest().chat_with("curious", "hi").await;
+        let meta: Value = serde_json::from_str(answer.str("output")).unwrap();
+        let traceparent = meta["traceparent"].as_str().unwrap().to_owned();
+        assert!(traceparent.ends_with(flags), "{off:?}: {traceparent}");
+        let logged = trace_id(&stack, answer.str("correlation_id")).await;
+        assert!(traceparent.contains(&logged), "one trace id all the same: {traceparent}, {logged}");
+        // What was to be exported is, by the end.
+        assert_eq!(stack.stop().await, Some(0));
+        assert!(collector.spans().is_empty(), "{off:?}");
+    }
+    let stack = start(&[("OTEL_SERVICE_NAME", "mine")]).await;
+    assert_eq!(stack.rest().chat_with("curious", "hi").await.status, 200);
+    until("spans arrive", async || !collector.spans().is_empty()).await;
+    assert!(collector.spans().iter().all(|span| span.service == "mine"));
+}
+
+#[tokio::test]
+async fn otel_value_that_cannot_be_used_exits_64() {
+    for (name, value) in [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4317"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier-pigeon"),
+        ("OTEL_TRACES_SAMPLER", "sometimes"),
+    ] {
+        let builder = Stack::builder();
+        for start in [builder.command().0, {
+            let mut role = tokio::process::Command::new(phoenix_bin());
+            role.arg("health").env_clear();
+            role
+        }] {
+            let mut start = start;
+            let output = start.env(name, value).current_dir(builder.dir()).output();
+            let output = tokio::time::timeout(PATIENCE, output).await.expect("it ends").unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(64), "{name}={value}\n{stderr}");
+            assert!(stderr.contains(name) && stderr.contains(value), "{stderr}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_key_of_the_log_has_one_type() {
+    let builder = stack(&[("good", "echo"), ("bad", "fail"), ("slow", "slow")]);
+    let stack = builder.env("ORCH_API_TOKEN", "t").env("RUST_LOG", "debug,h2=info").start().await;
+    let rest = stack.rest();
+    let failed = rest.chat_with("bad", "hi").await;
+    assert_eq!(failed.status, 502);
+    assert_eq!(rest.chat_with("good", "hi").await.status, 200);
+    assert_eq!(rest.chat_with("missing", "hi").await.status, 422);
+    assert_eq!(rest.post("/api/v1/chat", json!({"message": " "})).await.status, 400);
+    let stranger = phoenix_testkit::http::Rest::new(stack.base_url());
+    assert_eq!(stranger.get("/api/v1/agents").await.status, 401);
+    // A circuit that opens, a task that is refused for it, a redrive, a cancel, and a service that dies.
+    for _ in 0..3 {
+        rest.chat_with("bad", "hi").await;
+    }
+    let redrive = format!("/api/v1/plans/{}:redrive", failed.str("plan_id"));
+    assert_ne!(rest.post(&redrive, json!({})).await.status, 404);
+    let (id, long) = ("11111111-2222-4333-8444-555555555555", Duration::from_millis(50));
+    let slow = json!({"message": "hi", "agent": "slow", "correlation_id": id});
+    assert!(tokio::time::timeout(long, rest.post("/api/v1/chat", slow)).await.is_err());
+    stack.signal_role(Role::Executor, Signal::SIGKILL);
+    until("the stack serves again", async || rest.chat_with("good", "hi").await.status == 200).await;
+    until("the caller that left is logged", async || {
+        let is_gateways = |line: &Value| line["service"] == "gateway" && line["elapsed_ms"].is_u64();
+        stack.log_of(id).iter().any(is_gateways)
+    })
+    .await;
+
+    let mut kinds: BTreeMap<String, BTreeSet<(&str, String)>> = BTreeMap::new();
+    for line in stack.log() {
+        for (key, value) in line.as_object().unwrap() {
+            let kind = match value {
+                Value::Bool(_) => "boolean",
+                Value::Number(_) => "number",
+                Value::String(_) => "string",
+                _ => "other",
+            };
+            let message = line["message"].as_str().unwrap_or_default().to_owned();
+            kinds.entry(key.clone()).or_default().insert((kind, message));
+        }
+    }
+    for (key, uses) in &kinds {
+        let types: BTreeSet<_> = uses.iter().map(|(kind, _)| kind).collect();
+        assert_eq!(types.len(), 1, "`{key}` has several types: {uses:?}");
+    }
+    for (key, kind) in [("http_status", "number"), ("plan_status", "string"), ("version", "string")] {
+        assert!(kinds[key].iter().all(|(found, _)| *found == kind), "{key}: {:?}", kinds[key]);
+    }
+    assert!(!kinds.contains_key("status"), "{:?}", kinds["status"]);
+}
+
+#[tokio::test]
+async fn first_line_of_each_service_names_its_version() {
+    let stack = stack(&[]).start().await;
+    for role in Role::ALL {
+        let log = stack.log();
+        let first = log.iter().find(|line| line["service"] == role.as_str()).expect("it logs");
+        assert_eq!(first["version"], env!("CARGO_PKG_VERSION"), "{first}");
+        let text = stack.metrics(*role).await;
+        let build = format!("phoenix_build_info{{version=\"{}\",", env!("CARGO_PKG_VERSION"));
+        assert!(text.contains(&build), "{role}");
+        let resident = text.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
+        assert!(resident.unwrap().parse::<f64>().unwrap() > 1e6, "{role}");
+    }
+}
+
+/// Every chat writes lines, and lines at `trace` are many: the pipe is full soon.
+#[tokio::test]
+async fn stderr_that_nobody_reads_stops_nothing() {
+    let mut stack = stack(&[("good", "echo")]).env("RUST_LOG", "trace").start_unread().await;
+    let rest = stack.rest();
+    let dropped = async |role: Role| stack.metric(role, "phoenix_log_lines_dropped_total").await > 0.0;
+    until("lines are dropped", async || {
+        for _ in 0..20 {
+            assert_eq!(rest.chat_with("good", "hi").await.status, 200);
+        }
+        dropped(Role::Gateway).await && dropped(Role::Planner).await && dropped(Role::Executor).await
+    })
+    .await;
+    assert_eq!(rest.chat_with("good", "hi").await.status, 200);
+    assert_eq!(rest.get("/readyz").await.status, 200);
+    // The supervisor has something to say, too, and does its work all the same.
+    stack.signal_role(Role::Executor, Signal::SIGKILL);
+    until("the executor is started again", async || rest.chat_with("good", "hi").await.status == 200).await;
+    assert_eq!(stack.stop().await, Some(0));
+}
