@@ -333,7 +333,7 @@ async fn a_sweep_discards_the_oldest_that_are_open_and_tells_of_each() {
         write(store, "me", &[begun]).await.unwrap();
         assert_eq!(store.sweep(rest.sweep_id).await.unwrap().unwrap().1, 2, "what is settled stays settled");
         assert_eq!(plans(store, State::Open).await, [known[5].plan_id]);
-        assert_eq!(claim(&*store, "me", &[]).await.sweeps, [], "it is done");
+        assert_eq!(claim(store, "me", &[]).await.sweeps, [], "it is done");
     }
 }
 
@@ -394,10 +394,10 @@ async fn sweeps_that_are_not_worked_off_are_taken_over_with_the_plans() {
         let (open, second) = sweep(action, DeadLetterFilter::default(), 9);
         let ended = Entry::SweepEnded { sweep_id: done.sweep_id, at: at(61) };
         write(store, "me", &[first, ended, second]).await.unwrap();
-        assert_eq!(claim(&*store, "heir", &[]).await.sweeps, [], "its owner lives");
+        assert_eq!(claim(store, "heir", &[]).await.sweeps, [], "its owner lives");
         store.release("me").await.unwrap();
-        assert_eq!(claim(&*store, "nobody", &[]).await.sweeps, [], "who owns nothing takes nothing");
-        assert_eq!(claim(&*store, "heir", &[]).await.sweeps, [open]);
-        assert_eq!(claim(&*store, "heir", &[]).await.sweeps, []);
+        assert_eq!(claim(store, "nobody", &[]).await.sweeps, [], "who owns nothing takes nothing");
+        assert_eq!(claim(store, "heir", &[]).await.sweeps, [open]);
+        assert_eq!(claim(store, "heir", &[]).await.sweeps, []);
     }
 }

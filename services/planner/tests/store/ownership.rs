@@ -46,27 +46,27 @@ async fn plans_of_the_dead_and_of_those_who_left_are_taken_over() {
         store.register("heir").await.unwrap();
         let (open, ended) = (new_plan(&["a"]), new_plan(&["a"]));
         write(store, "me", &[accepted(&open), accepted(&ended), plan_ended(&ended, 1)]).await.unwrap();
-        assert_eq!(taken_over(&*store, "heir", &[]).await, [], "its owner lives");
+        assert_eq!(taken_over(store, "heir", &[]).await, [], "its owner lives");
 
         let seen = heartbeat(store, "me").await;
         store.beat("me").await.unwrap();
-        assert_eq!(taken_over(&*store, "heir", &[seen]).await, [], "it has been heard of since");
+        assert_eq!(taken_over(store, "heir", &[seen]).await, [], "it has been heard of since");
 
         let seen = heartbeat(store, "me").await;
         assert_eq!(
-            taken_over(&*store, "nobody", std::slice::from_ref(&seen)).await,
+            taken_over(store, "nobody", std::slice::from_ref(&seen)).await,
             [],
             "who owns nothing takes nothing"
         );
-        assert_eq!(taken_over(&*store, "heir", &[seen]).await, [open.plan_id]);
+        assert_eq!(taken_over(store, "heir", &[seen]).await, [open.plan_id]);
         let late = write(store, "me", &[plan_ended(&open, 2)]).await;
         assert!(matches!(late, Err(JournalError::Fenced)), "{late:?}");
 
         store.register("third").await.unwrap();
         store.release("heir").await.unwrap();
-        assert_eq!(taken_over(&*store, "third", &[]).await, [open.plan_id]);
+        assert_eq!(taken_over(store, "third", &[]).await, [open.plan_id]);
         write(store, "third", &[plan_ended(&open, 3)]).await.unwrap();
-        assert_eq!(taken_over(&*store, "third", &[]).await, []);
+        assert_eq!(taken_over(store, "third", &[]).await, []);
     }
 }
 
