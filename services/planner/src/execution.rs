@@ -40,6 +40,10 @@ use crate::{
 /// A task that took its executor down so often is not handed over again.
 pub const MAX_INTERRUPTIONS: u32 = 5;
 
+/// Numbers that each planner has for the attempts of a task, at least. One number for all of them, so that agents may be given
+/// other retries between two planners.
+const NUMBERS_OF_EACH: u32 = 100;
+
 /// Attempts of one handover for which numbers are kept free, at most.
 const MOST_ATTEMPTS: u32 = 10_000;
 
@@ -123,15 +127,17 @@ impl Progress {
     /// The same of a task that makes up to `max_attempts` attempts, and whose plan was taken over so often.
     ///
     /// What the planners before made of it need not have reached the journal: each may have handed the task over up to
-    /// [`MAX_INTERRUPTIONS`] times. Numbers go on above all that those handovers may have used, so that an agent never sees one
+    /// [`MAX_INTERRUPTIONS`] times. So every planner has numbers of its own, from 1, 101, 201 and so on: an agent never sees one
     /// twice, and nothing has to be durable before an attempt begins.
     #[must_use]
     pub fn numbered(mut self, takeovers: u32, max_attempts: u32) -> Self {
         self.max_attempts = max_attempts.clamp(1, MOST_ATTEMPTS);
         if takeovers > 0 {
-            let of_each = self.max_attempts * MAX_INTERRUPTIONS;
-            let used = takeovers.saturating_mul(of_each).max(self.earlier.saturating_add(self.max_attempts));
-            self.free = AtomicU32::new(used.saturating_add(1));
+            let of_each = (self.max_attempts * MAX_INTERRUPTIONS).max(NUMBERS_OF_EACH);
+            let before = takeovers.saturating_mul(of_each);
+            // More than that only after planners that gave the agent more attempts.
+            let before = if self.earlier > before { self.earlier.saturating_add(of_each) } else { before };
+            self.free = AtomicU32::new(before.saturating_add(1));
         }
         self
     }
@@ -405,21 +411,22 @@ mod tests {
         })
     }
 
-    /// The handovers of each planner, one after the other.
-    fn planners(max_attempts: u32) -> impl Strategy<Value = Vec<Vec<(u32, u32, u32)>>> {
-        let of_one = prop::collection::vec(handover(max_attempts), 0..=MAX_INTERRUPTIONS as usize);
-        prop::collection::vec(of_one, 1..6)
+    /// What a planner gives the agent in attempts, and its handovers, one after the other.
+    fn planner() -> impl Strategy<Value = (u32, Vec<(u32, u32, u32)>)> {
+        (1u32..=20).prop_flat_map(|most| {
+            (Just(most), prop::collection::vec(handover(most), 0..=MAX_INTERRUPTIONS as usize))
+        })
     }
 
     proptest! {
         /// Whatever is lost on the way, and whoever goes on with the task.
         #[test]
         fn attempt_number_is_never_used_twice(
-            (max_attempts, planners) in (1u32..5).prop_flat_map(|most| (Just(most), planners(most)))
+            planners in prop::collection::vec(planner(), 1..6)
         ) {
             let plan = CountedPlan::start(&PlanMeters::new());
             let (mut task, mut used) = (task(), HashSet::new());
-            for (takeovers, handovers) in planners.into_iter().enumerate() {
+            for (takeovers, (max_attempts, handovers)) in planners.into_iter().enumerate() {
                 let progress = Progress::of(&task).numbered(u32::try_from(takeovers).unwrap(), max_attempts);
                 let mut durable = true;
                 for (begun, heard, known) in handovers {

@@ -11,7 +11,6 @@ use crate::support::{
 };
 use jiff::Timestamp;
 use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode as Code};
-use phoenix_planner::execution::MAX_INTERRUPTIONS;
 use phoenix_platform::RequestContext;
 use phoenix_proto::{
     common::AgentHealth,
@@ -251,7 +250,7 @@ async fn plans_left_open_by_a_killed_planner_are_run_on_by_the_next() {
     }
     let stage = Stage::on(later, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
     // Above every number that the first planner may have used without the journal knowing.
-    let next = 3 * MAX_INTERRUPTIONS + 1;
+    let next = 101;
     stage.script("model", Script::Says(vec![started(next), finished(1, Ok("at last"))]));
     eventually(async || status_of(&stage.plans_of(context.correlation_id).await[0]) == PlanStatus::Succeeded)
         .await;
