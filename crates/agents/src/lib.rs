@@ -23,6 +23,7 @@
 //! |---|---|
 //! | `protocol.rs` | lines in, lines out; bad lines and panics are answers too |
 //! | `payload.rs` | typed access to the input, with errors that name the field |
+//! | `names.rs` | names that look the same |
 //! | `echo.rs` | answers with its input |
 //! | `git/` | reads and commits to repositories below one directory |
 //! | `obsidian/` | reads and writes notes below one directory |
@@ -33,6 +34,7 @@ use std::{fmt, process::ExitCode, str::FromStr};
 pub mod echo;
 pub mod git;
 pub mod llm;
+mod names;
 pub mod obsidian;
 pub mod payload;
 pub mod protocol;

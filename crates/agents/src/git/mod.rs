@@ -1,10 +1,16 @@
-//! The agent that works with git repositories below one directory.
+//! The agent that looks at, and commits to, git repositories below one directory.
 //!
 //! | file | what |
 //! |---|---|
 //! | `sentence.rs` | which reading command a chat asks for |
 //! | `paths.rs` | a repository or file named by a caller, kept below the root |
-//! | `command.rs` | the real `git`, started so that it asks nobody, runs nothing of the repository's, and ends in time |
+//! | `secrets.rs` | files that are neither shown nor staged |
+//! | `repository.rs` | the actions, and the checks of a repository before any of them |
+//! | `adding.rs` | `git_add`, which passes over nothing in silence |
+//! | `command.rs` | how git is started: what outranks every configuration |
+//! | `process.rs` | one run of git, ended at the deadline |
+//! | `leftovers.rs` | the processes and lock files of a git that was ended |
+//! | `failure.rs` | what a git that failed means to the caller |
 //!
 //! A chat can look, but not touch: adding and committing take the explicit actions. Nothing here speaks to a remote.
 //! What stays in effect of the repository's own configuration are clean and smudge filters (Git LFS and the like),
@@ -13,31 +19,40 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
-    path::{Path, PathBuf},
-    time::Instant,
+    path::PathBuf,
+    time::{Duration, Instant},
 };
 
 use phoenix_domain::{
     action::{ActionRequest, ActionResult, CHAT_ACTION},
     builtin::{BASE_ENV, GIT_ENV},
-    json::{Json, Object},
 };
 
-use self::{
-    command::{Failed, Git, Output},
-    sentence::Reading,
-};
+use self::{command::Git, process::Times, repository::Repository, sentence::Reading};
 use crate::{
     ActionError, Agent, Payload,
     protocol::{deadline, shortened},
 };
 
+mod adding;
 mod command;
+mod failure;
+mod leftovers;
 mod paths;
+mod process;
+mod repository;
+mod secrets;
 mod sentence;
 
 /// The variable that names the directory all repositories are below.
 pub const ROOT_VARIABLE: &str = "GIT_AGENT_REPO_ROOT";
+
+/// Where to look when that directory is not the right one.
+const ROOT_SETTINGS: &str =
+    "GIT_AGENT_REPO_ROOT (in docker-compose.yml: PHOENIX_REPO) names the directory of the git agent";
+
+/// By which an executor finds the processes of its agents; all that an agent starts has to carry it.
+const EXECUTOR_VARIABLE: &str = "PHOENIX_EXECUTOR";
 
 const ACTIONS: &[&str] = &[CHAT_ACTION, "git_status", "git_diff", "git_log", "git_add", "git_commit"];
 const DEFAULT_LOG_ENTRIES: usize = 20;
@@ -53,14 +68,15 @@ pub struct GitAgent {
 
 impl GitAgent {
     /// The agent for repositories at or below `root`. Of `environment`, git sees only
-    /// [`BASE_ENV`] and [`GIT_ENV`].
+    /// [`BASE_ENV`], [`GIT_ENV`] and the executor's mark.
     #[must_use]
     pub fn new(
         root: impl Into<PathBuf>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Self {
-        let environment = environment.into_iter().filter(|(name, _)| passed_on(name)).collect();
-        Self { root: root.into(), environment }
+        let environment =
+            environment.into_iter().filter(|(name, _)| passed_on(name)).map(without_relative_paths);
+        Self { root: root.into(), environment: environment.collect() }
     }
 
     /// The agent for repositories at or below [`ROOT_VARIABLE`], or else the current directory.
@@ -70,41 +86,54 @@ impl GitAgent {
         Self::new(root, env::vars_os())
     }
 
-    fn chat(&self, payload: Payload<'_>, until: Instant) -> Result<ActionResult, ActionError> {
+    fn chat(&self, payload: Payload<'_>, times: Times) -> Result<ActionResult, ActionError> {
         let reading = sentence::understand(payload.text("message")?)?;
-        let repository = self.open("", until)?;
+        let repository = self.open("", times)?;
         match reading {
             Reading::Status => repository.status(),
             Reading::Diff { staged } => repository.diff(None, staged),
-            Reading::Log { limit } => {
-                repository.log(limit.unwrap_or(DEFAULT_LOG_ENTRIES).clamp(1, MAX_LOG_ENTRIES), None)
-            }
+            Reading::Log { limit } => repository.log(limit.unwrap_or(DEFAULT_LOG_ENTRIES), None),
         }
     }
 
     /// The repository that holds `directory`, a path below the root.
-    fn open(&self, directory: &str, until: Instant) -> Result<Repository<'_>, ActionError> {
+    fn open(&self, directory: &str, times: Times) -> Result<Repository<'_>, ActionError> {
         let root = paths::root(&self.root)?;
         let directory = paths::directory(&root, directory)?;
-        let git = Git { root, directory, environment: &self.environment, until };
-        let top = git.run(["rev-parse", "--show-toplevel"]).map_err(Failed::into_error)?;
-        paths::check_below(&git.root, Path::new(top.text.trim_end_matches('\n')))?;
-        Ok(Repository(git))
+        Repository::open(Git { root, directory, environment: &self.environment, times })
     }
 }
 
 /// Whether git sees this variable of the agent's environment.
 fn passed_on(name: &OsStr) -> bool {
-    name.to_str().is_some_and(|name| BASE_ENV.contains(&name) || GIT_ENV.contains(&name))
+    name.to_str()
+        .is_some_and(|name| BASE_ENV.contains(&name) || GIT_ENV.contains(&name) || name == EXECUTOR_VARIABLE)
+}
+
+/// A search path without the entries that are relative to a directory, which would be one of a repository.
+fn without_relative_paths((name, value): (OsString, OsString)) -> (OsString, OsString) {
+    if name != "PATH" {
+        return (name, value);
+    }
+    let absolute = env::split_paths(&value).filter(|path| path.is_absolute());
+    let path = env::join_paths(absolute).unwrap_or_default();
+    (name, path)
+}
+
+/// When git ends at the latest: early enough that it can remove its locks, and the answer still be in time.
+fn times(request: &ActionRequest) -> Times {
+    let kill = deadline(request);
+    let granted = kill.saturating_duration_since(Instant::now());
+    Times { stop: kill.checked_sub((granted / 10).min(Duration::from_millis(250))).unwrap_or(kill), kill }
 }
 
 impl Agent for GitAgent {
     fn handle(&mut self, request: &ActionRequest) -> Result<ActionResult, ActionError> {
-        let until = deadline(request);
+        let times = times(request);
         let payload = Payload::of(request);
-        let open = || self.open(payload.optional_text("repo")?.unwrap_or_default(), until);
+        let open = || self.open(payload.optional_text("repo")?.unwrap_or_default(), times);
         match request.action.as_str() {
-            CHAT_ACTION => self.chat(payload, until),
+            CHAT_ACTION => self.chat(payload, times),
             "git_status" => {
                 payload.only(&["repo"])?;
                 open()?.status()
@@ -128,108 +157,17 @@ impl Agent for GitAgent {
     }
 }
 
-/// A repository whose work tree is known to be below the root.
-struct Repository<'a>(Git<'a>);
-
-impl Repository<'_> {
-    fn status(&self) -> Result<ActionResult, ActionError> {
-        let output = self.0.run(["status", "--untracked-files=normal"]).map_err(Failed::into_error)?;
-        Ok(text(output, ""))
-    }
-
-    fn diff(&self, path: Option<&str>, staged: bool) -> Result<ActionResult, ActionError> {
-        let mut arguments = vec!["diff", "--no-color", "--no-ext-diff", "--no-textconv"];
-        arguments.extend(staged.then_some("--cached"));
-        arguments.push("--");
-        arguments.extend(self.paths(path.as_slice())?);
-        let output = self.0.run(arguments).map_err(Failed::into_error)?;
-        Ok(text(output, if staged { "Nothing is staged." } else { "No unstaged changes to tracked files." }))
-    }
-
-    fn log(&self, limit: usize, path: Option<&str>) -> Result<ActionResult, ActionError> {
-        let limit = format!("--max-count={limit}");
-        let format = "--format=%h %ad %an: %s";
-        let mut arguments = vec![
-            "log",
-            "--no-color",
-            "--no-show-signature",
-            "--no-patch",
-            "--date=short",
-            &limit,
-            format,
-            "--",
-        ];
-        arguments.extend(self.paths(path.as_slice())?);
-        match self.0.run(arguments) {
-            Err(Failed::NoCommits) => Ok(ActionResult::text("No commits yet.")),
-            output => Ok(text(output.map_err(Failed::into_error)?, "No commits.")),
-        }
-    }
-
-    fn add(&self, paths: &[&str]) -> Result<ActionResult, ActionError> {
-        let arguments = ["add", "--verbose", "--"].into_iter().chain(self.paths(paths)?);
-        let output = self.0.write(arguments).map_err(Failed::into_error)?;
-        Ok(text(output, "Nothing to add: the index is up to date."))
-    }
-
-    /// Commits what is staged. A second attempt that finds nothing staged, and its own message on the last commit, is
-    /// the first attempt's work whose answer got lost, and succeeds.
-    fn commit(&self, message: &str, repeated: bool) -> Result<ActionResult, ActionError> {
-        if message.trim().is_empty() || message.len() > MAX_MESSAGE_BYTES {
-            let problem =
-                format!("`payload.message` must be 1 to {MAX_MESSAGE_BYTES} bytes long and not blank");
-            return Err(ActionError::invalid(problem));
-        }
-        let argument = format!("--message={message}");
-        let committed = self.0.write([
-            "commit",
-            "--no-verify",
-            "--no-gpg-sign",
-            "--no-edit",
-            "--cleanup=whitespace",
-            &argument,
-        ]);
-        let output = match committed {
-            Err(Failed::NothingStaged) if repeated && self.last_message()?.trim() == message.trim() => {
-                Output { text: "Committed by an earlier attempt.".into(), truncated: false }
-            }
-            committed => committed.map_err(Failed::into_error)?,
-        };
-        let hash = self.0.run(["rev-parse", "HEAD"]).map_err(Failed::into_error)?.text;
-        let mut result = text(output, "");
-        result.metadata.insert("commit".into(), hash.trim().into());
-        Ok(result)
-    }
-
-    fn last_message(&self) -> Result<String, ActionError> {
-        let last = ["log", "--no-show-signature", "--no-patch", "--max-count=1", "--format=%B"];
-        match self.0.run(last) {
-            Err(Failed::NoCommits) => Ok(String::new()),
-            output => Ok(output.map_err(Failed::into_error)?.text),
-        }
-    }
-
-    fn paths<'p>(&self, paths: &[&'p str]) -> Result<Vec<&'p str>, ActionError> {
-        paths.iter().map(|path| paths::file(&self.0.root, &self.0.directory, path).map(|()| *path)).collect()
-    }
-}
-
-/// What git wrote, or `if_empty` when that is nothing.
-fn text(output: Output, if_empty: &str) -> ActionResult {
-    let text = if output.text.trim().is_empty() { if_empty } else { output.text.trim_end_matches('\n') };
-    let metadata = Object::from_iter([("truncated".to_owned(), Json::Bool(output.truncated))]);
-    ActionResult { metadata, ..ActionResult::text(text) }
-}
-
 /// The refusal of a chat: what can be asked for instead.
 fn not_understood(what: &str) -> ActionError {
     ActionError::invalid(format!(
         "{what}. A chat can ask for `git status`, `git diff` (or `git diff staged`) and `git log` (or `git log 5`); \
-         changes take the actions git_add {{paths}} and git_commit {{message}} of a plan"
+         changes, and the history or diff of one file, take the actions of a plan: git_add {{paths}}, git_commit \
+         {{message}}, git_log {{path}}, git_diff {{path}}"
     ))
 }
 
 /// A caller's text as it may be repeated in a message.
 fn quoted(text: &str) -> String {
-    format!("`{}`", shortened(text, 128))
+    let text: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    format!("`{}`", shortened(&text, 128))
 }

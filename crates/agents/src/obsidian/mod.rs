@@ -6,26 +6,33 @@
 //! | `path.rs` | the name of a note as callers write it |
 //! | `vault.rs` | files and directories, reached without following any link |
 //! | `search.rs` | all notes of a vault, and the lines that hold a text |
+//! | `line_ends.rs` | what ends the lines of a note |
+//!
+//! Names that look the same, in composed and decomposed Unicode, are the same name. A file that a list or a search passes
+//! over is counted in the result's `skipped` and named in its `skipped_notes`.
 //!
 //! Executors try again when an answer got lost, so writing twice must do no harm. `create_note` succeeds when the note
-//! already has exactly this content, whoever wrote it: what was asked for is so. `update_note` with `replace` is the
-//! same twice by nature. With `append`, a second attempt finds the text already at the end and leaves it at that.
+//! already has exactly this content, whoever wrote it: what was asked for is so. (Where the title has lost characters on the
+//! way to the name, that holds for a second attempt only, since the note may be that of another title.) `update_note` with
+//! `replace` is the same twice by nature. With `append`, a second attempt finds the text already at the end and leaves it at that.
 
 use std::{env, path::PathBuf, time::Instant};
 
 use phoenix_domain::{
     action::{ActionRequest, ActionResult, CHAT_ACTION},
-    json::{Json, Object},
+    json::Json,
 };
 use serde_json::{Value, json};
 
 use self::{
-    path::{NotePath, folder_names},
+    path::{NotePath, Titled, folder_names},
+    search::Skipped,
     sentence::Wish,
     vault::{Created, Vault},
 };
 use crate::{ActionError, Agent, Payload, protocol::deadline};
 
+mod line_ends;
 mod path;
 mod search;
 mod sentence;
@@ -69,7 +76,7 @@ impl ObsidianAgent {
         Vault::open(root)
     }
 
-    fn chat(&self, message: &str, until: Instant) -> Result<ActionResult, ActionError> {
+    fn chat(&self, message: &str, repeated: bool, until: Instant) -> Result<ActionResult, ActionError> {
         match sentence::understand(message)? {
             Wish::List { folder } => {
                 let result = list(&self.vault()?, folder, DEFAULT_LIST, until)?;
@@ -87,7 +94,10 @@ impl ObsidianAgent {
                     ))
                 }))
             }
-            Wish::Create { title, content } => create(&self.vault()?, &NotePath::of_title(title)?, content),
+            Wish::Create { title, content } => {
+                let titled = Titled::new(title)?;
+                create(&self.vault()?, &titled.path, content, titled.is_exact || repeated)
+            }
         }
     }
 }
@@ -95,17 +105,19 @@ impl ObsidianAgent {
 impl Agent for ObsidianAgent {
     fn handle(&mut self, request: &ActionRequest) -> Result<ActionResult, ActionError> {
         let until = deadline(request);
+        let repeated = request.meta.attempt > 1;
         let payload = Payload::of(request);
         match request.action.as_str() {
-            CHAT_ACTION => self.chat(payload.text("message")?, until),
+            CHAT_ACTION => self.chat(payload.text("message")?, repeated, until),
             "create_note" => {
                 let payload = payload.only(&["path", "title", "content"])?;
-                let path = match (payload.optional_text("path")?, payload.optional_text("title")?) {
-                    (Some(path), None) => NotePath::parse(path)?,
-                    (None, Some(title)) => NotePath::of_title(title)?,
+                let (path, is_exact) = match (payload.optional_text("path")?, payload.optional_text("title")?)
+                {
+                    (Some(path), None) => (NotePath::parse(path)?, true),
+                    (None, Some(title)) => Titled::new(title).map(|titled| (titled.path, titled.is_exact))?,
                     _ => return Err(ActionError::invalid("give either `payload.path` or `payload.title`")),
                 };
-                create(&self.vault()?, &path, payload.text("content")?)
+                create(&self.vault()?, &path, payload.text("content")?, is_exact || repeated)
             }
             "read_note" => read(&self.vault()?, &NotePath::parse(payload.only(&["path"])?.text("path")?)?),
             "update_note" => {
@@ -114,7 +126,7 @@ impl Agent for ObsidianAgent {
                 let content = payload.text("content")?;
                 match payload.optional_text("mode")?.unwrap_or("replace") {
                     "replace" => replace(&self.vault()?, &path, content),
-                    "append" => append(&self.vault()?, &path, content, request.meta.attempt > 1),
+                    "append" => append(&self.vault()?, &path, content, repeated),
                     _ => Err(ActionError::invalid("`payload.mode` must be `replace` or `append`")),
                 }
             }
@@ -133,13 +145,21 @@ impl Agent for ObsidianAgent {
     }
 }
 
-fn create(vault: &Vault, path: &NotePath, content: &str) -> Result<ActionResult, ActionError> {
+/// Creates a note. One that is there with this content counts as created if it `may_be_ours`.
+fn create(
+    vault: &Vault,
+    path: &NotePath,
+    content: &str,
+    may_be_ours: bool,
+) -> Result<ActionResult, ActionError> {
+    path.check_new()?;
+    let exists =
+        |path: &NotePath| ActionError::new(409, format!("the note `{path}` exists; update_note changes it"));
     let created = match vault.create(path, content)? {
         Created::New => true,
-        Created::Exists if vault.read(path)? == content => false,
-        Created::Exists => {
-            return Err(ActionError::new(409, format!("the note `{path}` exists; update_note changes it")));
-        }
+        Created::Exists if may_be_ours && vault.read(path)?.1 == content => false,
+        Created::Exists => return Err(exists(path)),
+        Created::LooksTheSame(other) => return Err(exists(&other)),
     };
     let mut result = done(if created { "Created" } else { "Already there, unchanged:" }, path);
     result.metadata.insert("created".into(), created.into());
@@ -147,62 +167,66 @@ fn create(vault: &Vault, path: &NotePath, content: &str) -> Result<ActionResult,
 }
 
 fn read(vault: &Vault, path: &NotePath) -> Result<ActionResult, ActionError> {
-    let content = vault.read(path)?;
-    let metadata = Object::from_iter([("path".to_owned(), Json::String(path.to_string()))]);
-    Ok(ActionResult { output_type: "markdown".into(), data: Json::String(content), metadata })
+    let (path, content) = vault.read(path)?;
+    let mut result = ActionResult::text(content);
+    result.output_type = "markdown".into();
+    result.metadata.insert("path".into(), path.to_string().into());
+    Ok(result)
 }
 
 fn replace(vault: &Vault, path: &NotePath, content: &str) -> Result<ActionResult, ActionError> {
-    vault.update(path, |_| content.to_owned())?;
-    Ok(done("Replaced", path))
+    let path = vault.update(path, |_| content.to_owned())?;
+    Ok(done("Replaced", &path))
 }
 
-/// Appends on lines of its own. See the module's words about second attempts.
+/// Appends on lines of its own, which end as those of the note do. See the module's words about second attempts.
 fn append(
     vault: &Vault,
     path: &NotePath,
     content: &str,
     repeated: bool,
 ) -> Result<ActionResult, ActionError> {
-    vault.update(path, |mut note| {
-        if repeated && note.ends_with(content) {
-            return note;
-        }
-        if !note.is_empty() && !note.ends_with('\n') {
-            note.push('\n');
-        }
-        note.push_str(content);
-        note
-    })?;
-    Ok(done("Appended to", path))
+    let path = vault.update(path, |note| line_ends::append(note, content, repeated))?;
+    Ok(done("Appended to", &path))
 }
 
 fn list(vault: &Vault, folder: &str, limit: usize, until: Instant) -> Result<ActionResult, ActionError> {
-    let mut notes = search::notes(vault, &folder_names(folder)?, until)?;
+    let (mut notes, skipped) = search::notes(vault, &folder_names(folder)?, until)?;
     let total = notes.len();
     notes.truncate(limit);
     let notes: Vec<String> = notes.iter().map(NotePath::to_string).collect();
-    Ok(found(json!(notes), total, total > limit))
+    Ok(found(json!(notes), total, total > limit, &skipped))
 }
 
 fn search(vault: &Vault, query: &str, limit: usize, until: Instant) -> Result<ActionResult, ActionError> {
-    if query.trim().is_empty() {
-        return Err(ActionError::invalid("`payload.query` must not be blank"));
+    let query = query.trim();
+    if query.is_empty() || query.contains(['\n', '\r']) {
+        return Err(ActionError::invalid(
+            "`payload.query` must be one line that is not blank: a line of a note holds it",
+        ));
     }
-    let (matches, more) = search::matches(vault, query.trim(), limit, until)?;
+    let (matches, more, skipped) = search::matches(vault, query, limit, until)?;
     let count = matches.len();
-    Ok(found(json!(matches), count, more))
+    Ok(found(json!(matches), count, more, &skipped))
 }
 
 fn done(what: &str, path: &NotePath) -> ActionResult {
-    let metadata = Object::from_iter([("path".to_owned(), Json::String(path.to_string()))]);
-    ActionResult { metadata, ..ActionResult::text(format!("{what} {path}")) }
+    let mut result = ActionResult::text(format!("{what} {path}"));
+    result.metadata.insert("path".into(), path.to_string().into());
+    result
 }
 
-fn found(data: Value, count: usize, truncated: bool) -> ActionResult {
-    let metadata =
-        Object::from_iter([("count".to_owned(), count.into()), ("truncated".to_owned(), truncated.into())]);
-    ActionResult { output_type: "json".into(), data: data.into(), metadata }
+fn found(data: Value, count: usize, truncated: bool, skipped: &Skipped) -> ActionResult {
+    let mut result = ActionResult::text("");
+    result.output_type = "json".into();
+    result.data = data.into();
+    result.metadata.insert("count".into(), count.into());
+    result.metadata.insert("truncated".into(), truncated.into());
+    result.metadata.insert("skipped".into(), skipped.count.into());
+    if skipped.count > 0 {
+        result.metadata.insert("skipped_notes".into(), Json::from(json!(skipped.named)));
+    }
+    result
 }
 
 /// A list as a person reads it.
@@ -213,6 +237,15 @@ fn as_lines(result: ActionResult, if_empty: &str, line: impl Fn(&Json) -> Option
     }
     if result.metadata.get("truncated") == Some(&Json::Bool(true)) {
         lines.push("… and more".into());
+    }
+    let skipped = result.metadata.get("skipped_notes").and_then(Json::as_array);
+    lines.extend(skipped.into_iter().flatten().filter_map(|skipped| {
+        Some(format!("skipped: {} ({})", skipped["path"].as_str()?, skipped["reason"].as_str()?))
+    }));
+    let count = result.metadata.get("skipped").and_then(Json::as_f64).map_or(0, |count| count as usize);
+    let unnamed = count.saturating_sub(skipped.map_or(0, <[Json]>::len));
+    if unnamed > 0 {
+        lines.push(format!("skipped: {unnamed} more"));
     }
     ActionResult { metadata: result.metadata, ..ActionResult::text(lines.join("\n")) }
 }

@@ -7,6 +7,9 @@ use crate::{ActionError, protocol::shortened};
 const MAX_NAME_BYTES: usize = 255;
 const MAX_DEPTH: usize = 32;
 
+/// What Obsidian allows in no name of a note: links to it would break, or some system could not store it.
+const FORBIDDEN: &str = "/\\:*?\"<>|#^[]";
+
 /// A note's place in the vault. Each name is a plain file name; none begins with a dot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct NotePath {
@@ -26,15 +29,38 @@ impl NotePath {
         Ok(Self { folders: names, name: checked(with_extension(&name))? })
     }
 
+    /// Checks that a note may be created at this path. One that is there already can be read whatever its name is.
+    pub(super) fn check_new(&self) -> Result<(), ActionError> {
+        let parts = self.folders.iter().chain([&self.name]);
+        let found = parts.flat_map(|part| part.chars()).find(|c| FORBIDDEN.contains(*c));
+        found.map_or(Ok(()), |found| {
+            Err(ActionError::invalid(format!(
+                "a note can't be created at `{}`: its path contains `{found}`, and links to it would break; leave out \
+                 : * ? \" < > | # ^ [ ]",
+                shortened(&self.to_string(), 128)
+            )))
+        })
+    }
+}
+
+/// The note of a title.
+pub(super) struct Titled {
+    pub(super) path: NotePath,
+    /// Whether its name is the title. Otherwise other titles have the same name.
+    pub(super) is_exact: bool,
+}
+
+impl Titled {
     /// The note of that title, at the top of the vault. Characters that Obsidian allows in no file name become `-`.
-    pub(super) fn of_title(title: &str) -> Result<Self, ActionError> {
-        let forbidden = |c: char| c.is_control() || "/\\:*?\"<>|#^[]".contains(c);
-        let name = title.trim().replace(forbidden, "-");
+    pub(super) fn new(title: &str) -> Result<Self, ActionError> {
+        let title = title.trim();
+        let name = title.replace(|c: char| c.is_control() || FORBIDDEN.contains(c), "-");
         let name = name.trim_matches(['.', ' ']);
         if name.is_empty() {
             return Err(ActionError::invalid("a note's title must not be empty"));
         }
-        Ok(Self { folders: Vec::new(), name: checked(with_extension(name))? })
+        let path = NotePath { folders: Vec::new(), name: checked(with_extension(name))? };
+        Ok(Self { path, is_exact: name == title })
     }
 }
 
@@ -64,6 +90,11 @@ fn names(path: &str) -> Result<Vec<String>, ActionError> {
         return Err(ActionError::invalid(format!("a path has at most {MAX_DEPTH} parts")));
     }
     Ok(names)
+}
+
+/// Whether a caller could name this part of a path.
+pub(super) fn is_nameable(name: &str) -> bool {
+    checked(name.into()).is_ok()
 }
 
 /// Empty names are those of absolute paths and of `a//b`; a leading dot those of `.`, `..` and of what Obsidian and
@@ -102,10 +133,14 @@ mod tests {
         ] {
             assert_eq!(NotePath::parse(path).unwrap().to_string(), whole);
         }
-        assert_eq!(
-            NotePath::of_title(" What/why: a [plan]? ").unwrap().to_string(),
-            "What-why- a -plan--.md"
-        );
+        for (title, name, exact) in [
+            (" What/why: a [plan]? ", "What-why- a -plan--.md", false),
+            ("Plan", "Plan.md", true),
+            ("...Plan", "Plan.md", false),
+        ] {
+            let titled = Titled::new(title).unwrap();
+            assert_eq!((titled.path.to_string().as_str(), titled.is_exact), (name, exact));
+        }
     }
 
     #[test]
@@ -130,7 +165,7 @@ mod tests {
             assert_eq!(NotePath::parse(path).unwrap_err().code, 400, "{path}");
         }
         for title in ["", " . ", "..", &long] {
-            assert_eq!(NotePath::of_title(title).unwrap_err().code, 400, "{title}");
+            assert_eq!(Titled::new(title).err().unwrap().code, 400, "{title}");
         }
         assert!(folder_names("../x").is_err());
         assert_eq!(folder_names("a/b/").unwrap(), ["a", "b"]);

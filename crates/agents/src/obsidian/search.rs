@@ -2,18 +2,27 @@
 
 use std::{fs::File, time::Instant};
 
-use nix::dir::{Dir, Type};
+use nix::{
+    dir::{Dir, Entry, Type},
+    errno::Errno,
+    fcntl::AtFlags,
+    sys::stat::{SFlag, fstatat},
+};
 use serde::Serialize;
 
 use super::{
-    path::{NotePath, is_note},
+    path::{NotePath, is_nameable, is_note},
     vault::{MAX_NOTE_BYTES, Vault, open_folder, read_plain_file},
 };
-use crate::{ActionError, protocol::shortened};
+use crate::{ActionError, names::composed, protocol::shortened};
 
 const MAX_DEPTH: usize = 32;
 const MAX_NOTES: usize = 100_000;
+/// How much of a line is shown, or of the text that was found if that is longer.
 const MAX_LINE_CHARS: usize = 240;
+const MAX_FOUND_CHARS: usize = 2000;
+/// The most files that are named beside their number.
+const MAX_NAMED: usize = 20;
 
 /// A line that holds the text, or the name of a note that does (line 0).
 #[derive(Debug, Serialize)]
@@ -23,89 +32,244 @@ pub(super) struct Match {
     text: String,
 }
 
-/// Every note in a folder and below: the folder's own first, then those of the folders in it.
-pub(super) fn notes(vault: &Vault, folder: &[String], until: Instant) -> Result<Vec<NotePath>, ActionError> {
-    let mut notes = Vec::new();
-    visit(&vault.folder(folder)?, folder, until, &mut |note| {
-        notes.push(note);
-        if notes.len() > MAX_NOTES {
-            return Err(ActionError::new(
-                413,
-                format!("the vault has more than {MAX_NOTES} notes; name a folder"),
-            ));
-        }
-        Ok(())
-    })?;
-    notes.sort();
-    Ok(notes)
+/// What was passed over.
+#[derive(Debug, Default)]
+pub(super) struct Skipped {
+    pub(super) count: usize,
+    pub(super) named: Vec<SkippedNote>,
 }
 
-/// At most `limit` matches, upper and lower case alike, in the order of [`notes`]; and whether there are more.
+/// A note that was passed over, as a whole or in part.
+#[derive(Debug, Serialize)]
+pub(super) struct SkippedNote {
+    path: String,
+    reason: String,
+}
+
+impl Skipped {
+    fn add(&mut self, path: impl Into<String>, reason: impl Into<String>) {
+        self.count += 1;
+        if self.named.len() < MAX_NAMED {
+            self.named.push(SkippedNote { path: path.into(), reason: reason.into() });
+        }
+    }
+}
+
+/// Every note in a folder and below, in the order of their paths, and what looks like one but is none.
+pub(super) fn notes(
+    vault: &Vault,
+    folder: &[String],
+    until: Instant,
+) -> Result<(Vec<NotePath>, Skipped), ActionError> {
+    let mut visit = Visit { until, notes: Vec::new(), skipped: Skipped::default() };
+    let (folder, names) = vault.folder(folder)?;
+    visit.folder(&folder, &names)?;
+    visit.notes.sort();
+    visit.skipped.named.sort_by(|one, other| one.path.cmp(&other.path));
+    Ok((visit.notes, visit.skipped))
+}
+
+/// At most `limit` matches, upper and lower case alike, in the order of [`notes`]; whether there are more; and what could
+/// not be looked at.
 pub(super) fn matches(
     vault: &Vault,
     query: &str,
     limit: usize,
     until: Instant,
-) -> Result<(Vec<Match>, bool), ActionError> {
-    let query = query.to_lowercase();
+) -> Result<(Vec<Match>, bool, Skipped), ActionError> {
+    let query = folded(&composed(query));
+    let (notes, mut skipped) = notes(vault, &[], until)?;
     let mut matches = Vec::new();
-    for note in notes(vault, &[], until)? {
+    for note in notes {
         check_time(until)?;
         let path = note.to_string();
-        if path.to_lowercase().contains(&query) {
+        if folded(&composed(&path)).contains(&query) {
             matches.push(Match { path: path.clone(), line: 0, text: path.clone() });
         }
-        // A note that vanished, or that can't be read, has no lines to offer.
-        let Ok(folder) = vault.folder(&note.folders) else { continue };
-        let Ok((bytes, _)) = read_plain_file(&folder, &note.name, MAX_NOTE_BYTES) else { continue };
-        for (index, line) in String::from_utf8_lossy(&bytes).lines().enumerate() {
-            if line.to_lowercase().contains(&query) {
-                let text = shortened(line.trim(), MAX_LINE_CHARS);
+        let text = text_of(vault, &note, &mut skipped);
+        for (index, line) in text.lines().enumerate() {
+            if let Some(text) = snippet(line, &query) {
                 matches.push(Match { path: path.clone(), line: index + 1, text });
             }
             if matches.len() > limit {
                 matches.truncate(limit);
-                return Ok((matches, true));
+                return Ok((matches, true, skipped));
             }
         }
     }
     let more = matches.len() > limit;
     matches.truncate(limit);
-    Ok((matches, more))
+    Ok((matches, more, skipped))
 }
 
-/// Calls `found` for every note below `folder`. Hidden entries and links are passed over.
-fn visit(
-    folder: &File,
-    names: &[String],
-    until: Instant,
-    found: &mut impl FnMut(NotePath) -> Result<(), ActionError>,
-) -> Result<(), ActionError> {
-    check_time(until)?;
-    let unreadable = |_| ActionError::internal("a folder of the vault can't be read");
-    // A directory stream moves the position of what it reads, so it opens the folder anew.
-    let own = open_folder(folder, ".").map_err(unreadable)?;
-    for entry in Dir::from_fd(own.into()).map_err(unreadable)?.iter() {
-        let entry = entry.map_err(unreadable)?;
-        // Names that are no UTF-8 can't be asked for either.
-        let Ok(name) = entry.file_name().to_str() else { continue };
-        if name.starts_with('.') {
-            continue;
+/// What can be searched of a note; the rest counts as skipped. A note that vanished has no lines to offer.
+fn text_of(vault: &Vault, note: &NotePath, skipped: &mut Skipped) -> String {
+    let folder = match vault.folder(&note.folders) {
+        Ok((folder, _)) => folder,
+        Err(problem) => {
+            if problem.code != 404 {
+                skipped.add(note.to_string(), problem.message);
+            }
+            return String::new();
         }
-        let is_folder = matches!(entry.file_type(), Some(Type::Directory) | None);
-        if is_folder && names.len() < MAX_DEPTH {
-            // Gone, or not a folder after all: then there is nothing to visit.
-            if let Ok(inner) = open_folder(folder, name) {
-                let names = [names, &[name.to_owned()]].concat();
-                visit(&inner, &names, until, found)?;
-                continue;
+    };
+    let mut bytes = match read_plain_file(&folder, &note.name, MAX_NOTE_BYTES + 1) {
+        Ok((bytes, _)) => bytes,
+        Err(problem) => {
+            if problem != Errno::ENOENT {
+                skipped.add(note.to_string(), format!("it can't be read: {}", problem.desc()));
+            }
+            return String::new();
+        }
+    };
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || bytes.contains(&0) {
+        skipped.add(note.to_string(), "it is UTF-16 or no text at all; notes are UTF-8");
+        return String::new();
+    }
+    if bytes.len() > MAX_NOTE_BYTES {
+        skipped.add(note.to_string(), format!("only its first {MAX_NOTE_BYTES} bytes were searched"));
+        // Not in the middle of a character.
+        let is_inside = |byte: Option<&u8>| byte.is_some_and(|byte| byte & 0xc0 == 0x80);
+        let end = (MAX_NOTE_BYTES - 3..=MAX_NOTE_BYTES).rev().find(|end| !is_inside(bytes.get(*end)));
+        bytes.truncate(end.unwrap_or(MAX_NOTE_BYTES));
+    }
+    String::from_utf8(bytes).unwrap_or_else(|problem| {
+        skipped.add(note.to_string(), "it is not UTF-8 text; only what can be read of it was searched");
+        String::from_utf8_lossy(problem.as_bytes()).into_owned()
+    })
+}
+
+/// A line that holds `query`, or of a long one the part around it.
+fn snippet(line: &str, query: &str) -> Option<String> {
+    let line = line.trim();
+    let whole = composed(line);
+    let start = folded(&whole).find(query)?;
+    let characters: Vec<char> = whole.chars().collect();
+    if characters.len() <= MAX_LINE_CHARS {
+        return Some(line.into());
+    }
+    // From places in the folded line to those in the line itself.
+    let mut ends = characters.iter().scan(0, |end, c| {
+        *end += fold(*c).map(char::len_utf8).sum::<usize>();
+        Some(*end)
+    });
+    let first = ends.by_ref().take_while(|end| *end <= start).count();
+    let last = characters.len().min(first + query.chars().count());
+    let room = MAX_LINE_CHARS.max((last - first).min(MAX_FOUND_CHARS));
+    let begin = first
+        .saturating_sub(room.saturating_sub(last - first) / 2)
+        .min(characters.len() - room.min(characters.len()));
+    let end = characters.len().min(begin + room);
+    let shown: String = characters[begin..end].iter().collect();
+    let (before, after) = (if begin > 0 { "…" } else { "" }, if end < characters.len() { "…" } else { "" });
+    Some(format!("{before}{shown}{after}"))
+}
+
+/// `text` without the difference of upper and lower case.
+fn folded(text: &str) -> String {
+    if text.is_ascii() { text.to_ascii_lowercase() } else { text.chars().flat_map(fold).collect() }
+}
+
+/// The sigma at the end of a word has a form of its own.
+fn fold(c: char) -> impl Iterator<Item = char> {
+    c.to_lowercase().map(|c| if c == 'ς' { 'σ' } else { c })
+}
+
+/// A walk through folders.
+struct Visit {
+    until: Instant,
+    notes: Vec<NotePath>,
+    skipped: Skipped,
+}
+
+impl Visit {
+    /// Takes in every note below `folder`. Hidden entries are none of the vault's, and links are not followed.
+    fn folder(&mut self, folder: &File, names: &[String]) -> Result<(), ActionError> {
+        check_time(self.until)?;
+        // A directory stream moves the position of what it reads, so it opens the folder anew.
+        let opened = open_folder(folder, ".").and_then(|own| Dir::from_fd(own.into()));
+        let mut entries = match opened {
+            Ok(entries) => entries,
+            Err(problem) => {
+                self.skip(names, "", &format!("the folder can't be read: {}", problem.desc()));
+                return Ok(());
+            }
+        };
+        for entry in entries.iter() {
+            match entry {
+                Ok(entry) if entry.file_name().to_bytes().starts_with(b".") => {}
+                Ok(entry) => self.entry(folder, names, &entry)?,
+                Err(problem) => {
+                    self.skip(names, "", &format!("the folder can't be read to its end: {}", problem.desc()));
+                    break;
+                }
             }
         }
-        if matches!(entry.file_type(), Some(Type::File) | None) && is_note(name) {
-            found(NotePath { folders: names.to_vec(), name: name.into() })?;
+        Ok(())
+    }
+
+    fn entry(&mut self, folder: &File, names: &[String], entry: &Entry) -> Result<(), ActionError> {
+        let shown = entry.file_name().to_string_lossy();
+        let kind = entry.file_type();
+        let is_folder = matches!(kind, Some(Type::Directory));
+        let Some(name) = entry.file_name().to_str().ok().filter(|name| is_nameable(name)) else {
+            if is_folder || is_note(&shown) {
+                self.skip(names, &shown, "its name is not UTF-8, or has a character that no path may have");
+            }
+            return Ok(());
+        };
+        // Some file systems do not say what an entry is.
+        if matches!(kind, Some(Type::Directory) | None) {
+            match open_folder(folder, name) {
+                Ok(inner) if names.len() < MAX_DEPTH => {
+                    return self.folder(&inner, &[names, &[name.to_owned()]].concat());
+                }
+                Ok(_) => self.skip(names, name, &format!("it is more than {MAX_DEPTH} folders deep")),
+                Err(Errno::ENOENT) => {}
+                Err(problem) if is_folder => {
+                    self.skip(names, name, &format!("it can't be opened: {}", problem.desc()))
+                }
+                Err(_) => return self.note(names, name),
+            }
+            return Ok(());
+        }
+        match kind {
+            Some(Type::File) => self.note(names, name),
+            Some(Type::Symlink) if is_note(name) || leads_to_folder(folder, name) => {
+                self.skip(names, name, "it is a link; the agent follows no links");
+                Ok(())
+            }
+            _ if is_note(name) => {
+                self.skip(names, name, "it is no plain file");
+                Ok(())
+            }
+            _ => Ok(()),
         }
     }
-    Ok(())
+
+    fn note(&mut self, names: &[String], name: &str) -> Result<(), ActionError> {
+        if !is_note(name) {
+            return Ok(());
+        }
+        self.notes.push(NotePath { folders: names.to_vec(), name: name.into() });
+        if self.notes.len() > MAX_NOTES {
+            let problem = format!("the vault has more than {MAX_NOTES} notes; name a folder");
+            return Err(ActionError::new(413, problem));
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, names: &[String], name: &str, reason: &str) {
+        let path = names.iter().map(String::as_str).chain([name]).filter(|part| !part.is_empty());
+        let path = path.collect::<Vec<_>>().join("/").replace(char::is_control, "?");
+        self.skipped.add(shortened(&path, 256), reason);
+    }
+}
+
+/// Whether a link names a folder. Only its kind is looked at.
+fn leads_to_folder(folder: &File, name: &str) -> bool {
+    fstatat(folder, name, AtFlags::empty())
+        .is_ok_and(|about| SFlag::from_bits_truncate(about.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR)
 }
 
 fn check_time(until: Instant) -> Result<(), ActionError> {
@@ -113,5 +277,29 @@ fn check_time(until: Instant) -> Result<(), ActionError> {
         Ok(())
     } else {
         Err(ActionError::timeout("the vault is too large to read in time"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snippets_show_the_text_that_was_found() {
+        for before in [0, 1, 100, 239, 240, 241, 500, 10_000] {
+            for after in [0, 10, 300] {
+                for query in ["needle", "größe", "ΟΔΟΣ", "İ", "e\u{301}t"] {
+                    let filler = |count: usize| "İß ".chars().cycle().take(count).collect::<String>();
+                    let line = format!("{}{query}{}", filler(before), filler(after));
+                    let query = folded(&composed(query));
+                    let shown = snippet(&line, &query).unwrap();
+                    assert!(folded(&composed(&shown)).contains(&query), "{before} {after} {query}: {shown}");
+                    assert!(shown.chars().count() <= MAX_LINE_CHARS + 2, "{shown}");
+                }
+            }
+        }
+        assert_eq!(snippet(&"x".repeat(500), "y"), None);
+        let long = "y".repeat(1000);
+        assert!(snippet(&format!("{}{long}", "x".repeat(500)), &long).unwrap().contains(&long));
     }
 }

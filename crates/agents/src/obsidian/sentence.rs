@@ -11,6 +11,31 @@ pub(super) enum Wish<'a> {
     Create { title: &'a str, content: &'a str },
 }
 
+/// The longer ones first, since the first that fits counts.
+const SEARCHING: &[&str] = &[
+    "search notes for",
+    "search notes about",
+    "search my notes for",
+    "search my notes about",
+    "search the notes for",
+    "find notes about",
+    "find notes for",
+    "find notes with",
+    "search notes",
+];
+const CREATING: &[&str] = &[
+    "create a note called",
+    "create a note named",
+    "create a note titled",
+    "create a new note called",
+    "create a new note named",
+    "create a new note titled",
+    "create note",
+    "create a note",
+    "create a new note",
+    "new note",
+];
+
 /// Sentences are few and begin with a verb; what follows is the caller's own text and is taken as it stands.
 pub(super) fn understand(message: &str) -> Result<Wish<'_>, ActionError> {
     let sentence = message.trim();
@@ -18,21 +43,21 @@ pub(super) fn understand(message: &str) -> Result<Wish<'_>, ActionError> {
     if let Some(rest) =
         after(sentence, &["list notes", "list my notes", "list all notes", "show notes", "show my notes"])
     {
-        let folder = after(rest, &["in folder", "in", "below"]).unwrap_or(rest);
+        let rest = past_colon(rest);
+        let folder = after(rest, &["in folder", "in the folder", "in", "below"]).unwrap_or(rest);
         let folder = unquoted(folder.trim_end_matches(['.', '?', '!']));
         return Ok(Wish::List { folder });
     }
     if let Some(note) =
         after(sentence, &["read note", "read the note", "show note", "show the note", "open note"])
     {
-        return non_empty(unquoted(note)).map(|note| Wish::Read { note });
+        return non_empty(unquoted(past_colon(note))).map(|note| Wish::Read { note });
     }
-    if let Some(query) =
-        after(sentence, &["search notes for", "search my notes for", "find notes about", "search notes"])
-    {
-        return non_empty(unquoted(query)).map(|query| Wish::Search { query });
+    if let Some(query) = after(sentence, SEARCHING) {
+        return non_empty(unquoted(past_colon(query))).map(|query| Wish::Search { query });
     }
-    if let Some(note) = after(sentence, &["create note", "create a note", "new note"]) {
+    if let Some(note) = after(sentence, CREATING) {
+        let note = past_colon(note);
         let (title, content) = note.split_once(':').ok_or_else(not_understood)?;
         let title = non_empty(unquoted(title.trim()))?;
         return Ok(Wish::Create { title, content: content.trim() });
@@ -47,6 +72,11 @@ fn after<'a>(sentence: &'a str, beginnings: &[&str]) -> Option<&'a str> {
         let ends = !rest.starts_with(char::is_alphanumeric);
         (ends && head.eq_ignore_ascii_case(beginning)).then(|| rest.trim_start())
     })
+}
+
+/// What a caller writes after "read note:".
+fn past_colon(text: &str) -> &str {
+    text.strip_prefix(':').map_or(text, str::trim_start)
 }
 
 fn unquoted(text: &str) -> &str {
@@ -77,7 +107,11 @@ mod tests {
             ("Please list my notes in Projects/2026?", Wish::List { folder: "Projects/2026" }),
             ("Read note Meeting: Monday", Wish::Read { note: "Meeting: Monday" }),
             ("read note \"a b\"", Wish::Read { note: "a b" }),
+            ("read note: a", Wish::Read { note: "a" }),
             ("search notes for Größe", Wish::Search { query: "Größe" }),
+            ("search notes about rum", Wish::Search { query: "rum" }),
+            ("Search notes: rum", Wish::Search { query: "rum" }),
+            ("create a note called Rum: dark", Wish::Create { title: "Rum", content: "dark" }),
             (
                 "create note Shopping: milk: 2\nbread",
                 Wish::Create { title: "Shopping", content: "milk: 2\nbread" },

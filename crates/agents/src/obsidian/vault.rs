@@ -18,14 +18,15 @@ use std::{
 };
 
 use nix::{
+    dir::Dir,
     errno::Errno,
     fcntl::{AtFlags, OFlag, openat, renameat},
-    sys::stat::{Mode, mkdirat},
+    sys::stat::{Mode, fstatat, mkdirat},
     unistd::{UnlinkatFlags, linkat, unlinkat},
 };
 
 use super::{ROOT_VARIABLE, path::NotePath};
-use crate::ActionError;
+use crate::{ActionError, names};
 
 /// The longest note.
 pub(super) const MAX_NOTE_BYTES: usize = 4 * 1024 * 1024;
@@ -42,6 +43,8 @@ pub(super) struct Vault {
 pub(super) enum Created {
     New,
     Exists,
+    /// A note is there whose path, as the disk spells it, looks the same.
+    LooksTheSame(NotePath),
 }
 
 impl Vault {
@@ -57,69 +60,119 @@ impl Vault {
         })
     }
 
-    /// The folder of these names.
-    pub(super) fn folder(&self, names: &[String]) -> Result<File, ActionError> {
+    /// The folder of these names, and its names as the disk spells them.
+    pub(super) fn folder(&self, names: &[String]) -> Result<(File, Vec<String>), ActionError> {
         self.walk(names, false)
     }
 
-    /// The whole note.
-    pub(super) fn read(&self, path: &NotePath) -> Result<String, ActionError> {
-        let folder = self.folder(&path.folders)?;
-        read_file(&folder, path).map(|(content, _)| content)
+    /// The whole note, and its path as the disk spells it.
+    pub(super) fn read(&self, path: &NotePath) -> Result<(NotePath, String), ActionError> {
+        let (folder, path) = self.find(path)?;
+        let (content, _) = read_file(&folder, &path)?;
+        Ok((path, content))
     }
 
     /// Writes a note that is not there yet, with the folders on the way.
     pub(super) fn create(&self, path: &NotePath, content: &str) -> Result<Created, ActionError> {
         check_length(content)?;
-        let folder = self.walk(&path.folders, true)?;
-        let draft = Draft::write(&folder, content, None).map_err(|problem| failed(problem, path))?;
-        match draft.publish_new(&path.name) {
-            Ok(()) => Ok(Created::New),
-            Err(Errno::EEXIST) => Ok(Created::Exists),
-            Err(problem) => Err(failed(problem, path)),
-        }
+        self.locked(path, || {
+            let (folder, folders) = self.walk(&path.folders, true)?;
+            let draft = Draft::write(&folder, content, None).map_err(|problem| failed(problem, path))?;
+            if let Some(name) = look_alike(&folder, &path.name) {
+                return Ok(Created::LooksTheSame(NotePath { folders, name }));
+            }
+            match draft.publish_new(&path.name) {
+                Ok(()) => Ok(Created::New),
+                Err(Errno::EEXIST) if folders == path.folders => Ok(Created::Exists),
+                Err(Errno::EEXIST) => {
+                    Ok(Created::LooksTheSame(NotePath { folders, name: path.name.clone() }))
+                }
+                Err(problem) => Err(failed(problem, path)),
+            }
+        })
     }
 
-    /// Replaces a note by what `change` makes of it. Updates of one vault wait for each other, also those of other agents.
+    /// Replaces a note by what `change` makes of it. The answer is its path as the disk spells it.
     pub(super) fn update(
         &self,
         path: &NotePath,
         change: impl FnOnce(String) -> String,
-    ) -> Result<(), ActionError> {
-        self.root.lock().map_err(|problem| failed(errno(&problem), path))?;
-        let updated = self.update_locked(path, change);
-        // The lock also ends with the process.
-        let _ = self.root.unlock();
-        updated
+    ) -> Result<NotePath, ActionError> {
+        self.locked(path, || {
+            let (folder, path) = self.find(path)?;
+            let (content, permissions) = read_file(&folder, &path)?;
+            let content = change(content);
+            check_length(&content)?;
+            Draft::write(&folder, &content, Some(permissions))
+                .and_then(|draft| draft.publish_over(&path.name))
+                .map_err(|problem| failed(problem, &path))?;
+            Ok(path)
+        })
     }
 
-    fn update_locked(
+    /// Changes of one vault wait for each other, also those of other agents.
+    fn locked<T>(
         &self,
         path: &NotePath,
-        change: impl FnOnce(String) -> String,
-    ) -> Result<(), ActionError> {
-        let folder = self.folder(&path.folders)?;
-        let (content, permissions) = read_file(&folder, path)?;
-        let content = change(content);
-        check_length(&content)?;
-        Draft::write(&folder, &content, Some(permissions))
-            .and_then(|draft| draft.publish_over(&path.name))
-            .map_err(|problem| failed(problem, path))
+        change: impl FnOnce() -> Result<T, ActionError>,
+    ) -> Result<T, ActionError> {
+        self.root.lock().map_err(|problem| failed(errno(&problem), path))?;
+        let changed = change();
+        // The lock also ends with the process.
+        let _ = self.root.unlock();
+        changed
     }
 
-    fn walk(&self, names: &[String], create: bool) -> Result<File, ActionError> {
-        let mut folder = self.root.try_clone().map_err(|problem| folder_failed(errno(&problem), "."))?;
-        for name in names {
-            if create {
-                match mkdirat(&folder, name.as_str(), Mode::from_bits_truncate(0o755)) {
-                    Ok(()) | Err(Errno::EEXIST) => {}
-                    Err(problem) => return Err(folder_failed(problem, name)),
-                }
-            }
-            folder = open_folder(&folder, name).map_err(|problem| folder_failed(problem, name))?;
-        }
-        Ok(folder)
+    /// The folder of a note, and the note's path as the disk spells it. Whether it can be read is not said.
+    fn find(&self, path: &NotePath) -> Result<(File, NotePath), ActionError> {
+        let (folder, folders) = self.folder(&path.folders)?;
+        let name = match fstatat(&folder, path.name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => look_alike(&folder, &path.name),
+            _ => None,
+        };
+        Ok((folder, NotePath { folders, name: name.unwrap_or_else(|| path.name.clone()) }))
     }
+
+    fn walk(&self, names: &[String], create: bool) -> Result<(File, Vec<String>), ActionError> {
+        let mut folder = self.root.try_clone().map_err(|problem| folder_failed(errno(&problem), "."))?;
+        let mut spelled = Vec::new();
+        for name in names {
+            let (inner, name) = match open_folder(&folder, name) {
+                Err(Errno::ENOENT) => self.enter_other(&folder, name, create),
+                opened => opened.map(|inner| (inner, name.clone())),
+            }
+            .map_err(|problem| folder_failed(problem, name))?;
+            folder = inner;
+            spelled.push(name);
+        }
+        Ok((folder, spelled))
+    }
+
+    /// A folder that is not there by this name: one that looks the same, or else a new one if it is to be created.
+    fn enter_other(&self, parent: &File, name: &str, create: bool) -> Result<(File, String), Errno> {
+        let other = look_alike(parent, name);
+        let name = match other {
+            Some(other) => other,
+            None if create => match mkdirat(parent, name, Mode::from_bits_truncate(0o700)) {
+                Ok(()) | Err(Errno::EEXIST) => name.to_owned(),
+                Err(problem) => return Err(problem),
+            },
+            None => return Err(Errno::ENOENT),
+        };
+        open_folder(parent, &name).map(|inner| (inner, name))
+    }
+}
+
+/// Another name in `folder` that looks the same as `name`.
+fn look_alike(folder: &File, name: &str) -> Option<String> {
+    // A directory stream moves the position of what it reads, so it opens the folder anew.
+    let own = open_folder(folder, ".").ok()?;
+    let mut entries = Dir::from_fd(own.into()).ok()?;
+    entries.iter().find_map(|entry| {
+        let entry = entry.ok()?;
+        let other = entry.file_name().to_str().ok()?;
+        (other != name && names::same(other, name)).then(|| other.to_owned())
+    })
 }
 
 /// The folder `name` in `parent`, unless it is a link.
@@ -164,7 +217,7 @@ impl<'a> Draft<'a> {
     fn write(folder: &'a File, content: &str, permissions: Option<Permissions>) -> Result<Self, Errno> {
         let name = format!(".phoenix-{}-{}.tmp", process::id(), uuid::Uuid::new_v4().simple());
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file: OwnedFd = openat(folder, name.as_str(), flags, Mode::from_bits_truncate(0o644))?;
+        let file: OwnedFd = openat(folder, name.as_str(), flags, Mode::from_bits_truncate(0o600))?;
         let draft = Self { folder, name };
         let mut file = File::from(file);
         let filled = permissions.map_or(Ok(()), |permissions| {

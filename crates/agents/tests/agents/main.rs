@@ -3,11 +3,15 @@
 
 mod actions;
 mod git;
+mod git_add;
+mod git_configuration;
+mod git_ends;
 mod llm_answers;
 mod llm_connections;
 mod llm_dialects;
 mod llm_failures;
 mod obsidian;
+mod obsidian_names;
 mod protocol;
 mod provider;
 

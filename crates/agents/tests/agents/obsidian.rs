@@ -13,13 +13,13 @@ use tempfile::TempDir;
 use crate::{call, code, request, text};
 
 /// A vault in a directory that also holds what must not be reached.
-struct Place {
+pub(crate) struct Place {
     place: TempDir,
-    agent: ObsidianAgent,
+    pub(crate) agent: ObsidianAgent,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let place = TempDir::new().unwrap();
         fs::create_dir(place.path().join("vault")).unwrap();
         fs::create_dir(place.path().join("outside")).unwrap();
@@ -28,11 +28,11 @@ impl Place {
         Self { place, agent }
     }
 
-    fn file(&self, path: &str) -> std::path::PathBuf {
+    pub(crate) fn file(&self, path: &str) -> std::path::PathBuf {
         self.place.path().join(path)
     }
 
-    fn vault_holds(&self) -> Vec<String> {
+    pub(crate) fn vault_holds(&self) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(self.file("vault"))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
