@@ -227,7 +227,7 @@ impl Visit {
                 Ok(_) => self.skip(names, name, &format!("it is more than {MAX_DEPTH} folders deep")),
                 Err(Errno::ENOENT) => {}
                 Err(problem) if is_folder => {
-                    self.skip(names, name, &format!("it can't be opened: {}", problem.desc()))
+                    self.skip(names, name, &format!("it can't be opened: {}", problem.desc()));
                 }
                 Err(_) => return self.note(names, name),
             }

@@ -180,10 +180,15 @@ fn obsidian() {
             ),
             (
                 "search_notes",
-                &[json!({"query": "x"}), json!({"query": "x", "limit": 500})],
+                &[
+                    json!({"query": "x"}),
+                    json!({"query": "x", "limit": 500}),
+                    json!({"query": "\n two words\r\n"}),
+                ],
                 &[
                     json!({}),
                     json!({"query": " "}),
+                    json!({"query": "two\nlines"}),
                     json!({"query": "x", "limit": 501}),
                     json!({"query": "x", "folder": "a"}),
                 ],

@@ -192,7 +192,7 @@ fn repository_without_write_permission_is_403() {
     for (name, value) in &mut environment {
         match name.to_str() {
             Some("PATH") => {
-                *value = format!("{}:{}", place.file("bin").display(), value.to_str().unwrap()).into()
+                *value = format!("{}:{}", place.file("bin").display(), value.to_str().unwrap()).into();
             }
             Some("GIT_CONFIG_GLOBAL") => *value = environment_file.clone().into(),
             _ => {}

@@ -69,7 +69,7 @@ fn titles_that_share_a_name_conflict() {
 fn path_that_breaks_links_is_refused_by_character() {
     let mut place = Place::new();
     for bad in ["#", "|", "^", "[", "]", ":", "*", "?", "\"", "<", ">"] {
-        for path in [format!("Note{bad}heading"), format!("{bad}"), format!("a {bad} b/c")] {
+        for path in [format!("Note{bad}heading"), bad.to_owned(), format!("a {bad} b/c")] {
             let error =
                 call(&mut place.agent, "create_note", json!({"path": path, "content": "x"})).unwrap_err();
             assert!(error.code == 400 && error.message.contains(&format!("`{bad}`")), "{path}: {error}");
