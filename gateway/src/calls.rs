@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
+use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId, refusals::REPLAY_OF};
 use phoenix_platform::{
     RequestContext,
     client::{UNREACHABLE_RETRY_AFTER, call_error},
@@ -12,11 +12,11 @@ use phoenix_platform::{
 use phoenix_proto::{
     InvalidField, PlanAndExecute,
     planner::{
-        CancelPlanRequest, DiscardDeadLettersRequest, DiscardDeadLettersResponse, DryRunPlanResponse,
-        GetPlanRequest, ListDeadLettersRequest, ListDeadLettersResponse, ListPlansRequest, ListPlansResponse,
-        Plan, PlanAndExecuteRequest, PlanAndExecuteResponse, RedriveDeadLettersRequest,
-        RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse, SubmitPlanResponse,
-        WatchPlanRequest, WatchPlanResponse,
+        CancelPlanRequest, CancelPlanResponse, DiscardDeadLettersRequest, DiscardDeadLettersResponse,
+        DryRunPlanResponse, GetPlanRequest, ListDeadLettersRequest, ListDeadLettersResponse,
+        ListPlansRequest, ListPlansResponse, Plan, PlanAndExecuteRequest, PlanAndExecuteResponse,
+        RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse,
+        SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
     },
 };
 use tonic::{Response, Status, Streaming};
@@ -54,8 +54,9 @@ impl Plans {
         let call = async {
             self.gateway.planner_calls.call_once::<PlanAndExecute>(&context, wish).await.map(Response::new)
         };
-        let PlanAndExecuteResponse { plan_id, output, agent: _, agent_time_us } =
+        let PlanAndExecuteResponse { plan_id, output, agent: _, agent_time_us, replay_of } =
             self.within(self.scope.deadline(), call).await?.ok_or_else(|| too_late(continues))?;
+        self.repeats(&replay_of)?;
         self.scope.agents_worked(Duration::from_micros(agent_time_us));
         Ok((read_id(&plan_id)?, output))
     }
@@ -64,8 +65,9 @@ impl Plans {
     pub(crate) async fn submit(&self, wish: PlanAndExecuteRequest) -> Result<PlanId, OrchestratorError> {
         let mut planner = self.gateway.planner();
         let call = planner.submit_plan(self.scope.context().request(wish));
-        let SubmitPlanResponse { plan_id } =
+        let SubmitPlanResponse { plan_id, replay_of } =
             self.within(self.scope.deadline(), call).await?.ok_or_else(silent)?;
+        self.repeats(&replay_of)?;
         read_id(&plan_id)
     }
 
@@ -120,7 +122,8 @@ impl Plans {
         let context = self.scope.context().with_deadline(limit);
         let mut planner = self.gateway.planner();
         let call = planner.cancel_plan(context.request(request));
-        self.within(limit, call).await?.ok_or_else(silent).map(|_| ())
+        let CancelPlanResponse { replay_of } = self.within(limit, call).await?.ok_or_else(silent)?;
+        self.repeats(&replay_of)
     }
 
     /// Takes a plan up again: the new plan, once it has ended or, for those who do not wait, is durable.
@@ -130,8 +133,9 @@ impl Plans {
         let mut planner = self.gateway.planner();
         let call = planner.redrive_plan(context.request(request));
         let answer = self.within(self.scope.deadline(), call).await?;
-        let RedrivePlanResponse { plan_id } =
+        let RedrivePlanResponse { plan_id, replay_of } =
             answer.ok_or_else(|| if wait { too_late(continues) } else { silent() })?;
+        self.repeats(&replay_of)?;
         read_id(&plan_id)
     }
 
@@ -153,7 +157,9 @@ impl Plans {
     ) -> Result<RedriveDeadLettersResponse, OrchestratorError> {
         let mut planner = self.gateway.planner();
         let call = planner.redrive_dead_letters(self.scope.context().request(request));
-        self.within(self.scope.deadline(), call).await?.ok_or_else(silent)
+        let answer = self.within(self.scope.deadline(), call).await?.ok_or_else(silent)?;
+        self.repeats(&answer.replay_of)?;
+        Ok(answer)
     }
 
     /// Has many dead letters discarded.
@@ -163,7 +169,9 @@ impl Plans {
     ) -> Result<DiscardDeadLettersResponse, OrchestratorError> {
         let mut planner = self.gateway.planner();
         let call = planner.discard_dead_letters(self.scope.context().request(request));
-        self.within(self.scope.deadline(), call).await?.ok_or_else(silent)
+        let answer = self.within(self.scope.deadline(), call).await?.ok_or_else(silent)?;
+        self.repeats(&answer.replay_of)?;
+        Ok(answer)
     }
 
     fn to_read(&self) -> (Instant, RequestContext) {
@@ -179,9 +187,24 @@ impl Plans {
     ) -> Result<Option<T>, OrchestratorError> {
         match tokio::time::timeout_at(limit.into(), call.instrument(self.scope.span().clone())).await {
             Ok(Ok(answer)) => Ok(Some(answer.into_inner())),
-            Ok(Err(status)) => Err(call_error("the planner", &status)),
+            Ok(Err(status)) => Err(self.said_before(call_error("the planner", &status))),
             Err(_) => Ok(None),
         }
+    }
+
+    /// Takes note of the request whose answer this one is given again, if there is one.
+    fn repeats(&self, replay_of: &str) -> Result<(), OrchestratorError> {
+        let original = phoenix_proto::optional("replay_of", replay_of);
+        let original = original.map_err(|_: InvalidField| unexpected())?;
+        original.into_iter().for_each(|original| self.scope.repeats(original));
+        Ok(())
+    }
+
+    /// The same for an answer that is an error.
+    fn said_before(&self, mut error: OrchestratorError) -> OrchestratorError {
+        let original = error.details.remove(REPLAY_OF).and_then(|original| original.parse().ok());
+        original.into_iter().for_each(|original| self.scope.repeats(original));
+        error
     }
 }
 

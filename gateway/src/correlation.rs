@@ -13,6 +13,7 @@ use std::{
 
 use axum::{
     extract::{Request, State},
+    http::HeaderValue,
     middleware::Next,
     response::Response,
 };
@@ -25,6 +26,7 @@ use phoenix_proto::InvalidField;
 use tracing::Span;
 
 use crate::{
+    delivery::IDEMPOTENT_REPLAYED,
     metrics::Endpoint,
     observe::{Refusals, Sender},
     problem::{self, Failure, Shape},
@@ -48,6 +50,8 @@ struct Facts {
     agent_time: OnceLock<Duration>,
     /// Whether it came as far as [`crate::observe`].
     is_let_in: AtomicBool,
+    /// The request whose answer it is given again, once the planner has said so.
+    replay_of: OnceLock<CorrelationId>,
 }
 
 impl Scope {
@@ -67,6 +71,7 @@ impl Scope {
             span: OnceLock::new(),
             agent_time: OnceLock::new(),
             is_let_in: AtomicBool::new(false),
+            replay_of: OnceLock::new(),
         }))
     }
 
@@ -116,6 +121,22 @@ impl Scope {
         *self.0.id.lock().unwrap_or_else(PoisonError::into_inner) = id;
     }
 
+    /// Its answer is the one that the request `original` was given.
+    pub(crate) fn repeats(&self, original: CorrelationId) {
+        // Once for each request.
+        let _ = self.0.replay_of.set(original);
+    }
+
+    /// The request whose answer it is given again, if it was sent before under the same idempotency key.
+    pub(crate) fn replay_of(&self) -> Option<CorrelationId> {
+        self.0.replay_of.get().copied()
+    }
+
+    /// The name that its answer carries: its own, or that of the request whose answer it is given again.
+    pub(crate) fn answer_id(&self) -> CorrelationId {
+        self.replay_of().unwrap_or_else(|| self.id())
+    }
+
     /// The span of everything done and said for this request.
     pub(crate) fn span(&self) -> &Span {
         self.0.span.get_or_init(|| correlation_span(self.endpoint().as_str(), &self.context()))
@@ -159,8 +180,11 @@ pub(crate) async fn correlate(
         refusals.record(&scope, &sender, &response);
     }
     if let Some(failure) = response.extensions_mut().remove::<Failure>() {
-        problem::render(&failure, shape, scope.id(), &mut response);
+        problem::render(&failure, shape, scope.answer_id(), &mut response);
     }
-    response.headers_mut().insert(CORRELATION_HEADER, correlation_value(scope.id()));
+    response.headers_mut().insert(CORRELATION_HEADER, correlation_value(scope.answer_id()));
+    if scope.replay_of().is_some() {
+        response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    }
     response
 }

@@ -12,7 +12,7 @@ use tower_http::cors::CorsLayer;
 
 use crate::{
     ServeError,
-    delivery::{IDEMPOTENCY_KEY, PREFER, PREFERENCE_APPLIED},
+    delivery::{IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, PREFER, PREFERENCE_APPLIED},
 };
 
 /// The page may load and call what comes from here, and nothing may frame it.
@@ -64,7 +64,13 @@ pub(crate) fn cors(origins: &[String]) -> Result<Option<CorsLayer>, ServeError> 
                 LAST_EVENT_ID,
                 PREFER,
             ])
-            .expose_headers([CORRELATION_HEADER, header::LOCATION, PREFERENCE_APPLIED, header::RETRY_AFTER]),
+            .expose_headers([
+                CORRELATION_HEADER,
+                header::LOCATION,
+                PREFERENCE_APPLIED,
+                IDEMPOTENT_REPLAYED,
+                header::RETRY_AFTER,
+            ]),
     ))
 }
 

@@ -91,20 +91,22 @@ impl Drop for Ending {
 fn log(scope: &Scope, status: StatusCode, error: Option<&OrchestratorError>) {
     use OrchestratorErrorCode::{ExecutionFailed, Internal};
     let (endpoint, http_status, elapsed_ms) = (scope.endpoint().as_str(), status.as_u16(), millis(scope));
+    // The request whose answer this one was given again.
+    let replay_of = scope.replay_of().map(tracing::field::display);
     let Some(OrchestratorError { code, message, details, .. }) = error else {
-        tracing::info!(endpoint, http_status, elapsed_ms, "request answered");
+        tracing::info!(endpoint, http_status, elapsed_ms, replay_of, "request answered");
         return;
     };
     // A failed execution, and whatever else an agent answered, has the agent's words in it.
     let quotes_agent = *code == ExecutionFailed || details.contains_key("response_code");
     let error = (!quotes_agent).then_some(message.as_str());
     if *code == Internal {
-        tracing::error!(endpoint, http_status, %code, elapsed_ms, error, "request failed");
+        tracing::error!(endpoint, http_status, %code, elapsed_ms, error, replay_of, "request failed");
     } else if status.is_server_error() {
-        tracing::warn!(endpoint, http_status, %code, elapsed_ms, error, "request failed");
+        tracing::warn!(endpoint, http_status, %code, elapsed_ms, error, replay_of, "request failed");
     } else {
         let field = details.get("field").map(String::as_str);
-        tracing::info!(endpoint, http_status, %code, field, elapsed_ms, "request refused");
+        tracing::info!(endpoint, http_status, %code, field, elapsed_ms, replay_of, "request refused");
     }
 }
 

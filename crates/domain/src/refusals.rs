@@ -9,6 +9,9 @@ use crate::{
     plan::PlanStatus,
 };
 
+/// The detail of an error that answers an idempotency key again: the request that was answered first.
+pub const REPLAY_OF: &str = "replay_of";
+
 /// There is no plan of this name.
 #[must_use]
 pub fn no_such_plan(plan_id: PlanId) -> OrchestratorError {

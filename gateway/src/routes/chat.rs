@@ -176,7 +176,7 @@ pub(crate) async fn chat_v1(
         return submit(&plans, &scope, wish).await;
     }
     let (plan_id, output) = plans.run(wish).await?;
-    Ok(Json(ChatResponseV1::success(scope.id(), plan_id, output)).into_response())
+    Ok(Json(ChatResponseV1::success(scope.answer_id(), plan_id, output)).into_response())
 }
 
 /// Send a chat, legacy form

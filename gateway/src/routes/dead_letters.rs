@@ -343,7 +343,7 @@ impl TryFrom<RedriveDeadLettersResponse> for RedriveBegunV1 {
     type Error = InvalidField;
 
     fn try_from(wire: RedriveDeadLettersResponse) -> Result<Self, InvalidField> {
-        let RedriveDeadLettersResponse { sweep_id, selected, correlation_id } = wire;
+        let RedriveDeadLettersResponse { sweep_id, selected, correlation_id, replay_of: _ } = wire;
         let (sweep_id, correlation_id) = (id("sweep_id", &sweep_id)?, id("correlation_id", &correlation_id)?);
         Ok(Self { sweep_id, selected, correlation_id })
     }
@@ -353,7 +353,7 @@ impl TryFrom<DiscardDeadLettersResponse> for DiscardedV1 {
     type Error = InvalidField;
 
     fn try_from(wire: DiscardDeadLettersResponse) -> Result<Self, InvalidField> {
-        let DiscardDeadLettersResponse { sweep_id, discarded, correlation_id } = wire;
+        let DiscardDeadLettersResponse { sweep_id, discarded, correlation_id, replay_of: _ } = wire;
         let (sweep_id, correlation_id) = (id("sweep_id", &sweep_id)?, id("correlation_id", &correlation_id)?);
         Ok(Self { sweep_id, discarded, correlation_id })
     }

@@ -37,7 +37,7 @@ use crate::problem::Problem;
             for every optional one. A request has a time limit \
             (`gateway.request_timeout_secs`, 120 s unless configured).\n\n\
             **Sent twice.** A `POST` with the header `Idempotency-Key` counts once: the same request with the same key gets the \
-            same answer, 409 with `Retry-After` while the first runs, and 422 when the key was used for a different request. A key \
+            same answer, byte for byte, with the correlation id of the first and `Idempotent-Replayed: true`; 409 with `Retry-After` while the first runs, and 422 when the key was used for a different request. A key \
             counts for 24 hours unless configured (`planner.idempotency_key_ttl_secs`).\n\n\
             **Failures.** Chats answer in their own shape, everything else as `application/problem+json` (RFC 9457). `code` comes \
             from one closed table. 403, 405, 408, 413, 414, 415, 421 and 431 are answers of the HTTP layer itself. `Retry-After` on 409, 429 and 503 \

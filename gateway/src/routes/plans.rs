@@ -109,7 +109,7 @@ pub(crate) async fn create_plan(
         Ok((plan_id, _)) => plans.get(plan_id).await?,
         Err(error) => ended_plan(&plans, error).await?,
     };
-    Ok(Json(encode(plan)?).into_response())
+    Ok(Json(encode_end(plan)?).into_response())
 }
 
 /// The plan that `error` is about, if it has ended: how is then in the plan itself.
@@ -138,7 +138,7 @@ fn accepted(scope: &Scope, plan_id: PlanId) -> Response {
         (header::LOCATION, format!("/api/v1/plans/{plan_id}")),
         (PREFERENCE_APPLIED, RESPOND_ASYNC.to_owned()),
     ];
-    let body = AcceptedV1 { plan_id, correlation_id: scope.id(), status: PlanStatus::Pending };
+    let body = AcceptedV1 { plan_id, correlation_id: scope.answer_id(), status: PlanStatus::Pending };
     (StatusCode::ACCEPTED, headers, Json(body)).into_response()
 }
 
@@ -243,7 +243,7 @@ pub(crate) async fn cancel_plan(
             idempotency_digest: named.digest,
         })
         .await?;
-    Ok(Json(encode(plans.get(plan_id).await?)?).into_response())
+    Ok(Json(encode_end(plans.get(plan_id).await?)?).into_response())
 }
 
 /// The part of a path that names a plan, with what is to be done with it: `{plan_id}` or `{plan_id}:{action}`.
@@ -275,6 +275,11 @@ impl Segment {
         let plan_id = self.0.rsplit_once(':').map_or(self.0.as_str(), |(plan_id, _)| plan_id);
         plan_id.parse().map_err(|problem: InvalidId| OrchestratorError::invalid("plan_id", problem))
     }
+}
+
+/// A plan as it was when it ended: the answer is the same when it is given again after the plan was redriven.
+fn encode_end(plan: planner::Plan) -> Result<PlanV1, OrchestratorError> {
+    encode(planner::Plan { redriven_as: None, ..plan })
 }
 
 fn encode(plan: planner::Plan) -> Result<PlanV1, OrchestratorError> {

@@ -78,6 +78,8 @@ pub struct FakePlanner {
     listed: Shared<Vec<ListPlansRequest>>,
     /// The planner's dead letters.
     pub dead_letters: Shared<Vec<DeadLetter>>,
+    /// The request that every answer is a repeat of; empty when it is none.
+    pub replays: Shared<String>,
     /// What was asked about them, and about plans to be taken up again.
     pub asked: Shared<Asked>,
 }
@@ -103,6 +105,7 @@ impl Default for FakePlanner {
             cancelled: Arc::default(),
             listed: Shared::default(),
             dead_letters: Shared::default(),
+            replays: Shared::default(),
             asked: Shared::default(),
         }
     }
@@ -175,6 +178,10 @@ impl FakePlanner {
         self.listed.lock().unwrap().clone()
     }
 
+    fn replay_of(&self) -> String {
+        self.replays.lock().unwrap().clone()
+    }
+
     /// What the planner is to answer instead of what was asked for.
     fn failure(&self) -> Result<(), Status> {
         match &*self.reply.lock().unwrap() {
@@ -240,7 +247,13 @@ impl PlannerService for FakePlanner {
         };
         call.1 = true;
         let agent = "echo_agent".into();
-        Ok(Response::new(PlanAndExecuteResponse { plan_id, output, agent, agent_time_us: 1_000 }))
+        Ok(Response::new(PlanAndExecuteResponse {
+            plan_id,
+            output,
+            agent,
+            agent_time_us: 1_000,
+            replay_of: self.replay_of(),
+        }))
     }
 
     type WatchPlanStream = Pin<Box<dyn Stream<Item = Result<WatchPlanResponse, Status>> + Send>>;
@@ -277,7 +290,10 @@ impl PlannerService for FakePlanner {
         let reply = self.reply.lock().unwrap().clone();
         match reply {
             Reply::Error(error) => Err(status_from_error(&error)),
-            _ => Ok(Response::new(SubmitPlanResponse { plan_id: Self::PLAN.into() })),
+            _ => Ok(Response::new(SubmitPlanResponse {
+                plan_id: Self::PLAN.into(),
+                replay_of: self.replay_of(),
+            })),
         }
     }
 
@@ -313,7 +329,7 @@ impl PlannerService for FakePlanner {
         plan.ended_at = plan.created_at;
         self.keep(plan);
         self.cancelled.send_modify(|cancelled| cancelled.push(request));
-        Ok(Response::new(CancelPlanResponse {}))
+        Ok(Response::new(CancelPlanResponse { replay_of: self.replay_of() }))
     }
 
     /// The new plan is [`Self::PLAN`].
@@ -323,7 +339,7 @@ impl PlannerService for FakePlanner {
     ) -> Result<Response<RedrivePlanResponse>, Status> {
         self.asked.lock().unwrap().redrives.push(request.into_inner());
         self.failure()?;
-        Ok(Response::new(RedrivePlanResponse { plan_id: Self::PLAN.into() }))
+        Ok(Response::new(RedrivePlanResponse { plan_id: Self::PLAN.into(), replay_of: self.replay_of() }))
     }
 
     async fn list_dead_letters(
@@ -344,7 +360,12 @@ impl PlannerService for FakePlanner {
         self.asked.lock().unwrap().sweeps.push(request.into_inner());
         self.failure()?;
         let sweep_id = Self::PLAN.into();
-        Ok(Response::new(RedriveDeadLettersResponse { sweep_id, selected: 7, correlation_id }))
+        Ok(Response::new(RedriveDeadLettersResponse {
+            sweep_id,
+            selected: 7,
+            correlation_id,
+            replay_of: self.replay_of(),
+        }))
     }
 
     async fn discard_dead_letters(
@@ -355,7 +376,12 @@ impl PlannerService for FakePlanner {
         self.asked.lock().unwrap().discards.push(request.into_inner());
         self.failure()?;
         let sweep_id = Self::PLAN.into();
-        Ok(Response::new(DiscardDeadLettersResponse { sweep_id, discarded: 7, correlation_id }))
+        Ok(Response::new(DiscardDeadLettersResponse {
+            sweep_id,
+            discarded: 7,
+            correlation_id,
+            replay_of: self.replay_of(),
+        }))
     }
 
     async fn get_plan(&self, request: Request<GetPlanRequest>) -> Result<Response<GetPlanResponse>, Status> {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use phoenix_domain::{
-    OrchestratorError, PlanId,
+    CorrelationId, OrchestratorError, PlanId,
     graph::Graph,
     plan::{Plan, PlanStatus},
 };
@@ -19,10 +19,10 @@ use crate::{
     keys::{Claim, Use},
     make::{Waits, Wish, make},
     metrics::CountedPlan,
-    planner::{Answer, Planner},
+    planner::{Answer, Planner, Submitted},
     run::first_agents,
     running::Stop,
-    store::{Entry, JournalError},
+    store::{Entry, JournalError, UsedKey},
 };
 
 /// How a plan ends, or why it could not be made durable.
@@ -42,8 +42,8 @@ pub(crate) struct Made {
 pub(crate) enum Accepted {
     /// A plan runs.
     Runs(PlanId, Ended),
-    /// Its key stands for this plan already.
-    Known(PlanId),
+    /// Its key stands for this plan already, since that request.
+    Known(PlanId, Option<CorrelationId>),
 }
 
 /// A plan that begins once it is durable.
@@ -57,12 +57,24 @@ struct Admitted {
 /// Hears whether a plan is durable, and has its key back.
 type Durable = oneshot::Sender<(Result<(), JournalError>, Claim)>;
 
+impl From<UsedKey> for Accepted {
+    fn from(used: UsedKey) -> Self {
+        Self::Known(used.subject.into(), used.by)
+    }
+}
+
 impl Accepted {
     /// The plan.
     pub(crate) const fn plan_id(&self) -> PlanId {
         match self {
-            Self::Runs(plan_id, ..) | Self::Known(plan_id) => *plan_id,
+            Self::Runs(plan_id, ..) | Self::Known(plan_id, _) => *plan_id,
         }
+    }
+
+    /// Where the plan is found.
+    pub(crate) const fn submitted(&self) -> Submitted {
+        let replay_of = if let Self::Known(_, by) = self { *by } else { None };
+        Submitted { plan_id: self.plan_id(), replay_of }
     }
 }
 
@@ -79,7 +91,7 @@ impl Planner {
     ) -> Result<Accepted, OrchestratorError> {
         let claim = match self.keys().take(wish.key.clone()).await? {
             Use::First(claim) => claim,
-            Use::Again(subject) => return Ok(Accepted::Known(subject.into())),
+            Use::Again(used) => return Ok(used.into()),
         };
         let counted = CountedPlan::start(self.meters());
         let waits = wish.waits;
@@ -119,7 +131,7 @@ impl Planner {
             // Somebody else was first, in the same instant; if with this very request, at another planner, it is answered.
             (Err(JournalError::Taken), claim) => {
                 let winner = claim.winner().await?;
-                winner.map(|plan| Accepted::Known(plan.into())).ok_or_else(|| JournalError::Taken.into())
+                winner.map(Accepted::from).ok_or_else(|| JournalError::Taken.into())
             }
             (Err(error), _) => Err(error.into()),
             (Ok(()), _) => Ok(Accepted::Runs(plan_id, ended)),

@@ -264,7 +264,13 @@ impl Flight {
             Ok(output) => {
                 self.counted.succeeded();
                 tracing::info!(%agent, plan_status = status.as_str(), elapsed_ms, "plan ended");
-                Ok(Answer { plan_id, output, agent: agent.clone(), agent_time: self.counted.agent_time() })
+                Ok(Answer {
+                    plan_id,
+                    output,
+                    agent: agent.clone(),
+                    agent_time: self.counted.agent_time(),
+                    replay_of: None,
+                })
             }
             Err(error) => {
                 if status == PlanStatus::Failed {

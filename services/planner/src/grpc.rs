@@ -6,7 +6,7 @@ use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt};
 use phoenix_domain::{
-    PlanId,
+    CorrelationId, PlanId,
     plan::{MAX_DEADLINE_MS, TaskSpec},
     refusals::no_such_plan,
 };
@@ -31,8 +31,9 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     make::{Waits, Wish, Work},
-    planner::{Answer, Planner},
+    planner::{Answer, Planner, Submitted},
     store::{Event, IdempotencyKey, JournalError, PlanFilter},
+    sweep::Swept,
     watch,
 };
 
@@ -64,15 +65,16 @@ impl PlannerService for PlannerGrpc {
         request: Request<PlanAndExecuteRequest>,
     ) -> Result<Response<PlanAndExecuteResponse>, Status> {
         let context = RequestContext::of(&request);
-        let wish = wish(request.into_inner(), Waits::Caller)?;
+        let wish = wish(request.into_inner(), Waits::Caller, context.correlation_id)?;
         let answer = self.planner.plan_and_execute_v1(context, wish).await;
-        let Answer { plan_id, output, agent, agent_time } =
+        let Answer { plan_id, output, agent, agent_time, replay_of } =
             answer.map_err(|error| status_from_error(&error))?;
         Ok(Response::new(PlanAndExecuteResponse {
             plan_id: plan_id.to_string(),
             output: output.unwrap_or_default(),
             agent: agent.into(),
             agent_time_us: u64::try_from(agent_time.as_micros()).unwrap_or(u64::MAX),
+            replay_of: text(replay_of),
         }))
     }
 
@@ -83,17 +85,18 @@ impl PlannerService for PlannerGrpc {
         let context = RequestContext::of(&request);
         let request = request.into_inner();
         let waits = if request.caller_waits { Waits::Caller } else { Waits::Nobody };
-        let wish = wish(request, waits)?;
-        let plan_id =
-            self.planner.submit_plan(context, wish).await.map_err(|error| status_from_error(&error))?;
-        Ok(Response::new(SubmitPlanResponse { plan_id: plan_id.to_string() }))
+        let wish = wish(request, waits, context.correlation_id)?;
+        let submitted = self.planner.submit_plan(context, wish).await;
+        let Submitted { plan_id, replay_of } = submitted.map_err(|error| status_from_error(&error))?;
+        Ok(Response::new(SubmitPlanResponse { plan_id: plan_id.to_string(), replay_of: text(replay_of) }))
     }
 
     async fn dry_run_plan(
         &self,
         request: Request<PlanAndExecuteRequest>,
     ) -> Result<Response<DryRunPlanResponse>, Status> {
-        let wish = wish(request.into_inner(), Waits::Caller)?;
+        let by = RequestContext::of(&request).correlation_id;
+        let wish = wish(request.into_inner(), Waits::Caller, by)?;
         let waves = self.planner.dry_run(wish).map_err(|error| status_from_error(&error))?;
         Ok(Response::new(DryRunPlanResponse { waves: waves.into_iter().map(|keys| Wave { keys }).collect() }))
     }
@@ -134,11 +137,13 @@ impl PlannerService for PlannerGrpc {
         &self,
         request: Request<CancelPlanRequest>,
     ) -> Result<Response<CancelPlanResponse>, Status> {
+        let by = RequestContext::of(&request).correlation_id;
         let CancelPlanRequest { plan_id, reason, idempotency_key, idempotency_digest } = request.into_inner();
         let plan_id: PlanId = id("plan_id", &plan_id)?;
-        let key = named(idempotency_key, idempotency_digest);
-        self.planner.cancel(plan_id, reason, key).await.map_err(|error| status_from_error(&error))?;
-        Ok(Response::new(CancelPlanResponse {}))
+        let key = named(idempotency_key, idempotency_digest, by);
+        let cancelled = self.planner.cancel(plan_id, reason, key).await;
+        let replay_of = cancelled.map_err(|error| status_from_error(&error))?;
+        Ok(Response::new(CancelPlanResponse { replay_of: text(replay_of) }))
     }
 
     async fn redrive_plan(
@@ -146,14 +151,15 @@ impl PlannerService for PlannerGrpc {
         request: Request<RedrivePlanRequest>,
     ) -> Result<Response<RedrivePlanResponse>, Status> {
         let (context, wait) = (RequestContext::of(&request), request.get_ref().wait);
-        let wish = dead_letters::redrive_wish(request.into_inner())?;
-        let plan_id = if wait {
-            self.planner.redrive_and_wait(context, wish).await.map(|answer| answer.plan_id)
+        let wish = dead_letters::redrive_wish(request.into_inner(), context.correlation_id)?;
+        let redriven = if wait {
+            let answer = self.planner.redrive_and_wait(context, wish).await;
+            answer.map(|Answer { plan_id, replay_of, .. }| Submitted { plan_id, replay_of })
         } else {
             self.planner.redrive(context, wish).await
         };
-        let plan_id = plan_id.map_err(|error| status_from_error(&error))?;
-        Ok(Response::new(RedrivePlanResponse { plan_id: plan_id.to_string() }))
+        let Submitted { plan_id, replay_of } = redriven.map_err(|error| status_from_error(&error))?;
+        Ok(Response::new(RedrivePlanResponse { plan_id: plan_id.to_string(), replay_of: text(replay_of) }))
     }
 
     async fn list_dead_letters(
@@ -172,11 +178,12 @@ impl PlannerService for PlannerGrpc {
         request: Request<RedriveDeadLettersRequest>,
     ) -> Result<Response<RedriveDeadLettersResponse>, Status> {
         let context = RequestContext::of(&request);
-        let wish = dead_letters::redrive_sweep(request.into_inner())?;
+        let wish = dead_letters::redrive_sweep(request.into_inner(), context.correlation_id)?;
         let begun = self.planner.sweep(context, wish).await;
-        let (sweep, selected) = begun.map_err(|error| status_from_error(&error))?;
+        let Swept { sweep, selected, replay_of } = begun.map_err(|error| status_from_error(&error))?;
         let (sweep_id, correlation_id) = (sweep.sweep_id.to_string(), sweep.by.to_string());
-        Ok(Response::new(RedriveDeadLettersResponse { sweep_id, selected, correlation_id }))
+        let replay_of = text(replay_of);
+        Ok(Response::new(RedriveDeadLettersResponse { sweep_id, selected, correlation_id, replay_of }))
     }
 
     async fn discard_dead_letters(
@@ -184,11 +191,12 @@ impl PlannerService for PlannerGrpc {
         request: Request<DiscardDeadLettersRequest>,
     ) -> Result<Response<DiscardDeadLettersResponse>, Status> {
         let context = RequestContext::of(&request);
-        let wish = dead_letters::discard_sweep(request.into_inner())?;
+        let wish = dead_letters::discard_sweep(request.into_inner(), context.correlation_id)?;
         let done = self.planner.sweep(context, wish).await;
-        let (sweep, discarded) = done.map_err(|error| status_from_error(&error))?;
+        let Swept { sweep, selected, replay_of } = done.map_err(|error| status_from_error(&error))?;
         let (sweep_id, correlation_id) = (sweep.sweep_id.to_string(), sweep.by.to_string());
-        Ok(Response::new(DiscardDeadLettersResponse { sweep_id, discarded, correlation_id }))
+        let (discarded, replay_of) = (selected, text(replay_of));
+        Ok(Response::new(DiscardDeadLettersResponse { sweep_id, discarded, correlation_id, replay_of }))
     }
 }
 
@@ -205,7 +213,7 @@ impl Handler for PlannerGrpc {
     }
 }
 
-fn wish(request: PlanAndExecuteRequest, waits: Waits) -> Result<Wish, InvalidField> {
+fn wish(request: PlanAndExecuteRequest, waits: Waits, by: CorrelationId) -> Result<Wish, InvalidField> {
     let PlanAndExecuteRequest {
         message,
         context,
@@ -234,13 +242,18 @@ fn wish(request: PlanAndExecuteRequest, waits: Waits) -> Result<Wish, InvalidFie
         time_limit: (deadline_ms > 0).then(|| Duration::from_millis(deadline_ms)),
         waits,
         continue_on_disconnect,
-        key: named(idempotency_key, idempotency_digest),
+        key: named(idempotency_key, idempotency_digest, by),
     })
 }
 
 /// The name of a request, if it has one.
-fn named(key: String, digest: String) -> Option<IdempotencyKey> {
-    (!key.is_empty()).then_some(IdempotencyKey { key, digest })
+fn named(key: String, digest: String, by: CorrelationId) -> Option<IdempotencyKey> {
+    (!key.is_empty()).then_some(IdempotencyKey { key, digest, by: Some(by) })
+}
+
+/// As text; empty when there is none.
+fn text(id: Option<CorrelationId>) -> String {
+    id.map(|id| id.to_string()).unwrap_or_default()
 }
 
 fn encode_event(Event { position, kind, at, task_key, data }: Event) -> WatchPlanResponse {

@@ -26,6 +26,7 @@ use self::watchers::Watchers;
 use crate::store::{
     self, DeadLetterPlace, DeadLetterQuery, Entries, Entry, Event, Extent, Forgotten, JournalError, LeftPlan,
     OldPlans, OpenDeadLetters, Page, PlanFilter, Store, Sweep, TakeoverScope, Unfinished, Unreadable,
+    UsedKey,
 };
 
 /// Entries that may wait for the writer; beyond it, whoever appends waits.
@@ -226,7 +227,7 @@ impl Journal {
         Ok(page)
     }
 
-    /// What `key` stands for and the digest it was first used with, if that was not before `not_before`.
+    /// What `key` stands for and how it was first used, if that was not before `not_before`.
     ///
     /// # Errors
     /// When the database can't be read.
@@ -234,7 +235,7 @@ impl Journal {
         &self,
         key: &str,
         not_before: Timestamp,
-    ) -> Result<Option<(Uuid, String)>, JournalError> {
+    ) -> Result<Option<UsedKey>, JournalError> {
         self.store.subject_of_key(key, not_before).await
     }
 

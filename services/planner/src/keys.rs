@@ -11,16 +11,16 @@ use std::{
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    OrchestratorError, PlanId,
+    CorrelationId, OrchestratorError, PlanId,
     plan::PlanStatus,
-    refusals::{key_in_use, key_used_otherwise},
+    refusals::{REPLAY_OF, key_in_use, key_used_otherwise},
 };
 use uuid::Uuid;
 
 use crate::{
     journal::Journal,
     planner::{Answer, Planner},
-    store::{Entry, IdempotencyKey},
+    store::{Entry, IdempotencyKey, UsedKey},
 };
 
 /// The keys of one planner. Cheap to clone.
@@ -37,8 +37,8 @@ pub(crate) struct Keys {
 pub(crate) enum Use {
     /// It is the first, as far as is known here.
     First(Claim),
-    /// It was sent before, and made this.
-    Again(Uuid),
+    /// It was sent before.
+    Again(UsedKey),
 }
 
 /// A key on its way to the journal, if the request has one. Kept from others until it is dropped.
@@ -60,9 +60,9 @@ impl Keys {
     /// `conflict` while the first is being dealt with, `planning_failed` when the first was another request.
     pub(crate) async fn take(&self, key: Option<IdempotencyKey>) -> Result<Use, OrchestratorError> {
         if let Some(key) = &key {
-            if let Some(subject) = self.subject_of(key).await? {
+            if let Some(used) = self.used(key).await? {
                 let is_held = self.held().contains(&key.key);
-                return if is_held { Err(key_in_use()) } else { Ok(Use::Again(subject)) };
+                return if is_held { Err(key_in_use()) } else { Ok(Use::Again(used)) };
             }
             if !self.held().insert(key.key.clone()) {
                 return Err(key_in_use());
@@ -71,10 +71,10 @@ impl Keys {
         Ok(Use::First(Claim { keys: self.clone(), key }))
     }
 
-    async fn subject_of(&self, key: &IdempotencyKey) -> Result<Option<Uuid>, OrchestratorError> {
+    async fn used(&self, key: &IdempotencyKey) -> Result<Option<UsedKey>, OrchestratorError> {
         match self.journal.subject_of_key(&key.key, self.not_before()).await? {
-            Some((_, digest)) if digest != key.digest => Err(key_used_otherwise()),
-            known => Ok(known.map(|(subject, _)| subject)),
+            Some(used) if used.digest != key.digest => Err(key_used_otherwise()),
+            known => Ok(known),
         }
     }
 
@@ -101,9 +101,9 @@ impl Claim {
     ///
     /// # Errors
     /// `planning_failed` when it was taken for another request.
-    pub(crate) async fn winner(&self) -> Result<Option<Uuid>, OrchestratorError> {
+    pub(crate) async fn winner(&self) -> Result<Option<UsedKey>, OrchestratorError> {
         match &self.key {
-            Some(key) => self.keys.subject_of(key).await,
+            Some(key) => self.keys.used(key).await,
             None => Ok(None),
         }
     }
@@ -118,17 +118,23 @@ impl Drop for Claim {
 }
 
 impl Planner {
-    /// What the caller of an earlier request was told.
-    pub(crate) async fn answer_again(&self, plan_id: PlanId) -> Result<Answer, OrchestratorError> {
+    /// What the caller of an earlier request, `by`, was told.
+    pub(crate) async fn answer_again(
+        &self,
+        plan_id: PlanId,
+        by: Option<CorrelationId>,
+    ) -> Result<Answer, OrchestratorError> {
         let plan = self.journal().plan(plan_id).await?;
         let plan = plan.ok_or_else(|| OrchestratorError::internal("the plan of this key is gone"))?;
         let agent =
             plan.tasks.last().map_or_else(|| self.default_agent().clone(), |task| task.spec.agent.clone());
+        let original = by.unwrap_or(plan.correlation_id);
         match (plan.status, plan.error) {
             (PlanStatus::Succeeded, _) => {
-                Ok(Answer { plan_id, output: plan.output, agent, agent_time: Duration::ZERO })
+                let (output, replay_of) = (plan.output, Some(original));
+                Ok(Answer { plan_id, output, agent, agent_time: Duration::ZERO, replay_of })
             }
-            (status, Some(error)) if status.is_terminal() => Err(error),
+            (status, Some(error)) if status.is_terminal() => Err(error.with_detail(REPLAY_OF, original)),
             (status, None) if status.is_terminal() => {
                 Err(OrchestratorError::internal("the plan of this key has no result"))
             }

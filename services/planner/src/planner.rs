@@ -43,6 +43,17 @@ pub struct Answer {
     pub agent: AgentName,
     /// How long agents worked for this request, each moment once; zero when the answer is that of an earlier one.
     pub agent_time: Duration,
+    /// The earlier request that was given this answer first.
+    pub replay_of: Option<CorrelationId>,
+}
+
+/// A plan that is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Submitted {
+    /// The plan.
+    pub plan_id: PlanId,
+    /// The earlier request that was told of it first.
+    pub replay_of: Option<CorrelationId>,
 }
 
 /// Makes plans and runs them. Cheap to clone.
@@ -207,8 +218,8 @@ impl Planner {
     /// Waits for the end of a plan.
     pub(crate) async fn answer(&self, accepted: Accepted) -> Result<Answer, OrchestratorError> {
         match accepted {
-            Accepted::Known(plan_id) => {
-                self.answer_again(plan_id).await.map_err(|error| error.with_detail("plan_id", plan_id))
+            Accepted::Known(plan_id, by) => {
+                self.answer_again(plan_id, by).await.map_err(|error| error.with_detail("plan_id", plan_id))
             }
             Accepted::Runs(_, ended) => {
                 let unexpected = || OrchestratorError::internal("the plan ended unexpectedly");
@@ -226,10 +237,10 @@ impl Planner {
         &self,
         context: RequestContext,
         wish: Wish,
-    ) -> Result<PlanId, OrchestratorError> {
+    ) -> Result<Submitted, OrchestratorError> {
         // The time that the caller waits for this answer is not the time that the plan may take.
         let context = RequestContext { deadline: None, ..context };
-        Ok(self.accept(context, wish, Stop::default()).await?.plan_id())
+        Ok(self.accept(context, wish, Stop::default()).await?.submitted())
     }
 
     /// The order in which tasks would run, by key.

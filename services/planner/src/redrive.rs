@@ -23,7 +23,7 @@ use crate::{
     keys::Use,
     make::{Waits, check_input, graph_of, pending_plan},
     metrics::{CountedPlan, DEAD_LETTERS_REDRIVEN},
-    planner::{Answer, Planner},
+    planner::{Answer, Planner, Submitted},
     running::{CancelOnDrop, Stop},
     store::{Entry, IdempotencyKey, TaskRef},
 };
@@ -74,10 +74,10 @@ impl Planner {
         &self,
         context: RequestContext,
         wish: RedriveWish,
-    ) -> Result<PlanId, OrchestratorError> {
+    ) -> Result<Submitted, OrchestratorError> {
         let context = RequestContext { deadline: None, ..context };
         let accepted = self.accept_redrive(context, wish, Waits::Nobody, None, Stop::default()).await?;
-        Ok(accepted.plan_id())
+        Ok(accepted.submitted())
     }
 
     /// Takes a plan up again on behalf of a sweep, unless none of its dead letters is open any more.
@@ -108,7 +108,7 @@ impl Planner {
         check_reason(&reason)?;
         let claim = match self.keys().take(key).await? {
             Use::First(claim) => claim,
-            Use::Again(subject) => return Ok(Accepted::Known(subject.into())),
+            Use::Again(used) => return Ok(used.into()),
         };
         let old = self.to_redrive(plan_id).await?;
         let counted = CountedPlan::start(self.meters());

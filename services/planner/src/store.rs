@@ -19,12 +19,11 @@ use phoenix_domain::{
     plan::{Plan, PlanStatus},
 };
 use phoenix_platform::sqlite::OpenError;
-use uuid::Uuid;
 
 pub use dead_letter::{
     DeadLetterFilter, DeadLetterPlace, DeadLetterQuery, InvalidPlace, OpenDeadLetters, Sweep, SweepAction,
 };
-pub use entry::{Entries, Entry, IdempotencyKey, TaskRef};
+pub use entry::{Entries, Entry, IdempotencyKey, TaskRef, UsedKey};
 pub use error::JournalError;
 pub use sqlite::SqliteStore;
 pub use takeover::{LeftPlan, TakeoverScope, Unfinished, UnfinishedPlan};
@@ -150,15 +149,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// When the database can't be used.
     async fn plans(&self, filter: &PlanFilter) -> Result<Page<Plan, PlanId>, JournalError>;
 
-    /// What `key` stands for, and the digest it was first used with, if that was not before `not_before`.
+    /// What `key` stands for and how it was first used, if that was not before `not_before`.
     ///
     /// # Errors
     /// As [`Self::plan`].
-    async fn subject_of_key(
-        &self,
-        key: &str,
-        not_before: Timestamp,
-    ) -> Result<Option<(Uuid, String)>, JournalError>;
+    async fn subject_of_key(&self, key: &str, not_before: Timestamp)
+    -> Result<Option<UsedKey>, JournalError>;
 
     /// Events of one plan after `position`, oldest first, at most `limit`.
     ///

@@ -12,7 +12,9 @@ use std::{
 };
 
 use jiff::Timestamp;
-use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId, SweepId, dead_letter::check_reason};
+use phoenix_domain::{
+    CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId, SweepId, dead_letter::check_reason,
+};
 use phoenix_platform::{RequestContext, correlation_span, metrics::record_counter};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +26,9 @@ use crate::{
     metrics::{DEAD_LETTERS_DISCARDED, DEAD_LETTERS_OLDEST, DEAD_LETTERS_OPEN},
     planner::Planner,
     redrive::RedriveWish,
-    store::{DeadLetterFilter, Entry, IdempotencyKey, JournalError, OpenDeadLetters, Sweep, SweepAction},
+    store::{
+        DeadLetterFilter, Entry, IdempotencyKey, JournalError, OpenDeadLetters, Sweep, SweepAction, UsedKey,
+    },
 };
 
 /// Plans per second that a sweep may redrive.
@@ -51,16 +55,23 @@ pub struct SweepWish {
     pub key: Option<IdempotencyKey>,
 }
 
+/// A sweep that is durable.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Swept {
+    /// The sweep.
+    pub sweep: Sweep,
+    /// How many dead letters it is about.
+    pub selected: u64,
+    /// The earlier request that was told of it first.
+    pub replay_of: Option<CorrelationId>,
+}
+
 impl Planner {
     /// Begins a sweep, and answers as soon as that is durable: with the sweep and how many dead letters it is about.
     ///
     /// # Errors
     /// A reason that is missing or too long, or a journal that can't be written.
-    pub async fn sweep(
-        &self,
-        context: RequestContext,
-        wish: SweepWish,
-    ) -> Result<(Sweep, u64), OrchestratorError> {
+    pub async fn sweep(&self, context: RequestContext, wish: SweepWish) -> Result<Swept, OrchestratorError> {
         let SweepWish { action, filter, limit, reason, key } = wish;
         check_reason(&reason)?;
         if action == SweepAction::Discard && reason.trim().is_empty() {
@@ -68,7 +79,7 @@ impl Planner {
         }
         let claim = match self.keys().take(key).await? {
             Use::First(claim) => claim,
-            Use::Again(subject) => return self.known_sweep(subject.into()).await,
+            Use::Again(used) => return self.swept_before(used).await,
         };
         let (sweep_id, at, by) = (SweepId::generate(), Timestamp::now(), context.correlation_id);
         let sweep = Sweep { sweep_id, action, at, by, reason };
@@ -80,18 +91,13 @@ impl Planner {
         begun.await.unwrap_or_else(|_| Err(OrchestratorError::internal("the sweep ended unexpectedly")))
     }
 
-    async fn begin(
-        &self,
-        sweep: Sweep,
-        begun: Entry,
-        claim: Claim,
-    ) -> Result<(Sweep, u64), OrchestratorError> {
+    async fn begin(&self, sweep: Sweep, begun: Entry, claim: Claim) -> Result<Swept, OrchestratorError> {
         let entries = [begun].into_iter().chain(claim.entry(*sweep.sweep_id.as_uuid())).collect();
         match self.journal().accept(entries).await {
             // Another planner was sent the same request in the same instant, and was first.
             Err(JournalError::Taken) => {
                 let winner = claim.winner().await?.ok_or(JournalError::Taken)?;
-                return self.known_sweep(winner.into()).await;
+                return self.swept_before(winner).await;
             }
             written => written?,
         }
@@ -107,7 +113,13 @@ impl Planner {
                 tracing::info!(%sweep_id, dead_letters = selected, "dead letters discarded");
             }
         }
-        Ok((sweep, selected))
+        Ok(Swept { sweep, selected, replay_of: None })
+    }
+
+    /// What the caller of an earlier request was told.
+    async fn swept_before(&self, used: UsedKey) -> Result<Swept, OrchestratorError> {
+        let (sweep, selected) = self.known_sweep(used.subject.into()).await?;
+        Ok(Swept { replay_of: Some(used.by.unwrap_or(sweep.by)), sweep, selected })
     }
 
     async fn known_sweep(&self, sweep_id: SweepId) -> Result<(Sweep, u64), OrchestratorError> {

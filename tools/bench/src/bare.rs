@@ -207,5 +207,6 @@ fn echo(request: PlanAndExecuteRequest) -> PlanAndExecuteResponse {
         output: request.message,
         agent: "echo_agent".into(),
         agent_time_us: 0,
+        replay_of: String::new(),
     }
 }

@@ -1,6 +1,10 @@
 //! The programs that tests need beside Rust: found, installed where that is possible, named where it is not.
 
-use std::{env, fs, io, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    env, fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use tokio::{
     process::Command,
@@ -8,6 +12,7 @@ use tokio::{
 };
 
 use crate::{
+    deps,
     failure::{Failure, Result},
     phases::execute,
 };
@@ -35,6 +40,12 @@ const PROGRAMS: &[Program] = &[
     Program { name: "docker-compose", package: "docker-compose", tests: "docker-compose.yml" },
 ];
 
+/// Tests the API against its OpenAPI document. Of one version, because what it finds changes from version to version.
+const SCHEMATHESIS: &str = "schemathesis==4.32.5";
+
+/// What Debian's Python needs to make a virtual environment.
+const VENV_PACKAGE: &str = "python3-venv";
+
 /// Makes the test programs available, as far as possible, and says what has to be skipped for want of one.
 ///
 /// # Errors
@@ -46,10 +57,14 @@ pub(crate) async fn provide(nothing_skipped: bool) -> Result<Vec<String>> {
             eprintln!("could not install everything: {failure}");
         }
     }
-    let skipped: Vec<_> = missing()
+    let mut skipped: Vec<_> = missing()
         .iter()
         .map(|Program { name, package, tests }| format!("{tests}: needs `{name}` (Debian package {package})"))
         .collect();
+    if let Err(failure) = provide_schemathesis().await {
+        eprintln!("could not install {SCHEMATHESIS}: {failure}");
+        skipped.push(format!("the OpenAPI document against the server: needs {SCHEMATHESIS} from PyPI"));
+    }
     if nothing_skipped && !skipped.is_empty() {
         return Err(Failure::new(format_args!(
             "CI is set, so nothing may be skipped:\n  {}",
@@ -58,11 +73,41 @@ pub(crate) async fn provide(nothing_skipped: bool) -> Result<Vec<String>> {
     }
     if skipped.is_empty() {
         eprintln!(
-            "all there: {}",
+            "all there: {}, schemathesis",
             PROGRAMS.iter().map(|program| program.name).collect::<Vec<_>>().join(", ")
         );
     }
     Ok(skipped)
+}
+
+/// Where schemathesis is, when it is installed: in a virtual environment of its own in the target folder.
+///
+/// # Errors
+/// When Cargo does not say where the target folder is.
+pub(crate) async fn schemathesis() -> Result<Option<PathBuf>> {
+    let program = schemathesis_folder().await?.join("bin").join("schemathesis");
+    Ok(Some(program).filter(|program| is_executable(program)))
+}
+
+async fn schemathesis_folder() -> Result<PathBuf> {
+    Ok(deps::target_directory().await?.join("tools").join(SCHEMATHESIS))
+}
+
+async fn provide_schemathesis() -> Result<()> {
+    if schemathesis().await?.is_some() {
+        return Ok(());
+    }
+    let folder = schemathesis_folder().await?;
+    if make_venv(&folder).await.is_err() && is_debian_root() {
+        install(&[VENV_PACKAGE]).await?;
+        make_venv(&folder).await?;
+    }
+    let mut pip = Command::new(folder.join("bin").join("pip"));
+    execute(pip.args(["install", "--quiet", "--disable-pip-version-check", SCHEMATHESIS])).await
+}
+
+async fn make_venv(folder: &Path) -> Result<()> {
+    execute(Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder)).await
 }
 
 fn missing() -> Vec<&'static Program> {

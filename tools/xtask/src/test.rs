@@ -64,12 +64,16 @@ fn is_ci() -> bool {
 pub(crate) struct Binaries {
     phoenix: PathBuf,
     load_tester: PathBuf,
+    schemathesis: Option<PathBuf>,
 }
 
 impl Binaries {
     /// Lets the tests that `command` runs know.
     pub(crate) fn tell(&self, command: &mut Command) {
         command.env("PHOENIX_BIN", &self.phoenix).env("LOAD_TESTER_BIN", &self.load_tester);
+        if let Some(schemathesis) = &self.schemathesis {
+            command.env("SCHEMATHESIS_BIN", schemathesis);
+        }
     }
 }
 
@@ -81,7 +85,8 @@ pub(crate) async fn build(what: &[&str]) -> Result<Binaries> {
         let path = debug.join(name).with_extension(env::consts::EXE_EXTENSION);
         path.is_file().then_some(path).ok_or("the build made no such program").doing(name)
     };
-    Ok(Binaries { phoenix: binary("phoenix")?, load_tester: binary("load_tester")? })
+    let schemathesis = programs::schemathesis().await?;
+    Ok(Binaries { phoenix: binary("phoenix")?, load_tester: binary("load_tester")?, schemathesis })
 }
 
 async fn test(args: &TestArgs, binaries: &Binaries) -> Result<()> {

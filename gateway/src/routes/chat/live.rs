@@ -45,6 +45,8 @@ pub(super) async fn chat(
         let (gateway, scope, plans) = (gateway.clone(), scope.clone(), plans.clone());
         gateway.afterwards.clone().spawn(async move {
             let plan_id = plans.submit(wish).await?;
+            // The plan of an earlier request is not this caller's to end.
+            let continues = continues || scope.replay_of().is_some();
             Ok::<_, OrchestratorError>(Watched { gateway, scope, plans, plan_id, continues, end: None })
         })
     };
@@ -137,7 +139,7 @@ impl Watched {
     fn answer(&self, plan: Result<planner::Plan, OrchestratorError>) -> String {
         let error = match plan {
             Ok(planner::Plan { output: Some(output), .. }) => {
-                let answer = ChatResponseV1::success(self.scope.id(), self.plan_id, output);
+                let answer = ChatResponseV1::success(self.scope.answer_id(), self.plan_id, output);
                 // Strings and ids can always be written.
                 return serde_json::to_string(&answer).unwrap_or_default();
             }
@@ -146,7 +148,7 @@ impl Watched {
             Err(error) => error,
         };
         let failure = Failure::from(error.with_detail("plan_id", self.plan_id));
-        Shape::Chat.body(&failure, self.scope.id())
+        Shape::Chat.body(&failure, self.scope.answer_id())
     }
 }
 

@@ -6,13 +6,15 @@ use phoenix_domain::{
 };
 use phoenix_platform::propagation::{CORRELATION_HEADER, correlation_id};
 use utoipa::openapi::{
-    ContentBuilder, HeaderBuilder, ObjectBuilder, Ref, RefOr, Response, ResponseBuilder, path::Operation,
-    schema::Type,
+    ContentBuilder, Header, HeaderBuilder, ObjectBuilder, Ref, RefOr, Response, ResponseBuilder,
+    path::Operation, schema::Type,
 };
 use uuid::Uuid;
 
 use crate::{
-    auth, calls, extract, observe,
+    auth, calls,
+    delivery::IDEMPOTENT_REPLAYED,
+    extract, observe,
     problem::{DEFAULT_RETRY_AFTER, Failure, Shape},
 };
 
@@ -59,6 +61,20 @@ pub(super) fn add(path: &str, operation: &mut Operation, traits: Traits) {
             operation.responses.responses.entry(status).or_insert(RefOr::T(response));
         }
     }
+    if once {
+        for response in operation.responses.responses.values_mut() {
+            if let RefOr::T(response) = response {
+                response.headers.insert(IDEMPOTENT_REPLAYED.as_str().into(), replayed().into());
+            }
+        }
+    }
+}
+
+/// That an answer was given before.
+fn replayed() -> Header {
+    let schema = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["true"])).build();
+    let description = "The answer is the one that the same request was given before; its correlation id is that of the first.";
+    HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build()
 }
 
 /// What an endpoint behind the token may refuse with.

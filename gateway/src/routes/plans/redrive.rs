@@ -13,7 +13,7 @@ use phoenix_proto::planner::RedrivePlanRequest;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{AcceptedV1, Segment, accepted, encode, ended_plan, view::PlanV1};
+use super::{AcceptedV1, Segment, accepted, encode_end, ended_plan, view::PlanV1};
 use crate::{
     calls::Plans,
     correlation::Scope,
@@ -77,7 +77,7 @@ pub(crate) async fn redrive_plan(
         Ok(plan_id) => plans.get(plan_id).await?,
         Err(error) => ended_plan(&plans, error).await?,
     };
-    Ok::<_, OrchestratorError>(Json(encode(plan)?).into_response()).map_err(Failure::from)
+    Ok::<_, OrchestratorError>(Json(encode_end(plan)?).into_response()).map_err(Failure::from)
 }
 
 impl RedriveRequestV1 {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use phoenix_domain::{FailureClass, OrchestratorErrorCode};
+use phoenix_domain::{CorrelationId, FailureClass, OrchestratorErrorCode};
 use phoenix_proto::{
     InvalidField,
     action::json_object,
@@ -27,7 +27,10 @@ const DEFAULT_RATE: f64 = 10.0;
 /// The most dead letters of one sweep: they are marked in one commit, which everybody waits for.
 const LARGEST_SWEEP: u32 = 10_000;
 
-pub(super) fn redrive_wish(request: RedrivePlanRequest) -> Result<RedriveWish, InvalidField> {
+pub(super) fn redrive_wish(
+    request: RedrivePlanRequest,
+    by: CorrelationId,
+) -> Result<RedriveWish, InvalidField> {
     let RedrivePlanRequest {
         plan_id,
         inputs_json,
@@ -43,7 +46,7 @@ pub(super) fn redrive_wish(request: RedrivePlanRequest) -> Result<RedriveWish, I
         inputs: inputs.collect::<Result<BTreeMap<_, _>, InvalidField>>()?,
         reason,
         continue_on_disconnect,
-        key: named(idempotency_key, idempotency_digest),
+        key: named(idempotency_key, idempotency_digest, by),
     })
 }
 
@@ -58,7 +61,10 @@ pub(super) fn query(request: ListDeadLettersRequest) -> Result<DeadLetterQuery, 
     })
 }
 
-pub(super) fn redrive_sweep(request: RedriveDeadLettersRequest) -> Result<SweepWish, InvalidField> {
+pub(super) fn redrive_sweep(
+    request: RedriveDeadLettersRequest,
+    by: CorrelationId,
+) -> Result<SweepWish, InvalidField> {
     let RedriveDeadLettersRequest {
         filter: wanted,
         rate_per_second,
@@ -77,11 +83,14 @@ pub(super) fn redrive_sweep(request: RedriveDeadLettersRequest) -> Result<SweepW
         filter: filter(wanted)?,
         limit: sweep_size(limit)?,
         reason,
-        key: named(idempotency_key, idempotency_digest),
+        key: named(idempotency_key, idempotency_digest, by),
     })
 }
 
-pub(super) fn discard_sweep(request: DiscardDeadLettersRequest) -> Result<SweepWish, InvalidField> {
+pub(super) fn discard_sweep(
+    request: DiscardDeadLettersRequest,
+    by: CorrelationId,
+) -> Result<SweepWish, InvalidField> {
     let DiscardDeadLettersRequest { filter: wanted, limit, reason, idempotency_key, idempotency_digest } =
         request;
     Ok(SweepWish {
@@ -89,7 +98,7 @@ pub(super) fn discard_sweep(request: DiscardDeadLettersRequest) -> Result<SweepW
         filter: filter(wanted)?,
         limit: sweep_size(limit)?,
         reason,
-        key: named(idempotency_key, idempotency_digest),
+        key: named(idempotency_key, idempotency_digest, by),
     })
 }
 

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use phoenix_domain::{
-    OrchestratorError, OrchestratorErrorCode, PlanId,
+    CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
     plan::PlanStatus,
     refusals::{no_such_plan, plan_has_ended},
 };
@@ -27,7 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const NO_REASON: &str = "the plan was cancelled";
 
 impl Planner {
-    /// Ends a plan, and answers when its end is durable. What runs of it is told to end, and not waited for.
+    /// Ends a plan, and answers when its end is durable. What runs of it is told to end, and not waited for. The answer is
+    /// the earlier request with the same key, if there was one.
     ///
     /// # Errors
     /// `not_found`; `conflict` when it has ended already, unless this very request has cancelled it before.
@@ -36,13 +37,22 @@ impl Planner {
         plan_id: PlanId,
         reason: String,
         key: Option<IdempotencyKey>,
-    ) -> Result<(), OrchestratorError> {
+    ) -> Result<Option<CorrelationId>, OrchestratorError> {
         let reason = if reason.is_empty() { NO_REASON.to_owned() } else { reason };
-        // Asked for before: a planner that died meanwhile may have left it undone, so it is done again.
-        let (claim, again) = match self.keys().take(key).await? {
-            Use::First(claim) => (Some(claim), false),
-            Use::Again(_) => (None, true),
-        };
+        match self.keys().take(key).await? {
+            Use::First(claim) => self.end(plan_id, reason, Some(claim), false).await.map(|()| None),
+            // Asked for before: a planner that died meanwhile may have left it undone, so it is done again.
+            Use::Again(used) => self.end(plan_id, reason, None, true).await.map(|()| used.by),
+        }
+    }
+
+    async fn end(
+        &self,
+        plan_id: PlanId,
+        reason: String,
+        claim: Option<Claim>,
+        again: bool,
+    ) -> Result<(), OrchestratorError> {
         let Some(stop) = self.running().get(plan_id) else {
             return self.cancel_elsewhere(plan_id, &reason, claim.as_ref(), again).await;
         };

@@ -147,6 +147,20 @@ pub struct IdempotencyKey {
     pub key: String,
     /// What was asked for, as a digest.
     pub digest: String,
+    /// The request that used it; none of a key from before this was kept.
+    #[serde(default)]
+    pub by: Option<CorrelationId>,
+}
+
+/// What a key stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsedKey {
+    /// What the request made, or what it was about.
+    pub subject: Uuid,
+    /// What was asked for, as a digest.
+    pub digest: String,
+    /// As [`IdempotencyKey::by`].
+    pub by: Option<CorrelationId>,
 }
 
 /// A task by its plan and its place in it.

@@ -42,12 +42,11 @@ use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
-use uuid::Uuid;
 
 use self::{log::Log, presence::Presence};
 use super::{
     DeadLetterPlace, DeadLetterQuery, Entries, Entry, Event, Extent, Forgotten, Heartbeat, JournalError,
-    OldPlans, OpenDeadLetters, Page, PlanFilter, Store, Sweep, TakeoverScope, Unfinished,
+    OldPlans, OpenDeadLetters, Page, PlanFilter, Store, Sweep, TakeoverScope, Unfinished, UsedKey,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -199,7 +198,7 @@ impl Store for SqliteStore {
         &self,
         key: &str,
         not_before: Timestamp,
-    ) -> Result<Option<(Uuid, String)>, JournalError> {
+    ) -> Result<Option<UsedKey>, JournalError> {
         // Keys are written together with the log.
         read::subject_of_key(&self.readers, key, not_before).await
     }

@@ -96,7 +96,7 @@ async fn a_cancellation_that_came_too_late_came_too_late_whenever_it_is_sent() {
     // The plan came to its own end after the key was taken.
     let journal = store::open(&stage.database_url).await.unwrap();
     journal.register("other").await.unwrap();
-    let key = IdempotencyKey { key: "key-1".into(), digest: "d1".into() };
+    let key = IdempotencyKey { key: "key-1".into(), digest: "d1".into(), by: None };
     let at = Timestamp::now();
     let used = Entry::KeyUsed { key, subject: *plan_id.as_uuid(), at, not_before: at };
     assert_eq!(journal.write("other", &[[used].into()]).await.unwrap(), [0; 0]);

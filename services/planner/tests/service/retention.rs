@@ -19,7 +19,7 @@ async fn journal(dir: &tempfile::TempDir, days: &[u32]) -> Vec<PlanId> {
         let at = Timestamp::now() - DAY * *days;
         let plan = new_plan(at, &["model"]);
         let plan_id = plan.plan_id;
-        let key = IdempotencyKey { key: format!("key of {days}"), digest: "d".into() };
+        let key = IdempotencyKey { key: format!("key of {days}"), digest: "d".into(), by: None };
         let used = Entry::KeyUsed { key, subject: *plan_id.as_uuid(), at, not_before: Timestamp::MIN };
         let ended = Entry::PlanEnded { plan_id, status: PlanStatus::Succeeded, at, result: Ok(()) };
         let entries = [Entry::PlanAccepted { plan: plan.into() }, used, ended];

@@ -1,6 +1,6 @@
 //! What can be claimed once, whoever asks.
 
-use phoenix_planner::store::{Entry, JournalError, Store};
+use phoenix_planner::store::{Entry, JournalError, Store, UsedKey};
 
 use crate::{accepted, accepted_as, at, new_plan, stores, write};
 
@@ -31,7 +31,8 @@ async fn a_key_stands_for_what_it_was_first_used_for() {
             assert_eq!(store.events(lost.plan_id, 0, 9).await.unwrap(), []);
         }
         let known = store.subject_of_key("k", at(0)).await.unwrap();
-        assert_eq!(known, Some((*first.plan_id.as_uuid(), "one".into())));
+        let by = Some(first.correlation_id);
+        assert_eq!(known, Some(UsedKey { subject: *first.plan_id.as_uuid(), digest: "one".into(), by }));
         assert_eq!(store.subject_of_key("k", at(1)).await.unwrap(), None, "it is too old");
         assert_eq!(store.subject_of_key("other", at(0)).await.unwrap(), None);
     }
@@ -45,7 +46,7 @@ async fn of_one_batch_the_first_use_of_a_key_counts() {
         let groups = [accepted_as(&first, "k", "d", 0, -9), accepted_as(&second, "k", "d", 0, -9)];
         assert_eq!(write_groups(store, "me", &groups).await.unwrap(), [1]);
         let known = store.subject_of_key("k", at(0)).await.unwrap();
-        assert_eq!(known.unwrap().0, *first.plan_id.as_uuid());
+        assert_eq!(known.unwrap().subject, *first.plan_id.as_uuid());
     }
 }
 
@@ -57,7 +58,8 @@ async fn a_use_that_is_too_old_does_not_count() {
         write(store, "me", &accepted_as(&old, "k", "d", 0, -9)).await.unwrap();
         write(store, "me", &accepted_as(&new, "k", "e", 10, 1)).await.unwrap();
         let known = store.subject_of_key("k", at(1)).await.unwrap();
-        assert_eq!(known, Some((*new.plan_id.as_uuid(), "e".into())));
+        let known = known.unwrap();
+        assert_eq!((known.subject, known.digest.as_str()), (*new.plan_id.as_uuid(), "e"));
         let again = [accepted_as(&late, "k", "e", 11, 1)];
         assert_eq!(write_groups(store, "me", &again).await.unwrap(), [0], "it counts anew");
     }

@@ -116,7 +116,7 @@ fn accepted(plan: &Plan) -> Entry {
 
 /// A plan whose caller named it at `second`; uses of the key before `not_before` are forgotten.
 fn accepted_as(plan: &Plan, key: &str, digest: &str, second: i64, not_before: i64) -> Vec<Entry> {
-    let key = IdempotencyKey { key: key.into(), digest: digest.into() };
+    let key = IdempotencyKey { key: key.into(), digest: digest.into(), by: Some(plan.correlation_id) };
     let (subject, at, not_before) = (*plan.plan_id.as_uuid(), at(second), at(not_before));
     vec![accepted(plan), Entry::KeyUsed { key, subject, at, not_before }]
 }

@@ -371,11 +371,11 @@ pub(super) async fn keep_moving(log: Arc<Log>, readers: SqlitePool) {
     }
 }
 
-/// A key that is used: key, digest, what it stands for, time.
+/// A key that is used: key, digest, what it stands for, time, the request.
 fn key_row(entry: &Entry) -> Option<impl Serialize> {
     match entry {
         Entry::KeyUsed { key, subject, at, not_before: _ } => {
-            Some((&key.key, &key.digest, subject, rows::micros(*at)))
+            Some((&key.key, &key.digest, subject, rows::micros(*at), key.by))
         }
         _ => None,
     }

@@ -5,11 +5,10 @@ use phoenix_domain::{PlanId, plan::Plan};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use sqlx::{FromRow, Row, Sqlite, SqlitePool, sqlite::SqliteRow};
-use uuid::Uuid;
 
 use super::{
     super::Unreadable,
-    Event, JournalError, Page, PlanFilter,
+    Event, JournalError, Page, PlanFilter, UsedKey,
     document::StoredDocument,
     rows::{self, micros},
     stored::{AttemptRow, PlanRow, TaskRow, damaged, from_json, parse, time},
@@ -144,19 +143,22 @@ pub(super) fn page<T, P>(
     page
 }
 
-/// What `key` was first used for, and with what digest, unless that was before `not_before`.
+/// How `key` was first used, unless that was before `not_before`.
 pub(super) async fn subject_of_key(
     pool: &SqlitePool,
     key: &str,
     not_before: Timestamp,
-) -> Result<Option<(Uuid, String)>, JournalError> {
-    let row: Option<(String, String)> =
-        sqlx::query_as("SELECT subject, digest FROM idempotency_keys WHERE key = ? AND created_at >= ?")
-            .bind(key)
-            .bind(micros(not_before))
-            .fetch_optional(pool)
-            .await?;
-    row.map(|(subject, digest)| Ok((parse("idempotency_keys.subject", &subject)?, digest))).transpose()
+) -> Result<Option<UsedKey>, JournalError> {
+    let row: Option<(String, String, Option<String>)> = sqlx::query_as(
+        "SELECT subject, digest, correlation_id FROM idempotency_keys WHERE key = ? AND created_at >= ?",
+    )
+    .bind(key)
+    .bind(micros(not_before))
+    .fetch_optional(pool)
+    .await?;
+    let Some((subject, digest, by)) = row else { return Ok(None) };
+    let by = by.map(|by| parse("idempotency_keys.correlation_id", &by)).transpose()?;
+    Ok(Some(UsedKey { subject: parse("idempotency_keys.subject", &subject)?, digest, by }))
 }
 
 /// Events of one plan after `position`, oldest first.
