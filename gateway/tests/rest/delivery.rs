@@ -115,3 +115,113 @@ async fn a_plan_that_goes_on_without_its_caller_is_not_bound_by_its_time() {
         assert!(seen.request.continue_on_disconnect && seen.context.deadline.is_none(), "{seen:?}");
     }
 }
+
+/// The digest under which the planner is told of a plan with these bodies.
+async fn digests(stack: &Stack, bodies: &[String]) -> Vec<String> {
+    let before = stack.planner.seen().len();
+    for body in bodies {
+        let headers = [JSON, ("idempotency-key", "k"), ("prefer", "respond-async")];
+        let answer = stack.http.send(Method::POST, "/api/v1/plans", &headers, body).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{body} {answer:?}");
+    }
+    let seen = stack.planner.seen().split_off(before);
+    seen.into_iter().map(|seen| seen.request.idempotency_digest).collect()
+}
+
+fn with_input(input: &str) -> String {
+    format!(r#"{{"tasks":[{{"key":"a","agent":"echo_agent","input":{input}}}]}}"#)
+}
+
+#[tokio::test]
+async fn digest_ignores_nulls_defaults_and_the_order_of_members() {
+    let stack = Stack::start().await;
+    let same = [
+        r#"{"tasks":[{"key":"a","agent":"echo_agent"}]}"#,
+        r#"{"tasks":[{"agent":"echo_agent","key":"a"}],"context":null,"deadline_ms":null,"correlation_id":null}"#,
+        r#"{"tasks":[{"key":"a","agent":"echo_agent","action":"chat","input":{},"depends_on":[],"on_failure":"fail"}]}"#,
+        r#"{"tasks":[{"key":"a","agent":"echo_agent","action":null,"input":null,"depends_on":null,"on_failure":null}]}"#,
+    ];
+    let digests = digests(&stack, &same.map(str::to_owned)).await;
+    assert!(digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
+    // What a release writes, the next one reads: members that it knows more of do not count unless they are given.
+    assert_eq!(digests[0], "GOLDEN");
+}
+
+#[tokio::test]
+async fn digest_differs_for_any_value_and_member_name() {
+    let stack = Stack::start().await;
+    let inputs = [
+        "{}",
+        r#"{"n":12345678901234567890123}"#,
+        r#"{"n":12345678901234567890124}"#,
+        r#"{"n":1}"#,
+        r#"{"n":"1"}"#,
+        r#"{"n":null}"#,
+        r#"{"n":[1]}"#,
+        r#"{"n":0.1}"#,
+        r#"{"n":0.10000000000000001}"#,
+        r#"{"n":{"$serde_json::private::RawValue":"1"}}"#,
+        r#"{"n":{"$serde_json::private::Number":"1"}}"#,
+        r#"{"N":1}"#,
+        r#"{"n ":1}"#,
+        "{\"n\\u0000\":1}",
+    ];
+    let mut bodies: Vec<_> = inputs.iter().map(|input| with_input(input)).collect();
+    bodies.push(r#"{"tasks":[{"key":"b","agent":"echo_agent"}]}"#.into());
+    bodies.push(r#"{"tasks":[{"key":"a","agent":"git_agent"}]}"#.into());
+    bodies.push(r#"{"tasks":[{"key":"a","agent":"echo_agent"}],"context":""}"#.into());
+    bodies.push(r#"{"tasks":[{"key":"a","agent":"echo_agent"}],"deadline_ms":5}"#.into());
+    let digests = digests(&stack, &bodies).await;
+    let different: std::collections::BTreeSet<_> = digests.iter().collect();
+    assert_eq!(different.len(), bodies.len(), "{digests:#?}");
+}
+
+#[tokio::test]
+async fn digest_of_a_path_is_that_of_what_it_names() {
+    let stack = Stack::start().await;
+    let plan = FakePlanner::PLAN;
+    let send = async |id: &str, encoded: bool| {
+        stack.planner.keep(plans::running());
+        let colon = if encoded { "%3A" } else { ":" };
+        let path = format!("/api/v1/plans/{id}{colon}cancel");
+        let answer = stack.http.send(Method::POST, &path, &[("idempotency-key", "k")], "").await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        stack.planner.all_cancelled().pop().unwrap().idempotency_digest
+    };
+    let one = send(plan, false).await;
+    assert_eq!(one, send(&plan.to_uppercase(), false).await);
+    assert_eq!(one, send(plan, true).await);
+}
+
+#[tokio::test]
+async fn replayed_answer_carries_the_id_of_the_first_request() {
+    let stack = Stack::start().await;
+    stack.planner.keep(plans::failed("it broke"));
+    *stack.planner.replays.lock().unwrap() = plans::CORRELATION.into();
+    let sweep = r#"{"filter":{},"reason":"r"}"#;
+    for (path, body, prefer) in [
+        ("/api/v1/chat", CHAT, ""),
+        ("/api/chat", CHAT, ""),
+        ("/api/v1/chat", CHAT, "respond-async"),
+        ("/api/v1/plans", PLAN, ""),
+        ("/api/v1/dead-letters:redrive", sweep, ""),
+        ("/api/v1/dead-letters:discard", sweep, ""),
+    ] {
+        let headers = [JSON, ("idempotency-key", "k-1"), ("prefer", prefer)];
+        let answer = stack.http.send(Method::POST, path, &headers, body).await;
+        assert!(answer.status.is_success(), "{answer:?}");
+        assert_eq!(answer.header("idempotent-replayed"), "true", "{path}");
+        assert_eq!(answer.header("x-correlation-id"), plans::CORRELATION, "{path}");
+    }
+    // An error that was the answer before is so again, and the mark is no detail of it.
+    let error =
+        phoenix_domain::OrchestratorError::internal("why").with_detail("replay_of", plans::CORRELATION);
+    stack.planner.fail(error);
+    let answer =
+        stack.http.send(Method::POST, "/api/v1/chat", &[JSON, ("idempotency-key", "k-1")], CHAT).await;
+    assert_eq!(answer.header("idempotent-replayed"), "true");
+    assert_eq!(
+        (&answer.json()["correlation_id"], &answer.json()["error"]["details"]),
+        (&plans::CORRELATION.into(), &json!({}))
+    );
+}

@@ -8,19 +8,21 @@ use utoipa::openapi::{
 
 use super::schemas::{self, Parameter};
 
-const PAGE: [(&str, Parameter, &str); 2] = [
-    ("page_size", Parameter::PageSize, "How many at once: 1 to 500, 50 when absent"),
-    ("page_token", Parameter::Id, "`next_page_token` of the page before"),
-];
+const PAGE_SIZE: (&str, Parameter, &str) =
+    ("page_size", Parameter::PageSize, "How many at once: 1 to 500, 50 when absent");
 
-const PLANS: [(&str, Parameter, &str); 4] = [
+const PAGE_TOKEN: &str = "`next_page_token` of the page before";
+
+const PLANS: [(&str, Parameter, &str); 6] = [
     ("status", Parameter::PlanStatus, "Only plans in this state"),
     ("agent", Parameter::Agent, "Only plans with a task for this agent"),
     ("correlation_id", Parameter::Id, "Only plans of this request"),
     ("since", Parameter::Time, "Only plans accepted at this time (RFC 3339) or later; write a `+` as `%2B`"),
+    PAGE_SIZE,
+    ("page_token", Parameter::Id, PAGE_TOKEN),
 ];
 
-const DEAD_LETTERS: [(&str, Parameter, &str); 7] = [
+const DEAD_LETTERS: [(&str, Parameter, &str); 9] = [
     ("state", Parameter::DeadLetterState, "`open` when absent"),
     ("agent", Parameter::Agent, "Only tasks for this agent"),
     ("code", Parameter::Code, "Only tasks that ended with this error code"),
@@ -32,6 +34,8 @@ const DEAD_LETTERS: [(&str, Parameter, &str); 7] = [
         Parameter::Time,
         "Only tasks that failed for good at this time (RFC 3339) or later; write a `+` as `%2B`",
     ),
+    PAGE_SIZE,
+    ("page_token", Parameter::DeadLetter, PAGE_TOKEN),
 ];
 
 /// What an operation takes beside its path and its body.

@@ -1,6 +1,10 @@
 //! Schemas of members and parameters: exactly what the server takes, no more and no less.
 
-use phoenix_domain::{FailureClass, OrchestratorErrorCode, plan::PlanStatus};
+use phoenix_domain::{
+    FailureClass, OrchestratorErrorCode,
+    limits::{MAX_ACTION_BYTES, MAX_MESSAGE_BYTES, MAX_REASON_BYTES},
+    plan::PlanStatus,
+};
 use serde_json::{Value, json};
 use utoipa::openapi::{
     ArrayBuilder, ObjectBuilder, RefOr, Schema,
@@ -12,6 +16,12 @@ const TASK_KEY: &str = "^[A-Za-z0-9_-]{1,64}$";
 
 /// What names an agent.
 const AGENT_NAME: &str = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$";
+
+/// The id of an event: a whole number, and nothing for the beginning.
+const POSITION: &str = "^[0-9]{0,18}$";
+
+/// A place among dead letters: time, plan, place of the task.
+const DEAD_LETTER: &str = "^-?[0-9]{1,17}\\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\\.[0-9]{1,4}$";
 
 /// At least one character that is no white space of Unicode's.
 const NOT_BLANK: &str = r"[^\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]";
@@ -82,8 +92,9 @@ pub(crate) fn action() -> Object {
     or_null()
         .pattern(Some(NOT_BLANK))
         .min_length(Some(1))
+        .max_length(Some(MAX_ACTION_BYTES))
         .examples([json!("git_status")])
-        .description(Some("What to do; `chat` when absent."))
+        .description(Some("What to do: at most 256 bytes; `chat` when absent."))
         .build()
 }
 
@@ -91,7 +102,7 @@ pub(crate) fn message() -> Object {
     text()
         .pattern(Some(NOT_BLANK))
         .min_length(Some(1))
-        .max_length(Some(32_768))
+        .max_length(Some(MAX_MESSAGE_BYTES))
         .examples([json!("git status")])
         .description(Some("What you want: 1 to 32 768 bytes of UTF-8, not blank."))
         .build()
@@ -101,7 +112,7 @@ pub(crate) fn reason() -> Object {
     text()
         .pattern(Some(NOT_BLANK))
         .min_length(Some(1))
-        .max_length(Some(1024))
+        .max_length(Some(MAX_REASON_BYTES))
         .description(Some("Why they can be done without: at most 1024 bytes, not blank."))
         .build()
 }
@@ -146,6 +157,7 @@ pub(super) enum Parameter {
     ErrorClass,
     Id,
     Time,
+    DeadLetter,
     PageSize,
     Position,
 }
@@ -166,7 +178,8 @@ impl Parameter {
                 return or_empty(text().format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime))));
             }
             Self::PageSize => return or_empty(whole(1, 500)),
-            Self::Position => return or_empty(whole(0, crate::routes::plans::events::LAST_POSITION)),
+            Self::DeadLetter => return or_empty(text().pattern(Some(DEAD_LETTER))),
+            Self::Position => text().pattern(Some(POSITION)).max_length(Some(18)),
         };
         Schema::from(schema).into()
     }

@@ -38,8 +38,8 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Tells a proxy such as nginx to pass a stream on as it comes.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// The greatest position that a journal can have.
-pub(crate) const LAST_POSITION: u64 = i64::MAX.unsigned_abs();
+/// Digits of an event's id: more than any journal has.
+const POSITION_DIGITS: usize = 18;
 
 /// What happens to a plan. A planner of a later version may know more.
 pub(crate) const KINDS: [&str; 8] = [
@@ -148,7 +148,8 @@ fn last_event_id(headers: &HeaderMap, uri: &Uri) -> Result<u64, OrchestratorErro
     if text.is_empty() {
         return Ok(0);
     }
-    let position = text.parse().ok().filter(|position| *position <= LAST_POSITION);
+    let is_position = text.len() <= POSITION_DIGITS && text.bytes().all(|byte| byte.is_ascii_digit());
+    let position = is_position.then(|| text.parse().ok()).flatten();
     position.ok_or_else(|| OrchestratorError::invalid(name, "must be the id of an event: a whole number"))
 }
 
