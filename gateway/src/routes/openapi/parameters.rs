@@ -55,11 +55,7 @@ pub(super) struct Takes {
 pub(super) fn add(path: &str, operation: &mut Operation, takes: Takes) {
     let reads = operation.request_body.is_none();
     let query = |table: &[(&str, Parameter, &str)]| {
-        table
-            .iter()
-            .chain(&PAGE)
-            .map(|(name, kind, description)| in_query(name, *kind, description))
-            .collect()
+        table.iter().map(|(name, kind, description)| in_query(name, *kind, description)).collect()
     };
     let mut parameters: Vec<Documented> = match path {
         "/api/v1/plans" if reads => query(&PLANS),
