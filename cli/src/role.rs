@@ -8,7 +8,7 @@ use phoenix_health::HealthConfig;
 use phoenix_planner::PlannerConfig;
 use phoenix_platform::{
     config::{EXIT_CONFIG, Role, RoleSettings, process_env},
-    init_metrics, init_tracing, listener,
+    connections, init_metrics, init_tracing, listener,
     metrics::Metric,
     privacy, shutdown,
     telemetry::TelemetryConfig,
@@ -72,6 +72,10 @@ async fn serve(settings: RoleSettings, exe: String, supervised: bool) -> Result<
     // Ports first: a port in use stops the start before anything is touched.
     let listener = listener::bind(settings.role.addr_variable(), settings.addr).await?;
     let metrics_listener = listener::bind("METRICS_ADDR", settings.metrics_addr).await?;
+    // An executor's limit is also that of its agents.
+    if settings.role != Role::Executor {
+        connections::raise_descriptor_limit();
+    }
     let telemetry = init_tracing(TelemetryConfig { prefix: supervised, ..settings.telemetry.clone() })?;
     let exporter = init_metrics(metrics_of(settings.role))?;
     let shutdown = shutdown::on_signal()?;
@@ -80,7 +84,8 @@ async fn serve(settings: RoleSettings, exe: String, supervised: bool) -> Result<
     }
     // Metrics can be scraped until the very end: the drain is worth seeing.
     let stop_metrics = CancellationToken::new();
-    let metrics = tokio::spawn(exporter.serve(metrics_listener, stop_metrics.clone()));
+    let metrics =
+        tokio::spawn(exporter.serve(metrics_listener, settings.metrics_token.clone(), stop_metrics.clone()));
     let served = serve_role(&settings, exe, listener, shutdown).await;
     stop_metrics.cancel();
     let _ = metrics.await;

@@ -14,7 +14,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, llm::Secret};
-use subtle::{Choice, ConstantTimeEq};
+use phoenix_platform::{
+    bearer::{self, BearerError},
+    loopback,
+};
 
 use crate::problem::Failure;
 
@@ -60,7 +63,7 @@ impl Guard {
         if matches!(site, Some(b"same-origin" | b"none")) {
             return false;
         }
-        let own = authority(uri, headers);
+        let own = loopback::authority(uri, headers);
         let is_known = |origin: &HeaderValue| {
             origin.to_str().is_ok_and(|origin| {
                 let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
@@ -111,7 +114,7 @@ pub(crate) fn foreign() -> Failure {
 
 /// Why a token is refused.
 pub(crate) fn invalid_token() -> Failure {
-    unauthenticated("the token is not valid")
+    unauthenticated(&BearerError::Wrong.to_string())
 }
 
 fn unauthenticated(message: &str) -> Failure {
@@ -119,43 +122,12 @@ fn unauthenticated(message: &str) -> Failure {
 }
 
 fn check_token(headers: &HeaderMap, token: &Secret) -> Result<(), Failure> {
-    let value = headers.get(header::AUTHORIZATION).ok_or_else(|| {
-        unauthenticated("a token is required: send the header `Authorization: Bearer <token>`")
-    })?;
-    let presented = value
-        .as_bytes()
-        .split_at_checked("bearer ".len())
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "))
-        .map(|(_, token)| token.trim_ascii());
-    match presented {
-        Some(presented) if same(presented, token.expose().as_bytes()) => Ok(()),
-        Some(_) => Err(invalid_token()),
-        None => Err(unauthenticated("the header `Authorization` must be `Bearer <token>`")),
-    }
-}
-
-/// Whether two byte strings are equal, in a time that depends on the length of `presented` alone.
-fn same(presented: &[u8], expected: &[u8]) -> bool {
-    let mut same = Choice::from(u8::from(presented.len() == expected.len() && !expected.is_empty()));
-    for (byte, expected) in presented.iter().zip(expected.iter().cycle()) {
-        same &= byte.ct_eq(expected);
-    }
-    same.into()
+    bearer::check(headers, token).map_err(|problem| unauthenticated(&problem.to_string()))
 }
 
 /// That the request is addressed to this machine.
 fn check_host(uri: &Uri, headers: &HeaderMap) -> Result<(), Failure> {
-    match authority(uri, headers) {
-        Some(authority) if is_this_machine(authority.host()) => Ok(()),
-        _ => Err(misdirected()),
-    }
-}
-
-/// The host and port that the request is addressed to.
-fn authority(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
-    let header = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    // HTTP/2 puts the host into the request target.
-    uri.authority().cloned().or_else(|| header?.parse::<Authority>().ok())
+    if loopback::is_addressed(uri, headers) { Ok(()) } else { Err(misdirected()) }
 }
 
 /// Why a request to another name of this machine is refused.
@@ -164,12 +136,6 @@ pub(crate) fn misdirected() -> Failure {
         StatusCode::MISDIRECTED_REQUEST,
         "without ORCH_API_TOKEN only requests to localhost are served; set a token to use another name",
     )
-}
-
-fn is_this_machine(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
-    let is_loopback = host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
-    is_loopback || host.eq_ignore_ascii_case("localhost")
 }
 
 #[cfg(test)]
@@ -201,27 +167,6 @@ mod tests {
                 map.append(*name, HeaderValue::from_static(value));
             }
             assert_eq!(guard.is_foreign(&uri, &map), foreign, "{headers:?}");
-        }
-    }
-
-    #[test]
-    fn tokens_are_equal_only_as_a_whole() {
-        assert!(same(b"secret", b"secret"));
-        for wrong in [&b""[..], b"s", b"secre", b"secreT", b"secretsecret", b"secret ", b"Secret"] {
-            assert!(!same(wrong, b"secret"), "{wrong:?}");
-        }
-        assert!(!same(b"", b""), "an empty token admits nobody");
-    }
-
-    #[test]
-    fn this_machine_has_several_names() {
-        for host in
-            ["localhost", "LOCALHOST", "localhost.", "127.0.0.1", "127.8.8.8", "[::1]", "[::ffff:127.0.0.1]"]
-        {
-            assert!(is_this_machine(host), "{host}");
-        }
-        for host in ["evil.example", "localhost.evil.example", "0.0.0.0", "10.0.0.1", "127.0.0.1.nip.io"] {
-            assert!(!is_this_machine(host), "{host}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use phoenix_domain::llm::{LlmDescription, Secret};
-use phoenix_platform::config::RoleSettings;
+use phoenix_platform::{config::RoleSettings, service_token::ServiceToken};
 
 /// What the gateway is told.
 #[derive(Debug, Clone)]
@@ -16,6 +16,8 @@ pub struct GatewayConfig {
     pub health_url: String,
     /// What callers must present; absent or empty: nothing, and only loopback is served.
     pub api_token: Option<Secret>,
+    /// What the services behind it are shown.
+    pub service_token: ServiceToken,
     /// Web origins, such as `https://ops.example.com`, that may call the API from a browser.
     pub cors_allowed_origins: Vec<String>,
     /// How long a request may take, from its first byte to its answer.
@@ -39,6 +41,7 @@ impl From<&RoleSettings> for GatewayConfig {
             executor_url: settings.executor_url.clone(),
             health_url: settings.health_url.clone(),
             api_token: settings.api_token.clone(),
+            service_token: settings.service_token.clone(),
             cors_allowed_origins: gateway.cors_allowed_origins.clone(),
             request_timeout: gateway.request_timeout,
             llm: settings.config.llm.describe(),

@@ -44,6 +44,7 @@ mod server;
 mod unrouted;
 mod wording;
 
+use phoenix_platform::connections::{Options, Protocol};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -90,7 +91,7 @@ pub async fn serve(
     }
     let gateway = peers::Gateway::new(&config, shutdown.clone())?;
     let router = router::build(&config, gateway.clone())?;
-    server::run(listener, router, shutdown).await?;
+    server::run(listener, router, Options::new(Protocol::Http), shutdown).await?;
     // Each of these has a time limit of its own.
     gateway.afterwards.close();
     gateway.afterwards.wait().await;

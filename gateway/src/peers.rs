@@ -68,7 +68,8 @@ impl Gateway {
     /// When one of their addresses is no URL.
     pub(crate) fn new(config: &GatewayConfig, shutdown: CancellationToken) -> Result<Self, ServeError> {
         let channel = |setting, url: &str| {
-            client::channel(url).map_err(|problem| ServeError::setting(setting, problem))
+            client::channel(url, &config.service_token)
+                .map_err(|problem| ServeError::setting(setting, problem))
         };
         let channels = Channels {
             planner: channel("PLANNER_URL", &config.planner_url)?,

@@ -10,8 +10,8 @@ use axum::{
     response::IntoResponse,
     routing::{MethodRouter, any, get, post},
 };
-use hyper::body::Incoming;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
+use phoenix_platform::connections::RequestBody;
 use tower::{ServiceBuilder, ServiceExt, util::MapRequest};
 
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// A request as it comes from a connection.
-pub(crate) type Received = request::Request<Incoming>;
+type Received = request::Request<RequestBody>;
 
 /// What answers it.
 pub(crate) type App = MapRequest<Router, fn(Received) -> Received>;

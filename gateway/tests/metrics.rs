@@ -24,7 +24,7 @@ async fn requests_count_once_let_in_and_refusals_by_status() {
     let metrics = Http::new(listener.local_addr().unwrap());
     let stop = CancellationToken::new();
     let exporter = init_metrics(METRICS).unwrap();
-    tokio::spawn(exporter.serve(listener, stop.clone()));
+    tokio::spawn(exporter.serve(listener, None, stop.clone()));
     let _stop = stop.drop_guard();
     let scrape = || async { metrics.get("/metrics").await.text };
     let counts = |text: &str| {

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use phoenix_platform::{config::Role, privacy, sqlite};
+use phoenix_platform::{config::Role, privacy, service_token, sqlite};
 
 use super::plan::Refusal;
 use crate::backup::VAULT;
@@ -16,7 +16,7 @@ use crate::backup::VAULT;
 const LOCK_FILE: &str = "up.lock";
 
 /// The token by which services know each other.
-const TOKEN_FILE: &str = "service.token";
+const TOKEN_FILE: &str = service_token::FILE_NAME;
 
 const GITIGNORE: &str = ".gitignore";
 
@@ -52,6 +52,17 @@ impl DataFolder {
     /// Its absolute path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The file of the service token, which is made when there is none.
+    pub(crate) fn service_token(&self) -> Result<PathBuf, Refusal> {
+        service_token::keep_in(&self.path).map_err(|error| {
+            let path = self.path.join(TOKEN_FILE);
+            Refusal::Machine(format!(
+                "nothing was started; the service token in {} cannot be used: {error}",
+                path.display()
+            ))
+        })
     }
 
     /// The notes in it.

@@ -9,6 +9,7 @@ use std::{
 
 use phoenix_platform::{
     config::{PhoenixConfig, Problems, Role, RoleFlags, RoleSettings, process_env},
+    service_token,
     telemetry::{LogFormat, TelemetryConfig},
 };
 use tokio::process::Command;
@@ -53,11 +54,20 @@ impl StackPlan {
         let UpArgs { port_offset, data_dir, config, log_format } = args;
         let mut problems = Problems::default();
         let (mut services, mut resolved) = (Vec::new(), Vec::new());
+        let brings_token = [service_token::VARIABLE, service_token::FILE_VARIABLE]
+            .iter()
+            .any(|name| process_env(name).is_some());
         for role in Role::ALL {
             let (role, flags) =
                 flags(*role, port_offset, &data_dir, config.as_deref(), log_format.as_deref())?;
             let asked = Asked::default();
-            match RoleSettings::resolve(role, &flags, &exe, &|name| asked.look_up(name)) {
+            // The token is kept in the data folder, which nothing touches before the settings are valid.
+            let stand_in = |name: &str| {
+                (name == service_token::VARIABLE && !brings_token).then(|| "not-read-yet".to_owned())
+            };
+            match RoleSettings::resolve(role, &flags, &exe, &|name| {
+                stand_in(name).or_else(|| asked.look_up(name))
+            }) {
                 Ok(settings) => {
                     problems.extend(own_places(&settings.config));
                     services.push(Service { role, flags, environment: asked.environment(&settings) });
@@ -69,8 +79,10 @@ impl StackPlan {
         problems.none_or(()).map_err(Refusal::Settings)?;
         check_ports(&resolved)?;
         let data = DataFolder::open(&data_dir)?;
+        let token_file = if brings_token { None } else { Some(data.service_token()?) };
         for service in &mut services {
             service.flags.data_dir = Some(data.path().to_owned());
+            service.flags.service_token_file.clone_from(&token_file);
         }
         let gateway = resolved.into_iter().find(|settings| settings.role == Role::Gateway);
         let Some(gateway) = gateway else { return Err(Refusal::Machine("no gateway to start".into())) };
@@ -168,6 +180,7 @@ fn flags(
         health_url: url(Role::Health)?,
         database_url: None,
         data_dir: Some(data_dir.to_owned()),
+        service_token_file: None,
         config: config.map(Path::to_owned),
         log_format: log_format.map(str::to_owned),
     };
@@ -183,6 +196,7 @@ fn to_args(flags: &RoleFlags, log_format: LogFormat) -> Vec<OsString> {
         health_url,
         database_url,
         data_dir,
+        service_token_file,
         config,
         log_format: _,
     } = flags;
@@ -199,6 +213,7 @@ fn to_args(flags: &RoleFlags, log_format: LogFormat) -> Vec<OsString> {
         args.extend(value.iter().flat_map(|value| [name.into(), value.into()]));
     }
     args.extend(data_dir.iter().flat_map(|path| ["--data-dir".into(), path.into()]));
+    args.extend(service_token_file.iter().flat_map(|path| ["--service-token-file".into(), path.into()]));
     args.extend(config.iter().flat_map(|path| ["--config".into(), path.into()]));
     args.extend(["--log-format".into(), log_format.as_str().into()]);
     args

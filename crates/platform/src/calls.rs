@@ -2,10 +2,6 @@
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
     task::{Context, Poll, ready},
     time::Instant,
 };
@@ -22,23 +18,14 @@ pub const RPC_SECONDS: Metric = Metric::histogram(
 )
 .labelled();
 
-/// A layer that knows how many calls are in flight.
+/// A layer that counts and times calls.
 #[derive(Debug, Clone, Default)]
-pub struct ObserveCalls {
-    in_flight: Arc<AtomicUsize>,
-}
+pub struct ObserveCalls;
 
 impl ObserveCalls {
-    /// Calls whose answer has not begun.
-    #[must_use]
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
-    }
-
     /// A call of `method` (its path) that begins now.
     pub(crate) fn begin(&self, method: &str) -> Observed {
-        let place = Place::take(&self.in_flight);
-        Observed { method: method.to_owned(), started: Instant::now(), _place: place }
+        Observed { method: method.to_owned(), started: Instant::now() }
     }
 }
 
@@ -47,14 +34,14 @@ impl ObserveCalls {
 pub(crate) struct Observed {
     method: String,
     started: Instant,
-    _place: Place,
 }
 
 impl Observed {
     /// It was answered with `code`.
     pub(crate) fn answered(self, code: Code) {
-        // A caller may ask for any path; only those that exist become labels.
-        let method = if code == Code::Unimplemented { "unknown".into() } else { self.method };
+        // A caller may ask for any path; only those that exist become labels. Without a token it does not learn which exist.
+        let is_unknown = matches!(code, Code::Unimplemented | Code::Unauthenticated);
+        let method = if is_unknown { "unknown".into() } else { self.method };
         metrics::histogram!(RPC_SECONDS.name, "method" => method, "code" => code_name(code))
             .record(self.started.elapsed().as_secs_f64());
     }
@@ -90,23 +77,6 @@ where
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let observed = self.calls.begin(request.uri().path());
         ObservedCall { future: self.inner.call(request), observed: Some(observed) }
-    }
-}
-
-/// One call in flight, given back on drop.
-#[derive(Debug)]
-struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    fn take(in_flight: &Arc<AtomicUsize>) -> Self {
-        in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(in_flight))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -25,6 +25,7 @@ use self::greeting::Greeter;
 use crate::{
     propagation::{SendContext, SendContextService},
     server::MAX_HEADER_LIST_BYTES,
+    service_token::ServiceToken,
 };
 
 /// What generated clients are built on: a connection that carries each call's
@@ -45,11 +46,11 @@ pub const UNREACHABLE_RETRY_AFTER: Duration = Duration::from_secs(1);
 #[error("must be a URL such as http://127.0.0.1:50051: {0}")]
 pub struct InvalidUrl(String);
 
-/// A connection to the service at `url`, made on first use.
+/// A connection to the service at `url`, made on first use. Every call on it presents `token`.
 ///
 /// # Errors
 /// When `url` is not `http://host:port`.
-pub fn channel(url: &str) -> Result<PeerChannel, InvalidUrl> {
+pub fn channel(url: &str, token: &ServiceToken) -> Result<PeerChannel, InvalidUrl> {
     let greeter = Greeter::new();
     let channel = check_url(url)?
         .http2_keep_alive_interval(PING_EVERY)
@@ -59,7 +60,7 @@ pub fn channel(url: &str) -> Result<PeerChannel, InvalidUrl> {
         // The last words about calls that were left count as errors of a peer that is none.
         .http2_max_local_error_reset_streams(None)
         .connect_with_connector_lazy(service_fn(move |url| greeter.clone().connect(url)));
-    Ok(ServiceBuilder::new().layer(SendContext).service(channel))
+    Ok(ServiceBuilder::new().layer(SendContext::new(token)).service(channel))
 }
 
 /// Whether [`channel`] could use `url`.
@@ -96,6 +97,11 @@ pub fn call_error(peer: &str, status: &Status) -> OrchestratorError {
             )
             .with_retry_after(UNREACHABLE_RETRY_AFTER)
         }
+        Code::Unauthenticated => OrchestratorError::new(
+            OrchestratorErrorCode::AgentUnavailable,
+            format!("{peer} refuses the service token of its caller; the services of one stack need the same token"),
+        )
+        .with_retry_after(UNREACHABLE_RETRY_AFTER),
         Code::Cancelled => {
             OrchestratorError::new(OrchestratorErrorCode::Cancelled, "the request was cancelled")
         }
@@ -146,10 +152,14 @@ mod tests {
     use super::*;
     use crate::{readiness::Readiness, server::GrpcServer};
 
+    fn token() -> ServiceToken {
+        ServiceToken::new("of-the-test").unwrap()
+    }
+
     #[test]
     fn urls_are_checked_before_the_first_call() {
-        assert!(channel("localhost").is_err());
-        assert!(channel("ftp://127.0.0.1:1").is_err());
+        assert!(channel("localhost", &token()).is_err());
+        assert!(channel("ftp://127.0.0.1:1", &token()).is_err());
     }
 
     /// A server in a runtime of its own, and its URL.
@@ -160,7 +170,7 @@ mod tests {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();
-            GrpcServer::new(Readiness::needing(&[])).serve(listener, CancellationToken::new()).await
+            GrpcServer::new(Readiness::needing(&[]), token()).serve(listener, CancellationToken::new()).await
         });
         (url, runtime)
     }
@@ -171,7 +181,7 @@ mod tests {
     async fn a_peer_that_dies_is_unavailable_however_a_call_learns_of_it() {
         for _ in 0..30 {
             let (url, peer) = peer();
-            let channel = channel(&url).unwrap();
+            let channel = channel(&url, &token()).unwrap();
             let mut calls = JoinSet::new();
             for _ in 0..16 {
                 let mut client = HealthClient::new(channel.clone());
@@ -198,7 +208,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         drop(listener);
-        let channel = channel(&url).unwrap();
+        let channel = channel(&url, &token()).unwrap();
         assert!(!is_serving(channel.clone(), greeting::LIMIT).await);
         let status = HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap_err();
         assert!(!was_sent(&status), "{status:?}");
@@ -212,7 +222,7 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_is_frozen_is_unavailable_to_all_who_call_it_and_found_again_when_it_goes_on() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let channel = channel(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let channel = channel(&format!("http://{}", listener.local_addr().unwrap()), &token()).unwrap();
         let asked = Instant::now();
         let mut calls = JoinSet::new();
         for _ in 0..16 {
@@ -230,7 +240,7 @@ mod tests {
             asked.elapsed()
         );
         let stop = CancellationToken::new();
-        let server = GrpcServer::new(Readiness::needing(&[])).serve(listener, stop.clone());
+        let server = GrpcServer::new(Readiness::needing(&[]), token()).serve(listener, stop.clone());
         let server = tokio::spawn(server);
         while !is_serving(channel.clone(), greeting::LIMIT).await {
             tokio::time::sleep(Duration::from_millis(20)).await;

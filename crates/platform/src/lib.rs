@@ -8,18 +8,23 @@
 //! | correlation id, trace context and deadline across processes | [`propagation`] |
 //! | gRPC servers and clients | [`server`], [`client`] |
 //! | many calls on one stream | [`multiplex`] |
+//! | what callers present and whom they address | [`service_token`], [`bearer`], [`loopback`] |
 //! | "can this process take work?" | [`readiness`] |
-//! | ports and signals | [`listener`], [`shutdown`] |
+//! | ports, connections and signals | [`listener`], [`connections`], [`shutdown`] |
 //! | SQLite databases | [`sqlite`] |
 //! | modes of files, processes that others cannot look into | [`privacy`] |
 //!
 //! Process globals are two: the tracing subscriber and the metrics recorder. Everything else is a value.
 
+pub mod bearer;
 pub mod calls;
 pub mod client;
 pub mod config;
+pub mod connections;
 pub mod listener;
+pub mod log_limit;
 pub mod log_lines;
+pub mod loopback;
 pub mod metrics;
 pub mod multiplex;
 pub mod privacy;
@@ -27,6 +32,7 @@ pub mod propagation;
 pub mod readiness;
 mod reflection;
 pub mod server;
+pub mod service_token;
 pub mod shutdown;
 pub mod sqlite;
 pub mod telemetry;

@@ -4,12 +4,31 @@
 //! [`init_metrics`] describes them and brings each into being at zero, so that a rate over a scrape that came before the
 //! first event is right.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use axum::{Router, http::header, response::IntoResponse, routing::get};
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{StatusCode, header},
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::get,
+};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use phoenix_domain::llm::Secret;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::{
+    bearer,
+    connections::{self, Options, RequestBody},
+    loopback,
+};
 
 mod process;
 
@@ -144,15 +163,31 @@ pub struct MetricsExporter {
 }
 
 impl MetricsExporter {
-    /// Answers `GET /metrics` on `listener` until `stop`.
+    /// Answers `GET /metrics` on `listener` until `stop`, to callers that present `token` if there is one. Without one, a
+    /// listener on loopback answers requests to this machine only; metrics hold no content, so any other answers everyone.
     ///
     /// # Errors
     /// When the listener breaks.
-    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
-        tracing::info!("Metrics exporter listening on {}", listener.local_addr()?);
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        token: Option<Secret>,
+        stop: CancellationToken,
+    ) -> std::io::Result<()> {
+        let addr = listener.local_addr()?;
+        tracing::info!("Metrics exporter listening on {addr}");
+        let access = match token.filter(|token| !token.is_empty()) {
+            Some(token) => Access::Token(Arc::new(token)),
+            None if addr.ip().is_loopback() => Access::Loopback,
+            None => {
+                tracing::warn!(%addr, "metrics are served without a token to all who reach this address; METRICS_TOKEN sets one");
+                Access::Open
+            }
+        };
         let upkeep = self.handle.clone();
         let text = self.handle;
-        let app = Router::new().route("/metrics", get(move || render(text.clone())));
+        let app =
+            router(text, access).map_request(|request: http::Request<RequestBody>| request.map(Body::new));
         let tick = async {
             let mut every = tokio::time::interval(UPKEEP_EVERY);
             loop {
@@ -161,10 +196,44 @@ impl MetricsExporter {
             }
         };
         tokio::select! {
-            served = axum::serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned()) => served,
+            served = connections::serve(listener, Options::metrics(), app, stop) => served,
             never = tick => never,
         }
     }
+}
+
+/// Who may scrape.
+#[derive(Debug, Clone)]
+enum Access {
+    Token(Arc<Secret>),
+    Loopback,
+    Open,
+}
+
+fn router(handle: PrometheusHandle, access: Access) -> Router {
+    let render = move || render(handle.clone());
+    Router::new().route("/metrics", get(render)).layer(from_fn_with_state(access, check))
+}
+
+async fn check(State(access): State<Access>, request: Request, next: Next) -> Response {
+    match access {
+        Access::Token(token) => {
+            if let Err(problem) = bearer::check(request.headers(), &token) {
+                let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+                return (StatusCode::UNAUTHORIZED, challenge, format!("{problem}\n")).into_response();
+            }
+        }
+        // A browser always names a host.
+        Access::Loopback
+            if (request.headers().contains_key(header::HOST) || request.uri().authority().is_some())
+                && !loopback::is_addressed(request.uri(), request.headers()) =>
+        {
+            let problem = "without METRICS_TOKEN only requests to localhost are served\n";
+            return (StatusCode::MISDIRECTED_REQUEST, problem).into_response();
+        }
+        Access::Loopback | Access::Open => {}
+    }
+    next.run(request).await
 }
 
 #[expect(clippy::unused_async, reason = "the shape of a handler")]
@@ -179,6 +248,40 @@ mod tests {
 
     const CALLS: Metric = Metric::counter("test_calls_total", "Calls.");
     const TOOK: Metric = Metric::histogram("test_took_seconds", "How long it took.");
+
+    /// The status of `GET /metrics` with these headers.
+    async fn scrape(app: &Router, headers: &[(&str, &str)]) -> u16 {
+        let mut request = Request::builder().uri("/metrics");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = app.clone().oneshot(request.body(Body::empty()).unwrap()).await;
+        response.unwrap().status().as_u16()
+    }
+
+    fn app(access: Access) -> Router {
+        let handle = init_metrics(&[]).unwrap().handle;
+        router(handle, access)
+    }
+
+    #[tokio::test]
+    async fn metrics_on_loopback_with_foreign_host_are_421() {
+        let app = app(Access::Loopback);
+        for (host, status) in
+            [("evil.example", 421), ("10.0.0.1:9000", 421), ("localhost:9000", 200), ("[::1]", 200)]
+        {
+            assert_eq!(scrape(&app, &[("host", host)]).await, status, "{host}");
+        }
+        assert_eq!(scrape(&app, &[]).await, 200, "HTTP/1.0 has no host");
+    }
+
+    #[tokio::test]
+    async fn metrics_with_token_answer_its_bearer_only() {
+        let app = app(Access::Token(Arc::new(Secret::from("sesame".to_owned()))));
+        assert_eq!(scrape(&app, &[("host", "planner:9001")]).await, 401);
+        assert_eq!(scrape(&app, &[("authorization", "Bearer other")]).await, 401);
+        assert_eq!(scrape(&app, &[("authorization", "Bearer sesame"), ("host", "planner:9001")]).await, 200);
+    }
 
     #[test]
     fn metrics_exist_at_zero_and_histograms_have_buckets() {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use phoenix_domain::CorrelationId;
 use phoenix_proto::{InvalidField, common::CallStart};
 use tonic::{Code, body::Body};
@@ -22,7 +22,7 @@ use tracing::{Instrument, Span, field::Empty, instrument::Instrumented};
 use uuid::Uuid;
 
 pub use self::trace::TraceContext;
-use crate::calls::code_name;
+use crate::{calls::code_name, service_token::ServiceToken};
 
 /// The header, and gRPC metadata key, of the correlation id.
 pub const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
@@ -231,15 +231,23 @@ fn parse_grpc_timeout(text: &str) -> Option<Duration> {
     }
 }
 
-/// Client side: writes the [`RequestContext`] of a call into its metadata.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SendContext;
+/// Client side: writes the [`RequestContext`] of a call, and the service token, into its metadata.
+#[derive(Debug, Clone)]
+pub struct SendContext(HeaderValue);
+
+impl SendContext {
+    /// Calls that present `token`.
+    #[must_use]
+    pub fn new(token: &ServiceToken) -> Self {
+        Self(token.header())
+    }
+}
 
 impl<S> Layer<S> for SendContext {
     type Service = SendContextService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        SendContextService { inner }
+        SendContextService { inner, authorization: self.0.clone() }
     }
 }
 
@@ -247,6 +255,7 @@ impl<S> Layer<S> for SendContext {
 #[derive(Debug, Clone)]
 pub struct SendContextService<S> {
     inner: S,
+    authorization: HeaderValue,
 }
 
 impl<S, B> Service<http::Request<B>> for SendContextService<S>
@@ -265,6 +274,7 @@ where
         if let Some(context) = request.extensions_mut().remove::<RequestContext>() {
             inject(&context, request.headers_mut());
         }
+        request.headers_mut().insert(header::AUTHORIZATION, self.authorization.clone());
         self.inner.call(request)
     }
 }

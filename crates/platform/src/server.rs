@@ -1,28 +1,21 @@
 //! The one way a gRPC service is served: with health, reflection, propagation, metrics, limits and a graceful end.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::io;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    body::Body,
-    server::NamedService,
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{body::Body, server::NamedService, service::Routes};
 use tonic_health::ServingStatus;
-use tower::{
-    Service,
-    layer::util::{Identity, Stack},
-};
+use tower::{Service, ServiceBuilder};
 
 use crate::{
     calls::ObserveCalls,
+    connections::{self, Options, Protocol},
     multiplex::{self, Handler},
     propagation::ServeContext,
     readiness::Readiness,
     reflection,
-    shutdown::DRAIN,
+    service_token::{RequireToken, ServiceToken},
 };
 
 /// The largest message a service takes or sends: an agent's 8 MiB answer, escaped as JSON.
@@ -31,16 +24,12 @@ pub const MAX_MESSAGE_BYTES: usize = 20 * 1024 * 1024;
 /// What HTTP/2 headers and trailers may hold together: a failed call's status travels there.
 pub(crate) const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
 
-/// Calls that peers may have left before they were taken up. Beyond it HTTP/2 takes the peer for an attacker and closes the
-/// connection, with every other call on it; here it is a planner that cancels thousands of tasks, or a gateway whose clients
-/// all hang up, while this process stands still for a moment.
-const MAX_LEFT_CALLS: usize = 100_000;
-
 /// A gRPC server in the making.
 #[derive(Debug)]
 pub struct GrpcServer {
     routes: Routes,
     readiness: Readiness,
+    token: ServiceToken,
     service_names: Vec<&'static str>,
     calls: ObserveCalls,
     draining: CancellationToken,
@@ -52,21 +41,19 @@ pub enum ServeError {
     /// The listener is of no use.
     #[error("listener: {0}")]
     Listener(#[from] io::Error),
-    /// The transport broke.
-    #[error("gRPC server: {0}")]
-    Transport(#[from] tonic::transport::Error),
     /// The description of the contract can't be read.
     #[error("server reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
 impl GrpcServer {
-    /// A server that is SERVING whenever `readiness` is.
+    /// A server that is SERVING whenever `readiness` is, for callers that present `token`.
     #[must_use]
-    pub fn new(readiness: Readiness) -> Self {
+    pub fn new(readiness: Readiness, token: ServiceToken) -> Self {
         Self {
             routes: Routes::default(),
             readiness,
+            token,
             service_names: Vec::new(),
             calls: ObserveCalls::default(),
             draining: CancellationToken::new(),
@@ -101,9 +88,9 @@ impl GrpcServer {
     /// Serves until `shutdown`, then climbs down the ladder of [`crate::shutdown`].
     ///
     /// # Errors
-    /// When the listener or the transport breaks.
+    /// When the listener breaks.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServeError> {
-        let Self { routes, readiness, service_names, calls, draining } = self;
+        let Self { routes, readiness, token, service_names, calls, draining } = self;
         // However this ends: a stream whose calls go on holds the server open.
         let draining = draining.drop_guard();
         let addr = listener.local_addr()?;
@@ -112,12 +99,13 @@ impl GrpcServer {
         reporter.set_service_status("", ServingStatus::NotServing).await;
         let described: Vec<_> = service_names.iter().copied().chain([service_name(&health)]).collect();
         let (reflection, reflection_alpha) = reflection::services(&described)?;
-        let server = http_server(calls.clone())
-            .add_routes(routes.add_service(health).add_service(reflection).add_service(reflection_alpha))
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
-                shutdown.clone().cancelled_owned(),
-            );
+        let routes = routes.add_service(health).add_service(reflection).add_service(reflection_alpha);
+        let service = ServiceBuilder::new()
+            .layer(calls)
+            .layer(RequireToken(token))
+            .layer(ServeContext)
+            .service(routes.prepare());
+        let server = connections::serve(listener, Options::new(Protocol::Grpc), service, shutdown.clone());
         tokio::pin!(server);
         let names = || std::iter::once("").chain(service_names.iter().copied());
         let report = readiness.follow(async |ready| {
@@ -140,7 +128,7 @@ impl GrpcServer {
             // Ends the streams of those who watch, which would otherwise hold the server open.
             reporter.clear_service_status(name).await;
         }
-        drain(addr, &calls, server).await
+        Ok(server.await?)
     }
 }
 
@@ -148,43 +136,18 @@ const fn service_name<S: NamedService>(_: &S) -> &'static str {
     S::NAME
 }
 
-fn http_server(calls: ObserveCalls) -> Server<Stack<ServeContext, Stack<ObserveCalls, Identity>>> {
-    Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(20)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
-        // As many calls at once as a peer wants: what runs and what waits is bounded behind them, agent by agent.
-        .max_concurrent_streams(None)
-        .http2_max_pending_accept_reset_streams(Some(MAX_LEFT_CALLS))
-        .http2_max_local_error_reset_streams(None)
-        .layer(calls)
-        .layer(ServeContext)
-}
-
-async fn drain(
-    addr: SocketAddr,
-    calls: &ObserveCalls,
-    server: impl Future<Output = Result<(), tonic::transport::Error>>,
-) -> Result<(), ServeError> {
-    let in_flight = calls.in_flight();
-    if in_flight > 0 {
-        tracing::info!(%addr, in_flight, limit_secs = DRAIN.as_secs(), "draining");
-    }
-    match tokio::time::timeout(DRAIN, server).await {
-        Ok(served) => Ok(served?),
-        Err(_) => {
-            tracing::warn!(%addr, in_flight = calls.in_flight(), "gave up waiting for calls in flight");
-            Ok(())
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
     use super::*;
-    use crate::{client, listener};
+    use crate::{client, listener, shutdown::DRAIN};
+
+    fn token() -> ServiceToken {
+        ServiceToken::new("of-the-test").unwrap()
+    }
 
     #[tokio::test]
     async fn a_server_serves_only_while_ready_and_ends_although_someone_watches() {
@@ -192,9 +155,10 @@ mod tests {
         let listener = listener::bind("GRPC_ADDR", "127.0.0.1:0".parse().unwrap()).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
-        let server = tokio::spawn(GrpcServer::new(readiness.clone()).serve(listener, shutdown.clone()));
+        let server =
+            tokio::spawn(GrpcServer::new(readiness.clone(), token()).serve(listener, shutdown.clone()));
 
-        let mut health = HealthClient::new(client::channel(&url).unwrap());
+        let mut health = HealthClient::new(client::channel(&url, &token()).unwrap());
         let request = HealthCheckRequest::default();
         let mut watch = health.watch(request).await.unwrap().into_inner();
         assert_eq!(watch.message().await.unwrap().unwrap().status, ServingStatus::NotServing as i32);
@@ -223,11 +187,11 @@ mod tests {
                     let _ = begin.1.await;
                     let _ = block.recv();
                 });
-                GrpcServer::new(Readiness::needing(&[])).serve(listener, stop).await.unwrap();
+                GrpcServer::new(Readiness::needing(&[]), token()).serve(listener, stop).await.unwrap();
             });
         });
         let (url, begin) = told.await.unwrap();
-        let channel = client::channel(&url).unwrap();
+        let channel = client::channel(&url, &token()).unwrap();
         let request = HealthCheckRequest::default;
         let mut watch = HealthClient::new(channel.clone()).watch(request()).await.unwrap().into_inner();
         while watch.message().await.unwrap().unwrap().status != ServingStatus::Serving as i32 {}

@@ -21,6 +21,9 @@ pub mod wait;
 
 use std::path::PathBuf;
 
+/// The service token of stacks that are not started by `phoenix up`.
+pub(crate) const SERVICE_TOKEN: &str = "the-services-of-a-test";
+
 /// The built `phoenix` executable: `PHOENIX_BIN`, or the one beside the running test.
 ///
 /// # Panics

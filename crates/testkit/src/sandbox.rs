@@ -6,7 +6,10 @@ use phoenix_executor::ExecutorConfig;
 use phoenix_gateway::GatewayConfig;
 use phoenix_health::HealthConfig;
 use phoenix_planner::PlannerConfig;
-use phoenix_platform::config::{Role, RoleFlags, RoleSettings};
+use phoenix_platform::{
+    config::{Role, RoleFlags, RoleSettings},
+    service_token::{self, ServiceToken},
+};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -72,6 +75,15 @@ impl Sandbox {
     #[must_use]
     pub fn rest(&self) -> Rest {
         Rest::new(format!("http://{}", self.addrs[&Role::Gateway]))
+    }
+
+    /// What its services ask of callers over gRPC.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn service_token(&self) -> ServiceToken {
+        ServiceToken::new(crate::SERVICE_TOKEN).expect("a valid token")
     }
 
     /// Where a service is.
@@ -152,6 +164,7 @@ impl Sandbox {
             ..RoleFlags::default()
         };
         let exe = phoenix_bin().to_string_lossy().into_owned();
-        RoleSettings::resolve(role, &flags, &exe, &|_| None).expect("the sandbox's settings are valid")
+        let env = |name: &str| (name == service_token::VARIABLE).then(|| crate::SERVICE_TOKEN.to_owned());
+        RoleSettings::resolve(role, &flags, &exe, &env).expect("the sandbox's settings are valid")
     }
 }

@@ -15,7 +15,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use phoenix_platform::config::Role;
+use phoenix_platform::{config::Role, service_token};
 use tempfile::TempDir;
 use tokio::process::{Child, ChildStdin, Command};
 
@@ -175,6 +175,7 @@ impl Services {
             .env_clear()
             .envs(["PATH", "HOME", "TMPDIR"].iter().filter_map(|name| Some((*name, std::env::var_os(name)?))))
             .env("LOG_FORMAT", "json")
+            .env(service_token::VARIABLE, crate::SERVICE_TOKEN)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             // Its end, with this process, makes a service drain.
             .stdin(Stdio::piped())

@@ -13,7 +13,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, geteuid},
 };
-use phoenix_platform::config::Role;
+use phoenix_platform::{
+    config::Role,
+    service_token::{self, ServiceToken},
+};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
@@ -193,6 +196,23 @@ impl Stack {
             Some(token) => rest.with_token(token),
             None => rest,
         }
+    }
+
+    /// What its services ask of callers over gRPC: what is in the file in the data folder.
+    ///
+    /// # Panics
+    /// When there is no such file.
+    #[must_use]
+    pub fn service_token(&self) -> ServiceToken {
+        let path = self.dir.path().join("data").join(service_token::FILE_NAME);
+        let text = std::fs::read_to_string(path).expect("the service token can be read");
+        ServiceToken::new(&text).expect("a valid token")
+    }
+
+    /// Where a service is.
+    #[must_use]
+    pub fn url(&self, role: Role) -> String {
+        format!("http://127.0.0.1:{}", role.default_port() + self.offset)
     }
 
     /// The folder in which it runs.

@@ -38,7 +38,7 @@ pub fn agent(name: &str, state: HealthState, failures: u32, open_until: Option<T
 
 impl FakeHealth {
     pub fn server(&self, readiness: Readiness) -> GrpcServer {
-        GrpcServer::new(readiness).add_service(AgentHealthServiceServer::new(self.clone()))
+        GrpcServer::new(readiness, super::token()).add_service(AgentHealthServiceServer::new(self.clone()))
     }
 
     pub fn set(&self, agents: impl IntoIterator<Item = HealthSnapshot>) {

@@ -16,7 +16,7 @@ use hyper_util::{
 };
 use phoenix_domain::llm::LlmDescription;
 use phoenix_gateway::GatewayConfig;
-use phoenix_platform::{readiness::Readiness, server::GrpcServer};
+use phoenix_platform::{readiness::Readiness, server::GrpcServer, service_token::ServiceToken};
 use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -99,7 +99,7 @@ impl Stack {
         let (planner_ready, executor_ready, health_ready) = (ready(), ready(), ready());
         let services = [
             serve_grpc(free(), planner.server(planner_ready.clone())).await,
-            serve_grpc(free(), GrpcServer::new(executor_ready.clone())).await,
+            serve_grpc(free(), GrpcServer::new(executor_ready.clone(), token())).await,
             serve_grpc(free(), health.server(health_ready.clone())).await,
         ];
         let mut config = config(&services[0].url(), &services[1].url(), &services[2].url());
@@ -119,12 +119,18 @@ impl Stack {
     }
 }
 
+/// What the gateway and its peers share.
+pub fn token() -> ServiceToken {
+    ServiceToken::new("of-the-test").unwrap()
+}
+
 pub fn config(planner: &str, executor: &str, health: &str) -> GatewayConfig {
     GatewayConfig {
         planner_url: planner.into(),
         executor_url: executor.into(),
         health_url: health.into(),
         api_token: None,
+        service_token: token(),
         cors_allowed_origins: Vec::new(),
         request_timeout: PATIENCE,
         llm: LlmDescription { provider: "offline", model: "none".into() },

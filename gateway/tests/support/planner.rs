@@ -116,7 +116,7 @@ impl FakePlanner {
     pub const PLAN: &str = "0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f";
 
     pub fn server(&self, readiness: Readiness) -> GrpcServer {
-        GrpcServer::new(readiness).add_service(PlannerServiceServer::new(self.clone()))
+        GrpcServer::new(readiness, super::token()).add_service(PlannerServiceServer::new(self.clone()))
     }
 
     pub fn reply(&self, reply: Reply) {

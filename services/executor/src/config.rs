@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use phoenix_domain::{AgentCatalog, llm::LlmSettings};
-use phoenix_platform::config::RoleSettings;
+use phoenix_platform::{
+    config::RoleSettings,
+    service_token::{self, ServiceToken},
+};
 
 /// The settings of the executor. Not `Debug`: the environment holds whatever its owner put there.
 #[derive(Clone)]
@@ -15,7 +18,9 @@ pub struct ExecutorConfig {
     pub llm: LlmSettings,
     /// Where outcomes of attempts are reported, such as `http://127.0.0.1:50053`.
     pub health_url: String,
-    /// The process's own environment. An agent gets those variables of it that its `env` names.
+    /// What callers present, and what is shown to the health service.
+    pub service_token: ServiceToken,
+    /// The process's own environment, without the service token. An agent gets those variables of it that its `env` names.
     pub environment: BTreeMap<String, String>,
     /// The command that starts the orphan guard ([`crate::guard`]), without its argument. Without a guard, agents
     /// outlive an executor that is killed with SIGKILL, until the next executor starts.
@@ -36,7 +41,11 @@ impl From<&RoleSettings> for ExecutorConfig {
             agents: settings.config.agents.clone(),
             llm: settings.config.llm.clone(),
             health_url: settings.health_url.clone(),
-            environment: std::env::vars_os().filter_map(text).collect(),
+            service_token: settings.service_token.clone(),
+            environment: std::env::vars_os()
+                .filter_map(text)
+                .filter(|(name, _)| !service_token::is_variable(name))
+                .collect(),
             guard: None,
             adopts_orphans: false,
         }

@@ -97,7 +97,7 @@ impl Executor {
         Ok(Arc::new(Self {
             catalog: config.agents.clone(),
             agents: config.agents.iter().map(agent).collect(),
-            health: HealthReports::new(&config.health_url)?,
+            health: HealthReports::new(&config.health_url, &config.service_token)?,
             running,
             cleanup,
         }))

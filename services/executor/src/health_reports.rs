@@ -21,6 +21,7 @@ use phoenix_platform::{
     RequestContext,
     client::{self, InvalidUrl, PeerChannel},
     record_counter,
+    service_token::ServiceToken,
 };
 use phoenix_proto::{
     HealthSnapshot,
@@ -80,8 +81,9 @@ pub(crate) struct Report<'a> {
 
 impl HealthReports {
     /// Reports to the service at `url`.
-    pub(crate) fn new(url: &str) -> Result<Self, InvalidUrl> {
-        Ok(Self { client: AgentHealthServiceClient::new(client::channel(url)?), shared: Arc::default() })
+    pub(crate) fn new(url: &str, token: &ServiceToken) -> Result<Self, InvalidUrl> {
+        let client = AgentHealthServiceClient::new(client::channel(url, token)?);
+        Ok(Self { client, shared: Arc::default() })
     }
 
     /// Takes one report. Answers the agent's health after it, or nothing when the report was lost.
@@ -199,7 +201,8 @@ mod tests {
 
     #[tokio::test]
     async fn of_successes_that_end_together_one_asks_and_the_others_are_gathered() {
-        let reports = HealthReports::new("http://127.0.0.1:9").unwrap();
+        let reports =
+            HealthReports::new("http://127.0.0.1:9", &ServiceToken::new("of-the-test").unwrap()).unwrap();
         let agent: AgentName = "busy".parse().unwrap();
         let caller = RequestContext::new(CorrelationId::generate());
         let success = || Report {

@@ -111,6 +111,7 @@ pub async fn serve(
 
     let conditions: &[_] = if config.guard.is_some() { &[GUARD_CONDITION] } else { &[] };
     let readiness = Readiness::needing(conditions);
+    let token = config.service_token;
     let guard = config.guard.map(|command| Guard::keep(command, marker.clone(), registry, readiness.clone()));
     // On the side: they are nobody's business but ours.
     tokio::task::spawn_blocking(end_orphans);
@@ -119,8 +120,10 @@ pub async fn serve(
     let service = ExecutorServiceServer::new(executor.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let server =
-        GrpcServer::new(readiness).add_service(service).add_calls(executor).serve(listener, shutdown.clone());
+    let server = GrpcServer::new(readiness, token)
+        .add_service(service)
+        .add_calls(executor)
+        .serve(listener, shutdown.clone());
     let served = tokio::select! {
         served = server => served,
         never = tell_running(&running, &shutdown) => never,

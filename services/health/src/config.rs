@@ -1,7 +1,7 @@
 //! What the health service is told.
 
 use phoenix_domain::AgentCatalog;
-use phoenix_platform::config::RoleSettings;
+use phoenix_platform::{config::RoleSettings, service_token::ServiceToken};
 
 /// The settings of the health service.
 #[derive(Debug, Clone)]
@@ -10,10 +10,16 @@ pub struct HealthConfig {
     pub agents: AgentCatalog,
     /// The SQLite file with the `agent_health` table, such as `sqlite://data/health.db`.
     pub database_url: String,
+    /// What callers present.
+    pub service_token: ServiceToken,
 }
 
 impl From<&RoleSettings> for HealthConfig {
     fn from(settings: &RoleSettings) -> Self {
-        Self { agents: settings.config.agents.clone(), database_url: settings.database_url.clone() }
+        Self {
+            agents: settings.config.agents.clone(),
+            database_url: settings.database_url.clone(),
+            service_token: settings.service_token.clone(),
+        }
     }
 }

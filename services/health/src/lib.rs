@@ -62,7 +62,7 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let HealthConfig { agents, database_url } = config;
+    let HealthConfig { agents, database_url, service_token } = config;
     let readiness = Readiness::needing(&[STORE_CONDITION]);
     let store = Store::open(&database_url).await?;
     let (health, writer) = Health::start(agents, store, readiness.clone()).await?;
@@ -70,7 +70,7 @@ pub async fn serve(
     let service = AgentHealthServiceServer::new(HealthGrpc::new(health, shutdown.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let server = GrpcServer::new(readiness).add_service(service).serve(listener, shutdown);
+    let server = GrpcServer::new(readiness, service_token).add_service(service).serve(listener, shutdown);
 
     // The writer outlives the server, so that calls that are drained are still committed.
     let stop = CancellationToken::new();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use phoenix_domain::AgentCatalog;
-use phoenix_platform::config::RoleSettings;
+use phoenix_platform::{config::RoleSettings, service_token::ServiceToken};
 
 use crate::retention::Retention;
 
@@ -22,6 +22,8 @@ pub struct PlannerConfig {
     pub executor_url: String,
     /// Where agents' health is known.
     pub health_url: String,
+    /// What callers present, and what is shown to peers.
+    pub service_token: ServiceToken,
     /// How long what is finished stays, and idempotency keys.
     pub retention: Retention,
 }
@@ -35,6 +37,7 @@ impl From<&RoleSettings> for PlannerConfig {
             database_url: settings.database_url.clone(),
             executor_url: settings.executor_url.clone(),
             health_url: settings.health_url.clone(),
+            service_token: settings.service_token.clone(),
             retention: Retention {
                 plans: settings.config.planner.retention,
                 keys: settings.config.planner.idempotency_key_ttl,

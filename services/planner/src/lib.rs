@@ -110,11 +110,12 @@ pub async fn serve(
         database_url,
         executor_url,
         health_url,
+        service_token,
         retention,
     } = config;
     let readiness = Readiness::needing(&["journal", "takeover", "executor", "health"]);
-    let executor = client::channel(&executor_url)?;
-    let health = HealthView::new(client::channel(&health_url)?);
+    let executor = client::channel(&executor_url, &service_token)?;
+    let health = HealthView::new(client::channel(&health_url, &service_token)?);
     let journal = Journal::open(&database_url, readiness.clone()).await?;
     let runner = TaskRunner::new(executor.clone(), journal.clone(), health.clone());
     let (meters, stopping) = (PlanMeters::new(), shutdown.child_token());
@@ -134,7 +135,7 @@ pub async fn serve(
     let service = PlannerServiceServer::new(grpc.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let server = GrpcServer::new(readiness).add_service(service).add_calls(grpc);
+    let server = GrpcServer::new(readiness, service_token).add_service(service).add_calls(grpc);
     tokio::select! {
         served = server.serve(listener, shutdown) => served?,
         () = journal.fenced().cancelled() => return Err(ServeError::Fenced),

@@ -54,6 +54,9 @@ pub struct Args {
     /// The gateway's token
     #[arg(long, env = "ORCH_API_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// What callers of /metrics must present
+    #[arg(long, env = "METRICS_TOKEN", hide_env_values = true)]
+    pub metrics_token: Option<String>,
     /// How long a chat may take, from when it was due
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "60")]
     pub timeout_secs: Duration,

@@ -60,7 +60,7 @@ async fn measure(args: &Args) -> Result<Report, Failure> {
     if let Some(listener) = metrics {
         let exporter = init_metrics(METRICS).map_err(|problem| Failure::Metrics(problem.to_string()))?;
         tell(&format!("Metrics exporter listening on {}", listener.local_addr()?));
-        tokio::spawn(exporter.serve(listener, serving));
+        tokio::spawn(exporter.serve(listener, args.metrics_token.clone().map(Into::into), serving));
     }
     let mut engine = Engine::new(target);
     if !args.warmup_secs.is_zero() {

@@ -6,6 +6,7 @@ use phoenix_domain::{AgentMode, AgentName, AgentSpec, builtin::BASE_ENV};
 use serde::Deserialize;
 
 use super::{Problems, actions::ActionTable};
+use crate::service_token;
 
 /// One `[agents.NAME]` table. Everything is optional.
 #[derive(Debug, Default, Deserialize)]
@@ -67,6 +68,12 @@ impl AgentTable {
         set(&mut spec.route, self.route.as_ref());
         set(&mut spec.mode, self.mode.as_ref());
         set(&mut spec.env, self.env.as_ref());
+        for name in spec.env.iter().filter(|name| service_token::is_variable(name)) {
+            problems.add(
+                format!("{at}.env"),
+                format_args!("`{name}` is for Phoenix's own services; no agent can have it"),
+            );
+        }
         set(&mut spec.max_queue, self.max_queue.as_ref());
         positive(&mut spec.workers, self.workers, &format!("{at}.workers"), problems);
         positive(&mut spec.max_concurrency, self.max_concurrency, &format!("{at}.max_concurrency"), problems);

@@ -12,7 +12,9 @@ use phoenix_domain::llm::Secret;
 
 use super::{Lookup, PhoenixConfig, Problems, RoleFile, otel};
 use crate::{
-    client, sqlite,
+    client,
+    service_token::ServiceToken,
+    sqlite,
     telemetry::{LogFormat, TelemetryConfig},
 };
 
@@ -118,6 +120,10 @@ pub struct RoleFlags {
     /// Folder of the databases, unless DATABASE_URL names one [env: PHOENIX_DATA_DIR; default: data]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// File with the token that the services of a stack present to one another [env: PHOENIX_SERVICE_TOKEN_FILE, or
+    /// PHOENIX_SERVICE_TOKEN for the token itself]
+    #[arg(long, value_name = "FILE")]
+    pub service_token_file: Option<PathBuf>,
     /// Configuration file [env: PHOENIX_CONFIG; default: phoenix.toml, if there is one]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -145,6 +151,10 @@ pub struct RoleSettings {
     pub database_url: String,
     /// What callers of the gateway must present; nothing when absent.
     pub api_token: Option<Secret>,
+    /// What callers of `/metrics` must present; nothing when absent.
+    pub metrics_token: Option<Secret>,
+    /// What services present to one another.
+    pub service_token: ServiceToken,
     /// How it tells what it does.
     pub telemetry: TelemetryConfig,
     /// What `phoenix.toml` says.
@@ -215,8 +225,13 @@ impl RoleSettings {
                 format_args!("must be set to serve on {open}, which others can reach"),
             );
         }
+        let service_token = ServiceToken::resolve(flags.service_token_file.as_deref(), env)
+            .map_err(|found| problems.extend(found))
+            .ok();
         let telemetry = telemetry(role, &flags.log_format, env, &mut problems);
-        problems.without(&config.confidential).none_or(Self {
+        let problems = problems.without(&config.confidential);
+        let Some(service_token) = service_token else { return Err(problems) };
+        problems.none_or(Self {
             role,
             addr,
             metrics_addr,
@@ -225,6 +240,8 @@ impl RoleSettings {
             health_url,
             database_url,
             api_token,
+            metrics_token: env("METRICS_TOKEN").map(Secret::from),
+            service_token,
             telemetry,
             config,
         })
@@ -293,10 +310,14 @@ fn telemetry(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service_token;
 
     fn resolve(role: Role, flags: &RoleFlags, env: &[(&str, &str)]) -> Result<RoleSettings, Problems> {
-        let lookup =
-            |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        let token = (service_token::VARIABLE, "of-the-test");
+        let lookup = |name: &str| {
+            let found = env.iter().chain([&token]).find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned()).filter(|value| !value.is_empty())
+        };
         RoleSettings::resolve(role, flags, "phoenix", &lookup)
     }
 
@@ -383,6 +404,18 @@ mod tests {
         let flags = RoleFlags { config: Some(path), ..RoleFlags::default() };
         let problems = resolve(Role::Planner, &flags, &[("A", "sk-live-0123")]).unwrap_err().to_string();
         assert!(problems.contains("3 problems") && !problems.contains("sk-live"), "{problems}");
+    }
+
+    #[test]
+    fn role_without_service_token_is_refused_on_any_address() {
+        for role in Role::ALL {
+            for addr in ["127.0.0.1:0", "0.0.0.0:0"] {
+                let env =
+                    [(role.addr_variable(), addr), ("ORCH_API_TOKEN", "t"), (service_token::VARIABLE, "")];
+                let problems = resolve(*role, &RoleFlags::default(), &env).unwrap_err().to_string();
+                assert!(problems.contains("PHOENIX_SERVICE_TOKEN_FILE"), "{role}: {problems}");
+            }
+        }
     }
 
     #[test]

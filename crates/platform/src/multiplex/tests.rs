@@ -26,6 +26,7 @@ use crate::{
     client::{self, call_error, was_sent},
     readiness::Readiness,
     server::{GrpcServer, MAX_MESSAGE_BYTES},
+    service_token::ServiceToken,
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -103,10 +104,14 @@ fn server(addr: &str) -> Server {
     let stop = shutdown.clone();
     let served = runtime.spawn(async move {
         let listener = TcpListener::from_std(listener).unwrap();
-        let server = GrpcServer::new(Readiness::needing(&[])).add_calls(handler);
+        let server = GrpcServer::new(Readiness::needing(&[]), token()).add_calls(handler);
         server.serve(listener, stop).await.unwrap();
     });
     Server { url, runtime, shutdown, go_on, told, served }
+}
+
+fn token() -> ServiceToken {
+    ServiceToken::new("of-the-test").unwrap()
 }
 
 fn context() -> RequestContext {
@@ -120,7 +125,7 @@ async fn ask(calls: &Calls, message: &str) -> Result<String, Status> {
 
 /// Calls to the server at `url`, over a stream that is open. The server knows the method on no other.
 async fn calls_to(url: &str) -> Calls {
-    let calls = Calls::new(client::channel(url).unwrap());
+    let calls = Calls::new(client::channel(url, &token()).unwrap());
     is_open(&calls).await;
     calls
 }

@@ -28,7 +28,7 @@ async fn call(
         Ok::<_, std::convert::Infallible>(response)
     });
     let chain = ServiceBuilder::new()
-        .layer(SendContext)
+        .layer(SendContext::new(&ServiceToken::new("of-the-test").unwrap()))
         .map_request(move |mut request: http::Request<Body>| {
             tamper(request.headers_mut());
             request

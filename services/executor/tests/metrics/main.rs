@@ -23,7 +23,7 @@ async fn tasks_count_once_attempts_each_and_nothing_is_left_running() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let exporting = tokio::spawn(exporter.serve(listener, stop.clone()));
+    let exporting = tokio::spawn(exporter.serve(listener, None, stop.clone()));
     let scrape = async || {
         let mut connection = TcpStream::connect(addr).await.unwrap();
         connection.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();

@@ -11,7 +11,7 @@ use phoenix_domain::{
     retry::RetryPolicy,
 };
 use phoenix_executor::{ExecutorConfig, ServeError, serve};
-use phoenix_platform::{RequestContext, client, client::PeerChannel};
+use phoenix_platform::{RequestContext, client, client::PeerChannel, service_token::ServiceToken};
 use phoenix_proto::{
     common,
     executor::{
@@ -83,6 +83,7 @@ impl Sandbox {
             agents: AgentCatalog::new([spec.clone()], spec.name),
             llm: LlmSettings::default(),
             health_url: health.url.clone(),
+            service_token: token(),
             environment: BTreeMap::from(environment),
             guard: None,
             adopts_orphans: false,
@@ -164,8 +165,13 @@ impl Sandbox {
     }
 }
 
+/// What the executor and its callers share; `program.rs` has the same.
+pub fn token() -> ServiceToken {
+    ServiceToken::new("of-the-test").unwrap()
+}
+
 pub fn client_of(url: &str) -> ExecutorServiceClient<PeerChannel> {
-    ExecutorServiceClient::new(client::channel(url).unwrap()).max_decoding_message_size(64 << 20)
+    ExecutorServiceClient::new(client::channel(url, &token()).unwrap()).max_decoding_message_size(64 << 20)
 }
 
 /// Waits for `condition`.

@@ -8,7 +8,10 @@ use phoenix_domain::{
     health::{BreakerPolicy, Outcome},
 };
 use phoenix_health::{HealthConfig, ServeError, serve};
-use phoenix_platform::client::{self, PeerChannel};
+use phoenix_platform::{
+    client::{self, PeerChannel},
+    service_token::ServiceToken,
+};
 use phoenix_proto::{
     HealthSnapshot, common, error_from_status,
     health_v1::{
@@ -38,10 +41,16 @@ pub(crate) fn agent(name: &str, cooldown: Duration) -> AgentSpec {
     AgentSpec { breaker, ..AgentSpec::new(name.parse().unwrap(), vec!["true".into()]) }
 }
 
+/// What the service and its callers share.
+pub(crate) fn token() -> ServiceToken {
+    ServiceToken::new("of-the-test").unwrap()
+}
+
 pub(crate) fn config(agents: impl IntoIterator<Item = AgentSpec>, folder: &Path) -> HealthConfig {
     HealthConfig {
         agents: AgentCatalog::new(agents, "default".parse().unwrap()),
         database_url: format!("sqlite://{}", folder.join("health.db").display()),
+        service_token: token(),
     }
 }
 
@@ -61,7 +70,7 @@ impl Service {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(serve(config(agents, folder), listener, shutdown.clone()));
-        let client = AgentHealthServiceClient::new(client::channel(&url).unwrap());
+        let client = AgentHealthServiceClient::new(client::channel(&url, &token()).unwrap());
         Self { client, shutdown, task }
     }
 

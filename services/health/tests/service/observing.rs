@@ -26,7 +26,7 @@ async fn metrics_exist_at_zero_follow_the_circuit_and_survive_a_restart() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let exporting = tokio::spawn(exporter.serve(listener, stop.clone()));
+    let exporting = tokio::spawn(exporter.serve(listener, None, stop.clone()));
 
     // The recorder is the process's: a name that no other test uses keeps their numbers apart.
     let folder = tempfile::tempdir().unwrap();

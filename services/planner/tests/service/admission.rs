@@ -6,7 +6,7 @@ use crate::{
     graphs::submit,
     support::{
         ALL_PEERS, FakeExecutor, FakeHealth, GRACE, KEY_LIFE, MAX_PLANS, PATIENCE, Script, Stage, answers,
-        catalog, error_of, eventually, graph, status_of, task,
+        catalog, error_of, eventually, graph, status_of, task, token,
     },
 };
 use futures_util::FutureExt;
@@ -266,8 +266,9 @@ async fn plans_that_waited_when_their_planner_was_killed_keep_their_order() {
 /// A planner without a server, and its journal.
 async fn planner(url: &str, executor_url: &str) -> (Planner, Journal) {
     let journal = Journal::open(url, Readiness::needing(&[])).await.unwrap();
-    let health = HealthView::new(client::channel("http://127.0.0.1:1").unwrap());
-    let runner = TaskRunner::new(client::channel(executor_url).unwrap(), journal.clone(), health.clone());
+    let health = HealthView::new(client::channel("http://127.0.0.1:1", &token()).unwrap());
+    let runner =
+        TaskRunner::new(client::channel(executor_url, &token()).unwrap(), journal.clone(), health.clone());
     let limits = Limits { plans: MAX_PLANS, key_life: KEY_LIFE, takeover_grace: GRACE };
     let stopping = CancellationToken::new();
     let planner =

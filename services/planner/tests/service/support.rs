@@ -10,7 +10,7 @@ use phoenix_domain::{
     schema::InputSchema,
 };
 use phoenix_planner::{PlannerConfig, retention::Retention};
-use phoenix_platform::{RequestContext, client};
+use phoenix_platform::{RequestContext, client, service_token::ServiceToken};
 use phoenix_proto::{
     common,
     executor::executor_service_server::ExecutorServiceServer,
@@ -72,6 +72,11 @@ pub struct Peers {
 
 pub const ALL_PEERS: Peers = Peers { executor: true, health: true };
 
+/// What the planner and its peers share.
+pub fn token() -> ServiceToken {
+    ServiceToken::new("of-the-test").unwrap()
+}
+
 impl Stage {
     pub async fn new() -> Self {
         Self::with(FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await
@@ -111,6 +116,7 @@ impl Stage {
             database_url: database_url.clone(),
             executor_url: executor_url.clone(),
             health_url,
+            service_token: token(),
             retention: Retention { plans: Some(30 * DAY), keys: KEY_LIFE },
         };
         change(&mut config);
@@ -121,7 +127,7 @@ impl Stage {
         let server = tokio::spawn(async move {
             phoenix_planner::serve(config, listener, stop).await.map_err(|error| error.to_string())
         });
-        let channel = client::channel(&url).unwrap();
+        let channel = client::channel(&url, &token()).unwrap();
         if peers == ALL_PEERS {
             eventually(async || client::is_serving(channel.clone(), PATIENCE).await).await;
         }

@@ -255,7 +255,11 @@ where
     let addr: SocketAddr = listener.local_addr().unwrap();
     if up {
         let stop = stop.clone();
-        tokio::spawn(GrpcServer::new(Readiness::needing(&[])).add_service(service).serve(listener, stop));
+        tokio::spawn(
+            GrpcServer::new(Readiness::needing(&[]), super::token())
+                .add_service(service)
+                .serve(listener, stop),
+        );
     }
     format!("http://{addr}")
 }

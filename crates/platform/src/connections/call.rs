@@ -1,0 +1,188 @@
+//! One call on a connection, counted from its request head to the last byte of its answer.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use axum::extract::ConnectInfo;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tower::{Service, ServiceExt, util::Oneshot};
+
+use super::state::State;
+
+/// A service whose calls are counted. Each request carries the peer's address as `ConnectInfo<SocketAddr>`.
+#[derive(Debug, Clone)]
+pub(super) struct Tracked<S> {
+    inner: S,
+    state: Arc<State>,
+    peer: SocketAddr,
+}
+
+impl<S> Tracked<S> {
+    pub(super) fn new(inner: S, state: Arc<State>, peer: SocketAddr) -> Self {
+        Self { inner, state, peer }
+    }
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for Tracked<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone,
+{
+    type Response = Response<ResponseBody<B>>;
+    type Error = S::Error;
+    type Future = TrackedCall<Oneshot<S, Request<RequestBody>>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.state.spoke();
+        let is_arriving = !request.body().is_end_stream();
+        let call = Call::begin(&self.state, is_arriving);
+        let arrival = is_arriving.then(|| Arc::clone(&call.arrival));
+        let mut request = request.map(|body| RequestBody { body, arrival });
+        request.extensions_mut().insert(ConnectInfo(self.peer));
+        TrackedCall { future: self.inner.clone().oneshot(request), call: Some(call) }
+    }
+}
+
+/// A call that has begun. It ends when this is dropped.
+#[derive(Debug)]
+struct Call {
+    arrival: Arc<Arrival>,
+}
+
+/// Whether the request of a call is still to be waited for.
+#[derive(Debug)]
+struct Arrival {
+    state: Arc<State>,
+    is_pending: AtomicBool,
+}
+
+impl Call {
+    fn begin(state: &Arc<State>, is_arriving: bool) -> Self {
+        state.call_began(is_arriving);
+        let arrival = Arrival { state: Arc::clone(state), is_pending: AtomicBool::new(is_arriving) };
+        Self { arrival: Arc::new(arrival) }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.arrival.end();
+        self.arrival.state.call_ended();
+    }
+}
+
+impl Arrival {
+    fn end(&self) {
+        if self.is_pending.swap(false, Ordering::AcqRel) {
+            self.state.request_arrived();
+        }
+    }
+}
+
+/// The body of a request, as it arrives.
+#[derive(Debug)]
+pub struct RequestBody {
+    body: Incoming,
+    /// Until it has arrived.
+    arrival: Option<Arc<Arrival>>,
+}
+
+impl RequestBody {
+    fn arrived(&mut self) {
+        if let Some(arrival) = self.arrival.take() {
+            arrival.end();
+        }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.arrived();
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) || self.body.is_end_stream() {
+            self.arrived();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A call whose answer has not begun.
+    pub(super) struct TrackedCall<F> {
+        #[pin] future: F,
+        call: Option<Call>,
+    }
+}
+
+impl<F, B, E> Future for TrackedCall<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<ResponseBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(this.future.poll(cx));
+        let call = this.call.take();
+        if let Some(call) = &call {
+            call.arrival.end();
+        }
+        Poll::Ready(response.map(|response| response.map(|body| ResponseBody { body, call })))
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The body of an answer. The call ends with it.
+    pub(super) struct ResponseBody<B> {
+        #[pin] body: B,
+        call: Option<Call>,
+    }
+}
+
+impl<B: Body> Body for ResponseBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
