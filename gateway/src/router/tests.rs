@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use axum::{body::Body, http::Method, response::Response};
 use phoenix_domain::llm::LlmDescription;
+use phoenix_platform::service_token::ServiceToken;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -21,6 +22,7 @@ fn config() -> GatewayConfig {
         executor_url: nowhere(),
         health_url: nowhere(),
         api_token: Some("s3cret".to_owned().into()),
+        service_token: ServiceToken::new("of-the-test").unwrap(),
         cors_allowed_origins: Vec::new(),
         request_timeout: Duration::from_secs(1),
         llm: LlmDescription { provider: "offline", model: "none".into() },
