@@ -69,7 +69,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::{client, listener, readiness::Readiness, server::GrpcServer};
+    use crate::{client, listener, readiness::Readiness, server::GrpcServer, service_token::ServiceToken};
 
     /// What a server without a service of its own answers `$request` in one version of the protocol.
     macro_rules! ask {
@@ -92,9 +92,10 @@ mod tests {
     #[tokio::test]
     async fn reflection_tells_what_the_port_serves_in_both_versions() {
         let listener = listener::bind("GRPC_ADDR", "127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let channel = client::channel(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let token = ServiceToken::new("of-the-test").unwrap();
+        let channel = client::channel(&format!("http://{}", listener.local_addr().unwrap()), &token).unwrap();
         let stop = CancellationToken::new();
-        tokio::spawn(GrpcServer::new(Readiness::needing(&[])).serve(listener, stop.clone()));
+        tokio::spawn(GrpcServer::new(Readiness::needing(&[]), token).serve(listener, stop.clone()));
         let _stop = stop.drop_guard();
 
         let expected = [
