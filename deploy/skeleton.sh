@@ -12,5 +12,5 @@ find . -type f \
     ! -name lib.rs ! -name main.rs ! -name build.rs \
     ! -path ./tests/src/scripted_agent.rs ! -path ./services/executor/tests/program/program.rs \
     -delete
-find . -name '*.rs' -exec sh -c 'for root; do echo "fn main() {}" > "$root"; done' sh {} +
+find . -name '*.rs' -exec sh -c 'for root; do echo "fn main() { }" > "$root"; done' sh {} +
 find . -mindepth 1 -type d -empty -delete
