@@ -258,3 +258,44 @@ async fn stderr_that_nobody_reads_stops_nothing() {
     until("the executor is started again", async || rest.chat_with("good", "hi").await.status == 200).await;
     assert_eq!(stack.stop().await, Some(0));
 }
+
+/// The rows of the first block of docs/observability.md that begins with `command`, below it, without their timestamps.
+fn documented(command: &str) -> Vec<Vec<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("docs/observability.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let block =
+        page.split("```console\n").find(|block| block.starts_with(command)).expect("the block is there");
+    let lines = block.split("```").next().unwrap().lines().filter(|line| line.starts_with("20"));
+    lines.map(|line| line.split('\t').skip(1).map(str::to_owned).collect()).collect()
+}
+
+#[tokio::test]
+async fn documented_story_of_a_request_is_what_is_logged() {
+    let agent = json!(["/bin/sh", "-c", "echo 'cannot open the index' >&2; exit 3"]);
+    let retry = "retry = { max_attempts = 2, initial_backoff_ms = 400 }";
+    let config = format!("[agents.flaky]\ncommand = {agent}\n{retry}\n");
+    let stack = Stack::builder().config(&config).start().await;
+    let id = "11111111-2222-4333-8444-555555555555";
+    let chat = json!({"message": "hello", "agent": "flaky", "correlation_id": id});
+    assert_eq!(stack.rest().post("/api/v1/chat", chat).await.status, 502);
+
+    let expected = documented("$ jq -Rr --arg id $ID");
+    assert!(expected.len() > 3, "{expected:?}");
+    let mut log = until_some("every line is written", async || {
+        let log = stack.log_of(id);
+        (log.len() >= expected.len()).then_some(log)
+    })
+    .await;
+    log.sort_by_key(|line| line["timestamp"].as_str().unwrap().to_owned());
+    let column = |line: &Value, names: &[&str]| {
+        names.iter().find_map(|name| Some(line[*name].as_str()?.to_owned())).unwrap_or_default()
+    };
+    let story: Vec<_> = log
+        .iter()
+        .map(|line| {
+            let last = column(line, &["code", "outcome", "error_class", "to"]);
+            [column(line, &["level"]), column(line, &["service"]), column(line, &["message"]), last].to_vec()
+        })
+        .collect();
+    assert_eq!(story, expected);
+}

@@ -159,7 +159,8 @@ impl<L: Lines> LogLines<L> {
         // Writing to memory does not fail.
         let _ = write!(
             line,
-            r#"{{"timestamp":"{}","level":"{}","service":"{}","target":"{}","message":"#,
+            // Always as many digits, so that lines sort by them as text.
+            r#"{{"timestamp":"{:.6}","level":"{}","service":"{}","target":"{}","message":"#,
             Timestamp::now(),
             metadata.level(),
             self.service,
@@ -272,6 +273,7 @@ mod tests {
         }
         assert_eq!(line["attempt"], 2);
         assert!(line["timestamp"].as_str().unwrap().ends_with('Z'));
+        assert_eq!(line["timestamp"].as_str().unwrap().len(), "2026-11-26T21:26:20.536639Z".len());
         assert!(line.get("otel.kind").is_none());
     }
 
