@@ -11,12 +11,13 @@ use phoenix_platform::{
 };
 use phoenix_proto::{
     InvalidField, PlanAndExecute,
+    common::ActionOutput,
     planner::{
         CancelPlanRequest, CancelPlanResponse, DiscardDeadLettersRequest, DiscardDeadLettersResponse,
-        DryRunPlanResponse, GetPlanRequest, ListDeadLettersRequest, ListDeadLettersResponse,
-        ListPlansRequest, ListPlansResponse, Plan, PlanAndExecuteRequest, PlanAndExecuteResponse,
-        RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse,
-        SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
+        DryRunPlanResponse, GetPlanRequest, GetStderrRequest, GetTaskOutputRequest, ListDeadLettersRequest,
+        ListDeadLettersResponse, ListPlansRequest, ListPlansResponse, Plan, PlanAndExecuteRequest,
+        PlanAndExecuteResponse, RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest,
+        RedrivePlanResponse, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
     },
 };
 use tonic::{Response, Status, Streaming};
@@ -89,6 +90,25 @@ impl Plans {
         let mut planner = self.gateway.planner();
         let call = planner.get_plan(context.request(GetPlanRequest { plan_id: plan_id.to_string() }));
         self.within(limit, call).await?.ok_or_else(silent)?.plan.ok_or_else(unexpected)
+    }
+
+    /// A task's whole output.
+    pub(crate) async fn task_output(
+        &self,
+        request: GetTaskOutputRequest,
+    ) -> Result<ActionOutput, OrchestratorError> {
+        let (limit, context) = self.to_read();
+        let mut planner = self.gateway.planner();
+        let call = planner.get_task_output(context.request(request));
+        self.within(limit, call).await?.ok_or_else(silent)?.output.ok_or_else(unexpected)
+    }
+
+    /// An attempt's whole stderr tail.
+    pub(crate) async fn stderr(&self, request: GetStderrRequest) -> Result<String, OrchestratorError> {
+        let (limit, context) = self.to_read();
+        let mut planner = self.gateway.planner();
+        let call = planner.get_stderr(context.request(request));
+        Ok(self.within(limit, call).await?.ok_or_else(silent)?.stderr_tail)
     }
 
     /// One page of plans.

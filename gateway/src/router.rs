@@ -50,6 +50,8 @@ fn routes(gateway: &Gateway) -> Vec<(&'static str, MethodRouter<Gateway>)> {
         ("/api/v1/plans:dryRun", post(plans::dry_run_plan)),
         ("/api/v1/plans/{plan_id}", plan_or_action(gateway)),
         ("/api/v1/plans/{plan_id}/events", get(plans::events::plan_events)),
+        ("/api/v1/plans/{plan_id}/tasks/{key}/output", get(plans::whole::task_output)),
+        ("/api/v1/plans/{plan_id}/tasks/{key}/attempts/{number}/stderr", get(plans::whole::attempt_stderr)),
         ("/api/v1/dead-letters", get(dead_letters::list_dead_letters)),
         ("/api/v1/dead-letters:redrive", post(dead_letters::redrive_dead_letters)),
         ("/api/v1/dead-letters:discard", post(dead_letters::discard_dead_letters)),

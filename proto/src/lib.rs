@@ -35,6 +35,7 @@ mod field;
 mod health;
 mod method;
 mod plan;
+mod preview;
 mod status;
 
 pub use field::{InvalidField, id, optional, required, required_timestamp, timestamp, to_timestamp};

@@ -4,7 +4,7 @@ use phoenix_domain::plan::{
     Attempt, AttemptOutcome, OnFailure, Plan, PlanStatus, Task, TaskSpec, TaskStatus,
 };
 
-use crate::{InvalidField, action::json_object, id, planner, to_timestamp};
+use crate::{InvalidField, action::json_object, id, planner, preview::Room, to_timestamp};
 
 impl From<PlanStatus> for planner::PlanStatus {
     fn from(status: PlanStatus) -> Self {
@@ -48,6 +48,7 @@ impl From<TaskStatus> for planner::TaskStatus {
     }
 }
 
+/// A view of a plan: everything there is of it, with large texts cut ([`crate::preview`]).
 impl From<Plan> for planner::Plan {
     fn from(plan: Plan) -> Self {
         let Plan {
@@ -65,6 +66,10 @@ impl From<Plan> for planner::Plan {
             redriven_as,
             tasks,
         } = plan;
+        let mut room = Room::new();
+        let error = error.map(|error| room.error(error));
+        let (output, output_size) = output.map(|text| room.beginning(text)).unzip();
+        let tasks = tasks.into_iter().map(|task| task_view(task, &mut room)).collect();
         Self {
             plan_id: plan_id.to_string(),
             correlation_id: correlation_id.to_string(),
@@ -72,60 +77,63 @@ impl From<Plan> for planner::Plan {
             created_at: Some(to_timestamp(created_at)),
             ended_at: ended_at.map(to_timestamp),
             output,
-            error: error.map(Into::into),
-            tasks: tasks.into_iter().map(Into::into).collect(),
+            error,
+            tasks,
             deadline_at: deadline_at.map(to_timestamp),
             redrive_of: redrive_of.map(|id| id.to_string()),
             redriven_as: redriven_as.map(|id| id.to_string()),
+            output_size: output_size.unwrap_or_default(),
         }
     }
 }
 
-impl From<Task> for planner::Task {
-    fn from(task: Task) -> Self {
-        let Task { task_id, spec, status, queued_at, dispatched_at, ended_at, output, error, attempts } =
-            task;
-        let TaskSpec { key, agent, action, payload, depends_on, on_failure } = spec;
-        Self {
-            task_id: task_id.to_string(),
-            key,
-            agent: agent.into(),
-            action,
-            status: planner::TaskStatus::from(status).into(),
-            queued_at: Some(to_timestamp(queued_at)),
-            dispatched_at: dispatched_at.map(to_timestamp),
-            ended_at: ended_at.map(to_timestamp),
-            output: output.as_ref().map(Into::into),
-            error: error.map(Into::into),
-            attempts: attempts.into_iter().map(Into::into).collect(),
-            depends_on,
-            input_json: payload.to_string(),
-            continue_on_failure: on_failure == OnFailure::Continue,
-        }
+fn task_view(task: Task, room: &mut Room) -> planner::Task {
+    let Task { task_id, spec, status, queued_at, dispatched_at, ended_at, output, error, attempts } = task;
+    let TaskSpec { key, agent, action, payload, depends_on, on_failure } = spec;
+    let error = error.map(|error| room.error(error));
+    let (output, output_size) = output.as_ref().map(|output| room.output(output)).unzip();
+    planner::Task {
+        task_id: task_id.to_string(),
+        key,
+        agent: agent.into(),
+        action,
+        status: planner::TaskStatus::from(status).into(),
+        queued_at: Some(to_timestamp(queued_at)),
+        dispatched_at: dispatched_at.map(to_timestamp),
+        ended_at: ended_at.map(to_timestamp),
+        output,
+        error,
+        attempts: attempts.into_iter().map(|attempt| attempt_view(attempt, room)).collect(),
+        depends_on,
+        input_json: payload.to_string(),
+        continue_on_failure: on_failure == OnFailure::Continue,
+        output_size: output_size.unwrap_or_default(),
     }
 }
 
-impl From<Attempt> for planner::Attempt {
-    fn from(Attempt { number, started_at, ended_at, outcome, worker }: Attempt) -> Self {
-        let name = outcome.as_ref().map_or("", AttemptOutcome::as_str);
-        let (error_class, message, stderr_tail) = match outcome {
-            Some(AttemptOutcome::Failed { class, message, stderr_tail }) => {
-                (class.as_str(), message, stderr_tail)
-            }
-            Some(AttemptOutcome::Succeeded | AttemptOutcome::Cancelled) | None => {
-                ("", String::new(), String::new())
-            }
-        };
-        Self {
-            number,
-            started_at: Some(to_timestamp(started_at)),
-            ended_at: ended_at.map(to_timestamp),
-            outcome: name.into(),
-            error_class: error_class.into(),
-            message,
-            stderr_tail,
-            worker,
+fn attempt_view(attempt: Attempt, room: &mut Room) -> planner::Attempt {
+    let Attempt { number, started_at, ended_at, outcome, worker } = attempt;
+    let name = outcome.as_ref().map_or("", AttemptOutcome::as_str);
+    let (error_class, message, stderr_tail) = match outcome {
+        Some(AttemptOutcome::Failed { class, message, stderr_tail }) => {
+            (class.as_str(), message, stderr_tail)
         }
+        Some(AttemptOutcome::Succeeded | AttemptOutcome::Cancelled) | None => {
+            ("", String::new(), String::new())
+        }
+    };
+    let (message, _) = room.beginning(message);
+    let (stderr_tail, stderr_size) = room.end(stderr_tail);
+    planner::Attempt {
+        number,
+        started_at: Some(to_timestamp(started_at)),
+        ended_at: ended_at.map(to_timestamp),
+        outcome: name.into(),
+        error_class: error_class.into(),
+        message,
+        stderr_tail,
+        worker,
+        stderr_size,
     }
 }
 

@@ -371,7 +371,8 @@ impl ops::Index<usize> for Json {
 
 impl PartialEq<serde_json::Value> for Json {
     fn eq(&self, other: &serde_json::Value) -> bool {
-        *self == Self::from(other.clone())
+        let other = Self::from(other.clone());
+        *self == other
     }
 }
 
@@ -495,7 +496,7 @@ macro_rules! integers {
 
 impl PartialEq<i32> for Json {
     fn eq(&self, other: &i32) -> bool {
-        *self == Self::from(*other)
+        matches!(self, Self::Number(number) if number.integer() == Some(i64::from(*other)))
     }
 }
 

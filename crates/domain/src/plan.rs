@@ -148,7 +148,7 @@ impl TaskStatus {
 }
 
 /// What a task is to do.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TaskSpec {
     /// The task's name inside its plan.
     pub key: String,
@@ -184,10 +184,16 @@ impl OnFailure {
             Self::Continue => "continue",
         }
     }
+
+    /// The value with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Fail, Self::Continue].into_iter().find(|value| value.as_str() == name)
+    }
 }
 
 /// A plan as the journal knows it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// Its name.
     pub plan_id: PlanId,
@@ -200,32 +206,43 @@ pub struct Plan {
     /// When it was accepted.
     pub created_at: Timestamp,
     /// When it fails with `timeout` if it has not ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_at: Option<Timestamp>,
     /// When it reached a terminal state.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
     /// What the caller wants agents to know beside the input.
     pub context: String,
     /// The answer as a person reads it, once it has succeeded.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
     /// Why it did not succeed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<OrchestratorError>,
     /// The plan that it takes up again where that one failed; tasks that had succeeded there are kept.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redrive_of: Option<PlanId>,
     /// The plan that has taken this one up again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redriven_as: Option<PlanId>,
     /// Its tasks, in the order in which they were given. Empty in listings.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<Task>,
 }
 
+impl TaskSpec {
+    /// Bytes of the task's own text: key, agent, action, input and dependencies.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let Self { key, agent, action, payload, depends_on, on_failure: _ } = self;
+        let before: usize = depends_on.iter().map(String::len).sum();
+        key.len() + agent.as_str().len() + action.len() + payload.text_len() + before
+    }
+}
+
+impl Plan {
+    /// Bytes of what the plan was accepted with: its tasks' text and its context.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.context.len() + self.tasks.iter().map(|task| task.spec.size()).sum::<usize>()
+    }
+}
+
 /// A task as the journal knows it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Task {
     /// Its name.
     pub task_id: TaskId,
@@ -236,42 +253,34 @@ pub struct Task {
     /// When it was accepted.
     pub queued_at: Timestamp,
     /// When it was first handed to an executor.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dispatched_at: Option<Timestamp>,
     /// When it reached a terminal state.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
     /// The agent's answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<ActionResult>,
     /// Why there is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<OrchestratorError>,
     /// Every attempt, by number.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attempts: Vec<Attempt>,
 }
 
 /// One run of an agent for a task.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
     /// 1 for the first.
     pub number: u32,
     /// When its process was asked.
     pub started_at: Timestamp,
     /// When it ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
     /// How; absent while it runs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<AttemptOutcome>,
     /// The process that ran it, such as `pid 4711`.
     pub worker: String,
 }
 
 /// How an attempt ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AttemptOutcome {
     /// The agent answered.
     Succeeded,

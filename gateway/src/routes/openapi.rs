@@ -47,7 +47,8 @@ use crate::problem::Problem;
     ),
     paths(
         chat::chat_v1, chat::handle_chat, plans::create_plan, plans::list_plans, plans::dry_run_plan, plans::get_plan,
-        plans::cancel_plan, plans::redrive::redrive_plan, plans::events::plan_events, dead_letters::list_dead_letters,
+        plans::cancel_plan, plans::redrive::redrive_plan, plans::events::plan_events, plans::whole::task_output, plans::whole::attempt_stderr,
+        dead_letters::list_dead_letters,
         dead_letters::redrive_dead_letters, dead_letters::discard_dead_letters, agents::list_agents, openapi_json, health::health, health::livez, health::readyz
     ),
     components(schemas(Problem, plans::events::PlanEventV1)),

@@ -5,6 +5,7 @@ pub(crate) mod redrive;
 pub(crate) mod request;
 mod timeline;
 pub(crate) mod view;
+pub(crate) mod whole;
 
 use axum::{
     Json,

@@ -8,11 +8,11 @@ use phoenix_platform::{RequestContext, readiness::Readiness, server::GrpcServer}
 use phoenix_proto::{
     planner::{
         CancelPlanRequest, CancelPlanResponse, DeadLetter, DiscardDeadLettersRequest,
-        DiscardDeadLettersResponse, DryRunPlanResponse, GetPlanRequest, GetPlanResponse,
-        ListDeadLettersRequest, ListDeadLettersResponse, ListPlansRequest, ListPlansResponse, Plan,
-        PlanAndExecuteRequest, PlanAndExecuteResponse, PlanStatus, RedriveDeadLettersRequest,
-        RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse, SubmitPlanResponse,
-        WatchPlanRequest, WatchPlanResponse,
+        DiscardDeadLettersResponse, DryRunPlanResponse, GetPlanRequest, GetPlanResponse, GetStderrRequest,
+        GetStderrResponse, GetTaskOutputRequest, GetTaskOutputResponse, ListDeadLettersRequest,
+        ListDeadLettersResponse, ListPlansRequest, ListPlansResponse, Plan, PlanAndExecuteRequest,
+        PlanAndExecuteResponse, PlanStatus, RedriveDeadLettersRequest, RedriveDeadLettersResponse,
+        RedrivePlanRequest, RedrivePlanResponse, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
         dry_run_plan_response::Wave,
         planner_service_server::{PlannerService, PlannerServiceServer},
     },
@@ -387,6 +387,29 @@ impl PlannerService for FakePlanner {
     async fn get_plan(&self, request: Request<GetPlanRequest>) -> Result<Response<GetPlanResponse>, Status> {
         let plan = self.find(&request.get_ref().plan_id)?;
         Ok(Response::new(GetPlanResponse { plan: Some(plan) }))
+    }
+
+    async fn get_task_output(
+        &self,
+        request: Request<GetTaskOutputRequest>,
+    ) -> Result<Response<GetTaskOutputResponse>, Status> {
+        let GetTaskOutputRequest { plan_id, task_key } = request.into_inner();
+        let plan = self.get_plan(Request::new(GetPlanRequest { plan_id })).await?.into_inner().plan;
+        let task = plan.into_iter().flat_map(|plan| plan.tasks).find(|task| task.key == task_key);
+        let output = task.and_then(|task| task.output).ok_or_else(|| Status::not_found("no such output"))?;
+        Ok(Response::new(GetTaskOutputResponse { output: Some(output) }))
+    }
+
+    async fn get_stderr(
+        &self,
+        request: Request<GetStderrRequest>,
+    ) -> Result<Response<GetStderrResponse>, Status> {
+        let GetStderrRequest { plan_id, task_key, attempt } = request.into_inner();
+        let plan = self.get_plan(Request::new(GetPlanRequest { plan_id })).await?.into_inner().plan;
+        let task = plan.into_iter().flat_map(|plan| plan.tasks).find(|task| task.key == task_key);
+        let found = task.into_iter().flat_map(|task| task.attempts).find(|known| known.number == attempt);
+        let stderr_tail = found.ok_or_else(|| Status::not_found("no such attempt"))?.stderr_tail;
+        Ok(Response::new(GetStderrResponse { stderr_tail }))
     }
 
     async fn list_plans(

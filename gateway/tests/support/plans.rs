@@ -36,6 +36,7 @@ pub fn running() -> Plan {
         deadline_at: at(60_000),
         redrive_of: None,
         redriven_as: None,
+        output_size: 0,
     }
 }
 
@@ -117,10 +118,12 @@ fn task() -> Task {
             message: "the pipe broke".into(),
             stderr_tail: "boom\n".into(),
             worker: "pid 11".into(),
+            stderr_size: 0,
         }],
         depends_on: vec!["before".into()],
         input_json: r#"{"message":"hi"}"#.into(),
         continue_on_failure: false,
+        output_size: 0,
     }
 }
 

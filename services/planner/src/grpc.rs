@@ -6,8 +6,9 @@ use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt};
 use phoenix_domain::{
-    CorrelationId, PlanId,
-    plan::{MAX_DEADLINE_MS, TaskSpec},
+    CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
+    limits::{MAX_IDEMPOTENCY_KEY_BYTES, MAX_KEY_CHARS},
+    plan::{AttemptOutcome, MAX_DEADLINE_MS, Task, TaskSpec},
     refusals::no_such_plan,
 };
 use phoenix_platform::{
@@ -18,7 +19,8 @@ use phoenix_proto::{
     InvalidField, PlanAndExecute, id, optional,
     planner::{
         CancelPlanRequest, CancelPlanResponse, DiscardDeadLettersRequest, DiscardDeadLettersResponse,
-        DryRunPlanResponse, GetPlanRequest, GetPlanResponse, ListDeadLettersRequest, ListDeadLettersResponse,
+        DryRunPlanResponse, GetPlanRequest, GetPlanResponse, GetStderrRequest, GetStderrResponse,
+        GetTaskOutputRequest, GetTaskOutputResponse, ListDeadLettersRequest, ListDeadLettersResponse,
         ListPlansRequest, ListPlansResponse, PlanAndExecuteRequest, PlanAndExecuteResponse,
         RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse,
         SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse, dry_run_plan_response::Wave,
@@ -108,6 +110,38 @@ impl PlannerService for PlannerGrpc {
         Ok(Response::new(GetPlanResponse { plan: Some(plan.into()) }))
     }
 
+    async fn get_task_output(
+        &self,
+        request: Request<GetTaskOutputRequest>,
+    ) -> Result<Response<GetTaskOutputResponse>, Status> {
+        let GetTaskOutputRequest { plan_id, task_key } = request.into_inner();
+        let task = self.task(&plan_id, &task_key).await?;
+        let output = task.output.as_ref().ok_or_else(|| {
+            let message = format!("task `{task_key}` has no output; it is {}", task.status);
+            status_from_error(&OrchestratorError::new(OrchestratorErrorCode::NotFound, message))
+        })?;
+        Ok(Response::new(GetTaskOutputResponse { output: Some(output.into()) }))
+    }
+
+    async fn get_stderr(
+        &self,
+        request: Request<GetStderrRequest>,
+    ) -> Result<Response<GetStderrResponse>, Status> {
+        let GetStderrRequest { plan_id, task_key, attempt } = request.into_inner();
+        let task = self.task(&plan_id, &task_key).await?;
+        let found = task.attempts.into_iter().find(|known| known.number == attempt);
+        match found.map(|attempt| attempt.outcome) {
+            Some(Some(AttemptOutcome::Failed { stderr_tail, .. })) => {
+                Ok(Response::new(GetStderrResponse { stderr_tail }))
+            }
+            Some(_) => Ok(Response::new(GetStderrResponse::default())),
+            None => {
+                let message = format!("task `{task_key}` has no attempt {attempt}");
+                Err(status_from_error(&OrchestratorError::new(OrchestratorErrorCode::NotFound, message)))
+            }
+        }
+    }
+
     async fn list_plans(
         &self,
         request: Request<ListPlansRequest>,
@@ -140,7 +174,7 @@ impl PlannerService for PlannerGrpc {
         let by = RequestContext::of(&request).correlation_id;
         let CancelPlanRequest { plan_id, reason, idempotency_key, idempotency_digest } = request.into_inner();
         let plan_id: PlanId = id("plan_id", &plan_id)?;
-        let key = named(idempotency_key, idempotency_digest, by);
+        let key = named(idempotency_key, idempotency_digest, by)?;
         let cancelled = self.planner.cancel(plan_id, reason, key).await;
         let replay_of = cancelled.map_err(|error| status_from_error(&error))?;
         Ok(Response::new(CancelPlanResponse { replay_of: text(replay_of) }))
@@ -200,6 +234,20 @@ impl PlannerService for PlannerGrpc {
     }
 }
 
+impl PlannerGrpc {
+    /// A task of a plan, by its key.
+    async fn task(&self, plan_id: &str, key: &str) -> Result<Task, Status> {
+        let plan_id: PlanId = id("plan_id", plan_id)?;
+        let plan = self.planner.journal().plan(plan_id).await.map_err(journal_status)?;
+        let plan = plan.ok_or_else(|| status_from_error(&no_such_plan(plan_id)))?;
+        plan.tasks.into_iter().find(|task| task.spec.key == key).ok_or_else(|| {
+            let shown: String = key.chars().take(MAX_KEY_CHARS).collect();
+            let message = format!("plan {plan_id} has no task `{shown}`");
+            status_from_error(&OrchestratorError::new(OrchestratorErrorCode::NotFound, message))
+        })
+    }
+}
+
 impl Handler for PlannerGrpc {
     type Method = PlanAndExecute;
 
@@ -242,13 +290,22 @@ fn wish(request: PlanAndExecuteRequest, waits: Waits, by: CorrelationId) -> Resu
         time_limit: (deadline_ms > 0).then(|| Duration::from_millis(deadline_ms)),
         waits,
         continue_on_disconnect,
-        key: named(idempotency_key, idempotency_digest, by),
+        key: named(idempotency_key, idempotency_digest, by)?,
     })
 }
 
 /// The name of a request, if it has one.
-fn named(key: String, digest: String, by: CorrelationId) -> Option<IdempotencyKey> {
-    (!key.is_empty()).then_some(IdempotencyKey { key, digest, by: Some(by) })
+fn named(key: String, digest: String, by: CorrelationId) -> Result<Option<IdempotencyKey>, InvalidField> {
+    for (field, text) in [("idempotency_key", &key), ("idempotency_digest", &digest)] {
+        let (found, limit) = (text.len(), MAX_IDEMPOTENCY_KEY_BYTES);
+        if found > limit {
+            return Err(InvalidField::new(
+                field,
+                format!("is {found} bytes long; at most {limit} are allowed"),
+            ));
+        }
+    }
+    Ok((!key.is_empty()).then_some(IdempotencyKey { key, digest, by: Some(by) }))
 }
 
 /// As text; empty when there is none.

@@ -8,7 +8,13 @@ mod lease;
 mod watchers;
 mod writer;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use phoenix_domain::{
@@ -38,6 +44,7 @@ pub struct Journal {
     queue: mpsc::Sender<writer::Job>,
     store: Arc<dyn Store>,
     instance: Arc<str>,
+    behind: Arc<AtomicBool>,
     others: Arc<tokio::sync::Mutex<(lease::Others, lease::Left)>>,
     fenced: CancellationToken,
     watchers: Watchers,
@@ -62,10 +69,12 @@ impl Journal {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let watchers = Watchers::default();
         let fenced = CancellationToken::new();
+        let behind = Arc::new(AtomicBool::new(false));
         let writer = writer::Writer {
             store: Arc::clone(&store),
             planner: instance.clone(),
             readiness,
+            behind: Arc::clone(&behind),
             fenced: fenced.clone(),
             watchers: watchers.clone(),
         };
@@ -76,6 +85,7 @@ impl Journal {
             queue,
             store,
             instance: instance.into(),
+            behind,
             others: Arc::default(),
             fenced,
             watchers,
@@ -164,6 +174,9 @@ impl Journal {
     /// When it could not be made durable, or claims what was claimed before ([`JournalError::Taken`]); then it does not
     /// exist.
     pub async fn accept(&self, entries: Vec<Entry>) -> Result<(), JournalError> {
+        if self.behind.load(Ordering::Relaxed) {
+            return Err(JournalError::Behind);
+        }
         let (done, committed) = oneshot::channel();
         self.send(writer::Job::Accept { entries: entries.into(), done }).await?;
         committed.await.unwrap_or(Err(JournalError::Closed))

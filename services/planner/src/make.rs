@@ -10,6 +10,7 @@ use phoenix_domain::{
     graph::{Graph, check_agent},
     input,
     json::Object,
+    limits::{MAX_ACTION_BYTES, MAX_CONTEXT_BYTES, MAX_PLAN_BYTES, check_bytes, check_depth, check_text},
     plan::{OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
 };
 
@@ -76,9 +77,23 @@ pub(crate) fn make(
         Work::Tasks(specs) => (PlanKind::Graph, agents_context, specs),
     };
     let plan = pending_plan(correlation_id, kind, agents_context, deadline_at, specs);
+    check_limits(&plan)?;
     let graph = graph_of(&plan, agents)?;
     (0..plan.tasks.len()).try_for_each(|place| check_input(&plan, place, agents))?;
     Ok((plan, graph))
+}
+
+/// Whether a plan is within the limits on its parts and on the whole of it.
+///
+/// # Errors
+/// `validation_failed` that names the field, the limit and the value found.
+pub(crate) fn check_limits(plan: &Plan) -> Result<(), OrchestratorError> {
+    check_text("context", &plan.context, MAX_CONTEXT_BYTES)?;
+    for (place, task) in plan.tasks.iter().enumerate() {
+        check_text(&format!("tasks[{place}].action"), &task.spec.action, MAX_ACTION_BYTES)?;
+        check_depth(&format!("tasks[{place}].input"), task.spec.payload.depth())?;
+    }
+    check_bytes("tasks", plan.size(), MAX_PLAN_BYTES)
 }
 
 /// Whether an agent is asked for what it says it takes. Not so when a plan is taken over: what was accepted is accepted,

@@ -21,7 +21,7 @@ use phoenix_platform::{RequestContext, metrics::record_counter};
 use crate::{
     accept::{Accepted, Made},
     keys::Use,
-    make::{Waits, check_input, graph_of, pending_plan},
+    make::{Waits, check_input, check_limits, graph_of, pending_plan},
     metrics::{CountedPlan, DEAD_LETTERS_REDRIVEN},
     planner::{Answer, Planner, Submitted},
     running::{CancelOnDrop, Stop},
@@ -175,6 +175,7 @@ fn take_up(
     let deadline_at = limit.and_then(|limit| Timestamp::now().checked_add(limit).ok());
     let mut plan = pending_plan(correlation_id, old.kind, old.context.clone(), deadline_at, specs);
     plan.redrive_of = Some(old.plan_id);
+    check_limits(&plan)?;
     let graph = graph_of(&plan, agents)?;
     (0..plan.tasks.len())
         .filter(|place| again[*place])

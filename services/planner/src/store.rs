@@ -7,6 +7,7 @@
 mod dead_letter;
 mod entry;
 mod error;
+mod record;
 mod sqlite;
 mod takeover;
 

@@ -40,9 +40,18 @@ pub(crate) struct PlanSummaryV1 {
     /// When it ended.
     #[schema(value_type = Option<String>, format = DateTime, required)]
     ended_at: Option<Timestamp>,
-    /// The answer as a person reads it, once it has succeeded.
+    /// The answer as a person reads it, once it has succeeded; null in listings. Its beginning when it is `truncated`.
     #[schema(required)]
     output: Option<String>,
+    /// Whether `output` is cut.
+    truncated: bool,
+    /// Bytes of the whole output, when it is cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    size: Option<u64>,
+    /// Path of the whole output, when it is cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    link: Option<String>,
     /// Why it did not succeed.
     #[schema(required)]
     error: Option<ErrorBody>,
@@ -115,12 +124,21 @@ struct TaskOutputV1 {
     /// How to read `data`: `text`, `json`, `markdown`, or the agent's own word.
     #[schema(examples("text"))]
     output_type: String,
-    /// The answer itself: any JSON.
+    /// The answer itself: any JSON. When it is `truncated`, a string with the beginning of it.
     #[schema(value_type = Value)]
     data: Box<RawValue>,
     /// Facts about the answer.
     #[schema(value_type = Object)]
     metadata: Box<RawValue>,
+    /// Whether `data` is cut.
+    truncated: bool,
+    /// Bytes of the whole answer, when it is cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    size: Option<u64>,
+    /// Path of the whole answer, when it is cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    link: Option<String>,
 }
 
 /// One run of an agent for a task.
@@ -144,9 +162,18 @@ struct AttemptV1 {
     /// The failure in one sentence.
     #[schema(required)]
     message: Option<String>,
-    /// The last of what its process wrote to stderr.
+    /// The last of what its process wrote to stderr. The end of that when it is `truncated`.
     #[schema(required)]
     stderr_tail: Option<String>,
+    /// Whether `stderr_tail` is cut.
+    truncated: bool,
+    /// Bytes of the whole tail, when it is cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    size: Option<u64>,
+    /// Path of the whole tail, when it is cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    link: Option<String>,
     /// The process that ran it.
     #[schema(examples("pid 4711"))]
     worker: String,
@@ -165,12 +192,18 @@ impl TryFrom<planner::Plan> for PlanSummaryV1 {
             ended_at,
             output,
             error,
-            tasks: _,
+            tasks,
             deadline_at,
             redrive_of,
             redriven_as,
+            output_size,
         } = wire;
+        let last_key = tasks.last().map(|task| task.key.as_str()).unwrap_or_default();
+        let Cut { truncated, size, link } = Cut::of(output_size, || output_path(&plan_id, last_key));
         Ok(Self {
+            truncated,
+            size,
+            link,
             plan_id: id("plan_id", &plan_id)?,
             correlation_id: id("correlation_id", &correlation_id)?,
             status: status.ok_or_else(|| InvalidField::new("status", "is missing"))?,
@@ -188,16 +221,21 @@ impl TryFrom<planner::Plan> for PlanSummaryV1 {
 impl PlanV1 {
     /// A plan as it is at `now`: what has not ended is measured up to then.
     pub(crate) fn at(now: Timestamp, mut wire: planner::Plan) -> Result<Self, InvalidField> {
-        let tasks = std::mem::take(&mut wire.tasks);
+        let plan_id = wire.plan_id.clone();
+        // The summary names the last task; it needs no more of it.
+        let named =
+            |task: &planner::Task| planner::Task { key: task.key.clone(), ..planner::Task::default() };
+        let last = wire.tasks.last().map(named).into_iter().collect();
+        let tasks = std::mem::replace(&mut wire.tasks, last);
         Ok(Self {
             summary: wire.try_into()?,
-            tasks: tasks.into_iter().map(|task| TaskV1::at(now, task)).collect::<Result<_, _>>()?,
+            tasks: tasks.into_iter().map(|task| TaskV1::at(now, &plan_id, task)).collect::<Result<_, _>>()?,
         })
     }
 }
 
 impl TaskV1 {
-    fn at(now: Timestamp, wire: planner::Task) -> Result<Self, InvalidField> {
+    fn at(now: Timestamp, plan_id: &str, wire: planner::Task) -> Result<Self, InvalidField> {
         let state = wire.status();
         let status = TaskStatus::ALL.iter().copied().find(|known| planner::TaskStatus::from(*known) == state);
         let planner::Task {
@@ -215,13 +253,17 @@ impl TaskV1 {
             depends_on,
             input_json,
             continue_on_failure,
+            output_size,
         } = wire;
         let queued_at = required_timestamp("queued_at", queued_at)?;
         let ended_at = timestamp("ended_at", ended_at)?;
-        let attempts: Vec<AttemptV1> =
-            attempts.into_iter().map(AttemptV1::try_from).collect::<Result<_, _>>()?;
+        let attempts: Vec<AttemptV1> = attempts
+            .into_iter()
+            .map(|attempt| AttemptV1::of(plan_id, &key, attempt))
+            .collect::<Result<_, _>>()?;
         let times = attempts.iter().map(|attempt| (attempt.started_at, attempt.ended_at));
         let status = status.ok_or_else(|| InvalidField::new("status", "is missing"))?;
+        let cut = Cut::of(output_size, || output_path(plan_id, &key));
         Ok(Self {
             task_id: id("task_id", &task_id)?,
             key,
@@ -235,30 +277,50 @@ impl TaskV1 {
             dispatched_at: timestamp("dispatched_at", dispatched_at)?,
             ended_at,
             timeline: TimelineV1::of(status, queued_at, ended_at.unwrap_or(now), times),
-            output: output.map(TaskOutputV1::try_from).transpose()?,
+            output: output.map(|output| TaskOutputV1::of(output, cut)).transpose()?,
             error: error.map(error_body),
             attempts,
         })
     }
 }
 
-impl TryFrom<common::ActionOutput> for TaskOutputV1 {
-    type Error = InvalidField;
-
-    fn try_from(wire: common::ActionOutput) -> Result<Self, InvalidField> {
+impl TaskOutputV1 {
+    fn of(wire: common::ActionOutput, cut: Cut) -> Result<Self, InvalidField> {
+        let Cut { truncated, size, link } = cut;
         let common::ActionOutput { output_type, data_json, metadata_json } = wire;
         Ok(Self {
             output_type,
             data: raw_json("data_json", data_json)?,
             metadata: raw_json("metadata_json", metadata_json)?,
+            truncated,
+            size,
+            link,
         })
     }
 }
 
-impl TryFrom<planner::Attempt> for AttemptV1 {
-    type Error = InvalidField;
+/// A text that may be cut.
+#[derive(Debug)]
+struct Cut {
+    truncated: bool,
+    size: Option<u64>,
+    link: Option<String>,
+}
 
-    fn try_from(wire: planner::Attempt) -> Result<Self, InvalidField> {
+impl Cut {
+    /// Of a text whose whole is `size` bytes large, if it is cut.
+    fn of(size: u64, link: impl FnOnce() -> String) -> Self {
+        let truncated = size > 0;
+        Self { truncated, size: truncated.then_some(size), link: truncated.then(link) }
+    }
+}
+
+fn output_path(plan_id: &str, key: &str) -> String {
+    format!("/api/v1/plans/{plan_id}/tasks/{key}/output")
+}
+
+impl AttemptV1 {
+    fn of(plan_id: &str, key: &str, wire: planner::Attempt) -> Result<Self, InvalidField> {
         let planner::Attempt {
             number,
             started_at,
@@ -268,7 +330,10 @@ impl TryFrom<planner::Attempt> for AttemptV1 {
             message,
             stderr_tail,
             worker,
+            stderr_size,
         } = wire;
+        let Cut { truncated, size, link } =
+            Cut::of(stderr_size, || format!("/api/v1/plans/{plan_id}/tasks/{key}/attempts/{number}/stderr"));
         let given = |text: String| Some(text).filter(|text| !text.is_empty());
         Ok(Self {
             number,
@@ -278,6 +343,9 @@ impl TryFrom<planner::Attempt> for AttemptV1 {
             error_class: given(error_class),
             message: given(message),
             stderr_tail: given(stderr_tail),
+            truncated,
+            size,
+            link,
             worker,
         })
     }

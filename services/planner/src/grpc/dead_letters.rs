@@ -46,7 +46,7 @@ pub(super) fn redrive_wish(
         inputs: inputs.collect::<Result<BTreeMap<_, _>, InvalidField>>()?,
         reason,
         continue_on_disconnect,
-        key: named(idempotency_key, idempotency_digest, by),
+        key: named(idempotency_key, idempotency_digest, by)?,
     })
 }
 
@@ -83,7 +83,7 @@ pub(super) fn redrive_sweep(
         filter: filter(wanted)?,
         limit: sweep_size(limit)?,
         reason,
-        key: named(idempotency_key, idempotency_digest, by),
+        key: named(idempotency_key, idempotency_digest, by)?,
     })
 }
 
@@ -98,7 +98,7 @@ pub(super) fn discard_sweep(
         filter: filter(wanted)?,
         limit: sweep_size(limit)?,
         reason,
-        key: named(idempotency_key, idempotency_digest, by),
+        key: named(idempotency_key, idempotency_digest, by)?,
     })
 }
 

@@ -5,7 +5,11 @@
 //! new is accepted and the planner is not ready.
 
 use std::{
-    sync::Arc,
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,11 +20,14 @@ use phoenix_platform::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{Entries, JournalError, Store, watchers::Watchers};
+use super::{Entries, Entry, JournalError, Store, watchers::Watchers};
 use crate::metrics::{JOURNAL_COMMIT_SECONDS, JOURNAL_ENTRIES, JOURNAL_FAILURES};
 
 /// Jobs that share one commit at most.
 const BATCH: usize = 1024;
+
+/// Bytes that share one commit at most; a larger job has one of its own.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// How long entries that nobody waits for may stay without a commit of their own.
 const LINGER: Duration = Duration::from_millis(20);
@@ -40,6 +47,8 @@ pub(super) struct Writer {
     /// The planner on whose behalf it writes.
     pub(super) planner: String,
     pub(super) readiness: Readiness,
+    /// Whether new plans are refused at once.
+    pub(super) behind: Arc<AtomicBool>,
     /// Cancelled when another planner has taken over.
     pub(super) fenced: CancellationToken,
     /// Learns of every commit.
@@ -54,11 +63,100 @@ pub(super) enum Job {
     Progress { entries: Entries, done: Option<oneshot::Sender<()>> },
 }
 
+/// Jobs of one commit: at most [`BATCH`], and at most [`BATCH_BYTES`] unless a single one is larger.
+#[derive(Default)]
+struct Batch {
+    jobs: Vec<Job>,
+    bytes: usize,
+    /// Whether a job did not fit any more.
+    is_closed: bool,
+    /// Taken from the queue, and left for later commits.
+    later: VecDeque<Job>,
+}
+
+impl Batch {
+    /// Begins a batch: whether there is anything to write, now or later.
+    async fn begin(&mut self, jobs: &mut mpsc::Receiver<Job>) -> bool {
+        let first = match self.later.pop_front() {
+            Some(first) => first,
+            None => match jobs.recv().await {
+                Some(first) => first,
+                None => return false,
+            },
+        };
+        self.is_closed = false;
+        self.push(first);
+        self.take(jobs);
+        true
+    }
+
+    /// Whether no more may be taken.
+    fn is_full(&self) -> bool {
+        self.is_closed || self.jobs.len() >= BATCH || self.bytes >= BATCH_BYTES
+    }
+
+    fn push(&mut self, job: Job) {
+        let bytes = job.weight();
+        if !self.jobs.is_empty() && self.bytes + bytes > BATCH_BYTES {
+            self.later.push_front(job);
+            self.is_closed = true;
+        } else {
+            self.bytes += bytes;
+            self.jobs.push(job);
+        }
+    }
+
+    /// Takes what is there, as far as it fits: whether there was something.
+    fn take(&mut self, jobs: &mut mpsc::Receiver<Job>) -> bool {
+        let before = self.jobs.len();
+        while !self.is_full() {
+            let next = self.later.pop_front().or_else(|| jobs.try_recv().ok());
+            let Some(job) = next else { break };
+            self.push(job);
+        }
+        self.jobs.len() > before
+    }
+
+    /// Leaves all but the first job for later commits.
+    fn split(&mut self) {
+        for job in self.jobs.drain(1..).rev() {
+            self.later.push_front(job);
+        }
+        self.bytes = self.jobs.iter().map(Job::weight).sum();
+    }
+
+    /// Refuses plans that wait to be accepted, and keeps the rest in order. The first is told `error` itself.
+    fn refuse_new_plans(&mut self, error: JournalError) {
+        let mut error = Some(error);
+        let mut refuse = |job| match job {
+            Job::Accept { done, .. } => {
+                drop(done.send(Err(error.take().unwrap_or(JournalError::Behind))));
+                None
+            }
+            progress @ Job::Progress { .. } => Some(progress),
+        };
+        self.jobs = std::mem::take(&mut self.jobs).into_iter().filter_map(&mut refuse).collect();
+        self.later = std::mem::take(&mut self.later).into_iter().filter_map(&mut refuse).collect();
+        self.bytes = self.jobs.iter().map(Job::weight).sum();
+    }
+
+    /// Answers every job; those in `too_late` claimed what was claimed before.
+    fn answer(&mut self, too_late: &[usize]) {
+        self.bytes = 0;
+        self.jobs.drain(..).enumerate().for_each(|(place, job)| job.answer(too_late.contains(&place)));
+    }
+}
+
 impl Job {
     const fn entries(&self) -> &Entries {
         match self {
             Self::Accept { entries, .. } | Self::Progress { entries, .. } => entries,
         }
+    }
+
+    /// Bytes that it takes in the log, roughly.
+    fn weight(&self) -> usize {
+        self.entries().iter().map(Entry::weight).sum()
     }
 
     const fn is_awaited(&self) -> bool {
@@ -80,91 +178,89 @@ impl Job {
 
 /// Writes until every [`super::Journal`] is gone and nothing waits.
 pub(super) async fn run(writer: Writer, mut jobs: mpsc::Receiver<Job>) {
-    let readiness = &writer.readiness;
-    let mut waiting = Vec::with_capacity(BATCH);
-    readiness.set("journal", true);
+    let mut batch = Batch::default();
+    writer.is_behind(false);
     let mut last_seen = Instant::now();
-    while jobs.recv_many(&mut waiting, BATCH).await > 0 {
-        linger(&mut waiting, &mut jobs).await;
-        gather(&mut waiting, &mut jobs).await;
+    while batch.begin(&mut jobs).await {
+        linger(&mut batch, &mut jobs).await;
+        gather(&mut batch, &mut jobs).await;
         let mut failures = 0_u32;
         let too_late = loop {
-            let error = match writer.commit_where_it_stays(&waiting, &mut last_seen).await {
+            let error = match writer.commit_where_it_stays(&batch.jobs, &mut last_seen).await {
                 Ok(too_late) => break too_late,
                 Err(error) => error,
             };
+            if error.is_too_large() {
+                match &batch.jobs[..] {
+                    [Job::Accept { .. }] => {
+                        batch.refuse_new_plans(JournalError::TooLarge);
+                        break Vec::new();
+                    }
+                    [_] => {}
+                    _ => {
+                        batch.split();
+                        continue;
+                    }
+                }
+            }
             if matches!(error, JournalError::Fenced) {
                 tracing::error!(%error, "this planner was taken for dead; it writes nothing more");
-                readiness.set("journal", false);
+                writer.is_behind(true);
                 writer.fenced.cancel();
                 return;
             }
             failures += 1;
             record_counter(&JOURNAL_FAILURES, 1);
-            readiness.set("journal", false);
+            writer.is_behind(true);
             if failures == 1 {
                 tracing::error!(%error, "the journal cannot be written; no plan is accepted until it can");
             }
-            refuse_new_plans(&mut waiting, error);
-            if waiting.is_empty() {
+            batch.refuse_new_plans(error);
+            if batch.jobs.is_empty() {
                 break Vec::new();
             }
             tokio::time::sleep(RETRY_AFTER).await;
-            take(&mut waiting, &mut jobs);
-            refuse_new_plans(&mut waiting, JournalError::Behind);
+            batch.take(&mut jobs);
+            batch.refuse_new_plans(JournalError::Behind);
         };
-        if !waiting.is_empty() {
-            readiness.set("journal", true);
+        if !batch.jobs.is_empty() {
+            writer.is_behind(false);
         }
-        waiting.drain(..).enumerate().for_each(|(place, job)| job.answer(too_late.contains(&place)));
+        batch.answer(&too_late);
     }
 }
 
 /// Lets entries that nobody waits for wait for one that somebody does wait for: they cost no commit of their own then.
-async fn linger(waiting: &mut Vec<Job>, jobs: &mut mpsc::Receiver<Job>) {
+async fn linger(batch: &mut Batch, jobs: &mut mpsc::Receiver<Job>) {
     let end = tokio::time::Instant::now() + LINGER;
-    while waiting.len() < BATCH && !waiting.iter().any(Job::is_awaited) {
+    while !batch.is_full() && !batch.jobs.iter().any(Job::is_awaited) {
         match tokio::time::timeout_at(end, jobs.recv()).await {
-            Ok(Some(job)) => waiting.push(job),
-            // Time is up, or nobody is left to write.
+            Ok(Some(job)) => batch.push(job),
+            // Time is up, or no caller is left.
             Ok(None) | Err(_) => return,
         }
-        take(waiting, jobs);
+        batch.take(jobs);
     }
 }
 
-/// Lets everybody go first who is ready to: requests that have arrived and agents that have answered meanwhile share the commit
-/// then. Nobody is waited for.
-async fn gather(waiting: &mut Vec<Job>, jobs: &mut mpsc::Receiver<Job>) {
+/// Lets every task go first that is ready to: requests that have arrived and agents that have answered meanwhile share the
+/// commit then. None is waited for.
+async fn gather(batch: &mut Batch, jobs: &mut mpsc::Receiver<Job>) {
     let mut in_vain = 0;
-    while in_vain < LOOKS && waiting.len() < BATCH {
+    while in_vain < LOOKS && !batch.is_full() {
         // Behind every task that is ready, and behind a look at the sockets.
         tokio::task::yield_now().await;
-        in_vain = if take(waiting, jobs) { 0 } else { in_vain + 1 };
-    }
-}
-
-/// Takes what is there: whether there was something.
-fn take(waiting: &mut Vec<Job>, jobs: &mut mpsc::Receiver<Job>) -> bool {
-    let before = waiting.len();
-    while let Ok(job) = jobs.try_recv() {
-        waiting.push(job);
-    }
-    waiting.len() > before
-}
-
-/// Answers those who wait to have a plan accepted, and keeps the rest in order. The first is told `error` itself.
-fn refuse_new_plans(waiting: &mut Vec<Job>, error: JournalError) {
-    let mut error = Some(error);
-    for job in std::mem::take(waiting) {
-        match job {
-            Job::Accept { done, .. } => drop(done.send(Err(error.take().unwrap_or(JournalError::Behind)))),
-            progress @ Job::Progress { .. } => waiting.push(progress),
-        }
+        in_vain = if batch.take(jobs) { 0 } else { in_vain + 1 };
     }
 }
 
 impl Writer {
+    /// Says whether entries wait for a database that does not take them.
+    fn is_behind(&self, behind: bool) {
+        self.behind.store(behind, Ordering::Relaxed);
+        self.readiness.set("journal", !behind);
+    }
+
     /// As [`Self::commit`], to a database that was at its address a moment ago.
     async fn commit_where_it_stays(
         &self,

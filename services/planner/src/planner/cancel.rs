@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use phoenix_domain::{
     CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
+    dead_letter::check_reason,
     plan::PlanStatus,
     refusals::{no_such_plan, plan_has_ended},
 };
@@ -38,6 +39,7 @@ impl Planner {
         reason: String,
         key: Option<IdempotencyKey>,
     ) -> Result<Option<CorrelationId>, OrchestratorError> {
+        check_reason(&reason)?;
         let reason = if reason.is_empty() { NO_REASON.to_owned() } else { reason };
         match self.keys().take(key).await? {
             Use::First(claim) => self.end(plan_id, reason, Some(claim), false).await.map(|()| None),

@@ -7,12 +7,11 @@ use phoenix_domain::{
     AgentName, CorrelationId, FailureClass, OrchestratorErrorCode, PlanId, SweepId,
     dead_letter::DeadLetterState,
 };
-use serde::{Deserialize, Serialize};
 
 use super::TaskRef;
 
 /// Which dead letters are meant: those that meet everything that is given.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeadLetterFilter {
     /// Tasks for this agent.
     pub agent: Option<AgentName>,
@@ -89,7 +88,7 @@ pub struct OpenDeadLetters {
 }
 
 /// A request that deals with many dead letters at once.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sweep {
     /// Its name.
     pub sweep_id: SweepId,
@@ -104,8 +103,7 @@ pub struct Sweep {
 }
 
 /// What a sweep does.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum SweepAction {
     /// Redrives their plans, one after the other.
     Redrive {

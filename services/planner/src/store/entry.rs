@@ -8,7 +8,6 @@ use phoenix_domain::{
     action::ActionResult,
     plan::{AttemptOutcome, Plan, PlanStatus, TaskStatus},
 };
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::dead_letter::{DeadLetterFilter, Sweep};
@@ -17,8 +16,7 @@ use super::dead_letter::{DeadLetterFilter, Sweep};
 pub type Entries = Arc<[Entry]>;
 
 /// One step in the life of a plan, or of what is done about plans.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Entry {
     /// A plan was accepted, with its tasks.
     PlanAccepted {
@@ -125,6 +123,37 @@ pub enum Entry {
 }
 
 impl Entry {
+    /// Bytes that it takes in the log, roughly.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        const FRAME: usize = 256;
+        let error = |error: &OrchestratorError| {
+            error.message.len()
+                + error.details.iter().map(|(name, text)| name.len() + text.len()).sum::<usize>()
+        };
+        FRAME
+            + match self {
+                Self::PlanAccepted { plan } => plan.size(),
+                Self::TaskEnded { result: Ok(answer), .. } => {
+                    answer.data.text_len() + answer.metadata.text_len()
+                }
+                Self::TaskEnded { result: Err(problem), .. }
+                | Self::PlanEnded { result: Err(problem), .. } => error(problem),
+                Self::AttemptEnded {
+                    outcome: AttemptOutcome::Failed { class: _, message, stderr_tail },
+                    ..
+                } => message.len() + stderr_tail.len(),
+                Self::PlanRedriven { reason, .. } => reason.len(),
+                Self::KeyUsed { .. }
+                | Self::TaskDispatched { .. }
+                | Self::AttemptStarted { .. }
+                | Self::AttemptEnded { .. }
+                | Self::PlanEnded { .. }
+                | Self::SweepBegun { .. }
+                | Self::SweepEnded { .. } => 0,
+            }
+    }
+
     /// The plan that it is a step of, if it is one of a plan.
     #[must_use]
     pub fn plan_id(&self) -> Option<PlanId> {
@@ -141,14 +170,13 @@ impl Entry {
 }
 
 /// The name that a caller gave to a request it may send twice.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey {
     /// The name.
     pub key: String,
     /// What was asked for, as a digest.
     pub digest: String,
     /// The request that used it; none of a key from before this was kept.
-    #[serde(default)]
     pub by: Option<CorrelationId>,
 }
 
@@ -164,7 +192,7 @@ pub struct UsedKey {
 }
 
 /// A task by its plan and its place in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TaskRef {
     /// The plan.
     pub plan_id: PlanId,

@@ -23,12 +23,26 @@ pub enum JournalError {
     /// The database file is not at its path any more: what is written to it is lost.
     #[error("the journal's file is gone: {0}")]
     FileGone(String),
+    /// A plan is larger than the database can hold in one record.
+    #[error("the plan is larger than the journal can hold")]
+    TooLarge,
     /// The writer has ended, with the process.
     #[error("the journal is closed")]
     Closed,
     /// A row holds something this version can't read, or the file is damaged where it lies.
     #[error("the journal holds a damaged record: {0}")]
     Damaged(String),
+}
+
+impl JournalError {
+    /// Whether the database refuses what is to be written for its size (`SQLITE_TOOBIG`).
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => error.code().as_deref() == Some("18"),
+            _ => false,
+        }
+    }
 }
 
 impl From<sqlx::Error> for JournalError {
@@ -44,6 +58,9 @@ impl From<JournalError> for OrchestratorError {
             JournalError::Damaged(what) => Self::internal(format!(
                 "the journal holds a damaged record and cannot answer this from it: {what}"
             )),
+            JournalError::TooLarge => {
+                Self::invalid("tasks", "hold more than the journal can hold of one plan")
+            }
             JournalError::Taken => Self::new(OrchestratorErrorCode::Conflict, "another request came first"),
             JournalError::Database(_)
             | JournalError::Behind

@@ -21,11 +21,11 @@ mod lease;
 mod log;
 mod merge;
 mod presence;
+mod quarantine;
 mod read;
 mod recent;
 mod retention;
 mod rows;
-mod set_aside;
 mod stored;
 
 use std::sync::Arc;
@@ -75,6 +75,13 @@ impl SqliteStore {
         let options = sqlite::options(url, Durability::Full)?.create_if_missing(false);
         let presence = Presence::of(options.get_filename()).await;
         let log = Arc::new(Log::new(options));
+        let readmitted = log.exclusively(async |connection| quarantine::readmit(connection).await).await;
+        match readmitted {
+            Ok(0) => {}
+            Ok(plans) => tracing::info!(plans, "records taken out of quarantine"),
+            // The journal works without.
+            Err(error) => tracing::warn!(%error, "records in quarantine cannot be looked at"),
+        }
         let (mover, stop_moving) = (TaskTracker::new(), CancellationToken::new());
         let moving = log::keep_moving(Arc::clone(&log), readers.clone());
         mover.spawn(stop_moving.clone().run_until_cancelled_owned(moving));

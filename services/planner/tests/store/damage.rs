@@ -1,10 +1,14 @@
 //! A file with damage in it: what can be read is read, and goes on.
 
-use phoenix_domain::{PlanId, plan::Plan};
+use phoenix_domain::{
+    OrchestratorError,
+    json::Json,
+    plan::{Plan, PlanStatus},
+};
 use phoenix_planner::store::{self, Entry, JournalError, PlanFilter};
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
-use crate::{Fresh, accepted, at, claim, life, new_plan, plan_ended, plan_ids, sqlite, task_of, write};
+use crate::{Fresh, accepted, at, claim, life, new_plan, plan_ended, plan_ids, sqlite, write};
 
 impl Fresh {
     async fn alter(&self, sql: String) {
@@ -103,47 +107,209 @@ async fn what_cannot_even_be_named_does_not_keep_the_rest_from_being_taken_over(
     assert!(claim(&*fresh.store, "heir", &[]).await.unreadable.is_empty(), "told once");
 }
 
-/// Puts `entries` into the log between two plans that are well, looks for those, and counts what was set aside.
-async fn between_two_plans(entries: &[u8]) -> (Vec<Option<Plan>>, i64) {
-    let fresh = sqlite().await;
+/// Puts a row into the log between two plans that are well, opens the journal anew, and reads both: whether they are well, and
+/// how many records are in quarantine.
+async fn between_two_plans(row: &[u8]) -> (Fresh, [Option<Plan>; 2], i64) {
+    let mut fresh = sqlite().await;
     let plans = [new_plan(&["a"]), new_plan(&["a"])];
     write(&*fresh.store, "me", &[accepted(&plans[0])]).await.unwrap();
-    let mut file = SqliteConnection::connect(&fresh.url).await.unwrap();
-    sqlx::query("INSERT INTO log (planner, entries) VALUES ('me', CAST(? AS TEXT))")
-        .bind(entries)
-        .execute(&mut file)
-        .await
-        .unwrap();
+    fresh.append(row).await;
     write(&*fresh.store, "me", &[accepted(&plans[1]), plan_ended(&plans[1], 1)]).await.unwrap();
     // As after a restart: nothing is remembered of what was written.
-    let later = store::open(&fresh.url).await.unwrap();
-    let mut found = Vec::new();
-    for plan in &plans {
-        found.push(later.plan(plan.plan_id).await.ok().flatten());
+    fresh.store = store::open(&fresh.url).await.unwrap();
+    let mut found = [None, None];
+    for (plan, found) in plans.iter().zip(&mut found) {
+        *found = fresh.store.plan(plan.plan_id).await.ok().flatten();
     }
-    let kept = "SELECT count(*) FROM log_set_aside WHERE entries = CAST(? AS TEXT)";
-    let kept = sqlx::query_scalar(kept).bind(entries).fetch_one(&mut file).await.unwrap();
-    (found, kept)
+    let quarantined = fresh.quarantined().await;
+    (fresh, found, quarantined)
+}
+
+impl Fresh {
+    /// Adds a row to the log.
+    async fn append(&self, row: &[u8]) {
+        let mut file = SqliteConnection::connect(&self.url).await.unwrap();
+        let insert = sqlx::query("INSERT INTO log (planner, entries) VALUES ('me', CAST(? AS TEXT))");
+        insert.bind(row).execute(&mut file).await.unwrap();
+    }
+
+    /// Records in quarantine.
+    async fn quarantined(&self) -> i64 {
+        let mut file = SqliteConnection::connect(&self.url).await.unwrap();
+        let counts: (i64, i64) =
+            sqlx::query_as("SELECT count(*), (SELECT quarantined FROM journal) FROM quarantined_records")
+                .fetch_one(&mut file)
+                .await
+                .unwrap();
+        assert_eq!(counts.0, counts.1);
+        counts.0
+    }
 }
 
 #[tokio::test]
-async fn a_damaged_commit_is_set_aside_and_kept_and_the_rest_goes_on() {
-    let lost = new_plan(&["a"]);
-    let missing_plan =
-        Entry::AttemptStarted { task: task_of(&lost, 0), number: 1, at: at(1), worker: "w".into() };
-    let missing_plan = serde_json::to_vec(&[missing_plan]).unwrap();
-    let id = PlanId::generate().to_string();
-    for damaged in [b"no JSON".as_slice(), b"[{", b"[\"\xff\"]", b"", missing_plan.as_slice(), id.as_bytes()]
-    {
-        let (found, kept) = between_two_plans(damaged).await;
+async fn damaged_record_is_kept_in_quarantine_and_costs_nothing_else() {
+    let lost = new_plan(&["a"]).plan_id;
+    let missing_plan = format!(
+        r#"[{{"attempt_started":{{"task":{{"plan_id":"{lost}","ordinal":0}},"number":1,"at":"2026-01-31T12:00:00Z","worker":"w"}}}}]"#
+    );
+    let envelope = format!(r#"{{"v":1,"plan_id":"{lost}","record":{{"plan_ended":{{"plan_id":7}}}}}}"#);
+    for damaged in [
+        b"no JSON".as_slice(),
+        b"[{",
+        b"[\"\xff\"]",
+        br#"{"v":1,"record":"#,
+        lost.to_string().as_bytes(),
+        missing_plan.as_bytes(),
+        envelope.as_bytes(),
+    ] {
+        let (_, found, quarantined) = between_two_plans(damaged).await;
         let shown = String::from_utf8_lossy(damaged);
         assert!(found.iter().all(Option::is_some), "{shown}: {found:?}");
-        assert_eq!(kept, 1, "{shown}");
+        assert_eq!(quarantined, 1, "{shown}");
     }
 }
 
 #[tokio::test]
-async fn a_commit_of_another_version_is_not_damaged_and_waits_for_that_version() {
-    let (found, kept) = between_two_plans(br#"[{"from_the_future": {}}]"#).await;
-    assert_eq!((found, kept), (vec![None, None], 0));
+async fn record_of_a_newer_version_costs_its_own_plan_only() {
+    let own = new_plan(&["a"]).plan_id;
+    let in_envelope = format!(r#"{{"v":1,"plan_id":"{own}","record":{{"from_the_future":{{}}}}}}"#);
+    let of_version = format!(r#"{{"v":2,"plan_id":"{own}","record":[1]}}"#);
+    let of_status = format!(
+        r#"[{{"plan_ended":{{"plan_id":"{own}","status":"paused","at":"2026-01-31T12:00:00Z","result":{{"Ok":""}}}}}}]"#
+    );
+    for row in [r#"[{"from_the_future":{}}]"#, &in_envelope, &of_version, &of_status] {
+        let (fresh, found, quarantined) = between_two_plans(row.as_bytes()).await;
+        assert!(found.iter().all(Option::is_some), "{row}: {found:?}");
+        assert_eq!(quarantined, 1, "{row}");
+        if row.contains(&own.to_string()) {
+            let unreadable = fresh.store.plan(own).await;
+            assert!(matches!(unreadable, Err(JournalError::Damaged(_))), "{row}: {unreadable:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn unusable_record_in_a_shared_commit_costs_its_own_plan_only() {
+    for unusable in [
+        r#""plan_id":"{}","record":{"from_the_future":{}}"#,
+        r#""plan_id":"{}","record":{"attempt_started":{"task":{"plan_id":"{}","ordinal":9},"number":1,"at":"2026-01-31T12:00:00Z","worker":"w"}}"#,
+    ] {
+        let mut fresh = sqlite().await;
+        let plans: Vec<_> = (0..32).map(|_| new_plan(&["a", "b"])).collect();
+        for plan in &plans {
+            write(&*fresh.store, "me", &[accepted(plan)]).await.unwrap();
+        }
+        fresh.store.plan(plans[0].plan_id).await.unwrap();
+        let bad = plans[7].plan_id.to_string();
+        fresh.append(format!("{{\"v\":1,{}}}\n", unusable.replace("{}", &bad)).as_bytes()).await;
+        fresh.store = store::open(&fresh.url).await.unwrap();
+        // One commit for all of them, the damaged one's too.
+        let lives: Vec<_> = plans.iter().map(|plan| life(plan)[1..].into()).collect();
+        assert!(fresh.store.write("me", &lives).await.unwrap().is_empty());
+        for (n, plan) in plans.iter().enumerate() {
+            let read = fresh.store.plan(plan.plan_id).await;
+            let events = fresh.store.events(plan.plan_id, 0, 100).await;
+            if n == 7 {
+                assert!(matches!(read, Err(JournalError::Damaged(_))), "{read:?}");
+                assert!(matches!(events, Err(JournalError::Damaged(_))), "{events:?}");
+            } else {
+                assert_eq!(read.unwrap().unwrap().status, PlanStatus::Succeeded);
+                assert_eq!(events.unwrap().len(), 12);
+            }
+        }
+        let own = life(&plans[7]).len() as i64 - 1;
+        assert_eq!(fresh.quarantined().await, 1 + own, "its later records follow it");
+        assert_eq!(
+            fresh.store.plans(&PlanFilter { limit: 100, ..PlanFilter::default() }).await.unwrap().items.len(),
+            32
+        );
+    }
+}
+
+#[tokio::test]
+async fn quarantined_plan_is_readmitted_by_a_version_that_knows_it() {
+    let fresh = sqlite().await;
+    let plan = new_plan(&["a", "b"]);
+    let (plan_id, correlation_id, task_id) = (plan.plan_id, plan.correlation_id, plan.tasks[0].task_id);
+    let record = format!(
+        r#"{{"v":1,"plan_id":"{plan_id}","record":{{"plan_accepted":{{"plan":{{"plan_id":"{plan_id}","correlation_id":"{correlation_id}","kind":"graph","status":"pending","created_at":"2026-01-31T12:00:00Z","context":"","tasks":[{{"task_id":"{task_id}","spec":{{"key":"t0","agent":"a","action":"do","payload":{{}},"depends_on":[],"on_failure":"fail"}},"status":"queued","queued_at":"2026-01-31T12:00:00Z"}}]}}}}}}}}"#
+    );
+    fresh
+        .alter(format!(
+            "INSERT INTO quarantined_records (plan_id, at, reason, is_unknown, planner, record)
+             VALUES ('{plan_id}', 0, 'a kind of this version', 1, 'me', '{record}')"
+        ))
+        .await;
+    assert!(fresh.store.plan(plan_id).await.is_err());
+    let newer = store::open(&fresh.url).await.unwrap();
+    assert_eq!(newer.plan(plan_id).await.unwrap().unwrap().plan_id, plan_id);
+    assert_eq!(fresh.quarantined().await, 0);
+}
+
+#[tokio::test]
+async fn records_of_every_version_are_read() {
+    for records in [&include_bytes!("records/0.1.0.json")[..], include_bytes!("records/1.jsonl")] {
+        let fresh = sqlite().await;
+        fresh.append(records).await;
+        let read = async |id: &str| fresh.store.plan(id.parse().unwrap()).await.unwrap().unwrap();
+        let plan = read("01a21740-b794-71a6-8e39-000000000001").await;
+        assert_eq!(fresh.quarantined().await, 0);
+        let redriven = read("01a21740-b794-71a6-8e39-000000000002").await;
+        assert_eq!((plan.status, plan.redriven_as), (PlanStatus::Failed, Some(redriven.plan_id)));
+        assert_eq!((redriven.status, redriven.output.as_deref()), (PlanStatus::Succeeded, Some("hello")));
+        let [a, b] = &plan.tasks[..] else { panic!("{plan:?}") };
+        assert_eq!(
+            a.spec.payload.to_string(),
+            r#"{"n":12345678901234567890123,"$serde_json::private::RawValue":"[1,2]"}"#
+        );
+        let output = a.output.as_ref().unwrap();
+        assert_eq!(output.data.to_string(), r#"{"n":12345678901234567890123}"#);
+        assert_eq!((output.metadata.to_string().as_str(), a.attempts.len()), (r#"{"m":1}"#, 2));
+        let error = b.error.as_ref().unwrap();
+        assert_eq!((&*error.message, error.retry_after.unwrap().as_millis()), ("no", 1500));
+        assert_eq!(fresh.store.events(plan.plan_id, 0, 100).await.unwrap().len(), 12);
+    }
+}
+
+#[tokio::test]
+async fn depth_of_an_older_journal_is_read_with_its_neighbours() {
+    let fresh = sqlite().await;
+    let mut deep = new_plan(&["a", "b"]);
+    let nested = format!("{{\"x\":{}{}}}", "[".repeat(123), "]".repeat(123));
+    deep.tasks[0].spec.payload = Json::parse_stored(&nested).unwrap().try_into().unwrap();
+    let others: Vec<_> = (0..31).map(|_| new_plan(&["a"])).collect();
+    let groups: Vec<_> =
+        std::iter::once(&deep).chain(&others).map(|plan| [accepted(plan)][..].into()).collect();
+    fresh.store.write("me", &groups).await.unwrap();
+    let reopened = store::open(&fresh.url).await.unwrap();
+    for plan in others.iter().chain([&deep]) {
+        assert_eq!(reopened.plan(plan.plan_id).await.unwrap().as_ref(), Some(plan));
+    }
+}
+
+#[tokio::test]
+async fn page_ends_early_when_its_rows_are_large() {
+    let fresh = sqlite().await;
+    let mut plans = Vec::new();
+    for second in 0..24 {
+        let plan = new_plan(&["a"]);
+        let error = OrchestratorError::internal("x".repeat(900_000));
+        let (plan_id, status) = (plan.plan_id, PlanStatus::Failed);
+        let ended = Entry::PlanEnded { plan_id, status, at: at(second), result: Err(error) };
+        write(&*fresh.store, "me", &[accepted(&plan), ended]).await.unwrap();
+        plans.insert(0, plan_id);
+    }
+    let (mut listed, mut pages, mut before) = (Vec::new(), 0, None);
+    loop {
+        let page =
+            fresh.store.plans(&PlanFilter { before, limit: 500, ..PlanFilter::default() }).await.unwrap();
+        listed.extend(page.items.iter().map(|plan| plan.plan_id));
+        pages += 1;
+        before = page.last;
+        if before.is_none() {
+            break;
+        }
+    }
+    assert_eq!(listed, plans);
+    assert_eq!(pages, 6, "four to a page");
 }

@@ -230,13 +230,12 @@ pub(super) async fn list(
          JOIN tasks ON tasks.plan_id = page.plan_id AND tasks.ordinal = page.ordinal
          ORDER BY page.at DESC, page.plan_id DESC, page.ordinal DESC",
     );
-    let rows = query.build().fetch_all(pool).await?;
     let place = |row: &SqliteRow| {
         let plan_id = row.try_get::<String, _>("plan_id").ok()?.parse().ok()?;
         let ordinal = usize::try_from(row.try_get::<i64, _>("ordinal").ok()?).ok()?;
         Some(DeadLetterPlace { at: time(row.try_get("at").ok()?).ok()?, task: TaskRef { plan_id, ordinal } })
     };
-    Ok(page(rows, *limit, place, |row| DeadLetterRow::from_row(row)?.read()))
+    page(query.build().fetch(pool), *limit, place, |row| DeadLetterRow::from_row(row)?.read()).await
 }
 
 /// Conditions are written only where they filter, so that each shape finds its index: the key where the plans are known

@@ -1,11 +1,14 @@
 //! A plan that is kept whole: the one task that it had, with its attempts, as a JSON document. What is read are the rows that
 //! the tables would hold instead.
 
-use phoenix_domain::{OrchestratorError, TaskId, action::ActionResult, json::Object};
+use phoenix_domain::{TaskId, json::Object};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::stored::{AttemptRow, TaskRow};
+use super::{
+    super::record::{AnswerV1, ErrorV1},
+    stored::{AttemptRow, TaskRow},
+};
 
 /// As it is written.
 #[derive(Debug, Serialize)]
@@ -30,9 +33,9 @@ pub(super) struct EndedTask<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ended_at: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) output: Option<&'a ActionResult>,
+    pub(super) output: Option<AnswerV1>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) error: Option<&'a OrchestratorError>,
+    pub(super) error: Option<ErrorV1>,
 }
 
 #[derive(Debug, Serialize)]

@@ -18,11 +18,12 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool, sqlite::Sql
 use tokio::sync::{Mutex, Notify};
 
 use super::{
+    super::record,
     Entries, Entry, JournalError, claims, dead_letters,
     merge::Batch,
+    quarantine::{self, Blocked, Quarantined},
     recent::{Commit, Recent, RecentCommits, Remembered},
     rows::{self, Rows, Script},
-    set_aside,
 };
 
 /// How old entries get before they are moved. What follows each other within this time is merged.
@@ -38,12 +39,11 @@ const MOVE_BYTES: i64 = 256 * 1024;
 const APPEND: &str = "
     INSERT INTO log (planner, entries) SELECT ?1, ?2 WHERE EXISTS (SELECT 1 FROM planners WHERE instance = ?1)";
 
-/// The oldest commits, in one row: every row that a statement answers is a message from SQLite's thread.
-const OLDEST: &str = r#"
-    SELECT max(seq), group_concat('{"planner":"' || planner || '","entries":' || entries || '}', ',' ORDER BY seq),
-           (SELECT position FROM journal)
+/// The oldest commits, up to a number of bytes.
+const OLDEST: &str = "
+    SELECT seq, planner, CAST(entries AS BLOB)
     FROM (SELECT *, sum(length(entries)) OVER (ORDER BY seq) - length(entries) AS before FROM log ORDER BY seq LIMIT 1024)
-    WHERE before < ?"#;
+    WHERE before < ? ORDER BY seq";
 
 /// The wait after a move that failed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -134,7 +134,7 @@ impl Log {
             Err(error) => Err(error),
         };
         match moved {
-            Err(error) if set_aside::may_be_one_commit(&error) => self.move_one(readers).await,
+            Err(error) if quarantine::is_constraint(&error) => self.move_one(readers).await,
             moved => moved,
         }
     }
@@ -142,6 +142,7 @@ impl Log {
     /// Moves a part of the log into the tables: the number of its last commit.
     pub(super) async fn apply(&self, moves: Move) -> Result<Option<i64>, JournalError> {
         let (last, ahead, moved_to) = (moves.last, moves.ahead.clone(), moves.moved_to());
+        let quarantined = moves.quarantined.clone();
         let moved = self.exclusively(async |connection| {
             // Without an fsync: a move that is lost with the power leaves the log as it was, and the next commit of the log
             // syncs what came before it.
@@ -152,7 +153,10 @@ impl Log {
             Ok(())
         });
         match moved.await {
-            Ok(()) => Ok(Some(last)),
+            Ok(()) => {
+                quarantined.iter().for_each(Quarantined::log);
+                Ok(Some(last))
+            }
             Err(JournalError::Database(sqlx::Error::Database(error))) if error.message() == "moved" => {
                 Ok(Some(i64::MIN))
             }
@@ -178,15 +182,17 @@ impl Log {
             && (!commits.is_empty() || !later.is_empty())
         {
             let Some(last) = commits.last().map(|recent| recent.seq) else { return Ok(None) };
-            let (position, count): (i64, i64) = sqlx::query_as(
-                "SELECT (SELECT position FROM journal), (SELECT count(*) FROM log WHERE seq <= ?)",
+            let (position, quarantined, count): (i64, i64, i64) = sqlx::query_as(
+                "SELECT position, quarantined, (SELECT count(*) FROM log WHERE seq <= ?) FROM journal",
             )
             .bind(last)
             .fetch_one(readers)
             .await?;
-            if position == known_position && usize::try_from(count) == Ok(commits.len()) {
+            // Records in quarantine concern those that follow: the log tells which.
+            if position == known_position && quarantined == 0 && usize::try_from(count) == Ok(commits.len()) {
                 let commits = commits.into_iter().map(|recent| recent.commit).collect();
-                return Ok(Some(Oldest { last, commits, later, whole: ahead, position }));
+                let quarantined = Vec::new();
+                return Ok(Some(Oldest { last, commits, later, whole: ahead, position, quarantined }));
             }
             self.recent.forget();
         }
@@ -196,7 +202,7 @@ impl Log {
     /// Makes entries durable that nothing has to be decided for.
     async fn append_plainly(&self, planner: &str, groups: &[Entries]) -> Result<(), JournalError> {
         let commit = Arc::new(Commit { planner: planner.to_owned(), groups: groups.to_vec() });
-        let text = rows::json(&commit.entries().collect::<Vec<_>>());
+        let text = record::lines(commit.entries());
         let bytes = text.len();
         self.exclusively(async |connection| {
             let done = sqlx::query(APPEND).bind(planner.to_owned()).bind(text).execute(connection).await?;
@@ -222,26 +228,70 @@ pub(super) struct Oldest {
     whole: HashSet<PlanId>,
     /// Of the last event, before this is moved.
     position: i64,
+    /// Records that the tables do not take.
+    quarantined: Vec<Quarantined>,
+}
+
+/// A row of the log.
+#[derive(Debug, Clone)]
+pub(super) struct StoredCommit {
+    seq: i64,
+    planner: String,
+    text: Vec<u8>,
+}
+
+impl StoredCommit {
+    /// The oldest rows of the log, up to `bytes`, with the journal's position before they are moved.
+    async fn read(
+        connection: &mut SqliteConnection,
+        bytes: i64,
+    ) -> Result<Option<(Vec<Self>, i64)>, JournalError> {
+        // First, so that a move by another process in between is noticed.
+        let position = sqlx::query_scalar("SELECT position FROM journal").fetch_one(&mut *connection).await?;
+        let rows: Vec<(i64, String, Vec<u8>)> =
+            sqlx::query_as(OLDEST).bind(bytes).fetch_all(&mut *connection).await?;
+        let rows: Vec<_> = rows.into_iter().map(|(seq, planner, text)| Self { seq, planner, text }).collect();
+        Ok((!rows.is_empty()).then_some((rows, position)))
+    }
+
+    /// The oldest row.
+    pub(super) async fn oldest(
+        connection: &mut SqliteConnection,
+    ) -> Result<Option<(Self, i64)>, JournalError> {
+        let oldest = Self::read(connection, 1).await?;
+        Ok(oldest.and_then(|(rows, position)| Some((rows.into_iter().next()?, position))))
+    }
 }
 
 impl Oldest {
     async fn read(connection: &mut SqliteConnection) -> Result<Option<Self>, JournalError> {
-        let (last, commits, position): (Option<i64>, Option<String>, i64) =
-            sqlx::query_as(OLDEST).bind(MOVE_BYTES).fetch_one(&mut *connection).await?;
-        let Some(last) = last else { return Ok(None) };
-        let commits = format!("[{}]", commits.unwrap_or_default());
-        let unreadable = |_| JournalError::Damaged("log.entries holds other JSON than is expected".into());
-        let commits = serde_json::from_str(&commits).map_err(unreadable)?;
-        Self::of(connection, last, commits, position).await.map(Some)
+        let Some((rows, position)) = StoredCommit::read(connection, MOVE_BYTES).await? else {
+            return Ok(None);
+        };
+        let mut blocked = quarantine::blocked(connection).await?;
+        Self::of(connection, rows, position, &mut blocked).await.map(Some)
     }
 
-    /// These commits, of which nothing is remembered.
+    /// The plans that its commits are about.
+    pub(super) fn plans(&self) -> HashSet<PlanId> {
+        self.commits.iter().flat_map(|commit| commit.entries()).filter_map(Entry::plan_id).collect()
+    }
+
+    /// These rows of the log, of which nothing is remembered. Records of plans that are `blocked`, or that turn out to be
+    /// unusable, go into quarantine.
     pub(super) async fn of(
         connection: &mut SqliteConnection,
-        last: i64,
-        commits: Vec<Commit>,
+        rows: Vec<StoredCommit>,
         position: i64,
+        blocked: &mut Blocked,
     ) -> Result<Self, JournalError> {
+        let last = rows.last().map_or(i64::MIN, |row| row.seq);
+        let (mut commits, mut quarantined) = (Vec::with_capacity(rows.len()), Vec::new());
+        for StoredCommit { seq: _, planner, text } in rows {
+            let (entries, unusable) = quarantine::sift(&planner, &text, blocked);
+            quarantined.extend(unusable);
+            commits.push(Commit { planner, groups: vec![entries.into()] });
+        }
         let plans: HashSet<_> = commits.iter().flat_map(Commit::entries).filter_map(Entry::plan_id).collect();
         let whole: Vec<String> = sqlx::query_scalar(
             "SELECT plan_id FROM plans WHERE plan_id IN (SELECT value FROM json_each(?)) AND document IS NOT NULL",
@@ -251,15 +301,19 @@ impl Oldest {
         .await?;
         let whole = whole.iter().filter_map(|id| id.parse().ok()).collect();
         let commits = commits.into_iter().map(Arc::new).collect();
-        Ok(Self { last, commits, later: Vec::new(), whole, position })
+        Ok(Self { last, commits, later: Vec::new(), whole, position, quarantined })
     }
 
     pub(super) fn into_move(self) -> Move {
-        let Self { last, commits, later, whole, position } = self;
+        let Self { last, commits, later, whole, position, quarantined } = self;
         let mut batch = Batch::default();
         commits.iter().for_each(|commit| batch.add(commit, &whole));
         let ahead = batch.look_ahead(later.iter().map(|commit| &**commit));
-        Move { last, position, ahead, rows: batch.into_rows(position) }
+        let mut rows = batch.into_rows(position);
+        // The position tells of every move, also of one that holds no event.
+        rows.event_count += i64::try_from(quarantined.len()).unwrap_or(i64::MAX);
+        rows.quarantined = quarantined.iter().cloned().map(Quarantined::into_row).collect();
+        Move { last, position, ahead, rows, quarantined }
     }
 }
 
@@ -269,6 +323,7 @@ pub(super) struct Move {
     position: i64,
     ahead: HashSet<PlanId>,
     rows: Rows,
+    quarantined: Vec<Quarantined>,
 }
 
 impl Move {
@@ -279,10 +334,15 @@ impl Move {
 
     /// Adds what it takes to `script`. It is refused when another process has moved something meanwhile.
     async fn write(self, script: &mut Script<'_>) -> Result<(), sqlx::Error> {
-        let Self { last, position, ahead: _, rows } = self;
+        let Self { last, position, ahead: _, rows, quarantined: _ } = self;
         let moved = sqlx::query("INSERT INTO log_move (position, events, last_seq) VALUES (?, ?, ?)");
         script.run(moved.bind(position).bind(rows.event_count).bind(last)).await?;
         rows.write(script).await
+    }
+
+    /// Adds only the rows.
+    pub(super) async fn write_rows(self, script: &mut Script<'_>) -> Result<(), sqlx::Error> {
+        self.rows.write(script).await
     }
 }
 
@@ -332,7 +392,8 @@ struct LogRow {
 impl LogRow {
     fn of(planner: &str, entries: &[&Entry]) -> Self {
         let keys: Vec<_> = entries.iter().filter_map(|entry| key_row(entry)).collect();
-        Self { planner: planner.to_owned(), entries: rows::json(&entries), keys: rows::json(&keys) }
+        let entries = record::lines(entries.iter().copied());
+        Self { planner: planner.to_owned(), entries, keys: rows::json(&keys) }
     }
 
     async fn append(self, connection: &mut SqliteConnection) -> Result<(), JournalError> {

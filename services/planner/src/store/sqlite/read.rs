@@ -1,7 +1,8 @@
 //! Reading the journal.
 
+use futures_util::{Stream, TryStreamExt};
 use jiff::Timestamp;
-use phoenix_domain::{PlanId, plan::Plan};
+use phoenix_domain::{PlanId, limits::MAX_VIEW_BYTES, plan::Plan};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use sqlx::{FromRow, Row, Sqlite, SqlitePool, sqlite::SqliteRow};
@@ -10,6 +11,7 @@ use super::{
     super::Unreadable,
     Event, JournalError, Page, PlanFilter, UsedKey,
     document::StoredDocument,
+    quarantine,
     rows::{self, micros},
     stored::{AttemptRow, PlanRow, TaskRow, damaged, from_json, parse, time},
 };
@@ -21,7 +23,13 @@ const PLAN_COLUMNS: &str =
 const DOCUMENT_COLUMN: &str = "documents.document";
 
 const DOCUMENT: &str =
-    "(SELECT document FROM documents WHERE documents.position = plans.document) AS document";
+    "(SELECT document FROM documents WHERE documents.position = plans.document) AS document,
+     EXISTS (SELECT 1 FROM quarantined_records AS q WHERE q.plan_id = plans.plan_id) AS is_blocked";
+
+/// A listing shows no output and no context.
+const SUMMARY_COLUMNS: &str =
+    "plan_id, correlation_id, kind, status, created_at, deadline_at, ended_at, '' AS context, NULL AS output, error,
+     redrive_of, (SELECT later.plan_id FROM plans AS later WHERE later.redrive_of = plans.plan_id) AS redriven_as";
 
 /// Whole plans, in the order of their ids, all of the same moment; those that are there. One that can't be read does not
 /// spoil the others.
@@ -45,10 +53,22 @@ pub(super) async fn whole_plans(
         .bind(&plan_ids)
         .fetch_all(&mut *snapshot)
         .await?;
+    let lost: Vec<String> = sqlx::query_scalar(
+        "SELECT DISTINCT plan_id FROM quarantined_records
+         WHERE plan_id IN (SELECT value FROM json_each(?)) AND plan_id NOT IN (SELECT plan_id FROM plans)",
+    )
+    .bind(&plan_ids)
+    .fetch_all(&mut *snapshot)
+    .await?;
     drop(snapshot);
     let (mut tasks, mut attempts) = (tasks.into_iter().peekable(), attempts.into_iter().peekable());
     let mut whole = Vec::with_capacity(plans.len());
-    for WholePlanRow { plan, document } in plans {
+    for WholePlanRow { plan, document, is_blocked } in plans {
+        if is_blocked {
+            let plan_id = parse("plans.plan_id", &plan.plan_id)?;
+            whole.push((plan_id, Err(quarantine::unreadable(plan_id))));
+            continue;
+        }
         if let Some(document) = document {
             whole.push((parse("plans.plan_id", &plan.plan_id)?, whole_plan(plan, &document)));
             continue;
@@ -57,6 +77,10 @@ pub(super) async fn whole_plans(
         let own_attempts = std::iter::from_fn(|| attempts.next_if(|attempt| attempt.plan_id == plan.plan_id));
         let own_attempts = own_attempts.collect();
         whole.push((parse("plans.plan_id", &plan.plan_id)?, plan.with(own_tasks, own_attempts)));
+    }
+    for plan_id in lost {
+        let plan_id = parse("quarantined_records.plan_id", &plan_id)?;
+        whole.push((plan_id, Err(quarantine::unreadable(plan_id))));
     }
     Ok(whole)
 }
@@ -67,6 +91,7 @@ struct WholePlanRow {
     #[sqlx(flatten)]
     plan: PlanRow,
     document: Option<String>,
+    is_blocked: bool,
 }
 
 fn whole_plan(plan: PlanRow, document: &str) -> Result<Plan, JournalError> {
@@ -85,7 +110,7 @@ pub(super) async fn plans(
     // Conditions are written only where they filter, so that each shape finds its index.
     let mut query = sqlx::QueryBuilder::new("");
     let select = |query: &mut sqlx::QueryBuilder<Sqlite>, of_agent: &[&'static str]| {
-        query.push("SELECT ").push(PLAN_COLUMNS).push(" FROM plans WHERE TRUE");
+        query.push("SELECT ").push(SUMMARY_COLUMNS).push(" FROM plans WHERE TRUE");
         if let (Some(agent), [before, after]) = (agent, of_agent) {
             query.push(*before).push_bind(agent.as_str().to_owned()).push(*after);
         }
@@ -114,25 +139,30 @@ pub(super) async fn plans(
         select(&mut query, &[]);
     }
     query.push(" ORDER BY plan_id DESC LIMIT ").push_bind(i64::from(*limit) + 1);
-    let rows = query.build().fetch_all(pool).await?;
     let place = |row: &SqliteRow| row.try_get::<String, _>("plan_id").ok()?.parse().ok();
-    Ok(page(rows, *limit, place, |row| PlanRow::from_row(row)?.read()))
+    page(query.build().fetch(pool), *limit, place, |row| PlanRow::from_row(row)?.read()).await
 }
 
 /// A page of a listing, of which one row more than `limit` was asked for: whether it is there tells whether another page
-/// follows. What can't be read does not keep the rest from being listed.
-pub(super) fn page<T, P>(
-    mut rows: Vec<SqliteRow>,
+/// follows. A page ends early when its rows hold more than [`MAX_VIEW_BYTES`], and has one row at least. What can't be read
+/// does not keep the rest from being listed.
+pub(super) async fn page<T, P>(
+    mut rows: impl Stream<Item = Result<SqliteRow, sqlx::Error>> + Unpin,
     limit: u32,
     place: impl Fn(&SqliteRow) -> Option<P>,
     read: impl Fn(&SqliteRow) -> Result<T, JournalError>,
-) -> Page<T, P> {
-    let goes_on = rows.len() > limit as usize;
-    rows.truncate(limit as usize);
-    let last = rows.iter().rev().find_map(place).filter(|_| goes_on);
-    let mut page = Page { items: Vec::with_capacity(rows.len()), unreadable: Vec::new(), last };
-    for row in &rows {
-        match read(row) {
+) -> Result<Page<T, P>, JournalError> {
+    let mut page = Page { items: Vec::new(), unreadable: Vec::new(), last: None };
+    let (mut count, mut bytes, mut last) = (0, 0, None);
+    while let Some(row) = rows.try_next().await? {
+        bytes += weight(&row);
+        if count == limit || (count > 0 && bytes > MAX_VIEW_BYTES) {
+            page.last = last;
+            break;
+        }
+        count += 1;
+        last = place(&row).or(last);
+        match read(&row) {
             Ok(item) => page.items.push(item),
             Err(error) => {
                 let id = row.try_get("plan_id").unwrap_or_default();
@@ -140,7 +170,14 @@ pub(super) fn page<T, P>(
             }
         }
     }
-    page
+    Ok(page)
+}
+
+/// Bytes of a row of a listing, as far as they may be many.
+fn weight(row: &SqliteRow) -> usize {
+    const REST: usize = 512;
+    let text = |column| row.try_get::<Option<&str>, _>(column).ok().flatten().map_or(0, str::len);
+    REST + ["error", "reason"].into_iter().map(text).sum::<usize>()
 }
 
 /// How `key` was first used, unless that was before `not_before`.
@@ -170,6 +207,9 @@ pub(super) async fn events(
 ) -> Result<Vec<Event>, JournalError> {
     let after = i64::try_from(position).unwrap_or(i64::MAX);
     let mut snapshot = pool.begin().await?;
+    if quarantine::is_blocked(&mut snapshot, plan_id).await? {
+        return Err(quarantine::unreadable(plan_id));
+    }
     // From the row in which `after` lies.
     let mut rows: Vec<(i64, String)> = sqlx::query_as(
         "SELECT position, events FROM events WHERE plan_id = ?1 AND position >= coalesce(

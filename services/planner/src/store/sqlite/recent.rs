@@ -9,33 +9,17 @@ use std::{
     time::Instant,
 };
 
-use phoenix_domain::PlanId;
-use serde::Deserialize;
-
 use super::{Entries, Entry};
+use phoenix_domain::PlanId;
 
 /// What is remembered at most, in bytes of the log: if moves fail for long, memory must not grow with the log.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
 
 /// What one planner wrote at once.
-#[derive(Debug, Deserialize)]
-#[serde(from = "StoredCommit")]
+#[derive(Debug)]
 pub(super) struct Commit {
     pub(super) planner: String,
     pub(super) groups: Vec<Entries>,
-}
-
-/// As the log has it.
-#[derive(Deserialize)]
-struct StoredCommit {
-    planner: String,
-    entries: Entries,
-}
-
-impl From<StoredCommit> for Commit {
-    fn from(StoredCommit { planner, entries }: StoredCommit) -> Self {
-        Self { planner, groups: vec![entries] }
-    }
 }
 
 impl Commit {

@@ -46,7 +46,9 @@ pub(super) struct Rows {
     /// Of plans that were taken up again.
     pub(super) redrives: Vec<Row>,
     pub(super) events: Vec<Row>,
-    /// How many events these rows hold.
+    /// Of records that the tables do not take.
+    pub(super) quarantined: Vec<Row>,
+    /// How far they move the journal's position: their events, and a step for each record in quarantine.
     pub(super) event_count: i64,
 }
 
@@ -136,6 +138,9 @@ const REDRIVES: Statement = Statement(
 
 const EVENTS: Statement = Statement("INSERT INTO events (plan_id, position, events) ", "");
 
+const QUARANTINED: Statement =
+    Statement("INSERT INTO quarantined_records (plan_id, at, reason, is_unknown, planner, record) ", "");
+
 /// A statement in a few sizes that are kept prepared: to prepare one costs as much as to run it.
 struct Kept([(usize, String); 3]);
 
@@ -174,6 +179,7 @@ impl Rows {
             dead_letters,
             redrives,
             events,
+            quarantined,
             event_count: _,
         } = self;
         script.kept(&KEPT_DOCUMENTS, &mut documents).await?;
@@ -191,6 +197,7 @@ impl Rows {
             (DEAD_LETTERS, dead_letters),
             (REDRIVES, redrives),
             (EVENTS, events),
+            (QUARANTINED, quarantined),
         ] {
             script.rows(&statement, rows).await?;
         }

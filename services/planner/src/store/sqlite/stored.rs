@@ -4,14 +4,14 @@ use jiff::Timestamp;
 use phoenix_domain::{
     FailureClass, OrchestratorError,
     action::ActionResult,
-    json::{Json, JsonError, Object},
+    json::Object,
     plan::{Attempt, AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
 };
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::value::RawValue;
 use sqlx::FromRow;
 
 use super::{
+    super::record,
     JournalError,
     document::{optional_text, text},
 };
@@ -141,7 +141,10 @@ impl TaskRow {
             queued_at: time(queued_at)?,
             dispatched_at: dispatched_at.map(time).transpose()?,
             ended_at: ended_at.map(time).transpose()?,
-            output: output.map(|text| stored_result("tasks.output", &text)).transpose()?,
+            output: output
+                .map(|text| record::read_answer(&text))
+                .transpose()
+                .map_err(|problem| unreadable("tasks.output", &problem))?,
             error: stored_error(error.as_deref())?,
             attempts: Vec::new(),
         })
@@ -212,29 +215,9 @@ pub(super) fn parse<T: std::str::FromStr>(column: &str, text: &str) -> Result<T,
     text.parse().map_err(|_| damaged(column, text))
 }
 
-/// An agent's answer.
-fn stored_result(column: &str, text: &str) -> Result<ActionResult, JournalError> {
-    #[derive(Deserialize)]
-    struct Stored {
-        output_type: String,
-        data: Box<RawValue>,
-        metadata: Option<Box<RawValue>>,
-    }
-    let Stored { output_type, data, metadata } = from_json(column, text)?;
-    let wrong = |error: JsonError| unreadable(column, &error);
-    Ok(ActionResult {
-        output_type,
-        data: Json::parse_stored(data.get()).map_err(wrong)?,
-        metadata: match metadata {
-            Some(metadata) => Object::parse_stored(metadata.get()).map_err(wrong)?,
-            None => Object::new(),
-        },
-    })
-}
-
 /// The message names the column and the problem, and not the text, which is a caller's.
-fn unreadable(column: &str, error: &JsonError) -> JournalError {
-    JournalError::Damaged(format!("{column} {error}"))
+fn unreadable(column: &str, problem: &impl std::fmt::Display) -> JournalError {
+    JournalError::Damaged(format!("{column} {problem}"))
 }
 
 /// The message names the column and the position, and not the text, which is a caller's.
@@ -249,7 +232,7 @@ pub(super) fn from_json<T: DeserializeOwned>(column: &str, text: &str) -> Result
 }
 
 pub(super) fn stored_error(text: Option<&str>) -> Result<Option<OrchestratorError>, JournalError> {
-    text.map(|text| from_json("error", text)).transpose()
+    text.map(record::read_error).transpose().map_err(|problem| unreadable("error", &problem))
 }
 
 pub(super) fn time(micros: i64) -> Result<Timestamp, JournalError> {

@@ -7,6 +7,7 @@ use phoenix_domain::{
 
 use super::{
     super::{
+        super::record::{answer_text, error_text},
         document::{Document, EndedAttempt, EndedTask},
         rows::{Cell, Row, Rows, json, micros, row},
     },
@@ -39,7 +40,7 @@ impl PlanSteps<'_> {
             (Some(_), _) => rows.plans.push(self.plan_row(None)),
             (None, Some(PlanChange { status, ended_at, result })) => {
                 let (_, error) = parts(*result);
-                rows.plan_changes.push(row![plan_id, status.as_str(), *ended_at, error.map(json)]);
+                rows.plan_changes.push(row![plan_id, status.as_str(), *ended_at, error.map(error_text)]);
             }
             (None, None) => {}
         }
@@ -52,7 +53,7 @@ impl PlanSteps<'_> {
         for TaskSteps { ordinal, change, .. } in steps {
             if let Some(TaskChange { status, dispatched_at, ended_at, result }) = change {
                 let (output, error) = parts(*result);
-                let (output, error) = (output.map(json), error.map(json));
+                let (output, error) = (output.map(answer_text), error.map(error_text));
                 rows.task_changes.push(row![
                     plan_id,
                     *ordinal,
@@ -102,7 +103,7 @@ impl PlanSteps<'_> {
             deadline_at.map(micros),
             context.as_str(),
             change.and_then(|change| change.ended_at),
-            error.map(json),
+            error.map(error_text),
             *redrive_of,
             document,
             agent
@@ -127,8 +128,8 @@ impl PlanSteps<'_> {
             micros(*queued_at),
             change.and_then(|change| change.dispatched_at),
             change.and_then(|change| change.ended_at),
-            output.map(json),
-            error.map(json)
+            output.map(answer_text),
+            error.map(error_text)
         ]
     }
 
@@ -184,8 +185,8 @@ impl PlanSteps<'_> {
                 queued_at: micros(*queued_at),
                 dispatched_at: change.and_then(|change| change.dispatched_at),
                 ended_at: change.and_then(|change| change.ended_at),
-                output,
-                error,
+                output: output.map(Into::into),
+                error: error.map(Into::into),
             },
             attempts: steps.map_or(&[][..], |steps| &steps.attempts).iter().filter_map(attempt).collect(),
         }
