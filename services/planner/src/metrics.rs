@@ -68,10 +68,10 @@ pub const UNREADABLE: Metric = Metric::gauge(
     "phoenix_plans_unreadable",
     "Plans whose record in the journal was found to be damaged since the start.",
 );
-/// Commits that the tables did not take.
+/// Records that the tables did not take.
 pub const COMMITS_SET_ASIDE: Metric = Metric::counter(
     "phoenix_journal_commits_set_aside_total",
-    "Commits of the journal's log that are damaged and were set aside.",
+    "Journal records that cannot be used and are kept in quarantine.",
 );
 /// Plans that went because they were old.
 pub const PLANS_DELETED: Metric =
