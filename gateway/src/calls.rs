@@ -205,7 +205,11 @@ impl Plans {
         limit: Instant,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<Option<T>, OrchestratorError> {
-        match tokio::time::timeout_at(limit.into(), call.instrument(self.scope.span().clone())).await {
+        let call = tokio::time::timeout_at(limit.into(), call.instrument(self.scope.span().clone()));
+        let Some(answer) = self.gateway.leaving.run_until_cancelled(call).await else {
+            return Err(stopping());
+        };
+        match answer {
             Ok(Ok(answer)) => Ok(Some(answer.into_inner())),
             Ok(Err(status)) => Err(self.said_before(call_error("the planner", &status))),
             Err(_) => Ok(None),
@@ -244,6 +248,13 @@ pub(crate) fn too_late(continues: bool) -> OrchestratorError {
         "the request did not end within its time limit"
     };
     OrchestratorError::new(OrchestratorErrorCode::Timeout, message)
+}
+
+/// What callers are told when the drain has taken too long.
+fn stopping() -> OrchestratorError {
+    let message = "the gateway stops and can't wait for the planner any longer; send the request again";
+    OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, message)
+        .with_retry_after(UNREACHABLE_RETRY_AFTER)
 }
 
 pub(crate) fn silent() -> OrchestratorError {

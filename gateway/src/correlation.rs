@@ -26,6 +26,7 @@ use phoenix_proto::InvalidField;
 use tracing::Span;
 
 use crate::{
+    bodies::BodyBudget,
     delivery::IDEMPOTENT_REPLAYED,
     metrics::Endpoint,
     observe::{Refusals, Sender},
@@ -48,6 +49,7 @@ struct Facts {
     span: OnceLock<Span>,
     /// How long agents worked for it, once they have.
     agent_time: OnceLock<Duration>,
+    bodies: BodyBudget,
     /// Whether it came as far as [`crate::observe`].
     is_let_in: AtomicBool,
     /// The request whose answer it is given again, once the planner has said so.
@@ -55,7 +57,7 @@ struct Facts {
 }
 
 impl Scope {
-    fn of(request: &Request, timeout: Duration) -> Self {
+    fn of(request: &Request, timeout: Duration, bodies: BodyBudget) -> Self {
         let started = Instant::now();
         let (id, invalid_header) = match correlation_id(request.headers()) {
             Ok(id) => (id, None),
@@ -70,9 +72,15 @@ impl Scope {
             trace: TraceContext::of(request.headers()).unwrap_or_else(TraceContext::generate),
             span: OnceLock::new(),
             agent_time: OnceLock::new(),
+            bodies,
             is_let_in: AtomicBool::new(false),
             replay_of: OnceLock::new(),
         }))
+    }
+
+    /// What the bodies of all requests may take while they are read.
+    pub(crate) fn bodies(&self) -> &BodyBudget {
+        &self.0.bodies
     }
 
     /// What the request was sent to.
@@ -149,7 +157,7 @@ impl Scope {
 
     /// The same for what may take longer than the request.
     pub(crate) fn context_without_deadline(&self) -> RequestContext {
-        RequestContext { correlation_id: self.id(), deadline: None, trace: self.0.trace.clone() }
+        RequestContext::part_of(self.id(), self.0.trace.clone())
     }
 
     /// That the caller's own id, if there is one, is an id.
@@ -167,11 +175,11 @@ impl Scope {
 /// Gives the request its [`Scope`], and every answer its correlation id: in the header, and in the body of a failure. A request
 /// that another layer refuses is recorded here, because it comes no further.
 pub(crate) async fn correlate(
-    State((timeout, refusals)): State<(Duration, Refusals)>,
+    State((timeout, refusals, bodies)): State<(Duration, Refusals, BodyBudget)>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let scope = Scope::of(&request, timeout);
+    let scope = Scope::of(&request, timeout, bodies);
     let shape = Shape::of(request.uri().path());
     request.extensions_mut().insert(scope.clone());
     let sender = Sender::of(&request);

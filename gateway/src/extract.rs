@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::{correlation::Scope, members::Members, problem::Failure, wording};
+use crate::{bodies::Admitted, correlation::Scope, members::Members, problem::Failure, wording};
 
 /// The largest body.
 pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
@@ -107,7 +107,8 @@ async fn receive(parts: &Parts, body: Body) -> Result<(Scope, Bytes), Failure> {
     let Some(scope) = parts.extensions.get::<Scope>() else {
         return Err(OrchestratorError::internal("a body was read outside a request").into());
     };
-    let bytes = read(&parts.headers, body, scope.deadline()).await?;
+    let mut admitted = scope.bodies().body();
+    let bytes = read(&parts.headers, body, scope.deadline(), &mut admitted).await?;
     Ok((scope.clone(), bytes))
 }
 
@@ -129,15 +130,20 @@ fn decode<T: DeserializeOwned>(scope: &Scope, text: &str) -> Result<T, Failure> 
     })
 }
 
-async fn read(headers: &HeaderMap, mut body: Body, deadline: Instant) -> Result<Bytes, Failure> {
+async fn read(
+    headers: &HeaderMap,
+    mut body: Body,
+    deadline: Instant,
+    admitted: &mut Admitted,
+) -> Result<Bytes, Failure> {
     let announced: Option<usize> =
         headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if announced.is_none_or(|length| length <= MAX_BODY_BYTES) {
         let deadline = deadline.min(Instant::now() + BODY_TIMEOUT);
-        match tokio::time::timeout_at(deadline.into(), collect(&mut body)).await {
+        match tokio::time::timeout_at(deadline.into(), collect(&mut body, admitted)).await {
             Ok(Ok(Some(bytes))) => return Ok(bytes),
             Ok(Ok(None)) => {}
-            Ok(Err(_)) => return Err(invalid_body("the body ended before it was complete").into()),
+            Ok(Err(error)) => return Err(error.into()),
             Err(_) => return Err(too_slow()),
         }
     }
@@ -164,13 +170,15 @@ pub(crate) fn too_slow() -> Failure {
 }
 
 /// The whole body, or `None` when it is too large.
-async fn collect(body: &mut Body) -> Result<Option<Bytes>, axum::Error> {
+async fn collect(body: &mut Body, admitted: &mut Admitted) -> Result<Option<Bytes>, OrchestratorError> {
     let mut collected = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
+        let frame = frame.map_err(|_| invalid_body("the body ended before it was complete"))?;
+        let Ok(data) = frame.into_data() else { continue };
         if collected.len() + data.len() > MAX_BODY_BYTES {
             return Ok(None);
         }
+        admitted.take(data.len())?;
         collected.extend_from_slice(&data);
     }
     Ok(Some(collected.freeze()))

@@ -8,6 +8,7 @@
 //! ├─ correlation  one id, one span and one deadline per request
 //! ├─ auth         the bearer token
 //! ├─ observe      one counter, one duration and one log line per request; panics become answers
+//! ├─ bodies       what bodies may take while they are read
 //! ├─ extract      JSON bodies, every mistake with its field
 //! ├─ members      members of bodies: objects, whole numbers, null for absent
 //! ├─ wording      what a decoder says, in words for callers
@@ -25,6 +26,7 @@
 
 mod accept;
 mod auth;
+mod bodies;
 mod calls;
 mod config;
 mod correlation;
@@ -91,7 +93,12 @@ pub async fn serve(
     }
     let gateway = peers::Gateway::new(&config, shutdown.clone())?;
     let router = router::build(&config, gateway.clone())?;
-    server::run(listener, router, Options::new(Protocol::Http), shutdown).await?;
+    let options = Options::new(Protocol::Http);
+    let overdue = options.overdue.clone();
+    tokio::select! {
+        served = server::run(listener, router, options, shutdown) => served?,
+        never = gateway.leave_when(overdue) => never,
+    }
     // Each of these has a time limit of its own.
     gateway.afterwards.close();
     gateway.afterwards.wait().await;

@@ -139,7 +139,10 @@ mod tests {
         let router = Router::new()
             .route("/api/v1/chat", post(panics))
             .layer(from_fn_with_state(Meters::new(), observe))
-            .layer(from_fn_with_state((Duration::from_secs(1), Refusals::default()), correlation::correlate));
+            .layer(from_fn_with_state(
+                (Duration::from_secs(1), Refusals::default(), crate::bodies::BodyBudget::new()),
+                correlation::correlate,
+            ));
         let request = Request::post("/api/v1/chat").body(Body::empty()).unwrap();
         let response = router.oneshot(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);

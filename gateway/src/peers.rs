@@ -17,6 +17,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{GatewayConfig, ServeError};
 
+/// How long the reason for which calls are left travels ahead of their end.
+const LEAVE_AFTER: Duration = Duration::from_millis(200);
+
 /// What every handler may use. One pointer: it is cloned with its route for every request. Connections are made on first
 /// use and remade when they break.
 #[derive(Debug, Clone)]
@@ -34,6 +37,8 @@ pub(crate) struct Parts {
     pub(crate) llm: LlmDescription,
     /// Ends streams that would otherwise outlast the gateway.
     pub(crate) shutdown: CancellationToken,
+    /// Ends what is still waited for when the drain has taken too long.
+    pub(crate) leaving: CancellationToken,
     /// Work that goes on when its request is gone, such as cancelling what the request began.
     pub(crate) afterwards: TaskTracker,
 }
@@ -85,8 +90,18 @@ impl Gateway {
             channels,
             llm: config.llm.clone(),
             shutdown,
+            leaving: CancellationToken::new(),
             afterwards: TaskTracker::new(),
         })))
+    }
+
+    /// When the drain is `overdue`, tells the planner why its calls are left, then has them left.
+    pub(crate) async fn leave_when<T>(&self, overdue: CancellationToken) -> T {
+        overdue.cancelled().await;
+        self.planner_calls.leave("the gateway stopped");
+        tokio::time::sleep(LEAVE_AFTER).await;
+        self.leaving.cancel();
+        std::future::pending().await
     }
 
     /// A client of the planner.

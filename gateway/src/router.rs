@@ -15,7 +15,9 @@ use phoenix_platform::connections::RequestBody;
 use tower::{ServiceBuilder, ServiceExt, util::MapRequest};
 
 use crate::{
-    GatewayConfig, ServeError, auth, correlation, headers,
+    GatewayConfig, ServeError, auth,
+    bodies::BodyBudget,
+    correlation, headers,
     metrics::Meters,
     observe::{self, Refusals},
     peers::Gateway,
@@ -93,7 +95,10 @@ fn assemble(
     // its layers for every request.
     let layers = ServiceBuilder::new()
         .layer(from_fn(headers::harden))
-        .layer(from_fn_with_state((config.request_timeout, Refusals::default()), correlation::correlate))
+        .layer(from_fn_with_state(
+            (config.request_timeout, Refusals::default(), BodyBudget::new()),
+            correlation::correlate,
+        ))
         .option_layer(cors.map(|cors| from_fn_with_state(cors, headers::share)))
         .layer(from_fn_with_state(guard, auth::require_token))
         .layer(from_fn_with_state(Meters::new(), observe::observe));

@@ -10,11 +10,13 @@
 //! those are frames on a stream that is kept open, and frames that are ready together travel together.
 //!
 //! For the caller nothing changes: the same context goes along, dropping [`Answers`] cancels the call, a connection that
-//! breaks fails it like any other. While the stream is not open, and with a peer that has none, calls are made by
+//! breaks fails it like any other. A caller that reads slowly slows down its own answer and no other: each call has a
+//! [credit](credit), and a stream that its peer does not read takes no more calls. While the stream is not open, and with a peer that has none, calls are made by
 //! themselves. Deadlines are told and not enforced here: whoever waits with a limit drops what it waited for.
 
 mod callee;
 mod caller;
+mod credit;
 mod outbox;
 
 pub(crate) use self::callee::service;

@@ -8,6 +8,7 @@ mod trace;
 
 use std::{
     pin::Pin,
+    sync::{Arc, OnceLock},
     task::{Context as TaskContext, Poll, ready},
     time::{Duration, Instant},
 };
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use phoenix_domain::CorrelationId;
 use phoenix_proto::{InvalidField, common::CallStart};
+use tokio::time::Sleep;
 use tonic::{Code, body::Body};
 use tower::{Layer, Service};
 use tracing::{Instrument, Span, field::Empty, instrument::Instrumented};
@@ -45,13 +47,42 @@ pub struct RequestContext {
     pub deadline: Option<Instant>,
     /// The trace it belongs to.
     pub trace: TraceContext,
+    /// Why the caller leaves, if it says so before it does.
+    pub leave_reason: LeaveReason,
+}
+
+/// Why a caller leaves its calls, all of one connection; shared by them. A caller that breaks off gives none.
+#[derive(Debug, Clone, Default)]
+pub struct LeaveReason(Arc<OnceLock<String>>);
+
+impl LeaveReason {
+    /// The longest reason that is kept, in bytes.
+    const LONGEST: usize = 256;
+
+    /// The reason, once the caller has given one.
+    #[must_use]
+    pub fn get(&self) -> Option<&str> {
+        self.0.get().map(String::as_str)
+    }
+
+    /// The caller leaves for this reason. The first one counts.
+    pub(crate) fn set(&self, mut reason: String) {
+        reason.truncate(reason.floor_char_boundary(Self::LONGEST));
+        let _ = self.0.set(reason);
+    }
 }
 
 impl RequestContext {
     /// A context for work that begins here, in a trace of its own.
     #[must_use]
     pub fn new(correlation_id: CorrelationId) -> Self {
-        Self { correlation_id, deadline: None, trace: TraceContext::generate() }
+        Self::part_of(correlation_id, TraceContext::generate())
+    }
+
+    /// A context for work in `trace`.
+    #[must_use]
+    pub fn part_of(correlation_id: CorrelationId, trace: TraceContext) -> Self {
+        Self { correlation_id, deadline: None, trace, leave_reason: LeaveReason::default() }
     }
 
     /// The same, to be done before `deadline`.
@@ -73,6 +104,11 @@ impl RequestContext {
     pub fn of<T>(request: &tonic::Request<T>) -> Self {
         // Absent only when a service is called without the chassis' server, as a unit test may.
         request.extensions().get().cloned().unwrap_or_else(|| Self::new(CorrelationId::generate()))
+    }
+
+    /// Why the caller of `request` may leave, as the connection knows.
+    pub(crate) fn leave_reason_of<T>(request: &tonic::Request<T>) -> LeaveReason {
+        request.extensions().get().cloned().unwrap_or_default()
     }
 
     /// A call to the next process under this context.
@@ -172,7 +208,12 @@ fn extract(headers: &HeaderMap) -> Result<RequestContext, InvalidField> {
         None => None,
     };
     let trace = TraceContext::of(headers).unwrap_or_else(TraceContext::generate);
-    Ok(RequestContext { correlation_id, deadline, trace })
+    Ok(RequestContext { deadline, ..RequestContext::part_of(correlation_id, trace) })
+}
+
+/// How long the caller waits, if it says so.
+fn time_limit(headers: &HeaderMap) -> Option<Duration> {
+    parse_grpc_timeout(headers.get(GRPC_TIMEOUT)?.to_str().ok()?)
 }
 
 /// By when to be done for a caller that waits so long.
@@ -192,6 +233,7 @@ impl RequestContext {
             tracestate,
             timeout_us: self.remaining().map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX)),
             message,
+            credit: None,
         }
     }
 
@@ -200,7 +242,8 @@ impl RequestContext {
     /// # Errors
     /// When the correlation id is no UUID.
     pub(crate) fn of_call(start: CallStart) -> Result<(String, Self, Bytes), InvalidField> {
-        let CallStart { method, correlation_id, traceparent, tracestate, timeout_us, message } = start;
+        let CallStart { method, correlation_id, traceparent, tracestate, timeout_us, message, credit: _ } =
+            start;
         let correlation_id = match &*correlation_id {
             [] => CorrelationId::generate(),
             bytes => Uuid::from_slice(bytes)
@@ -209,7 +252,7 @@ impl RequestContext {
         };
         let deadline = timeout_us.and_then(|left| own_deadline(Duration::from_micros(left)));
         let trace = TraceContext::of_texts(traceparent, tracestate).unwrap_or_else(TraceContext::generate);
-        Ok((method, Self { correlation_id, deadline, trace }, message))
+        Ok((method, Self { deadline, ..Self::part_of(correlation_id, trace) }, message))
     }
 }
 
@@ -314,17 +357,27 @@ where
         let path = request.uri().path();
         if path.starts_with("/grpc.") || path.starts_with(MULTIPLEX) {
             let served = Some(self.inner.call(request).instrument(Span::none()));
-            return ServeContextFuture { served, refused: None };
+            return ServeContextFuture { served, refused: None, limit: None };
         }
-        let context = match extract(request.headers()) {
+        let mut context = match extract(request.headers()) {
             Ok(context) => context,
-            Err(invalid) => return ServeContextFuture { served: None, refused: Some(invalid.into()) },
+            Err(invalid) => {
+                return ServeContextFuture { served: None, refused: Some(invalid.into()), limit: None };
+            }
         };
+        if let Some(reason) = request.extensions().get::<LeaveReason>() {
+            context.leave_reason = reason.clone();
+        }
+        let limit = time_limit(request.headers()).map(tokio::time::sleep);
         let operation = request.uri().path().trim_start_matches('/');
         let span = correlation_span(operation, &context);
         request.extensions_mut().insert(context);
         let _entered = span.enter();
-        ServeContextFuture { served: Some(self.inner.call(request).instrument(span.clone())), refused: None }
+        ServeContextFuture {
+            served: Some(self.inner.call(request).instrument(span.clone())),
+            refused: None,
+            limit,
+        }
     }
 }
 
@@ -334,6 +387,9 @@ pin_project_lite::pin_project! {
         #[pin]
         served: Option<Instrumented<F>>,
         refused: Option<tonic::Status>,
+        // When the caller stops waiting for the answer to begin.
+        #[pin]
+        limit: Option<Sleep>,
     }
 }
 
@@ -347,7 +403,15 @@ where
         let this = self.project();
         match this.served.as_pin_mut() {
             Some(mut served) => {
-                let answer = ready!(served.as_mut().poll(cx));
+                let answer = match served.as_mut().poll(cx) {
+                    Poll::Ready(answer) => answer,
+                    Poll::Pending => {
+                        let Some(limit) = this.limit.as_pin_mut() else { return Poll::Pending };
+                        ready!(limit.poll(cx));
+                        let message = "the call took longer than its `grpc-timeout`";
+                        Ok(tonic::Status::deadline_exceeded(message).into_http())
+                    }
+                };
                 if let Ok(response) = &answer
                     && let Some(status) = tonic::Status::from_header_map(response.headers())
                 {

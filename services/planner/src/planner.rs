@@ -210,7 +210,8 @@ impl Planner {
         wish: Wish,
     ) -> Result<Answer, OrchestratorError> {
         let stop = Stop::default();
-        let _guard = (!wish.continue_on_disconnect).then(|| CancelOnDrop(stop.clone()));
+        let _guard =
+            (!wish.continue_on_disconnect).then(|| CancelOnDrop(stop.clone(), context.leave_reason.clone()));
         let accepted = self.accept(context, wish, stop).await?;
         self.answer(accepted).await
     }

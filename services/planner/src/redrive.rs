@@ -59,7 +59,8 @@ impl Planner {
         wish: RedriveWish,
     ) -> Result<Answer, OrchestratorError> {
         let stop = Stop::default();
-        let _guard = (!wish.continue_on_disconnect).then(|| CancelOnDrop(stop.clone()));
+        let _guard =
+            (!wish.continue_on_disconnect).then(|| CancelOnDrop(stop.clone(), context.leave_reason.clone()));
         let accepted = self.accept_redrive(context, wish, Waits::Caller, None, stop).await?;
         self.answer(accepted).await
     }

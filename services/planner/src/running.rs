@@ -6,6 +6,7 @@ use std::{
 };
 
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId, plan::PlanStatus};
+use phoenix_platform::propagation::LeaveReason;
 use tokio::sync::SetOnce;
 
 /// The list. Cheap to clone.
@@ -33,7 +34,7 @@ pub(crate) struct Listed {
 }
 
 /// Ends a plan as cancelled when it is dropped.
-pub(crate) struct CancelOnDrop(pub(crate) Stop);
+pub(crate) struct CancelOnDrop(pub(crate) Stop, pub(crate) LeaveReason);
 
 impl RunningPlans {
     /// Puts a plan on the list, for whoever wants to `stop` it.
@@ -100,6 +101,6 @@ impl Drop for Listed {
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        self.0.cancel("the caller went away before the plan ended");
+        self.0.cancel(self.1.get().unwrap_or("the caller went away before the plan ended"));
     }
 }

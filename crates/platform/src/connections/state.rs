@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::propagation::LeaveReason;
+
 /// What is known of one open connection.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -16,6 +18,8 @@ pub(super) struct State {
     /// Those of the calls whose request has not arrived as a whole while nothing of the answer has been sent.
     arriving: AtomicUsize,
     changed: Notify,
+    /// Why the peer leaves its calls, once it has said so.
+    pub(super) leave_reason: LeaveReason,
     close: CancellationToken,
 }
 

@@ -12,8 +12,8 @@ use futures_util::{Stream, StreamExt};
 use phoenix_proto::{
     Method,
     common::{
-        CallEnd, CallStart, CalleeFrame, CallerFrame, ExchangeRequest, ExchangeResponse, callee_frame,
-        caller_frame,
+        CallCredit, CallEnd, CallStart, CalleeFrame, CallerFrame, ExchangeRequest, ExchangeResponse,
+        callee_frame, caller_frame,
         multiplex_service_server::{MultiplexService, MultiplexServiceServer},
     },
 };
@@ -23,12 +23,15 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::Instrument;
 
-use super::outbox::{Sender, outbox};
+use super::{
+    credit::{Credit, cost},
+    outbox::{Sender, outbox},
+};
 use crate::{
     RequestContext,
     calls::{ObserveCalls, Observed},
     correlation_span,
-    propagation::mark_answered,
+    propagation::{LeaveReason, mark_answered},
     server::MAX_MESSAGE_BYTES,
 };
 
@@ -56,6 +59,7 @@ pub trait Handler: Send + Sync + 'static {
 pub struct Answerer {
     frames: Sender<ExchangeFrame>,
     call_id: u64,
+    credit: Arc<Credit>,
     /// Until the answer begins.
     observed: Option<Observed>,
 }
@@ -68,7 +72,7 @@ enum ExchangeFrame {
 }
 
 impl Answerer {
-    /// Sends a message of the answer.
+    /// Sends a message of the answer, once the caller has read enough of those before.
     ///
     /// # Errors
     /// OUT_OF_RANGE when it is larger than any message may be.
@@ -80,6 +84,7 @@ impl Answerer {
             )));
         }
         self.began(Code::Ok);
+        self.credit.take(cost(bytes)).await;
         self.frame(callee_frame::Frame::Message(message.encode_to_vec().into()), bytes);
         self.frames.room().await;
         Ok(())
@@ -118,7 +123,13 @@ struct Shared<H> {
 
 /// The calls of one stream that run.
 #[derive(Debug, Default)]
-struct RunningCalls(Mutex<HashMap<u64, AbortHandle>>);
+struct RunningCalls(Mutex<HashMap<u64, Running>>);
+
+#[derive(Debug)]
+struct Running {
+    task: AbortHandle,
+    credit: Arc<Credit>,
+}
 
 /// Every batch of frames for one caller. Calls that run are left with it.
 pub(crate) struct Outgoing {
@@ -137,7 +148,9 @@ impl<H: Handler> MultiplexService for Exchange<H> {
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         let (frames, batches) = outbox();
         let calls = Arc::new(RunningCalls::default());
-        let stream = Incoming { shared: Arc::clone(&self.0), frames, calls: Arc::clone(&calls) };
+        let leave_reason = RequestContext::leave_reason_of(&request);
+        let stream =
+            Incoming { shared: Arc::clone(&self.0), frames, calls: Arc::clone(&calls), leave_reason };
         let driver = tokio::spawn(stream.drive(request.into_inner())).abort_handle();
         Ok(Response::new(Outgoing { batches: Box::pin(batches), driver, calls }))
     }
@@ -147,6 +160,8 @@ struct Incoming<H> {
     shared: Arc<Shared<H>>,
     frames: Sender<ExchangeFrame>,
     calls: Arc<RunningCalls>,
+    /// That of the connection, and so of every call on it.
+    leave_reason: LeaveReason,
 }
 
 impl<H: Handler> Incoming<H> {
@@ -156,7 +171,7 @@ impl<H: Handler> Incoming<H> {
         loop {
             tokio::select! {
                 batch = requests.message() => match batch {
-                    Ok(Some(ExchangeRequest { frames })) => self.take(frames),
+                    Ok(Some(request)) => self.take(request),
                     // What runs goes on; if the connection is gone, the other half of the stream learns of it.
                     Ok(None) | Err(_) => return,
                 },
@@ -166,7 +181,7 @@ impl<H: Handler> Incoming<H> {
         self.frames.send(ExchangeFrame::Draining, 0);
         loop {
             match tokio::time::timeout(GRACE, requests.message()).await {
-                Ok(Ok(Some(ExchangeRequest { frames }))) => self.take(frames),
+                Ok(Ok(Some(request))) => self.take(request),
                 Ok(Ok(None) | Err(_)) => return,
                 Err(_) if self.calls.lock().is_empty() => return,
                 Err(_) => {}
@@ -174,13 +189,20 @@ impl<H: Handler> Incoming<H> {
         }
     }
 
-    fn take(&self, frames: Vec<CallerFrame>) {
+    fn take(&self, ExchangeRequest { frames, leaving }: ExchangeRequest) {
+        if !leaving.is_empty() {
+            self.leave_reason.set(leaving);
+        }
         for CallerFrame { call_id, frame } in frames {
             match frame {
                 Some(caller_frame::Frame::Start(start)) => self.start(call_id, start),
                 Some(caller_frame::Frame::Cancel(_)) => {
                     let call = self.calls.lock().remove(&call_id);
-                    call.inspect(AbortHandle::abort);
+                    call.inspect(|call| call.task.abort());
+                }
+                Some(caller_frame::Frame::Credit(CallCredit { bytes })) => {
+                    let credit = self.calls.lock().get(&call_id).map(|call| Arc::clone(&call.credit));
+                    credit.inspect(|credit| credit.grant(bytes));
                 }
                 None => {}
             }
@@ -188,22 +210,30 @@ impl<H: Handler> Incoming<H> {
     }
 
     fn start(&self, call_id: u64, start: CallStart) {
-        let answerer = Answerer { frames: self.frames.clone(), call_id, observed: None };
+        let credit = Arc::new(Credit::new(start.credit));
+        let answerer =
+            Answerer { frames: self.frames.clone(), call_id, credit: Arc::clone(&credit), observed: None };
         let mut call = RunningCall { answerer, calls: Arc::clone(&self.calls), end: None };
-        let shared = Arc::clone(&self.shared);
+        let (shared, leave_reason) = (Arc::clone(&self.shared), self.leave_reason.clone());
         // Held until it is known by its id: it may end at once.
         let mut calls = self.calls.lock();
         let task = tokio::spawn(async move {
-            let end = shared.serve(start, &mut call.answerer).await;
+            let end = shared.serve(start, leave_reason, &mut call.answerer).await;
             call.ended(end);
         });
-        calls.insert(call_id, task.abort_handle());
+        calls.insert(call_id, Running { task: task.abort_handle(), credit });
     }
 }
 
 impl<H: Handler> Shared<H> {
-    async fn serve(&self, start: CallStart, answerer: &mut Answerer) -> Result<(), Status> {
-        let (method, context, message) = RequestContext::of_call(start)?;
+    async fn serve(
+        &self,
+        start: CallStart,
+        leave_reason: LeaveReason,
+        answerer: &mut Answerer,
+    ) -> Result<(), Status> {
+        let (method, mut context, message) = RequestContext::of_call(start)?;
+        context.leave_reason = leave_reason;
         answerer.observed = Some(self.observe.begin(&method));
         let span = correlation_span(method.trim_start_matches('/'), &context);
         let call = async {
@@ -255,7 +285,7 @@ impl Drop for RunningCall {
 }
 
 impl RunningCalls {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, AbortHandle>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Running>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -283,6 +313,6 @@ impl Drop for Outgoing {
     fn drop(&mut self) {
         self.driver.abort();
         let calls = std::mem::take(&mut *self.calls.lock());
-        calls.into_values().for_each(|call| call.abort());
+        calls.into_values().for_each(|call| call.task.abort());
     }
 }

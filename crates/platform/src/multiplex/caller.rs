@@ -18,8 +18,8 @@ use http::uri::PathAndQuery;
 use phoenix_proto::{
     Method,
     common::{
-        CallCancel, CallEnd, CalleeFrame, CallerFrame, ExchangeRequest, ExchangeResponse, callee_frame,
-        caller_frame, multiplex_service_client::MultiplexServiceClient,
+        CallCancel, CallCredit, CallEnd, CalleeFrame, CallerFrame, ExchangeRequest, ExchangeResponse,
+        callee_frame, caller_frame, multiplex_service_client::MultiplexServiceClient,
     },
 };
 use prost::Message;
@@ -28,6 +28,7 @@ use tonic_prost::ProstCodec;
 
 use super::{
     MAX_BATCH_BYTES, SHARED_BYTES,
+    credit::{CALL_CREDIT, cost},
     outbox::{Sender, outbox},
 };
 use crate::{RequestContext, client::PeerChannel, server::MAX_MESSAGE_BYTES};
@@ -58,9 +59,16 @@ enum Link {
 /// A stream that is open for calls. Its own side of it ends when nobody holds it any more.
 #[derive(Debug)]
 struct Lane {
-    frames: Sender<CallerFrame>,
+    frames: Sender<ExchangeItem>,
     open: Arc<OpenCalls>,
     next_id: AtomicU64,
+}
+
+/// A frame, or why calls are left from now on.
+#[derive(Debug)]
+enum ExchangeItem {
+    Call(CallerFrame),
+    Leaving(String),
 }
 
 /// The calls on a stream that have not ended; nothing once it has broken.
@@ -91,6 +99,7 @@ enum Source<A> {
     Shared(SharedCall<A>),
     Beginning(BoxFuture<'static, Result<Streaming<A>, Status>>),
     Own(Streaming<A>),
+    Ended,
 }
 
 struct SharedCall<A> {
@@ -98,6 +107,8 @@ struct SharedCall<A> {
     id: u64,
     inbox: Arc<Inbox>,
     has_ended: bool,
+    /// What was read since the peer was last told.
+    read: u64,
     answer: PhantomData<fn() -> A>,
 }
 
@@ -110,8 +121,10 @@ impl Calls {
 
     /// Calls `M` with `request` under `context`. To be called inside a tokio runtime.
     pub fn call<M: Method>(&self, context: &RequestContext, request: M::Request) -> Answers<M::Response> {
+        // Asked for in any case: a call by itself is left for the reason that travels there.
+        let lane = self.lane();
         if request.encoded_len() <= SHARED_BYTES
-            && let Some(call) = self.lane().and_then(|lane| lane.call::<M>(context, &request))
+            && let Some(call) = lane.and_then(|lane| lane.call::<M>(context, &request))
         {
             return Answers(Source::Shared(call));
         }
@@ -140,6 +153,13 @@ impl Calls {
         // The call has ended well only if its status says so.
         while answers.message().await?.is_some() {}
         Ok(answer)
+    }
+
+    /// Tells the peer, where a stream is open, why calls on this connection are left from now on.
+    pub fn leave(&self, reason: &str) {
+        if let Link::Open(lane) = &*self.0.link() {
+            lane.frames.send(ExchangeItem::Leaving(reason.to_owned()), reason.len());
+        }
     }
 
     /// The open stream. Where there is none, one is opened for those who come later.
@@ -172,7 +192,7 @@ impl Peer {
 /// Opens a stream for `peer` and hands on what comes over it until it ends.
 async fn keep_open(peer: Weak<Peer>, channel: PeerChannel) {
     let (frames, batches) = outbox();
-    let requests = batches.map(|frames| ExchangeRequest { frames });
+    let requests = batches.map(request);
     let mut client = MultiplexServiceClient::new(channel).max_decoding_message_size(MAX_BATCH_BYTES);
     let opened = client.exchange(requests).await;
     drop(client);
@@ -206,21 +226,39 @@ async fn keep_open(peer: Weak<Peer>, channel: PeerChannel) {
     open.break_off(why.as_ref());
 }
 
+fn request(batch: Vec<ExchangeItem>) -> ExchangeRequest {
+    let mut request = ExchangeRequest::default();
+    for item in batch {
+        match item {
+            ExchangeItem::Call(frame) => request.frames.push(frame),
+            ExchangeItem::Leaving(reason) => request.leaving = reason,
+        }
+    }
+    request
+}
+
 impl Lane {
-    /// Begins a call; nothing, if the stream has just broken.
+    /// Begins a call; nothing, if the stream has just broken or its peer does not read.
     fn call<M: Method>(
         self: Arc<Self>,
         context: &RequestContext,
         request: &M::Request,
     ) -> Option<SharedCall<M::Response>> {
+        if self.frames.is_full() {
+            return None;
+        }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let inbox = Arc::new(Inbox::default());
         self.open.lock().as_mut()?.insert(id, Arc::clone(&inbox));
-        let start = context.start_call(M::PATH, request.encode_to_vec().into());
+        let mut start = context.start_call(M::PATH, request.encode_to_vec().into());
+        start.credit = Some(CALL_CREDIT);
         let bytes = start.encoded_len();
-        let frame = Some(caller_frame::Frame::Start(start));
-        self.frames.send(CallerFrame { call_id: id, frame }, bytes);
-        Some(SharedCall { lane: self, id, inbox, has_ended: false, answer: PhantomData })
+        self.send(id, caller_frame::Frame::Start(start), bytes);
+        Some(SharedCall { lane: self, id, inbox, has_ended: false, read: 0, answer: PhantomData })
+    }
+
+    fn send(&self, call_id: u64, frame: caller_frame::Frame, bytes: usize) {
+        self.frames.send(ExchangeItem::Call(CallerFrame { call_id, frame: Some(frame) }), bytes);
     }
 }
 
@@ -312,7 +350,13 @@ impl<A: Message + Default + 'static> Answers<A> {
         loop {
             match &mut self.0 {
                 Source::Shared(call) => return call.message().await,
-                Source::Beginning(call) => self.0 = Source::Own(call.await?),
+                Source::Beginning(call) => {
+                    let begun = call.await;
+                    // It can't be asked again.
+                    self.0 = Source::Ended;
+                    self.0 = Source::Own(begun?);
+                }
+                Source::Ended => return Ok(None),
                 Source::Own(answers) => return answers.message().await,
             }
         }
@@ -321,15 +365,32 @@ impl<A: Message + Default + 'static> Answers<A> {
 
 impl<A: Message + Default> SharedCall<A> {
     async fn message(&mut self) -> Result<Option<A>, Status> {
+        if self.has_ended {
+            return Ok(None);
+        }
         match poll_fn(|cx| self.inbox.poll(cx)).await {
-            Ok(Some(message)) => match A::decode(message) {
-                Ok(message) => Ok(Some(message)),
-                Err(error) => Err(Status::internal(format!("unreadable message: {error}"))),
-            },
+            Ok(Some(message)) => {
+                self.has_read(cost(message.len()));
+                match A::decode(message) {
+                    Ok(message) => Ok(Some(message)),
+                    Err(error) => Err(Status::internal(format!("unreadable message: {error}"))),
+                }
+            }
             other => {
                 self.has_ended = true;
                 other.map(|_| None)
             }
+        }
+    }
+}
+
+impl<A> SharedCall<A> {
+    /// Lets the peer send as much again, from time to time.
+    fn has_read(&mut self, cost: u64) {
+        self.read += cost;
+        if self.read >= CALL_CREDIT / 2 {
+            let bytes = std::mem::take(&mut self.read);
+            self.lane.send(self.id, caller_frame::Frame::Credit(CallCredit { bytes }), size_of::<u64>());
         }
     }
 }
@@ -340,9 +401,15 @@ impl<A> Drop for SharedCall<A> {
             return;
         }
         let was_open = self.lane.open.lock().as_mut().is_some_and(|calls| calls.remove(&self.id).is_some());
-        if was_open {
-            let frame = Some(caller_frame::Frame::Cancel(CallCancel {}));
-            self.lane.frames.send(CallerFrame { call_id: self.id, frame }, 0);
+        let is_start = |item: &ExchangeItem| match item {
+            ExchangeItem::Call(CallerFrame { call_id, frame: Some(caller_frame::Frame::Start(_)) }) => {
+                *call_id == self.id
+            }
+            ExchangeItem::Call(_) | ExchangeItem::Leaving(_) => false,
+        };
+        // The peer need not hear of a call that it has not been sent.
+        if was_open && !self.lane.frames.retract(is_start) {
+            self.lane.send(self.id, caller_frame::Frame::Cancel(CallCancel {}), 0);
         }
     }
 }
@@ -352,6 +419,7 @@ impl<A> std::fmt::Debug for Answers<A> {
         let how = match &self.0 {
             Source::Shared(call) => &format!("call {} of a shared stream", call.id),
             Source::Beginning(_) | Source::Own(_) => "a call of its own",
+            Source::Ended => "a call that could not begin",
         };
         f.debug_tuple("Answers").field(&how).finish()
     }

@@ -70,6 +70,23 @@ impl<F> Sender<F> {
         }
     }
 
+    /// Whether the peer reads so slowly that nothing more should be put in.
+    pub(super) fn is_full(&self) -> bool {
+        self.0.0.lock().bytes > ROOM_BYTES
+    }
+
+    /// Takes a frame out again that has not been sent: whether there was one.
+    pub(super) fn retract(&self, is_it: impl Fn(&F) -> bool) -> bool {
+        let outbox = &self.0.0;
+        let mut waiting = outbox.lock();
+        let Some(index) = waiting.frames.iter().position(|(frame, _)| is_it(frame)) else { return false };
+        let (_, bytes) = waiting.frames.remove(index);
+        waiting.bytes -= bytes;
+        drop(waiting);
+        outbox.room.notify_waiters();
+        true
+    }
+
     /// Waits while the peer reads more slowly than frames are made.
     pub(super) async fn room(&self) {
         let outbox = &self.0.0;
@@ -103,8 +120,7 @@ impl<F> Outbox<F> {
             *sum += bytes;
             Some(*sum)
         });
-        let fits = fits.take_while(|sum| *sum <= SHARED_BYTES).count().max(1);
-        // Nobody else takes any out: there is at least the one that was seen.
+        let fits = fits.take_while(|sum| *sum <= SHARED_BYTES).count().max(1).min(waiting.frames.len());
         let later = waiting.frames.split_off(fits);
         let batch = mem::replace(&mut waiting.frames, later);
         waiting.bytes -= batch.iter().map(|(_, bytes)| bytes).sum::<usize>();

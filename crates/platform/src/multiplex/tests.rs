@@ -31,6 +31,13 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// What `flood` answers with.
+const FLOOD_MESSAGES: usize = 500;
+const FLOOD_BYTES: usize = 64 * 1024;
+
+/// How much of it was sent.
+static SENT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
 /// Does what the message says.
 struct Obedient {
     /// Is told of each `wait` that begins, and of each that ends.
@@ -68,6 +75,19 @@ impl Handler for Obedient {
                 let _left = TellOnDrop(self.told.clone());
                 self.go_on.cancelled().await;
                 "waited".into()
+            }
+            ("flood", _) => {
+                for _ in 0..FLOOD_MESSAGES {
+                    let output = "x".repeat(FLOOD_BYTES);
+                    answerer.send(&PlanAndExecuteResponse { output, ..Default::default() }).await?;
+                    SENT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                }
+                return Ok(());
+            }
+            ("reason", _) => {
+                self.told.send("began").await.unwrap();
+                self.go_on.cancelled().await;
+                context.leave_reason.get().unwrap_or("none").to_owned()
             }
             (what, _) => panic!("{what}?"),
         };
@@ -300,4 +320,69 @@ async fn what_waits_to_be_sent_is_bounded_and_travels_together() {
     waits.await.unwrap();
     assert_eq!(batches.next().await.unwrap(), [11]);
     assert_eq!(batches.next().await, None, "nobody can send any more");
+}
+
+#[tokio::test]
+async fn answer_that_is_not_read_stops_at_its_credit() {
+    let server = server("127.0.0.1:0");
+    let calls = calls_to(&server.url).await;
+    let request = PlanAndExecuteRequest { message: "flood".into(), ..Default::default() };
+    let mut answers = calls.call::<PlanAndExecute>(&context(), request);
+    assert!(answers.message().await.unwrap().is_some());
+    // Other calls on the stream go on while nobody reads this one.
+    for _ in 0..200 {
+        assert_eq!(ask(&calls, "echo still").await.unwrap(), "still");
+    }
+    let sent = SENT.load(std::sync::atomic::Ordering::SeqCst) * FLOOD_BYTES;
+    assert!(sent < 2 * 1024 * 1024, "{sent} bytes are kept for a caller that does not read");
+    let mut read = 1;
+    while answers.message().await.unwrap().is_some() {
+        read += 1;
+    }
+    assert_eq!(read, FLOOD_MESSAGES);
+    assert!(answers.message().await.unwrap().is_none(), "the end stays the end");
+    server.runtime.shutdown_background();
+}
+
+#[tokio::test]
+async fn call_that_could_not_begin_has_ended() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let calls = Calls::new(client::channel(&url, &token()).unwrap());
+    let mut answers = calls.call::<PlanAndExecute>(&context(), PlanAndExecuteRequest::default());
+    assert!(answers.message().await.is_err());
+    assert!(answers.message().await.unwrap().is_none());
+    assert!(answers.message().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn call_that_was_not_sent_leaves_nothing_in_the_outbox() {
+    let (sender, batches) = outbox::<usize>();
+    let mut batches = Box::pin(batches);
+    for number in 0..3 {
+        sender.send(number, MAX_MESSAGE_BYTES);
+    }
+    assert!(sender.is_full());
+    assert!(sender.retract(|number| *number == 1) && !sender.retract(|number| *number == 1));
+    assert_eq!(batches.next().await.unwrap(), [0]);
+    assert_eq!(batches.next().await.unwrap(), [2]);
+    assert!(!sender.is_full());
+}
+
+#[tokio::test]
+async fn reason_of_a_caller_that_leaves_reaches_its_calls() {
+    let mut server = server("127.0.0.1:0");
+    let calls = calls_to(&server.url).await;
+    let waiting = tokio::spawn({
+        let calls = calls.clone();
+        async move { ask(&calls, "reason").await }
+    });
+    assert_eq!(server.told.recv().await, Some("began"));
+    calls.leave("the gateway stopped");
+    // What comes after it on the stream comes after it to the peer.
+    ask(&calls, "echo later").await.unwrap();
+    server.go_on.cancel();
+    assert_eq!(waiting.await.unwrap().unwrap(), "the gateway stopped");
+    server.runtime.shutdown_background();
 }
