@@ -1,14 +1,9 @@
 //! What an agent writes, within bounds: one line on standard output, the end of standard error.
 
+use phoenix_domain::limits::{MAX_ANSWER_BYTES, MAX_STDERR_BYTES};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::{pipes::Output, redact::Redactor};
-
-/// The longest line that is read, its end included.
-pub(crate) const MAX_LINE_BYTES: usize = 8 * 1024 * 1024;
-
-/// What is kept of standard error.
-pub(crate) const MAX_STDERR_BYTES: usize = 64 * 1024;
 
 /// The room for the first read, which most answers fit into; it doubles as it is used up.
 const FIRST_ROOM: usize = 4 * 1024;
@@ -54,9 +49,9 @@ impl Line {
             self.end = self.bytes[before..].iter().position(|&byte| byte == b'\n').map(|at| before + at);
         }
         match self.end {
-            None if self.bytes.len() >= MAX_LINE_BYTES => Progress::TooLong,
+            None if self.bytes.len() >= MAX_ANSWER_BYTES => Progress::TooLong,
             None => Progress::Open,
-            Some(end) if end >= MAX_LINE_BYTES => Progress::TooLong,
+            Some(end) if end >= MAX_ANSWER_BYTES => Progress::TooLong,
             Some(end) if end + 1 < self.bytes.len() => Progress::Surplus,
             Some(_) => Progress::Complete,
         }
@@ -197,7 +192,7 @@ mod tests {
         line.clear();
         assert_eq!((line.bytes(), line.is_complete()), (&b""[..], false));
         assert_eq!(line.read(&mut &b""[..]).await, Progress::Ended);
-        let long = vec![b'x'; MAX_LINE_BYTES];
+        let long = vec![b'x'; MAX_ANSWER_BYTES];
         let mut input = &long[..];
         let (mut line, mut progress) = (Line::default(), Progress::Open);
         while progress == Progress::Open {

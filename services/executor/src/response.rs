@@ -10,12 +10,17 @@ use std::time::Duration;
 use phoenix_domain::{
     FailureClass,
     action::{API_VERSION, ActionRequest, ActionResponse, ActionResult, ActionStatus},
+    json::replace_lone_surrogates,
+    limits::MAX_DEPTH,
 };
 
 use crate::{
     failure::{AttemptFailure, sentence},
     redact::Redactor,
 };
+
+/// The response and its result, inside which the data is.
+const LEVELS_AROUND_DATA: usize = 2;
 
 /// The answer on `line` to `request`.
 ///
@@ -31,14 +36,9 @@ pub(crate) fn read(
     if line.trim().is_empty() {
         return Err(broken("wrote an empty line instead of an answer"));
     }
-    let line = text::with_whole_characters(line);
-    let response: ActionResponse = serde_json::from_str(&line).map_err(|problem| {
-        let problem = match text::number_outside_json(&line) {
-            Some(number) => format!("`{number}` is not JSON; write null or a string instead"),
-            None => sentence(&redactor.clean(problem.to_string())),
-        };
-        broken(format!("wrote a line that is not an action response: {problem}"))
-    })?;
+    let line = replace_lone_surrogates(line);
+    let response: ActionResponse = serde_json::from_str(&line)
+        .map_err(|problem| unreadable(&line, &redactor.clean(problem.to_string())))?;
     let ActionResponse {
         request_id,
         api_version,
@@ -82,6 +82,21 @@ fn said_no(code: u16, error: &str) -> AttemptFailure {
     };
     let failure = AttemptFailure::new(FailureClass::of_response_code(code), deed);
     AttemptFailure { response_code: Some(code), ..failure }
+}
+
+/// The line is not a response, because of `problem`. What agents often get wrong is explained in their terms.
+fn unreadable(line: &str, problem: &str) -> AttemptFailure {
+    let depth = text::depth(line).saturating_sub(LEVELS_AROUND_DATA);
+    if depth > MAX_DEPTH {
+        return broken(format!(
+            "answered with a result that is nested {depth} levels deep; at most {MAX_DEPTH} are allowed"
+        ));
+    }
+    let problem = match text::number_outside_json(line) {
+        Some(number) => format!("`{number}` is not JSON; write null or a string instead"),
+        None => sentence(problem),
+    };
+    broken(format!("wrote a line that is not an action response: {problem}"))
 }
 
 fn broken(deed: impl Into<String>) -> AttemptFailure {
@@ -177,6 +192,20 @@ mod tests {
         ] {
             assert_eq!(data_written_as(written).unwrap().to_text(), text, "{written}");
         }
+    }
+
+    #[test]
+    fn result_over_the_depth_limit_fails_naming_limit_and_depth() {
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        assert!(data_written_as(&nested(MAX_DEPTH)).is_ok());
+        for levels in [MAX_DEPTH + 1, 123, 124, 125, 128, 100_000] {
+            let failure = data_written_as(&nested(levels)).unwrap_err();
+            assert_eq!((failure.class, failure.response_code), (FailureClass::BackendFailure, None));
+            let says = format!("nested {levels} levels deep; at most 64 are allowed");
+            assert!(failure.deed.contains(&says), "{}", failure.deed);
+        }
+        let unused = answer(|line| line["debug"] = serde_json::from_str(&nested(100)).unwrap());
+        assert!(unused.is_ok(), "what the contract does not name has no limit but the line's");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{future::ready, io, pin::pin, process::ExitStatus, time::Duration};
 
-use phoenix_domain::{FailureClass, action::ActionResult};
+use phoenix_domain::{FailureClass, action::ActionResult, limits::MAX_ANSWER_BYTES};
 use tokio::{
     io::AsyncWriteExt,
     net::unix::pipe::Sender,
@@ -12,7 +12,7 @@ use tokio::{
 use super::{Call, stderr::Stderr};
 use crate::{
     failure::AttemptFailure,
-    output::{Line, MAX_LINE_BYTES, Progress},
+    output::{Line, Progress},
     pipes::Output,
     redact::Redactor,
     response,
@@ -184,7 +184,7 @@ impl Conversation {
             End::TimedOut if self.answer.is_complete() => Err(AttemptFailure::did_not_exit(call.limit)),
             End::TimedOut => Err(AttemptFailure::timed_out(call.limit)),
             End::Surplus => broken("wrote more than one line"),
-            End::TooLong => broken(&format!("wrote a line of more than {} MiB", MAX_LINE_BYTES >> 20)),
+            End::TooLong => broken(&format!("wrote a line of more than {} MiB", MAX_ANSWER_BYTES >> 20)),
             End::Lost(error) => {
                 Err(AttemptFailure::new(FailureClass::Io, format!("could not be waited for: {error}")))
             }

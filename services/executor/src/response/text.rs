@@ -1,10 +1,5 @@
 //! The text of a line before it is parsed: what common JSON writers produce and JSON parsers reject.
 
-use std::borrow::Cow;
-
-/// What replaces half of a surrogate pair: the escape of U+FFFD.
-const REPLACEMENT: &str = "\\ufffd";
-
 /// Numbers that JavaScript and Python know and JSON does not, the longest first.
 const NOT_JSON: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 
@@ -13,67 +8,38 @@ pub(super) fn without_byte_order_mark(line: &str) -> &str {
     line.strip_prefix('\u{feff}').unwrap_or(line)
 }
 
-/// `line` with U+FFFD in the place of each escaped surrogate that has no other half. Writers that cut a text between two
-/// UTF-16 units produce them; they stand for no character.
-pub(super) fn with_whole_characters(line: &str) -> Cow<'_, str> {
-    if !(line.contains("\\ud") || line.contains("\\uD")) {
-        return line.into();
-    }
-    let mut mended: Option<String> = None;
-    // The part of the line that was copied into `mended`.
-    let mut copied = 0;
-    let mut at = 0;
-    while let Some(found) = line[at..].find('\\') {
-        at += found;
-        let (unit, next) = (escaped_unit(line, at), escaped_unit(line, at + REPLACEMENT.len()));
-        at += match (unit, next) {
-            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 2 * REPLACEMENT.len(),
-            (Some(0xd800..=0xdfff), _) => {
-                let mended = mended.get_or_insert_default();
-                mended.push_str(&line[copied..at]);
-                mended.push_str(REPLACEMENT);
-                copied = at + REPLACEMENT.len();
-                REPLACEMENT.len()
-            }
-            (Some(_), _) => REPLACEMENT.len(),
-            // A backslash and the character after it, whatever that is.
-            (None, _) => 1 + line[at + 1..].chars().next().map_or(0, char::len_utf8),
-        };
-    }
-    match mended {
-        Some(mut mended) => {
-            mended.push_str(&line[copied..]);
-            mended.into()
-        }
-        None => line.into(),
-    }
-}
-
-/// The number after `\u` at `at`.
-fn escaped_unit(line: &str, at: usize) -> Option<u16> {
-    let digits = line.get(at..at + REPLACEMENT.len())?.strip_prefix("\\u")?;
-    let all_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    all_hex.then(|| u16::from_str_radix(digits, 16).ok())?
-}
-
 /// The first word in `line`, outside its strings, that is a number to other languages and not to JSON.
 pub(super) fn number_outside_json(line: &str) -> Option<&'static str> {
+    outside_strings(line).find_map(|at| NOT_JSON.into_iter().find(|word| line[at..].starts_with(word)))
+}
+
+/// Levels of objects and arrays inside each other.
+pub(super) fn depth(line: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    for at in outside_strings(line) {
+        match line.as_bytes()[at] {
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
+}
+
+/// The places of the ASCII characters in `line` that are in no string.
+fn outside_strings(line: &str) -> impl Iterator<Item = usize> {
     let (mut in_string, mut escaped) = (false, false);
-    for (at, byte) in line.bytes().enumerate() {
+    line.bytes().enumerate().filter_map(move |(at, byte)| {
+        let is_outside = !in_string && byte.is_ascii() && byte != b'"';
         match byte {
             _ if escaped => escaped = false,
             b'\\' if in_string => escaped = true,
             b'"' => in_string = !in_string,
-            b'-' | b'I' | b'N' if !in_string => {
-                let word = NOT_JSON.iter().find(|word| line[at..].starts_with(**word));
-                if word.is_some() {
-                    return word.copied();
-                }
-            }
             _ => {}
         }
-    }
-    None
+        is_outside.then_some(at)
+    })
 }
 
 #[cfg(test)]
@@ -82,25 +48,18 @@ mod tests {
 
     use super::*;
 
-    /// Units of UTF-16, surrogates among them more often than by chance.
-    fn units() -> impl Strategy<Value = Vec<u16>> {
-        prop::collection::vec(prop_oneof![any::<u16>(), 0xd800_u16..=0xdfff, 0x20_u16..0x7f], 0..40)
-    }
-
     proptest! {
         #[test]
-        fn any_escaped_text_is_read_as_utf16_is(units in units(), upper in any::<bool>()) {
-            let escape = |unit: &u16| if upper { format!("\\u{unit:04X}") } else { format!("\\u{unit:04x}") };
-            let line = format!("\"{}\"", units.iter().map(escape).collect::<String>());
-            let text: String = serde_json::from_str(&with_whole_characters(&line)).unwrap();
-            prop_assert_eq!(text, String::from_utf16_lossy(&units));
+        fn words_in_strings_are_neither_numbers_nor_levels(text in "(NaN|Infinity|[{\\[\"\\\\é]){0,20}") {
+            let line = serde_json::json!({ "data": text }).to_string();
+            prop_assert_eq!((number_outside_json(&line), depth(&line)), (None, 1));
         }
 
         #[test]
-        fn any_json_text_stays_as_it_is(text in any::<String>()) {
-            let line = serde_json::to_string(&text).unwrap();
-            prop_assert_eq!(with_whole_characters(&line), line.as_str());
-            prop_assert_eq!(number_outside_json(&line), None);
+        fn levels_of_any_value_are_counted(levels in prop::collection::vec(any::<bool>(), 0..50)) {
+            let open: String = levels.iter().map(|&array| if array { "[0," } else { "{\"}\":" }).collect();
+            let close: String = levels.iter().rev().map(|&array| if array { "]" } else { "}" }).collect();
+            prop_assert_eq!(depth(&format!("{open}\"[\"{close}")), levels.len());
         }
     }
 }

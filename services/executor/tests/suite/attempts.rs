@@ -254,6 +254,9 @@ async fn liberal_json_of_an_agent_is_read_or_explained() {
         assert_eq!(sandbox.run().await.data(), read, "{written}");
         sandbox.stop().await;
     }
+    let deep = format!("{}{}", "[".repeat(123), "]".repeat(123));
+    let says = "nested 123 levels deep; at most 64 are allowed";
+    fails(patient(&["write-data", &deep]), FailureClass::BackendFailure, says, "").await;
     let nan = FailureClass::BackendFailure;
     fails(patient(&["write-data", "[1,NaN]"]), nan, "`NaN` is not JSON", "").await;
 }
