@@ -89,9 +89,9 @@ impl Conversation {
         self.is_opened = true;
     }
 
-    /// Whether that was read.
+    /// Whether that was read, as far as can be known.
     pub(super) fn is_open(&self) -> bool {
-        self.waits_in_pipe() == Some(0)
+        self.waits_in_pipe().is_none_or(|waiting| waiting == 0)
     }
 
     /// Writes `request` and listens until the answer is complete, it is clear that none will come, or `deadline`. `exit`
