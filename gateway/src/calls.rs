@@ -36,30 +36,38 @@ pub(crate) struct Plans {
     scope: Scope,
 }
 
+/// A plan that has succeeded.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// Which.
+    pub(crate) plan_id: PlanId,
+    /// The answer as a person reads it.
+    pub(crate) output: String,
+    /// Why that is not complete; nothing when it is.
+    pub(crate) finish_reason: Option<String>,
+}
+
 impl Plans {
     pub(crate) fn new(gateway: &Gateway, scope: &Scope) -> Self {
         Self { gateway: gateway.clone(), scope: scope.clone() }
     }
 
-    /// Runs a plan to its end: its id and its output.
+    /// Runs a plan to its end.
     ///
     /// The planner is told how much time there is, and answers before it is up; a planner that does not is given up. A
     /// plan that continues without its caller is not bound by the caller's time either.
-    pub(crate) async fn run(
-        &self,
-        wish: PlanAndExecuteRequest,
-    ) -> Result<(PlanId, String), OrchestratorError> {
+    pub(crate) async fn run(&self, wish: PlanAndExecuteRequest) -> Result<Finished, OrchestratorError> {
         let continues = wish.continue_on_disconnect;
         let context = if continues { self.scope.context_without_deadline() } else { self.scope.context() };
         // A stream that is shared carries the same answer as a call of its own.
         let call = async {
             self.gateway.planner_calls.call_once::<PlanAndExecute>(&context, wish).await.map(Response::new)
         };
-        let PlanAndExecuteResponse { plan_id, output, agent: _, agent_time_us, replay_of } =
+        let PlanAndExecuteResponse { plan_id, output, agent: _, agent_time_us, replay_of, finish_reason } =
             self.within(self.scope.deadline(), call).await?.ok_or_else(|| too_late(continues))?;
         self.repeats(&replay_of)?;
         self.scope.agents_worked(Duration::from_micros(agent_time_us));
-        Ok((read_id(&plan_id)?, output))
+        Ok(Finished { plan_id: read_id(&plan_id)?, output, finish_reason })
     }
 
     /// Has a plan accepted.

@@ -114,6 +114,7 @@ impl Shape {
                     status: ChatStatus::Error,
                     plan_id,
                     output: None,
+                    finish_reason: None,
                     error: Some(ErrorBody { code, message, details }),
                 })
             }

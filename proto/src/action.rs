@@ -32,6 +32,15 @@ impl TryFrom<common::ActionOutput> for ActionResult {
     }
 }
 
+impl common::ActionOutput {
+    /// Why the answer is not complete; `None` when it is, or nothing says otherwise.
+    #[must_use]
+    pub fn finish_reason(&self) -> Option<String> {
+        let metadata = json_object("metadata_json", &self.metadata_json).ok()?;
+        phoenix_domain::action::finish_reason(&metadata)
+    }
+}
+
 /// A JSON object that travels as text; empty text is an empty object.
 ///
 /// # Errors

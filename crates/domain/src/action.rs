@@ -10,6 +10,7 @@ use crate::{
     agent::AgentName,
     ids::{CorrelationId, PlanId, TaskId},
     json::{Json, Object},
+    llm::FinishReason,
 };
 
 /// The version of this contract.
@@ -25,6 +26,9 @@ pub const RATE_LIMITED: u16 = 429;
 /// The code of an agent that a service it depends on refuses for a reason that another attempt does not change, such as a
 /// wrong key. The task ends with `execution_failed`.
 pub const DEPENDENCY_REFUSED: u16 = 424;
+
+/// The longest reason for the end of an answer that is passed on.
+const MAX_REASON_CHARS: usize = 64;
 
 /// What an agent is asked to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -130,6 +134,24 @@ impl ActionResult {
     #[must_use]
     pub fn to_text(&self) -> String {
         self.data.to_text()
+    }
+
+    /// Why the answer is not complete, as [`finish_reason`] reads it from the metadata.
+    #[must_use]
+    pub fn finish_reason(&self) -> Option<String> {
+        finish_reason(&self.metadata)
+    }
+}
+
+/// Why an answer is not complete, by its metadata: `length`, `content_filter`, or the word of whoever wrote it. `None` when
+/// it is complete, or nothing says otherwise.
+#[must_use]
+pub fn finish_reason(metadata: &Object) -> Option<String> {
+    let word = metadata.get("finish_reason")?.as_str()?.trim();
+    match FinishReason::of(word) {
+        Some(FinishReason::Stop) => None,
+        Some(reason) => Some(reason.as_str().into()),
+        None => Some(word.chars().take(MAX_REASON_CHARS).collect()),
     }
 }
 
@@ -267,6 +289,27 @@ mod tests {
         for &class in FailureClass::ALL {
             assert_eq!(FailureClass::from_name(class.as_str()), Some(class));
         }
+    }
+
+    #[test]
+    fn finish_reason_is_passed_on_unless_it_is_stop() {
+        let long = "x".repeat(1000);
+        for (word, reason) in [
+            (Json::from("stop"), None),
+            ("end_turn".into(), None),
+            ("length".into(), Some("length")),
+            ("MAX_TOKENS".into(), Some("length")),
+            ("SAFETY".into(), Some("content_filter")),
+            ("tool_calls".into(), Some("tool_calls")),
+            (long.as_str().into(), Some(&long[..64])),
+            (Json::Null, None),
+            (Json::Bool(true), None),
+        ] {
+            let mut result = ActionResult::text("half");
+            result.metadata.insert("finish_reason".into(), word);
+            assert_eq!(result.finish_reason().as_deref(), reason);
+        }
+        assert_eq!(ActionResult::text("whole").finish_reason(), None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::{
     plans::{AcceptedV1, request::adopt, submit},
 };
 use crate::{
-    calls::Plans,
+    calls::{Finished, Plans},
     correlation::Scope,
     delivery::{Delivery, Named, Operation},
     extract::JsonObject,
@@ -87,6 +87,11 @@ pub(crate) struct ChatResponseV1 {
     /// The agent's answer; null on error.
     #[schema(required)]
     pub(crate) output: Option<String>,
+    /// Why the answer is not complete: `length` when a limit cut it off, `content_filter` when the model's provider
+    /// withheld the rest, or the agent's own word. Absent when the answer is complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, examples("length"))]
+    pub(crate) finish_reason: Option<String>,
     /// Why there is no answer; null on success.
     #[schema(required)]
     pub(crate) error: Option<ErrorBody>,
@@ -94,13 +99,15 @@ pub(crate) struct ChatResponseV1 {
 
 impl ChatResponseV1 {
     /// The answer of a chat that went well.
-    fn success(correlation_id: CorrelationId, plan_id: PlanId, output: String) -> Self {
+    fn success(correlation_id: CorrelationId, finished: Finished) -> Self {
+        let Finished { plan_id, output, finish_reason } = finished;
         Self {
             api_version: API_VERSION,
             correlation_id,
             status: ChatStatus::Success,
             plan_id: Some(plan_id),
             output: Some(output),
+            finish_reason,
             error: None,
         }
     }
@@ -175,8 +182,8 @@ pub(crate) async fn chat_v1(
     if respond_async {
         return submit(&plans, &scope, wish).await;
     }
-    let (plan_id, output) = plans.run(wish).await?;
-    Ok(Json(ChatResponseV1::success(scope.answer_id(), plan_id, output)).into_response())
+    let finished = plans.run(wish).await?;
+    Ok(Json(ChatResponseV1::success(scope.answer_id(), finished)).into_response())
 }
 
 /// Send a chat, legacy form
@@ -201,7 +208,7 @@ pub(crate) async fn handle_chat(
     let LegacyChatRequest { message, context } = request;
     let chat = Chat::new(message, context, scope.id(), None)?;
     let wish = wish(chat, delivery?, named);
-    let (_, output) = Plans::new(&gateway, &scope).run(wish).await?;
+    let Finished { output, .. } = Plans::new(&gateway, &scope).run(wish).await?;
     Ok(Json(LegacyChatResponse { status: ChatStatus::Success, output }))
 }
 

@@ -107,7 +107,7 @@ pub(crate) async fn create_plan(
         return submit(&plans, &scope, wish).await;
     }
     let plan = match plans.run(wish).await {
-        Ok((plan_id, _)) => plans.get(plan_id).await?,
+        Ok(finished) => plans.get(finished.plan_id).await?,
         Err(error) => ended_plan(&plans, error).await?,
     };
     Ok(Json(encode_end(plan)?).into_response())

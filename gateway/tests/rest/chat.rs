@@ -39,6 +39,17 @@ async fn a_chat_reaches_the_planner_as_it_was_sent_and_its_answer_comes_back() {
 }
 
 #[tokio::test]
+async fn chat_answer_has_finish_reason_only_when_it_is_not_complete() {
+    let stack = Stack::start().await;
+    stack.planner.reply(Reply::Partial("half an ans".into(), "length"));
+    let answer = stack.http.post("/api/v1/chat", &json!({"message": "m"})).await.json();
+    assert_eq!((&answer["output"], &answer["finish_reason"]), (&json!("half an ans"), &json!("length")));
+    stack.planner.reply(Reply::Output("whole".into()));
+    let answer = stack.http.post("/api/v1/chat", &json!({"message": "m"})).await.json();
+    assert!(answer.get("finish_reason").is_none(), "{answer}");
+}
+
+#[tokio::test]
 async fn the_body_names_the_request_before_the_header_does_and_every_hop_agrees() {
     let stack = Stack::start().await;
     let upper = ID.to_uppercase();

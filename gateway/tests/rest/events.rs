@@ -133,6 +133,13 @@ async fn a_chat_that_is_watched_ends_with_its_answer() {
         });
         assert_eq!(answer, expected);
     }
+    let mut partial = plans::succeeded("half");
+    partial.tasks[0].output.as_mut().unwrap().metadata_json = r#"{"finish_reason":"max_tokens"}"#.into();
+    stack.planner.keep(partial);
+    stack.planner.watches([Watch::Breaks(plans::whole()[..3].to_vec()), Watch::Breaks(from(3))]);
+    let stream = stack.http.stream(Method::POST, "/api/v1/chat", STREAM, CHAT).await;
+    let (_, _, answer) = stream.rest().await.pop().unwrap();
+    assert_eq!((&answer["output"], &answer["finish_reason"]), (&json!("half"), &json!("length")));
     assert_eq!(stack.planner.cancelled(), 0);
     let asked = stack.planner.seen()[0].request.clone();
     assert!(asked.caller_waits, "somebody looks at it");

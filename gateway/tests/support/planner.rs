@@ -41,6 +41,8 @@ pub enum Watch {
 pub enum Reply {
     /// Answers with this output and the plan `PLAN`.
     Output(String),
+    /// Answers with this output, which is not complete for this reason.
+    Partial(String, &'static str),
     /// Fails.
     Error(OrchestratorError),
     /// Never answers.
@@ -232,7 +234,12 @@ impl PlannerService for FakePlanner {
         let context = RequestContext::of(&request);
         self.seen.send_modify(|seen| seen.push(Seen { context, request: request.into_inner() }));
         let reply = self.reply.lock().unwrap().clone();
+        let mut finish_reason = None;
         let (plan_id, output) = match reply {
+            Reply::Partial(output, reason) => {
+                finish_reason = Some(reason.to_owned());
+                (Self::PLAN.into(), output)
+            }
             Reply::Output(output) => (Self::PLAN.parse::<PlanId>().unwrap().to_string(), output),
             Reply::Nonsense => (String::new(), String::new()),
             Reply::After(signal) => {
@@ -253,6 +260,7 @@ impl PlannerService for FakePlanner {
             agent,
             agent_time_us: 1_000,
             replay_of: self.replay_of(),
+            finish_reason,
         }))
     }
 

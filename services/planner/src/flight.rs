@@ -23,7 +23,7 @@ use crate::{
     make::{Waits, graph_of_accepted},
     metrics::CountedPlan,
     planner::{Answer, Planner},
-    run::{Course, Run, cancel_tasks, sleep_until, terminal_status},
+    run::{Course, PlanOutput, Run, cancel_tasks, sleep_until, terminal_status},
     running::{Listed, Stop},
     store::{Entry, JournalError},
 };
@@ -246,7 +246,7 @@ impl Flight {
     fn end(
         mut self,
         agent: &AgentName,
-        result: Result<Result<Option<String>, OrchestratorError>, JournalError>,
+        result: Result<Result<PlanOutput, OrchestratorError>, JournalError>,
     ) -> Result<Answer, OrchestratorError> {
         let (plan_id, elapsed_ms) = (self.plan_id, self.counted.elapsed_ms());
         let named = |error: OrchestratorError| error.with_detail("plan_id", plan_id);
@@ -261,16 +261,11 @@ impl Flight {
         let status = terminal_status(result.as_ref().err());
         self.listed.ended(status);
         match result {
-            Ok(output) => {
+            Ok(PlanOutput { text: output, finish_reason }) => {
                 self.counted.succeeded();
                 tracing::info!(%agent, plan_status = status.as_str(), elapsed_ms, "plan ended");
-                Ok(Answer {
-                    plan_id,
-                    output,
-                    agent: agent.clone(),
-                    agent_time: self.counted.agent_time(),
-                    replay_of: None,
-                })
+                let (agent, agent_time) = (agent.clone(), self.counted.agent_time());
+                Ok(Answer { plan_id, output, finish_reason, agent, agent_time, replay_of: None })
             }
             Err(error) => {
                 if status == PlanStatus::Failed {

@@ -69,7 +69,7 @@ impl PlannerService for PlannerGrpc {
         let context = RequestContext::of(&request);
         let wish = wish(request.into_inner(), Waits::Caller, context.correlation_id)?;
         let answer = self.planner.plan_and_execute_v1(context, wish).await;
-        let Answer { plan_id, output, agent, agent_time, replay_of } =
+        let Answer { plan_id, output, finish_reason, agent, agent_time, replay_of } =
             answer.map_err(|error| status_from_error(&error))?;
         Ok(Response::new(PlanAndExecuteResponse {
             plan_id: plan_id.to_string(),
@@ -77,6 +77,7 @@ impl PlannerService for PlannerGrpc {
             agent: agent.into(),
             agent_time_us: u64::try_from(agent_time.as_micros()).unwrap_or(u64::MAX),
             replay_of: text(replay_of),
+            finish_reason,
         }))
     }
 

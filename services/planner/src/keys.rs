@@ -12,6 +12,7 @@ use std::{
 use jiff::Timestamp;
 use phoenix_domain::{
     CorrelationId, OrchestratorError, PlanId,
+    action::ActionResult,
     plan::PlanStatus,
     refusals::{REPLAY_OF, key_in_use, key_used_otherwise},
 };
@@ -131,8 +132,10 @@ impl Planner {
         let original = by.unwrap_or(plan.correlation_id);
         match (plan.status, plan.error) {
             (PlanStatus::Succeeded, _) => {
+                let last = plan.tasks.last().and_then(|task| task.output.as_ref());
+                let finish_reason = last.and_then(ActionResult::finish_reason);
                 let (output, replay_of) = (plan.output, Some(original));
-                Ok(Answer { plan_id, output, agent, agent_time: Duration::ZERO, replay_of })
+                Ok(Answer { plan_id, output, finish_reason, agent, agent_time: Duration::ZERO, replay_of })
             }
             (status, Some(error)) if status.is_terminal() => Err(error.with_detail(REPLAY_OF, original)),
             (status, None) if status.is_terminal() => {

@@ -39,6 +39,8 @@ pub struct Answer {
     pub plan_id: PlanId,
     /// The answer as a person reads it: that of the last task, if it gave one.
     pub output: Option<String>,
+    /// Why it is not complete; nothing when it is.
+    pub finish_reason: Option<String>,
     /// Who gave it.
     pub agent: AgentName,
     /// How long agents worked for this request, each moment once; zero when the answer is that of an earlier one.

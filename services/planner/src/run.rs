@@ -47,10 +47,19 @@ pub(crate) struct Run<'a> {
     pub(crate) takeovers: u32,
 }
 
+/// What a plan gives its caller.
+#[derive(Default)]
+pub(crate) struct PlanOutput {
+    /// The answer of the last task as a person reads it, if that gave one.
+    pub(crate) text: Option<String>,
+    /// Why it is not complete; nothing when it is.
+    pub(crate) finish_reason: Option<String>,
+}
+
 /// What a run has come to. Whatever led to it is durable by then.
 pub(crate) enum Course {
     /// The plan's end, with its answer.
-    Ended(Result<Option<String>, OrchestratorError>),
+    Ended(Result<PlanOutput, OrchestratorError>),
     /// It goes on when one of these agents has a place. With each goes the first task that there is for it.
     InLine(Vec<(AgentName, usize)>),
 }
@@ -60,8 +69,8 @@ enum State {
     Waiting,
     /// Handed over, or in line for it.
     Ready,
-    /// Its answer.
-    Done(Json),
+    /// Its answer, and why that is not complete.
+    Done(Json, Option<String>),
     /// It ended without one.
     Failed,
 }
@@ -160,7 +169,10 @@ impl Run<'_> {
             };
             entries.extend(progress[ordinal].end(self.task_ref(ordinal), &result));
             states[ordinal] = match (result, self.plan.tasks[ordinal].spec.on_failure) {
-                (Ok(output), _) => State::Done(output.data),
+                (Ok(output), _) => {
+                    let finish_reason = output.finish_reason();
+                    State::Done(output.data, finish_reason)
+                }
                 (Err(_), OnFailure::Continue) => State::Failed,
                 (Err(error), OnFailure::Fail) => {
                     states[ordinal] = State::Failed;
@@ -191,7 +203,7 @@ impl Run<'_> {
         let output = |key: &str| {
             let ordinal = self.plan.tasks.iter().position(|task| task.spec.key == key);
             match ordinal.map(|ordinal| &states[ordinal]) {
-                Some(State::Done(answer)) => Referent::Answer(answer),
+                Some(State::Done(answer, _)) => Referent::Answer(answer),
                 Some(State::Failed | State::Waiting | State::Ready) | None => Referent::Failed,
             }
         };
@@ -212,7 +224,7 @@ impl Run<'_> {
         let mut entries = Vec::new();
         for (ordinal, state) in states.iter().enumerate() {
             let result = match state {
-                State::Done(_) | State::Failed => continue,
+                State::Done(..) | State::Failed => continue,
                 // The plan's own time ran out under it: that is its failure too.
                 State::Ready if error.code == OrchestratorErrorCode::Timeout => Err(error.clone()),
                 State::Ready | State::Waiting => Err(ended_before_it()),
@@ -270,7 +282,7 @@ fn agents_of(plan: &Plan, ordinals: impl IntoIterator<Item = usize>) -> Vec<(Age
 /// What the journal knows of the tasks: nothing of a new plan.
 fn known_states(plan: &Plan) -> Vec<State> {
     let known = |task: &Task| match &task.output {
-        Some(output) => State::Done(output.data.clone()),
+        Some(output) => State::Done(output.data.clone(), output.finish_reason()),
         None if task.status.is_terminal() => State::Failed,
         None => State::Waiting,
     };
@@ -279,7 +291,7 @@ fn known_states(plan: &Plan) -> Vec<State> {
 
 /// The tasks that wait for no other any more and have not been taken up yet.
 fn ready(graph: &Graph, states: &[State]) -> Vec<usize> {
-    let done = |ordinal: &usize| matches!(states[*ordinal], State::Done(_) | State::Failed);
+    let done = |ordinal: &usize| matches!(states[*ordinal], State::Done(..) | State::Failed);
     let waiting = states.iter().enumerate().filter(|(_, state)| matches!(state, State::Waiting));
     waiting
         .map(|(ordinal, _)| ordinal)
@@ -288,10 +300,12 @@ fn ready(graph: &Graph, states: &[State]) -> Vec<usize> {
 }
 
 /// The plan's answer: that of its last task, if that gave one.
-fn output(states: &[State]) -> Option<String> {
+fn output(states: &[State]) -> PlanOutput {
     match states.last() {
-        Some(State::Done(answer)) => Some(answer.to_text()),
-        Some(State::Failed | State::Waiting | State::Ready) | None => None,
+        Some(State::Done(answer, finish_reason)) => {
+            PlanOutput { text: Some(answer.to_text()), finish_reason: finish_reason.clone() }
+        }
+        Some(State::Failed | State::Waiting | State::Ready) | None => PlanOutput::default(),
     }
 }
 

@@ -208,5 +208,6 @@ fn echo(request: PlanAndExecuteRequest) -> PlanAndExecuteResponse {
         agent: "echo_agent".into(),
         agent_time_us: 0,
         replay_of: String::new(),
+        finish_reason: None,
     }
 }

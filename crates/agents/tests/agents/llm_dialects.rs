@@ -98,6 +98,12 @@ fn byte_order_mark_before_an_answer_is_ignored() {
 }
 
 #[test]
+fn half_a_surrogate_pair_in_an_answer_is_one_character() {
+    let body = r#"{"choices":[{"message":{"content":"a\ud83d"}}]}"#;
+    assert_eq!(answer(OpenAi, body).unwrap().to_text(), "a\u{fffd}");
+}
+
+#[test]
 fn model_answer_is_not_changed_by_the_key() {
     for text in ["keys begin with sk-test-, nothing else", KEY, "sk-test-4f9d in a text 2c7a1b"] {
         let body = json!({"choices": [{"message": {"content": text}, "finish_reason": text}], "model": text});

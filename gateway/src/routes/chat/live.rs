@@ -6,12 +6,15 @@ use axum::response::{Response, sse::Event};
 use futures_util::stream;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
 use phoenix_platform::client::UNREACHABLE_RETRY_AFTER;
-use phoenix_proto::planner::{self, CancelPlanRequest, PlanAndExecuteRequest};
+use phoenix_proto::{
+    common::ActionOutput,
+    planner::{self, CancelPlanRequest, PlanAndExecuteRequest},
+};
 use tracing::Instrument;
 
 use super::{ChatResponseV1, RESPONSE};
 use crate::{
-    calls::{Plans, too_late},
+    calls::{Finished, Plans, too_late},
     correlation::Scope,
     follow::{Follower, Pause},
     peers::Gateway,
@@ -138,8 +141,11 @@ impl Watched {
 
     fn answer(&self, plan: Result<planner::Plan, OrchestratorError>) -> String {
         let error = match plan {
-            Ok(planner::Plan { output: Some(output), .. }) => {
-                let answer = ChatResponseV1::success(self.scope.answer_id(), self.plan_id, output);
+            Ok(planner::Plan { output: Some(output), tasks, .. }) => {
+                let last = tasks.last().and_then(|task| task.output.as_ref());
+                let finish_reason = last.and_then(ActionOutput::finish_reason);
+                let finished = Finished { plan_id: self.plan_id, output, finish_reason };
+                let answer = ChatResponseV1::success(self.scope.answer_id(), finished);
                 // Strings and ids can always be written.
                 return serde_json::to_string(&answer).unwrap_or_default();
             }

@@ -3,7 +3,10 @@
 //! Only the text of an answer has to be what the documentation describes. Everything beside it (usage, names, reasons) may
 //! be absent or of any type: servers that copy an API do not copy all of it.
 
-use phoenix_domain::llm::{FinishReason, Provider, ProviderKind};
+use phoenix_domain::{
+    json::replace_lone_surrogates,
+    llm::{FinishReason, Provider, ProviderKind},
+};
 use serde_json::Value;
 
 use super::refusal::{Refusal, is_said};
@@ -105,10 +108,11 @@ fn is_blank(answer: &Completion) -> bool {
     answer.text.trim().is_empty()
 }
 
-/// The JSON of a body. What is not UTF-8 in it is replaced, and a byte-order mark before it passed over.
+/// The JSON of a body. What is no text in it is replaced, and a byte-order mark before it passed over.
 pub(super) fn parse(body: &[u8]) -> Result<Value, Unusable> {
     let text = String::from_utf8_lossy(body);
-    serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|_| Unusable::Malformed)
+    let text = replace_lone_surrogates(text.trim_start_matches('\u{feff}'));
+    serde_json::from_str(&text).map_err(|_| Unusable::Malformed)
 }
 
 /// A text as it is, or the text in the parts that it comes in. Parts of another kind (thoughts, tools) are no part of the
