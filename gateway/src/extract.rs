@@ -9,13 +9,13 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode};
+use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode, limits::MAX_REQUEST_BYTES};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{bodies::Admitted, correlation::Scope, members::Members, problem::Failure, wording};
 
 /// The largest body.
-pub(crate) const MAX_BODY_BYTES: usize = 1024 * 1024;
+pub(crate) const MAX_BODY_BYTES: usize = MAX_REQUEST_BYTES;
 
 /// How long a body may take to arrive, within the request's own deadline.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);

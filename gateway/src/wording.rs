@@ -8,6 +8,9 @@ use crate::extract::{invalid_body, shorten};
 /// How the text of an error begins that needs no more words than its own; see [`crate::members`].
 pub(crate) const REQUIREMENT: &str = "must ";
 
+/// How the text of an error begins that says what a value is; see [`phoenix_domain::json::JsonError`].
+const FINDING: &str = "is ";
+
 /// The error for `error`, which a decoder found at `path`.
 pub(crate) fn explain(path: &str, error: &serde_json::Error) -> OrchestratorError {
     let text = error.to_string();
@@ -30,7 +33,7 @@ pub(crate) fn explain(path: &str, error: &serde_json::Error) -> OrchestratorErro
         let known = known.trim_start_matches("one of ").replace(" or ", ", ");
         let problem = format_args!("is not a known field; known are {known}");
         OrchestratorError::invalid(&below(parent, &shorten(field)), problem)
-    } else if text.starts_with(REQUIREMENT) {
+    } else if text.starts_with(REQUIREMENT) || text.starts_with(FINDING) {
         OrchestratorError::invalid(path, text)
     } else {
         let (found, expected) = text.rsplit_once(", expected ").unwrap_or((text, "something else"));

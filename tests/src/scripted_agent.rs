@@ -13,6 +13,9 @@
 //! | `meta` | answers with the request's `_meta` |
 //! | `fail` | answers with an error, code 500, and says `boom` on stderr |
 //! | `quote CODE` | answers with an error of this code that quotes the message; CODE stands in place of SWITCH_FILE |
+//! | `large` | answers with as many bytes as the message says |
+//! | `deep` | answers with as many lists inside each other as the message says |
+//! | `loud` | fails, with 64 KiB on stderr |
 //! | `hang` | never answers |
 //! | `fork` | starts a child of its own that never ends, then never answers |
 //! | `slow` | answers after 1.5 s |
@@ -75,6 +78,18 @@ fn misbehave(mode: &str, request: &ActionRequest) -> ActionResponse {
             Command::new("sleep").arg("600").status().unwrap();
             forever()
         }
+        "large" => ActionResponse::success(request, ActionResult::text("x".repeat(count(request)))),
+        "deep" => {
+            let levels = count(request);
+            let text = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+            let mut result = ActionResult::text("");
+            result.data = phoenix_domain::json::Json::parse_stored(&text).unwrap();
+            ActionResponse::success(request, result)
+        }
+        "loud" => {
+            eprint!("{}", "e".repeat(64 * 1024));
+            ActionResponse::failure(request, 500, "told to fail")
+        }
         "hang" => forever(),
         "stubborn" => {
             // A shell that ignores it passes that on to what it becomes.
@@ -88,6 +103,11 @@ fn misbehave(mode: &str, request: &ActionRequest) -> ActionResponse {
         }
         _ => echo(request),
     }
+}
+
+/// The number that the message is.
+fn count(request: &ActionRequest) -> usize {
+    echo(request).result.unwrap().to_text().parse().unwrap()
 }
 
 /// A line for each file of another process that can be opened: its command line, and the file.

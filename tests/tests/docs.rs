@@ -10,6 +10,7 @@ use std::{
 use phoenix_domain::{
     FailureClass,
     action::{ActionRequest, ActionResponse, ActionResult, ActionStatus},
+    limits::ALL,
 };
 use phoenix_platform::config::PhoenixConfig;
 use phoenix_testkit::{phoenix_bin, sandbox::Sandbox};
@@ -31,6 +32,19 @@ fn blocks(language: &str) -> Vec<String> {
     let blocks: Vec<_> = blocks.collect();
     assert!(!blocks.is_empty(), "docs/agents.md has no {language} block");
     blocks
+}
+
+#[test]
+fn limits_page_lists_every_limit_with_its_value() {
+    let page = read("docs/limits.md");
+    let row = |line: &str| {
+        let mut cells = line.strip_prefix("| `")?.split(" | ");
+        let (name, value) = (cells.next()?.strip_suffix('`')?, cells.next()?);
+        Some((name.to_owned(), value.parse::<usize>().ok()?))
+    };
+    let listed: Vec<_> = page.lines().filter_map(row).collect();
+    let defined: Vec<_> = ALL.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+    assert_eq!(listed, defined);
 }
 
 fn example_request() -> ActionRequest {

@@ -12,14 +12,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use phoenix_domain::action::{
-    API_VERSION, ActionRequest, ActionResponse, ActionResult, ActionStatus, DEPENDENCY_REFUSED, RATE_LIMITED,
+use phoenix_domain::{
+    action::{
+        API_VERSION, ActionRequest, ActionResponse, ActionResult, ActionStatus, DEPENDENCY_REFUSED,
+        RATE_LIMITED,
+    },
+    limits::{MAX_ANSWER_BYTES, MAX_FILLED_INPUT_BYTES},
 };
 use serde_json::Value;
 use uuid::Uuid;
 
-/// The longest line in either direction: what the executor reads at most.
-pub const MAX_LINE_BYTES: usize = 8 * 1024 * 1024;
+/// The longest answer, in bytes with the newline: what the executor reads at most.
+pub const MAX_LINE_BYTES: usize = MAX_ANSWER_BYTES;
+
+/// The longest request, in bytes without the newline: the largest input, its context and the rest of the line.
+pub const MAX_REQUEST_LINE_BYTES: usize = MAX_FILLED_INPUT_BYTES + 2 * 1024 * 1024;
 
 /// What an agent does with a request. Closures are agents too.
 pub trait Agent {
@@ -128,7 +135,7 @@ pub fn serve(mut agent: impl Agent, mut input: impl BufRead, mut output: impl Wr
         let response = match length {
             Length::Whole => answer(&mut agent, &line),
             Length::TooLong => {
-                refusal(&Value::Null, 413, format!("a request is at most {MAX_LINE_BYTES} bytes"))
+                refusal(&Value::Null, 413, format!("a request is at most {MAX_REQUEST_LINE_BYTES} bytes"))
             }
         };
         match output.write_all(&encode(&response)?).and_then(|()| output.flush()) {
@@ -148,11 +155,11 @@ enum Length {
 /// input is over. The last line need not end in a newline.
 fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<Length>> {
     line.clear();
-    let limit = MAX_LINE_BYTES as u64 + 1;
+    let limit = MAX_REQUEST_LINE_BYTES as u64 + 1;
     if input.by_ref().take(limit).read_until(b'\n', line)? == 0 {
         return Ok(None);
     }
-    if line.pop_if(|last| *last == b'\n').is_none() && line.len() > MAX_LINE_BYTES {
+    if line.pop_if(|last| *last == b'\n').is_none() && line.len() > MAX_REQUEST_LINE_BYTES {
         input.skip_until(b'\n')?;
         return Ok(Some(Length::TooLong));
     }

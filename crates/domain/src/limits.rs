@@ -5,54 +5,50 @@
 
 use crate::error::OrchestratorError;
 
-/// Levels of objects and arrays inside each other, of a task's input, an agent's answer and its metadata. An object with
-/// plain members is one level.
-pub const MAX_DEPTH: usize = 64;
+macro_rules! limits {
+    ($($(#[$doc:meta])* $name:ident = $value:expr;)*) => {
+        $($(#[$doc])* pub const $name: usize = $value;)*
 
-/// Levels that a journal written before [`MAX_DEPTH`] existed may hold, and the reader of the journal accepts.
-pub const MAX_STORED_DEPTH: usize = 512;
+        /// Every limit, by its name.
+        pub const ALL: &[(&str, usize)] = &[$((stringify!($name), $name),)*];
+    };
+}
 
-/// Bytes of a request's body at the gateway.
-pub const MAX_REQUEST_BYTES: usize = 1024 * 1024;
-
-/// Bytes of a task's input once its references are filled, as compact JSON.
-pub const MAX_FILLED_INPUT_BYTES: usize = 8 * 1024 * 1024;
-
-/// Bytes of the line that an agent answers.
-pub const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
-
-/// Bytes of an attempt's stderr that are kept: the last ones.
-pub const MAX_STDERR_BYTES: usize = 64 * 1024;
-
-/// Tasks of one plan.
-pub const MAX_TASKS: usize = 256;
-
-/// Bytes of a whole plan as it is accepted: the inputs as compact JSON, keys, actions, dependencies and context together.
-pub const MAX_PLAN_BYTES: usize = 4 * 1024 * 1024;
-
-/// Bytes of a chat's message.
-pub const MAX_MESSAGE_BYTES: usize = 32_768;
-
-/// Bytes of the context that a caller gives agents beside the input.
-pub const MAX_CONTEXT_BYTES: usize = 262_144;
-
-/// Bytes of the reason for a cancel, a redrive or a discard.
-pub const MAX_REASON_BYTES: usize = 1024;
-
-/// Characters of a task's key.
-pub const MAX_KEY_CHARS: usize = 64;
-
-/// Bytes of an action's name.
-pub const MAX_ACTION_BYTES: usize = 256;
-
-/// Bytes of an idempotency key.
-pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
-
-/// Bytes of one output or stderr tail that a view of a plan shows; the whole is read by its own link.
-pub const MAX_PREVIEW_BYTES: usize = 64 * 1024;
-
-/// Bytes of all previews of one view, and of one page of a listing, together.
-pub const MAX_VIEW_BYTES: usize = 4 * 1024 * 1024;
+limits! {
+    /// Levels of objects and arrays inside each other, of a task's input, an agent's answer and its metadata. An object with
+    /// plain members is one level.
+    MAX_DEPTH = 64;
+    /// Levels that a journal written before [`MAX_DEPTH`] existed may hold, and the reader of the journal accepts.
+    MAX_STORED_DEPTH = 512;
+    /// Bytes of a request's body at the gateway.
+    MAX_REQUEST_BYTES = 1024 * 1024;
+    /// Bytes of a task's input once its references are filled, as compact JSON.
+    MAX_FILLED_INPUT_BYTES = 8 * 1024 * 1024;
+    /// Bytes of the line that an agent answers.
+    MAX_ANSWER_BYTES = 8 * 1024 * 1024;
+    /// Bytes of an attempt's stderr that are kept: the last ones.
+    MAX_STDERR_BYTES = 64 * 1024;
+    /// Tasks of one plan.
+    MAX_TASKS = 256;
+    /// Bytes of a whole plan as it is accepted: the inputs as compact JSON, keys, actions, dependencies and context together.
+    MAX_PLAN_BYTES = 4 * 1024 * 1024;
+    /// Bytes of a chat's message.
+    MAX_MESSAGE_BYTES = 32_768;
+    /// Bytes of the context that a caller gives agents beside the input.
+    MAX_CONTEXT_BYTES = 262_144;
+    /// Bytes of the reason for a cancel, a redrive or a discard.
+    MAX_REASON_BYTES = 1024;
+    /// Characters of a task's key.
+    MAX_KEY_CHARS = 64;
+    /// Bytes of an action's name.
+    MAX_ACTION_BYTES = 256;
+    /// Bytes of an idempotency key.
+    MAX_IDEMPOTENCY_KEY_BYTES = 255;
+    /// Bytes of one output or stderr tail that a view of a plan shows; the whole is read by its own link.
+    MAX_PREVIEW_BYTES = 64 * 1024;
+    /// Bytes of all previews of one view, and of one page of a listing, together.
+    MAX_VIEW_BYTES = 4 * 1024 * 1024;
+}
 
 /// Checks that free text is at most `limit` bytes long.
 ///

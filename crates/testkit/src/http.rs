@@ -153,6 +153,11 @@ impl Rest {
 
     /// Sends a request; `None` when the gateway can't be reached.
     pub async fn try_send(&self, method: Method, path: &str, body: Option<Value>) -> Option<Answer> {
+        self.try_send_text(method, path, body.map(|json| json.to_string())).await
+    }
+
+    /// The same with a body that is sent as it is, such as JSON that a [`Value`] cannot hold.
+    pub async fn try_send_text(&self, method: Method, path: &str, body: Option<String>) -> Option<Answer> {
         let response = self.client.request(self.request(method, path, body)).await.ok()?;
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.ok()?.to_bytes();
@@ -166,11 +171,12 @@ impl Rest {
 
     /// The same for an answer that is a stream of events.
     pub async fn try_events(&self, method: Method, path: &str, body: Option<Value>) -> Option<EventStream> {
+        let body = body.map(|json| json.to_string());
         let response = self.client.request(self.request(method, path, body)).await.ok()?;
         Some(EventStream { status: response.status(), body: response.into_body(), unread: Vec::new() })
     }
 
-    fn request(&self, method: Method, path: &str, body: Option<Value>) -> Request<Full<Bytes>> {
+    fn request(&self, method: Method, path: &str, body: Option<String>) -> Request<Full<Bytes>> {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         for (name, value) in &self.headers {
             request = request.header(*name, value);
@@ -178,7 +184,7 @@ impl Rest {
         if body.is_some() {
             request = request.header("content-type", "application/json");
         }
-        let body = body.map(|json| Bytes::from(json.to_string())).unwrap_or_default();
+        let body = body.map(Bytes::from).unwrap_or_default();
         request.body(Full::new(body)).expect("a valid request")
     }
 
@@ -196,6 +202,14 @@ impl Rest {
     /// When the gateway can't be reached.
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         self.try_send(Method::POST, path, Some(body)).await.expect("the gateway answers")
+    }
+
+    /// `POST path` with a body that is sent as it is.
+    ///
+    /// # Panics
+    /// When the gateway can't be reached.
+    pub async fn post_text(&self, path: &str, body: String) -> Answer {
+        self.try_send_text(Method::POST, path, Some(body)).await.expect("the gateway answers")
     }
 
     /// A chat for `agent`.

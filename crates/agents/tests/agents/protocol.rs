@@ -3,8 +3,10 @@
 use std::io::{self, BufReader, Write};
 
 use phoenix_agents::{
-    ActionError, ActionRequest, ActionResponse, ActionResult, Agent, Payload, echo::EchoAgent,
-    protocol::MAX_LINE_BYTES, serve,
+    ActionError, ActionRequest, ActionResponse, ActionResult, Agent, Payload,
+    echo::EchoAgent,
+    protocol::{MAX_LINE_BYTES, MAX_REQUEST_LINE_BYTES},
+    serve,
 };
 use phoenix_domain::action::ActionStatus;
 use serde_json::{Value, json};
@@ -72,7 +74,7 @@ fn lines_that_are_no_request_are_answered_with_the_ids_they_have() {
 
 #[test]
 fn a_line_that_is_too_long_is_skipped_whole() {
-    let mut input = vec![b'x'; MAX_LINE_BYTES + 3];
+    let mut input = vec![b'x'; MAX_REQUEST_LINE_BYTES + 3];
     input.push(b'\n');
     input.extend_from_slice(line(&request("chat", json!({"message": "next"}))).as_bytes());
     let codes: Vec<u16> = answers(EchoAgent, &input).iter().map(|answer| answer.code).collect();
