@@ -91,11 +91,14 @@ async fn any_number_and_member_name_arrives_as_it_was_sent() {
         r#"{"z":1,"a":2,"":{"ümläut\u0000":"\u2028"}}"#,
     ] {
         let answer = rest.post_text("/api/v1/plans", echo(input)).await;
-        assert_eq!((answer.status.as_u16(), answer.str("status")), (200, "succeeded"), "{}", answer.text);
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        assert!(answer.text.contains(r#""status":"succeeded""#), "{}", answer.text);
         let input: &str = &phoenix_domain::json::Json::parse(input).unwrap().to_string();
         assert!(answer.text.contains(&format!(r#""input":{input}"#)), "{}", answer.text);
         assert!(answer.text.contains(&format!(r#""data":{input}"#)), "{}", answer.text);
-        let whole = rest.get(&format!("/api/v1/plans/{}/tasks/a/output", answer.str("plan_id"))).await;
+        // The test's own reader knows no number as large as these.
+        let plan_id = answer.text.split('"').nth(3).unwrap();
+        let whole = rest.get(&format!("/api/v1/plans/{plan_id}/tasks/a/output")).await;
         assert_eq!((whole.text.as_str(), whole.header("content-type")), (input, "application/json"));
     }
     let plan = r#"{"tasks":[{"key":"a","agent":"echo_agent","action":"echo","input":{"n":12345678901234567890123}},
