@@ -200,6 +200,12 @@ async fn each_key_of_the_log_has_one_type() {
     })
     .await;
 
+    // Whom a refusal was for is known although nothing was done for it.
+    let log = stack.log();
+    let refused = log.iter().find(|line| line["http_status"] == 401).expect("the refusal is logged");
+    assert_eq!((&refused["endpoint"], &refused["method"]), (&json!("agents_v1"), &json!("GET")));
+    assert!(refused["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{refused}");
+
     let mut kinds: BTreeMap<String, BTreeSet<(&str, String)>> = BTreeMap::new();
     for line in stack.log() {
         for (key, value) in line.as_object().unwrap() {
