@@ -388,13 +388,22 @@ fn compose_up_without_a_token_ends_with_a_sentence() {
     );
     let words: Vec<_> =
         check["entrypoint"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
-    for (token, code) in [("", 64), ("t", 0)] {
-        // Compose takes `$$` for a dollar sign.
-        let script = words[2].replace("$$", "$");
-        let output =
-            Command::new(words[0]).args([words[1], &script]).env("ORCH_API_TOKEN", token).output().unwrap();
-        assert_eq!(output.status.code(), Some(code), "{script}");
-        assert_eq!(String::from_utf8_lossy(&output.stderr).contains("ORCH_API_TOKEN must be set"), code != 0);
+    // Compose takes `$$` for a dollar sign.
+    let script = words[2].replace("$$", "$");
+    let names = ["ORCH_API_TOKEN", "PHOENIX_SERVICE_TOKEN"];
+    for missing in names.map(Some).into_iter().chain([None]) {
+        let mut command = Command::new(words[0]);
+        command.args([words[1], &script]);
+        command.envs(names.map(|name| (name, if missing == Some(name) { "" } else { "t" })));
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        match missing {
+            Some(name) => {
+                assert_eq!(output.status.code(), Some(64), "{said}");
+                assert!(said.contains(&format!("{name} must be set")), "{said}");
+            }
+            None => assert!(output.status.success() && said.is_empty(), "{said}"),
+        }
     }
 }
 
