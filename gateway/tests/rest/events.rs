@@ -87,10 +87,14 @@ async fn a_reader_goes_on_after_the_last_event_it_has() {
     // Of a plan that has ended there is nothing more to come, and an EventSource is told so.
     let answer = stack.http.send(Method::GET, &path(), &[("last-event-id", "19")], "").await;
     assert_eq!((answer.status, answer.text.as_str()), (StatusCode::NO_CONTENT, ""));
-    for headers in [[("last-event-id", "-1")], [("last-event-id", "x")]] {
-        let answer = stack.http.send(Method::GET, &path(), &headers, "").await;
+    for id in ["-1", "x", "+5", "1.0", "9999999999999999999"] {
+        let answer = stack.http.send(Method::GET, &path(), &[("last-event-id", id)], "").await;
         assert_eq!(answer.json()["details"]["field"], "Last-Event-ID", "{answer:?}");
     }
+    // The header wins, and does not make the parameter right.
+    let both = format!("{}?last_event_id=x", path());
+    let answer = stack.http.send(Method::GET, &both, &[("last-event-id", "13")], "").await;
+    assert_eq!(answer.json()["details"]["field"], "last_event_id", "{answer:?}");
 }
 
 #[tokio::test]

@@ -73,7 +73,7 @@ async fn refusal_of_the_http_library_has_a_body_and_an_id() {
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         match content_type {
             "application/problem+json" => {
-                assert_eq!((&body["status"].to_string()[..], &body["correlation_id"]), (status, &id.into()))
+                assert_eq!((&body["status"].to_string()[..], &body["correlation_id"]), (status, &id.into()));
             }
             _ => assert_eq!(body["status"], "error"),
         }

@@ -139,12 +139,19 @@ pub(crate) async fn plan_events(
     Ok(respond(events.take_while(|event| std::future::ready(event.is_some())).filter_map(std::future::ready)))
 }
 
+/// After which event a reader goes on: the header wins, and the parameter must be right all the same.
 fn last_event_id(headers: &HeaderMap, uri: &Uri) -> Result<u64, OrchestratorError> {
     let query = Query::of(uri, &[LAST_EVENT_ID_PARAMETER])?;
-    let (name, text) = match headers.get(LAST_EVENT_ID) {
-        Some(value) => ("Last-Event-ID", value.to_str().unwrap_or("?")),
-        None => (LAST_EVENT_ID_PARAMETER, query.get(LAST_EVENT_ID_PARAMETER).unwrap_or_default()),
-    };
+    let text = query.get(LAST_EVENT_ID_PARAMETER).unwrap_or_default();
+    let parameter = position(LAST_EVENT_ID_PARAMETER, text)?;
+    match headers.get(LAST_EVENT_ID) {
+        Some(value) => position("Last-Event-ID", value.to_str().unwrap_or("?")),
+        None => Ok(parameter),
+    }
+}
+
+/// The position that `text` stands for; the beginning when it is empty.
+fn position(name: &str, text: &str) -> Result<u64, OrchestratorError> {
     if text.is_empty() {
         return Ok(0);
     }
