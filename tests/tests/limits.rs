@@ -72,6 +72,7 @@ async fn any_accepted_depth_is_readable_and_more_is_refused() {
             }
         }
     }
+    sandbox.stop(Role::Planner).await;
     sandbox.restart(Role::Planner).await;
     let rest = sandbox.rest();
     for (plan_id, input) in accepted {
