@@ -313,7 +313,7 @@ impl Connection {
 async fn silence(state: &State) {
     sleep(SILENCE_LIMIT).await;
     if state.has_spoken() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -55,7 +55,7 @@ impl GrpcServer {
             readiness,
             token,
             service_names: Vec::new(),
-            calls: ObserveCalls::default(),
+            calls: ObserveCalls,
             draining: CancellationToken::new(),
         }
     }
