@@ -1,4 +1,5 @@
 //! A language model's provider behind the whole stack: found by variables, asked through a proxy, heard to the end.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 use std::sync::{
     Arc,

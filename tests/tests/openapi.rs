@@ -1,6 +1,10 @@
 //! The OpenAPI document against the server: schemathesis sends what the document allows and what it does not, and compares
 //! every answer with it.
-#![allow(clippy::print_stderr, reason = "a test that is left out says so")]
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test that is left out says so; helpers of tests are tests too"
+)]
 
 use std::path::{Path, PathBuf};
 

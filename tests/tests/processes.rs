@@ -100,7 +100,10 @@ async fn words_of_an_agent_that_quotes_a_prompt_are_in_no_log() {
         assert!(answer.text.contains(PROMPT), "its caller reads them: {}", answer.text);
         let id = answer.str("correlation_id");
         until("the attempt is in the log, with its code", async || {
-            stack.log_of(id).iter().any(|line| line["response_code"].as_u64().is_some_and(|found| code == found.to_string()))
+            stack
+                .log_of(id)
+                .iter()
+                .any(|line| line["response_code"].as_u64().is_some_and(|found| code == found.to_string()))
         })
         .await;
         let ended = |line: &serde_json::Value| line["service"] == "gateway";

@@ -180,7 +180,7 @@ async fn everything_that_phoenix_writes_is_private() {
     assert_eq!(rest.post("/api/v1/plans", json!({"tasks": [note]})).await.str("status"), "succeeded");
     let data = dir.join("data");
     assert!(data.join("planner.db-wal").is_file() && data.join("vault/deep/er/note.md").is_file());
-    assert_eq!(shared(&data), [PathBuf::new(); 0], "while it runs");
+    assert_eq!(shared(&data), Vec::<PathBuf>::new(), "while it runs");
     // A note that came from elsewhere.
     std::fs::set_permissions(data.join("vault/deep/er/note.md"), PermissionsExt::from_mode(0o644)).unwrap();
     let open = |arguments: &str| {
@@ -190,10 +190,10 @@ async fn everything_that_phoenix_writes_is_private() {
         assert!(output.status.success(), "{}", text(&output));
     };
     open("backup --data-dir data --to copies/first");
-    assert_eq!(shared(&dir.join("copies")), [PathBuf::new(); 0], "a backup");
+    assert_eq!(shared(&dir.join("copies")), Vec::<PathBuf>::new(), "a backup");
     assert_eq!(stack.stop().await, Some(0));
     open("restore --from copies/first --data-dir restored");
-    assert_eq!(shared(&dir.join("restored")), [PathBuf::new(); 0], "what was restored");
+    assert_eq!(shared(&dir.join("restored")), Vec::<PathBuf>::new(), "what was restored");
 }
 
 #[tokio::test]
