@@ -1,8 +1,14 @@
 //! Who is let in at the ports of a real stack.
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests too")]
 
-use std::{os::unix::fs::PermissionsExt, time::Duration};
+use std::{
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
+use nix::sys::signal::Signal;
 use phoenix_domain::CorrelationId;
 use phoenix_platform::{
     RequestContext,
@@ -20,9 +26,13 @@ use phoenix_proto::{
 use phoenix_testkit::{
     phoenix_bin,
     stack::{Stack, pids_with_environment},
-    wait::until,
+    wait::{until, until_some},
 };
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    process::Command,
+};
 use tonic::Code;
 
 const LIMIT: Duration = Duration::from_secs(5);
@@ -100,4 +110,154 @@ async fn service_without_token_exits_64_and_names_the_settings() {
             assert!(text.contains(word), "{role}: {text}");
         }
     }
+}
+
+/// Every port of a stack.
+fn ports(stack: &Stack) -> Vec<SocketAddr> {
+    let offset = |role: &Role| {
+        let requests: SocketAddr = stack.url(*role).trim_start_matches("http://").parse().unwrap();
+        requests.port() - role.default_port()
+    };
+    let ports = Role::ALL
+        .iter()
+        .flat_map(|role| [role.default_port(), role.default_metrics_port()].map(|port| port + offset(role)));
+    ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port))).collect()
+}
+
+#[tokio::test]
+async fn silent_connections_are_closed_within_30_s_on_every_port() {
+    let stack = Stack::builder().start().await;
+    let mut closed = tokio::task::JoinSet::new();
+    for addr in ports(&stack) {
+        for said in ["", "G", "PRI * HT"] {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            stream.write_all(said.as_bytes()).await.unwrap();
+            closed.spawn(async move {
+                let mut rest = Vec::new();
+                let end = stream.read_to_end(&mut rest);
+                let closed = tokio::time::timeout(Duration::from_secs(30), end).await;
+                (addr, said, closed.is_ok())
+            });
+        }
+    }
+    for (addr, said, is_closed) in closed.join_all().await {
+        assert!(is_closed, "{addr} after {said:?}");
+    }
+}
+
+#[tokio::test]
+async fn half_open_connections_on_every_port_do_not_delay_a_stop() {
+    let mut stack = Stack::builder().start().await;
+    let mut open = Vec::new();
+    for addr in ports(&stack) {
+        for said in
+            ["", "GET /metrics HTTP/1.1\r\nHos", "POST /api/v1/chat HTTP/1.1\r\ncontent-length: 9\r\n\r\nx"]
+        {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            stream.write_all(said.as_bytes()).await.unwrap();
+            open.push(stream);
+        }
+    }
+    let asked = Instant::now();
+    assert_eq!(stack.stop().await, Some(0));
+    // Four services, one after the other.
+    assert!(asked.elapsed() < Duration::from_secs(6), "{:?}", asked.elapsed());
+    drop(open);
+}
+
+#[tokio::test]
+async fn gateway_keeps_answering_when_connections_flood_it() {
+    let stack = Stack::builder().through(&["prlimit", "--nofile=256"]).start().await;
+    let gateway: SocketAddr = stack.base_url().trim_start_matches("http://").parse().unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..320 {
+        silent.push(TcpStream::connect(gateway).await.unwrap());
+    }
+    for _ in 0..20 {
+        assert_eq!(stack.rest().get("/livez").await.status, 200);
+    }
+    let lines = stack.stderr_text();
+    let warnings = lines.lines().filter(|line| line.contains("cannot accept")).count();
+    assert!(warnings <= 1, "{lines}");
+    drop(silent);
+}
+
+#[tokio::test]
+async fn chat_at_the_end_of_the_drain_is_503_and_journaled() {
+    let builder = Stack::builder();
+    let command = "[agents.slow]\ncommand = [\"sleep\", \"600\"]\ntimeout_secs = 300\n";
+    let config = format!("[gateway]\nrequest_timeout_secs = 300\n{command}");
+    let stack = builder.config(&config).start().await;
+    let rest = stack.rest();
+    let chat = tokio::spawn({
+        let rest = rest.clone();
+        async move { rest.chat_with("slow", "hello").await }
+    });
+    let listed =
+        async || rest.get("/api/v1/plans").await.json["plans"][0]["plan_id"].as_str().map(str::to_owned);
+    let plan_id = until_some("the plan runs", listed).await;
+    stack.signal_role(Role::Gateway, Signal::SIGTERM);
+    let answer = tokio::time::timeout(Duration::from_secs(60), chat).await.expect("an answer").unwrap();
+    assert_eq!(
+        (answer.status.as_u16(), answer.json["error"]["code"].as_str()),
+        (503, Some("agent_unavailable"))
+    );
+    // `phoenix up` starts the gateway again.
+    let plan = until_some("the plan can be read", async || {
+        let answer = rest.try_send("GET".parse().unwrap(), &format!("/api/v1/plans/{plan_id}"), None).await?;
+        (answer.json["status"] == "cancelled").then_some(answer.text)
+    })
+    .await;
+    assert!(plan.contains("the gateway stopped"), "{plan}");
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+#[test]
+fn compose_keeps_its_tiers_on_networks_of_their_own() {
+    let text = std::fs::read_to_string(repository().join("docker-compose.yml")).unwrap();
+    let mut file: yaml_serde::Value = yaml_serde::from_str(&text).unwrap();
+    file.apply_merge().unwrap();
+    let file = serde_json::to_value(file).unwrap();
+    let networks = |service: &str| -> Vec<String> {
+        file["services"][service]["networks"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{service} is on the default network"))
+            .iter()
+            .map(|name| name.as_str().unwrap().to_owned())
+            .collect()
+    };
+    let meet = |one: &str, other: &str| networks(one).iter().any(|name| networks(other).contains(name));
+    for service in ["planner", "executor", "health"] {
+        assert!(meet("gateway", service) && meet("prometheus", service), "{service}");
+        assert!(!meet("load-tester", service) && !meet("grafana", service), "{service}");
+        assert!(file["services"][service]["environment"]["PHOENIX_SERVICE_TOKEN"].is_string(), "{service}");
+    }
+    assert!(
+        meet("load-tester", "gateway") && meet("prometheus", "load-tester") && meet("grafana", "prometheus")
+    );
+}
+
+#[test]
+fn prometheus_presents_the_metrics_token_where_it_is_set() {
+    let run = tempfile::tempdir().unwrap();
+    let etc = repository().join("deploy/prometheus");
+    let start = |token: &str| {
+        let mut command = std::process::Command::new("sh");
+        command.arg(etc.join("start.sh")).env("PROMETHEUS_ETC", &etc).env("PROMETHEUS_RUN", run.path());
+        let output = command.env("PROMETHEUS_BIN", "echo").env("METRICS_TOKEN", token).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(start("").contains(&format!("--config.file={}/prometheus.yml", etc.display())));
+    assert!(start("sesame").contains(&format!("--config.file={}/prometheus.yml", run.path().display())));
+    assert_eq!(std::fs::read_to_string(run.path().join("metrics.token")).unwrap(), "sesame");
+    let text = std::fs::read_to_string(run.path().join("prometheus.yml")).unwrap();
+    let config: yaml_serde::Value = yaml_serde::from_str(&text).unwrap();
+    let config = serde_json::to_value(config).unwrap();
+    let file = config["scrape_configs"][0]["authorization"]["credentials_file"].as_str().unwrap();
+    assert_eq!(Path::new(file), run.path().join("metrics.token"));
+    assert!(config["rule_files"][0].as_str().unwrap().starts_with(etc.to_str().unwrap()));
 }
