@@ -163,14 +163,16 @@ where
     let addr = listener.local_addr()?;
     let (tasks, table) = (TaskTracker::new(), Table::default());
     let abandon = CancellationToken::new();
-    let _abandon_when_dropped = abandon.clone().drop_guard();
+    // A service that gives up, and drops this, still has its calls answered: their handlers end with an error.
+    let stop = shutdown.child_token();
+    let _stop_when_dropped = stop.clone().drop_guard();
     let http = Arc::new(http(options.protocol));
     let mut acceptor = Acceptor { listener, limit: options.max_connections, table: table.clone(), addr };
     while let Some((stream, peer)) = shutdown.run_until_cancelled(acceptor.next()).await {
         let entry = table.add();
         let state = Arc::clone(entry.state());
         let connection =
-            Connection { http: Arc::clone(&http), state: Arc::clone(&state), shutdown: shutdown.clone() };
+            Connection { http: Arc::clone(&http), state: Arc::clone(&state), shutdown: stop.clone() };
         // Answers are small: waiting to fill a packet only delays them.
         let _ = stream.set_nodelay(true);
         let stream = wrap(WatchedStream::new(stream, Arc::clone(&state)));
@@ -184,6 +186,7 @@ where
     drop(acceptor);
     tasks.close();
     drain(addr, &tasks, &table, &options.overdue).await;
+    abandon.cancel();
     Ok(())
 }
 
@@ -304,7 +307,7 @@ impl Connection {
         tokio::select! {
             _ = &mut connection => {}
             () = state.closed() => {}
-            () = quiet(state) => {}
+            _ = timeout(DRAIN + LAST_ANSWERS, quiet(state)) => {}
         }
     }
 }
