@@ -32,7 +32,7 @@ pub(crate) enum Fact {
 }
 
 /// Tries until it works. Under fire that may take any time; the soak limits what follows when the fire has ended.
-async fn insist<T>(what: &str, id: &str, attempt: impl AsyncFn() -> Option<T>) -> T {
+pub(crate) async fn insist<T>(what: &str, id: &str, attempt: impl AsyncFn() -> Option<T>) -> T {
     let mut patience = tokio::time::interval(Duration::from_secs(30));
     patience.tick().await;
     let tries = async {
@@ -173,7 +173,7 @@ async fn cancel(rest: &Rest, plan_id: &str, random: &mut Random) -> Option<Fact>
 }
 
 /// Asks for a plan until it has ended.
-async fn poll(rest: &Rest, plan_id: &str) {
+pub(crate) async fn poll(rest: &Rest, plan_id: &str) {
     let path = format!("/api/v1/plans/{plan_id}");
     insist("a plan has ended", plan_id, async || {
         let answer = rest.try_send("GET".parse().unwrap(), &path, None).await?;
@@ -260,7 +260,7 @@ fn ended_as(answer: &Value) -> Option<(&'static str, Option<String>)> {
 }
 
 /// Whether somebody was down at the moment, or the first of two requests with one key still runs.
-fn may_be_sent_again(answer: &Answer) -> bool {
+pub(crate) fn may_be_sent_again(answer: &Answer) -> bool {
     let code = answer.json["code"].as_str().or(answer.json["error"]["code"].as_str());
     matches!(
         (answer.status.as_u16(), code),

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "helpers of tests are tests too")]
 
 mod callers;
+mod hostile;
 mod ledger;
 mod random;
 
@@ -97,6 +98,7 @@ fn call(services: &Services, random: &mut Random, callers: &mut JoinSet<Witness>
     callers.spawn_local(callers::chat(services.rest(), random.fork()));
     callers.spawn_local(callers::hang_up(services.rest(), random.fork()));
     callers.spawn_local(callers::stream(services.rest(), random.fork()));
+    callers.spawn_local(hostile::plan(services.rest(), random.fork()));
 }
 
 /// What must hold in the end.
@@ -129,4 +131,6 @@ fn config() -> String {
         + &agent("once", "echo", "oneshot")
         + &agent("bad", "fail", "workers")
         + &agent("slow", "slow", "workers")
+        + &agent("large", "large", "oneshot")
+        + &agent("deep", "deep", "oneshot")
 }
