@@ -136,15 +136,16 @@ async fn the_file_stops_growing_when_as_much_goes_as_comes() {
     let fresh = sqlite().await;
     let store = &*fresh.store;
     let mut peaks = Vec::new();
-    for _ in 0..6 {
+    for _ in 0..8 {
         fill(store, 0, PLANS).await;
         peaks.push(store.extent().await.unwrap().bytes);
         assert_eq!(forget_all(store, 100).await, PLANS as u64);
         peaks.push(store.extent().await.unwrap().bytes);
     }
-    // What held the first two generations, file and write-ahead log, holds every later one. Pages that are not quite full
-    // differ from generation to generation.
-    let (first, later) = peaks.split_at(4);
+    // What held the first four generations, file and write-ahead log, holds every later one. Pages that are not quite full
+    // differ from generation to generation, and the log is as long as the longest time without a checkpoint: chance decides
+    // in which of the first generations that is.
+    let (first, later) = peaks.split_at(8);
     let [first, later] = [first, later].map(|peaks| *peaks.iter().max().unwrap());
     assert!(first > 3_000_000, "a generation is worth measuring: {peaks:?}");
     assert!(later < first + first / 20, "{peaks:?}");
