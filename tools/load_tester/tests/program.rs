@@ -286,7 +286,7 @@ async fn its_own_metrics_count_what_was_sent() {
     let (gateway, url) = Gateway::start(Script::AnswerOnly(3)).await;
     let (_child, addr) = start_and_hang(&gateway, &url).await;
     let mut stream = TcpStream::connect(addr).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut text = String::new();
     timeout(PATIENCE, stream.read_to_string(&mut text)).await.unwrap().unwrap();
     assert!(text.contains("\nload_tester_requests_total 3\n"), "{text}");

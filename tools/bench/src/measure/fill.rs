@@ -162,7 +162,7 @@ pub(super) async fn fill(file: &Path, plans: u32) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, time::Duration};
+    use std::collections::BTreeMap;
 
     use phoenix_domain::plan::{AttemptOutcome, PlanStatus, TaskStatus};
     use phoenix_planner::store::{self, PlanFilter};
@@ -177,15 +177,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("planner.db");
         let url = format!("sqlite://{}", file.display());
-        drop(store::open(&url).await.unwrap());
-        // Its connections close in threads of their own; the last one takes the write-ahead log along.
-        let wal = folder.path().join("planner.db-wal");
-        let closed = async {
-            while wal.exists() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), closed).await.unwrap();
+        // In order, so that the write-ahead log is folded into the file.
+        store::open(&url).await.unwrap().close().await;
         fill(&file, 200).await.unwrap();
 
         let store = store::open(&url).await.unwrap();
