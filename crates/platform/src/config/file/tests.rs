@@ -260,7 +260,7 @@ fn secrets_of_other_services_are_known_by_their_places() {
         r#"
         [llm.openai]
         api_key = "${A}"
-        base_url = "http://${B}"
+        base_url = "http://localhost/${B}"
         [agents.x]
         command = ["x", "--key", "${C}"]
         route = ["${D}"]
