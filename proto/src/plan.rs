@@ -68,7 +68,7 @@ impl From<Plan> for planner::Plan {
         } = plan;
         let mut room = Room::new();
         let error = error.map(|error| room.error(error));
-        let (output, output_size) = output.map(|text| room.beginning(text)).unzip();
+        let (output, output_size) = output.map(|text| room.beginning(&text)).unzip();
         let tasks = tasks.into_iter().map(|task| task_view(task, &mut room)).collect();
         Self {
             plan_id: plan_id.to_string(),
@@ -122,8 +122,8 @@ fn attempt_view(attempt: Attempt, room: &mut Room) -> planner::Attempt {
             ("", String::new(), String::new())
         }
     };
-    let (message, _) = room.beginning(message);
-    let (stderr_tail, stderr_size) = room.end(stderr_tail);
+    let (message, _) = room.beginning(&message);
+    let (stderr_tail, stderr_size) = room.end(&stderr_tail);
     planner::Attempt {
         number,
         started_at: Some(to_timestamp(started_at)),
