@@ -74,6 +74,8 @@ pub(crate) enum Endpoint {
     PlanCancel,
     PlanRedrive,
     PlanEvents,
+    TaskOutput,
+    AttemptStderr,
     DeadLetterList,
     DeadLetterRedrive,
     DeadLetterDiscard,
@@ -105,6 +107,8 @@ impl Endpoint {
                 _ => Self::Unknown,
             },
             "/api/v1/plans/{plan_id}/events" if read => Self::PlanEvents,
+            "/api/v1/plans/{plan_id}/tasks/{key}/output" if read => Self::TaskOutput,
+            "/api/v1/plans/{plan_id}/tasks/{key}/attempts/{number}/stderr" if read => Self::AttemptStderr,
             "/api/v1/dead-letters" if read => Self::DeadLetterList,
             "/api/v1/dead-letters:redrive" if write => Self::DeadLetterRedrive,
             "/api/v1/dead-letters:discard" if write => Self::DeadLetterDiscard,
@@ -129,6 +133,8 @@ impl Endpoint {
             Self::PlanCancel => "plan_cancel",
             Self::PlanRedrive => "plan_redrive",
             Self::PlanEvents => "plan_events",
+            Self::TaskOutput => "task_output",
+            Self::AttemptStderr => "attempt_stderr",
             Self::DeadLetterList => "dead_letter_list",
             Self::DeadLetterRedrive => "dead_letter_redrive",
             Self::DeadLetterDiscard => "dead_letter_discard",
@@ -154,6 +160,8 @@ impl Endpoint {
             | Self::PlanCancel
             | Self::PlanRedrive
             | Self::PlanEvents
+            | Self::TaskOutput
+            | Self::AttemptStderr
             | Self::DeadLetterList
             | Self::DeadLetterRedrive
             | Self::DeadLetterDiscard

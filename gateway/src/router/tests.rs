@@ -113,3 +113,22 @@ fn path_is_decoded_where_the_code_stands_for_itself() {
         assert_eq!(plain(uri).as_deref(), expected, "{uri}");
     }
 }
+
+/// A route without an endpoint of its own counts as an unknown path, and takes any correlation id.
+#[tokio::test]
+async fn every_documented_route_has_an_endpoint_of_its_own() {
+    let config = GatewayConfig { api_token: None, ..config() };
+    let router = assemble(&config, routes(&gateway()), gateway()).unwrap();
+    let document = serde_json::to_value(crate::openapi_document()).unwrap();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            let method: Method = method.to_uppercase().parse().unwrap();
+            let filled = path.replace("{plan_id}", PLAN).replace("{key}", "a").replace("{number}", "1");
+            let request = Request::builder().method(method.clone()).uri(filled);
+            let request = request.header("host", "localhost").header("x-correlation-id", "42");
+            let answer = router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+            let is_probe = ["/livez", "/readyz"].contains(&path.as_str());
+            assert_eq!(answer.status() == StatusCode::BAD_REQUEST, !is_probe, "{method} {path}");
+        }
+    }
+}
