@@ -42,7 +42,6 @@ pub(crate) async fn task_output(
     Extension(scope): Extension<Scope>,
     Path((plan_id, task_key)): Path<(String, String)>,
 ) -> Result<Response, Failure> {
-    scope.check_header()?;
     let plan_id = parse(&plan_id)?.to_string();
     let plans = Plans::new(&gateway, &scope);
     let ActionOutput { output_type: _, data_json, metadata_json: _ } =
@@ -71,7 +70,6 @@ pub(crate) async fn attempt_stderr(
     Extension(scope): Extension<Scope>,
     Path((plan_id, task_key, number)): Path<(String, String, String)>,
 ) -> Result<Response, Failure> {
-    scope.check_header()?;
     let plan_id = parse(&plan_id)?.to_string();
     let attempt = number.parse().ok().filter(|number| *number > 0_u32);
     let attempt = attempt
