@@ -132,7 +132,9 @@ fn check_tasks(plan: &Value) {
             other => panic!("a task of an ended plan is {other}: {plan:#}"),
         }
     }
-    assert_eq!(status == "succeeded", survived, "{plan:#}");
+    // A plan that five planners died under is failed, whatever its tasks allow.
+    let is_given_up = plan["error"]["details"]["planner_crashes"].is_string();
+    assert_eq!(status == "succeeded", survived && !is_given_up, "{plan:#}");
     assert_eq!(status == "succeeded", plan["error"].is_null(), "{plan:#}");
 }
 
