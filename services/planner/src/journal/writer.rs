@@ -292,3 +292,53 @@ impl Writer {
         Ok(too_late)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use phoenix_domain::{CorrelationId, PlanId};
+
+    use super::*;
+
+    /// Progress that takes so many bytes in the log, and a little more.
+    fn progress(bytes: usize) -> Job {
+        let entry = Entry::PlanRedriven {
+            plan_id: PlanId::generate(),
+            redriven_as: PlanId::generate(),
+            at: Timestamp::now(),
+            by: CorrelationId::generate(),
+            reason: "x".repeat(bytes),
+            sweep: None,
+        };
+        Job::Progress { entries: [entry].into(), done: None }
+    }
+
+    #[tokio::test]
+    async fn batch_is_bounded_by_bytes_and_keeps_the_order() {
+        let sizes = [BATCH_BYTES / 2, BATCH_BYTES / 3, 3 * BATCH_BYTES, 10, BATCH_BYTES / 2, BATCH_BYTES, 1];
+        let (queue, mut jobs) = mpsc::channel(sizes.len());
+        for size in sizes {
+            assert!(queue.try_send(progress(size)).is_ok());
+        }
+        drop(queue);
+        let (mut batch, mut seen) = (Batch::default(), Vec::new());
+        while batch.begin(&mut jobs).await {
+            assert!(batch.bytes <= BATCH_BYTES || batch.jobs.len() == 1, "{}", batch.bytes);
+            seen.push(batch.jobs.iter().map(|job| job.weight() & !511).collect::<Vec<_>>());
+            batch.answer(&[]);
+        }
+        let rounded = |sizes: &[usize]| sizes.iter().map(|size| (size + 256) & !511).collect::<Vec<_>>();
+        let expected = [&sizes[..2], &sizes[2..3], &sizes[3..5], &sizes[5..6], &sizes[6..]].map(rounded);
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn batch_that_is_too_large_is_split_in_order() {
+        let mut batch = Batch::default();
+        [1000, 2000, 3000].into_iter().for_each(|size| batch.push(progress(size)));
+        batch.split();
+        assert_eq!((batch.jobs.len(), batch.later.len()), (1, 2));
+        assert!(batch.jobs[0].weight() < batch.later[0].weight());
+        assert!(batch.later[0].weight() < batch.later[1].weight());
+    }
+}
