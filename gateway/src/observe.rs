@@ -53,7 +53,7 @@ fn panicked() -> Response {
     Failure::from(broken()).into_response()
 }
 
-/// What a caller is told of a defect of ours.
+/// The answer to a caller after a defect of the gateway.
 pub(crate) fn broken() -> OrchestratorError {
     OrchestratorError::internal("something went wrong on our side")
 }

@@ -125,7 +125,7 @@ impl Batch {
         self.bytes = self.jobs.iter().map(Job::weight).sum();
     }
 
-    /// Refuses plans that wait to be accepted, and keeps the rest in order. The first is told `error` itself.
+    /// Refuses plans that wait to be accepted, and keeps the rest in order. The first receives `error`, the others `Behind`.
     fn refuse_new_plans(&mut self, error: JournalError) {
         let mut error = Some(error);
         let mut refuse = |job| match job {

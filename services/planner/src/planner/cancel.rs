@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// How often the plan is looked at meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// What a plan is cancelled for when nobody says.
+/// Reason of a cancel that gives none.
 const NO_REASON: &str = "the plan was cancelled";
 
 impl Planner {

@@ -91,7 +91,7 @@ pub(super) async fn has_orphans(pool: &SqlitePool) -> Result<bool, JournalError>
     Ok(orphaned.fetch_one(pool).await?)
 }
 
-/// What nobody owns, by what `scope` says of it. The tables hold everything that is durable by now.
+/// Plans and sweeps without an owner, as far as `scope` covers them. The tables hold everything that is durable by now.
 pub(super) async fn orphans(pool: &SqlitePool, scope: &TakeoverScope) -> Result<Orphans, JournalError> {
     let mut snapshot = pool.begin().await?;
     let rows: Vec<(String, Option<String>)> = sqlx::query_as(
@@ -124,7 +124,7 @@ pub(super) async fn orphans(pool: &SqlitePool, scope: &TakeoverScope) -> Result<
     Ok(orphans)
 }
 
-/// Gives `plans`, and sweeps that nobody owns, to `planner`, unless that was itself taken for dead meanwhile.
+/// Gives `plans`, and sweeps without an owner, to `planner`, unless that was itself taken for dead meanwhile.
 pub(super) async fn claim(
     connection: &mut SqliteConnection,
     planner: &str,

@@ -138,7 +138,7 @@ impl Log {
                             refused.insert(*plan_id);
                         }
                     }
-                    // What fits alone and not together is nobody's own fault: none of it is used.
+                    // Plans that fit alone and not together are all refused.
                     let refused = if refused.is_empty() { plans } else { refused };
                     if refused.is_empty() {
                         return Err(error);
