@@ -4,11 +4,11 @@
 
 use std::sync::LazyLock;
 
-use phoenix_platform::log_lines::{Lines, Outbox};
+use phoenix_platform::logging::{LineSink, LogWriter};
 use tracing::Level;
 
-static STDERR: LazyLock<Option<Outbox>> = LazyLock::new(|| Outbox::stderr().ok());
-static STDOUT: LazyLock<Option<Outbox>> = LazyLock::new(|| Outbox::stdout().ok());
+static STDERR: LazyLock<Option<LogWriter>> = LazyLock::new(|| LogWriter::stderr().ok());
+static STDOUT: LazyLock<Option<LogWriter>> = LazyLock::new(|| LogWriter::stdout().ok());
 
 /// Says why nothing was started, or what went wrong, to the person who started it.
 pub(crate) fn complain(message: impl std::fmt::Display) {
@@ -24,11 +24,11 @@ pub(crate) fn announce(message: impl std::fmt::Display) {
 pub(crate) fn flush() {
     for stream in [&STDERR, &STDOUT] {
         // Not started for the sake of its end.
-        LazyLock::get(stream).into_iter().flatten().for_each(Outbox::flush);
+        LazyLock::get(stream).into_iter().flatten().for_each(LogWriter::flush);
     }
 }
 
-fn say(stream: &Option<Outbox>, text: &str) {
+fn say(stream: &Option<LogWriter>, text: &str) {
     // Without a thread there is hardly a process.
     if let Some(stream) = stream {
         stream.line(Level::WARN, text.as_bytes());

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId, refusals::REPLAY_OF};
+use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId, rejections::REPLAY_OF};
 use phoenix_platform::{
     RequestContext,
     client::{UNREACHABLE_RETRY_AFTER, call_error},

@@ -20,7 +20,7 @@ use axum::{
 use phoenix_domain::CorrelationId;
 use phoenix_platform::{
     RequestContext, correlation_span,
-    propagation::{CORRELATION_HEADER, TraceContext, correlation_id, correlation_value},
+    propagation::{CORRELATION_HEADER, TraceContext, correlation_header_value, correlation_id},
 };
 use phoenix_proto::InvalidField;
 use tracing::Span;
@@ -157,7 +157,7 @@ impl Scope {
 
     /// The same for what may take longer than the request.
     pub(crate) fn context_without_deadline(&self) -> RequestContext {
-        RequestContext::part_of(self.id(), self.0.trace.clone())
+        RequestContext::in_trace(self.id(), self.0.trace.clone())
     }
 
     /// That the caller's own id, if there is one, is an id.
@@ -190,7 +190,7 @@ pub(crate) async fn correlate(
     if let Some(failure) = response.extensions_mut().remove::<Failure>() {
         problem::render(&failure, shape, scope.answer_id(), &mut response);
     }
-    response.headers_mut().insert(CORRELATION_HEADER, correlation_value(scope.answer_id()));
+    response.headers_mut().insert(CORRELATION_HEADER, correlation_header_value(scope.answer_id()));
     if scope.replay_of().is_some() {
         response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }

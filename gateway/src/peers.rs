@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use phoenix_domain::llm::LlmDescription;
 use phoenix_platform::{
     client::{self, PeerChannel},
-    multiplex::Calls,
+    multiplex::MultiplexClient,
     server::MAX_MESSAGE_BYTES,
 };
 use phoenix_proto::{
@@ -30,7 +30,7 @@ pub(crate) struct Gateway(Arc<Parts>);
 pub(crate) struct Parts {
     planner: PlannerServiceClient<PeerChannel>,
     /// Those of the planner's methods that share a stream.
-    pub(crate) planner_calls: Calls,
+    pub(crate) planner_calls: MultiplexClient,
     health: AgentHealthServiceClient<PeerChannel>,
     channels: Channels,
     /// Who answers chats.
@@ -85,7 +85,7 @@ impl Gateway {
             planner: PlannerServiceClient::new(channels.planner.clone())
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
-            planner_calls: Calls::new(channels.planner.clone()),
+            planner_calls: MultiplexClient::new(channels.planner.clone()),
             health: AgentHealthServiceClient::new(channels.health.clone()),
             channels,
             llm: config.llm.clone(),
@@ -98,7 +98,7 @@ impl Gateway {
     /// When the drain is `overdue`, tells the planner why its calls are left, then has them left.
     pub(crate) async fn leave_when<T>(&self, overdue: CancellationToken) -> T {
         overdue.cancelled().await;
-        self.planner_calls.leave("the gateway stopped");
+        self.planner_calls.announce_cancel_reason("the gateway stopped");
         tokio::time::sleep(LEAVE_AFTER).await;
         self.leaving.cancel();
         std::future::pending().await

@@ -1,6 +1,6 @@
 //! Dead letters on the wire.
 
-use phoenix_domain::dead_letter::{DeadLetter, DeadLetterState, Settled};
+use phoenix_domain::dead_letter::{DeadLetter, DeadLetterState, Resolution};
 
 use crate::{planner, to_timestamp};
 
@@ -39,14 +39,15 @@ impl From<DeadLetter> for planner::DeadLetter {
             attempts,
             at,
             state,
-            settled,
+            resolution,
         } = letter;
-        let settled = settled.map(|Settled { at, by, reason, redriven_as }| planner::dead_letter::Settled {
-            at: Some(to_timestamp(at)),
-            correlation_id: by.to_string(),
-            reason,
-            redriven_as: redriven_as.map(|id| id.to_string()).unwrap_or_default(),
-        });
+        let settled =
+            resolution.map(|Resolution { at, by, reason, redriven_as }| planner::dead_letter::Settled {
+                at: Some(to_timestamp(at)),
+                correlation_id: by.to_string(),
+                reason,
+                redriven_as: redriven_as.map(|id| id.to_string()).unwrap_or_default(),
+            });
         Self {
             plan_id: plan_id.to_string(),
             correlation_id: correlation_id.to_string(),

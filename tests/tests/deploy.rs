@@ -17,7 +17,7 @@ use std::{
 
 use phoenix_platform::{
     config::{PhoenixConfig, Role},
-    metrics::{Kind, Metric, PROCESS},
+    metrics::{Metric, MetricKind, PROCESS},
 };
 use serde_json::Value;
 
@@ -74,8 +74,10 @@ fn metrics() -> impl Iterator<Item = &'static Metric> {
 fn exported() -> BTreeSet<String> {
     let metrics = metrics();
     let series = metrics.flat_map(|metric| match metric.kind {
-        Kind::Counter | Kind::Gauge => vec![metric.name.to_owned()],
-        Kind::Histogram => ["bucket", "sum", "count"].map(|part| format!("{}_{part}", metric.name)).into(),
+        MetricKind::Counter | MetricKind::Gauge => vec![metric.name.to_owned()],
+        MetricKind::Histogram => {
+            ["bucket", "sum", "count"].map(|part| format!("{}_{part}", metric.name)).into()
+        }
     });
     series.chain(["up".to_owned()]).collect()
 }
@@ -237,9 +239,9 @@ fn every_metric_is_documented_and_nothing_else_is() {
     });
     let documented: BTreeMap<_, _> = rows.collect();
     let kinds = metrics().map(|metric| match metric.kind {
-        Kind::Counter => (metric.name, "counter"),
-        Kind::Gauge => (metric.name, "gauge"),
-        Kind::Histogram => (metric.name, "histogram"),
+        MetricKind::Counter => (metric.name, "counter"),
+        MetricKind::Gauge => (metric.name, "gauge"),
+        MetricKind::Histogram => (metric.name, "histogram"),
     });
     assert_eq!(documented, kinds.collect());
 }

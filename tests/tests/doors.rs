@@ -14,7 +14,7 @@ use phoenix_platform::{
     RequestContext,
     client::{self, PeerChannel},
     config::Role,
-    multiplex::Calls,
+    multiplex::MultiplexClient,
     service_token::ServiceToken,
 };
 use phoenix_proto::{
@@ -51,7 +51,7 @@ async fn answers(stack: &Stack, token: &ServiceToken) -> Vec<Code> {
     let health = AgentHealthServiceClient::new(channel(Role::Health))
         .report_outcome(ReportOutcomeRequest::default())
         .await;
-    let shared = Calls::new(channel(Role::Planner));
+    let shared = MultiplexClient::new(channel(Role::Planner));
     let request = PlanAndExecuteRequest { message: " ".into(), ..Default::default() };
     let context = RequestContext::new(CorrelationId::generate());
     // The first call is made by itself, while the shared stream is opened.

@@ -7,7 +7,7 @@ use std::{
 
 use phoenix_platform::{
     config::{Role, process_env},
-    sqlite::file_of,
+    sqlite::file_from_url,
 };
 
 use super::Refusal;
@@ -46,7 +46,7 @@ impl Place {
         let variable = || data_dir.is_none().then(|| process_env("DATABASE_URL")).flatten();
         match database_url.or_else(variable) {
             Some(url) => {
-                let file = file_of(&url).map_err(|error| Refusal::Usage(error.to_string()))?;
+                let file = file_from_url(&url).map_err(|error| Refusal::Usage(error.to_string()))?;
                 Ok(Self::Database { file, from_environment })
             }
             None => {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use phoenix_platform::sqlite::{
-    COMPANIONS,
+    WAL_SUFFIXES,
     backup::{self, Check},
     companion,
 };
@@ -103,7 +103,7 @@ fn set_aside(place: &Path) -> Result<Option<PathBuf>, Refusal> {
         fs::rename(place, &aside).map_err(|error| Refusal::file(place, error))?;
     }
     // They must never meet another database.
-    for suffix in COMPANIONS {
+    for suffix in WAL_SUFFIXES {
         let left = companion(place, suffix);
         if left.exists() {
             fs::rename(&left, companion(&aside, suffix)).map_err(|error| Refusal::file(&left, error))?;

@@ -56,7 +56,7 @@ impl DataFolder {
 
     /// The file of the service token, which is made when there is none.
     pub(crate) fn service_token(&self) -> Result<PathBuf, Refusal> {
-        service_token::keep_in(&self.path).map_err(|error| {
+        service_token::load_or_create(&self.path).map_err(|error| {
             let path = self.path.join(TOKEN_FILE);
             Refusal::Machine(format!(
                 "nothing was started; the service token in {} cannot be used: {error}",
@@ -94,7 +94,7 @@ fn prepare(path: &Path, is_ours: bool) -> io::Result<()> {
     let files = [LOCK_FILE, TOKEN_FILE, GITIGNORE].map(|name| path.join(name));
     let companions = databases().flat_map(|name| {
         let file = path.join(name);
-        let beside = sqlite::COMPANIONS.map(|suffix| sqlite::companion(&file, suffix));
+        let beside = sqlite::WAL_SUFFIXES.map(|suffix| sqlite::companion(&file, suffix));
         [file].into_iter().chain(beside)
     });
     companions.chain(files).chain([vault]).try_for_each(|path| privacy::tighten(&path))

@@ -76,7 +76,7 @@ impl StackPlan {
                 Err(found) => problems.extend(found),
             }
         }
-        problems.none_or(()).map_err(Refusal::Settings)?;
+        problems.into_result(()).map_err(Refusal::Settings)?;
         check_ports(&resolved)?;
         let data = DataFolder::open(&data_dir)?;
         let token_file = if brings_token { None } else { Some(data.service_token()?) };
@@ -135,7 +135,7 @@ impl StackPlan {
 /// The settings of the file that a stack would ignore, as problems: where a stack serves and keeps its data is one decision.
 fn own_places(config: &PhoenixConfig) -> Problems {
     let mut problems = Problems::default();
-    for setting in config.own_places() {
+    for setting in config.configured_endpoints() {
         let instead = match setting.rsplit_once('.') {
             Some((_, "database_url")) => "--data-dir",
             Some((_, "http_addr")) => "HTTP_ADDR or --port-offset",

@@ -176,7 +176,7 @@ impl AgentSpec {
 
     /// Tasks of it that run at once.
     #[must_use]
-    pub const fn runs_at_once(&self) -> u32 {
+    pub const fn concurrency(&self) -> u32 {
         match self.mode {
             AgentMode::Oneshot => self.max_concurrency,
             AgentMode::Workers => self.workers,
@@ -185,8 +185,8 @@ impl AgentSpec {
 
     /// Tasks of it that an executor takes at once: those that run and those that wait. One more is `overloaded`.
     #[must_use]
-    pub const fn places(&self) -> u32 {
-        self.runs_at_once().saturating_add(self.max_queue)
+    pub const fn capacity(&self) -> u32 {
+        self.concurrency().saturating_add(self.max_queue)
     }
 }
 

@@ -56,12 +56,12 @@ pub struct DeadLetter {
     /// What has become of it.
     pub state: DeadLetterState,
     /// Who decided that; absent while it is open.
-    pub settled: Option<Settled>,
+    pub resolution: Option<Resolution>,
 }
 
 /// The decision about a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settled {
+pub struct Resolution {
     /// When.
     pub at: Timestamp,
     /// By which request. There is one token and nobody has a name, so the request is all that can be known of who it was.

@@ -193,15 +193,17 @@ impl AgentHealth {
 
     /// Whether the circuit is to stay open for longer than a circuit can: the clock was set back since it opened.
     #[must_use]
-    pub fn outlasts(&self, now: Timestamp, policy: &BreakerPolicy) -> bool {
+    pub fn exceeds_cooldown(&self, now: Timestamp, policy: &BreakerPolicy) -> bool {
         self.circuit_open_until > Some(later(now, policy.cooldown))
     }
 
     /// Moves every time to where it belongs on a clock that was set back to `now`. By how much it was set back is not
     /// known; afterwards the circuit is open for the whole cooldown from `now`, and the probe has at least the time that
     /// it had left.
-    pub fn follow_clock(&mut self, now: Timestamp, policy: &BreakerPolicy) {
-        let Some(until) = self.circuit_open_until.filter(|_| self.outlasts(now, policy)) else { return };
+    pub fn adjust_to_clock(&mut self, now: Timestamp, policy: &BreakerPolicy) {
+        let Some(until) = self.circuit_open_until.filter(|_| self.exceeds_cooldown(now, policy)) else {
+            return;
+        };
         let deadline = later(now, policy.cooldown);
         if let Some(probe) = &mut self.probe {
             // The place of a probe is given after the deadline, and stays as far behind it.
@@ -312,9 +314,9 @@ mod tests {
             health.record(Outcome::Failure, None, None, at(hour + n), &POLICY);
         }
         let honest = health.clone();
-        health.follow_clock(at(hour + 3), &POLICY);
+        health.adjust_to_clock(at(hour + 3), &POLICY);
         assert_eq!(health, honest, "the clock ran on");
-        health.follow_clock(at(0), &POLICY);
+        health.adjust_to_clock(at(0), &POLICY);
         assert_eq!(health.admission(at(59)), Admission::Refused { until: at(60) });
         assert_eq!(health.admission(at(60)), Admission::NeedsProbe);
         assert_eq!((health.last_failure_at, health.revision), (Some(at(0)), honest.revision + 1));
@@ -323,7 +325,7 @@ mod tests {
         let mut health = honest;
         let lease = Uuid::new_v4();
         assert_eq!(health.acquire_probe(lease, at(hour + 100), LEASE), Admission::Allowed);
-        health.follow_clock(at(101), &POLICY);
+        health.adjust_to_clock(at(101), &POLICY);
         let probe = health.probe.unwrap();
         assert_eq!((probe.lease, probe.expires_at), (lease, at(161 + 100 - 62 + 30)));
     }

@@ -69,20 +69,20 @@ id! {
 }
 id! {
     /// Names one sweep: a request that deals with many dead letters at once. Version 7, as [`PlanId`].
-    SweepId, now_v7
+    BulkRedriveId, now_v7
 }
 
 impl PlanId {
     /// The least id that a plan made at `time` or later can have.
     #[must_use]
-    pub fn first_of(time: Timestamp) -> Self {
+    pub fn first_at(time: Timestamp) -> Self {
         let millis = u64::try_from(time.as_millisecond()).unwrap_or(0);
         Self(uuid::Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid())
     }
 
     /// When it was made, by the clock of its maker; nothing for one that was not made here.
     #[must_use]
-    pub fn made_at(&self) -> Option<Timestamp> {
+    pub fn created_at(&self) -> Option<Timestamp> {
         let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
         Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanos).ok()?).ok()
     }
@@ -104,13 +104,13 @@ mod tests {
     #[test]
     fn the_first_id_of_a_time_lies_between_what_was_made_before_and_after() {
         let before = PlanId::generate();
-        let made_at = before.made_at().unwrap();
-        assert!(PlanId::first_of(made_at) <= before);
+        let created_at = before.created_at().unwrap();
+        assert!(PlanId::first_at(created_at) <= before);
         let millisecond = std::time::Duration::from_millis(1);
-        assert!(before < PlanId::first_of(made_at + millisecond));
-        assert_eq!(PlanId::first_of(made_at).made_at(), Some(made_at));
-        assert_eq!(PlanId::first_of(Timestamp::MIN), PlanId::first_of(Timestamp::UNIX_EPOCH));
-        assert_eq!(PlanId::from(Uuid::nil()).made_at(), None);
+        assert!(before < PlanId::first_at(created_at + millisecond));
+        assert_eq!(PlanId::first_at(created_at).created_at(), Some(created_at));
+        assert_eq!(PlanId::first_at(Timestamp::MIN), PlanId::first_at(Timestamp::UNIX_EPOCH));
+        assert_eq!(PlanId::from(Uuid::nil()).created_at(), None);
     }
 
     #[test]

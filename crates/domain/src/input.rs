@@ -26,7 +26,7 @@ pub fn check_task(place: usize, task: &TaskSpec, agents: &AgentCatalog) -> Resul
 ///
 /// # Errors
 /// As [`check_task`].
-pub fn check_filled(
+pub fn check_rendered(
     place: usize,
     task: &TaskSpec,
     input: &Object,
@@ -146,7 +146,7 @@ mod tests {
         let open = task("notes", "note", json!({"title": "{{tasks.a.output}}"}));
         check_task(0, &open, &agents()).unwrap();
         let filled = task("notes", "note", json!({"title": "too long"}));
-        let error = check_filled(1, &open, &filled.payload, &agents()).unwrap_err();
+        let error = check_rendered(1, &open, &filled.payload, &agents()).unwrap_err();
         assert_eq!(error.details["field"], "tasks[1].input.title");
         let wrong_anyway = task(
             "notes",

@@ -1,12 +1,12 @@
 //! Connections to the other services.
 //!
 //! A channel connects on first use and again whenever it must. A peer that is down fails a call at once; one that is
-//! frozen fails it when a second has gone by without a [first word](greeting). One that freezes under an open connection is
+//! frozen fails it when a second has gone by without a [first word](preface). One that freezes under an open connection is
 //! found out by HTTP/2 pings within [`PING_EVERY`] + [`PING_TIMEOUT`].
 
-mod greeting;
+mod preface;
 
-pub use self::greeting::LIMIT as CONNECT_TIMEOUT;
+pub use self::preface::LIMIT as CONNECT_TIMEOUT;
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use tonic_health::pb::{
 };
 use tower::{ServiceBuilder, service_fn};
 
-use self::greeting::Greeter;
+use self::preface::PrefaceConnector;
 use crate::{
     propagation::{SendContext, SendContextService},
     server::MAX_HEADER_LIST_BYTES,
@@ -51,7 +51,7 @@ pub struct InvalidUrl(String);
 /// # Errors
 /// When `url` is not `http://host:port`.
 pub fn channel(url: &str, token: &ServiceToken) -> Result<PeerChannel, InvalidUrl> {
-    let greeter = Greeter::new();
+    let greeter = PrefaceConnector::new();
     let channel = check_url(url)?
         .http2_keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
@@ -209,7 +209,7 @@ mod tests {
         let url = format!("http://{}", listener.local_addr().unwrap());
         drop(listener);
         let channel = channel(&url, &token()).unwrap();
-        assert!(!is_serving(channel.clone(), greeting::LIMIT).await);
+        assert!(!is_serving(channel.clone(), preface::LIMIT).await);
         let status = HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap_err();
         assert!(!was_sent(&status), "{status:?}");
         let error = call_error("the planner", &status);
@@ -242,7 +242,7 @@ mod tests {
         let stop = CancellationToken::new();
         let server = GrpcServer::new(Readiness::needing(&[]), token()).serve(listener, stop.clone());
         let server = tokio::spawn(server);
-        while !is_serving(channel.clone(), greeting::LIMIT).await {
+        while !is_serving(channel.clone(), preface::LIMIT).await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         stop.cancel();

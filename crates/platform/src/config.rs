@@ -16,7 +16,7 @@ use std::fmt;
 
 use self::confidential::Confidential;
 
-pub use file::{GatewayFile, PhoenixConfig, PlannerFile, RoleFile};
+pub use file::{GatewaySection, PhoenixConfig, PlannerSection, RoleSection};
 pub use role::{Role, RoleFlags, RoleSettings};
 
 /// Exit code for settings that can't be used (`EX_USAGE` of `sysexits.h`).
@@ -42,7 +42,7 @@ impl Problems {
     ///
     /// # Errors
     /// The problems, if there are any.
-    pub fn none_or<T>(self, value: T) -> Result<T, Self> {
+    pub fn into_result<T>(self, value: T) -> Result<T, Self> {
         if self.is_empty() { Ok(value) } else { Err(self) }
     }
 

@@ -3,7 +3,7 @@
 //! | concern | module |
 //! |---|---|
 //! | settings from flags, environment and `phoenix.toml` | [`config`] |
-//! | log lines and OTLP traces | [`telemetry`], [`log_lines`] |
+//! | log lines and OTLP traces | [`telemetry`], [`logging`] |
 //! | counters and histograms, `/metrics` | [`metrics`] |
 //! | correlation id, trace context and deadline across processes | [`propagation`] |
 //! | gRPC servers and clients | [`server`], [`client`] |
@@ -17,13 +17,12 @@
 //! Process globals are two: the tracing subscriber and the metrics recorder. Everything else is a value.
 
 pub mod bearer;
-pub mod calls;
 pub mod client;
 pub mod config;
 pub mod connections;
 pub mod listener;
 pub mod log_limit;
-pub mod log_lines;
+pub mod logging;
 pub mod loopback;
 pub mod metrics;
 pub mod multiplex;
@@ -31,6 +30,7 @@ pub mod privacy;
 pub mod propagation;
 pub mod readiness;
 mod reflection;
+pub mod rpc_metrics;
 pub mod server;
 pub mod service_token;
 pub mod shutdown;

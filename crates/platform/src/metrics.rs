@@ -46,7 +46,7 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// What a metric measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// Only grows.
     Counter,
     /// Goes up and down.
@@ -61,7 +61,7 @@ pub struct Metric {
     /// The name Prometheus sees.
     pub name: &'static str,
     /// What it measures.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// One sentence.
     pub help: &'static str,
     /// Whether it carries labels. Without labels it exists at zero from the start.
@@ -72,19 +72,19 @@ impl Metric {
     /// A counter without labels.
     #[must_use]
     pub const fn counter(name: &'static str, help: &'static str) -> Self {
-        Self { name, kind: Kind::Counter, help, labelled: false }
+        Self { name, kind: MetricKind::Counter, help, labelled: false }
     }
 
     /// A gauge without labels.
     #[must_use]
     pub const fn gauge(name: &'static str, help: &'static str) -> Self {
-        Self { name, kind: Kind::Gauge, help, labelled: false }
+        Self { name, kind: MetricKind::Gauge, help, labelled: false }
     }
 
     /// A histogram of durations, without labels.
     #[must_use]
     pub const fn histogram(name: &'static str, help: &'static str) -> Self {
-        Self { name, kind: Kind::Histogram, help, labelled: false }
+        Self { name, kind: MetricKind::Histogram, help, labelled: false }
     }
 
     /// The same with labels.
@@ -95,17 +95,19 @@ impl Metric {
 
     fn describe(&self) {
         match self.kind {
-            Kind::Counter => metrics::describe_counter!(self.name, self.help),
-            Kind::Gauge => metrics::describe_gauge!(self.name, self.help),
-            Kind::Histogram => metrics::describe_histogram!(self.name, metrics::Unit::Seconds, self.help),
+            MetricKind::Counter => metrics::describe_counter!(self.name, self.help),
+            MetricKind::Gauge => metrics::describe_gauge!(self.name, self.help),
+            MetricKind::Histogram => {
+                metrics::describe_histogram!(self.name, metrics::Unit::Seconds, self.help)
+            }
         }
         if self.labelled {
             return;
         }
         match self.kind {
-            Kind::Counter => metrics::counter!(self.name).absolute(0),
-            Kind::Gauge => metrics::gauge!(self.name).set(0.0),
-            Kind::Histogram => drop(metrics::histogram!(self.name)),
+            MetricKind::Counter => metrics::counter!(self.name).absolute(0),
+            MetricKind::Gauge => metrics::gauge!(self.name).set(0.0),
+            MetricKind::Histogram => drop(metrics::histogram!(self.name)),
         }
     }
 }

@@ -1,28 +1,28 @@
 //! Many calls to one peer on one stream.
 //!
 //! ```text
-//! Calls::call ──▶ Outbox ──▶ ExchangeRequest{frames} ──▶ drive ──▶ a task per call ──▶ Handler::call
-//!  Answers  ◀── open calls ◀── ExchangeResponse{frames} ◀── Outbox ◀──────────────────────┘
+//! MultiplexClient::call ──▶ SendQueue ──▶ ExchangeRequest{frames} ──▶ drive ──▶ a task per call ──▶ Handler::call
+//!  ResponseStream  ◀── open calls ◀── ExchangeResponse{frames} ◀── SendQueue ◀──────────────────────┘
 //! ```
 //!
 //! A stream of HTTP/2 for each call costs both sides headers to encode and to read, a flow-control window, a body and a
 //! handful of wake-ups. Where thousands of short calls a second go to one peer that is most of what a call costs, so
 //! those are frames on a stream that is kept open, and frames that are ready together travel together.
 //!
-//! For the caller nothing changes: the same context goes along, dropping [`Answers`] cancels the call, a connection that
+//! For the caller nothing changes: the same context goes along, dropping [`ResponseStream`] cancels the call, a connection that
 //! breaks fails it like any other. A caller that reads slowly slows down its own answer and no other: each call has a
 //! [credit](credit), and a stream that its peer does not read takes no more calls. While the stream is not open, and with a peer that has none, calls are made by
 //! themselves. Deadlines are told and not enforced here: whoever waits with a limit drops what it waited for.
 
-mod callee;
-mod caller;
+mod client;
 mod credit;
-mod outbox;
+mod send_queue;
+mod server;
 
-pub(crate) use self::callee::service;
+pub(crate) use self::server::service;
 pub use self::{
-    callee::{Answerer, Handler},
-    caller::{Answers, Calls},
+    client::{MultiplexClient, ResponseStream},
+    server::{Handler, ResponseSender},
 };
 
 use crate::server::MAX_MESSAGE_BYTES;

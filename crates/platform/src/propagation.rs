@@ -24,7 +24,7 @@ use tracing::{Instrument, Span, field::Empty, instrument::Instrumented};
 use uuid::Uuid;
 
 pub use self::trace::TraceContext;
-use crate::{calls::code_name, service_token::ServiceToken};
+use crate::{rpc_metrics::code_name, service_token::ServiceToken};
 
 /// The header, and gRPC metadata key, of the correlation id.
 pub const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
@@ -48,14 +48,14 @@ pub struct RequestContext {
     /// The trace it belongs to.
     pub trace: TraceContext,
     /// Why the caller leaves, if it says so before it does.
-    pub leave_reason: LeaveReason,
+    pub cancel_reason: CancelReason,
 }
 
 /// Why a caller leaves its calls, all of one connection; shared by them. A caller that breaks off gives none.
 #[derive(Debug, Clone, Default)]
-pub struct LeaveReason(Arc<OnceLock<String>>);
+pub struct CancelReason(Arc<OnceLock<String>>);
 
-impl LeaveReason {
+impl CancelReason {
     /// The longest reason that is kept, in bytes.
     const LONGEST: usize = 256;
 
@@ -76,13 +76,13 @@ impl RequestContext {
     /// A context for work that begins here, in a trace of its own.
     #[must_use]
     pub fn new(correlation_id: CorrelationId) -> Self {
-        Self::part_of(correlation_id, TraceContext::generate())
+        Self::in_trace(correlation_id, TraceContext::generate())
     }
 
     /// A context for work in `trace`.
     #[must_use]
-    pub fn part_of(correlation_id: CorrelationId, trace: TraceContext) -> Self {
-        Self { correlation_id, deadline: None, trace, leave_reason: LeaveReason::default() }
+    pub fn in_trace(correlation_id: CorrelationId, trace: TraceContext) -> Self {
+        Self { correlation_id, deadline: None, trace, cancel_reason: CancelReason::default() }
     }
 
     /// The same, to be done before `deadline`.
@@ -107,7 +107,7 @@ impl RequestContext {
     }
 
     /// Why the caller of `request` may leave, as the connection knows.
-    pub(crate) fn leave_reason_of<T>(request: &tonic::Request<T>) -> LeaveReason {
+    pub(crate) fn cancel_reason_of<T>(request: &tonic::Request<T>) -> CancelReason {
         request.extensions().get().cloned().unwrap_or_default()
     }
 
@@ -178,7 +178,7 @@ pub fn correlation_id(headers: &HeaderMap) -> Result<Option<CorrelationId>, Inva
 
 /// A correlation id as a header value.
 #[must_use]
-pub fn correlation_value(id: CorrelationId) -> HeaderValue {
+pub fn correlation_header_value(id: CorrelationId) -> HeaderValue {
     let mut buffer = [0; 36];
     let text = id.as_uuid().as_hyphenated().encode_lower(&mut buffer);
     // Hexadecimal digits and hyphens are always allowed in a header.
@@ -186,7 +186,7 @@ pub fn correlation_value(id: CorrelationId) -> HeaderValue {
 }
 
 fn inject(context: &RequestContext, headers: &mut HeaderMap) {
-    headers.insert(CORRELATION_HEADER, correlation_value(context.correlation_id));
+    headers.insert(CORRELATION_HEADER, correlation_header_value(context.correlation_id));
     if let Some(left) = context.remaining() {
         let millis = left.as_millis().clamp(1, 99_999_999);
         if let Ok(value) = HeaderValue::try_from(format!("{millis}m")) {
@@ -208,7 +208,7 @@ fn extract(headers: &HeaderMap) -> Result<RequestContext, InvalidField> {
         None => None,
     };
     let trace = TraceContext::of(headers).unwrap_or_else(TraceContext::generate);
-    Ok(RequestContext { deadline, ..RequestContext::part_of(correlation_id, trace) })
+    Ok(RequestContext { deadline, ..RequestContext::in_trace(correlation_id, trace) })
 }
 
 /// How long the caller waits, if it says so.
@@ -252,7 +252,7 @@ impl RequestContext {
         };
         let deadline = timeout_us.and_then(|left| own_deadline(Duration::from_micros(left)));
         let trace = TraceContext::of_texts(traceparent, tracestate).unwrap_or_else(TraceContext::generate);
-        Ok((method, Self { deadline, ..Self::part_of(correlation_id, trace) }, message))
+        Ok((method, Self { deadline, ..Self::in_trace(correlation_id, trace) }, message))
     }
 }
 
@@ -365,8 +365,8 @@ where
                 return ServeContextFuture { served: None, refused: Some(invalid.into()), limit: None };
             }
         };
-        if let Some(reason) = request.extensions().get::<LeaveReason>() {
-            context.leave_reason = reason.clone();
+        if let Some(reason) = request.extensions().get::<CancelReason>() {
+            context.cancel_reason = reason.clone();
         }
         let limit = time_limit(request.headers()).map(tokio::time::sleep);
         let operation = request.uri().path().trim_start_matches('/');

@@ -9,12 +9,12 @@ use tonic_health::ServingStatus;
 use tower::{Service, ServiceBuilder};
 
 use crate::{
-    calls::ObserveCalls,
     connections::{self, Options, Protocol},
     multiplex::{self, Handler},
     propagation::ServeContext,
     readiness::Readiness,
     reflection,
+    rpc_metrics::RpcMetrics,
     service_token::{RequireToken, ServiceToken},
 };
 
@@ -31,7 +31,7 @@ pub struct GrpcServer {
     readiness: Readiness,
     token: ServiceToken,
     service_names: Vec<&'static str>,
-    calls: ObserveCalls,
+    calls: RpcMetrics,
     draining: CancellationToken,
 }
 
@@ -55,14 +55,14 @@ impl GrpcServer {
             readiness,
             token,
             service_names: Vec::new(),
-            calls: ObserveCalls,
+            calls: RpcMetrics,
             draining: CancellationToken::new(),
         }
     }
 
     /// Lets callers make their calls of `handler`'s method on one stream. For one handler per server.
     #[must_use]
-    pub fn add_calls(self, handler: impl Handler) -> Self {
+    pub fn add_multiplexed(self, handler: impl Handler) -> Self {
         let service = multiplex::service(handler, self.calls.clone(), self.draining.clone());
         self.add_service(service)
     }

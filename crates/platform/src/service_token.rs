@@ -145,7 +145,7 @@ fn missing() -> String {
 ///
 /// # Errors
 /// When it can be neither read nor made.
-pub fn keep_in(data_dir: &Path) -> io::Result<PathBuf> {
+pub fn load_or_create(data_dir: &Path) -> io::Result<PathBuf> {
     let path = data_dir.join(FILE_NAME);
     if path.try_exists()? {
         ServiceToken::read(&path)?;
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn token_in_a_data_folder_is_made_once_and_private() {
         let dir = tempfile::tempdir().unwrap();
-        let read = || fs::read_to_string(keep_in(dir.path()).unwrap()).unwrap();
+        let read = || fs::read_to_string(load_or_create(dir.path()).unwrap()).unwrap();
         let tokens: HashSet<String> = std::thread::scope(|scope| {
             let makers: Vec<_> = (0..8).map(|_| scope.spawn(read)).collect();
             makers.into_iter().map(|maker| maker.join().unwrap()).collect()
@@ -245,7 +245,7 @@ mod tests {
         let mode = || fs::metadata(dir.path().join(FILE_NAME)).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(), 0o600);
         fs::set_permissions(dir.path().join(FILE_NAME), fs::Permissions::from_mode(0o644)).unwrap();
-        keep_in(dir.path()).unwrap();
+        load_or_create(dir.path()).unwrap();
         assert_eq!(mode(), 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no draft stays");
     }

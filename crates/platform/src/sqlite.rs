@@ -18,7 +18,7 @@ use sqlx::{
 use crate::privacy;
 
 /// What SQLite puts beside the file of a database that is in use.
-pub const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
+pub const WAL_SUFFIXES: [&str; 2] = ["-wal", "-shm"];
 
 /// Why a database can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +122,7 @@ fn prepare(file: &Path) -> io::Result<()> {
         // An empty file is a database without tables.
         privacy::create_file(file)?;
     }
-    for path in [file.to_owned()].into_iter().chain(COMPANIONS.map(|suffix| companion(file, suffix))) {
+    for path in [file.to_owned()].into_iter().chain(WAL_SUFFIXES.map(|suffix| companion(file, suffix))) {
         if let Err(error) = privacy::tighten(&path) {
             tracing::warn!(file = %path.display(), %error, "other users may read a database");
         }
@@ -142,7 +142,7 @@ pub fn companion(database: &Path, suffix: &str) -> PathBuf {
 ///
 /// # Errors
 /// When the path is not UTF-8 or the current folder is gone.
-pub fn url_of(file: &Path) -> Result<String, OpenError> {
+pub fn file_url(file: &Path) -> Result<String, OpenError> {
     let not_utf8 = || OpenError::NotUtf8(file.display().to_string());
     let absolute = std::path::absolute(file).map_err(|error| OpenError::Url(error.to_string()))?;
     let path = absolute.to_str().ok_or_else(not_utf8)?;
@@ -154,7 +154,7 @@ pub fn url_of(file: &Path) -> Result<String, OpenError> {
 ///
 /// # Errors
 /// When the URL is of another kind, or names a database that is in no file.
-pub fn file_of(url: &str) -> Result<PathBuf, OpenError> {
+pub fn file_from_url(url: &str) -> Result<PathBuf, OpenError> {
     let wrong = |problem: &str| OpenError::Url(problem.to_owned());
     if !url.starts_with("sqlite:") {
         // sqlx would take any text for the name of a file.
@@ -186,7 +186,7 @@ fn parse(url: &str) -> Result<SqliteConnectOptions, OpenError> {
 /// When it is no URL of a SQLite file.
 pub fn options(url: &str, durability: Durability) -> Result<SqliteConnectOptions, OpenError> {
     Ok(parse(url)?
-        .filename(file_of(url)?)
+        .filename(file_from_url(url)?)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(durability.into())
@@ -272,8 +272,8 @@ mod tests {
         fn database_path_of_any_characters_is_literal(name in folder_names()) {
             let folder = tempfile::tempdir().unwrap();
             let file = folder.path().join(&name).join("planner.db");
-            let url = url_of(&file).unwrap();
-            prop_assert_eq!(file_of(&url).unwrap(), file.clone());
+            let url = file_url(&file).unwrap();
+            prop_assert_eq!(file_from_url(&url).unwrap(), file.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 open(&url, Durability::Process, 1, &migrator()).await.unwrap().close().await;
@@ -294,19 +294,19 @@ mod tests {
             "sqlite://x.db?mode=memory",
             "sqlite:?cache=shared",
         ] {
-            assert!(file_of(url).is_err(), "{url}");
+            assert!(file_from_url(url).is_err(), "{url}");
             assert!(options(url, Durability::Full).is_err(), "{url}");
         }
         let file = std::path::absolute("data/100%.db").unwrap();
-        assert_eq!(file_of("sqlite://data/100%25.db").unwrap(), file);
-        assert_eq!(file_of("sqlite:data/100%25.db?mode=rwc").unwrap(), file);
+        assert_eq!(file_from_url("sqlite://data/100%25.db").unwrap(), file);
+        assert_eq!(file_from_url("sqlite:data/100%25.db?mode=rwc").unwrap(), file);
     }
 
     #[tokio::test]
     async fn database_files_are_private_old_ones_too() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("new/planner.db");
-        let url = url_of(&file).unwrap();
+        let url = file_url(&file).unwrap();
         let mode = |path: &Path| path.metadata().unwrap().mode() & 0o777;
         let files = [file.clone(), companion(&file, "-wal"), companion(&file, "-shm")];
         let pool = open(&url, Durability::Full, 1, &migrator()).await.unwrap();

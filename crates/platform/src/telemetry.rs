@@ -13,7 +13,7 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, util::SubscriberInitExt};
 
 pub use self::export::{EXPORT_FAILURES, SPANS_LOST};
-use crate::log_lines::{LogLines, Outbox};
+use crate::logging::{LogLayer, LogWriter};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,7 +148,7 @@ pub enum TelemetryError {
 #[must_use = "spans are lost when this is dropped without `flush`"]
 pub struct Telemetry {
     provider: Option<SdkTracerProvider>,
-    lines: Outbox,
+    lines: LogWriter,
 }
 
 impl Drop for Telemetry {
@@ -186,8 +186,8 @@ pub fn init_tracing(config: TelemetryConfig) -> Result<Telemetry, TelemetryError
             .with_threads(false)
             .with_tracked_inactivity(false)
     });
-    let lines = Outbox::stderr()?;
-    let layer = LogLines::new(service, format, colour, prefix, lines.clone());
+    let lines = LogWriter::stderr()?;
+    let layer = LogLayer::new(service, format, colour, prefix, lines.clone());
     Registry::default().with(filter).with(layer).with(spans).try_init()?;
     panics::log();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "starting");

@@ -10,7 +10,7 @@ use axum::{
 };
 use jiff::Timestamp;
 use phoenix_domain::{
-    CorrelationId, OrchestratorError, PlanId, SweepId, TaskId, dead_letter::DeadLetterState,
+    BulkRedriveId, CorrelationId, OrchestratorError, PlanId, TaskId, dead_letter::DeadLetterState,
 };
 use phoenix_proto::{
     InvalidField, id, optional,
@@ -137,7 +137,7 @@ pub(crate) struct RedriveDeadLettersV1 {
 pub(crate) struct RedriveBegunV1 {
     /// Its name.
     #[schema(value_type = String, format = Uuid)]
-    sweep_id: SweepId,
+    sweep_id: BulkRedriveId,
     /// How many dead letters will be redriven.
     selected: u64,
     /// The request that began it: `GET /api/v1/plans?correlation_id=…` lists the new plans.
@@ -166,7 +166,7 @@ pub(crate) struct DiscardDeadLettersV1 {
 pub(crate) struct DiscardedV1 {
     /// The discard's name.
     #[schema(value_type = String, format = Uuid)]
-    sweep_id: SweepId,
+    sweep_id: BulkRedriveId,
     /// How many dead letters were discarded.
     discarded: u64,
     /// The request that discarded them.

@@ -91,7 +91,7 @@ impl Executor {
                     Box::new(Workers::new(program, start_limit, redactor, crashes, &meters, cleanup.clone()))
                 }
             };
-            let places = Places::new(spec.runs_at_once(), spec.max_queue, &meters);
+            let places = Places::new(spec.concurrency(), spec.max_queue, &meters);
             (spec.name.clone(), Arc::new(Agent { spec: spec.clone(), runner, places, meters }))
         };
         Ok(Arc::new(Self {
@@ -174,7 +174,7 @@ impl Executor {
 
 fn overloaded(spec: &AgentSpec) -> OrchestratorError {
     let AgentSpec { name, max_queue, .. } = spec;
-    let running = spec.runs_at_once();
+    let running = spec.concurrency();
     OrchestratorError::new(
         OrchestratorErrorCode::Overloaded,
         format!("agent `{name}` is busy: {running} tasks run and {max_queue} wait; try again shortly"),

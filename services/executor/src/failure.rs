@@ -7,7 +7,7 @@ use phoenix_domain::{
     AgentName, FailureClass, OrchestratorError, OrchestratorErrorCode,
     action::{DEPENDENCY_REFUSED, RATE_LIMITED},
     health::Outcome,
-    refusals::agent_failure,
+    rejections::agent_failure,
 };
 
 /// How much of an agent's own words goes into a message.

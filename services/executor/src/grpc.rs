@@ -15,7 +15,7 @@ use futures_util::{
 use phoenix_domain::{OrchestratorErrorCode, TaskId};
 use phoenix_platform::{
     RequestContext,
-    multiplex::{Answerer, Handler},
+    multiplex::{Handler, ResponseSender},
     propagation::mark_failed,
 };
 use phoenix_proto::{
@@ -84,11 +84,11 @@ impl Handler for ExecutorGrpc {
     async fn call(
         &self,
         request: Request<ExecuteTaskRequest>,
-        answerer: &mut Answerer,
+        sender: &mut ResponseSender,
     ) -> Result<(), Status> {
         let mut responses = self.execute_task(request).await?.into_inner();
         while let Some(response) = responses.next().await {
-            answerer.send(&response?).await?;
+            sender.send(&response?).await?;
         }
         Ok(())
     }

@@ -122,7 +122,7 @@ pub async fn serve(
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let server = GrpcServer::new(readiness, token)
         .add_service(service)
-        .add_calls(executor)
+        .add_multiplexed(executor)
         .serve(listener, shutdown.clone());
     let served = tokio::select! {
         served = server => served,

@@ -142,7 +142,7 @@ pub const METRICS: &[Metric] = &[
     HEALTH_REPORTS_LOST,
     GUARD_RESTARTS,
     ORPHANS_KILLED,
-    phoenix_platform::calls::RPC_SECONDS,
+    phoenix_platform::rpc_metrics::RPC_SECONDS,
 ];
 
 /// The handles of one agent's metrics, looked up once; all of them exist from the start.

@@ -59,7 +59,7 @@ pub const METRICS: &[Metric] = &[
     PROBES,
     COMMIT_SECONDS,
     COMMIT_FAILURES,
-    phoenix_platform::calls::RPC_SECONDS,
+    phoenix_platform::rpc_metrics::RPC_SECONDS,
 ];
 
 /// The metrics' handles, looked up once; every agent's exist from the start.

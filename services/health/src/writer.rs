@@ -106,7 +106,7 @@ impl Writer {
                     0 => break,
                     _ => self.commit(&mut batch).await,
                 },
-                _ = clock.tick() => self.follow_clock(stored_precision(Timestamp::now())).await,
+                _ = clock.tick() => self.adjust_to_clock(stored_precision(Timestamp::now())).await,
                 () = tokio::time::sleep(RECHECK), if !self.writable => self.recheck().await,
             }
         }
@@ -142,18 +142,19 @@ impl Writer {
     }
 
     /// Brings circuits back to a clock that was set back.
-    async fn follow_clock(&mut self, now: Timestamp) {
+    async fn adjust_to_clock(&mut self, now: Timestamp) {
         let policy = |agent: &AgentName| self.catalog.get(agent).map(|spec| spec.breaker).unwrap_or_default();
         let ahead: BTreeSet<_> = {
             let published = self.published.borrow();
-            let ahead = published.iter().filter(|(agent, health)| health.outlasts(now, &policy(agent)));
+            let ahead =
+                published.iter().filter(|(agent, health)| health.exceeds_cooldown(now, &policy(agent)));
             ahead.map(|(agent, _)| agent.clone()).collect()
         };
         if ahead.is_empty() {
             return;
         }
         let moved = |states: &mut States| {
-            states.iter_mut().for_each(|(agent, health)| health.follow_clock(now, &policy(agent)));
+            states.iter_mut().for_each(|(agent, health)| health.adjust_to_clock(now, &policy(agent)));
         };
         match self.store.update(ahead, moved).await {
             Ok(states) => {

@@ -30,7 +30,7 @@ use std::{
 use futures_util::future::select_all;
 use metrics::{Counter, Gauge};
 use phoenix_domain::{
-    AgentCatalog, AgentName, AgentSpec, OrchestratorError, OrchestratorErrorCode, refusals::too_many_plans,
+    AgentCatalog, AgentName, AgentSpec, OrchestratorError, OrchestratorErrorCode, rejections::too_many_plans,
 };
 use phoenix_platform::metrics::record_counter;
 
@@ -85,8 +85,8 @@ impl Admission {
     #[must_use]
     pub fn new(agents: &AgentCatalog, max_plans: u32) -> Self {
         let gate = |spec: &AgentSpec| Agent {
-            gate: Gate::new(spec.places(), waiting_gauge(&spec.name)),
-            running: spec.runs_at_once(),
+            gate: Gate::new(spec.capacity(), waiting_gauge(&spec.name)),
+            running: spec.concurrency(),
             queued: spec.max_queue,
             refused: refused_counter(&spec.name),
         };

@@ -18,7 +18,7 @@ use phoenix_domain::{
 use phoenix_platform::{
     RequestContext,
     client::{PeerChannel, UNREACHABLE_RETRY_AFTER, call_error, was_sent},
-    multiplex::Calls,
+    multiplex::MultiplexClient,
 };
 use phoenix_proto::{
     ExecuteTask, InvalidField,
@@ -50,7 +50,7 @@ const MOST_ATTEMPTS: u32 = 10_000;
 /// Runs tasks on the executor. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct TaskRunner {
-    executor: Calls,
+    executor: MultiplexClient,
     journal: Journal,
     health: HealthView,
 }
@@ -217,7 +217,7 @@ impl TaskRunner {
     /// Runs tasks on the service behind `executor`.
     #[must_use]
     pub fn new(executor: PeerChannel, journal: Journal, health: HealthView) -> Self {
-        Self { executor: Calls::new(executor), journal, health }
+        Self { executor: MultiplexClient::new(executor), journal, health }
     }
 
     /// Hands a task over and follows it until the executor says how it ended. Dropping the future cancels it there;

@@ -9,11 +9,11 @@ use phoenix_domain::{
     CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
     limits::{MAX_IDEMPOTENCY_KEY_BYTES, MAX_KEY_CHARS},
     plan::{AttemptOutcome, MAX_DEADLINE_MS, Task, TaskSpec},
-    refusals::no_such_plan,
+    rejections::no_such_plan,
 };
 use phoenix_platform::{
     RequestContext,
-    multiplex::{Answerer, Handler},
+    multiplex::{Handler, ResponseSender},
 };
 use phoenix_proto::{
     InvalidField, PlanAndExecute, id, optional,
@@ -255,10 +255,10 @@ impl Handler for PlannerGrpc {
     async fn call(
         &self,
         request: Request<PlanAndExecuteRequest>,
-        answerer: &mut Answerer,
+        responses: &mut ResponseSender,
     ) -> Result<(), Status> {
         let answer = self.plan_and_execute(request).await?;
-        answerer.send(answer.get_ref()).await
+        responses.send(answer.get_ref()).await
     }
 }
 

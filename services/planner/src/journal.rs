@@ -18,7 +18,7 @@ use std::{
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    AgentCatalog, PlanId, SweepId,
+    AgentCatalog, BulkRedriveId, PlanId,
     dead_letter::DeadLetter,
     plan::{Plan, PlanStatus},
 };
@@ -336,7 +336,7 @@ impl Journal {
     ///
     /// # Errors
     /// When the database can't be read.
-    pub async fn sweep(&self, sweep_id: SweepId) -> Result<Option<(Sweep, u64)>, JournalError> {
+    pub async fn sweep(&self, sweep_id: BulkRedriveId) -> Result<Option<(Sweep, u64)>, JournalError> {
         self.store.sweep(sweep_id).await
     }
 
@@ -344,7 +344,7 @@ impl Journal {
     ///
     /// # Errors
     /// When the database can't be read.
-    pub async fn swept_plans(&self, sweep_id: SweepId) -> Result<Vec<PlanId>, JournalError> {
+    pub async fn swept_plans(&self, sweep_id: BulkRedriveId) -> Result<Vec<PlanId>, JournalError> {
         self.store.swept_plans(sweep_id).await
     }
 

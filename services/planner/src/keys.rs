@@ -14,7 +14,7 @@ use phoenix_domain::{
     CorrelationId, OrchestratorError, PlanId,
     action::ActionResult,
     plan::PlanStatus,
-    refusals::{REPLAY_OF, key_in_use, key_used_otherwise},
+    rejections::{REPLAY_OF, key_in_use, key_used_otherwise},
 };
 use uuid::Uuid;
 

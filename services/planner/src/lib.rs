@@ -135,7 +135,7 @@ pub async fn serve(
     let service = PlannerServiceServer::new(grpc.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let server = GrpcServer::new(readiness, service_token).add_service(service).add_calls(grpc);
+    let server = GrpcServer::new(readiness, service_token).add_service(service).add_multiplexed(grpc);
     tokio::select! {
         served = server.serve(listener, shutdown) => served?,
         () = journal.fenced().cancelled() => return Err(ServeError::Fenced),

@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use phoenix_domain::AgentName;
-use phoenix_platform::{calls::RPC_SECONDS, metrics::Metric};
+use phoenix_platform::{metrics::Metric, rpc_metrics::RPC_SECONDS};
 use tokio_util::sync::CancellationToken;
 
 use crate::{

@@ -213,7 +213,7 @@ impl Planner {
     ) -> Result<Answer, OrchestratorError> {
         let stop = Stop::default();
         let _guard =
-            (!wish.continue_on_disconnect).then(|| CancelOnDrop(stop.clone(), context.leave_reason.clone()));
+            (!wish.continue_on_disconnect).then(|| CancelOnDrop(stop.clone(), context.cancel_reason.clone()));
         let accepted = self.accept(context, wish, stop).await?;
         self.answer(accepted).await
     }

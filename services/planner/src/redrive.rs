@@ -8,13 +8,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    AgentCatalog, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId, SweepId,
+    AgentCatalog, BulkRedriveId, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
     chat::Chat,
     dead_letter::check_reason,
     graph::Graph,
     json::{Json, Object},
     plan::{Plan, PlanKind, TaskSpec, TaskStatus},
-    refusals::{no_such_plan, plan_has_not_ended},
+    rejections::{no_such_plan, plan_has_not_ended},
 };
 use phoenix_platform::{RequestContext, metrics::record_counter};
 
@@ -60,7 +60,7 @@ impl Planner {
     ) -> Result<Answer, OrchestratorError> {
         let stop = Stop::default();
         let _guard =
-            (!wish.continue_on_disconnect).then(|| CancelOnDrop(stop.clone(), context.leave_reason.clone()));
+            (!wish.continue_on_disconnect).then(|| CancelOnDrop(stop.clone(), context.cancel_reason.clone()));
         let accepted = self.accept_redrive(context, wish, Waits::Caller, None, stop).await?;
         self.answer(accepted).await
     }
@@ -90,7 +90,7 @@ impl Planner {
         &self,
         context: RequestContext,
         wish: RedriveWish,
-        sweep: SweepId,
+        sweep: BulkRedriveId,
     ) -> Result<PlanId, OrchestratorError> {
         let accepted =
             self.accept_redrive(context, wish, Waits::Nobody, Some(sweep), Stop::default()).await?;
@@ -102,7 +102,7 @@ impl Planner {
         context: RequestContext,
         wish: RedriveWish,
         waits: Waits,
-        sweep: Option<SweepId>,
+        sweep: Option<BulkRedriveId>,
         stop: Stop,
     ) -> Result<Accepted, OrchestratorError> {
         let RedriveWish { plan_id, inputs, reason, continue_on_disconnect: _, key } = wish;

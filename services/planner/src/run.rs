@@ -211,7 +211,7 @@ impl Run<'_> {
             OrchestratorError::invalid(&format!("tasks[{ordinal}].input"), error)
                 .with_detail("key", &task.spec.key)
         })?;
-        input::check_filled(ordinal, &task.spec, &payload, self.planner.agents())?;
+        input::check_rendered(ordinal, &task.spec, &payload, self.planner.agents())?;
         Ok(payload)
     }
 

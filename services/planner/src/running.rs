@@ -6,7 +6,7 @@ use std::{
 };
 
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId, plan::PlanStatus};
-use phoenix_platform::propagation::LeaveReason;
+use phoenix_platform::propagation::CancelReason;
 use tokio::sync::SetOnce;
 
 /// The list. Cheap to clone.
@@ -34,7 +34,7 @@ pub(crate) struct Listed {
 }
 
 /// Ends a plan as cancelled when it is dropped.
-pub(crate) struct CancelOnDrop(pub(crate) Stop, pub(crate) LeaveReason);
+pub(crate) struct CancelOnDrop(pub(crate) Stop, pub(crate) CancelReason);
 
 impl RunningPlans {
     /// Puts a plan on the list, for whoever wants to `stop` it.

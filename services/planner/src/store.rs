@@ -15,7 +15,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    AgentName, CorrelationId, PlanId, SweepId,
+    AgentName, BulkRedriveId, CorrelationId, PlanId,
     dead_letter::DeadLetter,
     plan::{Plan, PlanStatus},
 };
@@ -231,13 +231,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`Self::plan`].
-    async fn sweep(&self, sweep_id: SweepId) -> Result<Option<(Sweep, u64)>, JournalError>;
+    async fn sweep(&self, sweep_id: BulkRedriveId) -> Result<Option<(Sweep, u64)>, JournalError>;
 
     /// Plans with dead letters that a sweep has selected and that are still open, oldest first.
     ///
     /// # Errors
     /// As [`Self::plan`].
-    async fn swept_plans(&self, sweep_id: SweepId) -> Result<Vec<PlanId>, JournalError>;
+    async fn swept_plans(&self, sweep_id: BulkRedriveId) -> Result<Vec<PlanId>, JournalError>;
 }
 
 /// Opens, or makes, the database at `url`, and brings its tables up to date.

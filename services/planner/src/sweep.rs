@@ -13,7 +13,7 @@ use std::{
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId, SweepId, dead_letter::check_reason,
+    BulkRedriveId, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId, dead_letter::check_reason,
 };
 use phoenix_platform::{RequestContext, correlation_span, metrics::record_counter};
 use tokio::time::MissedTickBehavior;
@@ -81,7 +81,7 @@ impl Planner {
             Use::First(claim) => claim,
             Use::Again(used) => return self.swept_before(used).await,
         };
-        let (sweep_id, at, by) = (SweepId::generate(), Timestamp::now(), context.correlation_id);
+        let (sweep_id, at, by) = (BulkRedriveId::generate(), Timestamp::now(), context.correlation_id);
         let sweep = Sweep { sweep_id, action, at, by, reason };
         let begun = Entry::SweepBegun { sweep: Box::new(sweep.clone()), filter: Box::new(filter), limit };
         // In a task of its own: a caller that leaves now must not leave a sweep behind that nobody works off.
@@ -122,7 +122,7 @@ impl Planner {
         Ok(Swept { replay_of: Some(used.by.unwrap_or(sweep.by)), sweep, selected })
     }
 
-    async fn known_sweep(&self, sweep_id: SweepId) -> Result<(Sweep, u64), OrchestratorError> {
+    async fn known_sweep(&self, sweep_id: BulkRedriveId) -> Result<(Sweep, u64), OrchestratorError> {
         let known = self.journal().sweep(sweep_id).await?;
         known.ok_or_else(|| OrchestratorError::internal("the sweep of this request is gone"))
     }

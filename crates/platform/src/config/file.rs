@@ -32,11 +32,11 @@ pub struct PhoenixConfig {
     /// The language model.
     pub llm: LlmSettings,
     /// What only the gateway reads.
-    pub gateway: GatewayFile,
+    pub gateway: GatewaySection,
     /// What only the planner reads.
-    pub planner: PlannerFile,
+    pub planner: PlannerSection,
     /// Addresses and databases, by role.
-    pub(super) roles: BTreeMap<Role, RoleFile>,
+    pub(super) roles: BTreeMap<Role, RoleSection>,
     /// The variables whose values only the executor needs: they stand in providers' keys and agents' commands.
     pub(super) executor_variables: BTreeSet<String>,
     /// What no message may quote.
@@ -45,7 +45,7 @@ pub struct PhoenixConfig {
 
 /// `[gateway]`, beside its addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GatewayFile {
+pub struct GatewaySection {
     /// Web origins that may call the API from a browser; none unless configured.
     pub cors_allowed_origins: Vec<String>,
     /// After this a chat that is still running is answered with `timeout`.
@@ -54,7 +54,7 @@ pub struct GatewayFile {
 
 /// `[planner]`, beside its addresses and the default agent, which the catalog knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlannerFile {
+pub struct PlannerSection {
     /// Plans in flight at once; one more is answered with `overloaded`.
     pub max_plans_in_flight: u32,
     /// How long plans stay after their end; for ever when absent.
@@ -68,7 +68,7 @@ pub struct PlannerFile {
 /// What each role may say about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
-pub struct RoleFile {
+pub struct RoleSection {
     /// Where it serves gRPC (services) …
     pub grpc_addr: Option<String>,
     /// … or HTTP (gateway).
@@ -149,9 +149,9 @@ impl PhoenixConfig {
 
     /// Addresses and databases that the file sets, such as `planner.grpc_addr`.
     #[must_use]
-    pub fn own_places(&self) -> Vec<String> {
+    pub fn configured_endpoints(&self) -> Vec<String> {
         let set = self.roles.iter().flat_map(|(role, file)| {
-            let RoleFile { grpc_addr, http_addr, metrics_addr, database_url } = file;
+            let RoleSection { grpc_addr, http_addr, metrics_addr, database_url } = file;
             let settings = [
                 ("grpc_addr", grpc_addr),
                 ("http_addr", http_addr),
@@ -225,11 +225,11 @@ impl PhoenixConfig {
         Some(Self {
             agents: AgentCatalog::new(agents.into_values(), default_agent),
             llm,
-            gateway: GatewayFile {
+            gateway: GatewaySection {
                 cors_allowed_origins: gateway.cors_allowed_origins,
                 request_timeout: Duration::from_secs(gateway.request_timeout_secs.unwrap_or(120).max(1)),
             },
-            planner: PlannerFile {
+            planner: PlannerSection {
                 max_plans_in_flight,
                 retention: retention(planner.retention_days, problems),
                 idempotency_key_ttl: planner
@@ -240,7 +240,7 @@ impl PhoenixConfig {
             roles: BTreeMap::from([
                 (
                     Role::Gateway,
-                    RoleFile {
+                    RoleSection {
                         grpc_addr: None,
                         http_addr: gateway.http_addr,
                         metrics_addr: gateway.metrics_addr,
@@ -249,7 +249,7 @@ impl PhoenixConfig {
                 ),
                 (
                     Role::Planner,
-                    RoleFile {
+                    RoleSection {
                         grpc_addr: planner.grpc_addr,
                         http_addr: None,
                         metrics_addr: planner.metrics_addr,
@@ -265,13 +265,13 @@ impl PhoenixConfig {
     }
 }
 
-impl From<HealthTable> for RoleFile {
+impl From<HealthTable> for RoleSection {
     fn from(HealthTable { grpc_addr, metrics_addr, database_url }: HealthTable) -> Self {
         Self { grpc_addr, http_addr: None, metrics_addr, database_url }
     }
 }
 
-impl From<ExecutorTable> for RoleFile {
+impl From<ExecutorTable> for RoleSection {
     fn from(ExecutorTable { grpc_addr, metrics_addr }: ExecutorTable) -> Self {
         Self { grpc_addr, http_addr: None, metrics_addr, database_url: None }
     }

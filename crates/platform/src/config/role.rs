@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use phoenix_domain::llm::Secret;
 
-use super::{Lookup, PhoenixConfig, Problems, RoleFile, otel};
+use super::{Lookup, PhoenixConfig, Problems, RoleSection, otel};
 use crate::{
     client,
     service_token::ServiceToken,
@@ -173,7 +173,7 @@ impl RoleSettings {
             .map_err(|found| problems.extend(found))
             .or_else(|()| PhoenixConfig::parse("", exe, env))?;
         let file = config.roles.get(&role).cloned().unwrap_or_default();
-        let RoleFile { grpc_addr, http_addr, metrics_addr, database_url } = file;
+        let RoleSection { grpc_addr, http_addr, metrics_addr, database_url } = file;
         let setting = |flag: &Option<String>, variable: &str, file: Option<String>| {
             flag.clone().or_else(|| env(variable)).or(file)
         };
@@ -198,7 +198,7 @@ impl RoleSettings {
         let database_url = match setting(&flags.database_url, "DATABASE_URL", database_url) {
             Some(url) => {
                 if role.has_database()
-                    && let Err(problem) = sqlite::file_of(&url)
+                    && let Err(problem) = sqlite::file_from_url(&url)
                 {
                     let problem = problem.to_string();
                     problems.add("DATABASE_URL", problem.trim_start_matches("DATABASE_URL "));
@@ -208,7 +208,7 @@ impl RoleSettings {
             None => {
                 let data_dir = flags.data_dir.clone().or_else(|| env("PHOENIX_DATA_DIR").map(PathBuf::from));
                 let file = data_dir.unwrap_or_else(|| "data".into()).join(role.database_file());
-                sqlite::url_of(&file).unwrap_or_else(|problem| {
+                sqlite::file_url(&file).unwrap_or_else(|problem| {
                     problems.add("--data-dir", problem);
                     String::new()
                 })
@@ -231,7 +231,7 @@ impl RoleSettings {
         let telemetry = telemetry(role, &flags.log_format, env, &mut problems);
         let problems = problems.without(&config.confidential);
         let Some(service_token) = service_token else { return Err(problems) };
-        problems.none_or(Self {
+        problems.into_result(Self {
             role,
             addr,
             metrics_addr,
@@ -389,7 +389,7 @@ mod tests {
             let flags = RoleFlags { data_dir: Some(name.into()), ..RoleFlags::default() };
             let settings = resolve(Role::Planner, &flags, &[]).unwrap();
             let expected = std::path::absolute(name).unwrap().join("planner.db");
-            assert_eq!(sqlite::file_of(&settings.database_url).unwrap(), expected);
+            assert_eq!(sqlite::file_from_url(&settings.database_url).unwrap(), expected);
         }
         let problems = resolve(Role::Planner, &RoleFlags::default(), &[("DATABASE_URL", "sqlite::memory:")]);
         assert!(problems.unwrap_err().to_string().contains("DATABASE_URL: must look like"));

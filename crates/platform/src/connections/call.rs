@@ -48,7 +48,7 @@ where
         let arrival = is_arriving.then(|| Arc::clone(&call.arrival));
         let mut request = request.map(|body| RequestBody { body, arrival });
         request.extensions_mut().insert(ConnectInfo(self.peer));
-        request.extensions_mut().insert(self.state.leave_reason.clone());
+        request.extensions_mut().insert(self.state.cancel_reason.clone());
         TrackedCall { future: self.inner.clone().oneshot(request), call: Some(call) }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::propagation::LeaveReason;
+use crate::propagation::CancelReason;
 
 /// What is known of one open connection.
 #[derive(Debug, Default)]
@@ -19,7 +19,7 @@ pub(super) struct State {
     arriving: AtomicUsize,
     changed: Notify,
     /// Why the peer leaves its calls, once it has said so.
-    pub(super) leave_reason: LeaveReason,
+    pub(super) cancel_reason: CancelReason,
     close: CancellationToken,
 }
 

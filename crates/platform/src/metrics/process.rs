@@ -4,7 +4,7 @@ use metrics_process::Collector;
 
 use super::Metric;
 use crate::{
-    log_lines::LINES_DROPPED,
+    logging::LINES_DROPPED,
     telemetry::{EXPORT_FAILURES, SPANS_LOST},
 };
 

@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
 
-use super::{Answerer, Calls, Handler, SHARED_BYTES, outbox::outbox};
+use super::{Handler, MultiplexClient, ResponseSender, SHARED_BYTES, send_queue::send_queue};
 use crate::{
     RequestContext,
     client::{self, call_error, was_sent},
@@ -51,7 +51,7 @@ impl Handler for Obedient {
     async fn call(
         &self,
         request: Request<PlanAndExecuteRequest>,
-        answerer: &mut Answerer,
+        responses: &mut ResponseSender,
     ) -> Result<(), Status> {
         let context = RequestContext::of(&request);
         let message = request.into_inner().message;
@@ -79,7 +79,7 @@ impl Handler for Obedient {
             ("flood", _) => {
                 for _ in 0..FLOOD_MESSAGES {
                     let output = "x".repeat(FLOOD_BYTES);
-                    answerer.send(&PlanAndExecuteResponse { output, ..Default::default() }).await?;
+                    responses.send(&PlanAndExecuteResponse { output, ..Default::default() }).await?;
                     SENT.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                 }
                 return Ok(());
@@ -87,11 +87,11 @@ impl Handler for Obedient {
             ("reason", _) => {
                 self.told.send("began").await.unwrap();
                 self.go_on.cancelled().await;
-                context.leave_reason.get().unwrap_or("none").to_owned()
+                context.cancel_reason.get().unwrap_or("none").to_owned()
             }
             (what, _) => panic!("{what}?"),
         };
-        answerer.send(&PlanAndExecuteResponse { output, ..Default::default() }).await
+        responses.send(&PlanAndExecuteResponse { output, ..Default::default() }).await
     }
 }
 
@@ -124,7 +124,7 @@ fn server(addr: &str) -> Server {
     let stop = shutdown.clone();
     let served = runtime.spawn(async move {
         let listener = TcpListener::from_std(listener).unwrap();
-        let server = GrpcServer::new(Readiness::needing(&[]), token()).add_calls(handler);
+        let server = GrpcServer::new(Readiness::needing(&[]), token()).add_multiplexed(handler);
         server.serve(listener, stop).await.unwrap();
     });
     Server { url, runtime, shutdown, go_on, told, served }
@@ -138,19 +138,19 @@ fn context() -> RequestContext {
     RequestContext::new(CorrelationId::generate()).with_deadline(Instant::now() + Duration::from_secs(60))
 }
 
-async fn ask(calls: &Calls, message: &str) -> Result<String, Status> {
+async fn ask(calls: &MultiplexClient, message: &str) -> Result<String, Status> {
     let request = PlanAndExecuteRequest { message: message.into(), ..Default::default() };
     Ok(calls.call_once::<PlanAndExecute>(&context(), request).await?.output)
 }
 
-/// Calls to the server at `url`, over a stream that is open. The server knows the method on no other.
-async fn calls_to(url: &str) -> Calls {
-    let calls = Calls::new(client::channel(url, &token()).unwrap());
+/// MultiplexClient to the server at `url`, over a stream that is open. The server knows the method on no other.
+async fn calls_to(url: &str) -> MultiplexClient {
+    let calls = MultiplexClient::new(client::channel(url, &token()).unwrap());
     is_open(&calls).await;
     calls
 }
 
-async fn is_open(calls: &Calls) {
+async fn is_open(calls: &MultiplexClient) {
     let open = async {
         while ask(calls, "echo once").await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -294,7 +294,7 @@ async fn a_server_that_ends_answers_what_it_has_taken_in() {
 
 #[tokio::test]
 async fn what_waits_to_be_sent_is_bounded_and_travels_together() {
-    let (sender, batches) = outbox::<usize>();
+    let (sender, batches) = send_queue::<usize>();
     let mut batches = Box::pin(batches);
     for number in 0..10 {
         sender.send(number, SHARED_BYTES / 4);
@@ -349,7 +349,7 @@ async fn call_that_could_not_begin_has_ended() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let calls = Calls::new(client::channel(&url, &token()).unwrap());
+    let calls = MultiplexClient::new(client::channel(&url, &token()).unwrap());
     let mut answers = calls.call::<PlanAndExecute>(&context(), PlanAndExecuteRequest::default());
     assert!(answers.message().await.is_err());
     assert!(answers.message().await.unwrap().is_none());
@@ -358,7 +358,7 @@ async fn call_that_could_not_begin_has_ended() {
 
 #[tokio::test]
 async fn call_that_was_not_sent_leaves_nothing_in_the_outbox() {
-    let (sender, batches) = outbox::<usize>();
+    let (sender, batches) = send_queue::<usize>();
     let mut batches = Box::pin(batches);
     for number in 0..3 {
         sender.send(number, MAX_MESSAGE_BYTES);
@@ -379,7 +379,7 @@ async fn reason_of_a_caller_that_leaves_reaches_its_calls() {
         async move { ask(&calls, "reason").await }
     });
     assert_eq!(server.told.recv().await, Some("began"));
-    calls.leave("the gateway stopped");
+    calls.announce_cancel_reason("the gateway stopped");
     // What comes after it on the stream comes after it to the peer.
     ask(&calls, "echo later").await.unwrap();
     server.go_on.cancel();

@@ -2,7 +2,8 @@
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use phoenix_domain::{
-    AgentCatalog, AgentName, AgentSpec, CorrelationId, PlanId, builtin::BUILTINS, plan::PlanStatus, refusals,
+    AgentCatalog, AgentName, AgentSpec, CorrelationId, PlanId, builtin::BUILTINS, plan::PlanStatus,
+    rejections,
 };
 use phoenix_platform::propagation::{CORRELATION_HEADER, correlation_id};
 use utoipa::openapi::{
@@ -49,10 +50,10 @@ pub(super) fn add(path: &str, operation: &mut Operation, traits: Traits) {
         (plans, vec![unplannable()]),
         (runs, accepted()),
         (runs && path.ends_with("/chat"), vec![ended()]),
-        (path.contains("{plan_id}"), vec![refusals::no_such_plan(PlanId::from(PLAN)).into()]),
-        (path.ends_with(":cancel"), vec![refusals::plan_has_ended(PlanStatus::Succeeded).into()]),
-        (path.ends_with("}:redrive"), vec![refusals::plan_has_not_ended(PlanStatus::Running).into()]),
-        (once, vec![refusals::key_in_use().into(), refusals::key_used_otherwise().into()]),
+        (path.contains("{plan_id}"), vec![rejections::no_such_plan(PlanId::from(PLAN)).into()]),
+        (path.ends_with(":cancel"), vec![rejections::plan_has_ended(PlanStatus::Succeeded).into()]),
+        (path.ends_with("}:redrive"), vec![rejections::plan_has_not_ended(PlanStatus::Running).into()]),
+        (once, vec![rejections::key_in_use().into(), rejections::key_used_otherwise().into()]),
         (asks_others, vec![calls::silent().into()]),
     ] {
         for failure in failures.into_iter().filter(|_| applies) {
@@ -105,12 +106,12 @@ fn unplannable() -> Failure {
 
 /// Why a plan is not run.
 fn accepted() -> Vec<Failure> {
-    vec![refusals::too_many_plans(10_000, DEFAULT_RETRY_AFTER).into(), calls::too_late(false).into()]
+    vec![rejections::too_many_plans(10_000, DEFAULT_RETRY_AFTER).into(), calls::too_late(false).into()]
 }
 
 /// How the plan of a chat may end.
 fn ended() -> Failure {
-    let failed = "git_agent".parse().map(|agent| refusals::agent_failed(&agent, 3, "exited with code 3"));
+    let failed = "git_agent".parse().map(|agent| rejections::agent_failed(&agent, 3, "exited with code 3"));
     failed.unwrap_or_else(|_| observe::broken()).into()
 }
 

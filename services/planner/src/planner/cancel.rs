@@ -9,7 +9,7 @@ use phoenix_domain::{
     CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
     dead_letter::check_reason,
     plan::PlanStatus,
-    refusals::{no_such_plan, plan_has_ended},
+    rejections::{no_such_plan, plan_has_ended},
 };
 
 use super::Planner;

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    AgentName, CorrelationId, FailureClass, OrchestratorErrorCode, PlanId, SweepId,
+    AgentName, BulkRedriveId, CorrelationId, FailureClass, OrchestratorErrorCode, PlanId,
     dead_letter::DeadLetterState,
 };
 
@@ -91,7 +91,7 @@ pub struct OpenDeadLetters {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sweep {
     /// Its name.
-    pub sweep_id: SweepId,
+    pub sweep_id: BulkRedriveId,
     /// What is done with them.
     pub action: SweepAction,
     /// When it was asked for.

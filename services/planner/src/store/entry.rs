@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    CorrelationId, OrchestratorError, PlanId, SweepId,
+    BulkRedriveId, CorrelationId, OrchestratorError, PlanId,
     action::ActionResult,
     plan::{AttemptOutcome, Plan, PlanStatus, TaskStatus},
 };
@@ -101,7 +101,7 @@ pub enum Entry {
         /// Why; may be empty.
         reason: String,
         /// The sweep that did it. What a sweep does is of no effect when no dead letter of the plan is open any more.
-        sweep: Option<SweepId>,
+        sweep: Option<BulkRedriveId>,
     },
     /// Open dead letters were selected, the oldest first: to be discarded by this, or to be redriven from now on. Those
     /// that another sweep is to redrive, or whose plan has not ended, are not selected to be redriven.
@@ -116,7 +116,7 @@ pub enum Entry {
     /// A sweep has been worked off.
     SweepEnded {
         /// Which.
-        sweep_id: SweepId,
+        sweep_id: BulkRedriveId,
         /// When.
         at: Timestamp,
     },

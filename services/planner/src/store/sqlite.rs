@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    PlanId, SweepId,
+    BulkRedriveId, PlanId,
     dead_letter::DeadLetter,
     plan::{Plan, PlanStatus},
 };
@@ -260,11 +260,11 @@ impl Store for SqliteStore {
         dead_letters::open(&self.readers).await
     }
 
-    async fn sweep(&self, sweep_id: SweepId) -> Result<Option<(Sweep, u64)>, JournalError> {
+    async fn sweep(&self, sweep_id: BulkRedriveId) -> Result<Option<(Sweep, u64)>, JournalError> {
         dead_letters::sweep(self.tables().await?, sweep_id).await
     }
 
-    async fn swept_plans(&self, sweep_id: SweepId) -> Result<Vec<PlanId>, JournalError> {
+    async fn swept_plans(&self, sweep_id: BulkRedriveId) -> Result<Vec<PlanId>, JournalError> {
         dead_letters::swept_plans(self.tables().await?, sweep_id).await
     }
 }

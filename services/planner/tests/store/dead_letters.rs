@@ -1,7 +1,7 @@
 //! Tasks that failed for good, and what is decided about them.
 
 use phoenix_domain::{
-    CorrelationId, FailureClass, OrchestratorError, OrchestratorErrorCode as Code, PlanId, SweepId,
+    BulkRedriveId, CorrelationId, FailureClass, OrchestratorError, OrchestratorErrorCode as Code, PlanId,
     action::ActionResult,
     dead_letter::{DeadLetter, DeadLetterState as State},
     plan::{Plan, PlanStatus, TaskStatus},
@@ -34,7 +34,7 @@ async fn failed(store: &dyn Store, agent: &str, second: i64) -> Plan {
     plan
 }
 
-fn redrive(old: &Plan, sweep: Option<SweepId>) -> (Plan, Vec<Entry>) {
+fn redrive(old: &Plan, sweep: Option<BulkRedriveId>) -> (Plan, Vec<Entry>) {
     let mut new = new_plan(&["a", "b"]);
     new.redrive_of = Some(old.plan_id);
     let redriven = Entry::PlanRedriven {
@@ -56,7 +56,7 @@ fn redrive(old: &Plan, sweep: Option<SweepId>) -> (Plan, Vec<Entry>) {
 }
 
 fn sweep(action: SweepAction, filter: DeadLetterFilter, limit: u32) -> (Sweep, Entry) {
-    let (sweep_id, by) = (SweepId::generate(), CorrelationId::generate());
+    let (sweep_id, by) = (BulkRedriveId::generate(), CorrelationId::generate());
     let sweep = Sweep { sweep_id, action, at: at(60), by, reason: "why".into() };
     let entry = Entry::SweepBegun { sweep: Box::new(sweep.clone()), filter: Box::new(filter), limit };
     (sweep, entry)
@@ -98,7 +98,7 @@ async fn a_task_that_fails_for_good_is_a_dead_letter_however_its_steps_were_gath
                 (letter.error.code, letter.error.details["agent"].as_str()),
                 (Code::ExecutionFailed, "b")
             );
-            assert_eq!((letter.state, &letter.settled), (State::Open, &None));
+            assert_eq!((letter.state, &letter.resolution), (State::Open, &None));
             // Told again, it is not another one.
             write(store, "me", &life(&plan)[1..]).await.unwrap();
         }
@@ -233,7 +233,7 @@ async fn a_redrive_links_two_plans_and_settles_the_dead_letters_of_the_first() {
         let [letter] = &listed(store, DeadLetterFilter::default(), State::Redriven).await[..] else {
             panic!("one")
         };
-        let settled = letter.settled.clone().unwrap();
+        let settled = letter.resolution.clone().unwrap();
         assert_eq!((letter.plan_id, settled.redriven_as), (old.plan_id, Some(new.plan_id)));
         assert_eq!((settled.at, settled.by, settled.reason.as_str()), (at(50), new.correlation_id, "fixed"));
         assert_eq!(plans(store, State::Open).await, [other.plan_id]);
@@ -315,7 +315,7 @@ async fn a_sweep_discards_the_oldest_that_are_open_and_tells_of_each() {
             discarded.iter().map(|letter| letter.plan_id).collect::<Vec<_>>(),
             [known[3].plan_id, known[2].plan_id, known[1].plan_id]
         );
-        let settled = discarded[0].settled.clone().unwrap();
+        let settled = discarded[0].resolution.clone().unwrap();
         assert_eq!((settled.at, settled.by, settled.redriven_as), (discard.at, discard.by, None));
         assert_eq!((settled.reason.as_str(), open(store).await), ("why", (2, Some(4))));
         let mut positions = Vec::new();

@@ -59,7 +59,7 @@ async fn accept_while_deleting(fresh: &Fresh, journal: &Journal) -> (Vec<Duratio
     tokio::spawn(retention::run(journal.clone(), retention, stop));
     let old = async || -> usize {
         let filter = store::PlanFilter {
-            before: Some(phoenix_domain::PlanId::first_of(crate::at(LONG_AGO + 10_000_000))),
+            before: Some(phoenix_domain::PlanId::first_at(crate::at(LONG_AGO + 10_000_000))),
             limit: 1,
             ..store::PlanFilter::default()
         };

@@ -274,7 +274,7 @@ fn secrets_of_other_services_are_known_by_their_places() {
 fn settings_of_places_are_listed_by_their_full_names() {
     let text = "[planner]\ndatabase_url = \"sqlite://x.db\"\n[gateway]\nhttp_addr = \"127.0.0.1:1\"\n[health]\nmetrics_addr = \"\"";
     assert_eq!(
-        parse(text).unwrap().own_places(),
+        parse(text).unwrap().configured_endpoints(),
         ["gateway.http_addr", "planner.database_url", "health.metrics_addr"]
     );
     assert!(

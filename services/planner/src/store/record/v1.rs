@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    CorrelationId, FailureClass, OrchestratorError, OrchestratorErrorCode, PlanId, SweepId, TaskId,
+    BulkRedriveId, CorrelationId, FailureClass, OrchestratorError, OrchestratorErrorCode, PlanId, TaskId,
     action::ActionResult,
     json::{Json, Object},
     plan::{AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
@@ -79,7 +79,7 @@ pub(super) enum RecordV1 {
         at: Timestamp,
         by: CorrelationId,
         reason: String,
-        sweep: Option<SweepId>,
+        sweep: Option<BulkRedriveId>,
     },
     SweepBegun {
         sweep: SweepV1,
@@ -87,7 +87,7 @@ pub(super) enum RecordV1 {
         limit: u32,
     },
     SweepEnded {
-        sweep_id: SweepId,
+        sweep_id: BulkRedriveId,
         at: Timestamp,
     },
 }
@@ -172,7 +172,7 @@ pub(in crate::store) struct ErrorV1 {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct SweepV1 {
-    sweep_id: SweepId,
+    sweep_id: BulkRedriveId,
     action: SweepActionV1,
     at: Timestamp,
     by: CorrelationId,

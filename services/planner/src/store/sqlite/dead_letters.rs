@@ -3,8 +3,8 @@
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    CorrelationId, PlanId, SweepId,
-    dead_letter::{DeadLetter, DeadLetterState, Settled},
+    BulkRedriveId, CorrelationId, PlanId,
+    dead_letter::{DeadLetter, DeadLetterState, Resolution},
 };
 use serde::Serialize;
 use sqlx::{FromRow, QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool, sqlite::SqliteRow};
@@ -116,7 +116,7 @@ async fn select(
 struct Discarded<'a> {
     correlation_id: CorrelationId,
     reason: &'a str,
-    sweep_id: SweepId,
+    sweep_id: BulkRedriveId,
 }
 
 /// One event for each dead letter that `sweep` has discarded.
@@ -172,7 +172,7 @@ pub(super) async fn claim_sweeps(
 
 pub(super) async fn sweep(
     pool: &SqlitePool,
-    sweep_id: SweepId,
+    sweep_id: BulkRedriveId,
 ) -> Result<Option<(Sweep, u64)>, JournalError> {
     let row: Option<SweepRow> =
         sqlx::query_as(sqlx::AssertSqlSafe(format!("SELECT {SWEEP_COLUMNS} FROM sweeps WHERE sweep_id = ?")))
@@ -182,7 +182,10 @@ pub(super) async fn sweep(
     row.map(SweepRow::read).transpose()
 }
 
-pub(super) async fn swept_plans(pool: &SqlitePool, sweep_id: SweepId) -> Result<Vec<PlanId>, JournalError> {
+pub(super) async fn swept_plans(
+    pool: &SqlitePool,
+    sweep_id: BulkRedriveId,
+) -> Result<Vec<PlanId>, JournalError> {
     let plans: Vec<String> = sqlx::query_scalar(
         "SELECT plan_id FROM dead_letters WHERE sweep_id = ? AND state = 'open'
          GROUP BY plan_id ORDER BY min(at), plan_id",
@@ -305,10 +308,10 @@ impl DeadLetterRow {
         } = self;
         let state =
             DeadLetterState::from_name(&state).ok_or_else(|| damaged("dead_letters.state", &state))?;
-        let settled = settled_at.map(|at| -> Result<_, JournalError> {
+        let resolution = settled_at.map(|at| -> Result<_, JournalError> {
             let by: CorrelationId = parse("dead_letters.settled_by", &settled_by.unwrap_or_default())?;
             let redriven_as = redriven_as.filter(|_| state == DeadLetterState::Redriven);
-            Ok(Settled {
+            Ok(Resolution {
                 at: time(at)?,
                 by,
                 reason: reason.unwrap_or_default(),
@@ -327,7 +330,7 @@ impl DeadLetterRow {
             attempts,
             at: time(at)?,
             state,
-            settled: settled.transpose()?,
+            resolution: resolution.transpose()?,
         })
     }
 }

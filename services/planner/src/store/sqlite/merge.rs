@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    CorrelationId, OrchestratorError, PlanId, SweepId,
+    BulkRedriveId, CorrelationId, OrchestratorError, PlanId,
     action::ActionResult,
     plan::{AttemptOutcome, Plan, PlanStatus, TaskStatus},
 };
@@ -318,7 +318,7 @@ struct Redriven<'a> {
     correlation_id: CorrelationId,
     reason: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    sweep_id: Option<SweepId>,
+    sweep_id: Option<BulkRedriveId>,
 }
 
 #[derive(Serialize)]

@@ -267,7 +267,7 @@ pub(super) async fn oldest_unfinished(pool: &SqlitePool) -> Result<Option<Timest
     )
     .fetch_one(pool)
     .await?;
-    Ok(oldest.and_then(|id| id.parse::<PlanId>().ok()?.made_at()))
+    Ok(oldest.and_then(|id| id.parse::<PlanId>().ok()?.created_at()))
 }
 
 /// The position of the last event.

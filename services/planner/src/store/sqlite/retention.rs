@@ -41,7 +41,7 @@ pub(super) async fn forget_plans(
     )
     .bind(micros(*ended_before))
     .bind(after.map(|id| id.to_string()).unwrap_or_default())
-    .bind(PlanId::first_of(*ended_before).to_string())
+    .bind(PlanId::first_at(*ended_before).to_string())
     .bind(limit)
     .fetch_all(tables)
     .await?;
@@ -139,6 +139,6 @@ pub(super) async fn extent(pool: &SqlitePool) -> Result<Extent, JournalError> {
     )
     .fetch_one(pool)
     .await?;
-    let oldest_plan = oldest.and_then(|id| id.parse::<PlanId>().ok()?.made_at());
+    let oldest_plan = oldest.and_then(|id| id.parse::<PlanId>().ok()?.created_at());
     Ok(Extent { bytes, oldest_plan })
 }

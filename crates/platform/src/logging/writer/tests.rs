@@ -20,9 +20,9 @@ impl Write for Reader {
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn outbox() -> (Outbox, mpsc::Receiver<Vec<u8>>) {
+fn outbox() -> (LogWriter, mpsc::Receiver<Vec<u8>>) {
     let (sender, written) = mpsc::sync_channel(0);
-    (Outbox::to(Reader(sender)).unwrap(), written)
+    (LogWriter::to(Reader(sender)).unwrap(), written)
 }
 
 #[test]

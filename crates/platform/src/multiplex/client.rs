@@ -29,7 +29,7 @@ use tonic_prost::ProstCodec;
 use super::{
     MAX_BATCH_BYTES, SHARED_BYTES,
     credit::{CALL_CREDIT, cost},
-    outbox::{Sender, outbox},
+    send_queue::{Sender, send_queue},
 };
 use crate::{RequestContext, client::PeerChannel, server::MAX_MESSAGE_BYTES};
 
@@ -39,26 +39,26 @@ const REOPEN_AFTER: Duration = Duration::from_millis(200);
 /// After the peer said that it has no such stream: it is an older one, and may be replaced by a newer one.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
-/// Calls to one peer. Cheap to clone.
+/// MultiplexClient to one peer. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Calls(Arc<Peer>);
+pub struct MultiplexClient(Arc<Peer>);
 
 #[derive(Debug)]
 struct Peer {
     channel: PeerChannel,
-    link: Mutex<Link>,
+    state: Mutex<ConnectionState>,
 }
 
 #[derive(Debug)]
-enum Link {
+enum ConnectionState {
     Closed { until: Instant },
     Opening,
-    Open(Arc<Lane>),
+    Open(Arc<SharedStream>),
 }
 
 /// A stream that is open for calls. Its own side of it ends when nobody holds it any more.
 #[derive(Debug)]
-struct Lane {
+struct SharedStream {
     frames: Sender<ExchangeItem>,
     open: Arc<OpenCalls>,
     next_id: AtomicU64,
@@ -73,11 +73,11 @@ enum ExchangeItem {
 
 /// The calls on a stream that have not ended; nothing once it has broken.
 #[derive(Debug)]
-struct OpenCalls(Mutex<Option<HashMap<u64, Arc<Inbox>>>>);
+struct OpenCalls(Mutex<Option<HashMap<u64, Arc<CallReceiver>>>>);
 
 /// What the peer has said to one call.
 #[derive(Debug, Default)]
-struct Inbox(Mutex<Received>);
+struct CallReceiver(Mutex<Received>);
 
 #[derive(Debug, Default)]
 struct Received {
@@ -93,7 +93,7 @@ struct Broken(#[source] Option<Status>);
 
 /// What a call is answered with, message after message. Dropping it before its end cancels the call.
 #[must_use = "dropping it cancels the call"]
-pub struct Answers<A>(Source<A>);
+pub struct ResponseStream<A>(Source<A>);
 
 enum Source<A> {
     Shared(SharedCall<A>),
@@ -103,33 +103,37 @@ enum Source<A> {
 }
 
 struct SharedCall<A> {
-    lane: Arc<Lane>,
+    stream: Arc<SharedStream>,
     id: u64,
-    inbox: Arc<Inbox>,
+    receiver: Arc<CallReceiver>,
     has_ended: bool,
     /// What was read since the peer was last told.
     read: u64,
     answer: PhantomData<fn() -> A>,
 }
 
-impl Calls {
-    /// Calls over `channel`. The stream they share is opened when it is first missed.
+impl MultiplexClient {
+    /// MultiplexClient over `channel`. The stream they share is opened when it is first missed.
     #[must_use]
     pub fn new(channel: PeerChannel) -> Self {
-        Self(Arc::new(Peer { channel, link: Mutex::new(Link::Closed { until: Instant::now() }) }))
+        Self(Arc::new(Peer { channel, state: Mutex::new(ConnectionState::Closed { until: Instant::now() }) }))
     }
 
-    /// Calls `M` with `request` under `context`. To be called inside a tokio runtime.
-    pub fn call<M: Method>(&self, context: &RequestContext, request: M::Request) -> Answers<M::Response> {
+    /// MultiplexClient `M` with `request` under `context`. To be called inside a tokio runtime.
+    pub fn call<M: Method>(
+        &self,
+        context: &RequestContext,
+        request: M::Request,
+    ) -> ResponseStream<M::Response> {
         // Asked for in any case: a call by itself is left for the reason that travels there.
-        let lane = self.lane();
+        let stream = self.stream();
         if request.encoded_len() <= SHARED_BYTES
-            && let Some(call) = lane.and_then(|lane| lane.call::<M>(context, &request))
+            && let Some(call) = stream.and_then(|stream| stream.call::<M>(context, &request))
         {
-            return Answers(Source::Shared(call));
+            return ResponseStream(Source::Shared(call));
         }
         let (channel, request) = (self.0.channel.clone(), context.request(request));
-        Answers(Source::Beginning(Box::pin(async move {
+        ResponseStream(Source::Beginning(Box::pin(async move {
             let mut grpc = Grpc::new(channel)
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -139,7 +143,7 @@ impl Calls {
         })))
     }
 
-    /// Calls `M`, which answers once.
+    /// MultiplexClient `M`, which answers once.
     ///
     /// # Errors
     /// Those of the peer, or of the way to it.
@@ -156,42 +160,42 @@ impl Calls {
     }
 
     /// Tells the peer, where a stream is open, why calls on this connection are left from now on.
-    pub fn leave(&self, reason: &str) {
-        if let Link::Open(lane) = &*self.0.link() {
-            lane.frames.send(ExchangeItem::Leaving(reason.to_owned()), reason.len());
+    pub fn announce_cancel_reason(&self, reason: &str) {
+        if let ConnectionState::Open(stream) = &*self.0.state() {
+            stream.frames.send(ExchangeItem::Leaving(reason.to_owned()), reason.len());
         }
     }
 
     /// The open stream. Where there is none, one is opened for those who come later.
-    fn lane(&self) -> Option<Arc<Lane>> {
-        let mut link = self.0.link();
-        match &*link {
-            Link::Open(lane) => return Some(Arc::clone(lane)),
-            Link::Opening => return None,
-            Link::Closed { until } if Instant::now() < *until => return None,
-            Link::Closed { .. } => {}
+    fn stream(&self) -> Option<Arc<SharedStream>> {
+        let mut state = self.0.state();
+        match &*state {
+            ConnectionState::Open(stream) => return Some(Arc::clone(stream)),
+            ConnectionState::Opening => return None,
+            ConnectionState::Closed { until } if Instant::now() < *until => return None,
+            ConnectionState::Closed { .. } => {}
         }
-        *link = Link::Opening;
+        *state = ConnectionState::Opening;
         tokio::spawn(keep_open(Arc::downgrade(&self.0), self.0.channel.clone()));
         None
     }
 }
 
 impl Peer {
-    fn link(&self) -> MutexGuard<'_, Link> {
-        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, ConnectionState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn close(peer: &Weak<Self>, pause: Duration) {
         if let Some(peer) = peer.upgrade() {
-            *peer.link() = Link::Closed { until: Instant::now() + pause };
+            *peer.state() = ConnectionState::Closed { until: Instant::now() + pause };
         }
     }
 }
 
 /// Opens a stream for `peer` and hands on what comes over it until it ends.
 async fn keep_open(peer: Weak<Peer>, channel: PeerChannel) {
-    let (frames, batches) = outbox();
+    let (frames, batches) = send_queue();
     let requests = batches.map(request);
     let mut client = MultiplexServiceClient::new(channel).max_decoding_message_size(MAX_BATCH_BYTES);
     let opened = client.exchange(requests).await;
@@ -202,9 +206,9 @@ async fn keep_open(peer: Weak<Peer>, channel: PeerChannel) {
         Err(_) => return Peer::close(&peer, REOPEN_AFTER),
     };
     let open = Arc::new(OpenCalls(Mutex::new(Some(HashMap::new()))));
-    let lane = Lane { frames, open: Arc::clone(&open), next_id: AtomicU64::new(1) };
+    let stream = SharedStream { frames, open: Arc::clone(&open), next_id: AtomicU64::new(1) };
     match peer.upgrade() {
-        Some(peer) => *peer.link() = Link::Open(Arc::new(lane)),
+        Some(peer) => *peer.state() = ConnectionState::Open(Arc::new(stream)),
         None => return,
     }
     let mut was_told = false;
@@ -237,7 +241,7 @@ fn request(batch: Vec<ExchangeItem>) -> ExchangeRequest {
     request
 }
 
-impl Lane {
+impl SharedStream {
     /// Begins a call; nothing, if the stream has just broken or its peer does not read.
     fn call<M: Method>(
         self: Arc<Self>,
@@ -248,13 +252,13 @@ impl Lane {
             return None;
         }
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let inbox = Arc::new(Inbox::default());
-        self.open.lock().as_mut()?.insert(id, Arc::clone(&inbox));
+        let receiver = Arc::new(CallReceiver::default());
+        self.open.lock().as_mut()?.insert(id, Arc::clone(&receiver));
         let mut start = context.start_call(M::PATH, request.encode_to_vec().into());
         start.credit = Some(CALL_CREDIT);
         let bytes = start.encoded_len();
         self.send(id, caller_frame::Frame::Start(start), bytes);
-        Some(SharedCall { lane: self, id, inbox, has_ended: false, read: 0, answer: PhantomData })
+        Some(SharedCall { stream: self, id, receiver, has_ended: false, read: 0, answer: PhantomData })
     }
 
     fn send(&self, call_id: u64, frame: caller_frame::Frame, bytes: usize) {
@@ -263,7 +267,7 @@ impl Lane {
 }
 
 impl OpenCalls {
-    fn lock(&self) -> MutexGuard<'_, Option<HashMap<u64, Arc<Inbox>>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<HashMap<u64, Arc<CallReceiver>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -274,10 +278,10 @@ impl OpenCalls {
                 // Whoever made the call may have left.
                 let waker = match frame {
                     Some(callee_frame::Frame::Message(message)) => {
-                        calls.get(&call_id).and_then(|inbox| inbox.message(message))
+                        calls.get(&call_id).and_then(|receiver| receiver.message(message))
                     }
                     Some(callee_frame::Frame::End(end)) => {
-                        calls.remove(&call_id).and_then(|inbox| inbox.end(result(end)))
+                        calls.remove(&call_id).and_then(|receiver| receiver.end(result(end)))
                     }
                     None => None,
                 };
@@ -290,10 +294,10 @@ impl OpenCalls {
     /// Ends every call: the stream is gone.
     fn break_off(&self, why: Option<&Status>) {
         let calls = self.lock().take().unwrap_or_default();
-        for inbox in calls.into_values() {
+        for receiver in calls.into_values() {
             let mut status = Status::unavailable("the connection broke");
             status.set_source(Arc::new(Broken(why.cloned())));
-            if let Some(waker) = inbox.end(Err(status)) {
+            if let Some(waker) = receiver.end(Err(status)) {
                 waker.wake();
             }
         }
@@ -307,7 +311,7 @@ fn result(CallEnd { code, message, details }: CallEnd) -> Result<(), Status> {
     }
 }
 
-impl Inbox {
+impl CallReceiver {
     fn lock(&self) -> MutexGuard<'_, Received> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -341,7 +345,7 @@ impl Inbox {
     }
 }
 
-impl<A: Message + Default + 'static> Answers<A> {
+impl<A: Message + Default + 'static> ResponseStream<A> {
     /// The next message; nothing at the end.
     ///
     /// # Errors
@@ -368,7 +372,7 @@ impl<A: Message + Default> SharedCall<A> {
         if self.has_ended {
             return Ok(None);
         }
-        match poll_fn(|cx| self.inbox.poll(cx)).await {
+        match poll_fn(|cx| self.receiver.poll(cx)).await {
             Ok(Some(message)) => {
                 self.has_read(cost(message.len()));
                 match A::decode(message) {
@@ -390,7 +394,7 @@ impl<A> SharedCall<A> {
         self.read += cost;
         if self.read >= CALL_CREDIT / 2 {
             let bytes = std::mem::take(&mut self.read);
-            self.lane.send(self.id, caller_frame::Frame::Credit(CallCredit { bytes }), size_of::<u64>());
+            self.stream.send(self.id, caller_frame::Frame::Credit(CallCredit { bytes }), size_of::<u64>());
         }
     }
 }
@@ -400,7 +404,7 @@ impl<A> Drop for SharedCall<A> {
         if self.has_ended {
             return;
         }
-        let was_open = self.lane.open.lock().as_mut().is_some_and(|calls| calls.remove(&self.id).is_some());
+        let was_open = self.stream.open.lock().as_mut().is_some_and(|calls| calls.remove(&self.id).is_some());
         let is_start = |item: &ExchangeItem| match item {
             ExchangeItem::Call(CallerFrame { call_id, frame: Some(caller_frame::Frame::Start(_)) }) => {
                 *call_id == self.id
@@ -408,19 +412,19 @@ impl<A> Drop for SharedCall<A> {
             ExchangeItem::Call(_) | ExchangeItem::Leaving(_) => false,
         };
         // The peer need not hear of a call that it has not been sent.
-        if was_open && !self.lane.frames.retract(is_start) {
-            self.lane.send(self.id, caller_frame::Frame::Cancel(CallCancel {}), 0);
+        if was_open && !self.stream.frames.retract(is_start) {
+            self.stream.send(self.id, caller_frame::Frame::Cancel(CallCancel {}), 0);
         }
     }
 }
 
-impl<A> std::fmt::Debug for Answers<A> {
+impl<A> std::fmt::Debug for ResponseStream<A> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let how = match &self.0 {
             Source::Shared(call) => &format!("call {} of a shared stream", call.id),
             Source::Beginning(_) | Source::Own(_) => "a call of its own",
             Source::Ended => "a call that could not begin",
         };
-        f.debug_tuple("Answers").field(&how).finish()
+        f.debug_tuple("ResponseStream").field(&how).finish()
     }
 }

@@ -30,7 +30,7 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Makes connections to one peer.
 #[derive(Debug, Clone)]
-pub(super) struct Greeter {
+pub(super) struct PrefaceConnector {
     connector: HttpConnector,
     silent_until: Arc<Mutex<Option<Instant>>>,
 }
@@ -38,9 +38,9 @@ pub(super) struct Greeter {
 /// The peer said nothing in time.
 #[derive(Debug, thiserror::Error)]
 #[error("it says nothing: it is frozen, far too busy or out of reach")]
-struct Silent;
+struct PeerUnresponsive;
 
-impl Greeter {
+impl PrefaceConnector {
     pub(super) fn new() -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
@@ -51,13 +51,13 @@ impl Greeter {
     ///
     /// # Errors
     /// When nothing takes the connection, or what does says nothing within [`LIMIT`].
-    pub(super) async fn connect(self, uri: Uri) -> Result<Greeted, BoxError> {
+    pub(super) async fn connect(self, uri: Uri) -> Result<PrefaceStream, BoxError> {
         if self.silent_until().is_some_and(|until| Instant::now() < until) {
-            return Err(Silent.into());
+            return Err(PeerUnresponsive.into());
         }
         let greeted = tokio::time::timeout(LIMIT, greet(self.connector.clone(), uri)).await;
         *self.silent_until() = greeted.is_err().then(|| Instant::now() + PAUSE);
-        greeted.unwrap_or_else(|_| Err(Silent.into()))
+        greeted.unwrap_or_else(|_| Err(PeerUnresponsive.into()))
     }
 
     fn silent_until(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
@@ -66,41 +66,41 @@ impl Greeter {
     }
 }
 
-async fn greet(connector: HttpConnector, uri: Uri) -> Result<Greeted, BoxError> {
+async fn greet(connector: HttpConnector, uri: Uri) -> Result<PrefaceStream, BoxError> {
     let mut stream = connector.oneshot(uri).await?.into_inner();
     stream.write_all(PREFACE).await?;
     match stream.peek(&mut [0]).await? {
         0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-        _ => Ok(Greeted { stream: TokioIo::new(stream), unsaid: PREFACE }),
+        _ => Ok(PrefaceStream { stream: TokioIo::new(stream), remaining: PREFACE }),
     }
 }
 
 /// A connection to a peer that answers. The preface, which was sent, is not sent again.
 #[derive(Debug)]
-pub(super) struct Greeted {
+pub(super) struct PrefaceStream {
     stream: TokioIo<TcpStream>,
     /// What its owner is still to say of the preface.
-    unsaid: &'static [u8],
+    remaining: &'static [u8],
 }
 
-impl Greeted {
+impl PrefaceStream {
     fn stream(self: Pin<&mut Self>) -> Pin<&mut TokioIo<TcpStream>> {
         Pin::new(&mut self.get_mut().stream)
     }
 
     /// Takes what `bytes` begin with of the preface: how much.
     fn say(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = bytes.len().min(self.unsaid.len());
-        let (said, unsaid) = self.unsaid.split_at(count);
+        let count = bytes.len().min(self.remaining.len());
+        let (said, remaining) = self.remaining.split_at(count);
         if said != &bytes[..count] {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "only HTTP/2 can be spoken here"));
         }
-        self.unsaid = unsaid;
+        self.remaining = remaining;
         Ok(count)
     }
 }
 
-impl Read for Greeted {
+impl Read for PrefaceStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -110,9 +110,9 @@ impl Read for Greeted {
     }
 }
 
-impl Write for Greeted {
+impl Write for PrefaceStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.unsaid.is_empty() || bytes.is_empty() {
+        if self.remaining.is_empty() || bytes.is_empty() {
             return self.stream().poll_write(cx, bytes);
         }
         Poll::Ready(self.say(bytes))
@@ -128,7 +128,7 @@ impl Write for Greeted {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match slices.iter().find(|slice| !slice.is_empty()) {
-            Some(first) if !self.unsaid.is_empty() => Poll::Ready(self.say(first)),
+            Some(first) if !self.remaining.is_empty() => Poll::Ready(self.say(first)),
             _ => self.stream().poll_write_vectored(cx, slices),
         }
     }

@@ -12,8 +12,8 @@
 //! Several lines are written for every chat, so they are put together from bytes: a span's fields are rendered when it is
 //! opened, a line in a buffer that its thread keeps ([`value`] does the rendering).
 
-mod outbox;
 mod value;
+mod writer;
 
 use std::{cell::RefCell, io::Write};
 
@@ -21,8 +21,8 @@ use jiff::Timestamp;
 use tracing::{Event, Level, Metadata, Subscriber, field::Field, span};
 use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
-pub use self::outbox::{LINES_DROPPED, Lines, Outbox};
 use self::value::{Fields, Rendered};
+pub use self::writer::{LINES_DROPPED, LineSink, LogWriter};
 use crate::telemetry::LogFormat;
 
 /// The fields that every JSON line begins with; no other field may take their names.
@@ -36,7 +36,7 @@ const KEPT_BYTES: usize = 16 * 1024;
 
 /// Makes one line of every event.
 #[derive(Debug)]
-pub struct LogLines<L = Outbox> {
+pub struct LogLayer<L = LogWriter> {
     service: &'static str,
     format: LogFormat,
     colour: bool,
@@ -45,7 +45,7 @@ pub struct LogLines<L = Outbox> {
     lines: L,
 }
 
-impl LogLines {
+impl LogLayer {
     /// To `lines`, for the process that plays the role `service`. `prefix`: pretty lines begin with it, where several
     /// services share a terminal.
     #[must_use]
@@ -54,7 +54,7 @@ impl LogLines {
         format: LogFormat,
         colour: bool,
         prefix: bool,
-        lines: Outbox,
+        lines: LogWriter,
     ) -> Self {
         Self { service, format, colour, prefix, lines }
     }
@@ -63,10 +63,10 @@ impl LogLines {
 /// The fields of a span, kept with it.
 struct SpanFields(Rendered);
 
-impl<S, L> Layer<S> for LogLines<L>
+impl<S, L> Layer<S> for LogLayer<L>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
-    L: Lines,
+    L: LineSink,
 {
     fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
@@ -110,7 +110,7 @@ struct Scratch {
     inherited: Vec<&'static str>,
 }
 
-impl<L: Lines> LogLines<L> {
+impl<L: LineSink> LogLayer<L> {
     fn write<S>(&self, event: &Event<'_>, context: &Context<'_, S>, scratch: &mut Scratch)
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
@@ -239,7 +239,7 @@ mod tests {
         let buffer = Buffer::default();
         let sink = buffer.clone();
         let lines = move || sink.clone();
-        let layer = LogLines { service: "planner", format, colour: false, prefix: false, lines };
+        let layer = LogLayer { service: "planner", format, colour: false, prefix: false, lines };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             let outer = tracing::info_span!(
                 "outer",

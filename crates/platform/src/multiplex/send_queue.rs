@@ -21,7 +21,7 @@ const LOOKS: usize = 2;
 
 /// Frames that wait to be sent. Ends when its last [`Sender`] is gone.
 #[derive(Debug)]
-struct Outbox<F> {
+struct SendQueue<F> {
     waiting: Mutex<Waiting<F>>,
     /// Something is to be sent, or nothing will be any more.
     arrived: Notify,
@@ -36,7 +36,7 @@ struct Waiting<F> {
     bytes: usize,
 }
 
-/// Puts frames into an outbox. Cheap to clone.
+/// Puts frames into an send_queue. Cheap to clone.
 #[derive(Debug)]
 pub(super) struct Sender<F>(Arc<Handle<F>>);
 
@@ -47,7 +47,7 @@ impl<F> Clone for Sender<F> {
 }
 
 #[derive(Debug)]
-struct Handle<F>(Arc<Outbox<F>>);
+struct Handle<F>(Arc<SendQueue<F>>);
 
 impl<F> Drop for Handle<F> {
     fn drop(&mut self) {
@@ -59,14 +59,14 @@ impl<F> Drop for Handle<F> {
 impl<F> Sender<F> {
     /// Has `frame`, which holds `bytes`, sent.
     pub(super) fn send(&self, frame: F, bytes: usize) {
-        let outbox = &self.0.0;
-        let mut waiting = outbox.lock();
+        let send_queue = &self.0.0;
+        let mut waiting = send_queue.lock();
         waiting.bytes += bytes;
         waiting.frames.push((frame, bytes));
         let is_first = waiting.frames.len() == 1;
         drop(waiting);
         if is_first {
-            outbox.arrived.notify_one();
+            send_queue.arrived.notify_one();
         }
     }
 
@@ -77,22 +77,22 @@ impl<F> Sender<F> {
 
     /// Takes a frame out again that has not been sent: whether there was one.
     pub(super) fn retract(&self, is_it: impl Fn(&F) -> bool) -> bool {
-        let outbox = &self.0.0;
-        let mut waiting = outbox.lock();
+        let send_queue = &self.0.0;
+        let mut waiting = send_queue.lock();
         let Some(index) = waiting.frames.iter().position(|(frame, _)| is_it(frame)) else { return false };
         let (_, bytes) = waiting.frames.remove(index);
         waiting.bytes -= bytes;
         drop(waiting);
-        outbox.room.notify_waiters();
+        send_queue.room.notify_waiters();
         true
     }
 
     /// Waits while the peer reads more slowly than frames are made.
     pub(super) async fn room(&self) {
-        let outbox = &self.0.0;
+        let send_queue = &self.0.0;
         loop {
-            let room = outbox.room.notified();
-            if outbox.lock().bytes <= ROOM_BYTES {
+            let room = send_queue.room.notified();
+            if send_queue.lock().bytes <= ROOM_BYTES {
                 return;
             }
             room.await;
@@ -100,7 +100,7 @@ impl<F> Sender<F> {
     }
 }
 
-impl<F> Outbox<F> {
+impl<F> SendQueue<F> {
     fn lock(&self) -> MutexGuard<'_, Waiting<F>> {
         // Never held across anything that can panic.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
@@ -141,19 +141,19 @@ impl<F> Outbox<F> {
     }
 }
 
-/// An outbox: where frames are put in, and the batches that come out.
-pub(super) fn outbox<F: Send + 'static>() -> (Sender<F>, impl Stream<Item = Vec<F>> + Send + 'static) {
+/// An send_queue: where frames are put in, and the batches that come out.
+pub(super) fn send_queue<F: Send + 'static>() -> (Sender<F>, impl Stream<Item = Vec<F>> + Send + 'static) {
     let waiting = Mutex::new(Waiting { frames: Vec::new(), bytes: 0 });
-    let outbox = Arc::new(Outbox {
+    let send_queue = Arc::new(SendQueue {
         waiting,
         arrived: Notify::new(),
         room: Notify::new(),
         closed: AtomicBool::new(false),
     });
-    let sender = Sender(Arc::new(Handle(Arc::clone(&outbox))));
-    let batches = stream::unfold(outbox, async |outbox| {
-        let batch = outbox.batch().await?;
-        Some((batch, outbox))
+    let sender = Sender(Arc::new(Handle(Arc::clone(&send_queue))));
+    let batches = stream::unfold(send_queue, async |send_queue| {
+        let batch = send_queue.batch().await?;
+        Some((batch, send_queue))
     });
     (sender, batches)
 }

@@ -20,23 +20,23 @@ pub const RPC_SECONDS: Metric = Metric::histogram(
 
 /// A layer that counts and times calls.
 #[derive(Debug, Clone, Default)]
-pub struct ObserveCalls;
+pub struct RpcMetrics;
 
-impl ObserveCalls {
+impl RpcMetrics {
     /// A call of `method` (its path) that begins now.
-    pub(crate) fn begin(&self, method: &str) -> Observed {
-        Observed { method: method.to_owned(), started: Instant::now() }
+    pub(crate) fn begin(&self, method: &str) -> RpcCall {
+        RpcCall { method: method.to_owned(), started: Instant::now() }
     }
 }
 
 /// A call in flight.
 #[derive(Debug)]
-pub(crate) struct Observed {
+pub(crate) struct RpcCall {
     method: String,
     started: Instant,
 }
 
-impl Observed {
+impl RpcCall {
     /// It was answered with `code`.
     pub(crate) fn answered(self, code: Code) {
         // A caller may ask for any path; only those that exist become labels. Without a token it does not learn which exist.
@@ -47,28 +47,28 @@ impl Observed {
     }
 }
 
-impl<S> Layer<S> for ObserveCalls {
-    type Service = ObserveCallsService<S>;
+impl<S> Layer<S> for RpcMetrics {
+    type Service = RpcMetricsService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        ObserveCallsService { inner, calls: self.clone() }
+        RpcMetricsService { inner, calls: self.clone() }
     }
 }
 
-/// The service of [`ObserveCalls`].
+/// The service of [`RpcMetrics`].
 #[derive(Debug, Clone)]
-pub struct ObserveCallsService<S> {
+pub struct RpcMetricsService<S> {
     inner: S,
-    calls: ObserveCalls,
+    calls: RpcMetrics,
 }
 
-impl<S, B> Service<http::Request<B>> for ObserveCallsService<S>
+impl<S, B> Service<http::Request<B>> for RpcMetricsService<S>
 where
     S: Service<http::Request<B>, Response = http::Response<Body>>,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = ObservedCall<S::Future>;
+    type Future = RpcFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -76,19 +76,19 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let observed = self.calls.begin(request.uri().path());
-        ObservedCall { future: self.inner.call(request), observed: Some(observed) }
+        RpcFuture { future: self.inner.call(request), observed: Some(observed) }
     }
 }
 
 pin_project_lite::pin_project! {
-    /// The future of [`ObserveCallsService`].
-    pub struct ObservedCall<F> {
+    /// The future of [`RpcMetricsService`].
+    pub struct RpcFuture<F> {
         #[pin] future: F,
-        observed: Option<Observed>,
+        observed: Option<RpcCall>,
     }
 }
 
-impl<F, E> Future for ObservedCall<F>
+impl<F, E> Future for RpcFuture<F>
 where
     F: Future<Output = Result<http::Response<Body>, E>>,
 {

@@ -25,43 +25,42 @@ use tracing::Instrument;
 
 use super::{
     credit::{Credit, cost},
-    outbox::{Sender, outbox},
+    send_queue::{Sender, send_queue},
 };
 use crate::{
-    RequestContext,
-    calls::{ObserveCalls, Observed},
-    correlation_span,
-    propagation::{LeaveReason, mark_answered},
+    RequestContext, correlation_span,
+    propagation::{CancelReason, mark_answered},
+    rpc_metrics::{RpcCall, RpcMetrics},
     server::MAX_MESSAGE_BYTES,
 };
 
 /// How long a stream without calls is kept for a caller that was told that the server ends.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// Answers calls that share a stream: those of one method.
+/// ResponseStream calls that share a stream: those of one method.
 pub trait Handler: Send + Sync + 'static {
     /// The method.
     type Method: Method;
 
-    /// Answers a call with the messages that it gives to `answerer`. Dropping the future cancels the call.
+    /// ResponseStream a call with the messages that it gives to `responses`. Dropping the future cancels the call.
     ///
     /// # Errors
     /// The status that the call ends with.
     fn call(
         &self,
         request: Request<<Self::Method as Method>::Request>,
-        answerer: &mut Answerer,
+        responses: &mut ResponseSender,
     ) -> impl Future<Output = Result<(), Status>> + Send;
 }
 
 /// Where the answer of one call goes.
 #[derive(Debug)]
-pub struct Answerer {
+pub struct ResponseSender {
     frames: Sender<ExchangeFrame>,
     call_id: u64,
     credit: Arc<Credit>,
     /// Until the answer begins.
-    observed: Option<Observed>,
+    observed: Option<RpcCall>,
 }
 
 /// A frame, or the word that no more calls are wanted.
@@ -71,7 +70,7 @@ enum ExchangeFrame {
     Draining,
 }
 
-impl Answerer {
+impl ResponseSender {
     /// Sends a message of the answer, once the caller has read enough of those before.
     ///
     /// # Errors
@@ -105,7 +104,7 @@ impl Answerer {
 /// The service that takes calls for `handler` until `draining`.
 pub(crate) fn service<H: Handler>(
     handler: H,
-    observe: ObserveCalls,
+    observe: RpcMetrics,
     draining: CancellationToken,
 ) -> MultiplexServiceServer<Exchange<H>> {
     let exchange = Exchange(Arc::new(Shared { handler, observe, draining }));
@@ -117,7 +116,7 @@ pub(crate) struct Exchange<H>(Arc<Shared<H>>);
 
 struct Shared<H> {
     handler: H,
-    observe: ObserveCalls,
+    observe: RpcMetrics,
     draining: CancellationToken,
 }
 
@@ -131,7 +130,7 @@ struct Running {
     credit: Arc<Credit>,
 }
 
-/// Every batch of frames for one caller. Calls that run are left with it.
+/// Every batch of frames for one caller. MultiplexClient that run are left with it.
 pub(crate) struct Outgoing {
     batches: Pin<Box<dyn Stream<Item = Vec<ExchangeFrame>> + Send>>,
     driver: AbortHandle,
@@ -146,11 +145,11 @@ impl<H: Handler> MultiplexService for Exchange<H> {
         &self,
         request: Request<Streaming<ExchangeRequest>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
-        let (frames, batches) = outbox();
+        let (frames, batches) = send_queue();
         let calls = Arc::new(RunningCalls::default());
-        let leave_reason = RequestContext::leave_reason_of(&request);
+        let cancel_reason = RequestContext::cancel_reason_of(&request);
         let stream =
-            Incoming { shared: Arc::clone(&self.0), frames, calls: Arc::clone(&calls), leave_reason };
+            Incoming { shared: Arc::clone(&self.0), frames, calls: Arc::clone(&calls), cancel_reason };
         let driver = tokio::spawn(stream.drive(request.into_inner())).abort_handle();
         Ok(Response::new(Outgoing { batches: Box::pin(batches), driver, calls }))
     }
@@ -161,7 +160,7 @@ struct Incoming<H> {
     frames: Sender<ExchangeFrame>,
     calls: Arc<RunningCalls>,
     /// That of the connection, and so of every call on it.
-    leave_reason: LeaveReason,
+    cancel_reason: CancelReason,
 }
 
 impl<H: Handler> Incoming<H> {
@@ -191,7 +190,7 @@ impl<H: Handler> Incoming<H> {
 
     fn take(&self, ExchangeRequest { frames, leaving }: ExchangeRequest) {
         if !leaving.is_empty() {
-            self.leave_reason.set(leaving);
+            self.cancel_reason.set(leaving);
         }
         for CallerFrame { call_id, frame } in frames {
             match frame {
@@ -211,14 +210,18 @@ impl<H: Handler> Incoming<H> {
 
     fn start(&self, call_id: u64, start: CallStart) {
         let credit = Arc::new(Credit::new(start.credit));
-        let answerer =
-            Answerer { frames: self.frames.clone(), call_id, credit: Arc::clone(&credit), observed: None };
-        let mut call = RunningCall { answerer, calls: Arc::clone(&self.calls), end: None };
-        let (shared, leave_reason) = (Arc::clone(&self.shared), self.leave_reason.clone());
+        let responses = ResponseSender {
+            frames: self.frames.clone(),
+            call_id,
+            credit: Arc::clone(&credit),
+            observed: None,
+        };
+        let mut call = RunningCall { responses, calls: Arc::clone(&self.calls), end: None };
+        let (shared, cancel_reason) = (Arc::clone(&self.shared), self.cancel_reason.clone());
         // Held until it is known by its id: it may end at once.
         let mut calls = self.calls.lock();
         let task = tokio::spawn(async move {
-            let end = shared.serve(start, leave_reason, &mut call.answerer).await;
+            let end = shared.serve(start, cancel_reason, &mut call.responses).await;
             call.ended(end);
         });
         calls.insert(call_id, Running { task: task.abort_handle(), credit });
@@ -229,12 +232,12 @@ impl<H: Handler> Shared<H> {
     async fn serve(
         &self,
         start: CallStart,
-        leave_reason: LeaveReason,
-        answerer: &mut Answerer,
+        cancel_reason: CancelReason,
+        responses: &mut ResponseSender,
     ) -> Result<(), Status> {
         let (method, mut context, message) = RequestContext::of_call(start)?;
-        context.leave_reason = leave_reason;
-        answerer.observed = Some(self.observe.begin(&method));
+        context.cancel_reason = cancel_reason;
+        responses.observed = Some(self.observe.begin(&method));
         let span = correlation_span(method.trim_start_matches('/'), &context);
         let call = async {
             if method != H::Method::PATH {
@@ -242,19 +245,19 @@ impl<H: Handler> Shared<H> {
             }
             let message = Message::decode(message)
                 .map_err(|error| Status::invalid_argument(format!("unreadable request: {error}")))?;
-            self.handler.call(context.request(message), answerer).await
+            self.handler.call(context.request(message), responses).await
         };
         let result = call.instrument(span.clone()).await;
         let code = result.as_ref().map_or_else(Status::code, |()| Code::Ok);
         mark_answered(&span, code);
-        answerer.began(code);
+        responses.began(code);
         result
     }
 }
 
 /// A call that runs. However its task ends, a caller that is still there is told.
 struct RunningCall {
-    answerer: Answerer,
+    responses: ResponseSender,
     calls: Arc<RunningCalls>,
     end: Option<Result<(), Status>>,
 }
@@ -267,7 +270,7 @@ impl RunningCall {
 
 impl Drop for RunningCall {
     fn drop(&mut self) {
-        let was_wanted = self.calls.lock().remove(&self.answerer.call_id).is_some();
+        let was_wanted = self.calls.lock().remove(&self.responses.call_id).is_some();
         let end = match self.end.take() {
             _ if !was_wanted => return,
             Some(Ok(())) => CallEnd::default(),
@@ -280,7 +283,7 @@ impl Drop for RunningCall {
             None => CallEnd { code: Code::Internal as i32, ..CallEnd::default() },
         };
         let bytes = end.message.len() + end.details.len();
-        self.answerer.frame(callee_frame::Frame::End(end), bytes);
+        self.responses.frame(callee_frame::Frame::End(end), bytes);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Lines on their way to standard error.
+//! LineSink on their way to standard error.
 //!
 //! A line for each chat in each service, each with a write of its own, costs more than what it tells. So lines are gathered for
 //! some milliseconds and written together, by a thread that does nothing else. A line from WARN on is written at once,
@@ -19,7 +19,7 @@ use tracing::Level;
 
 use crate::metrics::{Metric, record_counter};
 
-/// Lines that were not written.
+/// LineSink that were not written.
 pub const LINES_DROPPED: Metric = Metric::counter(
     "phoenix_log_lines_dropped_total",
     "Log lines that were dropped, because 256 KiB of them waited for a reader of standard error.",
@@ -42,12 +42,12 @@ const STUCK: Duration = Duration::from_millis(300);
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
 /// Where finished lines go.
-pub trait Lines: 'static {
+pub trait LineSink: 'static {
     /// Takes a line, its line break included.
     fn line(&self, level: Level, line: &[u8]);
 }
 
-impl<F: Fn() -> W + 'static, W: Write> Lines for F {
+impl<F: Fn() -> W + 'static, W: Write> LineSink for F {
     fn line(&self, _: Level, line: &[u8]) {
         // A log that can't be written has nowhere to say so. One write, so that lines of threads don't mix.
         let _ = self().write_all(line);
@@ -56,7 +56,7 @@ impl<F: Fn() -> W + 'static, W: Write> Lines for F {
 
 /// To a stream that may stand still, gathered. Clones share what they gather.
 #[derive(Debug, Clone)]
-pub struct Outbox(Arc<Shared>);
+pub struct LogWriter(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -75,11 +75,11 @@ struct State {
     is_writing: bool,
     /// Writes made, by which a flush knows a slow reader from one that stands still.
     writes: u64,
-    /// Lines dropped that no line has told of.
+    /// LineSink dropped that no line has told of.
     dropped: u64,
 }
 
-impl Outbox {
+impl LogWriter {
     /// To standard error, from now on.
     ///
     /// # Errors
@@ -177,7 +177,7 @@ fn pieces(batch: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-impl Lines for Outbox {
+impl LineSink for LogWriter {
     fn line(&self, level: Level, line: &[u8]) {
         let Shared { state, arrived, .. } = &*self.0;
         let mut state = lock(state);
