@@ -1,6 +1,6 @@
 //! What the gateway asks of the planner, every call with a time limit.
 //!
-//! Errors that the planner decided on pass through; one that can't be reached or does not answer is `agent_unavailable`.
+//! Errors that the planner decided on pass through; one that can't be reached or does not answer is `unavailable`.
 
 use std::time::{Duration, Instant};
 
@@ -261,12 +261,12 @@ pub(crate) fn too_late(continues: bool) -> OrchestratorError {
 /// What callers are told when the drain has taken too long.
 fn stopping() -> OrchestratorError {
     let message = "the gateway stops and can't wait for the planner any longer; send the request again";
-    OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, message)
+    OrchestratorError::new(OrchestratorErrorCode::Unavailable, message)
         .with_retry_after(UNREACHABLE_RETRY_AFTER)
 }
 
 pub(crate) fn silent() -> OrchestratorError {
     let message = "the planner does not answer at the moment; try again shortly";
-    OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, message)
+    OrchestratorError::new(OrchestratorErrorCode::Unavailable, message)
         .with_retry_after(UNREACHABLE_RETRY_AFTER)
 }

@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn a_status_of_a_broken_connection_is_read_by_its_code() {
         let error = error_from_status(&Status::unavailable("tcp connect error"));
-        assert_eq!(error.code, OrchestratorErrorCode::AgentUnavailable);
+        assert_eq!(error.code, OrchestratorErrorCode::Unavailable);
         let error = error_from_status(&Status::cancelled("Timeout expired"));
         assert_eq!(error.code, OrchestratorErrorCode::Timeout);
     }

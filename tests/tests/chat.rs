@@ -169,7 +169,7 @@ async fn without_the_health_service_chats_run_and_health_is_unavailable() {
         assert_eq!(rest.chat_with("echo", "hello").await.str("output"), "hello");
     }
     let agents = rest.get("/api/v1/agents").await;
-    assert_eq!((agents.status.as_u16(), agents.str("code")), (503, "agent_unavailable"), "{}", agents.text);
+    assert_eq!((agents.status.as_u16(), agents.str("code")), (503, "unavailable"), "{}", agents.text);
     assert!(!agents.header("retry-after").is_empty());
     assert!(rest.get("/readyz").await.text.contains("health"));
     sandbox.restart(Role::Health).await;
@@ -185,7 +185,7 @@ async fn without_executor_or_planner_the_answer_is_quick_and_each_recovers() {
         sandbox.stop(role).await;
         let asked = Instant::now();
         let answer = rest.chat_with("echo", "hello").await;
-        assert_code(&answer, 503, "agent_unavailable");
+        assert_code(&answer, 503, "unavailable");
         assert!(!answer.header("retry-after").is_empty() && !answer.str("correlation_id").is_empty());
         assert!(asked.elapsed() < Duration::from_secs(2), "{role}: {:?}", asked.elapsed());
         let ready = rest.get("/readyz").await;

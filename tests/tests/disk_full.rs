@@ -132,7 +132,7 @@ async fn a_full_disk_refuses_plans_loses_none_and_is_got_over_when_there_is_room
             assert_eq!((&plan["status"], &plan["output"]), (&json!("succeeded"), &answer.json["output"]));
         } else {
             assert_eq!(answer.status, 503, "{}", answer.text);
-            assert_eq!(answer.json["error"]["code"], "agent_unavailable", "{}", answer.text);
+            assert_eq!(answer.json["error"]["code"], "unavailable", "{}", answer.text);
             assert!(!answer.header("retry-after").is_empty());
             let message = answer.json["error"]["message"].as_str().unwrap();
             assert!(message.contains("journal") && !message.contains('/'), "{message}");

@@ -198,10 +198,7 @@ async fn chat_at_the_end_of_the_drain_is_503_and_journaled() {
     let plan_id = until_some("the plan runs", listed).await;
     stack.signal_role(Role::Gateway, Signal::SIGTERM);
     let answer = tokio::time::timeout(Duration::from_secs(60), chat).await.expect("an answer").unwrap();
-    assert_eq!(
-        (answer.status.as_u16(), answer.json["error"]["code"].as_str()),
-        (503, Some("agent_unavailable"))
-    );
+    assert_eq!((answer.status.as_u16(), answer.json["error"]["code"].as_str()), (503, Some("unavailable")));
     // `phoenix up` starts the gateway again.
     let plan = until_some("the plan can be read", async || {
         let answer = rest.try_send("GET".parse().unwrap(), &format!("/api/v1/plans/{plan_id}"), None).await?;

@@ -269,7 +269,7 @@ async fn a_frozen_planner_does_not_hang_its_callers() {
     let answer = rest.chat_with("good", "hi").await;
     assert_eq!(
         (answer.status.as_u16(), answer.json["error"]["code"].as_str()),
-        (503, Some("agent_unavailable")),
+        (503, Some("unavailable")),
         "{}",
         answer.text
     );
@@ -293,7 +293,7 @@ async fn a_frozen_executor_is_known_once_it_was_found_out() {
         let asked = Instant::now();
         let answer = rest.chat_with("good", "hi").await;
         let code = answer.json["error"]["code"].as_str();
-        assert_eq!((answer.status.as_u16(), code), (503, Some("agent_unavailable")), "{}", answer.text);
+        assert_eq!((answer.status.as_u16(), code), (503, Some("unavailable")), "{}", answer.text);
         assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
     }
     stack.signal_role(Role::Executor, Signal::SIGCONT);

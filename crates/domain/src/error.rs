@@ -1,5 +1,5 @@
-//! The one error table. Every service speaks in these codes; each code has one gRPC status, one HTTP status and one
-//! answer to "may a retry help?". Adding a code is adding a row here, nothing else.
+//! The error table, shared by every service. Each code has one gRPC status, one HTTP status and one answer to "may a
+//! retry help?". To add a code, add a row here.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -44,12 +44,17 @@ macro_rules! error_table {
     };
 }
 
+// Of the rows that share a gRPC status, a status without details stands for the first.
 error_table! {
     /// The request itself is wrong; the message names the field.
     ValidationFailed = "validation_failed", grpc 3, http 400, retry false;
-    /// The request is well-formed, but no plan can be made of it.
+    /// The request is well-formed, but the planner cannot build a plan from it.
     PlanningFailed = "planning_failed", grpc 9, http 422, retry false;
-    /// The agent, or a service in front of it, can't take work now.
+    /// The idempotency key belongs to a request with another body.
+    IdempotencyMismatch = "idempotency_mismatch", grpc 9, http 422, retry false;
+    /// A part of Phoenix cannot take work now: planner, executor, journal, or the owner of a plan.
+    Unavailable = "unavailable", grpc 14, http 503, retry true;
+    /// The agent cannot take work now: its circuit is open.
     AgentUnavailable = "agent_unavailable", grpc 14, http 503, retry true;
     /// The work did not end within its deadline.
     Timeout = "timeout", grpc 4, http 504, retry true;
@@ -59,13 +64,13 @@ error_table! {
     Overloaded = "overloaded", grpc 8, http 429, retry true;
     /// The work was cancelled before it ended.
     Cancelled = "cancelled", grpc 1, http 409, retry false;
-    /// There is no such thing.
+    /// The named resource does not exist.
     NotFound = "not_found", grpc 5, http 404, retry false;
-    /// The request contradicts what is already there.
+    /// The request contradicts the current state of a resource.
     Conflict = "conflict", grpc 6, http 409, retry false;
     /// The token is missing or wrong.
     Unauthenticated = "unauthenticated", grpc 16, http 401, retry false;
-    /// A defect of ours. Never the answer to a caller's mistake.
+    /// A defect in Phoenix. Never the answer to a caller's mistake.
     Internal = "internal", grpc 13, http 500, retry false;
 }
 
@@ -76,7 +81,8 @@ impl OrchestratorErrorCode {
         Self::ALL.iter().copied().find(|code| code.as_str() == name)
     }
 
-    /// The code that this gRPC status stands for. Statuses outside the table are `internal`.
+    /// The code that a gRPC status without details stands for: the first row with it. Statuses outside the table are
+    /// `internal`.
     #[must_use]
     pub fn from_grpc_code(grpc: i32) -> Self {
         Self::ALL.iter().copied().find(|code| code.grpc_code() == grpc).unwrap_or(Self::Internal)
@@ -163,15 +169,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_row_is_found_by_its_name_and_by_its_grpc_code() {
+    fn every_row_is_found_by_its_name() {
+        let names: BTreeSet<_> = OrchestratorErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(names.len(), OrchestratorErrorCode::ALL.len(), "a name stands for one row only");
         for &code in OrchestratorErrorCode::ALL {
             assert_eq!(OrchestratorErrorCode::from_name(code.as_str()), Some(code));
-            assert_eq!(OrchestratorErrorCode::from_grpc_code(code.grpc_code()), code, "{code}");
             assert!((400..600).contains(&code.http_status()), "{code}");
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }
-        let grpc: BTreeSet<_> = OrchestratorErrorCode::ALL.iter().map(|c| c.grpc_code()).collect();
-        assert_eq!(grpc.len(), OrchestratorErrorCode::ALL.len(), "a gRPC code stands for one row only");
+    }
+
+    #[test]
+    fn bare_grpc_status_stands_for_the_first_row_that_has_it() {
+        use OrchestratorErrorCode::{AgentUnavailable, IdempotencyMismatch, PlanningFailed, Unavailable};
+        for &code in OrchestratorErrorCode::ALL {
+            let first = match code {
+                AgentUnavailable => Unavailable,
+                IdempotencyMismatch => PlanningFailed,
+                code => code,
+            };
+            assert_eq!(OrchestratorErrorCode::from_grpc_code(code.grpc_code()), first, "{code}");
+        }
     }
 
     #[test]

@@ -37,11 +37,11 @@ pub fn key_in_use() -> OrchestratorError {
     OrchestratorError::new(Code::Conflict, message).with_retry_after(Duration::from_secs(1))
 }
 
-/// An idempotency key stands for another request.
+/// An idempotency key belongs to another request.
 #[must_use]
 pub fn key_used_otherwise() -> OrchestratorError {
-    let message = "the idempotency key was used before, for a different request";
-    OrchestratorError::new(Code::PlanningFailed, message).with_detail("field", "Idempotency-Key")
+    let message = "the idempotency key was used before, for a different request; send a new key";
+    OrchestratorError::new(Code::IdempotencyMismatch, message).with_detail("field", "Idempotency-Key")
 }
 
 /// As many plans are in flight as there may be.

@@ -76,7 +76,7 @@ pub fn check_url(url: &str) -> Result<Endpoint, InvalidUrl> {
 }
 
 /// What a failed call to `peer` (such as "the executor") means for our own caller. Errors that the peer decided on pass
-/// through; a peer that can't be reached is `agent_unavailable`, and the call may be sent again.
+/// through; a peer that can't be reached is `unavailable`, and the call may be sent again.
 #[must_use]
 pub fn call_error(peer: &str, status: &Status) -> OrchestratorError {
     // A status that came over the wire has our details; one that tonic made itself has a source or none of them.
@@ -92,13 +92,13 @@ pub fn call_error(peer: &str, status: &Status) -> OrchestratorError {
             if is_transport_failure(status) =>
         {
             OrchestratorError::new(
-                OrchestratorErrorCode::AgentUnavailable,
+                OrchestratorErrorCode::Unavailable,
                 format!("{peer} cannot be reached at the moment; try again shortly"),
             )
             .with_retry_after(UNREACHABLE_RETRY_AFTER)
         }
         Code::Unauthenticated => OrchestratorError::new(
-            OrchestratorErrorCode::AgentUnavailable,
+            OrchestratorErrorCode::Unavailable,
             format!("{peer} refuses the service token of its caller; the services of one stack need the same token"),
         )
         .with_retry_after(UNREACHABLE_RETRY_AFTER),
@@ -198,7 +198,7 @@ mod tests {
             peer.shutdown_background();
             for status in calls.join_all().await {
                 let error = call_error("the planner", &status);
-                assert_eq!(error.code, OrchestratorErrorCode::AgentUnavailable, "{error}: {status:?}");
+                assert_eq!(error.code, OrchestratorErrorCode::Unavailable, "{error}: {status:?}");
             }
         }
     }
@@ -213,7 +213,7 @@ mod tests {
         let status = HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap_err();
         assert!(!was_sent(&status), "{status:?}");
         let error = call_error("the planner", &status);
-        assert_eq!(error.code, OrchestratorErrorCode::AgentUnavailable);
+        assert_eq!(error.code, OrchestratorErrorCode::Unavailable);
         assert_eq!(error.retry_after, Some(UNREACHABLE_RETRY_AFTER));
         assert!(!error.message.contains("127.0.0.1"), "no address in a message for callers");
     }
@@ -232,7 +232,7 @@ mod tests {
         for status in calls.join_all().await {
             assert!(!was_sent(&status), "{status:?}");
             let error = call_error("the executor", &status);
-            assert_eq!(error.code, OrchestratorErrorCode::AgentUnavailable, "{error}: {status:?}");
+            assert_eq!(error.code, OrchestratorErrorCode::Unavailable, "{error}: {status:?}");
         }
         assert!(
             asked.elapsed() < PING_EVERY + PING_TIMEOUT,

@@ -117,7 +117,7 @@ fn available(error: OrchestratorError) -> OrchestratorError {
 
 fn unavailable() -> OrchestratorError {
     OrchestratorError::new(
-        OrchestratorErrorCode::AgentUnavailable,
+        OrchestratorErrorCode::Unavailable,
         "the health service does not answer at the moment; try again shortly",
     )
     .with_retry_after(UNREACHABLE_RETRY_AFTER)

@@ -45,7 +45,7 @@ async fn without_the_health_service_the_list_is_unavailable_and_chats_are_not() 
         assert_eq!(answer.header("retry-after"), "1");
         assert_eq!(answer.header("content-type"), "application/problem+json");
         let problem = answer.json();
-        assert_eq!((&problem["code"], &problem["status"]), (&"agent_unavailable".into(), &503.into()));
+        assert_eq!((&problem["code"], &problem["status"]), (&"unavailable".into(), &503.into()));
         assert_eq!(problem["correlation_id"], answer.header("x-correlation-id"));
         assert!(problem["detail"].as_str().unwrap().starts_with("the health service"), "{problem}");
     }

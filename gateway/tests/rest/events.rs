@@ -205,7 +205,7 @@ async fn streamed_chat_ends_at_its_deadline_with_timeout() {
 }
 
 #[tokio::test]
-async fn streamed_chat_ends_at_shutdown_with_agent_unavailable() {
+async fn streamed_chat_ends_at_shutdown_with_unavailable() {
     let stack = Stack::start().await;
     stack.planner.keep(plans::running());
     let mut stream = stack.http.stream(Method::POST, "/api/v1/chat", STREAM, CHAT).await;
@@ -213,6 +213,6 @@ async fn streamed_chat_ends_at_shutdown_with_agent_unavailable() {
     let begun = std::time::Instant::now();
     let (events, ()) = tokio::join!(stream.rest(), stack.gateway.stop());
     assert!(begun.elapsed() < std::time::Duration::from_secs(15), "it was not drained for its whole time");
-    assert_eq!(code_of(&events), "agent_unavailable");
+    assert_eq!(code_of(&events), "unavailable");
     assert_eq!(stack.planner.first_cancelled().await.reason, "the gateway stopped");
 }

@@ -20,7 +20,7 @@ async fn a_planner_that_is_down_is_told_at_once_and_found_again_by_itself() {
     let chat = json!({"message": "hi"});
     let answer = http.post("/api/v1/chat", &chat).await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(answer.json()["error"]["code"], "agent_unavailable");
+    assert_eq!(answer.json()["error"]["code"], "unavailable");
     assert_eq!(answer.header("retry-after"), "1");
     assert!(answer.took < Duration::from_secs(2), "{:?}", answer.took);
 
@@ -45,7 +45,7 @@ async fn a_planner_that_is_frozen_is_found_out() {
     let gateway = serve_gateway(config(&url, &url, &url)).await;
     let answer = Http::new(gateway.addr).post("/api/v1/chat", &json!({"message": "hi"})).await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
-    assert_eq!(answer.json()["error"]["code"], "agent_unavailable");
+    assert_eq!(answer.json()["error"]["code"], "unavailable");
     assert_eq!(answer.header("retry-after"), "1");
     assert!(answer.took < Duration::from_secs(4), "{:?}: pings take longer", answer.took);
 }

@@ -203,7 +203,7 @@ fn cancelled(agent: &AgentName, attempts: u32, reason: CancelReason) -> Orchestr
         CancelReason::Stopping => "the executor is shutting down; try again shortly",
     };
     let code = match reason {
-        CancelReason::Stopping => OrchestratorErrorCode::AgentUnavailable,
+        CancelReason::Stopping => OrchestratorErrorCode::Unavailable,
         _ => OrchestratorErrorCode::Cancelled,
     };
     let error =

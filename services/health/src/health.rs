@@ -203,7 +203,7 @@ fn overloaded() -> OrchestratorError {
 
 fn shutting_down() -> OrchestratorError {
     let message = "the health service is shutting down; try again shortly";
-    OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, message)
+    OrchestratorError::new(OrchestratorErrorCode::Unavailable, message)
         .with_retry_after(Duration::from_secs(1))
 }
 

@@ -123,7 +123,7 @@ impl From<&StoreError> for OrchestratorError {
     fn from(error: &StoreError) -> Self {
         if error.is_passing() {
             let message = "agents' health cannot be recorded at the moment; try again shortly";
-            Self::new(OrchestratorErrorCode::AgentUnavailable, message).with_retry_after(RETRY_AFTER)
+            Self::new(OrchestratorErrorCode::Unavailable, message).with_retry_after(RETRY_AFTER)
         } else {
             Self::internal("agents' health cannot be recorded")
         }

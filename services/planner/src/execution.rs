@@ -308,7 +308,7 @@ fn request(handover: &Handover<'_>, progress: &Progress, admitted: Admitted) -> 
 fn broken(status: &Status, heard_at: Option<Instant>) -> Driven {
     let error = call_error("the executor", status);
     match error.code {
-        OrchestratorErrorCode::AgentUnavailable => Driven::Interrupted { error, heard_at },
+        OrchestratorErrorCode::Unavailable => Driven::Interrupted { error, heard_at },
         OrchestratorErrorCode::Overloaded => Driven::Refused,
         _ => Driven::Ended(Err(error)),
     }
@@ -317,7 +317,7 @@ fn broken(status: &Status, heard_at: Option<Instant>) -> Driven {
 /// The executor closed the stream without a word about the task's end.
 fn vanished() -> OrchestratorError {
     OrchestratorError::new(
-        OrchestratorErrorCode::AgentUnavailable,
+        OrchestratorErrorCode::Unavailable,
         "the executor stopped while the task ran; try again shortly",
     )
     .with_retry_after(UNREACHABLE_RETRY_AFTER)

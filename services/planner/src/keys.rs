@@ -58,7 +58,7 @@ impl Keys {
     /// Whether the request that is named `key` is the first of its name.
     ///
     /// # Errors
-    /// `conflict` while the first is being dealt with, `planning_failed` when the first was another request.
+    /// `conflict` while the first is being dealt with, `idempotency_mismatch` when the first was another request.
     pub(crate) async fn take(&self, key: Option<IdempotencyKey>) -> Result<Use, OrchestratorError> {
         if let Some(key) = &key {
             if let Some(used) = self.used(key).await? {
@@ -101,7 +101,7 @@ impl Claim {
     /// the key.
     ///
     /// # Errors
-    /// `planning_failed` when it was taken for another request.
+    /// `idempotency_mismatch` when it was taken for another request.
     pub(crate) async fn winner(&self) -> Result<Option<UsedKey>, OrchestratorError> {
         match &self.key {
             Some(key) => self.keys.used(key).await,

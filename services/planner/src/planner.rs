@@ -203,8 +203,8 @@ impl Planner {
     /// Makes a plan, runs it and waits for its end. Dropping the future cancels the plan, unless its wish says otherwise.
     ///
     /// # Errors
-    /// What the caller got wrong, what the agent failed with, `overloaded`, `agent_unavailable`, `timeout`. Once there is a
-    /// plan, the details name it.
+    /// What the caller got wrong, what the agent failed with, `overloaded`, `unavailable`, `agent_unavailable`, `timeout`.
+    /// Once there is a plan, the details name it.
     #[tracing::instrument(skip_all, fields(plan_id = tracing::field::Empty, otel.status_description = tracing::field::Empty))]
     pub async fn plan_and_execute_v1(
         &self,

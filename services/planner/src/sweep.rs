@@ -173,13 +173,13 @@ impl Planner {
 
     /// Redrives one plan of a sweep, as soon as there is room for it: whether it was.
     async fn redrive_one(&self, context: &RequestContext, sweep: &Sweep, plan_id: PlanId) -> bool {
-        use OrchestratorErrorCode::{AgentUnavailable, Conflict, NotFound, Overloaded};
+        use OrchestratorErrorCode::{Conflict, NotFound, Overloaded, Unavailable};
         let (inputs, reason) = (BTreeMap::new(), sweep.reason.clone());
         let wish = RedriveWish { plan_id, inputs, reason, continue_on_disconnect: true, key: None };
         loop {
             match self.redrive_swept(context.clone(), wish.clone(), sweep.sweep_id).await {
                 Ok(_) => return true,
-                Err(error) if matches!(error.code, AgentUnavailable | Overloaded) => {
+                Err(error) if matches!(error.code, Unavailable | Overloaded) => {
                     tokio::time::sleep(error.retry_after.unwrap_or(TRY_AGAIN_AFTER)).await;
                 }
                 // Redriven, discarded or deleted since the sweep began.

@@ -254,7 +254,7 @@ fn ended_as(answer: &Value) -> Option<(&'static str, Option<String>)> {
         (_, Some("execution_failed")) => Some(("failed", None)),
         (_, Some("cancelled")) => Some(("cancelled", None)),
         // The executor was down when the plan began, or for too long: an answer that names a plan is about its end.
-        (_, Some("agent_unavailable")) if answer["plan_id"].is_string() => Some(("failed", None)),
+        (_, Some("unavailable")) if answer["plan_id"].is_string() => Some(("failed", None)),
         _ => None,
     }
 }
@@ -264,6 +264,6 @@ pub(crate) fn may_be_sent_again(answer: &Answer) -> bool {
     let code = answer.json["code"].as_str().or(answer.json["error"]["code"].as_str());
     matches!(
         (answer.status.as_u16(), code),
-        (409, Some("conflict")) | (503, Some("agent_unavailable")) | (504, Some("timeout"))
+        (409, Some("conflict")) | (503, Some("unavailable")) | (504, Some("timeout"))
     )
 }

@@ -255,7 +255,7 @@ async fn a_peer_that_dies_fails_every_call_and_is_found_again_when_it_is_back() 
     for answer in tokio::time::timeout(LIMIT, waiting.join_all()).await.unwrap() {
         let status = answer.unwrap_err();
         let error = call_error("the planner", &status);
-        assert_eq!(error.code, OrchestratorErrorCode::AgentUnavailable, "{status:?}");
+        assert_eq!(error.code, OrchestratorErrorCode::Unavailable, "{status:?}");
         assert!(was_sent(&status), "it may have been taken in: {status:?}");
     }
     let second = tokio::task::spawn_blocking(move || {

@@ -171,11 +171,8 @@ async fn result(plans: Plans, plan_id: PlanId) -> Result<planner::Plan, Orchestr
 
 /// What a caller is told whose gateway stops.
 fn stops() -> OrchestratorError {
-    OrchestratorError::new(
-        OrchestratorErrorCode::AgentUnavailable,
-        "the gateway is stopping; try again shortly",
-    )
-    .with_retry_after(UNREACHABLE_RETRY_AFTER)
+    OrchestratorError::new(OrchestratorErrorCode::Unavailable, "the gateway is stopping; try again shortly")
+        .with_retry_after(UNREACHABLE_RETRY_AFTER)
 }
 
 impl Drop for Watched {

@@ -57,7 +57,7 @@ async fn while_another_process_holds_the_file_changes_are_refused_and_reads_go_o
     let mut other = SqliteConnection::connect(&bench.url).await.unwrap();
     sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
     let refused = bench.fail(0).await.unwrap_err();
-    assert_eq!(refused.code, OrchestratorErrorCode::AgentUnavailable);
+    assert_eq!(refused.code, OrchestratorErrorCode::Unavailable);
     assert!(refused.retry_after.is_some());
     assert_eq!(bench.readiness.unmet(), [STORE_CONDITION]);
     assert_eq!(bench.health.get(&name(0)).unwrap().consecutive_failures, 1);
@@ -86,7 +86,7 @@ async fn a_full_disk_refuses_what_does_not_fit_and_keeps_what_does() {
         }
         stored += 1;
     };
-    assert_eq!(refused.code, OrchestratorErrorCode::AgentUnavailable);
+    assert_eq!(refused.code, OrchestratorErrorCode::Unavailable);
     assert_eq!(bench.readiness.unmet(), [STORE_CONDITION]);
     assert_eq!(
         bench.health.get(&name(stored)).unwrap().revision,

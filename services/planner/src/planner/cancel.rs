@@ -130,6 +130,6 @@ impl Planner {
 fn not_yet() -> OrchestratorError {
     let message = "the cancel is recorded, and the planner that runs the plan has not carried it out yet; \
                    read the plan to see its end";
-    OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, message)
+    OrchestratorError::new(OrchestratorErrorCode::Unavailable, message)
         .with_retry_after(Duration::from_secs(1))
 }

@@ -67,7 +67,7 @@ impl From<JournalError> for OrchestratorError {
             | JournalError::FileGone(_)
             | JournalError::Closed
             | JournalError::Fenced => Self::new(
-                OrchestratorErrorCode::AgentUnavailable,
+                OrchestratorErrorCode::Unavailable,
                 "the planner cannot use its journal at the moment, so no plan is accepted or shown",
             )
             .with_retry_after(Duration::from_secs(5)),

@@ -150,7 +150,7 @@ async fn without_the_executor_the_answer_comes_at_once_and_says_when_to_retry() 
     let stage = Stage::with(FakeExecutor::default(), FakeHealth::default(), peers).await;
     let asked = Instant::now();
     let error = stage.chat("hello").await.unwrap_err();
-    assert_eq!(error.code, Code::AgentUnavailable);
+    assert_eq!(error.code, Code::Unavailable);
     assert!(error.retry_after.is_some());
     assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
     assert_eq!(status_of(&stage.plan(&error.details["plan_id"]).await), PlanStatus::Failed);
@@ -170,7 +170,7 @@ async fn an_executor_that_stops_in_the_middle_leaves_no_open_attempt() {
     let stage = Stage::new().await;
     stage.script("model", Script::Breaks);
     let error = stage.chat("hello").await.unwrap_err();
-    assert_eq!(error.code, Code::AgentUnavailable);
+    assert_eq!(error.code, Code::Unavailable);
     let plan = stage.plan(&error.details["plan_id"]).await;
     assert!(plan.tasks[0].attempts.iter().all(|attempt| attempt.outcome == "cancelled"), "{:?}", plan.tasks);
     assert!(stage.executor.log.lock().unwrap().calls.len() > 1, "it was handed over again");
@@ -270,7 +270,7 @@ async fn a_planner_that_was_taken_for_dead_writes_nothing_more() {
     let mut file = SqliteConnection::connect(&stage.database_url).await.unwrap();
     sqlx::query("DELETE FROM planners").execute(&mut file).await.unwrap();
     let error = stage.chat("after").await.unwrap_err();
-    assert_eq!(error.code, Code::AgentUnavailable, "{error}");
+    assert_eq!(error.code, Code::Unavailable, "{error}");
     let served =
         tokio::time::timeout(crate::support::PATIENCE, stage.server.take().unwrap()).await.unwrap().unwrap();
     assert!(served.is_err(), "the server ends with an error, so that a supervisor starts another");
@@ -286,7 +286,7 @@ async fn a_journal_that_cannot_be_written_refuses_plans_and_recovers_by_itself()
     let mut other = SqliteConnection::connect(&stage.database_url).await.unwrap();
     let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
     let error = stage.chat("while locked").await.unwrap_err();
-    assert_eq!(error.code, Code::AgentUnavailable, "{error}");
+    assert_eq!(error.code, Code::Unavailable, "{error}");
     assert!(error.retry_after.is_some());
     assert!(!error.message.contains("sqlite") && !error.message.contains('/'), "{error}");
     lock.rollback().await.unwrap();

@@ -28,7 +28,7 @@ fn files(stage: &Stage) -> [PathBuf; 3] {
 async fn is_refused(stage: &Stage) {
     eventually(async || !stage.is_serving().await).await;
     let error = stage.chat("hello").await.unwrap_err();
-    assert_eq!(error.code, Code::AgentUnavailable, "{error}");
+    assert_eq!(error.code, Code::Unavailable, "{error}");
     assert!(!error.message.contains(".db"), "{error}");
 }
 
@@ -184,7 +184,7 @@ async fn a_damaged_file_is_refused_or_served_as_far_as_it_can_be_read_and_nobody
             }
         }
         if let Err(error) = stage.chat("hello").await {
-            assert!(matches!(error.code, Code::Internal | Code::AgentUnavailable), "{error}");
+            assert!(matches!(error.code, Code::Internal | Code::Unavailable), "{error}");
             eventually(async || !stage.is_serving().await).await;
         }
     }

@@ -44,7 +44,7 @@ async fn a_key_stands_for_one_plan() {
     assert_eq!((&first.plan_id, &first.output), (&second.plan_id, &second.output));
     assert_eq!(stage.executor.log.lock().unwrap().calls.len(), 1, "run once");
     let other = stage.client.clone().plan_and_execute(chat("key-1", "d2")).await.unwrap_err();
-    assert_eq!(phoenix_proto::error_from_status(&other).code, Code::PlanningFailed);
+    assert_eq!(phoenix_proto::error_from_status(&other).code, Code::IdempotencyMismatch);
 
     stage.script("model", Script::Hangs);
     submit(&stage, chat("key-2", "d1")).await.unwrap();
@@ -83,7 +83,7 @@ async fn a_cancellation_that_is_sent_again_is_answered_again() {
     assert_eq!((status_of(&plan), error_of(&plan).message.as_str()), (PlanStatus::Cancelled, "enough"));
 
     cancel(&stage, &plan_id, "key-1", "d1").await.unwrap();
-    assert_eq!(cancel(&stage, &plan_id, "key-1", "d2").await.unwrap_err().code, Code::PlanningFailed);
+    assert_eq!(cancel(&stage, &plan_id, "key-1", "d2").await.unwrap_err().code, Code::IdempotencyMismatch);
     let error = cancel(&stage, &plan_id, "key-2", "d1").await.unwrap_err();
     assert_eq!((error.code, error.retry_after), (Code::Conflict, None), "asked for by somebody else");
 }

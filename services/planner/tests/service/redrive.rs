@@ -248,7 +248,7 @@ async fn a_redrive_that_is_sent_again_is_answered_again() {
     let new = redrive(&stage, request("d1")).await.unwrap();
     assert_eq!(redrive(&stage, request("d1")).await.unwrap(), new);
     assert_eq!(redrive(&stage, RedrivePlanRequest { wait: false, ..request("d1") }).await.unwrap(), new);
-    assert_eq!(redrive(&stage, request("d2")).await.unwrap_err().code, Code::PlanningFailed);
+    assert_eq!(redrive(&stage, request("d2")).await.unwrap_err().code, Code::IdempotencyMismatch);
     assert_eq!(calls(&stage).len(), 2);
 }
 

@@ -205,7 +205,7 @@ async fn a_sweep_that_is_sent_again_is_answered_again() {
     assert_eq!(first.selected, 2);
     let replay = RedriveDeadLettersResponse { replay_of: first.correlation_id.clone(), ..first };
     assert_eq!(redrive(&stage, request(2, "d1")).await.unwrap(), replay);
-    assert_eq!(redrive(&stage, request(3, "d2")).await.unwrap_err().code, Code::PlanningFailed);
+    assert_eq!(redrive(&stage, request(3, "d2")).await.unwrap_err().code, Code::IdempotencyMismatch);
 
     let request = DiscardDeadLettersRequest {
         reason: "old".into(),
