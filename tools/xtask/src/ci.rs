@@ -1,4 +1,4 @@
-//! `cargo xtask ci`: what has to pass before a change is merged.
+//! `cargo xtask ci`: what has to pass before a change is merged. `.ci/run` is this command.
 
 use crate::{
     failure::Result,
@@ -11,5 +11,8 @@ pub(crate) async fn run() -> Result<()> {
     phases.run("formatting", async { execute(cargo().args(["fmt", "--all", "--check"])).await }).await?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
     phases.run("lints", async { execute(cargo().args(clippy)).await }).await?;
-    test::run_in(&mut phases, &TestArgs::default()).await
+    let mut doc = cargo();
+    doc.args(["doc", "--workspace", "--no-deps", "--document-private-items"]).env("RUSTDOCFLAGS", "--deny warnings");
+    phases.run("documentation", async { execute(&mut doc).await }).await?;
+    test::run_in(&mut phases, &TestArgs { soak: true, ..TestArgs::default() }).await
 }

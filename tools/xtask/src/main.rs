@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `test`: everything that must hold | `test.rs` |
 //! | `setup`: the programs that tests need beside Rust | `programs.rs` |
-//! | `ci`: formatting, lints, then `test` | `ci.rs` |
+//! | `ci`: formatting, lints, documentation, then `test --soak` | `ci.rs` |
 //! | `lint-deps`: the rules of `deny.toml` | `deps.rs`, `deps/` |
 //! | `soak`: plans under fire, for as long as you like | `soak.rs`, and `tests/tests/soak` |
 //! | `bench`: how fast the product is, next to what is possible at all | `bench.rs`, and `tools/bench` |
@@ -40,7 +40,7 @@ struct Cli {
 enum Task {
     /// Install the test programs that are missing, build everything, run every test
     Test(test::TestArgs),
-    /// Check formatting and lints, then do what `test` does
+    /// Check formatting, lints and documentation, then run `test --soak`; what `.ci/run` runs
     Ci,
     /// Install the programs that tests need beside Rust, as `test` does first (as root on Debian)
     Setup,

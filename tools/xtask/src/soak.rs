@@ -8,6 +8,12 @@ use crate::{
     test,
 };
 
+/// The variable that says how many services the soak kills, one per round.
+pub(crate) const ROUNDS: &str = "PHOENIX_SOAK_ROUNDS";
+
+/// How many it kills before a change is merged.
+pub(crate) const ROUNDS_BEFORE_MERGE: u64 = 200;
+
 #[derive(Args)]
 pub(crate) struct SoakArgs {
     /// How many services to kill, one per round [default: as many as `cargo xtask test`]
@@ -23,7 +29,7 @@ pub(crate) async fn run(args: &SoakArgs) -> Result<()> {
     let mut soak = cargo();
     soak.args(["test", "--package", test::SYSTEM_TESTS, "--test", "soak", "--", "--nocapture"]);
     binaries.tell(&mut soak);
-    let settings = [("PHOENIX_SOAK_ROUNDS", args.rounds), ("PHOENIX_SOAK_SEED", args.seed)];
+    let settings = [(ROUNDS, args.rounds), ("PHOENIX_SOAK_SEED", args.seed)];
     soak.envs(settings.iter().filter_map(|(name, value)| Some((name, value.as_ref()?.to_string()))));
     execute(&mut soak).await
 }

@@ -9,7 +9,7 @@ use crate::{
     deps,
     failure::{Doing, Failure, Result},
     phases::{Phases, cargo, execute},
-    programs,
+    programs, soak,
 };
 
 /// The package of the tests that start real processes and browsers.
@@ -20,6 +20,9 @@ pub(crate) struct TestArgs {
     /// Leave out the tests over real processes, and install nothing
     #[arg(long)]
     fast: bool,
+    /// Run the soak for as many rounds as before a merge: about three minutes instead of twenty seconds
+    #[arg(long, conflicts_with = "fast")]
+    pub(crate) soak: bool,
     /// Passed on to `cargo test`, such as `-p phoenix-planner`
     #[arg(last = true)]
     cargo_test: Vec<String>,
@@ -102,5 +105,8 @@ async fn test(args: &TestArgs, binaries: &Binaries) -> Result<()> {
     }
     command.args(&args.cargo_test);
     binaries.tell(&mut command);
+    if args.soak {
+        command.env(soak::ROUNDS, soak::ROUNDS_BEFORE_MERGE.to_string());
+    }
     execute(&mut command).await
 }

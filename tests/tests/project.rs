@@ -1,0 +1,84 @@
+//! The files around the code: workflows, toolchain, contribution files.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests too")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use yaml_serde::Value;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The path and the content of every YAML file in `folder`.
+fn yaml_files(folder: &str) -> Vec<(String, Value)> {
+    let entries = fs::read_dir(root().join(folder)).unwrap_or_else(|error| panic!("{folder}: {error}"));
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let paths = names.filter(|name| name.ends_with(".yml")).map(|name| format!("{folder}/{name}"));
+    let parse = |path: &str| {
+        yaml_serde::from_str(&read(path)).unwrap_or_else(|error| panic!("{path} is not YAML: {error}"))
+    };
+    paths.map(|path| (path.clone(), parse(&path))).collect()
+}
+
+/// Every step of every job of a workflow.
+fn steps(workflow: &Value) -> Vec<&Value> {
+    let jobs = workflow["jobs"].as_mapping().unwrap();
+    jobs.iter().flat_map(|(_, job)| job["steps"].as_sequence().unwrap()).collect()
+}
+
+#[test]
+fn workflow_actions_are_pinned_to_commits() {
+    for (path, workflow) in yaml_files(".github/workflows") {
+        for action in steps(&workflow).into_iter().filter_map(|step| step["uses"].as_str()) {
+            let commit = action.split_once('@').map(|(_, commit)| commit).unwrap_or_default();
+            let is_commit = commit.len() == 40 && commit.chars().all(|c| c.is_ascii_hexdigit());
+            assert!(is_commit, "{path}: `{action}` is not pinned to a commit");
+        }
+        for (name, job) in workflow["jobs"].as_mapping().unwrap() {
+            assert!(job["timeout-minutes"].is_number(), "{path}: job {name:?} has no timeout-minutes");
+        }
+        assert_eq!(workflow["permissions"]["contents"].as_str(), Some("read"), "{path}: default permissions");
+    }
+}
+
+#[test]
+fn hosted_workflow_runs_what_the_repository_runs() {
+    let workflows = yaml_files(".github/workflows");
+    let (_, ci) = workflows.iter().find(|(path, _)| path.ends_with("/ci.yml")).unwrap();
+    let commands: Vec<_> = steps(ci).into_iter().filter_map(|step| step["run"].as_str()).collect();
+    assert!(commands.contains(&".ci/run"), "{commands:?}");
+    assert!(read(".ci/run").contains("exec cargo xtask ci"));
+}
+
+#[test]
+fn compiler_version_is_the_same_everywhere() {
+    let toolchain: toml::Table = read("rust-toolchain.toml").parse().unwrap();
+    let channel = toolchain["toolchain"]["channel"].as_str().unwrap();
+    let minor = channel.rsplit_once('.').unwrap().0;
+    for (_, ci) in yaml_files(".github/workflows").iter().filter(|(path, _)| path.ends_with("/ci.yml")) {
+        assert_eq!(ci["jobs"]["check"]["container"].as_str(), Some(&*format!("rust:{channel}-bookworm")));
+    }
+    for line in read("deploy/Dockerfile").lines().filter(|line| line.starts_with("FROM rust:")) {
+        assert!(line.starts_with(&format!("FROM rust:{minor}-")), "deploy/Dockerfile: {line}");
+    }
+    let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
+    assert_eq!(manifest["workspace"]["package"]["rust-version"].as_str(), Some(minor));
+}
+
+#[test]
+fn issue_forms_have_a_name_and_questions() {
+    let forms = yaml_files(".github/ISSUE_TEMPLATE");
+    let forms: Vec<_> = forms.iter().filter(|(path, _)| !path.ends_with("/config.yml")).collect();
+    assert!(!forms.is_empty());
+    for (path, form) in forms {
+        assert!(form["name"].is_string() && form["description"].is_string(), "{path}");
+        assert!(form["body"].as_sequence().is_some_and(|questions| !questions.is_empty()), "{path}");
+    }
+}
