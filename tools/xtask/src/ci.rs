@@ -12,7 +12,8 @@ pub(crate) async fn run() -> Result<()> {
     let clippy = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
     phases.run("lints", async { execute(cargo().args(clippy)).await }).await?;
     let mut doc = cargo();
-    doc.args(["doc", "--workspace", "--no-deps", "--document-private-items"]).env("RUSTDOCFLAGS", "--deny warnings");
+    doc.args(["doc", "--workspace", "--no-deps", "--document-private-items"])
+        .env("RUSTDOCFLAGS", "--deny warnings");
     phases.run("documentation", async { execute(&mut doc).await }).await?;
-    test::run_in(&mut phases, &TestArgs { soak: true, ..TestArgs::default() }).await
+    test::run_in(&mut phases, &TestArgs::before_merge()).await
 }

@@ -22,10 +22,17 @@ pub(crate) struct TestArgs {
     fast: bool,
     /// Run the soak for as many rounds as before a merge: about three minutes instead of twenty seconds
     #[arg(long, conflicts_with = "fast")]
-    pub(crate) soak: bool,
+    soak: bool,
     /// Passed on to `cargo test`, such as `-p phoenix-planner`
     #[arg(last = true)]
     cargo_test: Vec<String>,
+}
+
+impl TestArgs {
+    /// Everything, with the long soak.
+    pub(crate) fn before_merge() -> Self {
+        Self { soak: true, ..Self::default() }
+    }
 }
 
 pub(crate) async fn run(args: &TestArgs) -> Result<()> {
