@@ -1,4 +1,4 @@
-//! The answer of an action on the wire.
+//! Results of actions on the wire.
 
 use phoenix_domain::{
     action::ActionResult,
@@ -33,7 +33,7 @@ impl TryFrom<common::ActionOutput> for ActionResult {
 }
 
 impl common::ActionOutput {
-    /// Why the answer is not complete; `None` when it is, or nothing says otherwise.
+    /// Finish reason of an incomplete result; `None` for a complete one, and without metadata.
     #[must_use]
     pub fn finish_reason(&self) -> Option<String> {
         let metadata = json_object("metadata_json", &self.metadata_json).ok()?;
@@ -41,10 +41,10 @@ impl common::ActionOutput {
     }
 }
 
-/// A JSON object that travels as text; empty text is an empty object.
+/// Parses a JSON object that is sent as text; empty text is an empty object.
 ///
 /// # Errors
-/// When the text is anything else.
+/// When the text is not a JSON object.
 pub fn json_object(field: &'static str, text: &str) -> Result<Object, InvalidField> {
     if text.is_empty() {
         return Ok(Object::new());
@@ -52,10 +52,10 @@ pub fn json_object(field: &'static str, text: &str) -> Result<Object, InvalidFie
     Object::parse(text).map_err(|problem| InvalidField::new(field, problem))
 }
 
-/// JSON that travels as text, to be passed on as it is; empty text is an empty object.
+/// JSON that is sent as text, passed on unchanged; empty text is an empty object.
 ///
 /// # Errors
-/// When the text is no JSON.
+/// When the text is not JSON.
 pub fn raw_json(field: &'static str, text: String) -> Result<Box<RawValue>, InvalidField> {
     let text = if text.is_empty() { "{}".to_owned() } else { text };
     RawValue::from_string(text).map_err(|problem| InvalidField::new(field, problem))

@@ -14,7 +14,7 @@ impl From<DeadLetterState> for planner::DeadLetterState {
     }
 }
 
-/// The state that a request filters by: open unless it says otherwise.
+/// The state that a request filters by; open by default.
 impl From<planner::DeadLetterState> for DeadLetterState {
     fn from(state: planner::DeadLetterState) -> Self {
         match state {

@@ -1,22 +1,22 @@
-//! Reading single fields: presence, ids, times. Every mistake names its field.
+//! Conversions of single fields: presence, identifiers, times. Errors name the field.
 
 use std::str::FromStr;
 
 use jiff::Timestamp;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
 
-/// A field of a message that a peer filled wrongly.
+/// Error of an invalid field in a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}` {problem}")]
 pub struct InvalidField {
-    /// The field's name in the .proto file.
+    /// Name of the field in the .proto file.
     pub field: &'static str,
-    /// What is wrong with it, such as "must be a UUID".
+    /// Problem, such as "must be a UUID".
     pub problem: String,
 }
 
 impl InvalidField {
-    /// A mistake in `field`.
+    /// A problem of `field`.
     #[must_use]
     pub fn new(field: &'static str, problem: impl ToString) -> Self {
         Self { field, problem: problem.to_string() }
@@ -36,18 +36,18 @@ impl From<InvalidField> for tonic::Status {
     }
 }
 
-/// A field that must be there.
+/// A required field.
 ///
 /// # Errors
-/// When it is not.
+/// When it is missing.
 pub fn required<T>(field: &'static str, value: Option<T>) -> Result<T, InvalidField> {
     value.ok_or_else(|| InvalidField::new(field, "is missing"))
 }
 
-/// A field that is text of a stricter kind: a UUID, an agent's name.
+/// Parses a required text field, such as a UUID or an agent name.
 ///
 /// # Errors
-/// When it is empty or of another kind.
+/// When it is empty or not valid.
 pub fn id<T: FromStr<Err: ToString>>(field: &'static str, text: &str) -> Result<T, InvalidField> {
     if text.is_empty() {
         return Err(InvalidField::new(field, "is missing"));
@@ -58,7 +58,7 @@ pub fn id<T: FromStr<Err: ToString>>(field: &'static str, text: &str) -> Result<
 /// As [`id`], for a field that may be empty.
 ///
 /// # Errors
-/// When it is neither empty nor of the kind asked for.
+/// When it is neither empty nor valid.
 pub fn optional<T: FromStr<Err: ToString>>(
     field: &'static str,
     text: &str,
@@ -66,16 +66,16 @@ pub fn optional<T: FromStr<Err: ToString>>(
     if text.is_empty() { Ok(None) } else { id(field, text).map(Some) }
 }
 
-/// A time on the wire.
+/// Converts a time to the wire type.
 #[must_use]
 pub fn to_timestamp(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() }
 }
 
-/// A time from the wire.
+/// Converts an optional time from the wire type.
 ///
 /// # Errors
-/// When it lies outside the calendar.
+/// When it is out of range.
 pub fn timestamp(
     field: &'static str,
     time: Option<prost_types::Timestamp>,
@@ -85,10 +85,10 @@ pub fn timestamp(
         .map_err(|_| InvalidField::new(field, "is not a time"))
 }
 
-/// As [`timestamp`], for a field that must be there.
+/// As [`timestamp`], for a required field.
 ///
 /// # Errors
-/// When it is missing or lies outside the calendar.
+/// When it is missing or out of range.
 pub fn required_timestamp(
     field: &'static str,
     time: Option<prost_types::Timestamp>,

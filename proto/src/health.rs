@@ -1,4 +1,4 @@
-//! Agents' health on the wire.
+//! Health of agents on the wire.
 
 use jiff::Timestamp;
 use phoenix_domain::{
@@ -8,29 +8,29 @@ use phoenix_domain::{
 
 use crate::{InvalidField, common, health_v1, id, timestamp, to_timestamp};
 
-/// One agent's health as callers see it: the state instead of the rules that led to it.
+/// Health of one agent as callers see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthSnapshot {
-    /// Whose.
+    /// Name of the agent.
     pub agent: AgentName,
     /// Healthy, degraded or unhealthy.
     pub state: HealthState,
     /// Failures since the last success.
     pub consecutive_failures: u32,
-    /// When it last failed.
+    /// Time of the last failure.
     pub last_failure_at: Option<Timestamp>,
-    /// When it last succeeded.
+    /// Time of the last success.
     pub last_success_at: Option<Timestamp>,
-    /// Until when no attempt is made; in the past when a probe may go.
+    /// Time until which no attempt is allowed; when it has passed, a probe is allowed.
     pub circuit_open_until: Option<Timestamp>,
-    /// Until when the place of the one probe is taken.
+    /// Expiry of the current probe.
     pub probe_until: Option<Timestamp>,
-    /// Of two snapshots the one with the higher revision is newer.
+    /// Revision. The snapshot with the higher revision is newer.
     pub revision: u64,
 }
 
 impl HealthSnapshot {
-    /// What callers see of `health`.
+    /// The snapshot of `health`.
     #[must_use]
     pub fn of(agent: AgentName, health: &AgentHealth) -> Self {
         let AgentHealth {
@@ -155,7 +155,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_snapshot_survives_the_wire(
+        fn snapshot_round_trips_through_the_wire(
             state in prop::sample::select(HealthState::ALL), failures in any::<u32>(), revision in any::<u64>(),
             times in (time(), time(), time(), time()),
         ) {
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_state_names_its_field() {
+    fn missing_state_names_its_field() {
         let wire = common::AgentHealth { agent_id: "a".into(), ..Default::default() };
         assert_eq!(HealthSnapshot::try_from(wire).unwrap_err().field, "health");
     }

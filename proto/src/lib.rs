@@ -1,37 +1,13 @@
-//! The gRPC contract between the services: generated messages, clients and servers, and the conversions that turn
-//! them into domain types at the edge of each service.
+//! The gRPC contract between the services: generated messages, clients and servers, and conversions to domain types at the
+//! edge of each service.
 //!
-//! Conversions take messages apart by exhaustive destructuring, so that a new field is a compile error in the one
-//! place that must decide about it. What a peer got wrong is an [`InvalidField`] that names the field.
-
-// Generated code documents itself in the .proto files and follows its own style.
-#[allow(missing_docs, unreachable_pub, clippy::all)]
-mod generated {
-    pub mod common {
-        pub mod v1 {
-            tonic::include_proto!("phoenix.common.v1");
-        }
-    }
-    pub mod planner {
-        pub mod v1 {
-            tonic::include_proto!("phoenix.planner.v1");
-        }
-    }
-    pub mod executor {
-        pub mod v1 {
-            tonic::include_proto!("phoenix.executor.v1");
-        }
-    }
-    pub mod health {
-        pub mod v1 {
-            tonic::include_proto!("phoenix.health.v1");
-        }
-    }
-}
+//! Conversions destructure messages exhaustively, so that a new field is a compile error in the one place that must handle
+//! it. An invalid message is an [`InvalidField`] that names the field.
 
 pub mod action;
 mod dead_letter;
 mod field;
+mod generated;
 mod health;
 mod method;
 mod plan;

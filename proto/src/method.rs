@@ -1,16 +1,16 @@
-//! The methods that are called often enough to share a stream ([`MultiplexService`](crate::common)).
+//! Methods that can be called on a shared stream ([`MultiplexService`](crate::common)).
 
 use prost::Message;
 
 use crate::{executor, planner};
 
-/// A method of the contract, by its path and its messages.
+/// A method of the contract: its path and its messages.
 pub trait Method {
-    /// `/package.Service/Method`.
+    /// Path: `/package.Service/Method`.
     const PATH: &'static str;
-    /// What it takes.
+    /// Request message.
     type Request: Message + Default + Sync + 'static;
-    /// What it answers, once or many times.
+    /// Response message, sent once or many times.
     type Response: Message + Default + Sync + 'static;
 }
 

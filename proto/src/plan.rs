@@ -4,7 +4,7 @@ use phoenix_domain::plan::{
     Attempt, AttemptOutcome, OnFailure, Plan, PlanStatus, Task, TaskSpec, TaskStatus,
 };
 
-use crate::{InvalidField, action::json_object, id, planner, preview::Room, to_timestamp};
+use crate::{InvalidField, action::json_object, id, planner, preview::PreviewBudget, to_timestamp};
 
 impl From<PlanStatus> for planner::PlanStatus {
     fn from(status: PlanStatus) -> Self {
@@ -48,7 +48,7 @@ impl From<TaskStatus> for planner::TaskStatus {
     }
 }
 
-/// A view of a plan: everything there is of it, with large texts cut ([`crate::preview`]).
+/// A view of a plan with large texts cut ([`crate::preview`]).
 impl From<Plan> for planner::Plan {
     fn from(plan: Plan) -> Self {
         let Plan {
@@ -66,10 +66,10 @@ impl From<Plan> for planner::Plan {
             redriven_as,
             tasks,
         } = plan;
-        let mut room = Room::new();
-        let error = error.map(|error| room.error(error));
-        let (output, output_size) = output.map(|text| room.beginning(&text)).unzip();
-        let tasks = tasks.into_iter().map(|task| task_view(task, &mut room)).collect();
+        let mut budget = PreviewBudget::new();
+        let error = error.map(|error| budget.error(error));
+        let (output, output_size) = output.map(|text| budget.beginning(&text)).unzip();
+        let tasks = tasks.into_iter().map(|task| task_view(task, &mut budget)).collect();
         Self {
             plan_id: plan_id.to_string(),
             correlation_id: correlation_id.to_string(),
@@ -87,11 +87,11 @@ impl From<Plan> for planner::Plan {
     }
 }
 
-fn task_view(task: Task, room: &mut Room) -> planner::Task {
+fn task_view(task: Task, budget: &mut PreviewBudget) -> planner::Task {
     let Task { task_id, spec, status, queued_at, dispatched_at, ended_at, output, error, attempts } = task;
     let TaskSpec { key, agent, action, payload, depends_on, on_failure } = spec;
-    let error = error.map(|error| room.error(error));
-    let (output, output_size) = output.as_ref().map(|output| room.output(output)).unzip();
+    let error = error.map(|error| budget.error(error));
+    let (output, output_size) = output.as_ref().map(|output| budget.output(output)).unzip();
     planner::Task {
         task_id: task_id.to_string(),
         key,
@@ -103,7 +103,7 @@ fn task_view(task: Task, room: &mut Room) -> planner::Task {
         ended_at: ended_at.map(to_timestamp),
         output,
         error,
-        attempts: attempts.into_iter().map(|attempt| attempt_view(attempt, room)).collect(),
+        attempts: attempts.into_iter().map(|attempt| attempt_view(attempt, budget)).collect(),
         depends_on,
         input_json: payload.to_string(),
         continue_on_failure: on_failure == OnFailure::Continue,
@@ -111,7 +111,7 @@ fn task_view(task: Task, room: &mut Room) -> planner::Task {
     }
 }
 
-fn attempt_view(attempt: Attempt, room: &mut Room) -> planner::Attempt {
+fn attempt_view(attempt: Attempt, budget: &mut PreviewBudget) -> planner::Attempt {
     let Attempt { number, started_at, ended_at, outcome, worker } = attempt;
     let name = outcome.as_ref().map_or("", AttemptOutcome::as_str);
     let (error_class, message, stderr_tail) = match outcome {
@@ -122,8 +122,8 @@ fn attempt_view(attempt: Attempt, room: &mut Room) -> planner::Attempt {
             ("", String::new(), String::new())
         }
     };
-    let (message, _) = room.beginning(&message);
-    let (stderr_tail, stderr_size) = room.end(&stderr_tail);
+    let (message, _) = budget.beginning(&message);
+    let (stderr_tail, stderr_size) = budget.end(&stderr_tail);
     planner::Attempt {
         number,
         started_at: Some(to_timestamp(started_at)),

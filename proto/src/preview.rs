@@ -1,7 +1,7 @@
-//! Views that fit into a message, whatever they show.
+//! Previews: views that fit into a message.
 //!
-//! A text that is larger than [`MAX_PREVIEW_BYTES`], or that comes when the texts of the view have used [`MAX_VIEW_BYTES`]
-//! together, is cut; its whole size goes along, and it is read whole by a call of its own.
+//! A text over [`MAX_PREVIEW_BYTES`], or beyond the total of [`MAX_VIEW_BYTES`] per view, is cut. The view has the size of the
+//! complete text, which another call returns.
 
 use phoenix_domain::{
     OrchestratorError,
@@ -12,32 +12,32 @@ use phoenix_domain::{
 
 use crate::common;
 
-/// The room that is left in one view, in bytes.
+/// Remaining bytes of one view.
 #[derive(Debug)]
-pub(crate) struct Room(usize);
+pub(crate) struct PreviewBudget(usize);
 
-impl Room {
-    /// The room of a view.
+impl PreviewBudget {
+    /// The budget of a view.
     pub(crate) const fn new() -> Self {
         Self(MAX_VIEW_BYTES)
     }
 
-    /// The beginning of `text`, and the size of the whole when that is more.
+    /// The beginning of `text`, and the complete size if it is cut, else 0.
     pub(crate) fn beginning(&mut self, text: &str) -> (String, u64) {
         let (whole, keep) = (text.len(), self.take(text.len()));
         let size = if keep == whole { 0 } else { whole as u64 };
         (text[..text.floor_char_boundary(keep)].to_owned(), size)
     }
 
-    /// The end of `text`, and the size of the whole when that is more.
+    /// The end of `text`, and the complete size if it is cut, else 0.
     pub(crate) fn end(&mut self, text: &str) -> (String, u64) {
         let (whole, keep) = (text.len(), self.take(text.len()));
         let size = if keep == whole { 0 } else { whole as u64 };
         (text[text.ceil_char_boundary(whole - keep)..].to_owned(), size)
     }
 
-    /// An answer, and the size of the whole when it is cut: `data` is a string then, with the beginning of what a reader of
-    /// the whole sees, and the metadata are left out when they are large themselves.
+    /// A result, and the complete size if it is cut, else 0. `data` of a cut result is a string with the beginning of its text
+    /// for display; large metadata is omitted.
     pub(crate) fn output(&mut self, output: &ActionResult) -> (common::ActionOutput, u64) {
         let ActionResult { output_type, data, metadata } = output;
         let metadata_len = metadata.text_len();
@@ -59,7 +59,7 @@ impl Room {
         (wire, size)
     }
 
-    /// An error whose details are cut.
+    /// An error with cut message and details.
     pub(crate) fn error(&mut self, mut error: OrchestratorError) -> common::Error {
         error.message = self.beginning(&error.message).0;
         for detail in error.details.values_mut() {
@@ -68,7 +68,7 @@ impl Room {
         error.into()
     }
 
-    /// The bytes that may be kept of a text of `whole` bytes. Small ones always fit.
+    /// Takes the bytes for a text of `whole` bytes from the budget. Small texts always fit.
     fn take(&mut self, whole: usize) -> usize {
         const SMALL: usize = 64;
         let keep = whole.min(MAX_PREVIEW_BYTES).min(self.0.max(SMALL));
@@ -85,31 +85,31 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_of_any_size_is_cut_at_a_character(text in "[aäÜ\u{10348}]{0,200}", room in 0_usize..300) {
-            let mut room = Room(room);
-            let (end, size) = room.end(&text);
+        fn text_is_cut_at_a_character_boundary(text in "[aäÜ\u{10348}]{0,200}", bytes in 0_usize..300) {
+            let mut budget = PreviewBudget(bytes);
+            let (end, size) = budget.end(&text);
             prop_assert!(text.ends_with(&end));
             prop_assert_eq!(size, if end == text { 0 } else { text.len() as u64 });
-            let (beginning, size) = room.beginning(&text);
+            let (beginning, size) = budget.beginning(&text);
             prop_assert!(text.starts_with(&beginning));
             prop_assert_eq!(size, if beginning == text { 0 } else { text.len() as u64 });
         }
     }
 
     #[test]
-    fn a_view_is_bounded_however_many_large_texts_it_has() {
-        let mut room = Room::new();
+    fn view_is_bounded_for_any_number_of_large_texts() {
+        let mut budget = PreviewBudget::new();
         let large = ActionResult::text("x".repeat(200_000));
         let mut bytes = 0;
         for _ in 0..100 {
-            let (output, size) = room.output(&large);
+            let (output, size) = budget.output(&large);
             assert_eq!(size, 200_000);
-            let (stderr, size) = room.end(&"y".repeat(70_000));
+            let (stderr, size) = budget.end(&"y".repeat(70_000));
             assert_eq!(size, 70_000);
             bytes += output.data_json.len() + stderr.len();
         }
         assert!(bytes < MAX_VIEW_BYTES + 100 * 256, "{bytes}");
-        let (small, size) = room.output(&ActionResult::text("small"));
+        let (small, size) = budget.output(&ActionResult::text("small"));
         assert_eq!((&*small.data_json, size), ("\"small\"", 0));
     }
 }

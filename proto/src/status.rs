@@ -1,7 +1,7 @@
-//! The error table on the wire: an [`OrchestratorError`] as a gRPC status and back.
+//! Conversion between [`OrchestratorError`] and gRPC status.
 //!
-//! The code travels as `google.rpc.ErrorInfo` (`reason` is the table's name, `metadata` the details), the time to wait
-//! as `google.rpc.RetryInfo`; both are what gRPC tools already show.
+//! The code is sent as `google.rpc.ErrorInfo` (`reason` is the name of the code, `metadata` the details), the retry delay as
+//! `google.rpc.RetryInfo`; gRPC tools show both.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,11 +13,11 @@ use crate::common;
 
 const DOMAIN: &str = "phoenix";
 
-/// The longest value of a detail. A status travels in HTTP/2 trailers, which peers limit to a few KiB; the whole stderr
+/// Size limit of a detail in bytes. A status is sent in HTTP/2 trailers, which peers limit to a few KiB; the complete stderr
 /// tail is in the journal.
 const MAX_DETAIL_BYTES: usize = 4096;
 
-/// The status that carries `error`.
+/// The status for `error`.
 #[must_use]
 pub fn status_from_error(error: &OrchestratorError) -> Status {
     let metadata = error.details.iter().map(|(key, value)| (key.clone(), tail(value).into()));
@@ -32,8 +32,7 @@ pub fn status_from_error(error: &OrchestratorError) -> Status {
     Status::with_error_details(Code::from_i32(error.code.grpc_code()), error.message.clone(), details)
 }
 
-/// The error that `status` carries. A status that did not come from one of our services (a connection that broke, a
-/// proxy) is read by its gRPC code.
+/// The error in `status`. A status of another origin (a broken connection, a proxy) is mapped by its gRPC code.
 #[must_use]
 pub fn error_from_status(status: &Status) -> OrchestratorError {
     let retry_after = status.get_details_retry_info().and_then(|info| info.retry_delay);
@@ -48,7 +47,7 @@ pub fn error_from_status(status: &Status) -> OrchestratorError {
             details: metadata.into_iter().collect(),
             retry_after,
         },
-        // tonic's own timers, on either side, say CANCELLED with this text.
+        // Timers of tonic report CANCELLED with this text.
         None if status.code() == Code::Cancelled && status.message() == "Timeout expired" => {
             OrchestratorError::new(OrchestratorErrorCode::Timeout, "the call did not end within its deadline")
         }
@@ -73,7 +72,7 @@ impl From<OrchestratorError> for common::Error {
 }
 
 impl From<common::Error> for OrchestratorError {
-    /// A code that this version does not know is `internal`: the peer is newer, and its message still helps.
+    /// An unknown code of a newer peer becomes `internal`, with its message.
     fn from(common::Error { code, message, details, retry_after_ms }: common::Error) -> Self {
         Self {
             code: OrchestratorErrorCode::from_name(&code).unwrap_or(OrchestratorErrorCode::Internal),
@@ -84,7 +83,7 @@ impl From<common::Error> for OrchestratorError {
     }
 }
 
-/// The last [`MAX_DETAIL_BYTES`] of `text`, cut between characters.
+/// The last [`MAX_DETAIL_BYTES`] of `text`, cut at a character boundary.
 fn tail(text: &str) -> &str {
     let start = text.len().saturating_sub(MAX_DETAIL_BYTES);
     let start = (start..text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(start);
@@ -96,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_survives_both_ways_of_travelling() {
+    fn error_codes_round_trip_through_status_and_message() {
         for &code in OrchestratorErrorCode::ALL {
             let error = OrchestratorError::new(code, "why")
                 .with_detail("agent", "git_agent")
@@ -109,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_of_a_broken_connection_is_read_by_its_code() {
+    fn status_of_a_broken_connection_is_mapped_by_its_code() {
         let error = error_from_status(&Status::unavailable("tcp connect error"));
         assert_eq!(error.code, OrchestratorErrorCode::Unavailable);
         let error = error_from_status(&Status::cancelled("Timeout expired"));
@@ -117,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_detail_keeps_its_end() {
+    fn long_detail_keeps_its_end() {
         let error =
             OrchestratorError::internal("x").with_detail("stderr", format!("{}äend", "ö".repeat(9_000)));
         let back = error_from_status(&status_from_error(&error));

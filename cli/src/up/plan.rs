@@ -9,8 +9,9 @@ use std::{
 
 use phoenix_platform::{
     config::{PhoenixConfig, Problems, Role, RoleFlags, RoleSettings, process_env},
+    logging::LogFormat,
     service_token,
-    telemetry::{LogFormat, TelemetryConfig},
+    telemetry::TelemetryConfig,
 };
 use tokio::process::Command;
 

@@ -1,5 +1,5 @@
-//! The contract with an agent: one [`ActionRequest`] per line on its stdin, one [`ActionResponse`] per line on its
-//! stdout. `docs/agents.md` is the same contract in prose.
+//! The agent protocol: one [`ActionRequest`] per line on stdin, one [`ActionResponse`] per line on stdout. `docs/agents.md`
+//! describes the protocol in prose.
 
 use std::time::Duration;
 
@@ -7,90 +7,89 @@ use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    agent::AgentName,
+    agent_name::AgentName,
     ids::{CorrelationId, PlanId, TaskId},
     json::{Json, Object},
     llm::FinishReason,
 };
 
-/// The version of this contract.
+/// Version of the protocol.
 pub const API_VERSION: &str = "v1";
 
-/// The action of a chat: `payload.message` holds what the person wrote.
+/// Action of a chat: `payload.message` is the message.
 pub const CHAT_ACTION: &str = "chat";
 
-/// The code of an agent whose limit, or the limit of a service it depends on, is used up for now. The task ends with
-/// `overloaded` and [`ActionResponse::retry_after_ms`].
+/// Error code of an exhausted rate limit, of the agent or of a service it depends on. The task ends with `overloaded` and [`ActionResponse::retry_after_ms`].
 pub const RATE_LIMITED: u16 = 429;
 
-/// The code of an agent that a service it depends on refuses for a reason that another attempt does not change, such as a
-/// wrong key. The task ends with `execution_failed`.
+/// Error code of a permanent rejection by a service that the agent depends on, such as for a wrong key. The task ends with
+/// `execution_failed`.
 pub const DEPENDENCY_REFUSED: u16 = 424;
 
-/// The longest reason for the end of an answer that is passed on.
+/// Length limit of a finish reason.
 const MAX_REASON_CHARS: usize = 64;
 
-/// What an agent is asked to do.
+/// Request to an agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ActionRequest {
-    /// New for every attempt; the response must echo it.
+    /// Identifier of the attempt, which the response must echo.
     pub request_id: Uuid,
     /// [`API_VERSION`].
     pub api_version: String,
-    /// The agent's configured name.
+    /// Configured name of the agent.
     pub tool: AgentName,
-    /// What to do: `chat`, `git_status`, …
+    /// Action: `chat`, `git_status`, …
     pub action: String,
-    /// What the caller wants the agent to know beside the input; may be empty.
+    /// Context from the caller in addition to the input; may be empty.
     #[serde(default, deserialize_with = "null_is_absent")]
     pub context: String,
-    /// The plan this task belongs to.
+    /// Identifier of the plan of the task.
     pub plan_id: PlanId,
-    /// The task.
+    /// Identifier of the task.
     pub task_id: TaskId,
-    /// The request's name in every log.
+    /// Correlation id of the request.
     pub correlation_id: CorrelationId,
-    /// The input, always a JSON object.
+    /// Input.
     #[serde(default, deserialize_with = "null_is_absent")]
     pub payload: Object,
-    /// Facts about the call itself.
+    /// Metadata of the attempt.
     #[serde(rename = "_meta")]
     pub meta: ActionMeta,
 }
 
-/// Facts about the call, as opposed to its input.
+/// Metadata of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActionMeta {
     /// W3C trace context of the attempt's span.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
-    /// 1 for the first attempt.
+    /// Number of the attempt, from 1.
     pub attempt: u32,
-    /// Milliseconds the agent has before it is killed.
+    /// Time limit of the attempt in milliseconds, after which the agent is killed.
     pub deadline_ms: u64,
-    /// The same for every attempt of a task: what an agent with side effects deduplicates by.
+    /// Idempotency key: the same for every attempt of a task. Agents with side effects deduplicate by it.
     pub idempotency_key: String,
 }
 
-/// What an agent answers.
+/// Response of an agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ActionResponse {
-    /// Echo of [`ActionRequest::request_id`]; checked.
+    /// Echo of [`ActionRequest::request_id`], which is verified.
     pub request_id: Uuid,
     /// [`API_VERSION`].
     pub api_version: String,
-    /// Whether it worked.
+    /// Success or error.
     pub status: ActionStatus,
-    /// 0 on success, else like an HTTP status: 4xx is the caller's mistake, 501 an unknown action, 504 a timeout,
-    /// [`RATE_LIMITED`] and [`DEPENDENCY_REFUSED`] what they say.
+    /// 0 on success, else an error code like an HTTP status: 4xx for an invalid request, 501 for an unknown action, 504 for a
+    /// timeout, [`RATE_LIMITED`], [`DEPENDENCY_REFUSED`].
     pub code: u16,
-    /// The answer, on success.
+    /// Result of a success.
     #[serde(default)]
     pub result: Option<ActionResult>,
-    /// One sentence, on error.
+    /// Message of an error, one sentence.
     #[serde(default)]
     pub error: Option<String>,
-    /// Of an error with code 429: milliseconds after which the same request may succeed.
+    /// With code 429: time in milliseconds after which the same request may succeed.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole_millis")]
     pub retry_after_ms: Option<u64>,
     /// Echo.
@@ -105,46 +104,46 @@ pub struct ActionResponse {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ActionStatus {
-    /// `result` holds the answer.
+    /// `result` is set.
     Success,
-    /// `code` and `error` say what went wrong.
+    /// `code` and `error` are set.
     Error,
 }
 
-/// The answer of a successful action.
+/// Result of a successful action.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ActionResult {
-    /// How to read `data`: `text`, `json`, `markdown`, or the agent's own word.
+    /// Type of `data`: `text`, `json`, `markdown`, or a type of the agent's own.
     pub output_type: String,
-    /// The answer itself.
+    /// The result itself.
     pub data: Json,
-    /// Facts about the answer: model, tokens, exit code …
+    /// Metadata of the result: model, tokens, exit code, …
     #[serde(default, deserialize_with = "null_is_absent")]
     pub metadata: Object,
 }
 
 impl ActionResult {
-    /// An answer in plain text.
+    /// A plain-text result.
     #[must_use]
     pub fn text(text: impl Into<String>) -> Self {
         Self { output_type: "text".into(), data: Json::String(text.into()), metadata: Object::new() }
     }
 
-    /// The answer as a person reads it: text as it is, anything else as JSON.
+    /// The result for display: a string as it is, any other value as JSON.
     #[must_use]
     pub fn to_text(&self) -> String {
         self.data.to_text()
     }
 
-    /// Why the answer is not complete, as [`finish_reason`] reads it from the metadata.
+    /// Finish reason of an incomplete result, from its metadata ([`finish_reason`]).
     #[must_use]
     pub fn finish_reason(&self) -> Option<String> {
         finish_reason(&self.metadata)
     }
 }
 
-/// Why an answer is not complete, by its metadata: `length`, `content_filter`, or the word of whoever wrote it. `None` when
-/// it is complete, or nothing says otherwise.
+/// Finish reason of an incomplete result, from its metadata: `length`, `content_filter`, or the agent's own word. `None` for a
+/// complete result, and without metadata.
 #[must_use]
 pub fn finish_reason(metadata: &Object) -> Option<String> {
     let word = metadata.get("finish_reason")?.as_str()?.trim();
@@ -156,13 +155,13 @@ pub fn finish_reason(metadata: &Object) -> Option<String> {
 }
 
 impl ActionResponse {
-    /// The answer to `request` that says it worked.
+    /// A success response to `request`.
     #[must_use]
     pub fn success(request: &ActionRequest, result: ActionResult) -> Self {
         Self::answer(request, ActionStatus::Success, 0, Some(result), None)
     }
 
-    /// The answer to `request` that says why it did not.
+    /// An error response to `request`.
     #[must_use]
     pub fn failure(request: &ActionRequest, code: u16, error: impl Into<String>) -> Self {
         Self::answer(request, ActionStatus::Error, code, None, Some(error.into()))
@@ -190,31 +189,31 @@ impl ActionResponse {
     }
 }
 
-/// A number of milliseconds, whole or not, as agents in any language write it.
+/// Deserializes a number of milliseconds, integral or not, since languages write numbers differently.
 fn whole_millis<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     let Some(millis) = Option::<f64>::deserialize(from)? else { return Ok(None) };
     let time = Duration::try_from_secs_f64(millis / 1000.0).ok();
     Ok(time.and_then(|time| u64::try_from(time.as_micros().div_ceil(1000)).ok()))
 }
 
-/// `null` means the same as an absent member.
+/// Deserializes `null` as the default.
 fn null_is_absent<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// Why an attempt failed, in the five classes that decide about retries.
+/// Class of a failed attempt, which decides about retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureClass {
-    /// The agent says the request is wrong (4xx). Final; no fault of the agent's.
+    /// The agent rejected the request (4xx). Not retried; does not count against the agent.
     InvalidRequest,
-    /// The agent does not know the action (501). Final; no fault of the agent's.
+    /// The agent does not know the action (501). Not retried; does not count against the agent.
     ActionNotSupported,
-    /// No answer in time (504, or killed at the deadline). Retried.
+    /// No response in time (504, or killed at the deadline). Retried.
     Timeout,
-    /// The process could not be started or spoken to. Retried.
+    /// The process could not be started, or its pipes failed. Retried.
     Io,
-    /// Anything else, invalid output included. Retried.
+    /// Any other failure, including invalid output. Retried.
     BackendFailure,
 }
 
@@ -223,7 +222,7 @@ impl FailureClass {
     pub const ALL: &'static [Self] =
         &[Self::InvalidRequest, Self::ActionNotSupported, Self::Timeout, Self::Io, Self::BackendFailure];
 
-    /// The class of an error code that an agent answered.
+    /// The class of an error code in a response.
     #[must_use]
     pub const fn of_response_code(code: u16) -> Self {
         match code {
@@ -234,20 +233,20 @@ impl FailureClass {
         }
     }
 
-    /// Whether another attempt may help.
+    /// Whether the attempt is retried.
     #[must_use]
     pub const fn is_retried(self) -> bool {
         matches!(self, Self::Timeout | Self::Io | Self::BackendFailure)
     }
 
-    /// Whether the failure speaks against the agent's health. A caller's mistake does not: an agent that says "this
-    /// request is wrong" or "I do not know this action" is working.
+    /// Whether the failure counts against the agent's health. An invalid request does not: an agent that rejects a request or an
+    /// action is healthy.
     #[must_use]
     pub const fn counts_against_agent(self) -> bool {
         !matches!(self, Self::InvalidRequest | Self::ActionNotSupported)
     }
 
-    /// The name in journals, metrics and answers.
+    /// Name in the journal, metrics and responses.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -273,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn response_codes_fall_into_the_documented_classes() {
+    fn response_codes_map_to_documented_classes() {
         for (code, class) in [
             (400, FailureClass::InvalidRequest),
             (404, FailureClass::InvalidRequest),
@@ -292,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn finish_reason_is_passed_on_unless_it_is_stop() {
+    fn finish_reason_is_returned_unless_it_is_stop() {
         let long = "x".repeat(1000);
         for (word, reason) in [
             (Json::from("stop"), None),
@@ -313,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_ms_of_any_number_is_whole_and_null_is_absent() {
+    fn retry_after_ms_is_rounded_up_and_null_is_absent() {
         let request_id = Uuid::new_v4();
         for (member, millis) in [
             ("", None),
@@ -335,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_the_contract_reads_back_as_it_was_written() {
+    fn request_line_round_trips() {
         let line = r#"{"request_id":"0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f","api_version":"v1","tool":"git_agent",
             "action":"git_status","context":"","plan_id":"0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e50",
             "task_id":"0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e51","correlation_id":"0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e52",
@@ -348,7 +347,7 @@ mod tests {
         );
         let nulls = line.replace(r#""context":"""#, r#""context":null"#).replace(r#"{"path":"."}"#, "null");
         let without: ActionRequest = serde_json::from_str(&nulls).unwrap();
-        assert_eq!((without.context.as_str(), without.payload.is_empty()), ("", true), "null is left out");
+        assert_eq!((without.context.as_str(), without.payload.is_empty()), ("", true), "null is the default");
         let answer = ActionResponse::failure(&request, 404, "no such path");
         assert_eq!(answer.request_id, request.request_id);
         assert_eq!(serde_json::to_value(&answer).unwrap()["status"], "error");

@@ -1,4 +1,4 @@
-//! The agents that come with the product: one table, read by whoever registers, routes or runs them.
+//! Built-in agents: one table for registration, routing and execution.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,37 +6,38 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    agent::{ActionSpec, AgentMode, AgentName, AgentSpec, InvalidAgentName},
+    agent::{ActionSpec, AgentMode, AgentSpec},
+    agent_name::{AgentName, InvalidAgentName},
     llm::SETTINGS_VARIABLE,
     schema::InputSchema,
 };
 
-/// One agent that is a subcommand of the `phoenix` executable.
+/// An agent that is a subcommand of the `phoenix` executable.
 #[derive(Debug, Clone, Copy)]
 pub struct Builtin {
-    /// Its name in requests and configuration.
+    /// Name in requests and configuration.
     pub name: &'static str,
-    /// `phoenix agent <subcommand>` runs it.
+    /// Subcommand: `phoenix agent <subcommand>` runs the agent.
     pub subcommand: &'static str,
-    /// What it is for.
+    /// Purpose in one line.
     pub description: &'static str,
-    /// Phrases that route a message to it.
+    /// Phrases that route a message to the agent.
     pub route: &'static [&'static str],
-    /// What it can do: an object with a description and an input schema for each action.
+    /// Actions as JSON: an object with a description and an input schema per action.
     actions: &'static str,
-    /// Processes kept alive at the most: so many requests at once.
+    /// Number of processes, and so the limit of concurrent requests.
     pub workers: u32,
-    /// Variables it needs beside [`BASE_ENV`].
+    /// Environment variables in addition to [`BASE_ENV`].
     pub env: &'static [&'static str],
-    /// Time for one attempt, where the usual one is not enough.
+    /// Time limit of an attempt, if it differs from the default.
     pub timeout: Option<Duration>,
 }
 
-/// What every agent gets of the executor's environment unless its own `env` says otherwise.
+/// Environment variables of the executor that agents get by default.
 pub const BASE_ENV: &[&str] = &["PATH", "HOME", "LANG", "TMPDIR"];
 
-/// What the git agent needs beside it, and all that git itself gets to see: where the repositories are, who commits, and
-/// where the operator keeps git's configuration. None of these points git elsewhere or names a program to run.
+/// Additional variables of the git agent, and the only ones that git gets: the folder of repositories, the identity of the
+/// committer, and the location of git's configuration. None of these redirects git or names a program to run.
 pub const GIT_ENV: &[&str] = &[
     "GIT_AGENT_REPO_ROOT",
     "GIT_AUTHOR_NAME",
@@ -50,8 +51,7 @@ pub const GIT_ENV: &[&str] = &[
     "XDG_CONFIG_HOME",
 ];
 
-/// What the language-model agent needs beside it: its settings, where root certificates are, and which proxies to use. Both
-/// spellings of a proxy's variable are in use.
+/// Additional variables of the language-model agent: its settings, root certificates, and proxies in both common spellings.
 pub const LLM_ENV: &[&str] = &[
     SETTINGS_VARIABLE,
     "SSL_CERT_FILE",
@@ -66,10 +66,10 @@ pub const LLM_ENV: &[&str] = &[
     "no_proxy",
 ];
 
-/// Takes a message to a model. Where no other agent is meant, messages go here.
+/// The language-model agent, which handles messages without a route.
 pub const LLM_ROUTER: &str = "llm_router_agent";
 
-/// Every agent that comes with the product.
+/// Every built-in agent.
 pub const BUILTINS: &[Builtin] = &[
     Builtin {
         name: LLM_ROUTER,
@@ -79,7 +79,7 @@ pub const BUILTINS: &[Builtin] = &[
         actions: include_str!("builtin/llm_router.json"),
         workers: 16,
         env: LLM_ENV,
-        // A local model may need a minute, and a reasoning one more.
+        // A local model may need a minute, a reasoning model more.
         timeout: Some(Duration::from_secs(120)),
     },
     Builtin {
@@ -124,7 +124,7 @@ pub const BUILTINS: &[Builtin] = &[
 ];
 
 impl Builtin {
-    /// Its specification on top of `base`, as processes that are kept alive, to be run by the executable at `exe`.
+    /// The specification on top of `base`, in mode `workers`, for the executable at `exe`.
     ///
     /// # Errors
     /// Never for a name of [`BUILTINS`]; a test checks each.
@@ -144,18 +144,18 @@ impl Builtin {
         })
     }
 
-    /// Nothing that can't be read is in the files, as a test checks.
+    /// The actions. A test checks that the files are valid.
     fn actions(&self) -> BTreeMap<String, ActionSpec> {
         let actions: BTreeMap<String, Action> = serde_json::from_str(self.actions).unwrap_or_default();
         let spec = |Action { description, input_schema }| ActionSpec {
             description,
-            input_schema: Some(InputSchema::known(input_schema)),
+            input_schema: Some(InputSchema::trusted(input_schema)),
         };
         actions.into_iter().map(|(name, action)| (name, spec(action))).collect()
     }
 }
 
-/// An action in a file of `builtin/`.
+/// Action in a file of `builtin/`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Action {
@@ -169,14 +169,14 @@ mod tests {
     use crate::action::CHAT_ACTION;
 
     #[test]
-    fn every_builtin_has_a_valid_name() {
+    fn builtin_names_are_valid() {
         for builtin in BUILTINS {
             assert!(builtin.name.parse::<AgentName>().is_ok(), "{}", builtin.name);
         }
     }
 
     #[test]
-    fn every_builtin_declares_its_actions_with_valid_schemas_whose_fields_are_described() {
+    fn builtin_actions_have_valid_described_schemas() {
         for builtin in BUILTINS {
             serde_json::from_str::<BTreeMap<String, Action>>(builtin.actions).unwrap();
             let actions = builtin.actions();

@@ -1,4 +1,4 @@
-//! The agents of one installation. Built from the configuration once; the same in every service.
+//! The configured agents. Built from the configuration once; the same in every service.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -7,7 +7,7 @@ use crate::{
     error::{OrchestratorError, OrchestratorErrorCode},
 };
 
-/// Every configured agent, by name, and the one that takes what no other is meant for. Cheap to clone.
+/// Every configured agent by name, and the default agent. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct AgentCatalog {
     agents: Arc<BTreeMap<AgentName, AgentSpec>>,
@@ -15,20 +15,20 @@ pub struct AgentCatalog {
 }
 
 impl AgentCatalog {
-    /// The catalog of `agents`. `default_agent` need not be among them; a chat that would go to it is then refused.
+    /// A catalog of `agents`. `default_agent` may be absent; chats without a route are then rejected.
     #[must_use]
     pub fn new(agents: impl IntoIterator<Item = AgentSpec>, default_agent: AgentName) -> Self {
         let agents = agents.into_iter().map(|spec| (spec.name.clone(), spec)).collect();
         Self { agents: Arc::new(agents), default_agent }
     }
 
-    /// The agent for messages that no route matches.
+    /// The agent for messages without a matching route.
     #[must_use]
     pub const fn default_agent(&self) -> &AgentName {
         &self.default_agent
     }
 
-    /// Every agent, by name.
+    /// Every agent in the order of names.
     pub fn iter(&self) -> impl Iterator<Item = &AgentSpec> {
         self.agents.values()
     }
@@ -36,7 +36,7 @@ impl AgentCatalog {
     /// The agent with this name.
     ///
     /// # Errors
-    /// `planning_failed` that names the agent and those that exist.
+    /// `planning_failed` with the configured agents, if there is no such agent.
     pub fn get(&self, name: &AgentName) -> Result<&AgentSpec, OrchestratorError> {
         self.agents.get(name).ok_or_else(|| {
             let known: Vec<_> = self.agents.keys().map(AgentName::as_str).collect();

@@ -1,4 +1,4 @@
-//! A chat: one message that becomes a plan with one task.
+//! A chat: one message, which becomes a plan with one task.
 
 use crate::{
     agent::AgentName,
@@ -7,21 +7,21 @@ use crate::{
     limits::{MAX_CONTEXT_BYTES, MAX_MESSAGE_BYTES, check_text},
 };
 
-/// A chat that passed validation.
+/// A valid chat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chat {
-    /// What the person wrote: 1 to [`MAX_MESSAGE_BYTES`] bytes, not blank.
+    /// Message: 1 to [`MAX_MESSAGE_BYTES`] bytes, not blank.
     pub message: String,
-    /// What the agent should know beside it; empty when there is nothing.
+    /// Context in addition to the message; may be empty.
     pub context: String,
-    /// The request's name everywhere.
+    /// Correlation id of the request.
     pub correlation_id: CorrelationId,
-    /// The agent to use instead of routing.
+    /// Agent to use instead of routing.
     pub agent: Option<AgentName>,
 }
 
 impl Chat {
-    /// Checks what a caller sent.
+    /// Validates a chat.
     ///
     /// # Errors
     /// `validation_failed` that names `message`, `context` or `agent`.
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn the_offending_field_is_named() {
+    fn invalid_field_is_named() {
         for (message, agent, field) in [
             ("", None, "message"),
             (" \n\t", None, "message"),

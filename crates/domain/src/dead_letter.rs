@@ -1,17 +1,16 @@
-//! Dead letters: tasks that failed for good, kept until somebody has decided what becomes of them.
+//! Dead letters: tasks that failed permanently, kept until they are redriven or discarded.
 //!
 //! ```text
 //! open → redriven | discarded
 //! ```
 //!
-//! The task itself stays what it is: a terminal state never changes. A redrive makes a new plan, in which the task is
-//! another one.
+//! The task itself does not change, since its state is terminal. A redrive creates a new plan with a new task.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    agent::AgentName,
+    agent_name::AgentName,
     error::OrchestratorError,
     ids::{CorrelationId, PlanId, TaskId},
     limits::{MAX_REASON_BYTES, check_text},
@@ -19,60 +18,60 @@ use crate::{
 };
 
 states! {
-    /// What has become of a dead letter.
+    /// State of a dead letter.
     DeadLetterState {
-        /// Nobody has decided yet.
+        /// Neither redriven nor discarded.
         Open = "open",
-        /// Its plan was taken up again by another.
+        /// Its plan was redriven as a new plan.
         Redriven = "redriven",
-        /// Somebody has decided to do without it.
+        /// An operator has discarded it.
         Discarded = "discarded",
     }
 }
 
-/// A task that failed for good, and what has become of it since.
+/// A task that failed permanently, and its resolution.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeadLetter {
-    /// Its plan.
+    /// Plan of the task.
     pub plan_id: PlanId,
-    /// The task's place in its plan, from 0.
+    /// Index of the task in its plan, from 0.
     pub ordinal: usize,
-    /// The request that made the plan.
+    /// Correlation id of the request that created the plan.
     pub correlation_id: CorrelationId,
-    /// The task.
+    /// Identifier of the task.
     pub task_id: TaskId,
-    /// The task's name inside its plan.
+    /// Key of the task in its plan.
     pub key: String,
-    /// Who was to do it.
+    /// Agent of the task.
     pub agent: AgentName,
-    /// What was to be done.
+    /// Action of the task.
     pub action: String,
-    /// Why it was not.
+    /// Error of the last attempt.
     pub error: OrchestratorError,
-    /// How often it was tried.
+    /// Number of attempts.
     pub attempts: u32,
-    /// When it failed for good.
+    /// When the task failed permanently.
     pub at: Timestamp,
-    /// What has become of it.
+    /// State.
     pub state: DeadLetterState,
-    /// Who decided that; absent while it is open.
+    /// Resolution; absent while the state is open.
     pub resolution: Option<Resolution>,
 }
 
-/// The decision about a dead letter.
+/// Resolution of a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolution {
-    /// When.
+    /// When it was resolved.
     pub at: Timestamp,
-    /// By which request. There is one token and nobody has a name, so the request is all that can be known of who it was.
+    /// Correlation id of the request. Callers share one token, so the request is the only known identity.
     pub by: CorrelationId,
-    /// Why, in the words of whoever it was; empty when they gave none.
+    /// Reason given by the caller; empty without one.
     pub reason: String,
-    /// The plan in which the task is tried again, of a redriven one.
+    /// New plan of a redriven dead letter.
     pub redriven_as: Option<PlanId>,
 }
 
-/// Checks a reason that may be left out.
+/// Validates an optional reason.
 ///
 /// # Errors
 /// `validation_failed` that names `reason`.
@@ -93,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_may_be_long_but_not_endless() {
+    fn reason_over_the_limit_is_rejected() {
         assert!(check_reason(&"x".repeat(MAX_REASON_BYTES)).is_ok() && check_reason("").is_ok());
         let error = check_reason(&"ä".repeat(MAX_REASON_BYTES)).unwrap_err();
         assert_eq!(error.details["field"], "reason");

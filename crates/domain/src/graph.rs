@@ -1,4 +1,4 @@
-//! The order of a plan's tasks: who waits for whom, and whether that can work.
+//! The dependency graph of a plan's tasks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,18 +10,18 @@ use crate::{
     template,
 };
 
-/// Tasks that the message about a cycle names, at most.
-const NAMED_TASKS: usize = 16;
+/// Limit of task keys in the message about a cycle.
+const MAX_NAMED_TASKS: usize = 16;
 
-/// Tasks by their place, and what each waits for.
+/// Dependencies of each task, by index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Graph {
     dependencies: Vec<BTreeSet<usize>>,
 }
 
 impl Graph {
-    /// Checks the tasks of a plan: keys, agents, dependencies and references. A reference to another task's output is a
-    /// dependency, whether `depends_on` names it or not.
+    /// Builds the graph of a plan and validates keys, agents, dependencies and references. A reference to another task's output
+    /// is a dependency, whether `depends_on` names it or not.
     ///
     /// # Errors
     /// `validation_failed` or `planning_failed` whose details name the task's `key` and the `field`.
@@ -29,7 +29,7 @@ impl Graph {
         Self::check(tasks, Some(agents))
     }
 
-    /// The same of tasks that were accepted before: agents may have been taken out of the catalog since.
+    /// As [`of`](Self::of), for tasks that were accepted earlier: their agents may have left the catalog.
     ///
     /// # Errors
     /// As [`Self::of`].
@@ -45,17 +45,17 @@ impl Graph {
             let problem = format!("holds {} tasks; at most {MAX_TASKS} are allowed", tasks.len());
             return Err(OrchestratorError::invalid("tasks", problem));
         }
-        let mut places = BTreeMap::new();
-        for (place, task) in tasks.iter().enumerate() {
-            check_key(place, &task.key)?;
-            if places.insert(task.key.as_str(), place).is_some() {
-                return Err(at(place, "key", &task.key, "is used by two tasks"));
+        let mut indices = BTreeMap::new();
+        for (index, task) in tasks.iter().enumerate() {
+            check_key(index, &task.key)?;
+            if indices.insert(task.key.as_str(), index).is_some() {
+                return Err(at(index, "key", &task.key, "is used by two tasks"));
             }
         }
         let dependencies = tasks
             .iter()
             .enumerate()
-            .map(|(place, task)| dependencies(place, task, &places, agents))
+            .map(|(index, task)| dependencies(index, task, &indices, agents))
             .collect::<Result<Vec<_>, _>>()?;
         let graph = Self { dependencies };
         match graph.waves() {
@@ -64,26 +64,26 @@ impl Graph {
         }
     }
 
-    /// What the task at `place` waits for.
+    /// Dependencies of the task at `index`.
     #[must_use]
-    pub fn dependencies(&self, place: usize) -> &BTreeSet<usize> {
-        &self.dependencies[place]
+    pub fn dependencies(&self, index: usize) -> &BTreeSet<usize> {
+        &self.dependencies[index]
     }
 
-    /// The tasks in the order in which they can run: those of one wave at the same time.
+    /// Tasks in execution order, in waves: the tasks of a wave can run at the same time.
     #[must_use]
     pub fn order(&self) -> Vec<Vec<usize>> {
         self.waves().unwrap_or_default()
     }
 
-    /// The waves, or the tasks that can never start.
+    /// The waves, or the tasks that cannot start.
     fn waves(&self) -> Result<Vec<Vec<usize>>, Vec<usize>> {
         let mut done = BTreeSet::new();
         let mut waves = Vec::new();
         while done.len() < self.dependencies.len() {
-            let open = (0..self.dependencies.len()).filter(|place| !done.contains(place));
+            let open = (0..self.dependencies.len()).filter(|index| !done.contains(index));
             let (wave, stuck): (Vec<_>, Vec<_>) =
-                open.partition(|place| self.dependencies[*place].is_subset(&done));
+                open.partition(|index| self.dependencies[*index].is_subset(&done));
             if wave.is_empty() {
                 return Err(stuck);
             }
@@ -93,11 +93,11 @@ impl Graph {
         Ok(waves)
     }
 
-    /// A cycle among the tasks that can never start, beginning with the first of them in the plan's order. Each waits for
-    /// the next, the last one for the first.
+    /// A cycle among the tasks that cannot start, beginning with the first in the plan's order. Each task waits for the next, the
+    /// last for the first.
     fn cycle_among(&self, stuck: &[usize]) -> Vec<usize> {
         let stuck: BTreeSet<_> = stuck.iter().copied().collect();
-        // A task that can never start waits for another such task, so this walk comes back to where it has been.
+        // A task that cannot start waits for another such task, so the walk returns to a visited task.
         let mut walk: Vec<usize> = Vec::new();
         let mut next = stuck.first().copied();
         while let Some(task) = next {
@@ -115,61 +115,61 @@ impl Graph {
 }
 
 fn dependencies(
-    place: usize,
+    index: usize,
     task: &TaskSpec,
-    places: &BTreeMap<&str, usize>,
+    indices: &BTreeMap<&str, usize>,
     agents: Option<&AgentCatalog>,
 ) -> Result<BTreeSet<usize>, OrchestratorError> {
     if let Some(agents) = agents {
-        check_agent(place, task, agents)?;
+        check_agent(index, task, agents)?;
     }
     if task.action.trim().is_empty() {
-        return Err(at(place, "action", &task.key, "must name an action"));
+        return Err(at(index, "action", &task.key, "must name an action"));
     }
     let find = |field: &str, key: &str| {
-        places
+        indices
             .get(key)
             .copied()
-            .ok_or_else(|| at(place, field, &task.key, &format!("names `{key}`, which is no task")))
+            .ok_or_else(|| at(index, field, &task.key, &format!("names `{key}`, which is no task")))
     };
     let references =
-        template::references(&task.payload).map_err(|e| at(place, "input", &task.key, &e.to_string()))?;
+        template::references(&task.payload).map_err(|e| at(index, "input", &task.key, &e.to_string()))?;
     let named = task.depends_on.iter().map(|key| find("depends_on", key));
     named.chain(references.iter().map(|reference| find("input", &reference.key))).collect()
 }
 
-/// Whether the task's agent is configured.
+/// Checks that the task's agent is configured.
 ///
 /// # Errors
 /// `planning_failed` whose details name the task's `key` and the `field`.
-pub fn check_agent(place: usize, task: &TaskSpec, agents: &AgentCatalog) -> Result<(), OrchestratorError> {
+pub fn check_agent(index: usize, task: &TaskSpec, agents: &AgentCatalog) -> Result<(), OrchestratorError> {
     let known = agents.get(&task.agent).map(drop);
     known.map_err(|error| {
-        error.with_detail("key", &task.key).with_detail("field", format!("tasks[{place}].agent"))
+        error.with_detail("key", &task.key).with_detail("field", format!("tasks[{index}].agent"))
     })
 }
 
-fn check_key(place: usize, key: &str) -> Result<(), OrchestratorError> {
+fn check_key(index: usize, key: &str) -> Result<(), OrchestratorError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     if key.is_empty() || key.len() > MAX_KEY_CHARS || !key.chars().all(allowed) {
-        return Err(at(place, "key", key, "must be 1 to 64 letters, digits, `_` or `-`"));
+        return Err(at(index, "key", key, "must be 1 to 64 letters, digits, `_` or `-`"));
     }
     Ok(())
 }
 
-fn at(place: usize, field: &str, key: &str, problem: &str) -> OrchestratorError {
-    OrchestratorError::invalid(&format!("tasks[{place}].{field}"), problem).with_detail("key", key)
+fn at(index: usize, field: &str, key: &str, problem: &str) -> OrchestratorError {
+    OrchestratorError::invalid(&format!("tasks[{index}].{field}"), problem).with_detail("key", key)
 }
 
-/// Names the tasks of a cycle, each before the one that it waits for.
+/// The error for a cycle, with each task before the one that it waits for.
 fn cycle(cycle: &[usize], tasks: &[TaskSpec]) -> OrchestratorError {
     let key = |index: &usize| tasks[*index].key.as_str();
     let first = cycle.first().map(key).unwrap_or_default();
     let mut names: Vec<_> = cycle.iter().map(key).chain([first]).collect();
-    let left_out = names.len().saturating_sub(NAMED_TASKS);
+    let left_out = names.len().saturating_sub(MAX_NAMED_TASKS);
     let more = format!("({left_out} more)");
     if left_out > 1 {
-        names.splice(NAMED_TASKS / 2..NAMED_TASKS / 2 + left_out, [more.as_str()]);
+        names.splice(MAX_NAMED_TASKS / 2..MAX_NAMED_TASKS / 2 + left_out, [more.as_str()]);
     }
     OrchestratorError::new(
         OrchestratorErrorCode::PlanningFailed,
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn references_are_dependencies_and_waves_run_at_the_same_time() {
+    fn references_are_dependencies_and_define_waves() {
         let tasks = [
             task("note", &["log"], "{{tasks.status.output}}"),
             task("status", &[], ""),
@@ -215,9 +215,9 @@ mod tests {
     }
 
     #[test]
-    fn the_offending_key_is_named() {
+    fn invalid_task_is_named_by_key_and_field() {
         let mut unknown_agent = task("a", &[], "");
-        unknown_agent.agent = "nobody".parse().unwrap();
+        unknown_agent.agent = "missing".parse().unwrap();
         let many: Vec<_> = (0..257).map(|n| task(&format!("t{n}"), &[], "")).collect();
         for (tasks, code, key, field) in [
             (vec![], "validation_failed", None, "tasks"),
@@ -268,7 +268,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever waits for what: each of the named tasks waits for the next.
+        /// For any edges, each named task waits for the next.
         #[test]
         fn cycle_message_follows_dependencies(edges in prop::collection::vec((0usize..12, 0usize..12), 1..40)) {
             let tasks: Vec<_> = (0..12)
@@ -302,11 +302,11 @@ mod tests {
             let graph = Graph::of(&tasks, &agents()).unwrap();
             let mut done = BTreeSet::new();
             for wave in graph.order() {
-                for place in &wave {
-                    prop_assert!(graph.dependencies(*place).is_subset(&done));
+                for index in &wave {
+                    prop_assert!(graph.dependencies(*index).is_subset(&done));
                 }
-                for place in wave {
-                    prop_assert!(done.insert(place));
+                for index in wave {
+                    prop_assert!(done.insert(index));
                 }
             }
             prop_assert_eq!(done.len(), 20);

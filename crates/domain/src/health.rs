@@ -1,4 +1,4 @@
-//! The health of an agent and its circuit breaker, as a pure state machine.
+//! Health of an agent and its circuit breaker, as a pure state machine.
 //!
 //! ```text
 //!            failure        failure number `failure_threshold` or later, by a second task
@@ -9,9 +9,9 @@
 //!                                          failure: open again ◀─────────────┘
 //! ```
 //!
-//! Outcomes are counted per attempt, but the attempts of a single task never open a circuit: one request that crashes its
-//! agent says little about the next request. It takes failures of at least two tasks in a row. An outcome that says nothing about the agent ([`Outcome::Neutral`]: a cancelled
-//! attempt, an invalid request) changes nothing but gives a probe's place back.
+//! Outcomes are counted per attempt, but the attempts of a single task never open a circuit: a request that crashes its agent
+//! says little about the next request. A circuit opens after consecutive failures of at least two tasks. An outcome without
+//! information about the agent ([`Outcome::Neutral`]: a cancelled attempt, an invalid request) only releases the probe.
 
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ use uuid::Uuid;
 
 use crate::ids::TaskId;
 
-/// When a circuit opens, and for how long.
+/// Policy of a circuit breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BreakerPolicy {
-    /// Failures in a row, of at least two tasks, that open the circuit; at least 1.
+    /// Consecutive failures, of at least two tasks, that open the circuit; at least 1.
     pub failure_threshold: u32,
-    /// How long it stays open before one attempt is let through.
+    /// Time for which the circuit stays open before a probe is allowed.
     pub cooldown: Duration,
 }
 
@@ -36,15 +36,15 @@ impl Default for BreakerPolicy {
     }
 }
 
-/// What callers see.
+/// Health of an agent as callers see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HealthState {
-    /// The last outcome was a success, or there was none yet.
+    /// The last outcome was a success, or there is none.
     Healthy,
-    /// Some failures in a row, fewer than the threshold or all of one task.
+    /// Consecutive failures, fewer than the threshold or all of one task.
     Degraded,
-    /// The circuit has opened and no success has closed it since.
+    /// The circuit is open, and no success has closed it.
     Unhealthy,
 }
 
@@ -52,7 +52,7 @@ impl HealthState {
     /// Every state.
     pub const ALL: &'static [Self] = &[Self::Healthy, Self::Degraded, Self::Unhealthy];
 
-    /// The name callers see.
+    /// Name in responses.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -63,61 +63,61 @@ impl HealthState {
     }
 }
 
-/// What one attempt says about its agent.
+/// Outcome of one attempt, as evidence about its agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The agent did its work.
+    /// The agent succeeded.
     Success,
     /// The agent failed.
     Failure,
-    /// Nothing is known: the caller went away, or its request was invalid.
+    /// No evidence: the attempt was cancelled, or its request was invalid.
     Neutral,
 }
 
-/// The right to be the one attempt that tries an unhealthy agent after its deadline.
+/// Lease of the single attempt that may try an unhealthy agent after the cooldown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probe {
-    /// Names the lease; the outcome reported with it ends it.
+    /// Identifier of the lease, which ends with the outcome reported for it.
     pub lease: Uuid,
-    /// A probe whose holder vanished stops blocking others at this time.
+    /// Expiry, after which another probe is allowed if no outcome was reported.
     pub expires_at: Timestamp,
 }
 
-/// What is remembered of one agent.
+/// Health record of one agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AgentHealth {
     /// Failures since the last success.
     pub consecutive_failures: u32,
-    /// The task that all of these failures belong to; `None` when they belong to several, or there are none.
+    /// Task of all these failures; `None` when they belong to several tasks, or there are none.
     pub failing_task: Option<TaskId>,
-    /// When it last failed.
+    /// Time of the last failure.
     pub last_failure_at: Option<Timestamp>,
-    /// When it last succeeded.
+    /// Time of the last success.
     pub last_success_at: Option<Timestamp>,
-    /// Until when no attempt is made. In the past: a probe may go.
+    /// Time until which no attempt is allowed. When it has passed, a probe is allowed.
     pub circuit_open_until: Option<Timestamp>,
-    /// The probe under way.
+    /// Current probe.
     pub probe: Option<Probe>,
-    /// Grows with every change, so that a reader can tell the newer of two snapshots.
+    /// Revision, which grows with every change and orders snapshots.
     pub revision: u64,
 }
 
-/// What an attempt may do now.
+/// Admission of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// Run.
+    /// The attempt may run.
     Allowed,
-    /// The circuit's deadline has passed: run if a probe can be acquired.
+    /// The cooldown has passed: the attempt may run if it acquires the probe.
     NeedsProbe,
-    /// Do not run before this time.
+    /// The attempt must not run before this time.
     Refused {
-        /// The circuit's deadline, or the end of the probe under way.
+        /// End of the cooldown, or of the current probe.
         until: Timestamp,
     },
 }
 
 impl AgentHealth {
-    /// The state that callers see.
+    /// Health as callers see it.
     #[must_use]
     pub fn state(&self) -> HealthState {
         match (self.circuit_open_until, self.consecutive_failures) {
@@ -127,7 +127,7 @@ impl AgentHealth {
         }
     }
 
-    /// Whether an attempt may run at `now`.
+    /// Admission of an attempt at `now`.
     #[must_use]
     pub fn admission(&self, now: Timestamp) -> Admission {
         match (self.circuit_open_until, self.probe) {
@@ -140,8 +140,8 @@ impl AgentHealth {
         }
     }
 
-    /// Takes the probe's place for `lease`, if the circuit's deadline has passed and nobody holds it. With the circuit
-    /// closed there is nothing to probe, and the attempt is simply [`Admission::Allowed`].
+    /// Acquires the probe for `lease`, if the cooldown has passed and no probe is active. With a closed circuit the attempt is
+    /// [`Admission::Allowed`] without a probe.
     pub fn acquire_probe(&mut self, lease: Uuid, now: Timestamp, lease_time: Duration) -> Admission {
         let admission = self.admission(now);
         if admission == Admission::NeedsProbe {
@@ -152,8 +152,8 @@ impl AgentHealth {
         admission
     }
 
-    /// Takes in the outcome of one attempt of `task` that ended at `at`. `lease` is the probe's, if it ran as one. Without
-    /// a task the attempt counts as one of another task.
+    /// Records the outcome of an attempt of `task` that ended at `at`. `lease` is that of the probe, if the attempt ran as one. An
+    /// attempt without a task counts as one of a different task.
     pub fn record(
         &mut self,
         outcome: Outcome,
@@ -191,22 +191,21 @@ impl AgentHealth {
         self.revision += 1;
     }
 
-    /// Whether the circuit is to stay open for longer than a circuit can: the clock was set back since it opened.
+    /// Whether the circuit stays open for longer than the cooldown, because the clock was set back.
     #[must_use]
     pub fn exceeds_cooldown(&self, now: Timestamp, policy: &BreakerPolicy) -> bool {
         self.circuit_open_until > Some(later(now, policy.cooldown))
     }
 
-    /// Moves every time to where it belongs on a clock that was set back to `now`. By how much it was set back is not
-    /// known; afterwards the circuit is open for the whole cooldown from `now`, and the probe has at least the time that
-    /// it had left.
+    /// Adjusts every time to a clock that was set back to `now` by an unknown amount. Afterwards the circuit is open for the whole
+    /// cooldown from `now`, and the probe has at least its remaining time.
     pub fn adjust_to_clock(&mut self, now: Timestamp, policy: &BreakerPolicy) {
         let Some(until) = self.circuit_open_until.filter(|_| self.exceeds_cooldown(now, policy)) else {
             return;
         };
         let deadline = later(now, policy.cooldown);
         if let Some(probe) = &mut self.probe {
-            // The place of a probe is given after the deadline, and stays as far behind it.
+            // A probe starts after the cooldown, and keeps its distance from it.
             let behind = Duration::try_from(probe.expires_at.duration_since(until)).unwrap_or_default();
             probe.expires_at = later(deadline, behind);
         }
@@ -235,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn three_failures_open_the_circuit_and_after_the_deadline_exactly_one_probe_goes() {
+    fn circuit_opens_at_the_threshold_and_allows_one_probe() {
         let mut health = AgentHealth::default();
         for n in 0..3 {
             assert_eq!(health.admission(at(n)), Admission::Allowed);
@@ -262,7 +261,7 @@ mod tests {
         assert_eq!(health.admission(at(10)), Admission::Allowed);
         health.record(Outcome::Failure, second, None, at(11), &POLICY);
         assert_eq!((health.state(), health.consecutive_failures), (HealthState::Unhealthy, 11));
-        // As the probe, a task whose failures opened nothing alone keeps the circuit open.
+        // As the probe, a task that cannot open the circuit alone keeps it open.
         let lease = Uuid::new_v4();
         health.acquire_probe(lease, at(71), LEASE);
         health.record(Outcome::Failure, first, Some(lease), at(72), &POLICY);
@@ -271,11 +270,11 @@ mod tests {
         for n in 0..5 {
             health.record(Outcome::Failure, second, None, at(134 + n), &POLICY);
         }
-        assert_eq!(health.state(), HealthState::Degraded, "a success begins a new row");
+        assert_eq!(health.state(), HealthState::Degraded, "a success resets the count");
     }
 
     #[test]
-    fn tasks_that_take_turns_open_the_circuit_at_the_threshold() {
+    fn failures_of_alternating_tasks_open_the_circuit() {
         let tasks = [TaskId::generate(), TaskId::generate()];
         let mut health = AgentHealth::default();
         for (n, task) in (0..).zip([tasks[0], tasks[1], tasks[0]]) {
@@ -286,14 +285,14 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_whose_holder_vanished_blocks_nobody_for_longer_than_its_lease() {
+    fn abandoned_probe_expires_with_its_lease() {
         let mut health = AgentHealth { circuit_open_until: Some(at(0)), ..AgentHealth::default() };
         assert_eq!(health.acquire_probe(Uuid::new_v4(), at(1), LEASE), Admission::Allowed);
         assert_eq!(health.acquire_probe(Uuid::new_v4(), at(31), LEASE), Admission::Allowed);
     }
 
     #[test]
-    fn a_neutral_outcome_gives_the_probe_back_and_changes_nothing_else() {
+    fn neutral_outcome_only_releases_the_probe() {
         let mut health = AgentHealth {
             circuit_open_until: Some(at(0)),
             consecutive_failures: 3,
@@ -307,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_keeps_no_circuit_open_for_longer_than_its_cooldown() {
+    fn circuit_deadline_is_bounded_by_cooldown_under_clock_skew() {
         let hour = 3600;
         let mut health = AgentHealth::default();
         for n in 0..3 {
@@ -315,13 +314,13 @@ mod tests {
         }
         let honest = health.clone();
         health.adjust_to_clock(at(hour + 3), &POLICY);
-        assert_eq!(health, honest, "the clock ran on");
+        assert_eq!(health, honest, "the clock was not set back");
         health.adjust_to_clock(at(0), &POLICY);
         assert_eq!(health.admission(at(59)), Admission::Refused { until: at(60) });
         assert_eq!(health.admission(at(60)), Admission::NeedsProbe);
         assert_eq!((health.last_failure_at, health.revision), (Some(at(0)), honest.revision + 1));
 
-        // One that is under way has its time left, and one whose holder vanished blocks nobody for an hour.
+        // A current probe keeps its remaining time, and an abandoned one expires within it.
         let mut health = honest;
         let lease = Uuid::new_v4();
         assert_eq!(health.acquire_probe(lease, at(hour + 100), LEASE), Admission::Allowed);
@@ -331,8 +330,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens in whatever order: the state follows from the counters, a success always closes the
-        /// circuit, an open circuit always has a deadline, and no two probes hold the place at once.
+        /// For any history: the state follows from the counters, a success always closes the circuit, an open circuit always
+        /// has a deadline, and at most one probe is active.
         #[test]
         fn invariants_hold_for_any_history(
             steps in prop::collection::vec((0u8..5, 0i64..100, 0usize..4), 1..200), threshold in 1u32..6,
@@ -375,7 +374,7 @@ mod tests {
                     1 | 3 => drop(failing.insert(task)),
                     _ => {}
                 }
-                // One task alone, which says that it is one, never opens it; two do at the threshold.
+                // One known task alone never opens the circuit; two do at the threshold.
                 let several = failing.len() > 1 || failing.contains(&None);
                 let is_open = health.state() == HealthState::Unhealthy;
                 prop_assert!(!is_open || several);

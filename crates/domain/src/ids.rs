@@ -1,4 +1,4 @@
-//! Identifiers. Each is a UUID with a type of its own, so that a plan id can't be handed in as a task id.
+//! Identifiers. Each is a UUID with its own type, so that a plan id cannot be passed as a task id.
 
 use std::{fmt, str::FromStr};
 
@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// A string that should have been a UUID and is not.
+/// Error of an invalid identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be a UUID such as 0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f")]
 pub struct InvalidId;
@@ -19,13 +19,13 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// A fresh identifier.
+            /// Generates an identifier.
             #[must_use]
             pub fn generate() -> Self {
                 Self(Uuid::$new())
             }
 
-            /// The UUID itself.
+            /// The UUID.
             #[must_use]
             pub const fn as_uuid(&self) -> &Uuid {
                 &self.0
@@ -55,32 +55,32 @@ macro_rules! id {
 }
 
 id! {
-    /// Names one request through every process, log line, trace and database row. Chosen by the caller or, when
-    /// absent, by the gateway. Version 7, as [`PlanId`].
+    /// Identifier of a request in every process, log line, trace and database row. Set by the caller or, if absent, by the
+    /// gateway. Version 7, as [`PlanId`].
     CorrelationId, now_v7
 }
 id! {
-    /// Names one plan. Version 7: ids sort by the time of their making, which keeps journal indexes compact.
+    /// Identifier of a plan. Version 7: ids sort by creation time, which keeps journal indexes compact.
     PlanId, now_v7
 }
 id! {
-    /// Names one task of a plan. Version 7, as [`PlanId`].
+    /// Identifier of a task. Version 7, as [`PlanId`].
     TaskId, now_v7
 }
 id! {
-    /// Names one sweep: a request that deals with many dead letters at once. Version 7, as [`PlanId`].
+    /// Identifier of a bulk redrive: a request that resolves many dead letters. Version 7, as [`PlanId`].
     BulkRedriveId, now_v7
 }
 
 impl PlanId {
-    /// The least id that a plan made at `time` or later can have.
+    /// The smallest id of a plan created at `time` or later.
     #[must_use]
     pub fn first_at(time: Timestamp) -> Self {
         let millis = u64::try_from(time.as_millisecond()).unwrap_or(0);
         Self(uuid::Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid())
     }
 
-    /// When it was made, by the clock of its maker; nothing for one that was not made here.
+    /// Creation time by the clock of the creator; `None` for an id of another version.
     #[must_use]
     pub fn created_at(&self) -> Option<Timestamp> {
         let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_survives_its_text_form_and_plan_ids_sort_by_age() {
+    fn id_round_trips_through_text_and_plan_ids_sort_by_age() {
         let older = PlanId::generate();
         let newer = PlanId::generate();
         assert_eq!(older.to_string().parse(), Ok(older));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_id_of_a_time_lies_between_what_was_made_before_and_after() {
+    fn first_id_of_a_time_lies_between_earlier_and_later_ids() {
         let before = PlanId::generate();
         let created_at = before.created_at().unwrap();
         assert!(PlanId::first_at(created_at) <= before);
@@ -114,8 +114,8 @@ mod tests {
     }
 
     #[test]
-    fn ids_go_on_growing_when_the_clock_is_set_back() {
-        // What `now_v7` works with, in this process's place.
+    fn ids_increase_when_the_clock_is_set_back() {
+        // The context that `now_v7` uses.
         let context = uuid::ContextV7::new();
         let at = |seconds| Uuid::new_v7(uuid::Timestamp::from_unix(&context, seconds, 0));
         let (first, set_back, later) = (at(1_800_003_600), at(1_800_000_000), at(1_800_003_601));

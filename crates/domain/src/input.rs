@@ -1,7 +1,7 @@
-//! Whether a task asks its agent for something that the agent says it can do, with an input that it takes.
+//! Validation of tasks against the declared actions of their agents.
 //!
-//! Agents that declare no actions are asked for anything. A task's input is checked twice: when its plan is accepted, as
-//! far as it is known while references in it stand for answers that nobody has given yet, and once more when they have.
+//! An agent without declarations accepts any action and input. A task's input is checked twice: when its plan is accepted, as
+//! far as it is known before references are rendered, and again after they are rendered.
 
 use crate::{
     agent::{AgentSpec, UnknownAction},
@@ -13,32 +13,34 @@ use crate::{
     template,
 };
 
-/// Checks the task at `place` of a plan, whose input may hold references.
+/// Validates the task at `index` of a plan, whose input may have references.
 ///
 /// # Errors
-/// `planning_failed` for an action that the agent does not have, `validation_failed` for an input that it does not take,
-/// whatever the references stand for. The details name the task's `key` and the `field`.
-pub fn check_task(place: usize, task: &TaskSpec, agents: &AgentCatalog) -> Result<(), OrchestratorError> {
-    check(place, task, agents, |schema| schema.check_open(&task.payload, &template::pointers(&task.payload)))
+/// `planning_failed` for an action that the agent does not declare, `validation_failed` for an input that no value of the
+/// references makes valid. The details have the task's `key` and the `field`.
+pub fn check_task(index: usize, task: &TaskSpec, agents: &AgentCatalog) -> Result<(), OrchestratorError> {
+    check(index, task, agents, |schema| {
+        schema.check_partial(&task.payload, &template::pointers(&task.payload))
+    })
 }
 
-/// Checks the `input` that the task at `place` of a plan is about to get, its references filled.
+/// Validates the rendered `input` of the task at `index` of a plan.
 ///
 /// # Errors
 /// As [`check_task`].
 pub fn check_rendered(
-    place: usize,
+    index: usize,
     task: &TaskSpec,
     input: &Object,
     agents: &AgentCatalog,
 ) -> Result<(), OrchestratorError> {
-    check(place, task, agents, |schema| schema.check(input))
+    check(index, task, agents, |schema| schema.check(input))
 }
 
-/// Checks the one task of a chat.
+/// Validates the task of a chat.
 ///
 /// # Errors
-/// `validation_failed` that names the `field` as the chat's caller knows it.
+/// `validation_failed` with the `field` of the chat request.
 pub fn check_chat(task: &TaskSpec, agents: &AgentCatalog) -> Result<(), OrchestratorError> {
     let agent = agents.get(&task.agent)?;
     let action = agent.action(&task.action).map_err(|unknown| no_such_action("agent", agent, &unknown))?;
@@ -51,7 +53,7 @@ pub fn check_chat(task: &TaskSpec, agents: &AgentCatalog) -> Result<(), Orchestr
 }
 
 fn check(
-    place: usize,
+    index: usize,
     task: &TaskSpec,
     agents: &AgentCatalog,
     check: impl FnOnce(&InputSchema) -> Result<(), Mismatch>,
@@ -59,11 +61,11 @@ fn check(
     let TaskSpec { key, agent, action, .. } = task;
     let agent = agents.get(agent)?;
     let action = agent.action(action).map_err(|unknown| {
-        no_such_action(&format!("tasks[{place}].action"), agent, &unknown).with_detail("key", key)
+        no_such_action(&format!("tasks[{index}].action"), agent, &unknown).with_detail("key", key)
     })?;
     let Some(schema) = action.and_then(|action| action.input_schema.as_ref()) else { return Ok(()) };
     check(schema).map_err(|Mismatch { field, problem }| {
-        OrchestratorError::invalid(&format!("tasks[{place}].input{field}"), problem).with_detail("key", key)
+        OrchestratorError::invalid(&format!("tasks[{index}].input{field}"), problem).with_detail("key", key)
     })
 }
 
@@ -111,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_agent_does_not_declare_or_take_is_named() {
+    fn undeclared_action_or_invalid_input_is_named() {
         for (agent, action, input, field) in [
             ("notes", "knit", json!({}), "tasks[2].action"),
             ("notes", "note", json!({}), "tasks[2].input.title"),
@@ -130,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_declared_is_not_checked_and_every_agent_chats() {
+    fn undeclared_input_is_unchecked_and_chat_is_accepted() {
         for (agent, action, input) in [
             ("open", "anything", json!({"x": 1})),
             ("notes", "ping", json!({"x": 1})),
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_is_checked_when_it_is_filled() {
+    fn reference_is_checked_after_rendering() {
         let open = task("notes", "note", json!({"title": "{{tasks.a.output}}"}));
         check_task(0, &open, &agents()).unwrap();
         let filled = task("notes", "note", json!({"title": "too long"}));
@@ -157,10 +159,10 @@ mod tests {
     }
 
     #[test]
-    fn a_chat_is_checked_too_in_the_words_of_its_caller() {
+    fn chat_error_names_the_field_of_the_request() {
         check_chat(&task("open", "chat", json!({"message": "much too long"})), &agents()).unwrap();
         check_chat(&task("terse", "chat", json!({"message": "short"})), &agents()).unwrap();
-        // What looks like a reference is what the person wrote.
+        // A message is not a template.
         let refused = task("terse", "chat", json!({"message": "{{tasks.a.output}}"}));
         let error = check_chat(&refused, &agents()).unwrap_err();
         assert_eq!(error.message, "`message` must be at most 5 characters long");

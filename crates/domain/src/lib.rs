@@ -1,11 +1,12 @@
-//! The words of the product as types: what a chat, a plan, a task, an attempt, an agent and a failure are.
+//! Domain types: chats, plans, tasks, attempts, agents and errors.
 //!
-//! Everything here is pure: no runtime, no sockets, no database. State machines ([`plan`], [`health`]) take the
-//! present time as an argument and give the next state back, so that every rule can be tested without a clock.
-//! Wire types live in `phoenix-proto` and are turned into these types at the edge of each service.
+//! Everything here is pure: no runtime, no sockets, no database. State machines ([`health`]) take the current time as an
+//! argument and return the next state, so that every rule can be tested without a clock. Wire types are in `phoenix-proto` and
+//! are converted at the edge of each service.
 
 pub mod action;
 pub mod agent;
+mod agent_name;
 pub mod builtin;
 pub mod catalog;
 pub mod chat;

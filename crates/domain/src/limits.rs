@@ -1,7 +1,7 @@
-//! Every limit on what a caller, an agent or a peer may send, in one place. `docs/limits.md` lists them.
+//! Limits on the input of callers, agents and peers. `docs/limits.md` lists them.
 //!
-//! Each entry point (the gateway, the planner's gRPC, the line that an agent answers, the result of filling a template) checks
-//! them before anything is journaled. Readers of the journal accept whatever a writer that kept to them has written.
+//! Each entry point (the gateway, the planner's gRPC API, an agent's response line, a rendered template) checks them before
+//! anything is journaled. Readers of the journal accept everything that was written within the limits.
 
 use crate::error::OrchestratorError;
 
@@ -9,32 +9,31 @@ macro_rules! limits {
     ($($(#[$doc:meta])* $name:ident = $value:expr;)*) => {
         $($(#[$doc])* pub const $name: usize = $value;)*
 
-        /// Every limit, by its name.
+        /// Every limit by name.
         pub const ALL: &[(&str, usize)] = &[$((stringify!($name), $name),)*];
     };
 }
 
 limits! {
-    /// Levels of objects and arrays inside each other, of a task's input, an agent's answer and its metadata. An object with
-    /// plain members is one level.
+    /// Nesting depth of a task's input, an agent's result and its metadata. An object with scalar members is one level.
     MAX_DEPTH = 64;
-    /// Levels that a journal written before [`MAX_DEPTH`] existed may hold, and the reader of the journal accepts.
+    /// Nesting depth that the reader of the journal accepts, for journals from before [`MAX_DEPTH`] existed.
     MAX_STORED_DEPTH = 512;
-    /// Bytes of a request's body at the gateway.
+    /// Bytes of a request body at the gateway.
     MAX_REQUEST_BYTES = 1024 * 1024;
-    /// Bytes of a task's input once its references are filled, as compact JSON.
+    /// Bytes of a task's rendered input, as compact JSON.
     MAX_FILLED_INPUT_BYTES = 8 * 1024 * 1024;
-    /// Bytes of the line that an agent answers.
+    /// Bytes of an agent's response line.
     MAX_ANSWER_BYTES = 8 * 1024 * 1024;
-    /// Bytes of an attempt's stderr that are kept: the last ones.
+    /// Bytes of an attempt's stderr tail.
     MAX_STDERR_BYTES = 64 * 1024;
     /// Tasks of one plan.
     MAX_TASKS = 256;
-    /// Bytes of a whole plan as it is accepted: the inputs as compact JSON, keys, actions, dependencies and context together.
+    /// Bytes of a plan: the inputs as compact JSON, keys, actions, dependencies and context together.
     MAX_PLAN_BYTES = 4 * 1024 * 1024;
     /// Bytes of a chat's message.
     MAX_MESSAGE_BYTES = 32_768;
-    /// Bytes of the context that a caller gives agents beside the input.
+    /// Bytes of the context of a request.
     MAX_CONTEXT_BYTES = 262_144;
     /// Bytes of the reason for a cancel, a redrive or a discard.
     MAX_REASON_BYTES = 1024;
@@ -44,24 +43,24 @@ limits! {
     MAX_ACTION_BYTES = 256;
     /// Bytes of an idempotency key.
     MAX_IDEMPOTENCY_KEY_BYTES = 255;
-    /// Bytes of one output or stderr tail that a view of a plan shows; the whole is read by its own link.
+    /// Bytes of one output or stderr tail in a view of a plan; the complete text has its own link.
     MAX_PREVIEW_BYTES = 64 * 1024;
-    /// Bytes of all previews of one view, and of one page of a listing, together.
+    /// Bytes of all previews in one view or one page of a listing.
     MAX_VIEW_BYTES = 4 * 1024 * 1024;
 }
 
-/// Checks that free text is at most `limit` bytes long.
+/// Checks that a text has at most `limit` bytes.
 ///
 /// # Errors
-/// `validation_failed` that names the field, the limit and the length found.
+/// `validation_failed` with the field, the limit and the length.
 pub fn check_text(field: &str, text: &str, limit: usize) -> Result<(), OrchestratorError> {
     check_bytes(field, text.len(), limit)
 }
 
-/// Checks that something is at most `limit` bytes large.
+/// Checks that a value has at most `limit` bytes.
 ///
 /// # Errors
-/// `validation_failed` that names the field, the limit and the size found.
+/// `validation_failed` with the field, the limit and the size.
 pub fn check_bytes(field: &str, found: usize, limit: usize) -> Result<(), OrchestratorError> {
     if found > limit {
         let problem = format!("is {found} bytes long; at most {limit} are allowed");
@@ -70,10 +69,10 @@ pub fn check_bytes(field: &str, found: usize, limit: usize) -> Result<(), Orches
     Ok(())
 }
 
-/// Checks that JSON is at most [`MAX_DEPTH`] levels deep.
+/// Checks that a JSON value has at most [`MAX_DEPTH`] levels.
 ///
 /// # Errors
-/// `validation_failed` that names the field, the limit and the depth found.
+/// `validation_failed` with the field, the limit and the depth.
 pub fn check_depth(field: &str, found: usize) -> Result<(), OrchestratorError> {
     if found > MAX_DEPTH {
         let problem = format!("is nested {found} levels deep; at most {MAX_DEPTH} are allowed");
@@ -87,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_over_a_limit_is_refused_with_limit_and_length() {
+    fn text_over_a_limit_is_rejected_with_limit_and_length() {
         assert!(check_text("reason", &"x".repeat(MAX_REASON_BYTES), MAX_REASON_BYTES).is_ok());
         let error = check_text("reason", &"ä".repeat(MAX_REASON_BYTES), MAX_REASON_BYTES).unwrap_err();
         assert_eq!(error.message, "`reason` is 2048 bytes long; at most 1024 are allowed");

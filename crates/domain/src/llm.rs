@@ -1,97 +1,62 @@
-//! Settings of the language-model agent: which provider answers, under which key, address and model.
+//! Settings of the language-model agent: provider, key, address and model.
 //!
-//! The same value is the `[llm]` table of `phoenix.toml` and, as JSON in [`SETTINGS_VARIABLE`], what the executor hands
-//! to the process of the language-model agent and to no other. Nothing here opens a connection or reads the
-//! environment: [`LlmSettings::fill_from_environment`] is given a lookup.
+//! [`LlmSettings`] is the `[llm]` table of `phoenix.toml`; the executor passes it as JSON in [`SETTINGS_VARIABLE`] to the
+//! language-model agent, and to no other process. This module opens no connection and does not read the environment:
+//! [`LlmSettings::fill_from_environment`] takes a lookup.
 
-use std::{fmt, num::NonZeroU32};
+use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
 mod address;
 mod finish;
 mod provider;
+mod secret;
+mod text;
 
-pub use finish::FinishReason;
-pub use provider::{DefaultProvider, InvalidProvider, ProviderKind};
+use self::text::set;
+pub use self::{
+    finish::FinishReason,
+    provider::{DefaultProvider, InvalidProvider, ProviderKind},
+    secret::Secret,
+};
 
 /// The environment variable that carries [`LlmSettings`] as JSON to the language-model agent's process.
 pub const SETTINGS_VARIABLE: &str = "PHOENIX_LLM_SETTINGS";
 
-/// The most tokens of an answer when the settings don't say: a bound on what one chat can cost.
+/// Default limit of tokens per answer, which bounds the cost of a chat.
 pub const DEFAULT_MAX_TOKENS: NonZeroU32 = NonZeroU32::MIN.saturating_add(4095);
 
-/// A value that must not be seen: `Debug` and `Display` write `[redacted]`.
-///
-/// `Serialize` writes the real value, because [`LlmSettings`] travels as JSON to the one process that needs its keys.
-/// So never serialize settings into a log, an answer or a file.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "String")]
-pub struct Secret(String);
-
-impl Secret {
-    /// The value itself. Every call is a place to check when asking where a key may go.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether there is nothing to hide: such a secret counts as not set.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl From<String> for Secret {
-    /// Surrounding white space is dropped: keys read from files end in a newline, which no header may carry.
-    fn from(value: String) -> Self {
-        Self(value.trim().into())
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
-
-impl fmt::Display for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
-
-/// What was configured for one provider. A field that is absent or blank means the provider's own default.
+/// Settings of one provider. An absent or blank field stands for the provider's default.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProviderSettings {
-    /// Sent to this provider only.
+    /// API key, sent to this provider only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key: Option<Secret>,
-    /// Its address, version path included, as the provider's own documentation writes it.
+    /// Base URL including the version path, as in the provider's documentation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_url: Option<String>,
-    /// The model to ask.
+    /// Model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_name: Option<String>,
 }
 
-/// One provider with its defaults filled in.
+/// One provider with defaults filled in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Provider<'a> {
-    /// Which one.
+    /// Provider.
     pub kind: ProviderKind,
-    /// Its key, when one is set.
+    /// API key, if set.
     pub api_key: Option<&'a Secret>,
-    /// Its address, without a slash at the end.
+    /// Base URL without a trailing slash.
     pub base_url: &'a str,
-    /// The model to ask.
+    /// Model.
     pub model_name: &'a str,
 }
 
 impl Provider<'_> {
-    /// Whether a request can't succeed for want of a key. An address of the operator's own may well need none.
+    /// Whether requests fail for lack of a key. A configured base URL may need no key.
     #[must_use]
     pub fn lacks_key(&self) -> bool {
         self.api_key.is_none()
@@ -104,11 +69,11 @@ impl Provider<'_> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LlmSettings {
-    /// Who answers.
+    /// Provider that answers chats.
     pub default_provider: DefaultProvider,
-    /// The most tokens of one answer.
+    /// Limit of tokens per answer.
     pub max_tokens: NonZeroU32,
-    /// What the model is told before every chat, in front of the chat's own context.
+    /// Instructions for the model before every chat, in front of the chat's own context.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_prompt: Option<String>,
     /// `[llm.openai]`
@@ -144,17 +109,17 @@ impl Default for LlmSettings {
     }
 }
 
-/// What `GET /health` says about the model, known without asking anyone.
+/// Description of the model in `GET /health`, derived from the settings alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LlmDescription {
-    /// A provider's name, `offline`, or `auto` while only a request can tell.
+    /// Name of the provider, `offline`, or `auto` while it depends on the request.
     pub provider: &'static str,
-    /// The model's name, `none` when offline, or `auto` while only a request can tell.
+    /// Name of the model, `none` when offline, or `auto` while it depends on the request.
     pub model: String,
 }
 
 impl LlmSettings {
-    /// One provider with its defaults filled in.
+    /// One provider with defaults filled in.
     #[must_use]
     pub fn provider(&self, kind: ProviderKind) -> Provider<'_> {
         let settings = self.section(kind);
@@ -171,8 +136,8 @@ impl LlmSettings {
         }
     }
 
-    /// The provider that is certain to be asked: the named one; under `auto` the first whose key is set, else an Ollama
-    /// whose model is set.
+    /// The provider that the settings determine: the named one; under `auto` the first with a key, else Ollama if its model is
+    /// set.
     #[must_use]
     pub fn chosen_provider(&self) -> Option<Provider<'_>> {
         let has_key = |provider: &Provider<'_>| provider.api_key.is_some();
@@ -187,17 +152,17 @@ impl LlmSettings {
         }
     }
 
-    /// Whether `auto` means an Ollama, when no key is set: its model or another address than the usual one is. Then its
-    /// failure is the answer, while an Ollama that merely might run here is passed over when it does not answer.
+    /// Whether `auto` without a key selects Ollama, because its model or a base URL is configured. Its failure then fails the
+    /// chat, while an Ollama that is not configured is skipped when it does not respond.
     #[must_use]
-    pub fn means_ollama(&self) -> bool {
+    pub fn selects_ollama(&self) -> bool {
         let ollama = self.provider(ProviderKind::Ollama);
         set(self.ollama.model_name.as_deref()).is_some()
             || ollama.base_url != ProviderKind::Ollama.default_base_url()
     }
 
-    /// Takes what is not set from the conventional variables: keys ([`ProviderKind::key_variables`]) and addresses
-    /// ([`ProviderKind::base_url_variables`]). Gives the variables that an address was taken from.
+    /// Fills unset keys and base URLs from the conventional variables ([`ProviderKind::key_variables`],
+    /// [`ProviderKind::base_url_variables`]). Returns the variables that provided a base URL.
     pub fn fill_from_environment(
         &mut self,
         lookup: impl Fn(&str) -> Option<String>,
@@ -226,8 +191,8 @@ impl LlmSettings {
         addresses
     }
 
-    /// Settings that cannot work, each with what is wrong with it. `variables` is what
-    /// [`fill_from_environment`](Self::fill_from_environment) gave.
+    /// Invalid settings with their problems. `variables` is the result of
+    /// [`fill_from_environment`](Self::fill_from_environment).
     #[must_use]
     pub fn problems(&self, variables: &[(ProviderKind, &'static str)]) -> Vec<(String, String)> {
         let problem = |kind: &ProviderKind| {
@@ -241,9 +206,8 @@ impl LlmSettings {
         ProviderKind::ALL.iter().filter_map(problem).collect()
     }
 
-    /// Who answers chats, as far as the settings alone tell. Under `auto` without any key the answer depends on whether
-    /// an Ollama runs at the moment of the chat, and which models it has: then `auto` stands for what is not known, and
-    /// the chat's own metadata tells.
+    /// The provider and model that answer chats. Under `auto` without a key they depend on whether Ollama runs at the time of the
+    /// chat, and on its models: the description is then `auto`, and the metadata of each chat names them.
     #[must_use]
     pub fn describe(&self) -> LlmDescription {
         match (self.chosen_provider(), self.default_provider) {
@@ -251,14 +215,14 @@ impl LlmSettings {
                 LlmDescription { provider: provider.kind.as_str(), model: provider.model_name.into() }
             }
             (None, DefaultProvider::Offline) => LlmDescription { provider: "offline", model: "none".into() },
-            (None, _) if self.means_ollama() => {
+            (None, _) if self.selects_ollama() => {
                 LlmDescription { provider: ProviderKind::Ollama.as_str(), model: "auto".into() }
             }
             (None, _) => LlmDescription { provider: "auto", model: "auto".into() },
         }
     }
 
-    /// What was configured for one provider.
+    /// Settings of one provider.
     #[must_use]
     pub const fn section(&self, kind: ProviderKind) -> &ProviderSettings {
         match kind {
@@ -272,7 +236,7 @@ impl LlmSettings {
         }
     }
 
-    /// The same, to be changed.
+    /// Mutable settings of one provider.
     pub const fn section_mut(&mut self, kind: ProviderKind) -> &mut ProviderSettings {
         match kind {
             ProviderKind::OpenAi => &mut self.openai,
@@ -284,11 +248,6 @@ impl LlmSettings {
             ProviderKind::LmStudio => &mut self.lmstudio,
         }
     }
-}
-
-/// A configured text, unless it is blank: `"${NAME}"` of an empty variable configures nothing.
-fn set(text: Option<&str>) -> Option<&str> {
-    text.map(str::trim).filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]

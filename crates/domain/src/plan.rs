@@ -1,4 +1,4 @@
-//! Plans, tasks and attempts: what they are, and which state may follow which.
+//! Plans, tasks and attempts, and their states.
 //!
 //! ```text
 //! plan   draft → pending → running → succeeded | failed | cancelled
@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     action::{ActionResult, FailureClass},
-    agent::AgentName,
+    agent_name::AgentName,
     error::OrchestratorError,
     ids::{CorrelationId, PlanId, TaskId},
     json::Object,
 };
 
-/// The longest that a plan may be given until its deadline, in milliseconds: 365 days.
+/// Limit of the time until a plan's deadline in milliseconds: 365 days.
 pub const MAX_DEADLINE_MS: u64 = 31_536_000_000;
 
 macro_rules! states {
@@ -35,7 +35,7 @@ macro_rules! states {
             /// Every state.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// The name in the journal and in answers.
+            /// Name in the journal and in responses.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
@@ -59,124 +59,99 @@ macro_rules! states {
 pub(crate) use states;
 
 states! {
-    /// The state of a plan.
+    /// State of a plan.
     PlanStatus {
-        /// Being made: not accepted yet.
+        /// Not accepted yet.
         Draft = "draft",
         /// Accepted and journalled; no task has started.
         Pending = "pending",
         /// At least one task has started.
         Running = "running",
-        /// Every task ended well.
+        /// Every task succeeded.
         Succeeded = "succeeded",
-        /// A task ended badly, or no task could be made.
+        /// A task failed.
         Failed = "failed",
-        /// The caller, its disconnect, or an operator ended it.
+        /// Cancelled by the caller, its disconnect, or an operator.
         Cancelled = "cancelled",
     }
 }
 
 states! {
-    /// The state of a task.
+    /// State of a task.
     TaskStatus {
-        /// Waits for its turn.
+        /// Waits for dispatch.
         Queued = "queued",
-        /// Handed to an executor.
+        /// Sent to an executor.
         Dispatched = "dispatched",
-        /// An attempt runs.
+        /// An attempt is running.
         InProgress = "in_progress",
-        /// An attempt failed; the next one waits for its backoff.
+        /// An attempt failed; the next one follows after its backoff.
         Retried = "retried",
-        /// The agent answered.
+        /// The agent succeeded.
         Succeeded = "succeeded",
-        /// Failed for good; kept so that a person can look and run it again.
+        /// Failed permanently; kept for inspection and redrive.
         DeadLettered = "dead_lettered",
-        /// Ended before it could end by itself.
+        /// Cancelled before it ended.
         Cancelled = "cancelled",
     }
 }
 
 states! {
-    /// What a plan was made of.
+    /// Kind of the request that created a plan.
     PlanKind {
-        /// A message: one task, whose input is taken as it is.
+        /// A message: one task, whose input is not a template.
         Chat = "chat",
-        /// Tasks, whose inputs may refer to each other.
+        /// Tasks, whose inputs may refer to outputs of other tasks.
         Graph = "graph",
     }
 }
 
 impl PlanStatus {
-    /// Whether nothing follows.
+    /// Whether the state is final.
     #[must_use]
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
-
-    /// Whether `next` may follow.
-    #[must_use]
-    pub const fn may_become(self, next: Self) -> bool {
-        use PlanStatus::{Cancelled, Draft, Failed, Pending, Running, Succeeded};
-        matches!(
-            (self, next),
-            (Draft, Pending | Failed | Cancelled)
-                | (Pending, Running | Failed | Cancelled)
-                | (Running, Succeeded | Failed | Cancelled)
-        )
-    }
 }
 
 impl TaskStatus {
-    /// Whether nothing follows.
+    /// Whether the state is final.
     #[must_use]
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Succeeded | Self::DeadLettered | Self::Cancelled)
     }
-
-    /// Whether `next` may follow.
-    #[must_use]
-    pub const fn may_become(self, next: Self) -> bool {
-        use TaskStatus::{Cancelled, DeadLettered, Dispatched, InProgress, Queued, Retried, Succeeded};
-        match (self, next) {
-            (Queued, Dispatched) | (Dispatched | Retried, InProgress) | (InProgress, Retried | Succeeded) => {
-                true
-            }
-            (_, DeadLettered | Cancelled) => !self.is_terminal(),
-            _ => false,
-        }
-    }
 }
 
-/// What a task is to do.
+/// Specification of a task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskSpec {
-    /// The task's name inside its plan.
+    /// Key of the task in its plan.
     pub key: String,
-    /// Who does it.
+    /// Agent.
     pub agent: AgentName,
-    /// What to do.
+    /// Action.
     pub action: String,
-    /// The input; may hold references to other tasks' outputs ([`crate::template`]).
+    /// Input; may have references to outputs of other tasks ([`crate::template`]).
     pub payload: Object,
-    /// Keys of the tasks it waits for.
+    /// Keys of the tasks that must end first.
     pub depends_on: Vec<String>,
-    /// What its failure means for the plan.
+    /// Effect of a failure on the plan.
     pub on_failure: OnFailure,
 }
 
-/// What a task's failure means for its plan.
+/// Effect of a failed task on its plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnFailure {
-    /// The plan fails; nothing more is started.
+    /// The plan fails, and no further task starts.
     #[default]
     Fail,
-    /// The plan goes on; references to the task's output are null.
+    /// The plan continues; references to the task's output are null.
     Continue,
 }
 
 impl OnFailure {
-    /// The name in the journal and in answers.
+    /// Name in the journal and in responses.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -192,16 +167,16 @@ impl OnFailure {
     }
 }
 
-/// A plan as the journal knows it.
+/// A plan in the journal.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// Its name.
+    /// Identifier.
     pub plan_id: PlanId,
-    /// The request that made it.
+    /// Correlation id of the request that created the plan.
     pub correlation_id: CorrelationId,
-    /// What it was made of.
+    /// Kind.
     pub kind: PlanKind,
-    /// Where it stands.
+    /// State.
     pub status: PlanStatus,
     /// When it was accepted.
     pub created_at: Timestamp,
@@ -209,22 +184,22 @@ pub struct Plan {
     pub deadline_at: Option<Timestamp>,
     /// When it reached a terminal state.
     pub ended_at: Option<Timestamp>,
-    /// What the caller wants agents to know beside the input.
+    /// Context from the caller in addition to the inputs.
     pub context: String,
-    /// The answer as a person reads it, once it has succeeded.
+    /// Output for display, once it has succeeded.
     pub output: Option<String>,
-    /// Why it did not succeed.
+    /// Error, if it failed or was cancelled.
     pub error: Option<OrchestratorError>,
-    /// The plan that it takes up again where that one failed; tasks that had succeeded there are kept.
+    /// The plan that this plan redrives; its succeeded tasks are kept.
     pub redrive_of: Option<PlanId>,
-    /// The plan that has taken this one up again.
+    /// The plan that redrives this plan.
     pub redriven_as: Option<PlanId>,
-    /// Its tasks, in the order in which they were given. Empty in listings.
+    /// Tasks in the order of the request. Empty in listings.
     pub tasks: Vec<Task>,
 }
 
 impl TaskSpec {
-    /// Bytes of the task's own text: key, agent, action, input and dependencies.
+    /// Size of the specification in bytes: key, agent, action, input and dependencies.
     #[must_use]
     pub fn size(&self) -> usize {
         let Self { key, agent, action, payload, depends_on, on_failure: _ } = self;
@@ -234,71 +209,71 @@ impl TaskSpec {
 }
 
 impl Plan {
-    /// Bytes of what the plan was accepted with: its tasks' text and its context.
+    /// Size of the accepted plan in bytes: its tasks and its context.
     #[must_use]
     pub fn size(&self) -> usize {
         self.context.len() + self.tasks.iter().map(|task| task.spec.size()).sum::<usize>()
     }
 }
 
-/// A task as the journal knows it.
+/// A task in the journal.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
-    /// Its name.
+    /// Identifier.
     pub task_id: TaskId,
-    /// What it is to do.
+    /// Specification.
     pub spec: TaskSpec,
-    /// Where it stands.
+    /// State.
     pub status: TaskStatus,
     /// When it was accepted.
     pub queued_at: Timestamp,
-    /// When it was first handed to an executor.
+    /// When it was first sent to an executor.
     pub dispatched_at: Option<Timestamp>,
     /// When it reached a terminal state.
     pub ended_at: Option<Timestamp>,
-    /// The agent's answer.
+    /// Result of the agent.
     pub output: Option<ActionResult>,
-    /// Why there is none.
+    /// Error, if it failed or was cancelled.
     pub error: Option<OrchestratorError>,
-    /// Every attempt, by number.
+    /// Attempts in order of their numbers.
     pub attempts: Vec<Attempt>,
 }
 
-/// One run of an agent for a task.
+/// One execution of an agent for a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    /// 1 for the first.
+    /// Number, from 1.
     pub number: u32,
-    /// When its process was asked.
+    /// When the request was sent to the process.
     pub started_at: Timestamp,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
-    /// How; absent while it runs.
+    /// Outcome; absent while it is running.
     pub outcome: Option<AttemptOutcome>,
-    /// The process that ran it, such as `pid 4711`.
+    /// Process that ran it, such as `pid 4711`.
     pub worker: String,
 }
 
-/// How an attempt ended.
+/// Outcome of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AttemptOutcome {
-    /// The agent answered.
+    /// The agent succeeded.
     Succeeded,
-    /// It was ended from outside.
+    /// The attempt was cancelled.
     Cancelled,
-    /// It failed.
+    /// The attempt failed.
     Failed {
-        /// What kind of failure.
+        /// Class of the failure.
         class: FailureClass,
-        /// One sentence.
+        /// Message, one sentence.
         message: String,
-        /// The last of what the process wrote to stderr.
+        /// Tail of the process's stderr.
         stderr_tail: String,
     },
 }
 
 impl AttemptOutcome {
-    /// The name in the journal and in answers.
+    /// Name in the journal and in responses.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
@@ -314,24 +289,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_follows_a_terminal_state_and_everything_else_can_be_cancelled() {
-        for &from in PlanStatus::ALL {
-            assert_eq!(from.may_become(PlanStatus::Cancelled), !from.is_terminal());
-            assert_eq!(PlanStatus::ALL.iter().any(|&to| from.may_become(to)), !from.is_terminal());
-            assert_eq!(PlanStatus::from_name(from.as_str()), Some(from));
+    fn states_are_found_by_their_names() {
+        for &status in PlanStatus::ALL {
+            assert_eq!(PlanStatus::from_name(status.as_str()), Some(status));
         }
-        for &from in TaskStatus::ALL {
-            assert_eq!(from.may_become(TaskStatus::Cancelled), !from.is_terminal());
-            assert_eq!(TaskStatus::ALL.iter().any(|&to| from.may_become(to)), !from.is_terminal());
-            assert_eq!(TaskStatus::from_name(from.as_str()), Some(from));
+        for &status in TaskStatus::ALL {
+            assert_eq!(TaskStatus::from_name(status.as_str()), Some(status));
         }
-    }
-
-    #[test]
-    fn a_task_goes_round_through_retries() {
-        use TaskStatus::{Dispatched, InProgress, Queued, Retried, Succeeded};
-        let way = [Queued, Dispatched, InProgress, Retried, InProgress, Succeeded];
-        assert!(way.windows(2).all(|step| step[0].may_become(step[1])));
-        assert!(!Queued.may_become(Succeeded) && !Retried.may_become(Succeeded));
+        assert_eq!(TaskStatus::from_name("done"), None);
     }
 }

@@ -1,17 +1,17 @@
-//! How long to wait before the next attempt.
+//! Retry policy and backoff.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// When and how often a task is tried again.
+/// Retries of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetryPolicy {
-    /// Attempts in all, the first included; at least 1.
+    /// Limit of attempts including the first; at least 1.
     pub max_attempts: u32,
-    /// Wait before the second attempt.
+    /// Backoff before the second attempt.
     pub initial_backoff: Duration,
-    /// No wait is longer.
+    /// Upper bound of the backoff.
     pub max_backoff: Duration,
 }
 
@@ -26,9 +26,9 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// The wait after failed attempt number `attempt` (1 for the first): `initial · 2^(attempt-1)`, capped, of which
-    /// the upper half is random ("equal jitter", <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>),
-    /// so that callers that failed together do not come back together. `random` is a fraction in `0.0..=1.0`.
+    /// Backoff after the failed attempt number `attempt`, from 1: `initial · 2^(attempt-1)`, capped, of which the upper half is
+    /// random ("equal jitter", <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>), so that tasks that
+    /// failed together are not retried together. `random` is a fraction in `0.0..=1.0`.
     #[must_use]
     pub fn backoff(&self, attempt: u32, random: f64) -> Duration {
         let ceiling = self.backoff_ceiling(attempt);
@@ -36,14 +36,14 @@ impl RetryPolicy {
         half + (ceiling - half).mul_f64(random.clamp(0.0, 1.0))
     }
 
-    /// The longest that [`Self::backoff`] can be.
+    /// Upper bound of [`Self::backoff`] for `attempt`.
     #[must_use]
     pub fn backoff_ceiling(&self, attempt: u32) -> Duration {
         let doublings = attempt.saturating_sub(1).min(31);
         self.initial_backoff.saturating_mul(1 << doublings).min(self.max_backoff)
     }
 
-    /// Whether there is an attempt after number `attempt`.
+    /// Whether another attempt follows number `attempt`.
     #[must_use]
     pub const fn allows_another(&self, attempt: u32) -> bool {
         attempt < self.max_attempts
@@ -58,7 +58,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_wait_never_passes_its_ceiling_never_falls_below_half_and_never_shrinks(
+        fn backoff_is_between_half_and_full_growing_ceiling(
             initial_ms in 0u64..100_000, max_ms in 0u64..1_000_000, attempt in 1u32..2_000, random in 0.0f64..=1.0,
         ) {
             let policy = RetryPolicy {
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_double_from_the_initial_one() {
+    fn backoff_doubles_from_the_initial_one() {
         let policy = RetryPolicy::default();
         let ceilings: Vec<_> = (1..=6).map(|n| policy.backoff_ceiling(n).as_millis()).collect();
         assert_eq!(ceilings, [500, 1000, 2000, 4000, 5000, 5000]);

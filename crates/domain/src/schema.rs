@@ -1,7 +1,7 @@
-//! What an action takes as its input: a [JSON Schema](https://json-schema.org), and what of an input breaks it.
+//! Input schemas of actions ([JSON Schema](https://json-schema.org)), and validation of inputs.
 //!
-//! A schema stands alone: nothing is fetched for it, neither from the network nor from a file. An input may be checked
-//! before it is whole, with places that are still to be filled: then only what no filling can mend is a mismatch.
+//! A schema is self-contained: no reference is fetched from the network or a file. An input may be validated before its
+//! references are rendered: then only mismatches that no rendering can repair count.
 
 mod problem;
 
@@ -16,44 +16,44 @@ use serde_json::Value;
 use crate::json::Object;
 use problem::{field_of, problem_of};
 
-/// The most values of an input that is searched for more than its first mismatch. What is larger and has open places is
-/// checked for the rest when it is filled.
-const SEARCHED: usize = 10_000;
+/// Limit of the values in an input that is searched for every mismatch. A larger input with references is validated completely
+/// after rendering.
+const MAX_SEARCHED_VALUES: usize = 10_000;
 
-/// A schema for an input. Cheap to clone.
+/// Schema of an input. Cheap to clone.
 #[derive(Clone)]
 pub struct InputSchema(Arc<Schema>);
 
 struct Schema {
     source: Value,
-    /// Made of `source` when it is first needed: most processes know every schema and check nothing.
+    /// Built from `source` on first use: most processes hold every schema and validate nothing.
     validator: OnceLock<Option<Validator>>,
 }
 
-/// Why a JSON value is no schema.
+/// Error of an invalid schema.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}{problem}", if field.is_empty() { String::new() } else { format!("`{}` ", field.trim_start_matches('.')) })]
 pub struct InvalidSchema {
-    /// Where in the schema, as `.properties.title`; empty for the whole.
+    /// Position in the schema, such as `.properties.title`; empty for the root.
     pub field: String,
-    /// What is wrong there.
+    /// Problem.
     pub problem: String,
 }
 
-/// Why an input does not match a schema.
+/// Error of an input that does not match its schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mismatch {
-    /// Where in the input, as `.title` or `.paths[0]`; empty for the whole.
+    /// Position in the input, such as `.title` or `.paths[0]`; empty for the root.
     pub field: String,
-    /// What is wrong there. Repeats nothing of the input.
+    /// Problem, without values of the input.
     pub problem: String,
 }
 
 impl InputSchema {
-    /// The schema that `source` describes; draft 2020-12 unless its `$schema` names another.
+    /// Builds a schema from `source`; draft 2020-12 unless its `$schema` names another.
     ///
     /// # Errors
-    /// When it is no valid schema, or refers to anything outside of itself.
+    /// When the schema is not valid, or has external references.
     pub fn new(source: Value) -> Result<Self, InvalidSchema> {
         let validator = build(&source).map_err(|error| InvalidSchema {
             field: field_of(&error),
@@ -62,8 +62,8 @@ impl InputSchema {
         Ok(Self(Arc::new(Schema { source, validator: OnceLock::from(Some(validator)) })))
     }
 
-    /// A schema that is known to be one: a test has made it.
-    pub(crate) fn known(source: Value) -> Self {
+    /// A schema that a test has validated.
+    pub(crate) fn trusted(source: Value) -> Self {
         Self(Arc::new(Schema { source, validator: OnceLock::new() }))
     }
 
@@ -73,21 +73,20 @@ impl InputSchema {
         &self.0.source
     }
 
-    /// Checks a whole input.
+    /// Validates a complete input.
     ///
     /// # Errors
     /// The first mismatch.
     pub fn check(&self, input: &Object) -> Result<(), Mismatch> {
-        self.check_open(input, &[])
+        self.check_partial(input, &[])
     }
 
-    /// Checks an input of which some places (JSON pointers, each to a string) are still to be filled, with whatever it may
-    /// be.
+    /// Validates an input in which the strings at some JSON pointers will be replaced by any value.
     ///
     /// # Errors
-    /// The first mismatch that stays one, whatever the places are filled with.
-    pub fn check_open(&self, input: &Object, places: &[String]) -> Result<(), Mismatch> {
-        // A schema that is known to be one can be built.
+    /// The first mismatch that no replacement can repair.
+    pub fn check_partial(&self, input: &Object, pointers: &[String]) -> Result<(), Mismatch> {
+        // A trusted schema can be built.
         let validator = self.0.validator.get_or_init(|| build(&self.0.source).ok());
         let Some(validator) = validator else { return Ok(()) };
         let input = input.to_value();
@@ -95,12 +94,12 @@ impl InputSchema {
             return Ok(());
         }
         let is_small = is_small(&input);
-        if !is_small && self.has_forms() {
+        if !is_small && self.has_alternatives() {
             let problem = "does not match, and is too large to be searched for the place".into();
             let mismatch = Mismatch { field: String::new(), problem };
-            return if places.is_empty() { Err(mismatch) } else { Ok(()) };
+            return if pointers.is_empty() { Err(mismatch) } else { Ok(()) };
         }
-        let certain = |error: &ValidationError<'_>| is_certain(error, places);
+        let certain = |error: &ValidationError<'_>| is_certain(error, pointers);
         let found = match validator.validate(&input).err() {
             Some(error) if is_small && !certain(&error) => validator.iter_errors(&input).find(certain),
             first => first.filter(certain),
@@ -113,8 +112,8 @@ impl InputSchema {
         }
     }
 
-    /// Whether it says somewhere that a value may have one of several forms.
-    fn has_forms(&self) -> bool {
+    /// Whether the schema has alternatives.
+    fn has_alternatives(&self) -> bool {
         let source = self.0.source.to_string();
         ["\"anyOf\"", "\"oneOf\""].iter().any(|keyword| source.contains(keyword))
     }
@@ -124,8 +123,8 @@ fn build(source: &Value) -> Result<Validator, ValidationError<'static>> {
     jsonschema::options().offline().build(source)
 }
 
-/// Whether an input may be searched for every mismatch: a validator keeps them all, also those of each form that a value
-/// may have, and of a list of a million wrong items there are a million.
+/// Whether an input may be searched for every mismatch: a validator collects all of them, including those of each alternative,
+/// and a list of a million wrong items has a million.
 fn is_small(input: &Value) -> bool {
     fn values(value: &Value, most: usize) -> usize {
         let parts: Box<dyn Iterator<Item = &Value>> = match value {
@@ -142,28 +141,28 @@ fn is_small(input: &Value) -> bool {
         }
         count
     }
-    values(input, SEARCHED) <= SEARCHED
+    values(input, MAX_SEARCHED_VALUES) <= MAX_SEARCHED_VALUES
 }
 
-/// Whether an error stays one whatever the open places are filled with.
+/// Whether no replacement at the open pointers can repair an error.
 fn is_certain(error: &ValidationError<'_>, open: &[String]) -> bool {
     if open.is_empty() {
         return true;
     }
-    // Which branch holds may depend on an open place, wherever in the input that is.
+    // The branch may depend on an open pointer anywhere in the input.
     let branches = error.evaluation_path().as_str().split('/');
     if branches.into_iter().any(|segment| matches!(segment, "then" | "else")) {
         return false;
     }
     let at = error.instance_path().as_str();
-    let below = |place: &String| place.strip_prefix(at).is_some_and(|rest| rest.starts_with('/'));
-    if open.iter().any(|place| place == at) {
+    let below = |pointer: &String| pointer.strip_prefix(at).is_some_and(|rest| rest.starts_with('/'));
+    if open.iter().any(|pointer| pointer == at) {
         return false;
     }
     !open.iter().any(below) || is_about_shape(error.kind())
 }
 
-/// Whether what an error says of an object or list is true whatever stands in its places.
+/// Whether an error about an object or array is independent of the values in it.
 const fn is_about_shape(kind: &Kind) -> bool {
     matches!(
         kind,

@@ -1,13 +1,13 @@
-//! `{{tasks.KEY.output}}` in a task's input: the answer of an earlier task, or a part of it.
+//! Templates in a task's input: `{{tasks.KEY.output}}` is the output of an earlier task, or a part of it.
 //!
-//! A string that is nothing but one reference becomes the referenced JSON value, whatever its type. A reference inside a
-//! longer string becomes text: strings as they are, anything else as JSON. `{{tasks.KEY.output.items.0.name}}` goes into
-//! objects by name and into arrays by index. Double braces that do not start with `tasks.` are left alone, so that inputs
-//! may hold templates of other systems.
+//! A string that consists of one reference becomes the referenced JSON value of any type. A reference inside a longer string
+//! becomes text: a string as it is, any other value as JSON. `{{tasks.KEY.output.items.0.name}}` selects object members by
+//! name and array items by index. Double braces that do not start with `tasks.` are unchanged, so that inputs may contain
+//! templates of other systems.
 //!
-//! A backslash directly before a reference makes it literal and is removed: `\{{tasks.KEY.output}}` is the text
-//! `{{tasks.KEY.output}}`. As everywhere with backslashes, two of them stand for one: `\\{{tasks.KEY.output}}` is a backslash
-//! and the answer. Backslashes elsewhere are what they are.
+//! A backslash directly before a reference escapes it and is removed: `\{{tasks.KEY.output}}` is the text
+//! `{{tasks.KEY.output}}`. Two backslashes stand for one: `\\{{tasks.KEY.output}}` is a backslash and the output. Backslashes
+//! elsewhere are unchanged.
 
 use std::collections::HashMap;
 
@@ -16,63 +16,63 @@ use crate::{
     limits::{MAX_DEPTH, MAX_FILLED_INPUT_BYTES},
 };
 
-/// One reference in an input.
+/// A reference in an input.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reference {
-    /// The task whose answer is meant.
+    /// Key of the task.
     pub key: String,
-    /// The path into its answer; empty for all of it.
+    /// Path into its output; empty for the whole output.
     pub path: Vec<String>,
 }
 
-/// What a reference to a task's answer finds.
+/// Target of a reference.
 #[derive(Debug, Clone, Copy)]
 pub enum Referent<'a> {
-    /// The answer.
+    /// The output of a task.
     Answer(&'a Json),
-    /// The task failed and its plan went on: every path into its answer is null.
+    /// The task failed and its plan continued: every path is null.
     Failed,
 }
 
-/// A reference that cannot be read or followed, or an input that is too large once it is filled.
+/// Error of a template.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    /// It is not `tasks.KEY.output` with an optional path.
+    /// A reference is not `tasks.KEY.output` with an optional path.
     #[error("`{{{{{0}}}}}` must look like {{{{tasks.KEY.output}}}} or {{{{tasks.KEY.output.path}}}}")]
     Malformed(String),
-    /// The braces do not close.
+    /// A reference is not closed.
     #[error("`{{{{tasks.` is never closed by `}}}}`")]
     Unclosed,
-    /// The answer has no such path.
+    /// The output has no such path.
     #[error("task `{key}` has no `{path}` in its output")]
     NoSuchPath {
-        /// The task.
+        /// Key of the task.
         key: String,
-        /// The path that leads nowhere.
+        /// The path.
         path: String,
     },
-    /// The filled input has too many bytes.
+    /// The rendered input is too large.
     #[error("is {found} bytes long once its references are filled; at most {limit} are allowed")]
     TooLarge {
-        /// Bytes found, as compact JSON.
+        /// Size as compact JSON in bytes.
         found: usize,
-        /// Bytes allowed.
+        /// Allowed size in bytes.
         limit: usize,
     },
-    /// The filled input is nested too deep.
+    /// The rendered input is nested too deep.
     #[error("is nested {found} levels deep once its references are filled; at most {limit} are allowed")]
     TooDeep {
-        /// Levels found.
+        /// Depth of the input.
         found: usize,
-        /// Levels allowed.
+        /// Allowed depth.
         limit: usize,
     },
 }
 
-/// Every reference in `payload`.
+/// The references in `payload`.
 ///
 /// # Errors
-/// The first that cannot be read.
+/// The first malformed reference.
 pub fn references(payload: &Object) -> Result<Vec<Reference>, TemplateError> {
     let mut found = Vec::new();
     for value in payload.values() {
@@ -81,7 +81,7 @@ pub fn references(payload: &Object) -> Result<Vec<Reference>, TemplateError> {
     Ok(found)
 }
 
-/// JSON pointers (RFC 6901) to the strings of `payload` that hold references. What cannot be read as a reference is none.
+/// JSON pointers (RFC 6901) to the strings of `payload` with references. Malformed references are ignored.
 #[must_use]
 pub fn pointers(payload: &Object) -> Vec<String> {
     let mut found = Vec::new();
@@ -92,7 +92,7 @@ pub fn pointers(payload: &Object) -> Vec<String> {
     found
 }
 
-/// Searches the member called `name` of the value at `pointer`.
+/// Searches the member `name` of the value at `pointer`.
 fn find_pointers(value: &Json, name: &str, pointer: &mut String, found: &mut Vec<String>) {
     let parent = pointer.len();
     pointer.push('/');
@@ -141,16 +141,16 @@ fn collect(value: &Json, found: &mut Vec<Reference>) -> Result<(), TemplateError
     Ok(())
 }
 
-/// `payload` with every reference replaced. `output` gives what a task answered.
+/// Renders `payload`: replaces every reference by its target. `output` returns the output of a task.
 ///
-/// The result is measured before any of it is written, so memory is bounded by [`MAX_FILLED_INPUT_BYTES`] however often an
-/// answer is referred to.
+/// The result is measured before it is built, so memory is bounded by [`MAX_FILLED_INPUT_BYTES`], however often an output is
+/// referenced.
 ///
 /// # Errors
-/// When a reference leads nowhere, or the filled input is larger or deeper than allowed.
+/// When a reference has no target, or the rendered input is too large or too deep.
 pub fn render<'a>(payload: &Object, output: &impl Fn(&str) -> Referent<'a>) -> Result<Object, TemplateError> {
     let mut measure = Measure { output, known: HashMap::new() };
-    let Extent { bytes, depth } = measure.object(payload)?;
+    let Size { bytes, depth } = measure.object(payload)?;
     if bytes > MAX_FILLED_INPUT_BYTES {
         return Err(TemplateError::TooLarge { found: bytes, limit: MAX_FILLED_INPUT_BYTES });
     }
@@ -160,46 +160,46 @@ pub fn render<'a>(payload: &Object, output: &impl Fn(&str) -> Referent<'a>) -> R
     render_object(payload, output)
 }
 
-/// How large a value is: bytes as compact JSON, or inside a string; levels.
+/// Size of a value: bytes as compact JSON or inside a string, and depth.
 #[derive(Debug, Clone, Copy, Default)]
-struct Extent {
+struct Size {
     bytes: usize,
     depth: usize,
 }
 
-/// Measures an input as it will be, each reference once.
+/// Measures a rendered input. Each reference is resolved once.
 struct Measure<'o, F> {
     output: &'o F,
-    /// By reference: as a value, and the bytes it takes inside a string.
-    known: HashMap<Reference, (Extent, usize)>,
+    /// By reference: the size as a value, and the bytes inside a string.
+    known: HashMap<Reference, (Size, usize)>,
 }
 
 impl<'a, F: Fn(&str) -> Referent<'a>> Measure<'_, F> {
-    fn object(&mut self, members: &Object) -> Result<Extent, TemplateError> {
-        let mut whole = Extent { bytes: 2 + members.len().saturating_sub(1), depth: 1 };
+    fn object(&mut self, members: &Object) -> Result<Size, TemplateError> {
+        let mut size = Size { bytes: 2 + members.len().saturating_sub(1), depth: 1 };
         for (name, value) in members {
-            whole.bytes = whole.bytes.saturating_add(3 + escaped_len(name));
-            whole.add(self.value(value)?);
+            size.bytes = size.bytes.saturating_add(3 + escaped_len(name));
+            size.add(self.value(value)?);
         }
-        Ok(whole)
+        Ok(size)
     }
 
-    fn value(&mut self, value: &Json) -> Result<Extent, TemplateError> {
+    fn value(&mut self, value: &Json) -> Result<Size, TemplateError> {
         match value {
             Json::String(text) => self.text(text),
             Json::Array(items) => {
-                let mut whole = Extent { bytes: 2 + items.len().saturating_sub(1), depth: 1 };
+                let mut size = Size { bytes: 2 + items.len().saturating_sub(1), depth: 1 };
                 for item in items {
-                    whole.add(self.value(item)?);
+                    size.add(self.value(item)?);
                 }
-                Ok(whole)
+                Ok(size)
             }
             Json::Object(members) => self.object(members),
-            plain => Ok(Extent { bytes: plain.text_len(), depth: 0 }),
+            plain => Ok(Size { bytes: plain.text_len(), depth: 0 }),
         }
     }
 
-    fn text(&mut self, text: &str) -> Result<Extent, TemplateError> {
+    fn text(&mut self, text: &str) -> Result<Size, TemplateError> {
         let parts = parse(text)?;
         if let [Part::Reference(reference)] = &parts[..] {
             return Ok(self.referent(reference)?.0);
@@ -212,27 +212,27 @@ impl<'a, F: Fn(&str) -> Referent<'a>> Measure<'_, F> {
             };
             bytes = bytes.saturating_add(more);
         }
-        Ok(Extent { bytes, depth: 0 })
+        Ok(Size { bytes, depth: 0 })
     }
 
-    fn referent(&mut self, reference: &Reference) -> Result<(Extent, usize), TemplateError> {
+    fn referent(&mut self, reference: &Reference) -> Result<(Size, usize), TemplateError> {
         if let Some(known) = self.known.get(reference) {
             return Ok(*known);
         }
         let found = follow(reference, self.output)?;
-        let extent = Extent { bytes: found.text_len(), depth: found.depth() };
+        let size = Size { bytes: found.text_len(), depth: found.depth() };
         let inside = match found {
-            Json::String(_) => extent.bytes - 2,
+            Json::String(_) => size.bytes - 2,
             Json::Array(_) | Json::Object(_) => escaped_len(&found.to_string()),
-            Json::Null | Json::Bool(_) | Json::Number(_) => extent.bytes,
+            Json::Null | Json::Bool(_) | Json::Number(_) => size.bytes,
         };
-        self.known.insert(reference.clone(), (extent, inside));
-        Ok((extent, inside))
+        self.known.insert(reference.clone(), (size, inside));
+        Ok((size, inside))
     }
 }
 
-impl Extent {
-    /// Takes in a part of what this is the extent of.
+impl Size {
+    /// Adds the size of a part.
     fn add(&mut self, part: Self) {
         self.bytes = self.bytes.saturating_add(part.bytes);
         self.depth = self.depth.max(1 + part.depth);
@@ -305,7 +305,7 @@ fn parse(text: &str) -> Result<Vec<Part<'_>>, TemplateError> {
     while let Some(open) = text[search..].find("{{").map(|at| search + at) {
         let inside = &text[open + 2..];
         if !inside.trim_start().starts_with("tasks.") {
-            // A third brace may begin a reference one byte later.
+            // With a third brace, a reference may begin one byte later.
             search = open + 1;
             continue;
         }

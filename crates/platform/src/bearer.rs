@@ -4,24 +4,24 @@ use http::{HeaderMap, header};
 use phoenix_domain::llm::Secret;
 use subtle::{Choice, ConstantTimeEq};
 
-/// Why a request does not prove that its sender knows the token.
+/// Error of a request without the right token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BearerError {
-    /// There is no `Authorization` header.
+    /// The request has no `Authorization` header.
     #[error("a token is required: send the header `Authorization: Bearer <token>`")]
     Missing,
     /// The header has another scheme, or no token.
     #[error("the header `Authorization` must be `Bearer <token>`")]
     Malformed,
-    /// The token is another one.
+    /// The token differs.
     #[error("the token is not valid")]
     Wrong,
 }
 
-/// Checks that `headers` present `token`.
+/// Checks that `headers` carry `token`.
 ///
 /// # Errors
-/// [`BearerError`] when they do not.
+/// When they do not.
 pub fn check(headers: &HeaderMap, token: &Secret) -> Result<(), BearerError> {
     let value = headers.get(header::AUTHORIZATION).ok_or(BearerError::Missing)?;
     let presented = value
@@ -36,8 +36,8 @@ pub fn check(headers: &HeaderMap, token: &Secret) -> Result<(), BearerError> {
     }
 }
 
-/// Whether two byte strings are equal, in a time that depends on the length of `presented` alone. An empty `expected` equals
-/// nothing.
+/// Whether two byte strings are equal, in a time that depends on the length of `presented` alone. An empty `expected` never
+/// matches.
 fn is_equal(presented: &[u8], expected: &[u8]) -> bool {
     let mut equal = Choice::from(u8::from(presented.len() == expected.len() && !expected.is_empty()));
     for (byte, expected) in presented.iter().zip(expected.iter().cycle()) {

@@ -1,12 +1,12 @@
 //! Connections to the other services.
 //!
-//! A channel connects on first use and again whenever it must. A peer that is down fails a call at once; one that is
-//! frozen fails it when a second has gone by without a [first word](preface). One that freezes under an open connection is
-//! found out by HTTP/2 pings within [`PING_EVERY`] + [`PING_TIMEOUT`].
+//! A channel connects on first use and reconnects when needed. A call to a peer that is down fails at once; a call to a
+//! stopped process fails after a second without an HTTP/2 [preface]. A process that stops under an open connection is
+//! detected by HTTP/2 pings within [`PING_EVERY`] + [`PING_TIMEOUT`].
 
 mod preface;
 
-pub use self::preface::LIMIT as CONNECT_TIMEOUT;
+pub use self::preface::CONNECT_TIMEOUT;
 
 use std::time::Duration;
 
@@ -23,47 +23,46 @@ use tower::{ServiceBuilder, service_fn};
 
 use self::preface::PrefaceConnector;
 use crate::{
+    http2::MAX_HEADER_LIST_BYTES,
     propagation::{SendContext, SendContextService},
-    server::MAX_HEADER_LIST_BYTES,
     service_token::ServiceToken,
 };
 
-/// What generated clients are built on: a connection that carries each call's
-/// [`RequestContext`](crate::RequestContext) along.
+/// Channel of generated clients, which sends the [`RequestContext`](crate::RequestContext) of each call.
 pub type PeerChannel = SendContextService<Channel>;
 
-/// How often an open connection is asked whether its peer still lives.
+/// Interval of HTTP/2 pings.
 pub const PING_EVERY: Duration = Duration::from_secs(2);
 
-/// How long the peer has to answer.
+/// Time limit for the acknowledgement of a ping.
 pub const PING_TIMEOUT: Duration = Duration::from_millis(2500);
 
-/// What callers are told to wait when a service can't be reached; long enough for a supervisor to restart it.
+/// Retry delay for callers of an unreachable service; long enough for a supervisor to restart it.
 pub const UNREACHABLE_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// A URL that no connection can be made to.
+/// A URL that is not valid for a channel.
 #[derive(Debug, thiserror::Error)]
 #[error("must be a URL such as http://127.0.0.1:50051: {0}")]
 pub struct InvalidUrl(String);
 
-/// A connection to the service at `url`, made on first use. Every call on it presents `token`.
+/// A channel to the service at `url`, which connects on first use. Every call presents `token`.
 ///
 /// # Errors
 /// When `url` is not `http://host:port`.
 pub fn channel(url: &str, token: &ServiceToken) -> Result<PeerChannel, InvalidUrl> {
-    let greeter = PrefaceConnector::new();
+    let connector = PrefaceConnector::new();
     let channel = check_url(url)?
         .http2_keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true)
         .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
-        // The last words about calls that were left count as errors of a peer that is none.
+        // The last frames of cancelled calls would otherwise count as protocol errors of the peer.
         .http2_max_local_error_reset_streams(None)
-        .connect_with_connector_lazy(service_fn(move |url| greeter.clone().connect(url)));
+        .connect_with_connector_lazy(service_fn(move |url| connector.clone().connect(url)));
     Ok(ServiceBuilder::new().layer(SendContext::new(token)).service(channel))
 }
 
-/// Whether [`channel`] could use `url`.
+/// Checks that `url` is valid for [`channel`].
 ///
 /// # Errors
 /// When it is not `http://host:port`.
@@ -75,19 +74,19 @@ pub fn check_url(url: &str) -> Result<Endpoint, InvalidUrl> {
     Ok(endpoint)
 }
 
-/// What a failed call to `peer` (such as "the executor") means for our own caller. Errors that the peer decided on pass
-/// through; a peer that can't be reached is `unavailable`, and the call may be sent again.
+/// The error for callers when a call to `peer` (such as "the executor") failed. Errors of the peer pass through; an unreachable
+/// peer is `unavailable`, and the call may be repeated.
 #[must_use]
 pub fn call_error(peer: &str, status: &Status) -> OrchestratorError {
-    // A status that came over the wire has our details; one that tonic made itself has a source or none of them.
+    // A status from the wire has details; a status that tonic created has a source, or neither.
     if !status.details().is_empty() {
         return error_from_status(status);
     }
     match status.code() {
         Code::DeadlineExceeded => too_late(peer),
-        // tonic enforces `grpc-timeout` on both sides and calls its end a cancellation.
+        // tonic enforces `grpc-timeout` on both sides and reports it as a cancellation.
         Code::Cancelled if status.message() == TimeoutExpired(()).to_string() => too_late(peer),
-        // A call that waits on a connection when that breaks is "cancelled", too, though nobody has cancelled anything.
+        // A call that waits for a connection which breaks is reported as "cancelled", too.
         Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled
             if is_transport_failure(status) =>
         {
@@ -109,7 +108,7 @@ pub fn call_error(peer: &str, status: &Status) -> OrchestratorError {
     }
 }
 
-/// Whether the peer may have taken in a call that failed with `status`: it broke on its way, on a connection that was there.
+/// Whether the peer may have received a call that failed with `status`: an established connection broke.
 #[must_use]
 pub fn was_sent(status: &Status) -> bool {
     let mut cause = std::error::Error::source(status);
@@ -131,11 +130,11 @@ fn is_transport_failure(status: &Status) -> bool {
     status.code() == Code::Unavailable || std::error::Error::source(status).is_some()
 }
 
-/// Whether the service behind `channel` says that it can take work. A peer that does not answer within `limit` can't.
+/// Whether the service behind `channel` reports SERVING within `limit`.
 pub async fn is_serving(channel: PeerChannel, limit: Duration) -> bool {
     let mut health = HealthClient::new(channel);
-    let answer = tokio::time::timeout(limit, health.check(HealthCheckRequest::default())).await;
-    matches!(answer, Ok(Ok(response)) if response.get_ref().status() == ServingStatus::Serving)
+    let response = tokio::time::timeout(limit, health.check(HealthCheckRequest::default())).await;
+    matches!(response, Ok(Ok(response)) if response.get_ref().status() == ServingStatus::Serving)
 }
 
 #[cfg(test)]
@@ -157,12 +156,12 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_checked_before_the_first_call() {
+    fn url_is_checked_before_the_first_call() {
         assert!(channel("localhost", &token()).is_err());
         assert!(channel("ftp://127.0.0.1:1", &token()).is_err());
     }
 
-    /// A server in a runtime of its own, and its URL.
+    /// A server in its own runtime, and its URL.
     fn peer() -> (String, Runtime) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -175,10 +174,10 @@ mod tests {
         (url, runtime)
     }
 
-    /// A server that dies all of a sudden, as by SIGKILL, breaks calls in several ways: some wait on the connection, some for
-    /// their answer, some come when there is no connection any more.
+    /// A server that dies as by SIGKILL breaks calls in several ways: some wait for the connection, some for their response, some
+    /// start without a connection.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_peer_that_dies_is_unavailable_however_a_call_learns_of_it() {
+    async fn dead_peer_is_unavailable_to_calls_in_every_stage() {
         for _ in 0..30 {
             let (url, peer) = peer();
             let channel = channel(&url, &token()).unwrap();
@@ -193,7 +192,7 @@ mod tests {
                     }
                 });
             }
-            // Any moment of their work will do.
+            // Any moment of the calls is valid.
             tokio::time::sleep(Duration::from_millis(30)).await;
             peer.shutdown_background();
             for status in calls.join_all().await {
@@ -204,12 +203,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_peer_that_is_down_is_unavailable_at_once_and_says_when_to_retry() {
+    async fn absent_peer_is_unavailable_at_once_with_a_retry_delay() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         drop(listener);
         let channel = channel(&url, &token()).unwrap();
-        assert!(!is_serving(channel.clone(), preface::LIMIT).await);
+        assert!(!is_serving(channel.clone(), CONNECT_TIMEOUT).await);
         let status = HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap_err();
         assert!(!was_sent(&status), "{status:?}");
         let error = call_error("the planner", &status);
@@ -218,9 +217,9 @@ mod tests {
         assert!(!error.message.contains("127.0.0.1"), "no address in a message for callers");
     }
 
-    /// What stands in for a frozen process is a socket that nobody serves: the kernel takes connections for it.
+    /// A socket without an accept loop stands in for a stopped process: the kernel accepts its connections.
     #[tokio::test]
-    async fn a_peer_that_is_frozen_is_unavailable_to_all_who_call_it_and_found_again_when_it_goes_on() {
+    async fn stopped_peer_is_unavailable_to_every_call_until_it_resumes() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let channel = channel(&format!("http://{}", listener.local_addr().unwrap()), &token()).unwrap();
         let asked = Instant::now();
@@ -236,13 +235,13 @@ mod tests {
         }
         assert!(
             asked.elapsed() < PING_EVERY + PING_TIMEOUT,
-            "{:?}: they waited for each other",
+            "{:?}: calls waited for each other",
             asked.elapsed()
         );
         let stop = CancellationToken::new();
         let server = GrpcServer::new(Readiness::needing(&[]), token()).serve(listener, stop.clone());
         let server = tokio::spawn(server);
-        while !is_serving(channel.clone(), preface::LIMIT).await {
+        while !is_serving(channel.clone(), CONNECT_TIMEOUT).await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         stop.cancel();

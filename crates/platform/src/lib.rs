@@ -1,25 +1,26 @@
-//! The chassis: what every service needs and none should write again. One file per concern.
+//! Infrastructure that every service needs, one module per concern.
 //!
 //! | concern | module |
 //! |---|---|
 //! | settings from flags, environment and `phoenix.toml` | [`config`] |
 //! | log lines and OTLP traces | [`telemetry`], [`logging`] |
-//! | counters and histograms, `/metrics` | [`metrics`] |
+//! | counters and histograms, `/metrics` | [`metrics`], [`rpc_metrics`] |
 //! | correlation id, trace context and deadline across processes | [`propagation`] |
 //! | gRPC servers and clients | [`server`], [`client`] |
 //! | many calls on one stream | [`multiplex`] |
-//! | what callers present and whom they address | [`service_token`], [`bearer`], [`loopback`] |
-//! | "can this process take work?" | [`readiness`] |
+//! | authentication and host checks | [`service_token`], [`bearer`], [`loopback`] |
+//! | readiness | [`readiness`] |
 //! | ports, connections and signals | [`listener`], [`connections`], [`shutdown`] |
 //! | SQLite databases | [`sqlite`] |
-//! | modes of files, processes that others cannot look into | [`privacy`] |
+//! | file modes and process isolation | [`privacy`] |
 //!
-//! Process globals are two: the tracing subscriber and the metrics recorder. Everything else is a value.
+//! The only process globals are the tracing subscriber and the metrics recorder; everything else is passed as a value.
 
 pub mod bearer;
 pub mod client;
 pub mod config;
 pub mod connections;
+mod http2;
 pub mod listener;
 pub mod log_limit;
 pub mod logging;
@@ -37,7 +38,6 @@ pub mod shutdown;
 pub mod sqlite;
 pub mod telemetry;
 
-/// The names most services use.
 pub use metrics::{init_metrics, record_counter, record_histogram};
 pub use propagation::{RequestContext, correlation_span};
 pub use telemetry::init_tracing;

@@ -1,10 +1,10 @@
-//! Binding ports. Every port is bound before any work begins, so that a port in use stops a start and not a service.
+//! Binding of ports. Every port is bound before any work begins, so that a port in use fails the start.
 
 use std::{io, net::SocketAddr};
 
 use tokio::net::TcpListener;
 
-/// A port that can't be had.
+/// Error of binding an address.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {addr} ({setting}): {hint}")]
 pub struct BindError {
@@ -13,10 +13,10 @@ pub struct BindError {
     hint: String,
 }
 
-/// Binds `addr`. `setting` is the variable the address came from, for the message.
+/// Binds `addr`. `setting` is the variable that the address came from, for the error message.
 ///
 /// # Errors
-/// When the address is in use, not ours, or not allowed.
+/// When the address is in use, not of this machine, or not permitted.
 pub async fn bind(setting: &'static str, addr: SocketAddr) -> Result<TcpListener, BindError> {
     TcpListener::bind(addr).await.map_err(|error| BindError { addr, setting, hint: hint(&error) })
 }
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_port_in_use_is_named_with_its_setting() {
+    async fn port_in_use_is_named_with_its_setting() {
         let taken = bind("GRPC_ADDR", "127.0.0.1:0".parse().unwrap()).await.unwrap();
         let error = bind("GRPC_ADDR", taken.local_addr().unwrap()).await.unwrap_err().to_string();
         assert!(error.contains("GRPC_ADDR") && error.contains("another process"), "{error}");

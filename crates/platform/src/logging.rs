@@ -1,40 +1,43 @@
-//! Log lines, for programs and for people, from one place.
+//! Log lines in JSON and as text.
 //!
 //! | format | a line |
 //! |---|---|
-//! | JSON | one object; the fields of every span in scope stand at the top level |
-//! | pretty | time, level, message, the event's own fields, then whose request it is |
+//! | JSON | one object; the fields of every span in scope are top-level members |
+//! | pretty | time, level, message, the event's own fields, then agent and correlation id |
 //!
 //! `tracing-subscriber`'s own JSON format nests span fields under `spans`; here `correlation_id`, `trace_id`, `plan_id`,
-//! `task_id` and `agent` are found where `grep` and log stores look first. A field of the event wins over one of a span,
-//! an inner span's over an outer one's.
+//! `task_id` and `agent` are top-level members, where `grep` and log stores look first. A field of the event overrides one
+//! of a span, and an inner span's field overrides an outer one's.
 //!
-//! Several lines are written for every chat, so they are put together from bytes: a span's fields are rendered when it is
-//! opened, a line in a buffer that its thread keeps ([`value`] does the rendering).
+//! Every chat writes several lines, so lines are assembled from bytes: a span's fields are rendered when the span opens, and
+//! a line is built in a buffer that its thread reuses ([`value`] renders the fields).
 
+mod format;
 mod value;
 mod writer;
 
 use std::{cell::RefCell, io::Write};
 
 use jiff::Timestamp;
-use tracing::{Event, Level, Metadata, Subscriber, field::Field, span};
+use tracing::{Event, Level, Metadata, Subscriber, span};
 use tracing_subscriber::{Layer, layer::Context, registry::LookupSpan};
 
 use self::value::{Fields, Rendered};
-pub use self::writer::{LINES_DROPPED, LineSink, LogWriter};
-use crate::telemetry::LogFormat;
+pub use self::{
+    format::LogFormat,
+    writer::{LINES_DROPPED, LineSink, LogWriter},
+};
 
-/// The fields that every JSON line begins with; no other field may take their names.
+/// Fields that every JSON line begins with. Other fields of these names are dropped.
 const FIXED: [&str; 5] = ["timestamp", "level", "service", "target", "message"];
 
-/// Whose request a pretty line is about: what a person follows. The other ids are in the JSON and in the journal.
-const FOLLOWED: [&str; 2] = ["agent", "correlation_id"];
+/// Span fields of a pretty line. JSON lines and the journal have the other ids.
+const PRETTY_SPAN_FIELDS: [&str; 2] = ["agent", "correlation_id"];
 
-/// Room that a line's buffer keeps; a longer line gives its memory back.
-const KEPT_BYTES: usize = 16 * 1024;
+/// Capacity in bytes that a reused line buffer keeps.
+const MAX_BUFFER_BYTES: usize = 16 * 1024;
 
-/// Makes one line of every event.
+/// A `tracing` layer that writes one line per event.
 #[derive(Debug)]
 pub struct LogLayer<L = LogWriter> {
     service: &'static str,
@@ -46,8 +49,7 @@ pub struct LogLayer<L = LogWriter> {
 }
 
 impl LogLayer {
-    /// To `lines`, for the process that plays the role `service`. `prefix`: pretty lines begin with it, where several
-    /// services share a terminal.
+    /// A layer that writes to `lines`, for the role `service`. With `prefix`, pretty lines begin with the service.
     #[must_use]
     pub const fn new(
         service: &'static str,
@@ -60,7 +62,7 @@ impl LogLayer {
     }
 }
 
-/// The fields of a span, kept with it.
+/// Rendered fields of a span, stored in its extensions.
 struct SpanFields(Rendered);
 
 impl<S, L> Layer<S> for LogLayer<L>
@@ -91,7 +93,7 @@ where
                 self.write(event, &context, &mut scratch);
                 true
             }
-            // Something that is being written logs.
+            // A value that is being rendered logs.
             Err(_) => false,
         });
         if !written {
@@ -100,13 +102,13 @@ where
     }
 }
 
-/// What a line is put together in.
+/// Reused buffers of one thread.
 #[derive(Default)]
 struct Scratch {
     line: Vec<u8>,
     message: Vec<u8>,
     own: Rendered,
-    /// The names of inherited fields that the line has already.
+    /// Names of the span fields that the line has.
     inherited: Vec<&'static str>,
 }
 
@@ -142,7 +144,7 @@ impl<L: LineSink> LogLayer<L> {
                 }
                 match self.format {
                     LogFormat::Json if !FIXED.contains(&name) => json_field(line, field),
-                    LogFormat::Pretty if FOLLOWED.contains(&name) => self.pretty_field(line, field),
+                    LogFormat::Pretty if PRETTY_SPAN_FIELDS.contains(&name) => self.pretty_field(line, field),
                     LogFormat::Json | LogFormat::Pretty => continue,
                 }
                 inherited.push(name);
@@ -150,16 +152,16 @@ impl<L: LineSink> LogLayer<L> {
         }
         line.extend_from_slice(if self.format == LogFormat::Json { b"}\n" } else { b"\n" });
         self.lines.line(*event.metadata().level(), line);
-        if line.capacity() > KEPT_BYTES {
+        if line.capacity() > MAX_BUFFER_BYTES {
             *line = Vec::new();
         }
     }
 
     fn begin_json(&self, line: &mut Vec<u8>, metadata: &Metadata<'_>, message: &[u8]) {
-        // Writing to memory does not fail.
+        // Writing to memory cannot fail.
         let _ = write!(
             line,
-            // Always as many digits, so that lines sort by them as text.
+            // A fixed number of digits, so that lines sort as text.
             r#"{{"timestamp":"{:.6}","level":"{}","service":"{}","target":"{}","message":"#,
             Timestamp::now(),
             metadata.level(),
@@ -206,11 +208,6 @@ fn json_field(line: &mut Vec<u8>, (name, value): (&str, &[u8])) {
     line.extend_from_slice(value);
 }
 
-/// Fields for the tracing exporter (`otel.…`) are not for readers of logs.
-fn is_for_readers(field: &Field) -> bool {
-    !field.name().starts_with("otel.")
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
@@ -234,7 +231,7 @@ mod tests {
         }
     }
 
-    /// The one line that an event inside two spans becomes.
+    /// The line of an event inside two spans.
     fn line(format: LogFormat) -> String {
         let buffer = Buffer::default();
         let sink = buffer.clone();
@@ -259,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn span_fields_are_at_the_top_level_and_the_innermost_wins() {
+    fn json_line_has_span_fields_and_the_innermost_wins() {
         let line: Value = serde_json::from_str(&line(LogFormat::Json)).unwrap();
         for (key, value) in [
             ("level", "WARN"),
@@ -278,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pretty_line_says_what_happened_and_to_whom() {
+    fn pretty_line_has_event_fields_agent_and_correlation_id() {
         let line = line(LogFormat::Pretty);
         let (_time, rest) = line.split_once(' ').unwrap();
         assert_eq!(rest, " WARN agent failed:\\n\"again\" attempt=2 agent=git_agent correlation_id=c-1\n");

@@ -1,21 +1,22 @@
-//! Requests that are addressed to this machine.
+//! Detection of requests whose host is this machine.
 //!
-//! A server without a token serves this machine only. That is not enough: a web page elsewhere can point a name of its own at
-//! 127.0.0.1 and have a visitor's browser send requests here (DNS rebinding). So a request must also name this machine.
+//! A server without a token listens on loopback only. That is not sufficient: a web page can resolve a name of its own to
+//! 127.0.0.1 and make a visitor's browser send requests here (DNS rebinding). A request must therefore also name a loopback
+//! host.
 
 use http::{HeaderMap, Uri, header, uri::Authority};
 
-/// Whether a request with this target and these headers names this machine as its host.
+/// Whether the host of a request with this target and these headers is this machine.
 #[must_use]
 pub fn is_addressed(uri: &Uri, headers: &HeaderMap) -> bool {
     authority(uri, headers).is_some_and(|authority| is_this_machine(authority.host()))
 }
 
-/// The host and port that a request with this target and these headers is addressed to.
+/// Host and port of a request with this target and these headers.
 #[must_use]
 pub fn authority(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
     let header = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    // HTTP/2 puts the host into the request target.
+    // HTTP/2 has the host in the request target.
     uri.authority().cloned().or_else(|| header?.parse::<Authority>().ok())
 }
 
@@ -30,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_machine_has_several_names() {
+    fn loopback_hosts_are_recognised_in_every_form() {
         for host in
             ["localhost", "LOCALHOST", "localhost.", "127.0.0.1", "127.8.8.8", "[::1]", "[::ffff:127.0.0.1]"]
         {

@@ -1,8 +1,8 @@
-//! Keeps what Phoenix knows from other users and from the agents it runs.
+//! Protection of files and processes from other users and from agents.
 //!
-//! Files that Phoenix creates have mode 0600, folders 0700. A process that starts no programs of others narrows its umask
-//! ([`restrict_new_files`]); one that does (the executor, `phoenix up`) names the mode of each file, because agents inherit
-//! the umask and keep the operator's own.
+//! Files that Phoenix creates have mode 0600, folders 0700. A process that starts no agents narrows its umask
+//! ([`restrict_new_files`]); one that does (the executor, `phoenix up`) sets the mode of each file, because agents inherit the
+//! umask and need the operator's own.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions, Permissions},
@@ -22,26 +22,26 @@ const FILE_MODE: u32 = 0o600;
 /// Mode bits of group and others.
 const SHARED: u32 = 0o077;
 
-/// Set on folders such as `/tmp`, which belong to every user.
+/// Sticky bit of folders such as `/tmp`, which belong to every user.
 const STICKY: u32 = 0o1000;
 
 /// Makes this process not dumpable: processes of the same user cannot read its environment or memory through `/proc`, and it
-/// leaves no core dump. A program that it starts is dumpable again. Does nothing where there is no such switch.
+/// leaves no core dump. A program that it starts is dumpable again. Does nothing on other systems than Linux.
 ///
 /// # Errors
-/// When the system refuses.
+/// When the system call fails.
 pub fn conceal_process() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     nix::sys::prctl::set_dumpable(false)?;
     Ok(())
 }
 
-/// Narrows the umask: what this process and its children create is for their user only.
+/// Narrows the umask: files that this process and its children create are for their user only.
 pub fn restrict_new_files() {
     umask(Mode::from_bits_truncate(SHARED));
 }
 
-/// Creates `folder` and the missing folders above it, for this user only. Existing folders stay as they are.
+/// Creates `folder` and its missing parents, for this user only. Existing folders are unchanged.
 ///
 /// # Errors
 /// When a folder cannot be created.
@@ -49,7 +49,7 @@ pub fn create_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)
 }
 
-/// Opens `file` for writing, and creates it for this user only when there is none. Its content stays.
+/// Opens `file` for writing, and creates it for this user only if it does not exist. Does not truncate.
 ///
 /// # Errors
 /// When the file cannot be opened or created.
@@ -57,8 +57,8 @@ pub fn create_file(file: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(false).mode(FILE_MODE).open(file)
 }
 
-/// Takes a file or folder of this user away from group and others. What is missing, is a link, belongs to another user or is
-/// a shared folder such as `/tmp` stays as it is.
+/// Removes the permissions of group and others from a file or folder of this user. Missing files, links, files of other users
+/// and shared folders such as `/tmp` are unchanged.
 ///
 /// # Errors
 /// When the mode cannot be read or changed.
@@ -76,8 +76,8 @@ pub fn tighten(path: &Path) -> io::Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(mode & 0o7777 & !SHARED))
 }
 
-/// Tells git to leave `folder` alone, unless a `.gitignore` there says otherwise already: a data folder often lies in a
-/// repository that an agent commits to.
+/// Creates a `.gitignore` with `pattern` in `folder`, unless there is one: a data folder often lies in a repository that an
+/// agent commits to.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn new_files_and_folders_are_for_their_owner() {
+    fn new_files_and_folders_are_private() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("a/b");
         create_folder(&folder).unwrap();
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn tighten_takes_group_and_others_away_and_nothing_else() {
+    fn tighten_removes_permissions_of_group_and_others_only() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         for (name, before, after) in [("a", 0o644, 0o600), ("b", 0o755, 0o700), ("c", 0o400, 0o400)] {
@@ -127,7 +127,7 @@ mod tests {
         std::fs::create_dir(at("shared")).unwrap();
         std::fs::set_permissions(at("shared"), Permissions::from_mode(0o1777)).unwrap();
         tighten(&at("shared")).unwrap();
-        assert_eq!(mode(&at("shared")), 0o1777, "a folder of every user stays one");
+        assert_eq!(mode(&at("shared")), 0o1777, "a shared folder stays shared");
         std::fs::write(at("elsewhere"), "").unwrap();
         std::fs::set_permissions(at("elsewhere"), Permissions::from_mode(0o644)).unwrap();
         std::os::unix::fs::symlink(at("elsewhere"), at("link")).unwrap();
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gitignore_that_is_there_stays() {
+    fn existing_gitignore_is_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         keep_out_of_git(dir.path(), "*").unwrap();
         keep_out_of_git(dir.path(), "else").unwrap();

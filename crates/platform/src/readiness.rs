@@ -1,13 +1,13 @@
-//! "Can this process take work?", answered by named conditions.
+//! Readiness of a process, from named conditions.
 //!
-//! A service names what it needs (`journal`, `executor`, …) when it starts, all unmet; it is ready once every one is met.
-//! The answer goes out as `grpc.health.v1` and is what probes, `phoenix up` and the gateway's `/readyz` ask for.
+//! A service names its conditions (`journal`, `executor`, …) at the start, all unmet; it is ready once every one is met.
+//! Readiness is published as `grpc.health.v1`, for probes, `phoenix up` and the gateway's `/readyz`.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::watch;
 
-/// The conditions of one process. Cheap to clone.
+/// Conditions of one process. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     state: Arc<watch::Sender<State>>,
@@ -26,14 +26,14 @@ impl State {
 }
 
 impl Readiness {
-    /// Not ready until each of `conditions` is met.
+    /// A readiness that needs each of `conditions`.
     #[must_use]
     pub fn needing(conditions: &[&'static str]) -> Self {
         let conditions = conditions.iter().map(|name| (*name, false)).collect();
         Self { state: Arc::new(watch::Sender::new(State { conditions, shutting_down: false })) }
     }
 
-    /// Says whether `condition` is met now. Logs the change, not the repetition.
+    /// Sets whether `condition` is met. Logs changes only.
     pub fn set(&self, condition: &'static str, met: bool) {
         let changed =
             self.state.send_if_modified(|state| state.conditions.insert(condition, met) != Some(met));
@@ -44,7 +44,7 @@ impl Readiness {
         }
     }
 
-    /// Not ready, from now on.
+    /// Makes the process not ready, permanently.
     pub fn shut_down(&self) {
         self.state.send_modify(|state| state.shutting_down = true);
     }
@@ -55,18 +55,18 @@ impl Readiness {
         self.state.borrow().is_ready()
     }
 
-    /// The conditions that are not met.
+    /// Names of the unmet conditions.
     #[must_use]
     pub fn unmet(&self) -> Vec<&'static str> {
         self.state.borrow().conditions.iter().filter(|(_, met)| !**met).map(|(name, _)| *name).collect()
     }
 
-    /// Calls `tell` with each new answer, the present one first, until the process shuts down.
-    pub(crate) async fn follow<F: Future<Output = ()>>(&self, tell: impl Fn(bool) -> F) {
+    /// Calls `report` with the current state and each change, until the process shuts down.
+    pub(crate) async fn follow<F: Future<Output = ()>>(&self, report: impl Fn(bool) -> F) {
         let mut changes = self.state.subscribe();
         loop {
             let state = changes.borrow_and_update().clone();
-            tell(state.is_ready()).await;
+            report(state.is_ready()).await;
             if state.shutting_down || changes.changed().await.is_err() {
                 return;
             }
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_condition_counts_and_shutdown_is_final() {
+    fn readiness_needs_every_condition_and_ends_at_shutdown() {
         let readiness = Readiness::needing(&["journal", "executor"]);
         readiness.set("journal", true);
         assert_eq!(readiness.unmet(), ["executor"]);

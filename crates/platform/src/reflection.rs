@@ -1,4 +1,4 @@
-//! Server reflection: what a port serves, and nothing else, in both versions of the protocol.
+//! Server reflection of the services of one port, in both versions of the protocol.
 
 use std::collections::BTreeSet;
 
@@ -7,10 +7,10 @@ use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use tonic::server::NamedService;
 use tonic_reflection::{pb, server};
 
-/// The two services that describe the services called `names`.
+/// The two reflection services for the services called `names`.
 ///
 /// # Errors
-/// When the description of the contract can't be read.
+/// When the descriptors of the contract are not valid.
 pub(crate) fn services(
     names: &[&str],
 ) -> Result<
@@ -25,15 +25,15 @@ pub(crate) fn services(
         server::v1alpha::ServerReflectionServer::<server::v1alpha::ReflectionService>::NAME,
     ];
     let names: Vec<_> = names.iter().copied().chain(own).collect();
-    let described = describe(&names)?;
+    let descriptors = describe(&names)?;
     let builder = || {
-        let builder = server::Builder::configure().register_file_descriptor_set(described.clone());
+        let builder = server::Builder::configure().register_file_descriptor_set(descriptors.clone());
         names.iter().fold(builder, |builder, name| builder.with_service_name(*name))
     };
     Ok((builder().build_v1()?, builder().build_v1alpha()?))
 }
 
-/// The files that define the services called `names`, and those that these files need.
+/// Descriptors of the files that define the services called `names`, and of their dependencies.
 fn describe(names: &[&str]) -> Result<FileDescriptorSet, server::Error> {
     let known = [
         phoenix_proto::FILE_DESCRIPTOR_SET,
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
     use crate::{client, listener, readiness::Readiness, server::GrpcServer, service_token::ServiceToken};
 
-    /// What a server without a service of its own answers `$request` in one version of the protocol.
+    /// Response of a server without services to `$request` in one version of the protocol.
     macro_rules! ask {
         ($version:ident, $channel:expr, $request:ident ( $argument:expr )) => {{
             use tonic_reflection::pb::$version::{
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reflection_tells_what_the_port_serves_in_both_versions() {
+    async fn reflection_lists_the_services_of_the_port() {
         let listener = listener::bind("GRPC_ADDR", "127.0.0.1:0".parse().unwrap()).await.unwrap();
         let token = ServiceToken::new("of-the-test").unwrap();
         let channel = client::channel(&format!("http://{}", listener.local_addr().unwrap()), &token).unwrap();
@@ -115,13 +115,13 @@ mod tests {
                 for name in expected {
                     ask!($version, channel, FileContainingSymbol(name)).unwrap().expect(name);
                 }
-                // In an answer, or as the status of the call.
+                // As an error response, or as the status of the call.
                 let unknown =
                     ask!($version, channel, FileContainingSymbol("phoenix.planner.v1.PlannerService"));
                 let unknown = unknown.map(|answer| answer.and_then(|answer| answer.message_response));
                 assert!(
                     !matches!(unknown, Ok(Some(MessageResponse::FileDescriptorResponse(_)))),
-                    "it serves no planner: {unknown:?}"
+                    "the planner is not served: {unknown:?}"
                 );
             }};
         }
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn description_holds_what_a_service_needs_and_no_other_service() {
+    fn description_has_dependencies_and_no_other_service() {
         let services = |set: &FileDescriptorSet| -> Vec<String> {
             let services =
                 set.file.iter().flat_map(|file| file.service.iter().map(|service| service.name().to_owned()));

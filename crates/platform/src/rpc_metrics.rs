@@ -1,4 +1,4 @@
-//! Counts and times every gRPC call a server takes.
+//! Counting and timing of the gRPC calls that a server handles.
 
 use std::{
     pin::Pin,
@@ -11,10 +11,10 @@ use tower::{Layer, Service};
 
 use crate::metrics::Metric;
 
-/// How long gRPC calls took until their answer began, by method and status.
+/// Time until a gRPC call's response began, by method and status.
 pub const RPC_SECONDS: Metric = Metric::histogram(
     "phoenix_rpc_duration_seconds",
-    "Time until a gRPC call's answer began, by method and status code.",
+    "Time until a gRPC call's response began in seconds, by method and status code.",
 )
 .labelled();
 
@@ -23,13 +23,13 @@ pub const RPC_SECONDS: Metric = Metric::histogram(
 pub struct RpcMetrics;
 
 impl RpcMetrics {
-    /// A call of `method` (its path) that begins now.
-    pub(crate) fn begin(&self, method: &str) -> RpcCall {
+    /// Starts timing a call of `method`, which is the request path.
+    pub(crate) fn start(&self, method: &str) -> RpcCall {
         RpcCall { method: method.to_owned(), started: Instant::now() }
     }
 }
 
-/// A call in flight.
+/// A call without a response so far.
 #[derive(Debug)]
 pub(crate) struct RpcCall {
     method: String,
@@ -37,9 +37,10 @@ pub(crate) struct RpcCall {
 }
 
 impl RpcCall {
-    /// It was answered with `code`.
-    pub(crate) fn answered(self, code: Code) {
-        // A caller may ask for any path; only those that exist become labels. Without a token it does not learn which exist.
+    /// Records the call with the status `code`.
+    pub(crate) fn record(self, code: Code) {
+        // The path is the caller's choice; only paths of existing methods become labels. A caller without a token does not
+        // learn which methods exist.
         let is_unknown = matches!(code, Code::Unimplemented | Code::Unauthenticated);
         let method = if is_unknown { "unknown".into() } else { self.method };
         metrics::histogram!(RPC_SECONDS.name, "method" => method, "code" => code_name(code))
@@ -51,15 +52,15 @@ impl<S> Layer<S> for RpcMetrics {
     type Service = RpcMetricsService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RpcMetricsService { inner, calls: self.clone() }
+        RpcMetricsService { inner, metrics: self.clone() }
     }
 }
 
-/// The service of [`RpcMetrics`].
+/// Service of [`RpcMetrics`].
 #[derive(Debug, Clone)]
 pub struct RpcMetricsService<S> {
     inner: S,
-    calls: RpcMetrics,
+    metrics: RpcMetrics,
 }
 
 impl<S, B> Service<http::Request<B>> for RpcMetricsService<S>
@@ -75,16 +76,16 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let observed = self.calls.begin(request.uri().path());
-        RpcFuture { future: self.inner.call(request), observed: Some(observed) }
+        let call = self.metrics.start(request.uri().path());
+        RpcFuture { future: self.inner.call(request), call: Some(call) }
     }
 }
 
 pin_project_lite::pin_project! {
-    /// The future of [`RpcMetricsService`].
+    /// Future of [`RpcMetricsService`].
     pub struct RpcFuture<F> {
         #[pin] future: F,
-        observed: Option<RpcCall>,
+        call: Option<RpcCall>,
     }
 }
 
@@ -96,20 +97,21 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let answer = ready!(this.future.poll(cx));
-        let code = match &answer {
+        let response = ready!(this.future.poll(cx));
+        let code = match &response {
             Ok(response) => {
                 Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code())
             }
             Err(_) => Code::Unknown,
         };
-        if let Some(observed) = this.observed.take() {
-            observed.answered(code);
+        if let Some(call) = this.call.take() {
+            call.record(code);
         }
-        Poll::Ready(answer)
+        Poll::Ready(response)
     }
 }
 
+/// Name of a status code in labels and spans.
 pub(crate) const fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "ok",

@@ -1,4 +1,4 @@
-//! The one way a gRPC service is served: with health, reflection, propagation, metrics, limits and a graceful end.
+//! The gRPC server of every service: health, reflection, context propagation, metrics, limits and graceful shutdown.
 
 use std::io;
 
@@ -8,6 +8,7 @@ use tonic::{body::Body, server::NamedService, service::Routes};
 use tonic_health::ServingStatus;
 use tower::{Service, ServiceBuilder};
 
+pub use crate::http2::MAX_MESSAGE_BYTES;
 use crate::{
     connections::{self, Options, Protocol},
     multiplex::{self, Handler},
@@ -18,36 +19,30 @@ use crate::{
     service_token::{RequireToken, ServiceToken},
 };
 
-/// The largest message a service takes or sends: an agent's 8 MiB answer, escaped as JSON.
-pub const MAX_MESSAGE_BYTES: usize = 20 * 1024 * 1024;
-
-/// What HTTP/2 headers and trailers may hold together: a failed call's status travels there.
-pub(crate) const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
-
-/// A gRPC server in the making.
+/// Builder of a gRPC server.
 #[derive(Debug)]
 pub struct GrpcServer {
     routes: Routes,
     readiness: Readiness,
     token: ServiceToken,
     service_names: Vec<&'static str>,
-    calls: RpcMetrics,
+    metrics: RpcMetrics,
     draining: CancellationToken,
 }
 
-/// Why a server ended before it was asked to.
+/// Error of a server that ended before its shutdown.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The listener is of no use.
+    /// The listener failed.
     #[error("listener: {0}")]
     Listener(#[from] io::Error),
-    /// The description of the contract can't be read.
+    /// The descriptors of the contract are not valid.
     #[error("server reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
 impl GrpcServer {
-    /// A server that is SERVING whenever `readiness` is, for callers that present `token`.
+    /// A server that reports SERVING while `readiness` is met, for callers that present `token`.
     #[must_use]
     pub fn new(readiness: Readiness, token: ServiceToken) -> Self {
         Self {
@@ -55,15 +50,15 @@ impl GrpcServer {
             readiness,
             token,
             service_names: Vec::new(),
-            calls: RpcMetrics,
+            metrics: RpcMetrics,
             draining: CancellationToken::new(),
         }
     }
 
-    /// Lets callers make their calls of `handler`'s method on one stream. For one handler per server.
+    /// Adds `handler` for calls on shared streams. At most one handler per server.
     #[must_use]
     pub fn add_multiplexed(self, handler: impl Handler) -> Self {
-        let service = multiplex::service(handler, self.calls.clone(), self.draining.clone());
+        let service = multiplex::service(handler, self.metrics.clone(), self.draining.clone());
         self.add_service(service)
     }
 
@@ -85,13 +80,13 @@ impl GrpcServer {
         self
     }
 
-    /// Serves until `shutdown`, then climbs down the ladder of [`crate::shutdown`].
+    /// Serves until `shutdown`, then follows the steps of [`crate::shutdown`].
     ///
     /// # Errors
-    /// When the listener breaks.
+    /// When the listener fails.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServeError> {
-        let Self { routes, readiness, token, service_names, calls, draining } = self;
-        // However this ends: a stream whose calls go on holds the server open.
+        let Self { routes, readiness, token, service_names, metrics, draining } = self;
+        // On every exit path: a shared stream with running calls keeps the server open.
         let draining = draining.drop_guard();
         let addr = listener.local_addr()?;
         let (mut reporter, health) = tonic_health::server::health_reporter();
@@ -101,7 +96,7 @@ impl GrpcServer {
         let (reflection, reflection_alpha) = reflection::services(&described)?;
         let routes = routes.add_service(health).add_service(reflection).add_service(reflection_alpha);
         let service = ServiceBuilder::new()
-            .layer(calls)
+            .layer(metrics)
             .layer(RequireToken(token))
             .layer(ServeContext)
             .service(routes.prepare());
@@ -117,7 +112,7 @@ impl GrpcServer {
         tracing::info!(%addr, "gRPC server listening");
         tokio::select! {
             served = &mut server => return Ok(served?),
-            // Ends only with the readiness, which nobody has shut down yet.
+            // Ends only with the readiness, which is not shut down yet.
             () = report => {}
             () = shutdown.cancelled() => {}
         }
@@ -125,7 +120,7 @@ impl GrpcServer {
         drop(draining);
         for name in names() {
             reporter.set_service_status(name, ServingStatus::NotServing).await;
-            // Ends the streams of those who watch, which would otherwise hold the server open.
+            // Ends health watches, which would otherwise keep the server open.
             reporter.clear_service_status(name).await;
         }
         Ok(server.await?)
@@ -150,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_serves_only_while_ready_and_ends_although_someone_watches() {
+    async fn server_serves_only_while_ready_and_ends_despite_a_watch() {
         let readiness = Readiness::needing(&["store"]);
         let listener = listener::bind("GRPC_ADDR", "127.0.0.1:0".parse().unwrap()).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -171,18 +166,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn calls_that_many_leave_at_once_do_not_break_the_connection_for_others() {
+    async fn many_cancelled_calls_do_not_break_the_connection() {
         let shutdown = CancellationToken::new();
         let (blocked, block) = std::sync::mpsc::channel::<()>();
-        let (tell, told) = tokio::sync::oneshot::channel();
+        let (sender, receiver) = tokio::sync::oneshot::channel();
         let stop = shutdown.clone();
-        // A server with a thread of its own, which stands still when told to.
+        // A server with its own thread, which blocks on request.
         let server = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = listener::bind("GRPC_ADDR", "127.0.0.1:0".parse().unwrap()).await.unwrap();
                 let begin = tokio::sync::oneshot::channel::<()>();
-                let _ = tell.send((format!("http://{}", listener.local_addr().unwrap()), begin.0));
+                let _ = sender.send((format!("http://{}", listener.local_addr().unwrap()), begin.0));
                 tokio::spawn(async move {
                     let _ = begin.1.await;
                     let _ = block.recv();
@@ -190,7 +185,7 @@ mod tests {
                 GrpcServer::new(Readiness::needing(&[]), token()).serve(listener, stop).await.unwrap();
             });
         });
-        let (url, begin) = told.await.unwrap();
+        let (url, begin) = receiver.await.unwrap();
         let channel = client::channel(&url, &token()).unwrap();
         let request = HealthCheckRequest::default;
         let mut watch = HealthClient::new(channel.clone()).watch(request()).await.unwrap().into_inner();
@@ -200,14 +195,14 @@ mod tests {
         for _ in 0..500 {
             let mut health = HealthClient::new(channel.clone());
             let call = health.check(request());
-            // Sent, and left.
+            // Sent, and cancelled.
             let _ = tokio::time::timeout(Duration::from_millis(1), call).await;
         }
         blocked.send(()).unwrap();
         assert!(client::is_serving(channel, DRAIN).await);
         shutdown.cancel();
         let last = watch.message().await.unwrap().unwrap();
-        assert_eq!(last.status, ServingStatus::NotServing as i32, "the stream lived on");
+        assert_eq!(last.status, ServingStatus::NotServing as i32, "the stream is still open");
         server.join().unwrap();
     }
 }

@@ -1,11 +1,11 @@
-//! The token that services of one stack present to one another.
+//! The token that the services of one stack present to one another.
 //!
-//! [`RequireToken`] refuses every gRPC call that does not carry it as `authorization: Bearer <token>`; the layer
-//! [`SendContext`](crate::propagation::SendContext) writes it into every call a service makes, and so into the call that
+//! [`RequireToken`] rejects gRPC calls that do not carry it as `authorization: Bearer <token>`; the layer
+//! [`SendContext`](crate::propagation::SendContext) adds it to every call, and so to the call that
 //! opens a shared stream. Health checks and reflection need no token.
 //!
 //! The token comes from [`FILE_VARIABLE`] or [`VARIABLE`]. `phoenix up` keeps it in the data folder, in [`FILE_NAME`], and
-//! hands the path of that file to its services.
+//! passes the path of that file to its services.
 
 use std::{
     fs::{self, OpenOptions},
@@ -30,22 +30,22 @@ use crate::{
     log_limit::LogLimit,
 };
 
-/// The variable that holds the token itself.
+/// Environment variable of the token itself.
 pub const VARIABLE: &str = "PHOENIX_SERVICE_TOKEN";
 
-/// The variable that holds the path of a file with the token.
+/// Environment variable of the path of a file with the token.
 pub const FILE_VARIABLE: &str = "PHOENIX_SERVICE_TOKEN_FILE";
 
-/// The file of the token in a data folder.
+/// Name of the token file in a data folder.
 pub const FILE_NAME: &str = "service.token";
 
-/// Whether agents must not be given the environment variable `name`.
+/// Whether the environment variable `name` must not be passed to agents.
 #[must_use]
 pub fn is_variable(name: &str) -> bool {
     name == VARIABLE || name == FILE_VARIABLE
 }
 
-/// The services that answer without a token.
+/// Path prefixes of services without authentication.
 const OPEN: [&str; 3] = [
     "/grpc.health.v1.Health/",
     "/grpc.reflection.v1.ServerReflection/",
@@ -63,16 +63,16 @@ struct Token {
     header: HeaderValue,
 }
 
-/// A text that cannot be a token. Its message does not quote the text.
+/// Error of an invalid token. The message does not contain the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be one word of visible ASCII characters")]
 pub struct InvalidToken;
 
 impl ServiceToken {
-    /// The token `text`, without surrounding white space.
+    /// Parses a token. Surrounding white space is ignored.
     ///
     /// # Errors
-    /// When no header can carry it.
+    /// When `text` is empty or not valid in a header.
     pub fn new(text: &str) -> Result<Self, InvalidToken> {
         let text = text.trim();
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -83,10 +83,10 @@ impl ServiceToken {
         Ok(Self(Arc::new(Token { secret: Secret::from(text.to_owned()), header })))
     }
 
-    /// The token that flags and environment name: the file `flag`, else [`FILE_VARIABLE`], else [`VARIABLE`].
+    /// Resolves the token: from the file `flag`, else [`FILE_VARIABLE`], else [`VARIABLE`].
     ///
     /// # Errors
-    /// The problem with the setting that is at fault.
+    /// The problem of the invalid setting.
     pub fn resolve(flag: Option<&Path>, env: Lookup<'_>) -> Result<Self, Problems> {
         let problem = |setting: &str, problem: &dyn std::fmt::Display| {
             let mut problems = Problems::default();
@@ -113,7 +113,7 @@ impl ServiceToken {
         }
     }
 
-    /// The token in the file `path`.
+    /// Reads the token from the file `path`.
     fn read(path: &Path) -> io::Result<Self> {
         let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         let text = fs::read_to_string(path).map_err(|error| io::Error::new(error.kind(), named(&error)))?;
@@ -123,7 +123,7 @@ impl ServiceToken {
         })
     }
 
-    /// The header in which a caller presents the token.
+    /// The `authorization` header of a caller.
     pub(crate) fn header(&self) -> HeaderValue {
         self.0.header.clone()
     }
@@ -136,15 +136,15 @@ impl ServiceToken {
 fn missing() -> String {
     format!(
         "is not set; every service of a stack needs the same token: set {FILE_VARIABLE} to the path of a file that holds it, \
-         such as the data/{FILE_NAME} that `phoenix up` makes, or set {VARIABLE} to the token itself"
+         such as the data/{FILE_NAME} that `phoenix up` creates, or set {VARIABLE} to the token itself"
     )
 }
 
-/// The path of the token's file in the folder `data_dir`. Makes the token if there is none: readable by its owner only,
-/// complete or not there, and the same for all who ask at once.
+/// Path of the token file in the folder `data_dir`. Creates the token if there is none: readable by its owner only, created
+/// atomically, and the same for concurrent callers.
 ///
 /// # Errors
-/// When it can be neither read nor made.
+/// When the token can be neither read nor created.
 pub fn load_or_create(data_dir: &Path) -> io::Result<PathBuf> {
     let path = data_dir.join(FILE_NAME);
     if path.try_exists()? {
@@ -152,24 +152,24 @@ pub fn load_or_create(data_dir: &Path) -> io::Result<PathBuf> {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         return Ok(path);
     }
-    let draft = data_dir.join(format!(".{FILE_NAME}-{}", Uuid::new_v4().simple()));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    let temporary = data_dir.join(format!(".{FILE_NAME}-{}", Uuid::new_v4().simple()));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     // 244 random bits.
     let token = format!("{}{}\n", Uuid::new_v4().simple(), Uuid::new_v4().simple());
-    let made = file
+    let created = file
         .write_all(token.as_bytes())
         .and_then(|()| file.sync_all())
-        .and_then(|()| fs::hard_link(&draft, &path));
-    let _ = fs::remove_file(&draft);
-    match made {
-        // Another process has made it meanwhile: that one counts.
+        .and_then(|()| fs::hard_link(&temporary, &path));
+    let _ = fs::remove_file(&temporary);
+    match created {
+        // Another process has created it meanwhile.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => ServiceToken::read(&path).map(drop)?,
-        made => made?,
+        created => created?,
     }
     Ok(path)
 }
 
-/// Server side: refuses calls without the token.
+/// A layer that rejects calls without the token.
 #[derive(Debug, Clone)]
 pub(crate) struct RequireToken(pub(crate) ServiceToken);
 
@@ -181,7 +181,7 @@ impl<S> Layer<S> for RequireToken {
     }
 }
 
-/// The service of [`RequireToken`].
+/// Service of [`RequireToken`].
 #[derive(Debug, Clone)]
 pub(crate) struct RequireTokenService<S> {
     inner: S,
@@ -213,10 +213,10 @@ where
                 "call refused: no valid service token; services of one stack need the same {FILE_VARIABLE} or {VARIABLE}"
             );
         }
-        let refused = Status::unauthenticated(
+        let rejected = Status::unauthenticated(
             "the service token is missing or not valid: send the metadata `authorization: Bearer <token>`",
         );
-        Either::Right(ready(Ok(refused.into_http())))
+        Either::Right(ready(Ok(rejected.into_http())))
     }
 }
 
@@ -233,12 +233,12 @@ mod tests {
     }
 
     #[test]
-    fn token_in_a_data_folder_is_made_once_and_private() {
+    fn token_in_a_data_folder_is_created_once_and_private() {
         let dir = tempfile::tempdir().unwrap();
         let read = || fs::read_to_string(load_or_create(dir.path()).unwrap()).unwrap();
         let tokens: HashSet<String> = std::thread::scope(|scope| {
-            let makers: Vec<_> = (0..8).map(|_| scope.spawn(read)).collect();
-            makers.into_iter().map(|maker| maker.join().unwrap()).collect()
+            let creators: Vec<_> = (0..8).map(|_| scope.spawn(read)).collect();
+            creators.into_iter().map(|creator| creator.join().unwrap()).collect()
         });
         assert_eq!(tokens.len(), 1);
         assert!(tokens.iter().all(|token| token.trim().len() >= 32));
@@ -247,7 +247,7 @@ mod tests {
         fs::set_permissions(dir.path().join(FILE_NAME), fs::Permissions::from_mode(0o644)).unwrap();
         load_or_create(dir.path()).unwrap();
         assert_eq!(mode(), 0o600);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no draft stays");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file remains");
     }
 
     #[test]
@@ -277,7 +277,7 @@ mod tests {
         assert!(unusable.contains(file), "{unusable}");
         let invalid = resolve(None, &[(VARIABLE, "open sesame")]).unwrap_err().to_string();
         for text in [&differs, &unusable, &invalid] {
-            assert!(!text.contains("sesame"), "a message quotes the token: {text}");
+            assert!(!text.contains("sesame"), "the message contains the token: {text}");
         }
         let absent = resolve(None, &[(FILE_VARIABLE, "/nonexistent/token")]).unwrap_err().to_string();
         assert!(absent.contains("/nonexistent/token"), "{absent}");

@@ -1,28 +1,27 @@
-//! How a process ends.
+//! Graceful shutdown of a process.
 //!
 //! ```text
 //! 1  first SIGTERM, SIGHUP or Ctrl-C: the token is cancelled
-//! 2  the server says NOT_SERVING, so that nobody sends new work
+//! 2  the server reports NOT_SERVING, so that no new work is sent
 //! 3  it stops accepting
-//! 4  what is in flight ends, or its time runs out ([`DRAIN`])
+//! 4  calls in flight end, or the drain limit passes ([`DRAIN`])
 //! 5  spans and log lines are flushed
 //! 6  the process exits with 0
 //!    a second signal, at any step: exit at once with 130
 //! ```
 //!
-//! SIGUSR1 and SIGUSR2 mean nothing here and are ignored. A SIGHUP that was ignored when the process was started, as under
-//! `nohup`, stays ignored.
+//! SIGUSR1 and SIGUSR2 are ignored. A SIGHUP that was ignored when the process started, as under `nohup`, stays ignored.
 
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// How long work in flight may take to end after the first signal.
+/// Drain limit: time for calls in flight after the first signal.
 pub const DRAIN: Duration = Duration::from_secs(30);
 
-/// The signals that ask a process to stop. Signals without a meaning are caught too, and ignored: a handler, unlike an
-/// ignored signal, is not inherited by agents.
+/// Signals that stop a process. SIGUSR1 and SIGUSR2 are caught and dropped: a handler, unlike an ignored signal, is not
+/// inherited by agents.
 #[derive(Debug)]
 pub struct StopSignals {
     terminate: Signal,
@@ -32,10 +31,10 @@ pub struct StopSignals {
 }
 
 impl StopSignals {
-    /// Catches them from now on. To be called inside a tokio runtime.
+    /// Installs the signal handlers. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// When the signals can't be caught.
+    /// When a handler cannot be installed.
     pub fn catch() -> std::io::Result<Self> {
         let hangup = SignalKind::hangup();
         Ok(Self {
@@ -46,7 +45,7 @@ impl StopSignals {
         })
     }
 
-    /// The name of the next one that arrives.
+    /// Waits for the next signal. Returns its name.
     pub async fn next(&mut self) -> &'static str {
         let hangup = async {
             match &mut self.hangup {
@@ -62,7 +61,7 @@ impl StopSignals {
     }
 }
 
-/// Whether this process was started with the signal ignored, where the system tells (`proc_pid_status(5)`, `SigIgn`).
+/// Whether the process started with the signal ignored, as `proc_pid_status(5)` reports it (`SigIgn`).
 fn is_ignored(kind: SignalKind) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -70,10 +69,10 @@ fn is_ignored(kind: SignalKind) -> bool {
     mask >> (kind.as_raw_value() - 1) & 1 == 1
 }
 
-/// A token that the first SIGTERM, SIGHUP or Ctrl-C cancels. To be called inside a tokio runtime.
+/// A token that the first SIGTERM, SIGHUP or Ctrl-C cancels. Must be called inside a tokio runtime.
 ///
 /// # Errors
-/// When the signals can't be caught.
+/// When a handler cannot be installed.
 pub fn on_signal() -> std::io::Result<CancellationToken> {
     let mut signals = StopSignals::catch()?;
     let token = CancellationToken::new();
@@ -84,7 +83,7 @@ pub fn on_signal() -> std::io::Result<CancellationToken> {
         first.cancel();
         signals.next().await;
         tracing::warn!("second signal: exiting at once");
-        #[expect(clippy::disallowed_methods, reason = "the person asked twice")]
+        #[expect(clippy::disallowed_methods, reason = "a second signal exits at once")]
         std::process::exit(130);
     });
     Ok(token)

@@ -1,4 +1,4 @@
-//! Opening SQLite databases the one way they are opened here: WAL, a busy timeout, foreign keys, migrations on start.
+//! Opening of SQLite databases: WAL, a busy timeout, foreign keys, migrations on start.
 
 pub mod backup;
 
@@ -17,52 +17,52 @@ use sqlx::{
 
 use crate::privacy;
 
-/// What SQLite puts beside the file of a database that is in use.
+/// Suffixes of the files that SQLite keeps beside an open database.
 pub const WAL_SUFFIXES: [&str; 2] = ["-wal", "-shm"];
 
-/// Why a database can't be used.
+/// Error of opening a database.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The URL is of another kind.
+    /// The URL is not valid.
     #[error("DATABASE_URL must look like sqlite://path/to/file.db: {0}")]
     Url(String),
-    /// SQLite takes names of files as UTF-8 only.
+    /// SQLite accepts file names in UTF-8 only.
     #[error("the path of the database {0} is not UTF-8; choose another folder")]
     NotUtf8(String),
-    /// The file can't be opened or created.
+    /// The file cannot be opened or created.
     #[error("the database {path} cannot be opened: {cause}")]
     Open {
-        /// The file, for the operator.
+        /// Path of the file.
         path: String,
-        /// What SQLite or the system said.
+        /// Error of SQLite or the system.
         cause: sqlx::Error,
     },
-    /// It belongs to a newer version of this program.
+    /// A newer version of this program has written the database.
     #[error(
         "the database {path} was written by a newer version (its schema is {schema}); start that version or a newer one"
     )]
     Newer {
-        /// The file, for the operator.
+        /// Path of the file.
         path: String,
-        /// The number of its last migration.
+        /// Number of its last migration.
         schema: i64,
     },
-    /// Its tables can't be brought up to date.
+    /// A migration failed.
     #[error("the database {path} cannot be migrated: {cause}")]
     Migrate {
-        /// The file, for the operator.
+        /// Path of the file.
         path: String,
-        /// What went wrong.
+        /// Error of the migration.
         cause: MigrateError,
     },
 }
 
-/// How much a commit costs and what it survives.
+/// Durability of commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// Every commit survives loss of power (`synchronous=FULL`).
+    /// Commits survive a power failure (`synchronous=FULL`).
     Full,
-    /// Every commit survives the death of the process; the last ones may go with the power (`synchronous=NORMAL`).
+    /// Commits survive a crash of the process; a power failure may lose the last ones (`synchronous=NORMAL`).
     Process,
 }
 
@@ -75,11 +75,10 @@ impl From<Durability> for SqliteSynchronous {
     }
 }
 
-/// Opens, or makes, the database at `url`, its folder included, and brings its tables up to date. Other users can read
-/// neither.
+/// Opens or creates the database at `url`, including its folder, and applies migrations. Other users can read neither.
 ///
 /// # Errors
-/// When the file can't be opened or made, or belongs to a newer version.
+/// When the file cannot be opened or created, or belongs to a newer version.
 pub async fn open(
     url: &str,
     durability: Durability,
@@ -96,13 +95,13 @@ pub async fn open(
         .map_err(|cause| OpenError::Open { path: path.clone(), cause: cause.into() })?;
     let pool = SqlitePoolOptions::new()
         .max_connections(connections)
-        // There is no network between us and the file that could have broken meanwhile.
+        // A connection to a file does not break while it is idle.
         .test_before_acquire(false)
         .after_release(|connection, _| Box::pin(is_usable(connection)))
         .connect_with(options.clone())
         .await
         .map_err(|cause| OpenError::Open { path: path.clone(), cause })?;
-    // A file that is removed later is not made again, empty, by a connection that comes in place of another.
+    // A new connection must not recreate a file that was removed meanwhile.
     pool.set_connect_options(options.create_if_missing(false));
     match migrator.run(&pool).await {
         Ok(()) => Ok(pool),
@@ -111,8 +110,8 @@ pub async fn open(
     }
 }
 
-/// Makes the file and its folder for this user only, and takes what was created with wider modes away from others.
-/// SQLite gives the files beside a database the mode of the database.
+/// Creates the file and its folder for this user only, and tightens the modes of existing files. SQLite creates the files
+/// beside a database with the mode of the database.
 fn prepare(file: &Path) -> io::Result<()> {
     if let Some(folder) = file.parent().filter(|folder| !folder.exists()) {
         privacy::create_folder(folder)?;
@@ -130,7 +129,7 @@ fn prepare(file: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The file beside `database` whose name ends in `suffix`.
+/// Path of the file beside `database` with `suffix`.
 #[must_use]
 pub fn companion(database: &Path, suffix: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
@@ -138,7 +137,7 @@ pub fn companion(database: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// The URL of the database in `file`, whatever characters its path holds.
+/// URL of the database in `file`, whose path may have any characters.
 ///
 /// # Errors
 /// When the path is not UTF-8 or the current folder is gone.
@@ -149,15 +148,15 @@ pub fn file_url(file: &Path) -> Result<String, OpenError> {
     Ok(format!("sqlite://{}", path.replace('%', "%25").replace('?', "%3F")))
 }
 
-/// The file of the database at `url`, such as `sqlite://data/planner.db`, as an absolute path. The path in a URL may be
-/// percent-encoded: `%25` is a percent sign, `%3F` a question mark.
+/// Absolute path of the database at `url`, such as `sqlite://data/planner.db`. The path in a URL may be percent-encoded: `%25`
+/// is a percent sign, `%3F` a question mark.
 ///
 /// # Errors
-/// When the URL is of another kind, or names a database that is in no file.
+/// When the URL is not valid, or names a database without a file.
 pub fn file_from_url(url: &str) -> Result<PathBuf, OpenError> {
     let wrong = |problem: &str| OpenError::Url(problem.to_owned());
     if !url.starts_with("sqlite:") {
-        // sqlx would take any text for the name of a file.
+        // sqlx accepts any text as a file name.
         return Err(wrong("it does not begin with sqlite:"));
     }
     let (path, parameters) = url.split_once('?').unwrap_or((url, ""));
@@ -169,7 +168,7 @@ pub fn file_from_url(url: &str) -> Result<PathBuf, OpenError> {
     if file.as_os_str().is_empty() {
         return Err(wrong("it names no file"));
     }
-    // An absolute path is never one of the names that mean something else to SQLite, such as `file:…`.
+    // An absolute path is never a special name of SQLite, such as `file:…`.
     std::path::absolute(file).map_err(|error| OpenError::Url(error.to_string()))
 }
 
@@ -180,10 +179,10 @@ fn parse(url: &str) -> Result<SqliteConnectOptions, OpenError> {
     })
 }
 
-/// How every connection to the database at `url` is made.
+/// Options of every connection to the database at `url`.
 ///
 /// # Errors
-/// When it is no URL of a SQLite file.
+/// When the URL is not valid.
 pub fn options(url: &str, durability: Durability) -> Result<SqliteConnectOptions, OpenError> {
     Ok(parse(url)?
         .filename(file_from_url(url)?)
@@ -192,14 +191,13 @@ pub fn options(url: &str, durability: Durability) -> Result<SqliteConnectOptions
         .synchronous(durability.into())
         .busy_timeout(Duration::from_secs(5))
         .foreign_keys(true)
-        // Kibibytes. What is written is mostly what was written a moment ago; the default of 2 MB reads it back from the file.
+        // Kibibytes. Most writes touch recently written pages, which the default of 2 MB would read from the file again.
         .pragma("cache_size", "-16384")
-        // Bytes. Somebody who reads for long, as a backup does, makes the write-ahead log grow; this is what is left of it
-        // once it has been folded into the file.
+        // Bytes. A long read, such as a backup, makes the write-ahead log grow; this is its size after a checkpoint.
         .pragma("journal_size_limit", "33554432"))
 }
 
-/// Whether `error` says that what the file holds can't be read, which trying again does not change.
+/// Whether `error` reports a damaged file, which a retry does not change.
 #[must_use]
 pub fn is_damage(error: &sqlx::Error) -> bool {
     const CORRUPT: u32 = 11;
@@ -215,11 +213,11 @@ pub fn is_damage(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether a connection may be used again. SQLite ends a transaction by itself when the disk is full or fails
-/// (<https://sqlite.org/lang_transaction.html#response_to_errors_within_a_transaction>); the rollback that follows then
-/// fails, and sqlx counts a transaction that is not there and refuses every further one.
+/// Whether a connection may be reused. SQLite rolls a transaction back when the disk is full or fails
+/// (<https://sqlite.org/lang_transaction.html#response_to_errors_within_a_transaction>); sqlx's own rollback then fails, and
+/// sqlx counts a transaction that does not exist and rejects every further one.
 async fn is_usable(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
-    // Behind the rollback in the connection's queue.
+    // Queued after the rollback.
     connection.ping().await?;
     Ok(!connection.is_in_transaction())
 }
@@ -236,7 +234,7 @@ mod tests {
         Migrator::with_migrations(Vec::new())
     }
 
-    /// Names a person may give a folder, those first that mean something in a URL or to SQLite.
+    /// Folder names, among them those with a meaning in a URL or for SQLite.
     fn folder_names() -> impl Strategy<Value = String> {
         let odd = prop::sample::select(vec![
             "percent%20sign",
@@ -269,7 +267,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn database_path_of_any_characters_is_literal(name in folder_names()) {
+        fn database_path_with_any_characters_is_literal(name in folder_names()) {
             let folder = tempfile::tempdir().unwrap();
             let file = folder.path().join(&name).join("planner.db");
             let url = file_url(&file).unwrap();
@@ -303,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn database_files_are_private_old_ones_too() {
+    async fn database_files_are_private_on_creation_and_upgrade() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("new/planner.db");
         let url = file_url(&file).unwrap();
@@ -313,7 +311,7 @@ mod tests {
         sqlx::query("CREATE TABLE t (n)").execute(&pool).await.unwrap();
         assert_eq!(mode(file.parent().unwrap()), 0o700);
         assert_eq!(files.each_ref().map(|file| mode(file)), [0o600; 3]);
-        // As an older version left them.
+        // The modes of an older version.
         for file in &files {
             std::fs::set_permissions(file, PermissionsExt::from_mode(0o644)).unwrap();
         }

@@ -1,4 +1,4 @@
-//! Beside a recorder that is not ours. In a process of its own, because a process has one recorder for good.
+//! Metrics beside a foreign recorder. In a process of its own, because a process has one recorder.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 use std::{sync::mpsc, time::Duration};
@@ -8,7 +8,7 @@ use phoenix_platform::{init_metrics, metrics::MetricsError};
 
 #[test]
 fn init_metrics_beside_foreign_recorder_is_an_error() {
-    #[expect(clippy::disallowed_methods, reason = "what the function guards against")]
+    #[expect(clippy::disallowed_methods, reason = "the case that the function detects")]
     metrics::set_global_recorder(PrometheusBuilder::new().build_recorder()).unwrap();
     let (done, result) = mpsc::channel();
     std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: builds what is measured, and what measures it (`tools/bench`), in release.
+//! `cargo xtask bench`: builds the product and the benchmark (`tools/bench`) in release, and runs it.
 
 use std::{path::PathBuf, process::Stdio};
 
@@ -9,14 +9,13 @@ use tokio::{
 };
 
 use crate::{
-    deps,
     failure::Result,
-    phases::{cargo, execute},
+    phases::{cargo, execute, target_directory},
 };
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
-    /// Fewer and shorter rounds, and no million unless --only names it: a look, not a result
+    /// Fewer and shorter rounds, and no million unless --only names it: not a valid result
     #[arg(long)]
     quick: bool,
     /// Measure only these parts: start, warm, spawn, million, inflight
@@ -33,7 +32,7 @@ pub(crate) struct BenchArgs {
 pub(crate) async fn run(args: &BenchArgs) -> Result<()> {
     execute(cargo().args(["build", "--release", "--package", "phoenix-cli", "--package", "phoenix-bench"]))
         .await?;
-    let release = deps::target_directory().await?.join("release");
+    let release = target_directory().await?.join("release");
     let mut bench = Command::new(release.join("phoenix-bench"));
     bench.arg("--phoenix").arg(release.join("phoenix"));
     bench.args(
@@ -47,7 +46,7 @@ pub(crate) async fn run(args: &BenchArgs) -> Result<()> {
     if let Some(file) = &args.json {
         bench.arg("--json").arg(file);
     }
-    // Ctrl-C reaches the child as well, which has servers to stop; this process waits until it has.
+    // Ctrl-C also reaches the child, which stops its servers; this process waits for it.
     let _interrupts = signal(SignalKind::interrupt())?;
     execute(bench.stdin(Stdio::null())).await
 }

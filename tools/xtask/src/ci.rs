@@ -1,4 +1,4 @@
-//! `cargo xtask ci`: what has to pass before a change is merged. `.ci/run` is this command.
+//! `cargo xtask ci`: the checks that must pass before a merge. `.ci/run` is this command.
 
 use crate::{
     failure::Result,

@@ -1,6 +1,6 @@
-//! Why a task did not get done.
+//! Errors of tasks.
 
-/// One sentence for the person at the terminal.
+/// Error message of a failed task.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Failure(String);
@@ -8,18 +8,18 @@ pub(crate) struct Failure(String);
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
 impl Failure {
-    pub(crate) fn new(what: impl std::fmt::Display) -> Self {
-        Self(what.to_string())
+    pub(crate) fn new(message: impl std::fmt::Display) -> Self {
+        Self(message.to_string())
     }
 }
 
-/// Adds what was being done to an error that does not say.
-pub(crate) trait Doing<T> {
-    fn doing(self, what: impl std::fmt::Display) -> Result<T>;
+/// Adds context to an error.
+pub(crate) trait Context<T> {
+    fn context(self, what: impl std::fmt::Display) -> Result<T>;
 }
 
-impl<T, E: std::fmt::Display> Doing<T> for std::result::Result<T, E> {
-    fn doing(self, what: impl std::fmt::Display) -> Result<T> {
+impl<T, E: std::fmt::Display> Context<T> for std::result::Result<T, E> {
+    fn context(self, what: impl std::fmt::Display) -> Result<T> {
         self.map_err(|error| Failure(format!("{what}: {error}")))
     }
 }

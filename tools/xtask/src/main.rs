@@ -1,19 +1,21 @@
-//! `cargo xtask`: what is done to this workspace rather than by it.
+//! `cargo xtask`: tests, benchmarks and checks of this workspace.
 //!
 //! | command | file |
 //! |---|---|
-//! | `test`: everything that must hold | `test.rs` |
-//! | `setup`: the programs that tests need beside Rust | `programs.rs` |
+//! | `test`: every check and test | `test.rs` |
+//! | `setup`: the programs that tests need in addition to Rust | `programs.rs` |
 //! | `ci`: formatting, lints, documentation, then `test --soak` | `ci.rs` |
-//! | `lint-deps`: the rules of `deny.toml` | `deps.rs`, `deps/` |
-//! | `soak`: plans under fire, for as long as you like | `soak.rs`, and `tests/tests/soak` |
-//! | `bench`: how fast the product is, next to what is possible at all | `bench.rs`, and `tools/bench` |
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool speaks to a person")]
+//! | `lint-deps`: banned crates, and layers of the workspace | `deps.rs`, `deps/` |
+//! | `lint-modules`: cycles between files | `modules.rs`, `modules/` |
+//! | `soak`: plans while services are killed, with a chosen length | `soak.rs`, and `tests/tests/soak` |
+//! | `bench`: performance relative to a minimal chain of servers | `bench.rs`, and `tools/bench` |
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the output of a command-line tool")]
 
 mod bench;
 mod ci;
 mod deps;
 mod failure;
+mod modules;
 mod phases;
 mod programs;
 mod soak;
@@ -42,11 +44,13 @@ enum Task {
     Test(test::TestArgs),
     /// Check formatting, lints and documentation, then run `test --soak`; what `.ci/run` runs
     Ci,
-    /// Install the programs that tests need beside Rust, as `test` does first (as root on Debian)
+    /// Install the programs that tests need in addition to Rust, as `test` does (as root on Debian)
     Setup,
-    /// Check dependencies against deny.toml
+    /// Check dependencies against deny.toml and the layers of the workspace
     LintDeps,
-    /// Kill services at random while plans run, and see whether any is lost; `test` does so as well
+    /// Check that no files of a crate depend on each other in a cycle
+    LintModules,
+    /// Kill services at random while plans run, and check that none is lost; `test` does so as well
     Soak(soak::SoakArgs),
     /// Measure the release build next to a bare chain of servers, and print a table in Markdown
     Bench(bench::BenchArgs),
@@ -69,7 +73,8 @@ fn run(task: Task) -> Result<()> {
             Task::Test(args) => test::run(&args).await,
             Task::Ci => ci::run().await,
             Task::Setup => test::provide_programs().await.map(drop),
-            Task::LintDeps => deps::run().await,
+            Task::LintDeps => deps::run(),
+            Task::LintModules => modules::run(),
             Task::Soak(args) => soak::run(&args).await,
             Task::Bench(args) => bench::run(&args).await,
         }

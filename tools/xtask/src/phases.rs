@@ -1,4 +1,4 @@
-//! Steps that take a while: announced, timed, summed up at the end.
+//! Phases of a task: announced, timed, and summarised at the end.
 
 use std::{
     env,
@@ -7,11 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::Deserialize;
 use tokio::process::Command;
 
-use crate::failure::{Doing, Failure, Result};
+use crate::failure::{Context, Failure, Result};
 
-/// The phases of one task so far. Prints its summary when it goes, also when a phase failed.
+/// Completed phases of a task. Prints their summary on drop, also after a failed phase.
 #[derive(Default)]
 pub(crate) struct Phases {
     done: Vec<(&'static str, Duration, &'static str)>,
@@ -46,7 +47,7 @@ impl Drop for Phases {
     }
 }
 
-/// The cargo that runs this task.
+/// A command for the cargo that runs this task.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     cargo.current_dir(workspace());
@@ -55,17 +56,17 @@ pub(crate) fn cargo() -> Command {
 
 /// The root of the workspace.
 pub(crate) fn workspace() -> PathBuf {
-    // Two folders above this crate, wherever the checkout is.
+    // Two folders above this crate.
     let here =
         env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     here.ancestors().nth(2).map_or(here.clone(), Path::to_path_buf)
 }
 
-/// Runs `command` to its end, after printing it.
+/// Prints `command` and runs it.
 pub(crate) async fn execute(command: &mut Command) -> Result<()> {
     let shown = show(command);
     eprintln!("$ {shown}");
-    let status = command.status().await.doing(format_args!("cannot run `{shown}`"))?;
+    let status = command.status().await.context(format_args!("cannot run `{shown}`"))?;
     if status.success() { Ok(()) } else { Err(Failure::new(format_args!("`{shown}` failed: {status}"))) }
 }
 
@@ -77,4 +78,20 @@ fn show(command: &Command) -> String {
         .map(|word| word.to_string_lossy())
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+/// The target directory of cargo.
+pub(crate) async fn target_directory() -> Result<PathBuf> {
+    #[derive(Deserialize)]
+    struct Metadata {
+        target_directory: PathBuf,
+    }
+    let mut command = cargo();
+    command.args(["metadata", "--format-version", "1", "--locked", "--no-deps"]);
+    let output = command.output().await.context("cannot run cargo metadata")?;
+    if !output.status.success() {
+        return Err(Failure::new(String::from_utf8_lossy(&output.stderr)));
+    }
+    let metadata: Metadata = serde_json::from_slice(&output.stdout).context("cargo metadata")?;
+    Ok(metadata.target_directory)
 }

@@ -1,4 +1,4 @@
-//! The programs that tests need beside Rust: found, installed where that is possible, named where it is not.
+//! Programs that tests need in addition to Rust: found, installed if possible, else reported.
 
 use std::{
     env, fs, io,
@@ -12,16 +12,15 @@ use tokio::{
 };
 
 use crate::{
-    deps,
     failure::{Failure, Result},
-    phases::execute,
+    phases::{execute, target_directory},
 };
 
 struct Program {
     name: &'static str,
-    /// The Debian package that has it.
+    /// Debian package.
     package: &'static str,
-    /// What can't be tested without it.
+    /// Tests that need the program.
     tests: &'static str,
 }
 
@@ -40,16 +39,16 @@ const PROGRAMS: &[Program] = &[
     Program { name: "docker-compose", package: "docker-compose", tests: "docker-compose.yml" },
 ];
 
-/// Tests the API against its OpenAPI document. Of one version, because what it finds changes from version to version.
+/// Tests the API against its OpenAPI document. A fixed version, because its findings change from version to version.
 const SCHEMATHESIS: &str = "schemathesis==4.32.5";
 
-/// What Debian's Python needs to make a virtual environment.
+/// Debian package for Python's virtual environments.
 const VENV_PACKAGE: &str = "python3-venv";
 
-/// Makes the test programs available, as far as possible, and says what has to be skipped for want of one.
+/// Installs missing programs, as far as possible. Returns what has to be skipped.
 ///
 /// # Errors
-/// With `nothing_skipped`, when one is missing in the end.
+/// With `nothing_skipped`, when a program is missing in the end.
 pub(crate) async fn provide(nothing_skipped: bool) -> Result<Vec<String>> {
     if !missing().is_empty() && is_debian_root() {
         let packages: Vec<_> = missing().iter().map(|program| program.package).collect();
@@ -73,24 +72,24 @@ pub(crate) async fn provide(nothing_skipped: bool) -> Result<Vec<String>> {
     }
     if skipped.is_empty() {
         eprintln!(
-            "all there: {}, schemathesis",
+            "all programs are installed: {}, schemathesis",
             PROGRAMS.iter().map(|program| program.name).collect::<Vec<_>>().join(", ")
         );
     }
     Ok(skipped)
 }
 
-/// Where schemathesis is, when it is installed: in a virtual environment of its own in the target folder.
+/// Path of schemathesis, if it is installed: in a virtual environment in the target directory.
 ///
 /// # Errors
-/// When Cargo does not say where the target folder is.
+/// When cargo does not report the target directory.
 pub(crate) async fn schemathesis() -> Result<Option<PathBuf>> {
     let program = schemathesis_folder().await?.join("bin").join("schemathesis");
     Ok(Some(program).filter(|program| is_executable(program)))
 }
 
 async fn schemathesis_folder() -> Result<PathBuf> {
-    Ok(deps::target_directory().await?.join("tools").join(SCHEMATHESIS))
+    Ok(target_directory().await?.join("tools").join(SCHEMATHESIS))
 }
 
 async fn provide_schemathesis() -> Result<()> {
@@ -127,7 +126,7 @@ fn is_debian_root() -> bool {
 }
 
 async fn install(packages: &[&str]) -> Result<()> {
-    // From here on Ctrl-C ends apt-get, and not this process before it has cleaned up.
+    // Ctrl-C ends apt-get; this process continues to its cleanup.
     let _interrupts = signal(SignalKind::interrupt())?;
     restore_policy()?;
     let _policy = NoServices::begin()?;
@@ -144,15 +143,15 @@ fn apt_get() -> Command {
     command
 }
 
-/// What Debian asks whether an installed package may start its service: we want the programs, and no daemon.
+/// Debian's policy for starting services of installed packages: the programs are needed, daemons are not.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 const POLICY_TEXT: &str =
     "#!/bin/sh\n# Written by `cargo xtask test` while it installs programs; removed afterwards.\nexit 101\n";
 
-/// Where a policy that was there before, as in most container images, waits meanwhile.
+/// Backup of an existing policy, which most container images have.
 const SAVED_POLICY: &str = "/usr/sbin/policy-rc.d.before-xtask";
 
-/// While it lives, installing a package starts no service.
+/// Guard during which an installed package starts no service.
 struct NoServices;
 
 impl NoServices {
@@ -176,7 +175,7 @@ impl Drop for NoServices {
     }
 }
 
-/// Puts things back as they were, also after a run that was killed.
+/// Restores the policy, also after a killed run.
 fn restore_policy() -> io::Result<()> {
     if Path::new(SAVED_POLICY).exists() {
         return fs::rename(SAVED_POLICY, POLICY);

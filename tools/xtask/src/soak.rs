@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: the soak of `tests/tests/soak`, as long and with whatever seed is asked for, telling how far it is.
+//! `cargo xtask soak`: the soak test of `tests/tests/soak` with a chosen length and seed, and with progress output.
 
 use clap::Args;
 
@@ -16,10 +16,10 @@ pub(crate) const ROUNDS_BEFORE_MERGE: u64 = 200;
 
 #[derive(Args)]
 pub(crate) struct SoakArgs {
-    /// How many services to kill, one per round [default: as many as `cargo xtask test`]
+    /// Number of services to kill, one per round [default: as in `cargo xtask test`]
     #[arg(long, value_name = "N")]
     rounds: Option<u64>,
-    /// What callers do and who is killed: the same for the same seed, though not to the moment
+    /// Seed of the requests and kills
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
 }
@@ -28,7 +28,7 @@ pub(crate) async fn run(args: &SoakArgs) -> Result<()> {
     let binaries = test::build(&["--package", "phoenix-cli", "--package", "phoenix-load-tester"]).await?;
     let mut soak = cargo();
     soak.args(["test", "--package", test::SYSTEM_TESTS, "--test", "soak", "--", "--nocapture"]);
-    binaries.tell(&mut soak);
+    binaries.set_env(&mut soak);
     let settings = [(ROUNDS, args.rounds), ("PHOENIX_SOAK_SEED", args.seed)];
     soak.envs(settings.iter().filter_map(|(name, value)| Some((name, value.as_ref()?.to_string()))));
     execute(&mut soak).await

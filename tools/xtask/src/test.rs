@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that must hold, in one command.
+//! `cargo xtask test`: every check and test in one command.
 
 use std::{env, path::PathBuf};
 
@@ -7,12 +7,13 @@ use tokio::process::Command;
 
 use crate::{
     deps,
-    failure::{Doing, Failure, Result},
-    phases::{Phases, cargo, execute},
+    failure::{Context, Failure, Result},
+    modules,
+    phases::{Phases, cargo, execute, target_directory},
     programs, soak,
 };
 
-/// The package of the tests that start real processes and browsers.
+/// Package of the tests that start real processes and browsers.
 pub(crate) const SYSTEM_TESTS: &str = "phoenix-tests";
 
 #[derive(Args, Default)]
@@ -43,14 +44,15 @@ pub(crate) async fn run_in(phases: &mut Phases, args: &TestArgs) -> Result<()> {
     let mut skipped = Vec::new();
     if args.fast {
         if is_ci() {
-            return Err(Failure::new("--fast leaves tests out, and where CI is set nothing is left out"));
+            return Err(Failure::new("--fast skips tests, which is not allowed where CI is set"));
         }
         skipped.push(format!("the tests over real processes ({SYSTEM_TESTS}), because of --fast"));
     } else {
         skipped.extend(phases.run("test programs", provide_programs()).await?);
     }
-    phases.run("dependency rules", deps::run()).await?;
-    // Executables and tests in one go: they share every library, and `cargo test` finds nothing left to build.
+    phases.run("dependency rules", async { deps::run() }).await?;
+    phases.run("module cycles", async { modules::run() }).await?;
+    // One build for executables and tests, which share every library.
     let binaries = phases.run("build", build(&["--workspace", "--all-targets"])).await?;
     let tested = phases.run("tests", test(args, &binaries)).await;
     for what in &skipped {
@@ -59,7 +61,7 @@ pub(crate) async fn run_in(phases: &mut Phases, args: &TestArgs) -> Result<()> {
     tested
 }
 
-/// Makes the programs available that tests need beside Rust, and says what has to be skipped.
+/// Installs the programs that tests need in addition to Rust. Returns what has to be skipped.
 pub(crate) async fn provide_programs() -> Result<Vec<String>> {
     let skipped = programs::provide(is_ci()).await?;
     skipped.iter().for_each(|what| eprintln!("will be skipped: {what}"));
@@ -70,7 +72,7 @@ fn is_ci() -> bool {
     env::var_os("CI").is_some_and(|value| !value.is_empty())
 }
 
-/// Where the executables are that the tests start.
+/// Paths of the executables that the tests start.
 pub(crate) struct Binaries {
     phoenix: PathBuf,
     load_tester: PathBuf,
@@ -78,8 +80,8 @@ pub(crate) struct Binaries {
 }
 
 impl Binaries {
-    /// Lets the tests that `command` runs know.
-    pub(crate) fn tell(&self, command: &mut Command) {
+    /// Sets the environment variables of `command` for the paths.
+    pub(crate) fn set_env(&self, command: &mut Command) {
         command.env("PHOENIX_BIN", &self.phoenix).env("LOAD_TESTER_BIN", &self.load_tester);
         if let Some(schemathesis) = &self.schemathesis {
             command.env("SCHEMATHESIS_BIN", schemathesis);
@@ -87,13 +89,13 @@ impl Binaries {
     }
 }
 
-/// Builds `what`, the executables among it.
+/// Builds the packages `what`, which include the executables.
 pub(crate) async fn build(what: &[&str]) -> Result<Binaries> {
     execute(cargo().arg("build").args(what)).await?;
-    let debug = deps::target_directory().await?.join("debug");
+    let debug = target_directory().await?.join("debug");
     let binary = |name: &str| {
         let path = debug.join(name).with_extension(env::consts::EXE_EXTENSION);
-        path.is_file().then_some(path).ok_or("the build made no such program").doing(name)
+        path.is_file().then_some(path).ok_or("the build made no such program").context(name)
     };
     let schemathesis = programs::schemathesis().await?;
     Ok(Binaries { phoenix: binary("phoenix")?, load_tester: binary("load_tester")?, schemathesis })
@@ -102,7 +104,7 @@ pub(crate) async fn build(what: &[&str]) -> Result<Binaries> {
 async fn test(args: &TestArgs, binaries: &Binaries) -> Result<()> {
     let mut command = cargo();
     command.args(["test", "--no-fail-fast"]);
-    // Cargo would prefer --workspace and say nothing.
+    // With --workspace, cargo ignores --package silently.
     let selected = args.cargo_test.iter().any(|word| word.starts_with("-p") || word.starts_with("--package"));
     if !selected {
         command.arg("--workspace");
@@ -111,7 +113,7 @@ async fn test(args: &TestArgs, binaries: &Binaries) -> Result<()> {
         command.args(["--exclude", SYSTEM_TESTS]);
     }
     command.args(&args.cargo_test);
-    binaries.tell(&mut command);
+    binaries.set_env(&mut command);
     if args.soak {
         command.env(soak::ROUNDS, soak::ROUNDS_BEFORE_MERGE.to_string());
     }

@@ -102,7 +102,7 @@ impl LlmRouter {
         }
         if settings.default_provider == DefaultProvider::Auto {
             let ollama = settings.provider(ProviderKind::Ollama);
-            let is_meant = settings.means_ollama();
+            let is_meant = settings.selects_ollama();
             match self.connection.usable_model(ollama, is_meant, limits) {
                 Ok(model) => {
                     return self.connection.ask(Provider { model_name: &model, ..ollama }, &prompt, limits);

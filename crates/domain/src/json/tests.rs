@@ -1,13 +1,15 @@
 use proptest::prelude::*;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::*;
+use crate::limits::{MAX_DEPTH, MAX_STORED_DEPTH};
 
 fn nested(levels: usize) -> String {
     format!("{}{}", "[".repeat(levels), "]".repeat(levels))
 }
 
-/// Text of JSON values: numbers of any form and length, all strings, serde's private names among the members.
+/// JSON text with numbers of any form and length, any strings, and serde's private names as member names.
 fn any_json() -> impl Strategy<Value = String> {
     let name = prop_oneof![
         Just(r#""$serde_json::private::RawValue""#.to_owned()),
@@ -33,7 +35,7 @@ fn any_json() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn any_value_is_written_as_it_was_read(text in any_json()) {
+    fn any_value_round_trips_through_text(text in any_json()) {
         let value = Json::parse(&text).unwrap();
         prop_assert_eq!(value.to_string(), text.clone());
         prop_assert_eq!(value.text_len(), text.len());
@@ -43,7 +45,7 @@ proptest! {
     }
 
     #[test]
-    fn text_without_lone_surrogates_is_left_alone(text in any_json()) {
+    fn text_without_lone_surrogates_is_unchanged(text in any_json()) {
         prop_assert_eq!(&replace_lone_surrogates(&text), &text);
     }
 }
@@ -54,7 +56,7 @@ struct Holder {
 }
 
 #[test]
-fn depth_beyond_the_limit_is_refused_with_both_numbers() {
+fn depth_beyond_the_limit_is_rejected_with_both_numbers() {
     assert_eq!(Json::parse(&nested(MAX_DEPTH)).unwrap().depth(), MAX_DEPTH);
     for levels in [MAX_DEPTH + 1, 124, 100_000] {
         let expected = JsonError::TooDeep { found: levels, limit: MAX_DEPTH };
@@ -66,7 +68,7 @@ fn depth_beyond_the_limit_is_refused_with_both_numbers() {
 }
 
 #[test]
-fn text_that_is_no_json_value_is_refused() {
+fn invalid_json_is_rejected() {
     for text in
         ["", " ", "{", "[1,]", "{\"a\":1,}", "01", "+1", "NaN", "1 2", "\"\u{1}\"", "'a'", "nul", "{\"a\"}"]
     {
@@ -75,12 +77,12 @@ fn text_that_is_no_json_value_is_refused() {
 }
 
 #[test]
-fn of_two_members_of_one_name_the_last_counts() {
+fn last_of_two_members_with_one_name_counts() {
     assert_eq!(Json::parse(r#"{"a":1,"b":2,"a":3}"#).unwrap().to_string(), r#"{"a":3,"b":2}"#);
 }
 
 #[test]
-fn a_value_for_a_validator_keeps_kind_and_size() {
+fn serde_json_value_keeps_kind_and_magnitude() {
     let value = |text: &str| Json::parse(text).unwrap().to_value();
     assert_eq!(
         value(r#"{"a":[1,-2,18446744073709551615,1.5,"x",null,true]}"#),
@@ -93,7 +95,7 @@ fn a_value_for_a_validator_keeps_kind_and_size() {
 }
 
 #[test]
-fn only_lone_halves_of_surrogate_pairs_are_replaced() {
+fn lone_surrogates_are_replaced_and_pairs_are_not() {
     for (text, expected) in [
         (r#""a\ud83d""#, r#""a\ufffd""#),
         (r#""\ude00b""#, r#""\ufffdb""#),

@@ -1,10 +1,10 @@
-//! Addresses of providers: how the conventional variables write them, and which ones cannot work.
+//! Base URLs of providers: parsing of the conventional variables, and validation.
 
 use url::Url;
 
-use super::{ProviderKind, set};
+use super::{provider::ProviderKind, text::set};
 
-/// Paths that a request to the provider adds itself, so that a base URL must not end in one.
+/// Endpoint paths that requests append, so that a base URL must not end in one.
 const ENDPOINTS: &[&str] = &[
     "/chat/completions",
     "/completions",
@@ -18,9 +18,9 @@ const ENDPOINTS: &[&str] = &[
     "/api/tags",
 ];
 
-/// The address in a conventional variable, as `base_url` writes it. `None` for a blank one.
+/// The base URL of a conventional variable, in the form of `base_url`. `None` for a blank one.
 ///
-/// The SDKs of Anthropic and Google append the version themselves, so their variables come without it.
+/// The SDKs of Anthropic and Google append the version path themselves, so their variables omit it.
 pub(super) fn from_variable(kind: ProviderKind, variable: &str, value: &str) -> Option<String> {
     if variable == "OLLAMA_HOST" {
         return ollama_host(value);
@@ -34,14 +34,14 @@ pub(super) fn from_variable(kind: ProviderKind, variable: &str, value: &str) -> 
     let last = value.rsplit('/').next().unwrap_or_default();
     let has_version =
         last.strip_prefix('v').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
-    // What cannot work is left as it was written, for the message that says so.
+    // An invalid value is unchanged, for the error message.
     let complete = has_version || problem(kind, value).is_some();
     Some(if complete { value.into() } else { format!("{value}{version}") })
 }
 
-/// Why requests cannot be sent to `base_url`, and the form that works; `None` when they can.
+/// The problem of an invalid `base_url`, with the valid form; `None` for a valid one.
 ///
-/// Neither credentials nor a query of the address are repeated: both may hold a key.
+/// The message omits credentials and query, which may hold a key.
 pub(super) fn problem(kind: ProviderKind, base_url: &str) -> Option<String> {
     let default = kind.default_base_url();
     let url = match Url::parse(base_url) {
@@ -61,7 +61,7 @@ pub(super) fn problem(kind: ProviderKind, base_url: &str) -> Option<String> {
     } else {
         return None;
     };
-    // A host is there, so that both can be set.
+    // Cannot fail for a URL with a host.
     let _ = right.set_username("").and_then(|()| right.set_password(None));
     Some(format!("{mistake}; write {}", right.as_str().trim_end_matches('/')))
 }
@@ -81,10 +81,10 @@ fn without_endpoint(kind: ProviderKind, path: &str) -> &str {
     if kind == ProviderKind::Ollama && path != whole { ollama_root(path) } else { path }
 }
 
-/// `address` of an Ollama without the path of one of its APIs, which requests add themselves.
+/// `address` of an Ollama without the path of its APIs, which requests append.
 pub(super) fn ollama_root(address: &str) -> &str {
     let mut root = address.trim_end_matches('/');
-    // A host may have such a name, too.
+    // A host may have such a name.
     while let Some(before) = root.strip_suffix("/v1").or_else(|| root.strip_suffix("/api"))
         && !before.ends_with('/')
     {
@@ -93,8 +93,8 @@ pub(super) fn ollama_root(address: &str) -> &str {
     root
 }
 
-/// The address behind `OLLAMA_HOST`, which Ollama's own tools write as `host`, `host:port` or a URL, and which a server
-/// that listens everywhere sets to `0.0.0.0`.
+/// The base URL for `OLLAMA_HOST`, which is `host`, `host:port` or a URL, and `0.0.0.0` for a server that listens on every
+/// address.
 fn ollama_host(host: &str) -> Option<String> {
     let host = set(Some(host))?.trim_end_matches('/');
     if host.contains("://") {
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_way_to_write_ollama_host_is_understood() {
+    fn ollama_host_is_parsed_in_every_form() {
         for (host, url) in [
             ("127.0.0.1", "http://127.0.0.1:11434"),
             ("gpu-box:8080", "http://gpu-box:8080"),
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn base_url_that_can_be_asked_is_accepted() {
+    fn valid_base_url_is_accepted() {
         for &kind in ProviderKind::ALL {
             for url in [
                 kind.default_base_url(),

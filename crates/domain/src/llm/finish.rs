@@ -1,4 +1,4 @@
-//! Why a model stopped writing, whatever its provider calls it.
+//! Finish reasons of answers, across providers.
 
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -7,12 +7,12 @@ pub enum FinishReason {
     Stop,
     /// A limit cut it off.
     Length,
-    /// The provider or the model declined to write it or the rest of it.
+    /// The provider or the model withheld it or its rest.
     ContentFilter,
 }
 
 impl FinishReason {
-    /// The reason behind a provider's own word; `None` for one that stands for itself.
+    /// The reason for a provider's own word; `None` for an unknown word.
     #[must_use]
     pub fn of(word: &str) -> Option<Self> {
         let word = word.trim().to_ascii_lowercase();
@@ -29,7 +29,7 @@ impl FinishReason {
         }
     }
 
-    /// The word that callers see: that of OpenAI's API.
+    /// Name in responses, as in OpenAI's API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finish_words_of_all_providers_share_one_vocabulary() {
+    fn finish_reasons_of_all_providers_are_mapped() {
         for (word, reason) in [
             ("stop", Some(FinishReason::Stop)),
             ("STOP", Some(FinishReason::Stop)),

@@ -1,10 +1,10 @@
-//! The providers by name, with what is known of each without asking it.
+//! Providers of language models, with their defaults.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// A service that answers chats.
+/// A provider of language models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProviderKind {
@@ -50,7 +50,7 @@ impl ProviderKind {
         }
     }
 
-    /// The variables that people keep this provider's key in, by convention; empty for servers that need no key.
+    /// Conventional environment variables of the API key; empty for providers without keys.
     #[must_use]
     pub const fn key_variables(self) -> &'static [&'static str] {
         match self {
@@ -63,7 +63,7 @@ impl ProviderKind {
         }
     }
 
-    /// The variables that people keep this provider's address in, by convention.
+    /// Conventional environment variables of the base URL.
     #[must_use]
     pub const fn base_url_variables(self) -> &'static [&'static str] {
         match self {
@@ -77,7 +77,7 @@ impl ProviderKind {
         }
     }
 
-    /// Where the provider is when the settings don't say.
+    /// Default base URL.
     #[must_use]
     pub const fn default_base_url(self) -> &'static str {
         match self {
@@ -91,7 +91,7 @@ impl ProviderKind {
         }
     }
 
-    /// The model that answers when the settings don't say.
+    /// Default model.
     #[must_use]
     pub const fn default_model(self) -> &'static str {
         match self {
@@ -112,20 +112,20 @@ impl fmt::Display for ProviderKind {
     }
 }
 
-/// Who answers a chat.
+/// Provider that answers chats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DefaultProvider {
-    /// The first provider of [`ProviderKind::ALL`] whose key is set, else an Ollama that answers, else nobody.
+    /// The first provider of [`ProviderKind::ALL`] with a key, else Ollama if it responds, else none.
     #[default]
     Auto,
-    /// Nobody: the agent answers itself that no model is configured.
+    /// None: the agent answers that no model is configured.
     Offline,
-    /// This one.
+    /// A certain provider.
     Named(ProviderKind),
 }
 
-/// A string that names no provider.
+/// Error of an unknown provider name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "must be `auto`, `offline`, `openai`, `anthropic`, `gemini`, `grok`, `openrouter`, `ollama` or `lmstudio`"

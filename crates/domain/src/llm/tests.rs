@@ -9,7 +9,7 @@ fn parse(toml: &str) -> Result<LlmSettings, toml::de::Error> {
 }
 
 #[test]
-fn the_documented_table_reads_and_travels_as_json_unchanged() {
+fn documented_table_round_trips_through_json() {
     let settings = parse(
         r#"
         default_provider = "anthropic"
@@ -33,7 +33,7 @@ fn the_documented_table_reads_and_travels_as_json_unchanged() {
 }
 
 #[test]
-fn unknown_keys_providers_and_values_are_refused() {
+fn unknown_keys_providers_and_values_are_rejected() {
     for wrong in [
         "default_provder = 'auto'",
         "default_provider = 'skynet'",
@@ -46,7 +46,7 @@ fn unknown_keys_providers_and_values_are_refused() {
 }
 
 #[test]
-fn names_in_serde_agree_with_names_in_text() {
+fn serde_names_equal_text_names() {
     for &kind in ProviderKind::ALL {
         assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
         assert_eq!(kind.as_str().parse(), Ok(DefaultProvider::Named(kind)));
@@ -55,7 +55,7 @@ fn names_in_serde_agree_with_names_in_text() {
 }
 
 #[test]
-fn a_secret_is_not_shown_by_formatting_the_settings() {
+fn secret_is_absent_from_formatted_settings() {
     let mut settings = LlmSettings::default();
     settings.grok.api_key = Some(Secret::from(format!("{KEY}\n")));
     assert_eq!(settings.grok.api_key.as_ref().unwrap().expose(), KEY);
@@ -66,7 +66,7 @@ fn a_secret_is_not_shown_by_formatting_the_settings() {
 }
 
 #[test]
-fn the_environment_fills_only_what_is_not_set() {
+fn environment_fills_unset_settings_only() {
     let mut settings = LlmSettings::default();
     settings.openai.api_key = Some(Secret::from(KEY.to_owned()));
     settings.anthropic.api_key = Some(Secret::from(" ".to_owned()));
@@ -87,7 +87,7 @@ fn the_environment_fills_only_what_is_not_set() {
 }
 
 #[test]
-fn base_url_variables_are_honoured_for_every_provider() {
+fn base_url_variables_are_read_for_every_provider() {
     for &kind in ProviderKind::ALL {
         for &variable in kind.base_url_variables() {
             let value = "http://proxy.example.com:4000";
@@ -127,12 +127,12 @@ fn base_url_problem_names_its_setting_or_variable() {
 }
 
 #[test]
-fn auto_means_ollama_once_its_model_or_address_is_set() {
+fn auto_selects_ollama_with_a_model_or_base_url() {
     let mut settings = LlmSettings::default();
     settings.fill_from_environment(|name| (name == "OLLAMA_HOST").then(|| "0.0.0.0:11434".into()));
-    assert!(!settings.means_ollama(), "that is the usual address");
+    assert!(!settings.selects_ollama(), "the default base URL");
     settings.ollama.base_url = Some("http://gpu-box:11434/v1".into());
-    assert!(settings.means_ollama() && settings.chosen_provider().is_none());
+    assert!(settings.selects_ollama() && settings.chosen_provider().is_none());
     assert_eq!(settings.describe(), LlmDescription { provider: "ollama", model: "auto".into() });
     settings.ollama = ProviderSettings { model_name: Some("qwen3".into()), ..ProviderSettings::default() };
     assert_eq!(settings.chosen_provider().unwrap().model_name, "qwen3");
@@ -141,7 +141,7 @@ fn auto_means_ollama_once_its_model_or_address_is_set() {
 }
 
 #[test]
-fn auto_takes_the_first_key_in_the_documented_order() {
+fn auto_selects_the_first_key_in_documented_order() {
     let mut settings = LlmSettings::default();
     assert_eq!(settings.describe(), LlmDescription { provider: "auto", model: "auto".into() });
     for &kind in ProviderKind::ALL.iter().rev() {
@@ -156,7 +156,7 @@ fn auto_takes_the_first_key_in_the_documented_order() {
 }
 
 #[test]
-fn a_key_is_missed_only_where_the_public_address_wants_one() {
+fn key_is_required_by_public_base_urls_only() {
     let mut settings = LlmSettings::default();
     assert!(settings.provider(ProviderKind::OpenAi).lacks_key());
     assert!(!settings.provider(ProviderKind::LmStudio).lacks_key());

@@ -1,4 +1,4 @@
-//! A validator's error in words for the person who wrote the input: which field, and what it should have been.
+//! Error messages of a validator: the field, and the expected value.
 
 use std::fmt::{Display, Write};
 
@@ -9,11 +9,11 @@ use jsonschema::{
 };
 use serde_json::Value;
 
-/// The longest name of a field that is repeated, and the longest list of what is allowed; in characters.
-const LONGEST_NAME: usize = 64;
-const LONGEST_LIST: usize = 256;
+/// Length limits, in characters, of a field name and of a list of allowed values.
+const MAX_NAME_CHARS: usize = 64;
+const MAX_LIST_CHARS: usize = 256;
 
-/// The field that an error is about, as `.title` or `.paths[0]`. A field that is missing, or one too many, is named itself.
+/// The field of an error, such as `.title` or `.paths[0]`. A missing or unknown field is named itself.
 pub(super) fn field_of(error: &ValidationError<'_>) -> String {
     let mut field = String::new();
     for segment in error.instance_path().segments() {
@@ -35,7 +35,7 @@ pub(super) fn field_of(error: &ValidationError<'_>) -> String {
     field
 }
 
-/// What is wrong with it, to follow its name. `schema` tells what is known beside an unknown field.
+/// The problem, to follow the name of the field. `schema` provides the known fields for an unknown one.
 pub(super) fn problem_of(error: &ValidationError<'_>, schema: &Value) -> String {
     match error.kind() {
         Kind::Required { .. } => "is missing".into(),
@@ -54,10 +54,10 @@ pub(super) fn problem_of(error: &ValidationError<'_>, schema: &Value) -> String 
         }
         Kind::Enum { options } => match &**options {
             Value::Array(options) => format!("must be one of {}", listed(options.iter())),
-            option => format!("must be {}", shortened(&option.to_string(), LONGEST_LIST)),
+            option => format!("must be {}", shortened(&option.to_string(), MAX_LIST_CHARS)),
         },
         Kind::Constant { expected_value } => {
-            format!("must be {}", shortened(&expected_value.to_string(), LONGEST_LIST))
+            format!("must be {}", shortened(&expected_value.to_string(), MAX_LIST_CHARS))
         }
         Kind::MinLength { limit: 1 } => "must not be empty".into(),
         Kind::MinLength { limit } => format!("must be at least {limit} characters long"),
@@ -74,27 +74,32 @@ pub(super) fn problem_of(error: &ValidationError<'_>, schema: &Value) -> String 
         Kind::ExclusiveMinimum { limit } => format!("must be more than {limit}"),
         Kind::ExclusiveMaximum { limit } => format!("must be less than {limit}"),
         Kind::MultipleOf { multiple_of } => format!("must be a multiple of {multiple_of}"),
-        Kind::Pattern { pattern } => format!("must match the pattern `{}`", shortened(pattern, LONGEST_LIST)),
+        Kind::Pattern { pattern } => {
+            format!("must match the pattern `{}`", shortened(pattern, MAX_LIST_CHARS))
+        }
         Kind::Format { format } => format!("must have the format `{format}`"),
         Kind::FalseSchema => "is not allowed".into(),
         Kind::Referencing(_) => "holds a reference that leads nowhere, or out of the schema".into(),
         Kind::AnyOf { context } | Kind::OneOfNotValid { context } => {
             let reasons: Vec<_> = context.iter().filter_map(|errors| errors.first()).map(reason).collect();
-            format!("has none of the forms it may have: {}", shortened(&reasons.join("; or "), LONGEST_LIST))
+            format!(
+                "has none of the forms it may have: {}",
+                shortened(&reasons.join("; or "), MAX_LIST_CHARS)
+            )
         }
         Kind::OneOfMultipleValid { .. } => "has several forms at once of which it must have one".into(),
-        _ => format!("does not match: {}", shortened(&error.masked().to_string(), LONGEST_LIST)),
+        _ => format!("does not match: {}", shortened(&error.masked().to_string(), MAX_LIST_CHARS)),
     }
 }
 
-/// Why one of several forms does not fit.
+/// The problem of one alternative.
 fn reason(error: &ValidationError<'static>) -> String {
     let (field, problem) = (field_of(error), problem_of(error, &Value::Null));
     let field = field.trim_start_matches('.');
     if field.is_empty() { format!("it {problem}") } else { format!("`{field}` {problem}") }
 }
 
-/// The fields that the schema names where it refuses all others.
+/// The known fields of the object in which an unknown field was found.
 fn known_fields<'s>(error: &ValidationError<'_>, schema: &'s Value) -> Vec<&'s String> {
     let path = error.schema_path().as_str();
     let object = path.rfind('/').and_then(|end| schema.pointer(&path[..end]));
@@ -116,12 +121,12 @@ const fn type_name(kind: JsonType) -> &'static str {
 
 fn listed(items: impl Iterator<Item = impl Display>) -> String {
     let items: Vec<_> = items.map(|item| item.to_string()).collect();
-    shortened(&items.join(", "), LONGEST_LIST)
+    shortened(&items.join(", "), MAX_LIST_CHARS)
 }
 
 fn push_name(field: &mut String, name: &str) {
     field.push('.');
-    field.push_str(&shortened(name, LONGEST_NAME));
+    field.push_str(&shortened(name, MAX_NAME_CHARS));
 }
 
 fn shortened(text: &str, limit: usize) -> String {

@@ -19,7 +19,7 @@ fn mismatch(schema: &InputSchema, input: Value) -> String {
 }
 
 #[test]
-fn mismatches_name_their_field_and_what_it_should_have_been() {
+fn mismatch_names_field_and_expected_value() {
     let schema = schema(json!({
         "properties": {
             "text": {"type": "string", "minLength": 1, "maxLength": 3, "pattern": "^[a-z]*$"},
@@ -66,7 +66,7 @@ fn mismatches_name_their_field_and_what_it_should_have_been() {
 }
 
 #[test]
-fn what_is_no_schema_says_where() {
+fn invalid_schema_error_has_a_position() {
     for (source, field, problem) in [
         (json!({"properties": {"a": {"minimum": "x"}}}), ".properties.a.minimum", "must be a number"),
         (json!({"type": "sting"}), ".type", "has none of the forms"),
@@ -84,8 +84,8 @@ fn what_is_no_schema_says_where() {
     }
 }
 
-/// Refuses by name, by shape, by value, and by what other values are.
-fn tangled() -> InputSchema {
+/// A schema that rejects by name, by shape, by value, and depending on other values.
+fn entangled_schema() -> InputSchema {
     schema(json!({
         "properties": {
             "n": {"type": "integer"},
@@ -101,26 +101,26 @@ fn tangled() -> InputSchema {
 }
 
 #[test]
-fn an_open_place_may_become_anything_and_the_rest_is_checked() {
-    let schema = tangled();
+fn open_pointer_matches_anything_and_the_rest_is_checked() {
+    let schema = entangled_schema();
     let check = |input: Value, open: &[&str]| {
-        let open: Vec<_> = open.iter().map(|place| (*place).to_owned()).collect();
-        schema.check_open(&object(input), &open).map_err(|mismatch| mismatch.field)
+        let open: Vec<_> = open.iter().map(|pointer| (*pointer).to_owned()).collect();
+        schema.check_partial(&object(input), &open).map_err(|mismatch| mismatch.field)
     };
-    // The place itself, and what is said of the whole that depends on it.
+    // The open value itself, and assertions about the input that depend on it.
     assert_eq!(check(json!({"n": "?"}), &["/n"]), Ok(()));
     assert_eq!(check(json!({"n": 1, "list": [1, "?"]}), &["/list/1"]), Ok(()));
     assert_eq!(check(json!({"n": 2, "kind": "?"}), &["/kind"]), Ok(()), "whether `then` holds is open");
-    // What no filling mends: the shape around it, and any other place.
+    // Not repairable: the shape around an open value, and other values.
     assert_eq!(check(json!({"list": [1, "?"]}), &["/list/1"]), Err(".n".into()));
     assert_eq!(check(json!({"n": "?", "x": 1}), &["/n"]), Err(".x".into()));
     assert_eq!(check(json!({"n": "?", "list": ["?"]}), &["/n", "/list/0"]), Err(".list".into()));
     assert_eq!(check(json!({"n": "?", "list": [7, "no"]}), &["/n"]), Err(".list[1]".into()));
-    // Nothing is open: checked like a whole input.
+    // Without open pointers, as a complete input.
     assert_eq!(check(json!({"n": 2, "kind": "a"}), &[]), Err(".list".into()));
 }
 
-/// `value` with `filling` in the place of every `"?"`.
+/// `value` with every `"?"` replaced by `filling`.
 fn filled(value: &Value, filling: &Value) -> Value {
     match value {
         Value::String(text) if text == "?" => filling.clone(),
@@ -132,7 +132,7 @@ fn filled(value: &Value, filling: &Value) -> Value {
     }
 }
 
-/// A value for one field, or none; `"?"` is an open place.
+/// A value for one field, or none; `"?"` is an open pointer.
 fn field() -> impl Strategy<Value = Option<Value>> {
     let values =
         [json!("?"), json!(1), json!(2), json!("a"), json!(["?", 7]), json!(["?"]), json!({"n": "?"})];
@@ -141,30 +141,30 @@ fn field() -> impl Strategy<Value = Option<Value>> {
 
 proptest! {
     #[test]
-    fn what_is_refused_with_open_places_is_refused_however_they_are_filled(n in field(), list in field(), kind in field()) {
+    fn partial_mismatch_remains_for_any_replacement(n in field(), list in field(), kind in field()) {
         let fields = [("n", n), ("list", list), ("kind", kind)];
         let fields = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
         let input = Value::Object(fields.collect());
         let open = ["n", "list", "kind"].into_iter().flat_map(|name| ["", "/0", "/n"].map(|below| format!("/{name}{below}")));
-        let open: Vec<_> = open.filter(|place| input.pointer(place) == Some(&json!("?"))).collect();
-        if let Err(mismatch) = tangled().check_open(&object(input.clone()), &open) {
+        let open: Vec<_> = open.filter(|pointer| input.pointer(pointer) == Some(&json!("?"))).collect();
+        if let Err(mismatch) = entangled_schema().check_partial(&object(input.clone()), &open) {
             for filling in [json!(null), json!(1), json!(7), json!("a"), json!("b"), json!([7, 7]), json!({"n": 1})] {
                 let filled = filled(&input, &filling);
-                prop_assert!(tangled().check(&object(filled.clone())).is_err(), "{filled} matches: {mismatch:?}");
+                prop_assert!(entangled_schema().check(&object(filled.clone())).is_err(), "{filled} matches: {mismatch:?}");
             }
         }
     }
 }
 
 #[test]
-fn a_large_input_is_checked_and_not_searched() {
+fn large_input_is_validated_without_search() {
     let schema =
         schema(json!({"properties": {"list": {"items": {"type": "string"}}, "n": {"type": "integer"}}}));
     let input = object(json!({"list": vec![1; 300_000], "n": "?"}));
     assert_eq!(schema.check(&input).unwrap_err().field, ".list[0]");
-    assert_eq!(schema.check_open(&input, &["/list/0".into()]), Ok(()), "the rest is for later");
+    assert_eq!(schema.check_partial(&input, &["/list/0".into()]), Ok(()), "validated after rendering");
     let forms = [json!({"items": {"type": "string"}}), json!({"items": {"type": "boolean"}})];
     let schema = InputSchema::new(json!({"properties": {"list": {"anyOf": forms}}})).unwrap();
     assert!(schema.check(&input).unwrap_err().problem.contains("too large"));
-    assert_eq!(schema.check_open(&input, &["/n".into()]), Ok(()));
+    assert_eq!(schema.check_partial(&input, &["/n".into()]), Ok(()));
 }

@@ -19,7 +19,7 @@ fn rendered(input: Value) -> Result<Json, TemplateError> {
 }
 
 #[test]
-fn a_reference_alone_keeps_its_type_and_one_inside_text_becomes_text() {
+fn single_reference_keeps_its_type_and_embedded_one_is_text() {
     for (input, expected) in [
         (json!("{{tasks.status.output.clean}}"), json!(false)),
         (json!("{{ tasks.status.output.files.1.name }}"), json!("b.rs")),
@@ -53,7 +53,7 @@ fn braces_next_to_a_reference_are_text() {
 }
 
 #[test]
-fn a_backslash_makes_a_reference_literal() {
+fn backslash_escapes_a_reference() {
     for (input, expected, count) in [
         (r"Use \{{tasks.KEY.output}} in a plan", "Use {{tasks.KEY.output}} in a plan", 0),
         (r"\{{tasks.text.output}}", "{{tasks.text.output}}", 0),
@@ -69,7 +69,7 @@ fn a_backslash_makes_a_reference_literal() {
 }
 
 #[test]
-fn any_path_into_a_failed_task_is_null() {
+fn path_into_a_failed_task_is_null() {
     for input in ["{{tasks.failed.output}}", "{{tasks.failed.output.k}}", "{{tasks.failed.output.0.a.b}}"] {
         assert_eq!(rendered(json!(input)), Ok(Json::Null), "{input}");
         assert_eq!(rendered(json!(format!("it: {input}"))), Ok("it: null".into()), "{input}");
@@ -77,7 +77,7 @@ fn any_path_into_a_failed_task_is_null() {
 }
 
 #[test]
-fn a_path_that_leads_nowhere_is_named() {
+fn path_without_target_is_named() {
     let nowhere = rendered(json!("{{tasks.status.output.files.9}}")).unwrap_err();
     assert_eq!(nowhere.to_string(), "task `status` has no `files.9` in its output");
     for bad in
@@ -88,7 +88,7 @@ fn a_path_that_leads_nowhere_is_named() {
 }
 
 #[test]
-fn pointers_lead_to_the_strings_with_references() {
+fn pointers_select_the_strings_with_references() {
     let input = json!({
         "a": "{{tasks.t.output}}", "b": ["no {{ user }}", {"c/d~": "x {{ tasks.t.output.y }}"}], "e": "{{tasks.t",
         "f": 1, "g": r"\{{tasks.t.output}}"
@@ -105,14 +105,14 @@ fn pointers_lead_to_the_strings_with_references() {
 }
 
 #[test]
-fn an_answer_that_looks_like_a_reference_is_not_followed() {
+fn output_that_looks_like_a_reference_is_not_rendered() {
     let evil = "{{tasks.secret.output}}".into();
     let once = render(&payload(json!("{{tasks.a.output}}")), &|_| Referent::Answer(&evil)).unwrap();
     assert_eq!(once["x"], evil);
 }
 
 #[test]
-fn a_filled_input_is_bounded_however_many_references_it_has() {
+fn rendered_input_is_bounded_for_any_number_of_references() {
     let large = Json::String("x".repeat(7 * 1024 * 1024));
     let fill = |count: usize| {
         let text = "{{tasks.a.output}}".repeat(count);
@@ -124,7 +124,7 @@ fn a_filled_input_is_bounded_however_many_references_it_has() {
 }
 
 #[test]
-fn a_filled_input_is_no_deeper_than_an_input_may_be() {
+fn rendered_input_over_the_depth_limit_is_rejected() {
     let answer =
         |levels: usize| Json::parse_stored(&format!("{}{}", "[".repeat(levels), "]".repeat(levels))).unwrap();
     let deep = answer(MAX_DEPTH);
@@ -132,13 +132,13 @@ fn a_filled_input_is_no_deeper_than_an_input_may_be() {
     assert_eq!(too_deep, Err(TemplateError::TooDeep { found: MAX_DEPTH + 1, limit: MAX_DEPTH }));
     let fits = answer(MAX_DEPTH - 1);
     render(&payload(json!("{{tasks.a.output}}")), &|_| Referent::Answer(&fits)).unwrap();
-    // As text it is no level of its own.
+    // As text it adds no level.
     render(&payload(json!("is {{tasks.a.output}}")), &|_| Referent::Answer(&deep)).unwrap();
 }
 
 proptest! {
     #[test]
-    fn a_measured_input_is_as_large_as_the_written_one(
+    fn measured_size_equals_the_written_size(
         before in any::<String>(), after in any::<String>(), answer in any::<String>(), number in any::<i64>()
     ) {
         let answer: Json = json!({"text": answer, "list": [number, answer]}).into();

@@ -1,14 +1,14 @@
-//! A connection counts as made when its peer has said its first word.
+//! A connector that waits for the peer's HTTP/2 preface.
 //!
-//! The kernel takes connections for a process that is frozen, or dead in all but name. A call on such a connection would
-//! wait until pings find out, and nobody could say afterwards whether it had arrived. So the client's connection preface
-//! goes ahead, and the server's own preface, which has to be the first that it sends
-//! (<https://www.rfc-editor.org/rfc/rfc9113#section-3.4>), is awaited before anything else is sent.
+//! The kernel accepts connections for a process that is stopped. A call on such a connection would wait for a ping timeout,
+//! and it would be unknown whether the peer had received it. The connector therefore sends the client's connection preface
+//! and waits for the server's, which is the first thing that a server sends
+//! (<https://www.rfc-editor.org/rfc/rfc9113#section-3.4>), before a call is sent.
 
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -16,57 +16,53 @@ use std::{
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use parking_lot::Mutex;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tower::{BoxError, ServiceExt};
 
-/// How long a peer has, from the first packet to its first word.
-pub const LIMIT: Duration = Duration::from_secs(1);
+use crate::http2::PREFACE;
 
-/// For so long, a peer that said nothing is not asked again: whoever waited behind the one who asked is told at once.
-const PAUSE: Duration = Duration::from_millis(500);
+/// Time limit from the first packet to the server's preface.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What an HTTP/2 client says first.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Time for which connections to an unresponsive peer fail at once, so that queued calls do not wait one after another.
+const FAIL_FAST: Duration = Duration::from_millis(500);
 
-/// Makes connections to one peer.
+/// Connector to one peer.
 #[derive(Debug, Clone)]
 pub(super) struct PrefaceConnector {
     connector: HttpConnector,
-    silent_until: Arc<Mutex<Option<Instant>>>,
+    unresponsive_until: Arc<Mutex<Option<Instant>>>,
 }
 
-/// The peer said nothing in time.
+/// The peer sent no preface in time.
 #[derive(Debug, thiserror::Error)]
-#[error("it says nothing: it is frozen, far too busy or out of reach")]
+#[error("the peer does not respond: it is stopped, overloaded or unreachable")]
 struct PeerUnresponsive;
 
 impl PrefaceConnector {
     pub(super) fn new() -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        Self { connector, silent_until: Arc::default() }
+        Self { connector, unresponsive_until: Arc::default() }
     }
 
-    /// A connection to the peer at `uri`, over which it has begun to speak HTTP/2.
+    /// Connects to the peer at `uri` and waits for its preface.
     ///
     /// # Errors
-    /// When nothing takes the connection, or what does says nothing within [`LIMIT`].
+    /// When the connection fails, or the peer sends nothing within [`CONNECT_TIMEOUT`].
     pub(super) async fn connect(self, uri: Uri) -> Result<PrefaceStream, BoxError> {
-        if self.silent_until().is_some_and(|until| Instant::now() < until) {
+        if self.unresponsive_until.lock().is_some_and(|until| Instant::now() < until) {
             return Err(PeerUnresponsive.into());
         }
-        let greeted = tokio::time::timeout(LIMIT, greet(self.connector.clone(), uri)).await;
-        *self.silent_until() = greeted.is_err().then(|| Instant::now() + PAUSE);
-        greeted.unwrap_or_else(|_| Err(PeerUnresponsive.into()))
-    }
-
-    fn silent_until(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        // A whole value: what a panicking thread leaves behind is still consistent.
-        self.silent_until.lock().unwrap_or_else(PoisonError::into_inner)
+        let connected =
+            tokio::time::timeout(CONNECT_TIMEOUT, exchange_prefaces(self.connector.clone(), uri)).await;
+        *self.unresponsive_until.lock() = connected.is_err().then(|| Instant::now() + FAIL_FAST);
+        connected.unwrap_or_else(|_| Err(PeerUnresponsive.into()))
     }
 }
 
-async fn greet(connector: HttpConnector, uri: Uri) -> Result<PrefaceStream, BoxError> {
+async fn exchange_prefaces(connector: HttpConnector, uri: Uri) -> Result<PrefaceStream, BoxError> {
     let mut stream = connector.oneshot(uri).await?.into_inner();
     stream.write_all(PREFACE).await?;
     match stream.peek(&mut [0]).await? {
@@ -75,11 +71,11 @@ async fn greet(connector: HttpConnector, uri: Uri) -> Result<PrefaceStream, BoxE
     }
 }
 
-/// A connection to a peer that answers. The preface, which was sent, is not sent again.
+/// A connection on which the client's preface is sent already, and so swallowed when hyper writes it.
 #[derive(Debug)]
 pub(super) struct PrefaceStream {
     stream: TokioIo<TcpStream>,
-    /// What its owner is still to say of the preface.
+    /// Part of the preface that hyper has not written.
     remaining: &'static [u8],
 }
 
@@ -88,12 +84,15 @@ impl PrefaceStream {
         Pin::new(&mut self.get_mut().stream)
     }
 
-    /// Takes what `bytes` begin with of the preface: how much.
-    fn say(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    /// Swallows the part of the preface that `bytes` begin with. Returns its length.
+    fn swallow(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = bytes.len().min(self.remaining.len());
-        let (said, remaining) = self.remaining.split_at(count);
-        if said != &bytes[..count] {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "only HTTP/2 can be spoken here"));
+        let (swallowed, remaining) = self.remaining.split_at(count);
+        if swallowed != &bytes[..count] {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "only HTTP/2 is supported on this connection",
+            ));
         }
         self.remaining = remaining;
         Ok(count)
@@ -115,7 +114,7 @@ impl Write for PrefaceStream {
         if self.remaining.is_empty() || bytes.is_empty() {
             return self.stream().poll_write(cx, bytes);
         }
-        Poll::Ready(self.say(bytes))
+        Poll::Ready(self.swallow(bytes))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -128,7 +127,7 @@ impl Write for PrefaceStream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match slices.iter().find(|slice| !slice.is_empty()) {
-            Some(first) if !self.remaining.is_empty() => Poll::Ready(self.say(first)),
+            Some(first) if !self.remaining.is_empty() => Poll::Ready(self.swallow(first)),
             _ => self.stream().poll_write_vectored(cx, slices),
         }
     }

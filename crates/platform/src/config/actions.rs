@@ -1,4 +1,4 @@
-//! `[agents.NAME.actions.ACTION]`: what an agent can do, and what it takes.
+//! `[agents.NAME.actions.ACTION]`: the actions of an agent and their input schemas.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use phoenix_domain::{agent::ActionSpec, schema::InputSchema};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Problems;
+use super::problems::Problems;
 
 /// One `[agents.NAME.actions.ACTION]` table.
 #[derive(Debug, Default, Deserialize)]
@@ -18,7 +18,7 @@ pub(super) struct ActionTable {
 }
 
 impl ActionTable {
-    /// The action. A schema's path is relative to `folder`, in which the configuration file is.
+    /// The action. The path of a schema is relative to `folder`, the folder of the configuration file.
     pub(super) fn action(&self, at: &str, folder: &Path, problems: &mut Problems) -> ActionSpec {
         let Self { description, input_schema } = self;
         let input_schema = input_schema.as_ref().and_then(|source| {
@@ -43,7 +43,7 @@ fn read(path: &Path) -> Result<Value, String> {
     serde_json::from_str(&text).map_err(|error| cannot(&error))
 }
 
-/// JSON has no times and no infinity: the one becomes text, the other null, which no schema has.
+/// TOML as JSON. Times become strings; infinity and NaN become null, which is not a valid schema.
 fn json(value: &toml::Value) -> Value {
     match value {
         toml::Value::String(text) => text.as_str().into(),

@@ -1,14 +1,20 @@
-//! `[agents.…]`: `default` first, then what is built in, then the operator's own words.
+//! `[agents]`: each agent takes its settings from `[agents.default]`, the built-in defaults, and its own table.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use phoenix_domain::{AgentMode, AgentName, AgentSpec, builtin::BASE_ENV};
+use phoenix_domain::{
+    AgentMode, AgentName, AgentSpec,
+    builtin::{BASE_ENV, BUILTINS, LLM_ROUTER},
+};
 use serde::Deserialize;
 
-use super::{Problems, actions::ActionTable};
+use super::{actions::ActionTable, problems::Problems, sections::section};
 use crate::service_token;
 
-/// One `[agents.NAME]` table. Everything is optional.
+/// Name of the table with defaults for every agent.
+const DEFAULT_TABLE: &str = "default";
+
+/// One `[agents.NAME]` table.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct AgentTable {
@@ -44,24 +50,24 @@ struct BreakerTable {
 }
 
 impl AgentTable {
-    /// Whether the operator turned the agent off.
+    /// Whether the agent is disabled.
     pub(super) fn is_disabled(&self) -> bool {
         self.enabled == Some(false)
     }
 
-    /// What `[agents.default]` says of modes, workers and time, for an agent that has defaults of its own for them.
+    /// Applies mode, workers and timeout of `[agents.default]` to a built-in agent, which has its own defaults for them.
     pub(super) fn apply_to_builtin(&self, spec: &mut AgentSpec) {
         set(&mut spec.mode, self.mode.as_ref());
         set(&mut spec.workers, self.workers.filter(|workers| *workers > 0).as_ref());
         set(&mut spec.timeout, self.timeout().filter(|timeout| !timeout.is_zero()).as_ref());
     }
 
-    /// Nothing when it is not set or can't be a time.
+    /// The timeout, if it is set and valid.
     fn timeout(&self) -> Option<Duration> {
         self.timeout_secs.and_then(|secs| Duration::try_from_secs_f64(secs).ok())
     }
 
-    /// What this table changes of `spec`.
+    /// Applies the table to `spec`.
     pub(super) fn apply(&self, spec: &mut AgentSpec, at: &str, problems: &mut Problems) {
         set(&mut spec.command, self.command.as_ref());
         set(&mut spec.description, self.description.as_ref());
@@ -71,7 +77,9 @@ impl AgentTable {
         for name in spec.env.iter().filter(|name| service_token::is_variable(name)) {
             problems.add(
                 format!("{at}.env"),
-                format_args!("`{name}` is for Phoenix's own services; no agent can have it"),
+                format_args!(
+                    "`{name}` is reserved for Phoenix's services; remove it from the agent's variables"
+                ),
             );
         }
         set(&mut spec.max_queue, self.max_queue.as_ref());
@@ -90,7 +98,7 @@ impl AgentTable {
         set(&mut spec.breaker.cooldown, cooldown_ms.map(Duration::from_millis).as_ref());
     }
 
-    /// What this table says of what `spec` can do. Paths in it are relative to `folder`.
+    /// Adds the declared actions to `spec`. Paths are relative to `folder`.
     pub(super) fn declare(&self, spec: &mut AgentSpec, folder: &Path, problems: &mut Problems) {
         for (name, table) in &self.actions {
             let at = format!("agents.{}.actions.{name}", spec.name);
@@ -101,7 +109,7 @@ impl AgentTable {
         }
     }
 
-    /// An agent of the operator's own, on top of `base`.
+    /// An agent that is not built in, on top of `base`.
     pub(super) fn own_agent(&self, name: AgentName, base: &AgentSpec, problems: &mut Problems) -> AgentSpec {
         let at = format!("agents.{name}");
         let env = BASE_ENV.iter().map(|name| (*name).to_owned()).collect();
@@ -134,5 +142,73 @@ fn positive(target: &mut u32, value: Option<u32>, at: &str, problems: &mut Probl
         Some(0) => problems.add(at, "must be at least 1"),
         Some(value) => *target = value,
         None => {}
+    }
+}
+
+/// Reads `[agents]`: built-in agents and the operator's own.
+pub(super) fn agents(
+    value: toml::Value,
+    folder: &Path,
+    exe: &str,
+    problems: &mut Problems,
+) -> BTreeMap<AgentName, AgentSpec> {
+    let mut tables = BTreeMap::new();
+    match value {
+        toml::Value::Table(entries) => {
+            for (name, table) in entries {
+                let table: AgentTable = section(&format!("agents.{name}"), table, problems);
+                tables.insert(name, table);
+            }
+        }
+        _ => problems.add("agents", "must hold tables such as [agents.reviewer]"),
+    }
+    let mut agents = BTreeMap::new();
+    let Ok(default) = DEFAULT_TABLE.parse::<AgentName>() else { return agents };
+    let mut base = AgentSpec::new(default, Vec::new());
+    let defaults = tables.remove(DEFAULT_TABLE).unwrap_or_default();
+    defaults.apply(&mut base, "agents.default", problems);
+    defaults.declare(&mut base, folder, problems);
+    for builtin in BUILTINS {
+        let own = tables.remove(builtin.name).unwrap_or_default();
+        let Ok(mut spec) = builtin.spec(&base, exe) else { continue };
+        defaults.apply_to_builtin(&mut spec);
+        own.apply(&mut spec, &format!("agents.{}", builtin.name), problems);
+        own.declare(&mut spec, folder, problems);
+        if !own.is_disabled() {
+            agents.insert(spec.name.clone(), spec);
+        }
+    }
+    for (name, table) in tables {
+        match name.parse::<AgentName>() {
+            Ok(name) if !table.is_disabled() => {
+                let mut spec = table.own_agent(name, &base, problems);
+                table.declare(&mut spec, folder, problems);
+                agents.insert(spec.name.clone(), spec);
+            }
+            Ok(_) => {}
+            Err(problem) => problems.add(format_args!("agents.{name}"), format_args!("the name {problem}")),
+        }
+    }
+    agents
+}
+
+/// The default agent: the configured one, else the language-model agent, else any agent.
+pub(super) fn default_agent(
+    configured: Option<AgentName>,
+    agents: &BTreeMap<AgentName, AgentSpec>,
+    problems: &mut Problems,
+) -> AgentName {
+    if let Some(name) = &configured
+        && !agents.contains_key(name)
+    {
+        let known: Vec<_> = agents.keys().map(AgentName::as_str).collect();
+        let problem = format!("no agent is called `{name}`; there are {}", known.join(", "));
+        problems.add("planner.default_agent", problem);
+    }
+    let fallback = || agents.get_key_value(LLM_ROUTER).or_else(|| agents.first_key_value());
+    match configured.or_else(|| fallback().map(|(name, _)| name.clone())).or_else(|| LLM_ROUTER.parse().ok())
+    {
+        Some(name) => name,
+        None => unreachable!("the built-in name is valid, as a test in phoenix-domain checks"),
     }
 }

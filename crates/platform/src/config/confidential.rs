@@ -1,29 +1,29 @@
-//! Values of the configuration file that no message may quote: those that came from `${…}`, and those of secret fields.
+//! Values of the configuration file that error messages must not contain: those from `${…}`, and those of secret fields.
 //!
-//! Problems are written by many hands (serde, the toml crate, each section's own checks), and each may quote the value it
-//! found. They all pass through [`Confidential::clean`] before they leave this module's parent.
+//! Problems come from serde, the toml crate and each section's own checks, and each may quote the value it found. All pass
+//! through [`Confidential::redact`] before they are reported.
 
 use phoenix_domain::llm::Secret;
 
 const HIDDEN: &str = "[redacted]";
 
-/// A value that short is looked for between quotation marks only: it may be part of ordinary words.
+/// Minimum length of a value that is redacted without quotation marks: a shorter one may be part of ordinary words.
 const MIN_BARE_BYTES: usize = 4;
 
-/// Words in the name of a key whose value is a secret, wherever it stands: also in a section that has no such key.
+/// Parts of key names whose values are secret in any section, even one without such a key.
 const SECRET_WORDS: [&str; 6] = ["key", "token", "secret", "passw", "credential", "auth"];
 
-/// What `[llm]` says openly. Everything else that stands there is a key, or may be one in the wrong place.
+/// Keys of `[llm]` whose values are not secret. Any other value may be a misplaced key.
 const OPEN_LLM_KEYS: [&str; 4] = ["default_provider", "model_name", "base_url", "system_prompt"];
 
-/// The values.
+/// Confidential values.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Confidential(Vec<Secret>);
 
 impl Confidential {
-    /// Adds a value that was put in for a `${…}`.
+    /// Adds a value that replaced a `${…}`.
     pub(super) fn add(&mut self, value: &str) {
-        // As it is, and as it is read: white space around a value does not count everywhere.
+        // Also trimmed: some settings ignore surrounding white space.
         for form in [value, value.trim()] {
             if !form.is_empty() && !self.0.iter().any(|known| known.expose() == form) {
                 self.0.push(Secret::from(form.to_owned()));
@@ -31,7 +31,7 @@ impl Confidential {
         }
     }
 
-    /// Adds the values of every secret field below `value`, which stands at `path`.
+    /// Adds the values of every secret field below `value`, whose path is `path`.
     pub(super) fn add_secret_fields(&mut self, value: &toml::Value, path: &mut Vec<String>) {
         match value {
             toml::Value::Table(entries) => {
@@ -50,10 +50,10 @@ impl Confidential {
         }
     }
 
-    /// `text` without any of the values.
-    pub(super) fn clean(&self, text: &str) -> String {
+    /// Replaces the values in `text`.
+    pub(super) fn redact(&self, text: &str) -> String {
         let mut values: Vec<&str> = self.0.iter().map(Secret::expose).collect();
-        // The longest first, so that no rest of one stays when another is its beginning.
+        // The longest first, so that no suffix remains of a value whose prefix is another value.
         values.sort_by_key(|value| std::cmp::Reverse(value.len()));
         values.iter().fold(text.to_owned(), |text, value| {
             let debug = format!("{value:?}");
@@ -81,14 +81,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn confidential_values_vanish_however_they_are_quoted() {
+    fn confidential_values_are_redacted_in_every_quoting() {
         let mut confidential = Confidential::default();
         for value in ["sk-live-1", "sk-live-1-and-more", "a\"b\\c d", "4"] {
             confidential.add(value);
         }
         let text = "`sk-live-1-and-more` sk-live-1 \"a\\\"b\\\\c d\" a\"b\\c d `4` \"4\" 4096";
         assert_eq!(
-            confidential.clean(text),
+            confidential.redact(text),
             "[redacted] [redacted] [redacted] [redacted] [redacted] [redacted] 4096",
         );
         assert!(!format!("{confidential:?}").contains("sk-live"));

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Lookup, Problems, confidential::Confidential};
+use super::{confidential::Confidential, env::Lookup, problems::Problems};
 
-/// Replaces `${NAME}` by the environment variable, or by nothing when it is not set, and `${NAME:-default}` by the
-/// default then. `$$` is a dollar sign. What comes from the environment is confidential.
+/// Replaces `${NAME}` by the environment variable, or by an empty text if it is unset, and `${NAME:-default}` by the default
+/// then. `$$` is a dollar sign. Values from the environment are confidential.
 pub(super) fn table(
     value: &mut toml::Value,
     at: &str,
@@ -15,13 +15,13 @@ pub(super) fn table(
 ) {
     match value {
         toml::Value::String(text) if text.contains('$') => {
-            let mut put_in = Vec::new();
+            let mut names = Vec::new();
             let lookup = |name: &str| env(name).inspect(|value| confidential.add(value));
-            match string(text, lookup, &mut put_in) {
+            match string(text, lookup, &mut names) {
                 Ok(replaced) => *text = replaced,
                 Err(problem) => problems.add(at, problem),
             }
-            if !put_in.is_empty() {
+            if !names.is_empty() {
                 confidential.add(text);
             }
         }
@@ -40,11 +40,11 @@ pub(super) fn table(
     }
 }
 
-/// The variables that the strings of `value` name.
+/// Names of the variables in the strings of `value`.
 pub(super) fn names_in(value: &toml::Value) -> BTreeSet<String> {
     let mut names = Vec::new();
     match value {
-        // A text that cannot be read is a problem elsewhere.
+        // A malformed text is reported elsewhere.
         toml::Value::String(text) => _ = string(text, |_| None, &mut names),
         toml::Value::Array(items) => names.extend(items.iter().flat_map(names_in)),
         toml::Value::Table(entries) => names.extend(entries.values().flat_map(names_in)),
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variables_defaults_and_plain_dollars() {
+    fn variables_defaults_and_plain_dollars_are_replaced() {
         let env = |name: &str| (name == "KEY").then(|| "secret".to_owned());
         for (text, expected) in [
             ("${KEY}", Ok("secret")),

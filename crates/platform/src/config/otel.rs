@@ -1,24 +1,24 @@
-//! The standard `OTEL_*` variables (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>), as far
-//! as they are about traces.
+//! The standard `OTEL_*` variables for traces
+//! (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>).
 //!
-//! A variable for traces (`OTEL_EXPORTER_OTLP_TRACES_…`) wins over the general one (`OTEL_EXPORTER_OTLP_…`). A value that can't
-//! be used is a problem like that of any other setting, not a reason to export nothing in silence. Values of headers and
-//! parts of addresses may be secrets, so no message quotes them.
+//! A variable for traces (`OTEL_EXPORTER_OTLP_TRACES_…`) overrides the general one (`OTEL_EXPORTER_OTLP_…`). An invalid value is
+//! a problem like that of any other setting; it never disables the export silently. Values of headers and parts of addresses
+//! may be secrets, so error messages do not contain them.
 
 use std::{fmt, time::Duration};
 
 use http::{HeaderName, HeaderValue, Uri};
 use percent_encoding::percent_decode_str;
 
-use super::{Lookup, Problems};
+use super::{env::Lookup, problems::Problems};
 use crate::telemetry::{OtlpProtocol, Sampling, TraceExport, TraceTls};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the SDK has as its own default (`OTEL_BSP_MAX_QUEUE_SIZE`).
+/// Default of the SDK (`OTEL_BSP_MAX_QUEUE_SIZE`).
 const DEFAULT_QUEUE_SPANS: usize = 2048;
 
-/// Whole numbers that the SDK reads itself, and passes over when they are none.
+/// Whole numbers that the SDK reads itself, and ignores when they are not valid.
 const NUMBERS: [&str; 7] = [
     "OTEL_BSP_SCHEDULE_DELAY",
     "OTEL_BSP_MAX_QUEUE_SIZE",
@@ -29,7 +29,7 @@ const NUMBERS: [&str; 7] = [
     "OTEL_SPAN_LINK_COUNT_LIMIT",
 ];
 
-/// Where spans go, if they go anywhere.
+/// The export of spans, if one is configured.
 pub(super) fn trace_export(env: Lookup<'_>, problems: &mut Problems) -> Option<TraceExport> {
     let mut variables = Variables { env, problems };
     if variables.is_disabled() {
@@ -61,7 +61,7 @@ pub(super) fn trace_export(env: Lookup<'_>, problems: &mut Problems) -> Option<T
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Exporter {
-    /// Wherever the endpoint is; nowhere without one.
+    /// Exports if there is an endpoint.
     Unset,
     Otlp,
     None,
@@ -73,7 +73,7 @@ struct Variables<'a> {
 }
 
 impl Variables<'_> {
-    /// The variable of the exporter that ends in `suffix`: the one for traces, else the general one.
+    /// The exporter variable with `suffix`: the one for traces, else the general one.
     fn of_exporter(&self, suffix: &str) -> Option<(String, String)> {
         [format!("OTEL_EXPORTER_OTLP_TRACES_{suffix}"), format!("OTEL_EXPORTER_OTLP_{suffix}")]
             .into_iter()
@@ -129,10 +129,10 @@ impl Variables<'_> {
         let example = format!("must be a URL such as http://127.0.0.1:{port}");
         let is_base = is_http && name == "OTEL_EXPORTER_OTLP_ENDPOINT";
         match checked_url(&value) {
-            Err(why) => {
+            Err(problem) => {
                 // An address with `@` or `?` may hold a secret.
                 let quoted = if value.contains(['@', '?']) { String::new() } else { format!("`{value}` ") };
-                self.problems.add(name, format_args!("{quoted}{example}: {why}"));
+                self.problems.add(name, format_args!("{quoted}{example}: {problem}"));
                 None
             }
             Ok(_) if is_base && value.contains('?') => {
@@ -213,7 +213,7 @@ impl Variables<'_> {
         }
     }
 
-    /// What `OTEL_TRACES_SAMPLER_ARG` says.
+    /// The share in `OTEL_TRACES_SAMPLER_ARG`.
     fn share(&mut self) -> f64 {
         let name = "OTEL_TRACES_SAMPLER_ARG";
         let Some(value) = (self.env)(name) else { return 1.0 };
@@ -262,7 +262,7 @@ impl Variables<'_> {
 }
 
 fn checked_url(text: &str) -> Result<(), &'static str> {
-    let url: Uri = text.parse().map_err(|_| "it is no URL")?;
+    let url: Uri = text.parse().map_err(|_| "it is not a URL")?;
     if !matches!(url.scheme_str(), Some("http" | "https")) {
         return Err("it must begin with http:// or https://");
     }
@@ -275,7 +275,7 @@ fn checked_url(text: &str) -> Result<(), &'static str> {
     }
 }
 
-/// `name=value,name=value`, values percent-encoded; the index of the first entry that is not like this.
+/// Parses `name=value,name=value` with percent-encoded values. The error is the index of the first invalid entry.
 fn pairs(text: &str) -> Result<Vec<(String, String)>, usize> {
     let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
     let pairs = entries.enumerate().map(|(index, entry)| {
@@ -295,120 +295,4 @@ fn not_a_pair(index: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317");
-
-    fn resolve(variables: &[(&str, &str)]) -> Result<Option<TraceExport>, String> {
-        let lookup = |name: &str| {
-            variables.iter().rev().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
-        };
-        let mut problems = Problems::default();
-        let export = trace_export(&lookup, &mut problems);
-        if problems.is_empty() { Ok(export) } else { Err(problems.to_string()) }
-    }
-
-    fn export(variables: &[(&str, &str)]) -> TraceExport {
-        resolve(&[&[ENDPOINT], variables].concat()).unwrap().expect("spans go somewhere")
-    }
-
-    #[test]
-    fn otel_variables_are_honoured() {
-        let plain = export(&[]);
-        assert_eq!((plain.protocol, plain.endpoint.as_str()), (OtlpProtocol::Grpc, ENDPOINT.1));
-        assert_eq!(plain.timeout, Duration::from_secs(10));
-        assert_eq!(plain.sampling, Sampling { follows_parent: true, share: 1.0 });
-
-        let all = export(&[
-            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
-            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf"),
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector.example:4318/base/"),
-            ("OTEL_EXPORTER_OTLP_TIMEOUT", "250"),
-            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
-            ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20abc, x-tenant=a"),
-            ("OTEL_TRACES_SAMPLER", "traceidratio"),
-            ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
-            ("OTEL_SERVICE_NAME", "mine"),
-            ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test,team=a%2Cb"),
-            ("OTEL_BSP_MAX_QUEUE_SIZE", "17"),
-            ("OTEL_SDK_DISABLED", "FALSE"),
-        ]);
-        assert_eq!(all.protocol, OtlpProtocol::HttpProtobuf);
-        assert_eq!(all.endpoint, "https://collector.example:4318/base/v1/traces");
-        assert_eq!((all.timeout, all.gzip, all.queue_spans), (Duration::from_millis(250), true, 17));
-        assert_eq!(all.sampling, Sampling { follows_parent: false, share: 0.25 });
-        assert_eq!(all.service_name.as_deref(), Some("mine"));
-        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        assert_eq!(all.resource, [pair("deployment.environment", "test"), pair("team", "a,b")]);
-
-        let exact = export(&[
-            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1/x?key=1"),
-            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
-        ]);
-        assert_eq!(exact.endpoint, "http://127.0.0.1:1/x?key=1");
-    }
-
-    #[test]
-    fn export_is_off_unless_there_is_somewhere_to_go() {
-        assert!(resolve(&[]).unwrap().is_none());
-        // What is switched off is not read.
-        let wrong = ("OTEL_EXPORTER_OTLP_PROTOCOL", "smoke signals");
-        for off in [("OTEL_SDK_DISABLED", "True"), ("OTEL_TRACES_EXPORTER", "none")] {
-            assert!(resolve(&[ENDPOINT, wrong, off]).unwrap().is_none(), "{off:?}");
-        }
-        let default = resolve(&[("OTEL_TRACES_EXPORTER", "otlp")]).unwrap().unwrap();
-        assert_eq!(default.endpoint, "http://localhost:4317");
-        let http = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
-        let default = resolve(&[("OTEL_TRACES_EXPORTER", "otlp"), http]).unwrap().unwrap();
-        assert_eq!(default.endpoint, "http://localhost:4318/v1/traces");
-    }
-
-    #[test]
-    fn otel_values_that_cannot_be_used_are_named() {
-        for (name, value) in [
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4317"),
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost"),
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://127.0.0.1:4317"),
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://"),
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http:///v1/traces"),
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a b"),
-            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4317"),
-            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http"),
-            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
-            ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
-            ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"),
-            ("OTEL_EXPORTER_OTLP_COMPRESSION", "brotli"),
-            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
-            ("OTEL_EXPORTER_OTLP_HEADERS", "authorization"),
-            ("OTEL_EXPORTER_OTLP_HEADERS", "a=1,b c=2"),
-            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nonexistent/ca.pem"),
-            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/dev/null"),
-            ("OTEL_TRACES_EXPORTER", "console"),
-            ("OTEL_TRACES_SAMPLER", "sometimes"),
-            ("OTEL_TRACES_SAMPLER_ARG", "2"),
-            ("OTEL_TRACES_SAMPLER_ARG", "NaN"),
-            ("OTEL_SDK_DISABLED", "yes"),
-            ("OTEL_RESOURCE_ATTRIBUTES", "a=1,b"),
-            ("OTEL_BSP_SCHEDULE_DELAY", "-1"),
-            ("OTEL_BSP_MAX_QUEUE_SIZE", "0"),
-            ("OTEL_SPAN_EVENT_COUNT_LIMIT", "many"),
-        ] {
-            let problems = resolve(&[ENDPOINT, (name, value)]).expect_err(name);
-            assert!(problems.contains(&format!("  - {name}: ")), "{name}={value}:\n{problems}");
-        }
-    }
-
-    #[test]
-    fn problem_with_an_otel_variable_quotes_no_secret() {
-        for (name, value) in [
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://me:hunter2@127.0.0.1:4317"),
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4318?key=hunter2"),
-            ("OTEL_EXPORTER_OTLP_HEADERS", "api key=hunter2"),
-            ("OTEL_EXPORTER_OTLP_HEADERS", "hunter2"),
-        ] {
-            let problems = resolve(&[ENDPOINT, (name, value)]).expect_err(name);
-            assert!(!problems.contains("hunter2"), "{problems}");
-        }
-    }
-}
+mod tests;

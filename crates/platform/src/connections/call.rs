@@ -1,4 +1,4 @@
-//! One call on a connection, counted from its request head to the last byte of its answer.
+//! One call on a connection, counted from its request head to the last byte of its response.
 
 use std::{
     net::SocketAddr,
@@ -17,18 +17,18 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tower::{Service, ServiceExt, util::Oneshot};
 
-use super::state::State;
+use super::state::ConnectionState;
 
-/// A service whose calls are counted. Each request carries the peer's address as `ConnectInfo<SocketAddr>`.
+/// A service that counts its calls, and attaches the peer's address as `ConnectInfo<SocketAddr>` to each request.
 #[derive(Debug, Clone)]
 pub(super) struct Tracked<S> {
     inner: S,
-    state: Arc<State>,
+    state: Arc<ConnectionState>,
     peer: SocketAddr,
 }
 
 impl<S> Tracked<S> {
-    pub(super) fn new(inner: S, state: Arc<State>, peer: SocketAddr) -> Self {
+    pub(super) fn new(inner: S, state: Arc<ConnectionState>, peer: SocketAddr) -> Self {
         Self { inner, state, peer }
     }
 }
@@ -42,9 +42,9 @@ where
     type Future = TrackedCall<Oneshot<S, Request<RequestBody>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.state.spoke();
+        self.state.set_sent();
         let is_arriving = !request.body().is_end_stream();
-        let call = Call::begin(&self.state, is_arriving);
+        let call = Call::start(&self.state, is_arriving);
         let arrival = is_arriving.then(|| Arc::clone(&call.arrival));
         let mut request = request.map(|body| RequestBody { body, arrival });
         request.extensions_mut().insert(ConnectInfo(self.peer));
@@ -53,22 +53,22 @@ where
     }
 }
 
-/// A call that has begun. It ends when this is dropped.
+/// Guard of a call, which ends on drop.
 #[derive(Debug)]
 struct Call {
     arrival: Arc<Arrival>,
 }
 
-/// Whether the request of a call is still to be waited for.
+/// Arrival of the request of a call.
 #[derive(Debug)]
 struct Arrival {
-    state: Arc<State>,
+    state: Arc<ConnectionState>,
     is_pending: AtomicBool,
 }
 
 impl Call {
-    fn begin(state: &Arc<State>, is_arriving: bool) -> Self {
-        state.call_began(is_arriving);
+    fn start(state: &Arc<ConnectionState>, is_arriving: bool) -> Self {
+        state.start_call(is_arriving);
         let arrival = Arrival { state: Arc::clone(state), is_pending: AtomicBool::new(is_arriving) };
         Self { arrival: Arc::new(arrival) }
     }
@@ -77,28 +77,28 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.arrival.end();
-        self.arrival.state.call_ended();
+        self.arrival.state.end_call();
     }
 }
 
 impl Arrival {
     fn end(&self) {
         if self.is_pending.swap(false, Ordering::AcqRel) {
-            self.state.request_arrived();
+            self.state.end_arrival();
         }
     }
 }
 
-/// The body of a request, as it arrives.
+/// Request body that records its arrival.
 #[derive(Debug)]
 pub struct RequestBody {
     body: Incoming,
-    /// Until it has arrived.
+    /// Absent once the body has arrived.
     arrival: Option<Arc<Arrival>>,
 }
 
 impl RequestBody {
-    fn arrived(&mut self) {
+    fn end_arrival(&mut self) {
         if let Some(arrival) = self.arrival.take() {
             arrival.end();
         }
@@ -107,7 +107,7 @@ impl RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        self.arrived();
+        self.end_arrival();
     }
 }
 
@@ -121,7 +121,7 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if !matches!(frame, Some(Ok(_))) || self.body.is_end_stream() {
-            self.arrived();
+            self.end_arrival();
         }
         Poll::Ready(frame)
     }
@@ -136,7 +136,7 @@ impl Body for RequestBody {
 }
 
 pin_project_lite::pin_project! {
-    /// A call whose answer has not begun.
+    /// A call whose response has not begun.
     pub(super) struct TrackedCall<F> {
         #[pin] future: F,
         call: Option<Call>,
@@ -161,7 +161,7 @@ where
 }
 
 pin_project_lite::pin_project! {
-    /// The body of an answer. The call ends with it.
+    /// Response body, with which the call ends.
     pub(super) struct ResponseBody<B> {
         #[pin] body: B,
         call: Option<Call>,

@@ -1,4 +1,4 @@
-//! What is known of one open connection.
+//! State of one open connection.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -7,29 +7,29 @@ use tokio_util::sync::CancellationToken;
 
 use crate::propagation::CancelReason;
 
-/// What is known of one open connection.
+/// State of one open connection.
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct ConnectionState {
     /// A complete request head or HTTP/2 preface has arrived.
-    has_spoken: AtomicBool,
-    /// The peer reads more slowly than answers are written.
+    has_sent: AtomicBool,
+    /// The peer reads more slowly than responses are written.
     is_write_blocked: AtomicBool,
     calls: AtomicUsize,
-    /// Those of the calls whose request has not arrived as a whole while nothing of the answer has been sent.
+    /// Calls whose request has not arrived completely and whose response has not begun.
     arriving: AtomicUsize,
     changed: Notify,
-    /// Why the peer leaves its calls, once it has said so.
+    /// Why the peer cancels its calls, once it has said so.
     pub(super) cancel_reason: CancelReason,
     close: CancellationToken,
 }
 
-impl State {
-    pub(super) fn has_spoken(&self) -> bool {
-        self.has_spoken.load(Ordering::Acquire)
+impl ConnectionState {
+    pub(super) fn has_sent(&self) -> bool {
+        self.has_sent.load(Ordering::Acquire)
     }
 
-    pub(super) fn spoke(&self) {
-        self.has_spoken.store(true, Ordering::Release);
+    pub(super) fn set_sent(&self) {
+        self.has_sent.store(true, Ordering::Release);
     }
 
     pub(super) fn set_write_blocked(&self, blocked: bool) {
@@ -41,34 +41,34 @@ impl State {
         self.calls.load(Ordering::Acquire)
     }
 
-    /// Whether a request has begun to arrive whose answer has not been sent.
+    /// Whether a request has begun to arrive whose response is not sent completely.
     pub(super) fn has_calls(&self) -> bool {
         self.calls() > 0 || self.is_write_blocked.load(Ordering::Acquire)
     }
 
-    /// Whether a call is in flight.
+    /// Whether a call is in flight, that is with a request that has arrived.
     pub(super) fn is_busy(&self) -> bool {
         self.calls() > self.arriving.load(Ordering::Acquire) || self.is_write_blocked.load(Ordering::Acquire)
     }
 
-    pub(super) fn call_began(&self, is_arriving: bool) {
+    pub(super) fn start_call(&self, is_arriving: bool) {
         self.calls.fetch_add(1, Ordering::AcqRel);
         if is_arriving {
             self.arriving.fetch_add(1, Ordering::AcqRel);
         }
     }
 
-    pub(super) fn request_arrived(&self) {
+    pub(super) fn end_arrival(&self) {
         self.arriving.fetch_sub(1, Ordering::AcqRel);
         self.changed.notify_waiters();
     }
 
-    pub(super) fn call_ended(&self) {
+    pub(super) fn end_call(&self) {
         self.calls.fetch_sub(1, Ordering::AcqRel);
         self.changed.notify_waiters();
     }
 
-    /// Waits until `condition` holds.
+    /// Waits until `condition` is true.
     pub(super) async fn until(&self, condition: impl Fn(&Self) -> bool) {
         loop {
             let changed = self.changed.notified();
@@ -79,7 +79,7 @@ impl State {
         }
     }
 
-    /// Has the connection closed, whatever happens on it.
+    /// Requests that the connection is closed.
     pub(super) fn close(&self) {
         self.close.cancel();
     }
@@ -88,7 +88,7 @@ impl State {
         self.close.is_cancelled()
     }
 
-    /// Waits until the connection is to be closed.
+    /// Waits for [`close`](Self::close).
     pub(super) async fn closed(&self) {
         self.close.cancelled().await;
     }

@@ -1,4 +1,4 @@
-//! The bytes of one connection: whether the peer has spoken, whether it reads, whether it floods.
+//! A TCP stream that observes its bytes: whether the peer has sent a preface, whether it reads, whether it floods.
 
 use std::{
     io,
@@ -13,67 +13,68 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{MAX_RESET_STREAMS, state::State};
-use crate::log_limit::LogLimit;
+use super::state::ConnectionState;
+use crate::{http2::PREFACE, log_limit::LogLimit};
 
-/// What an HTTP/2 client says first.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Limit of the HTTP/2 streams that a peer resets within [`RESET_WINDOW`], or whose errors are the peer's. Beyond it the
+/// connection is closed. Ample for a planner that cancels thousands of tasks while this process is stopped.
+pub(super) const MAX_RESET_STREAMS: usize = 10_000;
 
-/// The time within which [`MAX_RESET_STREAMS`] may be reset.
+/// Time window of [`MAX_RESET_STREAMS`].
 const RESET_WINDOW: Duration = Duration::from_secs(10);
 
 const RST_STREAM: u8 = 3;
 
-/// A TCP connection that is watched.
+/// A TCP stream that updates the state of its connection.
 #[derive(Debug)]
 pub struct WatchedStream {
     stream: TcpStream,
-    state: Arc<State>,
-    speech: Speech,
+    state: Arc<ConnectionState>,
+    protocol: PeerProtocol,
     is_write_blocked: bool,
 }
 
-/// What a peer speaks, by its first bytes.
+/// Protocol of the peer, by its first bytes.
 #[derive(Debug)]
-enum Speech {
-    /// So many bytes, which are the beginning of the preface.
+enum PeerProtocol {
+    /// Number of bytes received, which are a prefix of the preface.
     Undecided(usize),
     Http2(Frames),
     Other,
 }
 
-/// Counts frames of HTTP/2 that reset a stream (<https://www.rfc-editor.org/rfc/rfc9113#section-4.1>).
+/// Counts HTTP/2 frames that reset a stream (<https://www.rfc-editor.org/rfc/rfc9113#section-4.1>).
 #[derive(Debug)]
 struct Frames {
     header: [u8; 9],
-    /// How much of `header` has arrived.
+    /// Bytes of `header` that have arrived.
     filled: usize,
-    /// What is still to come of the present frame.
+    /// Bytes of the current frame that have not arrived.
     payload: usize,
     resets: usize,
     window: Instant,
 }
 
 impl WatchedStream {
-    pub(super) fn new(stream: TcpStream, state: Arc<State>) -> Self {
-        Self { stream, state, speech: Speech::Undecided(0), is_write_blocked: false }
+    pub(super) fn new(stream: TcpStream, state: Arc<ConnectionState>) -> Self {
+        Self { stream, state, protocol: PeerProtocol::Undecided(0), is_write_blocked: false }
     }
 
-    fn heard(&mut self, mut bytes: &[u8]) {
-        if let Speech::Undecided(known) = self.speech {
+    fn observe_read(&mut self, mut bytes: &[u8]) {
+        if let PeerProtocol::Undecided(known) = self.protocol {
             let count = bytes.len().min(PREFACE.len() - known);
             let (first, rest) = bytes.split_at(count);
-            self.speech = match known + count {
-                _ if first != &PREFACE[known..known + count] => Speech::Other,
-                known if known < PREFACE.len() => Speech::Undecided(known),
+            self.protocol = match known + count {
+                _ if first != &PREFACE[known..known + count] => PeerProtocol::Other,
+                known if known < PREFACE.len() => PeerProtocol::Undecided(known),
                 _ => {
-                    self.state.spoke();
-                    Speech::Http2(Frames::new())
+                    self.state.set_sent();
+                    PeerProtocol::Http2(Frames::new())
                 }
             };
             bytes = rest;
         }
-        if let Speech::Http2(frames) = &mut self.speech
+        if let PeerProtocol::Http2(frames) = &mut self.protocol
             && frames.read(bytes) > MAX_RESET_STREAMS
             && !self.state.is_closing()
         {
@@ -86,7 +87,7 @@ impl WatchedStream {
         }
     }
 
-    fn written<T>(&mut self, result: Poll<T>) -> Poll<T> {
+    fn observe_write<T>(&mut self, result: Poll<T>) -> Poll<T> {
         if self.is_write_blocked != result.is_pending() {
             self.is_write_blocked = result.is_pending();
             self.state.set_write_blocked(self.is_write_blocked);
@@ -100,7 +101,7 @@ impl Frames {
         Self { header: [0; 9], filled: 0, payload: 0, resets: 0, window: Instant::now() }
     }
 
-    /// Reads on: how many streams were reset within the present window.
+    /// Parses further bytes. Returns the number of streams reset within the current window.
     fn read(&mut self, mut bytes: &[u8]) -> usize {
         while !bytes.is_empty() {
             if self.payload > 0 {
@@ -140,8 +141,8 @@ impl AsyncRead for WatchedStream {
     ) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, into);
-        if !matches!(self.speech, Speech::Other) {
-            self.heard(&into.filled()[before..]);
+        if !matches!(self.protocol, PeerProtocol::Other) {
+            self.observe_read(&into.filled()[before..]);
         }
         result
     }
@@ -150,7 +151,7 @@ impl AsyncRead for WatchedStream {
 impl AsyncWrite for WatchedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.written(result)
+        self.observe_write(result)
     }
 
     fn poll_write_vectored(
@@ -159,7 +160,7 @@ impl AsyncWrite for WatchedStream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.written(result)
+        self.observe_write(result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -191,7 +192,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn resets_are_counted_however_frames_are_cut(
+        fn stream_resets_are_counted_for_any_split_of_frames(
             frames in prop::collection::vec((0_u8..10, 0_usize..70), 0..40),
             cuts in prop::collection::vec(1_usize..40, 1..20),
         ) {

@@ -1,17 +1,15 @@
-//! The open connections of one listener, the oldest first.
+//! The open connections of one listener, ordered by age.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, futures::Notified};
 
-use super::state::State;
+use super::state::ConnectionState;
 
 /// The open connections of one listener. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Table(Arc<Shared>);
+pub(super) struct ConnectionTable(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -22,26 +20,22 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Open {
     next: u64,
-    connections: BTreeMap<u64, Arc<State>>,
+    connections: BTreeMap<u64, Arc<ConnectionState>>,
 }
 
-/// A connection's place in the table, given back on drop.
+/// Entry of a connection, removed from the table on drop.
 #[derive(Debug)]
 pub(super) struct Entry {
     id: u64,
-    state: Arc<State>,
-    table: Table,
+    state: Arc<ConnectionState>,
+    table: ConnectionTable,
 }
 
-impl Table {
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A new connection.
+impl ConnectionTable {
+    /// Adds a connection.
     pub(super) fn add(&self) -> Entry {
-        let state = Arc::new(State::default());
-        let mut open = self.lock();
+        let state = Arc::new(ConnectionState::default());
+        let mut open = self.0.open.lock();
         let id = open.next;
         open.next += 1;
         open.connections.insert(id, Arc::clone(&state));
@@ -49,38 +43,38 @@ impl Table {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.lock().connections.len()
+        self.0.open.lock().connections.len()
     }
 
-    /// Calls on all connections.
+    /// Number of calls on all connections.
     pub(super) fn calls(&self) -> usize {
-        self.lock().connections.values().map(|state| state.calls()).sum()
+        self.0.open.lock().connections.values().map(|state| state.calls()).sum()
     }
 
-    /// Closes the oldest connection that has said nothing, else the oldest without a call in flight; whether there is one.
+    /// Closes the oldest silent connection, else the oldest without a call in flight. Returns whether there is one.
     pub(super) fn close_one(&self) -> bool {
-        let open = self.lock();
+        let open = self.0.open.lock();
         let closable = || open.connections.values().filter(|state| !state.is_closing());
-        let silent = closable().find(|state| !state.has_spoken());
+        let silent = closable().find(|state| !state.has_sent());
         let victim = silent.or_else(|| closable().find(|state| !state.is_busy()));
         victim.inspect(|state| state.close()).is_some()
     }
 
-    /// The next end of a connection.
+    /// Waits for the next connection to end.
     pub(super) fn ended(&self) -> Notified<'_> {
         self.0.ended.notified()
     }
 }
 
 impl Entry {
-    pub(super) fn state(&self) -> &Arc<State> {
+    pub(super) fn state(&self) -> &Arc<ConnectionState> {
         &self.state
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.table.lock().connections.remove(&self.id);
+        self.table.0.open.lock().connections.remove(&self.id);
         self.table.0.ended.notify_waiters();
     }
 }

@@ -1,26 +1,26 @@
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::{Router, body::Body, extract::Request as AxumRequest, routing::post};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
     sync::mpsc,
     task::JoinHandle,
 };
 use tower::ServiceExt;
 
-use super::*;
+use super::{acceptor::CAPACITY_PAUSE, *};
+use crate::http2::PREFACE;
 
-/// No wait is longer.
+/// Time limit of every wait.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// What stopping may take.
+/// Time limit of a stop.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 
-/// A listener whose `POST /` answers with its body, and `POST /wait` when it is let go.
+/// A server whose `POST /` echoes the body, and `POST /wait` does so after `go_on`.
 struct Server {
     addr: SocketAddr,
     began: mpsc::Receiver<()>,
@@ -62,7 +62,7 @@ impl Server {
         stream
     }
 
-    /// Stops it: how long that took.
+    /// Stops the server. Returns the time that took.
     async fn stop(self) -> Duration {
         let asked = Instant::now();
         self.shutdown.cancel();
@@ -71,7 +71,7 @@ impl Server {
     }
 }
 
-/// Everything up to the end of the connection.
+/// Reads to the end of the connection.
 async fn rest(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     let _ = timeout(LIMIT, stream.read_to_end(&mut bytes)).await.expect("the connection ends");
@@ -81,7 +81,7 @@ async fn rest(stream: &mut TcpStream) -> String {
 const WHOLE: &str = "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi";
 
 #[tokio::test]
-async fn connections_without_a_call_do_not_delay_a_stop() {
+async fn connections_without_a_call_do_not_delay_shutdown() {
     for protocol in [Protocol::Http, Protocol::Grpc] {
         let server = server(protocol, 64).await;
         let half = "POST / HTTP/1.1\r\nhos";
@@ -95,7 +95,7 @@ async fn connections_without_a_call_do_not_delay_a_stop() {
             open.push(answered);
         }
         let mut http2 = server.connect().await;
-        http2.write_all(&[PREFACE, SETTINGS].concat()).await.unwrap();
+        http2.write_all(&[&PREFACE[..], SETTINGS].concat()).await.unwrap();
         timeout(LIMIT, http2.read_exact(&mut [0; 9])).await.unwrap().unwrap();
         let took = server.stop().await;
         assert!(took < STOP_LIMIT, "{protocol:?}: {took:?}");
@@ -104,13 +104,13 @@ async fn connections_without_a_call_do_not_delay_a_stop() {
 }
 
 #[tokio::test]
-async fn call_in_flight_is_answered_by_a_server_that_stops() {
+async fn call_in_flight_is_answered_during_shutdown() {
     let mut server = server(Protocol::Http, 64).await;
     let mut waiting = server.send(&WHOLE.replace("POST /", "POST /wait")).await;
     timeout(LIMIT, server.began.recv()).await.unwrap().unwrap();
     let silent = server.connect().await;
     server.shutdown.cancel();
-    // A new connection is refused, while the call goes on.
+    // A new connection is refused, while the call continues.
     let refused = async { while TcpStream::connect(server.addr).await.is_ok() {} };
     timeout(LIMIT, refused).await.unwrap();
     assert!(!server.served.is_finished());
@@ -122,7 +122,7 @@ async fn call_in_flight_is_answered_by_a_server_that_stops() {
 }
 
 #[tokio::test]
-async fn silent_connections_make_room_for_new_ones() {
+async fn oldest_silent_connection_is_closed_at_the_limit() {
     let server = server(Protocol::Http, 8).await;
     let mut silent = Vec::new();
     for _ in 0..40 {
@@ -143,8 +143,8 @@ async fn calls_in_flight_are_kept_at_the_connection_limit() {
         timeout(LIMIT, server.began.recv()).await.unwrap().unwrap();
     }
     let mut later = server.send(WHOLE).await;
-    let nothing = timeout(ROOM_PAUSE * 5, later.read_u8()).await;
-    assert!(nothing.is_err(), "there is no room");
+    let nothing = timeout(CAPACITY_PAUSE * 5, later.read_u8()).await;
+    assert!(nothing.is_err(), "the limit is reached");
     server.go_on.cancel();
     assert!(rest(&mut later).await.ends_with("hi"));
     for mut stream in waiting {
@@ -154,11 +154,11 @@ async fn calls_in_flight_are_kept_at_the_connection_limit() {
 }
 
 #[tokio::test]
-async fn connection_that_resets_streams_without_end_is_closed() {
+async fn connection_that_resets_too_many_streams_is_closed() {
     for protocol in [Protocol::Http, Protocol::Grpc] {
         let server = server(protocol, 64).await;
         let mut stream = server.connect().await;
-        stream.write_all(&[PREFACE, SETTINGS].concat()).await.unwrap();
+        stream.write_all(&[&PREFACE[..], SETTINGS].concat()).await.unwrap();
         // `:method: GET`, `:scheme: http`, `:path: /`, from the static table of HPACK; the end of headers and stream.
         let flood = async {
             for number in 0..40_000_u32 {

@@ -1,4 +1,4 @@
-//! Values of fields as bytes of a line: JSON, or text in which nothing can break the line.
+//! Rendering of field values: as JSON, or as text that cannot break the line.
 
 use std::{
     fmt::{self, Write as _},
@@ -8,10 +8,9 @@ use std::{
 
 use tracing::field::{Field, Visit};
 
-use super::is_for_readers;
-use crate::telemetry::LogFormat;
+use super::format::LogFormat;
 
-/// Fields, rendered one after the other.
+/// Rendered fields.
 #[derive(Debug, Default)]
 pub(super) struct Rendered {
     bytes: Vec<u8>,
@@ -32,7 +31,7 @@ impl Rendered {
         self.fields.iter().any(|(known, _)| *known == name)
     }
 
-    /// The last value of a name is the one that counts.
+    /// Renders a field. A later value of the same name replaces an earlier one.
     fn put(&mut self, name: &'static str, render: impl FnOnce(&mut Vec<u8>)) {
         let begin = self.bytes.len();
         render(&mut self.bytes);
@@ -44,7 +43,7 @@ impl Rendered {
     }
 }
 
-/// Takes in fields; the message apart from the others, where there is a place for it.
+/// Visitor that renders fields into `into`, and the message into `message` when that is set.
 pub(super) struct Fields<'a> {
     pub(super) format: LogFormat,
     pub(super) into: &'a mut Rendered,
@@ -55,7 +54,7 @@ impl Fields<'_> {
     fn text(&mut self, field: &Field, text: fmt::Arguments<'_>) {
         let format = self.format;
         let render = |bytes: &mut Vec<u8>| {
-            // Writing to memory does not fail.
+            // Writing to memory cannot fail.
             let _ = match format {
                 LogFormat::Json => {
                     bytes.push(b'"');
@@ -103,7 +102,7 @@ impl Visit for Fields<'_> {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        // JSON has no word for what is not a number.
+        // JSON has no representation of NaN and infinity.
         if value.is_finite() {
             self.number(field, format_args!("{value:?}"));
         } else {
@@ -116,9 +115,14 @@ impl Visit for Fields<'_> {
     }
 }
 
-/// Characters that move the cursor, break the line, or change or hide what a reader sees of the text around them: control
-/// characters (C0, DEL and C1), line and paragraph separators, marks of the direction of text, and format characters without
-/// a shape, except those that join letters and emoji.
+/// Whether a field belongs into a log line: those of the tracing exporter (`otel.…`) do not.
+fn is_for_readers(field: &Field) -> bool {
+    !field.name().starts_with("otel.")
+}
+
+/// Whether a character moves the cursor, breaks the line, or changes or hides the text around it: control characters (C0, DEL
+/// and C1), line and paragraph separators, directional marks, and invisible format characters except joiners of letters and
+/// emoji.
 fn is_deceptive(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{feff}')
@@ -126,7 +130,8 @@ fn is_deceptive(c: char) -> bool {
         || matches!(c, '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// Text inside a JSON string (<https://www.rfc-editor.org/rfc/rfc8259#section-7>), without what [`is_deceptive`].
+/// Writes text inside a JSON string (<https://www.rfc-editor.org/rfc/rfc8259#section-7>), [deceptive](is_deceptive) characters
+/// escaped.
 struct JsonText<'a>(&'a mut Vec<u8>);
 
 impl fmt::Write for JsonText<'_> {
@@ -156,7 +161,7 @@ impl fmt::Write for JsonText<'_> {
     }
 }
 
-/// What [`is_deceptive`], made visible: what an agent says can't forge a line or move the cursor.
+/// Writes text with [deceptive](is_deceptive) characters escaped: an agent's message cannot forge a line or move the cursor.
 struct OneLine<'a>(&'a mut Vec<u8>);
 
 impl fmt::Write for OneLine<'_> {
@@ -193,7 +198,7 @@ mod tests {
         '\u{1b}',
     ];
 
-    /// Text with more of the characters that matter than chance would give.
+    /// Text in which special characters are frequent.
     fn texts() -> impl Strategy<Value = String> {
         let c = prop_oneof![
             any::<char>(),
@@ -214,7 +219,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_a_json_string_that_means_it(text in texts()) {
+        fn any_text_round_trips_through_its_json_string(text in texts()) {
             let mut bytes = vec![b'"'];
             JsonText(&mut bytes).write_str(&text).unwrap();
             bytes.push(b'"');

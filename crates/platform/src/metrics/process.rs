@@ -1,22 +1,22 @@
-//! What every process tells of itself, whatever its role.
+//! Metrics of every process, whatever its role.
 
 use metrics_process::Collector;
 
-use super::Metric;
+use super::metric::Metric;
 use crate::{
     logging::LINES_DROPPED,
     telemetry::{EXPORT_FAILURES, SPANS_LOST},
 };
 
-/// Which build this is.
+/// Version and profile of the build.
 const BUILD_INFO: Metric = Metric::gauge(
     "phoenix_build_info",
     "Always 1; the labels are the version of this build and its profile, debug or release.",
 )
 .labelled();
 
-/// What every process exports beside the metrics of its role. The names of `process_…` are those that Prometheus' own
-/// clients use.
+/// Metrics of every process, in addition to those of its role. The `process_…` names are those of the Prometheus client
+/// libraries.
 pub const PROCESS: &[Metric] = &[
     BUILD_INFO,
     LINES_DROPPED,
@@ -32,13 +32,13 @@ pub const PROCESS: &[Metric] = &[
     Metric::gauge("process_start_time_seconds", "When the process started, in seconds since 1970."),
 ];
 
-/// Says which build this is.
+/// Sets the build gauge.
 pub(super) fn record_build() {
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
     metrics::gauge!(BUILD_INFO.name, "version" => env!("CARGO_PKG_VERSION"), "profile" => profile).set(1.0);
 }
 
-/// Reads the process's state from the system, for a scrape.
+/// Reads the process's resource usage from the system, for a scrape.
 pub(super) fn collect() {
     Collector::default().collect();
 }

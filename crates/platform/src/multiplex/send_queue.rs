@@ -1,32 +1,33 @@
-//! Frames on their way to the wire.
+//! Queue of frames to be sent, in batches.
 
 use std::{
     mem,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use futures_util::{Stream, stream};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::SHARED_BYTES;
+use super::limits::BATCH_BYTES;
 
-/// What may wait for the peer to read before those who fill it wait, too.
-const ROOM_BYTES: usize = 4 * 1024 * 1024;
+/// Capacity in bytes. Beyond it, senders of responses wait for the peer to read.
+const CAPACITY_BYTES: usize = 4 * 1024 * 1024;
 
-/// How often a batch looks whether more has come, before it goes.
-const LOOKS: usize = 2;
+/// Number of yields without a new frame after which a batch is sent.
+const IDLE_YIELDS: usize = 2;
 
-/// Frames that wait to be sent. Ends when its last [`Sender`] is gone.
+/// Frames that wait to be sent. Ends when its last [`Sender`] is dropped.
 #[derive(Debug)]
 struct SendQueue<F> {
     waiting: Mutex<Waiting<F>>,
-    /// Something is to be sent, or nothing will be any more.
+    /// Notified when the first frame arrives, and at the end.
     arrived: Notify,
-    /// There is room again.
-    room: Notify,
+    /// Notified when capacity is released.
+    released: Notify,
     closed: AtomicBool,
 }
 
@@ -36,7 +37,7 @@ struct Waiting<F> {
     bytes: usize,
 }
 
-/// Puts frames into an send_queue. Cheap to clone.
+/// Sending half of a queue. Cheap to clone.
 #[derive(Debug)]
 pub(super) struct Sender<F>(Arc<Handle<F>>);
 
@@ -57,103 +58,98 @@ impl<F> Drop for Handle<F> {
 }
 
 impl<F> Sender<F> {
-    /// Has `frame`, which holds `bytes`, sent.
+    /// Enqueues `frame`, which holds `bytes`.
     pub(super) fn send(&self, frame: F, bytes: usize) {
-        let send_queue = &self.0.0;
-        let mut waiting = send_queue.lock();
+        let queue = &self.0.0;
+        let mut waiting = queue.waiting.lock();
         waiting.bytes += bytes;
         waiting.frames.push((frame, bytes));
         let is_first = waiting.frames.len() == 1;
         drop(waiting);
         if is_first {
-            send_queue.arrived.notify_one();
+            queue.arrived.notify_one();
         }
     }
 
-    /// Whether the peer reads so slowly that nothing more should be put in.
+    /// Whether the queue is over its capacity, because the peer reads slowly.
     pub(super) fn is_full(&self) -> bool {
-        self.0.0.lock().bytes > ROOM_BYTES
+        self.0.0.waiting.lock().bytes > CAPACITY_BYTES
     }
 
-    /// Takes a frame out again that has not been sent: whether there was one.
-    pub(super) fn retract(&self, is_it: impl Fn(&F) -> bool) -> bool {
-        let send_queue = &self.0.0;
-        let mut waiting = send_queue.lock();
-        let Some(index) = waiting.frames.iter().position(|(frame, _)| is_it(frame)) else { return false };
+    /// Removes the first frame for which `matches` is true and that has not been sent. Returns whether there was one.
+    pub(super) fn retract(&self, matches: impl Fn(&F) -> bool) -> bool {
+        let queue = &self.0.0;
+        let mut waiting = queue.waiting.lock();
+        let Some(index) = waiting.frames.iter().position(|(frame, _)| matches(frame)) else { return false };
         let (_, bytes) = waiting.frames.remove(index);
         waiting.bytes -= bytes;
         drop(waiting);
-        send_queue.room.notify_waiters();
+        queue.released.notify_waiters();
         true
     }
 
-    /// Waits while the peer reads more slowly than frames are made.
-    pub(super) async fn room(&self) {
-        let send_queue = &self.0.0;
+    /// Waits until the queue is below its capacity.
+    pub(super) async fn capacity(&self) {
+        let queue = &self.0.0;
         loop {
-            let room = send_queue.room.notified();
-            if send_queue.lock().bytes <= ROOM_BYTES {
+            let released = queue.released.notified();
+            if queue.waiting.lock().bytes <= CAPACITY_BYTES {
                 return;
             }
-            room.await;
+            released.await;
         }
     }
 }
 
 impl<F> SendQueue<F> {
-    fn lock(&self) -> MutexGuard<'_, Waiting<F>> {
-        // Never held across anything that can panic.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The next frames, once there are some; `None` at the end.
+    /// The next batch; `None` at the end.
     async fn batch(&self) -> Option<Vec<F>> {
-        while self.lock().frames.is_empty() {
+        while self.waiting.lock().frames.is_empty() {
             if self.closed.load(Ordering::Acquire) {
                 return None;
             }
             self.arrived.notified().await;
         }
-        self.gather().await;
-        let mut waiting = self.lock();
-        let fits = waiting.frames.iter().scan(0, |sum, (_, bytes)| {
+        self.coalesce().await;
+        let mut waiting = self.waiting.lock();
+        let sums = waiting.frames.iter().scan(0, |sum, (_, bytes)| {
             *sum += bytes;
             Some(*sum)
         });
-        let fits = fits.take_while(|sum| *sum <= SHARED_BYTES).count().max(1).min(waiting.frames.len());
-        let later = waiting.frames.split_off(fits);
+        let count = sums.take_while(|sum| *sum <= BATCH_BYTES).count().max(1).min(waiting.frames.len());
+        let later = waiting.frames.split_off(count);
         let batch = mem::replace(&mut waiting.frames, later);
         waiting.bytes -= batch.iter().map(|(_, bytes)| bytes).sum::<usize>();
         drop(waiting);
-        self.room.notify_waiters();
+        self.released.notify_waiters();
         Some(batch.into_iter().map(|(frame, _)| frame).collect())
     }
 
-    /// Lets those who are about to send something do so: one packet for all of it, and one wake-up of the peer.
-    async fn gather(&self) {
-        let (mut seen, mut looks) = (self.lock().frames.len(), 0);
-        while looks < LOOKS {
+    /// Yields while other tasks add frames, so that those frames share a packet and a wake-up of the peer.
+    async fn coalesce(&self) {
+        let (mut seen, mut idle) = (self.waiting.lock().frames.len(), 0);
+        while idle < IDLE_YIELDS {
             tokio::task::yield_now().await;
-            let now = self.lock().frames.len();
-            looks = if now > seen { 0 } else { looks + 1 };
+            let now = self.waiting.lock().frames.len();
+            idle = if now > seen { 0 } else { idle + 1 };
             seen = now;
         }
     }
 }
 
-/// An send_queue: where frames are put in, and the batches that come out.
+/// Creates a queue: its sender, and the stream of its batches.
 pub(super) fn send_queue<F: Send + 'static>() -> (Sender<F>, impl Stream<Item = Vec<F>> + Send + 'static) {
     let waiting = Mutex::new(Waiting { frames: Vec::new(), bytes: 0 });
-    let send_queue = Arc::new(SendQueue {
+    let queue = Arc::new(SendQueue {
         waiting,
         arrived: Notify::new(),
-        room: Notify::new(),
+        released: Notify::new(),
         closed: AtomicBool::new(false),
     });
-    let sender = Sender(Arc::new(Handle(Arc::clone(&send_queue))));
-    let batches = stream::unfold(send_queue, async |send_queue| {
-        let batch = send_queue.batch().await?;
-        Some((batch, send_queue))
+    let sender = Sender(Arc::new(Handle(Arc::clone(&queue))));
+    let batches = stream::unfold(queue, async |queue| {
+        let batch = queue.batch().await?;
+        Some((batch, queue))
     });
     (sender, batches)
 }

@@ -1,14 +1,15 @@
-//! The callee's side.
+//! Server side of shared streams.
 
 use std::{
     collections::HashMap,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use futures_util::{Stream, StreamExt};
+use parking_lot::Mutex;
 use phoenix_proto::{
     Method,
     common::{
@@ -28,24 +29,23 @@ use super::{
     send_queue::{Sender, send_queue},
 };
 use crate::{
-    RequestContext, correlation_span,
-    propagation::{CancelReason, mark_answered},
+    http2::MAX_MESSAGE_BYTES,
+    propagation::{CancelReason, RequestContext, correlation_span, mark_status},
     rpc_metrics::{RpcCall, RpcMetrics},
-    server::MAX_MESSAGE_BYTES,
 };
 
-/// How long a stream without calls is kept for a caller that was told that the server ends.
-const GRACE: Duration = Duration::from_millis(200);
+/// During shutdown, time for which a stream without calls stays open for calls that are on their way.
+const DRAIN_GRACE: Duration = Duration::from_millis(200);
 
-/// ResponseStream calls that share a stream: those of one method.
+/// Handler of the calls of one method on shared streams.
 pub trait Handler: Send + Sync + 'static {
-    /// The method.
+    /// Method of the calls.
     type Method: Method;
 
-    /// ResponseStream a call with the messages that it gives to `responses`. Dropping the future cancels the call.
+    /// Handles a call, whose response messages it sends to `responses`. Dropping the future cancels the call.
     ///
     /// # Errors
-    /// The status that the call ends with.
+    /// The status of the call.
     fn call(
         &self,
         request: Request<<Self::Method as Method>::Request>,
@@ -53,87 +53,87 @@ pub trait Handler: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Status>> + Send;
 }
 
-/// Where the answer of one call goes.
+/// Sender of the response of one call.
 #[derive(Debug)]
 pub struct ResponseSender {
-    frames: Sender<ExchangeFrame>,
+    queue: Sender<StreamItem>,
     call_id: u64,
     credit: Arc<Credit>,
-    /// Until the answer begins.
-    observed: Option<RpcCall>,
+    /// Absent once the response has begun.
+    metrics: Option<RpcCall>,
 }
 
-/// A frame, or the word that no more calls are wanted.
+/// A frame, or the notice that the server accepts no further calls.
 #[derive(Debug)]
-enum ExchangeFrame {
-    Call(CalleeFrame),
+enum StreamItem {
+    Frame(CalleeFrame),
     Draining,
 }
 
 impl ResponseSender {
-    /// Sends a message of the answer, once the caller has read enough of those before.
+    /// Sends a message of the response, once the caller has read enough of the earlier ones.
     ///
     /// # Errors
-    /// OUT_OF_RANGE when it is larger than any message may be.
+    /// OUT_OF_RANGE when the message is over the size limit.
     pub async fn send(&mut self, message: &impl Message) -> Result<(), Status> {
         let bytes = message.encoded_len();
         if bytes > MAX_MESSAGE_BYTES {
             return Err(Status::out_of_range(format!(
-                "the answer takes {bytes} bytes, and {MAX_MESSAGE_BYTES} are the most"
+                "the response message has {bytes} bytes; at most {MAX_MESSAGE_BYTES} are allowed"
             )));
         }
-        self.began(Code::Ok);
+        self.record_start(Code::Ok);
         self.credit.take(cost(bytes)).await;
-        self.frame(callee_frame::Frame::Message(message.encode_to_vec().into()), bytes);
-        self.frames.room().await;
+        self.send_frame(callee_frame::Frame::Message(message.encode_to_vec().into()), bytes);
+        self.queue.capacity().await;
         Ok(())
     }
 
-    fn began(&mut self, code: Code) {
-        if let Some(observed) = self.observed.take() {
-            observed.answered(code);
+    fn record_start(&mut self, code: Code) {
+        if let Some(call) = self.metrics.take() {
+            call.record(code);
         }
     }
 
-    fn frame(&self, frame: callee_frame::Frame, bytes: usize) {
+    fn send_frame(&self, frame: callee_frame::Frame, bytes: usize) {
         let frame = CalleeFrame { call_id: self.call_id, frame: Some(frame) };
-        self.frames.send(ExchangeFrame::Call(frame), bytes);
+        self.queue.send(StreamItem::Frame(frame), bytes);
     }
 }
 
-/// The service that takes calls for `handler` until `draining`.
+/// The service that accepts calls for `handler` until `draining`.
 pub(crate) fn service<H: Handler>(
     handler: H,
-    observe: RpcMetrics,
+    metrics: RpcMetrics,
     draining: CancellationToken,
 ) -> MultiplexServiceServer<Exchange<H>> {
-    let exchange = Exchange(Arc::new(Shared { handler, observe, draining }));
+    let exchange = Exchange(Arc::new(Shared { handler, metrics, draining }));
     MultiplexServiceServer::new(exchange).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
-/// `MultiplexService` over a [`Handler`].
+/// Implementation of `MultiplexService` over a [`Handler`].
 pub(crate) struct Exchange<H>(Arc<Shared<H>>);
 
 struct Shared<H> {
     handler: H,
-    observe: RpcMetrics,
+    metrics: RpcMetrics,
     draining: CancellationToken,
 }
 
-/// The calls of one stream that run.
+/// Running calls of one stream by id.
 #[derive(Debug, Default)]
-struct RunningCalls(Mutex<HashMap<u64, Running>>);
+struct RunningCalls(Mutex<HashMap<u64, CallHandle>>);
 
 #[derive(Debug)]
-struct Running {
+struct CallHandle {
     task: AbortHandle,
     credit: Arc<Credit>,
 }
 
-/// Every batch of frames for one caller. MultiplexClient that run are left with it.
+/// Batches of frames for one caller. Running calls are cancelled on drop.
 pub(crate) struct Outgoing {
-    batches: Pin<Box<dyn Stream<Item = Vec<ExchangeFrame>> + Send>>,
-    driver: AbortHandle,
+    batches: Pin<Box<dyn Stream<Item = Vec<StreamItem>> + Send>>,
+    reader: AbortHandle,
     calls: Arc<RunningCalls>,
 }
 
@@ -145,50 +145,51 @@ impl<H: Handler> MultiplexService for Exchange<H> {
         &self,
         request: Request<Streaming<ExchangeRequest>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
-        let (frames, batches) = send_queue();
+        let (queue, batches) = send_queue();
         let calls = Arc::new(RunningCalls::default());
         let cancel_reason = RequestContext::cancel_reason_of(&request);
         let stream =
-            Incoming { shared: Arc::clone(&self.0), frames, calls: Arc::clone(&calls), cancel_reason };
-        let driver = tokio::spawn(stream.drive(request.into_inner())).abort_handle();
-        Ok(Response::new(Outgoing { batches: Box::pin(batches), driver, calls }))
+            Incoming { shared: Arc::clone(&self.0), queue, calls: Arc::clone(&calls), cancel_reason };
+        let reader = tokio::spawn(stream.read(request.into_inner())).abort_handle();
+        Ok(Response::new(Outgoing { batches: Box::pin(batches), reader, calls }))
     }
 }
 
+/// Reader of the frames of one caller.
 struct Incoming<H> {
     shared: Arc<Shared<H>>,
-    frames: Sender<ExchangeFrame>,
+    queue: Sender<StreamItem>,
     calls: Arc<RunningCalls>,
-    /// That of the connection, and so of every call on it.
+    /// Cancel reason of the connection, and so of every call on it.
     cancel_reason: CancelReason,
 }
 
 impl<H: Handler> Incoming<H> {
-    /// Takes calls until the caller will make no more, or the server ends.
-    async fn drive(self, mut requests: Streaming<ExchangeRequest>) {
+    /// Reads frames until the caller ends the stream, or the server shuts down.
+    async fn read(self, mut requests: Streaming<ExchangeRequest>) {
         let draining = self.shared.draining.clone();
         loop {
             tokio::select! {
                 batch = requests.message() => match batch {
-                    Ok(Some(request)) => self.take(request),
-                    // What runs goes on; if the connection is gone, the other half of the stream learns of it.
+                    Ok(Some(request)) => self.handle(request),
+                    // Running calls continue; a broken connection drops the sending half.
                     Ok(None) | Err(_) => return,
                 },
                 () = draining.cancelled() => break,
             }
         }
-        self.frames.send(ExchangeFrame::Draining, 0);
+        self.queue.send(StreamItem::Draining, 0);
         loop {
-            match tokio::time::timeout(GRACE, requests.message()).await {
-                Ok(Ok(Some(request))) => self.take(request),
+            match tokio::time::timeout(DRAIN_GRACE, requests.message()).await {
+                Ok(Ok(Some(request))) => self.handle(request),
                 Ok(Ok(None) | Err(_)) => return,
-                Err(_) if self.calls.lock().is_empty() => return,
+                Err(_) if self.calls.0.lock().is_empty() => return,
                 Err(_) => {}
             }
         }
     }
 
-    fn take(&self, ExchangeRequest { frames, leaving }: ExchangeRequest) {
+    fn handle(&self, ExchangeRequest { frames, leaving }: ExchangeRequest) {
         if !leaving.is_empty() {
             self.cancel_reason.set(leaving);
         }
@@ -196,11 +197,11 @@ impl<H: Handler> Incoming<H> {
             match frame {
                 Some(caller_frame::Frame::Start(start)) => self.start(call_id, start),
                 Some(caller_frame::Frame::Cancel(_)) => {
-                    let call = self.calls.lock().remove(&call_id);
+                    let call = self.calls.0.lock().remove(&call_id);
                     call.inspect(|call| call.task.abort());
                 }
                 Some(caller_frame::Frame::Credit(CallCredit { bytes })) => {
-                    let credit = self.calls.lock().get(&call_id).map(|call| Arc::clone(&call.credit));
+                    let credit = self.calls.0.lock().get(&call_id).map(|call| Arc::clone(&call.credit));
                     credit.inspect(|credit| credit.grant(bytes));
                 }
                 None => {}
@@ -210,21 +211,17 @@ impl<H: Handler> Incoming<H> {
 
     fn start(&self, call_id: u64, start: CallStart) {
         let credit = Arc::new(Credit::new(start.credit));
-        let responses = ResponseSender {
-            frames: self.frames.clone(),
-            call_id,
-            credit: Arc::clone(&credit),
-            observed: None,
-        };
+        let responses =
+            ResponseSender { queue: self.queue.clone(), call_id, credit: Arc::clone(&credit), metrics: None };
         let mut call = RunningCall { responses, calls: Arc::clone(&self.calls), end: None };
         let (shared, cancel_reason) = (Arc::clone(&self.shared), self.cancel_reason.clone());
-        // Held until it is known by its id: it may end at once.
-        let mut calls = self.calls.lock();
+        // Held until the call is registered: its task may end at once.
+        let mut calls = self.calls.0.lock();
         let task = tokio::spawn(async move {
             let end = shared.serve(start, cancel_reason, &mut call.responses).await;
-            call.ended(end);
+            call.finish(end);
         });
-        calls.insert(call_id, Running { task: task.abort_handle(), credit });
+        calls.insert(call_id, CallHandle { task: task.abort_handle(), credit });
     }
 }
 
@@ -237,7 +234,7 @@ impl<H: Handler> Shared<H> {
     ) -> Result<(), Status> {
         let (method, mut context, message) = RequestContext::of_call(start)?;
         context.cancel_reason = cancel_reason;
-        responses.observed = Some(self.observe.begin(&method));
+        responses.metrics = Some(self.metrics.start(&method));
         let span = correlation_span(method.trim_start_matches('/'), &context);
         let call = async {
             if method != H::Method::PATH {
@@ -249,13 +246,13 @@ impl<H: Handler> Shared<H> {
         };
         let result = call.instrument(span.clone()).await;
         let code = result.as_ref().map_or_else(Status::code, |()| Code::Ok);
-        mark_answered(&span, code);
-        responses.began(code);
+        mark_status(&span, code);
+        responses.record_start(code);
         result
     }
 }
 
-/// A call that runs. However its task ends, a caller that is still there is told.
+/// A running call. The end frame is sent however its task ends, unless the caller has cancelled the call.
 struct RunningCall {
     responses: ResponseSender,
     calls: Arc<RunningCalls>,
@@ -263,33 +260,27 @@ struct RunningCall {
 }
 
 impl RunningCall {
-    fn ended(mut self, end: Result<(), Status>) {
+    fn finish(mut self, end: Result<(), Status>) {
         self.end = Some(end);
     }
 }
 
 impl Drop for RunningCall {
     fn drop(&mut self) {
-        let was_wanted = self.calls.lock().remove(&self.responses.call_id).is_some();
+        let is_open = self.calls.0.lock().remove(&self.responses.call_id).is_some();
         let end = match self.end.take() {
-            _ if !was_wanted => return,
+            _ if !is_open => return,
             Some(Ok(())) => CallEnd::default(),
             Some(Err(status)) => CallEnd {
                 code: status.code() as i32,
                 message: status.message().into(),
                 details: status.details().into(),
             },
-            // A defect, of which the panic has told.
+            // The task panicked, which is logged.
             None => CallEnd { code: Code::Internal as i32, ..CallEnd::default() },
         };
         let bytes = end.message.len() + end.details.len();
-        self.responses.frame(callee_frame::Frame::End(end), bytes);
-    }
-}
-
-impl RunningCalls {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Running>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.responses.send_frame(callee_frame::Frame::End(end), bytes);
     }
 }
 
@@ -302,8 +293,8 @@ impl Stream for Outgoing {
                 let mut response = ExchangeResponse::default();
                 for frame in batch {
                     match frame {
-                        ExchangeFrame::Call(frame) => response.frames.push(frame),
-                        ExchangeFrame::Draining => response.draining = true,
+                        StreamItem::Frame(frame) => response.frames.push(frame),
+                        StreamItem::Draining => response.draining = true,
                     }
                 }
                 Ok(response)
@@ -314,8 +305,8 @@ impl Stream for Outgoing {
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
-        self.driver.abort();
-        let calls = std::mem::take(&mut *self.calls.lock());
+        self.reader.abort();
+        let calls = std::mem::take(&mut *self.calls.0.lock());
         calls.into_values().for_each(|call| call.task.abort());
     }
 }

@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
 
-use super::{Handler, MultiplexClient, ResponseSender, SHARED_BYTES, send_queue::send_queue};
+use super::{Handler, MultiplexClient, ResponseSender, limits::BATCH_BYTES, send_queue::send_queue};
 use crate::{
     RequestContext,
     client::{self, call_error, was_sent},
@@ -31,21 +31,21 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// What `flood` answers with.
+/// Messages in the response to `flood`, and their size.
 const FLOOD_MESSAGES: usize = 500;
 const FLOOD_BYTES: usize = 64 * 1024;
 
-/// How much of it was sent.
+/// Messages of it that were sent.
 static SENT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
-/// Does what the message says.
-struct Obedient {
-    /// Is told of each `wait` that begins, and of each that ends.
-    told: mpsc::Sender<&'static str>,
+/// Executes the command in the message.
+struct CommandHandler {
+    /// Receives the start and the end of each `wait`.
+    log: mpsc::Sender<&'static str>,
     go_on: CancellationToken,
 }
 
-impl Handler for Obedient {
+impl Handler for CommandHandler {
     type Method = PlanAndExecute;
 
     async fn call(
@@ -71,8 +71,8 @@ impl Handler for Obedient {
                 context.remaining().unwrap_or_default().as_secs()
             ),
             ("wait", _) => {
-                self.told.send("began").await.unwrap();
-                let _left = TellOnDrop(self.told.clone());
+                self.log.send("began").await.unwrap();
+                let _guard = LogOnDrop(self.log.clone());
                 self.go_on.cancelled().await;
                 "waited".into()
             }
@@ -85,7 +85,7 @@ impl Handler for Obedient {
                 return Ok(());
             }
             ("reason", _) => {
-                self.told.send("began").await.unwrap();
+                self.log.send("began").await.unwrap();
                 self.go_on.cancelled().await;
                 context.cancel_reason.get().unwrap_or("none").to_owned()
             }
@@ -95,21 +95,21 @@ impl Handler for Obedient {
     }
 }
 
-struct TellOnDrop(mpsc::Sender<&'static str>);
+struct LogOnDrop(mpsc::Sender<&'static str>);
 
-impl Drop for TellOnDrop {
+impl Drop for LogOnDrop {
     fn drop(&mut self) {
-        let _ = self.0.try_send("left");
+        let _ = self.0.try_send("dropped");
     }
 }
 
-/// A server in a runtime of its own, so that it can die as by SIGKILL.
+/// A server in its own runtime, so that it can die as by SIGKILL.
 struct Server {
     url: String,
     runtime: Runtime,
     shutdown: CancellationToken,
     go_on: CancellationToken,
-    told: mpsc::Receiver<&'static str>,
+    log: mpsc::Receiver<&'static str>,
     served: tokio::task::JoinHandle<()>,
 }
 
@@ -118,16 +118,16 @@ fn server(addr: &str) -> Server {
     let listener = std::net::TcpListener::bind(addr).unwrap();
     listener.set_nonblocking(true).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let (tell, told) = mpsc::channel(64);
+    let (sender, log) = mpsc::channel(64);
     let (shutdown, go_on) = (CancellationToken::new(), CancellationToken::new());
-    let handler = Obedient { told: tell, go_on: go_on.clone() };
+    let handler = CommandHandler { log: sender, go_on: go_on.clone() };
     let stop = shutdown.clone();
     let served = runtime.spawn(async move {
         let listener = TcpListener::from_std(listener).unwrap();
         let server = GrpcServer::new(Readiness::needing(&[]), token()).add_multiplexed(handler);
         server.serve(listener, stop).await.unwrap();
     });
-    Server { url, runtime, shutdown, go_on, told, served }
+    Server { url, runtime, shutdown, go_on, log, served }
 }
 
 fn token() -> ServiceToken {
@@ -143,7 +143,7 @@ async fn ask(calls: &MultiplexClient, message: &str) -> Result<String, Status> {
     Ok(calls.call_once::<PlanAndExecute>(&context(), request).await?.output)
 }
 
-/// MultiplexClient to the server at `url`, over a stream that is open. The server knows the method on no other.
+/// A client of the server at `url` with an open stream. The server implements the method on shared streams only.
 async fn calls_to(url: &str) -> MultiplexClient {
     let calls = MultiplexClient::new(client::channel(url, &token()).unwrap());
     is_open(&calls).await;
@@ -160,7 +160,7 @@ async fn is_open(calls: &MultiplexClient) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_that_share_a_stream_get_each_its_own_answer_whatever_becomes_of_others() {
+async fn calls_on_a_shared_stream_get_their_own_responses() {
     let server = server("127.0.0.1:0");
     let calls = calls_to(&server.url).await;
     let mut asked = JoinSet::new();
@@ -173,7 +173,7 @@ async fn calls_that_share_a_stream_get_each_its_own_answer_whatever_becomes_of_o
                     let error = call_error("the planner", &status);
                     assert_eq!(error.code, OrchestratorErrorCode::Overloaded);
                     assert_eq!(error.message, "too much");
-                    assert!(!was_sent(&status), "the peer has decided");
+                    assert!(!was_sent(&status), "the status came from the peer");
                 }
                 2 => assert_eq!(ask(&calls, "large 300000").await.unwrap().len(), 300_000),
                 3 if number < 30 => {
@@ -196,7 +196,7 @@ async fn calls_that_share_a_stream_get_each_its_own_answer_whatever_becomes_of_o
 }
 
 #[tokio::test]
-async fn the_context_of_a_call_goes_along() {
+async fn context_reaches_the_handler() {
     let server = server("127.0.0.1:0");
     let calls = calls_to(&server.url).await;
     let context = context();
@@ -210,26 +210,26 @@ async fn the_context_of_a_call_goes_along() {
 }
 
 #[tokio::test]
-async fn whoever_leaves_cancels_the_call_and_no_other() {
+async fn dropped_response_cancels_its_call_only() {
     let mut server = server("127.0.0.1:0");
     let calls = calls_to(&server.url).await;
     let stays = tokio::spawn({
         let calls = calls.clone();
         async move { ask(&calls, "wait").await }
     });
-    assert_eq!(server.told.recv().await, Some("began"));
+    assert_eq!(server.log.recv().await, Some("began"));
     let leaves = tokio::spawn(async move { ask(&calls, "wait").await });
-    assert_eq!(server.told.recv().await, Some("began"));
+    assert_eq!(server.log.recv().await, Some("began"));
     leaves.abort();
-    let left = tokio::time::timeout(LIMIT, server.told.recv()).await.unwrap();
-    assert_eq!(left, Some("left"));
+    let dropped = tokio::time::timeout(LIMIT, server.log.recv()).await.unwrap();
+    assert_eq!(dropped, Some("dropped"));
     server.go_on.cancel();
     assert_eq!(stays.await.unwrap().unwrap(), "waited");
     server.runtime.shutdown_background();
 }
 
 #[tokio::test]
-async fn an_answer_that_is_too_large_fails_its_call_only() {
+async fn response_over_the_size_limit_fails_its_call_only() {
     let server = server("127.0.0.1:0");
     let calls = calls_to(&server.url).await;
     let fits = MAX_MESSAGE_BYTES - 64;
@@ -241,14 +241,14 @@ async fn an_answer_that_is_too_large_fails_its_call_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_peer_that_dies_fails_every_call_and_is_found_again_when_it_is_back() {
+async fn dead_peer_fails_every_call_until_it_is_back() {
     let mut first = server("127.0.0.1:0");
     let calls = calls_to(&first.url).await;
     let mut waiting = JoinSet::new();
     for _ in 0..20 {
         let calls = calls.clone();
         waiting.spawn(async move { ask(&calls, "wait").await });
-        assert_eq!(first.told.recv().await, Some("began"));
+        assert_eq!(first.log.recv().await, Some("began"));
     }
     let addr = first.url.trim_start_matches("http://").to_owned();
     first.runtime.shutdown_background();
@@ -256,11 +256,11 @@ async fn a_peer_that_dies_fails_every_call_and_is_found_again_when_it_is_back() 
         let status = answer.unwrap_err();
         let error = call_error("the planner", &status);
         assert_eq!(error.code, OrchestratorErrorCode::Unavailable, "{status:?}");
-        assert!(was_sent(&status), "it may have been taken in: {status:?}");
+        assert!(was_sent(&status), "the peer may have accepted it: {status:?}");
     }
     let second = tokio::task::spawn_blocking(move || {
         loop {
-            // Until the dead server's tasks are gone its port still takes connections.
+            // The port accepts connections until the dead server's tasks are gone.
             if let Ok(free) = std::net::TcpListener::bind(&addr) {
                 drop(free);
                 return server(&addr);
@@ -273,63 +273,63 @@ async fn a_peer_that_dies_fails_every_call_and_is_found_again_when_it_is_back() 
 }
 
 #[tokio::test]
-async fn a_server_that_ends_answers_what_it_has_taken_in() {
+async fn server_answers_accepted_calls_during_shutdown() {
     let mut server = server("127.0.0.1:0");
     let calls = calls_to(&server.url).await;
     let waiting = tokio::spawn({
         let calls = calls.clone();
         async move { ask(&calls, "wait").await }
     });
-    assert_eq!(server.told.recv().await, Some("began"));
+    assert_eq!(server.log.recv().await, Some("began"));
     server.shutdown.cancel();
-    // New calls are refused, as soon as the word is here.
+    // New calls are refused once the notice has arrived.
     let refused = async { while ask(&calls, "echo more").await.is_ok() {} };
     tokio::time::timeout(LIMIT, refused).await.unwrap();
     assert!(!server.served.is_finished(), "a call is in flight");
     server.go_on.cancel();
     assert_eq!(waiting.await.unwrap().unwrap(), "waited");
-    tokio::time::timeout(LIMIT, server.served).await.expect("nothing holds it open").unwrap();
+    tokio::time::timeout(LIMIT, server.served).await.expect("no call holds it open").unwrap();
     server.runtime.shutdown_background();
 }
 
 #[tokio::test]
-async fn what_waits_to_be_sent_is_bounded_and_travels_together() {
+async fn send_queue_is_bounded_and_sends_batches() {
     let (sender, batches) = send_queue::<usize>();
     let mut batches = Box::pin(batches);
     for number in 0..10 {
-        sender.send(number, SHARED_BYTES / 4);
+        sender.send(number, BATCH_BYTES / 4);
     }
     assert_eq!(batches.next().await.unwrap(), [0, 1, 2, 3]);
     assert_eq!(batches.next().await.unwrap(), [4, 5, 6, 7]);
     assert_eq!(batches.next().await.unwrap(), [8, 9]);
 
-    let told = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::new(Mutex::new(Vec::new()));
     sender.send(10, MAX_MESSAGE_BYTES);
     let waits = tokio::spawn({
-        let (sender, told) = (sender.clone(), Arc::clone(&told));
+        let (sender, log) = (sender.clone(), Arc::clone(&log));
         async move {
-            sender.room().await;
-            told.lock().unwrap().push("room");
+            sender.capacity().await;
+            log.lock().unwrap().push("capacity");
             sender.send(11, 1);
         }
     });
     tokio::task::yield_now().await;
-    assert!(told.lock().unwrap().is_empty(), "the peer has read nothing yet");
+    assert!(log.lock().unwrap().is_empty(), "the peer has read nothing yet");
     drop(sender);
     assert_eq!(batches.next().await.unwrap(), [10]);
     waits.await.unwrap();
     assert_eq!(batches.next().await.unwrap(), [11]);
-    assert_eq!(batches.next().await, None, "nobody can send any more");
+    assert_eq!(batches.next().await, None, "every sender is dropped");
 }
 
 #[tokio::test]
-async fn answer_that_is_not_read_stops_at_its_credit() {
+async fn response_without_reader_stops_at_its_credit() {
     let server = server("127.0.0.1:0");
     let calls = calls_to(&server.url).await;
     let request = PlanAndExecuteRequest { message: "flood".into(), ..Default::default() };
     let mut answers = calls.call::<PlanAndExecute>(&context(), request);
     assert!(answers.message().await.unwrap().is_some());
-    // Other calls on the stream go on while nobody reads this one.
+    // Other calls on the stream proceed while this response is not read.
     for _ in 0..200 {
         assert_eq!(ask(&calls, "echo still").await.unwrap(), "still");
     }
@@ -345,7 +345,7 @@ async fn answer_that_is_not_read_stops_at_its_credit() {
 }
 
 #[tokio::test]
-async fn call_that_could_not_begin_has_ended() {
+async fn call_that_did_not_start_has_ended() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -357,7 +357,7 @@ async fn call_that_could_not_begin_has_ended() {
 }
 
 #[tokio::test]
-async fn call_that_was_not_sent_leaves_nothing_in_the_outbox() {
+async fn retracted_frame_leaves_the_send_queue() {
     let (sender, batches) = send_queue::<usize>();
     let mut batches = Box::pin(batches);
     for number in 0..3 {
@@ -371,16 +371,16 @@ async fn call_that_was_not_sent_leaves_nothing_in_the_outbox() {
 }
 
 #[tokio::test]
-async fn reason_of_a_caller_that_leaves_reaches_its_calls() {
+async fn cancel_reason_reaches_the_calls_of_the_connection() {
     let mut server = server("127.0.0.1:0");
     let calls = calls_to(&server.url).await;
     let waiting = tokio::spawn({
         let calls = calls.clone();
         async move { ask(&calls, "reason").await }
     });
-    assert_eq!(server.told.recv().await, Some("began"));
+    assert_eq!(server.log.recv().await, Some("began"));
     calls.announce_cancel_reason("the gateway stopped");
-    // What comes after it on the stream comes after it to the peer.
+    // Frames arrive in the order of the stream.
     ask(&calls, "echo later").await.unwrap();
     server.go_on.cancel();
     assert_eq!(waiting.await.unwrap().unwrap(), "the gateway stopped");

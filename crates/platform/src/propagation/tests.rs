@@ -1,14 +1,23 @@
 //! The layers as a round trip.
 
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
 use opentelemetry::trace::{TraceContextExt, TracerProvider as _};
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use phoenix_domain::CorrelationId;
+use phoenix_proto::common::CallStart;
+use tonic::body::Body;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tracing::{Instrument, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::layer::SubscriberExt;
 
-use super::*;
+use super::{headers::parse_grpc_timeout, *};
+use crate::service_token::ServiceToken;
 
-/// What the server side saw of one call.
+/// Context and trace of one call on the server side.
 #[derive(Debug, Clone)]
 struct Seen {
     context: RequestContext,
@@ -45,7 +54,7 @@ async fn call(
     }
 }
 
-/// With a layer that makes spans of traces, as when they are exported.
+/// Installs a layer that records spans, as when they are exported.
 fn with_traces() -> tracing::subscriber::DefaultGuard {
     let provider = SdkTracerProvider::builder().build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
@@ -53,7 +62,7 @@ fn with_traces() -> tracing::subscriber::DefaultGuard {
 }
 
 #[tokio::test]
-async fn what_is_sent_is_what_is_served() {
+async fn context_round_trips_through_metadata() {
     let _traces = with_traces();
     let context = RequestContext::new(CorrelationId::generate())
         .with_deadline(Instant::now() + Duration::from_secs(10));
@@ -67,7 +76,7 @@ async fn what_is_sent_is_what_is_served() {
 }
 
 #[tokio::test]
-async fn a_traceparent_alone_is_enough() {
+async fn traceparent_without_tracestate_is_accepted() {
     let _traces = with_traces();
     let context = RequestContext::new(CorrelationId::generate());
     let seen = call(&context, |headers| {
@@ -79,13 +88,13 @@ async fn a_traceparent_alone_is_enough() {
 }
 
 #[tokio::test]
-async fn invalid_metadata_is_the_callers_mistake_and_missing_metadata_is_none() {
+async fn invalid_metadata_is_rejected_and_absent_metadata_is_not() {
     let context = RequestContext::new(CorrelationId::generate());
     for (name, value) in [("x-correlation-id", "not-a-uuid"), ("grpc-timeout", "soon")] {
-        let refused = call(&context, move |headers| {
+        let rejected = call(&context, move |headers| {
             headers.insert(name, HeaderValue::from_static(value));
         });
-        let status = refused.await.unwrap_err();
+        let status = rejected.await.unwrap_err();
         assert_eq!(status.code(), tonic::Code::InvalidArgument);
         assert!(status.message().contains(name), "{status}");
     }
@@ -95,10 +104,10 @@ async fn invalid_metadata_is_the_callers_mistake_and_missing_metadata_is_none() 
 }
 
 #[tokio::test]
-async fn without_an_exporter_the_trace_is_handed_on_as_it_came() {
+async fn trace_without_an_exporter_is_passed_on_unchanged() {
     let context = RequestContext::new(CorrelationId::generate());
     let seen = call(&context, |_| ()).await.unwrap();
-    assert_eq!(seen.context.traceparent(), context.traceparent(), "made by the first, kept by all");
+    assert_eq!(seen.context.traceparent(), context.traceparent(), "the first process creates it");
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let seen = call(&context, |headers| {
         headers.insert("traceparent", HeaderValue::from_static(parent));
@@ -122,7 +131,7 @@ async fn without_an_exporter_the_trace_is_handed_on_as_it_came() {
 }
 
 #[test]
-fn a_call_on_a_shared_stream_carries_the_same() {
+fn context_round_trips_through_a_shared_stream() {
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned();
     let trace = TraceContext::of_texts(parent.clone(), "vendor=1".into()).unwrap();
     let context = RequestContext::new(CorrelationId::generate())
@@ -145,7 +154,7 @@ fn a_call_on_a_shared_stream_carries_the_same() {
 }
 
 #[test]
-fn a_call_on_a_shared_stream_continues_the_trace_of_the_span_it_is_made_in() {
+fn call_on_a_shared_stream_continues_the_current_trace() {
     let _traces = with_traces();
     let context = RequestContext::new(CorrelationId::generate());
     let span = tracing::info_span!("caller");
@@ -157,7 +166,7 @@ fn a_call_on_a_shared_stream_continues_the_trace_of_the_span_it_is_made_in() {
 }
 
 #[test]
-fn grpc_timeouts_are_read_in_every_unit() {
+fn grpc_timeout_is_parsed_in_every_unit() {
     for (text, expected) in [
         ("2H", Some(Duration::from_secs(7200))),
         ("1M", Some(Duration::from_secs(60))),

@@ -1,8 +1,8 @@
 //! The W3C trace context of a request (<https://www.w3.org/TR/trace-context/>).
 //!
-//! Where spans are exported, the tracing exporter's layer knows the trace: each process adds its own span. Where they are
-//! not, the context is handed on as it came, or as the first process made it, so that logs and agents share one trace id,
-//! and no request pays for spans that nobody collects.
+//! Where spans are exported, the exporter's layer holds the trace, and each process adds its own span. Elsewhere the context
+//! is passed on unchanged, or as the first process generated it, so that logs and agents share one trace id, and no request
+//! pays for spans that are not collected.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::{
@@ -20,12 +20,12 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// `version - trace-id - parent-id - flags`, in hexadecimal digits.
 const TRACEPARENT_LENGTH: usize = 55;
 
-/// The trace that a request belongs to. Cheap to clone.
+/// Trace context of a request. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct TraceContext {
     traceparent: HeaderValue,
     tracestate: Option<HeaderValue>,
-    /// Whether it came from a caller, whose span is then the parent of ours.
+    /// Whether the context came from a caller, whose span is then the parent of the first span here.
     is_remote: bool,
 }
 
@@ -33,7 +33,7 @@ impl TraceContext {
     /// A new trace.
     #[must_use]
     pub fn generate() -> Self {
-        // Not zero, which means that there is none.
+        // Zero is not a valid id.
         let trace_id = fastrand::u128(1..);
         let text = format!("00-{trace_id:032x}-{:016x}-01", fastrand::u64(1..));
         // Hexadecimal digits and hyphens are always allowed in a header.
@@ -41,8 +41,8 @@ impl TraceContext {
         Self { traceparent, tracestate: None, is_remote: false }
     }
 
-    /// The trace that a caller names in its headers. `tracestate` may be absent; a `traceparent` that is not valid counts
-    /// as none, as the standard wants it.
+    /// The trace context of `headers`. `tracestate` may be absent; a `traceparent` that is not valid counts as absent, as the
+    /// standard requires.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let traceparent = headers.get(TRACEPARENT).filter(|value| is_valid(value.as_bytes()))?;
@@ -50,7 +50,7 @@ impl TraceContext {
         Some(Self { traceparent, tracestate, is_remote: true })
     }
 
-    /// The trace of a `traceparent` and a `tracestate`, either of which may be empty.
+    /// The trace context of a `traceparent` and a `tracestate`, either of which may be empty.
     pub(super) fn of_texts(traceparent: String, tracestate: String) -> Option<Self> {
         if !is_valid(traceparent.as_bytes()) {
             return None;
@@ -60,7 +60,7 @@ impl TraceContext {
         Some(Self { traceparent, tracestate, is_remote: true })
     }
 
-    /// The `traceparent` and the `tracestate` of a call that is made in the current span.
+    /// The `traceparent` and the `tracestate` of a call in the current span.
     pub(super) fn texts(&self) -> (String, String) {
         let context = Span::current().context();
         if context.span().span_context().is_valid() {
@@ -72,7 +72,7 @@ impl TraceContext {
         (self.text().to_owned(), tracestate.unwrap_or_default().to_owned())
     }
 
-    /// 32 hexadecimal digits.
+    /// The trace id: 32 hexadecimal digits.
     #[must_use]
     pub fn trace_id(&self) -> &str {
         self.text().get(3..35).unwrap_or_default()
@@ -82,11 +82,11 @@ impl TraceContext {
         self.traceparent.to_str().unwrap_or_default()
     }
 
-    /// Makes `span` the first of this process in the trace, and writes the trace's id into its field `trace_id`.
+    /// Makes `span` the first span of this process in the trace, and sets its field `trace_id`.
     pub(super) fn begin(&self, span: &Span) {
         if self.is_remote {
             let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), self);
-            // Without a layer that exports, there is nothing to continue.
+            // Fails without an exporting layer, when there is no span to continue.
             let _ = span.set_parent(parent);
         }
         let context = span.context();
@@ -98,7 +98,7 @@ impl TraceContext {
         }
     }
 
-    /// Writes the trace into the metadata of a call that is made in the current span.
+    /// Writes the trace context into the metadata of a call in the current span.
     pub(super) fn inject(&self, headers: &mut HeaderMap) {
         let context = Span::current().context();
         if context.span().span_context().is_valid() {
@@ -120,7 +120,7 @@ fn is_valid(traceparent: &[u8]) -> bool {
     let hyphens = [2, 35, 52];
     let is_zero = |digits: &[u8]| digits.iter().all(|digit| *digit == b'0');
     traceparent.len() == TRACEPARENT_LENGTH
-        && traceparent.iter().enumerate().all(|(place, byte)| match hyphens.contains(&place) {
+        && traceparent.iter().enumerate().all(|(index, byte)| match hyphens.contains(&index) {
             true => *byte == b'-',
             false => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
         })
@@ -163,7 +163,7 @@ struct HeadersMut<'a>(&'a mut HeaderMap);
 
 impl Injector for HeadersMut<'_> {
     fn set(&mut self, key: &str, value: String) {
-        // An empty tracestate says nothing.
+        // An empty tracestate is left out.
         if value.is_empty() {
             return;
         }

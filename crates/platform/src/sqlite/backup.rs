@@ -1,8 +1,8 @@
-//! Copies of databases, also of those that are in use.
+//! Copies of databases, including databases in use.
 //!
-//! A copy is made by `VACUUM INTO`: SQLite reads one snapshot while others go on writing, and what it writes is whole, without
-//! free pages, and one file. SQLite's backup interface would begin again with every commit of another process, and so never
-//! end under load. The price of a snapshot is that the write-ahead log of the source grows until the copy is made.
+//! A copy uses `VACUUM INTO`: SQLite reads one snapshot while other connections write, and creates one file without free
+//! pages. SQLite's backup interface restarts at every commit of another process, and so would not finish under load. The
+//! cost of a snapshot is that the source's write-ahead log grows until the copy is complete.
 
 use std::{
     convert::Infallible,
@@ -15,75 +15,74 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteLockingMode},
 };
 
-/// How often progress is told.
-const TELL_EVERY: Duration = Duration::from_millis(200);
+/// Interval of progress reports.
+const REPORT_EVERY: Duration = Duration::from_millis(200);
 
-/// How thoroughly a copy is looked at before it counts as one.
+/// Verification of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Check {
-    /// Every page and every row: what the disk or the memory may have spoilt.
+    /// Checks every page and every row, which finds damage by disk or memory.
     Quick,
-    /// Every index against its table, too; takes several times as long.
+    /// Also checks every index against its table; takes several times as long.
     Full,
 }
 
-/// How far a copy is.
+/// Progress of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// So many bytes are written of about so many.
+    /// Bytes written, of an estimated total.
     Written {
         /// Bytes.
         bytes: u64,
         /// Bytes.
         of: u64,
     },
-    /// All is written and looked at.
+    /// The copy is written and being verified.
     Checking,
 }
 
-/// Why there is no copy.
+/// Error of a copy.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// The source can't be read.
+    /// The source cannot be read.
     #[error("the database {path} cannot be read: {cause}")]
     Source {
-        /// The file, for the operator.
+        /// Path of the source.
         path: String,
-        /// What SQLite or the system said.
+        /// Error of SQLite or the system.
         cause: sqlx::Error,
     },
-    /// It is a database, but none of ours.
+    /// The source is a database of another program.
     #[error("the database {path} was not made by phoenix")]
     Foreign {
-        /// The file, for the operator.
+        /// Path of the source.
         path: String,
     },
-    /// The copy can't be written, or the source turned out to be damaged on the way.
+    /// The copy cannot be written, or the source is damaged.
     #[error("the database {path} cannot be copied to {target}: {cause}")]
     Copy {
-        /// The source, for the operator.
+        /// Path of the source.
         path: String,
-        /// The copy.
+        /// Path of the copy.
         target: String,
-        /// What SQLite or the system said.
+        /// Error of SQLite or the system.
         cause: sqlx::Error,
     },
-    /// The copy is as damaged as the source is.
+    /// The source is damaged, and so is the copy.
     #[error("the database {path} is damaged, and so is a copy of it: {what}")]
     Damaged {
-        /// The source, for the operator.
+        /// Path of the source.
         path: String,
-        /// The first problem that SQLite found.
+        /// First problem that SQLite reports.
         what: String,
     },
 }
 
-/// Copies the database `source`, which may be in use, into the new file `target`: what was committed before this was called
-/// is in it, and no half of a commit. The copy is durable and has been read again; the source is not touched. Gives the bytes
-/// of the copy.
+/// Copies the database `source`, which may be in use, into the new file `target`. The copy has every commit from before the
+/// call and no partial commit; it is durable and verified. The source is not modified. Returns the size of the copy in bytes.
 ///
 /// # Errors
-/// When the source can't be read or is damaged, or the copy can't be written. What is left at `target` then is of no use.
+/// When the source cannot be read or is damaged, or the copy cannot be written. A file left at `target` is then invalid.
 pub async fn copy(
     source: &Path,
     target: &Path,
@@ -91,7 +90,7 @@ pub async fn copy(
     progress: &(impl Fn(Progress) + Sync),
 ) -> Result<u64, CopyError> {
     let path = source.display().to_string();
-    // SQLite takes a relative name such as `file:x` for a URL.
+    // SQLite reads a relative name such as `file:x` as a URL.
     let target = &std::path::absolute(target).map_err(|error| CopyError::Copy {
         path: path.clone(),
         target: target.display().to_string(),
@@ -101,7 +100,7 @@ pub async fn copy(
     let uncopied =
         |cause| CopyError::Copy { path: path.clone(), target: target.display().to_string(), cause };
     let mut database = read_only(source).connect().await.map_err(unreadable)?;
-    // Every database of ours has a history of migrations.
+    // Every database of this program has a migration history.
     let tables: i64 =
         sqlx::query_scalar("SELECT count(*) FROM sqlite_schema WHERE name = '_sqlx_migrations'")
             .fetch_one(&mut database)
@@ -123,7 +122,7 @@ pub async fn copy(
     let written = sqlx::query("VACUUM INTO ?").bind(into).execute(&mut database);
     let written = tokio::select! {
         written = written => written,
-        never = tell(target, of, progress) => match never {},
+        never = report(target, of, progress) => match never {},
     };
     written.map_err(uncopied)?;
     let _ = database.close().await;
@@ -141,10 +140,10 @@ pub async fn copy(
     }
 }
 
-/// Whether no process, this one included, has the database `file` open. One that can't be opened at all is free.
+/// Whether no process, including this one, has the database `file` open. A file that cannot be opened as a database is free.
 pub async fn is_free(file: &Path) -> bool {
     const BUSY: &str = "5";
-    // Whoever has a database with a write-ahead log open holds a shared lock on it, however long it does nothing.
+    // Every open connection to a database with a write-ahead log holds a shared lock, even when idle.
     let options = SqliteConnectOptions::new()
         .filename(literal(file))
         .create_if_missing(false)
@@ -154,7 +153,7 @@ pub async fn is_free(file: &Path) -> bool {
     let tried = async {
         let mut database = options.connect().await?;
         let locked = sqlx::query("BEGIN EXCLUSIVE").execute(&mut database).await;
-        // Also folds what is left of a write-ahead log into the file.
+        // Also checkpoints a remaining write-ahead log.
         let _ = database.close().await;
         locked
     };
@@ -164,9 +163,9 @@ pub async fn is_free(file: &Path) -> bool {
     }
 }
 
-/// Tells how large `target` is, for ever.
-async fn tell(target: &Path, of: u64, progress: &(impl Fn(Progress) + Sync)) -> Infallible {
-    let mut every = tokio::time::interval(TELL_EVERY);
+/// Reports the size of `target` periodically. Never returns.
+async fn report(target: &Path, of: u64, progress: &(impl Fn(Progress) + Sync)) -> Infallible {
+    let mut every = tokio::time::interval(REPORT_EVERY);
     loop {
         every.tick().await;
         let bytes = tokio::fs::metadata(target).await.map_or(0, |file| file.len());
@@ -185,7 +184,7 @@ async fn first_problem(file: &Path, check: Check) -> Result<Option<String>, sqlx
     Ok((answer != "ok").then_some(answer))
 }
 
-/// `file` as a path that SQLite cannot take for anything else. When the current folder is gone, nothing there can be opened.
+/// `file` as an absolute path, which has no special meaning for SQLite. Without a current folder the path stays relative.
 fn literal(file: &Path) -> PathBuf {
     std::path::absolute(file).unwrap_or_else(|_| file.to_owned())
 }
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_copy_under_load_holds_every_earlier_commit_and_no_half_of_one() {
+    async fn copy_under_load_has_every_earlier_commit_completely() {
         let folder = tempfile::tempdir().unwrap();
         let (source, target) = (folder.path().join("source.db"), folder.path().join("copy.db"));
         let pool = database(&source).await;
@@ -243,7 +242,7 @@ mod tests {
                         return pair;
                     }
                 }
-                unreachable!("it was told to stop")
+                unreachable!("the loop ends on `stop`")
             })
         };
         let bytes = copy(&source, &target, Check::Full, &|_| {}).await.unwrap();
@@ -263,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_copied_says_why() {
+    async fn failed_copy_names_the_cause() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let refusal = async |source: &Path, target: &Path| {
@@ -292,15 +291,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_database_is_free_when_nobody_has_it_open() {
+    async fn database_is_free_when_it_is_not_open() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("source.db");
-        assert!(is_free(&file).await, "there is none");
+        assert!(is_free(&file).await, "the file does not exist");
         let pool = database(&file).await;
-        assert!(!is_free(&file).await, "also while nobody does anything with it");
+        assert!(!is_free(&file).await, "an idle connection counts");
         pool.close().await;
         assert!(is_free(&file).await);
         std::fs::write(&file, "no database ".repeat(1000)).unwrap();
-        assert!(is_free(&file).await, "what is no database is nobody's");
+        assert!(is_free(&file).await, "a file of another kind is free");
     }
 }

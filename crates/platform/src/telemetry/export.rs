@@ -1,13 +1,12 @@
-//! Spans on their way to a collector, and what becomes known when they do not get there.
+//! Export of spans to a collector, and accounting of lost spans.
 //!
-//! The SDK's batches are made by a thread of its own; each is sent on the runtime, because both transports live there. A
-//! batch that is refused and a span for which the queue has no room are counted, and a warning tells of them once a
-//! minute.
+//! The SDK collects batches on a thread of its own; each batch is sent on the runtime, which both transports need. Rejected
+//! batches and spans beyond the queue's capacity are counted, and logged as a warning at most once a minute.
 
 use std::{
     net::IpAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -26,37 +25,41 @@ use opentelemetry_sdk::{
         SpanProcessor,
     },
 };
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
-use super::{OtlpProtocol, Sampling, TelemetryError, TraceExport, TraceTls};
+use super::{
+    error::TelemetryError,
+    settings::{OtlpProtocol, Sampling, TraceExport, TraceTls},
+};
 use crate::metrics::{Metric, record_counter};
 
-/// Batches of spans that the collector did not take.
+/// Batches of spans that the collector did not accept.
 pub const EXPORT_FAILURES: Metric = Metric::counter(
     "phoenix_telemetry_export_failures_total",
-    "Batches of spans that the collector did not take, retries included.",
+    "Batches of spans that the collector did not accept, retries included.",
 );
 
-/// Spans that were lost.
+/// Lost spans.
 pub const SPANS_LOST: Metric = Metric::counter(
     "phoenix_telemetry_spans_lost_total",
-    "Spans lost, with a batch that the collector did not take or because too many waited.",
+    "Spans lost with a batch that the collector did not accept, or to a full export queue.",
 );
 
-/// How often failures are logged at most.
+/// Minimum time between two warnings.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// Makes the provider whose spans go where `export` says.
+/// Builds the tracer provider for `export`.
 ///
 /// # Errors
-/// When the exporter can't be made.
+/// When the exporter cannot be built.
 pub(super) fn provider(service: &str, export: TraceExport) -> Result<SdkTracerProvider, TelemetryError> {
     let exporter = match export.protocol {
         OtlpProtocol::Grpc => grpc(&export)?,
         OtlpProtocol::HttpProtobuf => http(&export)?,
     };
-    let queue = Arc::new(Queue { spans: AtomicUsize::new(0), most: export.queue_spans });
+    let queue = Arc::new(Queue { spans: AtomicUsize::new(0), capacity: export.queue_spans });
     let exporter = ReportingExporter {
         exporter: Arc::new(exporter),
         runtime: Handle::current(),
@@ -81,12 +84,12 @@ fn sampler(Sampling { follows_parent, share }: Sampling) -> Sampler {
     if follows_parent { Sampler::ParentBased(Box::new(own)) } else { own }
 }
 
-/// The operator's attributes win over ours, and `OTEL_SERVICE_NAME` over both.
+/// Resource attributes: configured ones override the built-in ones, and `OTEL_SERVICE_NAME` overrides both.
 fn resource(service: &str, export: &TraceExport) -> Resource {
     let own = [
         KeyValue::new("service.name", format!("phoenix-{service}")),
         KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-        // Tells the processes apart when they share a name.
+        // Distinguishes processes that share a service name.
         KeyValue::new("phoenix.role", service.to_owned()),
     ];
     let given = export.resource.iter().map(|(name, value)| KeyValue::new(name.clone(), value.clone()));
@@ -113,9 +116,9 @@ fn grpc(export: &TraceExport) -> Result<OtlpExporter, ExporterBuildError> {
 }
 
 fn http(export: &TraceExport) -> Result<OtlpExporter, TelemetryError> {
-    // An error means that one is installed already, which is as good.
+    // An error means that a provider is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // A redirect would take the headers along.
+    // A redirect would forward the headers.
     let mut client =
         reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(export.timeout);
     let TraceTls { ca, identity } = &export.tls;
@@ -149,14 +152,14 @@ fn is_loopback(endpoint: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// How many spans wait.
+/// Length and capacity of the export queue in spans.
 #[derive(Debug)]
 struct Queue {
     spans: AtomicUsize,
-    most: usize,
+    capacity: usize,
 }
 
-/// Gives spans to the SDK's batches while there is room, and counts those for which there is none.
+/// Passes spans to the SDK's batch processor while the queue has capacity, and counts the others as lost.
 #[derive(Debug)]
 struct CountingProcessor {
     batches: BatchSpanProcessor,
@@ -169,7 +172,7 @@ impl SpanProcessor for CountingProcessor {
     }
 
     fn on_end(&self, span: SpanData) {
-        if self.queue.spans.fetch_add(1, Ordering::Relaxed) < self.queue.most {
+        if self.queue.spans.fetch_add(1, Ordering::Relaxed) < self.queue.capacity {
             self.batches.on_end(span);
         } else {
             self.queue.spans.fetch_sub(1, Ordering::Relaxed);
@@ -190,7 +193,7 @@ impl SpanProcessor for CountingProcessor {
     }
 }
 
-/// Sends batches on the runtime, and tells of those that fail.
+/// Sends batches on the runtime, and logs failures.
 #[derive(Debug)]
 struct ReportingExporter {
     exporter: Arc<OtlpExporter>,
@@ -202,7 +205,7 @@ struct ReportingExporter {
 #[derive(Debug, Default)]
 struct Failures {
     warned_at: Option<Instant>,
-    /// Since the last warning.
+    /// Count since the last warning.
     batches: u64,
     spans: usize,
     /// Whether the last warning still holds.
@@ -214,14 +217,14 @@ impl SpanExporter for ReportingExporter {
         let spans = batch.len();
         self.queue.spans.fetch_sub(spans, Ordering::Relaxed);
         let exporter = Arc::clone(&self.exporter);
-        // What is done to send spans is not worth spans.
+        // The export itself must not create spans.
         let quiet = Context::new().with_telemetry_suppressed();
         let sent = self.runtime.spawn(async move { exporter.export(batch).await }.with_context(quiet)).await;
         let sent =
             sent.unwrap_or_else(|_| Err(OTelSdkError::InternalFailure("the runtime has ended".into())));
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = self.failures.lock();
         match &sent {
-            Ok(()) => failures.over(),
+            Ok(()) => failures.end(),
             Err(error) => failures.add(spans, error),
         }
         sent
@@ -257,7 +260,7 @@ impl Failures {
         *self = Self { warned_at: Some(Instant::now()), batches: 0, spans: 0, is_failing: true };
     }
 
-    fn over(&mut self) {
+    fn end(&mut self) {
         if std::mem::take(&mut self.is_failing) {
             tracing::info!("spans are exported again");
         }

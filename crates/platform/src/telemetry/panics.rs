@@ -1,21 +1,21 @@
 //! Panics as log lines.
 //!
-//! The standard library would write them to standard error, in a format of its own, and stand still with it when nothing reads.
+//! The standard hook writes to standard error in a format of its own, and blocks when the reader of standard error does.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     panic::PanicHookInfo,
 };
 
-/// Logs panics from now on.
-pub(super) fn log() {
-    std::panic::set_hook(Box::new(log_one));
+/// Installs a panic hook that logs panics.
+pub(super) fn install_hook() {
+    std::panic::set_hook(Box::new(log_panic));
 }
 
-fn log_one(panic: &PanicHookInfo<'_>) {
+fn log_panic(panic: &PanicHookInfo<'_>) {
     let location = panic.location().map(ToString::to_string);
     let thread = std::thread::current();
-    // As RUST_BACKTRACE asks for.
+    // Captured only when RUST_BACKTRACE asks for it.
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
     let error = panic.payload_as_str();

@@ -1,3 +1,7 @@
+use std::time::Duration;
+
+use phoenix_domain::{AgentMode, AgentSpec};
+
 use super::*;
 
 fn parse(text: &str) -> Result<PhoenixConfig, Problems> {
@@ -7,7 +11,7 @@ fn parse(text: &str) -> Result<PhoenixConfig, Problems> {
 }
 
 #[test]
-fn an_empty_file_gives_the_four_builtin_agents() {
+fn empty_file_has_the_four_builtin_agents() {
     let config = parse("").unwrap();
     let names: Vec<_> = config.agents.iter().map(|spec| spec.name.as_str()).collect();
     assert_eq!(names, ["echo_agent", "git_agent", "llm_router_agent", "obsidian_agent"]);
@@ -18,7 +22,7 @@ fn an_empty_file_gives_the_four_builtin_agents() {
 }
 
 #[test]
-fn the_example_of_the_documentation_means_what_it_says() {
+fn documented_example_is_applied() {
     let config = parse(
         r#"
         [planner]
@@ -44,7 +48,7 @@ fn the_example_of_the_documentation_means_what_it_says() {
     )
     .unwrap();
     let reviewer = config.agents.get(config.agents.default_agent()).unwrap();
-    assert_eq!(reviewer.mode, AgentModeOf::Workers);
+    assert_eq!(reviewer.mode, AgentMode::Workers);
     assert_eq!(reviewer.timeout, Duration::from_secs(60));
     assert_eq!((reviewer.retry.max_attempts, reviewer.breaker.failure_threshold), (2, 9));
     let git = config.agents.get(&"git_agent".parse().unwrap()).unwrap();
@@ -56,7 +60,7 @@ fn the_example_of_the_documentation_means_what_it_says() {
 }
 
 #[test]
-fn actions_are_declared_with_a_schema_in_the_file_or_beside_it() {
+fn action_schema_is_inline_or_in_a_file() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("review.json"), r#"{"required": ["diff"], "not": {"const": null}}"#)
         .unwrap();
@@ -71,7 +75,7 @@ fn actions_are_declared_with_a_schema_in_the_file_or_beside_it() {
         input_schema = { type = "object", properties = { stars = { type = "integer", maximum = 5 } } }
         [agents.reviewer.actions.ping]
         [agents.git_agent.actions.git_blame]
-        description = "Who wrote it"
+        description = "Author of each line"
         "#;
     std::fs::write(&path, text).unwrap();
     let config = PhoenixConfig::load(Some(&path), "phoenix", &|_| None).unwrap();
@@ -84,12 +88,12 @@ fn actions_are_declared_with_a_schema_in_the_file_or_beside_it() {
     assert_eq!(schema("review").unwrap()["not"]["const"], serde_json::Value::Null);
     assert_eq!(schema("rate").unwrap()["properties"]["stars"]["maximum"], 5);
     assert_eq!((schema("ping"), &*reviewer.actions["review"].description), (None, "Reviews a diff"));
-    assert!(declared(agent("git_agent")).contains(&"git_blame".to_owned()), "beside what it declares itself");
+    assert!(declared(agent("git_agent")).contains(&"git_blame".to_owned()), "in addition to its own actions");
     assert!(declared(agent("git_agent")).contains(&"git_log".to_owned()));
 }
 
 #[test]
-fn plans_are_kept_for_thirty_days_or_as_long_as_the_operator_says() {
+fn retention_is_thirty_days_unless_configured() {
     let kept = |line: &str| parse(&format!("[planner]\n{line}")).unwrap().planner.retention;
     let days = |days: f64| Some(Duration::from_secs_f64(days * 86_400.0));
     assert_eq!(kept(""), days(30.0));
@@ -98,10 +102,8 @@ fn plans_are_kept_for_thirty_days_or_as_long_as_the_operator_says() {
     assert_eq!(kept("retention_days = 0"), None);
 }
 
-use phoenix_domain::AgentMode as AgentModeOf;
-
 #[test]
-fn llm_agent_has_120_s_unless_the_file_says_otherwise() {
+fn llm_agent_timeout_is_120_s_unless_configured() {
     let timeout = |text: &str| {
         let config = parse(text).unwrap();
         config.agents.get(&"llm_router_agent".parse().unwrap()).unwrap().timeout.as_secs()
@@ -114,7 +116,7 @@ fn llm_agent_has_120_s_unless_the_file_says_otherwise() {
 }
 
 #[test]
-fn base_url_that_cannot_work_is_refused_with_the_right_form() {
+fn invalid_base_url_is_rejected_with_the_right_form() {
     for (text, expected) in [
         (
             "[llm.openai]\nbase_url = \"https://api.openai.com/v1/chat/completions\"",
@@ -139,7 +141,7 @@ fn every_problem_is_listed_at_once() {
     let problems = parse(
         r#"
         [planner]
-        default_agent = "nobody"
+        default_agent = "missing"
         retention_days = -1
         max_plans_in_flight = 0
         [gatway]
@@ -164,7 +166,7 @@ fn every_problem_is_listed_at_once() {
     .unwrap_err()
     .to_string();
     for expected in [
-        "planner.default_agent: no agent is called `nobody`",
+        "planner.default_agent: no agent is called `missing`",
         "planner.retention_days: must be a number of days",
         "planner.max_plans_in_flight: must be at least 1",
         "gatway: unknown section",
@@ -186,25 +188,25 @@ fn every_problem_is_listed_at_once() {
 fn configuration_file_that_cannot_be_read_is_a_problem() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    assert_eq!(read_if_any(&at("absent.toml")).unwrap(), "");
+    assert_eq!(read_if_exists(&at("absent.toml")).unwrap(), "");
     std::os::unix::fs::symlink(at("nowhere"), at("link.toml")).unwrap();
     std::fs::create_dir(at("folder.toml")).unwrap();
     std::fs::write(at("latin1.toml"), b"# \xfcml\xe4ut").unwrap();
     std::fs::write(at("file"), "").unwrap();
     for name in ["link.toml", "folder.toml", "latin1.toml", "file/phoenix.toml"] {
-        let problems = read_if_any(&at(name)).unwrap_err().to_string();
+        let problems = read_if_exists(&at(name)).unwrap_err().to_string();
         assert!(problems.contains(&format!("{name}: the configuration file cannot be read: ")), "{problems}");
     }
 }
 
 #[test]
-fn syntax_error_says_where_and_not_what_stands_there() {
+fn syntax_error_has_a_position_and_no_content() {
     let problems = parse("[llm.openai]\n  api_key = \"sk-live-0123\n").unwrap_err().to_string();
     assert!(problems.contains("phoenix.toml, line 2, column "), "{problems}");
     assert!(!problems.contains("sk-live"), "{problems}");
 }
 
-/// Where a secret may stand in a file with which something is wrong.
+/// Invalid files with a secret in different positions.
 const LEAKS: &[&str] = &[
     "[llm.openai]\napi_key = \"SECRET",
     "[llm.openai]\napi_key = SECRET",
@@ -255,7 +257,7 @@ proptest::proptest! {
 }
 
 #[test]
-fn secrets_of_other_services_are_known_by_their_places() {
+fn executor_variables_are_found_in_keys_and_commands() {
     let config = parse(
         r#"
         [llm.openai]
@@ -271,7 +273,7 @@ fn secrets_of_other_services_are_known_by_their_places() {
 }
 
 #[test]
-fn settings_of_places_are_listed_by_their_full_names() {
+fn configured_endpoints_are_listed_by_full_name() {
     let text = "[planner]\ndatabase_url = \"sqlite://x.db\"\n[gateway]\nhttp_addr = \"127.0.0.1:1\"\n[health]\nmetrics_addr = \"\"";
     assert_eq!(
         parse(text).unwrap().configured_endpoints(),

@@ -1,0 +1,197 @@
+//! Sections of `phoenix.toml`: `[gateway]`, `[planner]`, `[executor]`, `[health]`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use phoenix_domain::AgentName;
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::{problems::Problems, role::Role};
+
+/// Names of the sections.
+pub(super) const NAMES: &[&str] = &["agents", "executor", "gateway", "health", "llm", "planner"];
+
+/// Default lifetime of an idempotency key.
+const DEFAULT_KEY_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Default limit of plans in flight.
+const MAX_PLANS_IN_FLIGHT: u32 = 20_000;
+
+/// Default time for which unfinished plans wait for a planner that knows their agents.
+const TAKEOVER_GRACE: Duration = Duration::from_secs(600);
+
+/// Default retention of finished plans in days.
+const RETENTION_DAYS: f64 = 30.0;
+
+/// Default time limit of a chat in seconds.
+const REQUEST_TIMEOUT_SECS: u64 = 120;
+
+/// `[gateway]`, except its addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewaySection {
+    /// Web origins that may call the API from a browser.
+    pub cors_allowed_origins: Vec<String>,
+    /// Time after which a running chat is answered with `timeout`.
+    pub request_timeout: Duration,
+}
+
+/// `[planner]`, except its addresses and the default agent, which the catalog holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannerSection {
+    /// Limit of plans in flight; a plan beyond it is rejected with `overloaded`.
+    pub max_plans_in_flight: u32,
+    /// Retention of finished plans; unlimited when absent.
+    pub retention: Option<Duration>,
+    /// Lifetime of an idempotency key.
+    pub idempotency_key_ttl: Duration,
+    /// Time for which an unfinished plan of a stopped planner waits for a planner that knows its agents, before it fails.
+    pub takeover_grace: Duration,
+}
+
+/// Addresses and database of a role.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct RoleSection {
+    /// gRPC address (planner, executor, health).
+    pub grpc_addr: Option<String>,
+    /// HTTP address (gateway).
+    pub http_addr: Option<String>,
+    /// Address of `/metrics`.
+    pub metrics_addr: Option<String>,
+    /// Database URL (planner, health).
+    pub database_url: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct GatewayTable {
+    cors_allowed_origins: Vec<String>,
+    request_timeout_secs: Option<u64>,
+    http_addr: Option<String>,
+    metrics_addr: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PlannerTable {
+    pub(super) default_agent: Option<AgentName>,
+    retention_days: Option<f64>,
+    idempotency_key_ttl_secs: Option<u64>,
+    max_plans_in_flight: Option<u32>,
+    takeover_grace_secs: Option<u64>,
+    grpc_addr: Option<String>,
+    metrics_addr: Option<String>,
+    database_url: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct HealthTable {
+    grpc_addr: Option<String>,
+    metrics_addr: Option<String>,
+    database_url: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ExecutorTable {
+    grpc_addr: Option<String>,
+    metrics_addr: Option<String>,
+}
+
+impl GatewayTable {
+    /// The section, and the gateway's addresses.
+    pub(super) fn into_sections(self) -> (GatewaySection, RoleSection) {
+        let Self { cors_allowed_origins, request_timeout_secs, http_addr, metrics_addr } = self;
+        let request_timeout =
+            Duration::from_secs(request_timeout_secs.unwrap_or(REQUEST_TIMEOUT_SECS).max(1));
+        let section = GatewaySection { cors_allowed_origins, request_timeout };
+        (section, RoleSection { http_addr, metrics_addr, ..RoleSection::default() })
+    }
+}
+
+impl PlannerTable {
+    /// The section, and the planner's addresses and database.
+    pub(super) fn into_sections(self, problems: &mut Problems) -> (PlannerSection, RoleSection) {
+        let Self {
+            default_agent: _,
+            retention_days,
+            idempotency_key_ttl_secs,
+            max_plans_in_flight,
+            takeover_grace_secs,
+            grpc_addr,
+            metrics_addr,
+            database_url,
+        } = self;
+        let max_plans_in_flight = max_plans_in_flight.unwrap_or(MAX_PLANS_IN_FLIGHT);
+        if max_plans_in_flight == 0 {
+            problems.add("planner.max_plans_in_flight", "must be at least 1");
+        }
+        let section = PlannerSection {
+            max_plans_in_flight,
+            retention: retention(retention_days, problems),
+            idempotency_key_ttl: idempotency_key_ttl_secs
+                .map_or(DEFAULT_KEY_TTL, |secs| Duration::from_secs(secs.max(1))),
+            takeover_grace: takeover_grace_secs.map_or(TAKEOVER_GRACE, Duration::from_secs),
+        };
+        (section, RoleSection { grpc_addr, http_addr: None, metrics_addr, database_url })
+    }
+}
+
+impl From<HealthTable> for RoleSection {
+    fn from(HealthTable { grpc_addr, metrics_addr, database_url }: HealthTable) -> Self {
+        Self { grpc_addr, http_addr: None, metrics_addr, database_url }
+    }
+}
+
+impl From<ExecutorTable> for RoleSection {
+    fn from(ExecutorTable { grpc_addr, metrics_addr }: ExecutorTable) -> Self {
+        Self { grpc_addr, http_addr: None, metrics_addr, database_url: None }
+    }
+}
+
+/// Names of the addresses and databases that are set, such as `planner.grpc_addr`.
+pub(super) fn configured_endpoints(roles: &BTreeMap<Role, RoleSection>) -> Vec<String> {
+    let set = roles.iter().flat_map(|(role, section)| {
+        let RoleSection { grpc_addr, http_addr, metrics_addr, database_url } = section;
+        let settings = [
+            ("grpc_addr", grpc_addr),
+            ("http_addr", http_addr),
+            ("metrics_addr", metrics_addr),
+            ("database_url", database_url),
+        ];
+        let set = settings.into_iter().filter(|(_, value)| value.is_some());
+        set.map(move |(key, _)| format!("{role}.{key}"))
+    });
+    set.collect()
+}
+
+/// Deserializes one section. Unknown keys and the first wrong value are problems; a section with a wrong value is replaced by
+/// its default.
+pub(super) fn section<T: DeserializeOwned + Default>(
+    name: &str,
+    value: toml::Value,
+    problems: &mut Problems,
+) -> T {
+    let mut unknown = Vec::new();
+    let read = serde_ignored::deserialize(value, |path| unknown.push(path.to_string()));
+    for key in unknown {
+        problems.add(format_args!("{name}.{key}"), "unknown key");
+    }
+    read.unwrap_or_else(|error: toml::de::Error| {
+        problems.add(name, error.message());
+        T::default()
+    })
+}
+
+/// A retention in days; 0 is unlimited.
+fn retention(days: Option<f64>, problems: &mut Problems) -> Option<Duration> {
+    const DAY_SECS: f64 = 24.0 * 60.0 * 60.0;
+    let Ok(age) = Duration::try_from_secs_f64(days.unwrap_or(RETENTION_DAYS) * DAY_SECS) else {
+        problems.add(
+            "planner.retention_days",
+            "must be a number of days such as 30, or 0 to keep plans for ever",
+        );
+        return None;
+    };
+    (!age.is_zero()).then_some(age)
+}

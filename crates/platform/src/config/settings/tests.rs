@@ -1,0 +1,115 @@
+use super::*;
+use crate::service_token;
+
+fn resolve(role: Role, flags: &RoleFlags, env: &[(&str, &str)]) -> Result<RoleSettings, Problems> {
+    let token = (service_token::VARIABLE, "of-the-test");
+    let lookup = |name: &str| {
+        let found = env.iter().chain([&token]).find(|(key, _)| *key == name);
+        found.map(|(_, value)| (*value).to_owned()).filter(|value| !value.is_empty())
+    };
+    RoleSettings::resolve(role, flags, "phoenix", &lookup)
+}
+
+#[test]
+fn flag_overrides_environment_which_overrides_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("phoenix.toml");
+    std::fs::write(&path, "[planner]\ngrpc_addr = \"127.0.0.1:1\"\nmetrics_addr = \"127.0.0.1:2\"\n")
+        .unwrap();
+    let mut flags = RoleFlags { config: Some(path), ..RoleFlags::default() };
+    assert_eq!(resolve(Role::Planner, &flags, &[]).unwrap().addr.port(), 1);
+    let env = [("GRPC_ADDR", "127.0.0.1:3")];
+    assert_eq!(resolve(Role::Planner, &flags, &env).unwrap().addr.port(), 3);
+    flags.addr = Some("127.0.0.1:4".into());
+    let settings = resolve(Role::Planner, &flags, &env).unwrap();
+    assert_eq!((settings.addr.port(), settings.metrics_addr.port()), (4, 2));
+    assert_eq!(resolve(Role::Health, &RoleFlags::default(), &[]).unwrap().metrics_addr.port(), 9003);
+}
+
+#[test]
+fn every_problem_is_listed_at_once() {
+    let env = [
+        ("HTTP_ADDR", "localhost"),
+        ("METRICS_ADDR", "9000"),
+        ("PLANNER_URL", "planner"),
+        ("LOG_FORMAT", "xml"),
+        ("RUST_LOG", "a=b=c"),
+        ("PHOENIX_CONFIG", "/nonexistent/phoenix.toml"),
+    ];
+    let problems = resolve(Role::Gateway, &RoleFlags::default(), &env).unwrap_err().to_string();
+    for (name, _) in &env[..5] {
+        assert!(problems.contains(&format!("{name}: ")), "{name} is missing from:\n{problems}");
+    }
+    assert!(
+        problems.contains("/nonexistent/phoenix.toml: the configuration file cannot be read"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn host_name_is_resolved_for_every_listener() {
+    for (role, variable) in
+        [(Role::Gateway, "HTTP_ADDR"), (Role::Planner, "GRPC_ADDR"), (Role::Health, "METRICS_ADDR")]
+    {
+        let settings = resolve(role, &RoleFlags::default(), &[(variable, "localhost:18181")]).unwrap();
+        let addr = if variable == "METRICS_ADDR" { settings.metrics_addr } else { settings.addr };
+        assert_eq!((addr.ip().is_loopback(), addr.port()), (true, 18181), "{role}");
+    }
+    for wrong in
+        ["localhost", ":8181", "localhost:http", "localhost:70000", "::1:8181", "no-such-host.invalid:80"]
+    {
+        let problems = resolve(Role::Gateway, &RoleFlags::default(), &[("HTTP_ADDR", wrong)]).unwrap_err();
+        assert!(problems.to_string().contains(&format!("HTTP_ADDR: `{wrong}` must be")), "{problems}");
+    }
+}
+
+#[test]
+fn gateway_on_a_public_host_name_needs_a_token() {
+    // A host name for the resolver, and a public address.
+    let open = [("HTTP_ADDR", "0:8181")];
+    let problems = resolve(Role::Gateway, &RoleFlags::default(), &open).unwrap_err().to_string();
+    assert!(problems.contains("ORCH_API_TOKEN: must be set to serve on 0.0.0.0:8181"), "{problems}");
+}
+
+#[test]
+fn data_folder_with_special_characters_is_a_literal_path() {
+    for name in ["percent%20sign", "question?mark", "file:x", ":memory:"] {
+        let flags = RoleFlags { data_dir: Some(name.into()), ..RoleFlags::default() };
+        let settings = resolve(Role::Planner, &flags, &[]).unwrap();
+        let expected = std::path::absolute(name).unwrap().join("planner.db");
+        assert_eq!(sqlite::file_from_url(&settings.database_url).unwrap(), expected);
+    }
+    let problems = resolve(Role::Planner, &RoleFlags::default(), &[("DATABASE_URL", "sqlite::memory:")]);
+    assert!(problems.unwrap_err().to_string().contains("DATABASE_URL: must look like"));
+}
+
+#[test]
+fn value_from_a_variable_of_the_file_is_never_quoted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("phoenix.toml");
+    let text = "[planner]\ngrpc_addr = \"${A}\"\nmetrics_addr = \"x ${A}\"\ndatabase_url = \"${A}\"\n";
+    std::fs::write(&path, text).unwrap();
+    let flags = RoleFlags { config: Some(path), ..RoleFlags::default() };
+    let problems = resolve(Role::Planner, &flags, &[("A", "sk-live-0123")]).unwrap_err().to_string();
+    assert!(problems.contains("3 problems") && !problems.contains("sk-live"), "{problems}");
+}
+
+#[test]
+fn role_without_service_token_is_rejected_on_any_address() {
+    for role in Role::ALL {
+        for addr in ["127.0.0.1:0", "0.0.0.0:0"] {
+            let env = [(role.addr_variable(), addr), ("ORCH_API_TOKEN", "t"), (service_token::VARIABLE, "")];
+            let problems = resolve(*role, &RoleFlags::default(), &env).unwrap_err().to_string();
+            assert!(problems.contains("PHOENIX_SERVICE_TOKEN_FILE"), "{role}: {problems}");
+        }
+    }
+}
+
+#[test]
+fn gateway_on_a_public_address_needs_a_token() {
+    let open = [("HTTP_ADDR", "0.0.0.0:8181")];
+    assert!(resolve(Role::Gateway, &RoleFlags::default(), &open).is_err());
+    let closed = [("HTTP_ADDR", "0.0.0.0:8181"), ("ORCH_API_TOKEN", "t")];
+    let settings = resolve(Role::Gateway, &RoleFlags::default(), &closed).unwrap();
+    assert!(!format!("{settings:?}").contains("\"t\""), "the token is not printed");
+}

@@ -1,0 +1,124 @@
+//! One connection, from accept to close.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tower::{BoxError, Service};
+
+use super::{
+    call::{RequestBody, Tracked},
+    options::Protocol,
+    state::ConnectionState,
+    stream::MAX_RESET_STREAMS,
+};
+use crate::{http2::MAX_HEADER_LIST_BYTES, shutdown::DRAIN};
+
+/// Time limit for a new connection to send a complete request head or an HTTP/2 preface.
+const SILENCE_LIMIT: Duration = Duration::from_secs(20);
+
+/// Time limit for the head of a later request on an HTTP/1.1 connection, and so for an idle one.
+const HEAD_LIMIT: Duration = Duration::from_secs(30);
+
+/// Interval of HTTP/2 pings, and the time limit for their acknowledgement.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_LIMIT: Duration = Duration::from_secs(10);
+
+/// At shutdown, time limit for a request that has begun to arrive.
+const ARRIVAL_GRACE: Duration = Duration::from_millis(500);
+
+/// At shutdown, time for which a connection stays open after its last call, for its last packets.
+const FLUSH_GRACE: Duration = Duration::from_millis(100);
+
+/// After the drain limit, time limit for the error responses of calls in flight.
+pub(super) const LAST_RESPONSES: Duration = Duration::from_secs(2);
+
+pub(super) type Http = auto::Builder<TokioExecutor>;
+
+/// The HTTP implementation for `protocol`.
+pub(super) fn http(protocol: Protocol) -> Http {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    if protocol == Protocol::Grpc {
+        http = http.http2_only();
+        // Running and queued tasks are bounded per agent.
+        http.http2().max_concurrent_streams(None);
+    }
+    http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
+    http.http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_LIMIT)
+        .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
+        .max_local_error_reset_streams(MAX_RESET_STREAMS);
+    http
+}
+
+/// One connection.
+pub(super) struct Connection {
+    pub(super) http: Arc<Http>,
+    pub(super) state: Arc<ConnectionState>,
+    pub(super) shutdown: CancellationToken,
+}
+
+impl Connection {
+    /// Serves the connection until it ends or is closed. After `shutdown`, until its calls have ended.
+    pub(super) async fn run<IO, S, B>(self, stream: IO, service: Tracked<S>)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let state = &*self.state;
+        let connection = self.http.serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        tokio::select! {
+            // An error of a connection concerns its peer; its calls are dropped, and so cancelled.
+            _ = &mut connection => return,
+            () = state.closed() => return,
+            () = silence(state) => return,
+            () = self.shutdown.cancelled() => {}
+        }
+        if !state.has_sent() {
+            return;
+        }
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            _ = &mut connection => {}
+            () = state.closed() => {}
+            _ = timeout(DRAIN + LAST_RESPONSES, drained(state)) => {}
+        }
+    }
+}
+
+/// Ends when the peer has sent nothing within [`SILENCE_LIMIT`].
+async fn silence(state: &ConnectionState) {
+    sleep(SILENCE_LIMIT).await;
+    if state.has_sent() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Ends when no call is in flight and every response is sent.
+async fn drained(state: &ConnectionState) {
+    let _ = timeout(ARRIVAL_GRACE, state.until(|state| !state.has_calls())).await;
+    loop {
+        state.until(|state| !state.is_busy()).await;
+        sleep(FLUSH_GRACE).await;
+        if !state.is_busy() {
+            return;
+        }
+    }
+}
