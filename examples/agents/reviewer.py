@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""An agent: reviews the diff in a chat. One JSON line in, one JSON line out; the contract is docs/agents.md."""
+"""Agent that reviews the diff in a chat: one JSON line in, one JSON line out. The contract is docs/agents.md."""
 import json, re, sys
 
 SUSPECT = {"trailing space": r"\s$", "debugging": r"print\(|dbg!|console\.log", "unfinished": r"TODO|FIXME"}
