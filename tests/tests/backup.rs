@@ -95,7 +95,7 @@ async fn data(folder: &Path) -> String {
     journal.register("gone").await.unwrap();
     let plan = plan();
     let plan_id = plan.plan_id.to_string();
-    journal.write("gone", &[[Entry::PlanAccepted { plan: plan.into() }].into()]).await.unwrap();
+    journal.append("gone", &[[Entry::PlanAccepted { plan: plan.into() }].into()]).await.unwrap();
     // As it is in this moment, with what was committed last in a file of its own.
     for suffix in ["", "-wal"] {
         let (from, to) = (format!("live.db{suffix}"), format!("planner.db{suffix}"));

@@ -1,22 +1,22 @@
-//! Who may hand a task over now, and who waits.
+//! Admission control: which task may be dispatched now, and which one waits.
 //!
-//! The executor takes a bounded number of tasks of each agent ([`AgentSpec::places`]). The planner hands over no more than
-//! that; what is beyond waits here, where it costs next to nothing, sees its cancel and its deadline at once, and keeps its
-//! turn:
+//! The executor accepts a bounded number of tasks for each agent ([`AgentSpec::capacity`]). The planner dispatches no more than
+//! that. Work beyond it waits here, where it costs almost nothing, reacts at once to a cancel or a deadline, and keeps its
+//! priority:
 //!
-//! - Turns go by the order in which this planner took plans in, and within a plan by the order of its tasks. So what an
-//!   earlier plan has still to do goes before what a later one begins, and none can be overtaken for ever. No clock is
-//!   asked: they jump.
-//! - A place is held from before a task's first handover until the task has ended, through every handover in between, and
-//!   then goes to the plan's next task for the same agent, if there is one.
-//! - A caller who waits for its plan is not put in line: when an agent that its plan begins with has no place, it is told
-//!   so ([`Full`]) before anything is journalled. The place it does get is kept for its task.
-//! - Plans that nobody waits for are taken in up to a number of plans in flight, and wait.
+//! - Priority is the order in which this planner accepted the plans, then the order of the tasks in the plan. Tasks of an
+//!   earlier plan precede those of a later one, so no plan starves. Wall clocks play no part, since they jump.
+//! - A task holds its permit from before its first dispatch until it has ended, across redispatches. The permit then passes
+//!   to the next task of the same plan for that agent, if there is one.
+//! - A synchronous plan never queues: when an agent of its first tasks is at capacity, the request is rejected
+//!   ([`AtCapacity`]) before anything is journaled.
+//! - Asynchronous plans are accepted up to a number of plans in flight, and queue.
 //!
-//! Several planners may share an executor. Then it may be full although this planner has a place left: the task keeps its
-//! place and knocks again ([`crate::run`]).
+//! Several planners may share an executor. It can then be at capacity although this planner has a permit; the task keeps the
+//! permit and is dispatched again (`plan_run/task.rs`).
 
-mod gate;
+pub mod fair_semaphore;
+pub mod priority;
 
 use std::{
     collections::HashMap,
@@ -34,194 +34,188 @@ use phoenix_domain::{
 };
 use phoenix_platform::metrics::record_counter;
 
-use crate::metrics::{PLANS_REFUSED, refused_counter, waiting_gauge};
-use gate::Gate;
-pub use gate::{Closed, Place, Waiting};
+use crate::{
+    admission::{
+        fair_semaphore::{Closed, FairSemaphore, Permit, Waiter},
+        priority::{PlanPriority, Priority},
+    },
+    metrics::{PLANS_REFUSED, refused_counter, waiting_gauge},
+};
 
-/// What a caller who was turned away is told to wait, at least and at most: a guess is a guess.
-const SHORTEST_WAIT: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Bounds of the `Retry-After` of a rejected request; within them it is an estimate.
+const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// Every gate of a planner.
+/// Capacity of a planner: one semaphore per agent, and one for plans in flight.
 #[derive(Debug)]
 pub struct Admission {
-    plans: Arc<Gate>,
+    plans: Arc<FairSemaphore>,
     max_plans: u32,
-    agents: HashMap<AgentName, Agent>,
-    /// For agents that there are not: whoever asks for one is told by the executor.
-    nobody: Arc<Gate>,
-    turns: AtomicU64,
+    agents: HashMap<AgentName, AgentCapacity>,
+    /// Unlimited, for unknown agents: the executor rejects their tasks.
+    unknown_agents: Arc<FairSemaphore>,
+    next_priority: AtomicU64,
 }
 
 #[derive(Debug)]
-struct Agent {
-    gate: Arc<Gate>,
+struct AgentCapacity {
+    semaphore: Arc<FairSemaphore>,
     running: u32,
     queued: u32,
     refused: Counter,
 }
 
-/// A plan's turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PlanTurn(u64);
-
-/// A task's turn: that of its plan, then its place in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Turn(PlanTurn, usize);
-
-/// Places that a plan has, and no task of it uses yet.
+/// Permits that a plan holds and that no task uses yet.
 #[derive(Debug, Default)]
-pub struct Places(Vec<(AgentName, Place)>);
+pub struct Permits(Vec<(AgentName, Permit)>);
 
-/// An agent that has no place.
+/// An agent without a free permit.
 #[derive(Debug)]
-pub struct Full<'a> {
+pub struct AtCapacity<'a> {
     name: &'a AgentName,
-    agent: &'a Agent,
+    agent: &'a AgentCapacity,
 }
 
 impl Admission {
-    /// Gates for the agents of a catalog, and one for `max_plans` plans in flight.
+    /// Capacity for the agents of a catalog and for `max_plans` plans in flight.
     #[must_use]
     pub fn new(agents: &AgentCatalog, max_plans: u32) -> Self {
-        let gate = |spec: &AgentSpec| Agent {
-            gate: Gate::new(spec.capacity(), waiting_gauge(&spec.name)),
+        let capacity = |spec: &AgentSpec| AgentCapacity {
+            semaphore: FairSemaphore::new(spec.capacity(), waiting_gauge(&spec.name)),
             running: spec.concurrency(),
             queued: spec.max_queue,
             refused: refused_counter(&spec.name),
         };
         Self {
-            plans: Gate::new(max_plans, Gauge::noop()),
+            plans: FairSemaphore::new(max_plans, Gauge::noop()),
             max_plans,
-            agents: agents.iter().map(|spec| (spec.name.clone(), gate(spec))).collect(),
-            nobody: Gate::new(u32::MAX, Gauge::noop()),
-            turns: AtomicU64::new(0),
+            agents: agents.iter().map(|spec| (spec.name.clone(), capacity(spec))).collect(),
+            unknown_agents: FairSemaphore::new(u32::MAX, Gauge::noop()),
+            next_priority: AtomicU64::new(0),
         }
     }
 
-    /// Room for one more plan in flight.
+    /// Acquires capacity for one more plan in flight.
     ///
     /// # Errors
     /// `overloaded` when there is none.
-    pub fn room(&self) -> Result<Place, OrchestratorError> {
-        self.plans.take().ok_or_else(|| {
+    pub fn try_acquire_plan(&self) -> Result<Permit, OrchestratorError> {
+        self.plans.try_acquire().ok_or_else(|| {
             record_counter(&PLANS_REFUSED, 1);
-            let max = self.max_plans;
-            too_many_plans(max, retry_after(self.plans.outlook().1))
+            too_many_plans(self.max_plans, retry_after(self.plans.queue().estimated_wait))
         })
     }
 
-    /// Room for a plan that was accepted before.
+    /// Acquires capacity for a plan that was accepted earlier, beyond the limit if necessary.
     #[must_use]
-    pub fn room_anyway(&self) -> Place {
-        self.plans.take_anyway()
+    pub fn acquire_plan_over_limit(&self) -> Permit {
+        self.plans.acquire_over_limit()
     }
 
-    /// The next turn.
+    /// The next priority.
     #[must_use]
-    pub fn turn(&self) -> PlanTurn {
-        PlanTurn(self.turns.fetch_add(1, Ordering::Relaxed))
+    pub fn priority(&self) -> PlanPriority {
+        PlanPriority::new(self.next_priority.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The next `count` turns.
-    pub fn turns(&self, count: usize) -> impl Iterator<Item = PlanTurn> + Send + use<> {
+    /// The next `count` priorities.
+    pub fn priorities(&self, count: usize) -> impl Iterator<Item = PlanPriority> + Send + use<> {
         let count = count as u64;
-        let first = self.turns.fetch_add(count, Ordering::Relaxed);
-        (first..first + count).map(PlanTurn)
+        let first = self.next_priority.fetch_add(count, Ordering::Relaxed);
+        (first..first + count).map(PlanPriority::new)
     }
 
-    /// A place at each of `agents`.
+    /// Acquires one permit of each of `agents`. Unknown agents need none.
     ///
     /// # Errors
-    /// Names one that has none; then none is taken.
-    pub fn take<'a>(&self, agents: impl IntoIterator<Item = &'a AgentName>) -> Result<Places, Full<'_>> {
-        let mut places = Places::default();
+    /// Names an agent at capacity; no permit is taken then.
+    pub fn try_acquire_all<'a>(
+        &self,
+        agents: impl IntoIterator<Item = &'a AgentName>,
+    ) -> Result<Permits, AtCapacity<'_>> {
+        let mut permits = Permits::default();
         for (name, agent) in agents.into_iter().filter_map(|name| self.agents.get_key_value(name)) {
-            match agent.gate.take() {
-                Some(place) => places.0.push((name.clone(), place)),
-                None => return Err(Full { name, agent }),
+            match agent.semaphore.try_acquire() {
+                Some(permit) => permits.0.push((name.clone(), permit)),
+                None => return Err(AtCapacity { name, agent }),
             }
         }
-        Ok(places)
+        Ok(permits)
     }
 
-    /// A place at `agent`, if there is one.
+    /// Acquires a permit of `agent`, if one is free.
     #[must_use]
-    pub fn take_one(&self, agent: &AgentName) -> Option<Place> {
-        self.gate(agent).take()
+    pub fn try_acquire(&self, agent: &AgentName) -> Option<Permit> {
+        self.semaphore(agent).try_acquire()
     }
 
-    /// Gets in line for a place at `agent`.
-    pub fn wait(&self, agent: &AgentName, turn: Turn) -> Waiting {
-        self.gate(agent).wait(turn)
+    /// Queues for a permit of `agent`.
+    pub fn acquire(&self, agent: &AgentName, priority: Priority) -> Waiter {
+        self.semaphore(agent).acquire(priority)
     }
 
-    /// Waits for a place at any of `agents`.
+    /// Waits for a permit of any of `agents`.
     ///
     /// # Errors
-    /// When the planner ends.
-    pub async fn any_place(&self, agents: &[(AgentName, Turn)]) -> Result<Places, Closed> {
+    /// When the planner shuts down.
+    pub async fn acquire_any(&self, agents: &[(AgentName, Priority)]) -> Result<Permits, Closed> {
         if agents.is_empty() {
-            return Ok(Places::default());
+            return Ok(Permits::default());
         }
-        let (place, which, _) = select_all(agents.iter().map(|(agent, turn)| self.wait(agent, *turn))).await;
-        Ok(Places(vec![(agents[which].0.clone(), place?)]))
+        let waiters = agents.iter().map(|(agent, priority)| self.acquire(agent, *priority));
+        let (permit, index, _) = select_all(waiters).await;
+        Ok(Permits(vec![(agents[index].0.clone(), permit?)]))
     }
 
-    /// Gives no place any more, so that nothing new is begun while the planner ends.
+    /// Gives out no more permits, so that nothing new starts during shutdown.
     pub fn close(&self) {
-        self.agents.values().for_each(|agent| agent.gate.close());
+        self.agents.values().for_each(|agent| agent.semaphore.close());
     }
 
-    fn gate(&self, agent: &AgentName) -> &Arc<Gate> {
-        self.agents.get(agent).map_or(&self.nobody, |agent| &agent.gate)
-    }
-}
-
-impl PlanTurn {
-    /// The turn of the plan's task at `ordinal`.
-    #[must_use]
-    pub const fn task(self, ordinal: usize) -> Turn {
-        Turn(self, ordinal)
+    fn semaphore(&self, agent: &AgentName) -> &Arc<FairSemaphore> {
+        self.agents.get(agent).map_or(&self.unknown_agents, |agent| &agent.semaphore)
     }
 }
 
-impl Places {
-    /// The place at `agent`, if there is one left.
-    pub fn take(&mut self, agent: &AgentName) -> Option<Place> {
-        let found = self.0.iter().position(|(name, _)| name == agent)?;
-        Some(self.0.swap_remove(found).1)
+impl Permits {
+    /// Takes the permit of `agent`, if there is one.
+    pub fn take(&mut self, agent: &AgentName) -> Option<Permit> {
+        let index = self.0.iter().position(|(name, _)| name == agent)?;
+        Some(self.0.swap_remove(index).1)
     }
 
-    /// Keeps a place at `agent` for another task.
-    pub fn keep(&mut self, agent: &AgentName, place: Place) {
-        self.0.push((agent.clone(), place));
+    /// Keeps a permit of `agent` for another task.
+    pub fn put(&mut self, agent: &AgentName, permit: Permit) {
+        self.0.push((agent.clone(), permit));
     }
 
-    /// Gives back what is left.
+    /// Releases all permits.
     pub fn clear(&mut self) {
         self.0.clear();
     }
 }
 
-impl Full<'_> {
-    /// Turns a caller away.
+impl AtCapacity<'_> {
+    /// The error for a rejected caller. Counts the rejection.
     #[must_use]
-    pub fn refuse(self) -> OrchestratorError {
-        let Self { name, agent: Agent { gate, running, queued, refused } } = self;
+    pub fn reject(self) -> OrchestratorError {
+        let Self { name, agent: AgentCapacity { semaphore, running, queued, refused } } = self;
         refused.increment(1);
-        let (in_line, outlook) = gate.outlook();
-        let waiting = in_line.saturating_add(*queued as usize);
-        let message =
-            format!("agent `{name}` is busy: {running} tasks run and {waiting} wait; try again shortly");
+        let queue = semaphore.queue();
+        let waiting = queue.waiters.saturating_add(*queued as usize);
+        let retry_after = retry_after(queue.estimated_wait);
+        let message = format!(
+            "agent `{name}` is at capacity ({running} running, {waiting} queued); retry after {} s",
+            retry_after.as_millis().div_ceil(1000)
+        );
         OrchestratorError::new(OrchestratorErrorCode::Overloaded, message)
-            .with_retry_after(retry_after(outlook))
+            .with_retry_after(retry_after)
             .with_detail("agent", name)
             .with_detail("running", running)
             .with_detail("waiting", waiting)
     }
 }
 
-fn retry_after(outlook: Duration) -> Duration {
-    outlook.clamp(SHORTEST_WAIT, LONGEST_WAIT)
+fn retry_after(estimated_wait: Duration) -> Duration {
+    estimated_wait.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER)
 }

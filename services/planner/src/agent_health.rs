@@ -1,11 +1,11 @@
-//! What the planner knows of agents' health: a copy that the health service keeps up to date, so that no task pays for a
-//! question. Only when a circuit's deadline has passed is the health service asked, for the place of the one probe.
+//! Health of the agents: a local copy of the health service's table, kept up to date by a stream, so that tasks need no call.
+//! Only when a circuit's deadline has passed does the planner call the health service, for the lease of the single probe.
 //!
-//! The copy is told of each task's outcome by the executor's answer too ([`HealthView::learn`]), so that the next chat
-//! knows of a failure the moment the last one was answered for.
+//! The executor's message about a task's end updates the copy, too ([`HealthView::learn`]), so that the next chat sees a
+//! failure at once.
 //!
-//! While the health service can't be reached nothing is known and every task may run: agents fail by themselves, and a
-//! plan that is not run because of a monitor would be worse.
+//! While the health service is unreachable the copy is unknown and every task may run: to stop plans because of a monitor
+//! would be worse than a failing agent.
 
 use std::{
     collections::HashMap,
@@ -29,56 +29,56 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{FAILED_FAST, HEALTH_UNKNOWN};
 
-/// How long a chat waits for an answer about a probe.
+/// Timeout of a call for a probe.
 const PROBE_LIMIT: Duration = Duration::from_millis(500);
 
-/// How long to wait before the health service is tried again.
+/// Pause before another connection to the health service.
 const RECONNECT_EVERY: Duration = Duration::from_millis(250);
 
-/// Absent while the health service is not connected.
-type Known = Option<HashMap<AgentName, Heard>>;
+/// Health by agent; absent while the health service is not connected.
+type Known = Option<HashMap<AgentName, ReceivedHealth>>;
 
-/// What was heard of an agent, and when.
+/// Health of an agent, and when this planner received it.
 #[derive(Debug, Clone)]
-struct Heard {
+struct ReceivedHealth {
     health: HealthSnapshot,
     at: Instant,
 }
 
-/// The copy. Cheap to clone.
+/// Local copy of the agents' health. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct HealthView {
     known: Arc<RwLock<Known>>,
     client: AgentHealthServiceClient<PeerChannel>,
 }
 
-/// Leave to run a task.
+/// Permission to run a task.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Admitted {
-    /// The lease of the probe that the task is, if it is one.
+pub struct HealthPermit {
+    /// Lease of the probe, if the task is one; else empty.
     pub probe_lease: String,
 }
 
 impl HealthView {
-    /// A view of what the service behind `channel` knows. Nothing is known before [`Self::follow`] runs.
+    /// A view of the health service behind `channel`. The copy is unknown before [`Self::follow`] runs.
     #[must_use]
     pub fn new(channel: PeerChannel) -> Self {
         Self { known: Arc::default(), client: AgentHealthServiceClient::new(channel) }
     }
 
-    /// Keeps the copy up to date until `stop`. Meets the condition `health` of `readiness` after the first try, however
-    /// it ended: a planner works without the health service.
+    /// Keeps the copy up to date until `stop`. Meets the condition `health` of `readiness` after the first try, also when it
+    /// failed: a planner works without the health service.
     pub async fn follow(self, readiness: Readiness, stop: CancellationToken) {
-        let mut outage_told = false;
+        let mut outage_logged = false;
         loop {
             let lost = tokio::select! {
-                lost = self.follow_once(&readiness, &mut outage_told) => lost,
+                lost = self.follow_once(&readiness, &mut outage_logged) => lost,
                 () = stop.cancelled() => return,
             };
             self.set(None);
             readiness.set("health", true);
-            if !outage_told {
-                outage_told = true;
+            if !outage_logged {
+                outage_logged = true;
                 tracing::warn!(
                     reason = lost.message(),
                     "the health service cannot be reached; tasks run without asking for their agents' health"
@@ -91,7 +91,7 @@ impl HealthView {
         }
     }
 
-    async fn follow_once(&self, readiness: &Readiness, outage_told: &mut bool) -> tonic::Status {
+    async fn follow_once(&self, readiness: &Readiness, outage_logged: &mut bool) -> tonic::Status {
         let answer = self.client.clone().watch_agent_health(WatchAgentHealthRequest {}).await;
         let mut changes = match answer {
             Ok(response) => response.into_inner(),
@@ -102,11 +102,11 @@ impl HealthView {
             match changes.message().await {
                 Ok(Some(update)) if first => {
                     first = false;
-                    // Replaces whatever was known: the service may have come back with another database.
+                    // Replaces the copy: the service may have restarted with another database.
                     self.set(Some(HashMap::new()));
                     self.learn_all(update.agents);
                     readiness.set("health", true);
-                    if std::mem::take(outage_told) {
+                    if std::mem::take(outage_logged) {
                         tracing::info!("the health service is back");
                     }
                 }
@@ -117,7 +117,7 @@ impl HealthView {
         }
     }
 
-    /// Takes in a snapshot, unless a newer one is known.
+    /// Updates the copy, unless it is newer.
     pub fn learn(&self, health: AgentHealth) {
         self.learn_all(vec![health]);
     }
@@ -128,7 +128,7 @@ impl HealthView {
         for snapshot in agents.into_iter().filter_map(|wire| HealthSnapshot::try_from(wire).ok()) {
             let newer = known.get(&snapshot.agent).is_none_or(|old| old.health.revision < snapshot.revision);
             if newer {
-                known.insert(snapshot.agent.clone(), Heard { health: snapshot, at: Instant::now() });
+                known.insert(snapshot.agent.clone(), ReceivedHealth { health: snapshot, at: Instant::now() });
             }
         }
     }
@@ -137,31 +137,32 @@ impl HealthView {
         *write(&self.known) = value;
     }
 
-    /// Whether a task of `agent` may run now.
+    /// Permission for a task of `agent` to run now.
     ///
     /// # Errors
-    /// `agent_unavailable`, with the time of the next try, while its circuit is open.
-    pub async fn admit(
+    /// `agent_unavailable`, with the time of the next probe, while its circuit is open.
+    pub async fn permit(
         &self,
         agent: &AgentName,
         context: &RequestContext,
-    ) -> Result<Admitted, OrchestratorError> {
-        let heard = match read(&self.known).as_ref() {
+    ) -> Result<HealthPermit, OrchestratorError> {
+        let received = match read(&self.known).as_ref() {
             None => {
                 record_counter(&HEALTH_UNKNOWN, 1);
-                return Ok(Admitted::default());
+                return Ok(HealthPermit::default());
             }
             Some(known) => known.get(agent).cloned(),
         };
-        let Some(heard) = heard.filter(|heard| heard.health.state == HealthState::Unhealthy) else {
-            return Ok(Admitted::default());
+        let Some(received) = received.filter(|received| received.health.state == HealthState::Unhealthy)
+        else {
+            return Ok(HealthPermit::default());
         };
-        match heard.refused_for() {
+        match received.rejected_for() {
             Some(wait) => {
-                let until = heard.health.circuit_open_until.unwrap_or(Timestamp::MIN);
-                Err(unavailable(&heard.health, until, wait))
+                let until = received.health.circuit_open_until.unwrap_or(Timestamp::MIN);
+                Err(unavailable(&received.health, until, wait))
             }
-            None => self.acquire_probe(heard.health, context).await,
+            None => self.acquire_probe(received.health, context).await,
         }
     }
 
@@ -169,30 +170,30 @@ impl HealthView {
         &self,
         snapshot: HealthSnapshot,
         context: &RequestContext,
-    ) -> Result<Admitted, OrchestratorError> {
+    ) -> Result<HealthPermit, OrchestratorError> {
         let request = AcquireProbeRequest { agent_id: snapshot.agent.to_string(), lease_ms: 0 };
         let mut client = self.client.clone();
         let answer = tokio::time::timeout(PROBE_LIMIT, client.acquire_probe(context.request(request))).await;
         let Ok(Ok(response)) = answer else {
             record_counter(&HEALTH_UNKNOWN, 1);
-            return Ok(Admitted::default());
+            return Ok(HealthPermit::default());
         };
         let AcquireProbeResponse { granted, lease, refused_until, health } = response.into_inner();
         if let Some(health) = health {
             self.learn(health);
         }
         if granted {
-            return Ok(Admitted { probe_lease: lease });
+            return Ok(HealthPermit { probe_lease: lease });
         }
         let until = timestamp("refused_until", refused_until).ok().flatten().unwrap_or_else(Timestamp::now);
         Err(unavailable(&snapshot, until, time_until(until)))
     }
 }
 
-impl Heard {
-    /// How long the agent is not to be tried yet; nothing when it may be. The deadline is a time of the health service's
-    /// clock, and ours may be another, or was set back: what counts then is how long the circuit stays open after a failure.
-    fn refused_for(&self) -> Option<Duration> {
+impl ReceivedHealth {
+    /// Time until the next probe; none when it is due. The deadline is a time of the health service's clock, and this
+    /// planner's may differ or be set back: the wait is bounded by the time for which the circuit stays open after a failure.
+    fn rejected_for(&self) -> Option<Duration> {
         let until = self.health.circuit_open_until?;
         let wait = time_until(until);
         let Some(failed_at) = self.health.last_failure_at else { return positive(wait) };
@@ -201,7 +202,7 @@ impl Heard {
     }
 }
 
-/// By our own clock.
+/// Time until `time` on this planner's clock.
 fn time_until(time: Timestamp) -> Duration {
     Duration::try_from(time.duration_since(Timestamp::now())).unwrap_or_default()
 }
@@ -227,7 +228,7 @@ fn unavailable(health: &HealthSnapshot, until: Timestamp, wait: Duration) -> Orc
     .with_retry_after(wait.max(Duration::from_millis(1)))
 }
 
-// A writer only ever replaces or inserts whole values, so what a panicking thread leaves behind is still consistent.
+// Writers replace or insert whole values, so the map is consistent even after a panic.
 fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

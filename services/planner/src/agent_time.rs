@@ -1,40 +1,40 @@
-//! How long agents worked for one plan: the time during which at least one attempt ran.
+//! Agent time of a plan: the time during which at least one of its attempts ran.
 //!
-//! What remains of a request's time is what it cost to have them work: waiting for a place, pauses between attempts, the
-//! journal, the way there and back. Attempts are timed by the executor's clock, which is nearest to them.
+//! The rest of a request's duration is overhead: queueing, backoff, the journal, the network. Attempts are measured by the
+//! executor's clock, which is closest to them.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// Adds up the time of one plan's attempts, each moment once. All of a plan's attempts are followed by one task, so that
-/// nothing here is ever contended; times are microseconds.
+/// Sums up the time of a plan's attempts, counting concurrent ones once. One task follows all attempts of a plan, so the
+/// atomics are never contended. Times are in microseconds.
 #[derive(Debug, Default)]
 pub struct AgentTime {
     running: AtomicU32,
-    /// When the first of those that run began.
+    /// When the first running attempt started.
     since: AtomicI64,
-    /// Until when time has been added up.
+    /// End of the time that is summed up.
     until: AtomicI64,
     total: AtomicU64,
 }
 
-/// An attempt that runs. Dropped without [`RunningAttempt::ended`] it ends now.
+/// A running attempt. If it is dropped without [`RunningAttempt::ended`], it ends now.
 #[derive(Debug)]
 pub struct RunningAttempt<'a>(Option<&'a AgentTime>);
 
 impl AgentTime {
-    /// An attempt began.
-    pub fn began(&self, at: Timestamp) -> RunningAttempt<'_> {
+    /// Starts an attempt.
+    pub fn started(&self, at: Timestamp) -> RunningAttempt<'_> {
         if self.running.fetch_add(1, Relaxed) == 0 {
-            // News of an attempt may come after that of the end of another that it began beside.
+            // The start of an attempt may be reported after the end of a concurrent one.
             self.since.store(at.as_microsecond().max(self.until.load(Relaxed)), Relaxed);
         }
         RunningAttempt(Some(self))
     }
 
-    /// The time so far, without attempts that still run.
+    /// The sum so far, without running attempts.
     #[must_use]
     pub fn total(&self) -> Duration {
         Duration::from_micros(self.total.load(Relaxed))
@@ -43,7 +43,7 @@ impl AgentTime {
     fn ended(&self, at: Timestamp) {
         if self.running.fetch_sub(1, Relaxed) == 1 {
             let since = self.since.load(Relaxed);
-            // Clocks jump.
+            // The clock may jump.
             let until = at.as_microsecond().max(since);
             self.total.fetch_add(until.abs_diff(since), Relaxed);
             self.until.store(until, Relaxed);
@@ -52,7 +52,7 @@ impl AgentTime {
 }
 
 impl RunningAttempt<'_> {
-    /// It ended.
+    /// Ends the attempt.
     pub fn ended(mut self, at: Timestamp) {
         if let Some(time) = self.0.take() {
             time.ended(at);
@@ -77,34 +77,34 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_counts_once_however_many_attempts_run() {
+    fn concurrent_attempts_count_once() {
         let time = AgentTime::default();
-        let first = time.began(at(0));
-        let second = time.began(at(40));
+        let first = time.started(at(0));
+        let second = time.started(at(40));
         first.ended(at(100));
-        assert_eq!(time.total(), Duration::ZERO, "one still runs");
+        assert_eq!(time.total(), Duration::ZERO, "the second attempt runs");
         second.ended(at(150));
         assert_eq!(time.total(), Duration::from_micros(150));
         // A pause, then a retry.
-        time.began(at(200)).ended(at(210));
+        time.started(at(200)).ended(at(210));
         assert_eq!(time.total(), Duration::from_micros(160));
     }
 
     #[test]
-    fn news_in_the_wrong_order_and_clocks_that_jump_make_it_neither_longer_nor_negative() {
+    fn reordered_reports_and_clock_jumps_add_no_time() {
         let time = AgentTime::default();
-        time.began(at(0)).ended(at(100));
-        // It began beside the other.
-        time.began(at(50)).ended(at(120));
+        time.started(at(0)).ended(at(100));
+        // Concurrent with the first.
+        time.started(at(50)).ended(at(120));
         assert_eq!(time.total(), Duration::from_micros(120));
-        time.began(at(200)).ended(at(130));
+        time.started(at(200)).ended(at(130));
         assert_eq!(time.total(), Duration::from_micros(120));
     }
 
     #[test]
-    fn an_attempt_that_nobody_follows_any_more_has_ended() {
+    fn dropped_attempt_ends_now() {
         let time = AgentTime::default();
-        drop(time.began(Timestamp::now() - Duration::from_secs(5)));
+        drop(time.started(Timestamp::now() - Duration::from_secs(5)));
         assert!(time.total() >= Duration::from_secs(5), "{:?}", time.total());
         assert!(time.total() < Duration::from_secs(60), "{:?}", time.total());
     }

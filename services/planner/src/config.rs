@@ -1,31 +1,38 @@
-//! What the planner is told.
+//! Configuration of the planner.
 
 use std::time::Duration;
 
 use phoenix_domain::AgentCatalog;
 use phoenix_platform::{config::RoleSettings, service_token::ServiceToken};
 
-use crate::retention::Retention;
-
 /// Settings of the planner.
 #[derive(Debug, Clone)]
 pub struct PlannerConfig {
-    /// The agents that plans may use.
+    /// Agents that plans may use.
     pub agents: AgentCatalog,
-    /// Plans in flight at once; one more is refused before anything is journalled.
+    /// Maximum number of plans in flight; further requests are rejected before anything is journaled.
     pub max_plans_in_flight: u32,
     /// How long an unfinished plan of a planner that stopped waits for one that knows its agents.
     pub takeover_grace: Duration,
-    /// The journal, such as `sqlite://data/planner.db`.
+    /// URL of the journal, such as `sqlite://data/planner.db`.
     pub database_url: String,
-    /// Where tasks are run.
+    /// URL of the executor.
     pub executor_url: String,
-    /// Where agents' health is known.
+    /// URL of the health service.
     pub health_url: String,
-    /// What callers present, and what is shown to peers.
+    /// Token that callers present, and that this planner presents to its peers.
     pub service_token: ServiceToken,
-    /// How long what is finished stays, and idempotency keys.
+    /// How long finished plans and idempotency keys are kept.
     pub retention: Retention,
+}
+
+/// How long data is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Lifetime of a plan after its end; unlimited when absent.
+    pub plans: Option<Duration>,
+    /// Lifetime of an idempotency key after its first use.
+    pub keys: Duration,
 }
 
 impl From<&RoleSettings> for PlannerConfig {

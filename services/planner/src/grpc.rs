@@ -1,14 +1,15 @@
 //! `PlannerService`: decode, call, encode.
 
 mod dead_letters;
+mod decode;
 
-use std::{pin::Pin, time::Duration};
+use std::pin::Pin;
 
 use futures_util::{Stream, StreamExt};
 use phoenix_domain::{
     CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
-    limits::{MAX_IDEMPOTENCY_KEY_BYTES, MAX_KEY_CHARS},
-    plan::{AttemptOutcome, MAX_DEADLINE_MS, Task, TaskSpec},
+    limits::MAX_KEY_CHARS,
+    plan::{AttemptOutcome, Task},
     rejections::no_such_plan,
 };
 use phoenix_platform::{
@@ -16,7 +17,7 @@ use phoenix_platform::{
     multiplex::{Handler, ResponseSender},
 };
 use phoenix_proto::{
-    InvalidField, PlanAndExecute, id, optional,
+    PlanAndExecute, id,
     planner::{
         CancelPlanRequest, CancelPlanResponse, DiscardDeadLettersRequest, DiscardDeadLettersResponse,
         DryRunPlanResponse, GetPlanRequest, GetPlanResponse, GetStderrRequest, GetStderrResponse,
@@ -26,32 +27,32 @@ use phoenix_proto::{
         SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse, dry_run_plan_response::Wave,
         planner_service_server::PlannerService,
     },
-    status_from_error, timestamp, to_timestamp,
+    status_from_error, to_timestamp,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    make::{Waits, Wish, Work},
-    planner::{Answer, Planner, Submitted},
-    store::{Event, IdempotencyKey, JournalError, PlanFilter},
-    sweep::Swept,
-    watch,
+    background::bulk_redrive::StartedBulk,
+    events,
+    grpc::decode::{idempotency_key_of, plan_filter, plan_request},
+    plan_run::active::PlanResult,
+    planning::request::WaitMode,
+    service::Planner,
+    store::{error::JournalError, query::Event},
+    submission::Submitted,
 };
 
-const DEFAULT_PAGE: u32 = 50;
-const LARGEST_PAGE: u32 = 500;
-
-/// The service over a [`Planner`].
+/// gRPC service of a [`Planner`].
 #[derive(Debug, Clone)]
 pub struct PlannerGrpc {
     planner: Planner,
-    /// Ends streams.
+    /// Ends event streams.
     shutdown: CancellationToken,
 }
 
 impl PlannerGrpc {
-    /// Serves `planner`; streams end with `shutdown`.
+    /// A service of `planner`; its streams end with `shutdown`.
     #[must_use]
     pub const fn new(planner: Planner, shutdown: CancellationToken) -> Self {
         Self { planner, shutdown }
@@ -67,10 +68,10 @@ impl PlannerService for PlannerGrpc {
         request: Request<PlanAndExecuteRequest>,
     ) -> Result<Response<PlanAndExecuteResponse>, Status> {
         let context = RequestContext::of(&request);
-        let wish = wish(request.into_inner(), Waits::Caller, context.correlation_id)?;
-        let answer = self.planner.plan_and_execute_v1(context, wish).await;
-        let Answer { plan_id, output, finish_reason, agent, agent_time, replay_of } =
-            answer.map_err(|error| status_from_error(&error))?;
+        let plan = plan_request(request.into_inner(), WaitMode::Sync, context.correlation_id)?;
+        let result = self.planner.plan_and_execute_v1(context, plan).await;
+        let PlanResult { plan_id, output, finish_reason, agent, agent_time, replay_of } =
+            result.map_err(|error| status_from_error(&error))?;
         Ok(Response::new(PlanAndExecuteResponse {
             plan_id: plan_id.to_string(),
             output: output.unwrap_or_default(),
@@ -87,9 +88,9 @@ impl PlannerService for PlannerGrpc {
     ) -> Result<Response<SubmitPlanResponse>, Status> {
         let context = RequestContext::of(&request);
         let request = request.into_inner();
-        let waits = if request.caller_waits { Waits::Caller } else { Waits::Nobody };
-        let wish = wish(request, waits, context.correlation_id)?;
-        let submitted = self.planner.submit_plan(context, wish).await;
+        let wait_mode = if request.caller_waits { WaitMode::Sync } else { WaitMode::Async };
+        let plan = plan_request(request, wait_mode, context.correlation_id)?;
+        let submitted = self.planner.submit_plan(context, plan).await;
         let Submitted { plan_id, replay_of } = submitted.map_err(|error| status_from_error(&error))?;
         Ok(Response::new(SubmitPlanResponse { plan_id: plan_id.to_string(), replay_of: text(replay_of) }))
     }
@@ -99,8 +100,8 @@ impl PlannerService for PlannerGrpc {
         request: Request<PlanAndExecuteRequest>,
     ) -> Result<Response<DryRunPlanResponse>, Status> {
         let by = RequestContext::of(&request).correlation_id;
-        let wish = wish(request.into_inner(), Waits::Caller, by)?;
-        let waves = self.planner.dry_run(wish).map_err(|error| status_from_error(&error))?;
+        let plan = plan_request(request.into_inner(), WaitMode::Sync, by)?;
+        let waves = self.planner.dry_run(plan).map_err(|error| status_from_error(&error))?;
         Ok(Response::new(DryRunPlanResponse { waves: waves.into_iter().map(|keys| Wave { keys }).collect() }))
     }
 
@@ -147,7 +148,7 @@ impl PlannerService for PlannerGrpc {
         &self,
         request: Request<ListPlansRequest>,
     ) -> Result<Response<ListPlansResponse>, Status> {
-        let filter = filter(request.get_ref())?;
+        let filter = plan_filter(request.get_ref())?;
         let page = self.planner.journal().plans(&filter).await.map_err(journal_status)?;
         let next_page_token = page.last.map(|last| last.to_string()).unwrap_or_default();
         let plans = page.items.into_iter().map(Into::into).collect();
@@ -164,8 +165,8 @@ impl PlannerService for PlannerGrpc {
         if journal.plan(plan_id).await.map_err(journal_status)?.is_none() {
             return Err(status_from_error(&no_such_plan(plan_id)));
         }
-        let events = watch::events(journal, plan_id, after_position, self.shutdown.clone());
-        Ok(Response::new(Box::pin(events.map(|event| event.map(encode_event).map_err(journal_status)))))
+        let stream = events::stream(journal, plan_id, after_position, self.shutdown.clone());
+        Ok(Response::new(Box::pin(stream.map(|event| event.map(encode_event).map_err(journal_status)))))
     }
 
     async fn cancel_plan(
@@ -175,7 +176,7 @@ impl PlannerService for PlannerGrpc {
         let by = RequestContext::of(&request).correlation_id;
         let CancelPlanRequest { plan_id, reason, idempotency_key, idempotency_digest } = request.into_inner();
         let plan_id: PlanId = id("plan_id", &plan_id)?;
-        let key = named(idempotency_key, idempotency_digest, by)?;
+        let key = idempotency_key_of(idempotency_key, idempotency_digest, by)?;
         let cancelled = self.planner.cancel(plan_id, reason, key).await;
         let replay_of = cancelled.map_err(|error| status_from_error(&error))?;
         Ok(Response::new(CancelPlanResponse { replay_of: text(replay_of) }))
@@ -186,12 +187,12 @@ impl PlannerService for PlannerGrpc {
         request: Request<RedrivePlanRequest>,
     ) -> Result<Response<RedrivePlanResponse>, Status> {
         let (context, wait) = (RequestContext::of(&request), request.get_ref().wait);
-        let wish = dead_letters::redrive_wish(request.into_inner(), context.correlation_id)?;
+        let redrive = dead_letters::redrive_request(request.into_inner(), context.correlation_id)?;
         let redriven = if wait {
-            let answer = self.planner.redrive_and_wait(context, wish).await;
-            answer.map(|Answer { plan_id, replay_of, .. }| Submitted { plan_id, replay_of })
+            let result = self.planner.redrive_and_wait(context, redrive).await;
+            result.map(|PlanResult { plan_id, replay_of, .. }| Submitted { plan_id, replay_of })
         } else {
-            self.planner.redrive(context, wish).await
+            self.planner.redrive(context, redrive).await
         };
         let Submitted { plan_id, replay_of } = redriven.map_err(|error| status_from_error(&error))?;
         Ok(Response::new(RedrivePlanResponse { plan_id: plan_id.to_string(), replay_of: text(replay_of) }))
@@ -213,10 +214,11 @@ impl PlannerService for PlannerGrpc {
         request: Request<RedriveDeadLettersRequest>,
     ) -> Result<Response<RedriveDeadLettersResponse>, Status> {
         let context = RequestContext::of(&request);
-        let wish = dead_letters::redrive_sweep(request.into_inner(), context.correlation_id)?;
-        let begun = self.planner.sweep(context, wish).await;
-        let Swept { sweep, selected, replay_of } = begun.map_err(|error| status_from_error(&error))?;
-        let (sweep_id, correlation_id) = (sweep.sweep_id.to_string(), sweep.by.to_string());
+        let bulk = dead_letters::bulk_redrive(request.into_inner(), context.correlation_id)?;
+        let started = self.planner.start_bulk(context, bulk).await;
+        let StartedBulk { operation, selected, replay_of } =
+            started.map_err(|error| status_from_error(&error))?;
+        let (sweep_id, correlation_id) = (operation.sweep_id.to_string(), operation.by.to_string());
         let replay_of = text(replay_of);
         Ok(Response::new(RedriveDeadLettersResponse { sweep_id, selected, correlation_id, replay_of }))
     }
@@ -226,17 +228,18 @@ impl PlannerService for PlannerGrpc {
         request: Request<DiscardDeadLettersRequest>,
     ) -> Result<Response<DiscardDeadLettersResponse>, Status> {
         let context = RequestContext::of(&request);
-        let wish = dead_letters::discard_sweep(request.into_inner(), context.correlation_id)?;
-        let done = self.planner.sweep(context, wish).await;
-        let Swept { sweep, selected, replay_of } = done.map_err(|error| status_from_error(&error))?;
-        let (sweep_id, correlation_id) = (sweep.sweep_id.to_string(), sweep.by.to_string());
+        let bulk = dead_letters::bulk_discard(request.into_inner(), context.correlation_id)?;
+        let started = self.planner.start_bulk(context, bulk).await;
+        let StartedBulk { operation, selected, replay_of } =
+            started.map_err(|error| status_from_error(&error))?;
+        let (sweep_id, correlation_id) = (operation.sweep_id.to_string(), operation.by.to_string());
         let (discarded, replay_of) = (selected, text(replay_of));
         Ok(Response::new(DiscardDeadLettersResponse { sweep_id, discarded, correlation_id, replay_of }))
     }
 }
 
 impl PlannerGrpc {
-    /// A task of a plan, by its key.
+    /// Reads a task of a plan, by its key.
     async fn task(&self, plan_id: &str, key: &str) -> Result<Task, Status> {
         let plan_id: PlanId = id("plan_id", plan_id)?;
         let plan = self.planner.journal().plan(plan_id).await.map_err(journal_status)?;
@@ -262,54 +265,7 @@ impl Handler for PlannerGrpc {
     }
 }
 
-fn wish(request: PlanAndExecuteRequest, waits: Waits, by: CorrelationId) -> Result<Wish, InvalidField> {
-    let PlanAndExecuteRequest {
-        message,
-        context,
-        agent,
-        tasks,
-        deadline_ms,
-        continue_on_disconnect,
-        idempotency_key,
-        idempotency_digest,
-        caller_waits: _,
-    } = request;
-    let work = if tasks.is_empty() {
-        Work::Chat { message, agent }
-    } else if message.is_empty() {
-        Work::Tasks(tasks.into_iter().map(TaskSpec::try_from).collect::<Result<_, _>>()?)
-    } else {
-        return Err(InvalidField::new("tasks", "and `message` exclude each other"));
-    };
-    if deadline_ms > MAX_DEADLINE_MS {
-        let problem = format!("must be at most {MAX_DEADLINE_MS}, not {deadline_ms}");
-        return Err(InvalidField::new("deadline_ms", problem));
-    }
-    Ok(Wish {
-        work,
-        context,
-        time_limit: (deadline_ms > 0).then(|| Duration::from_millis(deadline_ms)),
-        waits,
-        continue_on_disconnect,
-        key: named(idempotency_key, idempotency_digest, by)?,
-    })
-}
-
-/// The name of a request, if it has one.
-fn named(key: String, digest: String, by: CorrelationId) -> Result<Option<IdempotencyKey>, InvalidField> {
-    for (field, text) in [("idempotency_key", &key), ("idempotency_digest", &digest)] {
-        let (found, limit) = (text.len(), MAX_IDEMPOTENCY_KEY_BYTES);
-        if found > limit {
-            return Err(InvalidField::new(
-                field,
-                format!("is {found} bytes long; at most {limit} are allowed"),
-            ));
-        }
-    }
-    Ok((!key.is_empty()).then_some(IdempotencyKey { key, digest, by: Some(by) }))
-}
-
-/// As text; empty when there is none.
+/// A correlation id as text; empty without one.
 fn text(id: Option<CorrelationId>) -> String {
     id.map(|id| id.to_string()).unwrap_or_default()
 }
@@ -318,27 +274,8 @@ fn encode_event(Event { position, kind, at, task_key, data }: Event) -> WatchPla
     WatchPlanResponse { position, kind, at: Some(to_timestamp(at)), task_key, data_json: data }
 }
 
-fn filter(request: &ListPlansRequest) -> Result<PlanFilter, InvalidField> {
-    Ok(PlanFilter {
-        correlation_id: optional("correlation_id", request.correlation_id.as_deref().unwrap_or_default())?,
-        status: request.status().into(),
-        agent: optional("agent", &request.agent)?,
-        since: timestamp("since", request.since)?,
-        before: optional("page_token", &request.page_token)?,
-        limit: page_size(request.page_size)?,
-    })
-}
-
-fn page_size(size: u32) -> Result<u32, InvalidField> {
-    match size {
-        0 => Ok(DEFAULT_PAGE),
-        1..=LARGEST_PAGE => Ok(size),
-        _ => Err(InvalidField::new("page_size", format!("must be at most {LARGEST_PAGE}"))),
-    }
-}
-
 fn journal_status(error: JournalError) -> Status {
-    // The journal has told of what is damaged.
+    // The journal logs damaged records itself.
     if !matches!(error, JournalError::Damaged(_)) {
         tracing::error!(%error, "the journal cannot be read");
     }

@@ -1,10 +1,10 @@
-//! The journal: every plan, task, attempt and event, durable before anybody is told of it.
+//! The journal: every plan, task, attempt and event, durable before any caller learns of it.
 //!
-//! Entries are handed to one writer, which commits whatever has gathered while the last commit ran, so that plans at the
-//! same time share one fsync. Reading goes past the writer, to the committed state.
+//! Entries go to one writer, which commits everything that queued during the last commit, so that concurrent plans share one
+//! fsync. Reads bypass the writer and see the committed state.
 
 mod damage;
-mod lease;
+mod ownership;
 mod watchers;
 mod writer;
 
@@ -30,36 +30,40 @@ use uuid::Uuid;
 pub use self::watchers::PlanWatcher;
 use self::watchers::Watchers;
 use crate::store::{
-    self, DeadLetterPlace, DeadLetterQuery, Entries, Entry, Event, Extent, Forgotten, JournalError, LeftPlan,
-    OldPlans, OpenDeadLetters, Page, PlanFilter, Store, Sweep, TakeoverScope, Unfinished, Unreadable,
-    UsedKey,
+    self,
+    backend::Store,
+    dead_letter::{BulkOperation, DeadLetterCursor, DeadLetterQuery, OpenDeadLetters},
+    entry::{Entry, UsedKey},
+    error::JournalError,
+    query::{Event, OldPlans, Page, PlanFilter, Purged, StoreStats, Unreadable},
+    takeover::{SkippedPlan, TakeoverScope, Unfinished},
 };
 
-/// Entries that may wait for the writer; beyond it, whoever appends waits.
+/// Capacity of the writer's queue; beyond it, appends wait.
 const QUEUE: usize = 4096;
 
-/// Access to the journal. Cheap to clone; the writer ends when the last one is gone.
+/// Access to the journal. Cheap to clone; the writer ends with the last clone.
 #[derive(Debug, Clone)]
 pub struct Journal {
     queue: mpsc::Sender<writer::Job>,
     store: Arc<dyn Store>,
     instance: Arc<str>,
-    behind: Arc<AtomicBool>,
-    others: Arc<tokio::sync::Mutex<(lease::Others, lease::Left)>>,
+    is_behind: Arc<AtomicBool>,
+    peers: Arc<tokio::sync::Mutex<(ownership::PeerLiveness, ownership::SkippedPlans)>>,
     fenced: CancellationToken,
     watchers: Watchers,
-    damage: Arc<damage::Damage>,
-    renewal: Arc<AbortOnDropHandle<()>>,
+    damage: Arc<damage::DamageLog>,
+    heartbeat: Arc<AbortOnDropHandle<()>>,
     publisher: Arc<AbortOnDropHandle<()>>,
     _writer: Arc<AbortOnDropHandle<()>>,
 }
 
 impl Journal {
-    /// Opens, or makes, the journal at `url`, under a lease of its own. Meets the condition `journal` of `readiness` while
-    /// it takes entries.
+    /// Opens the journal at `url`, or creates it, as a new owner of plans. Meets the condition `journal` of `readiness` while
+    /// entries can be committed.
     ///
     /// # Errors
-    /// When the database can't be opened or was written by a newer version.
+    /// When the database cannot be opened or was written by a newer version.
     pub async fn open(url: &str, readiness: Readiness) -> Result<Self, StartError> {
         let store = store::open(url).await?;
         let instance = Uuid::new_v4().to_string();
@@ -69,193 +73,193 @@ impl Journal {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let watchers = Watchers::default();
         let fenced = CancellationToken::new();
-        let behind = Arc::new(AtomicBool::new(false));
+        let is_behind = Arc::new(AtomicBool::new(false));
         let writer = writer::Writer {
             store: Arc::clone(&store),
             planner: instance.clone(),
             readiness,
-            behind: Arc::clone(&behind),
+            is_behind: Arc::clone(&is_behind),
             fenced: fenced.clone(),
             watchers: watchers.clone(),
         };
         let writer = tokio::spawn(writer::run(writer, jobs));
-        let renewal = tokio::spawn(renew(queue.downgrade()));
+        let heartbeat = tokio::spawn(send_heartbeats(queue.downgrade()));
         let publisher = tokio::spawn(watchers::run(watchers.clone(), Arc::clone(&store), position));
         Ok(Self {
             queue,
             store,
             instance: instance.into(),
-            behind,
-            others: Arc::default(),
+            is_behind,
+            peers: Arc::default(),
             fenced,
             watchers,
             damage: Arc::default(),
-            renewal: Arc::new(AbortOnDropHandle::new(renewal)),
+            heartbeat: Arc::new(AbortOnDropHandle::new(heartbeat)),
             publisher: Arc::new(AbortOnDropHandle::new(publisher)),
             _writer: Arc::new(AbortOnDropHandle::new(writer)),
         })
     }
 
-    /// Cancelled when another planner has taken over: this one must stop.
+    /// Cancelled when another planner has taken over; this planner must stop then.
     #[must_use]
     pub const fn fenced(&self) -> &CancellationToken {
         &self.fenced
     }
 
-    /// Takes over what planners that are gone left undone. Plans with open tasks for other agents than `agents` are left to
-    /// a planner that knows them, for `grace`; those that are to be cancelled need none.
+    /// Takes over the unfinished work of planners that are gone. Plans with open tasks for agents other than `agents` are
+    /// left to a planner that knows them, for `grace`; plans with a cancel request need no agent.
     ///
     /// # Errors
-    /// When the database can't be used.
-    pub async fn claim(&self, agents: &AgentCatalog, grace: Duration) -> Result<Unfinished, JournalError> {
+    /// When the database cannot be used.
+    pub async fn take_over(
+        &self,
+        agents: &AgentCatalog,
+        grace: Duration,
+    ) -> Result<Unfinished, JournalError> {
         let alive = self.store.planners().await?;
-        let mut others = self.others.lock().await;
-        let (others, left) = &mut *others;
-        let dead = others.dead(&self.instance, alive);
-        let mut anyway = left.overdue(grace);
-        anyway.extend(self.store.cancel_requests().await?.into_iter().map(|(plan_id, _)| plan_id));
+        let mut peers = self.peers.lock().await;
+        let (liveness, skipped) = &mut *peers;
+        let dead = liveness.dead(&self.instance, alive);
+        let mut regardless = skipped.overdue(grace);
+        regardless.extend(self.store.cancel_requests().await?.into_iter().map(|(plan_id, _)| plan_id));
         let agents = agents.iter().map(|spec| spec.name.clone()).collect();
-        let scope = TakeoverScope { agents: Some(agents), anyway };
-        let claimed = self.store.claim(&self.instance, &dead, &scope).await?;
-        claimed.unreadable.iter().for_each(|record| self.damage.meet(record));
-        for LeftPlan { plan_id, agent } in left.update(&claimed.left) {
+        let scope = TakeoverScope { agents: Some(agents), regardless };
+        let taken = self.store.take_over(&self.instance, &dead, &scope, Timestamp::now()).await?;
+        taken.unreadable.iter().for_each(|record| self.damage.report(record));
+        for SkippedPlan { plan_id, agent } in skipped.update(&taken.skipped) {
             let grace_secs = grace.as_secs();
             tracing::warn!(%plan_id, agent, grace_secs, "plan left to a planner that knows its agent");
         }
-        Ok(claimed)
+        Ok(taken)
     }
 
-    /// Asks whichever planner owns a plan to cancel it.
+    /// Requests the cancel of a plan from the planner that owns it.
     ///
     /// # Errors
-    /// When the request can't be made durable.
+    /// When the request cannot be made durable.
     pub async fn request_cancel(&self, plan_id: PlanId, reason: &str) -> Result<(), JournalError> {
         self.store.request_cancel(&self.instance, plan_id, reason, Timestamp::now()).await
     }
 
-    /// Plans that are to be cancelled, whoever owns them, with the reasons.
+    /// Pending cancel requests for plans of all planners, with their reasons.
     ///
     /// # Errors
-    /// When the database can't be read.
+    /// When the database cannot be read.
     pub async fn cancel_requests(&self) -> Result<Vec<(PlanId, String)>, JournalError> {
         self.store.cancel_requests().await
     }
 
-    /// Deletes the requests to cancel plans that have ended.
+    /// Deletes the cancel requests for plans that have ended.
     ///
     /// # Errors
-    /// When the database can't be used.
-    pub async fn forget_cancel_requests(&self) -> Result<(), JournalError> {
-        self.store.forget_cancel_requests().await
+    /// When the database cannot be used.
+    pub async fn delete_finished_cancel_requests(&self) -> Result<(), JournalError> {
+        self.store.delete_finished_cancel_requests().await
     }
 
-    /// The state of a plan, or the one before, if it has changed a moment ago.
+    /// Status of a plan as the tables have it; a change of the last moment may be missing.
     ///
     /// # Errors
-    /// When the database can't be read.
-    pub async fn moved_status(&self, plan_id: PlanId) -> Result<Option<PlanStatus>, JournalError> {
-        self.store.moved_status(plan_id).await
+    /// When the database cannot be read.
+    pub async fn applied_status(&self, plan_id: PlanId) -> Result<Option<PlanStatus>, JournalError> {
+        self.store.applied_status(plan_id).await
     }
 
-    /// Gives the lease up, so that a successor need not wait for its end, and lets go of the database. Nobody must read or
-    /// write afterwards.
+    /// Gives the ownership of plans up, so that a successor need not wait for the lease to expire, and closes the database.
+    /// The journal cannot be used afterwards.
     pub async fn close(&self) {
-        self.renewal.abort();
+        self.heartbeat.abort();
         self.publisher.abort();
         if let Err(error) = self.store.release(&self.instance).await {
-            tracing::warn!(%error, "the lease could not be given up; it runs out by itself");
+            tracing::warn!(%error, "the lease could not be released; it expires on its own");
         }
         self.store.close().await;
     }
 
-    /// Makes the acceptance of something new durable (a plan, with what is already known of its end), all of it or nothing.
+    /// Commits the creation of something new (a plan, with the entries that are known already), all of it or nothing.
     ///
     /// # Errors
-    /// When it could not be made durable, or claims what was claimed before ([`JournalError::Taken`]); then it does not
-    /// exist.
-    pub async fn accept(&self, entries: Vec<Entry>) -> Result<(), JournalError> {
-        if self.behind.load(Ordering::Relaxed) {
+    /// When it could not be made durable, or reserves what is reserved already ([`JournalError::AlreadyReserved`]); then
+    /// nothing was created.
+    pub async fn create(&self, entries: Vec<Entry>) -> Result<(), JournalError> {
+        if self.is_behind.load(Ordering::Relaxed) {
             return Err(JournalError::Behind);
         }
         let (done, committed) = oneshot::channel();
-        self.send(writer::Job::Accept { entries: entries.into(), done }).await?;
+        self.send(writer::Job::Create { entries: entries.into(), done }).await?;
         committed.await.unwrap_or(Err(JournalError::Closed))
     }
 
-    /// Adds progress of an accepted plan and waits until it is durable. While the database does not take it, it is tried
-    /// again, in order: an accepted plan's history has no holes.
+    /// Appends progress of an accepted plan and waits until it is durable. While the database does not accept it, the commit
+    /// is retried, in order: the history of an accepted plan has no gaps.
     ///
     /// # Errors
-    /// Only when the process ends meanwhile.
-    pub async fn record(&self, entries: Vec<Entry>) -> Result<(), JournalError> {
+    /// Only when the process ends first.
+    pub async fn append_durable(&self, entries: Vec<Entry>) -> Result<(), JournalError> {
         let (done, committed) = oneshot::channel();
-        self.send(writer::Job::Progress { entries: entries.into(), done: Some(done) }).await?;
+        self.send(writer::Job::Append { entries: entries.into(), done: Some(done) }).await?;
         committed.await.map_err(|_| JournalError::Closed)
     }
 
-    /// As [`Self::record`], without waiting: for steps that nobody is told of before a later one is durable.
+    /// Appends an entry without waiting for its commit: for steps that no caller learns of before a later entry is durable.
     ///
     /// # Errors
-    /// Only when the process ends meanwhile.
-    pub async fn note(&self, entry: Entry) -> Result<(), JournalError> {
-        self.send(writer::Job::Progress { entries: [entry].into(), done: None }).await
+    /// Only when the process ends first.
+    pub async fn append(&self, entry: Entry) -> Result<(), JournalError> {
+        self.send(writer::Job::Append { entries: [entry].into(), done: None }).await
     }
 
-    /// One plan with its tasks and attempts.
+    /// Reads a plan with its tasks and attempts.
     ///
     /// # Errors
-    /// When the database can't be read.
+    /// When the database cannot be read.
     pub async fn plan(&self, plan_id: PlanId) -> Result<Option<Plan>, JournalError> {
         let plan = self.store.plan(plan_id).await;
         if let Err(JournalError::Damaged(what)) = &plan {
-            self.damage.meet(&Unreadable { id: plan_id.to_string(), what: what.clone() });
+            self.damage.report(&Unreadable { id: plan_id.to_string(), what: what.clone() });
         }
         plan
     }
 
-    /// Several plans with their tasks and attempts, those that are there. One that can't be read does not spoil the others.
+    /// Reads plans with their tasks and attempts. Missing plans are left out; an unreadable plan does not affect the others.
     ///
     /// # Errors
-    /// When the database can't be read.
-    pub async fn whole_plans(
+    /// When the database cannot be read.
+    pub async fn plans_by_id(
         &self,
         plan_ids: &[PlanId],
     ) -> Result<Vec<(PlanId, Result<Plan, JournalError>)>, JournalError> {
-        let plans = self.store.whole_plans(plan_ids).await?;
+        let plans = self.store.plans_by_id(plan_ids).await?;
         for (plan_id, plan) in &plans {
             if let Err(JournalError::Damaged(what)) = plan {
-                self.damage.meet(&Unreadable { id: plan_id.to_string(), what: what.clone() });
+                self.damage.report(&Unreadable { id: plan_id.to_string(), what: what.clone() });
             }
         }
         Ok(plans)
     }
 
-    /// Plans, newest first, without their tasks.
+    /// Lists plans, newest first, without their tasks.
     ///
     /// # Errors
-    /// When the database can't be read.
+    /// When the database cannot be read.
     pub async fn plans(&self, filter: &PlanFilter) -> Result<Page<Plan, PlanId>, JournalError> {
         let page = self.store.plans(filter).await?;
-        page.unreadable.iter().for_each(|record| self.damage.meet(record));
+        page.unreadable.iter().for_each(|record| self.damage.report(record));
         Ok(page)
     }
 
-    /// What `key` stands for and how it was first used, if that was not before `not_before`.
+    /// The first use of `key`, if it was not before `not_before`.
     ///
     /// # Errors
-    /// When the database can't be read.
-    pub async fn subject_of_key(
-        &self,
-        key: &str,
-        not_before: Timestamp,
-    ) -> Result<Option<UsedKey>, JournalError> {
-        self.store.subject_of_key(key, not_before).await
+    /// When the database cannot be read.
+    pub async fn used_key(&self, key: &str, not_before: Timestamp) -> Result<Option<UsedKey>, JournalError> {
+        self.store.used_key(key, not_before).await
     }
 
     /// Events of a plan after `position`, oldest first, at most `limit`.
     ///
     /// # Errors
-    /// When the database can't be read.
+    /// When the database cannot be read.
     pub async fn events(
         &self,
         plan_id: PlanId,
@@ -265,87 +269,90 @@ impl Journal {
         self.store.events(plan_id, position, limit).await
     }
 
-    /// As [`Self::events`], without moving anything: what was committed a moment ago may be missing. A watcher of the plan
-    /// is woken when it is there.
+    /// As [`Self::events`], but only from the tables: commits of the last moment may be missing. A watcher of the plan is
+    /// notified when they are there.
     ///
     /// # Errors
-    /// When the database can't be read.
-    pub async fn moved_events(
+    /// When the database cannot be read.
+    pub async fn applied_events(
         &self,
         plan_id: PlanId,
         position: u64,
         limit: u32,
     ) -> Result<Vec<Event>, JournalError> {
-        self.store.moved_events(plan_id, position, limit).await
+        self.store.applied_events(plan_id, position, limit).await
     }
 
-    /// Deletes a batch of plans that ended long ago.
+    /// Deletes a batch of old plans.
     ///
     /// # Errors
-    /// When the database can't be used, or another planner has taken over.
-    pub async fn forget_plans(&self, old: &OldPlans) -> Result<Forgotten, JournalError> {
-        self.store.forget_plans(&self.instance, old).await
+    /// When the database cannot be used, or another planner has taken over.
+    pub async fn purge_plans(&self, old: &OldPlans) -> Result<Purged, JournalError> {
+        self.store.purge_plans(&self.instance, old).await
     }
 
-    /// Deletes at most `limit` keys that were first used before `before`: how many.
+    /// Deletes at most `limit` keys whose first use was before `before`. Returns their number.
     ///
     /// # Errors
-    /// When the database can't be used.
-    pub async fn forget_keys(&self, before: Timestamp, limit: u32) -> Result<u64, JournalError> {
-        self.store.forget_keys(&self.instance, before, limit).await
+    /// When the database cannot be used.
+    pub async fn purge_keys(&self, before: Timestamp, limit: u32) -> Result<u64, JournalError> {
+        self.store.purge_keys(&self.instance, before, limit).await
     }
 
-    /// When the oldest plan was accepted that has not ended, whoever runs it.
+    /// Acceptance time of the oldest unfinished plan of all planners.
     ///
     /// # Errors
-    /// When the database can't be read.
+    /// When the database cannot be read.
     pub async fn oldest_unfinished(&self) -> Result<Option<Timestamp>, JournalError> {
         self.store.oldest_unfinished().await
     }
 
-    /// How much there is.
+    /// Size and age of the journal.
     ///
     /// # Errors
-    /// When the database can't be used.
-    pub async fn extent(&self) -> Result<Extent, JournalError> {
-        self.store.extent().await
+    /// When the database cannot be used.
+    pub async fn stats(&self) -> Result<StoreStats, JournalError> {
+        self.store.stats().await
     }
 
-    /// Dead letters, newest first.
+    /// Lists dead letters, newest first.
     ///
     /// # Errors
-    /// When the database can't be read.
+    /// When the database cannot be read.
     pub async fn dead_letters(
         &self,
         query: &DeadLetterQuery,
-    ) -> Result<Page<DeadLetter, DeadLetterPlace>, JournalError> {
+    ) -> Result<Page<DeadLetter, DeadLetterCursor>, JournalError> {
         let page = self.store.dead_letters(query).await?;
-        page.unreadable.iter().for_each(|record| self.damage.meet(record));
+        page.unreadable.iter().for_each(|record| self.damage.report(record));
         Ok(page)
     }
 
-    /// How many dead letters are open, or were a moment ago.
+    /// Number and age of the open dead letters; a change of the last moment may be missing.
     ///
     /// # Errors
-    /// When the database can't be read.
+    /// When the database cannot be read.
     pub async fn open_dead_letters(&self) -> Result<OpenDeadLetters, JournalError> {
         self.store.open_dead_letters().await
     }
 
-    /// A sweep, and how many dead letters it has selected.
+    /// A bulk operation, and the number of dead letters that it selected.
     ///
     /// # Errors
-    /// When the database can't be read.
-    pub async fn sweep(&self, sweep_id: BulkRedriveId) -> Result<Option<(Sweep, u64)>, JournalError> {
-        self.store.sweep(sweep_id).await
+    /// When the database cannot be read.
+    pub async fn bulk_operation(
+        &self,
+        sweep_id: BulkRedriveId,
+    ) -> Result<Option<(BulkOperation, u64)>, JournalError> {
+        self.store.bulk_operation(sweep_id).await
     }
 
-    /// Plans with dead letters that a sweep has selected and that are still open, oldest first.
+    /// Plans with open dead letters that a bulk operation selected, oldest first.
     ///
     /// # Errors
-    /// When the database can't be read.
-    pub async fn swept_plans(&self, sweep_id: BulkRedriveId) -> Result<Vec<PlanId>, JournalError> {
-        self.store.swept_plans(sweep_id).await
+    /// When the database cannot be read.
+    pub async fn bulk_plans(&self, sweep_id: BulkRedriveId) -> Result<Vec<PlanId>, JournalError> {
+        self.store.bulk_plans(sweep_id).await
     }
 
     /// Watches a plan from now on, whichever planner writes it.
@@ -359,29 +366,29 @@ impl Journal {
     }
 }
 
-/// Keeps the lease of a planner that has nothing to write.
-async fn renew(queue: mpsc::WeakSender<writer::Job>) {
-    let mut every = tokio::time::interval(lease::RENEW_EVERY);
+/// Sends heartbeats while the planner has nothing to write.
+async fn send_heartbeats(queue: mpsc::WeakSender<writer::Job>) {
+    let mut ticks = tokio::time::interval(ownership::HEARTBEAT_INTERVAL);
     loop {
-        every.tick().await;
+        ticks.tick().await;
         let Some(queue) = queue.upgrade() else { return };
-        // A full queue renews by itself.
-        let _ = queue.try_send(writer::Job::Progress { entries: Arc::default(), done: None });
+        // The commits of a full queue are heartbeats themselves.
+        let _ = queue.try_send(writer::Job::Append { entries: Arc::default(), done: None });
     }
 }
 
-/// Why the journal can't be opened.
+/// Reasons why the journal cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The database can't be opened or migrated.
+    /// The database cannot be opened or migrated.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// It can't be written.
+    /// The database cannot be written.
     #[error("{url}: {cause}")]
     Journal {
-        /// Where it is, for the operator.
+        /// URL of the database.
         url: String,
-        /// What is wrong.
+        /// Reason.
         cause: JournalError,
     },
 }

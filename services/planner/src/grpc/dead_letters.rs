@@ -1,4 +1,4 @@
-//! Requests about dead letters, decoded.
+//! Conversions of wire requests about dead letters.
 
 use std::collections::BTreeMap;
 
@@ -14,23 +14,23 @@ use phoenix_proto::{
     timestamp,
 };
 
-use super::{named, page_size};
 use crate::{
-    redrive::RedriveWish,
-    store::{DeadLetterFilter, DeadLetterQuery, SweepAction},
-    sweep::{RATES, SweepWish},
+    background::bulk_redrive::{BulkRequest, RATES},
+    grpc::decode::{idempotency_key_of, page_size},
+    planning::request::RedriveRequest,
+    store::dead_letter::{BulkAction, DeadLetterFilter, DeadLetterQuery},
 };
 
-/// Plans that a sweep redrives each second when nobody says how many.
+/// Plans per second that a bulk redrive starts by default.
 const DEFAULT_RATE: f64 = 10.0;
 
-/// The most dead letters of one sweep: they are marked in one commit, which everybody waits for.
-const LARGEST_SWEEP: u32 = 10_000;
+/// Maximum number of dead letters of a bulk operation: one commit marks them, and all others wait for it.
+const MAX_BULK_SIZE: u32 = 10_000;
 
-pub(super) fn redrive_wish(
+pub(super) fn redrive_request(
     request: RedrivePlanRequest,
     by: CorrelationId,
-) -> Result<RedriveWish, InvalidField> {
+) -> Result<RedriveRequest, InvalidField> {
     let RedrivePlanRequest {
         plan_id,
         inputs_json,
@@ -41,12 +41,12 @@ pub(super) fn redrive_wish(
         idempotency_digest,
     } = request;
     let inputs = inputs_json.into_iter().map(|(key, input)| Ok((key, json_object("inputs_json", &input)?)));
-    Ok(RedriveWish {
+    Ok(RedriveRequest {
         plan_id: id("plan_id", &plan_id)?,
         inputs: inputs.collect::<Result<BTreeMap<_, _>, InvalidField>>()?,
         reason,
         continue_on_disconnect,
-        key: named(idempotency_key, idempotency_digest, by)?,
+        key: idempotency_key_of(idempotency_key, idempotency_digest, by)?,
     })
 }
 
@@ -61,10 +61,10 @@ pub(super) fn query(request: ListDeadLettersRequest) -> Result<DeadLetterQuery, 
     })
 }
 
-pub(super) fn redrive_sweep(
+pub(super) fn bulk_redrive(
     request: RedriveDeadLettersRequest,
     by: CorrelationId,
-) -> Result<SweepWish, InvalidField> {
+) -> Result<BulkRequest, InvalidField> {
     let RedriveDeadLettersRequest {
         filter: wanted,
         rate_per_second,
@@ -78,27 +78,27 @@ pub(super) fn redrive_sweep(
         let problem = format!("must be from {} to {}", RATES.start(), RATES.end());
         return Err(InvalidField::new("rate_per_second", problem));
     }
-    Ok(SweepWish {
-        action: SweepAction::Redrive { rate },
+    Ok(BulkRequest {
+        action: BulkAction::Redrive { rate },
         filter: filter(wanted)?,
-        limit: sweep_size(limit)?,
+        limit: bulk_size(limit)?,
         reason,
-        key: named(idempotency_key, idempotency_digest, by)?,
+        key: idempotency_key_of(idempotency_key, idempotency_digest, by)?,
     })
 }
 
-pub(super) fn discard_sweep(
+pub(super) fn bulk_discard(
     request: DiscardDeadLettersRequest,
     by: CorrelationId,
-) -> Result<SweepWish, InvalidField> {
+) -> Result<BulkRequest, InvalidField> {
     let DiscardDeadLettersRequest { filter: wanted, limit, reason, idempotency_key, idempotency_digest } =
         request;
-    Ok(SweepWish {
-        action: SweepAction::Discard,
+    Ok(BulkRequest {
+        action: BulkAction::Discard,
         filter: filter(wanted)?,
-        limit: sweep_size(limit)?,
+        limit: bulk_size(limit)?,
         reason,
-        key: named(idempotency_key, idempotency_digest, by)?,
+        key: idempotency_key_of(idempotency_key, idempotency_digest, by)?,
     })
 }
 
@@ -107,15 +107,15 @@ fn filter(wanted: Option<planner::DeadLetterFilter>) -> Result<DeadLetterFilter,
         wanted.unwrap_or_default();
     Ok(DeadLetterFilter {
         agent: optional("agent", &agent)?,
-        code: of_table("code", &code, OrchestratorErrorCode::from_name)?,
-        error_class: of_table("error_class", &error_class, FailureClass::from_name)?,
+        code: named_value("code", &code, OrchestratorErrorCode::from_name)?,
+        error_class: named_value("error_class", &error_class, FailureClass::from_name)?,
         plan_id: optional("plan_id", &plan_id)?,
         correlation_id: optional("correlation_id", &correlation_id)?,
         since: timestamp("since", since)?,
     })
 }
 
-fn of_table<T>(
+fn named_value<T>(
     field: &'static str,
     name: &str,
     find: impl Fn(&str) -> Option<T>,
@@ -126,10 +126,10 @@ fn of_table<T>(
     find(name).map(Some).ok_or_else(|| InvalidField::new(field, "is none that there is"))
 }
 
-fn sweep_size(limit: u32) -> Result<u32, InvalidField> {
+fn bulk_size(limit: u32) -> Result<u32, InvalidField> {
     match limit {
-        0 => Ok(LARGEST_SWEEP),
-        1..=LARGEST_SWEEP => Ok(limit),
-        _ => Err(InvalidField::new("limit", format!("must be at most {LARGEST_SWEEP}"))),
+        0 => Ok(MAX_BULK_SIZE),
+        1..=MAX_BULK_SIZE => Ok(limit),
+        _ => Err(InvalidField::new("limit", format!("must be at most {MAX_BULK_SIZE}"))),
     }
 }

@@ -1,25 +1,25 @@
-//! What the journal holds and nobody can read. Told once, however often it is asked for.
+//! Records of the journal that cannot be read. Each is logged once, however often it is read.
 
 use std::{
     collections::HashSet,
     sync::{Mutex, PoisonError},
 };
 
-use crate::{metrics::UNREADABLE, store::Unreadable};
+use crate::{metrics::UNREADABLE, store::query::Unreadable};
 
-/// Records are remembered up to so many: whoever has more has one problem, not many.
-const MOST: usize = 10_000;
+/// Maximum number of records that are remembered and logged.
+const MAX_RECORDS: usize = 10_000;
 
-/// The damaged records that were met so far.
+/// The unreadable records found so far.
 #[derive(Debug, Default)]
-pub(super) struct Damage(Mutex<HashSet<String>>);
+pub(super) struct DamageLog(Mutex<HashSet<String>>);
 
-impl Damage {
-    /// Takes note of a record that can't be read.
-    pub(super) fn meet(&self, Unreadable { id, what }: &Unreadable) {
-        // A set of whole values: what a panicking thread leaves behind is still consistent.
+impl DamageLog {
+    /// Logs and counts a record that cannot be read, the first time.
+    pub(super) fn report(&self, Unreadable { id, what }: &Unreadable) {
+        // The set holds whole values, so it is consistent even after a panic.
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() < MOST && known.insert(id.clone()) {
+        if known.len() < MAX_RECORDS && known.insert(id.clone()) {
             metrics::gauge!(UNREADABLE.name).set(known.len() as f64);
             tracing::error!(plan_id = id, what, "a plan's record is damaged; it is left as it is");
         }

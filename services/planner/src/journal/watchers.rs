@@ -1,8 +1,8 @@
-//! Watchers of plans, woken when their plan has changed, and by nothing else.
+//! Watchers of plans, notified when their plan changes.
 //!
-//! A commit of this planner wakes the watchers of the plans in it, after their events have positions in the tables. What
-//! another planner of the same journal writes is found by one look for all watchers, which reads one number for as long as
-//! nothing has happened. Watchers read the tables only: however many there are, they write nothing.
+//! A commit of this planner notifies the watchers of its plans once their events have positions in the tables. Commits of
+//! other planners are found by one poll for all watchers, which reads a single number while nothing changes. Watchers only
+//! read the tables: any number of them writes nothing.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,22 +16,26 @@ use std::{
 use phoenix_domain::PlanId;
 use tokio::sync::{Notify, watch};
 
-use super::{Entries, Entry, JournalError, Store};
+use crate::store::{
+    backend::Store,
+    entry::{Entries, Entry},
+    error::JournalError,
+};
 
-/// How often changes by other planners are looked for.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Interval of the polls for changes by other planners.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The wait after the database could not be used.
+/// Pause after the database could not be used.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
-/// The plans that are watched. Cheap to clone.
+/// The watched plans. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Watchers(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     plans: Mutex<Plans>,
-    /// Whether any plan is watched, for writers that should not take the lock for nothing.
+    /// Whether any plan is watched; saves writers the lock.
     any: AtomicBool,
     committed: Notify,
 }
@@ -39,11 +43,11 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Plans {
     watched: HashMap<PlanId, watch::Sender<()>>,
-    /// Those of them that were committed, and whose watchers are still to be woken.
+    /// Watched plans with commits whose watchers are not notified yet.
     committed: HashSet<PlanId>,
 }
 
-/// One watcher of one plan.
+/// Watcher of one plan.
 #[derive(Debug)]
 pub struct PlanWatcher {
     watchers: Watchers,
@@ -52,9 +56,9 @@ pub struct PlanWatcher {
 }
 
 impl PlanWatcher {
-    /// Waits until the plan has changed since the last call, or since the watcher was made.
+    /// Waits until the plan has changed since the last call, or since the watcher was created.
     pub async fn changed(&mut self) {
-        // The sender lives for as long as it has a receiver.
+        // The sender exists for as long as it has a receiver.
         if let Some(changes) = &mut self.changes {
             let _ = changes.changed().await;
         }
@@ -64,7 +68,7 @@ impl PlanWatcher {
 impl Drop for PlanWatcher {
     fn drop(&mut self) {
         let mut plans = self.watchers.lock();
-        // Under the lock, so that the last one to go finds that it is the last.
+        // Under the lock, so that the last watcher sees that it is the last.
         self.changes = None;
         if plans.watched.get(&self.plan_id).is_some_and(|changes| changes.receiver_count() == 0) {
             plans.watched.remove(&self.plan_id);
@@ -83,7 +87,7 @@ impl Watchers {
         PlanWatcher { watchers: self.clone(), plan_id, changes: Some(changes) }
     }
 
-    /// These entries are durable.
+    /// Records that these entries are durable.
     pub(super) fn committed(&self, groups: &[Entries]) {
         if !self.0.any.load(Ordering::Acquire) {
             return;
@@ -106,7 +110,7 @@ impl Watchers {
         self.lock().watched.keys().copied().collect()
     }
 
-    fn wake(&self, plan_ids: impl IntoIterator<Item = PlanId>) {
+    fn notify(&self, plan_ids: impl IntoIterator<Item = PlanId>) {
         let plans = self.lock();
         for changes in plan_ids.into_iter().filter_map(|plan_id| plans.watched.get(&plan_id)) {
             changes.send_replace(());
@@ -119,28 +123,28 @@ impl Watchers {
     }
 }
 
-/// Wakes watchers for as long as it is polled. `position` is that of the journal before the first of them came.
+/// Notifies watchers until it is dropped. `position` is that of the journal before the first watcher.
 pub(super) async fn run(watchers: Watchers, store: Arc<dyn Store>, mut position: u64) {
-    let mut looks = tokio::time::interval(LOOK_EVERY);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut polls = tokio::time::interval(POLL_INTERVAL);
+    polls.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = watchers.0.committed.notified() => publish(&watchers, &*store).await,
-            // What can't be read is tried again; whoever writes the journal logs that it can't be used.
-            _ = looks.tick() => position = look(&watchers, &*store, position).await.unwrap_or(position),
+            // Retried on the next tick; the writer logs a journal that cannot be used.
+            _ = polls.tick() => position = poll(&watchers, &*store, position).await.unwrap_or(position),
         }
     }
 }
 
-/// Has what this planner committed moved to where watchers read, then wakes them.
+/// Applies this planner's commits to the tables, then notifies their watchers.
 async fn publish(watchers: &Watchers, store: &dyn Store) {
     loop {
         let committed = watchers.take_committed();
         if committed.is_empty() {
             return;
         }
-        if store.settle().await.is_ok() {
-            watchers.wake(committed);
+        if store.flush().await.is_ok() {
+            watchers.notify(committed);
         } else {
             watchers.lock().committed.extend(committed);
             tokio::time::sleep(RETRY_AFTER).await;
@@ -148,12 +152,12 @@ async fn publish(watchers: &Watchers, store: &dyn Store) {
     }
 }
 
-/// Wakes the watchers of plans with events after `position`, and tells the position that was found.
-async fn look(watchers: &Watchers, store: &dyn Store, position: u64) -> Result<u64, JournalError> {
+/// Notifies the watchers of plans with events after `position`. Returns the current position.
+async fn poll(watchers: &Watchers, store: &dyn Store, position: u64) -> Result<u64, JournalError> {
     let watched = watchers.watched();
     let now = store.position().await?;
     if now != position && !watched.is_empty() {
-        watchers.wake(store.changed_since(&watched, position).await?);
+        watchers.notify(store.changed_since(&watched, position).await?);
     }
     Ok(now)
 }

@@ -1,8 +1,7 @@
-//! The one writer of the journal.
+//! The writer of the journal: one task that commits everything that is queued.
 //!
-//! It takes whatever waits, writes it in one transaction and commits. When the database says no, plans that wait to be
-//! accepted are refused, while progress of accepted plans is kept and tried again until it is durable; until then nothing
-//! new is accepted and the planner is not ready.
+//! When a commit fails, queued creations are rejected, while progress of accepted plans is kept and committed again until it
+//! is durable; until then no plan is accepted and the planner is not ready.
 
 use std::{
     collections::VecDeque,
@@ -13,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use phoenix_platform::{
     metrics::{record_counter, record_histogram},
     readiness::Readiness,
@@ -20,63 +20,70 @@ use phoenix_platform::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{Entries, Entry, JournalError, Store, watchers::Watchers};
-use crate::metrics::{JOURNAL_COMMIT_SECONDS, JOURNAL_ENTRIES, JOURNAL_FAILURES};
+use crate::{
+    journal::watchers::Watchers,
+    metrics::{JOURNAL_COMMIT_SECONDS, JOURNAL_ENTRIES, JOURNAL_FAILURES},
+    store::{
+        backend::Store,
+        entry::{Entries, Entry},
+        error::JournalError,
+    },
+};
 
-/// Jobs that share one commit at most.
-const BATCH: usize = 1024;
+/// Maximum number of jobs in one commit.
+const MAX_BATCH_JOBS: usize = 1024;
 
-/// Bytes that share one commit at most; a larger job has one of its own.
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Maximum size of one commit in bytes; a larger job has a commit of its own.
+const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
-/// How long entries that nobody waits for may stay without a commit of their own.
-const LINGER: Duration = Duration::from_millis(20);
+/// How long entries without a waiting caller are held back for a shared commit.
+const BATCH_WINDOW: Duration = Duration::from_millis(20);
 
-/// How often others are let go first without anything coming of it.
-const LOOKS: u32 = 2;
+/// Consecutive yields without a new job after which the batch is committed.
+const IDLE_YIELDS: u32 = 2;
 
-/// How often it is looked whether the database is still the one at its address.
-const PRESENCE_EVERY: Duration = Duration::from_secs(2);
+/// Interval of the checks that the database file is still at its path.
+const PRESENCE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The wait after a commit that failed.
+/// Pause after a failed commit.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
-/// What the writer works with.
+/// State of the writer.
 pub(super) struct Writer {
     pub(super) store: Arc<dyn Store>,
-    /// The planner on whose behalf it writes.
+    /// Identity of the planner that writes.
     pub(super) planner: String,
     pub(super) readiness: Readiness,
-    /// Whether new plans are refused at once.
-    pub(super) behind: Arc<AtomicBool>,
+    /// Whether creations are rejected at once.
+    pub(super) is_behind: Arc<AtomicBool>,
     /// Cancelled when another planner has taken over.
     pub(super) fenced: CancellationToken,
-    /// Learns of every commit.
+    /// Notified of every commit.
     pub(super) watchers: Watchers,
 }
 
-/// What the writer is asked to make durable.
+/// Entries to commit.
 pub(super) enum Job {
-    /// Something new: refused when it can't be made durable now.
-    Accept { entries: Entries, done: oneshot::Sender<Result<(), JournalError>> },
+    /// A creation: rejected when it cannot be committed now.
+    Create { entries: Entries, done: oneshot::Sender<Result<(), JournalError>> },
     /// Progress of an accepted plan: kept until it is durable.
-    Progress { entries: Entries, done: Option<oneshot::Sender<()>> },
+    Append { entries: Entries, done: Option<oneshot::Sender<()>> },
 }
 
-/// Jobs of one commit: at most [`BATCH`], and at most [`BATCH_BYTES`] unless a single one is larger.
+/// Jobs of one commit: at most [`MAX_BATCH_JOBS`], and at most [`MAX_BATCH_BYTES`] unless a single one is larger.
 #[derive(Default)]
 struct Batch {
     jobs: Vec<Job>,
     bytes: usize,
-    /// Whether a job did not fit any more.
+    /// Whether the next job did not fit.
     is_closed: bool,
-    /// Taken from the queue, and left for later commits.
+    /// Jobs from the queue for later commits.
     later: VecDeque<Job>,
 }
 
 impl Batch {
-    /// Begins a batch: whether there is anything to write, now or later.
-    async fn begin(&mut self, jobs: &mut mpsc::Receiver<Job>) -> bool {
+    /// Starts a batch with the next job. Returns whether there is one.
+    async fn start(&mut self, jobs: &mut mpsc::Receiver<Job>) -> bool {
         let first = match self.later.pop_front() {
             Some(first) => first,
             None => match jobs.recv().await {
@@ -86,18 +93,18 @@ impl Batch {
         };
         self.is_closed = false;
         self.push(first);
-        self.take(jobs);
+        self.fill(jobs);
         true
     }
 
-    /// Whether no more may be taken.
+    /// Whether no more jobs fit.
     fn is_full(&self) -> bool {
-        self.is_closed || self.jobs.len() >= BATCH || self.bytes >= BATCH_BYTES
+        self.is_closed || self.jobs.len() >= MAX_BATCH_JOBS || self.bytes >= MAX_BATCH_BYTES
     }
 
     fn push(&mut self, job: Job) {
-        let bytes = job.weight();
-        if !self.jobs.is_empty() && self.bytes + bytes > BATCH_BYTES {
+        let bytes = job.size();
+        if !self.jobs.is_empty() && self.bytes + bytes > MAX_BATCH_BYTES {
             self.later.push_front(job);
             self.is_closed = true;
         } else {
@@ -106,8 +113,8 @@ impl Batch {
         }
     }
 
-    /// Takes what is there, as far as it fits: whether there was something.
-    fn take(&mut self, jobs: &mut mpsc::Receiver<Job>) -> bool {
+    /// Takes queued jobs as far as they fit. Returns whether there were any.
+    fn fill(&mut self, jobs: &mut mpsc::Receiver<Job>) -> bool {
         let before = self.jobs.len();
         while !self.is_full() {
             let next = self.later.pop_front().or_else(|| jobs.try_recv().ok());
@@ -122,78 +129,78 @@ impl Batch {
         for job in self.jobs.drain(1..).rev() {
             self.later.push_front(job);
         }
-        self.bytes = self.jobs.iter().map(Job::weight).sum();
+        self.bytes = self.jobs.iter().map(Job::size).sum();
     }
 
-    /// Refuses plans that wait to be accepted, and keeps the rest in order. The first receives `error`, the others `Behind`.
-    fn refuse_new_plans(&mut self, error: JournalError) {
+    /// Rejects creations and keeps the other jobs in order. The first creation receives `error`, the others `Behind`.
+    fn reject_creations(&mut self, error: JournalError) {
         let mut error = Some(error);
-        let mut refuse = |job| match job {
-            Job::Accept { done, .. } => {
+        let mut reject = |job| match job {
+            Job::Create { done, .. } => {
                 drop(done.send(Err(error.take().unwrap_or(JournalError::Behind))));
                 None
             }
-            progress @ Job::Progress { .. } => Some(progress),
+            append @ Job::Append { .. } => Some(append),
         };
-        self.jobs = std::mem::take(&mut self.jobs).into_iter().filter_map(&mut refuse).collect();
-        self.later = std::mem::take(&mut self.later).into_iter().filter_map(&mut refuse).collect();
-        self.bytes = self.jobs.iter().map(Job::weight).sum();
+        self.jobs = std::mem::take(&mut self.jobs).into_iter().filter_map(&mut reject).collect();
+        self.later = std::mem::take(&mut self.later).into_iter().filter_map(&mut reject).collect();
+        self.bytes = self.jobs.iter().map(Job::size).sum();
     }
 
-    /// Answers every job; those in `too_late` claimed what was claimed before.
-    fn answer(&mut self, too_late: &[usize]) {
+    /// Reports the commit to every job; those in `rejected` reserve what is reserved already.
+    fn complete(&mut self, rejected: &[usize]) {
         self.bytes = 0;
-        self.jobs.drain(..).enumerate().for_each(|(place, job)| job.answer(too_late.contains(&place)));
+        self.jobs.drain(..).enumerate().for_each(|(index, job)| job.complete(rejected.contains(&index)));
     }
 }
 
 impl Job {
     const fn entries(&self) -> &Entries {
         match self {
-            Self::Accept { entries, .. } | Self::Progress { entries, .. } => entries,
+            Self::Create { entries, .. } | Self::Append { entries, .. } => entries,
         }
     }
 
-    /// Bytes that it takes in the log, roughly.
-    fn weight(&self) -> usize {
-        self.entries().iter().map(Entry::weight).sum()
+    /// Approximate size in the log, in bytes.
+    fn size(&self) -> usize {
+        self.entries().iter().map(Entry::size).sum()
     }
 
     const fn is_awaited(&self) -> bool {
-        matches!(self, Self::Accept { .. } | Self::Progress { done: Some(_), .. })
+        matches!(self, Self::Create { .. } | Self::Append { done: Some(_), .. })
     }
 
-    /// Tells that it is durable, unless it came too late with what it claims.
-    fn answer(self, too_late: bool) {
+    /// Reports that the job is durable, or rejected.
+    fn complete(self, is_rejected: bool) {
         match self {
-            // Whoever asked may have gone meanwhile.
-            Self::Accept { done, .. } => {
-                drop(done.send(if too_late { Err(JournalError::Taken) } else { Ok(()) }));
+            // The caller may have disconnected.
+            Self::Create { done, .. } => {
+                drop(done.send(if is_rejected { Err(JournalError::AlreadyReserved) } else { Ok(()) }));
             }
-            Self::Progress { done: Some(done), .. } => drop(done.send(())),
-            Self::Progress { done: None, .. } => {}
+            Self::Append { done: Some(done), .. } => drop(done.send(())),
+            Self::Append { done: None, .. } => {}
         }
     }
 }
 
-/// Writes until every [`super::Journal`] is gone and nothing waits.
+/// Commits until every sender of the queue is gone and the queue is empty.
 pub(super) async fn run(writer: Writer, mut jobs: mpsc::Receiver<Job>) {
     let mut batch = Batch::default();
-    writer.is_behind(false);
-    let mut last_seen = Instant::now();
-    while batch.begin(&mut jobs).await {
-        linger(&mut batch, &mut jobs).await;
-        gather(&mut batch, &mut jobs).await;
+    writer.set_behind(false);
+    let mut last_check = Instant::now();
+    while batch.start(&mut jobs).await {
+        batch_window(&mut batch, &mut jobs).await;
+        coalesce(&mut batch, &mut jobs).await;
         let mut failures = 0_u32;
-        let too_late = loop {
-            let error = match writer.commit_where_it_stays(&batch.jobs, &mut last_seen).await {
-                Ok(too_late) => break too_late,
+        let rejected = loop {
+            let error = match writer.commit_checked(&batch.jobs, &mut last_check).await {
+                Ok(rejected) => break rejected,
                 Err(error) => error,
             };
             if error.is_too_large() {
                 match &batch.jobs[..] {
-                    [Job::Accept { .. }] => {
-                        batch.refuse_new_plans(JournalError::TooLarge);
+                    [Job::Create { .. }] => {
+                        batch.reject_creations(JournalError::TooLarge);
                         break Vec::new();
                     }
                     [_] => {}
@@ -205,127 +212,133 @@ pub(super) async fn run(writer: Writer, mut jobs: mpsc::Receiver<Job>) {
             }
             if matches!(error, JournalError::Fenced) {
                 tracing::error!(%error, "this planner was taken for dead; it writes nothing more");
-                writer.is_behind(true);
+                writer.set_behind(true);
                 writer.fenced.cancel();
                 return;
             }
             failures += 1;
             record_counter(&JOURNAL_FAILURES, 1);
-            writer.is_behind(true);
+            writer.set_behind(true);
             if failures == 1 {
                 tracing::error!(%error, "the journal cannot be written; no plan is accepted until it can");
             }
-            batch.refuse_new_plans(error);
+            batch.reject_creations(error);
             if batch.jobs.is_empty() {
                 break Vec::new();
             }
             tokio::time::sleep(RETRY_AFTER).await;
-            batch.take(&mut jobs);
-            batch.refuse_new_plans(JournalError::Behind);
+            batch.fill(&mut jobs);
+            batch.reject_creations(JournalError::Behind);
         };
         if !batch.jobs.is_empty() {
-            writer.is_behind(false);
+            writer.set_behind(false);
         }
-        batch.answer(&too_late);
+        batch.complete(&rejected);
     }
 }
 
-/// Lets entries that nobody waits for wait for one that somebody does wait for: they cost no commit of their own then.
-async fn linger(batch: &mut Batch, jobs: &mut mpsc::Receiver<Job>) {
-    let end = tokio::time::Instant::now() + LINGER;
+/// Holds back entries without a waiting caller until one with a waiting caller arrives: they share its commit.
+async fn batch_window(batch: &mut Batch, jobs: &mut mpsc::Receiver<Job>) {
+    let end = tokio::time::Instant::now() + BATCH_WINDOW;
     while !batch.is_full() && !batch.jobs.iter().any(Job::is_awaited) {
         match tokio::time::timeout_at(end, jobs.recv()).await {
             Ok(Some(job)) => batch.push(job),
-            // Time is up, or no caller is left.
+            // The window has passed, or no sender is left.
             Ok(None) | Err(_) => return,
         }
-        batch.take(jobs);
+        batch.fill(jobs);
     }
 }
 
-/// Lets every task go first that is ready to: requests that have arrived and agents that have answered meanwhile share the
-/// commit then. None is waited for.
-async fn gather(batch: &mut Batch, jobs: &mut mpsc::Receiver<Job>) {
-    let mut in_vain = 0;
-    while in_vain < LOOKS && !batch.is_full() {
-        // Behind every task that is ready, and behind a look at the sockets.
+/// Yields to every task that is ready: requests and agent results that arrive meanwhile share the commit.
+async fn coalesce(batch: &mut Batch, jobs: &mut mpsc::Receiver<Job>) {
+    let mut idle = 0;
+    while idle < IDLE_YIELDS && !batch.is_full() {
+        // Resumes after every ready task, and after a poll of the sockets.
         tokio::task::yield_now().await;
-        in_vain = if batch.take(jobs) { 0 } else { in_vain + 1 };
+        idle = if batch.fill(jobs) { 0 } else { idle + 1 };
     }
 }
 
 impl Writer {
-    /// Says whether entries wait for a database that does not take them.
-    fn is_behind(&self, behind: bool) {
-        self.behind.store(behind, Ordering::Relaxed);
+    /// Sets whether entries wait for a database that does not accept them.
+    fn set_behind(&self, behind: bool) {
+        self.is_behind.store(behind, Ordering::Relaxed);
         self.readiness.set("journal", !behind);
     }
 
-    /// As [`Self::commit`], to a database that was at its address a moment ago.
-    async fn commit_where_it_stays(
+    /// As [`Self::commit`], after a check that the database file is still at its path.
+    async fn commit_checked(
         &self,
         jobs: &[Job],
-        last_seen: &mut Instant,
+        last_check: &mut Instant,
     ) -> Result<Vec<usize>, JournalError> {
-        if last_seen.elapsed() >= PRESENCE_EVERY {
+        if last_check.elapsed() >= PRESENCE_INTERVAL {
             self.store.check_presence().await?;
-            *last_seen = Instant::now();
+            *last_check = Instant::now();
         }
         self.commit(jobs).await
     }
 
-    /// Commits all jobs but those that came too late with what they claim: their places.
+    /// Commits the jobs. Returns the indices of those that are rejected because they reserve what is reserved already.
     async fn commit(&self, jobs: &[Job]) -> Result<Vec<usize>, JournalError> {
         let groups: Vec<Entries> = jobs.iter().map(|job| Arc::clone(job.entries())).collect();
         let started = Instant::now();
         if groups.iter().any(|entries| entries.is_empty()) {
-            self.store.beat(&self.planner).await?;
+            self.store.heartbeat(&self.planner, Timestamp::now()).await?;
         }
         let count: usize = groups.iter().map(|entries| entries.len()).sum();
         if count == 0 {
             return Ok(Vec::new());
         }
-        let too_late = self.store.write(&self.planner, &groups).await?;
+        let rejected = self.store.append(&self.planner, &groups).await?;
         record_histogram(&JOURNAL_COMMIT_SECONDS, started.elapsed().as_secs_f64());
         record_counter(&JOURNAL_ENTRIES, count as u64);
         self.watchers.committed(&groups);
-        Ok(too_late)
+        Ok(rejected)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
     use phoenix_domain::{CorrelationId, PlanId};
 
     use super::*;
 
-    /// Progress that takes so many bytes in the log, and a little more.
-    fn progress(bytes: usize) -> Job {
+    /// An append of about so many bytes.
+    fn append(bytes: usize) -> Job {
         let entry = Entry::PlanRedriven {
             plan_id: PlanId::generate(),
             redriven_as: PlanId::generate(),
             at: Timestamp::now(),
             by: CorrelationId::generate(),
             reason: "x".repeat(bytes),
-            sweep: None,
+            bulk: None,
         };
-        Job::Progress { entries: [entry].into(), done: None }
+        Job::Append { entries: [entry].into(), done: None }
     }
 
     #[tokio::test]
-    async fn batch_is_bounded_by_bytes_and_keeps_the_order() {
-        let sizes = [BATCH_BYTES / 2, BATCH_BYTES / 3, 3 * BATCH_BYTES, 10, BATCH_BYTES / 2, BATCH_BYTES, 1];
+    async fn batch_of_queued_jobs_is_bounded_by_bytes_and_ordered() {
+        let sizes = [
+            MAX_BATCH_BYTES / 2,
+            MAX_BATCH_BYTES / 3,
+            3 * MAX_BATCH_BYTES,
+            10,
+            MAX_BATCH_BYTES / 2,
+            MAX_BATCH_BYTES,
+            1,
+        ];
         let (queue, mut jobs) = mpsc::channel(sizes.len());
         for size in sizes {
-            assert!(queue.try_send(progress(size)).is_ok());
+            assert!(queue.try_send(append(size)).is_ok());
         }
         drop(queue);
         let (mut batch, mut seen) = (Batch::default(), Vec::new());
-        while batch.begin(&mut jobs).await {
-            assert!(batch.bytes <= BATCH_BYTES || batch.jobs.len() == 1, "{}", batch.bytes);
-            seen.push(batch.jobs.iter().map(|job| job.weight() & !511).collect::<Vec<_>>());
-            batch.answer(&[]);
+        while batch.start(&mut jobs).await {
+            assert!(batch.bytes <= MAX_BATCH_BYTES || batch.jobs.len() == 1, "{}", batch.bytes);
+            seen.push(batch.jobs.iter().map(|job| job.size() & !511).collect::<Vec<_>>());
+            batch.complete(&[]);
         }
         let rounded = |sizes: &[usize]| sizes.iter().map(|size| (size + 256) & !511).collect::<Vec<_>>();
         let expected = [&sizes[..2], &sizes[2..3], &sizes[3..5], &sizes[5..6], &sizes[6..]].map(rounded);
@@ -333,12 +346,12 @@ mod tests {
     }
 
     #[test]
-    fn batch_that_is_too_large_is_split_in_order() {
+    fn oversized_batch_is_split_in_order() {
         let mut batch = Batch::default();
-        [1000, 2000, 3000].into_iter().for_each(|size| batch.push(progress(size)));
+        [1000, 2000, 3000].into_iter().for_each(|size| batch.push(append(size)));
         batch.split();
         assert_eq!((batch.jobs.len(), batch.later.len()), (1, 2));
-        assert!(batch.jobs[0].weight() < batch.later[0].weight());
-        assert!(batch.later[0].weight() < batch.later[1].weight());
+        assert!(batch.jobs[0].size() < batch.later[0].size());
+        assert!(batch.later[0].size() < batch.later[1].size());
     }
 }

@@ -1,4 +1,4 @@
-//! What a store is asked about dead letters, and what is done with many of them at once.
+//! Queries of dead letters, and bulk operations on them.
 
 use std::{fmt, str::FromStr};
 
@@ -8,114 +8,114 @@ use phoenix_domain::{
     dead_letter::DeadLetterState,
 };
 
-use super::TaskRef;
+use crate::store::task_ref::TaskRef;
 
-/// Which dead letters are meant: those that meet everything that is given.
+/// Filter of dead letters; every given condition must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeadLetterFilter {
-    /// Tasks for this agent.
+    /// Tasks of this agent.
     pub agent: Option<AgentName>,
-    /// Tasks that ended with this code.
+    /// Tasks that failed with this code.
     pub code: Option<OrchestratorErrorCode>,
-    /// Tasks whose last attempt failed in this way.
+    /// Tasks whose last attempt failed with this class.
     pub error_class: Option<FailureClass>,
     /// Tasks of this plan.
     pub plan_id: Option<PlanId>,
-    /// Tasks of plans that this request made.
+    /// Tasks of the plans of this request.
     pub correlation_id: Option<CorrelationId>,
-    /// Tasks that failed for good at this time or later.
+    /// Tasks that were dead-lettered at this time or later.
     pub since: Option<Timestamp>,
 }
 
-/// Which dead letters to list, newest first.
+/// A listing of dead letters, newest first.
 #[derive(Debug, Clone)]
 pub struct DeadLetterQuery {
-    /// Which are meant.
+    /// Conditions.
     pub filter: DeadLetterFilter,
-    /// Of these, those in this state.
+    /// State of the dead letters.
     pub state: DeadLetterState,
-    /// Only those older than this one: where the last page ended.
-    pub before: Option<DeadLetterPlace>,
-    /// At most so many.
+    /// Dead letters older than this one: the cursor of the next page.
+    pub before: Option<DeadLetterCursor>,
+    /// Maximum number of dead letters.
     pub limit: u32,
 }
 
-/// A dead letter's place among all of them, which are ordered by time. As text: `MICROSECONDS.PLAN.ORDINAL`.
+/// Cursor in the listing of dead letters, which is ordered by time. As text: `MICROSECONDS.PLAN.ORDINAL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeadLetterPlace {
-    /// When it failed for good.
+pub struct DeadLetterCursor {
+    /// When the task was dead-lettered.
     pub at: Timestamp,
-    /// Which it is.
+    /// The task.
     pub task: TaskRef,
 }
 
-/// Text that is no place.
+/// Text that is not a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be the `next_page_token` of an earlier page")]
-pub struct InvalidPlace;
+pub struct InvalidCursor;
 
-impl fmt::Display for DeadLetterPlace {
+impl fmt::Display for DeadLetterCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { at, task: TaskRef { plan_id, ordinal } } = self;
         write!(f, "{}.{plan_id}.{ordinal}", at.as_microsecond())
     }
 }
 
-impl FromStr for DeadLetterPlace {
-    type Err = InvalidPlace;
+impl FromStr for DeadLetterCursor {
+    type Err = InvalidCursor;
 
-    fn from_str(text: &str) -> Result<Self, InvalidPlace> {
+    fn from_str(text: &str) -> Result<Self, InvalidCursor> {
         let mut parts = text.split('.');
         let (Some(at), Some(plan_id), Some(ordinal), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(InvalidPlace);
+            return Err(InvalidCursor);
         };
         let at = at.parse().ok().and_then(|micros| Timestamp::from_microsecond(micros).ok());
-        let plan_id = plan_id.parse().map_err(|_| InvalidPlace)?;
-        let ordinal = ordinal.parse().map_err(|_| InvalidPlace)?;
-        Ok(Self { at: at.ok_or(InvalidPlace)?, task: TaskRef { plan_id, ordinal } })
+        let plan_id = plan_id.parse().map_err(|_| InvalidCursor)?;
+        let ordinal = ordinal.parse().map_err(|_| InvalidCursor)?;
+        Ok(Self { at: at.ok_or(InvalidCursor)?, task: TaskRef { plan_id, ordinal } })
     }
 }
 
-/// How many dead letters wait for a decision.
+/// The open dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenDeadLetters {
-    /// All of them.
+    /// Number of open dead letters.
     pub count: u64,
-    /// When the one that has waited longest failed.
+    /// When the oldest of them failed.
     pub oldest: Option<Timestamp>,
 }
 
-/// A request that deals with many dead letters at once.
+/// A bulk operation on dead letters. The REST API and the stored records call it a sweep.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sweep {
-    /// Its name.
+pub struct BulkOperation {
+    /// Identifier of the operation.
     pub sweep_id: BulkRedriveId,
-    /// What is done with them.
-    pub action: SweepAction,
-    /// When it was asked for.
+    /// Action on the selected dead letters.
+    pub action: BulkAction,
+    /// Time of the request.
     pub at: Timestamp,
-    /// By which request.
+    /// Correlation id of the request.
     pub by: CorrelationId,
-    /// Why; empty when whoever it was did not say.
+    /// Reason of the request; empty when it gave none.
     pub reason: String,
 }
 
-/// What a sweep does.
+/// Action of a bulk operation.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum SweepAction {
-    /// Redrives their plans, one after the other.
+pub enum BulkAction {
+    /// Redrives the plans, one by one.
     Redrive {
-        /// So many plans each second.
+        /// Plans per second.
         rate: f64,
     },
-    /// Discards them, at once.
+    /// Discards the dead letters at once.
     Discard,
 }
 
-impl SweepAction {
-    /// The name in the journal.
+impl BulkAction {
+    /// Name of the action in the journal.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -130,12 +130,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_survives_its_text_form() {
+    fn cursor_round_trips_through_its_text_form() {
         let task = TaskRef { plan_id: PlanId::generate(), ordinal: 7 };
-        let place = DeadLetterPlace { at: Timestamp::from_microsecond(1_800_000_000_000_001).unwrap(), task };
-        assert_eq!(place.to_string().parse(), Ok(place));
-        for bad in ["", "1", "1.2.3", "x.y.z", &format!("{place}.1"), &format!("x{place}")] {
-            assert_eq!(bad.parse::<DeadLetterPlace>(), Err(InvalidPlace), "{bad}");
+        let cursor =
+            DeadLetterCursor { at: Timestamp::from_microsecond(1_800_000_000_000_001).unwrap(), task };
+        assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        for bad in ["", "1", "1.2.3", "x.y.z", &format!("{cursor}.1"), &format!("x{cursor}")] {
+            assert_eq!(bad.parse::<DeadLetterCursor>(), Err(InvalidCursor), "{bad}");
         }
     }
 }

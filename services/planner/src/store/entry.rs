@@ -1,4 +1,4 @@
-//! What is written to a journal.
+//! Entries of the journal.
 
 use std::sync::Arc;
 
@@ -10,12 +10,15 @@ use phoenix_domain::{
 };
 use uuid::Uuid;
 
-use super::dead_letter::{DeadLetterFilter, Sweep};
+use crate::store::{
+    dead_letter::{BulkOperation, DeadLetterFilter},
+    task_ref::TaskRef,
+};
 
 /// Entries that become durable together or not at all.
 pub type Entries = Arc<[Entry]>;
 
-/// One step in the life of a plan, or of what is done about plans.
+/// A step of a plan, or of a bulk operation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Entry {
     /// A plan was accepted, with its tasks.
@@ -23,109 +26,109 @@ pub enum Entry {
         /// The plan.
         plan: Arc<Plan>,
     },
-    /// A request was named by its caller, who may send it again. Claims the key.
+    /// A request used an idempotency key. Reserves the key.
     KeyUsed {
-        /// The name.
+        /// The key.
         key: IdempotencyKey,
-        /// What it stands for from now on.
+        /// Identifier of what the key names from now on.
         subject: Uuid,
-        /// When.
+        /// Time of the use.
         at: Timestamp,
-        /// A use of the key before this is forgotten.
+        /// Uses of the key before this time have expired.
         not_before: Timestamp,
     },
-    /// A task was handed to an executor; with the first one, the plan runs.
+    /// A task was dispatched to an executor. The first one makes its plan `running`.
     TaskDispatched {
-        /// Which task.
+        /// The task.
         task: TaskRef,
-        /// When.
+        /// Time of the dispatch.
         at: Timestamp,
     },
-    /// A process was asked.
+    /// An attempt started.
     AttemptStarted {
-        /// Of which task.
+        /// The task.
         task: TaskRef,
-        /// From 1.
+        /// Number of the attempt, from 1.
         number: u32,
-        /// When.
+        /// Time of the start.
         at: Timestamp,
-        /// The process.
+        /// Process that runs the attempt.
         worker: String,
     },
-    /// It answered, failed or was ended.
+    /// An attempt ended.
     AttemptEnded {
-        /// Of which task.
+        /// The task.
         task: TaskRef,
-        /// From 1.
+        /// Number of the attempt, from 1.
         number: u32,
-        /// When.
+        /// Time of the end.
         at: Timestamp,
-        /// How.
+        /// Outcome of the attempt.
         outcome: AttemptOutcome,
         /// Whether another attempt follows.
         retried: bool,
     },
     /// A task reached a terminal state.
     TaskEnded {
-        /// Which.
+        /// The task.
         task: TaskRef,
-        /// A terminal state.
+        /// Terminal status.
         status: TaskStatus,
-        /// When.
+        /// Time of the end.
         at: Timestamp,
-        /// The agent's answer, or why there is none.
+        /// Output of the agent, or the error.
         result: Result<ActionResult, OrchestratorError>,
     },
     /// A plan reached a terminal state.
     PlanEnded {
-        /// Which.
+        /// The plan.
         plan_id: PlanId,
-        /// A terminal state.
+        /// Terminal status.
         status: PlanStatus,
-        /// When.
+        /// Time of the end.
         at: Timestamp,
-        /// Why it did not succeed. The answer of one that did is its last task's.
+        /// The error, if there is one. The output of a plan is that of its last task.
         result: Result<(), OrchestratorError>,
     },
-    /// A plan that has ended was taken up again by another, which was accepted in the same group. Its open dead letters are
-    /// redriven by that. Claims the plan: it can be taken up once.
+    /// A terminal plan was redriven as another plan, which the same group accepts; this resolves its open dead letters.
+    /// Reserves the plan: it can be redriven once.
     PlanRedriven {
-        /// Which.
+        /// The redriven plan.
         plan_id: PlanId,
-        /// By which.
+        /// The new plan.
         redriven_as: PlanId,
-        /// When.
+        /// Time of the redrive.
         at: Timestamp,
-        /// By which request.
+        /// Correlation id of the request.
         by: CorrelationId,
-        /// Why; may be empty.
+        /// Reason; may be empty.
         reason: String,
-        /// The sweep that did it. What a sweep does is of no effect when no dead letter of the plan is open any more.
-        sweep: Option<BulkRedriveId>,
+        /// Bulk operation that redrove the plan. It has no effect when no dead letter of the plan is open any more.
+        bulk: Option<BulkRedriveId>,
     },
-    /// Open dead letters were selected, the oldest first: to be discarded by this, or to be redriven from now on. Those
-    /// that another sweep is to redrive, or whose plan has not ended, are not selected to be redriven.
-    SweepBegun {
-        /// For what.
-        sweep: Box<Sweep>,
-        /// Which.
+    /// A bulk operation selected open dead letters, oldest first, and discarded them or marked them for redrive. Dead letters
+    /// that another operation has marked, or whose plan has not ended, are not selected for redrive.
+    BulkStarted {
+        /// The operation.
+        operation: Box<BulkOperation>,
+        /// Dead letters to select.
         filter: Box<DeadLetterFilter>,
-        /// At most so many.
+        /// Maximum number of dead letters.
         limit: u32,
     },
-    /// A sweep has been worked off.
-    SweepEnded {
-        /// Which.
+    /// A bulk operation has processed every selected dead letter.
+    BulkEnded {
+        /// The operation.
         sweep_id: BulkRedriveId,
-        /// When.
+        /// Time of the end.
         at: Timestamp,
     },
 }
 
 impl Entry {
-    /// Bytes that it takes in the log, roughly.
+    /// Approximate size in the log, in bytes.
     #[must_use]
-    pub fn weight(&self) -> usize {
+    pub fn size(&self) -> usize {
         const FRAME: usize = 256;
         let error = |error: &OrchestratorError| {
             error.message.len()
@@ -149,12 +152,12 @@ impl Entry {
                 | Self::AttemptStarted { .. }
                 | Self::AttemptEnded { .. }
                 | Self::PlanEnded { .. }
-                | Self::SweepBegun { .. }
-                | Self::SweepEnded { .. } => 0,
+                | Self::BulkStarted { .. }
+                | Self::BulkEnded { .. } => 0,
             }
     }
 
-    /// The plan that it is a step of, if it is one of a plan.
+    /// The plan that the entry is a step of, if there is one.
     #[must_use]
     pub fn plan_id(&self) -> Option<PlanId> {
         match self {
@@ -164,38 +167,29 @@ impl Entry {
             | Self::AttemptStarted { task, .. }
             | Self::AttemptEnded { task, .. }
             | Self::TaskEnded { task, .. } => Some(task.plan_id),
-            Self::KeyUsed { .. } | Self::SweepBegun { .. } | Self::SweepEnded { .. } => None,
+            Self::KeyUsed { .. } | Self::BulkStarted { .. } | Self::BulkEnded { .. } => None,
         }
     }
 }
 
-/// The name that a caller gave to a request it may send twice.
+/// Idempotency key of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey {
-    /// The name.
+    /// Key that the caller chose.
     pub key: String,
-    /// What was asked for, as a digest.
+    /// Digest of the request.
     pub digest: String,
-    /// The request that used it; none of a key from before this was kept.
+    /// Correlation id of the request; absent for keys of versions that did not store it.
     pub by: Option<CorrelationId>,
 }
 
-/// What a key stands for.
+/// First use of an idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsedKey {
-    /// What the request made, or what it was about.
+    /// Identifier of what the request created or changed.
     pub subject: Uuid,
-    /// What was asked for, as a digest.
+    /// Digest of the request.
     pub digest: String,
     /// As [`IdempotencyKey::by`].
     pub by: Option<CorrelationId>,
-}
-
-/// A task by its plan and its place in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct TaskRef {
-    /// The plan.
-    pub plan_id: PlanId,
-    /// The task's place, from 0.
-    pub ordinal: usize,
 }

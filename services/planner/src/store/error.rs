@@ -1,41 +1,41 @@
-//! What can go wrong with a journal.
+//! Errors of a journal.
 
 use std::time::Duration;
 
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
 use phoenix_platform::sqlite::is_damage;
 
-/// The journal can't take an entry, or can't be read.
+/// Reasons why the journal cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// The database said no: disk full, locked, damaged.
+    /// The database failed: disk full, locked, damaged.
     #[error("the journal cannot be used: {0}")]
     Database(sqlx::Error),
-    /// Earlier entries could not be made durable yet, so no plan is accepted.
+    /// Earlier entries are not durable yet, so no plan is accepted.
     #[error("the journal is behind: earlier entries are not durable yet")]
     Behind,
-    /// Another planner has taken this one for dead and its plans over.
+    /// Another planner has taken the plans of this one over.
     #[error("another planner has taken over")]
     Fenced,
-    /// What the entries claim was claimed before.
+    /// What the entries reserve is reserved already.
     #[error("another request came first")]
-    Taken,
-    /// The database file is not at its path any more: what is written to it is lost.
+    AlreadyReserved,
+    /// The database file is no longer at its path: writes to it are lost.
     #[error("the journal's file is gone: {0}")]
     FileGone(String),
-    /// A plan is larger than the database can hold in one record.
+    /// A plan is larger than the largest record of the database.
     #[error("the plan is larger than the journal can hold")]
     TooLarge,
-    /// The writer has ended, with the process.
+    /// The writer has ended with the process.
     #[error("the journal is closed")]
     Closed,
-    /// A row holds something this version can't read, or the file is damaged where it lies.
+    /// A record cannot be read by this version, or the file is damaged at that place.
     #[error("the journal holds a damaged record: {0}")]
     Damaged(String),
 }
 
 impl JournalError {
-    /// Whether the database refuses what is to be written for its size (`SQLITE_TOOBIG`).
+    /// Whether the database rejected a write because of its size (`SQLITE_TOOBIG`).
     #[must_use]
     pub fn is_too_large(&self) -> bool {
         match self {
@@ -52,7 +52,7 @@ impl From<sqlx::Error> for JournalError {
 }
 
 impl From<JournalError> for OrchestratorError {
-    /// Callers are told that the journal is in trouble, operators what the trouble is (it is logged by the writer).
+    /// The caller's error says that the journal is unavailable; the writer logs the cause for the operator.
     fn from(error: JournalError) -> Self {
         match error {
             JournalError::Damaged(what) => Self::internal(format!(
@@ -61,7 +61,9 @@ impl From<JournalError> for OrchestratorError {
             JournalError::TooLarge => {
                 Self::invalid("tasks", "hold more than the journal can hold of one plan")
             }
-            JournalError::Taken => Self::new(OrchestratorErrorCode::Conflict, "another request came first"),
+            JournalError::AlreadyReserved => {
+                Self::new(OrchestratorErrorCode::Conflict, "another request came first")
+            }
             JournalError::Database(_)
             | JournalError::Behind
             | JournalError::FileGone(_)

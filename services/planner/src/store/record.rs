@@ -1,57 +1,39 @@
-//! The journal's records: how an [`Entry`] is written, and how it is read back, by this version and by later ones.
+//! Records of the journal: the stored format of an [`Entry`].
 //!
 //! ```text
 //! {"v":1,"plan_id":"…","record":{"task_ended":{…}}}     one line per entry
 //! ```
 //!
-//! The format is spelled out here and nowhere else: a field of a domain type may be renamed without a change of what lies in a
-//! database, and a field that is added must be written or left out on purpose, since every conversion takes its type apart.
-//! Payloads are raw JSON text, kept digit for digit. `tests/store/records/` holds lines of every version.
+//! Only this module defines the format. A field of a domain type can be renamed without a change of stored data, and a new
+//! field must be stored or left out explicitly, because every conversion destructures its type. Payloads are raw JSON text,
+//! kept digit for digit. `tests/store/records/` holds lines of every version.
 //!
-//! Each record stands alone. One that cannot be read, or is of a kind that this version does not know, costs the plan it is
-//! about and nothing else. Version 0.1.0 wrote the records of one commit as a JSON array without the envelope; that is read
-//! as well.
+//! Records are independent. One that cannot be read, or whose kind this version does not know, makes only its own plan
+//! unreadable. Version 0.1.0 stored the records of a commit as a JSON array without the envelope, which is read as well.
 
-use phoenix_domain::{OrchestratorError, PlanId, action::ActionResult, json::JsonError};
+pub(super) mod unusable;
+mod v1;
+
+use phoenix_domain::{OrchestratorError, PlanId, action::ActionResult};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::Entry;
+use self::v1::RecordV1;
+pub(super) use self::v1::{AnswerV1, ErrorV1};
+use crate::store::{entry::Entry, record::unusable::Unusable};
 
-mod v1;
-
-use v1::RecordV1;
-pub(super) use v1::{AnswerV1, ErrorV1};
-
-/// The version that is written.
+/// Version of new records.
 const VERSION: u32 = 1;
 
-/// What the log holds of one entry.
+/// A record as the log holds it.
 #[derive(Debug)]
 pub(super) struct Stored {
-    /// The plan it is about, as far as that can be told.
+    /// The record's plan, if it can be determined.
     pub(super) plan_id: Option<PlanId>,
-    /// The entry, or why it cannot be read.
+    /// The entry, or the reason why it cannot be used.
     pub(super) entry: Result<Entry, Unusable>,
-    /// The line as it was written.
+    /// The line as stored.
     pub(super) line: String,
-}
-
-/// Why a record cannot be used by this version.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unusable {
-    /// A newer version wrote it.
-    #[error("holds something that only a newer version knows: {0}")]
-    Unknown(String),
-    /// It does not hold what it should.
-    #[error("{0}")]
-    Damaged(String),
-}
-
-impl From<JsonError> for Unusable {
-    fn from(error: JsonError) -> Self {
-        Self::Damaged(format!("holds JSON that {error}"))
-    }
 }
 
 #[derive(Serialize)]
@@ -70,28 +52,28 @@ struct StoredEnvelope {
     record: Box<RawValue>,
 }
 
-/// An agent's answer as a column of the tables holds it.
-pub(super) fn answer_text(answer: &ActionResult) -> String {
-    text_of(&AnswerV1::from(answer))
+/// Stored form of an agent's output in a column.
+pub(super) fn output_text(output: &ActionResult) -> String {
+    text_of(&AnswerV1::from(output))
 }
 
-/// An error as a column of the tables holds it.
+/// Stored form of an error in a column.
 pub(super) fn error_text(error: &OrchestratorError) -> String {
     text_of(&ErrorV1::from(error))
 }
 
-/// Reads what [`answer_text`] has written.
-pub(super) fn read_answer(text: &str) -> Result<ActionResult, Unusable> {
+/// Reads the result of [`output_text`].
+pub(super) fn read_output(text: &str) -> Result<ActionResult, Unusable> {
     read_text::<AnswerV1>(text)?.try_into()
 }
 
-/// Reads what [`error_text`] has written.
+/// Reads the result of [`error_text`].
 pub(super) fn read_error(text: &str) -> Result<OrchestratorError, Unusable> {
     read_text::<ErrorV1>(text)?.try_into()
 }
 
 fn text_of(value: &impl Serialize) -> String {
-    // As for a record.
+    // Does not fail, as for a record.
     serde_json::to_string(value).unwrap_or_default()
 }
 
@@ -101,10 +83,10 @@ fn read_text<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Unusable> 
     })
 }
 
-/// Appends `entry` to `lines`, as a line of its own.
+/// Appends `entry` to `lines`, as one line.
 pub(super) fn write(entry: &Entry, lines: &mut Vec<u8>) {
     let envelope = Envelope { v: VERSION, plan_id: entry.plan_id(), record: &RecordV1::from(entry) };
-    // Names are text, numbers are JSON's, and memory takes them: this does not fail.
+    // Keys are strings, numbers are JSON numbers, and the target is memory, so this does not fail.
     let _ = serde_json::to_writer(&mut *lines, &envelope);
     lines.push(b'\n');
 }

@@ -1,56 +1,68 @@
-//! What planners that are gone left undone, and who takes it over.
+//! Takeover of the unfinished work of planners that are gone.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use phoenix_domain::{AgentName, PlanId};
 
-use super::{Sweep, Unreadable};
+use crate::store::{dead_letter::BulkOperation, query::Unreadable};
 
-/// Which unfinished plans a planner takes over.
+/// A plan that ran in a planner for longer than this is not suspected of that planner's crash.
+pub const SUSPECT_WINDOW: Duration = Duration::from_secs(60);
+
+/// A heartbeat of a planner.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Heartbeat {
+    /// Identity of the planner.
+    pub planner: String,
+    /// Grows with every heartbeat. Compared with an earlier reading, on the reader's own clock: clocks jump.
+    pub sequence: i64,
+}
+
+/// Unfinished plans that a planner takes over.
 #[derive(Debug, Clone, Default)]
 pub struct TakeoverScope {
     /// Plans whose open tasks are all for these agents; every plan when absent.
     pub agents: Option<HashSet<AgentName>>,
-    /// Plans that are taken over whatever their agents are.
-    pub anyway: HashSet<PlanId>,
+    /// Plans that are taken over regardless of their agents.
+    pub regardless: HashSet<PlanId>,
 }
 
 impl TakeoverScope {
-    /// Whether the planner can run tasks for `agent`.
+    /// Whether the planner can run tasks of `agent`.
     #[must_use]
     pub fn knows(&self, agent: &str) -> bool {
         self.agents.as_ref().is_none_or(|known| known.iter().any(|name| name.as_str() == agent))
     }
 }
 
-/// What planners that are gone left undone.
+/// Unfinished work of planners that are gone.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Unfinished {
     /// Plans that have a new owner.
     pub plans: Vec<UnfinishedPlan>,
     /// Plans that are left to a planner that knows their agents.
-    pub left: Vec<LeftPlan>,
-    /// Redrives of many dead letters.
-    pub sweeps: Vec<Sweep>,
-    /// What can't even be named.
+    pub skipped: Vec<SkippedPlan>,
+    /// Bulk operations that have a new owner.
+    pub bulk: Vec<BulkOperation>,
+    /// Records whose identifier cannot be read.
     pub unreadable: Vec<Unreadable>,
 }
 
 /// A plan that was taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnfinishedPlan {
-    /// The plan.
+    /// Identifier of the plan.
     pub plan_id: PlanId,
     /// Takeovers so far, this one included.
     pub takeovers: u32,
-    /// Takeovers from a planner that died while the plan ran.
+    /// Planners in succession of whose crash the plan is suspected.
     pub crashes: u32,
 }
 
 /// A plan that was not taken over.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftPlan {
-    /// The plan.
+pub struct SkippedPlan {
+    /// Identifier of the plan.
     pub plan_id: PlanId,
     /// An agent of an open task that the planner does not know.
     pub agent: String,

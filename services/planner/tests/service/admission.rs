@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::{
     graphs::submit,
     support::{
-        ALL_PEERS, FakeExecutor, FakeHealth, GRACE, KEY_LIFE, MAX_PLANS, PATIENCE, Script, Stage, answers,
-        catalog, error_of, eventually, graph, status_of, task, token,
+        ALL_PEERS, FakeExecutor, FakeHealth, GRACE, KEY_LIFE, MAX_PLANS, PATIENCE, Script, TestPlanner,
+        answers, catalog, error_of, eventually, graph, status_of, task, token,
     },
 };
 use futures_util::FutureExt;
@@ -15,11 +15,10 @@ use phoenix_domain::{
 };
 use phoenix_planner::{
     agent_health::HealthView,
-    execution::TaskRunner,
+    deps::Limits,
     journal::Journal,
-    make::{Waits, Wish, Work},
-    metrics::PlanMeters,
-    planner::{Limits, Planner},
+    planning::request::{PlanRequest, WaitMode, Work},
+    service::Planner,
     store::PlanFilter,
 };
 use phoenix_platform::{RequestContext, client, readiness::Readiness};
@@ -39,7 +38,7 @@ fn either(n: usize, agent: &str) -> PlanAndExecuteRequest {
     PlanAndExecuteRequest { context: "x".repeat(20_000 * (n % 2)), ..chat(agent) }
 }
 
-async fn cancel(stage: &Stage, plan_id: &str) -> Result<(), OrchestratorError> {
+async fn cancel(stage: &TestPlanner, plan_id: &str) -> Result<(), OrchestratorError> {
     let request =
         CancelPlanRequest { plan_id: plan_id.into(), reason: "enough".into(), ..Default::default() };
     let answer = stage.client.clone().cancel_plan(request).await;
@@ -47,22 +46,22 @@ async fn cancel(stage: &Stage, plan_id: &str) -> Result<(), OrchestratorError> {
 }
 
 /// Tasks that the executor was asked to run so far.
-fn handed_over(stage: &Stage) -> usize {
+fn handed_over(stage: &TestPlanner) -> usize {
     stage.executor.log.lock().unwrap().calls.len()
 }
 
-async fn plans(stage: &Stage) -> usize {
+async fn plans(stage: &TestPlanner) -> usize {
     let request = ListPlansRequest { page_size: 500, ..Default::default() };
     stage.client.clone().list_plans(request).await.unwrap().into_inner().plans.len()
 }
 
 /// The plans whose tasks for `agent` the executor was asked to run, in this order.
-fn order(stage: &Stage, agent: &str) -> Vec<String> {
+fn order(stage: &TestPlanner, agent: &str) -> Vec<String> {
     let log = stage.executor.log.lock().unwrap();
     log.calls.iter().filter(|call| call.agent == agent).map(|call| call.plan_id.clone()).collect()
 }
 
-async fn ask(stage: &Stage, request: PlanAndExecuteRequest) -> Result<String, OrchestratorError> {
+async fn ask(stage: &TestPlanner, request: PlanAndExecuteRequest) -> Result<String, OrchestratorError> {
     let answer = stage.client.clone().plan_and_execute(request).await;
     answer
         .map(|response| response.into_inner().plan_id)
@@ -71,7 +70,7 @@ async fn ask(stage: &Stage, request: PlanAndExecuteRequest) -> Result<String, Or
 
 #[tokio::test]
 async fn who_waits_for_an_agent_without_a_place_is_turned_away_before_anything_is_journalled() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     stage.script("narrow", Script::Hangs);
     let first = submit(&stage, chat("narrow")).await.unwrap();
     submit(&stage, chat("narrow")).await.unwrap();
@@ -102,7 +101,7 @@ async fn who_waits_for_an_agent_without_a_place_is_turned_away_before_anything_i
 
 #[tokio::test]
 async fn a_task_that_comes_later_does_not_need_a_place_at_the_beginning() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     stage.script("single", Script::Hangs);
     let holder = submit(&stage, chat("single")).await.unwrap();
     eventually(async || handed_over(&stage) == 1).await;
@@ -117,7 +116,7 @@ async fn a_task_that_comes_later_does_not_need_a_place_at_the_beginning() {
 
 #[tokio::test]
 async fn plans_that_nobody_waits_for_take_turns_in_the_order_of_their_acceptance() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     let leave = Arc::new(Semaphore::new(0));
     stage.script("narrow", Script::Waits(leave.clone()));
     let mut accepted = Vec::new();
@@ -144,7 +143,7 @@ async fn plans_that_nobody_waits_for_take_turns_in_the_order_of_their_acceptance
 
 #[tokio::test]
 async fn a_plan_that_has_begun_is_finished_before_a_later_one_begins() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     let leave = Arc::new(Semaphore::new(0));
     stage.script("single", Script::Waits(leave.clone()));
     let chain = || {
@@ -167,7 +166,7 @@ async fn a_plan_that_has_begun_is_finished_before_a_later_one_begins() {
 
 #[tokio::test]
 async fn what_waits_is_ended_at_once_and_never_handed_over() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     stage.script("single", Script::Hangs);
     submit(&stage, chat("single")).await.unwrap();
     eventually(async || handed_over(&stage) == 1).await;
@@ -196,7 +195,7 @@ async fn what_waits_is_ended_at_once_and_never_handed_over() {
 
 #[tokio::test]
 async fn an_executor_that_others_have_filled_is_asked_again_and_nobody_is_told() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     stage.script("model", Script::Refuses(OrchestratorError::new(Code::Overloaded, "full")));
     let mut client = stage.client.clone();
     let call = tokio::spawn(async move { client.plan_and_execute(chat("model")).await });
@@ -215,7 +214,7 @@ async fn an_executor_that_others_have_filled_is_asked_again_and_nobody_is_told()
 
 #[tokio::test]
 async fn so_many_plans_may_be_in_flight_and_no_more() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     stage.script("single", Script::Hangs);
     let mut accepted = Vec::new();
     for _ in 0..MAX_PLANS {
@@ -237,7 +236,8 @@ async fn plans_that_waited_when_their_planner_was_killed_keep_their_order() {
     let later = Arc::new(tempfile::tempdir().unwrap());
     let mut accepted = Vec::new();
     {
-        let stage = Stage::on(dir.clone(), FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
+        let stage =
+            TestPlanner::on(dir.clone(), FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
         stage.script("single", Script::Hangs);
         for n in 0..20 {
             accepted.push(submit(&stage, either(n, "single")).await.unwrap());
@@ -247,7 +247,7 @@ async fn plans_that_waited_when_their_planner_was_killed_keep_their_order() {
             std::fs::copy(dir.path().join(file), later.path().join(file)).unwrap();
         }
     }
-    let stage = Stage::on(later, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
+    let stage = TestPlanner::on(later, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
     let leave = Arc::new(Semaphore::new(0));
     stage.script("single", Script::Waits(leave.clone()));
     eventually(async || handed_over(&stage) == 1).await;
@@ -267,21 +267,19 @@ async fn plans_that_waited_when_their_planner_was_killed_keep_their_order() {
 async fn planner(url: &str, executor_url: &str) -> (Planner, Journal) {
     let journal = Journal::open(url, Readiness::needing(&[])).await.unwrap();
     let health = HealthView::new(client::channel("http://127.0.0.1:1", &token()).unwrap());
-    let runner =
-        TaskRunner::new(client::channel(executor_url, &token()).unwrap(), journal.clone(), health.clone());
-    let limits = Limits { plans: MAX_PLANS, key_life: KEY_LIFE, takeover_grace: GRACE };
+    let executor = client::channel(executor_url, &token()).unwrap();
+    let limits = Limits { plans: MAX_PLANS, key_ttl: KEY_LIFE, takeover_grace: GRACE };
     let stopping = CancellationToken::new();
-    let planner =
-        Planner::new(catalog(), limits, journal.clone(), health, runner, PlanMeters::new(), stopping);
+    let planner = Planner::new(catalog(), limits, journal.clone(), health, executor, stopping);
     (planner, journal)
 }
 
-fn wish(agent: &str, waits: Waits) -> Wish {
-    Wish {
+fn plan_request(agent: &str, wait_mode: WaitMode) -> PlanRequest {
+    PlanRequest {
         work: Work::Chat { message: "hello".into(), agent: Some(agent.into()) },
         context: String::new(),
         time_limit: None,
-        waits,
+        wait_mode,
         continue_on_disconnect: false,
         key: None,
     }
@@ -298,14 +296,14 @@ async fn statuses(journal: &Journal) -> Vec<Status> {
 
 #[tokio::test]
 async fn a_planner_that_ends_begins_nothing_more() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     let leave = Arc::new(Semaphore::new(0));
     stage.script("single", Script::Waits(leave.clone()));
     let dir = tempfile::tempdir().unwrap();
     let (planner, journal) = planner(&url_in(&dir), &stage.executor_url).await;
     for _ in 0..3 {
         let context = RequestContext::new(CorrelationId::generate());
-        planner.submit_plan(context, wish("single", Waits::Nobody)).await.unwrap();
+        planner.submit_plan(context, plan_request("single", WaitMode::Async)).await.unwrap();
     }
     eventually(async || handed_over(&stage) == 1).await;
     // Polled once, it has begun to end: one plan runs, two wait.
@@ -324,14 +322,16 @@ async fn a_caller_that_goes_away_while_its_plan_is_accepted_leaves_no_plan_that_
     let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
     let context = RequestContext::new(CorrelationId::generate());
     // Polled once: its plan is with the journal, which can't write it yet. Then the caller leaves.
-    assert!(planner.plan_and_execute_v1(context, wish("model", Waits::Caller)).now_or_never().is_none());
+    assert!(
+        planner.plan_and_execute_v1(context, plan_request("model", WaitMode::Sync)).now_or_never().is_none()
+    );
     lock.rollback().await.unwrap();
     eventually(async || statuses(&journal).await == [Status::Cancelled]).await;
 }
 
 #[tokio::test]
 async fn thousands_of_tasks_share_a_connection_and_their_cancel_leaves_it_whole() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     for agent in ["wide", "model"] {
         stage.script(agent, Script::Hangs);
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::support::{
-    ALL_PEERS, FakeExecutor, FakeHealth, Peers, Script, Stage, answers, error_of, eventually, failed,
+    ALL_PEERS, FakeExecutor, FakeHealth, Peers, Script, TestPlanner, answers, error_of, eventually, failed,
     finished, started, status_of, unhealthy,
 };
 use jiff::Timestamp;
@@ -21,7 +21,7 @@ use sqlx::{Connection, SqliteConnection};
 
 #[tokio::test]
 async fn a_chat_is_routed_run_and_journalled() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     stage.script("git_agent", Script::Says(answers("clean")));
     let context = RequestContext::new(CorrelationId::generate());
     let answer = stage.send(context.clone(), "show me the Git Status", None).await.unwrap();
@@ -50,7 +50,7 @@ async fn a_chat_is_routed_run_and_journalled() {
 
 #[tokio::test]
 async fn what_the_caller_got_wrong_is_named_and_nothing_runs() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     let long = "x".repeat(40_000);
     for (message, agent, code, field) in [
         ("", None, Code::ValidationFailed, "message"),
@@ -68,7 +68,7 @@ async fn what_the_caller_got_wrong_is_named_and_nothing_runs() {
 
 #[tokio::test]
 async fn every_attempt_is_in_the_journal_with_its_failure() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     let error =
         OrchestratorError::new(Code::ExecutionFailed, "agent `model` failed").with_detail("stderr", "boom");
     let says =
@@ -89,7 +89,7 @@ async fn every_attempt_is_in_the_journal_with_its_failure() {
 async fn an_unhealthy_agent_fails_fast_until_its_deadline() {
     let health = FakeHealth::default();
     health.agents.lock().unwrap().push(unhealthy("model", Timestamp::now() + Duration::from_secs(60)));
-    let stage = Stage::with(FakeExecutor::default(), health, ALL_PEERS).await;
+    let stage = TestPlanner::with(FakeExecutor::default(), health, ALL_PEERS).await;
     let error = stage.chat("hello").await.unwrap_err();
     assert_eq!(error.code, Code::AgentUnavailable);
     assert_eq!(error.details["agent"], "model");
@@ -110,7 +110,7 @@ async fn a_deadline_of_another_clock_counts_for_as_long_as_the_circuit_stays_ope
     let last_failure_at = Some(to_timestamp(failed_at));
     let health_of_model = AgentHealth { last_failure_at, ..unhealthy("model", failed_at + cooldown) };
     health.agents.lock().unwrap().push(health_of_model);
-    let stage = Stage::with(FakeExecutor::default(), health, ALL_PEERS).await;
+    let stage = TestPlanner::with(FakeExecutor::default(), health, ALL_PEERS).await;
     eventually(async || match stage.chat("hello").await {
         Ok(_) => true,
         Err(error) => {
@@ -128,7 +128,7 @@ async fn a_deadline_of_another_clock_counts_for_as_long_as_the_circuit_stays_ope
 async fn after_the_deadline_one_probe_goes() {
     let health = FakeHealth::default();
     health.agents.lock().unwrap().push(unhealthy("model", Timestamp::now()));
-    let stage = Stage::with(FakeExecutor::default(), health, ALL_PEERS).await;
+    let stage = TestPlanner::with(FakeExecutor::default(), health, ALL_PEERS).await;
     stage.chat("first").await.unwrap();
     let refused = stage.chat("second").await.unwrap_err();
     assert_eq!(refused.code, Code::AgentUnavailable);
@@ -140,14 +140,14 @@ async fn after_the_deadline_one_probe_goes() {
 #[tokio::test]
 async fn without_the_health_service_chats_run() {
     let peers = Peers { executor: true, health: false };
-    let stage = Stage::with(FakeExecutor::default(), FakeHealth::default(), peers).await;
+    let stage = TestPlanner::with(FakeExecutor::default(), FakeHealth::default(), peers).await;
     eventually(async || stage.chat("hello").await.is_ok()).await;
 }
 
 #[tokio::test]
 async fn without_the_executor_the_answer_comes_at_once_and_says_when_to_retry() {
     let peers = Peers { executor: false, health: true };
-    let stage = Stage::with(FakeExecutor::default(), FakeHealth::default(), peers).await;
+    let stage = TestPlanner::with(FakeExecutor::default(), FakeHealth::default(), peers).await;
     let asked = Instant::now();
     let error = stage.chat("hello").await.unwrap_err();
     assert_eq!(error.code, Code::Unavailable);
@@ -158,7 +158,7 @@ async fn without_the_executor_the_answer_comes_at_once_and_says_when_to_retry() 
 
 #[tokio::test]
 async fn refusals_of_the_executor_pass_through() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     let refused = OrchestratorError::new(Code::PlanningFailed, "no such agent here");
     stage.script("model", Script::Refuses(refused.clone()));
     let error = stage.chat("hello").await.unwrap_err();
@@ -167,7 +167,7 @@ async fn refusals_of_the_executor_pass_through() {
 
 #[tokio::test]
 async fn an_executor_that_stops_in_the_middle_leaves_no_open_attempt() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     stage.script("model", Script::Breaks);
     let error = stage.chat("hello").await.unwrap_err();
     assert_eq!(error.code, Code::Unavailable);
@@ -178,7 +178,7 @@ async fn an_executor_that_stops_in_the_middle_leaves_no_open_attempt() {
 
 #[tokio::test]
 async fn the_callers_deadline_ends_the_plan() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     stage.script("model", Script::Hangs);
     let context = RequestContext::new(CorrelationId::generate());
     let limited = context.clone().with_deadline(Instant::now() + Duration::from_millis(300));
@@ -192,7 +192,7 @@ async fn the_callers_deadline_ends_the_plan() {
 
 #[tokio::test]
 async fn a_caller_that_goes_away_cancels_its_plan() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     stage.script("model", Script::Hangs);
     let context = RequestContext::new(CorrelationId::generate());
     let call = stage.send(context.clone(), "hello", None);
@@ -210,7 +210,7 @@ async fn a_caller_that_goes_away_cancels_its_plan() {
 
 #[tokio::test]
 async fn on_shutdown_the_plan_in_flight_ends_and_its_caller_is_answered() {
-    let mut stage = Stage::new().await;
+    let mut stage = TestPlanner::new().await;
     stage.script("model", Script::Hangs);
     let context = RequestContext::new(CorrelationId::generate());
     let limited = context.clone().with_deadline(Instant::now() + Duration::from_secs(1));
@@ -229,7 +229,8 @@ async fn plans_left_open_by_a_killed_planner_are_run_on_by_the_next() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let context = RequestContext::new(CorrelationId::generate());
     {
-        let stage = Stage::on(dir.clone(), FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
+        let stage =
+            TestPlanner::on(dir.clone(), FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
         stage.script("model", Script::Hangs);
         let call = stage.send(context.clone(), "hello", None);
         tokio::select! {
@@ -248,7 +249,7 @@ async fn plans_left_open_by_a_killed_planner_are_run_on_by_the_next() {
     for file in ["planner.db", "planner.db-wal"] {
         std::fs::copy(dir.path().join(format!("killed-{file}")), later.path().join(file)).unwrap();
     }
-    let stage = Stage::on(later, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
+    let stage = TestPlanner::on(later, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
     // Above every number that the first planner may have used without the journal knowing.
     let next = 101;
     stage.script("model", Script::Says(vec![started(next), finished(1, Ok("at last"))]));
@@ -265,7 +266,7 @@ async fn plans_left_open_by_a_killed_planner_are_run_on_by_the_next() {
 
 #[tokio::test]
 async fn a_planner_that_was_taken_for_dead_writes_nothing_more() {
-    let mut stage = Stage::new().await;
+    let mut stage = TestPlanner::new().await;
     stage.chat("before").await.unwrap();
     let mut file = SqliteConnection::connect(&stage.database_url).await.unwrap();
     sqlx::query("DELETE FROM planners").execute(&mut file).await.unwrap();
@@ -281,7 +282,7 @@ async fn a_planner_that_was_taken_for_dead_writes_nothing_more() {
 
 #[tokio::test]
 async fn a_journal_that_cannot_be_written_refuses_plans_and_recovers_by_itself() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     stage.chat("before").await.unwrap();
     let mut other = SqliteConnection::connect(&stage.database_url).await.unwrap();
     let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
@@ -295,7 +296,7 @@ async fn a_journal_that_cannot_be_written_refuses_plans_and_recovers_by_itself()
 
 #[tokio::test]
 async fn a_journal_of_a_newer_version_is_refused() {
-    let mut stage = Stage::new().await;
+    let mut stage = TestPlanner::new().await;
     stage.stop().await;
     let mut file = SqliteConnection::connect(&stage.database_url).await.unwrap();
     sqlx::query(
@@ -312,7 +313,7 @@ async fn a_journal_of_a_newer_version_is_refused() {
 
 #[tokio::test]
 async fn listings_are_paged_newest_first_and_filtered() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     for n in 0..5 {
         stage.chat(&format!("hello {n}")).await.unwrap();
     }

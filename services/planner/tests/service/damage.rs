@@ -15,17 +15,19 @@ use phoenix_planner::store::{self, Entry, Store};
 use phoenix_proto::planner::{ListPlansRequest, PlanAndExecuteRequest, PlanStatus as WireStatus};
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
-use crate::support::{ALL_PEERS, FakeExecutor, FakeHealth, Peers, Stage, eventually, new_plan, status_of};
+use crate::support::{
+    ALL_PEERS, FakeExecutor, FakeHealth, Peers, TestPlanner, eventually, new_plan, status_of,
+};
 
 const PAGE: u64 = 4096;
 
 /// The files of a stage's journal.
-fn files(stage: &Stage) -> [PathBuf; 3] {
+fn files(stage: &TestPlanner) -> [PathBuf; 3] {
     let path = stage.database_url.strip_prefix("sqlite://").unwrap();
     ["", "-wal", "-shm"].map(|suffix| format!("{path}{suffix}").into())
 }
 
-async fn is_refused(stage: &Stage) {
+async fn is_refused(stage: &TestPlanner) {
     eventually(async || !stage.is_serving().await).await;
     let error = stage.chat("hello").await.unwrap_err();
     assert_eq!(error.code, Code::Unavailable, "{error}");
@@ -35,7 +37,7 @@ async fn is_refused(stage: &Stage) {
 #[tokio::test]
 async fn removed_journal_file_makes_the_planner_unready() {
     for (removed, replaced) in [(&[0, 1, 2][..], false), (&[0], false), (&[1], false), (&[0], true)] {
-        let stage = Stage::new().await;
+        let stage = TestPlanner::new().await;
         stage.chat("before").await.unwrap();
         let files = files(&stage);
         for file in removed {
@@ -51,7 +53,7 @@ async fn removed_journal_file_makes_the_planner_unready() {
 
 #[tokio::test]
 async fn journal_file_that_is_put_back_is_used_again() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     let files = files(&stage);
     let away = files.clone().map(|file| file.with_extension("away"));
     std::fs::rename(&files[0], &away[0]).unwrap();
@@ -74,7 +76,7 @@ async fn journal(dir: &Path, plans: usize) -> Vec<String> {
         if n % 2 == 0 {
             entries.push(Entry::PlanEnded { plan_id, status, at, result: Ok(()) });
         }
-        journal.write("earlier", &[entries.into()]).await.unwrap();
+        journal.append("earlier", &[entries.into()]).await.unwrap();
         ids.push(plan_id.to_string());
     }
     journal.release("earlier").await.unwrap();
@@ -108,7 +110,7 @@ async fn a_damaged_row_costs_its_own_plan_and_no_other() {
             .await;
     }
     alter(dir.path(), format!("UPDATE plans SET kind = '?' WHERE plan_id = '{}'", ids[6])).await;
-    let stage = Stage::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
+    let stage = TestPlanner::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
     for (n, id) in ids.iter().enumerate() {
         if [2, 3, 6].contains(&n) {
             let error = stage.find_plan(id).await.unwrap_err();
@@ -161,7 +163,7 @@ async fn a_damaged_file_is_refused_or_served_as_far_as_it_can_be_read_and_nobody
         let ids = journal(dir.path(), 60).await;
         overwrite(dir.path(), first, step);
         let peers = Peers { executor: true, health: false };
-        let mut stage = Stage::on(dir, FakeExecutor::default(), FakeHealth::default(), peers).await;
+        let mut stage = TestPlanner::on(dir, FakeExecutor::default(), FakeHealth::default(), peers).await;
         let server = stage.server.take().unwrap();
         // Needs no journal.
         let answers = async || {

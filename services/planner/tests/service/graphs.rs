@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::support::{
-    ALL_PEERS, FakeExecutor, FakeHealth, Peers, Script, Stage, answers, error_of, eventually, finished,
+    ALL_PEERS, FakeExecutor, FakeHealth, Peers, Script, TestPlanner, answers, error_of, eventually, finished,
     graph, started, status_of, task,
 };
 use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode as Code};
@@ -15,7 +15,7 @@ use sqlx::{Connection, SqliteConnection};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) async fn submit(
-    stage: &Stage,
+    stage: &TestPlanner,
     request: PlanAndExecuteRequest,
 ) -> Result<String, OrchestratorError> {
     let context = RequestContext::new(CorrelationId::generate());
@@ -27,7 +27,7 @@ pub(crate) async fn submit(
 
 #[tokio::test]
 async fn answers_flow_along_the_graph() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     stage.script("git_agent", Script::Says(answers("2 files")));
     let request = graph(vec![
         task("status", "git_agent", "{}", &[]),
@@ -42,7 +42,7 @@ async fn answers_flow_along_the_graph() {
 
 #[tokio::test]
 async fn tasks_that_do_not_wait_for_each_other_run_at_the_same_time() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     stage.script("model", Script::Hangs);
     let tasks = (0..8).map(|n| task(&format!("t{n}"), "model", "{}", &[])).collect();
     let plan_id = submit(&stage, graph(tasks)).await.unwrap();
@@ -60,7 +60,7 @@ async fn tasks_that_do_not_wait_for_each_other_run_at_the_same_time() {
 
 #[tokio::test]
 async fn a_cancel_that_comes_too_late_says_so() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     let when = CancellationToken::new();
     stage.script("model", Script::SaysLater(when.clone(), answers("done")));
     let plan_id = submit(&stage, graph(vec![task("a", "model", "{}", &[])])).await.unwrap();
@@ -84,7 +84,7 @@ async fn a_cancel_that_comes_too_late_says_so() {
 
 #[tokio::test]
 async fn a_failure_ends_the_plan_or_is_survived() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     let error = OrchestratorError::new(Code::ExecutionFailed, "no");
     stage.script("git_agent", Script::Says(vec![started(1), finished(1, Err(error))]));
     let mut tasks =
@@ -103,7 +103,7 @@ async fn a_failure_ends_the_plan_or_is_survived() {
 
 #[tokio::test]
 async fn what_cannot_work_is_refused_and_the_order_can_be_asked_for() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     let cycle = graph(vec![task("a", "model", "{}", &["b"]), task("b", "model", "{}", &["a"])]);
     let error = submit(&stage, cycle).await.unwrap_err();
     assert_eq!((error.code, error.details["key"].as_str()), (Code::PlanningFailed, "a"));
@@ -120,7 +120,7 @@ async fn what_cannot_work_is_refused_and_the_order_can_be_asked_for() {
 
 #[tokio::test]
 async fn events_come_in_order_and_resume_without_loss_or_repeat() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     let plan_id = submit(&stage, graph(vec![task("a", "model", "{}", &[])])).await.unwrap();
     let watch = async |after_position| {
         let request = WatchPlanRequest { plan_id: plan_id.clone(), after_position };
@@ -148,7 +148,7 @@ async fn events_come_in_order_and_resume_without_loss_or_repeat() {
 
 #[tokio::test]
 async fn a_caller_that_leaves_while_its_plan_is_accepted_leaves_one_plan_that_runs() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     let context = RequestContext::new(CorrelationId::generate());
     let request = PlanAndExecuteRequest {
         idempotency_key: "key-1".into(),
@@ -177,13 +177,14 @@ async fn a_plan_that_nobody_waits_for_waits_for_its_executor() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let plan_id = {
         let peers = Peers { executor: false, health: true };
-        let mut stage = Stage::on(dir.clone(), FakeExecutor::default(), FakeHealth::default(), peers).await;
+        let mut stage =
+            TestPlanner::on(dir.clone(), FakeExecutor::default(), FakeHealth::default(), peers).await;
         let plan_id = submit(&stage, graph(vec![task("a", "model", "{}", &[])])).await.unwrap();
         eventually(async || status_of(&stage.plan(&plan_id).await) == PlanStatus::Running).await;
         stage.stop().await;
         plan_id
     };
-    let stage = Stage::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
+    let stage = TestPlanner::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
     assert_eq!(
         status_of(&stage.ended(&plan_id).await),
         PlanStatus::Succeeded,
@@ -195,7 +196,7 @@ async fn a_plan_that_nobody_waits_for_waits_for_its_executor() {
 async fn a_plan_that_cannot_be_read_does_not_keep_others_from_being_taken_over() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let peers = Peers { executor: false, health: true };
-    let mut stage = Stage::on(dir.clone(), FakeExecutor::default(), FakeHealth::default(), peers).await;
+    let mut stage = TestPlanner::on(dir.clone(), FakeExecutor::default(), FakeHealth::default(), peers).await;
     let mut plan_ids = Vec::new();
     for _ in 0..3 {
         let plan_id = submit(&stage, graph(vec![task("a", "model", "{}", &[])])).await.unwrap();
@@ -206,7 +207,7 @@ async fn a_plan_that_cannot_be_read_does_not_keep_others_from_being_taken_over()
     let mut file = SqliteConnection::connect(&stage.database_url).await.unwrap();
     let damage = sqlx::query("UPDATE tasks SET payload = 'no JSON' WHERE plan_id = ?").bind(&plan_ids[1]);
     damage.execute(&mut file).await.unwrap();
-    let stage = Stage::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
+    let stage = TestPlanner::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
     for plan_id in [&plan_ids[0], &plan_ids[2]] {
         assert_eq!(status_of(&stage.ended(plan_id).await), PlanStatus::Succeeded);
     }
@@ -214,7 +215,7 @@ async fn a_plan_that_cannot_be_read_does_not_keep_others_from_being_taken_over()
 
 #[tokio::test]
 async fn a_plans_own_deadline_ends_it() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     stage.script("model", Script::Hangs);
     let request = PlanAndExecuteRequest { deadline_ms: 200, ..graph(vec![task("a", "model", "{}", &[])]) };
     let plan = stage.ended(&submit(&stage, request).await.unwrap()).await;

@@ -6,7 +6,7 @@ use phoenix_proto::planner::{PlanStatus, TaskSpec, TaskStatus};
 
 use crate::{
     graphs::submit,
-    support::{Script, Stage, answers, graph, status_of, task},
+    support::{Script, TestPlanner, answers, graph, status_of, task},
 };
 
 fn write(key: &str, input: &str) -> TaskSpec {
@@ -15,7 +15,7 @@ fn write(key: &str, input: &str) -> TaskSpec {
 
 #[tokio::test]
 async fn what_an_agent_does_not_take_is_refused_before_anything_is_kept() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     let knit = TaskSpec { action: "knit".into(), ..write("b", r#"{"title": "x"}"#) };
     for (wrong, code, field) in [
         (write("b", "{}"), Code::ValidationFailed, "tasks[1].input.title"),
@@ -46,7 +46,7 @@ async fn what_an_agent_does_not_take_is_refused_before_anything_is_kept() {
 
 #[tokio::test]
 async fn an_answer_that_does_not_fit_fails_the_task_it_was_meant_for_and_starts_nothing() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     stage.script("model", Script::Says(answers("much too long for a title")));
     let mut tasks = vec![task("a", "model", "{}", &[]), write("b", r#"{"title": "{{tasks.a.output}}"}"#)];
     let plan = stage.ended(&submit(&stage, graph(tasks.clone())).await.unwrap()).await;
@@ -56,7 +56,7 @@ async fn an_answer_that_does_not_fit_fails_the_task_it_was_meant_for_and_starts_
     assert_eq!(error.code, "validation_failed");
     assert_eq!((&*error.details["field"], &*error.details["key"]), ("tasks[1].input.title", "b"));
     assert!(failed.attempts.is_empty() && failed.dispatched_at.is_none());
-    let agents = |stage: &Stage| {
+    let agents = |stage: &TestPlanner| {
         let log = stage.executor.log.lock().unwrap();
         log.calls.iter().map(|call| call.agent.clone()).collect::<Vec<_>>()
     };

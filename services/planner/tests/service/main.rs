@@ -8,15 +8,15 @@
 )]
 
 mod admission;
+mod bulk_redrive;
 mod chats;
 mod clock;
 mod damage;
 mod graphs;
+mod idempotency;
 mod inputs;
-mod keys;
+mod recovery;
 mod redrive;
 mod retention;
 mod support;
-mod sweeps;
-mod takeover;
 mod watchers;

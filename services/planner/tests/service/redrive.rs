@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::support::{
-    ALL_PEERS, FakeExecutor, FakeHealth, Peers, Script, Stage, answers, error_of, eventually, finished,
+    ALL_PEERS, FakeExecutor, FakeHealth, Peers, Script, TestPlanner, answers, error_of, eventually, finished,
     graph, started, status_of, task,
 };
 use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode as Code};
@@ -13,7 +13,7 @@ use phoenix_proto::planner::{
     WatchPlanRequest,
 };
 
-async fn redrive(stage: &Stage, request: RedrivePlanRequest) -> Result<String, OrchestratorError> {
+async fn redrive(stage: &TestPlanner, request: RedrivePlanRequest) -> Result<String, OrchestratorError> {
     let context = RequestContext::new(CorrelationId::generate());
     let answer = stage.client.clone().redrive_plan(context.request(request)).await;
     answer
@@ -34,13 +34,13 @@ fn fails() -> Script {
     Script::Says(vec![started(1), finished(1, Err(error))])
 }
 
-async fn ended(stage: &Stage, request: PlanAndExecuteRequest) -> Plan {
+async fn ended(stage: &TestPlanner, request: PlanAndExecuteRequest) -> Plan {
     let answer = stage.client.clone().submit_plan(request).await.unwrap();
     stage.ended(&answer.into_inner().plan_id).await
 }
 
 /// `a` and `d` succeed, `b` fails, `c` never starts.
-async fn half_done(stage: &Stage) -> Plan {
+async fn half_done(stage: &TestPlanner) -> Plan {
     stage.script("git_agent", Script::Says(answers("2 files")));
     stage.script("notes", fails());
     let tasks = vec![
@@ -55,7 +55,7 @@ async fn half_done(stage: &Stage) -> Plan {
     plan
 }
 
-fn calls(stage: &Stage) -> Vec<(String, String)> {
+fn calls(stage: &TestPlanner) -> Vec<(String, String)> {
     let log = stage.executor.log.lock().unwrap();
     log.calls.iter().map(|call| (call.agent.clone(), call.payload_json.clone())).collect()
 }
@@ -66,7 +66,7 @@ fn states(plan: &Plan) -> Vec<TaskStatus> {
 
 #[tokio::test]
 async fn what_had_succeeded_is_kept_and_the_rest_runs_again_as_a_new_plan() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     let old = half_done(&stage).await;
     stage.script("notes", Script::Says(answers("noted")));
     let new = stage.ended(&redrive(&stage, of(&old)).await.unwrap()).await;
@@ -102,7 +102,7 @@ async fn what_had_succeeded_is_kept_and_the_rest_runs_again_as_a_new_plan() {
 
 #[tokio::test]
 async fn what_cannot_be_redriven_is_told_why() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     let unknown = Plan { plan_id: "0190a6c1-5b0e-7cc3-9d6e-ffffffffffff".into(), ..Default::default() };
     assert_eq!(redrive(&stage, of(&unknown)).await.unwrap_err().code, Code::NotFound);
     let well = ended(&stage, graph(vec![task("a", "model", "{}", &[])])).await;
@@ -129,8 +129,9 @@ async fn what_cannot_be_redriven_is_told_why() {
 #[tokio::test]
 async fn two_redrives_in_the_same_instant_are_one() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
-    let stage =
-        async || Stage::on(dir.clone(), FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
+    let stage = async || {
+        TestPlanner::on(dir.clone(), FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await
+    };
     let stages = [stage().await, stage().await];
     for _ in 0..10 {
         let old = half_done(&stages[0]).await;
@@ -145,7 +146,7 @@ async fn two_redrives_in_the_same_instant_are_one() {
 
 #[tokio::test]
 async fn inputs_may_be_others_where_they_are_read_again() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     let old = half_done(&stage).await;
     for (key, input, field) in [
         ("nobody", "{}", "input.nobody"),
@@ -167,7 +168,7 @@ async fn inputs_may_be_others_where_they_are_read_again() {
 
 #[tokio::test]
 async fn a_new_input_is_held_against_what_the_agent_takes() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     stage.script("strict", fails());
     let write = TaskSpec { action: "write".into(), ..task("a", "strict", r#"{"title": "x"}"#, &[]) };
     let old = ended(&stage, graph(vec![write])).await;
@@ -182,7 +183,7 @@ async fn a_new_input_is_held_against_what_the_agent_takes() {
 
 #[tokio::test]
 async fn a_chat_may_be_put_in_other_words() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     stage.script("model", fails());
     let old = ended(&stage, PlanAndExecuteRequest { message: "helo".into(), ..Default::default() }).await;
     for input in ["{}", r#"{"message": 1}"#, r#"{"message": " "}"#] {
@@ -199,7 +200,7 @@ async fn a_chat_may_be_put_in_other_words() {
 
 #[tokio::test]
 async fn what_was_done_without_an_answer_is_done_again_with_it() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     stage.script("git_agent", fails());
     let mut tasks = vec![
         task("a", "git_agent", "{}", &[]),
@@ -220,7 +221,7 @@ async fn what_was_done_without_an_answer_is_done_again_with_it() {
 
 #[tokio::test]
 async fn whoever_waits_is_told_the_new_end_and_may_try_once_more() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     let first = half_done(&stage).await;
     let error = redrive(&stage, RedrivePlanRequest { wait: true, ..of(&first) }).await.unwrap_err();
     assert_eq!((error.code, error.message.as_str()), (Code::ExecutionFailed, "no"));
@@ -236,7 +237,7 @@ async fn whoever_waits_is_told_the_new_end_and_may_try_once_more() {
 
 #[tokio::test]
 async fn a_redrive_that_is_sent_again_is_answered_again() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     let old = half_done(&stage).await;
     stage.script("notes", Script::Says(answers("noted")));
     let request = |digest: &str| RedrivePlanRequest {
@@ -254,7 +255,7 @@ async fn a_redrive_that_is_sent_again_is_answered_again() {
 
 #[tokio::test]
 async fn a_plans_own_time_begins_anew() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     stage.script("model", Script::Hangs);
     let request = PlanAndExecuteRequest { deadline_ms: 300, ..graph(vec![task("a", "model", "{}", &[])]) };
     let old = ended(&stage, request).await;
@@ -272,8 +273,9 @@ async fn a_plans_own_time_begins_anew() {
 #[tokio::test]
 async fn a_redriven_plan_survives_its_planner_with_what_it_has_kept() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
-    let on =
-        async |peers| Stage::on(dir.clone(), FakeExecutor::default(), FakeHealth::default(), peers).await;
+    let on = async |peers| {
+        TestPlanner::on(dir.clone(), FakeExecutor::default(), FakeHealth::default(), peers).await
+    };
     let mut stage = on(ALL_PEERS).await;
     let old = half_done(&stage).await;
     stage.stop().await;

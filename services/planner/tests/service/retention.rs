@@ -7,7 +7,9 @@ use phoenix_domain::{PlanId, plan::PlanStatus};
 use phoenix_planner::store::{self, Entry, IdempotencyKey};
 use phoenix_proto::planner::PlanAndExecuteRequest;
 
-use crate::support::{ALL_PEERS, DAY, FakeExecutor, FakeHealth, Stage, eventually, new_plan, status_of};
+use crate::support::{
+    ALL_PEERS, DAY, FakeExecutor, FakeHealth, TestPlanner, eventually, new_plan, status_of,
+};
 
 /// A journal with a finished plan of each of these ages, under a key that is as old: their ids.
 async fn journal(dir: &tempfile::TempDir, days: &[u32]) -> Vec<PlanId> {
@@ -23,7 +25,7 @@ async fn journal(dir: &tempfile::TempDir, days: &[u32]) -> Vec<PlanId> {
         let used = Entry::KeyUsed { key, subject: *plan_id.as_uuid(), at, not_before: Timestamp::MIN };
         let ended = Entry::PlanEnded { plan_id, status: PlanStatus::Succeeded, at, result: Ok(()) };
         let entries = [Entry::PlanAccepted { plan: plan.into() }, used, ended];
-        assert!(journal.write("earlier", &[entries.into()]).await.unwrap().is_empty());
+        assert!(journal.append("earlier", &[entries.into()]).await.unwrap().is_empty());
         ids.push(plan_id);
     }
     journal.release("earlier").await.unwrap();
@@ -34,7 +36,7 @@ async fn journal(dir: &tempfile::TempDir, days: &[u32]) -> Vec<PlanId> {
 async fn plans_and_keys_go_when_they_are_old_and_the_younger_ones_answer() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let ids = journal(&dir, &[0, 29, 31, 400]).await;
-    let stage = Stage::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
+    let stage = TestPlanner::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
     for old in &ids[2..] {
         eventually(async || stage.find_plan(&old.to_string()).await.is_err()).await;
     }

@@ -9,7 +9,7 @@ use phoenix_domain::{
     ActionSpec, AgentCatalog, AgentSpec, CorrelationId, OrchestratorError, TaskId, plan as domain,
     schema::InputSchema,
 };
-use phoenix_planner::{PlannerConfig, retention::Retention};
+use phoenix_planner::{PlannerConfig, config::Retention};
 use phoenix_platform::{RequestContext, client, service_token::ServiceToken};
 use phoenix_proto::{
     common,
@@ -42,7 +42,7 @@ pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub const KEY_LIFE: Duration = Duration::from_secs(60);
 
 /// A planner between fakes. Everything ends when it is dropped.
-pub struct Stage {
+pub struct TestPlanner {
     pub executor: FakeExecutor,
     pub client: PlannerServiceClient<client::PeerChannel>,
     channel: client::PeerChannel,
@@ -56,7 +56,7 @@ pub struct Stage {
     peers: CancellationToken,
 }
 
-impl Drop for Stage {
+impl Drop for TestPlanner {
     fn drop(&mut self) {
         self.shutdown.cancel();
         self.peers.cancel();
@@ -77,7 +77,7 @@ pub fn token() -> ServiceToken {
     ServiceToken::new("of-the-test").unwrap()
 }
 
-impl Stage {
+impl TestPlanner {
     pub async fn new() -> Self {
         Self::with(FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await
     }

@@ -12,7 +12,7 @@ use phoenix_proto::planner::WatchPlanRequest;
 use sqlx::{Connection, SqliteConnection};
 use tokio_stream::StreamExt;
 
-use crate::support::{PATIENCE, Script, Stage, eventually, graph, new_plan, task};
+use crate::support::{PATIENCE, Script, TestPlanner, eventually, graph, new_plan, task};
 
 async fn patiently<T>(wait: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, wait).await.expect("it comes in time")
@@ -21,7 +21,7 @@ async fn patiently<T>(wait: impl Future<Output = T>) -> T {
 async fn accept(journal: &Journal) -> PlanId {
     let plan = new_plan(Timestamp::now(), &["model"]);
     let plan_id = plan.plan_id;
-    journal.accept(vec![Entry::PlanAccepted { plan: plan.into() }]).await.unwrap();
+    journal.create(vec![Entry::PlanAccepted { plan: plan.into() }]).await.unwrap();
     plan_id
 }
 
@@ -49,11 +49,11 @@ async fn commit_wakes_only_watchers_of_its_own_plans() {
     }
     for step in 1..=5 {
         let task = TaskRef { plan_id: changing, ordinal: 0 };
-        journal.note(Entry::TaskDispatched { task, at: Timestamp::now() }).await.unwrap();
+        journal.append(Entry::TaskDispatched { task, at: Timestamp::now() }).await.unwrap();
         for watcher in &mut watchers {
             patiently(watcher.changed()).await;
         }
-        let events = journal.moved_events(changing, 0, 100).await.unwrap();
+        let events = journal.applied_events(changing, 0, 100).await.unwrap();
         assert_eq!(events.len(), 1 + step, "what woke the watchers can be read");
     }
     for watcher in &mut others {
@@ -64,7 +64,7 @@ async fn commit_wakes_only_watchers_of_its_own_plans() {
 /// What another planner of the same journal writes is found without moving what is in the log.
 #[tokio::test]
 async fn watchers_of_idle_plan_write_nothing() {
-    let stage = Stage::new().await;
+    let stage = TestPlanner::new().await;
     stage.script("model", Script::Hangs);
     let request = graph(vec![task("a", "model", "{}", &[])]);
     let plan_id = stage.client.clone().submit_plan(request).await.unwrap().into_inner().plan_id;

@@ -8,7 +8,7 @@ use phoenix_domain::{
 use phoenix_planner::store::{self, Entry, JournalError, PlanFilter};
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
-use crate::{Fresh, accepted, at, claim, life, new_plan, plan_ended, plan_ids, sqlite, write};
+use crate::{Fresh, accepted, at, life, new_plan, plan_ended, plan_ids, sqlite, take_over, write};
 
 impl Fresh {
     async fn alter(&self, sql: String) {
@@ -101,10 +101,10 @@ async fn what_cannot_even_be_named_does_not_keep_the_rest_from_being_taken_over(
         .await;
     fresh.store.register("heir").await.unwrap();
     fresh.store.release("me").await.unwrap();
-    let claimed = claim(&*fresh.store, "heir", &[]).await;
-    assert_eq!((plan_ids(&claimed), claimed.sweeps), (vec![plans[1].plan_id], Vec::new()));
+    let claimed = take_over(&*fresh.store, "heir", &[]).await;
+    assert_eq!((plan_ids(&claimed), claimed.bulk), (vec![plans[1].plan_id], Vec::new()));
     assert_eq!(claimed.unreadable.iter().map(|record| &*record.id).collect::<Vec<_>>(), ["?", "?"]);
-    assert!(claim(&*fresh.store, "heir", &[]).await.unreadable.is_empty(), "told once");
+    assert!(take_over(&*fresh.store, "heir", &[]).await.unreadable.is_empty(), "told once");
 }
 
 /// Puts a row into the log between two plans that are well, opens the journal anew, and reads both: whether they are well, and
@@ -205,7 +205,7 @@ async fn unusable_record_in_a_shared_commit_costs_its_own_plan_only() {
         fresh.store = store::open(&fresh.url).await.unwrap();
         // One commit for all of them, the damaged one's too.
         let lives: Vec<_> = plans.iter().map(|plan| life(plan)[1..].into()).collect();
-        assert!(fresh.store.write("me", &lives).await.unwrap().is_empty());
+        assert!(fresh.store.append("me", &lives).await.unwrap().is_empty());
         for (n, plan) in plans.iter().enumerate() {
             let read = fresh.store.plan(plan.plan_id).await;
             let events = fresh.store.events(plan.plan_id, 0, 100).await;
@@ -280,7 +280,7 @@ async fn depth_of_an_older_journal_is_read_with_its_neighbours() {
     let others: Vec<_> = (0..31).map(|_| new_plan(&["a"])).collect();
     let groups: Vec<_> =
         std::iter::once(&deep).chain(&others).map(|plan| [accepted(plan)][..].into()).collect();
-    fresh.store.write("me", &groups).await.unwrap();
+    fresh.store.append("me", &groups).await.unwrap();
     let reopened = store::open(&fresh.url).await.unwrap();
     for plan in others.iter().chain([&deep]) {
         assert_eq!(reopened.plan(plan.plan_id).await.unwrap().as_ref(), Some(plan));

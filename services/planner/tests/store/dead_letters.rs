@@ -7,10 +7,10 @@ use phoenix_domain::{
     plan::{Plan, PlanStatus, TaskStatus},
 };
 use phoenix_planner::store::{
-    DeadLetterFilter, DeadLetterQuery, Entry, OldPlans, OpenDeadLetters, Store, Sweep, SweepAction,
+    BulkAction, BulkOperation, DeadLetterFilter, DeadLetterQuery, Entry, OldPlans, OpenDeadLetters, Store,
 };
 
-use crate::{accepted, at, claim, life, new_plan, plan_ended, stores, task_of, write};
+use crate::{accepted, at, life, new_plan, plan_ended, stores, take_over, task_of, write};
 
 /// The plan's only task fails for good at `second`, and the plan with it.
 fn failure(plan: &Plan, second: i64, code: Code, class: &str) -> Vec<Entry> {
@@ -34,7 +34,7 @@ async fn failed(store: &dyn Store, agent: &str, second: i64) -> Plan {
     plan
 }
 
-fn redrive(old: &Plan, sweep: Option<BulkRedriveId>) -> (Plan, Vec<Entry>) {
+fn redrive(old: &Plan, bulk: Option<BulkRedriveId>) -> (Plan, Vec<Entry>) {
     let mut new = new_plan(&["a", "b"]);
     new.redrive_of = Some(old.plan_id);
     let redriven = Entry::PlanRedriven {
@@ -43,7 +43,7 @@ fn redrive(old: &Plan, sweep: Option<BulkRedriveId>) -> (Plan, Vec<Entry>) {
         at: at(50),
         by: new.correlation_id,
         reason: "fixed".into(),
-        sweep,
+        bulk,
     };
     let kept = Entry::TaskEnded {
         task: task_of(&new, 0),
@@ -55,11 +55,11 @@ fn redrive(old: &Plan, sweep: Option<BulkRedriveId>) -> (Plan, Vec<Entry>) {
     (new, entries)
 }
 
-fn sweep(action: SweepAction, filter: DeadLetterFilter, limit: u32) -> (Sweep, Entry) {
+fn bulk(action: BulkAction, filter: DeadLetterFilter, limit: u32) -> (BulkOperation, Entry) {
     let (sweep_id, by) = (BulkRedriveId::generate(), CorrelationId::generate());
-    let sweep = Sweep { sweep_id, action, at: at(60), by, reason: "why".into() };
-    let entry = Entry::SweepBegun { sweep: Box::new(sweep.clone()), filter: Box::new(filter), limit };
-    (sweep, entry)
+    let operation = BulkOperation { sweep_id, action, at: at(60), by, reason: "why".into() };
+    let (boxed, filter) = (Box::new(operation.clone()), Box::new(filter));
+    (operation, Entry::BulkStarted { operation: boxed, filter, limit })
 }
 
 async fn listed(store: &dyn Store, filter: DeadLetterFilter, state: State) -> Vec<DeadLetter> {
@@ -256,20 +256,20 @@ async fn dead_letters_go_with_their_plan_and_sweeps_when_they_are_as_old() {
         let store = &*fresh.store;
         let [old, young] = [failed(store, "a", 1).await, failed(store, "a", 90).await];
         let only_one = DeadLetterFilter { plan_id: Some(young.plan_id), ..DeadLetterFilter::default() };
-        let (discard, begun) = sweep(SweepAction::Discard, only_one, 100);
+        let (discard, begun) = bulk(BulkAction::Discard, only_one, 100);
         write(store, "me", &[begun]).await.unwrap();
         assert_eq!(open(store).await, (1, Some(1)));
         let forget = async |second: i64| {
             let old = OldPlans { ended_before: at(second), after: None, limit: 10 };
-            store.forget_plans("me", &old).await.unwrap().plans
+            store.purge_plans("me", &old).await.unwrap().plans
         };
         assert_eq!(forget(50).await, 1);
         assert_eq!(store.plan(old.plan_id).await.unwrap(), None);
         assert_eq!(plans(store, State::Open).await, []);
         assert_eq!(open(store).await, (0, None));
-        assert!(store.sweep(discard.sweep_id).await.unwrap().is_some(), "it is younger");
+        assert!(store.bulk_operation(discard.sweep_id).await.unwrap().is_some(), "it is younger");
         assert_eq!(forget(80).await, 0);
-        assert_eq!(store.sweep(discard.sweep_id).await.unwrap(), None);
+        assert_eq!(store.bulk_operation(discard.sweep_id).await.unwrap(), None);
         assert_eq!(plans(store, State::Discarded).await, [young.plan_id]);
     }
 }
@@ -282,11 +282,11 @@ async fn a_plan_is_redriven_once_whoever_tries() {
         let old = failed(store, "a", 1).await;
         let [(first, one), (second, two), (third, three)] = [(); 3].map(|()| redrive(&old, None));
         assert_eq!(
-            store.write("me", &[one.into(), two.into()]).await.unwrap(),
+            store.append("me", &[one.into(), two.into()]).await.unwrap(),
             [1],
             "of one batch the first"
         );
-        assert_eq!(store.write("other", &[three.into()]).await.unwrap(), [0], "of two planners the first");
+        assert_eq!(store.append("other", &[three.into()]).await.unwrap(), [0], "of two planners the first");
         for lost in [second, third] {
             assert_eq!(store.plan(lost.plan_id).await.unwrap(), None);
         }
@@ -307,9 +307,9 @@ async fn a_sweep_discards_the_oldest_that_are_open_and_tells_of_each() {
         }
         write(store, "me", &redrive(&known[0], None).1).await.unwrap();
         let filter = DeadLetterFilter { agent: "a".parse().ok(), ..DeadLetterFilter::default() };
-        let (discard, begun) = sweep(SweepAction::Discard, filter.clone(), 3);
+        let (discard, begun) = bulk(BulkAction::Discard, filter.clone(), 3);
         write(store, "me", &[begun]).await.unwrap();
-        assert_eq!(store.sweep(discard.sweep_id).await.unwrap(), Some((discard.clone(), 3)));
+        assert_eq!(store.bulk_operation(discard.sweep_id).await.unwrap(), Some((discard.clone(), 3)));
         let discarded = listed(store, DeadLetterFilter::default(), State::Discarded).await;
         assert_eq!(
             discarded.iter().map(|letter| letter.plan_id).collect::<Vec<_>>(),
@@ -329,11 +329,15 @@ async fn a_sweep_discards_the_oldest_that_are_open_and_tells_of_each() {
         let next = store.events(later.plan_id, 0, 1).await.unwrap()[0].position;
         assert!(positions.is_sorted() && positions[2] < next, "positions go on: {positions:?} {next}");
 
-        let (rest, begun) = sweep(SweepAction::Discard, filter.clone(), 100);
+        let (rest, begun) = bulk(BulkAction::Discard, filter.clone(), 100);
         write(store, "me", &[begun]).await.unwrap();
-        assert_eq!(store.sweep(rest.sweep_id).await.unwrap().unwrap().1, 2, "what is settled stays settled");
+        assert_eq!(
+            store.bulk_operation(rest.sweep_id).await.unwrap().unwrap().1,
+            2,
+            "what is settled stays settled"
+        );
         assert_eq!(plans(store, State::Open).await, [known[5].plan_id]);
-        assert_eq!(claim(store, "me", &[]).await.sweeps, [], "it is done");
+        assert_eq!(take_over(store, "me", &[]).await.bulk, [], "it is done");
     }
 }
 
@@ -349,36 +353,40 @@ async fn a_sweep_marks_what_it_will_redrive_and_nobody_else_does() {
         write(store, "me", &half).await.unwrap();
 
         let all = DeadLetterFilter::default();
-        let action = SweepAction::Redrive { rate: 2.5 };
+        let action = BulkAction::Redrive { rate: 2.5 };
         let of_a = DeadLetterFilter { agent: "a".parse().ok(), ..all.clone() };
-        let (first, begun) = sweep(action, of_a, 100);
+        let (first, begun) = bulk(action, of_a, 100);
         write(store, "me", &[begun]).await.unwrap();
-        assert_eq!(store.sweep(first.sweep_id).await.unwrap(), Some((first.clone(), 2)));
-        let todo = async |sweep: &Sweep| store.swept_plans(sweep.sweep_id).await.unwrap();
+        assert_eq!(store.bulk_operation(first.sweep_id).await.unwrap(), Some((first.clone(), 2)));
+        let todo = async |operation: &BulkOperation| store.bulk_plans(operation.sweep_id).await.unwrap();
         assert_eq!(todo(&first).await, [older.plan_id, newer.plan_id], "not of the plan that still runs");
         assert_eq!(open(store).await, (4, Some(0)), "they are open until they are redriven");
-        let (second, begun) = sweep(action, all.clone(), 100);
+        let (second, begun) = bulk(action, all.clone(), 100);
         write(store, "me", &[begun]).await.unwrap();
         assert_eq!(todo(&second).await, [third.plan_id]);
 
         write(store, "me", &redrive(&older, Some(first.sweep_id)).1).await.unwrap();
         let (discard, begun) =
-            sweep(SweepAction::Discard, DeadLetterFilter { plan_id: Some(newer.plan_id), ..all.clone() }, 9);
+            bulk(BulkAction::Discard, DeadLetterFilter { plan_id: Some(newer.plan_id), ..all.clone() }, 9);
         write(store, "me", &[begun]).await.unwrap();
-        assert_eq!(store.sweep(discard.sweep_id).await.unwrap().unwrap().1, 1, "what waits can be discarded");
+        assert_eq!(
+            store.bulk_operation(discard.sweep_id).await.unwrap().unwrap().1,
+            1,
+            "what waits can be discarded"
+        );
         assert_eq!(todo(&first).await, []);
         let (_, late) = redrive(&newer, Some(first.sweep_id));
         assert_eq!(
-            store.write("me", &[late.into()]).await.unwrap(),
+            store.append("me", &[late.into()]).await.unwrap(),
             [0],
             "a sweep does not redrive what was discarded"
         );
         let (_, wanted) = redrive(&newer, None);
         write(store, "me", &wanted).await.expect("a person may");
 
-        let ended = |sweep: &Sweep| Entry::SweepEnded { sweep_id: sweep.sweep_id, at: at(70) };
+        let ended = |operation: &BulkOperation| Entry::BulkEnded { sweep_id: operation.sweep_id, at: at(70) };
         write(store, "me", &[ended(&second)]).await.unwrap();
-        let (again, begun) = sweep(action, all, 100);
+        let (again, begun) = bulk(action, all, 100);
         write(store, "me", &[begun]).await.unwrap();
         assert_eq!(todo(&again).await, [third.plan_id], "what a sweep leaves is free when it ends");
     }
@@ -389,15 +397,15 @@ async fn sweeps_that_are_not_worked_off_are_taken_over_with_the_plans() {
     for fresh in stores().await {
         let store = &*fresh.store;
         store.register("heir").await.unwrap();
-        let action = SweepAction::Redrive { rate: 0.5 };
-        let (done, first) = sweep(action, DeadLetterFilter::default(), 9);
-        let (open, second) = sweep(action, DeadLetterFilter::default(), 9);
-        let ended = Entry::SweepEnded { sweep_id: done.sweep_id, at: at(61) };
+        let action = BulkAction::Redrive { rate: 0.5 };
+        let (done, first) = bulk(action, DeadLetterFilter::default(), 9);
+        let (open, second) = bulk(action, DeadLetterFilter::default(), 9);
+        let ended = Entry::BulkEnded { sweep_id: done.sweep_id, at: at(61) };
         write(store, "me", &[first, ended, second]).await.unwrap();
-        assert_eq!(claim(store, "heir", &[]).await.sweeps, [], "its owner lives");
+        assert_eq!(take_over(store, "heir", &[]).await.bulk, [], "its owner lives");
         store.release("me").await.unwrap();
-        assert_eq!(claim(store, "nobody", &[]).await.sweeps, [], "who owns nothing takes nothing");
-        assert_eq!(claim(store, "heir", &[]).await.sweeps, [open]);
-        assert_eq!(claim(store, "heir", &[]).await.sweeps, []);
+        assert_eq!(take_over(store, "nobody", &[]).await.bulk, [], "who owns nothing takes nothing");
+        assert_eq!(take_over(store, "heir", &[]).await.bulk, [open]);
+        assert_eq!(take_over(store, "heir", &[]).await.bulk, []);
     }
 }

@@ -1,15 +1,15 @@
 //! What every store of the journal must do. A new kind of store is one more line in [`stores`].
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests are tests too")]
 
-mod claims;
+mod compaction;
 mod damage;
 mod dead_letters;
 mod ownership;
 mod pace;
 mod plans;
+mod reservations;
 mod retention;
 mod sqlite;
-mod whole;
 
 use std::sync::Arc;
 
@@ -46,22 +46,22 @@ async fn sqlite() -> Fresh {
 }
 
 /// Takes over whatever there is, whatever its agents are.
-async fn claim(store: &dyn Store, planner: &str, dead: &[Heartbeat]) -> Unfinished {
-    store.claim(planner, dead, &TakeoverScope::default()).await.unwrap()
+async fn take_over(store: &dyn Store, planner: &str, dead: &[Heartbeat]) -> Unfinished {
+    store.take_over(planner, dead, &TakeoverScope::default(), at(0)).await.unwrap()
 }
 
 fn plan_ids(claimed: &Unfinished) -> Vec<PlanId> {
     claimed.plans.iter().map(|plan| plan.plan_id).collect()
 }
 
-/// [`claim`]: the plans.
+/// [`take_over`]: the plans.
 async fn taken_over(store: &dyn Store, planner: &str, dead: &[Heartbeat]) -> Vec<PlanId> {
-    plan_ids(&claim(store, planner, dead).await)
+    plan_ids(&take_over(store, planner, dead).await)
 }
 
 /// Writes entries that claim nothing that is taken.
 async fn write(store: &dyn Store, planner: &str, entries: &[Entry]) -> Result<(), JournalError> {
-    let lost = store.write(planner, &[entries.into()]).await?;
+    let lost = store.append(planner, &[entries.into()]).await?;
     assert_eq!(lost, [0; 0]);
     Ok(())
 }

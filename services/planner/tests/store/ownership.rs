@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 
 use phoenix_planner::store::{
-    Entry, Heartbeat, JournalError, LeftPlan, Store, TakeoverScope, UnfinishedPlan,
+    Entry, Heartbeat, JournalError, SkippedPlan, Store, TakeoverScope, UnfinishedPlan,
 };
 
-use crate::{accepted, at, claim, new_plan, plan_ended, stores, taken_over, task_of, write};
+use crate::{accepted, at, new_plan, plan_ended, stores, take_over, taken_over, task_of, write};
 
 async fn heartbeat(store: &dyn Store, planner: &str) -> Heartbeat {
     store.planners().await.unwrap().into_iter().find(|known| known.planner == planner).unwrap()
@@ -31,10 +31,10 @@ async fn a_heartbeat_can_be_seen() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let before = heartbeat(store, "me").await;
-        store.beat("me").await.unwrap();
+        store.heartbeat("me", at(0)).await.unwrap();
         let after = heartbeat(store, "me").await;
-        assert!(after.beat > before.beat);
-        let refused = store.beat("nobody").await;
+        assert!(after.sequence > before.sequence);
+        let refused = store.heartbeat("nobody", at(0)).await;
         assert!(matches!(refused, Err(JournalError::Fenced)), "{refused:?}");
     }
 }
@@ -49,7 +49,7 @@ async fn plans_of_the_dead_and_of_those_who_left_are_taken_over() {
         assert_eq!(taken_over(store, "heir", &[]).await, [], "its owner lives");
 
         let seen = heartbeat(store, "me").await;
-        store.beat("me").await.unwrap();
+        store.heartbeat("me", at(0)).await.unwrap();
         assert_eq!(taken_over(store, "heir", &[seen]).await, [], "it has been heard of since");
 
         let seen = heartbeat(store, "me").await;
@@ -79,7 +79,7 @@ async fn crashes_count_for_running_plans_of_planners_that_died() {
         write(store, "me", &[Entry::TaskDispatched { task: task_of(&runs, 0), at: at(1) }]).await.unwrap();
         let crashes = async |planner: &str, dead: &[Heartbeat]| {
             store.register(planner).await.unwrap();
-            let claimed = claim(store, planner, dead).await.plans;
+            let claimed = take_over(store, planner, dead).await.plans;
             let of = |plan_id| *claimed.iter().find(|plan| plan.plan_id == plan_id).unwrap();
             let UnfinishedPlan { takeovers, crashes, .. } = of(runs.plan_id);
             assert_eq!(of(waits.plan_id).crashes, 0, "it has not begun");
@@ -92,6 +92,37 @@ async fn crashes_count_for_running_plans_of_planners_that_died() {
         assert_eq!(crashes("third", &[]).await, (2, 1), "one that left in order has not died");
         let third = heartbeat(store, "third").await;
         assert_eq!(crashes("fourth", &[third]).await, (3, 2));
+    }
+}
+
+#[tokio::test]
+async fn plan_that_survives_or_progresses_is_no_suspect() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let (old, young) = (new_plan(&["a"]), new_plan(&["a", "a"]));
+        let dispatched = |plan, second| Entry::TaskDispatched { task: task_of(plan, 0), at: at(second) };
+        let entries = [accepted(&old), accepted(&young), dispatched(&old, 0), dispatched(&young, 100)];
+        write(store, "me", &entries).await.unwrap();
+        // `dead` sent its last heartbeat at one second, `heir` takes over at another.
+        let crashes = async |dead: &str, last_seen: i64, heir: &str, now: i64| {
+            store.heartbeat(dead, at(last_seen)).await.unwrap();
+            store.register(heir).await.unwrap();
+            let (dead, scope) = ([heartbeat(store, dead).await], TakeoverScope::default());
+            let plans = store.take_over(heir, &dead, &scope, at(now)).await.unwrap().plans;
+            [&old, &young].map(|plan| plans.iter().find(|own| own.plan_id == plan.plan_id).unwrap().crashes)
+        };
+        assert_eq!(crashes("me", 130, "b", 200).await, [0, 1], "one had run for 130 s, one for 30 s");
+        let ended = Entry::TaskEnded {
+            task: task_of(&young, 0),
+            status: phoenix_domain::plan::TaskStatus::Succeeded,
+            at: at(210),
+            result: Ok(phoenix_domain::action::ActionResult::text("done")),
+        };
+        write(store, "b", &[ended]).await.unwrap();
+        assert_eq!(crashes("b", 220, "c", 300).await, [1, 0], "a task of one ended after the takeover");
+        assert_eq!(crashes("c", 310, "d", 400).await, [2, 1], "neither progressed");
+        assert_eq!(crashes("d", 461, "e", 500).await, [0, 0], "both survived a minute");
+        assert_eq!(crashes("e", 501, "f", 600).await, [1, 1], "the count restarts");
     }
 }
 
@@ -111,16 +142,16 @@ async fn plans_with_unknown_agents_are_left_until_they_are_taken_anyway() {
         store.release("me").await.unwrap();
         store.register("heir").await.unwrap();
         let agents = Some(HashSet::from(["a".parse().unwrap()]));
-        let mut scope = TakeoverScope { agents, anyway: HashSet::new() };
-        let claimed = store.claim("heir", &[], &scope).await.unwrap();
+        let mut scope = TakeoverScope { agents, regardless: HashSet::new() };
+        let claimed = store.take_over("heir", &[], &scope, at(0)).await.unwrap();
         let mut taken = crate::plan_ids(&claimed);
         taken.sort_unstable();
         assert_eq!(taken, [known.plan_id, partly.plan_id], "what has ended needs no agent");
-        let left = [LeftPlan { plan_id: unknown.plan_id, agent: "b".into() }];
-        assert_eq!(claimed.left, left);
-        assert_eq!(store.claim("heir", &[], &scope).await.unwrap().left, left, "still");
-        scope.anyway.insert(unknown.plan_id);
-        let claimed = store.claim("heir", &[], &scope).await.unwrap();
-        assert_eq!((crate::plan_ids(&claimed), claimed.left), (vec![unknown.plan_id], Vec::new()));
+        let skipped = [SkippedPlan { plan_id: unknown.plan_id, agent: "b".into() }];
+        assert_eq!(claimed.skipped, skipped);
+        assert_eq!(store.take_over("heir", &[], &scope, at(0)).await.unwrap().skipped, skipped, "still");
+        scope.regardless.insert(unknown.plan_id);
+        let claimed = store.take_over("heir", &[], &scope, at(0)).await.unwrap();
+        assert_eq!((crate::plan_ids(&claimed), claimed.skipped), (vec![unknown.plan_id], Vec::new()));
     }
 }

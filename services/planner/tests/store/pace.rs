@@ -2,11 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use phoenix_planner::{
-    journal::Journal,
-    retention::{self, Retention},
-    store,
-};
+use phoenix_planner::{background::retention, config::Retention, journal::Journal, store};
 use phoenix_platform::readiness::Readiness;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -85,9 +81,9 @@ async fn accept_for(journal: &Journal, lasts: impl Future<Output = ()>) -> Vec<D
                 while !stop.is_cancelled() {
                     let plan = new_plan(&["a"]);
                     let asked = Instant::now();
-                    journal.accept(vec![accepted(&plan)]).await.unwrap();
+                    journal.create(vec![accepted(&plan)]).await.unwrap();
                     waits.push(asked.elapsed());
-                    journal.record(vec![plan_ended(&plan, 1)]).await.unwrap();
+                    journal.append_durable(vec![plan_ended(&plan, 1)]).await.unwrap();
                 }
                 waits
             }

@@ -134,7 +134,7 @@ async fn several_plans_are_read_at_once_each_with_what_is_its_own() {
         write(store, "me", &life(&plans[2])).await.unwrap();
         let nobody = new_plan(&[]).plan_id;
         let wanted = [plans[2].plan_id, nobody, plans[0].plan_id, plans[1].plan_id];
-        let mut read = store.whole_plans(&wanted).await.unwrap();
+        let mut read = store.plans_by_id(&wanted).await.unwrap();
         read.sort_by_key(|(plan_id, _)| *plan_id);
         let read: Vec<_> = read.into_iter().map(|(plan_id, plan)| (plan_id, plan.unwrap())).collect();
         assert_eq!(read.len(), 3, "those that are there");
@@ -147,6 +147,6 @@ async fn several_plans_are_read_at_once_each_with_what_is_its_own() {
                 (plan.tasks.len(), if plan.tasks.len() == 2 { 3 } else { 0 })
             );
         }
-        assert!(store.whole_plans(&[]).await.unwrap().is_empty());
+        assert!(store.plans_by_id(&[]).await.unwrap().is_empty());
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use phoenix_domain::{PlanId, plan::Plan};
-use phoenix_planner::store::{Forgotten, JournalError, OldPlans, PlanFilter, Store};
+use phoenix_planner::store::{JournalError, OldPlans, PlanFilter, Purged, Store};
 
 use crate::{accepted, accepted_as, at, new_plan, plan_ended, short_life, stores, write};
 
@@ -16,8 +16,8 @@ pub(crate) fn plan_of(second: i64) -> Plan {
     Plan { plan_id: plan_id.into_uuid().into(), created_at: at(second), ..new_plan(&["a", "b"]) }
 }
 
-async fn forget(store: &dyn Store, before: Timestamp, after: Option<PlanId>, limit: u32) -> Forgotten {
-    store.forget_plans("me", &OldPlans { ended_before: before, after, limit }).await.unwrap()
+async fn forget(store: &dyn Store, before: Timestamp, after: Option<PlanId>, limit: u32) -> Purged {
+    store.purge_plans("me", &OldPlans { ended_before: before, after, limit }).await.unwrap()
 }
 
 async fn known(store: &dyn Store) -> BTreeSet<PlanId> {
@@ -99,7 +99,7 @@ async fn two_planners_that_delete_at_the_same_time_delete_each_plan_once() {
             let (mut after, mut plans) = (None, 0);
             loop {
                 let old = OldPlans { ended_before: at(1000), after, limit: 7 };
-                let batch = store.forget_plans(planner, &old).await.unwrap();
+                let batch = store.purge_plans(planner, &old).await.unwrap();
                 plans += batch.plans;
                 match batch.last {
                     Some(_) => after = batch.last,
@@ -121,12 +121,12 @@ async fn only_an_owner_deletes() {
         write(store, "me", &accepted_as(&plan, "k", "d", 0, 0)).await.unwrap();
         write(store, "me", &[plan_ended(&plan, 1)]).await.unwrap();
         let old = OldPlans { ended_before: at(50), after: None, limit: 10 };
-        let refused = store.forget_plans("nobody", &old).await;
+        let refused = store.purge_plans("nobody", &old).await;
         assert!(matches!(refused, Err(JournalError::Fenced)), "{refused:?}");
-        let refused = store.forget_keys("nobody", at(50), 10).await;
+        let refused = store.purge_keys("nobody", at(50), 10).await;
         assert!(matches!(refused, Err(JournalError::Fenced)), "{refused:?}");
         assert_eq!(known(store).await.len(), 1);
-        assert!(store.subject_of_key("k", at(0)).await.unwrap().is_some());
+        assert!(store.used_key("k", at(0)).await.unwrap().is_some());
     }
 }
 
@@ -139,14 +139,14 @@ async fn keys_go_when_they_are_old_and_can_then_stand_for_another_plan() {
             let key = format!("k{second}");
             write(store, "me", &accepted_as(&plan, &key, "d", second, 0)).await.unwrap();
         }
-        assert_eq!(store.forget_keys("me", at(50), 2).await.unwrap(), 2);
-        assert_eq!(store.forget_keys("me", at(50), 2).await.unwrap(), 1);
-        assert_eq!(store.forget_keys("me", at(50), 2).await.unwrap(), 0);
-        assert!(store.subject_of_key("k60", at(0)).await.unwrap().is_some());
-        assert_eq!(store.subject_of_key("k0", at(0)).await.unwrap(), None);
+        assert_eq!(store.purge_keys("me", at(50), 2).await.unwrap(), 2);
+        assert_eq!(store.purge_keys("me", at(50), 2).await.unwrap(), 1);
+        assert_eq!(store.purge_keys("me", at(50), 2).await.unwrap(), 0);
+        assert!(store.used_key("k60", at(0)).await.unwrap().is_some());
+        assert_eq!(store.used_key("k0", at(0)).await.unwrap(), None);
         let again = plan_of(70);
         write(store, "me", &accepted_as(&again, "k0", "e", 70, 0)).await.unwrap();
-        let used = store.subject_of_key("k0", at(0)).await.unwrap().unwrap();
+        let used = store.used_key("k0", at(0)).await.unwrap().unwrap();
         assert_eq!((used.subject, used.digest.as_str()), (*again.plan_id.as_uuid(), "e"));
     }
 }
@@ -155,12 +155,12 @@ async fn keys_go_when_they_are_old_and_can_then_stand_for_another_plan() {
 async fn the_extent_names_the_oldest_plan_that_has_ended() {
     for fresh in stores().await {
         let store = &*fresh.store;
-        let empty = store.extent().await.unwrap();
+        let empty = store.stats().await.unwrap();
         assert!(empty.bytes > 0);
         assert_eq!(empty.oldest_plan, None);
         let [open, ended, later] = [0, 10, 20].map(plan_of);
         write(store, "me", &[accepted(&open), accepted(&ended), accepted(&later)]).await.unwrap();
         write(store, "me", &[plan_ended(&later, 21), plan_ended(&ended, 22)]).await.unwrap();
-        assert_eq!(store.extent().await.unwrap().oldest_plan, Some(at(10)));
+        assert_eq!(store.stats().await.unwrap().oldest_plan, Some(at(10)));
     }
 }

@@ -75,13 +75,13 @@ async fn a_journal_that_was_closed_is_one_file() {
         write(&*store, &me, &[crate::accepted(&plan)]).await.unwrap();
         plans.push(plan.plan_id);
         let (ids, reads) = (&plans[..1], &*store);
-        let read = async || reads.whole_plans(ids).await.unwrap().len();
+        let read = async || reads.plans_by_id(ids).await.unwrap().len();
         assert_eq!(tokio::join!(read(), read()), (1, 1), "both readers are open");
         store.release(&me).await.unwrap();
         store.close().await;
         assert_eq!(files(), ["journal.db"], "after {round} rounds");
     }
-    assert_eq!(store::open(&url).await.unwrap().whole_plans(&plans).await.unwrap().len(), plans.len());
+    assert_eq!(store::open(&url).await.unwrap().plans_by_id(&plans).await.unwrap().len(), plans.len());
 }
 
 /// Whoever moves what from the log into the tables, and whenever: everything arrives once.
@@ -121,7 +121,7 @@ async fn forget_all(store: &dyn Store, limit: u32) -> u64 {
     let (mut after, mut plans) = (None, 0);
     loop {
         let old = OldPlans { ended_before: at(1_000_000_000), after, limit };
-        let batch = store.forget_plans("me", &old).await.unwrap();
+        let batch = store.purge_plans("me", &old).await.unwrap();
         plans += batch.plans;
         match batch.last {
             Some(_) => after = batch.last,
@@ -138,9 +138,9 @@ async fn the_file_stops_growing_when_as_much_goes_as_comes() {
     let mut peaks = Vec::new();
     for _ in 0..8 {
         fill(store, 0, PLANS).await;
-        peaks.push(store.extent().await.unwrap().bytes);
+        peaks.push(store.stats().await.unwrap().bytes);
         assert_eq!(forget_all(store, 100).await, PLANS as u64);
-        peaks.push(store.extent().await.unwrap().bytes);
+        peaks.push(store.stats().await.unwrap().bytes);
     }
     // What held the first four generations, file and write-ahead log, holds every later one. Pages that are not quite full
     // differ from generation to generation, and the log is as long as the longest time without a checkpoint: chance decides

@@ -1,18 +1,20 @@
-//! Requests to cancel plans, written by any planner and carried out by the owner of the plan.
+//! Cancel requests, written by any planner and applied by the owner of the plan.
 
 use jiff::Timestamp;
 use phoenix_domain::{PlanId, plan::PlanStatus};
 use sqlx::{SqliteConnection, SqlitePool};
 
-use super::{
-    JournalError,
-    rows::micros,
-    stored::{damaged, parse},
+use crate::store::{
+    error::JournalError,
+    sqlite::{
+        rows::micros,
+        stored::{damaged, parse},
+    },
 };
 
-/// A plan is to be cancelled.
+/// A request to cancel a plan.
 pub(super) struct Request<'a> {
-    /// Planner on whose behalf it is written.
+    /// Identity of the requesting planner.
     pub(super) planner: &'a str,
     pub(super) plan_id: PlanId,
     pub(super) reason: &'a str,
@@ -42,8 +44,8 @@ pub(super) async fn requests(pool: &SqlitePool) -> Result<Vec<(PlanId, String)>,
     rows.into_iter().map(|(id, reason)| Ok((parse("cancel_requests.plan_id", &id)?, reason))).collect()
 }
 
-/// Deletes requests that are done, also by the plan's own end.
-pub(super) async fn forget(connection: &mut SqliteConnection) -> Result<(), JournalError> {
+/// Deletes the requests for plans that have ended.
+pub(super) async fn delete_finished(connection: &mut SqliteConnection) -> Result<(), JournalError> {
     sqlx::query(
         "DELETE FROM cancel_requests WHERE plan_id NOT IN (SELECT plan_id FROM plans WHERE status IN ('pending', 'running'))",
     )

@@ -1,16 +1,11 @@
-//! A plan that is kept whole: the one task that it had, with its attempts, as a JSON document. What is read are the rows that
-//! the tables would hold instead.
+//! Document of a compacted plan: its task and attempts as JSON, with the names of the columns that they replace.
 
 use phoenix_domain::{TaskId, json::Object};
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::value::RawValue;
+use serde::Serialize;
 
-use super::{
-    super::record::{AnswerV1, ErrorV1},
-    stored::{AttemptRow, TaskRow},
-};
+use crate::store::record::{AnswerV1, ErrorV1};
 
-/// As it is written.
+/// The document, to be written.
 #[derive(Debug, Serialize)]
 pub(super) struct Document<'a> {
     pub(super) task: EndedTask<'a>,
@@ -53,22 +48,4 @@ pub(super) struct EndedAttempt<'a> {
     pub(super) message: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) stderr_tail: Option<&'a str>,
-}
-
-/// As it is read.
-#[derive(Deserialize)]
-pub(super) struct StoredDocument {
-    pub(super) task: TaskRow,
-    pub(super) attempts: Vec<AttemptRow>,
-}
-
-/// JSON inside a document, as text.
-pub(super) fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    Box::<RawValue>::deserialize(from).map(|value| value.get().to_owned())
-}
-
-/// The same where there may be none.
-pub(super) fn optional_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
-    let value = Option::<Box<RawValue>>::deserialize(from)?;
-    Ok(value.map(|value| value.get().to_owned()))
 }

@@ -1,5 +1,4 @@
-//! Whether the files that are open are still the ones at their paths. A file that was removed takes whatever is written to it
-//! along, and SQLite does not notice.
+//! Presence of the database file at its path. Writes to a file that was removed are lost, and SQLite does not detect that.
 
 use std::{
     io,
@@ -7,26 +6,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::JournalError;
+use crate::store::error::JournalError;
 
-/// A database file, by what the file system knows it as.
+/// Identity of an open database file.
 #[derive(Debug)]
 pub(super) struct Presence {
     path: PathBuf,
-    /// Device and inode; none of a database in memory.
+    /// Device and inode; absent for a database in memory.
     identity: Option<(u64, u64)>,
 }
 
 impl Presence {
-    /// The file at `path`, which was just opened.
+    /// Identity of the file at `path`, which was just opened.
     pub(super) async fn of(path: &Path) -> Self {
         Self { path: path.to_owned(), identity: identity(path).await.ok() }
     }
 
-    /// Whether it is still there.
+    /// Checks that the file is still at its path.
     ///
     /// # Errors
-    /// [`JournalError::FileGone`] when it is not, or another file is in its place.
+    /// [`JournalError::FileGone`] when it was removed or replaced.
     pub(super) async fn check(&self) -> Result<(), JournalError> {
         match (self.identity, identity(&self.path).await) {
             (None, _) => Ok(()),
@@ -39,10 +38,10 @@ impl Presence {
         }
     }
 
-    /// Whether the write-ahead log is there. To be asked while a connection has it open.
+    /// Checks that the write-ahead log is at its path. Called while a connection has it open.
     ///
     /// # Errors
-    /// [`JournalError::FileGone`] when it is not.
+    /// [`JournalError::FileGone`] when it was removed.
     pub(super) async fn check_log(&self) -> Result<(), JournalError> {
         let mut log = self.path.clone().into_os_string();
         log.push("-wal");

@@ -1,27 +1,31 @@
-//! Records that the tables do not take: they are moved into `quarantined_records`, logged and counted, and everything else of
-//! the log goes into the tables.
+//! Quarantine: records that the tables reject go into `quarantined_records`, are logged and counted, and the rest of the log
+//! is applied.
 //!
-//! A record costs its own plan. The records of that plan that follow go the same way, since they build on it, and the plan
-//! cannot be read until a version that knows all of them opens the journal ([`readmit`]). A file that is damaged elsewhere, or
-//! full, or locked, is no fault of a record.
+//! A record makes only its own plan unreadable. Later records of that plan depend on it and follow it into quarantine, until a
+//! version that can read all of them opens the journal ([`readmit`]). A file that is damaged elsewhere, full or locked puts no
+//! record into quarantine.
 
 use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 use phoenix_domain::PlanId;
 use phoenix_platform::metrics::record_counter;
-use sqlx::{Connection, SqliteConnection, SqlitePool};
+use sqlx::{Connection, SqliteConnection};
 
-use super::{
-    super::record::{self, Unusable},
-    Entry, JournalError,
-    log::{Log, Oldest, StoredCommit},
-    rows::{Row, Script, micros, row},
-    stored::parse,
+use crate::{
+    metrics::RECORDS_QUARANTINED,
+    store::{
+        entry::Entry,
+        error::JournalError,
+        record::{self, unusable::Unusable},
+        sqlite::{
+            rows::{Row, micros, row},
+            stored::parse,
+        },
+    },
 };
-use crate::metrics::COMMITS_SET_ASIDE;
 
-/// A record on its way into quarantine.
+/// A record that goes into quarantine.
 #[derive(Debug, Clone)]
 pub(super) struct Quarantined {
     pub(super) plan_id: Option<PlanId>,
@@ -31,11 +35,11 @@ pub(super) struct Quarantined {
     record: String,
 }
 
-/// Plans whose records go into quarantine, with the reason.
+/// Plans whose records go into quarantine, with the reasons.
 pub(super) type Blocked = HashMap<PlanId, String>;
 
-/// What one commit holds for the tables, and what it holds for quarantine. A plan that turns out to be unusable is `blocked`
-/// from then on.
+/// Splits a commit into entries for the tables and records for quarantine. Plans with unusable records are added to
+/// `blocked`.
 pub(super) fn sift(planner: &str, text: &[u8], blocked: &mut Blocked) -> (Vec<Entry>, Vec<Quarantined>) {
     let (mut usable, mut quarantined) = (Vec::new(), Vec::new());
     for record::Stored { plan_id, entry, line } in record::read(text) {
@@ -96,7 +100,7 @@ impl Quarantined {
             is_unknown,
             "a record of the journal cannot be used; it is kept in quarantined_records"
         );
-        record_counter(&COMMITS_SET_ASIDE, 1);
+        record_counter(&RECORDS_QUARANTINED, 1);
     }
 
     pub(super) fn into_row(self) -> Row {
@@ -105,7 +109,7 @@ impl Quarantined {
     }
 }
 
-/// The tables refuse a row, and will refuse it the next time.
+/// Whether the tables reject a row for a reason that does not pass.
 pub(super) fn is_constraint(error: &JournalError) -> bool {
     match error {
         JournalError::Database(sqlx::Error::Database(error)) => {
@@ -118,67 +122,7 @@ pub(super) fn is_constraint(error: &JournalError) -> bool {
     }
 }
 
-impl Log {
-    /// Moves the oldest commit alone, without the plans whose records the tables refuse: its number.
-    pub(super) async fn move_one(&self, readers: &SqlitePool) -> Result<Option<i64>, JournalError> {
-        self.forget_recent();
-        let mut connection = readers.acquire().await?;
-        let Some((row, position)) = StoredCommit::oldest(&mut connection).await? else { return Ok(None) };
-        let mut blocked = blocked(&mut connection).await?;
-        loop {
-            let oldest =
-                Oldest::of(&mut connection, vec![row.clone()], position, &mut blocked.clone()).await?;
-            let plans = oldest.plans();
-            match self.apply(oldest.into_move()).await {
-                Err(error) if is_constraint(&error) => {
-                    let reason = error.to_string();
-                    let mut refused = HashSet::new();
-                    for plan_id in &plans {
-                        if !self.fits(&mut connection, &row, position, *plan_id, &plans, &blocked).await? {
-                            refused.insert(*plan_id);
-                        }
-                    }
-                    // Plans that fit alone and not together are all refused.
-                    let refused = if refused.is_empty() { plans } else { refused };
-                    if refused.is_empty() {
-                        return Err(error);
-                    }
-                    blocked.extend(refused.into_iter().map(|plan_id| (plan_id, reason.clone())));
-                }
-                moved => return moved,
-            }
-        }
-    }
-
-    /// Whether the tables take what a commit holds of one plan, without the others.
-    async fn fits(
-        &self,
-        connection: &mut SqliteConnection,
-        row: &StoredCommit,
-        position: i64,
-        plan_id: PlanId,
-        plans: &HashSet<PlanId>,
-        blocked: &Blocked,
-    ) -> Result<bool, JournalError> {
-        let mut others = blocked.clone();
-        others.extend(plans.iter().filter(|other| **other != plan_id).map(|other| (*other, String::new())));
-        let alone = Oldest::of(connection, vec![row.clone()], position, &mut others).await?.into_move();
-        // The connection of a script that failed is closed, which rolls it back.
-        let tried = self.exclusively(async |connection| {
-            let mut script = Script::new(connection, "BEGIN IMMEDIATE; ");
-            alone.write_rows(&mut script).await?;
-            script.end("ROLLBACK").await?;
-            Ok(())
-        });
-        match tried.await {
-            Ok(()) => Ok(true),
-            Err(error) if is_constraint(&error) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// Puts the records of plans that this version can read as a whole back into the log, behind what is there: how many plans.
+/// Appends the records of plans that this version can read completely to the log again. Returns the number of plans.
 ///
 /// # Errors
 /// When the database cannot be used.

@@ -1,4 +1,4 @@
-//! Reading the journal.
+//! Reads of the journal.
 
 use futures_util::{Stream, TryStreamExt};
 use jiff::Timestamp;
@@ -7,13 +7,15 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use sqlx::{FromRow, Row, Sqlite, SqlitePool, sqlite::SqliteRow};
 
-use super::{
-    super::Unreadable,
-    Event, JournalError, Page, PlanFilter, UsedKey,
-    document::StoredDocument,
-    quarantine,
-    rows::{self, micros},
-    stored::{AttemptRow, PlanRow, TaskRow, damaged, from_json, parse, time},
+use crate::store::{
+    entry::UsedKey,
+    error::JournalError,
+    query::{Event, Page, PlanFilter, Unreadable},
+    sqlite::{
+        quarantine,
+        rows::{self, micros},
+        stored::{AttemptRow, PlanRow, StoredDocument, TaskRow, damaged, from_json, parse, time},
+    },
 };
 
 const PLAN_COLUMNS: &str =
@@ -26,23 +28,22 @@ const DOCUMENT: &str =
     "(SELECT document FROM documents WHERE documents.position = plans.document) AS document,
      EXISTS (SELECT 1 FROM quarantined_records AS q WHERE q.plan_id = plans.plan_id) AS is_blocked";
 
-/// A listing shows no output and no context.
+/// Columns of a listing, which shows no output and no context.
 const SUMMARY_COLUMNS: &str =
     "plan_id, correlation_id, kind, status, created_at, deadline_at, ended_at, '' AS context, NULL AS output, error,
      redrive_of, (SELECT later.plan_id FROM plans AS later WHERE later.redrive_of = plans.plan_id) AS redriven_as";
 
-/// Whole plans, in the order of their ids, all of the same moment; those that are there. One that can't be read does not
-/// spoil the others.
-pub(super) async fn whole_plans(
+/// Plans with their tasks and attempts, in the order of their ids, from one snapshot.
+pub(super) async fn plans_by_id(
     pool: &SqlitePool,
     plan_ids: &[PlanId],
 ) -> Result<Vec<(PlanId, Result<Plan, JournalError>)>, JournalError> {
     let plan_ids = rows::json(&plan_ids);
     let those = "WHERE plan_id IN (SELECT value FROM json_each(?)) ORDER BY plan_id";
-    // One snapshot: a plan is never shown with tasks of another moment.
+    // One snapshot: a plan never appears with tasks of another state.
     let mut snapshot = pool.begin().await?;
     let select = |what: &str, then: &str| sql(format!("SELECT {what} {those}{then}"));
-    let plans: Vec<WholePlanRow> =
+    let plans: Vec<FullPlanRow> =
         sqlx::query_as(select(&format!("{PLAN_COLUMNS}, {DOCUMENT} FROM plans"), ""))
             .bind(&plan_ids)
             .fetch_all(&mut *snapshot)
@@ -62,39 +63,39 @@ pub(super) async fn whole_plans(
     .await?;
     drop(snapshot);
     let (mut tasks, mut attempts) = (tasks.into_iter().peekable(), attempts.into_iter().peekable());
-    let mut whole = Vec::with_capacity(plans.len());
-    for WholePlanRow { plan, document, is_blocked } in plans {
+    let mut found = Vec::with_capacity(plans.len());
+    for FullPlanRow { plan, document, is_blocked } in plans {
         if is_blocked {
             let plan_id = parse("plans.plan_id", &plan.plan_id)?;
-            whole.push((plan_id, Err(quarantine::unreadable(plan_id))));
+            found.push((plan_id, Err(quarantine::unreadable(plan_id))));
             continue;
         }
         if let Some(document) = document {
-            whole.push((parse("plans.plan_id", &plan.plan_id)?, whole_plan(plan, &document)));
+            found.push((parse("plans.plan_id", &plan.plan_id)?, compacted_plan(plan, &document)));
             continue;
         }
         let own_tasks = std::iter::from_fn(|| tasks.next_if(|task| task.plan_id == plan.plan_id)).collect();
         let own_attempts = std::iter::from_fn(|| attempts.next_if(|attempt| attempt.plan_id == plan.plan_id));
         let own_attempts = own_attempts.collect();
-        whole.push((parse("plans.plan_id", &plan.plan_id)?, plan.with(own_tasks, own_attempts)));
+        found.push((parse("plans.plan_id", &plan.plan_id)?, plan.with(own_tasks, own_attempts)));
     }
     for plan_id in lost {
         let plan_id = parse("quarantined_records.plan_id", &plan_id)?;
-        whole.push((plan_id, Err(quarantine::unreadable(plan_id))));
+        found.push((plan_id, Err(quarantine::unreadable(plan_id))));
     }
-    Ok(whole)
+    Ok(found)
 }
 
-/// A plan, and its document if it is kept whole.
+/// A plan, and its document if it is compacted.
 #[derive(FromRow)]
-struct WholePlanRow {
+struct FullPlanRow {
     #[sqlx(flatten)]
     plan: PlanRow,
     document: Option<String>,
     is_blocked: bool,
 }
 
-fn whole_plan(plan: PlanRow, document: &str) -> Result<Plan, JournalError> {
+fn compacted_plan(plan: PlanRow, document: &str) -> Result<Plan, JournalError> {
     let StoredDocument { task, attempts } = from_json(DOCUMENT_COLUMN, document)?;
     plan.with(vec![task], attempts).map_err(|error| match error {
         JournalError::Damaged(what) => JournalError::Damaged(format!("{DOCUMENT_COLUMN}, as {what}")),
@@ -107,7 +108,7 @@ pub(super) async fn plans(
     filter: &PlanFilter,
 ) -> Result<Page<Plan, PlanId>, JournalError> {
     let PlanFilter { correlation_id, status, agent, since, before, limit } = filter;
-    // Conditions are written only where they filter, so that each shape finds its index.
+    // Only given conditions are part of the query, so that each shape finds its index.
     let mut query = sqlx::QueryBuilder::new("");
     let select = |query: &mut sqlx::QueryBuilder<Sqlite>, of_agent: &[&'static str]| {
         query.push("SELECT ").push(SUMMARY_COLUMNS).push(" FROM plans WHERE TRUE");
@@ -128,7 +129,7 @@ pub(super) async fn plans(
         }
     };
     if agent.is_some() {
-        // Those that are kept whole, and those with a task for the agent: each in order, to be merged.
+        // Compacted plans, and plans with a task for the agent: each in order, then merged.
         select(&mut query, &[" AND agent = ", ""]);
         query.push(" UNION ALL ");
         select(
@@ -139,29 +140,28 @@ pub(super) async fn plans(
         select(&mut query, &[]);
     }
     query.push(" ORDER BY plan_id DESC LIMIT ").push_bind(i64::from(*limit) + 1);
-    let place = |row: &SqliteRow| row.try_get::<String, _>("plan_id").ok()?.parse().ok();
-    page(query.build().fetch(pool), *limit, place, |row| PlanRow::from_row(row)?.read()).await
+    let cursor = |row: &SqliteRow| row.try_get::<String, _>("plan_id").ok()?.parse().ok();
+    page(query.build().fetch(pool), *limit, cursor, |row| PlanRow::from_row(row)?.read()).await
 }
 
-/// A page of a listing, of which one row more than `limit` was asked for: whether it is there tells whether another page
-/// follows. A page ends early when its rows hold more than [`MAX_VIEW_BYTES`], and has one row at least. What can't be read
-/// does not keep the rest from being listed.
-pub(super) async fn page<T, P>(
+/// A page of a listing whose query returns up to one row more than `limit`: that row means that another page follows. A page
+/// ends early when its rows exceed [`MAX_VIEW_BYTES`], and has at least one row. Unreadable rows are reported separately.
+pub(super) async fn page<T, C>(
     mut rows: impl Stream<Item = Result<SqliteRow, sqlx::Error>> + Unpin,
     limit: u32,
-    place: impl Fn(&SqliteRow) -> Option<P>,
+    cursor: impl Fn(&SqliteRow) -> Option<C>,
     read: impl Fn(&SqliteRow) -> Result<T, JournalError>,
-) -> Result<Page<T, P>, JournalError> {
+) -> Result<Page<T, C>, JournalError> {
     let mut page = Page { items: Vec::new(), unreadable: Vec::new(), last: None };
     let (mut count, mut bytes, mut last) = (0, 0, None);
     while let Some(row) = rows.try_next().await? {
-        bytes += weight(&row);
+        bytes += size(&row);
         if count == limit || (count > 0 && bytes > MAX_VIEW_BYTES) {
             page.last = last;
             break;
         }
         count += 1;
-        last = place(&row).or(last);
+        last = cursor(&row).or(last);
         match read(&row) {
             Ok(item) => page.items.push(item),
             Err(error) => {
@@ -173,15 +173,15 @@ pub(super) async fn page<T, P>(
     Ok(page)
 }
 
-/// Bytes of a row of a listing, as far as they may be many.
-fn weight(row: &SqliteRow) -> usize {
+/// Approximate size of a row of a listing, in bytes.
+fn size(row: &SqliteRow) -> usize {
     const REST: usize = 512;
     let text = |column| row.try_get::<Option<&str>, _>(column).ok().flatten().map_or(0, str::len);
     REST + ["error", "reason"].into_iter().map(text).sum::<usize>()
 }
 
-/// How `key` was first used, unless that was before `not_before`.
-pub(super) async fn subject_of_key(
+/// The first use of `key`, unless it was before `not_before`.
+pub(super) async fn used_key(
     pool: &SqlitePool,
     key: &str,
     not_before: Timestamp,
@@ -210,7 +210,7 @@ pub(super) async fn events(
     if quarantine::is_blocked(&mut snapshot, plan_id).await? {
         return Err(quarantine::unreadable(plan_id));
     }
-    // From the row in which `after` lies.
+    // From the row that contains `after`.
     let mut rows: Vec<(i64, String)> = sqlx::query_as(
         "SELECT position, events FROM events WHERE plan_id = ?1 AND position >= coalesce(
              (SELECT max(position) FROM events WHERE plan_id = ?1 AND position <= ?2), 0)
@@ -221,15 +221,15 @@ pub(super) async fn events(
     .bind(limit)
     .fetch_all(&mut *snapshot)
     .await?;
-    // What happened to a plan that is kept whole happened before anything else did.
-    let whole: Option<(i64, String, String)> = sqlx::query_as(
+    // The events of a compacted plan precede all others.
+    let compacted: Option<(i64, String, String)> = sqlx::query_as(
         "SELECT position, events, document FROM documents
          WHERE position = (SELECT document FROM plans WHERE plan_id = ?)",
     )
     .bind(plan_id.to_string())
     .fetch_optional(&mut *snapshot)
     .await?;
-    let keys = match whole {
+    let keys = match compacted {
         Some((position, events, document)) => {
             rows.insert(0, (position, events));
             vec![from_json::<StoredDocument>(DOCUMENT_COLUMN, &document)?.task.key]
@@ -257,7 +257,7 @@ pub(super) async fn events(
     Ok(found)
 }
 
-/// When the oldest plan was accepted that has not ended.
+/// Acceptance time of the oldest unfinished plan.
 pub(super) async fn oldest_unfinished(pool: &SqlitePool) -> Result<Option<Timestamp>, JournalError> {
     // Ids grow with time.
     let oldest: Option<String> = sqlx::query_scalar(
@@ -270,7 +270,7 @@ pub(super) async fn oldest_unfinished(pool: &SqlitePool) -> Result<Option<Timest
     Ok(oldest.and_then(|id| id.parse::<PlanId>().ok()?.created_at()))
 }
 
-/// The position of the last event.
+/// Position of the last event.
 pub(super) async fn position(pool: &SqlitePool) -> Result<u64, JournalError> {
     let position: i64 = sqlx::query_scalar("SELECT position FROM journal").fetch_one(pool).await?;
     u64::try_from(position).map_err(|_| damaged("journal.position", position))
@@ -282,7 +282,7 @@ pub(super) async fn changed_since(
     plan_ids: &[PlanId],
     position: u64,
 ) -> Result<Vec<PlanId>, JournalError> {
-    // The events of a row lie together: it is after `position` when its first one is.
+    // A row holds consecutive events: it is after `position` when its first event is.
     let changed: Vec<String> = sqlx::query_scalar(
         "SELECT value FROM json_each(?1)
          WHERE EXISTS (SELECT 1 FROM events WHERE plan_id = value AND position > ?2)
@@ -295,11 +295,11 @@ pub(super) async fn changed_since(
     changed.iter().map(|id| parse("plans.plan_id", id)).collect()
 }
 
-/// The task's ordinal, the kind, the time, the facts.
+/// Ordinal of the task, kind, time, facts.
 #[derive(Deserialize)]
 struct StoredEvent(Option<usize>, String, i64, Box<RawValue>);
 
-/// Text that is put together here from constants only.
+/// A statement that is composed of constants.
 fn sql(text: String) -> sqlx::AssertSqlSafe<String> {
     sqlx::AssertSqlSafe(text)
 }

@@ -1,7 +1,7 @@
-//! The commits that this process wrote a moment ago, so that they need not be read back from the log to be moved.
+//! Commits that this process wrote recently, so that they need not be read back from the log to be applied.
 //!
-//! Only a shortcut: whenever it is in doubt whether they are all that the log holds, they are forgotten and the log is
-//! read. What is in the log for certain is said by the position of the journal, which every move changes, whoever makes it.
+//! Only a cache: when it may be incomplete, it is cleared and the log is read. The position of the journal, which every
+//! application changes in whichever process, tells whether it is complete.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -9,27 +9,14 @@ use std::{
     time::Instant,
 };
 
-use super::{Entries, Entry};
 use phoenix_domain::PlanId;
 
-/// What is remembered at most, in bytes of the log: if moves fail for long, memory must not grow with the log.
-const MOST_BYTES: usize = 16 * 1024 * 1024;
+use crate::store::{entry::Entry, projection::Commit};
 
-/// What one planner wrote at once.
-#[derive(Debug)]
-pub(super) struct Commit {
-    pub(super) planner: String,
-    pub(super) groups: Vec<Entries>,
-}
+/// Maximum size of the cache, in bytes of the log: memory must not grow with the log while applications fail.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
 
-impl Commit {
-    /// In the order in which they were written.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.groups.iter().flat_map(|group| group.iter())
-    }
-}
-
-/// A commit, and where it is in the log.
+/// A commit, and its row in the log.
 #[derive(Debug, Clone)]
 pub(super) struct Recent {
     pub(super) seq: i64,
@@ -38,38 +25,38 @@ pub(super) struct Recent {
     pub(super) commit: Arc<Commit>,
 }
 
-/// What is to be moved next, as far as this process remembers it.
+/// The commits to apply next, as far as this process remembers them.
 pub(super) struct Remembered {
-    /// The journal's position, if nobody else has moved anything.
+    /// Expected position of the journal.
     pub(super) position: i64,
     pub(super) commits: Vec<Recent>,
-    /// What follows, a part of it.
+    /// Some of the commits that follow.
     pub(super) later: Vec<Arc<Commit>>,
-    /// Plans that were moved ahead of some of their entries.
-    pub(super) ahead: HashSet<PlanId>,
+    /// Plans that were applied ahead of some of their entries.
+    pub(super) applied_early: HashSet<PlanId>,
 }
 
-/// Commits that are looked into for the ends of plans, at most.
-const LOOK_AHEAD: usize = 256;
+/// Maximum number of later commits in which the ends of plans are searched.
+const MAX_LATER: usize = 256;
 
-/// The commits, oldest first.
+/// Recent commits, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct RecentCommits(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The journal's after the last move, if this process made it.
+    /// Position of the journal after the last application, if this process made it.
     position: Option<i64>,
     commits: VecDeque<Recent>,
     bytes: usize,
-    ahead: HashSet<PlanId>,
+    applied_early: HashSet<PlanId>,
 }
 
 impl RecentCommits {
-    /// Remembers one more.
+    /// Adds a commit.
     pub(super) fn push(&self, commit: Recent) {
         let mut state = self.lock();
-        if state.bytes > MOST_BYTES {
+        if state.bytes > MAX_BYTES {
             state.commits.clear();
             state.bytes = 0;
         }
@@ -77,8 +64,8 @@ impl RecentCommits {
         state.commits.push_back(commit);
     }
 
-    /// The oldest, up to `bytes` of the log, and no younger than `until`. None before this process has moved something
-    /// itself: what it remembers may have been moved by others, and is forgotten.
+    /// The oldest commits, up to `bytes` of the log, written at `until` or before. None before the first application by this
+    /// process: another process may have applied what is remembered, so it is cleared.
     pub(super) fn oldest(&self, bytes: i64, until: Option<Instant>) -> Option<Remembered> {
         let mut state = self.lock();
         let Some(position) = state.position else {
@@ -92,41 +79,42 @@ impl RecentCommits {
             fits
         };
         let commits: Vec<_> = state.commits.iter().take_while(fits).cloned().collect();
-        // As far as nothing is missing: not every commit is remembered, and a plan is more than what is.
+        // Up to the first gap: not every commit is remembered, and a plan may have entries in the others.
         let mut before = commits.last().map(|recent| recent.seq);
         let follows =
             |recent: &&Recent| before.replace(recent.seq).is_none_or(|before| before + 1 == recent.seq);
-        let later = state.commits.iter().skip(commits.len()).take_while(follows).take(LOOK_AHEAD);
+        let later = state.commits.iter().skip(commits.len()).take_while(follows).take(MAX_LATER);
         let later = later.map(|recent| Arc::clone(&recent.commit)).collect();
-        Some(Remembered { position, commits, later, ahead: state.ahead.clone() })
+        Some(Remembered { position, commits, later, applied_early: state.applied_early.clone() })
     }
 
-    /// When the oldest was written, if any is remembered.
+    /// When the oldest commit was written, if there is one.
     pub(super) fn oldest_since(&self) -> Option<Instant> {
         self.lock().commits.front().map(|recent| recent.written_at)
     }
 
-    /// Everything up to number `last` has been moved, and all there is of the plans `ahead`; the journal is at `position` now.
-    pub(super) fn moved(&self, last: i64, ahead: HashSet<PlanId>, position: i64) {
+    /// Records that everything up to number `last` is applied, and all entries of the plans in `early`; the journal is at
+    /// `position` now.
+    pub(super) fn applied(&self, last: i64, early: HashSet<PlanId>, position: i64) {
         let mut state = self.lock();
-        let State { position: known, commits, bytes, ahead: still_ahead } = &mut *state;
+        let State { position: known, commits, bytes, applied_early } = &mut *state;
         *known = Some(position);
-        still_ahead.extend(ahead);
+        applied_early.extend(early);
         while let Some(oldest) = commits.pop_front_if(|oldest| oldest.seq <= last) {
             *bytes = bytes.saturating_sub(oldest.bytes);
-            if !still_ahead.is_empty() {
-                // With its end there is nothing left of a plan.
+            if !applied_early.is_empty() {
+                // No entry of a plan follows its end.
                 for entry in oldest.commit.entries() {
                     if let Entry::PlanEnded { plan_id, .. } = entry {
-                        still_ahead.remove(plan_id);
+                        applied_early.remove(plan_id);
                     }
                 }
             }
         }
     }
 
-    /// Somebody else has moved some.
-    pub(super) fn forget(&self) {
+    /// Clears the cache.
+    pub(super) fn clear(&self) {
         *self.lock() = State::default();
     }
 

@@ -1,5 +1,4 @@
-//! Deleting what is old. The pages that become free are used again by what is written next, so the file stops growing
-//! when as much is deleted as comes in.
+//! Deletion of old data. SQLite reuses the free pages, so the file stops growing when as much is deleted as is written.
 
 use std::time::{Duration, Instant};
 
@@ -7,16 +6,19 @@ use jiff::Timestamp;
 use phoenix_domain::PlanId;
 use sqlx::{SqliteConnection, SqlitePool};
 
-use super::{
-    super::{Extent, Forgotten, OldPlans},
-    JournalError, lease,
-    log::Log,
-    rows::{json, micros},
+use crate::store::{
+    error::JournalError,
+    query::{OldPlans, Purged, StoreStats},
+    sqlite::{
+        connection::WriterConnection,
+        ownership,
+        rows::{json, micros},
+    },
 };
 
-/// In one script, for commits wait for each trip to SQLite's thread. Without an fsync: a deletion that is lost with the
-/// power is made again. Tasks, attempts and dead letters go with their plan. A planner that was taken for dead deletes nothing.
-const FORGET: &str = "
+/// One script, because commits wait for each round trip to SQLite's thread. Without an fsync: a deletion that is lost with the
+/// power is repeated. Tasks, attempts and dead letters are deleted with their plan. A fenced planner deletes nothing.
+const PURGE: &str = "
     PRAGMA synchronous = NORMAL;
     BEGIN IMMEDIATE;
     DELETE FROM events WHERE plan_id IN (SELECT value FROM json_each(?1))
@@ -26,16 +28,16 @@ const FORGET: &str = "
     COMMIT;
     PRAGMA synchronous = FULL";
 
-pub(super) async fn forget_plans(
+pub(super) async fn purge_plans(
     tables: &SqlitePool,
-    log: &Log,
+    writer: &WriterConnection,
     planner: &str,
     old: &OldPlans,
-) -> Result<Forgotten, JournalError> {
+) -> Result<Purged, JournalError> {
     let OldPlans { ended_before, after, limit } = old;
-    // Looked for before anybody is kept from writing. Whoever ended before that time was accepted before it too, and
-    // plans of one time lie together in the order of their keys: nothing younger is touched.
-    let seen: Vec<(String, bool)> = sqlx::query_as(
+    // Searched before writes are blocked. A plan that ended before that time was accepted before it, and the order of keys is
+    // that of acceptance: no younger plan is read.
+    let examined: Vec<(String, bool)> = sqlx::query_as(
         "SELECT plan_id, coalesce(status IN ('succeeded', 'failed', 'cancelled') AND ended_at < ?, FALSE)
          FROM plans WHERE plan_id > ? AND plan_id < ? ORDER BY plan_id LIMIT ?",
     )
@@ -46,31 +48,31 @@ pub(super) async fn forget_plans(
     .fetch_all(tables)
     .await?;
     if after.is_none() {
-        forget_sweeps(tables, log, planner, *ended_before).await?;
+        purge_bulk_operations(tables, writer, planner, *ended_before).await?;
     }
-    let full = u32::try_from(seen.len()) == Ok(*limit);
-    let last = seen.iter().rev().find_map(|(id, _)| id.parse().ok()).filter(|_| full);
-    let old: Vec<String> = seen.into_iter().filter(|(_, old)| *old).map(|(id, _)| id).collect();
+    let is_full = u32::try_from(examined.len()) == Ok(*limit);
+    let last = examined.iter().rev().find_map(|(id, _)| id.parse().ok()).filter(|_| is_full);
+    let old: Vec<String> = examined.into_iter().filter(|(_, old)| *old).map(|(id, _)| id).collect();
     if old.is_empty() {
-        return Ok(Forgotten { plans: 0, last, held: Duration::ZERO });
+        return Ok(Purged { plans: 0, last, held: Duration::ZERO });
     }
     let delete = async |connection: &mut SqliteConnection| {
-        let begun = Instant::now();
-        // A terminal state never changes: what was old when it was looked for is old, if it is there.
-        let gone = sqlx::query(FORGET).bind(json(&old)).bind(planner).persistent(false);
-        let gone = gone.fetch_all(&mut *connection).await?;
-        if gone.is_empty() && !lease::is_owner(connection, planner).await? {
+        let started = Instant::now();
+        // A terminal state never changes, so what was old during the search still is.
+        let deleted = sqlx::query(PURGE).bind(json(&old)).bind(planner).persistent(false);
+        let deleted = deleted.fetch_all(&mut *connection).await?;
+        if deleted.is_empty() && !ownership::is_owner(connection, planner).await? {
             return Err(JournalError::Fenced);
         }
-        Ok(Forgotten { plans: gone.len() as u64, last, held: begun.elapsed() })
+        Ok(Purged { plans: deleted.len() as u64, last, held: started.elapsed() })
     };
-    log.exclusively(delete).await
+    writer.exclusively(delete).await
 }
 
-/// Sweeps are few, for each was a person's request: those that ended long ago go all at once.
-async fn forget_sweeps(
+/// Deletes old bulk operations, all at once: there are few, since each was a request of a person.
+async fn purge_bulk_operations(
     tables: &SqlitePool,
-    log: &Log,
+    writer: &WriterConnection,
     planner: &str,
     ended_before: Timestamp,
 ) -> Result<(), JournalError> {
@@ -88,12 +90,12 @@ async fn forget_sweeps(
         .await?;
         Ok(())
     };
-    log.exclusively(delete).await
+    writer.exclusively(delete).await
 }
 
-pub(super) async fn forget_keys(
+pub(super) async fn purge_keys(
     tables: &SqlitePool,
-    log: &Log,
+    writer: &WriterConnection,
     planner: &str,
     before: Timestamp,
     limit: u32,
@@ -115,20 +117,20 @@ pub(super) async fn forget_keys(
         );
         let deleted = deleted.bind(json(&old)).bind(micros(before)).bind(planner);
         match deleted.execute(&mut *connection).await?.rows_affected() {
-            0 if !lease::is_owner(connection, planner).await? => Err(JournalError::Fenced),
+            0 if !ownership::is_owner(connection, planner).await? => Err(JournalError::Fenced),
             deleted => Ok(deleted),
         }
     };
-    log.exclusively(delete).await
+    writer.exclusively(delete).await
 }
 
-pub(super) async fn extent(pool: &SqlitePool) -> Result<Extent, JournalError> {
+pub(super) async fn stats(pool: &SqlitePool) -> Result<StoreStats, JournalError> {
     let file = pool.connect_options().get_filename().to_owned();
     let mut bytes = 0;
     for suffix in ["", "-wal"] {
         let mut path = file.clone().into_os_string();
         path.push(suffix);
-        // Without a write-ahead log there is none to count.
+        // A missing write-ahead log has no size.
         bytes += tokio::fs::metadata(path).await.map_or(0, |file| file.len());
     }
     let oldest: Option<String> = sqlx::query_scalar(
@@ -140,5 +142,5 @@ pub(super) async fn extent(pool: &SqlitePool) -> Result<Extent, JournalError> {
     .fetch_one(pool)
     .await?;
     let oldest_plan = oldest.and_then(|id| id.parse::<PlanId>().ok()?.created_at());
-    Ok(Extent { bytes, oldest_plan })
+    Ok(StoreStats { bytes, oldest_plan })
 }

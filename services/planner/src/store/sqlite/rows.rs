@@ -1,5 +1,5 @@
-//! Rows of the tables, as few statements as can be: every trip to SQLite's own thread and back costs more than a row does,
-//! and on a busy machine each waits for its turn while nobody else can commit.
+//! Rows of the tables, written with as few statements as possible: each round trip to SQLite's thread costs more than a row,
+//! and no other commit can run meanwhile.
 
 use std::sync::LazyLock;
 
@@ -10,10 +10,10 @@ use sqlx::{
     QueryBuilder, Sqlite, SqliteConnection, query::Query, query_builder::Separated, sqlite::SqliteArguments,
 };
 
-/// The columns of one row, in the order of its statement.
+/// Cells of a row, in the order of the statement's columns.
 pub(super) type Row = Vec<Cell>;
 
-/// What a column may hold.
+/// Value of a column.
 #[derive(Debug, Clone)]
 pub(super) enum Cell {
     Null,
@@ -21,42 +21,42 @@ pub(super) enum Cell {
     Text(String),
 }
 
-/// A row of the values that are listed.
+/// A row of these values.
 macro_rules! row {
     ($($value:expr),+ $(,)?) => { vec![$($crate::store::sqlite::rows::Cell::from($value)),+] };
 }
 pub(super) use row;
 
-/// What a batch comes to, by table and kind of change.
+/// Rows of a batch, by table and kind of change.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
-    /// Of plans that are kept whole, and what there is of each beside its row.
-    pub(super) whole_plans: Vec<Row>,
+    /// Compacted plans; `documents` holds the rest of each.
+    pub(super) compacted_plans: Vec<Row>,
     pub(super) documents: Vec<Row>,
     pub(super) plans: Vec<Row>,
     pub(super) tasks: Vec<Row>,
     pub(super) attempts: Vec<Row>,
-    /// Of attempts that began in an earlier batch.
+    /// Ends of attempts that started in an earlier batch.
     pub(super) attempt_ends: Vec<Row>,
-    /// Of tasks and plans that were accepted in an earlier batch.
-    pub(super) task_changes: Vec<Row>,
-    pub(super) plan_changes: Vec<Row>,
-    /// Of tasks that are said to have failed for good.
+    /// Updates of tasks and plans that were accepted in an earlier batch.
+    pub(super) task_updates: Vec<Row>,
+    pub(super) plan_updates: Vec<Row>,
+    /// Tasks that entries dead-letter.
     pub(super) dead_letters: Vec<Row>,
-    /// Of plans that were taken up again.
+    /// Plans that were redriven.
     pub(super) redrives: Vec<Row>,
     pub(super) events: Vec<Row>,
-    /// Of records that the tables do not take.
+    /// Records that the tables reject.
     pub(super) quarantined: Vec<Row>,
-    /// How far they move the journal's position: their events, and a step for each record in quarantine.
+    /// Advance of the journal's position: one for each event and for each record in quarantine.
     pub(super) event_count: i64,
 }
 
 /// A statement around `VALUES (…), (…)`.
 struct Statement(&'static str, &'static str);
 
-/// `OR ROLLBACK`, for whatever goes wrong is the end of the whole move; a statement that could be undone alone would copy each
-/// page before it writes it.
+/// `OR ROLLBACK`, because any failure ends the whole transaction; a statement that can be undone on its own copies each page
+/// before it writes it.
 const PLANS: Statement = Statement(
     "INSERT OR ROLLBACK INTO plans
      (plan_id, correlation_id, kind, status, owner, created_at, deadline_at, context, ended_at, error,
@@ -73,7 +73,7 @@ const TASKS: Statement = Statement(
     "",
 );
 
-/// An executor that counts wrong must not stop the journal, nor one that tells of a plan that is kept whole by now.
+/// An executor that repeats a number must not stop the journal, nor one that reports on a plan that is compacted by now.
 const ATTEMPTS: Statement = Statement(
     "WITH new (plan_id, ordinal, number, started_at, worker, ended_at, outcome, error_class, message, stderr_tail) AS (",
     ")
@@ -96,7 +96,7 @@ const ATTEMPT_ENDS: Statement = Statement(
 );
 
 /// A terminal state never changes.
-const TASK_CHANGES: Statement = Statement(
+const TASK_UPDATES: Statement = Statement(
     "WITH change (plan_id, ordinal, status, dispatched_at, ended_at, output, error) AS (",
     ")
      UPDATE tasks
@@ -107,7 +107,7 @@ const TASK_CHANGES: Statement = Statement(
        AND tasks.status NOT IN ('succeeded', 'dead_lettered', 'cancelled')",
 );
 
-const PLAN_CHANGES: Statement = Statement(
+const PLAN_UPDATES: Statement = Statement(
     "WITH change (plan_id, status, ended_at, error) AS (",
     ")
      UPDATE plans
@@ -117,7 +117,7 @@ const PLAN_CHANGES: Statement = Statement(
        AND plans.status <> change.status",
 );
 
-/// A task that had ended otherwise before has not failed, whatever was said later.
+/// A task that ended otherwise before is no dead letter, whatever later entries say.
 const DEAD_LETTERS: Statement = Statement(
     "WITH failed (plan_id, ordinal) AS (",
     ")
@@ -141,23 +141,23 @@ const EVENTS: Statement = Statement("INSERT INTO events (plan_id, position, even
 const QUARANTINED: Statement =
     Statement("INSERT INTO quarantined_records (plan_id, at, reason, is_unknown, planner, record) ", "");
 
-/// A statement in a few sizes that are kept prepared: to prepare one costs as much as to run it.
-struct Kept([(usize, String); 3]);
+/// A statement in a few sizes that stay prepared: preparing one costs as much as running it.
+struct Prepared([(usize, String); 3]);
 
-impl Kept {
+impl Prepared {
     fn of(statement: &Statement, columns: usize) -> Self {
         Self([64, 16, 4].map(|rows| (rows, statement.of_rows(rows, columns))))
     }
 }
 
-static KEPT_PLANS: LazyLock<Kept> = LazyLock::new(|| Kept::of(&PLANS, 13));
-static KEPT_DOCUMENTS: LazyLock<Kept> = LazyLock::new(|| Kept::of(&DOCUMENTS, 3));
+static PREPARED_PLANS: LazyLock<Prepared> = LazyLock::new(|| Prepared::of(&PLANS, 13));
+static PREPARED_DOCUMENTS: LazyLock<Prepared> = LazyLock::new(|| Prepared::of(&DOCUMENTS, 3));
 
-/// Rows that are sent at once, at most: a statement has at most 32 766 values (<https://sqlite.org/limits.html>).
-const SENT: usize = 1000;
+/// Maximum number of rows in one round trip: a statement has at most 32 766 values (<https://sqlite.org/limits.html>).
+const MAX_ROWS: usize = 1000;
 
 impl Statement {
-    /// Its text for so many rows of so many columns.
+    /// Text of the statement for a number of rows and columns.
     fn of_rows(&self, rows: usize, columns: usize) -> String {
         let row = format!("({})", vec!["?"; columns].join(", "));
         format!("{}VALUES {}{}", self.0, vec![row; rows].join(", "), self.1)
@@ -165,35 +165,35 @@ impl Statement {
 }
 
 impl Rows {
-    /// Writes them all at the end of `script`.
+    /// Writes all rows at the end of `script`.
     pub(super) async fn write(self, script: &mut Script<'_>) -> Result<(), sqlx::Error> {
         let Self {
-            mut whole_plans,
+            mut compacted_plans,
             mut documents,
             mut plans,
             tasks,
             attempts,
             attempt_ends,
-            task_changes,
-            plan_changes,
+            task_updates,
+            plan_updates,
             dead_letters,
             redrives,
             events,
             quarantined,
             event_count: _,
         } = self;
-        script.kept(&KEPT_DOCUMENTS, &mut documents).await?;
-        script.kept(&KEPT_PLANS, &mut whole_plans).await?;
-        plans.append(&mut whole_plans);
-        // Inserts come before changes of what they insert.
+        script.prepared(&PREPARED_DOCUMENTS, &mut documents).await?;
+        script.prepared(&PREPARED_PLANS, &mut compacted_plans).await?;
+        plans.append(&mut compacted_plans);
+        // Inserts precede the updates of their rows.
         for (statement, rows) in [
             (DOCUMENTS, documents),
             (PLANS, plans),
             (TASKS, tasks),
             (ATTEMPTS, attempts),
             (ATTEMPT_ENDS, attempt_ends),
-            (TASK_CHANGES, task_changes),
-            (PLAN_CHANGES, plan_changes),
+            (TASK_UPDATES, task_updates),
+            (PLAN_UPDATES, plan_updates),
             (DEAD_LETTERS, dead_letters),
             (REDRIVES, redrives),
             (EVENTS, events),
@@ -205,7 +205,7 @@ impl Rows {
     }
 }
 
-/// Statements on their way to SQLite, sent together as far as that goes.
+/// A sequence of statements, sent to SQLite in as few round trips as possible.
 pub(super) struct Script<'c> {
     connection: &'c mut SqliteConnection,
     text: QueryBuilder<Sqlite>,
@@ -213,7 +213,7 @@ pub(super) struct Script<'c> {
 }
 
 impl<'c> Script<'c> {
-    /// One that begins with `statements`, each with a semicolon behind it.
+    /// A script that begins with `statements`, each terminated by a semicolon.
     pub(super) fn new(connection: &'c mut SqliteConnection, statements: &'static str) -> Self {
         Self { connection, text: QueryBuilder::new(statements), rows: 0 }
     }
@@ -224,10 +224,10 @@ impl<'c> Script<'c> {
         mut rows: Vec<Row>,
     ) -> Result<(), sqlx::Error> {
         while !rows.is_empty() {
-            if self.rows >= SENT {
+            if self.rows >= MAX_ROWS {
                 self.send().await?;
             }
-            let later = rows.split_off(rows.len().min(SENT - self.rows));
+            let later = rows.split_off(rows.len().min(MAX_ROWS - self.rows));
             self.rows += rows.len();
             self.text.push(*head).push_values(rows, push_row).push(*tail).push(";");
             rows = later;
@@ -235,8 +235,12 @@ impl<'c> Script<'c> {
         Ok(())
     }
 
-    /// Writes as many of `rows` as fill one of the sizes of a statement, and leaves the others.
-    async fn kept(&mut self, Kept(sizes): &'static Kept, rows: &mut Vec<Row>) -> Result<(), sqlx::Error> {
+    /// Writes as many of `rows` as fill a size of the statement, and leaves the others.
+    async fn prepared(
+        &mut self,
+        Prepared(sizes): &'static Prepared,
+        rows: &mut Vec<Row>,
+    ) -> Result<(), sqlx::Error> {
         let mut left = std::mem::take(rows).into_iter();
         for (size, statement) in sizes {
             while left.len() >= *size {
@@ -253,7 +257,7 @@ impl<'c> Script<'c> {
         Ok(())
     }
 
-    /// Runs a statement that is kept prepared, after everything before it.
+    /// Runs a statement that stays prepared, after everything before it.
     pub(super) async fn run(&mut self, query: Query<'_, Sqlite, SqliteArguments>) -> Result<(), sqlx::Error> {
         self.send().await?;
         query.execute(&mut *self.connection).await?;
@@ -266,12 +270,12 @@ impl<'c> Script<'c> {
         if text.sql().as_str().is_empty() {
             return Ok(());
         }
-        // Every script is another one.
+        // Each script has a text of its own.
         text.build().persistent(false).execute(&mut *self.connection).await?;
         Ok(())
     }
 
-    /// Sends what is left, with `statements` behind it.
+    /// Sends the rest, followed by `statements`.
     pub(super) async fn end(mut self, statements: &'static str) -> Result<(), sqlx::Error> {
         self.text.push(statements);
         self.send().await
@@ -292,7 +296,7 @@ pub(super) fn micros(time: Timestamp) -> i64 {
     time.as_microsecond()
 }
 
-/// What is written has string keys and no number that JSON lacks, so it can always be written.
+/// JSON text of a value. Keys are strings and numbers are JSON numbers, so this does not fail.
 pub(super) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }

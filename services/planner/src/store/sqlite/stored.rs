@@ -1,4 +1,4 @@
-//! Rows as they are read, and what is wrong with them.
+//! Rows and documents as they are read, and what is wrong with them.
 
 use jiff::Timestamp;
 use phoenix_domain::{
@@ -7,14 +7,11 @@ use phoenix_domain::{
     json::Object,
     plan::{Attempt, AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde_json::value::RawValue;
 use sqlx::FromRow;
 
-use super::{
-    super::record,
-    JournalError,
-    document::{optional_text, text},
-};
+use crate::store::{error::JournalError, record};
 
 #[derive(FromRow)]
 pub(super) struct PlanRow {
@@ -80,7 +77,7 @@ impl PlanRow {
     }
 }
 
-/// In the table of tasks, or in a document.
+/// A task, from its table or from a document.
 #[derive(FromRow, Deserialize)]
 pub(super) struct TaskRow {
     #[serde(skip)]
@@ -142,7 +139,7 @@ impl TaskRow {
             dispatched_at: dispatched_at.map(time).transpose()?,
             ended_at: ended_at.map(time).transpose()?,
             output: output
-                .map(|text| record::read_answer(&text))
+                .map(|text| record::read_output(&text))
                 .transpose()
                 .map_err(|problem| unreadable("tasks.output", &problem))?,
             error: stored_error(error.as_deref())?,
@@ -151,7 +148,7 @@ impl TaskRow {
     }
 }
 
-/// In the table of attempts, or in a document.
+/// An attempt, from its table or from a document.
 #[derive(FromRow, Deserialize)]
 pub(super) struct AttemptRow {
     #[serde(skip)]
@@ -207,6 +204,24 @@ impl AttemptRow {
     }
 }
 
+/// The document of a compacted plan.
+#[derive(Deserialize)]
+pub(super) struct StoredDocument {
+    pub(super) task: TaskRow,
+    pub(super) attempts: Vec<AttemptRow>,
+}
+
+/// JSON inside a document, as text.
+fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    Box::<RawValue>::deserialize(from).map(|value| value.get().to_owned())
+}
+
+/// Optional JSON inside a document, as text.
+fn optional_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let value = Option::<Box<RawValue>>::deserialize(from)?;
+    Ok(value.map(|value| value.get().to_owned()))
+}
+
 pub(super) fn damaged(column: &str, value: impl std::fmt::Display) -> JournalError {
     JournalError::Damaged(format!("{column} holds `{value}`"))
 }
@@ -215,12 +230,12 @@ pub(super) fn parse<T: std::str::FromStr>(column: &str, text: &str) -> Result<T,
     text.parse().map_err(|_| damaged(column, text))
 }
 
-/// The message names the column and the problem, and not the text, which is a caller's.
+/// The message names the column and the problem, not the text: that belongs to a caller.
 fn unreadable(column: &str, problem: &impl std::fmt::Display) -> JournalError {
     JournalError::Damaged(format!("{column} {problem}"))
 }
 
-/// The message names the column and the position, and not the text, which is a caller's.
+/// The message names the column and the position, not the text: that belongs to a caller.
 pub(super) fn from_json<T: DeserializeOwned>(column: &str, text: &str) -> Result<T, JournalError> {
     let wrong = |error: serde_json::Error| {
         JournalError::Damaged(format!(

@@ -1,0 +1,99 @@
+//! Conversions of wire requests into planner requests.
+
+use std::time::Duration;
+
+use phoenix_domain::{
+    CorrelationId,
+    limits::MAX_IDEMPOTENCY_KEY_BYTES,
+    plan::{MAX_DEADLINE_MS, TaskSpec},
+};
+use phoenix_proto::{
+    InvalidField, optional,
+    planner::{ListPlansRequest, PlanAndExecuteRequest},
+    timestamp,
+};
+
+use crate::{
+    planning::request::{PlanRequest, WaitMode, Work},
+    store::{entry::IdempotencyKey, query::PlanFilter},
+};
+
+const DEFAULT_PAGE_SIZE: u32 = 50;
+const MAX_PAGE_SIZE: u32 = 500;
+
+/// A request for a plan.
+pub(super) fn plan_request(
+    request: PlanAndExecuteRequest,
+    wait_mode: WaitMode,
+    by: CorrelationId,
+) -> Result<PlanRequest, InvalidField> {
+    let PlanAndExecuteRequest {
+        message,
+        context,
+        agent,
+        tasks,
+        deadline_ms,
+        continue_on_disconnect,
+        idempotency_key,
+        idempotency_digest,
+        caller_waits: _,
+    } = request;
+    let work = if tasks.is_empty() {
+        Work::Chat { message, agent }
+    } else if message.is_empty() {
+        Work::Tasks(tasks.into_iter().map(TaskSpec::try_from).collect::<Result<_, _>>()?)
+    } else {
+        return Err(InvalidField::new("tasks", "and `message` exclude each other"));
+    };
+    if deadline_ms > MAX_DEADLINE_MS {
+        let problem = format!("must be at most {MAX_DEADLINE_MS}, not {deadline_ms}");
+        return Err(InvalidField::new("deadline_ms", problem));
+    }
+    Ok(PlanRequest {
+        work,
+        context,
+        time_limit: (deadline_ms > 0).then(|| Duration::from_millis(deadline_ms)),
+        wait_mode,
+        continue_on_disconnect,
+        key: idempotency_key_of(idempotency_key, idempotency_digest, by)?,
+    })
+}
+
+/// The idempotency key of a request, if it has one.
+pub(super) fn idempotency_key_of(
+    key: String,
+    digest: String,
+    by: CorrelationId,
+) -> Result<Option<IdempotencyKey>, InvalidField> {
+    for (field, text) in [("idempotency_key", &key), ("idempotency_digest", &digest)] {
+        let (found, limit) = (text.len(), MAX_IDEMPOTENCY_KEY_BYTES);
+        if found > limit {
+            return Err(InvalidField::new(
+                field,
+                format!("is {found} bytes long; at most {limit} are allowed"),
+            ));
+        }
+    }
+    Ok((!key.is_empty()).then_some(IdempotencyKey { key, digest, by: Some(by) }))
+}
+
+/// The filter of a listing of plans.
+pub(super) fn plan_filter(request: &ListPlansRequest) -> Result<PlanFilter, InvalidField> {
+    Ok(PlanFilter {
+        correlation_id: optional("correlation_id", request.correlation_id.as_deref().unwrap_or_default())?,
+        status: request.status().into(),
+        agent: optional("agent", &request.agent)?,
+        since: timestamp("since", request.since)?,
+        before: optional("page_token", &request.page_token)?,
+        limit: page_size(request.page_size)?,
+    })
+}
+
+/// The size of a page; 0 selects the default.
+pub(super) fn page_size(size: u32) -> Result<u32, InvalidField> {
+    match size {
+        0 => Ok(DEFAULT_PAGE_SIZE),
+        1..=MAX_PAGE_SIZE => Ok(size),
+        _ => Err(InvalidField::new("page_size", format!("must be at most {MAX_PAGE_SIZE}"))),
+    }
+}

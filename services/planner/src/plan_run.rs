@@ -1,0 +1,20 @@
+//! The run of one plan, from its acceptance, by this planner or an earlier one, to its end.
+//!
+//! ```text
+//! lifecycle.rs   Blocked ──permit──▶ Runnable ──scheduler.rs──▶ Finished
+//!                   ▲                    │
+//!                   └──no permit left────┘
+//! scheduler.rs   which tasks are ready, which run, how the plan ends
+//! task.rs        one task: dispatch.rs, and again when the executor disconnects (redispatch.rs)
+//! ```
+
+pub(crate) mod active;
+pub(crate) mod dispatch;
+pub(crate) mod ending;
+pub(crate) mod lifecycle;
+pub(crate) mod progress;
+mod redispatch;
+pub(crate) mod registry;
+mod scheduler;
+mod task;
+pub(crate) mod task_state;

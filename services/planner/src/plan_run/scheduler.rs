@@ -1,0 +1,264 @@
+//! Scheduler of one plan's tasks: which are ready, which run, and how the plan ends.
+//!
+//! Every step is in the journal before a later one depends on it, so a run can start from any journaled state: new plans,
+//! plans of a dead planner and plans that were blocked take the same path. When only queued tasks are left, the run returns
+//! as blocked, and the plan need not stay in memory.
+
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use jiff::Timestamp;
+use phoenix_domain::{
+    AgentName, OrchestratorError, OrchestratorErrorCode,
+    action::ActionResult,
+    input,
+    json::Object,
+    plan::{OnFailure, PlanKind, Task},
+    template::{self, Referent},
+};
+
+use crate::{
+    admission::{Permits, fair_semaphore::Permit},
+    plan_run::{
+        active::{ActivePlan, LoadedPlan},
+        ending::{plan_ended_first, terminal_status},
+        progress::TaskProgress,
+        task_state::{PlanOutput, TaskState, agents_of, journaled_states, plan_output, ready_tasks},
+    },
+    store::{entry::Entry, error::JournalError},
+};
+
+/// Outcome of a run. Everything that led to it is durable.
+pub(crate) enum RunOutcome {
+    /// The plan ended.
+    Finished(Result<PlanOutput, OrchestratorError>),
+    /// Every task that is ready needs a permit of one of these agents. With each agent goes the ordinal of its first ready
+    /// task.
+    Blocked(Vec<(AgentName, usize)>),
+}
+
+/// Waits until `deadline`; for ever without one.
+pub(crate) async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl ActivePlan {
+    /// Runs tasks until the plan ends or is blocked. `permits` are those that the plan holds already.
+    ///
+    /// # Errors
+    /// Only when the process ends first.
+    pub(crate) async fn schedule(
+        &self,
+        loaded: &LoadedPlan,
+        permits: Permits,
+    ) -> Result<RunOutcome, JournalError> {
+        let progress: Vec<_> = loaded.plan.tasks.iter().map(|task| self.progress(task)).collect();
+        let (mut entries, outcome) = self.run_tasks(loaded, permits, &progress).await?;
+        if let RunOutcome::Finished(result) = &outcome {
+            entries.push(Entry::PlanEnded {
+                plan_id: self.plan_id(),
+                status: terminal_status(result.as_ref().err()),
+                at: Timestamp::now(),
+                result: result.as_ref().map(drop).map_err(Clone::clone),
+            });
+        }
+        self.deps.journal.append_durable(entries).await?;
+        Ok(outcome)
+    }
+
+    fn progress(&self, task: &Task) -> TaskProgress {
+        let spec = self.deps.agents.get(&task.spec.agent);
+        // A task of an unknown agent is never dispatched.
+        let max_attempts = spec.map_or(1, |spec| spec.retry.max_attempts);
+        TaskProgress::of(task).numbered(self.takeovers, max_attempts)
+    }
+
+    /// Runs tasks as they become ready and acquire permits. Returns the entries that are left to write.
+    async fn run_tasks(
+        &self,
+        loaded: &LoadedPlan,
+        mut permits: Permits,
+        progress: &[TaskProgress],
+    ) -> Result<(Vec<Entry>, RunOutcome), JournalError> {
+        let admission = &self.deps.admission;
+        let mut states = journaled_states(&loaded.plan);
+        let mut entries = Vec::new();
+        let (mut running, mut queued) = (FuturesUnordered::new(), FuturesUnordered::new());
+        let mut deadline = pin!(sleep_until(self.context.deadline));
+        let start = |ordinal: usize, permit: Permit, states: &[TaskState]| {
+            let payload = self.payload(loaded, ordinal, states);
+            async move { (ordinal, self.run_task(loaded, ordinal, payload, &progress[ordinal]).await, permit) }
+        };
+        let error = loop {
+            for ordinal in ready_tasks(&loaded.graph, &states) {
+                states[ordinal] = TaskState::Ready;
+                progress[ordinal].became_ready(self.ready_since(loaded, ordinal));
+                let agent = &loaded.plan.tasks[ordinal].spec.agent;
+                match permits.take(agent).or_else(|| admission.try_acquire(agent)) {
+                    Some(permit) => running.push(start(ordinal, permit, &states)),
+                    None => {
+                        let permit = admission.acquire(agent, self.priority.task(ordinal));
+                        queued.push(async move { (ordinal, permit.await) });
+                    }
+                }
+            }
+            // No task of the plan can use them now.
+            permits.clear();
+            if running.is_empty()
+                && let Some(outcome) = self.idle(loaded, &states)
+            {
+                return Ok((entries, outcome));
+            }
+            // A later entry is committed before any caller learns of a task's end, so this one needs no wait.
+            for entry in entries.drain(..) {
+                self.append(entry).await?;
+            }
+            let (ordinal, result) = tokio::select! {
+                // In this order, so that nothing starts for a plan that is cancelled.
+                biased;
+                error = self.cancel_handle().cancelled() => break self.cancelled(error, loaded, progress),
+                () = &mut deadline => break timed_out(loaded, progress),
+                Some((ordinal, ended, permit)) = running.next() => {
+                    // The next task of this plan precedes those of other plans.
+                    permits.put(&loaded.plan.tasks[ordinal].spec.agent, permit);
+                    (ordinal, ended?)
+                }
+                Some((ordinal, permit)) = queued.next() => {
+                    // During shutdown no permit is given out; running tasks continue for now.
+                    running.extend(permit.ok().map(|permit| start(ordinal, permit, &states)));
+                    continue;
+                }
+            };
+            entries.extend(progress[ordinal].end(self.task_ref(ordinal), &result));
+            let (state, failure) = after_task(result, loaded.plan.tasks[ordinal].spec.on_failure);
+            states[ordinal] = state;
+            if let Some(error) = failure {
+                break error;
+            }
+        };
+        // Cancels the running tasks.
+        drop(running);
+        entries.extend(self.end_unfinished(&states, progress, &error));
+        Ok((entries, RunOutcome::Finished(Err(error))))
+    }
+
+    /// Outcome of a run in which no task runs; none when the plan is about to be cancelled or to time out.
+    fn idle(&self, loaded: &LoadedPlan, states: &[TaskState]) -> Option<RunOutcome> {
+        let queued = (0..states.len()).filter(|ordinal| matches!(states[*ordinal], TaskState::Ready));
+        match agents_of(&loaded.plan, queued) {
+            // Every task has ended: a cancel comes too late.
+            none if none.is_empty() => Some(RunOutcome::Finished(Ok(plan_output(states)))),
+            agents if !self.must_end() => Some(RunOutcome::Blocked(agents)),
+            _ => None,
+        }
+    }
+
+    /// When a task that is ready now became ready: at the plan's acceptance, or at the end of its last dependency.
+    fn ready_since(&self, loaded: &LoadedPlan, ordinal: usize) -> Timestamp {
+        let dependencies = loaded.graph.dependencies(ordinal);
+        // The plan has the times of tasks that ended before this run; a task of this run ended just now.
+        let ended = dependencies.iter().map(|dependency| loaded.plan.tasks[*dependency].ended_at);
+        let ended = ended.map(|ended_at| ended_at.unwrap_or_else(Timestamp::now));
+        ended.max().unwrap_or_else(|| self.metrics.accepted_at())
+    }
+
+    /// Input of a task, with its references resolved.
+    fn payload(
+        &self,
+        loaded: &LoadedPlan,
+        ordinal: usize,
+        states: &[TaskState],
+    ) -> Result<Object, OrchestratorError> {
+        let plan = &loaded.plan;
+        let task = &plan.tasks[ordinal];
+        if plan.kind == PlanKind::Chat {
+            return Ok(task.spec.payload.clone());
+        }
+        let output = |key: &str| {
+            let ordinal = plan.tasks.iter().position(|task| task.spec.key == key);
+            match ordinal.map(|ordinal| &states[ordinal]) {
+                Some(TaskState::Succeeded(output, _)) => Referent::Answer(output),
+                Some(TaskState::Failed | TaskState::Waiting | TaskState::Ready) | None => Referent::Failed,
+            }
+        };
+        let payload = template::render(&task.spec.payload, &output).map_err(|error| {
+            OrchestratorError::invalid(&format!("tasks[{ordinal}].input"), error)
+                .with_detail("key", &task.spec.key)
+        })?;
+        input::check_rendered(ordinal, &task.spec, &payload, &self.deps.agents)?;
+        Ok(payload)
+    }
+
+    /// Ends the tasks that run or wait when the plan ends with `error`.
+    fn end_unfinished(
+        &self,
+        states: &[TaskState],
+        progress: &[TaskProgress],
+        error: &OrchestratorError,
+    ) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        for (ordinal, state) in states.iter().enumerate() {
+            let result = match state {
+                TaskState::Succeeded(..) | TaskState::Failed => continue,
+                // The timeout of a plan is a failure of the tasks that ran or were ready.
+                TaskState::Ready if error.code == OrchestratorErrorCode::Timeout => Err(error.clone()),
+                TaskState::Ready | TaskState::Waiting => Err(plan_ended_first()),
+            };
+            entries.extend(progress[ordinal].end(self.task_ref(ordinal), &result));
+        }
+        entries
+    }
+
+    /// Error of a cancelled plan. A caller that disconnects at its deadline has timed out.
+    fn cancelled(
+        &self,
+        error: OrchestratorError,
+        loaded: &LoadedPlan,
+        progress: &[TaskProgress],
+    ) -> OrchestratorError {
+        if self.is_past_deadline() { timed_out(loaded, progress) } else { error }
+    }
+
+    /// Whether the plan ends before its tasks do.
+    fn must_end(&self) -> bool {
+        self.cancel_handle().is_cancelled() || self.is_past_deadline()
+    }
+
+    fn is_past_deadline(&self) -> bool {
+        self.context.remaining() == Some(Duration::ZERO)
+    }
+}
+
+/// State of a task after its end, and the plan's error if the task fails the plan.
+fn after_task(
+    result: Result<ActionResult, OrchestratorError>,
+    on_failure: OnFailure,
+) -> (TaskState, Option<OrchestratorError>) {
+    match (result, on_failure) {
+        (Ok(output), _) => {
+            let finish_reason = output.finish_reason();
+            (TaskState::Succeeded(output.data, finish_reason), None)
+        }
+        (Err(_), OnFailure::Continue) => (TaskState::Failed, None),
+        (Err(error), OnFailure::Fail) => (TaskState::Failed, Some(error)),
+    }
+}
+
+fn timed_out(loaded: &LoadedPlan, progress: &[TaskProgress]) -> OrchestratorError {
+    let message = match (&loaded.plan.tasks[..], progress) {
+        ([only], [progress]) if progress.is_dispatched() => {
+            format!("agent `{}` did not end within the time the caller gave", only.spec.agent)
+        }
+        ([only], _) => {
+            format!("agent `{}` had no place for the task within the time the caller gave", only.spec.agent)
+        }
+        _ => "the plan did not end within the time the caller gave".into(),
+    };
+    OrchestratorError::new(OrchestratorErrorCode::Timeout, message)
+}

@@ -1,0 +1,83 @@
+//! States of a plan's tasks during its run, and what follows from them: which tasks are ready, and the plan's output.
+
+use phoenix_domain::{
+    AgentName,
+    graph::Graph,
+    json::Json,
+    plan::{Plan, Task},
+};
+
+/// State of a task as far as its dependents are concerned.
+pub(crate) enum TaskState {
+    /// Waits for its dependencies.
+    Waiting,
+    /// Dispatched, or queued for a permit.
+    Ready,
+    /// Succeeded, with this output and the reason why it is incomplete, if it is.
+    Succeeded(Json, Option<String>),
+    /// Ended without output.
+    Failed,
+}
+
+/// Result of a plan for its caller.
+#[derive(Default)]
+pub(crate) struct PlanOutput {
+    /// Output of the last task as text, if it has one.
+    pub(crate) text: Option<String>,
+    /// Reason why the output is incomplete; none when it is complete.
+    pub(crate) finish_reason: Option<String>,
+}
+
+impl TaskState {
+    /// Whether the task has ended.
+    const fn is_terminal(&self) -> bool {
+        matches!(self, Self::Succeeded(..) | Self::Failed)
+    }
+}
+
+/// The states that the journal knows.
+pub(crate) fn journaled_states(plan: &Plan) -> Vec<TaskState> {
+    let state = |task: &Task| match &task.output {
+        Some(output) => TaskState::Succeeded(output.data.clone(), output.finish_reason()),
+        None if task.status.is_terminal() => TaskState::Failed,
+        None => TaskState::Waiting,
+    };
+    plan.tasks.iter().map(state).collect()
+}
+
+/// Waiting tasks whose dependencies have all ended.
+pub(crate) fn ready_tasks(graph: &Graph, states: &[TaskState]) -> Vec<usize> {
+    let has_ended = |ordinal: &usize| states[*ordinal].is_terminal();
+    let waiting = states.iter().enumerate().filter(|(_, state)| matches!(state, TaskState::Waiting));
+    waiting
+        .map(|(ordinal, _)| ordinal)
+        .filter(|ordinal| graph.dependencies(*ordinal).iter().all(has_ended))
+        .collect()
+}
+
+/// Agents that the plan can start or continue with, each with the ordinal of its first ready task.
+pub(crate) fn ready_agents(plan: &Plan, graph: &Graph) -> Vec<(AgentName, usize)> {
+    agents_of(plan, ready_tasks(graph, &journaled_states(plan)))
+}
+
+/// The agents of some tasks, each with the ordinal of its first task.
+pub(crate) fn agents_of(plan: &Plan, ordinals: impl IntoIterator<Item = usize>) -> Vec<(AgentName, usize)> {
+    let mut agents: Vec<(AgentName, usize)> = Vec::new();
+    for ordinal in ordinals {
+        let agent = &plan.tasks[ordinal].spec.agent;
+        if agents.iter().all(|(known, _)| known != agent) {
+            agents.push((agent.clone(), ordinal));
+        }
+    }
+    agents
+}
+
+/// The plan's output: that of its last task, if it has one.
+pub(crate) fn plan_output(states: &[TaskState]) -> PlanOutput {
+    match states.last() {
+        Some(TaskState::Succeeded(output, finish_reason)) => {
+            PlanOutput { text: Some(output.to_text()), finish_reason: finish_reason.clone() }
+        }
+        Some(TaskState::Failed | TaskState::Waiting | TaskState::Ready) | None => PlanOutput::default(),
+    }
+}

@@ -1,0 +1,191 @@
+//! Building a plan from a request: validation, routing, and the order of the tasks.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use phoenix_domain::{
+    AgentCatalog, CorrelationId, OrchestratorError, PlanId, TaskId,
+    action::CHAT_ACTION,
+    chat::Chat,
+    graph::{Graph, check_agent},
+    input,
+    json::Object,
+    limits::{MAX_ACTION_BYTES, MAX_CONTEXT_BYTES, MAX_PLAN_BYTES, check_bytes, check_depth, check_text},
+    plan::{OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
+};
+
+use crate::{
+    planning::{
+        request::{PlanRequest, Work},
+        routing::route,
+    },
+    store::entry::Entry,
+};
+
+/// A plan that is ready to be accepted.
+pub(crate) struct PreparedPlan {
+    /// Plan in its initial state.
+    pub(crate) plan: Arc<Plan>,
+    /// Dependencies of the tasks.
+    pub(crate) graph: Graph,
+    /// Journal entries that create the plan.
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// Builds a plan and the entry that creates it.
+///
+/// # Errors
+/// As [`build_plan`].
+pub(crate) fn prepare_plan(
+    agents: &AgentCatalog,
+    correlation_id: CorrelationId,
+    request: PlanRequest,
+) -> Result<PreparedPlan, OrchestratorError> {
+    let (plan, graph) = build_plan(agents, correlation_id, request)?;
+    let plan = Arc::new(plan);
+    let entries = vec![Entry::PlanAccepted { plan: Arc::clone(&plan) }];
+    Ok(PreparedPlan { plan, graph, entries })
+}
+
+/// Builds a plan from a request.
+///
+/// # Errors
+/// The first problem of the request.
+pub(crate) fn build_plan(
+    agents: &AgentCatalog,
+    correlation_id: CorrelationId,
+    request: PlanRequest,
+) -> Result<(Plan, Graph), OrchestratorError> {
+    let PlanRequest {
+        work,
+        context: agents_context,
+        time_limit,
+        wait_mode: _,
+        continue_on_disconnect: _,
+        key: _,
+    } = request;
+    let deadline_at = time_limit.and_then(|limit| Timestamp::now().checked_add(limit).ok());
+    let (kind, agents_context, specs) = match work {
+        Work::Chat { message, agent } => {
+            let chat = Chat::new(message, Some(agents_context), correlation_id, agent.as_deref())?;
+            let spec = chat_task(agents, &chat)?;
+            (PlanKind::Chat, chat.context, vec![spec])
+        }
+        Work::Tasks(specs) => (PlanKind::Graph, agents_context, specs),
+    };
+    let plan = pending_plan(correlation_id, kind, agents_context, deadline_at, specs);
+    check_limits(&plan)?;
+    let graph = graph_of(&plan, agents)?;
+    (0..plan.tasks.len()).try_for_each(|ordinal| check_input(&plan, ordinal, agents))?;
+    Ok((plan, graph))
+}
+
+/// Checks the limits on a plan's parts and on its total size.
+///
+/// # Errors
+/// `validation_failed` that names the field, the limit and the value found.
+pub(crate) fn check_limits(plan: &Plan) -> Result<(), OrchestratorError> {
+    check_text("context", &plan.context, MAX_CONTEXT_BYTES)?;
+    for (ordinal, task) in plan.tasks.iter().enumerate() {
+        check_text(&format!("tasks[{ordinal}].action"), &task.spec.action, MAX_ACTION_BYTES)?;
+        check_depth(&format!("tasks[{ordinal}].input"), task.spec.payload.depth())?;
+    }
+    check_bytes("tasks", plan.size(), MAX_PLAN_BYTES)
+}
+
+/// Checks a task's input against the schema that its agent declares. Recovery skips this check: an accepted plan stays
+/// accepted, and a task that has not run yet is checked again when it does.
+pub(crate) fn check_input(
+    plan: &Plan,
+    ordinal: usize,
+    agents: &AgentCatalog,
+) -> Result<(), OrchestratorError> {
+    let spec = &plan.tasks[ordinal].spec;
+    match plan.kind {
+        PlanKind::Chat => input::check_chat(spec, agents),
+        PlanKind::Graph => input::check_task(ordinal, spec, agents),
+    }
+}
+
+/// The single task of a chat, for the named or routed agent.
+fn chat_task(agents: &AgentCatalog, chat: &Chat) -> Result<TaskSpec, OrchestratorError> {
+    let agent = match &chat.agent {
+        Some(named) => agents.get(named)?,
+        None => agents.get(route(agents, &chat.message))?,
+    };
+    Ok(TaskSpec {
+        key: "chat".into(),
+        agent: agent.name.clone(),
+        action: CHAT_ACTION.into(),
+        payload: Object::from_iter([("message".to_owned(), chat.message.clone().into())]),
+        depends_on: Vec::new(),
+        on_failure: OnFailure::Fail,
+    })
+}
+
+/// The dependency graph of a plan. A chat's input is free text, so references in it are not resolved.
+pub(crate) fn graph_of(plan: &Plan, agents: &AgentCatalog) -> Result<Graph, OrchestratorError> {
+    Graph::of(&specs_of(plan), agents)
+}
+
+/// The dependency graph of an accepted plan. Agents of terminal tasks may be unknown.
+pub(crate) fn graph_of_accepted(plan: &Plan, agents: &AgentCatalog) -> Result<Graph, OrchestratorError> {
+    let open = plan.tasks.iter().enumerate().filter(|(_, task)| !task.status.is_terminal());
+    for (ordinal, task) in open {
+        check_agent(ordinal, &task.spec, agents)?;
+    }
+    Graph::of_accepted(&specs_of(plan))
+}
+
+/// Task specs from which the graph is built.
+pub(crate) fn specs_of(plan: &Plan) -> Vec<TaskSpec> {
+    let spec = |task: &Task| match plan.kind {
+        PlanKind::Chat => TaskSpec {
+            key: task.spec.key.clone(),
+            agent: task.spec.agent.clone(),
+            action: task.spec.action.clone(),
+            payload: Object::new(),
+            depends_on: task.spec.depends_on.clone(),
+            on_failure: task.spec.on_failure,
+        },
+        PlanKind::Graph => task.spec.clone(),
+    };
+    plan.tasks.iter().map(spec).collect()
+}
+
+/// A pending plan with these tasks, all queued.
+pub(crate) fn pending_plan(
+    correlation_id: CorrelationId,
+    kind: PlanKind,
+    context: String,
+    deadline_at: Option<Timestamp>,
+    specs: Vec<TaskSpec>,
+) -> Plan {
+    let now = Timestamp::now();
+    let tasks = specs.into_iter().map(|spec| Task {
+        task_id: TaskId::generate(),
+        spec,
+        status: TaskStatus::Queued,
+        queued_at: now,
+        dispatched_at: None,
+        ended_at: None,
+        output: None,
+        error: None,
+        attempts: Vec::new(),
+    });
+    Plan {
+        plan_id: PlanId::generate(),
+        correlation_id,
+        kind,
+        status: PlanStatus::Pending,
+        created_at: now,
+        deadline_at,
+        ended_at: None,
+        context,
+        output: None,
+        error: None,
+        redrive_of: None,
+        redriven_as: None,
+        tasks: tasks.collect(),
+    }
+}

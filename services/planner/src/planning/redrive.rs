@@ -1,0 +1,130 @@
+//! Redrive planning: which tasks of a terminal plan run again, and the plan that runs them.
+//!
+//! A terminal state never changes, so a redrive creates a new plan (`docs/adr/0006-a-redrive-is-a-new-plan.md`): succeeded
+//! tasks start as succeeded and keep their outputs; all other tasks, and every task that depends on one of them, run as new
+//! tasks with new ids.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+use phoenix_domain::{
+    AgentCatalog, CorrelationId, OrchestratorError, OrchestratorErrorCode,
+    chat::Chat,
+    graph::Graph,
+    json::{Json, Object},
+    plan::{Plan, PlanKind, TaskSpec, TaskStatus},
+    rejections::plan_has_not_ended,
+};
+
+use crate::{
+    planning::build::{PreparedPlan, check_input, check_limits, graph_of, pending_plan},
+    store::{entry::Entry, task_ref::TaskRef},
+};
+
+/// Characters of an unknown task key that an error shows.
+const MAX_KEY_CHARS: usize = 64;
+
+/// Checks that a plan can be redriven.
+///
+/// # Errors
+/// `conflict` when the plan is not terminal, was redriven before, or has only succeeded tasks.
+pub(crate) fn check_redrivable(plan: &Plan) -> Result<(), OrchestratorError> {
+    let conflict = |message: String| OrchestratorError::new(OrchestratorErrorCode::Conflict, message);
+    if !plan.status.is_terminal() {
+        return Err(plan_has_not_ended(plan.status));
+    }
+    if let Some(redriven_as) = plan.redriven_as {
+        let message = format!("the plan was redriven before, as {redriven_as}");
+        return Err(conflict(message).with_detail("redriven_as", redriven_as));
+    }
+    if plan.tasks.iter().all(|task| task.status == TaskStatus::Succeeded) {
+        return Err(conflict("every task of the plan has succeeded; there is nothing to redrive".into()));
+    }
+    Ok(())
+}
+
+/// Number of dead letters that a redrive of the plan resolves.
+pub(crate) fn dead_letters(plan: &Plan) -> u64 {
+    plan.tasks.iter().filter(|task| task.status == TaskStatus::DeadLettered).count() as u64
+}
+
+/// Prepares the plan that redrives `original`.
+///
+/// # Errors
+/// The first problem of the new inputs, or of the original tasks with today's agents.
+pub(crate) fn prepare_redrive(
+    agents: &AgentCatalog,
+    original: &Plan,
+    correlation_id: CorrelationId,
+    inputs: BTreeMap<String, Object>,
+) -> Result<PreparedPlan, OrchestratorError> {
+    let runs_again = tasks_to_run(original, &graph_of(original, agents)?);
+    let mut specs: Vec<_> = original.tasks.iter().map(|task| task.spec.clone()).collect();
+    for (key, input) in inputs {
+        let ordinal = editable_task(&specs, &runs_again, &key)?;
+        if original.kind == PlanKind::Chat {
+            check_chat(&input, correlation_id)?;
+        }
+        specs[ordinal].payload = input;
+    }
+    // The new plan has the same time limit as the original.
+    let limit = original.deadline_at.map(|at| at.duration_since(original.created_at));
+    let deadline_at = limit.and_then(|limit| Timestamp::now().checked_add(limit).ok());
+    let mut plan = pending_plan(correlation_id, original.kind, original.context.clone(), deadline_at, specs);
+    plan.redrive_of = Some(original.plan_id);
+    check_limits(&plan)?;
+    let graph = graph_of(&plan, agents)?;
+    (0..plan.tasks.len())
+        .filter(|ordinal| runs_again[*ordinal])
+        .try_for_each(|ordinal| check_input(&plan, ordinal, agents))?;
+    let mut entries = vec![Entry::PlanAccepted { plan: Arc::new(plan.clone()) }];
+    entries.extend(keep_outputs(&mut plan, original, &runs_again));
+    Ok(PreparedPlan { plan: Arc::new(plan), graph, entries })
+}
+
+/// Marks the tasks that do not run again as succeeded, with the original's outputs. Returns the entries that record this.
+fn keep_outputs(plan: &mut Plan, original: &Plan, runs_again: &[bool]) -> Vec<Entry> {
+    let (plan_id, at) = (plan.plan_id, plan.created_at);
+    let mut entries = Vec::new();
+    for (ordinal, (task, before)) in plan.tasks.iter_mut().zip(&original.tasks).enumerate() {
+        if let (false, Some(output)) = (runs_again[ordinal], &before.output) {
+            (task.status, task.ended_at, task.output) =
+                (TaskStatus::Succeeded, Some(at), Some(output.clone()));
+            let task = TaskRef { plan_id, ordinal };
+            let (status, result) = (TaskStatus::Succeeded, Ok(output.clone()));
+            entries.push(Entry::TaskEnded { task, status, at, result });
+        }
+    }
+    entries
+}
+
+/// By ordinal: whether the task runs again. A succeeded task runs again when one of its dependencies does, because its input
+/// changes.
+fn tasks_to_run(plan: &Plan, graph: &Graph) -> Vec<bool> {
+    let mut runs_again: Vec<_> = plan.tasks.iter().map(|task| task.output.is_none()).collect();
+    for ordinal in graph.order().into_iter().flatten() {
+        runs_again[ordinal] |= graph.dependencies(ordinal).iter().any(|dependency| runs_again[*dependency]);
+    }
+    runs_again
+}
+
+/// Ordinal of the task with this key, if its input may change.
+fn editable_task(specs: &[TaskSpec], runs_again: &[bool], key: &str) -> Result<usize, OrchestratorError> {
+    let shown: String = key.chars().take(MAX_KEY_CHARS).collect();
+    let invalid = |problem: &str| {
+        OrchestratorError::invalid(&format!("input.{shown}"), problem).with_detail("key", &shown)
+    };
+    let ordinal =
+        specs.iter().position(|spec| spec.key == key).ok_or_else(|| invalid("is no task of the plan"))?;
+    if runs_again[ordinal] { Ok(ordinal) } else { Err(invalid("has succeeded and is kept as it is")) }
+}
+
+/// Validates the new message of a chat as the chat endpoint does.
+fn check_chat(input: &Object, correlation_id: CorrelationId) -> Result<(), OrchestratorError> {
+    const FIELD: &str = "input.chat.message";
+    let Some(Json::String(message)) = input.get("message") else {
+        return Err(OrchestratorError::invalid(FIELD, "must be the message as text"));
+    };
+    let chat = Chat::new(message.clone(), None, correlation_id, None);
+    chat.map(drop).map_err(|error| error.with_detail("field", FIELD))
+}

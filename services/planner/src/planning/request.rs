@@ -1,0 +1,62 @@
+//! Requests for plans as callers send them, not validated yet.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use phoenix_domain::{PlanId, json::Object, plan::TaskSpec};
+
+use crate::store::entry::IdempotencyKey;
+
+/// A request for a plan.
+#[derive(Debug, Clone)]
+pub struct PlanRequest {
+    /// Chat message or tasks.
+    pub work: Work,
+    /// Context that agents receive beside their input.
+    pub context: String,
+    /// Time that the plan may take.
+    pub time_limit: Option<Duration>,
+    /// Whether the caller waits for the plan.
+    pub wait_mode: WaitMode,
+    /// Whether the plan continues after its caller disconnects.
+    pub continue_on_disconnect: bool,
+    /// Idempotency key of the request.
+    pub key: Option<IdempotencyKey>,
+}
+
+/// Whether a caller waits for the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitMode {
+    /// The caller waits: a plan that cannot start now is rejected.
+    Sync,
+    /// No caller waits: the plan queues until it can start.
+    Async,
+}
+
+/// The work of a plan.
+#[derive(Debug, Clone)]
+pub enum Work {
+    /// A chat message.
+    Chat {
+        /// Text of the message.
+        message: String,
+        /// Agent to use instead of routing.
+        agent: Option<String>,
+    },
+    /// A graph of tasks.
+    Tasks(Vec<TaskSpec>),
+}
+
+/// A request to redrive a plan.
+#[derive(Debug, Clone)]
+pub struct RedriveRequest {
+    /// Terminal plan to redrive.
+    pub plan_id: PlanId,
+    /// New inputs by task key; other tasks keep theirs.
+    pub inputs: BTreeMap<String, Object>,
+    /// Reason; may be empty.
+    pub reason: String,
+    /// Whether the new plan continues after its caller disconnects.
+    pub continue_on_disconnect: bool,
+    /// Idempotency key of the request.
+    pub key: Option<IdempotencyKey>,
+}

@@ -1,0 +1,89 @@
+//! Queries of a journal and their results.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use phoenix_domain::{AgentName, CorrelationId, PlanId, plan::PlanStatus};
+
+/// Filter of a listing of plans; every given condition must hold.
+#[derive(Debug, Clone, Default)]
+pub struct PlanFilter {
+    /// Plans of this request.
+    pub correlation_id: Option<CorrelationId>,
+    /// Plans with this status.
+    pub status: Option<PlanStatus>,
+    /// Plans with a task for this agent.
+    pub agent: Option<AgentName>,
+    /// Plans accepted at this time or later.
+    pub since: Option<Timestamp>,
+    /// Plans older than this one: the cursor of the next page.
+    pub before: Option<PlanId>,
+    /// Maximum number of plans.
+    pub limit: u32,
+}
+
+/// A page of a listing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page<T, C> {
+    /// Readable items.
+    pub items: Vec<T>,
+    /// Items of the page that cannot be read.
+    pub unreadable: Vec<Unreadable>,
+    /// Cursor of the last item, if more follow.
+    pub last: Option<C>,
+}
+
+/// A record that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Identifier of its plan or bulk operation, as stored.
+    pub id: String,
+    /// Problem, for the operator.
+    pub what: String,
+}
+
+/// An event of the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Position in the journal.
+    pub position: u64,
+    /// Kind of the event.
+    pub kind: String,
+    /// Time of the event.
+    pub at: Timestamp,
+    /// Key of the task; empty for events of the plan itself.
+    pub task_key: String,
+    /// Facts, as a JSON object.
+    pub data: String,
+}
+
+/// Selection of plans to delete.
+#[derive(Debug, Clone)]
+pub struct OldPlans {
+    /// Plans that ended before this time.
+    pub ended_before: Timestamp,
+    /// Plans younger than this one: the cursor of the next batch.
+    pub after: Option<PlanId>,
+    /// Maximum number of plans that are examined, oldest first.
+    pub limit: u32,
+}
+
+/// Result of a deletion of old plans.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purged {
+    /// Number of deleted plans.
+    pub plans: u64,
+    /// Youngest plan that was examined; none when no older one is left to examine.
+    pub last: Option<PlanId>,
+    /// Time during which other writes had to wait.
+    pub held: Duration,
+}
+
+/// Size and age of a journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Size on disk in bytes.
+    pub bytes: u64,
+    /// Acceptance time of the oldest terminal plan, if there is one.
+    pub oldest_plan: Option<Timestamp>,
+}

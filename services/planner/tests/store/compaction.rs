@@ -1,0 +1,393 @@
+//! A plan is the same, whether a store keeps it whole or in parts; how it is kept depends on how far it has come when it is
+//! read for the first time.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use phoenix_domain::{
+    OrchestratorError, OrchestratorErrorCode,
+    plan::{Plan, PlanStatus, TaskStatus},
+};
+use phoenix_planner::store::{self, Entry, JournalError, OldPlans, PlanFilter, Store};
+use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+
+use crate::{
+    Fresh, accepted, accepted_as, at, life, new_plan, plan_ended, sqlite, stores, taken_over, task_of, write,
+};
+
+/// A plan with one task, which fails once and then succeeds.
+fn chat(plan: &Plan) -> Vec<Entry> {
+    let mut entries = life(plan);
+    let of_first = |entry: &Entry| match entry {
+        Entry::TaskDispatched { task, .. }
+        | Entry::AttemptStarted { task, .. }
+        | Entry::AttemptEnded { task, .. }
+        | Entry::TaskEnded { task, .. } => task.ordinal == 0,
+        _ => true,
+    };
+    entries.retain(of_first);
+    entries
+}
+
+async fn read_after_each(store: &dyn Store, plan: &Plan, batch: usize) {
+    for entries in chat(plan).chunks(batch) {
+        write(store, "me", entries).await.unwrap();
+        store.plan(plan.plan_id).await.unwrap();
+    }
+}
+
+impl Fresh {
+    async fn count(&self, what: &str) -> i64 {
+        let mut file = SqliteConnection::connect(&self.url).await.unwrap();
+        let query = format!("SELECT count(*) FROM {what}");
+        sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(&mut file).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_plan_of_one_task_is_the_same_however_it_is_kept() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let mut read = Vec::new();
+        for batch in [100, 1, 2, 4] {
+            let plan = new_plan(&["a"]);
+            read_after_each(store, &plan, batch).await;
+            let mut known = store.plan(plan.plan_id).await.unwrap().unwrap();
+            assert_eq!(known.tasks[0].spec, plan.tasks[0].spec);
+            assert_eq!((known.status, known.tasks[0].attempts.len()), (PlanStatus::Succeeded, 2));
+            let events = store.events(plan.plan_id, 0, 100).await.unwrap();
+            assert!(events.windows(2).all(|pair| pair[0].position + 1 == pair[1].position));
+            assert_eq!(store.events(plan.plan_id, events[2].position, 3).await.unwrap(), events[3..6]);
+            assert_eq!(store.events(plan.plan_id, events[7].position, 3).await.unwrap(), []);
+            let facts: Vec<_> =
+                events.iter().map(|event| (event.kind.clone(), event.at, event.task_key.clone())).collect();
+            let nil = uuid::Uuid::nil();
+            (known.plan_id, known.correlation_id, known.tasks[0].task_id) =
+                (nil.into(), nil.into(), nil.into());
+            read.push((known, facts, events[4].data.clone()));
+        }
+        for other in &read[1..] {
+            assert_eq!(other, &read[0]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn plans_are_listed_in_one_order_however_they_are_kept() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let mut ids = Vec::new();
+        for n in 0..12 {
+            let plan = new_plan(if n % 5 == 4 { &["b"] } else { &["a"] });
+            read_after_each(store, &plan, if n % 2 == 0 { 100 } else { 3 }).await;
+            if n % 5 != 4 {
+                ids.push(plan.plan_id);
+            }
+        }
+        ids.reverse();
+        let (mut listed, mut before) = (Vec::new(), None);
+        loop {
+            let status = Some(PlanStatus::Succeeded);
+            let filter =
+                PlanFilter { agent: "a".parse().ok(), status, before, limit: 3, ..PlanFilter::default() };
+            let page = store.plans(&filter).await.unwrap();
+            listed.extend(page.items.iter().map(|plan| plan.plan_id));
+            before = page.last;
+            if before.is_none() {
+                break;
+            }
+        }
+        assert_eq!(listed, ids);
+    }
+}
+
+#[tokio::test]
+async fn what_comes_after_the_end_of_a_plan_changes_nothing_and_stops_nothing() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let plan = new_plan(&["a"]);
+        read_after_each(store, &plan, 100).await;
+        let known = store.plan(plan.plan_id).await.unwrap();
+        let task = task_of(&plan, 0);
+        let late = [
+            Entry::AttemptStarted { task, number: 3, at: at(20), worker: "pid 3".into() },
+            chat(&plan)[4].clone(),
+            plan_ended(&plan, 21),
+        ];
+        write(store, "me", &late).await.unwrap();
+        assert_eq!(store.plan(plan.plan_id).await.unwrap(), known);
+        let events = store.events(plan.plan_id, 0, 100).await.unwrap();
+        assert!(events.windows(2).all(|pair| pair[0].position < pair[1].position));
+        assert_eq!((events.len(), events[8].kind.as_str()), (11, "attempt_started"));
+        assert_eq!(store.events(plan.plan_id, events[8].position, 100).await.unwrap(), events[9..]);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_of_any_size_is_taken() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        // More rows than a statement takes, of plans that are kept in parts; and some that are kept whole.
+        let large: Vec<_> = (0..12).map(|_| new_plan(&["a"; 256])).collect();
+        let small: Vec<_> = (0..100).map(|_| new_plan(&["a"])).collect();
+        let mut groups: Vec<Arc<[Entry]>> = large.iter().map(|plan| [accepted(plan)].into()).collect();
+        groups.extend(small.iter().map(|plan| chat(plan).into()));
+        let mut steps = Vec::new();
+        for plan in &large {
+            steps.extend(
+                (0..256).map(|ordinal| Entry::TaskDispatched { task: task_of(plan, ordinal), at: at(1) }),
+            );
+        }
+        groups.push(steps.into());
+        assert_eq!(store.append("me", &groups).await.unwrap(), [0; 0]);
+        for plan in large {
+            let known = store.plan(plan.plan_id).await.unwrap().unwrap();
+            assert!(
+                known.tasks.len() == 256 && known.tasks.iter().all(|task| task.dispatched_at == Some(at(1)))
+            );
+        }
+        for plan in small {
+            let known = store.plan(plan.plan_id).await.unwrap().unwrap();
+            assert_eq!((known.status, known.tasks[0].attempts.len()), (PlanStatus::Succeeded, 2));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_plan_that_is_kept_whole_is_one_document_which_goes_with_it() {
+    let fresh = sqlite().await;
+    let plans: Vec<_> = (0..70).map(|_| new_plan(&["a"])).collect();
+    let entries: Vec<_> = plans.iter().flat_map(chat).collect();
+    write(&*fresh.store, "me", &entries).await.unwrap();
+    fresh.store.plan(plans[0].plan_id).await.unwrap();
+    let counts = [fresh.count("documents").await, fresh.count("tasks").await, fresh.count("events").await];
+    assert_eq!(counts, [70, 0, 0]);
+    let now = jiff::Timestamp::now() + Duration::from_secs(3600 * 24 * 365 * 10);
+    let old = OldPlans { ended_before: now, after: None, limit: 60 };
+    assert_eq!(fresh.store.purge_plans("me", &old).await.unwrap().plans, 60);
+    assert_eq!(fresh.count("documents").await, 10);
+    assert_eq!(fresh.store.events(plans[0].plan_id, 0, 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_damaged_document_is_told_of_and_costs_its_own_plan_only() {
+    for (value, said) in [
+        ("'{\"a secret\": '", "documents.document"),
+        ("json_set(document, '$.task.status', '?')", "tasks.status"),
+        ("json_set(document, '$.attempts[0].outcome', '?')", "attempts.outcome"),
+        ("json_remove(document, '$.task.payload')", "documents.document"),
+    ] {
+        let fresh = sqlite().await;
+        let plans = [new_plan(&["a"]), new_plan(&["a"])];
+        let entries: Vec<_> = plans.iter().flat_map(chat).collect();
+        write(&*fresh.store, "me", &entries).await.unwrap();
+        fresh.store.plan(plans[0].plan_id).await.unwrap();
+        let first = plans[0].plan_id;
+        let damage = format!(
+            "UPDATE documents SET document = {value}
+             WHERE position = (SELECT document FROM plans WHERE plan_id = '{first}')"
+        );
+        let mut file = SqliteConnection::connect(&fresh.url).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(damage)).execute(&mut file).await.unwrap();
+        let read = fresh.store.plans_by_id(&[first, plans[1].plan_id]).await.unwrap();
+        let error = read[0].1.as_ref().unwrap_err();
+        assert!(matches!(error, JournalError::Damaged(_)), "{error:?}");
+        let error = error.to_string();
+        assert!(error.contains(said) && !error.contains("secret"), "{value}: {error}");
+        assert_eq!(read[1].1.as_ref().unwrap().plan_id, plans[1].plan_id);
+    }
+}
+
+/// Until so many documents, tasks and commits in the log are there, whoever moves them.
+async fn moved(fresh: &Fresh, documents: i64, tasks: i64, log: i64) {
+    let mut counts = [-1; 3];
+    for _ in 0..1000 {
+        counts = [fresh.count("documents").await, fresh.count("tasks").await, fresh.count("log").await];
+        if counts == [documents, tasks, log] {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    panic!("documents, tasks, log: {counts:?}");
+}
+
+/// A store that knows what it has moved, a plan of which the first part was old before its end was, and that end as the log
+/// had it.
+async fn begun() -> (Fresh, Plan, String) {
+    loop {
+        let fresh = sqlite().await;
+        write(&*fresh.store, "me", &chat(&new_plan(&["a"]))).await.unwrap();
+        moved(&fresh, 1, 0, 0).await;
+        let plan = new_plan(&["a"]);
+        let written_at = Instant::now();
+        write(&*fresh.store, "me", &chat(&plan)[..3]).await.unwrap();
+        tokio::time::sleep(APART).await;
+        write(&*fresh.store, "me", &chat(&plan)[3..]).await.unwrap();
+        let mut file = SqliteConnection::connect(&fresh.url).await.unwrap();
+        let end = sqlite_end(&mut file).await;
+        // On a machine that stood still meanwhile, the first part was moved by itself.
+        if let (Some(end), true) = (end, written_at.elapsed() < Duration::from_millis(150)) {
+            return (fresh, plan, end);
+        }
+    }
+}
+
+async fn sqlite_end(file: &mut SqliteConnection) -> Option<String> {
+    sqlx::query_scalar("SELECT entries FROM log ORDER BY seq DESC LIMIT 1")
+        .fetch_optional(file)
+        .await
+        .unwrap()
+}
+
+async fn is_complete(store: &dyn Store, plan: &Plan) {
+    let known = store.plan(plan.plan_id).await.unwrap().unwrap();
+    assert_eq!((known.status, known.tasks[0].attempts.len()), (PlanStatus::Succeeded, 2));
+    let events = store.events(plan.plan_id, 0, 100).await.unwrap();
+    assert_eq!(events.len(), 8, "none is told twice: {events:?}");
+    assert!(events.windows(2).all(|pair| pair[0].position < pair[1].position));
+}
+
+/// So long that the first part of a plan is old when its end is young.
+const APART: Duration = Duration::from_millis(75);
+
+#[tokio::test]
+async fn a_plan_that_ends_a_moment_later_is_moved_ahead_and_once() {
+    let (fresh, plan, _) = begun().await;
+    moved(&fresh, 2, 0, 0).await;
+    assert_eq!(fresh.count("events").await, 0);
+    is_complete(&*fresh.store, &plan).await;
+}
+
+/// A commit that has to decide something is not remembered, and whatever shares it with a key neither.
+#[tokio::test]
+async fn a_plan_is_not_whole_without_what_was_written_together_with_a_key() {
+    let fresh = sqlite().await;
+    let store = &*fresh.store;
+    write(store, "me", &chat(&new_plan(&["a"]))).await.unwrap();
+    moved(&fresh, 1, 0, 0).await;
+    let (plan, keyed) = (new_plan(&["a"]), new_plan(&["a"]));
+    let life = chat(&plan);
+    write(store, "me", &life[..2]).await.unwrap();
+    tokio::time::sleep(APART).await;
+    let together = [life[2..4].into(), accepted_as(&keyed, "key", "digest", 0, 0).into()];
+    assert_eq!(store.append("me", &together).await.unwrap(), [0; 0]);
+    write(store, "me", &life[4..]).await.unwrap();
+    while fresh.count("log").await > 0 {
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    is_complete(store, &plan).await;
+}
+
+#[tokio::test]
+async fn who_does_not_remember_what_was_moved_ahead_does_not_move_it_again() {
+    let (fresh, plan, end) = begun().await;
+    moved(&fresh, 2, 0, 0).await;
+    // As a planner leaves it that dies between the two moves.
+    let mut file = SqliteConnection::connect(&fresh.url).await.unwrap();
+    let left = sqlx::query("INSERT INTO log (planner, entries) VALUES ('me', ?)").bind(end);
+    left.execute(&mut file).await.unwrap();
+    let other = store::open(&fresh.url).await.unwrap();
+    is_complete(&*other, &plan).await;
+    assert_eq!((fresh.count("log").await, fresh.count("documents").await), (0, 2));
+    is_complete(&*fresh.store, &plan).await;
+    let next = new_plan(&["a"]);
+    write(&*fresh.store, "me", &chat(&next)).await.unwrap();
+    is_complete(&*fresh.store, &next).await;
+}
+
+#[tokio::test]
+async fn a_plan_that_is_moved_ahead_can_be_taken_up_again() {
+    let fresh = sqlite().await;
+    let store = &*fresh.store;
+    write(store, "me", &chat(&new_plan(&["a"]))).await.unwrap();
+    moved(&fresh, 1, 0, 0).await;
+    let (plan, next) = (new_plan(&["a"]), new_plan(&["a"]));
+    write(store, "me", &chat(&plan)[..3]).await.unwrap();
+    tokio::time::sleep(APART).await;
+    let (plan_id, status, at_once) = (plan.plan_id, PlanStatus::Cancelled, at(9));
+    let cancelled = OrchestratorError::new(OrchestratorErrorCode::Cancelled, "no more");
+    let task_ended = Entry::TaskEnded {
+        task: task_of(&plan, 0),
+        status: TaskStatus::Cancelled,
+        at: at_once,
+        result: Err(cancelled.clone()),
+    };
+    let ended = Entry::PlanEnded { plan_id, status, at: at_once, result: Err(cancelled) };
+    let redriven = Entry::PlanRedriven {
+        plan_id,
+        redriven_as: next.plan_id,
+        at: at_once,
+        by: next.correlation_id,
+        reason: String::new(),
+        bulk: None,
+    };
+    write(store, "me", &[task_ended, ended]).await.unwrap();
+    let again = Plan { redrive_of: Some(plan_id), ..next.clone() };
+    write(store, "me", &[accepted(&again), redriven]).await.unwrap();
+    let known = store.plan(plan_id).await.unwrap().unwrap();
+    assert_eq!((known.status, known.redriven_as), (status, Some(next.plan_id)));
+    let events = store.events(plan_id, 0, 100).await.unwrap();
+    let kinds: Vec<_> = events.iter().map(|event| event.kind.as_str()).collect();
+    let expected =
+        ["plan_accepted", "task_dispatched", "attempt_started", "task_ended", "plan_ended", "plan_redriven"];
+    assert_eq!(kinds, expected);
+}
+
+#[tokio::test]
+async fn work_that_takes_long_is_moved_as_it_is() {
+    let fresh = sqlite().await;
+    let store = &*fresh.store;
+    let long = new_plan(&["a"]);
+    write(store, "me", &chat(&long)[..3]).await.unwrap();
+    moved(&fresh, 0, 1, 0).await;
+    write(store, "me", &chat(&long)[3..]).await.unwrap();
+    moved(&fresh, 0, 1, 0).await;
+    is_complete(store, &long).await;
+}
+
+#[tokio::test]
+async fn what_is_young_is_seen_by_whoever_reads_and_taken_over_by_whoever_comes_next() {
+    let fresh = sqlite().await;
+    let store = &*fresh.store;
+    let (quick, open) = (new_plan(&["a"]), new_plan(&["a"]));
+    write(store, "me", &[accepted(&open)]).await.unwrap();
+    write(store, "me", &chat(&quick)).await.unwrap();
+    let heir = store::open(&fresh.url).await.unwrap();
+    heir.register("heir").await.unwrap();
+    let dead: Vec<_> =
+        heir.planners().await.unwrap().into_iter().filter(|other| other.planner == "me").collect();
+    assert_eq!(taken_over(&*heir, "heir", &dead).await, [open.plan_id]);
+    let late = write(store, "me", &[plan_ended(&open, 9)]).await.unwrap_err();
+    assert!(matches!(late, JournalError::Fenced), "{late:?}");
+    write(&*heir, "heir", &chat(&open)[1..]).await.unwrap();
+    is_complete(store, &open).await;
+}
+
+#[tokio::test]
+async fn every_task_and_every_attempt_is_a_row_however_its_plan_is_kept() {
+    let fresh = sqlite().await;
+    let mut rows = Vec::new();
+    for batch in [100, 3] {
+        let plan = new_plan(&["a"]);
+        read_after_each(&*fresh.store, &plan, batch).await;
+        let read = async |columns: &str, view: &str| -> Vec<String> {
+            let mut file = SqliteConnection::connect(&fresh.url).await.unwrap();
+            let query = format!(
+                "SELECT json_array({columns}) FROM {view} WHERE plan_id = '{}' ORDER BY 1",
+                plan.plan_id
+            );
+            sqlx::query_scalar(AssertSqlSafe(query)).fetch_all(&mut file).await.unwrap()
+        };
+        let of_attempt = "ordinal, number, agent, started_at, ended_at, outcome, error_class, message, stderr_tail, worker";
+        let of_task =
+            "ordinal, key, agent, action, payload, depends_on, on_failure, status, queued_at, dispatched_at,
+                       ended_at, output, error";
+        let (attempts, tasks) = (read(of_attempt, "every_attempt").await, read(of_task, "every_task").await);
+        assert_eq!((attempts.len(), tasks.len()), (2, 1));
+        rows.push((attempts, tasks));
+    }
+    assert_eq!((fresh.count("documents").await, fresh.count("attempts").await), (1, 2));
+    assert_eq!(rows[0], rows[1]);
+}
