@@ -47,6 +47,10 @@ mod task;
 
 use std::{sync::Arc, time::Duration};
 
+use phoenix_domain::{
+    action::{ActionRequest, ActionResult},
+    llm::LlmSettings,
+};
 use phoenix_platform::{
     client::InvalidUrl,
     readiness::Readiness,
@@ -68,6 +72,7 @@ use crate::{
     orphans::{Marker, Presence},
     process::Origin,
     reaper::Reaper,
+    redact::Redactor,
     running::RunningTasks,
 };
 
@@ -157,4 +162,14 @@ async fn tell_running<T>(running: &RunningTasks, shutdown: &CancellationToken) -
     shutdown.cancelled().await;
     tracing::info!(tasks = running.len(), "waiting for running tasks");
     std::future::pending().await
+}
+
+/// Parses the response line of an agent to `request`. For fuzzing.
+///
+/// # Errors
+/// The failure that the line causes.
+#[doc(hidden)]
+pub fn parse_response_line(line: &[u8], request: &ActionRequest) -> Result<ActionResult, String> {
+    let redactor = Redactor::new(&LlmSettings::default());
+    response::read(line, request, &redactor).map_err(|failure| failure.deed)
 }

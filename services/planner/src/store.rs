@@ -35,6 +35,8 @@ pub use dead_letter::{
 pub use entry::{Entries, Entry, IdempotencyKey, UsedKey};
 pub use error::JournalError;
 pub use query::{Event, OldPlans, Page, PlanFilter, Purged, StoreStats, Unreadable};
+#[doc(hidden)]
+pub use record::rewrite_records;
 pub use sqlite::SqliteStore;
 pub use takeover::{Heartbeat, SUSPECT_WINDOW, SkippedPlan, TakeoverScope, Unfinished, UnfinishedPlan};
 pub use task_ref::TaskRef;

@@ -110,6 +110,13 @@ pub(super) fn read(text: &[u8]) -> Vec<Stored> {
     lines.map(read_line).collect()
 }
 
+/// Reads records and writes those that can be read, each as a line. For fuzzing.
+#[doc(hidden)]
+#[must_use]
+pub fn rewrite_records(text: &[u8]) -> Vec<String> {
+    read(text).into_iter().filter_map(|stored| stored.entry.ok()).map(|entry| lines([&entry])).collect()
+}
+
 fn read_line(line: &[u8]) -> Stored {
     let envelope: StoredEnvelope = match serde_json::from_slice(line) {
         Ok(envelope) => envelope,

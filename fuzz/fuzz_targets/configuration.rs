@@ -1,0 +1,6 @@
+//! libFuzzer entry point of `phoenix_fuzz_targets::configuration`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    phoenix_fuzz_targets::configuration(data);
+});
