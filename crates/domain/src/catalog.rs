@@ -42,7 +42,7 @@ impl AgentCatalog {
             let known: Vec<_> = self.agents.keys().map(AgentName::as_str).collect();
             OrchestratorError::new(
                 OrchestratorErrorCode::PlanningFailed,
-                format!("no agent is called `{name}`; there are {}", known.join(", ")),
+                format!("unknown agent `{name}`; configured agents: {}", known.join(", ")),
             )
             .with_detail("field", "agent")
             .with_detail("agent", name)

@@ -1,5 +1,7 @@
 //! The committed corpora, and mutations of them, through the fuzz targets.
 
+#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
 use std::{
     fs,
     panic::catch_unwind,

@@ -202,7 +202,7 @@ pub(super) fn default_agent(
         && !agents.contains_key(name)
     {
         let known: Vec<_> = agents.keys().map(AgentName::as_str).collect();
-        let problem = format!("no agent is called `{name}`; there are {}", known.join(", "));
+        let problem = format!("unknown agent `{name}`; configured agents: {}", known.join(", "));
         problems.add("planner.default_agent", problem);
     }
     let fallback = || agents.get_key_value(LLM_ROUTER).or_else(|| agents.first_key_value());

@@ -166,7 +166,7 @@ fn every_problem_is_listed_at_once() {
     .unwrap_err()
     .to_string();
     for expected in [
-        "planner.default_agent: no agent is called `missing`",
+        "planner.default_agent: unknown agent `missing`",
         "planner.retention_days: must be a number of days",
         "planner.max_plans_in_flight: must be at least 1",
         "gatway: unknown section",
