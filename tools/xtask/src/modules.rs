@@ -36,7 +36,6 @@ const PENDING: &[&str] = &[
     "gateway",
     "services/executor",
     "services/health",
-    "services/planner",
     "tools/bench",
     "tools/load_tester",
 ];

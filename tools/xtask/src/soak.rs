@@ -8,12 +8,6 @@ use crate::{
     test,
 };
 
-/// The variable that says how many services the soak kills, one per round.
-pub(crate) const ROUNDS: &str = "PHOENIX_SOAK_ROUNDS";
-
-/// How many it kills before a change is merged.
-pub(crate) const ROUNDS_BEFORE_MERGE: u64 = 200;
-
 #[derive(Args)]
 pub(crate) struct SoakArgs {
     /// Number of services to kill, one per round [default: as in `cargo xtask test`]
@@ -29,7 +23,7 @@ pub(crate) async fn run(args: &SoakArgs) -> Result<()> {
     let mut soak = cargo();
     soak.args(["test", "--package", test::SYSTEM_TESTS, "--test", "soak", "--", "--nocapture"]);
     binaries.set_env(&mut soak);
-    let settings = [(ROUNDS, args.rounds), ("PHOENIX_SOAK_SEED", args.seed)];
+    let settings = [(test::SOAK_ROUNDS, args.rounds), ("PHOENIX_SOAK_SEED", args.seed)];
     soak.envs(settings.iter().filter_map(|(name, value)| Some((name, value.as_ref()?.to_string()))));
     execute(&mut soak).await
 }

@@ -10,11 +10,17 @@ use crate::{
     failure::{Context, Failure, Result},
     modules,
     phases::{Phases, cargo, execute, target_directory},
-    programs, soak,
+    programs,
 };
 
 /// Package of the tests that start real processes and browsers.
 pub(crate) const SYSTEM_TESTS: &str = "phoenix-tests";
+
+/// Environment variable of the number of services that the soak test kills, one per round.
+pub(crate) const SOAK_ROUNDS: &str = "PHOENIX_SOAK_ROUNDS";
+
+/// Rounds of the soak test before a merge.
+const SOAK_ROUNDS_BEFORE_MERGE: u64 = 200;
 
 #[derive(Args, Default)]
 pub(crate) struct TestArgs {
@@ -115,7 +121,7 @@ async fn test(args: &TestArgs, binaries: &Binaries) -> Result<()> {
     command.args(&args.cargo_test);
     binaries.set_env(&mut command);
     if args.soak {
-        command.env(soak::ROUNDS, soak::ROUNDS_BEFORE_MERGE.to_string());
+        command.env(SOAK_ROUNDS, SOAK_ROUNDS_BEFORE_MERGE.to_string());
     }
     execute(&mut command).await
 }
