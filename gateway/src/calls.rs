@@ -14,10 +14,12 @@ use phoenix_proto::{
     common::ActionOutput,
     planner::{
         CancelPlanRequest, CancelPlanResponse, DiscardDeadLettersRequest, DiscardDeadLettersResponse,
-        DryRunPlanResponse, GetPlanRequest, GetStderrRequest, GetTaskOutputRequest, ListDeadLettersRequest,
-        ListDeadLettersResponse, ListPlansRequest, ListPlansResponse, Plan, PlanAndExecuteRequest,
-        PlanAndExecuteResponse, RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest,
-        RedrivePlanResponse, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
+        DryRunPlanResponse, ExecutePlanRequest, ExecutePlanResponse, GetPlanRequest, GetStderrRequest,
+        GetTaskOutputRequest, ListDeadLettersRequest, ListDeadLettersResponse, ListPlansRequest,
+        ListPlansResponse, Plan, PlanAccepted, PlanAndExecuteRequest, PlanAndExecuteResponse,
+        RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse,
+        ResumeExecution, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
+        execute_plan_request::Subject, execute_plan_response::Step,
     },
 };
 use tonic::{Response, Status, Streaming};
@@ -68,6 +70,54 @@ impl Plans {
         self.repeats(&replay_of)?;
         self.scope.agents_worked(Duration::from_micros(agent_time_us));
         Ok(Finished { plan_id: read_id(&plan_id)?, output, finish_reason })
+    }
+
+    /// Executes a plan: its id, and the steps that follow its acceptance.
+    pub(crate) async fn execute(
+        &self,
+        plan: PlanAndExecuteRequest,
+    ) -> Result<(PlanId, Streaming<ExecutePlanResponse>), OrchestratorError> {
+        // A plan that continues without its caller is not bound by the caller's time.
+        let context = if plan.continue_on_disconnect {
+            self.scope.context_without_deadline()
+        } else {
+            self.scope.context()
+        };
+        let request = context.request(ExecutePlanRequest { subject: Some(Subject::Plan(plan)) });
+        let mut planner = self.gateway.planner();
+        let accepted = async {
+            let mut steps = planner.execute_plan(request).await?.into_inner();
+            let first = steps.message().await?;
+            Ok(Response::new((first, steps)))
+        };
+        let (first, steps) = self.within(self.scope.deadline(), accepted).await?.ok_or_else(silent)?;
+        let Some(ExecutePlanResponse { step: Some(Step::Accepted(PlanAccepted { plan_id, replay_of })) }) =
+            first
+        else {
+            return Err(unexpected());
+        };
+        self.repeats(&replay_of)?;
+        Ok((read_id(&plan_id)?, steps))
+    }
+
+    /// The steps of a plan that was executed before, after position `after_position`.
+    pub(crate) async fn resume(
+        &self,
+        plan_id: PlanId,
+        after_position: u64,
+        continue_on_disconnect: bool,
+    ) -> Result<Streaming<ExecutePlanResponse>, OrchestratorError> {
+        let plan_id = plan_id.to_string();
+        let resume = ResumeExecution { plan_id, after_position, continue_on_disconnect };
+        let request = ExecutePlanRequest { subject: Some(Subject::Resume(resume)) };
+        let mut planner = self.gateway.planner();
+        let call = planner.execute_plan(self.scope.context_without_deadline().request(request));
+        self.within(Instant::now() + READ_LIMIT, call).await?.ok_or_else(silent)
+    }
+
+    /// Whether the request was answered before, under the same idempotency key.
+    pub(crate) fn is_replay(&self) -> bool {
+        self.scope.replay_of().is_some()
     }
 
     /// Has a plan accepted.

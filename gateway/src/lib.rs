@@ -17,7 +17,7 @@
 //! ├─ delivery     how a caller wants its answer: now or later, once or as it comes
 //! ├─ routes/      the endpoints: decode, call, encode
 //! ├─ calls        what is asked of the planner, each call with its time limit
-//! ├─ follow       a plan's events, through the planner's restarts
+//! ├─ plan_stream  a plan's stream, through the planner's restarts
 //! └─ problem      every failure as the body its endpoint promises
 //! ```
 //!
@@ -32,12 +32,12 @@ mod config;
 mod correlation;
 mod delivery;
 mod extract;
-mod follow;
 mod headers;
 mod members;
 pub mod metrics;
 mod observe;
 mod peers;
+mod plan_stream;
 mod problem;
 mod query;
 mod router;

@@ -1,6 +1,6 @@
 //! Chats: `POST /api/v1/chat`, and `POST /api/chat` as it was before there were versions.
 
-mod live;
+mod stream;
 
 use axum::{
     Json,
@@ -173,10 +173,10 @@ pub(crate) async fn chat_v1(
     let named = named.unwrap_or_default();
     let chat = request.into_chat(&scope)?;
     let delivery = delivery?;
-    let (stream, respond_async) = (delivery.stream, delivery.respond_async);
+    let (streams, respond_async) = (delivery.stream, delivery.respond_async);
     let wish = wish(chat, delivery, named);
-    if stream {
-        return live::chat(&gateway, &scope, wish).await;
+    if streams {
+        return stream::chat(&gateway, &scope, wish).await;
     }
     let plans = Plans::new(&gateway, &scope);
     if respond_async {

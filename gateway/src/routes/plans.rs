@@ -27,8 +27,8 @@ use crate::{
     correlation::Scope,
     delivery::{Delivery, Key, Operation, PREFERENCE_APPLIED, RESPOND_ASYNC},
     extract::JsonObject,
-    follow::has_ended,
     peers::Gateway,
+    plan_stream::has_ended,
     problem::Failure,
     query::Query,
 };

@@ -145,10 +145,8 @@ async fn a_chat_that_is_watched_ends_with_its_answer() {
     let (_, _, answer) = stream.rest().await.pop().unwrap();
     assert_eq!((&answer["output"], &answer["finish_reason"]), (&json!("half"), &json!("length")));
     assert_eq!(stack.planner.cancelled(), 0);
-    let asked = stack.planner.seen()[0].request.clone();
-    assert!(asked.caller_waits, "somebody looks at it");
-    let deadline = asked.deadline_ms;
-    assert!(deadline > 0 && deadline <= 30_000, "no longer than a chat that is waited for: {deadline}");
+    let remaining = stack.planner.seen()[0].context.remaining().unwrap();
+    assert!(remaining.as_secs() <= 30, "no longer than a chat that is waited for: {remaining:?}");
 
     stack.planner.fail(OrchestratorError::new(OrchestratorErrorCode::PlanningFailed, "no such agent"));
     let answer = stack.http.send(Method::POST, "/api/v1/chat", STREAM, CHAT).await;
@@ -159,23 +157,20 @@ async fn a_chat_that_is_watched_ends_with_its_answer() {
 #[tokio::test]
 async fn a_watcher_that_leaves_cancels_its_chat_unless_it_is_to_go_on() {
     let stack = Stack::start().await;
-    for (query, cancels) in [("?on_disconnect=continue", false), ("", true)] {
+    for (count, query) in [(1, "?on_disconnect=continue"), (2, "")] {
         stack.planner.keep(plans::running());
         let path = format!("/api/v1/chat{query}");
         let mut stream = stack.http.stream(Method::POST, &path, STREAM, CHAT).await;
         assert_eq!(stream.next().await.unwrap().1, "plan_accepted");
         drop(stream);
-        if cancels {
-            let cancelled = stack.planner.first_cancelled().await;
-            assert_eq!(
-                (cancelled.plan_id.as_str(), cancelled.reason.as_str()),
-                (FakePlanner::PLAN, "the caller went away")
-            );
-        }
+        // The planner cancels the plan of a stream that is closed, unless the request says otherwise.
+        stack.planner.has_lost(count).await;
+        let seen = stack.planner.seen();
+        assert_eq!(seen.last().unwrap().request.continue_on_disconnect, !query.is_empty());
     }
     let planner = stack.planner.clone();
     stack.gateway.stop().await;
-    assert_eq!(planner.cancelled(), 1, "the one that was to go on was left alone");
+    assert_eq!(planner.cancelled(), 0);
 }
 
 /// The answer at the end of a streamed chat: the code of its error.

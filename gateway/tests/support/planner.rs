@@ -8,12 +8,16 @@ use phoenix_platform::{RequestContext, readiness::Readiness, server::GrpcServer}
 use phoenix_proto::{
     planner::{
         CancelPlanRequest, CancelPlanResponse, DeadLetter, DiscardDeadLettersRequest,
-        DiscardDeadLettersResponse, DryRunPlanResponse, GetPlanRequest, GetPlanResponse, GetStderrRequest,
-        GetStderrResponse, GetTaskOutputRequest, GetTaskOutputResponse, ListDeadLettersRequest,
-        ListDeadLettersResponse, ListPlansRequest, ListPlansResponse, Plan, PlanAndExecuteRequest,
-        PlanAndExecuteResponse, PlanStatus, RedriveDeadLettersRequest, RedriveDeadLettersResponse,
-        RedrivePlanRequest, RedrivePlanResponse, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
+        DiscardDeadLettersResponse, DryRunPlanResponse, ExecutePlanRequest, ExecutePlanResponse,
+        GetPlanRequest, GetPlanResponse, GetStderrRequest, GetStderrResponse, GetTaskOutputRequest,
+        GetTaskOutputResponse, ListDeadLettersRequest, ListDeadLettersResponse, ListPlansRequest,
+        ListPlansResponse, Plan, PlanAccepted, PlanAndExecuteRequest, PlanAndExecuteResponse, PlanResult,
+        PlanStatus, RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest,
+        RedrivePlanResponse, ResumeExecution, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
         dry_run_plan_response::Wave,
+        execute_plan_request::Subject,
+        execute_plan_response::Step,
+        plan_result::Outcome,
         planner_service_server::{PlannerService, PlannerServiceServer},
     },
     status_from_error,
@@ -200,6 +204,19 @@ impl FakePlanner {
         })
     }
 
+    /// What the next stream of events of a plan does.
+    fn script(&self, plan_id: &str, after_position: u64) -> Result<(Plan, Watch), Status> {
+        let plan = self.find(plan_id)?;
+        self.watched.send_modify(|watched| watched.push(after_position));
+        let script = self.watches.lock().unwrap().pop_front();
+        let script = script.unwrap_or_else(|| {
+            let events = plans::events_of(&plan).into_iter();
+            let events = events.filter(|event| event.position > after_position).collect();
+            if plan.ended_at.is_some() { Watch::Ends(events) } else { Watch::Stays(events) }
+        });
+        Ok((plan, script))
+    }
+
     pub async fn has_seen(&self, count: usize) {
         let mut seen = self.seen.subscribe();
         let arrived = seen.wait_for(|seen| seen.len() >= count);
@@ -211,6 +228,23 @@ impl FakePlanner {
         let gone = left.wait_for(|left| *left >= count);
         let _ = tokio::time::timeout(super::PATIENCE, gone).await.expect("the call is cancelled").unwrap();
     }
+}
+
+/// The result of a plan that has ended.
+fn result_of(plan: Plan) -> PlanResult {
+    let outcome = match plan.error {
+        Some(error) => Outcome::Failure(error),
+        None => {
+            let last = plan.tasks.last().and_then(|task| task.output.as_ref());
+            Outcome::Success(PlanAndExecuteResponse {
+                plan_id: plan.plan_id,
+                finish_reason: last.and_then(phoenix_proto::common::ActionOutput::finish_reason),
+                output: plan.output.unwrap_or_default(),
+                ..Default::default()
+            })
+        }
+    };
+    PlanResult { outcome: Some(outcome) }
 }
 
 /// Counts a call that ends without an answer.
@@ -271,20 +305,55 @@ impl PlannerService for FakePlanner {
         request: Request<WatchPlanRequest>,
     ) -> Result<Response<Self::WatchPlanStream>, Status> {
         let WatchPlanRequest { plan_id, after_position } = request.into_inner();
-        let plan = self.find(&plan_id)?;
-        self.watched.send_modify(|watched| watched.push(after_position));
-        let script = self.watches.lock().unwrap().pop_front();
-        let script = script.unwrap_or_else(|| {
-            let events = plans::events_of(&plan).into_iter();
-            let events = events.filter(|event| event.position > after_position).collect();
-            if plan.ended_at.is_some() { Watch::Ends(events) } else { Watch::Stays(events) }
-        });
+        let (_, script) = self.script(&plan_id, after_position)?;
         let told = |events: Vec<WatchPlanResponse>| stream::iter(events.into_iter().map(Ok));
         let broken = || stream::iter([Err(Status::unavailable("the connection broke"))]);
         Ok(Response::new(match script {
             Watch::Breaks(events) => told(events).chain(broken()).boxed(),
             Watch::Ends(events) => told(events).boxed(),
             Watch::Stays(events) => told(events).chain(stream::pending()).boxed(),
+            Watch::Fails => return Err(Status::unavailable("the planner is down")),
+        }))
+    }
+
+    type ExecutePlanStream = Pin<Box<dyn Stream<Item = Result<ExecutePlanResponse, Status>> + Send>>;
+
+    async fn execute_plan(
+        &self,
+        request: Request<ExecutePlanRequest>,
+    ) -> Result<Response<Self::ExecutePlanStream>, Status> {
+        let context = RequestContext::of(&request);
+        let (plan_id, after_position) = match request.into_inner().subject.unwrap() {
+            Subject::Plan(request) => {
+                self.seen.send_modify(|seen| seen.push(Seen { context, request }));
+                self.failure()?;
+                (Self::PLAN.to_owned(), 0)
+            }
+            Subject::Resume(ResumeExecution { plan_id, after_position, .. }) => (plan_id, after_position),
+        };
+        let (plan, script) = self.script(&plan_id, after_position)?;
+        let step = |step| Ok(ExecutePlanResponse { step: Some(step) });
+        let accepted = step(Step::Accepted(PlanAccepted { plan_id, replay_of: self.replay_of() }));
+        let told = move |events: Vec<WatchPlanResponse>| {
+            stream::iter([accepted])
+                .chain(stream::iter(events.into_iter().map(move |event| step(Step::Event(event)))))
+        };
+        let closed = Unanswered(self.left.clone(), false);
+        Ok(Response::new(match script {
+            Watch::Breaks(events) => {
+                told(events).chain(stream::iter([Err(Status::unavailable("the connection broke"))])).boxed()
+            }
+            Watch::Ends(events) => {
+                let result = plan.ended_at.is_some().then(|| step(Step::Result(result_of(plan))));
+                told(events).chain(stream::iter(result)).boxed()
+            }
+            Watch::Stays(events) => {
+                let pending = stream::pending().map(move |step| {
+                    let _ = &closed;
+                    step
+                });
+                told(events).chain(pending).boxed()
+            }
             Watch::Fails => return Err(Status::unavailable("the planner is down")),
         }))
     }

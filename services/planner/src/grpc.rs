@@ -2,6 +2,7 @@
 
 mod dead_letters;
 mod decode;
+mod execute;
 
 use std::pin::Pin;
 
@@ -20,12 +21,12 @@ use phoenix_proto::{
     PlanAndExecute, id,
     planner::{
         CancelPlanRequest, CancelPlanResponse, DiscardDeadLettersRequest, DiscardDeadLettersResponse,
-        DryRunPlanResponse, GetPlanRequest, GetPlanResponse, GetStderrRequest, GetStderrResponse,
-        GetTaskOutputRequest, GetTaskOutputResponse, ListDeadLettersRequest, ListDeadLettersResponse,
-        ListPlansRequest, ListPlansResponse, PlanAndExecuteRequest, PlanAndExecuteResponse,
-        RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse,
-        SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse, dry_run_plan_response::Wave,
-        planner_service_server::PlannerService,
+        DryRunPlanResponse, ExecutePlanRequest, GetPlanRequest, GetPlanResponse, GetStderrRequest,
+        GetStderrResponse, GetTaskOutputRequest, GetTaskOutputResponse, ListDeadLettersRequest,
+        ListDeadLettersResponse, ListPlansRequest, ListPlansResponse, PlanAndExecuteRequest,
+        PlanAndExecuteResponse, RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest,
+        RedrivePlanResponse, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
+        dry_run_plan_response::Wave, planner_service_server::PlannerService,
     },
     status_from_error, to_timestamp,
 };
@@ -61,6 +62,7 @@ impl PlannerGrpc {
 
 #[tonic::async_trait]
 impl PlannerService for PlannerGrpc {
+    type ExecutePlanStream = execute::Steps;
     type WatchPlanStream = Pin<Box<dyn Stream<Item = Result<WatchPlanResponse, Status>> + Send>>;
 
     async fn plan_and_execute(
@@ -70,16 +72,16 @@ impl PlannerService for PlannerGrpc {
         let context = RequestContext::of(&request);
         let plan = plan_request(request.into_inner(), WaitMode::Sync, context.correlation_id)?;
         let result = self.planner.plan_and_execute_v1(context, plan).await;
-        let PlanResult { plan_id, output, finish_reason, agent, agent_time, replay_of } =
-            result.map_err(|error| status_from_error(&error))?;
-        Ok(Response::new(PlanAndExecuteResponse {
-            plan_id: plan_id.to_string(),
-            output: output.unwrap_or_default(),
-            agent: agent.into(),
-            agent_time_us: u64::try_from(agent_time.as_micros()).unwrap_or(u64::MAX),
-            replay_of: text(replay_of),
-            finish_reason,
-        }))
+        Ok(Response::new(encode_result(result.map_err(|error| status_from_error(&error))?)))
+    }
+
+    async fn execute_plan(
+        &self,
+        request: Request<ExecutePlanRequest>,
+    ) -> Result<Response<Self::ExecutePlanStream>, Status> {
+        let context = RequestContext::of(&request);
+        let stream = execute::open(&self.planner, context, request.into_inner(), &self.shutdown).await?;
+        Ok(Response::new(execute::steps(stream)))
     }
 
     async fn submit_plan(
@@ -87,9 +89,7 @@ impl PlannerService for PlannerGrpc {
         request: Request<PlanAndExecuteRequest>,
     ) -> Result<Response<SubmitPlanResponse>, Status> {
         let context = RequestContext::of(&request);
-        let request = request.into_inner();
-        let wait_mode = if request.caller_waits { WaitMode::Sync } else { WaitMode::Async };
-        let plan = plan_request(request, wait_mode, context.correlation_id)?;
+        let plan = plan_request(request.into_inner(), WaitMode::Async, context.correlation_id)?;
         let submitted = self.planner.submit_plan(context, plan).await;
         let Submitted { plan_id, replay_of } = submitted.map_err(|error| status_from_error(&error))?;
         Ok(Response::new(SubmitPlanResponse { plan_id: plan_id.to_string(), replay_of: text(replay_of) }))
@@ -262,6 +262,18 @@ impl Handler for PlannerGrpc {
     ) -> Result<(), Status> {
         let answer = self.plan_and_execute(request).await?;
         responses.send(answer.get_ref()).await
+    }
+}
+
+fn encode_result(result: PlanResult) -> PlanAndExecuteResponse {
+    let PlanResult { plan_id, output, finish_reason, agent, agent_time, replay_of } = result;
+    PlanAndExecuteResponse {
+        plan_id: plan_id.to_string(),
+        output: output.unwrap_or_default(),
+        agent: agent.into(),
+        agent_time_us: u64::try_from(agent_time.as_micros()).unwrap_or(u64::MAX),
+        replay_of: text(replay_of),
+        finish_reason,
     }
 }
 

@@ -12,8 +12,7 @@ use std::{
 use jiff::Timestamp;
 use phoenix_domain::{
     AgentName, CorrelationId, OrchestratorError,
-    action::ActionResult,
-    plan::{Plan, PlanStatus},
+    plan::Plan,
     rejections::{REPLAY_OF, key_in_use, key_used_otherwise},
 };
 use uuid::Uuid;
@@ -123,26 +122,10 @@ pub(crate) fn replay_result(
     by: Option<CorrelationId>,
     default_agent: &AgentName,
 ) -> Result<PlanResult, OrchestratorError> {
-    let last = plan.tasks.last();
-    let agent = last.map_or(default_agent, |task| &task.spec.agent).clone();
     let original = by.unwrap_or(plan.correlation_id);
-    match (plan.status, plan.error) {
-        (PlanStatus::Succeeded, _) => {
-            let finish_reason =
-                last.and_then(|task| task.output.as_ref()).and_then(ActionResult::finish_reason);
-            Ok(PlanResult {
-                plan_id: plan.plan_id,
-                output: plan.output,
-                finish_reason,
-                agent,
-                agent_time: Duration::ZERO,
-                replay_of: Some(original),
-            })
-        }
-        (status, Some(error)) if status.is_terminal() => Err(error.with_detail(REPLAY_OF, original)),
-        (status, None) if status.is_terminal() => {
-            Err(OrchestratorError::internal("the plan of this key has no result"))
-        }
-        _ => Err(key_in_use()),
+    match PlanResult::stored(plan, default_agent) {
+        Some(Ok(result)) => Ok(PlanResult { replay_of: Some(original), ..result }),
+        Some(Err(error)) => Err(error.with_detail(REPLAY_OF, original)),
+        None => Err(key_in_use()),
     }
 }

@@ -6,6 +6,7 @@
 //! | [`service`] | facade: the operations on plans |
 //! | `submission`, `redrive`, `cancellation`, `recovery` | plans that start, run again, are cancelled, are taken over |
 //! | [`background`] | retention, bulk operations, gauges, readiness of the executor |
+//! | `plan_stream` | a plan followed from its acceptance to its result |
 //! | `plan_run` | the run of one plan: scheduler, tasks, dispatch |
 //! | `idempotency` | requests that are sent twice |
 //! | `deps` | dependencies that all of these share |
@@ -32,6 +33,7 @@ pub mod journal;
 pub mod metrics;
 pub mod plan_metrics;
 mod plan_run;
+mod plan_stream;
 pub mod planning;
 mod recovery;
 mod redrive;

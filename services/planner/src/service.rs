@@ -23,6 +23,7 @@ use crate::{
         active::PlanResult,
         registry::{CancelHandle, CancelOnDrop, PlanRegistry},
     },
+    plan_stream::{Executions, PlanStream, Resume},
     planning::{
         build::build_plan,
         request::{PlanRequest, RedriveRequest, WaitMode},
@@ -41,6 +42,7 @@ pub struct Planner(Arc<Parts>);
 struct Parts {
     deps: Arc<Deps>,
     submissions: Submissions,
+    executions: Executions,
     redrives: Redrives,
     cancellation: Cancellation,
     bulk: BulkOperations,
@@ -64,10 +66,11 @@ impl Planner {
         let deps = Arc::new(Deps::new(agents, limits, journal, health, executor, stopping));
         let submissions =
             Submissions { deps: Arc::clone(&deps), registry: registry.clone(), keys: keys.clone() };
+        let executions = Executions::new(submissions.clone(), cancellation.clone());
         let redrives = Redrives::new(submissions.clone());
         let bulk = BulkOperations::new(Arc::clone(&deps), keys, redrives.clone());
         let recovery = Recovery::new(Arc::clone(&deps), registry, cancellation.clone(), bulk.clone());
-        Self(Arc::new(Parts { deps, submissions, redrives, cancellation, bulk, recovery }))
+        Self(Arc::new(Parts { deps, submissions, executions, redrives, cancellation, bulk, recovery }))
     }
 
     /// The journal, for reads.
@@ -110,6 +113,34 @@ impl Planner {
         let submissions = &self.0.submissions;
         let accepted = submissions.submit(context, request, cancel).await?;
         submissions.result(accepted).await
+    }
+
+    /// Starts a plan and follows it to its result. Dropping the future, or the stream before the plan has ended, cancels the
+    /// plan, unless the request says otherwise.
+    ///
+    /// # Errors
+    /// The first problem of the request, `overloaded`, or a journal that cannot be written.
+    #[tracing::instrument(skip_all, fields(plan_id = tracing::field::Empty, otel.status_description = tracing::field::Empty))]
+    pub(crate) async fn execute_plan(
+        &self,
+        context: RequestContext,
+        request: PlanRequest,
+        shutdown: &CancellationToken,
+    ) -> Result<PlanStream, OrchestratorError> {
+        self.0.executions.start(context, request, shutdown).await
+    }
+
+    /// Follows a plan again after its stream broke.
+    ///
+    /// # Errors
+    /// `not_found`, or a journal that cannot be read.
+    pub(crate) async fn resume_execution(
+        &self,
+        context: RequestContext,
+        resume: Resume,
+        shutdown: &CancellationToken,
+    ) -> Result<PlanStream, OrchestratorError> {
+        self.0.executions.resume(context, resume, shutdown).await
     }
 
     /// Starts a plan, and returns as soon as it is durable.

@@ -25,9 +25,9 @@ use super::Segment;
 use crate::{
     calls::Plans,
     correlation::Scope,
-    follow::Follower,
     headers::LAST_EVENT_ID,
     peers::Gateway,
+    plan_stream::{PlanItem, PlanStream},
     problem::{Failure, Problem},
     query::Query,
 };
@@ -117,10 +117,10 @@ pub(crate) async fn plan_events(
 ) -> Result<Response, Failure> {
     let after = last_event_id(&headers, &uri)?;
     let plans = Plans::new(&gateway, &scope);
-    let mut follower = Follower::open(plans, segment.plan_id()?, after).await?;
+    let mut plan = PlanStream::watch(plans, segment.plan_id()?, after).await?;
     let mut first = None;
-    if follower.had_ended() {
-        let next = tokio::time::timeout_at(scope.deadline().into(), follower.next()).await;
+    if plan.had_ended() {
+        let next = tokio::time::timeout_at(scope.deadline().into(), next_event(&mut plan)).await;
         first = next.map_err(|_| {
             let message = "the plan's events could not be read within the request's time limit";
             OrchestratorError::new(OrchestratorErrorCode::Timeout, message)
@@ -130,13 +130,21 @@ pub(crate) async fn plan_events(
         }
     }
     let shutdown = gateway.shutdown.clone();
-    let rest = stream::unfold((follower, shutdown), |(mut follower, shutdown)| async move {
-        let event = shutdown.run_until_cancelled(follower.next()).await??;
-        Some((event, (follower, shutdown)))
+    let rest = stream::unfold((plan, shutdown), |(mut plan, shutdown)| async move {
+        let event = shutdown.run_until_cancelled(next_event(&mut plan)).await??;
+        Some((event, (plan, shutdown)))
     });
     // One that can't be read ends the stream: going on without it would hide that it is missing.
     let events = stream::iter(first).chain(rest).map(encode);
     Ok(respond(events.take_while(|event| std::future::ready(event.is_some())).filter_map(std::future::ready)))
+}
+
+/// The next event of a watched plan.
+async fn next_event(plan: &mut PlanStream) -> Option<WatchPlanResponse> {
+    match plan.next().await {
+        Some(PlanItem::Event(event)) => Some(event),
+        Some(PlanItem::Result(_)) | None => None,
+    }
 }
 
 /// After which event a reader goes on: the header wins, and the parameter must be right all the same.

@@ -36,7 +36,6 @@ pub(super) fn plan_request(
         continue_on_disconnect,
         idempotency_key,
         idempotency_digest,
-        caller_waits: _,
     } = request;
     let work = if tasks.is_empty() {
         Work::Chat { message, agent }

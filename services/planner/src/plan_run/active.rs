@@ -8,6 +8,7 @@ use std::{
 use jiff::Timestamp;
 use phoenix_domain::{
     AgentName, CorrelationId, OrchestratorError, PlanId,
+    action::ActionResult,
     graph::Graph,
     json::Json,
     plan::{Plan, PlanStatus, Task},
@@ -48,6 +49,23 @@ pub struct PlanResult {
     pub agent_time: Duration,
     /// The earlier request that received this result first.
     pub replay_of: Option<CorrelationId>,
+}
+
+impl PlanResult {
+    /// The result of a plan that has ended, as the journal has it; `None` while the plan runs.
+    pub(crate) fn stored(plan: Plan, default_agent: &AgentName) -> Option<Result<Self, OrchestratorError>> {
+        let Plan { plan_id, status, output, error, tasks, .. } = plan;
+        if !status.is_terminal() {
+            return None;
+        }
+        if status != PlanStatus::Succeeded {
+            return Some(Err(error.unwrap_or_else(|| OrchestratorError::internal("the plan has no result"))));
+        }
+        let last = tasks.last();
+        let agent = last.map_or(default_agent, |task| &task.spec.agent).clone();
+        let finish_reason = last.and_then(|task| task.output.as_ref()).and_then(ActionResult::finish_reason);
+        Some(Ok(Self { plan_id, output, finish_reason, agent, agent_time: Duration::ZERO, replay_of: None }))
+    }
 }
 
 /// A plan that this planner runs.

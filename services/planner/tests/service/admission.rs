@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
+    execute::execute,
     graphs::submit,
     support::{
         ALL_PEERS, FakeExecutor, FakeHealth, GRACE, KEY_LIFE, MAX_PLANS, PATIENCE, Script, TestPlanner,
@@ -76,12 +77,11 @@ async fn who_waits_for_an_agent_without_a_place_is_turned_away_before_anything_i
     submit(&stage, chat("narrow")).await.unwrap();
     eventually(async || handed_over(&stage) == 2).await;
 
-    let watched = PlanAndExecuteRequest { caller_waits: true, ..chat("narrow") };
     let two = graph(vec![task("a", "model", "{}", &[]), task("b", "narrow", "{}", &[])]);
     for refused in [
         ask(&stage, chat("narrow")).await,
         ask(&stage, two).await,
-        submit(&stage, watched).await,
+        execute(&stage, chat("narrow")).await.map(|_| String::new()),
         ask(&stage, PlanAndExecuteRequest { idempotency_key: "k".into(), ..chat("narrow") }).await,
     ] {
         let error = refused.unwrap_err();

@@ -12,6 +12,7 @@ mod bulk_redrive;
 mod chats;
 mod clock;
 mod damage;
+mod execute;
 mod graphs;
 mod idempotency;
 mod inputs;
