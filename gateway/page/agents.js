@@ -1,4 +1,4 @@
-// The health of the agents, as it changes.
+// Health of the agents, polled.
 
 import { call, serverNow } from "./api.js";
 import { announce, byId, countdown, el, span } from "./dom.js";
@@ -7,21 +7,21 @@ const POLL_EVERY = 2000;
 const POLL_AT_MOST_EVERY = 30_000;
 const WORDS = { healthy: "healthy", degraded: "degraded", unhealthy: "unhealthy" };
 
-/** The agents' rows, by name; each knows what it shows, and shows it again when time has passed. */
+/** Rows by agent name. Each row renders its agent, and its relative times every second. */
 const rows = new Map();
 let wait = POLL_EVERY;
 let timer;
-/** When the rows were last true; nothing before the first answer. */
-let knownAt = null;
+/** Time of the last response; null before the first. */
+let updatedAt = null;
 
-/** Starts watching. Nothing is asked while nobody looks. */
+/** Starts polling. Hidden pages do not poll. */
 export function watchAgents() {
   document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : refreshAgents()));
-  setInterval(() => rows.forEach((row) => row.tell()), 1000);
+  setInterval(() => rows.forEach((row) => row.render()), 1000);
   refreshAgents();
 }
 
-/** Asks now, and again and again from then on. */
+/** Polls now, and repeatedly from then on. */
 export async function refreshAgents() {
   clearTimeout(timer);
   try {
@@ -29,7 +29,7 @@ export async function refreshAgents() {
     wait = POLL_EVERY;
   } catch (error) {
     showProblem(error);
-    // Until there is a token, asking again can't help.
+    // Polling resumes when the token is set.
     if (error.status === 401) return;
     wait = Math.min(wait * 2, POLL_AT_MOST_EVERY);
   }
@@ -38,7 +38,7 @@ export async function refreshAgents() {
 }
 
 function show(agents) {
-  knownAt = new Date();
+  updatedAt = new Date();
   byId("agents-problem").hidden = true;
   byId("agents").hidden = agents.length === 0;
   delete byId("agents").dataset.stale;
@@ -57,13 +57,13 @@ function show(agents) {
     }
     row.update(agent);
   }
-  offer([...names]);
+  updateChoices([...names]);
   summarise(agents);
 }
 
 function showProblem(error) {
   const problem = byId("agents-problem");
-  const stale = knownAt ? ` What is below was so at ${knownAt.toLocaleTimeString()}.` : "";
+  const stale = updatedAt ? ` The list below is from ${updatedAt.toLocaleTimeString()}.` : "";
   problem.textContent = `${error.message} (${error.code}).${stale}`;
   problem.hidden = error.status === 401;
   byId("agents").dataset.stale = "true";
@@ -75,7 +75,7 @@ function agentRow(name) {
   const facts = el("p", { class: "facts" });
   const node = el("li", { data: { agent: name } }, el("span", { class: "name" }, name), state, facts);
   let agent = null;
-  const tell = () => {
+  const render = () => {
     const text = agent ? factsOf(agent) : "";
     if (facts.textContent !== text) facts.textContent = text;
   };
@@ -84,9 +84,9 @@ function agentRow(name) {
     agent = next;
     node.dataset.state = next.health;
     state.textContent = WORDS[next.health] ?? next.health;
-    tell();
+    render();
   };
-  return { node, update, tell };
+  return { node, update, render };
 }
 
 function factsOf({ health, consecutive_failures: failures, ...times }) {
@@ -94,15 +94,15 @@ function factsOf({ health, consecutive_failures: failures, ...times }) {
   if (failures > 0) facts.push(failures === 1 ? "1 failure" : `${failures} failures`);
   if (health === "unhealthy" && times.circuit_open_until) {
     const left = Date.parse(times.circuit_open_until) - serverNow();
-    facts.push(left > 0 ? `refuses chats for ${countdown(left)}` : "the next chat tries it");
+    facts.push(left > 0 ? `rejects chats for ${countdown(left)}` : "the next chat is a probe");
   }
-  if (times.last_success_at) facts.push(`worked ${span(serverNow() - Date.parse(times.last_success_at))} ago`);
+  if (times.last_success_at) facts.push(`last success ${span(serverNow() - Date.parse(times.last_success_at))} ago`);
   else if (failures === 0) facts.push("not used yet");
   return facts.join(" · ");
 }
 
-/** Lets the composer name the agents, and keeps what was chosen. */
-function offer(names) {
+/** Updates the list of agents in the composer, and keeps the selection. */
+function updateChoices(names) {
   const select = byId("agent");
   const offered = [...select.options].slice(1).map((option) => option.value);
   if (offered.join() === names.join()) return;

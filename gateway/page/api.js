@@ -1,8 +1,8 @@
-// The only place that talks to the gateway.
+// Calls to the gateway.
 
 const TOKEN = "phoenix.token";
 
-/** Why a call did not succeed, in the words of the gateway's error table. */
+/** Error of a call, with a code of the gateway's error table. */
 export class ApiError extends Error {
   constructor(message, facts = {}) {
     super(message);
@@ -13,10 +13,10 @@ export class ApiError extends Error {
 let clockOffset = 0;
 let unauthorized = () => {};
 
-/** The gateway's clock, which deadlines are told in. */
+/** Time of the gateway's clock, which its timestamps refer to. */
 export const serverNow = () => Date.now() + clockOffset;
 
-/** Who is told when the gateway wants a token that it has not been given. */
+/** Sets the listener for responses that require a token. */
 export const onUnauthorized = (listener) => {
   unauthorized = listener;
 };
@@ -27,7 +27,7 @@ export function setToken(token) {
   sessionStorage.setItem(TOKEN, token);
 }
 
-/** Sends a request and gives back its JSON, or throws an `ApiError`. */
+/** Sends a request and returns its JSON, or throws an `ApiError`. */
 export async function call(path, { method = "GET", body, signal } = {}) {
   const headers = new Headers({ Accept: "application/json" });
   const token = sessionStorage.getItem(TOKEN);
@@ -37,8 +37,8 @@ export async function call(path, { method = "GET", body, signal } = {}) {
   try {
     response = await fetch(path, { method, headers, signal, body: body && JSON.stringify(body), cache: "no-store" });
   } catch (cause) {
-    if (cause.name === "AbortError") throw new ApiError("You stopped waiting; the work was cancelled.", { code: "cancelled" });
-    throw new ApiError("The gateway cannot be reached. Is it running?");
+    if (cause.name === "AbortError") throw new ApiError("You cancelled the chat.", { code: "cancelled" });
+    throw new ApiError("The gateway is unreachable. Check that it is running.");
   }
   const date = Date.parse(response.headers.get("Date"));
   if (!Number.isNaN(date)) clockOffset = date - Date.now();
@@ -49,15 +49,15 @@ export async function call(path, { method = "GET", body, signal } = {}) {
   throw error;
 }
 
-/** A failure in either of its shapes: `ChatResponseV1`, or `application/problem+json`. */
+/** The error of a response: `ChatResponseV1` or `application/problem+json`. */
 function failure(response, data) {
-  const told = data?.error ?? data ?? {};
-  const message = told.message ?? told.detail ?? "The gateway answered in an unexpected way.";
+  const error = data?.error ?? data ?? {};
+  const message = error.message ?? error.detail ?? "The gateway sent an invalid response.";
   const seconds = Number(response.headers.get("Retry-After"));
   return new ApiError(message, {
-    code: told.code ?? "internal",
+    code: error.code ?? "internal",
     status: response.status,
-    details: told.details ?? {},
+    details: error.details ?? {},
     correlationId: data?.correlation_id ?? response.headers.get("X-Correlation-Id"),
     planId: data?.plan_id ?? null,
     retryAfter: seconds > 0 ? seconds : null,

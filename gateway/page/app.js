@@ -1,4 +1,4 @@
-// Puts the page together: the token, the composer, the agents.
+// Entry point: the token, the composer, the agents.
 
 import { refreshAgents, watchAgents } from "./agents.js";
 import { ApiError, call, hasToken, onUnauthorized, setToken } from "./api.js";
@@ -7,10 +7,10 @@ import { byId } from "./dom.js";
 
 function askForToken(error) {
   const form = byId("token-form");
-  const asksAgain = hasToken();
-  byId("token-hint").textContent = asksAgain
+  const isRetry = hasToken();
+  byId("token-hint").textContent = isRetry
     ? `The server did not accept this token: ${error.message}.`
-    : "It is kept in this browser tab only, and forgotten when you close it.";
+    : "The token stays in this browser tab and is deleted when you close it.";
   if (form.hidden) {
     form.hidden = false;
     byId("token").focus();
@@ -28,7 +28,7 @@ function startTokenForm() {
   });
 }
 
-/** Tells which language model answers. */
+/** Shows the configured language model. */
 async function showModel() {
   try {
     const { llm_provider: provider, llm_model: model } = await call("/health");
@@ -41,12 +41,12 @@ async function showModel() {
 }
 
 function modelName(provider, model) {
-  // Only the executor knows which providers it has keys of.
+  // The executor chooses the provider per chat.
   if (provider === "auto") return "model: automatic";
   return provider === model || provider === "offline" ? `model: ${provider}` : `${provider} · ${model}`;
 }
 
-/** Shows the API description in a tab of its own. A link could not present the token. */
+/** Opens the API description in a new tab. A link could not send the token. */
 async function openDescription(event) {
   event.preventDefault();
   const { href } = event.currentTarget;

@@ -1,14 +1,14 @@
-// Writing chats, and the history of this session.
+// The composer, and the history of this session.
 
 import { refreshAgents } from "./agents.js";
 import { ApiError, call } from "./api.js";
 import { announce, byId, copyable, duration, el, sentence } from "./dom.js";
-import { whatHappened } from "./plan.js";
+import { planDetails } from "./plan.js";
 
 const MAX_MESSAGE_BYTES = 32_768;
 const EXAMPLES = ["git status", "list notes", "What can you do?"];
 
-/** Makes the composer work. */
+/** Attaches the composer. */
 export function startComposer() {
   const form = byId("composer");
   const message = byId("message");
@@ -49,7 +49,7 @@ function submit(field) {
   send(chat);
 }
 
-/** Sends a chat and shows what becomes of it in a card of its own, newest first. */
+/** Sends a chat and shows its progress in a card, newest first. */
 async function send(chat) {
   const entry = chatCard(chat);
   byId("empty").hidden = true;
@@ -77,7 +77,7 @@ function chatCard(chat) {
     "li",
     { class: "card entry", data: { status: "running" } },
     el("p", { class: "asked" }, chat.message),
-    (chat.agent || chat.context) && el("p", { class: "small" }, asides(chat)),
+    (chat.agent || chat.context) && el("p", { class: "small" }, chatOptions(chat)),
     foot,
   );
   const end = (status, took, { correlationId, planId }, ...body) => {
@@ -88,7 +88,7 @@ function chatCard(chat) {
     ];
     foot.replaceChildren(el("div", { class: "ids" }, ...ids), el("span", { class: "clock" }, duration(took)));
     foot.before(...body);
-    if (planId) foot.after(whatHappened(planId));
+    if (planId) foot.after(planDetails(planId));
   };
   return {
     node,
@@ -105,12 +105,12 @@ function chatCard(chat) {
   };
 }
 
-function asides({ agent, context }) {
+function chatOptions({ agent, context }) {
   return [agent && `to ${agent}`, context && `with ${context.length} characters of context`].filter(Boolean).join(" · ");
 }
 
 function outputBlock(text) {
-  // Columns and indented lines fall apart in a proportional font.
+  // Columns and indented lines need a monospace font.
   const shaped = /^(\t| {2,}\S)|\S {3,}\S|^(diff --git|commit [0-9a-f]{7})/m.test(text);
   return el("div", { class: shaped ? "output shaped" : "output", tabindex: "0", role: "group", "aria-label": "Answer" }, text);
 }
@@ -125,24 +125,24 @@ function errorBlock(error, chat) {
       el("p", {}, el("code", { class: "code" }, error.code), error.status > 0 && el("span", { class: "small" }, `HTTP ${error.status}`)),
       el("p", { class: "why" }, ...sentence(error.message)),
       rows.length > 0 && el("dl", {}, ...rows),
-      stderr && el("details", {}, el("summary", {}, "What the agent wrote to stderr"), el("pre", { tabindex: "0" }, stderr)),
+      stderr && el("details", {}, el("summary", {}, "stderr of the agent"), el("pre", { tabindex: "0" }, stderr)),
       retryButton(error, chat),
     ),
   ];
 }
 
-/** Offers to send the chat again, once the gateway's own waiting time is over. */
+/** A button that sends the chat again, enabled after `Retry-After`. */
 function retryButton({ retryAfter, code }, chat) {
   if (!retryAfter && !["unreachable", "unauthenticated", "timeout", "cancelled"].includes(code)) return null;
   const button = el("button", { type: "button", class: "plain", on: { click: () => send(chat) } });
   const ready = performance.now() + (retryAfter ?? 0) * 1000;
-  const tell = () => {
+  const render = () => {
     const left = Math.ceil((ready - performance.now()) / 1000);
     button.disabled = left > 0;
     button.textContent = left > 0 ? `Send again in ${left} s` : "Send again";
     if (left <= 0) clearInterval(clock);
   };
-  const clock = setInterval(tell, 250);
-  tell();
+  const clock = setInterval(render, 250);
+  render();
   return button;
 }

@@ -1,6 +1,6 @@
-// Helpers around the DOM and time. What comes from the server only ever becomes text: nothing here parses HTML.
+// Helpers for the DOM and for times. Server data only becomes text nodes: nothing here parses HTML.
 
-/** Makes an element. `props` are attributes, plus `on` (listeners) and `data` (dataset). Empty children are left out. */
+/** Creates an element. `props` are attributes, plus `on` (listeners) and `data` (dataset). Empty children are skipped. */
 export function el(tag, props = {}, ...children) {
   const { on = {}, data = {}, ...attributes } = props;
   const node = document.createElement(tag);
@@ -16,12 +16,12 @@ export function el(tag, props = {}, ...children) {
 
 export const byId = (id) => document.getElementById(id);
 
-/** Says something to those who can't see it happen. */
+/** Announces a change to screen readers. */
 export function announce(text) {
   byId("announcer").textContent = text;
 }
 
-/** A value that one click copies, with a visible and an audible sign that it did. */
+/** A value with a copy button, which confirms the copy visibly and to screen readers. */
 export function copyable(label, value) {
   const text = el("code", {}, value);
   const sign = el("span", { class: "copy-sign" }, "Copy");
@@ -53,7 +53,7 @@ async function writeToClipboard(text) {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    // Pages that did not come over TLS or from this machine have no clipboard; selecting and copying still works there.
+    // The clipboard API requires TLS or localhost; selecting and copying works everywhere.
     const field = el("textarea", { class: "visually-hidden", "aria-hidden": "true", tabindex: "-1" });
     field.value = text;
     document.body.append(field);
@@ -64,7 +64,7 @@ async function writeToClipboard(text) {
   }
 }
 
-/** `4 s`, `2 min`, `3 h`, `5 d`: how long ago. */
+/** A duration in one unit: `4 s`, `2 min`, `3 h`, `5 d`. */
 export function span(milliseconds) {
   const seconds = Math.max(0, Math.round(milliseconds / 1000));
   if (seconds < 60) return `${seconds} s`;
@@ -73,30 +73,30 @@ export function span(milliseconds) {
   return `${Math.round(seconds / 86400)} d`;
 }
 
-/** `42 s`, `4:12`, `3 h`: how long still, to the second while that is worth watching. */
+/** A remaining duration: `42 s`, `4:12`, `3 h`. */
 export function countdown(milliseconds) {
   const seconds = Math.max(0, Math.ceil(milliseconds / 1000));
   if (seconds < 60 || seconds >= 3600) return span(seconds * 1000);
   return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
 }
 
-/** `12 ms`, `1.4 s`, `42 s`: how long it took. */
+/** A measured duration: `12 ms`, `1.4 s`, `42 s`. */
 export function duration(milliseconds) {
   if (milliseconds < 1000) return `${Math.round(milliseconds)} ms`;
   return milliseconds < 10_000 ? `${(milliseconds / 1000).toFixed(1)} s` : span(milliseconds);
 }
 
-/** A sentence with its `code` in a code font, and its moments as the reader's own clock shows them. */
+/** A sentence with `code` in a code font, and times in the reader's time zone. */
 export function sentence(text) {
   const isCode = (at, parts) => at % 2 === 1 && at < parts.length - 1;
-  return text.split("`").flatMap((part, at, parts) => (isCode(at, parts) ? el("code", {}, part) : moments(part)));
+  return text.split("`").flatMap((part, at, parts) => (isCode(at, parts) ? el("code", {}, part) : times(part)));
 }
 
-function moments(text) {
-  return text.split(/(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)/).map((part, at) => (at % 2 === 1 ? moment(part) : part));
+function times(text) {
+  return text.split(/(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)/).map((part, at) => (at % 2 === 1 ? time(part) : part));
 }
 
-function moment(timestamp) {
+function time(timestamp) {
   const date = new Date(timestamp);
   if (Number.isNaN(date.getTime())) return timestamp;
   const isToday = date.toDateString() === new Date().toDateString();

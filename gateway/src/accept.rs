@@ -1,22 +1,22 @@
-//! Lists in headers, and which media type a caller prefers (RFC 9110, sections 5.6 and 12.5).
+//! Lists in headers, and the media type that a caller prefers (RFC 9110, sections 5.6 and 12.5).
 
 use axum::http::{HeaderMap, HeaderName, header};
 
 const EVENTS: &str = "text/event-stream";
 
-/// The ranges that JSON is in, the most specific first.
+/// Media ranges that include JSON, the most specific first.
 const JSON: [&str; 3] = ["application/json", "application/*", "*/*"];
 
 /// One item of a header's comma-separated list.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Item<'a> {
-    /// Without its parameters.
+    /// The item without its parameters.
     pub(crate) name: &'a str,
     /// The weight `q`, from 0 to 1; 1 when none is given.
     quality: f32,
 }
 
-/// Whether a caller wants events, as they come: it names their type, and JSON not before it.
+/// Whether a caller prefers a stream of events: it names their type, and does not prefer JSON.
 pub(crate) fn prefers_events(headers: &HeaderMap) -> bool {
     let quality = |range: &str| {
         items(headers, &header::ACCEPT)
@@ -27,7 +27,7 @@ pub(crate) fn prefers_events(headers: &HeaderMap) -> bool {
     quality(EVENTS).is_some_and(|events| events > 0.0 && events >= json)
 }
 
-/// The items of a header that is a list, over all its lines.
+/// The items of a header that is a list, in all its lines.
 pub(crate) fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = Item<'a>> {
     let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| split(line, ',')).map(Item::read).filter(|item| !item.name.is_empty())
@@ -41,7 +41,7 @@ impl<'a> Item<'a> {
             let (name, value) = parameter.split_once('=')?;
             name.trim().eq_ignore_ascii_case("q").then_some(value.trim())
         });
-        // What is no number is no reason to do otherwise than without it.
+        // A weight that is not a number is ignored.
         let quality = weight.and_then(|weight| weight.parse().ok()).unwrap_or(1.0_f32);
         Self { name, quality: quality.clamp(0.0, 1.0) }
     }
@@ -51,14 +51,14 @@ impl<'a> Item<'a> {
 fn split(text: &str, separator: char) -> Vec<&str> {
     let (mut parts, mut start) = (Vec::new(), 0);
     let (mut quoted, mut escaped) = (false, false);
-    for (place, c) in text.char_indices() {
+    for (index, c) in text.char_indices() {
         match c {
             _ if escaped => escaped = false,
             '\\' if quoted => escaped = true,
             '"' => quoted = !quoted,
             c if c == separator && !quoted => {
-                parts.push(&text[start..place]);
-                start = place + c.len_utf8();
+                parts.push(&text[start..index]);
+                start = index + c.len_utf8();
             }
             _ => {}
         }
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_sent_to_callers_that_prefer_them() {
+    fn events_are_preferred_by_name_and_weight() {
         for (accept, events) in [
             (&[][..], false),
             (&["*/*"], false),

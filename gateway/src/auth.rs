@@ -1,9 +1,10 @@
-//! Who may use the API.
+//! Authentication.
 //!
-//! With a token, every route but the [`OPEN`] ones needs `Authorization: Bearer <token>`. Without one only this machine is
-//! served; then a request must also be *addressed* to this machine, because a web page elsewhere can point a name of its own
-//! at 127.0.0.1 and have a visitor's browser send requests here (DNS rebinding). In either case a page of another origin
-//! changes nothing: a browser sends a `POST` without a body wherever a page asks it to (cross-site request forgery).
+//! With a token, every route but the [`OPEN`] ones requires `Authorization: Bearer <token>`. Without a token the gateway serves
+//! loopback only, and the `Host` of a request must be a loopback name, because a web page elsewhere can resolve its own name to
+//! 127.0.0.1 and make a visitor's browser send requests here (DNS rebinding). In either case requests with effects from
+//! pages of other origins are rejected, because a browser sends a `POST` wherever a page asks it to (cross-site request
+//! forgery).
 
 use std::sync::Arc;
 
@@ -21,18 +22,18 @@ use phoenix_platform::{
 
 use crate::problem::Failure;
 
-/// The routes that are open: probes, and the page's own files, which hold nothing. Everything else is guarded, also what is
-/// added later.
+/// Routes without authentication: probes, and the files of the page, which contain no data. Every other route is guarded,
+/// including routes that are added later.
 const OPEN: [&str; 4] = ["/", "/page/{file}", "/livez", "/readyz"];
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Who is let through. Cheap to clone.
+/// Rules of authentication. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Guard {
-    /// What callers must present; nothing when absent.
+    /// Token that callers must present, if there is one.
     token: Option<Arc<Secret>>,
-    /// Origins whose pages may change something from a browser, beside the gateway's own.
+    /// Origins, beside the gateway's own, whose pages may send requests with effects.
     origins: Arc<[String]>,
 }
 
@@ -57,7 +58,7 @@ impl Guard {
         Ok(())
     }
 
-    /// Whether a page of another origin sends the request. Programs other than browsers name no origin.
+    /// Whether a page of another origin sends the request. Programs other than browsers send no origin.
     fn is_foreign(&self, uri: &Uri, headers: &HeaderMap) -> bool {
         let site = headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
         if matches!(site, Some(b"same-origin" | b"none")) {
@@ -76,7 +77,7 @@ impl Guard {
     }
 }
 
-/// Lets only those through who may use the API. A refusal happens before anything is read or planned.
+/// Rejects requests that are not authenticated, before their body is read.
 pub(crate) async fn require_token(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     match guard.check(&request) {
         Ok(()) => next.run(request).await,
@@ -87,7 +88,7 @@ pub(crate) async fn require_token(State(guard): State<Guard>, request: Request, 
 fn is_guarded(request: &Request) -> bool {
     match request.extensions().get::<MatchedPath>() {
         Some(route) => !OPEN.contains(&route.as_str()),
-        // Nothing is there, which below the API is told to those only who may use it.
+        // An unknown path below the API is guarded, too.
         None => is_below_the_api(request.uri().path()),
     }
 }
@@ -98,7 +99,7 @@ fn is_below_the_api(path: &str) -> bool {
     under("/api") || under("/v1") || under("/health")
 }
 
-/// That the request names one host at most: two readers of it could take different ones.
+/// Checks that the request names at most one host: with two, a proxy and the gateway could choose different ones.
 fn check_hosts(headers: &HeaderMap) -> Result<(), Failure> {
     if headers.get_all(header::HOST).iter().nth(1).is_none() {
         return Ok(());
@@ -106,13 +107,13 @@ fn check_hosts(headers: &HeaderMap) -> Result<(), Failure> {
     Err(OrchestratorError::invalid("Host", "is given twice").into())
 }
 
-/// Why a page of another origin changes nothing.
+/// The failure of a request with effects from a page of another origin.
 pub(crate) fn foreign() -> Failure {
-    let message = "requests from pages of other origins change nothing; name the origin in gateway.cors_allowed_origins to allow it";
+    let message = "requests with effects from pages of other origins are rejected; add the origin to gateway.cors_allowed_origins to allow it";
     Failure::invalid(StatusCode::FORBIDDEN, message)
 }
 
-/// Why a token is refused.
+/// The failure of a request with a wrong token.
 pub(crate) fn invalid_token() -> Failure {
     unauthenticated(&BearerError::Wrong.to_string())
 }
@@ -125,16 +126,16 @@ fn check_token(headers: &HeaderMap, token: &Secret) -> Result<(), Failure> {
     bearer::check(headers, token).map_err(|problem| unauthenticated(&problem.to_string()))
 }
 
-/// That the request is addressed to this machine.
+/// Checks that the request is addressed to this machine.
 fn check_host(uri: &Uri, headers: &HeaderMap) -> Result<(), Failure> {
     if loopback::is_addressed(uri, headers) { Ok(()) } else { Err(misdirected()) }
 }
 
-/// Why a request to another name of this machine is refused.
+/// The failure of a request to another host than this machine.
 pub(crate) fn misdirected() -> Failure {
     Failure::invalid(
         StatusCode::MISDIRECTED_REQUEST,
-        "without ORCH_API_TOKEN only requests to localhost are served; set a token to use another name",
+        "without ORCH_API_TOKEN only requests to localhost are served; set a token to use another host name",
     )
 }
 
@@ -143,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn page_of_another_origin_is_foreign_unless_it_is_configured() {
+    fn page_of_another_origin_is_foreign_unless_configured() {
         let guard = Guard::new(None, &["https://ops.example.com".to_owned()]);
         let uri = Uri::from_static("/x");
         for (foreign, headers) in [

@@ -1,22 +1,22 @@
-//! What the bodies of all requests may take while they are read: callers that send slowly must not fill the memory together.
+//! Memory of request bodies while they are read: many slow callers together must not exhaust it.
 
 use std::sync::Arc;
 
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The bytes of bodies that are read at once.
+/// Bytes of all bodies that are read at the same time.
 const BUDGET_BYTES: usize = 64 * 1024 * 1024;
 
-/// The budget that all bodies share. Cheap to clone.
+/// Memory budget of all bodies. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct BodyBudget(Arc<Semaphore>);
 
-/// What one body has taken of the budget, given back on drop.
+/// The part of the budget that one body has reserved, released on drop.
 #[derive(Debug)]
-pub(crate) struct Admitted {
+pub(crate) struct BodyReservation {
     budget: BodyBudget,
-    taken: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl BodyBudget {
@@ -24,18 +24,18 @@ impl BodyBudget {
         Self(Arc::new(Semaphore::new(BUDGET_BYTES)))
     }
 
-    /// A body of which nothing has arrived.
-    pub(crate) fn body(&self) -> Admitted {
-        Admitted { budget: self.clone(), taken: None }
+    /// The reservation of a body that has not arrived.
+    pub(crate) fn reservation(&self) -> BodyReservation {
+        BodyReservation { budget: self.clone(), permit: None }
     }
 }
 
-impl Admitted {
-    /// Takes so many bytes more.
+impl BodyReservation {
+    /// Reserves `bytes` more.
     ///
     /// # Errors
-    /// `overloaded` when other bodies have taken them.
-    pub(crate) fn take(&mut self, bytes: usize) -> Result<(), OrchestratorError> {
+    /// `overloaded` when other bodies have reserved them.
+    pub(crate) fn reserve(&mut self, bytes: usize) -> Result<(), OrchestratorError> {
         let count = u32::try_from(bytes).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.budget.0).try_acquire_many_owned(count).map_err(|_| {
             let message = format!(
@@ -44,8 +44,8 @@ impl Admitted {
             OrchestratorError::new(OrchestratorErrorCode::Overloaded, message)
                 .with_retry_after(std::time::Duration::from_secs(1))
         })?;
-        match &mut self.taken {
-            Some(taken) => taken.merge(permit),
+        match &mut self.permit {
+            Some(reserved) => reserved.merge(permit),
             none => *none = Some(permit),
         }
         Ok(())

@@ -1,33 +1,33 @@
-//! What the gateway is told.
+//! Settings of the gateway.
 
 use std::time::Duration;
 
 use phoenix_domain::llm::{LlmDescription, Secret};
 use phoenix_platform::{config::RoleSettings, service_token::ServiceToken};
 
-/// What the gateway is told.
+/// Settings of the gateway.
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
-    /// Where the planner is.
+    /// URL of the planner.
     pub planner_url: String,
-    /// Where the executor is; asked only whether it is ready.
+    /// URL of the executor; the gateway only checks its readiness.
     pub executor_url: String,
-    /// Where the health service is.
+    /// URL of the health service.
     pub health_url: String,
-    /// What callers must present; absent or empty: nothing, and only loopback is served.
+    /// Token that callers must present. Without one, or with an empty one, the gateway serves loopback only.
     pub api_token: Option<Secret>,
-    /// What the services behind it are shown.
+    /// Token for the services behind the gateway.
     pub service_token: ServiceToken,
     /// Web origins, such as `https://ops.example.com`, that may call the API from a browser.
     pub cors_allowed_origins: Vec<String>,
-    /// How long a request may take, from its first byte to its answer.
+    /// Time limit of a request, from its first byte to its response.
     pub request_timeout: Duration,
-    /// Who answers chats, for `GET /health`.
+    /// Language model that answers chats, for `GET /health`.
     pub llm: LlmDescription,
 }
 
 impl GatewayConfig {
-    /// The token, if callers must present one.
+    /// The token that callers must present, if there is one.
     pub(crate) fn token(&self) -> Option<&Secret> {
         self.api_token.as_ref().filter(|token| !token.is_empty())
     }

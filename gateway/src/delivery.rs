@@ -1,47 +1,41 @@
-//! How a caller wants its answer: now or later, once or as it comes, and what its going away means.
+//! How a caller wants its response.
 //!
-//! `Prefer: respond-async` (RFC 7240) asks for the plan's address instead of its result, `Accept: text/event-stream` for
-//! its events, `?on_disconnect=continue` for a plan that outlives its caller, `Idempotency-Key` for a request that counts
-//! once however often it is sent.
+//! `Prefer: respond-async` (RFC 7240) asks for the plan's path instead of its result, `Accept: text/event-stream` for its
+//! events, `?on_disconnect=continue` for a plan that outlives its caller. `Idempotency-Key` makes a request safe to send again.
 
 use axum::{
     extract::FromRequestParts,
-    http::{HeaderMap, HeaderName, Uri, request::Parts},
+    http::{HeaderMap, Uri, request::Parts},
 };
 use phoenix_domain::{OrchestratorError, PlanId, json::Json};
 use phoenix_proto::planner::PlanAndExecuteRequest;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::{accept, problem::Failure, query::Query};
+use crate::{
+    accept,
+    header_names::{IDEMPOTENCY_KEY, PREFER},
+    problem::Failure,
+    query::Query,
+};
 
-/// Asks for an answer before the work is done.
-pub(crate) const PREFER: HeaderName = HeaderName::from_static("prefer");
-/// Says that it was given.
-pub(crate) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
-/// Names a request that may be sent again.
-pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-/// Says that an answer is the one that the same request was given before.
-pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-
-/// The one preference that is known.
+/// The only supported preference.
 pub(crate) const RESPOND_ASYNC: &str = "respond-async";
 
 const ON_DISCONNECT: &str = "on_disconnect";
 const MAX_KEY_BYTES: usize = 255;
 
-/// How a caller wants its answer.
+/// How a caller wants its response.
 #[derive(Debug, Clone)]
 pub(crate) struct Delivery {
-    /// As soon as the plan is durable.
+    /// Respond as soon as the plan is durable.
     pub(crate) respond_async: bool,
-    /// As the plan's events, as they come.
+    /// Respond with the plan's events as they happen.
     pub(crate) stream: bool,
-    /// The plan goes on when the caller goes away.
-    pub(crate) continues: bool,
-    /// What the caller calls its request.
-    pub(crate) key: Key,
+    /// The plan continues when the caller disconnects.
+    pub(crate) continue_on_disconnect: bool,
+    /// Idempotency key of the request.
+    pub(crate) key: KeyHeader,
 }
 
 impl<S: Sync> FromRequestParts<S> for Delivery {
@@ -51,83 +45,81 @@ impl<S: Sync> FromRequestParts<S> for Delivery {
         Ok(Self {
             respond_async: prefers(&parts.headers, RESPOND_ASYNC),
             stream: accept::prefers_events(&parts.headers),
-            continues: continues(&parts.uri)?,
-            key: Key::from_request_parts(parts, state).await?,
+            continue_on_disconnect: continue_on_disconnect(&parts.uri)?,
+            key: KeyHeader::from_request_parts(parts, state).await?,
         })
     }
 }
 
 impl Delivery {
-    /// The caller's name for `request`, sent to `operation`.
-    pub(crate) fn name(&self, operation: &Operation<'_>, request: &impl Serialize) -> Named {
-        let on_disconnect = self.continues.then_some("continue");
-        self.key.name_with(operation, on_disconnect, request)
+    /// The idempotency key of `request`, sent to `operation`.
+    pub(crate) fn key_of(&self, operation: &Operation<'_>, request: &impl Serialize) -> IdempotencyKey {
+        let on_disconnect = self.continue_on_disconnect.then_some("continue");
+        self.key.bind(operation, on_disconnect, request)
     }
 
-    /// Puts into `wish` what the planner has to know.
-    pub(crate) fn apply(self, wish: &mut PlanAndExecuteRequest, named: Named) {
-        wish.continue_on_disconnect = self.continues;
-        (wish.idempotency_key, wish.idempotency_digest) = (named.key, named.digest);
+    /// Sets the members of `request` that depend on the delivery.
+    pub(crate) fn apply(self, request: &mut PlanAndExecuteRequest, key: IdempotencyKey) {
+        request.continue_on_disconnect = self.continue_on_disconnect;
+        (request.idempotency_key, request.idempotency_digest) = (key.key, key.digest);
     }
 }
 
-/// What a request is sent to: a method and a path, with the values of the path's parameters.
+/// Target of a request: a method and a path, with the values of the path's parameters.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Operation<'a> {
-    /// Such as `POST /api/v1/plans/{plan_id}:cancel`.
+    /// Method and path, such as `POST /api/v1/plans/{plan_id}:cancel`.
     pub(crate) route: &'static str,
-    /// The plan that the path names.
+    /// Plan in the path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) plan_id: Option<&'a PlanId>,
 }
 
 impl Operation<'static> {
-    /// One whose path has no parameters.
+    /// An operation whose path has no parameters.
     pub(crate) const fn new(route: &'static str) -> Self {
         Self { route, plan_id: None }
     }
 }
 
-/// The name that a caller gives to a request it may send again, if it does.
+/// The header `Idempotency-Key`, if the request has one.
 #[derive(Debug, Clone)]
-pub(crate) struct Key(Option<String>);
+pub(crate) struct KeyHeader(Option<String>);
 
-/// A caller's name for a request, as the planner is told it: its key, and the digest of what it was used for. Both are empty
-/// when there is no key.
+/// An idempotency key with the digest of its request. Both are empty without a key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Named {
+pub(crate) struct IdempotencyKey {
     pub(crate) key: String,
     pub(crate) digest: String,
 }
 
-impl<S: Sync> FromRequestParts<S> for Key {
+impl<S: Sync> FromRequestParts<S> for KeyHeader {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Failure> {
-        Ok(Self(key(&parts.headers)?))
+        Ok(Self(parse_key(&parts.headers)?))
     }
 }
 
-impl Key {
-    /// The caller's name for `request`, sent to `operation`.
-    pub(crate) fn name(&self, operation: &Operation<'_>, request: &impl Serialize) -> Named {
-        self.name_with(operation, None, request)
+impl KeyHeader {
+    /// The idempotency key of `request`, sent to `operation`.
+    pub(crate) fn key_of(&self, operation: &Operation<'_>, request: &impl Serialize) -> IdempotencyKey {
+        self.bind(operation, None, request)
     }
 
-    fn name_with(
+    fn bind(
         &self,
         operation: &Operation<'_>,
         on_disconnect: Option<&str>,
         request: &impl Serialize,
-    ) -> Named {
-        let Self(Some(key)) = self else { return Named::default() };
-        Named { key: key.clone(), digest: digest(operation, on_disconnect, request) }
+    ) -> IdempotencyKey {
+        let Self(Some(key)) = self else { return IdempotencyKey::default() };
+        IdempotencyKey { key: key.clone(), digest: digest(operation, on_disconnect, request) }
     }
 }
 
-/// What tells a request from another one with the same key: what it was sent to, with the values of parameters, and the
-/// members that the caller gave. A member that is null or has its default counts as absent, so a release that knows more
-/// members than this one has the same digest for the same request.
+/// Digest of a request: its operation, with the values of parameters, and the members that the caller gave. A member that is
+/// null or has its default counts as absent, so a release with more members has the same digest for the same request.
 fn digest(operation: &Operation<'_>, on_disconnect: Option<&str>, request: &impl Serialize) -> String {
     let mut digest = Sha256::new();
     for part in [canonical(operation), on_disconnect.unwrap_or_default().to_owned(), canonical(request)] {
@@ -137,7 +129,7 @@ fn digest(operation: &Operation<'_>, on_disconnect: Option<&str>, request: &impl
     format!("{:x}", digest.finalize())
 }
 
-/// Canonical JSON: the same for two values that differ in white space or in the order of members only.
+/// Canonical JSON: equal for values that differ only in white space or the order of members.
 fn canonical(value: &impl Serialize) -> String {
     let text = serde_json::to_string(value).unwrap_or_default();
     let mut value = Json::parse_stored(&text).unwrap_or_default();
@@ -145,12 +137,12 @@ fn canonical(value: &impl Serialize) -> String {
     value.to_string()
 }
 
-/// Whether one of the caller's preferences is `wanted`, whatever its parameters.
+/// Whether the caller prefers `wanted`, with any parameters.
 fn prefers(headers: &HeaderMap, wanted: &str) -> bool {
     accept::items(headers, &PREFER).any(|item| item.name.eq_ignore_ascii_case(wanted))
 }
 
-fn continues(uri: &Uri) -> Result<bool, OrchestratorError> {
+fn continue_on_disconnect(uri: &Uri) -> Result<bool, OrchestratorError> {
     match Query::of(uri, &[ON_DISCONNECT])?.get(ON_DISCONNECT) {
         None | Some("cancel") => Ok(false),
         Some("continue") => Ok(true),
@@ -158,7 +150,7 @@ fn continues(uri: &Uri) -> Result<bool, OrchestratorError> {
     }
 }
 
-fn key(headers: &HeaderMap) -> Result<Option<String>, OrchestratorError> {
+fn parse_key(headers: &HeaderMap) -> Result<Option<String>, OrchestratorError> {
     let invalid = |problem: &str| OrchestratorError::invalid("Idempotency-Key", problem);
     let mut values = headers.get_all(IDEMPOTENCY_KEY).into_iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -174,6 +166,7 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, OrchestratorError> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderName;
     use serde_json::Value;
 
     use super::*;
@@ -183,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn preferences_are_found_among_others() {
+    fn preference_is_found_in_a_list() {
         for (values, found) in [
             (&["respond-async"][..], true),
             (&["wait=10, Respond-Async"], true),
@@ -198,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn digest_depends_on_what_is_asked_and_not_on_how_it_is_written() {
+    fn digest_depends_on_values_and_not_on_notation() {
         let digest = |text: &str, route| {
             digest(&Operation::new(route), None, &serde_json::from_str::<Value>(text).unwrap())
         };

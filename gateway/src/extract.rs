@@ -1,4 +1,4 @@
-//! JSON bodies. Whatever is wrong with one, the answer names it: the media type, the size, the line, the field.
+//! JSON bodies. Errors name the media type, the size, the line or the field.
 
 use std::time::{Duration, Instant};
 
@@ -12,28 +12,31 @@ use http_body_util::BodyExt;
 use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode, limits::MAX_REQUEST_BYTES};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::{bodies::Admitted, correlation::Scope, members::Members, problem::Failure, wording};
+use crate::{
+    bodies::BodyReservation,
+    decode_error::{explain, invalid_body, shorten},
+    members::Members,
+    problem::Failure,
+    request_scope::RequestScope,
+};
 
 /// The largest body.
 pub(crate) const MAX_BODY_BYTES: usize = MAX_REQUEST_BYTES;
 
-/// How long a body may take to arrive, within the request's own deadline.
+/// Time limit for a body to arrive, within the deadline of the request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How much of a body that is refused for its size is read on, and for how long: a caller that is still sending would
-/// otherwise see a broken connection instead of the answer.
+/// How much of a body that is too large is read and discarded, and for how long: a caller that is still sending would
+/// otherwise see a broken connection instead of the response.
 const DISCARD_BYTES: usize = 16 * MAX_BODY_BYTES;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How much of a name that a caller made up is repeated in an answer.
-const MAX_NAME_CHARS: usize = 64;
-
-/// Some programs write this character before JSON, although it is no part of it.
+/// Character that some programs write before JSON, although it is not part of JSON.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// A body that is one JSON object.
 ///
-/// When the object can't be used but names a valid `correlation_id`, the answer carries that id.
+/// The response to an invalid object with a valid `correlation_id` carries that id.
 #[derive(Debug)]
 pub(crate) struct JsonObject<T>(pub(crate) T);
 
@@ -51,7 +54,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for JsonObject<T> {
 impl<S: Sync, T: DeserializeOwned> OptionalFromRequest<S> for JsonObject<T> {
     type Rejection = Failure;
 
-    /// Nothing when there is no body, whatever its type is said to be and however its end is told, or when it is `null`.
+    /// `None` without a body, whatever the content type and transfer encoding, and for `null`.
     async fn from_request(request: Request, _state: &S) -> Result<Option<Self>, Failure> {
         let (parts, body) = request.into_parts();
         if body.is_end_stream() {
@@ -70,7 +73,7 @@ impl<S: Sync, T: DeserializeOwned> OptionalFromRequest<S> for JsonObject<T> {
     }
 }
 
-/// That the body is JSON as it is, without an encoding around it.
+/// Checks that the body is JSON without a content encoding.
 fn check_type(headers: &HeaderMap) -> Result<(), Failure> {
     check_encoding(headers)?;
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -90,25 +93,25 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), Failure> {
     }
 }
 
-/// Why a body of another type than JSON is refused.
+/// The failure of a body of another type than JSON.
 pub(crate) fn wrong_type() -> Failure {
     let message = "the body must be JSON: send the header `Content-Type: application/json`";
     Failure::invalid(StatusCode::UNSUPPORTED_MEDIA_TYPE, message)
 }
 
-/// Why a compressed body is refused.
+/// The failure of a body with a content encoding.
 fn encoded(coding: &str) -> Failure {
     let problem = format_args!("is `{coding}`; send the body without an encoding");
     Failure::http(StatusCode::UNSUPPORTED_MEDIA_TYPE, OrchestratorError::invalid("Content-Encoding", problem))
 }
 
-/// The whole body, within the request's time.
-async fn receive(parts: &Parts, body: Body) -> Result<(Scope, Bytes), Failure> {
-    let Some(scope) = parts.extensions.get::<Scope>() else {
+/// The whole body, within the deadline of the request.
+async fn receive(parts: &Parts, body: Body) -> Result<(RequestScope, Bytes), Failure> {
+    let Some(scope) = parts.extensions.get::<RequestScope>() else {
         return Err(OrchestratorError::internal("a body was read outside a request").into());
     };
-    let mut admitted = scope.bodies().body();
-    let bytes = read(&parts.headers, body, scope.deadline(), &mut admitted).await?;
+    let mut reserved = scope.bodies().reservation();
+    let bytes = read(&parts.headers, body, scope.deadline(), &mut reserved).await?;
     Ok((scope.clone(), bytes))
 }
 
@@ -121,10 +124,10 @@ fn text(bytes: &[u8]) -> Result<&str, Failure> {
     Ok(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text))
 }
 
-fn decode<T: DeserializeOwned>(scope: &Scope, text: &str) -> Result<T, Failure> {
+fn decode<T: DeserializeOwned>(scope: &RequestScope, text: &str) -> Result<T, Failure> {
     parse(text).map_err(|error| {
         if let Some(id) = named_id(text) {
-            scope.adopt(id);
+            scope.set_id(id);
         }
         error.into()
     })
@@ -134,33 +137,33 @@ async fn read(
     headers: &HeaderMap,
     mut body: Body,
     deadline: Instant,
-    admitted: &mut Admitted,
+    reserved: &mut BodyReservation,
 ) -> Result<Bytes, Failure> {
     let announced: Option<usize> =
         headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if announced.is_none_or(|length| length <= MAX_BODY_BYTES) {
         let deadline = deadline.min(Instant::now() + BODY_TIMEOUT);
-        match tokio::time::timeout_at(deadline.into(), collect(&mut body, admitted)).await {
+        match tokio::time::timeout_at(deadline.into(), collect(&mut body, reserved)).await {
             Ok(Ok(Some(bytes))) => return Ok(bytes),
             Ok(Ok(None)) => {}
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => return Err(too_slow()),
         }
     }
-    // A caller that waits for a sign to begin sends nothing that would have to be discarded.
+    // A caller that waits for `100 Continue` has not sent its body.
     if !headers.contains_key(header::EXPECT) {
         let _ = tokio::time::timeout(DISCARD_TIMEOUT, discard(&mut body)).await;
     }
     Err(too_large())
 }
 
-/// Why a body of more than [`MAX_BODY_BYTES`] is refused.
+/// The failure of a body of more than [`MAX_BODY_BYTES`].
 pub(crate) fn too_large() -> Failure {
     let message = format!("the body is larger than {MAX_BODY_BYTES} bytes");
     Failure::invalid(StatusCode::PAYLOAD_TOO_LARGE, message)
 }
 
-/// Why a body is not waited for any longer.
+/// The failure of a body that does not arrive in time.
 pub(crate) fn too_slow() -> Failure {
     let message = "the body took too long to arrive";
     Failure::http(
@@ -170,7 +173,10 @@ pub(crate) fn too_slow() -> Failure {
 }
 
 /// The whole body, or `None` when it is too large.
-async fn collect(body: &mut Body, admitted: &mut Admitted) -> Result<Option<Bytes>, OrchestratorError> {
+async fn collect(
+    body: &mut Body,
+    reserved: &mut BodyReservation,
+) -> Result<Option<Bytes>, OrchestratorError> {
     let mut collected = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| invalid_body("the body ended before it was complete"))?;
@@ -178,7 +184,7 @@ async fn collect(body: &mut Body, admitted: &mut Admitted) -> Result<Option<Byte
         if collected.len() + data.len() > MAX_BODY_BYTES {
             return Ok(None);
         }
-        admitted.take(data.len())?;
+        reserved.reserve(data.len())?;
         collected.extend_from_slice(&data);
     }
     Ok(Some(collected.freeze()))
@@ -205,26 +211,13 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, OrchestratorError> {
     let mut json = serde_json::Deserializer::from_str(text);
     let Members(value) = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
-        wording::explain(&path, &error.into_inner())
+        explain(&path, &error.into_inner())
     })?;
-    json.end().map_err(|error| wording::explain(".", &error))?;
+    json.end().map_err(|error| explain(".", &error))?;
     Ok(value)
 }
 
-/// Why a body can't be read at all.
-pub(crate) fn invalid_body(message: &str) -> OrchestratorError {
-    OrchestratorError::new(OrchestratorErrorCode::ValidationFailed, message)
-}
-
-/// A name that a caller made up, short enough to be repeated.
-pub(crate) fn shorten(name: &str) -> String {
-    match name.char_indices().nth(MAX_NAME_CHARS) {
-        Some((end, _)) => format!("{}…", &name[..end]),
-        None => name.to_owned(),
-    }
-}
-
-/// The valid id that a body names although it can't be used.
+/// The valid correlation id of a body that is otherwise invalid.
 fn named_id(text: &str) -> Option<CorrelationId> {
     #[derive(Deserialize)]
     struct Named {

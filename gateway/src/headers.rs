@@ -1,4 +1,4 @@
-//! Headers that every answer carries, and the origins that may read answers from a browser.
+//! Security headers of every response, and CORS.
 
 use axum::{
     extract::{Request, State},
@@ -11,40 +11,37 @@ use tower::{Layer, ServiceExt};
 use tower_http::cors::CorsLayer;
 
 use crate::{
-    ServeError,
-    delivery::{IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, PREFER, PREFERENCE_APPLIED},
+    error::ServeError,
+    header_names::{IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, LAST_EVENT_ID, PREFER, PREFERENCE_APPLIED},
 };
 
-/// The page may load and call what comes from here, and nothing may frame it.
+/// The page loads and calls its own origin only, and cannot be framed.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Says which event of a stream was the last that arrived.
-pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-
-/// What every answer carries.
-pub(crate) const ALWAYS: [(HeaderName, HeaderValue); 4] = [
+/// Security headers of every response.
+pub(crate) const SECURITY_HEADERS: [(HeaderName, HeaderValue); 4] = [
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
     (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY)),
 ];
 
-/// Adds what every answer carries. Nothing is kept by caches unless a handler says so.
-pub(crate) async fn harden(request: Request, next: Next) -> Response {
+/// Adds the security headers, and `Cache-Control: no-store` unless the handler has set another value.
+pub(crate) async fn security_headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers: &mut HeaderMap = response.headers_mut();
-    for (name, value) in ALWAYS {
+    for (name, value) in SECURITY_HEADERS {
         headers.insert(name, value);
     }
     headers.entry(header::CACHE_CONTROL).or_insert(const { HeaderValue::from_static("no-store") });
     response
 }
 
-/// Lets pages of the configured origins call the API; `None` when there are none.
+/// The CORS layer for the configured origins; `None` without any.
 ///
 /// # Errors
-/// When one is not an origin.
+/// When an item is not an origin.
 pub(crate) fn cors(origins: &[String]) -> Result<Option<CorsLayer>, ServeError> {
     if origins.is_empty() {
         return Ok(None);
@@ -74,9 +71,9 @@ pub(crate) fn cors(origins: &[String]) -> Result<Option<CorsLayer>, ServeError> 
     ))
 }
 
-/// Lets pages of the configured origins read answers. An `OPTIONS` that is no preflight of a browser's is a request like any
-/// other: the CORS layer alone would answer it on every path.
-pub(crate) async fn share(State(cors): State<CorsLayer>, request: Request, next: Next) -> Response {
+/// Applies the CORS layer. An `OPTIONS` that is not a preflight is passed on: the CORS layer alone would respond to it on every
+/// path.
+pub(crate) async fn apply_cors(State(cors): State<CorsLayer>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let is_preflight =
         headers.contains_key(header::ORIGIN) && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
@@ -89,7 +86,7 @@ pub(crate) async fn share(State(cors): State<CorsLayer>, request: Request, next:
     }
 }
 
-/// The error names the place and not the value, which may have come from a variable that holds a secret.
+/// The error names the index and not the value, which may come from a variable with a secret.
 fn parse_origin(index: usize, origin: &str) -> Result<HeaderValue, ServeError> {
     let is_origin = origin.parse::<axum::http::Uri>().is_ok_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https"))
@@ -108,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_exact_origins_are_taken() {
+    fn origin_without_path_is_accepted_and_nothing_else() {
         for good in ["https://ops.example.com", "http://localhost:3000"] {
             assert!(parse_origin(0, good).is_ok(), "{good}");
         }

@@ -1,84 +1,73 @@
-//! The gateway: REST in front, gRPC behind, nothing of its own in between.
+//! The gateway: REST in front, gRPC behind.
+//!
+//! Modules from top to bottom; each imports only modules below it:
 //!
 //! ```text
-//! server      connections: accept, time limits, drain
-//! ├─ unrouted     bodies for what the HTTP library refuses by itself
-//! router      every route and every layer, at a glance
-//! ├─ headers      security headers, CORS
-//! ├─ correlation  one id, one span and one deadline per request
-//! ├─ auth         the bearer token
-//! ├─ observe      one counter, one duration and one log line per request; panics become answers
-//! ├─ bodies       what bodies may take while they are read
-//! ├─ extract      JSON bodies, every mistake with its field
-//! ├─ members      members of bodies: objects, whole numbers, null for absent
-//! ├─ wording      what a decoder says, in words for callers
-//! ├─ query        query strings, every mistake with its parameter
-//! ├─ accept       lists in headers, and which media type a caller prefers
-//! ├─ delivery     how a caller wants its answer: now or later, once or as it comes
-//! ├─ routes/      the endpoints: decode, call, encode
-//! ├─ calls        what is asked of the planner, each call with its time limit
-//! ├─ plan_stream  a plan's stream, through the planner's restarts
-//! └─ problem      every failure as the body its endpoint promises
+//! server            connections: accept, time limits, drain
+//! ├─ unparsed         error bodies for requests that the HTTP library rejects
+//! router            every route and every layer
+//! ├─ headers          security headers, CORS
+//! ├─ correlation      correlation id of every response, error bodies
+//! ├─ auth             bearer token, hosts and origins
+//! ├─ observe          counters and the access log; panics become responses
+//! routes/           the endpoints: decode, call, encode
+//! plan_stream       the stream of a plan, through restarts of the planner
+//! planner_client    calls to the planner, each with a time limit
+//! clients           channels to planner, executor and health service
+//! delivery          how a caller wants its response: Prefer, Accept, on_disconnect, Idempotency-Key
+//! extract           JSON bodies
+//! request_scope     correlation id, span and deadline of a request
+//! ├─ bodies           memory of request bodies
+//! ├─ query, accept    query strings; lists in headers
+//! problem           error responses
+//! wire/             bodies of requests and responses
+//! members           objects, whole numbers and null in bodies
+//! decode_error      messages of decoding errors
 //! ```
 //!
-//! Wire types stop in `routes/`; what a chat may be is decided by [`phoenix_domain::chat`], what may be planned by the
-//! planner. An endpoint is a function in `routes/`, a line in `router`, and a row in [`metrics`].
+//! An endpoint is a function in `routes/`, a line in `router`, and a row in [`metrics`]. [`phoenix_domain::chat`] validates
+//! chats, the planner validates plans.
 
 mod accept;
+mod access_log;
 mod auth;
 mod bodies;
-mod calls;
+mod clients;
 mod config;
 mod correlation;
+mod decode_error;
 mod delivery;
+mod error;
 mod extract;
+mod header_names;
 mod headers;
 mod members;
 pub mod metrics;
 mod observe;
-mod peers;
 mod plan_stream;
+mod planner_client;
 mod problem;
 mod query;
+mod rejections;
+mod request_scope;
 mod router;
 mod routes;
 mod server;
-mod unrouted;
-mod wording;
+mod unparsed;
+mod wire;
 
 use phoenix_platform::connections::{Options, Protocol};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use config::GatewayConfig;
+pub use error::ServeError;
 pub use routes::openapi::document as openapi_document;
 
-/// Why the gateway could not serve, or stopped before it was asked to.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// A setting can't be used.
-    #[error("{setting}: {problem}")]
-    Setting {
-        /// Its name in the environment or in `phoenix.toml`.
-        setting: &'static str,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The listener is of no use.
-    #[error("listener: {0}")]
-    Listener(#[from] std::io::Error),
-}
-
-impl ServeError {
-    fn setting(setting: &'static str, problem: impl ToString) -> Self {
-        Self::Setting { setting, problem: problem.to_string() }
-    }
-}
-
-/// Serves REST on `listener` until `shutdown`, then lets the requests in flight end.
+/// Serves REST on `listener` until `shutdown`, then drains the requests in flight.
 ///
 /// # Errors
-/// When a setting can't be used, before anything is served; or when the listener breaks.
+/// When a setting is invalid, before anything is served; or when the listener breaks.
 pub async fn serve(
     config: GatewayConfig,
     listener: TcpListener,
@@ -88,19 +77,19 @@ pub async fn serve(
     if config.token().is_none() && !addr.ip().is_loopback() {
         return Err(ServeError::setting(
             "ORCH_API_TOKEN",
-            format_args!("must be set to serve on {addr}, which others can reach"),
+            format_args!("must be set to serve on {addr}, which is reachable from other machines"),
         ));
     }
-    let gateway = peers::Gateway::new(&config, shutdown.clone())?;
+    let gateway = clients::Gateway::new(&config, shutdown.clone())?;
     let router = router::build(&config, gateway.clone())?;
     let options = Options::new(Protocol::Http);
     let overdue = options.overdue.clone();
     tokio::select! {
         served = server::run(listener, router, options, shutdown) => served?,
-        never = gateway.leave_when(overdue) => never,
+        never = gateway.abort_calls_when(overdue) => never,
     }
-    // Each of these has a time limit of its own.
-    gateway.afterwards.close();
-    gateway.afterwards.wait().await;
+    // Each background task has a time limit of its own.
+    gateway.background.close();
+    gateway.background.wait().await;
     Ok(())
 }

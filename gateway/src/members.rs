@@ -1,7 +1,7 @@
-//! How members of a request are decoded where serde would take more than the contract says.
+//! Decoding of members where serde accepts more, or less, than the contract.
 //!
-//! An object is an object and not the array of its members; `null` is as good as absent for every optional member; a whole
-//! number is one however it is written (`1000.0`), and its limits are told in words.
+//! An object is not the array of its members; `null` counts as absent for every optional member; a whole number may be
+//! written in any way (`1000.0`), and errors name its limits.
 
 use std::{fmt, marker::PhantomData};
 
@@ -10,9 +10,9 @@ use serde::{
     de::{Error, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer},
 };
 
-use crate::wording::REQUIREMENT;
+use crate::decode_error::REQUIREMENT;
 
-/// A JSON object with the members of `T`. serde alone would also take an array of them, in their order.
+/// A JSON object with the members of `T`. serde alone also accepts an array of them, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Members<T>(pub(crate) T);
@@ -37,14 +37,14 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Members<T> {
     }
 }
 
-/// Takes `null` for an optional member that was left out.
+/// Decodes an optional member; `null` counts as absent.
 pub(crate) fn or_absent<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(
     from: D,
 ) -> Result<T, D::Error> {
     Option::<T>::deserialize(from).map(Option::unwrap_or_default)
 }
 
-/// Whether a member is as it is when it is left out.
+/// Whether a member has its default value.
 pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -90,7 +90,7 @@ impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Whole<MIN, MAX> {
             }
 
             fn visit_f64<E: Error>(self, value: f64) -> Result<Self::Value, E> {
-                // Every whole number of this range has a double of its own.
+                // Every whole number below this has an exact double.
                 const LARGEST: f64 = 9_007_199_254_740_992.0;
                 if value.fract() != 0.0 || value < 0.0 {
                     return Err(E::invalid_value(Unexpected::Float(value), &self));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_number_outside_its_range_is_refused_in_words() {
+    fn whole_number_outside_its_range_has_an_explicit_error() {
         for (text, words) in [
             ("-1", "integer `-1`, expected a whole number of at least 1"),
             ("0", "integer `0`, expected a whole number of at least 1"),
@@ -141,14 +141,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whole_number_is_the_same_however_it_is_written(value in 1_u64..=31_536_000_000) {
+        fn whole_number_decodes_from_any_notation(value in 1_u64..=31_536_000_000) {
             for text in [format!("{value}"), format!("{value}.0"), format!("{value}e0"), format!("{value}.000")] {
                 prop_assert_eq!(read(&text), Ok(value), "{}", text);
             }
         }
 
         #[test]
-        fn array_is_never_taken_for_an_object(items in prop::collection::vec(any::<Option<u8>>(), 0..4)) {
+        fn array_does_not_decode_as_an_object(items in prop::collection::vec(any::<Option<u8>>(), 0..4)) {
             #[derive(Debug, Deserialize)]
             #[expect(dead_code, reason = "it is only read")]
             struct Pair { a: Option<u8>, b: Option<u8> }

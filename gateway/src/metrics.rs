@@ -1,4 +1,4 @@
-//! What the gateway counts: one counter per endpoint of the API, and one histogram over everything it answers.
+//! Metrics of the gateway.
 
 use std::time::Duration;
 
@@ -27,41 +27,41 @@ pub const AGENTS_V1: Metric = Metric::counter(
 /// Requests to `GET /health` that passed authentication.
 pub const HEALTH: Metric =
     Metric::counter("http_requests_total_health", "Requests to GET /health that passed authentication.");
-/// How long requests took, by endpoint and HTTP status.
+/// Duration of requests, by endpoint and HTTP status.
 pub const REQUEST_SECONDS: Metric = Metric::histogram(
     "phoenix_http_request_duration_seconds",
-    "Time from a request's head to its answer, by endpoint and HTTP status; 499 when the caller left first. A stream's answer is its beginning.",
+    "Duration of HTTP requests in seconds, by endpoint and status; 499 when the caller left before the response, streams up to their first byte.",
 )
 .labelled();
 
-/// What requests cost beside the work of agents.
+/// Duration of requests without the time of agents.
 pub const OVERHEAD_SECONDS: Metric = Metric::histogram(
     "phoenix_overhead_seconds",
-    "Time of a chat or plan whose caller waited and that went well, without the time during which its agents worked.",
+    "Duration in seconds of synchronous chats and plans that succeeded, without the time during which their agents worked.",
 );
 
-/// Everything the gateway counts.
+/// Every metric of the gateway.
 pub const METRICS: &[Metric] = &[CHAT_LEGACY, CHAT_V1, AGENTS_V1, HEALTH, REQUEST_SECONDS, OVERHEAD_SECONDS];
 
-/// The handles of what requests move, looked up once. Cheap to clone.
+/// Handles of metrics, looked up once. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Meters {
+pub(crate) struct RequestMetrics {
     overhead: Histogram,
 }
 
-impl Meters {
-    /// The handles; their metrics exist from now on.
+impl RequestMetrics {
+    /// The handles. Their metrics exist from now on.
     pub(crate) fn new() -> Self {
         Self { overhead: histogram!(OVERHEAD_SECONDS.name) }
     }
 
-    /// A request was answered after `elapsed`, of which agents worked for `agents`.
-    pub(crate) fn answered(&self, elapsed: Duration, agents: Duration) {
-        self.overhead.record(elapsed.saturating_sub(agents));
+    /// Records a request that took `elapsed`, of which agents worked for `agent_time`.
+    pub(crate) fn record_overhead(&self, elapsed: Duration, agent_time: Duration) {
+        self.overhead.record(elapsed.saturating_sub(agent_time));
     }
 }
 
-/// What a request was sent to: a label from a closed set, whatever callers send.
+/// Endpoint of a request: a label from a closed set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     ChatV1,
@@ -120,7 +120,7 @@ impl Endpoint {
         }
     }
 
-    /// Its name: a label, and the span's name.
+    /// Label of metrics and name of the span.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::ChatV1 => "chat_v1",
@@ -146,7 +146,7 @@ impl Endpoint {
         }
     }
 
-    /// The counter that a request to it moves.
+    /// The counter of its requests.
     pub(crate) const fn counter(self) -> Option<&'static Metric> {
         match self {
             Self::ChatV1 => Some(&CHAT_V1),
@@ -172,7 +172,7 @@ impl Endpoint {
         }
     }
 
-    /// Whether it belongs to the API, whose requests each leave a log line.
+    /// Whether it belongs to the API, whose requests have a log line each.
     pub(crate) const fn is_api(self) -> bool {
         !matches!(self, Self::Probe | Self::Page | Self::Unknown)
     }

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
 use phoenix_proto::planner::{
-    self, ExecutePlanResponse, PlanAndExecuteRequest, PlanAndExecuteResponse, PlanResult, WatchPlanResponse,
+    ExecutePlanResponse, Plan, PlanAndExecuteRequest, PlanAndExecuteResponse, PlanResult, WatchPlanResponse,
     execute_plan_response::Step, plan_result::Outcome,
 };
 use tonic::{Status, Streaming};
 
-use crate::calls::{Plans, unexpected};
+use crate::planner_client::{PlannerClient, unexpected_response};
 
 /// Kind of the event that ends a plan.
 pub(crate) const PLAN_ENDED: &str = "plan_ended";
@@ -24,7 +24,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A reader of one plan's stream.
 #[derive(Debug)]
 pub(crate) struct PlanStream {
-    plans: Plans,
+    planner: PlannerClient,
     plan_id: PlanId,
     method: Method,
     /// Position of the last event that the reader has already.
@@ -69,12 +69,16 @@ impl PlanStream {
     ///
     /// # Errors
     /// `not_found`, or what keeps the planner from answering.
-    pub(crate) async fn watch(plans: Plans, plan_id: PlanId, after: u64) -> Result<Self, OrchestratorError> {
-        let had_ended = has_ended(&plans.get(plan_id).await?);
+    pub(crate) async fn watch(
+        planner: PlannerClient,
+        plan_id: PlanId,
+        after: u64,
+    ) -> Result<Self, OrchestratorError> {
+        let had_ended = has_ended(&planner.get(plan_id).await?);
         // A plan that has ended is read from its beginning: its end, which may lie before `after`, is then sure to come.
         let position = if had_ended { 0 } else { after };
-        let open = OpenStream::Watch(plans.watch(plan_id, position).await?);
-        Ok(Self { after, position, had_ended, ..Self::new(plans, plan_id, Method::Watch, open) })
+        let open = OpenStream::Watch(planner.watch(plan_id, position).await?);
+        Ok(Self { after, position, had_ended, ..Self::new(planner, plan_id, Method::Watch, open) })
     }
 
     /// Makes a plan and follows it to its result. Dropping the stream before that cancels the plan, unless the request says
@@ -83,18 +87,18 @@ impl PlanStream {
     /// # Errors
     /// What prevents the plan from being accepted.
     pub(crate) async fn execute(
-        plans: Plans,
+        planner: PlannerClient,
         request: PlanAndExecuteRequest,
     ) -> Result<Self, OrchestratorError> {
         let continues = request.continue_on_disconnect;
-        let (plan_id, steps) = plans.execute(request).await?;
-        let method = Method::Execute { continue_on_disconnect: continues || plans.is_replay() };
-        Ok(Self::new(plans, plan_id, method, OpenStream::Execute(steps)))
+        let (plan_id, steps) = planner.execute(request).await?;
+        let method = Method::Execute { continue_on_disconnect: continues || planner.is_replay() };
+        Ok(Self::new(planner, plan_id, method, OpenStream::Execute(steps)))
     }
 
-    fn new(plans: Plans, plan_id: PlanId, method: Method, open: OpenStream) -> Self {
+    fn new(planner: PlannerClient, plan_id: PlanId, method: Method, open: OpenStream) -> Self {
         Self {
-            plans,
+            planner,
             plan_id,
             method,
             after: 0,
@@ -176,11 +180,11 @@ impl PlanStream {
     }
 
     async fn reopen(&self) -> Result<OpenStream, OrchestratorError> {
-        let Self { plans, plan_id, position, .. } = self;
+        let Self { planner, plan_id, position, .. } = self;
         match self.method {
-            Method::Watch => plans.watch(*plan_id, *position).await.map(OpenStream::Watch),
+            Method::Watch => planner.watch(*plan_id, *position).await.map(OpenStream::Watch),
             Method::Execute { continue_on_disconnect } => {
-                plans.resume(*plan_id, *position, continue_on_disconnect).await.map(OpenStream::Execute)
+                planner.resume(*plan_id, *position, continue_on_disconnect).await.map(OpenStream::Execute)
             }
         }
     }
@@ -222,12 +226,12 @@ fn outcome(result: PlanResult) -> Result<PlanAndExecuteResponse, OrchestratorErr
     match result.outcome {
         Some(Outcome::Success(answer)) => Ok(answer),
         Some(Outcome::Failure(error)) => Err(error.into()),
-        None => Err(unexpected()),
+        None => Err(unexpected_response()),
     }
 }
 
 /// Whether a plan has ended.
-pub(crate) fn has_ended(plan: &planner::Plan) -> bool {
+pub(crate) fn has_ended(plan: &Plan) -> bool {
     let status = Option::<phoenix_domain::plan::PlanStatus>::from(plan.status());
     status.is_some_and(phoenix_domain::plan::PlanStatus::is_terminal)
 }

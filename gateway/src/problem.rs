@@ -1,14 +1,13 @@
-//! Every failure as the body that its endpoint promises.
+//! Error responses: every failure in the format of its endpoint.
 //!
-//! A handler or layer that refuses gives back a [`Failure`]: a status and an error, no body. The body is made in one
-//! place, [`render`], where the path and the final correlation id are known: `ChatResponseV1` for chats, the legacy
-//! shape for legacy chats, RFC 9457 for everything else.
+//! A handler or layer that rejects a request returns a [`Failure`]: a status and an error, no body. [`render`] adds the body,
+//! where the path and the final correlation id are known: `ChatResponseV1` for chats, the legacy format for legacy chats,
+//! RFC 9457 for everything else.
 //!
-//! The error table gives the HTTP status. Statuses beyond it are the HTTP layer's own, all with the code
-//! `validation_failed` except where a better one exists: 403, 405, 408 (`timeout`), 413, 414, 415, 421 and
-//! 431.
+//! The error table gives the HTTP status. Statuses outside the table belong to the HTTP layer; their code is
+//! `validation_failed` unless a better one exists: 403, 405, 408 (`timeout`), 413, 414, 415, 421 and 431.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use axum::{
     body::Body,
@@ -17,30 +16,31 @@ use axum::{
 };
 use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId};
 use phoenix_proto::InvalidField;
-use serde::Serialize;
-use utoipa::ToSchema;
 
-use crate::routes::chat::{ChatResponseV1, ChatStatus, LegacyChatResponse};
+use crate::wire::{
+    chat::{API_VERSION, ChatResponseV1, ChatStatus, LegacyChatResponse},
+    error::{ErrorBody, Problem},
+};
 
-/// What callers are told to wait when nobody knows better.
+/// The value of `Retry-After` when the error has none.
 pub(crate) const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// A refusal on its way to becoming an answer.
+/// A rejected request, before its response has a body.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
     /// The HTTP status.
     pub(crate) status: StatusCode,
-    /// What callers are told.
+    /// The error that the body describes.
     pub(crate) error: OrchestratorError,
 }
 
 impl Failure {
-    /// A refusal of the HTTP layer, whose status is not in the error table.
+    /// A failure of the HTTP layer, whose status is not in the error table.
     pub(crate) fn http(status: StatusCode, error: OrchestratorError) -> Self {
         Self { status, error }
     }
 
-    /// A request that HTTP itself, not a field, is wrong with.
+    /// A request that violates a rule of HTTP or of its endpoint, rather than of a field.
     pub(crate) fn invalid(status: StatusCode, message: impl Into<String>) -> Self {
         Self::http(status, OrchestratorError::new(OrchestratorErrorCode::ValidationFailed, message))
     }
@@ -61,7 +61,7 @@ impl From<InvalidField> for Failure {
 }
 
 impl IntoResponse for Failure {
-    /// An answer without a body; [`render`] gives it one.
+    /// A response without a body; [`render`] adds the body.
     fn into_response(self) -> Response {
         let mut response = self.status.into_response();
         response.extensions_mut().insert(self);
@@ -69,9 +69,9 @@ impl IntoResponse for Failure {
     }
 }
 
-/// Which body a path promises on failure.
+/// The format of error bodies, by path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shape {
+pub(crate) enum ErrorFormat {
     /// [`ChatResponseV1`].
     Chat,
     /// [`LegacyChatResponse`].
@@ -80,8 +80,8 @@ pub(crate) enum Shape {
     Problem,
 }
 
-impl Shape {
-    /// The shape that `path` promises.
+impl ErrorFormat {
+    /// The format of errors at `path`.
     pub(crate) fn of(path: &str) -> Self {
         match path {
             "/api/v1/chat" => Self::Chat,
@@ -90,7 +90,7 @@ impl Shape {
         }
     }
 
-    /// The media type of its bodies.
+    /// Media type of the bodies.
     pub(crate) const fn content_type(self) -> &'static str {
         match self {
             Self::Chat | Self::LegacyChat => "application/json",
@@ -98,7 +98,7 @@ impl Shape {
         }
     }
 
-    /// The body that tells of `failure`.
+    /// The body that describes `failure`.
     pub(crate) fn body(self, failure: &Failure, correlation_id: CorrelationId) -> String {
         let Failure { status, error } = failure.clone();
         let OrchestratorError { code, message, mut details, retry_after: _ } = error;
@@ -109,7 +109,7 @@ impl Shape {
                     details.remove("plan_id");
                 }
                 serde_json::to_string(&ChatResponseV1 {
-                    api_version: "v1",
+                    api_version: API_VERSION,
                     correlation_id,
                     status: ChatStatus::Error,
                     plan_id,
@@ -136,63 +136,17 @@ impl Shape {
     }
 }
 
-/// Why a request did not succeed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub(crate) struct ErrorBody {
-    /// The row of the error table.
-    #[schema(schema_with = error_codes)]
-    pub(crate) code: OrchestratorErrorCode,
-    /// One sentence for the person who reads it.
-    #[schema(examples("`message` must not be blank"))]
-    pub(crate) message: String,
-    /// Facts for programs and for the curious: `field`, `agent`, `attempts`, `stderr` …
-    pub(crate) details: BTreeMap<String, String>,
-}
-
-/// A failure of an endpoint other than a chat, as RFC 9457 has it.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Problem)]
-pub(crate) struct Problem {
-    /// Always `about:blank`: `code` tells the kind.
-    #[serde(rename = "type")]
-    kind: &'static str,
-    /// The HTTP status in words.
-    title: &'static str,
-    /// The HTTP status.
-    status: u16,
-    /// One sentence for the person who reads it.
-    detail: String,
-    /// The row of the error table.
-    #[schema(schema_with = error_codes)]
-    code: OrchestratorErrorCode,
-    /// The request's name everywhere.
-    #[schema(value_type = String, format = Uuid)]
-    correlation_id: CorrelationId,
-    /// Facts for programs and for the curious.
-    details: BTreeMap<String, String>,
-}
-
-/// The names of the error table.
-fn error_codes() -> utoipa::openapi::schema::Object {
-    let names = OrchestratorErrorCode::ALL.iter().map(|code| code.as_str());
-    utoipa::openapi::ObjectBuilder::new()
-        .schema_type(utoipa::openapi::schema::Type::String)
-        .enum_values(Some(names))
-        .description(Some("The row of the error table."))
-        .build()
-}
-
-/// Gives `response` the body and the headers that tell of `failure`.
+/// Adds to `response` the body and the headers that describe `failure`.
 pub(crate) fn render(
     failure: &Failure,
-    shape: Shape,
+    format: ErrorFormat,
     correlation_id: CorrelationId,
     response: &mut Response,
 ) {
-    let body = shape.body(failure, correlation_id);
+    let body = format.body(failure, correlation_id);
     let headers = response.headers_mut();
     headers.remove(header::CONTENT_LENGTH);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(shape.content_type()));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     match failure.status {
         StatusCode::UNAUTHORIZED => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -203,7 +157,7 @@ pub(crate) fn render(
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
             headers.insert(header::RETRY_AFTER, retry_after(failure.error.retry_after));
         }
-        // What it contradicts may be over soon, or never.
+        // The conflict may end soon, or never.
         _ if failure.error.code == OrchestratorErrorCode::Conflict && failure.error.retry_after.is_some() => {
             headers.insert(header::RETRY_AFTER, retry_after(failure.error.retry_after));
         }
@@ -212,11 +166,28 @@ pub(crate) fn render(
     *response.body_mut() = Body::from(body);
 }
 
-/// Whole seconds, never too early, at least one.
+/// The value of `Retry-After`: whole seconds, rounded up, at least one.
 pub(crate) fn retry_after(after: Option<Duration>) -> HeaderValue {
     let after = after.unwrap_or(DEFAULT_RETRY_AFTER);
     let whole = after.as_secs() + u64::from(after.subsec_nanos() > 0);
     HeaderValue::from(whole.max(1))
+}
+
+/// The failure of a request after a defect of the gateway.
+pub(crate) fn internal_error() -> Failure {
+    OrchestratorError::internal("the gateway failed to handle the request").into()
+}
+
+/// The failure of a request to a path that no route has.
+pub(crate) async fn unknown_path() -> Failure {
+    let message = "no endpoint has this path; GET /api/v1/openapi.json lists the endpoints";
+    OrchestratorError::new(OrchestratorErrorCode::NotFound, message).into()
+}
+
+/// The failure of a request with a method that its path does not have.
+pub(crate) async fn wrong_method() -> Failure {
+    let message = "this path does not have this method; the header `Allow` lists its methods";
+    Failure::invalid(StatusCode::METHOD_NOT_ALLOWED, message)
 }
 
 #[cfg(test)]
@@ -236,7 +207,7 @@ mod tests {
         for &code in OrchestratorErrorCode::ALL {
             let failure = Failure::from(OrchestratorError::new(code, "why"));
             assert_eq!(failure.status.as_u16(), code.http_status());
-            let body = Shape::Problem.body(&failure, CorrelationId::generate());
+            let body = ErrorFormat::Problem.body(&failure, CorrelationId::generate());
             let body: serde_json::Value = serde_json::from_str(&body).unwrap();
             assert_eq!((&body["code"], &body["status"]), (&code.as_str().into(), &code.http_status().into()));
             assert_ne!(body["title"], "Error", "{code} has a status with a name");

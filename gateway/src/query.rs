@@ -1,4 +1,4 @@
-//! Query strings. Whatever is wrong with one, the answer names the parameter.
+//! Query strings. Errors name the parameter.
 
 use std::str::FromStr;
 
@@ -6,12 +6,12 @@ use axum::http::Uri;
 use jiff::Timestamp;
 use phoenix_domain::OrchestratorError;
 
-use crate::extract::shorten;
+use crate::decode_error::shorten;
 
-/// The largest page of anything.
-const LARGEST_PAGE: u32 = 500;
+/// The largest page of any listing.
+const MAX_PAGE_SIZE: u32 = 500;
 
-/// The parameters of one request. An empty one is as good as absent.
+/// The parameters of one request. An empty parameter counts as absent.
 #[derive(Debug, Clone)]
 pub(crate) struct Query(Vec<(String, String)>);
 
@@ -23,13 +23,13 @@ impl Query {
     pub(crate) fn of(uri: &Uri, known: &[&str]) -> Result<Self, OrchestratorError> {
         let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri);
         let pairs = pairs.map_err(|_| OrchestratorError::invalid("query", "can't be read"))?.0;
-        for (place, (name, _)) in pairs.iter().enumerate() {
+        for (index, (name, _)) in pairs.iter().enumerate() {
             if !known.contains(&name.as_str()) {
                 let known = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
                 let problem = format_args!("is not a known parameter; known are {known}");
                 return Err(OrchestratorError::invalid(&shorten(name), problem));
             }
-            if pairs[..place].iter().any(|(other, _)| other == name) {
+            if pairs[..index].iter().any(|(other, _)| other == name) {
                 return Err(OrchestratorError::invalid(name, "is given twice"));
             }
         }
@@ -42,30 +42,30 @@ impl Query {
         value.filter(|value| !value.is_empty())
     }
 
-    /// How many things one page is to hold; 0 when the caller does not say.
+    /// The parameter `page_size`; 0 when it is absent.
     ///
     /// # Errors
     /// `validation_failed` that names the parameter.
     pub(crate) fn page_size(&self) -> Result<u32, OrchestratorError> {
         let Some(text) = self.get("page_size") else { return Ok(0) };
-        let size = text.parse().ok().filter(|size| (1..=LARGEST_PAGE).contains(size));
+        let size = text.parse().ok().filter(|size| (1..=MAX_PAGE_SIZE).contains(size));
         size.ok_or_else(|| {
-            let problem = format_args!("must be a number from 1 to {LARGEST_PAGE}");
+            let problem = format_args!("must be a number from 1 to {MAX_PAGE_SIZE}");
             OrchestratorError::invalid("page_size", problem)
         })
     }
 
-    /// The time that `name` stands for.
+    /// The value of `name`, parsed as a time.
     ///
     /// # Errors
     /// `validation_failed` that names the parameter.
     pub(crate) fn time(&self, name: &str) -> Result<Option<Timestamp>, OrchestratorError> {
         self.get(name)
-            .map(|text| read_time(text).map_err(|problem| OrchestratorError::invalid(name, problem)))
+            .map(|text| parse_time(text).map_err(|problem| OrchestratorError::invalid(name, problem)))
             .transpose()
     }
 
-    /// The value of `name`, read as what it stands for.
+    /// The value of `name`, parsed.
     ///
     /// # Errors
     /// `validation_failed` that names the parameter.
@@ -79,11 +79,11 @@ impl Query {
     }
 }
 
-/// Reads a time of a query string, in which a plus sign stands for a space.
+/// Parses a time of a query string, in which a plus sign stands for a space.
 ///
 /// # Errors
-/// How a time is written.
-pub(crate) fn read_time(text: &str) -> Result<Timestamp, &'static str> {
+/// The format of a time.
+pub(crate) fn parse_time(text: &str) -> Result<Timestamp, &'static str> {
     text.parse().map_err(|_| {
         if text.contains(' ') {
             "must be a time such as 2026-01-31T12:00:00Z; write the `+` of an offset as `%2B`"

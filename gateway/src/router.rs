@@ -1,49 +1,52 @@
-//! Every route and every layer, at a glance.
+//! Every route and every layer.
 
 use std::sync::Arc;
 
 use axum::{
     Router,
     extract::Request,
-    http::{StatusCode, Uri, request, uri::PathAndQuery},
+    http::{Uri, request, uri::PathAndQuery},
     middleware::{from_fn, from_fn_with_state},
     response::IntoResponse,
     routing::{MethodRouter, any, get, post},
 };
-use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
 use phoenix_platform::connections::RequestBody;
 use tower::{ServiceBuilder, ServiceExt, util::MapRequest};
 
 use crate::{
-    GatewayConfig, ServeError, auth,
+    auth,
     bodies::BodyBudget,
-    correlation, headers,
-    metrics::Meters,
-    observe::{self, Refusals},
-    peers::Gateway,
-    problem::Failure,
+    clients::Gateway,
+    config::GatewayConfig,
+    correlation,
+    error::ServeError,
+    headers,
+    metrics::RequestMetrics,
+    observe,
+    problem::{unknown_path, wrong_method},
+    rejections::Rejections,
     routes::{
         agents, chat, dead_letters, health, openapi, page,
-        plans::{self, Segment},
+        plans::{self, segment::PlanSegment},
     },
 };
 
-/// A request as it comes from a connection.
+/// A request of a connection.
 type Received = request::Request<RequestBody>;
 
-/// What answers it.
+/// The service of the gateway.
 pub(crate) type App = MapRequest<Router, fn(Received) -> Received>;
 
-/// Everything the gateway answers.
+/// Builds the service of the gateway.
 ///
 /// # Errors
-/// When a setting can't be used.
+/// When a setting is invalid.
 pub(crate) fn build(config: &GatewayConfig, gateway: Gateway) -> Result<App, ServeError> {
     let router = assemble(config, routes(&gateway), gateway)?;
     Ok(router.map_request(plain_path as fn(Received) -> Received))
 }
 
-/// Every path with its methods. A path is open to callers without a token only when [`auth`] lists it.
+/// Every path with its methods. A path is open without authentication only when [`auth`] lists it.
 fn routes(gateway: &Gateway) -> Vec<(&'static str, MethodRouter<Gateway>)> {
     vec![
         ("/api/v1/chat", post(chat::chat_v1)),
@@ -52,8 +55,8 @@ fn routes(gateway: &Gateway) -> Vec<(&'static str, MethodRouter<Gateway>)> {
         ("/api/v1/plans:dryRun", post(plans::dry_run_plan)),
         ("/api/v1/plans/{plan_id}", plan_or_action(gateway)),
         ("/api/v1/plans/{plan_id}/events", get(plans::events::plan_events)),
-        ("/api/v1/plans/{plan_id}/tasks/{key}/output", get(plans::whole::task_output)),
-        ("/api/v1/plans/{plan_id}/tasks/{key}/attempts/{number}/stderr", get(plans::whole::attempt_stderr)),
+        ("/api/v1/plans/{plan_id}/tasks/{key}/output", get(plans::outputs::task_output)),
+        ("/api/v1/plans/{plan_id}/tasks/{key}/attempts/{number}/stderr", get(plans::outputs::attempt_stderr)),
         ("/api/v1/dead-letters", get(dead_letters::list_dead_letters)),
         ("/api/v1/dead-letters:redrive", post(dead_letters::redrive_dead_letters)),
         ("/api/v1/dead-letters:discard", post(dead_letters::discard_dead_letters)),
@@ -67,13 +70,13 @@ fn routes(gateway: &Gateway) -> Vec<(&'static str, MethodRouter<Gateway>)> {
     ]
 }
 
-/// `{plan_id}`, `{plan_id}:cancel` and `{plan_id}:redrive`. The router matches a segment as a whole, so what follows the
-/// colon is told apart here; each has its own methods.
+/// `{plan_id}`, `{plan_id}:cancel` and `{plan_id}:redrive`. The router matches whole segments, so the action after the colon is
+/// dispatched here; each has its own methods.
 fn plan_or_action(gateway: &Gateway) -> MethodRouter<Gateway> {
     let methods = [get(plans::get_plan), post(plans::cancel_plan), post(plans::redrive::redrive_plan)];
     let [plan, cancel, redrive] =
         methods.map(|methods| methods.fallback(wrong_method).with_state::<()>(gateway.clone()));
-    any(move |segment: Segment, request: Request| async move {
+    any(move |segment: PlanSegment, request: Request| async move {
         let methods = match segment.action() {
             None => plan,
             Some("cancel") => cancel,
@@ -91,17 +94,17 @@ fn assemble(
 ) -> Result<Router, ServeError> {
     let guard = auth::Guard::new(config.token().cloned().map(Arc::new), &config.cors_allowed_origins);
     let cors = headers::cors(&config.cors_allowed_origins)?;
-    // The first layer is the first to see a request. All are one layer to the router, which copies whatever is below each of
-    // its layers for every request.
+    // The first layer sees a request first. They are one layer of the router, because the router clones everything below each
+    // of its layers for every request.
     let layers = ServiceBuilder::new()
-        .layer(from_fn(headers::harden))
+        .layer(from_fn(headers::security_headers))
         .layer(from_fn_with_state(
-            (config.request_timeout, Refusals::default(), BodyBudget::new()),
+            (config.request_timeout, Rejections::default(), BodyBudget::new()),
             correlation::correlate,
         ))
-        .option_layer(cors.map(|cors| from_fn_with_state(cors, headers::share)))
+        .option_layer(cors.map(|cors| from_fn_with_state(cors, headers::apply_cors)))
         .layer(from_fn_with_state(guard, auth::require_token))
-        .layer(from_fn_with_state(Meters::new(), observe::observe));
+        .layer(from_fn_with_state(RequestMetrics::new(), observe::observe));
     let router =
         routes.into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
     Ok(router
@@ -111,7 +114,7 @@ fn assemble(
         .with_state(gateway))
 }
 
-/// Decodes what need not be encoded in a path: `/api/v1/plans%3AdryRun` is `/api/v1/plans:dryRun`.
+/// Decodes characters that need no encoding in a path: `/api/v1/plans%3AdryRun` is `/api/v1/plans:dryRun`.
 fn plain_path(mut request: Received) -> Received {
     if let Some(uri) = decoded(request.uri()) {
         *request.uri_mut() = uri;
@@ -119,7 +122,7 @@ fn plain_path(mut request: Received) -> Received {
     request
 }
 
-/// `uri` with letters, digits, `-`, `.`, `_`, `~` and `:` of its path as they are; nothing when they are so already.
+/// `uri` with letters, digits, `-`, `.`, `_`, `~` and `:` of its path decoded; `None` when none of them is encoded.
 fn decoded(uri: &Uri) -> Option<Uri> {
     let path = uri.path();
     if !path.contains('%') {
@@ -149,17 +152,6 @@ fn decoded(uri: &Uri) -> Option<Uri> {
     let mut parts = uri.clone().into_parts();
     parts.path_and_query = Some(PathAndQuery::from_maybe_shared(plain).ok()?);
     Uri::from_parts(parts).ok()
-}
-
-pub(crate) async fn unknown_path() -> Failure {
-    let message = "there is nothing at this path; GET /api/v1/openapi.json lists what there is";
-    OrchestratorError::new(OrchestratorErrorCode::NotFound, message).into()
-}
-
-/// Why a method is refused that a path does not have.
-pub(crate) async fn wrong_method() -> Failure {
-    let message = "this path does not have this method; the header `Allow` lists those it has";
-    Failure::invalid(StatusCode::METHOD_NOT_ALLOWED, message)
 }
 
 #[cfg(test)]

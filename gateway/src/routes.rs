@@ -1,8 +1,10 @@
-//! The endpoints, one file per subject. A handler decodes, calls and encodes; it decides nothing.
+//! The endpoints, one file per subject. A handler decodes, calls and encodes.
 
+mod accepted;
 pub(crate) mod agents;
 pub(crate) mod chat;
 pub(crate) mod dead_letters;
+mod event_stream;
 pub(crate) mod health;
 pub(crate) mod openapi;
 pub(crate) mod page;

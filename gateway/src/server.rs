@@ -4,7 +4,7 @@ use phoenix_platform::connections::{self, Options};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{ServeError, router::App, unrouted::Described};
+use crate::{error::ServeError, router::App, unparsed::ErrorBodyStream};
 
 /// Serves `app` on `listener` until `shutdown`.
 pub(crate) async fn run(
@@ -14,5 +14,5 @@ pub(crate) async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     tracing::info!(addr = %listener.local_addr()?, "HTTP server listening");
-    Ok(connections::serve_over(listener, options, Described::new, app, shutdown).await?)
+    Ok(connections::serve_over(listener, options, ErrorBodyStream::new, app, shutdown).await?)
 }

@@ -1,4 +1,4 @@
-//! What is counted. A binary of its own: the recorder belongs to the process.
+//! Metrics. A separate binary, because the recorder is global to the process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // A test may panic and print.
 
 mod support;
@@ -19,7 +19,7 @@ const COUNTERS: [&str; 4] = [
 ];
 
 #[tokio::test]
-async fn requests_count_once_let_in_and_refusals_by_status() {
+async fn requests_count_after_authentication_and_errors_by_status() {
     let listener = TcpListener::bind(free()).await.unwrap();
     let metrics = Http::new(listener.local_addr().unwrap());
     let stop = CancellationToken::new();
@@ -51,7 +51,7 @@ async fn requests_count_once_let_in_and_refusals_by_status() {
         let series = format!("{name}{{endpoint=\"{endpoint}\",status=\"{status}\"}} ");
         text.lines().find_map(|line| line.strip_prefix(&series)?.parse::<u64>().ok())
     };
-    // Of two requests each, those with the wrong method are to an unknown endpoint.
+    // Requests with a wrong method count as unknown endpoint.
     for (endpoint, count) in
         [("chat_legacy", 1), ("chat_v1", 1), ("agents_v1", 1), ("health", 1), ("unknown", 4)]
     {
@@ -71,7 +71,7 @@ async fn requests_count_once_let_in_and_refusals_by_status() {
     stack.http.send(Method::POST, "/api/v1/chat", &[json, token], &chat).await;
     stack.http.send(Method::POST, "/api/v1/chat", &[json, token], "not JSON").await;
     stack.http.send(Method::POST, "/api/v1/chat", &[token], &chat).await;
-    // Neither an endpoint: a method it does not have, a path that does not exist.
+    // Neither a wrong method nor an unknown path is an endpoint.
     stack.http.send(Method::GET, "/api/v1/chat", &[token], "").await;
     stack.http.send(Method::GET, "/api/v1/nowhere", &[token], "").await;
     let counted = scrape().await;

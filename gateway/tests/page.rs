@@ -1,4 +1,4 @@
-//! The page in a real browser, as a person uses it.
+//! The page in a real browser.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // A test may panic and print.
 
 mod support;
@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, health::HealthState};
 use support::{FakePlanner, Reply, Stack, agent, browser::Browser, eventually, plans};
 
-/// When the agent of an error may be tried again.
+/// When the circuit of an agent admits a probe.
 const UNTIL: &str = "2026-01-31T12:00:00Z";
 
 #[tokio::test]
-async fn a_person_sends_chats_and_watches_the_agents() {
+async fn page_sends_chats_and_shows_agents() {
     let Some(browser) = Browser::start().await else {
         println!("skipped: chromedriver is not installed");
         return;
@@ -25,25 +25,25 @@ async fn a_person_sends_chats_and_watches_the_agents() {
     browser.reads("#summary", "2 agents healthy").await;
 
     sends_a_chat_and_copies_its_ids(&browser, &stack).await;
-    sees_what_happened_as_it_happens(&browser, &stack).await;
-    sees_an_error_with_its_facts(&browser, &stack).await;
-    sees_an_agent_fall_ill_and_recover(&browser, &stack).await;
+    shows_details_of_a_plan_while_it_runs(&browser, &stack).await;
+    shows_an_error_with_its_details(&browser, &stack).await;
+    shows_health_of_an_agent_as_it_changes(&browser, &stack).await;
     stack.health.set([healthy()]);
     browser.reads("#summary", "1 agent healthy").await;
 
     browser.be_a_phone(360).await;
     let widths =
         browser.run("return [document.documentElement.scrollWidth, innerWidth]", serde_json::json!([]));
-    assert_eq!(widths.await, serde_json::json!([360, 360]), "nothing sticks out on a phone");
+    assert_eq!(widths.await, serde_json::json!([360, 360]), "the page fits a phone");
 
-    let complaints = browser.console().await;
+    let errors = browser.console().await;
     let expected =
         |line: &String| line.contains("/api/v1/chat - Failed to load resource") && line.contains("503");
-    assert!(complaints.len() == 1 && complaints.iter().all(expected), "{complaints:#?}");
-    let asked = browser.requests().await;
-    assert!(asked.iter().any(|url| url.ends_with("/api/v1/chat")), "{asked:#?}");
-    for url in asked {
-        assert!(url.starts_with(&stack.gateway.url()), "the page asked elsewhere: {url}");
+    assert!(errors.len() == 1 && errors.iter().all(expected), "{errors:#?}");
+    let requests = browser.requests().await;
+    assert!(requests.iter().any(|url| url.ends_with("/api/v1/chat")), "{requests:#?}");
+    for url in requests {
+        assert!(url.starts_with(&stack.gateway.url()), "the page sent a request to another origin: {url}");
     }
     browser.quit().await;
 }
@@ -62,8 +62,8 @@ async fn sends_a_chat_and_copies_its_ids(browser: &Browser, stack: &Stack) {
 
     browser.click(".context summary").await;
     let ids = [seen.id().to_string(), FakePlanner::PLAN.to_owned()];
-    for (place, id) in ids.iter().enumerate() {
-        let button = format!(".entry .ids .copy:nth-child({})", place + 1);
+    for (index, id) in ids.iter().enumerate() {
+        let button = format!(".entry .ids .copy:nth-child({})", index + 1);
         assert_eq!(browser.text(&format!("{button} code")).await, *id);
         browser.click(&button).await;
         browser.reads(&format!("{button} .copy-sign"), "Copied").await;
@@ -74,7 +74,7 @@ async fn sends_a_chat_and_copies_its_ids(browser: &Browser, stack: &Stack) {
     browser.run("document.getElementById('composer').reset()", serde_json::json!([])).await;
 }
 
-async fn sees_what_happened_as_it_happens(browser: &Browser, stack: &Stack) {
+async fn shows_details_of_a_plan_while_it_runs(browser: &Browser, stack: &Stack) {
     stack.planner.keep(plans::running());
     browser.click(".entry[data-status=success] .happened summary").await;
     let task = ".entry[data-status=success] .task";
@@ -83,13 +83,13 @@ async fn sees_what_happened_as_it_happens(browser: &Browser, stack: &Stack) {
         .reads(&format!("{task} .attempts"), "Attempt 1 · failed · io · 200 ms · pid 11: the pipe broke")
         .await;
     stack.planner.keep(plans::succeeded("done"));
-    browser.reads(&format!("{task}[data-status=succeeded]"), "waited 100 ms").await;
-    let told = browser.text(task).await;
-    assert!(told.contains("waited 100 ms · paused between attempts 200 ms · ran 600 ms"), "{told}");
-    assert!(told.contains("Attempt 2 · succeeded · 400 ms · pid 12"), "{told}");
+    browser.reads(&format!("{task}[data-status=succeeded]"), "queued 100 ms").await;
+    let text = browser.text(task).await;
+    assert!(text.contains("queued 100 ms · backoff 200 ms · running 600 ms"), "{text}");
+    assert!(text.contains("Attempt 2 · succeeded · 400 ms · pid 12"), "{text}");
 }
 
-async fn sees_an_error_with_its_facts(browser: &Browser, stack: &Stack) {
+async fn shows_an_error_with_its_details(browser: &Browser, stack: &Stack) {
     stack.planner.fail(
         OrchestratorError::new(
             OrchestratorErrorCode::AgentUnavailable,
@@ -107,33 +107,29 @@ async fn sees_an_error_with_its_facts(browser: &Browser, stack: &Stack) {
     let moment = "const time = document.querySelector('.failure .why time');\
                   return [time.dateTime, time.innerText === new Date(time.dateTime).toLocaleString()]";
     let moment = browser.run(moment, serde_json::json!([])).await;
-    assert_eq!(moment, serde_json::json!([UNTIL, true]), "told as the reader's clock shows it");
+    assert_eq!(moment, serde_json::json!([UNTIL, true]), "shown in the time zone of the reader");
     assert_eq!(browser.text(".failure dl").await.split_whitespace().collect::<Vec<_>>(), ["attempts", "3"]);
     assert!(browser.text(".failure button").await.starts_with("Send again in "), "it counts down");
     browser.click(".failure summary").await;
     browser.reads(".failure pre", "fatal: not a git repository").await;
     assert_eq!(browser.text(".entry[data-status=error] .copy:nth-child(2) code").await, FakePlanner::PLAN);
-    assert!(browser.text("#announcer").await.contains("agent_unavailable"), "it is said aloud");
+    assert!(browser.text("#announcer").await.contains("agent_unavailable"), "it is announced");
 }
 
-async fn sees_an_agent_fall_ill_and_recover(browser: &Browser, stack: &Stack) {
+async fn shows_health_of_an_agent_as_it_changes(browser: &Browser, stack: &Stack) {
     let row = "#agents [data-agent=git_agent]";
     let until = Timestamp::now() + Duration::from_secs(90);
     stack.health.set([agent("git_agent", HealthState::Unhealthy, 3, Some(until))]);
     browser.reads(&format!("{row}[data-state=unhealthy] .state"), "unhealthy").await;
-    browser.reads(&format!("{row} .facts"), "3 failures · refuses chats for 1:").await;
+    browser.reads(&format!("{row} .facts"), "3 failures · rejects chats for 1:").await;
     browser.reads("#summary", "1 of 1 unhealthy").await;
-    assert_eq!(
-        browser.text("#agents [data-agent=echo_agent]").await,
-        "",
-        "an agent that is gone is not shown"
-    );
+    assert_eq!(browser.text("#agents [data-agent=echo_agent]").await, "", "a removed agent is not shown");
     stack.health.set([agent("git_agent", HealthState::Degraded, 1, None)]);
     browser.reads(&format!("{row}[data-state=degraded] .facts"), "1 failure").await;
 }
 
 #[tokio::test]
-async fn a_person_is_asked_for_the_token_once() {
+async fn page_asks_for_the_token_once() {
     let Some(browser) = Browser::start().await else {
         println!("skipped: chromedriver is not installed");
         return;
@@ -141,7 +137,7 @@ async fn a_person_is_asked_for_the_token_once() {
     let stack = Stack::start_with(|config| config.api_token = Some("s3cret".to_owned().into())).await;
     stack.health.set([agent("echo_agent", HealthState::Healthy, 0, None)]);
     browser.open(&stack.gateway.url()).await;
-    browser.reads("#token-form", "This server needs a token").await;
+    browser.reads("#token-form", "API token required").await;
     browser.reads("#summary", "locked").await;
     browser.type_into("#token", "wrong").await;
     browser.click("#token-form button").await;
@@ -153,17 +149,17 @@ async fn a_person_is_asked_for_the_token_once() {
     browser.type_and_send("#message", "hi").await;
     browser.reads(".entry[data-status=success] .output", "done").await;
 
-    reads_the_api_description(&browser).await;
-    sees_that_health_is_not_fresh(&browser, &stack).await;
+    opens_the_api_description(&browser).await;
+    marks_stale_health(&browser, &stack).await;
 
     let kept = "return [Object.values(sessionStorage), Object.values(localStorage), document.cookie]";
     let kept = browser.run(kept, serde_json::json!([])).await;
-    assert_eq!(kept, serde_json::json!([["s3cret"], [], ""]), "in this tab and nowhere else");
+    assert_eq!(kept, serde_json::json!([["s3cret"], [], ""]), "in this tab only");
     browser.quit().await;
 }
 
-/// The link alone would be answered with 401: it can't present the token.
-async fn reads_the_api_description(browser: &Browser) {
+/// A plain link would get a 401: it cannot send the token.
+async fn opens_the_api_description(browser: &Browser) {
     let watch = "window.open = (url) => { document.title = url; }";
     browser.run(watch, serde_json::json!([])).await;
     browser.click("#description").await;
@@ -174,9 +170,9 @@ async fn reads_the_api_description(browser: &Browser) {
     .await;
 }
 
-async fn sees_that_health_is_not_fresh(browser: &Browser, stack: &Stack) {
+async fn marks_stale_health(browser: &Browser, stack: &Stack) {
     stack.health.hang();
-    browser.reads("#agents-problem", "What is below was so at ").await;
+    browser.reads("#agents-problem", "The list below is from ").await;
     browser.reads("#agents[data-stale] .state", "healthy").await;
     browser.reads("#summary", "health unknown").await;
 }

@@ -1,8 +1,12 @@
-//! Walks the router: who may use what, and which methods there are.
+//! Walks the router: authentication and methods of every route.
 
 use std::{collections::BTreeSet, time::Duration};
 
-use axum::{body::Body, http::Method, response::Response};
+use axum::{
+    body::Body,
+    http::{Method, StatusCode},
+    response::Response,
+};
 use phoenix_domain::llm::LlmDescription;
 use phoenix_platform::service_token::ServiceToken;
 use tokio_util::sync::CancellationToken;
@@ -11,7 +15,7 @@ use super::*;
 
 const PLAN: &str = "0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f";
 
-/// What anybody may have.
+/// Paths without authentication.
 const OPEN: [&str; 4] = ["/", "/page/app.js", "/livez", "/readyz"];
 
 fn config() -> GatewayConfig {

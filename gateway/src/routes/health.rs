@@ -1,4 +1,4 @@
-//! Is it alive, can it take work, and who answers chats: `/livez`, `/readyz`, `/health`.
+//! Liveness, readiness and the configured model: `/livez`, `/readyz`, `/health`.
 
 use std::time::Duration;
 
@@ -12,28 +12,28 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    peers::{Gateway, Serving},
+    clients::{Gateway, Serving},
     problem::retry_after,
 };
 
-/// How long a service has to say that it can take work.
-const CHECK_LIMIT: Duration = Duration::from_secs(1);
+/// Time limit of a readiness check.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Who answers chats.
+/// The language model that answers chats.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct HealthResponse {
-    /// Always `ok`; what is behind the gateway is told by `/readyz`.
+    /// Always `ok`; `/readyz` checks the services behind the gateway.
     #[schema(examples("ok"))]
     status: &'static str,
-    /// The language-model provider: its name, `offline`, or `auto` while only a chat can tell.
+    /// Provider of the language model: its name, `offline`, or `auto` when it is chosen per chat.
     #[schema(examples("openai"))]
     llm_provider: &'static str,
-    /// Its model.
+    /// Name of the model.
     #[schema(examples("gpt-4o"))]
     llm_model: String,
 }
 
-/// Alive.
+/// Liveness of the process.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct LivezResponse {
     /// Always `ok`.
@@ -41,30 +41,30 @@ pub(crate) struct LivezResponse {
     status: &'static str,
 }
 
-/// Whether work can be taken.
+/// Readiness of the gateway.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ReadyzResponse {
-    /// The answer.
+    /// Readiness as a whole.
     status: ReadyStatus,
-    /// Each service behind the gateway.
+    /// Readiness of each service.
     checks: Checks,
-    /// Those that do not answer, or say that they can't take work.
+    /// Services that are not ready.
     not_ready: Vec<&'static str>,
 }
 
-/// Whether work can be taken.
+/// Readiness as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ReadyStatus {
-    /// Everything works.
+    /// Every service is ready.
     Ready,
-    /// Chats run; agents' health can't be told.
+    /// Only the health service is not ready; chats run.
     Degraded,
-    /// Chats would fail.
+    /// Chats fail.
     NotReady,
 }
 
-/// Each service behind the gateway.
+/// Readiness of each service.
 #[derive(Debug, Serialize, ToSchema)]
 struct Checks {
     planner: Check,
@@ -72,7 +72,7 @@ struct Checks {
     health: Check,
 }
 
-/// What one service says.
+/// Readiness of one service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Check {
@@ -86,36 +86,36 @@ impl From<bool> for Check {
     }
 }
 
-/// Which language model answers
+/// Get the configured language model
 #[utoipa::path(
     get, path = "/health", tag = "health",
-    responses((status = 200, body = HealthResponse, description = "The gateway is there"))
+    responses((status = 200, body = HealthResponse, description = "The language model"))
 )]
 pub(crate) async fn health(State(gateway): State<Gateway>) -> Json<HealthResponse> {
     let llm = &gateway.llm;
     Json(HealthResponse { status: "ok", llm_provider: llm.provider, llm_model: llm.model.clone() })
 }
 
-/// Is the process alive?
+/// Check liveness
 #[utoipa::path(
     get, path = "/livez", tag = "health", security(()),
-    responses((status = 200, body = LivezResponse, description = "It is"))
+    responses((status = 200, body = LivezResponse, description = "The process is alive"))
 )]
 pub(crate) async fn livez() -> Json<LivezResponse> {
     Json(LivezResponse { status: "ok" })
 }
 
-/// Can it take work?
+/// Check readiness
 ///
-/// Asks every service behind it, all at once, and waits at most a second. Chats run without the health service, so its
+/// Checks every service behind the gateway concurrently, for at most a second. Chats run without the health service, so its
 /// absence alone is `degraded`, not `not_ready`.
 #[utoipa::path(
     get, path = "/readyz", tag = "health", security(()),
     responses(
-        (status = 200, body = ReadyzResponse, description = "It can: `ready` or `degraded`", example = json!({
+        (status = 200, body = ReadyzResponse, description = "`ready` or `degraded`", example = json!({
             "status": "ready", "checks": {"planner": "ok", "executor": "ok", "health": "ok"}, "not_ready": []
         })),
-        (status = 503, body = ReadyzResponse, description = "It can't", example = json!({
+        (status = 503, body = ReadyzResponse, description = "`not_ready`", example = json!({
             "status": "not_ready",
             "checks": {"planner": "ok", "executor": "not_ready", "health": "ok"},
             "not_ready": ["executor"]
@@ -123,7 +123,7 @@ pub(crate) async fn livez() -> Json<LivezResponse> {
     )
 )]
 pub(crate) async fn readyz(State(gateway): State<Gateway>) -> Response {
-    let readiness = ReadyzResponse::from(gateway.serving(CHECK_LIMIT).await);
+    let readiness = ReadyzResponse::from(gateway.serving(CHECK_TIMEOUT).await);
     match readiness.status {
         ReadyStatus::Ready | ReadyStatus::Degraded => Json(readiness).into_response(),
         ReadyStatus::NotReady => {

@@ -1,11 +1,10 @@
-//! The OpenAPI document, made from the handlers and their types.
+//! The OpenAPI document, generated from the handlers and their types.
 //!
-//! What every endpoint has in common is added here: how each failure looks, with a body that [`crate::problem`] itself
-//! wrote, and the headers of every answer.
+//! This module adds what every endpoint has in common: failures, with bodies that [`crate::problem`] renders, and the headers of
+//! every response.
 
 mod failures;
 mod parameters;
-pub(crate) mod schemas;
 mod streams;
 
 use std::sync::LazyLock;
@@ -21,49 +20,50 @@ use utoipa::{
 };
 
 use super::{agents, chat, dead_letters, health, plans};
-use crate::problem::Problem;
+use crate::wire::{error::Problem, event::PlanEventV1, schemas};
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Phoenix Orchestrator",
-        description = "Send a chat; Phoenix decides which agent runs, runs it safely, and lets you see what happened from its \
-            correlation id alone.\n\n\
-            **Correlation id.** Every answer carries `X-Correlation-Id`, also when it refuses. Send your own as that header or, \
-            for chats, in the body; the body wins.\n\n\
-            **Authentication.** When the server has a token, everything but `/livez` and `/readyz` needs \
-            `Authorization: Bearer <token>`. Without one only requests addressed to this machine (`localhost`) are served.\n\n\
-            **Limits.** Bodies are JSON objects of at most 1 MiB; unknown fields are refused, and `null` is as good as absent \
-            for every optional one. A request has a time limit \
-            (`gateway.request_timeout_secs`, 120 s unless configured).\n\n\
-            **Sent twice.** A `POST` with the header `Idempotency-Key` counts once: the same request with the same key gets the \
-            same answer, byte for byte, with the correlation id of the first and `Idempotent-Replayed: true`; 409 with `Retry-After` while the first runs, and 422 when the key was used for a different request. A key \
-            counts for 24 hours unless configured (`planner.idempotency_key_ttl_secs`).\n\n\
-            **Failures.** Chats answer in their own shape, everything else as `application/problem+json` (RFC 9457). `code` comes \
-            from one closed table. 403, 405, 408, 413, 414, 415, 421 and 431 are answers of the HTTP layer itself. `Retry-After` on 409, 429 and 503 \
-            is in whole seconds.\n\n\
-            **Other origins.** Browsers may call the API from other origins only when `gateway.cors_allowed_origins` names them; \
-            any other page that sends a `POST` is answered 403."
+        description = "Phoenix is a durable orchestrator for AI agents: it routes a chat or a plan to agents, runs them, and \
+            records every step under one correlation id.\n\n\
+            **Correlation id.** Every response has the header `X-Correlation-Id`, errors included. Send your own as that header or, \
+            for chats and plans, in the body; the body overrides the header.\n\n\
+            **Authentication.** When the server has a token, every endpoint but `/livez` and `/readyz` requires \
+            `Authorization: Bearer <token>`. Without a token only requests to `localhost` are served.\n\n\
+            **Limits.** Bodies are JSON objects of at most 1 MiB. Unknown fields are rejected, and `null` counts as absent \
+            for every optional field. A request has a time limit \
+            (`gateway.request_timeout_secs`, 120 s by default).\n\n\
+            **Idempotency.** A `POST` with the header `Idempotency-Key` takes effect once. A repeated request with the same key gets \
+            the same response, byte for byte, with the correlation id of the first request and `Idempotent-Replayed: true`. While \
+            the first request runs, the response is 409 (`conflict`) with `Retry-After`; when the key belongs to a different request, \
+            it is 422 (`idempotency_mismatch`). A key is valid for 24 hours by default (`planner.idempotency_key_ttl_secs`).\n\n\
+            **Errors.** Chats have their own error format, every other endpoint responds with `application/problem+json` (RFC 9457). \
+            `code` is one of a closed table. The HTTP layer itself responds with 403, 405, 408, 413, 414, 415, 421 and 431. \
+            `Retry-After` on 409, 429 and 503 is in whole seconds.\n\n\
+            **CORS.** Browsers may call the API from the origins in `gateway.cors_allowed_origins`; a `POST` from a page of \
+            another origin is 403."
     ),
     paths(
         chat::chat_v1, chat::handle_chat, plans::create_plan, plans::list_plans, plans::dry_run_plan, plans::get_plan,
-        plans::cancel_plan, plans::redrive::redrive_plan, plans::events::plan_events, plans::whole::task_output, plans::whole::attempt_stderr,
+        plans::cancel_plan, plans::redrive::redrive_plan, plans::events::plan_events, plans::outputs::task_output, plans::outputs::attempt_stderr,
         dead_letters::list_dead_letters,
         dead_letters::redrive_dead_letters, dead_letters::discard_dead_letters, agents::list_agents, openapi_json, health::health, health::livez, health::readyz
     ),
-    components(schemas(Problem, plans::events::PlanEventV1)),
+    components(schemas(Problem, PlanEventV1)),
     security(("bearer" = [])),
     modifiers(&Common)
 )]
 struct Document;
 
-/// The document itself.
+/// The OpenAPI document.
 #[must_use]
 pub fn document() -> utoipa::openapi::OpenApi {
     Document::openapi()
 }
 
-/// This document
+/// Get the OpenAPI document
 #[utoipa::path(
     get, path = "/api/v1/openapi.json", tag = "meta",
     responses((status = 200, content_type = "application/json", body = Object, description = "OpenAPI 3.1"))
@@ -73,7 +73,7 @@ pub(crate) async fn openapi_json() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], JSON.as_str())
 }
 
-/// What every endpoint has in common.
+/// Adds what every endpoint has in common.
 struct Common;
 
 impl Modify for Common {
@@ -100,16 +100,20 @@ fn describe(path: &str, operation: &mut Operation) {
     let takes_body = operation.request_body.is_some();
     let runs = takes_body
         && (matches!(path, "/api/chat" | "/api/v1/chat" | "/api/v1/plans") || path.ends_with("}:redrive"));
-    // A dry run has no effect that could be had twice.
-    let once = takes_body && !path.ends_with(":dryRun");
-    let traits = failures::Traits { is_open, takes_body, runs, once };
+    // A dry run has no effect.
+    let idempotent = takes_body && !path.ends_with(":dryRun");
+    let traits = failures::Traits { is_open, takes_body, runs, idempotent };
     failures::add(path, operation, traits);
     let prefer = runs && path != "/api/chat";
-    parameters::add(path, operation, parameters::Takes { id: !is_open, key: once, disconnect: runs, prefer });
+    parameters::add(
+        path,
+        operation,
+        parameters::Accepts { id: !is_open, key: idempotent, disconnect: runs, prefer },
+    );
     streams::add(path, operation);
 }
 
 fn correlation_header() -> utoipa::openapi::Header {
     let uuid = schemas::uuid().build();
-    HeaderBuilder::new().schema(Some(uuid)).description(Some("The request's name everywhere.")).build()
+    HeaderBuilder::new().schema(Some(uuid)).description(Some("Correlation id of the request.")).build()
 }

@@ -1,4 +1,4 @@
-//! The page: a handful of files, embedded in the executable, that load nothing from elsewhere.
+//! The files of the page, embedded in the executable. They load nothing from other origins.
 
 use axum::{
     extract::Path,
@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::router;
+use crate::problem::unknown_path;
 
 /// The files below `/page/`: name, media type, content.
 const FILES: &[(&str, &str, &str)] = &[
@@ -23,18 +23,18 @@ const FILES: &[(&str, &str, &str)] = &[
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 pub(crate) async fn index() -> Response {
-    answer("text/html; charset=utf-8", include_str!("../../page/index.html"))
+    respond("text/html; charset=utf-8", include_str!("../../page/index.html"))
 }
 
-pub(crate) async fn file(Path(asked): Path<String>) -> Response {
-    match FILES.iter().find(|(name, _, _)| *name == asked) {
-        Some((_, content_type, text)) => answer(content_type, text),
-        None => router::unknown_path().await.into_response(),
+pub(crate) async fn file(Path(requested): Path<String>) -> Response {
+    match FILES.iter().find(|(name, _, _)| *name == requested) {
+        Some((_, content_type, text)) => respond(content_type, text),
+        None => unknown_path().await.into_response(),
     }
 }
 
-/// Asked for anew on every visit: the files belong to the version that runs.
-fn answer(content_type: &'static str, text: &'static str) -> Response {
+/// A file of the page. Browsers revalidate it on every visit, because it belongs to the running version.
+fn respond(content_type: &'static str, text: &'static str) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),

@@ -1,13 +1,13 @@
-//! The health of the agents.
+//! Health of agents.
 
 use http::StatusCode;
 use phoenix_domain::health::HealthState;
 use serde_json::json;
 
-use crate::support::{Http, Stack, agent, config, nobody, serve_gateway};
+use crate::support::{Http, Stack, agent, config, serve_gateway, unused_addr};
 
 #[tokio::test]
-async fn every_agent_is_listed_with_times_in_utc() {
+async fn list_of_agents_has_every_agent_with_utc_times() {
     let stack = Stack::start().await;
     assert_eq!(stack.http.get("/api/v1/agents").await.json(), json!([]));
     stack.health.set([
@@ -33,11 +33,11 @@ async fn every_agent_is_listed_with_times_in_utc() {
 }
 
 #[tokio::test]
-async fn without_the_health_service_the_list_is_unavailable_and_chats_are_not() {
+async fn health_service_down_fails_the_list_and_not_chats() {
     let stack = Stack::start().await;
     stack.health.hang();
     let frozen = stack.http.get("/api/v1/agents").await;
-    let url = format!("http://{}", nobody().await);
+    let url = format!("http://{}", unused_addr().await);
     let alone = serve_gateway(config(&url, &url, &url)).await;
     let down = Http::new(alone.addr).get("/api/v1/agents").await;
     for answer in [frozen, down] {

@@ -1,4 +1,4 @@
-//! Who may use the API, and from where.
+//! Authentication, hosts and origins.
 
 use http::{Method, StatusCode};
 
@@ -8,7 +8,7 @@ const JSON: (&str, &str) = ("content-type", "application/json");
 const CHAT: &str = r#"{"message":"hi"}"#;
 
 #[tokio::test]
-async fn the_api_needs_the_token_and_the_rest_does_not() {
+async fn api_requires_token_and_open_routes_do_not() {
     let stack = Stack::start_with(|config| config.api_token = Some("s3cret".to_owned().into())).await;
     for wrong in [
         None,
@@ -62,7 +62,7 @@ async fn the_api_needs_the_token_and_the_rest_does_not() {
 }
 
 #[tokio::test]
-async fn with_a_token_the_gateway_may_have_any_name() {
+async fn request_with_token_may_have_any_host() {
     let stack = Stack::start_with(|config| config.api_token = Some("s3cret".to_owned().into())).await;
     let headers = [("authorization", "Bearer s3cret"), ("host", "phoenix.example")];
     let answer = stack.http.send(Method::GET, "/api/v1/agents", &headers, "").await;
@@ -70,7 +70,7 @@ async fn with_a_token_the_gateway_may_have_any_name() {
 }
 
 #[tokio::test]
-async fn only_the_configured_origins_may_call_from_a_browser() {
+async fn cors_allows_configured_origins_only() {
     let origin = "https://ops.example.com";
     let stack = Stack::start_with(|config| {
         config.cors_allowed_origins = vec![origin.into()];

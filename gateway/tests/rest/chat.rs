@@ -1,4 +1,4 @@
-//! What a chat becomes, and what its answer says.
+//! Chats.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const ID: &str = "4f9d3c1e-7a55-4d0a-9d2b-0c7f5f0c2f11";
 const OTHER_ID: &str = "6a2c9f0e-3b7d-4c55-8f10-2d4e6a8c0b1f";
 
 #[tokio::test]
-async fn a_chat_reaches_the_planner_as_it_was_sent_and_its_answer_comes_back() {
+async fn chat_is_forwarded_and_its_output_returned() {
     let stack = Stack::start().await;
     stack.planner.reply(Reply::Output("On branch main\n".into()));
     let chat = json!({
@@ -39,7 +39,7 @@ async fn a_chat_reaches_the_planner_as_it_was_sent_and_its_answer_comes_back() {
 }
 
 #[tokio::test]
-async fn chat_answer_has_finish_reason_only_when_it_is_not_complete() {
+async fn finish_reason_is_present_only_for_incomplete_output() {
     let stack = Stack::start().await;
     stack.planner.reply(Reply::Partial("half an ans".into(), "length"));
     let answer = stack.http.post("/api/v1/chat", &json!({"message": "m"})).await.json();
@@ -50,7 +50,7 @@ async fn chat_answer_has_finish_reason_only_when_it_is_not_complete() {
 }
 
 #[tokio::test]
-async fn the_body_names_the_request_before_the_header_does_and_every_hop_agrees() {
+async fn correlation_id_of_body_overrides_header_on_every_hop() {
     let stack = Stack::start().await;
     let upper = ID.to_uppercase();
     for (header, body, expected) in [
@@ -74,7 +74,7 @@ async fn the_body_names_the_request_before_the_header_does_and_every_hop_agrees(
 }
 
 #[tokio::test]
-async fn an_answer_that_refuses_carries_the_callers_id_whenever_it_was_valid() {
+async fn error_response_carries_valid_correlation_id_of_caller() {
     let stack = Stack::start().await;
     for body in [
         json!({"correlation_id": ID}),
@@ -110,7 +110,7 @@ async fn an_answer_that_refuses_carries_the_callers_id_whenever_it_was_valid() {
 }
 
 #[tokio::test]
-async fn the_legacy_endpoint_speaks_in_two_fields_with_the_status_of_the_table() {
+async fn legacy_response_has_two_fields_and_status_of_the_table() {
     let stack = Stack::start().await;
     let answer = stack.http.post("/api/chat", &json!({"message": "hi", "context": "c"})).await;
     assert_eq!(
@@ -130,7 +130,7 @@ async fn the_legacy_endpoint_speaks_in_two_fields_with_the_status_of_the_table()
 }
 
 #[tokio::test]
-async fn every_error_of_the_planner_keeps_its_code_its_details_and_its_plan() {
+async fn planner_error_keeps_code_details_and_plan_id() {
     let stack = Stack::start().await;
     for &code in OrchestratorErrorCode::ALL {
         stack.planner.fail(
@@ -157,7 +157,7 @@ async fn every_error_of_the_planner_keeps_its_code_its_details_and_its_plan() {
 }
 
 #[tokio::test]
-async fn the_longest_message_is_taken_and_one_byte_more_is_not() {
+async fn message_at_the_limit_is_accepted_and_one_byte_more_is_not() {
     let stack = Stack::start().await;
     let longest = "ä".repeat(MAX_MESSAGE_BYTES / 2);
     let answer = stack.http.post("/api/v1/chat", &json!({"message": longest})).await;

@@ -1,4 +1,4 @@
-//! Connections that misbehave, and connections at shutdown.
+//! Misbehaving connections, and connections at shutdown.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ async fn read_to_end(stream: &mut TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_cancels_its_chat() {
+async fn disconnect_of_the_caller_cancels_its_chat() {
     let stack = Stack::start().await;
     stack.planner.reply(Reply::Hang);
     let mut stream = TcpStream::connect(stack.gateway.addr).await.unwrap();
@@ -38,7 +38,7 @@ async fn a_caller_that_goes_away_cancels_its_chat() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_not_waited_for() {
+async fn body_that_does_not_arrive_times_out() {
     let stack = Stack::start_with(|config| config.request_timeout = Duration::from_millis(300)).await;
     let mut stream = TcpStream::connect(stack.gateway.addr).await.unwrap();
     stream.write_all(head(1000).as_bytes()).await.unwrap();
@@ -50,7 +50,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_body_that_ends_early_leaves_nothing_behind() {
+async fn body_that_ends_early_creates_no_plan() {
     let stack = Stack::start().await;
     let mut stream = TcpStream::connect(stack.gateway.addr).await.unwrap();
     stream.write_all(head(1000).as_bytes()).await.unwrap();
@@ -62,7 +62,7 @@ async fn a_body_that_ends_early_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_body_of_unknown_length_is_cut_off_at_the_limit() {
+async fn chunked_body_over_the_limit_is_rejected() {
     let stack = Stack::start().await;
     let mut stream = TcpStream::connect(stack.gateway.addr).await.unwrap();
     let head = "POST /api/v1/chat HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
@@ -79,13 +79,13 @@ async fn a_body_of_unknown_length_is_cut_off_at_the_limit() {
 }
 
 #[tokio::test]
-async fn at_shutdown_a_chat_in_flight_ends_well_and_a_new_one_is_refused() {
+async fn shutdown_finishes_chats_in_flight_and_rejects_new_ones() {
     let stack = Stack::start().await;
     let finish = Arc::new(Notify::new());
     stack.planner.reply(Reply::After(finish.clone()));
     let http = stack.http.clone();
     let chat = tokio::spawn(async move { http.post("/api/v1/chat", &json!({"message": "hi"})).await });
-    // A caller that has connected and says nothing must not hold the gateway open.
+    // A silent connection does not delay the shutdown.
     let _idle = TcpStream::connect(stack.gateway.addr).await.unwrap();
     stack.planner.has_seen(1).await;
 

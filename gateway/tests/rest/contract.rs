@@ -1,5 +1,4 @@
-//! The contract to the letter: what is optional may be null, numbers are whole however they are written, errors name the
-//! full path, and the document says so.
+//! The contract in detail: null for optional members, notations of whole numbers, full paths in errors, and the document.
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -16,7 +15,7 @@ fn document() -> Value {
     serde_json::to_value(phoenix_gateway::openapi_document()).unwrap()
 }
 
-/// The message and the field of the error that `body` is answered with.
+/// Message and field of the error for `body`.
 async fn refused(stack: &Stack, path: &str, body: &str) -> (String, String) {
     let answer = stack.http.send(Method::POST, path, &[JSON], body).await;
     assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{body} {answer:?}");
@@ -27,7 +26,7 @@ async fn refused(stack: &Stack, path: &str, body: &str) -> (String, String) {
 }
 
 #[tokio::test]
-async fn null_body_is_no_body() {
+async fn null_body_counts_as_absent() {
     let stack = Stack::start().await;
     for (name, body) in
         [("cancel", "null"), ("cancel", " null\n"), ("redrive", "null"), ("cancel", ""), ("cancel", "{}")]
@@ -39,7 +38,7 @@ async fn null_body_is_no_body() {
 }
 
 #[tokio::test]
-async fn null_member_is_as_good_as_absent() {
+async fn null_member_counts_as_absent() {
     let stack = Stack::start().await;
     stack.planner.keep(plans::succeeded("done"));
     let null = r#"{"tasks":[{"key":"a","agent":"echo_agent","action":null,"input":null,"depends_on":null,"on_failure":null}],"context":null,"correlation_id":null,"deadline_ms":null}"#;
@@ -75,7 +74,7 @@ async fn null_member_is_as_good_as_absent() {
 }
 
 #[tokio::test]
-async fn every_optional_member_of_the_document_may_be_null() {
+async fn every_optional_member_of_the_document_accepts_null() {
     let document = document();
     let schemas = &document["components"]["schemas"];
     for (name, _) in schemas.as_object().unwrap() {
@@ -119,7 +118,7 @@ async fn error_names_the_full_path_of_a_member() {
 }
 
 #[tokio::test]
-async fn wrong_value_is_told_what_is_right_in_words() {
+async fn error_of_a_wrong_value_names_the_expected_value() {
     let stack = Stack::start().await;
     let plan =
         |deadline: &str| format!(r#"{{"tasks":[{{"key":"a","agent":"x"}}],"deadline_ms":{deadline}}}"#);
@@ -181,7 +180,7 @@ async fn wrong_value_is_told_what_is_right_in_words() {
 }
 
 #[tokio::test]
-async fn whole_number_with_a_fraction_of_zero_is_whole() {
+async fn number_with_zero_fraction_is_a_whole_number() {
     let stack = Stack::start().await;
     stack.planner.keep(plans::succeeded("done"));
     for deadline in ["1000", "1000.0", "1e3", "31536000000"] {
@@ -196,7 +195,7 @@ async fn whole_number_with_a_fraction_of_zero_is_whole() {
 }
 
 #[tokio::test]
-async fn empty_parameter_is_as_good_as_absent_and_documented_so() {
+async fn empty_parameter_counts_as_absent_as_documented() {
     let stack = Stack::start().await;
     for path in [
         "/api/v1/plans?page_size=&status=&agent=&correlation_id=&since=&page_token=",
@@ -227,7 +226,7 @@ async fn empty_parameter_is_as_good_as_absent_and_documented_so() {
 }
 
 #[tokio::test]
-async fn document_has_the_patterns_and_names_that_the_server_applies() {
+async fn document_has_the_patterns_of_the_server() {
     let document = document();
     let schema =
         |pointer: &str| document.pointer(&format!("/components/schemas/{pointer}")).unwrap_or(&Value::Null);
@@ -270,7 +269,7 @@ fn schema_of_an_event_stream_lists_its_events() {
 }
 
 #[tokio::test]
-async fn time_with_a_plus_sign_is_told_how_to_write_it() {
+async fn error_of_a_time_with_plus_sign_shows_the_encoding() {
     let stack = Stack::start().await;
     for path in ["/api/v1/plans", "/api/v1/dead-letters"] {
         let answer = stack.http.get(&format!("{path}?since=2026-01-31T12:00:00+02:00")).await;

@@ -1,4 +1,4 @@
-//! Plans that are taken up again, and dead letters.
+//! Redrives and dead letters.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ const REDRIVE: &str = "/api/v1/dead-letters:redrive";
 const DISCARD: &str = "/api/v1/dead-letters:discard";
 
 #[tokio::test]
-async fn a_redrive_reaches_the_planner_as_it_was_sent_and_the_new_plan_is_answered() {
+async fn redrive_is_forwarded_and_its_new_plan_returned() {
     let stack = Stack::start().await;
     stack.planner.keep(plans::succeeded("done"));
     let body = json!({"input": {"b": {"x": 1}}, "reason": "fixed"});
@@ -44,7 +44,7 @@ async fn a_redrive_reaches_the_planner_as_it_was_sent_and_the_new_plan_is_answer
 }
 
 #[tokio::test]
-async fn a_new_plan_that_failed_is_an_answer_and_a_redrive_that_was_not_made_is_a_refusal() {
+async fn failed_new_plan_is_a_response_and_rejected_redrive_an_error() {
     let stack = Stack::start().await;
     stack.planner.keep(plans::failed("again"));
     let failed = OrchestratorError::new(Code::ExecutionFailed, "again");
@@ -84,7 +84,7 @@ async fn a_new_plan_that_failed_is_an_answer_and_a_redrive_that_was_not_made_is_
 }
 
 #[tokio::test]
-async fn what_was_decided_about_a_plan_follows_its_end() {
+async fn decisions_about_a_plan_follow_its_end_event() {
     let stack = Stack::start().await;
     stack.planner.keep(plans::failed("no"));
     let events =
@@ -160,7 +160,7 @@ async fn dead_letters_are_listed_by_every_filter() {
 }
 
 #[tokio::test]
-async fn sweeps_reach_the_planner_as_they_were_sent() {
+async fn bulk_redrive_and_discard_are_forwarded() {
     let stack = Stack::start().await;
     let id = ("x-correlation-id", plans::CORRELATION);
     let body = json!({
@@ -190,7 +190,7 @@ async fn sweeps_reach_the_planner_as_they_were_sent() {
 }
 
 #[tokio::test]
-async fn every_bad_sweep_is_told_what_is_wrong_with_it() {
+async fn error_of_a_bulk_request_names_the_field() {
     let stack = Stack::start().await;
     let with = |extra: Value| {
         let mut body = json!({"filter": {}, "reason": "why"});
@@ -222,7 +222,7 @@ async fn every_bad_sweep_is_told_what_is_wrong_with_it() {
 }
 
 #[tokio::test]
-async fn redrives_and_sweeps_may_be_named() {
+async fn redrives_and_bulk_requests_accept_idempotency_keys() {
     let stack = Stack::start().await;
     stack.planner.keep(plans::succeeded("done"));
     let key = ("idempotency-key", "k-1");

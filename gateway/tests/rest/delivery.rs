@@ -1,4 +1,4 @@
-//! Answers now or later, requests that are sent twice, callers that go away.
+//! Asynchronous responses, repeated requests, disconnects.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const PLAN: &str = r#"{"tasks":[{"key":"a","agent":"echo_agent","action":"echo"}
 const CHAT: &str = r#"{"message":"hi"}"#;
 
 #[tokio::test]
-async fn whoever_does_not_wait_is_told_where_to_look() {
+async fn respond_async_returns_the_path_of_the_plan() {
     let stack = Stack::start().await;
     for (path, body) in [("/api/v1/chat", CHAT), ("/api/v1/plans", PLAN)] {
         let headers = [JSON, ("prefer", "wait=5, respond-async"), ("x-correlation-id", plans::CORRELATION)];
@@ -29,7 +29,7 @@ async fn whoever_does_not_wait_is_told_where_to_look() {
 }
 
 #[tokio::test]
-async fn a_key_stands_for_what_was_asked_with_it() {
+async fn digest_of_a_key_depends_on_the_request() {
     let stack = Stack::start().await;
     stack.planner.keep(plans::succeeded("done"));
     let spaced = r#"{ "tasks" : [{"action":"echo","agent":"echo_agent","key":"a"}]}"#;
@@ -54,7 +54,7 @@ async fn a_key_stands_for_what_was_asked_with_it() {
 }
 
 #[tokio::test]
-async fn a_cancellation_may_be_named_too_and_a_dry_run_needs_no_name() {
+async fn cancel_forwards_its_key_and_dry_run_ignores_it() {
     let stack = Stack::start().await;
     let key = ("idempotency-key", "k-1");
     stack.planner.keep(plans::running());
@@ -80,7 +80,7 @@ async fn a_cancellation_may_be_named_too_and_a_dry_run_needs_no_name() {
 }
 
 #[tokio::test]
-async fn a_key_or_a_wish_that_is_none_is_refused_and_the_answer_has_the_callers_id() {
+async fn invalid_key_or_preference_is_rejected_with_correlation_id() {
     let stack = Stack::start().await;
     let long = "k".repeat(256);
     let none: &[(&str, &str)] = &[];
@@ -103,20 +103,20 @@ async fn a_key_or_a_wish_that_is_none_is_refused_and_the_answer_has_the_callers_
 }
 
 #[tokio::test]
-async fn a_plan_that_goes_on_without_its_caller_is_not_bound_by_its_time() {
+async fn plan_that_continues_has_no_deadline_of_its_caller() {
     let stack = Stack::start_with(|config| config.request_timeout = Duration::from_millis(400)).await;
     stack.planner.reply(Reply::Hang);
     for (path, body) in [("/api/v1/chat", CHAT), ("/api/v1/plans", PLAN)] {
         let path = format!("{path}?on_disconnect=continue");
         let answer = stack.http.send(Method::POST, &path, &[JSON], body).await;
         assert_eq!(answer.status, StatusCode::GATEWAY_TIMEOUT, "{answer:?}");
-        assert!(answer.text.contains("its plan goes on"), "{answer:?}");
+        assert!(answer.text.contains("its plan continues"), "{answer:?}");
         let seen = stack.planner.seen().pop().unwrap();
         assert!(seen.request.continue_on_disconnect && seen.context.deadline.is_none(), "{seen:?}");
     }
 }
 
-/// The digest under which the planner is told of a plan with these bodies.
+/// Digests that the planner receives for these bodies.
 async fn digests(stack: &Stack, bodies: &[String]) -> Vec<String> {
     let before = stack.planner.seen().len();
     for body in bodies {
@@ -143,7 +143,7 @@ async fn digest_ignores_nulls_defaults_and_the_order_of_members() {
     ];
     let digests = digests(&stack, &same.map(str::to_owned)).await;
     assert!(digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
-    // What a release writes, the next one reads: members that it knows more of do not count unless they are given.
+    // The digest is stable across releases: new members count only when they are given.
     assert_eq!(digests[0], "e778f70142228437f7293672b571cb2e82b42d19bdcf4c58221a70509b4c7654");
 }
 
@@ -177,7 +177,7 @@ async fn digest_differs_for_any_value_and_member_name() {
 }
 
 #[tokio::test]
-async fn digest_of_a_path_is_that_of_what_it_names() {
+async fn digest_of_a_path_ignores_its_encoding() {
     let stack = Stack::start().await;
     let plan = FakePlanner::PLAN;
     let send = async |id: &str, encoded: bool| {
@@ -194,7 +194,7 @@ async fn digest_of_a_path_is_that_of_what_it_names() {
 }
 
 #[tokio::test]
-async fn replayed_answer_carries_the_id_of_the_first_request() {
+async fn replayed_response_carries_id_of_the_first_request() {
     let stack = Stack::start().await;
     stack.planner.keep(plans::failed("it broke"));
     *stack.planner.replays.lock().unwrap() = plans::CORRELATION.into();
@@ -213,7 +213,7 @@ async fn replayed_answer_carries_the_id_of_the_first_request() {
         assert_eq!(answer.header("idempotent-replayed"), "true", "{path}");
         assert_eq!(answer.header("x-correlation-id"), plans::CORRELATION, "{path}");
     }
-    // An error that was the answer before is so again, and the mark is no detail of it.
+    // A replayed error has the header, and no detail.
     let error =
         phoenix_domain::OrchestratorError::internal("why").with_detail("replay_of", plans::CORRELATION);
     stack.planner.fail(error);

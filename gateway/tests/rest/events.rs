@@ -1,4 +1,4 @@
-//! Plans as they go: streams of events, through a planner that breaks off.
+//! Streams of events, also when the stream of the planner breaks.
 
 use http::{Method, StatusCode};
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
@@ -28,7 +28,7 @@ fn ids(events: &[Sent]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn events_carry_their_position_their_kind_and_their_facts() {
+async fn event_has_position_kind_and_data() {
     let stack = Stack::start().await;
     stack.planner.keep(plans::running());
     stack.planner.watches([Watch::Stays(plans::whole())]);
@@ -36,7 +36,7 @@ async fn events_carry_their_position_their_kind_and_their_facts() {
     assert_eq!(stream.status, StatusCode::OK);
     assert_eq!(stream.headers["content-type"], "text/event-stream");
     let events = stream.rest().await;
-    assert_eq!(ids(&events), ["11", "13", "17", "19"], "and it ends, though the planner's stream stays open");
+    assert_eq!(ids(&events), ["11", "13", "17", "19"], "the stream ends although the planner's stays open");
     let (_, kind, data) = &events[1];
     assert_eq!(kind, "attempt_started");
     let expected = json!({
@@ -48,14 +48,14 @@ async fn events_carry_their_position_their_kind_and_their_facts() {
 }
 
 #[tokio::test]
-async fn a_planner_that_breaks_off_is_asked_again_and_nothing_is_lost_or_told_twice() {
+async fn broken_stream_is_reopened_without_loss_or_repetition() {
     let stack = Stack::start().await;
     stack.planner.keep(plans::running());
     let whole = plans::whole;
     stack.planner.watches([
         Watch::Breaks(vec![whole()[0].clone(), whole()[1].clone()]),
         Watch::Fails,
-        // Tells again what was told.
+        // Repeats an event.
         Watch::Ends(vec![whole()[1].clone(), whole()[2].clone()]),
         Watch::Breaks(vec![]),
         Watch::Stays(whole()),
@@ -66,7 +66,7 @@ async fn a_planner_that_breaks_off_is_asked_again_and_nothing_is_lost_or_told_tw
 }
 
 #[tokio::test]
-async fn a_reader_goes_on_after_the_last_event_it_has() {
+async fn stream_resumes_after_last_event_id() {
     let stack = Stack::start().await;
     let header = [("last-event-id", "13")];
     let query = format!("{}?last_event_id=13", path());
@@ -84,36 +84,36 @@ async fn a_reader_goes_on_after_the_last_event_it_has() {
             assert_eq!(ids(&events), expected, "{place} {headers:?}");
         }
     }
-    // Of a plan that has ended there is nothing more to come, and an EventSource is told so.
+    // 204 stops the reconnects of an EventSource.
     let answer = stack.http.send(Method::GET, &path(), &[("last-event-id", "19")], "").await;
     assert_eq!((answer.status, answer.text.as_str()), (StatusCode::NO_CONTENT, ""));
     for id in ["-1", "x", "+5", "1.0", "9999999999999999999"] {
         let answer = stack.http.send(Method::GET, &path(), &[("last-event-id", id)], "").await;
         assert_eq!(answer.json()["details"]["field"], "Last-Event-ID", "{answer:?}");
     }
-    // The header wins, and does not make the parameter right.
+    // The header overrides the parameter, which must be valid all the same.
     let both = format!("{}?last_event_id=x", path());
     let answer = stack.http.send(Method::GET, &both, &[("last-event-id", "13")], "").await;
     assert_eq!(answer.json()["details"]["field"], "last_event_id", "{answer:?}");
 }
 
 #[tokio::test]
-async fn a_stream_does_not_outlast_the_gateway() {
+async fn event_stream_ends_at_shutdown() {
     let stack = Stack::start().await;
     stack.planner.keep(plans::running());
     let mut stream = stack.http.stream(Method::GET, &path(), &[], "").await;
     assert_eq!(stream.next().await.unwrap().0, "11");
     let begun = std::time::Instant::now();
     stack.gateway.stop().await;
-    assert!(begun.elapsed() < std::time::Duration::from_secs(15), "it was not drained for its whole time");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(15), "the drain ended early");
     assert_eq!(ids(&stream.rest().await), ["13"]);
 }
 
 #[tokio::test]
-async fn a_chat_that_is_watched_ends_with_its_answer() {
+async fn streamed_chat_ends_with_its_response() {
     let stack = Stack::start().await;
     for (plan, error) in [(plans::succeeded("On branch main"), false), (plans::failed("it broke"), true)] {
-        // The planner tells the end and goes away; the journal has the answer when it is back.
+        // The stream breaks after the last event; the resumed one has the result.
         stack.planner.keep(plan);
         stack.planner.watches([Watch::Breaks(plans::whole()[..3].to_vec()), Watch::Breaks(from(3))]);
         let stream = stack.http.stream(Method::POST, "/api/v1/chat", STREAM, CHAT).await;
@@ -146,7 +146,7 @@ async fn a_chat_that_is_watched_ends_with_its_answer() {
     assert_eq!((&answer["output"], &answer["finish_reason"]), (&json!("half"), &json!("length")));
     assert_eq!(stack.planner.cancelled(), 0);
     let remaining = stack.planner.seen()[0].context.remaining().unwrap();
-    assert!(remaining.as_secs() <= 30, "no longer than a chat that is waited for: {remaining:?}");
+    assert!(remaining.as_secs() <= 30, "the limit of a request: {remaining:?}");
 
     stack.planner.fail(OrchestratorError::new(OrchestratorErrorCode::PlanningFailed, "no such agent"));
     let answer = stack.http.send(Method::POST, "/api/v1/chat", STREAM, CHAT).await;
@@ -155,7 +155,7 @@ async fn a_chat_that_is_watched_ends_with_its_answer() {
 }
 
 #[tokio::test]
-async fn a_watcher_that_leaves_cancels_its_chat_unless_it_is_to_go_on() {
+async fn disconnect_closes_the_stream_of_a_chat() {
     let stack = Stack::start().await;
     for (count, query) in [(1, "?on_disconnect=continue"), (2, "")] {
         stack.planner.keep(plans::running());
@@ -173,7 +173,7 @@ async fn a_watcher_that_leaves_cancels_its_chat_unless_it_is_to_go_on() {
     assert_eq!(planner.cancelled(), 0);
 }
 
-/// The answer at the end of a streamed chat: the code of its error.
+/// Error code of the response of a streamed chat.
 fn code_of(events: &[Sent]) -> &str {
     let (id, kind, answer) = events.last().unwrap();
     assert_eq!((id.as_str(), kind.as_str()), ("", "response"));
@@ -187,7 +187,7 @@ async fn streamed_chat_ends_at_its_deadline_with_timeout() {
         let limit = std::time::Duration::from_millis(400);
         let stack = Stack::start_with(|config| config.request_timeout = limit).await;
         stack.planner.keep(plans::running());
-        // The planner is killed, and nothing comes after it.
+        // The planner is killed and does not come back.
         stack.planner.watches([Watch::Breaks(plans::whole()[..2].to_vec())]);
         stack.planner.watches(std::iter::repeat_n(Watch::Fails, 50));
         let path = format!("/api/v1/chat{query}");
@@ -207,7 +207,7 @@ async fn streamed_chat_ends_at_shutdown_with_unavailable() {
     assert_eq!(stream.next().await.unwrap().0, "11");
     let begun = std::time::Instant::now();
     let (events, ()) = tokio::join!(stream.rest(), stack.gateway.stop());
-    assert!(begun.elapsed() < std::time::Duration::from_secs(15), "it was not drained for its whole time");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(15), "the drain ended early");
     assert_eq!(code_of(&events), "unavailable");
     assert_eq!(stack.planner.first_cancelled().await.reason, "the gateway stopped");
 }

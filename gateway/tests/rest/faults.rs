@@ -1,4 +1,4 @@
-//! What callers get when the planner fails as a process.
+//! Failures of the planner as a process.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::support::{
-    FakePlanner, Http, Reply, Stack, config, eventually, free, nobody, serve_gateway, serve_grpc,
+    FakePlanner, Http, Reply, Stack, config, eventually, free, serve_gateway, serve_grpc, unused_addr,
 };
 
 #[tokio::test]
-async fn a_planner_that_is_down_is_told_at_once_and_found_again_by_itself() {
-    let addr = nobody().await;
+async fn planner_down_is_unavailable_until_it_is_back() {
+    let addr = unused_addr().await;
     let url = format!("http://{addr}");
     let gateway = serve_gateway(config(&url, &url, &url)).await;
     let http = Http::new(gateway.addr);
@@ -38,8 +38,8 @@ async fn a_planner_that_is_down_is_told_at_once_and_found_again_by_itself() {
 }
 
 #[tokio::test]
-async fn a_planner_that_is_frozen_is_found_out() {
-    // Accepts, as the kernel does for a stopped process, and says nothing.
+async fn frozen_planner_is_unavailable() {
+    // Accepts connections, as the kernel does for a stopped process, and sends nothing.
     let frozen = TcpListener::bind(free()).await.unwrap();
     let url = format!("http://{}", frozen.local_addr().unwrap());
     let gateway = serve_gateway(config(&url, &url, &url)).await;
@@ -51,7 +51,7 @@ async fn a_planner_that_is_frozen_is_found_out() {
 }
 
 #[tokio::test]
-async fn a_chat_that_takes_too_long_is_answered_and_its_work_cancelled() {
+async fn chat_over_its_deadline_times_out_and_is_cancelled() {
     let limit = Duration::from_millis(400);
     let stack = Stack::start_with(|config| config.request_timeout = limit).await;
     stack.planner.reply(Reply::Hang);
@@ -70,7 +70,7 @@ async fn a_chat_that_takes_too_long_is_answered_and_its_work_cancelled() {
 }
 
 #[tokio::test]
-async fn a_planner_that_breaks_the_contract_is_our_defect_and_tells_nothing_of_our_inside() {
+async fn invalid_response_of_planner_is_internal_without_details() {
     let stack = Stack::start().await;
     stack.planner.reply(Reply::Nonsense);
     let answer = stack.http.post("/api/v1/chat", &json!({"message": "hi"})).await;

@@ -1,4 +1,4 @@
-//! HTTP as clients apply it: encodings, hosts, paths, methods, and what the HTTP library refuses by itself.
+//! Details of HTTP: encodings, hosts, paths, methods, and errors of the HTTP library.
 
 use http::{Method, StatusCode};
 use tokio::{
@@ -16,7 +16,7 @@ fn cancel() -> String {
     format!("/api/v1/plans/{}:cancel", FakePlanner::PLAN)
 }
 
-/// What comes back for these bytes, up to the end of the connection.
+/// The response to these bytes, up to the end of the connection.
 async fn raw(stack: &Stack, request: &str) -> String {
     let mut stream = TcpStream::connect(stack.gateway.addr).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -26,7 +26,7 @@ async fn raw(stack: &Stack, request: &str) -> String {
 }
 
 #[tokio::test]
-async fn encoded_body_is_refused_with_what_is_accepted() {
+async fn body_with_content_encoding_is_rejected() {
     let stack = Stack::start().await;
     for coding in ["gzip", "br", "identity, gzip", "GZIP", "x-unknown"] {
         let headers = [JSON, ("content-encoding", coding)];
@@ -40,7 +40,7 @@ async fn encoded_body_is_refused_with_what_is_accepted() {
 }
 
 #[tokio::test]
-async fn request_with_two_hosts_is_refused_everywhere() {
+async fn request_with_two_hosts_is_rejected_everywhere() {
     let stack = Stack::start_with(|config| config.api_token = Some("s3cret".to_owned().into())).await;
     for path in ["/api/v1/agents", "/livez", "/"] {
         let request = format!(
@@ -53,7 +53,7 @@ async fn request_with_two_hosts_is_refused_everywhere() {
 }
 
 #[tokio::test]
-async fn refusal_of_the_http_library_has_a_body_and_an_id() {
+async fn error_of_the_http_library_has_body_and_correlation_id() {
     let stack = Stack::start().await;
     let many: String = (0..101).map(|n| format!("x-{n}: y\r\n")).collect();
     let long = "x".repeat(70_000);
@@ -87,7 +87,7 @@ async fn refusal_of_the_http_library_has_a_body_and_an_id() {
 }
 
 #[tokio::test]
-async fn event_stream_of_weight_zero_is_not_sent() {
+async fn event_stream_with_weight_zero_is_not_sent() {
     let stack = Stack::start().await;
     for accept in ["text/event-stream;q=0", "text/event-stream; q=0.0, */*"] {
         let answer = stack.http.send(Method::POST, "/api/v1/chat", &[JSON, ("accept", accept)], CHAT).await;
@@ -100,7 +100,7 @@ async fn event_stream_of_weight_zero_is_not_sent() {
 }
 
 #[tokio::test]
-async fn event_stream_tells_proxies_not_to_hold_it_back() {
+async fn event_stream_disables_proxy_buffering() {
     let stack = Stack::start().await;
     stack.planner.keep(plans::succeeded("done"));
     let events = format!("/api/v1/plans/{}/events", FakePlanner::PLAN);
@@ -114,7 +114,7 @@ async fn event_stream_tells_proxies_not_to_hold_it_back() {
 }
 
 #[tokio::test]
-async fn encoded_path_is_the_path_it_stands_for() {
+async fn encoded_path_equals_the_decoded_path() {
     let stack = Stack::start().await;
     let sweep = r#"{"filter":{},"reason":"r"}"#;
     for (plain, encoded, body) in [
@@ -139,7 +139,7 @@ async fn encoded_path_is_the_path_it_stands_for() {
 }
 
 #[tokio::test]
-async fn chunked_body_without_a_byte_is_no_body() {
+async fn empty_chunked_body_counts_as_absent() {
     let stack = Stack::start().await;
     for content_type in ["", "content-type: text/plain\r\n", "content-type: application/json\r\n"] {
         stack.planner.keep(plans::running());
@@ -165,7 +165,7 @@ async fn byte_order_mark_before_a_body_is_ignored() {
 }
 
 #[tokio::test]
-async fn page_of_another_origin_changes_nothing() {
+async fn request_from_another_origin_has_no_effect() {
     let stack =
         Stack::start_with(|config| config.cors_allowed_origins = vec!["https://ops.example.com".into()])
             .await;
@@ -204,7 +204,7 @@ async fn page_of_another_origin_changes_nothing() {
 }
 
 #[tokio::test]
-async fn options_that_is_no_preflight_is_a_request_like_any_other() {
+async fn options_without_preflight_headers_is_routed() {
     let stack =
         Stack::start_with(|config| config.cors_allowed_origins = vec!["https://ops.example.com".into()])
             .await;
@@ -223,7 +223,7 @@ async fn options_that_is_no_preflight_is_a_request_like_any_other() {
 }
 
 #[tokio::test]
-async fn wrong_method_is_told_the_methods_of_that_very_path() {
+async fn wrong_method_has_the_methods_of_the_path_in_allow() {
     let stack = Stack::start().await;
     let plan = format!("/api/v1/plans/{}", FakePlanner::PLAN);
     for (path, allow) in [

@@ -1,4 +1,4 @@
-//! What bad input gets: a table of requests, and a snapshot of every answer.
+//! Invalid input: a table of requests, and a snapshot of every response.
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
 /// Name, method, path, headers, body.
 type Case<'a> = (&'a str, Method, &'a str, &'a [(&'a str, &'a str)], &'a str);
 
-/// What a caller sees, with what differs from run to run left out.
+/// The response without parts that differ between runs.
 fn picture(name: &str, answer: &Answer) -> Value {
     let mut body = answer.json();
     let told = body.get_mut("correlation_id").map(Value::take);
@@ -30,7 +30,7 @@ fn picture(name: &str, answer: &Answer) -> Value {
 }
 
 #[tokio::test]
-async fn every_bad_chat_is_told_what_is_wrong_with_it() {
+async fn error_of_a_chat_names_the_field() {
     let stack = Stack::start().await;
     let depth_bomb = format!(r#"{{"message":{}"#, "[".repeat(100_000));
     let hidden_bomb = format!(r#"{{"x":{}"#, "{\"x\":".repeat(100_000));
@@ -80,7 +80,7 @@ async fn every_bad_chat_is_told_what_is_wrong_with_it() {
 }
 
 #[tokio::test]
-async fn every_refusal_of_the_http_layer_has_a_body_in_the_shape_of_its_path() {
+async fn error_of_the_http_layer_has_the_format_of_its_path() {
     let stack = Stack::start().await;
     let json = "application/json";
     let too_large = format!(r#"{{"message":"{}"}}"#, "x".repeat(1024 * 1024 + 1 - 14));
@@ -134,7 +134,7 @@ async fn every_refusal_of_the_http_layer_has_a_body_in_the_shape_of_its_path() {
 }
 
 #[tokio::test]
-async fn json_of_any_name_is_taken_and_probes_ignore_what_they_do_not_need() {
+async fn json_media_types_are_accepted_and_probes_ignore_headers() {
     let stack = Stack::start().await;
     for media_type in ["application/json; charset=utf-8", "Application/JSON", "application/vnd.phoenix+json"]
     {
@@ -150,7 +150,7 @@ async fn json_of_any_name_is_taken_and_probes_ignore_what_they_do_not_need() {
 }
 
 #[tokio::test]
-async fn every_answer_is_hardened() {
+async fn every_response_has_security_headers() {
     let stack = Stack::start().await;
     for path in ["/", "/page/app.js", "/health", "/nowhere", "/api/v1/chat"] {
         let answer = stack.http.get(path).await;

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::support::Stack;
 
 #[tokio::test]
-async fn the_document_is_served_as_it_was_reviewed() {
+async fn document_matches_its_snapshot() {
     let stack = Stack::start().await;
     let answer = stack.http.get("/api/v1/openapi.json").await;
     assert_eq!(answer.header("content-type"), "application/json");
@@ -13,7 +13,7 @@ async fn the_document_is_served_as_it_was_reviewed() {
 }
 
 #[test]
-fn every_reference_of_the_document_leads_somewhere() {
+fn every_reference_of_the_document_resolves() {
     fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
         match value {
             Value::Object(members) => {

@@ -1,4 +1,4 @@
-//! Plans: run, looked at, listed, cancelled.
+//! Plans: created, read, listed, cancelled.
 
 use http::{Method, StatusCode};
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
@@ -27,7 +27,7 @@ fn path(rest: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_plan_reaches_the_planner_as_it_was_sent_and_is_answered_whole() {
+async fn plan_is_forwarded_and_returned_with_its_tasks() {
     let stack = Stack::start().await;
     stack.planner.keep(plans::succeeded("done"));
     let answer = stack.http.post("/api/v1/plans", &two_tasks()).await;
@@ -51,7 +51,7 @@ async fn a_plan_reaches_the_planner_as_it_was_sent_and_is_answered_whole() {
 }
 
 #[tokio::test]
-async fn a_plan_that_failed_is_an_answer_and_one_that_was_not_made_is_a_refusal() {
+async fn failed_plan_is_a_response_and_rejected_plan_an_error() {
     let stack = Stack::start().await;
     let error = |code| OrchestratorError::new(code, "why").with_detail("plan_id", FakePlanner::PLAN);
     stack.planner.keep(plans::failed("`git_agent` failed"));
@@ -60,7 +60,7 @@ async fn a_plan_that_failed_is_an_answer_and_one_that_was_not_made_is_a_refusal(
     assert_eq!((answer.status, &answer.json()["status"]), (StatusCode::OK, &"failed".into()), "{answer:?}");
     assert_eq!(answer.json()["error"]["message"], "`git_agent` failed");
 
-    // Still running, for another request with the same key.
+    // Another request with the same key still runs.
     stack.planner.keep(plans::running());
     let again = std::time::Duration::from_secs(1);
     stack.planner.fail(error(OrchestratorErrorCode::Conflict).with_retry_after(again));
@@ -82,7 +82,7 @@ async fn a_plan_that_failed_is_an_answer_and_one_that_was_not_made_is_a_refusal(
 }
 
 #[tokio::test]
-async fn a_dry_run_tells_the_order_and_runs_nothing() {
+async fn dry_run_returns_the_order_and_runs_nothing() {
     let stack = Stack::start().await;
     let answer = stack.http.post("/api/v1/plans:dryRun", &two_tasks()).await;
     assert_eq!((answer.status, answer.json()), (StatusCode::OK, json!({"waves": [["a"], ["b"]]})));
@@ -90,7 +90,7 @@ async fn a_dry_run_tells_the_order_and_runs_nothing() {
 }
 
 #[tokio::test]
-async fn every_bad_plan_is_told_what_is_wrong_with_it() {
+async fn error_of_a_plan_names_the_field() {
     let stack = Stack::start().await;
     let task = |extra: Value| {
         let mut task = json!({"key": "a", "agent": "git_agent", "action": "git_status"});
@@ -166,7 +166,7 @@ async fn plans_are_listed_by_every_filter() {
 }
 
 #[tokio::test]
-async fn a_plan_is_found_by_its_id_and_cancelled_once() {
+async fn plan_is_found_by_id_and_cancelled_once() {
     let stack = Stack::start().await;
     stack.planner.keep(plans::running());
     let answer = stack.http.get(&path("")).await;
@@ -211,7 +211,7 @@ async fn a_plan_is_found_by_its_id_and_cancelled_once() {
 }
 
 #[tokio::test]
-async fn a_planner_that_breaks_the_contract_is_our_defect() {
+async fn invalid_plan_of_planner_is_internal() {
     let stack = Stack::start().await;
     let mut plan = plans::running();
     plan.tasks[0].input_json = "[".into();

@@ -3,11 +3,11 @@
 use http::StatusCode;
 use serde_json::json;
 
-use crate::support::{Http, Stack, config, eventually, nobody, serve_gateway};
+use crate::support::{Http, Stack, config, eventually, serve_gateway, unused_addr};
 
 #[tokio::test]
-async fn liveness_and_health_need_nobody() {
-    let url = format!("http://{}", nobody().await);
+async fn liveness_and_health_need_no_service() {
+    let url = format!("http://{}", unused_addr().await);
     let gateway = serve_gateway(config(&url, &url, &url)).await;
     let http = Http::new(gateway.addr);
     assert_eq!(http.get("/livez").await.json(), json!({"status": "ok"}));
@@ -19,7 +19,7 @@ async fn liveness_and_health_need_nobody() {
 }
 
 #[tokio::test]
-async fn readiness_names_who_is_not_ready_and_chats_can_do_without_health() {
+async fn readiness_lists_services_that_are_not_ready() {
     let stack = Stack::start().await;
     let readyz = || stack.http.get("/readyz");
     eventually("ready", || async { readyz().await.json()["status"] == "ready" }).await;

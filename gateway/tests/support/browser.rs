@@ -1,5 +1,4 @@
-//! A real browser: headless Chromium, spoken to through chromedriver in the W3C WebDriver protocol, which is JSON over
-//! HTTP. See <https://www.w3.org/TR/webdriver2/>.
+//! Headless Chromium, driven through chromedriver by the W3C WebDriver protocol. See <https://www.w3.org/TR/webdriver2/>.
 
 use std::{
     io::{BufRead, BufReader},
@@ -33,7 +32,7 @@ pub struct Browser {
     processes: Processes,
 }
 
-/// The driver's and the browser's processes, and the browser's profile; all gone when this is dropped.
+/// Processes of driver and browser, and the browser's profile. Dropping it removes all of them.
 #[derive(Debug)]
 struct Processes {
     driver: Child,
@@ -43,7 +42,7 @@ struct Processes {
 
 impl Drop for Processes {
     fn drop(&mut self) {
-        // Each leads a group of its own, as far as it made one; a process that is gone already is as good as killed.
+        // Each process leads its own group; one that has exited needs no signal.
         for pid in [Some(Pid::from_raw(self.driver.id().cast_signed())), self.browser].into_iter().flatten() {
             let _ = killpg(pid, Signal::SIGKILL);
             let _ = kill(pid, Signal::SIGKILL);
@@ -53,10 +52,10 @@ impl Drop for Processes {
 }
 
 impl Browser {
-    /// Starts one; `None` where there is no chromedriver.
+    /// Starts a browser; `None` without chromedriver.
     ///
     /// # Panics
-    /// When there is none although `CI` is set.
+    /// Without chromedriver when `CI` is set.
     pub async fn start() -> Option<Self> {
         let mut command = Command::new("chromedriver");
         command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -79,7 +78,7 @@ impl Browser {
         Some(Self { http, session, processes })
     }
 
-    /// Ends the browser, and checks that nothing of it is left.
+    /// Ends the browser, and checks that no process is left.
     pub async fn quit(self) {
         self.command(Method::DELETE, "", &json!({})).await;
         let profile = self.processes.profile.path().display().to_string();
@@ -92,7 +91,7 @@ impl Browser {
     }
 
     pub async fn click(&self, css: &str) {
-        // The page scrolls smoothly, and a click on what still moves misses it.
+        // The page scrolls smoothly, and a click on a moving element misses it.
         let script =
             "document.querySelector(arguments[0]).scrollIntoView({behavior: 'instant', block: 'center'})";
         self.run(script, json!([css])).await;
@@ -110,19 +109,19 @@ impl Browser {
         self.type_into(css, &format!("{text}{CONTROL}{ENTER}{NULL}")).await;
     }
 
-    /// Pastes what is on the clipboard.
+    /// Pastes the clipboard.
     pub async fn paste_into(&self, css: &str) {
         self.type_into(css, &format!("{CONTROL}v{NULL}")).await;
     }
 
-    /// What a person reads in the first element that matches; empty when there is none to see.
+    /// Visible text of the first element that matches; empty without one.
     pub async fn text(&self, css: &str) -> String {
         let script = "const element = document.querySelector(arguments[0]);\
                       return element?.checkVisibility() ? element.innerText : ''";
         self.run(script, json!([css])).await.as_str().unwrap().to_owned()
     }
 
-    /// Waits until `text` is read in the first element that matches.
+    /// Waits until the first element that matches contains `text`.
     pub async fn reads(&self, css: &str, text: &str) {
         let what = format!("`{text}` in {css}");
         eventually(&what, || async { self.text(css).await.contains(text) }).await;
@@ -133,28 +132,28 @@ impl Browser {
         self.command(Method::POST, "/execute/sync", &json!({"script": script, "args": arguments})).await
     }
 
-    /// A window as small as a phone's.
+    /// Sets the window to the width of a phone.
     pub async fn be_a_phone(&self, width: u32) {
         let params = json!({"width": width, "height": 740, "deviceScaleFactor": 2, "mobile": true});
         let command = json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": params});
         self.command(Method::POST, "/goog/cdp/execute", &command).await;
     }
 
-    /// What the console shows, since the last time.
+    /// Lines of the console since the last call.
     pub async fn console(&self) -> Vec<String> {
         let entries = self.command(Method::POST, "/se/log", &json!({"type": "browser"})).await;
         let message = |entry: &Value| entry["message"].as_str().unwrap().to_owned();
         entries.as_array().unwrap().iter().map(message).collect()
     }
 
-    /// Every address that a page asked for, since the last time.
+    /// URLs of requests since the last call.
     pub async fn requests(&self) -> Vec<String> {
         let entries = self.command(Method::POST, "/se/log", &json!({"type": "performance"})).await;
         let messages = entries.as_array().unwrap().iter().map(|entry| {
             serde_json::from_str::<Value>(entry["message"].as_str().unwrap()).unwrap()["message"].take()
         });
         let asked = messages.filter(|message| {
-            // The browser's own first tab asks for things too.
+            // The first tab of the browser sends requests, too.
             let params = &message["params"];
             let by_a_page = params["documentURL"].as_str().is_some_and(|url| url.starts_with("http"));
             message["method"] == "Network.requestWillBeSent" && by_a_page
@@ -179,7 +178,7 @@ async fn command_of(http: &Http, method: Method, path: &str, body: &Value) -> Va
     answer.json()["value"].take()
 }
 
-/// The port that the driver says it took.
+/// The port in the output of the driver.
 fn port(lines: impl BufRead) -> u16 {
     let mut lines = lines.lines().map_while(Result::ok);
     let port = lines.find_map(|line| {
@@ -210,7 +209,7 @@ fn capabilities(profile: &TempDir) -> Value {
     }}})
 }
 
-/// Whether some process was started with `profile`.
+/// Whether a process was started with `profile`.
 fn is_in_use(profile: &str) -> bool {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     processes

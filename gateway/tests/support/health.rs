@@ -1,4 +1,4 @@
-//! A health service that says what a test wants.
+//! A scripted health service.
 
 use jiff::Timestamp;
 use phoenix_domain::health::HealthState;

@@ -1,4 +1,4 @@
-//! A gateway on a port of its own, with scripted peers behind it: real gRPC servers that say what a test wants.
+//! A gateway on its own port, in front of scripted gRPC servers.
 #![allow(dead_code, missing_docs, unreachable_pub, unused_imports)] // Each test binary uses its part of it.
 
 use std::{
@@ -29,10 +29,10 @@ pub mod plans;
 pub use health::{FakeHealth, agent};
 pub use planner::{FakePlanner, Reply, Seen, Watch};
 
-/// How long anything may take before a test gives up; long, for slow machines.
+/// Time limit of every wait in a test; long, for slow machines.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Something that serves until it is dropped.
+/// A server that runs until it is dropped.
 #[derive(Debug)]
 pub struct Server {
     pub addr: SocketAddr,
@@ -45,14 +45,14 @@ impl Server {
         format!("http://{}", self.addr)
     }
 
-    /// Stops it and waits for its end.
+    /// Stops the server and waits for its end.
     pub async fn stop(self) {
         drop(self.stop);
         tokio::time::timeout(PATIENCE, self.task).await.expect("ends in time").unwrap();
     }
 }
 
-/// Serves gRPC on `addr`; port 0 takes a free one.
+/// Serves gRPC on `addr`; port 0 takes a free port.
 pub async fn serve_grpc(addr: SocketAddr, server: GrpcServer) -> Server {
     let listener = TcpListener::bind(addr).await.unwrap();
     let stop = CancellationToken::new();
@@ -70,8 +70,8 @@ pub fn free() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
-/// An address that nothing listens on.
-pub async fn nobody() -> SocketAddr {
+/// An address without a listener.
+pub async fn unused_addr() -> SocketAddr {
     TcpListener::bind(free()).await.unwrap().local_addr().unwrap()
 }
 
@@ -119,7 +119,7 @@ impl Stack {
     }
 }
 
-/// What the gateway and its peers share.
+/// Service token of the gateway and its peers.
 pub fn token() -> ServiceToken {
     ServiceToken::new("of-the-test").unwrap()
 }
@@ -150,14 +150,14 @@ pub async fn serve_gateway(config: GatewayConfig) -> Server {
     }
 }
 
-/// A caller.
+/// An HTTP client.
 #[derive(Debug, Clone)]
 pub struct Http {
     addr: SocketAddr,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
-/// What a caller got.
+/// A response.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -176,7 +176,7 @@ impl Answer {
     }
 }
 
-/// An answer as it comes.
+/// A streamed response.
 #[derive(Debug)]
 pub struct Streamed {
     pub status: StatusCode,
@@ -185,11 +185,11 @@ pub struct Streamed {
     text: String,
 }
 
-/// One server-sent event: its id, its kind, its data.
+/// A server-sent event: id, kind, data.
 pub type Sent = (String, String, Value);
 
 impl Streamed {
-    /// The next event; nothing at the stream's end. Comments are left out.
+    /// The next event; `None` at the end of the stream. Comments are skipped.
     pub async fn next(&mut self) -> Option<Sent> {
         loop {
             if let Some((event, rest)) = self.text.split_once("\n\n") {
@@ -210,7 +210,7 @@ impl Streamed {
         }
     }
 
-    /// Every event up to the end.
+    /// Every event up to the end of the stream.
     pub async fn rest(mut self) -> Vec<Sent> {
         let mut events = Vec::new();
         while let Some(event) = self.next().await {
@@ -248,7 +248,7 @@ impl Http {
         Answer { status, headers, text, took: started.elapsed() }
     }
 
-    /// Sends a request whose answer is read bit by bit.
+    /// Sends a request with a streamed response.
     pub async fn stream(
         &self,
         method: Method,
@@ -274,7 +274,7 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: imp
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("waited in vain: {what}"));
+    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("timed out: {what}"));
 }
 
 /// A value that tests and fakes share.

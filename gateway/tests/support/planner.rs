@@ -1,4 +1,4 @@
-//! A planner that says what a test wants.
+//! A scripted planner.
 
 use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
@@ -27,37 +27,37 @@ use tonic::{Request, Response, Status};
 
 use super::{Shared, plans};
 
-/// What a planner's stream of events does.
+/// Script of a stream of events.
 #[derive(Debug, Clone)]
 pub enum Watch {
-    /// Gives these events, then breaks off as a planner does that is killed.
+    /// Sends these events, then breaks, as when the planner is killed.
     Breaks(Vec<WatchPlanResponse>),
-    /// Gives these events, then ends as that of a planner does that shuts down.
+    /// Sends these events, then ends, as when the planner shuts down. A plan that is executed has its result before.
     Ends(Vec<WatchPlanResponse>),
-    /// Gives these events, then nothing more.
+    /// Sends these events, then stays open.
     Stays(Vec<WatchPlanResponse>),
-    /// Does not begin.
+    /// Fails to open.
     Fails,
 }
 
-/// What the planner does with a chat.
+/// Reply to a chat.
 #[derive(Debug, Clone)]
 pub enum Reply {
-    /// Answers with this output and the plan `PLAN`.
+    /// Succeeds with this output and the plan `PLAN`.
     Output(String),
-    /// Answers with this output, which is not complete for this reason.
+    /// Succeeds with this output, which is incomplete for this reason.
     Partial(String, &'static str),
     /// Fails.
     Error(OrchestratorError),
-    /// Never answers.
+    /// Never responds.
     Hang,
-    /// Answers once this has been notified.
+    /// Succeeds once this was notified.
     After(Arc<Notify>),
-    /// Breaks the contract: no plan id.
+    /// Violates the contract: no plan id.
     Nonsense,
 }
 
-/// One chat as it arrived.
+/// A chat as it arrived.
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub context: RequestContext,
@@ -74,23 +74,23 @@ impl Seen {
 pub struct FakePlanner {
     reply: Shared<Reply>,
     seen: Arc<watch::Sender<Vec<Seen>>>,
-    /// Chats whose caller left.
+    /// Number of calls that were closed before their end.
     left: Arc<watch::Sender<usize>>,
     plans: Shared<Vec<Plan>>,
     watches: Shared<VecDeque<Watch>>,
-    /// After which position events were asked for.
+    /// Positions after which events were requested.
     watched: Arc<watch::Sender<Vec<u64>>>,
     cancelled: Arc<watch::Sender<Vec<CancelPlanRequest>>>,
     listed: Shared<Vec<ListPlansRequest>>,
     /// The planner's dead letters.
     pub dead_letters: Shared<Vec<DeadLetter>>,
-    /// The request that every answer is a repeat of; empty when it is none.
+    /// Correlation id of the request that every response replays; empty without one.
     pub replays: Shared<String>,
-    /// What was asked about them, and about plans to be taken up again.
+    /// Requests about redrives and dead letters.
     pub asked: Shared<Asked>,
 }
 
-/// Requests that no test reads while they arrive.
+/// Requests about redrives and dead letters.
 #[derive(Debug, Default)]
 pub struct Asked {
     pub redrives: Vec<RedrivePlanRequest>,
@@ -118,7 +118,7 @@ impl Default for FakePlanner {
 }
 
 impl FakePlanner {
-    /// The plan of every answer.
+    /// The plan of every response.
     pub const PLAN: &str = "0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f";
 
     pub fn server(&self, readiness: Readiness) -> GrpcServer {
@@ -138,19 +138,19 @@ impl FakePlanner {
         self.seen.borrow().clone()
     }
 
-    /// The journal holds this plan, in place of what it held of it.
+    /// Stores this plan, in place of an earlier version.
     pub fn keep(&self, plan: Plan) {
         let mut plans = self.plans.lock().unwrap();
         plans.retain(|kept| kept.plan_id != plan.plan_id);
         plans.push(plan);
     }
 
-    /// What the next streams of events do, one after the other. Without one they tell what the plan's state implies.
+    /// Scripts of the next streams. Without one a stream follows the state of the plan.
     pub fn watches(&self, scripts: impl IntoIterator<Item = Watch>) {
         self.watches.lock().unwrap().extend(scripts);
     }
 
-    /// After which positions events were asked for.
+    /// Positions after which events were requested.
     pub fn watched(&self) -> Vec<u64> {
         self.watched.borrow().clone()
     }
@@ -161,7 +161,7 @@ impl FakePlanner {
         let _ = tokio::time::timeout(super::PATIENCE, asked).await.expect("events are asked for").unwrap();
     }
 
-    /// The first plan that was cancelled, once one was.
+    /// The first cancel, once there is one.
     pub async fn first_cancelled(&self) -> CancelPlanRequest {
         let mut cancelled = self.cancelled.subscribe();
         let first = cancelled.wait_for(|cancelled| !cancelled.is_empty());
@@ -169,17 +169,17 @@ impl FakePlanner {
         first[0].clone()
     }
 
-    /// Every cancellation so far.
+    /// Every cancel so far.
     pub fn all_cancelled(&self) -> Vec<CancelPlanRequest> {
         self.cancelled.borrow().clone()
     }
 
-    /// How many plans were cancelled.
+    /// Number of cancelled plans.
     pub fn cancelled(&self) -> usize {
         self.cancelled.borrow().len()
     }
 
-    /// The filters that plans were listed by.
+    /// Filters of list requests.
     pub fn listed(&self) -> Vec<ListPlansRequest> {
         self.listed.lock().unwrap().clone()
     }
@@ -188,7 +188,7 @@ impl FakePlanner {
         self.replays.lock().unwrap().clone()
     }
 
-    /// What the planner is to answer instead of what was asked for.
+    /// The error that every call returns, if the reply is one.
     fn failure(&self) -> Result<(), Status> {
         match &*self.reply.lock().unwrap() {
             Reply::Error(error) => Err(status_from_error(error)),
@@ -204,7 +204,7 @@ impl FakePlanner {
         })
     }
 
-    /// What the next stream of events of a plan does.
+    /// Plan and script of the next stream.
     fn script(&self, plan_id: &str, after_position: u64) -> Result<(Plan, Watch), Status> {
         let plan = self.find(plan_id)?;
         self.watched.send_modify(|watched| watched.push(after_position));
@@ -247,7 +247,7 @@ fn result_of(plan: Plan) -> PlanResult {
     PlanResult { outcome: Some(outcome) }
 }
 
-/// Counts a call that ends without an answer.
+/// Counts a call that is closed before its end.
 struct Unanswered(Arc<watch::Sender<usize>>, bool);
 
 impl Drop for Unanswered {
@@ -382,7 +382,7 @@ impl PlannerService for FakePlanner {
         if let Reply::Error(error) = reply {
             return Err(status_from_error(&error));
         }
-        // One wave of those that wait for nothing, one of the others.
+        // One wave of tasks without dependencies, one of the others.
         let (first, second): (Vec<_>, Vec<_>) =
             request.into_inner().tasks.into_iter().partition(|task| task.depends_on.is_empty());
         let wave = |tasks: Vec<phoenix_proto::planner::TaskSpec>| Wave {

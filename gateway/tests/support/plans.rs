@@ -1,4 +1,4 @@
-//! Plans as a journal might hold them.
+//! Plans, as the planner returns them.
 
 use jiff::Timestamp;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
@@ -16,13 +16,13 @@ use super::FakePlanner;
 
 pub const CORRELATION: &str = "4f9d3c1e-7a55-4d0a-9d2b-0c7f5f0c2f11";
 
-/// `millis` after the time that every plan here begins.
+/// `millis` after the start of every plan here.
 fn at(millis: i64) -> Option<prost_types::Timestamp> {
     let begin: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
     Some(to_timestamp(begin + jiff::SignedDuration::from_millis(millis)))
 }
 
-/// The plan [`FakePlanner::PLAN`], which runs.
+/// The plan [`FakePlanner::PLAN`], running.
 pub fn running() -> Plan {
     Plan {
         plan_id: FakePlanner::PLAN.into(),
@@ -40,7 +40,7 @@ pub fn running() -> Plan {
     }
 }
 
-/// The same, when its only task has succeeded at the second try.
+/// The same plan after its only task has succeeded in the second attempt.
 pub fn succeeded(output: &str) -> Plan {
     let mut task = task();
     task.set_status(TaskStatus::Succeeded);
@@ -62,7 +62,7 @@ pub fn succeeded(output: &str) -> Plan {
     Plan { status: PlanStatus::Succeeded.into(), ended_at, output, tasks: vec![task], ..running() }
 }
 
-/// The same, when its only task has failed for good.
+/// The same plan after its only task has failed for good.
 pub fn failed(message: &str) -> Plan {
     let error = OrchestratorError::new(OrchestratorErrorCode::ExecutionFailed, message);
     let mut task = task();
@@ -73,7 +73,7 @@ pub fn failed(message: &str) -> Plan {
     Plan { status: PlanStatus::Failed.into(), ended_at, error, tasks: vec![task], ..running() }
 }
 
-/// The task of the plan that has [`failed`], as a dead letter that was given to another plan.
+/// The task of the plan that has [`failed`], as a dead letter that was redriven.
 pub fn dead_letter(message: &str) -> DeadLetter {
     let error = OrchestratorError::new(OrchestratorErrorCode::ExecutionFailed, message);
     DeadLetter {
@@ -148,7 +148,7 @@ pub fn whole() -> Vec<WatchPlanResponse> {
     ]
 }
 
-/// What the journal tells of `plan`.
+/// The events of `plan`.
 pub fn events_of(plan: &Plan) -> Vec<WatchPlanResponse> {
     let mut events = whole();
     if plan.ended_at.is_none() {

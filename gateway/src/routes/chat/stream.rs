@@ -7,14 +7,14 @@ use phoenix_platform::client::UNREACHABLE_RETRY_AFTER;
 use phoenix_proto::planner::{CancelPlanRequest, PlanAndExecuteRequest, PlanAndExecuteResponse};
 use tracing::Instrument;
 
-use super::{ChatResponseV1, RESPONSE};
 use crate::{
-    calls::{Finished, Plans, too_late, unexpected},
-    correlation::Scope,
-    peers::Gateway,
+    clients::Gateway,
     plan_stream::{Backoff, PlanItem, PlanStream},
-    problem::{Failure, Shape},
-    routes::plans::events::{encode, respond},
+    planner_client::{PlannerClient, deadline_exceeded, unexpected_response},
+    problem::{ErrorFormat, Failure},
+    request_scope::RequestScope,
+    routes::event_stream::{encode, respond},
+    wire::chat::{ChatResponseV1, FinishedPlan, RESPONSE},
 };
 
 /// How often cancelling a plan is tried.
@@ -23,14 +23,14 @@ const CANCEL_TRIES: u32 = 4;
 /// Makes the chat's plan, and answers with its stream: until its result, the request's deadline, or the gateway's shutdown.
 pub(super) async fn chat(
     gateway: &Gateway,
-    scope: &Scope,
+    scope: &RequestScope,
     request: PlanAndExecuteRequest,
 ) -> Result<Response, Failure> {
-    let plans = Plans::new(gateway, scope);
-    let stream = PlanStream::execute(plans.clone(), request).await?;
+    let planner = PlannerClient::new(gateway, scope);
+    let stream = PlanStream::execute(planner.clone(), request).await?;
     let continues = stream.outlives_stream();
-    let chat =
-        ChatStream { gateway: gateway.clone(), scope: scope.clone(), plans, stream, continues, abort: None };
+    let (gateway, scope) = (gateway.clone(), scope.clone());
+    let chat = ChatStream { gateway, scope, planner, stream, continues, abort: None };
     Ok(respond(stream::unfold(Some(chat), |chat| async move {
         let mut chat = chat?;
         match chat.next().await {
@@ -58,8 +58,8 @@ enum Abort {
 /// The stream of one chat. Dropping it before the plan has ended cancels the plan, unless the request says otherwise.
 struct ChatStream {
     gateway: Gateway,
-    scope: Scope,
-    plans: Plans,
+    scope: RequestScope,
+    planner: PlannerClient,
     stream: PlanStream,
     continues: bool,
     abort: Option<Abort>,
@@ -73,14 +73,14 @@ impl ChatStream {
             item = self.stream.next() => match item {
                 Some(PlanItem::Event(event)) => match encode(event) {
                     Some(event) => return Step::Event(event),
-                    None => (None, Err(unexpected())),
+                    None => (None, Err(unexpected_response())),
                 },
                 Some(PlanItem::Result(result)) => (None, result),
-                None => (None, Err(unexpected())),
+                None => (None, Err(unexpected_response())),
             },
             () = self.gateway.shutdown.cancelled() => (Some(Abort::Shutdown), Err(stopping())),
             () = tokio::time::sleep_until(self.scope.deadline().into()) => {
-                (Some(Abort::Deadline), Err(too_late(self.continues)))
+                (Some(Abort::Deadline), Err(deadline_exceeded(self.continues)))
             }
         };
         self.abort = abort;
@@ -91,14 +91,14 @@ impl ChatStream {
         let plan_id = self.stream.plan_id();
         match result {
             Ok(PlanAndExecuteResponse { output, finish_reason, .. }) => {
-                let finished = Finished { plan_id, output, finish_reason };
-                let answer = ChatResponseV1::success(self.scope.answer_id(), finished);
+                let finished = FinishedPlan { plan_id, output, finish_reason };
+                let answer = ChatResponseV1::success(self.scope.response_id(), finished);
                 // Strings and ids can always be written.
                 serde_json::to_string(&answer).unwrap_or_default()
             }
             Err(error) => {
                 let failure = Failure::from(error.with_detail("plan_id", plan_id));
-                Shape::Chat.body(&failure, self.scope.answer_id())
+                ErrorFormat::Chat.body(&failure, self.scope.response_id())
             }
         }
     }
@@ -126,36 +126,32 @@ impl Drop for ChatStream {
         if open.is_some() && self.abort != Some(Abort::Shutdown) {
             return;
         }
-        let plans = self.plans.clone();
+        let planner = self.planner.clone();
+        let request = CancelPlanRequest {
+            plan_id: plan_id.to_string(),
+            reason: reason.to_owned(),
+            ..Default::default()
+        };
         let cancelled = async move {
-            if let Err(error) = cancel(
-                &plans,
-                CancelPlanRequest {
-                    plan_id: plan_id.to_string(),
-                    reason: reason.to_owned(),
-                    ..Default::default()
-                },
-            )
-            .await
-            {
+            if let Err(error) = cancel(&planner, request).await {
                 tracing::warn!(%plan_id, code = %error.code, "a plan without a caller could not be cancelled");
             }
             drop(open);
         };
-        self.gateway.afterwards.spawn(cancelled.instrument(self.scope.span().clone()));
+        self.gateway.background.spawn(cancelled.instrument(self.scope.span().clone()));
     }
 }
 
 /// Cancels a plan, through a restart of the planner.
-async fn cancel(plans: &Plans, request: CancelPlanRequest) -> Result<(), OrchestratorError> {
+async fn cancel(planner: &PlannerClient, request: CancelPlanRequest) -> Result<(), OrchestratorError> {
     let mut backoff = Backoff::default();
     for _ in 1..CANCEL_TRIES {
-        match plans.cancel(request.clone()).await {
+        match planner.cancel(request.clone()).await {
             // Ended meanwhile.
             Err(error) if error.code == OrchestratorErrorCode::Conflict => return Ok(()),
             Err(error) if error.code.is_retryable() => backoff.wait().await,
             answer => return answer,
         }
     }
-    plans.cancel(request).await
+    planner.cancel(request).await
 }

@@ -1,4 +1,4 @@
-//! Parameters of queries and headers.
+//! Query parameters and headers of requests.
 
 use utoipa::openapi::{
     ObjectBuilder, Required, Schema,
@@ -6,17 +6,17 @@ use utoipa::openapi::{
     schema::Type,
 };
 
-use super::schemas::{self, Parameter};
+use crate::wire::schemas::{self, Parameter};
 
 const PAGE_SIZE: (&str, Parameter, &str) =
-    ("page_size", Parameter::PageSize, "How many at once: 1 to 500, 50 when absent");
+    ("page_size", Parameter::PageSize, "Size of a page: 1 to 500, 50 when absent");
 
 const PAGE_TOKEN: &str = "`next_page_token` of the page before";
 
 const PLANS: [(&str, Parameter, &str); 6] = [
     ("status", Parameter::PlanStatus, "Only plans in this state"),
-    ("agent", Parameter::Agent, "Only plans with a task for this agent"),
-    ("correlation_id", Parameter::Id, "Only plans of this request"),
+    ("agent", Parameter::Agent, "Only plans with a task of this agent"),
+    ("correlation_id", Parameter::Id, "Only plans with this correlation id"),
     ("since", Parameter::Time, "Only plans accepted at this time (RFC 3339) or later; write a `+` as `%2B`"),
     PAGE_SIZE,
     ("page_token", Parameter::Id, PAGE_TOKEN),
@@ -24,23 +24,23 @@ const PLANS: [(&str, Parameter, &str); 6] = [
 
 const DEAD_LETTERS: [(&str, Parameter, &str); 9] = [
     ("state", Parameter::DeadLetterState, "`open` when absent"),
-    ("agent", Parameter::Agent, "Only tasks for this agent"),
+    ("agent", Parameter::Agent, "Only tasks of this agent"),
     ("code", Parameter::Code, "Only tasks that ended with this error code"),
-    ("error_class", Parameter::ErrorClass, "Only tasks whose last attempt failed in this way"),
+    ("error_class", Parameter::ErrorClass, "Only tasks whose last attempt has this failure class"),
     ("plan_id", Parameter::Id, "Only tasks of this plan"),
-    ("correlation_id", Parameter::Id, "Only tasks of plans of this request"),
+    ("correlation_id", Parameter::Id, "Only tasks of plans with this correlation id"),
     (
         "since",
         Parameter::Time,
-        "Only tasks that failed for good at this time (RFC 3339) or later; write a `+` as `%2B`",
+        "Only tasks that were dead-lettered at this time (RFC 3339) or later; write a `+` as `%2B`",
     ),
     PAGE_SIZE,
     ("page_token", Parameter::DeadLetter, PAGE_TOKEN),
 ];
 
-/// What an operation takes beside its path and its body.
+/// Parameters of an operation beside its path and body.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Takes {
+pub(super) struct Accepts {
     /// `X-Correlation-Id`.
     pub(super) id: bool,
     /// `Idempotency-Key`.
@@ -52,7 +52,7 @@ pub(super) struct Takes {
 }
 
 /// Adds parameters to the operation at `path`.
-pub(super) fn add(path: &str, operation: &mut Operation, takes: Takes) {
+pub(super) fn add(path: &str, operation: &mut Operation, accepts: Accepts) {
     let reads = operation.request_body.is_none();
     let query = |table: &[(&str, Parameter, &str)]| {
         table.iter().map(|(name, kind, description)| in_query(name, *kind, description)).collect()
@@ -63,13 +63,13 @@ pub(super) fn add(path: &str, operation: &mut Operation, takes: Takes) {
         "/api/v1/plans/{plan_id}/events" => positions(),
         _ => Vec::new(),
     };
-    let wishes = [
-        takes.id.then(correlation_id),
-        takes.key.then(key),
-        takes.disconnect.then(on_disconnect),
-        takes.prefer.then(prefer),
+    let headers = [
+        accepts.id.then(correlation_id),
+        accepts.key.then(key),
+        accepts.disconnect.then(on_disconnect),
+        accepts.prefer.then(prefer),
     ];
-    parameters.extend(wishes.into_iter().flatten());
+    parameters.extend(headers.into_iter().flatten());
     if !parameters.is_empty() {
         operation.parameters.get_or_insert_default().extend(parameters.into_iter().map(Into::into));
     }
@@ -79,43 +79,43 @@ fn in_query(name: &str, kind: Parameter, description: &str) -> Documented {
     parameter(name, ParameterIn::Query, description).schema(Some(kind.schema())).build()
 }
 
-/// After which event a reader goes on.
+/// Position after which a stream starts.
 fn positions() -> Vec<Documented> {
     let header = "Only events after this one";
-    let query = "The same, where headers can't be set; the header wins";
+    let query = "The same, where headers cannot be set; the header overrides it";
     [("Last-Event-ID", ParameterIn::Header, header), ("last_event_id", ParameterIn::Query, query)]
         .into_iter()
-        .map(|(name, place, description)| {
-            parameter(name, place, description).schema(Some(Parameter::Position.schema())).build()
+        .map(|(name, location, description)| {
+            parameter(name, location, description).schema(Some(Parameter::Position.schema())).build()
         })
         .collect()
 }
 
 fn correlation_id() -> Documented {
-    let description = "The request's name everywhere; a new one when absent.";
+    let description = "Correlation id in responses, logs and traces; generated when absent.";
     parameter("X-Correlation-Id", ParameterIn::Header, description)
         .schema(Some(Schema::from(schemas::uuid())))
         .build()
 }
 
-/// What the caller calls its request.
+/// The idempotency key.
 fn key() -> Documented {
-    let description = "Names the request: sent again with the same key it counts once. Visible ASCII.";
+    let description =
+        "Key of the request: a repeated request with the same key takes effect once. Visible ASCII.";
     let schema = text().pattern(Some("^[!-~]{1,255}$")).min_length(Some(1)).max_length(Some(255));
     parameter("Idempotency-Key", ParameterIn::Header, description).schema(Some(Schema::from(schema))).build()
 }
 
-/// What the caller's going away means.
+/// Effect of a disconnect.
 fn on_disconnect() -> Documented {
-    let description =
-        "What becomes of the plan when a caller that waits goes away: `cancel` unless said otherwise.";
+    let description = "Effect on the plan when a waiting caller disconnects: `cancel` by default.";
     let schema = text().enum_values(Some(["cancel", "continue", ""]));
     parameter("on_disconnect", ParameterIn::Query, description).schema(Some(Schema::from(schema))).build()
 }
 
-/// When the answer is to come.
+/// The preference for an early response.
 fn prefer() -> Documented {
-    let description = "`respond-async`: answer 202 as soon as the plan is durable.";
+    let description = "`respond-async`: respond with 202 as soon as the plan is durable.";
     parameter("Prefer", ParameterIn::Header, description).schema(Some(Schema::from(text()))).build()
 }
 
@@ -123,10 +123,10 @@ fn text() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String)
 }
 
-fn parameter(name: &str, place: ParameterIn, description: &str) -> ParameterBuilder {
+fn parameter(name: &str, location: ParameterIn, description: &str) -> ParameterBuilder {
     ParameterBuilder::new()
         .name(name)
-        .parameter_in(place)
+        .parameter_in(location)
         .required(Required::False)
         .description(Some(description))
 }

@@ -1,4 +1,4 @@
-//! Streams of server-sent events: their text, and what each event holds.
+//! Schemas of streams of server-sent events.
 
 use serde_json::{Value, json};
 use utoipa::openapi::{
@@ -8,11 +8,11 @@ use utoipa::openapi::{
     schema::{SchemaType, Type},
 };
 
-use crate::routes::plans::events::KINDS;
+use crate::wire::{chat::RESPONSE, event::KINDS};
 
 const EVENT_STREAM: &str = "text/event-stream";
 
-/// Adds the stream of events to the operations that answer with one.
+/// Adds the stream of events to operations that respond with one.
 pub(super) fn add(path: &str, operation: &mut Operation) {
     let (answers, description) = match path {
         "/api/v1/plans/{plan_id}/events" => (false, "The events"),
@@ -28,7 +28,7 @@ pub(super) fn add(path: &str, operation: &mut Operation) {
     }
 }
 
-/// The stream is a string; a reader that takes it apart finds events, whose `data` is JSON.
+/// The stream is a string of events, whose `data` is JSON.
 fn schema(answers: bool) -> Schema {
     let plan_event = json!({"$ref": "#/components/schemas/PlanEventV1"});
     let data = if answers {
@@ -42,22 +42,22 @@ fn schema(answers: bool) -> Schema {
     ObjectBuilder::new()
         .schema_type(SchemaType::Array(vec![Type::String, Type::Object]))
         .description(Some(
-            "Text: server-sent events, as <https://html.spec.whatwg.org/multipage/server-sent-events.html> has them. Each has \
-             a name (`event`) and a JSON value (`data`); `x-events` lists both. Comments keep the stream open.",
+            "Text: server-sent events, as in <https://html.spec.whatwg.org/multipage/server-sent-events.html>. Each has a \
+             name (`event`) and a JSON value (`data`); `x-events` lists both. Comments keep the stream open.",
         ))
-        .property("event", text().description(Some("The kind of the event.")))
-        .property("id", text().description(Some("Its place in the journal; absent of `response`.")))
+        .property("event", text().description(Some("Kind of the event.")))
+        .property("id", text().description(Some("Journal position; `response` has none.")))
         .property("data", payload)
         .into()
 }
 
-/// The schema of every event's data, by the event's name.
+/// Schema of the data of each event, by name.
 fn names(answers: bool) -> Extensions {
     let reference = |schema: &str| json!({"$ref": format!("#/components/schemas/{schema}")});
     let mut events: serde_json::Map<String, Value> =
         KINDS.iter().map(|kind| ((*kind).to_owned(), reference("PlanEventV1"))).collect();
     if answers {
-        events.insert(crate::routes::chat::RESPONSE.to_owned(), reference("ChatResponseV1"));
+        events.insert(RESPONSE.to_owned(), reference("ChatResponseV1"));
     }
     Extensions::from_iter([("x-events", Value::Object(events))])
 }

@@ -1,4 +1,4 @@
-//! The services behind the gateway.
+//! Clients of the services behind the gateway.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,16 +12,15 @@ use phoenix_proto::{
     health_v1::agent_health_service_client::AgentHealthServiceClient,
     planner::planner_service_client::PlannerServiceClient,
 };
-
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{GatewayConfig, ServeError};
+use crate::{config::GatewayConfig, error::ServeError};
 
-/// How long the reason for which calls are left travels ahead of their end.
-const LEAVE_AFTER: Duration = Duration::from_millis(200);
+/// Time between the announcement of a reason and the end of the calls.
+const ABORT_AFTER: Duration = Duration::from_millis(200);
 
-/// What every handler may use. One pointer: it is cloned with its route for every request. Connections are made on first
-/// use and remade when they break.
+/// State of the gateway, for every handler. A single pointer, because axum clones it with the route for every request.
+/// Connections are opened on first use and reopened when they break.
 #[derive(Debug, Clone)]
 pub(crate) struct Gateway(Arc<Parts>);
 
@@ -29,18 +28,18 @@ pub(crate) struct Gateway(Arc<Parts>);
 #[derive(Debug)]
 pub(crate) struct Parts {
     planner: PlannerServiceClient<PeerChannel>,
-    /// Those of the planner's methods that share a stream.
+    /// Calls to the planner that share a stream.
     pub(crate) planner_calls: MultiplexClient,
     health: AgentHealthServiceClient<PeerChannel>,
     channels: Channels,
-    /// Who answers chats.
+    /// Language model that answers chats.
     pub(crate) llm: LlmDescription,
-    /// Ends streams that would otherwise outlast the gateway.
+    /// Ends event streams at shutdown.
     pub(crate) shutdown: CancellationToken,
-    /// Ends what is still waited for when the drain has taken too long.
-    pub(crate) leaving: CancellationToken,
-    /// Work that goes on when its request is gone, such as cancelling what the request began.
-    pub(crate) afterwards: TaskTracker,
+    /// Ends calls in flight when the drain is overdue.
+    pub(crate) abort: CancellationToken,
+    /// Work that outlives its request, such as cancelling the plan of a caller that left.
+    pub(crate) background: TaskTracker,
 }
 
 impl std::ops::Deref for Gateway {
@@ -58,7 +57,7 @@ struct Channels {
     health: PeerChannel,
 }
 
-/// Which of the services say that they can take work.
+/// Readiness of each service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Serving {
     pub(crate) planner: bool,
@@ -67,10 +66,10 @@ pub(crate) struct Serving {
 }
 
 impl Gateway {
-    /// A gateway in front of the services that `config` names, until `shutdown`.
+    /// A gateway for the services of `config`, until `shutdown`.
     ///
     /// # Errors
-    /// When one of their addresses is no URL.
+    /// When the address of a service is not a URL.
     pub(crate) fn new(config: &GatewayConfig, shutdown: CancellationToken) -> Result<Self, ServeError> {
         let channel = |setting, url: &str| {
             client::channel(url, &config.service_token)
@@ -90,17 +89,17 @@ impl Gateway {
             channels,
             llm: config.llm.clone(),
             shutdown,
-            leaving: CancellationToken::new(),
-            afterwards: TaskTracker::new(),
+            abort: CancellationToken::new(),
+            background: TaskTracker::new(),
         })))
     }
 
-    /// When the drain is `overdue`, tells the planner why its calls are left, then has them left.
-    pub(crate) async fn leave_when<T>(&self, overdue: CancellationToken) -> T {
+    /// Ends calls in flight once the drain is `overdue`, after the planner has received the reason.
+    pub(crate) async fn abort_calls_when<T>(&self, overdue: CancellationToken) -> T {
         overdue.cancelled().await;
         self.planner_calls.announce_cancel_reason("the gateway stopped");
-        tokio::time::sleep(LEAVE_AFTER).await;
-        self.leaving.cancel();
+        tokio::time::sleep(ABORT_AFTER).await;
+        self.abort.cancel();
         std::future::pending().await
     }
 
@@ -114,7 +113,7 @@ impl Gateway {
         self.0.health.clone()
     }
 
-    /// Asks all of them at once; one that has not answered within `limit` can't take work.
+    /// Checks the readiness of all services concurrently; a service that does not respond within `limit` is not ready.
     pub(crate) async fn serving(&self, limit: Duration) -> Serving {
         let Channels { planner, executor, health } = &self.0.channels;
         let ask = |channel: &PeerChannel| client::is_serving(channel.clone(), limit);

@@ -1,23 +1,23 @@
-//! Where a task's time went.
+//! The time of a task by phase.
 
 use jiff::Timestamp;
 use phoenix_domain::plan::TaskStatus;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// Where a task's time went, in milliseconds; of one that has not ended, so far.
+/// Time of a task by phase, in milliseconds; up to now for a task that has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct TimelineV1 {
-    /// Until its first attempt: waiting for other tasks and for its turn.
+    /// Time before the first attempt: waiting for other tasks and for capacity.
     queue_ms: u64,
-    /// Between attempts: waiting for the next one.
+    /// Time between attempts.
     backoff_ms: u64,
-    /// In attempts: the agent ran.
+    /// Time in attempts.
     run_ms: u64,
 }
 
 impl TimelineV1 {
-    /// The time of a task between `queued_at` and `until`, which is its end or now. `attempts` are the times of each.
+    /// The timeline of a task from `queued_at` to `until`, its end or now. `attempts` are start and end of each attempt.
     pub(super) fn of(
         status: TaskStatus,
         queued_at: Timestamp,
@@ -25,26 +25,26 @@ impl TimelineV1 {
         attempts: impl IntoIterator<Item = (Timestamp, Option<Timestamp>)>,
     ) -> Self {
         let mut timeline = Self { queue_ms: 0, backoff_ms: 0, run_ms: 0 };
-        let (mut since, mut has_begun) = (queued_at, false);
+        let (mut since, mut has_started) = (queued_at, false);
         for (started_at, ended_at) in attempts {
-            timeline.waited(has_begun, millis(since, started_at));
+            timeline.add_wait(has_started, millis(since, started_at));
             since = ended_at.unwrap_or(until);
             timeline.run_ms += millis(started_at, since);
-            has_begun = true;
+            has_started = true;
         }
-        // After its last attempt a task waits for the next one, unless there is none to come.
-        if !has_begun || matches!(status, TaskStatus::Retried | TaskStatus::Cancelled) {
-            timeline.waited(has_begun, millis(since, until));
+        // After its last attempt a task waits for the next one, unless none follows.
+        if !has_started || matches!(status, TaskStatus::Retried | TaskStatus::Cancelled) {
+            timeline.add_wait(has_started, millis(since, until));
         }
         timeline
     }
 
-    fn waited(&mut self, has_begun: bool, waited: u64) {
-        if has_begun { self.backoff_ms += waited } else { self.queue_ms += waited }
+    fn add_wait(&mut self, has_started: bool, waited: u64) {
+        if has_started { self.backoff_ms += waited } else { self.queue_ms += waited }
     }
 }
 
-/// Never negative: clocks are set back at times.
+/// Milliseconds between two times, 0 when the clock was set back.
 fn millis(from: Timestamp, to: Timestamp) -> u64 {
     u64::try_from(to.duration_since(from).as_millis()).unwrap_or(0)
 }
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_millisecond_is_queue_backoff_or_run() {
+    fn timeline_assigns_every_millisecond_to_one_phase() {
         use TaskStatus::{Cancelled, InProgress, Queued, Retried, Succeeded};
         let at = |millis| Timestamp::from_millisecond(1_700_000_000_000 + millis).unwrap();
         type Case<'a> = (TaskStatus, &'a [(i64, Option<i64>)], [u64; 3]);

@@ -1,5 +1,5 @@
-//! Requests that are refused before anything is done for them: without a token, with a wrong one, or addressed to somebody
-//! else. Each is counted; as anybody can send any number of them, only some leave a line.
+//! Requests that are rejected before authentication has passed: without a token, with a wrong one, or with a foreign host. Each
+//! is counted; the log has a limited number of lines, because any client can send them.
 
 use std::{
     net::SocketAddr,
@@ -13,22 +13,26 @@ use axum::{
     response::Response,
 };
 
-use super::{millis, record};
-use crate::{correlation::Scope, problem::Failure};
+use crate::{
+    access_log::{elapsed_ms, record_duration},
+    problem::Failure,
+    request_scope::RequestScope,
+};
 
-/// So many refusals are logged
-const LOGGED: u32 = 10;
+/// Log lines per [`WINDOW`].
+const MAX_LOGGED: u32 = 10;
 
-/// in each span of time of this length.
-const EVERY: Duration = Duration::from_secs(10);
+/// Length of a window.
+const WINDOW: Duration = Duration::from_secs(10);
 
-/// Who sent a request, and how.
+/// Method and address of a request.
 pub(crate) struct Sender {
     method: &'static str,
     peer: Option<SocketAddr>,
 }
 
 impl Sender {
+    /// The sender of `request`.
     pub(crate) fn of(request: &Request) -> Self {
         let method = match *request.method() {
             Method::GET => "GET",
@@ -38,7 +42,7 @@ impl Sender {
             Method::PATCH => "PATCH",
             Method::DELETE => "DELETE",
             Method::OPTIONS => "OPTIONS",
-            // A caller can name one of any length.
+            // A caller can send a method of any length.
             _ => "other",
         };
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| *peer);
@@ -46,28 +50,28 @@ impl Sender {
     }
 }
 
-/// Records refusals. Clones share the limit of what is logged.
+/// Records rejected requests. Clones share the limit of log lines.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Refusals(Arc<Mutex<Window>>);
+pub(crate) struct Rejections(Arc<Mutex<Window>>);
 
 #[derive(Debug, Default)]
 struct Window {
-    began: Option<Instant>,
+    started: Option<Instant>,
     logged: u32,
-    /// Refusals that no line tells of, since the last that does.
+    /// Rejections since the last log line.
     suppressed: u64,
 }
 
-impl Refusals {
-    /// Records the refusal that `response` is; another answer, such as one to a CORS preflight, is none.
-    pub(crate) fn record(&self, scope: &Scope, sender: &Sender, response: &Response) {
+impl Rejections {
+    /// Records `response` if it is a failure; another response, such as one to a CORS preflight, is not a rejection.
+    pub(crate) fn record(&self, scope: &RequestScope, sender: &Sender, response: &Response) {
         let http_status = response.status().as_u16();
         if http_status < 400 {
             return;
         }
-        record(scope, http_status);
+        record_duration(scope, http_status);
         let Some(suppressed) = self.admit(Instant::now()) else { return };
-        let (endpoint, elapsed_ms) = (scope.endpoint().as_str(), millis(scope));
+        let (endpoint, elapsed_ms) = (scope.endpoint().as_str(), elapsed_ms(scope));
         let Sender { method, peer } = sender;
         let peer = peer.map(tracing::field::display);
         let code = response.extensions().get::<Failure>().map(|failure| failure.error.code.as_str());
@@ -85,13 +89,13 @@ impl Refusals {
         });
     }
 
-    /// Whether a refusal at `now` is logged: the number of those before it that were not.
+    /// Admits a log line at `now`: the number of rejections that were not logged since the last line. `None` over the limit.
     fn admit(&self, now: Instant) -> Option<u64> {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if window.began.is_none_or(|began| now.duration_since(began) >= EVERY) {
-            *window = Window { began: Some(now), logged: 0, suppressed: window.suppressed };
+        if window.started.is_none_or(|started| now.duration_since(started) >= WINDOW) {
+            *window = Window { started: Some(now), logged: 0, suppressed: window.suppressed };
         }
-        if window.logged == LOGGED {
+        if window.logged == MAX_LOGGED {
             window.suppressed += 1;
             return None;
         }
@@ -105,11 +109,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_beyond_the_limit_are_told_of_by_the_next_line() {
-        let (refusals, begun) = (Refusals::default(), Instant::now());
-        let logged: Vec<_> = (0..25).filter_map(|_| refusals.admit(begun)).collect();
+    fn next_line_counts_rejections_beyond_the_limit() {
+        let (rejections, start) = (Rejections::default(), Instant::now());
+        let logged: Vec<_> = (0..25).filter_map(|_| rejections.admit(start)).collect();
         assert_eq!(logged, [0; 10]);
-        assert_eq!(refusals.admit(begun + EVERY), Some(15));
-        assert_eq!(refusals.admit(begun + EVERY), Some(0));
+        assert_eq!(rejections.admit(start + WINDOW), Some(15));
+        assert_eq!(rejections.admit(start + WINDOW), Some(0));
     }
 }

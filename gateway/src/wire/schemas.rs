@@ -1,4 +1,4 @@
-//! Schemas of members and parameters: exactly what the server takes, no more and no less.
+//! Schemas of members and parameters: exactly the values that the server accepts.
 
 use phoenix_domain::{
     FailureClass, OrchestratorErrorCode,
@@ -11,20 +11,33 @@ use utoipa::openapi::{
     schema::{AnyOfBuilder, KnownFormat, Object, SchemaFormat, SchemaType, Type},
 };
 
-/// What names a task inside its plan.
+/// Pattern of a task's key.
 const TASK_KEY: &str = "^[A-Za-z0-9_-]{1,64}$";
 
-/// What names an agent.
+/// Pattern of an agent's name.
 const AGENT_NAME: &str = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$";
 
-/// The id of an event: a whole number, and nothing for the beginning.
+/// Pattern of an event's id: a whole number, or empty for the beginning.
 const POSITION: &str = "^[0-9]{0,18}$";
 
-/// A place among dead letters: time, plan, place of the task.
+/// Pattern of a cursor into dead letters: time, plan, index of the task.
 const DEAD_LETTER: &str = "^-?[0-9]{1,17}\\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\\.[0-9]{1,4}$";
 
-/// At least one character that is no white space of Unicode's.
+/// Pattern of a text with at least one character that is not Unicode white space.
 const NOT_BLANK: &str = r"[^\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]";
+
+/// The names of a closed set.
+pub(crate) fn states(description: &str, names: impl Iterator<Item = &'static str>) -> Object {
+    text().enum_values(Some(names)).description(Some(description)).build()
+}
+
+/// Serializes a value as its `Display` text.
+pub(crate) fn as_text<S: serde::Serializer>(
+    value: &impl std::fmt::Display,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
 
 fn text() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String)
@@ -40,7 +53,7 @@ pub(crate) fn task_key() -> Object {
         .min_length(Some(1))
         .max_length(Some(64))
         .examples([json!("status")])
-        .description(Some("Its name inside the plan: 1 to 64 letters, digits, `_` or `-`."))
+        .description(Some("Key of the task, unique within its plan: 1 to 64 letters, digits, `_` or `-`."))
         .build()
 }
 
@@ -48,20 +61,22 @@ pub(crate) fn task_keys() -> Schema {
     ArrayBuilder::new()
         .schema_type(SchemaType::Array(vec![Type::Array, Type::Null]))
         .items(text().pattern(Some(TASK_KEY)).min_length(Some(1)).max_length(Some(64)))
-        .description(Some("Keys of the tasks it waits for, beside those that its input refers to."))
+        .description(Some(
+            "Keys of the tasks that this task depends on, beside those that its input refers to.",
+        ))
         .into()
 }
 
 pub(crate) fn agent_name() -> Object {
-    named_agent(text(), "Who does it.")
+    named_agent(text(), "Agent that runs the task.")
 }
 
 pub(crate) fn chat_agent() -> Object {
-    named_agent(or_null(), "The agent to use, instead of letting the message decide.")
+    named_agent(or_null(), "Agent that answers; the message decides when absent.")
 }
 
 pub(crate) fn filtered_agent() -> Object {
-    named_agent(or_null(), "Tasks for this agent.")
+    named_agent(or_null(), "Tasks of this agent.")
 }
 
 /// New inputs by a task's key.
@@ -72,8 +87,8 @@ pub(crate) fn inputs() -> Object {
         .additional_properties(Some(input))
         .examples([json!({"summary": {"text": "{{tasks.report.output}}"}})])
         .description(Some(
-            "By a task's key: its new input, in place of the old one as a whole. Only of tasks that run again; those that have \
-             succeeded are kept as they are.",
+            "New inputs by key of the task. Each replaces the whole input. Only tasks that run again take one; tasks that \
+             have succeeded are kept as they are.",
         ))
         .build()
 }
@@ -94,7 +109,7 @@ pub(crate) fn action() -> Object {
         .min_length(Some(1))
         .max_length(Some(MAX_ACTION_BYTES))
         .examples([json!("git_status")])
-        .description(Some("What to do: at most 256 bytes; `chat` when absent."))
+        .description(Some("Action of the agent: at most 256 bytes; `chat` when absent."))
         .build()
 }
 
@@ -104,7 +119,7 @@ pub(crate) fn message() -> Object {
         .min_length(Some(1))
         .max_length(Some(MAX_MESSAGE_BYTES))
         .examples([json!("git status")])
-        .description(Some("What you want: 1 to 32 768 bytes of UTF-8, not blank."))
+        .description(Some("Message for the agent: 1 to 32 768 bytes of UTF-8, not blank."))
         .build()
 }
 
@@ -113,7 +128,9 @@ pub(crate) fn reason() -> Object {
         .pattern(Some(NOT_BLANK))
         .min_length(Some(1))
         .max_length(Some(MAX_REASON_BYTES))
-        .description(Some("Why they can be done without: at most 1024 bytes, not blank."))
+        .description(Some(
+            "Reason of the discard, kept with each dead letter: at most 1024 bytes, not blank.",
+        ))
         .build()
 }
 
@@ -122,7 +139,7 @@ pub(crate) fn api_version() -> Object {
     or_null()
         .enum_values(Some(names))
         .default(Some(json!("v1")))
-        .description(Some("`v1`, which is also the default."))
+        .description(Some("Version of the API: `v1`, also the default."))
         .build()
 }
 
@@ -131,7 +148,7 @@ pub(crate) fn optional_code() -> Object {
 }
 
 pub(crate) fn optional_error_class() -> Object {
-    optional_name(error_classes(), "Tasks whose last attempt failed in this way.")
+    optional_name(error_classes(), "Tasks whose last attempt has this failure class.")
 }
 
 fn optional_name(names: Vec<&'static str>, description: &str) -> Object {
@@ -147,9 +164,9 @@ fn error_classes() -> Vec<&'static str> {
     FailureClass::ALL.iter().map(|class| class.as_str()).collect()
 }
 
-/// What a parameter of a query string may be. One that is empty is as good as absent.
+/// Kind of a query parameter. An empty parameter counts as absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Parameter {
+pub(crate) enum Parameter {
     PlanStatus,
     DeadLetterState,
     Agent,
@@ -163,7 +180,7 @@ pub(super) enum Parameter {
 }
 
 impl Parameter {
-    pub(super) fn schema(self) -> RefOr<Schema> {
+    pub(crate) fn schema(self) -> RefOr<Schema> {
         let names = |names: &[&str]| text().enum_values(Some(names.iter().copied().chain([""])));
         let schema = match self {
             Self::PlanStatus => {
@@ -186,7 +203,7 @@ impl Parameter {
 }
 
 /// A UUID.
-pub(super) fn uuid() -> ObjectBuilder {
+pub(crate) fn uuid() -> ObjectBuilder {
     text().format(Some(SchemaFormat::KnownFormat(KnownFormat::Uuid)))
 }
 
@@ -203,8 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blank_is_what_the_pattern_says_it_is() {
-        // The same class, in the syntax of this test: a character of it is no white space.
+    fn pattern_of_blank_matches_unicode_white_space() {
         let class = NOT_BLANK.trim_matches(['[', ']']).trim_start_matches('^');
         let blank: Vec<char> = ('\0'..=char::MAX).filter(|c| c.is_whitespace()).collect();
         let mut listed = Vec::new();

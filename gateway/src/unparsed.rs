@@ -1,5 +1,5 @@
-//! Requests that never reach the router: the HTTP library cannot read their head, and answers 400, 414 or 431 by itself,
-//! without a body. Here such an answer gets the body that its endpoint promises, and a correlation id.
+//! Requests whose head the HTTP library cannot parse. It responds with 400, 414 or 431 and no body, before the router sees the
+//! request. This module adds the error body of the endpoint, and a correlation id.
 
 use std::{
     io::{self, IoSlice},
@@ -13,38 +13,38 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     headers,
-    problem::{Failure, Shape},
+    problem::{ErrorFormat, Failure},
 };
 
-/// How much of a request's first line tells its endpoint.
-const LINE: usize = 64;
+/// Bytes of a request's first line that identify its endpoint.
+const MAX_LINE_BYTES: usize = 64;
 
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 const NO_BODY: &str = "content-length: 0\r\n";
 
-/// A connection whose bare refusals are written out with a body.
+/// A connection that adds bodies to bare errors.
 #[derive(Debug)]
-pub(crate) struct Described<S> {
+pub(crate) struct ErrorBodyStream<S> {
     stream: S,
-    /// The beginning of the request that is being read.
+    /// Beginning of the request that is being read.
     line: Vec<u8>,
-    /// Whether an answer was written since: what is read next begins another request.
-    is_answered: bool,
-    /// What is written in place of a bare refusal, as far as it is not written yet.
+    /// Whether a response was written since: the next bytes begin another request.
+    has_responded: bool,
+    /// Unwritten part of an error with a body.
     unsent: Vec<u8>,
 }
 
-impl<S> Described<S> {
+impl<S> ErrorBodyStream<S> {
     pub(crate) const fn new(stream: S) -> Self {
-        Self { stream, line: Vec::new(), is_answered: false, unsent: Vec::new() }
+        Self { stream, line: Vec::new(), has_responded: false, unsent: Vec::new() }
     }
 
-    fn note(&mut self, read: &[u8]) {
-        if std::mem::take(&mut self.is_answered) {
+    fn record_line(&mut self, read: &[u8]) {
+        if std::mem::take(&mut self.has_responded) {
             self.line.clear();
         }
-        let room = LINE.saturating_sub(self.line.len()).min(read.len());
-        self.line.extend_from_slice(&read[..room]);
+        let missing = MAX_LINE_BYTES.saturating_sub(self.line.len()).min(read.len());
+        self.line.extend_from_slice(&read[..missing]);
     }
 
     /// The method and the path, without its query, of the request that is being read.
@@ -54,16 +54,16 @@ impl<S> Described<S> {
         (method, rest.split(['?', ' ', '\r']).next().unwrap_or_default())
     }
 
-    /// What is to be written instead of `bytes`, if they end with a bare refusal.
-    fn described(&self, bytes: &[u8]) -> Option<Vec<u8>> {
-        let (before, head, status) = bare_refusal(bytes)?;
+    /// The replacement of `bytes`, if they end with a bare error.
+    fn with_body(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let (before, head, status) = bare_error(bytes)?;
         let (method, path) = self.target();
-        let (shape, id) = (Shape::of(path), CorrelationId::generate());
-        let body = shape.body(&Failure::invalid(status, reason(status)), id);
+        let (format, id) = (ErrorFormat::of(path), CorrelationId::generate());
+        let body = format.body(&Failure::invalid(status, describe(status)), id);
         let mut fields =
-            format!("content-type: {}\r\ncontent-length: {}\r\n", shape.content_type(), body.len());
+            format!("content-type: {}\r\ncontent-length: {}\r\n", format.content_type(), body.len());
         fields.push_str(&format!("x-correlation-id: {id}\r\ncache-control: no-store\r\n"));
-        for (name, value) in headers::ALWAYS {
+        for (name, value) in headers::SECURITY_HEADERS {
             fields.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap_or_default()));
         }
         let body = if method == "HEAD" { "" } else { &body };
@@ -71,7 +71,7 @@ impl<S> Described<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Described<S> {
+impl<S: AsyncWrite + Unpin> ErrorBodyStream<S> {
     fn poll_unsent(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.unsent.is_empty() {
             let written = ready!(Pin::new(&mut self.stream).poll_write(context, &self.unsent))?;
@@ -84,9 +84,9 @@ impl<S: AsyncWrite + Unpin> Described<S> {
     }
 }
 
-/// A refusal without a body at the end of `bytes`, with what comes before it. No body that the gateway writes holds the end of
-/// a line as HTTP has it, so this is no part of one.
-fn bare_refusal(bytes: &[u8]) -> Option<(&[u8], &str, StatusCode)> {
+/// The error without a body at the end of `bytes`, with the bytes before it. Bodies of the gateway never contain CRLF, so a
+/// match is not part of a body.
+fn bare_error(bytes: &[u8]) -> Option<(&[u8], &str, StatusCode)> {
     const START: &[u8] = b"HTTP/1.1 ";
     if !bytes.ends_with(END_OF_HEAD) {
         return None;
@@ -103,7 +103,7 @@ fn bare_refusal(bytes: &[u8]) -> Option<(&[u8], &str, StatusCode)> {
     (is_automatic && is_bare).then_some((before, head, status))
 }
 
-fn reason(status: StatusCode) -> &'static str {
+fn describe(status: StatusCode) -> &'static str {
     match status {
         StatusCode::URI_TOO_LONG => "the path is too long",
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
@@ -113,7 +113,7 @@ fn reason(status: StatusCode) -> &'static str {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Described<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ErrorBodyStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -121,23 +121,23 @@ impl<S: AsyncRead + Unpin> AsyncRead for Described<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        self.note(&buffer.filled()[before..]);
+        self.record_line(&buffer.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Described<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ErrorBodyStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_unsent(context))?;
-        self.is_answered = true;
-        match self.described(bytes) {
+        self.has_responded = true;
+        match self.with_body(bytes) {
             None => Pin::new(&mut self.stream).poll_write(context, bytes),
-            Some(described) => {
-                self.unsent = described;
+            Some(replacement) => {
+                self.unsent = replacement;
                 Poll::Ready(Ok(bytes.len()))
             }
         }
@@ -148,12 +148,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Described<S> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if slices.iter().rfind(|slice| !slice.is_empty()).is_some_and(|last| bare_refusal(last).is_some()) {
+        if slices.iter().rfind(|slice| !slice.is_empty()).is_some_and(|last| bare_error(last).is_some()) {
             return self
                 .poll_write(context, &slices.iter().flat_map(|slice| slice.to_vec()).collect::<Vec<_>>());
         }
         ready!(self.poll_unsent(context))?;
-        self.is_answered = true;
+        self.has_responded = true;
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
@@ -177,11 +177,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_answer_without_body_and_correlation_id_is_a_bare_refusal() {
+    fn bare_error_has_neither_body_nor_correlation_id() {
         let bare = "HTTP/1.1 414 URI Too Long\r\nconnection: close\r\ncontent-length: 0\r\ndate: x\r\n\r\n";
-        assert_eq!(bare_refusal(bare.as_bytes()).unwrap().2, StatusCode::URI_TOO_LONG);
+        assert_eq!(bare_error(bare.as_bytes()).unwrap().2, StatusCode::URI_TOO_LONG);
         let piped = format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{{}}{bare}");
-        let (before, head, _) = bare_refusal(piped.as_bytes()).unwrap();
+        let (before, head, _) = bare_error(piped.as_bytes()).unwrap();
         assert_eq!((before.len(), head), (piped.len() - bare.len(), bare));
         for other in [
             bare.replace("414", "204"),
@@ -190,7 +190,7 @@ mod tests {
             bare.replace("length: 0", "length: 5") + "hello",
             "c\r\ndata: \"HTTP/1.1 414 x content-length: 0\"\n\n\r\n0\r\n\r\n".to_owned(),
         ] {
-            assert!(bare_refusal(other.as_bytes()).is_none(), "{other}");
+            assert!(bare_error(other.as_bytes()).is_none(), "{other}");
         }
     }
 }

@@ -1,17 +1,31 @@
-//! What a decoder says of a JSON body, in words for its caller: the full path of the field first.
+//! Messages of decoding errors: the full path of the field, what is wrong, what is expected.
 
-use phoenix_domain::OrchestratorError;
+use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
 use serde_json::error::Category;
 
-use crate::extract::{invalid_body, shorten};
+/// Longest part of a caller's own name that a message repeats.
+const MAX_NAME_CHARS: usize = 64;
 
-/// How the text of an error begins that needs no more words than its own; see [`crate::members`].
+/// Prefix of error texts that are complete requirements; see [`crate::members`].
 pub(crate) const REQUIREMENT: &str = "must ";
 
-/// How the text of an error begins that says what a value is; see [`phoenix_domain::json::JsonError`].
+/// Prefix of error texts that describe the value; see [`phoenix_domain::json::JsonError`].
 const FINDING: &str = "is ";
 
-/// The error for `error`, which a decoder found at `path`.
+/// The `validation_failed` of a request body that cannot be decoded at all.
+pub(crate) fn invalid_body(message: &str) -> OrchestratorError {
+    OrchestratorError::new(OrchestratorErrorCode::ValidationFailed, message)
+}
+
+/// A caller's own name, short enough to be repeated in a message.
+pub(crate) fn shorten(name: &str) -> String {
+    match name.char_indices().nth(MAX_NAME_CHARS) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
+    }
+}
+
+/// The `validation_failed` for `error`, which a decoder found at `path`.
 pub(crate) fn explain(path: &str, error: &serde_json::Error) -> OrchestratorError {
     let text = error.to_string();
     let (text, _) = text.rsplit_once(" at line ").unwrap_or((&text, ""));
@@ -28,7 +42,7 @@ pub(crate) fn explain(path: &str, error: &serde_json::Error) -> OrchestratorErro
     } else if let Some((field, known)) =
         text.strip_prefix("unknown field `").and_then(|rest| rest.rsplit_once("`, expected "))
     {
-        // The decoder was about to enter the field, so the path ends with it already.
+        // The path includes the field: the decoder was about to enter it.
         let parent = path.strip_suffix(field).map_or(path, |parent| parent.trim_end_matches('.'));
         let known = known.trim_start_matches("one of ").replace(" or ", ", ");
         let problem = format_args!("is not a known field; known are {known}");
@@ -42,7 +56,7 @@ pub(crate) fn explain(path: &str, error: &serde_json::Error) -> OrchestratorErro
     }
 }
 
-/// The full path of `field`, which belongs to what is at `path`.
+/// The full path of `field` of the value at `path`.
 fn below(path: &str, field: &str) -> String {
     match path {
         "" | "." => field.to_owned(),
@@ -50,7 +64,7 @@ fn below(path: &str, field: &str) -> String {
     }
 }
 
-/// What was found: the value itself where it is short and holds nothing of the caller's text.
+/// The value that was found: itself where it is short and contains no text of the caller.
 fn found_in_words(found: &str) -> &str {
     let found = ["invalid type: ", "invalid value: "]
         .iter()

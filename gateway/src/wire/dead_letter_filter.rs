@@ -1,4 +1,4 @@
-//! Which dead letters are meant: the same in a query string and in a body.
+//! The filter of dead letters, the same in a query string and in a body.
 
 use std::fmt::Display;
 
@@ -9,16 +9,17 @@ use phoenix_proto::{planner::DeadLetterFilter, to_timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{query::read_time, routes::openapi::schemas};
+use super::schemas;
+use crate::query::parse_time;
 
-/// What dead letters can be filtered by.
-pub(super) const FIELDS: &[&str] = &["agent", "code", "error_class", "plan_id", "correlation_id", "since"];
+/// Names of the filter's fields.
+pub(crate) const FIELDS: &[&str] = &["agent", "code", "error_class", "plan_id", "correlation_id", "since"];
 
-/// Dead letters that meet everything that is given. Unknown fields are refused.
+/// Dead letters that match every given field. Unknown fields are rejected.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct DeadLetterFilterV1 {
-    /// Tasks for this agent.
+pub(crate) struct DeadLetterFilterV1 {
+    /// Tasks of this agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = schemas::filtered_agent)]
     agent: Option<String>,
@@ -26,7 +27,7 @@ pub(super) struct DeadLetterFilterV1 {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = schemas::optional_code)]
     code: Option<String>,
-    /// Tasks whose last attempt failed in this way.
+    /// Tasks whose last attempt has this failure class.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = schemas::optional_error_class)]
     error_class: Option<String>,
@@ -34,44 +35,43 @@ pub(super) struct DeadLetterFilterV1 {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = Uuid)]
     plan_id: Option<String>,
-    /// Tasks of plans of this request.
+    /// Tasks of plans with this correlation id.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = Uuid)]
     correlation_id: Option<String>,
-    /// Tasks that failed for good at this time or later.
+    /// Tasks that were dead-lettered at this time or later.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
     since: Option<String>,
 }
 
 impl DeadLetterFilterV1 {
-    /// The filter as the planner is asked for it.
+    /// The filter in a request to the planner.
     ///
     /// # Errors
     /// `validation_failed` that names the field.
-    pub(super) fn into_wire(self) -> Result<DeadLetterFilter, OrchestratorError> {
+    pub(crate) fn into_wire(self) -> Result<DeadLetterFilter, OrchestratorError> {
         let Self { agent, code, error_class, plan_id, correlation_id, since } = self;
         let given = [agent, code, error_class, plan_id, correlation_id, since];
-        read("filter.", |name| given[FIELDS.iter().position(|field| *field == name)?].as_deref())
+        parse("filter.", |name| given[FIELDS.iter().position(|field| *field == name)?].as_deref())
     }
 }
 
-/// Reads every field, where it is given. `place` is what a mistake's field name begins with.
+/// Parses the given fields. `prefix` is prepended to the field names of errors.
 ///
 /// # Errors
 /// `validation_failed` that names the field.
-pub(super) fn read<'a>(
-    place: &str,
+pub(crate) fn parse<'a>(
+    prefix: &str,
     get: impl Fn(&str) -> Option<&'a str>,
 ) -> Result<DeadLetterFilter, OrchestratorError> {
     let invalid =
-        |name: &str, problem: &dyn Display| OrchestratorError::invalid(&format!("{place}{name}"), problem);
-    // As text again where it is text on the wire.
+        |name: &str, problem: &dyn Display| OrchestratorError::invalid(&format!("{prefix}{name}"), problem);
     let checked = |name, check: fn(&str) -> Result<String, String>| match get(name) {
         Some(text) => check(text).map_err(|problem| invalid(name, &problem)),
         None => Ok(String::new()),
     };
-    let since = get("since").map(|text| read_time(text).map_err(|problem| invalid("since", &problem)));
+    let since = get("since").map(|text| parse_time(text).map_err(|problem| invalid("since", &problem)));
     Ok(DeadLetterFilter {
         agent: checked("agent", parsed::<AgentName>)?,
         code: checked("code", |text| {
@@ -90,7 +90,7 @@ fn parsed<T: std::str::FromStr<Err: Display> + Display>(text: &str) -> Result<St
     text.parse::<T>().map(|value| value.to_string()).map_err(|problem| problem.to_string())
 }
 
-/// A name out of a closed set.
+/// A name of a closed set.
 fn named(text: &str, known: impl Iterator<Item = &'static str> + Clone) -> Result<String, String> {
     if known.clone().any(|name| name == text) {
         return Ok(text.to_owned());

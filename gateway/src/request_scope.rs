@@ -1,0 +1,173 @@
+//! The scope of one request: its correlation id, span and deadline.
+//!
+//! The correlation id is the body's, else the header's, else a generated one. It is final once the body has been read, so the
+//! span that carries it is created on first use, after [`RequestScope::set_id`].
+
+use std::{
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::extract::Request;
+use phoenix_domain::{CorrelationId, OrchestratorError, ids::InvalidId};
+use phoenix_platform::{
+    RequestContext, correlation_span,
+    propagation::{TraceContext, correlation_id},
+};
+use phoenix_proto::InvalidField;
+use tracing::Span;
+
+use crate::{bodies::BodyBudget, metrics::Endpoint, problem::Failure};
+
+/// Facts about one request, shared by everything that handles it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestScope(Arc<Facts>);
+
+#[derive(Debug)]
+struct Facts {
+    endpoint: Endpoint,
+    started: Instant,
+    deadline: Instant,
+    id: Mutex<CorrelationId>,
+    invalid_header: Option<InvalidField>,
+    /// The trace context of the caller, or a new one.
+    trace: TraceContext,
+    span: OnceLock<Span>,
+    /// Time during which agents worked for the request.
+    agent_time: OnceLock<Duration>,
+    bodies: BodyBudget,
+    /// Whether the request has passed authentication.
+    is_admitted: AtomicBool,
+    /// The request whose response is replayed.
+    replay_of: OnceLock<CorrelationId>,
+}
+
+impl RequestScope {
+    /// The scope of `request`, which has `timeout` from now.
+    pub(crate) fn of(request: &Request, timeout: Duration, bodies: BodyBudget) -> Self {
+        let started = Instant::now();
+        let (id, invalid_header) = match correlation_id(request.headers()) {
+            Ok(id) => (id, None),
+            Err(invalid) => (None, Some(invalid)),
+        };
+        Self(Arc::new(Facts {
+            endpoint: Endpoint::of(request),
+            started,
+            deadline: started + timeout,
+            id: Mutex::new(id.unwrap_or_else(CorrelationId::generate)),
+            invalid_header,
+            trace: TraceContext::of(request.headers()).unwrap_or_else(TraceContext::generate),
+            span: OnceLock::new(),
+            agent_time: OnceLock::new(),
+            bodies,
+            is_admitted: AtomicBool::new(false),
+            replay_of: OnceLock::new(),
+        }))
+    }
+
+    /// Memory budget of the bodies of all requests.
+    pub(crate) fn bodies(&self) -> &BodyBudget {
+        &self.0.bodies
+    }
+
+    /// The endpoint that the request was routed to.
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        self.0.endpoint
+    }
+
+    /// Time since the request arrived.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+
+    /// Records for how long agents worked. The first call counts.
+    pub(crate) fn set_agent_time(&self, time: Duration) {
+        let _ = self.0.agent_time.set(time);
+    }
+
+    /// Time during which agents worked, of a request that waited for them and succeeded.
+    pub(crate) fn agent_time(&self) -> Option<Duration> {
+        self.0.agent_time.get().copied()
+    }
+
+    /// Records that the request has passed authentication.
+    pub(crate) fn set_admitted(&self) {
+        self.0.is_admitted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the request has passed authentication.
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.0.is_admitted.load(Ordering::Relaxed)
+    }
+
+    /// When the caller gets a response at the latest.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.0.deadline
+    }
+
+    /// The correlation id.
+    pub(crate) fn id(&self) -> CorrelationId {
+        *self.0.id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets the correlation id of the body, which overrides the header's.
+    pub(crate) fn set_id(&self, id: CorrelationId) {
+        *self.0.id.lock().unwrap_or_else(PoisonError::into_inner) = id;
+    }
+
+    /// Sets the correlation id that a body names, if it names one. Called first, so that every later error carries the id.
+    ///
+    /// # Errors
+    /// `validation_failed` that names the member.
+    pub(crate) fn set_id_of_body(&self, named: Option<&str>) -> Result<(), OrchestratorError> {
+        if let Some(text) = named {
+            let id: Result<CorrelationId, InvalidId> = text.parse();
+            self.set_id(id.map_err(|problem| OrchestratorError::invalid("correlation_id", problem))?);
+        }
+        Ok(())
+    }
+
+    /// Records that the response is the one of the request `original`. The first call counts.
+    pub(crate) fn set_replay_of(&self, original: CorrelationId) {
+        let _ = self.0.replay_of.set(original);
+    }
+
+    /// The request whose response is replayed, if this one was sent before under the same idempotency key.
+    pub(crate) fn replay_of(&self) -> Option<CorrelationId> {
+        self.0.replay_of.get().copied()
+    }
+
+    /// The correlation id in the response: the request's own, or that of the request whose response is replayed.
+    pub(crate) fn response_id(&self) -> CorrelationId {
+        self.replay_of().unwrap_or_else(|| self.id())
+    }
+
+    /// The span of the request.
+    pub(crate) fn span(&self) -> &Span {
+        self.0.span.get_or_init(|| correlation_span(self.endpoint().as_str(), &self.context()))
+    }
+
+    /// The context of calls to other services, with the request's deadline.
+    pub(crate) fn context(&self) -> RequestContext {
+        self.context_without_deadline().with_deadline(self.deadline())
+    }
+
+    /// The context of calls that may take longer than the request.
+    pub(crate) fn context_without_deadline(&self) -> RequestContext {
+        RequestContext::in_trace(self.id(), self.0.trace.clone())
+    }
+
+    /// Checks the correlation id of the header.
+    ///
+    /// # Errors
+    /// `validation_failed` that names the header.
+    pub(crate) fn check_header(&self) -> Result<(), Failure> {
+        match &self.0.invalid_header {
+            Some(invalid) if self.endpoint().is_api() => Err(Failure::from(invalid.clone())),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Bodies of requests and responses, and their schemas. Conversions from and to the gRPC contract stand beside the types.
+
+pub(crate) mod agent;
+pub(crate) mod chat;
+pub(crate) mod dead_letter;
+pub(crate) mod dead_letter_filter;
+pub(crate) mod error;
+pub(crate) mod event;
+pub(crate) mod plan;
+pub(crate) mod plan_request;
+pub(crate) mod redrive;
+pub(crate) mod schemas;
+pub(crate) mod task;
+pub(crate) mod timeline;
+pub(crate) mod truncation;

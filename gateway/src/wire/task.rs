@@ -1,0 +1,204 @@
+//! Bodies of tasks: their outputs and attempts.
+
+use jiff::Timestamp;
+use phoenix_domain::{TaskId, plan::TaskStatus};
+use phoenix_proto::{InvalidField, action::raw_json, common, id, planner, required_timestamp, timestamp};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::{ToSchema, openapi::schema::Object};
+
+use super::{
+    error::ErrorBody,
+    plan_request::OnFailureV1,
+    schemas::{as_text, states},
+    timeline::TimelineV1,
+    truncation::{Truncation, output_path, stderr_path},
+};
+
+/// A task with its output and attempts.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TaskV1 {
+    /// Identifier of the task.
+    #[schema(value_type = String, format = Uuid)]
+    task_id: TaskId,
+    /// Key of the task, unique within its plan; the only task of a chat has the key `chat`.
+    #[schema(examples("status"))]
+    key: String,
+    /// Agent that runs the task.
+    #[schema(examples("git_agent"))]
+    agent: String,
+    /// Action of the agent.
+    action: String,
+    /// Input as it was given.
+    #[schema(value_type = Object)]
+    input: Box<RawValue>,
+    /// Keys of the tasks that this task depends on.
+    depends_on: Vec<String>,
+    /// Effect of the task's failure on its plan.
+    on_failure: OnFailureV1,
+    /// State of the task.
+    #[schema(schema_with = task_states)]
+    #[serde(serialize_with = "as_text")]
+    status: TaskStatus,
+    /// When the task was accepted.
+    #[schema(value_type = String, format = DateTime)]
+    queued_at: Timestamp,
+    /// When the task was first dispatched to an executor.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    dispatched_at: Option<Timestamp>,
+    /// When the task ended.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    ended_at: Option<Timestamp>,
+    /// Time of the task by phase.
+    timeline: TimelineV1,
+    /// Output of the agent; null unless the task has succeeded.
+    #[schema(required)]
+    output: Option<TaskOutputV1>,
+    /// Error of a task that did not succeed.
+    #[schema(required)]
+    error: Option<ErrorBody>,
+    /// Attempts, by number.
+    attempts: Vec<AttemptV1>,
+}
+
+/// The output of a task.
+#[derive(Debug, Serialize, ToSchema)]
+struct TaskOutputV1 {
+    /// Format of `data`: `text`, `json`, `markdown`, or a name that the agent chose.
+    #[schema(examples("text"))]
+    output_type: String,
+    /// The output: any JSON value. When it is `truncated`, a string with the beginning of it.
+    #[schema(value_type = Value)]
+    data: Box<RawValue>,
+    /// Metadata of the output.
+    #[schema(value_type = Object)]
+    metadata: Box<RawValue>,
+    #[serde(flatten)]
+    truncation: Truncation,
+}
+
+/// One attempt of a task.
+#[derive(Debug, Serialize, ToSchema)]
+struct AttemptV1 {
+    /// Number of the attempt; 1 for the first.
+    #[schema(minimum = 1)]
+    number: u32,
+    /// When the agent received the request.
+    #[schema(value_type = String, format = DateTime)]
+    started_at: Timestamp,
+    /// When the attempt ended.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    ended_at: Option<Timestamp>,
+    /// `succeeded`, `failed` or `cancelled`; null while the attempt runs.
+    #[schema(required)]
+    outcome: Option<String>,
+    /// Failure class, such as `timeout`.
+    #[schema(required)]
+    error_class: Option<String>,
+    /// The failure in one sentence.
+    #[schema(required)]
+    message: Option<String>,
+    /// The last part of what the agent's process wrote to stderr. The end of that part when it is `truncated`.
+    #[schema(required)]
+    stderr_tail: Option<String>,
+    #[serde(flatten)]
+    truncation: Truncation,
+    /// Process that ran the attempt.
+    #[schema(examples("pid 4711"))]
+    worker: String,
+}
+
+impl TaskV1 {
+    /// A task as it is at `now`.
+    pub(super) fn at(now: Timestamp, plan_id: &str, wire: planner::Task) -> Result<Self, InvalidField> {
+        let state = wire.status();
+        let status = TaskStatus::ALL.iter().copied().find(|known| planner::TaskStatus::from(*known) == state);
+        let planner::Task {
+            task_id,
+            key,
+            agent,
+            action,
+            status: _,
+            queued_at,
+            dispatched_at,
+            ended_at,
+            output,
+            error,
+            attempts,
+            depends_on,
+            input_json,
+            continue_on_failure,
+            output_size,
+        } = wire;
+        let queued_at = required_timestamp("queued_at", queued_at)?;
+        let ended_at = timestamp("ended_at", ended_at)?;
+        let attempts: Vec<AttemptV1> = attempts
+            .into_iter()
+            .map(|attempt| AttemptV1::of(plan_id, &key, attempt))
+            .collect::<Result<_, _>>()?;
+        let times = attempts.iter().map(|attempt| (attempt.started_at, attempt.ended_at));
+        let status = status.ok_or_else(|| InvalidField::new("status", "is missing"))?;
+        let truncation = Truncation::of(output_size, || output_path(plan_id, &key));
+        Ok(Self {
+            task_id: id("task_id", &task_id)?,
+            key,
+            agent,
+            action,
+            input: raw_json("input_json", input_json)?,
+            depends_on,
+            on_failure: if continue_on_failure { OnFailureV1::Continue } else { OnFailureV1::Fail },
+            status,
+            queued_at,
+            dispatched_at: timestamp("dispatched_at", dispatched_at)?,
+            ended_at,
+            timeline: TimelineV1::of(status, queued_at, ended_at.unwrap_or(now), times),
+            output: output.map(|output| TaskOutputV1::of(output, truncation)).transpose()?,
+            error: error.map(ErrorBody::from),
+            attempts,
+        })
+    }
+}
+
+impl TaskOutputV1 {
+    fn of(wire: common::ActionOutput, truncation: Truncation) -> Result<Self, InvalidField> {
+        let common::ActionOutput { output_type, data_json, metadata_json } = wire;
+        Ok(Self {
+            output_type,
+            data: raw_json("data_json", data_json)?,
+            metadata: raw_json("metadata_json", metadata_json)?,
+            truncation,
+        })
+    }
+}
+
+impl AttemptV1 {
+    fn of(plan_id: &str, key: &str, wire: planner::Attempt) -> Result<Self, InvalidField> {
+        let planner::Attempt {
+            number,
+            started_at,
+            ended_at,
+            outcome,
+            error_class,
+            message,
+            stderr_tail,
+            worker,
+            stderr_size,
+        } = wire;
+        let given = |text: String| Some(text).filter(|text| !text.is_empty());
+        Ok(Self {
+            number,
+            started_at: required_timestamp("started_at", started_at)?,
+            ended_at: timestamp("ended_at", ended_at)?,
+            outcome: given(outcome),
+            error_class: given(error_class),
+            message: given(message),
+            stderr_tail: given(stderr_tail),
+            truncation: Truncation::of(stderr_size, || stderr_path(plan_id, key, number)),
+            worker,
+        })
+    }
+}
+
+fn task_states() -> Object {
+    states("State of the task.", TaskStatus::ALL.iter().map(|state| state.as_str()))
+}
