@@ -3,7 +3,9 @@
 
 use std::{
     fs,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 use yaml_serde::Value;
@@ -81,4 +83,48 @@ fn issue_forms_have_a_name_and_questions() {
         assert!(form["name"].is_string() && form["description"].is_string(), "{path}");
         assert!(form["body"].as_sequence().is_some_and(|questions| !questions.is_empty()), "{path}");
     }
+}
+
+/// The owner of the services in the image, as far as this test can be that user: root can read every file.
+fn as_service_user(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    if nix::unistd::geteuid().is_root() {
+        command.uid(10_001).gid(10_001);
+    }
+    command
+}
+
+/// Whether a process of the same user can read the environment of process 1, when its program has the given mode.
+fn environment_is_readable(mode: u32) -> bool {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = folder.path().join("tini");
+    fs::copy("/usr/bin/tini", &program).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(mode)).unwrap();
+    if !nix::unistd::geteuid().is_root() && mode == 0o711 {
+        // Here the user owns the file, in the image root does.
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o111)).unwrap();
+    }
+    let mut init = as_service_user(&program);
+    init.args(["-s", "--", "cat"])
+        .env("SERVICE_SECRET", "hidden")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null());
+    let mut init = init.spawn().unwrap();
+    let environment = format!("/proc/{}/environ", init.id());
+    let read = as_service_user(Path::new("/bin/cat")).arg(&environment).output().unwrap();
+    drop(init.stdin.take());
+    init.wait().unwrap();
+    String::from_utf8_lossy(&read.stdout).contains("SERVICE_SECRET")
+}
+
+#[test]
+fn process_1_of_the_image_hides_its_environment() {
+    if !Path::new("/usr/bin/tini").exists() {
+        assert!(std::env::var_os("CI").is_none(), "CI needs tini");
+        return;
+    }
+    assert!(environment_is_readable(0o755), "the check itself must be able to fail");
+    assert!(!environment_is_readable(0o711));
+    assert!(read("deploy/Dockerfile").contains("chmod 0711 /usr/bin/tini"));
 }
