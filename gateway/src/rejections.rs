@@ -3,7 +3,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,6 +12,7 @@ use axum::{
     http::Method,
     response::Response,
 };
+use parking_lot::Mutex;
 
 use crate::{
     access_log::{elapsed_ms, record_duration},
@@ -91,7 +92,7 @@ impl Rejections {
 
     /// Admits a log line at `now`: the number of rejections that were not logged since the last line. `None` over the limit.
     fn admit(&self, now: Instant) -> Option<u64> {
-        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = self.0.lock();
         if window.started.is_none_or(|started| now.duration_since(started) >= WINDOW) {
             *window = Window { started: Some(now), logged: 0, suppressed: window.suppressed };
         }

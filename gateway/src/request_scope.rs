@@ -5,13 +5,14 @@
 
 use std::{
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use axum::extract::Request;
+use parking_lot::Mutex;
 use phoenix_domain::{CorrelationId, OrchestratorError, ids::InvalidId};
 use phoenix_platform::{
     RequestContext, correlation_span,
@@ -110,12 +111,12 @@ impl RequestScope {
 
     /// The correlation id.
     pub(crate) fn id(&self) -> CorrelationId {
-        *self.0.id.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.id.lock()
     }
 
     /// Sets the correlation id of the body, which overrides the header's.
     pub(crate) fn set_id(&self, id: CorrelationId) {
-        *self.0.id.lock().unwrap_or_else(PoisonError::into_inner) = id;
+        *self.0.id.lock() = id;
     }
 
     /// Sets the correlation id that a body names, if it names one. Called first, so that every later error carries the id.

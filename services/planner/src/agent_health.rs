@@ -9,11 +9,12 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, RwLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use phoenix_domain::{AgentName, OrchestratorError, OrchestratorErrorCode, health::HealthState};
 use phoenix_platform::{RequestContext, client::PeerChannel, metrics::record_counter, readiness::Readiness};
 use phoenix_proto::{
@@ -229,10 +230,10 @@ fn unavailable(health: &HealthSnapshot, until: Timestamp, wait: Duration) -> Orc
 }
 
 // Writers replace or insert whole values, so the map is consistent even after a panic.
-fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read()
 }
 
-fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write()
 }

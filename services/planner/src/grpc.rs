@@ -2,13 +2,14 @@
 
 mod dead_letters;
 mod decode;
+mod encode;
 mod execute;
 
 use std::pin::Pin;
 
 use futures_util::{Stream, StreamExt};
 use phoenix_domain::{
-    CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
+    OrchestratorError, OrchestratorErrorCode, PlanId,
     limits::MAX_KEY_CHARS,
     plan::{AttemptOutcome, Task},
     rejections::no_such_plan,
@@ -28,7 +29,7 @@ use phoenix_proto::{
         RedrivePlanResponse, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
         dry_run_plan_response::Wave, planner_service_server::PlannerService,
     },
-    status_from_error, to_timestamp,
+    status_from_error,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -36,11 +37,14 @@ use tonic::{Request, Response, Status};
 use crate::{
     background::bulk_redrive::StartedBulk,
     events,
-    grpc::decode::{idempotency_key_of, plan_filter, plan_request},
+    grpc::{
+        decode::{idempotency_key_of, plan_filter, plan_request},
+        encode::{encode_event, encode_result, text},
+    },
     plan_run::active::PlanResult,
     planning::request::WaitMode,
     service::Planner,
-    store::{error::JournalError, query::Event},
+    store::error::JournalError,
     submission::Submitted,
 };
 
@@ -263,27 +267,6 @@ impl Handler for PlannerGrpc {
         let answer = self.plan_and_execute(request).await?;
         responses.send(answer.get_ref()).await
     }
-}
-
-fn encode_result(result: PlanResult) -> PlanAndExecuteResponse {
-    let PlanResult { plan_id, output, finish_reason, agent, agent_time, replay_of } = result;
-    PlanAndExecuteResponse {
-        plan_id: plan_id.to_string(),
-        output: output.unwrap_or_default(),
-        agent: agent.into(),
-        agent_time_us: u64::try_from(agent_time.as_micros()).unwrap_or(u64::MAX),
-        replay_of: text(replay_of),
-        finish_reason,
-    }
-}
-
-/// A correlation id as text; empty without one.
-fn text(id: Option<CorrelationId>) -> String {
-    id.map(|id| id.to_string()).unwrap_or_default()
-}
-
-fn encode_event(Event { position, kind, at, task_key, data }: Event) -> WatchPlanResponse {
-    WatchPlanResponse { position, kind, at: Some(to_timestamp(at)), task_key, data_json: data }
 }
 
 fn journal_status(error: JournalError) -> Status {

@@ -3,13 +3,10 @@
 //! The journal decides which use of a key is the first ([`Entry::KeyUsed`]), so planners that share a journal agree. Within
 //! one planner a key is held while its first request is in progress.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use phoenix_domain::{
     AgentName, CorrelationId, OrchestratorError,
     plan::Plan,
@@ -84,7 +81,7 @@ impl IdempotencyKeys {
 
     // The set holds whole values, so it is consistent even after a panic.
     fn held(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 }
 

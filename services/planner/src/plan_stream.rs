@@ -96,7 +96,7 @@ enum Target {
     /// A plan that runs in this planner.
     Own(CancelHandle),
     /// A plan that may run in another planner.
-    Other(Cancellation, PlanId),
+    Other(Box<Cancellation>, PlanId),
 }
 
 impl CancelGuard {
@@ -173,7 +173,7 @@ impl Executions {
         let has_ended = plan.status.is_terminal();
         let guard = (!continue_on_disconnect && !has_ended).then(|| {
             let here = self.submissions.registry.get(plan_id).map(Target::Own);
-            let target = here.unwrap_or_else(|| Target::Other(self.cancellation.clone(), plan_id));
+            let target = here.unwrap_or_else(|| Target::Other(Box::new(self.cancellation.clone()), plan_id));
             CancelGuard::new(target, context.cancel_reason)
         });
         // The event that ends the plan may lie before `after_position`, and has to be read all the same.

@@ -16,7 +16,10 @@ use phoenix_proto::{
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{decode::plan_request, encode_event, encode_result, text};
+use super::{
+    decode::plan_request,
+    encode::{encode_event, encode_result, text},
+};
 use crate::{
     plan_run::active::PlanResult as StoredResult,
     plan_stream::{PlanStep, PlanStream, Resume},

@@ -7,12 +7,13 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use phoenix_domain::PlanId;
 use tokio::sync::{Notify, watch};
 
@@ -118,8 +119,7 @@ impl Watchers {
     }
 
     fn lock(&self) -> MutexGuard<'_, Plans> {
-        // Nothing panics while it is locked.
-        self.0.plans.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.plans.lock()
     }
 }
 

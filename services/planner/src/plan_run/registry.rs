@@ -1,10 +1,8 @@
 //! The plans that run in this planner, by id, with the handle that cancels each of them.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
+use parking_lot::{Mutex, MutexGuard};
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId, plan::PlanStatus};
 use phoenix_platform::propagation::CancelReason;
 use tokio::sync::SetOnce;
@@ -49,8 +47,7 @@ impl PlanRegistry {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PlanId, CancelHandle>> {
-        // Nothing panics while it is locked.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

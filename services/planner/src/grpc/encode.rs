@@ -1,0 +1,32 @@
+//! Domain types as messages.
+
+use phoenix_domain::CorrelationId;
+use phoenix_proto::{
+    planner::{PlanAndExecuteResponse, WatchPlanResponse},
+    to_timestamp,
+};
+
+use crate::{plan_run::active::PlanResult, store::query::Event};
+
+/// The response for the result of a plan.
+pub(super) fn encode_result(result: PlanResult) -> PlanAndExecuteResponse {
+    let PlanResult { plan_id, output, finish_reason, agent, agent_time, replay_of } = result;
+    PlanAndExecuteResponse {
+        plan_id: plan_id.to_string(),
+        output: output.unwrap_or_default(),
+        agent: agent.into(),
+        agent_time_us: u64::try_from(agent_time.as_micros()).unwrap_or(u64::MAX),
+        replay_of: text(replay_of),
+        finish_reason,
+    }
+}
+
+/// A correlation id as text; empty without one.
+pub(super) fn text(id: Option<CorrelationId>) -> String {
+    id.map(|id| id.to_string()).unwrap_or_default()
+}
+
+/// An event as a response.
+pub(super) fn encode_event(Event { position, kind, at, task_key, data }: Event) -> WatchPlanResponse {
+    WatchPlanResponse { position, kind, at: Some(to_timestamp(at)), task_key, data_json: data }
+}
