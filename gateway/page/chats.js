@@ -76,7 +76,7 @@ function chatCard(chat) {
   const node = el(
     "li",
     { class: "card entry", data: { status: "running" } },
-    el("p", { class: "asked" }, chat.message),
+    el("p", { class: "message" }, chat.message),
     (chat.agent || chat.context) && el("p", { class: "small" }, chatOptions(chat)),
     foot,
   );

@@ -53,7 +53,7 @@ async fn sends_a_chat_and_copies_its_ids(browser: &Browser, stack: &Stack) {
     browser.click("#agent option[value=git_agent]").await;
     browser.type_and_send("#message", "git status").await;
     browser.reads(".entry[data-status=success] .output", "<img src=x onerror=alert(1)>").await;
-    assert_eq!(browser.text(".entry .asked").await, "git status");
+    assert_eq!(browser.text(".entry .message").await, "git status");
     let seen = stack.planner.seen().remove(0);
     assert_eq!(
         (seen.request.message.as_str(), seen.request.agent.as_deref()),
