@@ -21,7 +21,10 @@ use phoenix_domain::{
 };
 
 use crate::{
-    admission::{Permits, fair_semaphore::Permit},
+    admission::{
+        Permits,
+        fair_semaphore::{Closed, Permit},
+    },
     plan_run::{
         active::{ActivePlan, LoadedPlan},
         ending::{plan_ended_first, terminal_status},
@@ -86,7 +89,6 @@ impl ActivePlan {
         mut permits: Permits,
         progress: &[TaskProgress],
     ) -> Result<(Vec<Entry>, RunOutcome), JournalError> {
-        let admission = &self.deps.admission;
         let mut states = journaled_states(&loaded.plan);
         let mut entries = Vec::new();
         let (mut running, mut queued) = (FuturesUnordered::new(), FuturesUnordered::new());
@@ -100,12 +102,9 @@ impl ActivePlan {
                 states[ordinal] = TaskState::Ready;
                 progress[ordinal].became_ready(self.ready_since(loaded, ordinal));
                 let agent = &loaded.plan.tasks[ordinal].spec.agent;
-                match permits.take(agent).or_else(|| admission.try_acquire(agent)) {
+                match permits.take(agent).or_else(|| self.deps.admission.try_acquire(agent)) {
                     Some(permit) => running.push(start(ordinal, permit, &states)),
-                    None => {
-                        let permit = admission.acquire(agent, self.priority.task(ordinal));
-                        queued.push(async move { (ordinal, permit.await) });
-                    }
+                    None => queued.push(self.queue(agent, ordinal)),
                 }
             }
             // No task of the plan can use them now.
@@ -116,9 +115,7 @@ impl ActivePlan {
                 return Ok((entries, outcome));
             }
             // A later entry is committed before any caller learns of a task's end, so this one needs no wait.
-            for entry in entries.drain(..) {
-                self.append(entry).await?;
-            }
+            self.append_all(&mut entries).await?;
             let (ordinal, result) = tokio::select! {
                 // In this order, so that nothing starts for a plan that is cancelled.
                 biased;
@@ -136,9 +133,8 @@ impl ActivePlan {
                 }
             };
             entries.extend(progress[ordinal].end(self.task_ref(ordinal), &result));
-            let (state, failure) = after_task(result, loaded.plan.tasks[ordinal].spec.on_failure);
-            states[ordinal] = state;
-            if let Some(error) = failure {
+            let on_failure = loaded.plan.tasks[ordinal].spec.on_failure;
+            if let Some(error) = end_task(&mut states[ordinal], result, on_failure) {
                 break error;
             }
         };
@@ -146,6 +142,23 @@ impl ActivePlan {
         drop(running);
         entries.extend(self.end_unfinished(&states, progress, &error));
         Ok((entries, RunOutcome::Finished(Err(error))))
+    }
+
+    /// Queues a task for a permit, at once; the future resolves to the permit.
+    fn queue(
+        &self,
+        agent: &AgentName,
+        ordinal: usize,
+    ) -> impl Future<Output = (usize, Result<Permit, Closed>)> + use<> {
+        let permit = self.deps.admission.acquire(agent, self.priority.task(ordinal));
+        async move { (ordinal, permit.await) }
+    }
+
+    async fn append_all(&self, entries: &mut Vec<Entry>) -> Result<(), JournalError> {
+        for entry in entries.drain(..) {
+            self.append(entry).await?;
+        }
+        Ok(())
     }
 
     /// Outcome of a run in which no task runs; none when the plan is about to be cancelled or to time out.
@@ -235,30 +248,34 @@ impl ActivePlan {
     }
 }
 
-/// State of a task after its end, and the plan's error if the task fails the plan.
-fn after_task(
+/// Sets the state of a task that ended. Returns the plan's error if the task fails the plan.
+fn end_task(
+    state: &mut TaskState,
     result: Result<ActionResult, OrchestratorError>,
     on_failure: OnFailure,
-) -> (TaskState, Option<OrchestratorError>) {
-    match (result, on_failure) {
-        (Ok(output), _) => {
+) -> Option<OrchestratorError> {
+    match result {
+        Ok(output) => {
             let finish_reason = output.finish_reason();
-            (TaskState::Succeeded(output.data, finish_reason), None)
+            *state = TaskState::Succeeded(output.data, finish_reason);
+            None
         }
-        (Err(_), OnFailure::Continue) => (TaskState::Failed, None),
-        (Err(error), OnFailure::Fail) => (TaskState::Failed, Some(error)),
+        Err(error) => {
+            *state = TaskState::Failed;
+            (on_failure == OnFailure::Fail).then_some(error)
+        }
     }
 }
 
 fn timed_out(loaded: &LoadedPlan, progress: &[TaskProgress]) -> OrchestratorError {
     let message = match (&loaded.plan.tasks[..], progress) {
         ([only], [progress]) if progress.is_dispatched() => {
-            format!("agent `{}` did not end within the time the caller gave", only.spec.agent)
+            format!("agent `{}` did not finish before the deadline", only.spec.agent)
         }
         ([only], _) => {
-            format!("agent `{}` had no place for the task within the time the caller gave", only.spec.agent)
+            format!("agent `{}` was at capacity until the deadline; the task did not start", only.spec.agent)
         }
-        _ => "the plan did not end within the time the caller gave".into(),
+        _ => "the plan did not end before its deadline".into(),
     };
     OrchestratorError::new(OrchestratorErrorCode::Timeout, message)
 }

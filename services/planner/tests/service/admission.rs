@@ -1,4 +1,4 @@
-//! Who may begin, who waits, who is turned away.
+//! Admission control through the server: which plans start, queue or are rejected.
 
 use std::sync::Arc;
 
@@ -34,55 +34,55 @@ fn chat(agent: &str) -> PlanAndExecuteRequest {
     PlanAndExecuteRequest { message: "hello".into(), agent: Some(agent.into()), ..Default::default() }
 }
 
-/// One of every second kind: small enough to be kept in memory while it waits, or not.
+/// Plans small enough to stay loaded while they queue, and larger ones, alternately.
 fn either(n: usize, agent: &str) -> PlanAndExecuteRequest {
     PlanAndExecuteRequest { context: "x".repeat(20_000 * (n % 2)), ..chat(agent) }
 }
 
-async fn cancel(stage: &TestPlanner, plan_id: &str) -> Result<(), OrchestratorError> {
+async fn cancel(planner: &TestPlanner, plan_id: &str) -> Result<(), OrchestratorError> {
     let request =
         CancelPlanRequest { plan_id: plan_id.into(), reason: "enough".into(), ..Default::default() };
-    let answer = stage.client.clone().cancel_plan(request).await;
+    let answer = planner.client.clone().cancel_plan(request).await;
     answer.map(|_| ()).map_err(|status| phoenix_proto::error_from_status(&status))
 }
 
-/// Tasks that the executor was asked to run so far.
-fn handed_over(stage: &TestPlanner) -> usize {
-    stage.executor.log.lock().unwrap().calls.len()
+/// Number of dispatched tasks so far.
+fn dispatched(planner: &TestPlanner) -> usize {
+    planner.executor.log.lock().unwrap().calls.len()
 }
 
-async fn plans(stage: &TestPlanner) -> usize {
+async fn plans(planner: &TestPlanner) -> usize {
     let request = ListPlansRequest { page_size: 500, ..Default::default() };
-    stage.client.clone().list_plans(request).await.unwrap().into_inner().plans.len()
+    planner.client.clone().list_plans(request).await.unwrap().into_inner().plans.len()
 }
 
-/// The plans whose tasks for `agent` the executor was asked to run, in this order.
-fn order(stage: &TestPlanner, agent: &str) -> Vec<String> {
-    let log = stage.executor.log.lock().unwrap();
+/// Plans whose tasks for `agent` were dispatched, in order.
+fn order(planner: &TestPlanner, agent: &str) -> Vec<String> {
+    let log = planner.executor.log.lock().unwrap();
     log.calls.iter().filter(|call| call.agent == agent).map(|call| call.plan_id.clone()).collect()
 }
 
-async fn ask(stage: &TestPlanner, request: PlanAndExecuteRequest) -> Result<String, OrchestratorError> {
-    let answer = stage.client.clone().plan_and_execute(request).await;
+async fn ask(planner: &TestPlanner, request: PlanAndExecuteRequest) -> Result<String, OrchestratorError> {
+    let answer = planner.client.clone().plan_and_execute(request).await;
     answer
         .map(|response| response.into_inner().plan_id)
         .map_err(|status| phoenix_proto::error_from_status(&status))
 }
 
 #[tokio::test]
-async fn who_waits_for_an_agent_without_a_place_is_turned_away_before_anything_is_journalled() {
-    let stage = TestPlanner::new().await;
-    stage.script("narrow", Script::Hangs);
-    let first = submit(&stage, chat("narrow")).await.unwrap();
-    submit(&stage, chat("narrow")).await.unwrap();
-    eventually(async || handed_over(&stage) == 2).await;
+async fn sync_plan_at_capacity_is_rejected_before_the_journal() {
+    let planner = TestPlanner::new().await;
+    planner.script("narrow", Script::Hangs);
+    let first = submit(&planner, chat("narrow")).await.unwrap();
+    submit(&planner, chat("narrow")).await.unwrap();
+    eventually(async || dispatched(&planner) == 2).await;
 
     let two = graph(vec![task("a", "model", "{}", &[]), task("b", "narrow", "{}", &[])]);
     for refused in [
-        ask(&stage, chat("narrow")).await,
-        ask(&stage, two).await,
-        execute(&stage, chat("narrow")).await.map(|_| String::new()),
-        ask(&stage, PlanAndExecuteRequest { idempotency_key: "k".into(), ..chat("narrow") }).await,
+        ask(&planner, chat("narrow")).await,
+        ask(&planner, two).await,
+        execute(&planner, chat("narrow")).await.map(|_| String::new()),
+        ask(&planner, PlanAndExecuteRequest { idempotency_key: "k".into(), ..chat("narrow") }).await,
     ] {
         let error = refused.unwrap_err();
         assert_eq!(error.code, Code::Overloaded, "{error}");
@@ -90,62 +90,62 @@ async fn who_waits_for_an_agent_without_a_place_is_turned_away_before_anything_i
         assert_eq!(details, ["narrow", "1", "1"]);
         assert!(error.retry_after.is_some() && !error.details.contains_key("plan_id"), "{error:?}");
     }
-    assert_eq!((plans(&stage).await, handed_over(&stage)), (2, 2));
-    assert!(ask(&stage, chat("model")).await.is_ok(), "another agent is not concerned");
+    assert_eq!((plans(&planner).await, dispatched(&planner)), (2, 2));
+    assert!(ask(&planner, chat("model")).await.is_ok(), "another agent is not affected");
 
-    cancel(&stage, &first).await.unwrap();
-    stage.script("narrow", Script::Says(answers("ok")));
+    cancel(&planner, &first).await.unwrap();
+    planner.script("narrow", Script::Says(answers("ok")));
     let again = PlanAndExecuteRequest { idempotency_key: "k".into(), ..chat("narrow") };
-    ask(&stage, again).await.expect("there is a place again, and the key stands for nothing yet");
+    ask(&planner, again).await.expect("there is capacity again, and the key is unused");
 }
 
 #[tokio::test]
-async fn a_task_that_comes_later_does_not_need_a_place_at_the_beginning() {
-    let stage = TestPlanner::new().await;
-    stage.script("single", Script::Hangs);
-    let holder = submit(&stage, chat("single")).await.unwrap();
-    eventually(async || handed_over(&stage) == 1).await;
+async fn later_task_needs_no_permit_at_the_start() {
+    let planner = TestPlanner::new().await;
+    planner.script("single", Script::Hangs);
+    let holder = submit(&planner, chat("single")).await.unwrap();
+    eventually(async || dispatched(&planner) == 1).await;
     let both = graph(vec![task("a", "model", "{}", &[]), task("b", "single", "{}", &["a"])]);
-    let mut client = stage.client.clone();
+    let mut client = planner.client.clone();
     let call = tokio::spawn(async move { client.plan_and_execute(both).await });
-    eventually(async || handed_over(&stage) == 2).await;
-    stage.script("single", Script::Says(answers("at last")));
-    cancel(&stage, &holder).await.unwrap();
+    eventually(async || dispatched(&planner) == 2).await;
+    planner.script("single", Script::Says(answers("at last")));
+    cancel(&planner, &holder).await.unwrap();
     assert_eq!(call.await.unwrap().unwrap().into_inner().output, "at last");
 }
 
 #[tokio::test]
-async fn plans_that_nobody_waits_for_take_turns_in_the_order_of_their_acceptance() {
-    let stage = TestPlanner::new().await;
+async fn async_plans_start_in_order_of_acceptance() {
+    let planner = TestPlanner::new().await;
     let leave = Arc::new(Semaphore::new(0));
-    stage.script("narrow", Script::Waits(leave.clone()));
+    planner.script("narrow", Script::Waits(leave.clone()));
     let mut accepted = Vec::new();
     for n in 0..12 {
-        accepted.push(submit(&stage, either(n, "narrow")).await.unwrap());
+        accepted.push(submit(&planner, either(n, "narrow")).await.unwrap());
     }
     for ended in 0..accepted.len() {
-        let begun = (ended + 2).min(accepted.len());
-        eventually(async || handed_over(&stage) == begun).await;
-        let waiting = stage.plan(accepted.last().unwrap()).await;
-        if begun < accepted.len() {
-            assert_eq!((status_of(&waiting), handed_over(&stage)), (PlanStatus::Pending, begun));
+        let started = (ended + 2).min(accepted.len());
+        eventually(async || dispatched(&planner) == started).await;
+        let waiting = planner.plan(accepted.last().unwrap()).await;
+        if started < accepted.len() {
+            assert_eq!((status_of(&waiting), dispatched(&planner)), (PlanStatus::Pending, started));
         }
         leave.add_permits(1);
     }
     for plan_id in &accepted {
-        assert_eq!(status_of(&stage.ended(plan_id).await), PlanStatus::Succeeded);
+        assert_eq!(status_of(&planner.ended(plan_id).await), PlanStatus::Succeeded);
     }
-    // Those with a place of their own at once go together.
-    let mut order = order(&stage, "narrow");
+    // Plans with a permit of their own start together.
+    let mut order = order(&planner, "narrow");
     order[..2].sort();
     assert_eq!(order, accepted);
 }
 
 #[tokio::test]
-async fn a_plan_that_has_begun_is_finished_before_a_later_one_begins() {
-    let stage = TestPlanner::new().await;
+async fn started_plan_precedes_a_later_one() {
+    let planner = TestPlanner::new().await;
     let leave = Arc::new(Semaphore::new(0));
-    stage.script("single", Script::Waits(leave.clone()));
+    planner.script("single", Script::Waits(leave.clone()));
     let chain = || {
         graph(vec![
             task("a", "single", "{}", &[]),
@@ -154,57 +154,57 @@ async fn a_plan_that_has_begun_is_finished_before_a_later_one_begins() {
             task("d", "single", "{}", &["c"]),
         ])
     };
-    let first = submit(&stage, chain()).await.unwrap();
-    let second = submit(&stage, chain()).await.unwrap();
+    let first = submit(&planner, chain()).await.unwrap();
+    let second = submit(&planner, chain()).await.unwrap();
     leave.add_permits(6);
     for plan_id in [&first, &second] {
-        assert_eq!(status_of(&stage.ended(plan_id).await), PlanStatus::Succeeded);
+        assert_eq!(status_of(&planner.ended(plan_id).await), PlanStatus::Succeeded);
     }
     let (first, second) = (first.as_str(), second.as_str());
-    assert_eq!(order(&stage, "single"), [first, first, first, second, second, second]);
+    assert_eq!(order(&planner, "single"), [first, first, first, second, second, second]);
 }
 
 #[tokio::test]
-async fn what_waits_is_ended_at_once_and_never_handed_over() {
-    let stage = TestPlanner::new().await;
-    stage.script("single", Script::Hangs);
-    submit(&stage, chat("single")).await.unwrap();
-    eventually(async || handed_over(&stage) == 1).await;
-    let cancelled = submit(&stage, chat("single")).await.unwrap();
-    let large = submit(&stage, either(1, "single")).await.unwrap();
-    let late = submit(&stage, PlanAndExecuteRequest { deadline_ms: 200, ..chat("single") }).await.unwrap();
-    // One whose second task waits.
+async fn queued_plan_is_cancelled_at_once_undispatched() {
+    let planner = TestPlanner::new().await;
+    planner.script("single", Script::Hangs);
+    submit(&planner, chat("single")).await.unwrap();
+    eventually(async || dispatched(&planner) == 1).await;
+    let cancelled = submit(&planner, chat("single")).await.unwrap();
+    let large = submit(&planner, either(1, "single")).await.unwrap();
+    let late = submit(&planner, PlanAndExecuteRequest { deadline_ms: 200, ..chat("single") }).await.unwrap();
+    // A plan whose second task queues.
     let chain = graph(vec![task("a", "model", "{}", &[]), task("b", "single", "{}", &["a"])]);
-    let halfway = submit(&stage, chain).await.unwrap();
-    eventually(async || stage.plan(&halfway).await.tasks[0].status() == TaskStatus::Succeeded).await;
+    let halfway = submit(&planner, chain).await.unwrap();
+    eventually(async || planner.plan(&halfway).await.tasks[0].status() == TaskStatus::Succeeded).await;
 
     for plan_id in [&cancelled, &large, &halfway] {
-        cancel(&stage, plan_id).await.unwrap();
-        let plan = stage.plan(plan_id).await;
+        cancel(&planner, plan_id).await.unwrap();
+        let plan = planner.plan(plan_id).await;
         assert_eq!((status_of(&plan), &*error_of(&plan).message), (PlanStatus::Cancelled, "enough"));
         let last = plan.tasks.last().unwrap();
         assert_eq!((last.status(), last.attempts.len()), (TaskStatus::Cancelled, 0));
     }
-    let plan = stage.ended(&late).await;
+    let plan = planner.ended(&late).await;
     assert_eq!((status_of(&plan), &*error_of(&plan).code), (PlanStatus::Failed, "timeout"));
-    assert!(error_of(&plan).message.contains("had no place"), "{:?}", plan.error);
-    assert_eq!(handed_over(&stage), 2);
-    let again = cancel(&stage, &late).await.unwrap_err();
+    assert!(error_of(&plan).message.contains("was at capacity"), "{:?}", plan.error);
+    assert_eq!(dispatched(&planner), 2);
+    let again = cancel(&planner, &late).await.unwrap_err();
     assert_eq!(again.code, Code::Conflict, "{again}");
 }
 
 #[tokio::test]
-async fn an_executor_that_others_have_filled_is_asked_again_and_nobody_is_told() {
-    let stage = TestPlanner::new().await;
-    stage.script("model", Script::Refuses(OrchestratorError::new(Code::Overloaded, "full")));
-    let mut client = stage.client.clone();
+async fn full_shared_executor_is_retried_invisibly() {
+    let planner = TestPlanner::new().await;
+    planner.script("model", Script::Refuses(OrchestratorError::new(Code::Overloaded, "full")));
+    let mut client = planner.client.clone();
     let call = tokio::spawn(async move { client.plan_and_execute(chat("model")).await });
-    eventually(async || handed_over(&stage) >= 3).await;
-    stage.script("model", Script::Says(answers("at last")));
+    eventually(async || dispatched(&planner) >= 3).await;
+    planner.script("model", Script::Says(answers("at last")));
     let answer = call.await.unwrap().unwrap().into_inner();
     assert_eq!(answer.output, "at last");
     let request = WatchPlanRequest { plan_id: answer.plan_id, after_position: 0 };
-    let mut events = stage.client.clone().watch_plan(request).await.unwrap().into_inner();
+    let mut events = planner.client.clone().watch_plan(request).await.unwrap().into_inner();
     let mut kinds = Vec::new();
     while let Some(event) = events.message().await.unwrap() {
         kinds.push(event.kind);
@@ -213,58 +213,58 @@ async fn an_executor_that_others_have_filled_is_asked_again_and_nobody_is_told()
 }
 
 #[tokio::test]
-async fn so_many_plans_may_be_in_flight_and_no_more() {
-    let stage = TestPlanner::new().await;
-    stage.script("single", Script::Hangs);
+async fn plans_beyond_the_limit_in_flight_are_rejected() {
+    let planner = TestPlanner::new().await;
+    planner.script("single", Script::Hangs);
     let mut accepted = Vec::new();
     for _ in 0..MAX_PLANS {
-        accepted.push(submit(&stage, chat("single")).await.unwrap());
+        accepted.push(submit(&planner, chat("single")).await.unwrap());
     }
-    for refused in [submit(&stage, chat("model")).await, ask(&stage, chat("model")).await] {
+    for refused in [submit(&planner, chat("model")).await, ask(&planner, chat("model")).await] {
         let error = refused.unwrap_err();
         assert_eq!((error.code, &*error.details["in_flight"]), (Code::Overloaded, "64"), "{error}");
         assert!(error.retry_after.is_some());
     }
-    assert_eq!(plans(&stage).await, accepted.len());
-    cancel(&stage, &accepted[7]).await.unwrap();
-    eventually(async || ask(&stage, chat("model")).await.is_ok()).await;
+    assert_eq!(plans(&planner).await, accepted.len());
+    cancel(&planner, &accepted[7]).await.unwrap();
+    eventually(async || ask(&planner, chat("model")).await.is_ok()).await;
 }
 
 #[tokio::test]
-async fn plans_that_waited_when_their_planner_was_killed_keep_their_order() {
+async fn recovered_queued_plans_keep_their_order() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let later = Arc::new(tempfile::tempdir().unwrap());
     let mut accepted = Vec::new();
     {
-        let stage =
+        let planner =
             TestPlanner::on(dir.clone(), FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
-        stage.script("single", Script::Hangs);
+        planner.script("single", Script::Hangs);
         for n in 0..20 {
-            accepted.push(submit(&stage, either(n, "single")).await.unwrap());
+            accepted.push(submit(&planner, either(n, "single")).await.unwrap());
         }
-        // What a SIGKILL leaves: the file as it is in this moment.
+        // As after a SIGKILL: the file in its current state.
         for file in ["planner.db", "planner.db-wal"] {
             std::fs::copy(dir.path().join(file), later.path().join(file)).unwrap();
         }
     }
-    let stage = TestPlanner::on(later, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
+    let planner = TestPlanner::on(later, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
     let leave = Arc::new(Semaphore::new(0));
-    stage.script("single", Script::Waits(leave.clone()));
-    eventually(async || handed_over(&stage) == 1).await;
-    let last = submit(&stage, chat("single")).await.unwrap();
-    // One that has not begun can be ended as soon as it is taken over.
+    planner.script("single", Script::Waits(leave.clone()));
+    eventually(async || dispatched(&planner) == 1).await;
+    let last = submit(&planner, chat("single")).await.unwrap();
+    // A queued plan can be cancelled as soon as it is taken over.
     let cancelled = accepted.remove(10);
-    cancel(&stage, &cancelled).await.unwrap();
+    cancel(&planner, &cancelled).await.unwrap();
     leave.add_permits(20);
     accepted.push(last);
     for plan_id in &accepted {
-        assert_eq!(status_of(&stage.ended(plan_id).await), PlanStatus::Succeeded);
+        assert_eq!(status_of(&planner.ended(plan_id).await), PlanStatus::Succeeded);
     }
-    assert_eq!(order(&stage, "single"), accepted);
+    assert_eq!(order(&planner, "single"), accepted);
 }
 
 /// A planner without a server, and its journal.
-async fn planner(url: &str, executor_url: &str) -> (Planner, Journal) {
+async fn serverless_planner(url: &str, executor_url: &str) -> (Planner, Journal) {
     let journal = Journal::open(url, Readiness::needing(&[])).await.unwrap();
     let health = HealthView::new(client::channel("http://127.0.0.1:1", &token()).unwrap());
     let executor = client::channel(executor_url, &token()).unwrap();
@@ -295,33 +295,33 @@ async fn statuses(journal: &Journal) -> Vec<Status> {
 }
 
 #[tokio::test]
-async fn a_planner_that_ends_begins_nothing_more() {
-    let stage = TestPlanner::new().await;
+async fn planner_in_shutdown_starts_nothing() {
+    let peers = TestPlanner::new().await;
     let leave = Arc::new(Semaphore::new(0));
-    stage.script("single", Script::Waits(leave.clone()));
+    peers.script("single", Script::Waits(leave.clone()));
     let dir = tempfile::tempdir().unwrap();
-    let (planner, journal) = planner(&url_in(&dir), &stage.executor_url).await;
+    let (planner, journal) = serverless_planner(&url_in(&dir), &peers.executor_url).await;
     for _ in 0..3 {
         let context = RequestContext::new(CorrelationId::generate());
         planner.submit_plan(context, plan_request("single", WaitMode::Async)).await.unwrap();
     }
-    eventually(async || handed_over(&stage) == 1).await;
-    // Polled once, it has begun to end: one plan runs, two wait.
+    eventually(async || dispatched(&peers) == 1).await;
+    // Polled once, the shutdown has started: one plan runs, two queue.
     assert!(planner.drained(PATIENCE).now_or_never().is_none());
     leave.add_permits(3);
     planner.drained(PATIENCE).await;
     assert_eq!(statuses(&journal).await, [Status::Succeeded, Status::Pending, Status::Pending]);
-    assert_eq!(handed_over(&stage), 1);
+    assert_eq!(dispatched(&peers), 1);
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_while_its_plan_is_accepted_leaves_no_plan_that_nobody_runs() {
+async fn disconnect_during_commit_leaves_no_idle_plan() {
     let dir = tempfile::tempdir().unwrap();
-    let (planner, journal) = planner(&url_in(&dir), "http://127.0.0.1:1").await;
+    let (planner, journal) = serverless_planner(&url_in(&dir), "http://127.0.0.1:1").await;
     let mut other = SqliteConnection::connect(&url_in(&dir)).await.unwrap();
     let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
     let context = RequestContext::new(CorrelationId::generate());
-    // Polled once: its plan is with the journal, which can't write it yet. Then the caller leaves.
+    // Polled once: its plan is in the journal's queue, which cannot be committed yet. Then the caller disconnects.
     assert!(
         planner.plan_and_execute_v1(context, plan_request("model", WaitMode::Sync)).now_or_never().is_none()
     );
@@ -330,35 +330,35 @@ async fn a_caller_that_goes_away_while_its_plan_is_accepted_leaves_no_plan_that_
 }
 
 #[tokio::test]
-async fn thousands_of_tasks_share_a_connection_and_their_cancel_leaves_it_whole() {
-    let stage = TestPlanner::new().await;
+async fn mass_cancel_keeps_the_shared_connection_usable() {
+    let planner = TestPlanner::new().await;
     for agent in ["wide", "model"] {
-        stage.script(agent, Script::Hangs);
+        planner.script(agent, Script::Hangs);
     }
-    let undisturbed = submit(&stage, chat("model")).await.unwrap();
+    let undisturbed = submit(&planner, chat("model")).await.unwrap();
     let mut wide = Vec::new();
     for _ in 0..8 {
         let tasks = (0..256).map(|n| task(&format!("t{n}"), "wide", "{}", &[])).collect();
-        wide.push(submit(&stage, graph(tasks)).await.unwrap());
+        wide.push(submit(&planner, graph(tasks)).await.unwrap());
     }
-    eventually(async || handed_over(&stage) == 1 + 8 * 256).await;
-    let ends = wide.iter().map(|plan_id| cancel(&stage, plan_id));
+    eventually(async || dispatched(&planner) == 1 + 8 * 256).await;
+    let ends = wide.iter().map(|plan_id| cancel(&planner, plan_id));
     for end in futures_util::future::join_all(ends).await {
         end.unwrap();
     }
-    eventually(async || stage.executor.log.lock().unwrap().abandoned == 8 * 256).await;
-    // Begun and ended in one breath: the executor hears of both at once.
+    eventually(async || planner.executor.log.lock().unwrap().abandoned == 8 * 256).await;
+    // Started and cancelled at once: the executor receives both together.
     for _ in 0..4 {
         let tasks = (0..256).map(|n| task(&format!("t{n}"), "wide", "{}", &[])).collect();
-        let plan_id = submit(&stage, graph(tasks)).await.unwrap();
-        cancel(&stage, &plan_id).await.unwrap();
+        let plan_id = submit(&planner, graph(tasks)).await.unwrap();
+        cancel(&planner, &plan_id).await.unwrap();
     }
-    stage.script("model", Script::Says(answers("ok")));
-    ask(&stage, chat("model")).await.unwrap();
-    assert_eq!(status_of(&stage.plan(&undisturbed).await), PlanStatus::Running);
+    planner.script("model", Script::Says(answers("ok")));
+    ask(&planner, chat("model")).await.unwrap();
+    assert_eq!(status_of(&planner.plan(&undisturbed).await), PlanStatus::Running);
     assert_eq!(
-        order(&stage, "model").iter().filter(|plan| **plan == undisturbed).count(),
+        order(&planner, "model").iter().filter(|plan| **plan == undisturbed).count(),
         1,
-        "it was not handed over again"
+        "it was not dispatched again"
     );
 }

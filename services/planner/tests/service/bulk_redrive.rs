@@ -1,4 +1,4 @@
-//! Many dead letters at once.
+//! Bulk operations on dead letters through the server.
 
 use std::{
     collections::BTreeSet,
@@ -24,30 +24,30 @@ fn read<T>(answer: Result<Response<T>, Status>) -> Result<T, OrchestratorError> 
 }
 
 async fn list(
-    stage: &TestPlanner,
+    planner: &TestPlanner,
     request: ListDeadLettersRequest,
 ) -> Result<Vec<DeadLetter>, OrchestratorError> {
-    read(stage.client.clone().list_dead_letters(request).await).map(|page| page.dead_letters)
+    read(planner.client.clone().list_dead_letters(request).await).map(|page| page.dead_letters)
 }
 
-async fn letters(stage: &TestPlanner, state: State) -> Vec<DeadLetter> {
+async fn letters(planner: &TestPlanner, state: State) -> Vec<DeadLetter> {
     let request = ListDeadLettersRequest { state: state.into(), page_size: 500, ..Default::default() };
-    list(stage, request).await.unwrap()
+    list(planner, request).await.unwrap()
 }
 
 async fn redrive(
-    stage: &TestPlanner,
+    planner: &TestPlanner,
     request: RedriveDeadLettersRequest,
 ) -> Result<RedriveDeadLettersResponse, OrchestratorError> {
     let context = RequestContext::new(CorrelationId::generate());
-    read(stage.client.clone().redrive_dead_letters(context.request(request)).await)
+    read(planner.client.clone().redrive_dead_letters(context.request(request)).await)
 }
 
 async fn discard(
-    stage: &TestPlanner,
+    planner: &TestPlanner,
     request: DiscardDeadLettersRequest,
 ) -> Result<DiscardDeadLettersResponse, OrchestratorError> {
-    read(stage.client.clone().discard_dead_letters(request).await)
+    read(planner.client.clone().discard_dead_letters(request).await)
 }
 
 fn of_agent(agent: &str) -> Option<DeadLetterFilter> {
@@ -55,41 +55,41 @@ fn of_agent(agent: &str) -> Option<DeadLetterFilter> {
 }
 
 /// `count` plans whose only task, for `agent`, fails.
-async fn failures(stage: &TestPlanner, agent: &str, count: usize) -> Vec<String> {
+async fn failures(planner: &TestPlanner, agent: &str, count: usize) -> Vec<String> {
     let error = OrchestratorError::new(Code::ExecutionFailed, "no").with_detail("error_class", "io");
-    stage.script(agent, Script::Says(vec![started(1), finished(1, Err(error))]));
+    planner.script(agent, Script::Says(vec![started(1), finished(1, Err(error))]));
     let mut plans = Vec::new();
     for _ in 0..count {
         let request = graph(vec![task("a", agent, "{}", &[])]);
-        plans.push(stage.client.clone().submit_plan(request).await.unwrap().into_inner().plan_id);
+        plans.push(planner.client.clone().submit_plan(request).await.unwrap().into_inner().plan_id);
     }
     for plan_id in &plans {
-        stage.ended(plan_id).await;
+        planner.ended(plan_id).await;
     }
-    stage.executor.log.lock().unwrap().calls.clear();
-    stage.script(agent, Script::Says(answers("at last")));
+    planner.executor.log.lock().unwrap().calls.clear();
+    planner.script(agent, Script::Says(answers("at last")));
     plans
 }
 
-/// Waits until none of `plans` is open any more; gives the plans that took them up, one for each.
-async fn all_redriven(stage: &TestPlanner, plans: &[String]) -> BTreeSet<String> {
+/// Waits until all of `plans` are redriven. Returns the new plans, one for each.
+async fn all_redriven(planner: &TestPlanner, plans: &[String]) -> BTreeSet<String> {
     eventually(async || {
-        let open = letters(stage, State::Open).await;
+        let open = letters(planner, State::Open).await;
         !open.iter().any(|letter| plans.contains(&letter.plan_id))
     })
     .await;
     let mut new = BTreeSet::new();
     for plan_id in plans {
-        assert!(new.insert(stage.plan(plan_id).await.redriven_as.expect("it was redriven")), "one each");
+        assert!(new.insert(planner.plan(plan_id).await.redriven_as.expect("it was redriven")), "one each");
     }
     new
 }
 
 #[tokio::test]
-async fn a_sweep_redrives_what_its_filter_finds_at_its_rate() {
-    let stage = TestPlanner::new().await;
-    let (notes, others) = (failures(&stage, "notes", 6).await, failures(&stage, "git_agent", 2).await);
-    let open = letters(&stage, State::Open).await;
+async fn bulk_redrive_follows_its_filter_and_rate() {
+    let planner = TestPlanner::new().await;
+    let (notes, others) = (failures(&planner, "notes", 6).await, failures(&planner, "git_agent", 2).await);
+    let open = letters(&planner, State::Open).await;
     let found: Vec<_> = open.iter().map(|letter| &letter.plan_id).collect();
     assert_eq!(found, others.iter().rev().chain(notes.iter().rev()).collect::<Vec<_>>(), "newest first");
     assert_eq!((open[0].key.as_str(), open[0].attempts, open[0].settled.is_some()), ("a", 1, false));
@@ -102,48 +102,49 @@ async fn a_sweep_redrives_what_its_filter_finds_at_its_rate() {
         reason: "fixed".into(),
         ..Default::default()
     };
-    let sweep = redrive(&stage, request.clone()).await.unwrap();
-    assert_eq!(sweep.selected, 6);
-    assert_eq!(redrive(&stage, request).await.unwrap().selected, 0, "they are spoken for");
-    let new = all_redriven(&stage, &notes).await;
+    let bulk = redrive(&planner, request.clone()).await.unwrap();
+    assert_eq!(bulk.selected, 6);
+    assert_eq!(redrive(&planner, request).await.unwrap().selected, 0, "they are marked already");
+    let new = all_redriven(&planner, &notes).await;
     assert!(asked.elapsed() >= Duration::from_millis(240), "five pauses: {:?}", asked.elapsed());
     for plan_id in &new {
-        let plan = stage.ended(plan_id).await;
-        assert_eq!((plan.status(), &plan.correlation_id), (PlanStatus::Succeeded, &sweep.correlation_id));
+        let plan = planner.ended(plan_id).await;
+        assert_eq!((plan.status(), &plan.correlation_id), (PlanStatus::Succeeded, &bulk.correlation_id));
     }
-    assert_eq!(stage.plans_of(sweep.correlation_id.parse().unwrap()).await.len(), 6, "found by the request");
-    let settled = letters(&stage, State::Redriven).await[0].settled.clone().unwrap();
-    assert_eq!((settled.correlation_id, settled.reason), (sweep.correlation_id, "fixed".into()));
+    assert_eq!(planner.plans_of(bulk.correlation_id.parse().unwrap()).await.len(), 6, "found by the request");
+    let settled = letters(&planner, State::Redriven).await[0].settled.clone().unwrap();
+    assert_eq!((settled.correlation_id, settled.reason), (bulk.correlation_id, "fixed".into()));
     assert!(new.contains(&settled.redriven_as));
-    let left: Vec<_> = letters(&stage, State::Open).await.into_iter().map(|letter| letter.plan_id).collect();
+    let left: Vec<_> =
+        letters(&planner, State::Open).await.into_iter().map(|letter| letter.plan_id).collect();
     assert_eq!(left.iter().rev().collect::<Vec<_>>(), others.iter().collect::<Vec<_>>());
-    assert_eq!(stage.executor.log.lock().unwrap().calls.len(), 6, "each once");
+    assert_eq!(planner.executor.log.lock().unwrap().calls.len(), 6, "each once");
 }
 
 #[tokio::test]
-async fn what_a_planner_leaves_of_a_sweep_the_next_one_works_off() {
+async fn bulk_redrive_of_a_dead_planner_is_continued_by_the_next() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let on = async || {
         TestPlanner::on(dir.clone(), FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await
     };
-    let mut stage = on().await;
-    let plans = failures(&stage, "notes", 12).await;
+    let mut planner = on().await;
+    let plans = failures(&planner, "notes", 12).await;
     let request = RedriveDeadLettersRequest { rate_per_second: 4.0, ..Default::default() };
-    let sweep = redrive(&stage, request).await.unwrap();
-    assert_eq!(sweep.selected, 12);
-    eventually(async || letters(&stage, State::Redriven).await.len() >= 2).await;
-    stage.stop().await;
-    let stage = on().await;
-    assert!(letters(&stage, State::Open).await.len() >= 6, "it was stopped in the middle");
-    let new = all_redriven(&stage, &plans).await;
-    assert_eq!(stage.plans_of(sweep.correlation_id.parse().unwrap()).await.len(), new.len(), "none twice");
+    let bulk = redrive(&planner, request).await.unwrap();
+    assert_eq!(bulk.selected, 12);
+    eventually(async || letters(&planner, State::Redriven).await.len() >= 2).await;
+    planner.stop().await;
+    let planner = on().await;
+    assert!(letters(&planner, State::Open).await.len() >= 6, "it was stopped in the middle");
+    let new = all_redriven(&planner, &plans).await;
+    assert_eq!(planner.plans_of(bulk.correlation_id.parse().unwrap()).await.len(), new.len(), "none twice");
     for plan_id in &new {
-        assert_eq!(stage.ended(plan_id).await.status(), PlanStatus::Succeeded);
+        assert_eq!(planner.ended(plan_id).await.status(), PlanStatus::Succeeded);
     }
 }
 
 #[tokio::test]
-async fn a_sweep_and_a_person_who_redrives_do_not_do_it_twice() {
+async fn bulk_and_single_redrive_of_one_plan_redrive_it_once() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let on = async || {
         TestPlanner::on(dir.clone(), FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await
@@ -152,7 +153,7 @@ async fn a_sweep_and_a_person_who_redrives_do_not_do_it_twice() {
     let plans = failures(&stages[0], "notes", 20).await;
     stages[1].script("notes", Script::Says(answers("at last")));
     let request = RedriveDeadLettersRequest { rate_per_second: 200.0, ..Default::default() };
-    let sweep = redrive(&stages[0], request).await.unwrap();
+    let bulk = redrive(&stages[0], request).await.unwrap();
     let mut won = 0;
     for plan_id in plans.iter().rev() {
         let request = RedrivePlanRequest { plan_id: plan_id.clone(), ..Default::default() };
@@ -162,58 +163,58 @@ async fn a_sweep_and_a_person_who_redrives_do_not_do_it_twice() {
         }
     }
     all_redriven(&stages[0], &plans).await;
-    let swept = stages[0].plans_of(sweep.correlation_id.parse().unwrap()).await.len();
+    let swept = stages[0].plans_of(bulk.correlation_id.parse().unwrap()).await.len();
     assert_eq!(swept + won, plans.len());
 }
 
 #[tokio::test]
-async fn a_discard_needs_a_reason_and_keeps_it() {
-    let stage = TestPlanner::new().await;
-    let (notes, others) = (failures(&stage, "notes", 3).await, failures(&stage, "git_agent", 1).await);
+async fn discard_requires_and_stores_a_reason() {
+    let planner = TestPlanner::new().await;
+    let (notes, others) = (failures(&planner, "notes", 3).await, failures(&planner, "git_agent", 1).await);
     for reason in ["", " \n"] {
         let request = DiscardDeadLettersRequest {
             filter: of_agent("notes"),
             reason: reason.into(),
             ..Default::default()
         };
-        let error = discard(&stage, request).await.unwrap_err();
+        let error = discard(&planner, request).await.unwrap_err();
         assert_eq!((error.code, &*error.details["field"]), (Code::ValidationFailed, "reason"));
     }
     let request =
         DiscardDeadLettersRequest { filter: of_agent("notes"), reason: "old".into(), ..Default::default() };
     let two = DiscardDeadLettersRequest { limit: 2, ..request.clone() };
-    assert_eq!(discard(&stage, two).await.unwrap().discarded, 2);
-    let done = discard(&stage, request).await.unwrap();
+    assert_eq!(discard(&planner, two).await.unwrap().discarded, 2);
+    let done = discard(&planner, request).await.unwrap();
     assert_eq!(done.discarded, 1);
-    let discarded = letters(&stage, State::Discarded).await;
+    let discarded = letters(&planner, State::Discarded).await;
     assert_eq!(
         discarded.iter().map(|letter| &letter.plan_id).collect::<Vec<_>>(),
         notes.iter().rev().collect::<Vec<_>>()
     );
     let settled = discarded[0].settled.clone().unwrap();
     assert_eq!((settled.correlation_id, settled.reason.as_str()), (done.correlation_id, "old"));
-    assert_eq!(letters(&stage, State::Open).await[0].plan_id, others[0]);
-    let swept = redrive(&stage, RedriveDeadLettersRequest::default()).await.unwrap();
+    assert_eq!(letters(&planner, State::Open).await[0].plan_id, others[0]);
+    let swept = redrive(&planner, RedriveDeadLettersRequest::default()).await.unwrap();
     assert_eq!(swept.selected, 1, "what was discarded is not redriven");
     let request = RedrivePlanRequest { plan_id: notes[0].clone(), ..Default::default() };
-    stage.client.clone().redrive_plan(request).await.expect("unless somebody names it");
+    planner.client.clone().redrive_plan(request).await.expect("a single redrive is allowed");
 }
 
 #[tokio::test]
-async fn a_sweep_that_is_sent_again_is_answered_again() {
-    let stage = TestPlanner::new().await;
-    failures(&stage, "notes", 4).await;
+async fn repeated_bulk_request_receives_the_first_result() {
+    let planner = TestPlanner::new().await;
+    failures(&planner, "notes", 4).await;
     let request = |limit, digest: &str| RedriveDeadLettersRequest {
         limit,
         idempotency_key: "key-1".into(),
         idempotency_digest: digest.into(),
         ..Default::default()
     };
-    let first = redrive(&stage, request(2, "d1")).await.unwrap();
+    let first = redrive(&planner, request(2, "d1")).await.unwrap();
     assert_eq!(first.selected, 2);
     let replay = RedriveDeadLettersResponse { replay_of: first.correlation_id.clone(), ..first };
-    assert_eq!(redrive(&stage, request(2, "d1")).await.unwrap(), replay);
-    assert_eq!(redrive(&stage, request(3, "d2")).await.unwrap_err().code, Code::IdempotencyMismatch);
+    assert_eq!(redrive(&planner, request(2, "d1")).await.unwrap(), replay);
+    assert_eq!(redrive(&planner, request(3, "d2")).await.unwrap_err().code, Code::IdempotencyMismatch);
 
     let request = DiscardDeadLettersRequest {
         reason: "old".into(),
@@ -221,15 +222,15 @@ async fn a_sweep_that_is_sent_again_is_answered_again() {
         idempotency_digest: "d1".into(),
         ..Default::default()
     };
-    let first = discard(&stage, request.clone()).await.unwrap();
+    let first = discard(&planner, request.clone()).await.unwrap();
     assert!(first.discarded >= 2, "{first:?}");
     let replay = DiscardDeadLettersResponse { replay_of: first.correlation_id.clone(), ..first };
-    assert_eq!(discard(&stage, request).await.unwrap(), replay);
+    assert_eq!(discard(&planner, request).await.unwrap(), replay);
 }
 
 #[tokio::test]
-async fn what_cannot_be_asked_is_named() {
-    let stage = TestPlanner::new().await;
+async fn invalid_bulk_request_names_its_field() {
+    let planner = TestPlanner::new().await;
     let filter = |change: fn(&mut DeadLetterFilter)| {
         let mut filter = DeadLetterFilter::default();
         change(&mut filter);
@@ -244,13 +245,17 @@ async fn what_cannot_be_asked_is_named() {
         (ListDeadLettersRequest { page_size: 501, ..Default::default() }, "page_size"),
         (ListDeadLettersRequest { page_token: "42".into(), ..Default::default() }, "page_token"),
     ] {
-        let error = list(&stage, request).await.unwrap_err();
+        let error = list(&planner, request).await.unwrap_err();
         assert_eq!((error.code, &*error.details["field"]), (Code::ValidationFailed, field));
     }
     for rate in [-1.0, 1e-300, 1000.1, f64::NAN, f64::INFINITY] {
         let request = RedriveDeadLettersRequest { rate_per_second: rate, ..Default::default() };
-        assert_eq!(redrive(&stage, request).await.unwrap_err().details["field"], "rate_per_second", "{rate}");
+        assert_eq!(
+            redrive(&planner, request).await.unwrap_err().details["field"],
+            "rate_per_second",
+            "{rate}"
+        );
     }
     let many = RedriveDeadLettersRequest { limit: 10_001, ..Default::default() };
-    assert_eq!(redrive(&stage, many).await.unwrap_err().details["field"], "limit");
+    assert_eq!(redrive(&planner, many).await.unwrap_err().details["field"], "limit");
 }

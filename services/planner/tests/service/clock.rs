@@ -12,12 +12,12 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_clock_that_was_set_back_gives_a_plan_no_more_time_than_it_had() {
+async fn clock_set_back_does_not_extend_a_time_limit() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let url = format!("sqlite://{}", dir.path().join("planner.db").display());
     let journal = store::open(&url).await.unwrap();
     journal.register("earlier").await.unwrap();
-    // Accepted for 300 ms when it was an hour later.
+    // Accepted with a limit of 300 ms by a clock that was an hour ahead.
     let mut plan = new_plan(Timestamp::now() + Duration::from_secs(3600), &["model"]);
     plan.deadline_at = Some(plan.created_at + Duration::from_millis(300));
     let plan_id = plan.plan_id.to_string();
@@ -26,18 +26,18 @@ async fn a_clock_that_was_set_back_gives_a_plan_no_more_time_than_it_had() {
 
     let executor = FakeExecutor::default();
     executor.scripts.lock().unwrap().insert("model".into(), Script::Hangs);
-    let stage = TestPlanner::on(dir, executor, FakeHealth::default(), ALL_PEERS).await;
-    eventually(async || status_of(&stage.plan(&plan_id).await) == PlanStatus::Failed).await;
-    assert_eq!(error_of(&stage.plan(&plan_id).await).code, "timeout");
+    let planner = TestPlanner::on(dir, executor, FakeHealth::default(), ALL_PEERS).await;
+    eventually(async || status_of(&planner.plan(&plan_id).await) == PlanStatus::Failed).await;
+    assert_eq!(error_of(&planner.plan(&plan_id).await).code, "timeout");
 }
 
 #[tokio::test]
-async fn a_plan_whose_tasks_have_all_succeeded_has_succeeded_though_its_time_is_up_by_then() {
+async fn recovered_plan_with_all_tasks_succeeded_succeeds_late() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let url = format!("sqlite://{}", dir.path().join("planner.db").display());
     let journal = store::open(&url).await.unwrap();
     journal.register("earlier").await.unwrap();
-    // Its planner died between the end of its last task and its own.
+    // Its planner died between the end of the last task and the end of the plan.
     let mut plan = new_plan(Timestamp::now() - Duration::from_secs(60), &["model"]);
     plan.deadline_at = Some(plan.created_at + Duration::from_secs(30));
     let (plan_id, task) = (plan.plan_id.to_string(), TaskRef { plan_id: plan.plan_id, ordinal: 0 });
@@ -47,7 +47,7 @@ async fn a_plan_whose_tasks_have_all_succeeded_has_succeeded_though_its_time_is_
     journal.append("earlier", &[[Entry::PlanAccepted { plan: plan.into() }, ended].into()]).await.unwrap();
     journal.release("earlier").await.unwrap();
 
-    let stage = TestPlanner::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
-    let plan = stage.ended(&plan_id).await;
+    let planner = TestPlanner::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
+    let plan = planner.ended(&plan_id).await;
     assert_eq!((status_of(&plan), plan.output.as_deref()), (PlanStatus::Succeeded, Some("done in time")));
 }

@@ -1,4 +1,4 @@
-//! A journal with damage in it: what can be read is served, what can't says so, and nobody panics.
+//! Damaged journals: readable plans are served, unreadable ones are errors, and nothing panics.
 
 use std::{
     os::unix::fs::FileExt,
@@ -21,15 +21,15 @@ use crate::support::{
 
 const PAGE: u64 = 4096;
 
-/// The files of a stage's journal.
-fn files(stage: &TestPlanner) -> [PathBuf; 3] {
-    let path = stage.database_url.strip_prefix("sqlite://").unwrap();
+/// Files of a planner's journal.
+fn files(planner: &TestPlanner) -> [PathBuf; 3] {
+    let path = planner.database_url.strip_prefix("sqlite://").unwrap();
     ["", "-wal", "-shm"].map(|suffix| format!("{path}{suffix}").into())
 }
 
-async fn is_refused(stage: &TestPlanner) {
-    eventually(async || !stage.is_serving().await).await;
-    let error = stage.chat("hello").await.unwrap_err();
+async fn is_refused(planner: &TestPlanner) {
+    eventually(async || !planner.is_serving().await).await;
+    let error = planner.chat("hello").await.unwrap_err();
     assert_eq!(error.code, Code::Unavailable, "{error}");
     assert!(!error.message.contains(".db"), "{error}");
 }
@@ -37,32 +37,32 @@ async fn is_refused(stage: &TestPlanner) {
 #[tokio::test]
 async fn removed_journal_file_makes_the_planner_unready() {
     for (removed, replaced) in [(&[0, 1, 2][..], false), (&[0], false), (&[1], false), (&[0], true)] {
-        let stage = TestPlanner::new().await;
-        stage.chat("before").await.unwrap();
-        let files = files(&stage);
+        let planner = TestPlanner::new().await;
+        planner.chat("before").await.unwrap();
+        let files = files(&planner);
         for file in removed {
             std::fs::remove_file(&files[*file]).unwrap();
         }
         if replaced {
             std::fs::write(&files[0], "").unwrap();
         }
-        is_refused(&stage).await;
-        assert_eq!(files[0].exists(), replaced || !removed.contains(&0), "none is made in its place");
+        is_refused(&planner).await;
+        assert_eq!(files[0].exists(), replaced || !removed.contains(&0), "no file is created in its place");
     }
 }
 
 #[tokio::test]
-async fn journal_file_that_is_put_back_is_used_again() {
-    let stage = TestPlanner::new().await;
-    let files = files(&stage);
+async fn restored_journal_file_is_used_again() {
+    let planner = TestPlanner::new().await;
+    let files = files(&planner);
     let away = files.clone().map(|file| file.with_extension("away"));
     std::fs::rename(&files[0], &away[0]).unwrap();
-    is_refused(&stage).await;
+    is_refused(&planner).await;
     std::fs::rename(&away[0], &files[0]).unwrap();
-    eventually(async || stage.is_serving().await && stage.chat("after").await.is_ok()).await;
+    eventually(async || planner.is_serving().await && planner.chat("after").await.is_ok()).await;
 }
 
-/// A journal of an earlier planner with `plans` plans, every other of which has ended: their ids.
+/// Creates the journal of an earlier planner with `plans` plans, every other one terminal. Returns their ids.
 async fn journal(dir: &Path, plans: usize) -> Vec<String> {
     let url = format!("sqlite://{}", dir.join("planner.db").display());
     let journal = store::open(&url).await.unwrap();
@@ -81,7 +81,7 @@ async fn journal(dir: &Path, plans: usize) -> Vec<String> {
     }
     journal.release("earlier").await.unwrap();
     drop::<Arc<dyn Store>>(journal);
-    // Everything into the one file that is damaged below, as soon as nobody reads any more.
+    // Moves everything into the file that is damaged below, once the last reader has closed.
     eventually(async || {
         let mut file = SqliteConnection::connect(&url).await.unwrap();
         let folded: (i64, i64, i64) =
@@ -101,30 +101,30 @@ async fn alter(dir: &Path, sql: String) {
 }
 
 #[tokio::test]
-async fn a_damaged_row_costs_its_own_plan_and_no_other() {
+async fn damaged_row_affects_only_its_own_plan() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let ids = journal(dir.path(), 8).await;
-    // One that has ended, and one that has not.
+    // A terminal plan and an unfinished one.
     for id in [&ids[2], &ids[3]] {
         alter(dir.path(), format!("UPDATE tasks SET payload = '{{\"a secret\": ' WHERE plan_id = '{id}'"))
             .await;
     }
     alter(dir.path(), format!("UPDATE plans SET kind = '?' WHERE plan_id = '{}'", ids[6])).await;
-    let stage = TestPlanner::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
+    let planner = TestPlanner::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
     for (n, id) in ids.iter().enumerate() {
         if [2, 3, 6].contains(&n) {
-            let error = stage.find_plan(id).await.unwrap_err();
+            let error = planner.find_plan(id).await.unwrap_err();
             assert_eq!(error.code, Code::Internal, "{error}");
             assert!(error.message.contains(if n == 6 { "plans.kind" } else { "tasks.payload" }), "{error}");
             assert!(!error.message.contains("secret"), "{error}");
         } else {
-            eventually(async || status_of(&stage.plan(id).await) == WireStatus::Succeeded).await;
+            eventually(async || status_of(&planner.plan(id).await) == WireStatus::Succeeded).await;
         }
     }
     let mut listed = Vec::new();
     let mut request = ListPlansRequest { page_size: 3, ..ListPlansRequest::default() };
     loop {
-        let page = stage.client.clone().list_plans(request.clone()).await.unwrap().into_inner();
+        let page = planner.client.clone().list_plans(request.clone()).await.unwrap().into_inner();
         listed.extend(page.plans.into_iter().map(|plan| plan.plan_id));
         request.page_token = page.next_page_token;
         if request.page_token.is_empty() {
@@ -134,8 +134,8 @@ async fn a_damaged_row_costs_its_own_plan_and_no_other() {
     listed.sort_unstable();
     let mut readable: Vec<_> = (0..8).filter(|n| *n != 6).map(|n| ids[n].clone()).collect();
     readable.sort_unstable();
-    assert_eq!(listed, readable, "what is listed is the plan's own row");
-    stage.chat("hello").await.unwrap();
+    assert_eq!(listed, readable, "a listing reads only the plan's own row");
+    planner.chat("hello").await.unwrap();
 }
 
 /// Overwrites every `step`th page of the journal from page `first` on, both from 0; the first page is the header's.
@@ -149,7 +149,7 @@ fn overwrite(dir: &Path, first: u64, step: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_file_is_refused_or_served_as_far_as_it_can_be_read_and_nobody_panics() {
+async fn damaged_file_is_rejected_or_served_without_panic() {
     static PANICS: AtomicUsize = AtomicUsize::new(0);
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -163,13 +163,13 @@ async fn a_damaged_file_is_refused_or_served_as_far_as_it_can_be_read_and_nobody
         let ids = journal(dir.path(), 60).await;
         overwrite(dir.path(), first, step);
         let peers = Peers { executor: true, health: false };
-        let mut stage = TestPlanner::on(dir, FakeExecutor::default(), FakeHealth::default(), peers).await;
-        let server = stage.server.take().unwrap();
+        let mut planner = TestPlanner::on(dir, FakeExecutor::default(), FakeHealth::default(), peers).await;
+        let server = planner.server.take().unwrap();
         // Needs no journal.
         let answers = async || {
             let request =
                 PlanAndExecuteRequest { message: "hello".into(), ..PlanAndExecuteRequest::default() };
-            stage.client.clone().dry_run_plan(request).await.is_ok()
+            planner.client.clone().dry_run_plan(request).await.is_ok()
         };
         eventually(async || server.is_finished() || answers().await).await;
         if server.is_finished() {
@@ -180,14 +180,14 @@ async fn a_damaged_file_is_refused_or_served_as_far_as_it_can_be_read_and_nobody
             continue;
         }
         for id in &ids {
-            match stage.find_plan(id).await {
+            match planner.find_plan(id).await {
                 Ok(_) => read += 1,
                 Err(error) => assert_eq!(error.code, Code::Internal, "{first} {step}: {error}"),
             }
         }
-        if let Err(error) = stage.chat("hello").await {
+        if let Err(error) = planner.chat("hello").await {
             assert!(matches!(error.code, Code::Internal | Code::Unavailable), "{error}");
-            eventually(async || !stage.is_serving().await).await;
+            eventually(async || !planner.is_serving().await).await;
         }
     }
     assert_eq!(PANICS.load(Ordering::Relaxed), 0);

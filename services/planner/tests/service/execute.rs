@@ -20,30 +20,30 @@ use crate::support::{
 type Steps = Streaming<ExecutePlanResponse>;
 
 async fn open(
-    stage: &TestPlanner,
+    planner: &TestPlanner,
     context: &RequestContext,
     subject: Subject,
 ) -> Result<Steps, OrchestratorError> {
     let request = ExecutePlanRequest { subject: Some(subject) };
-    let answer = stage.client.clone().execute_plan(context.request(request)).await;
+    let answer = planner.client.clone().execute_plan(context.request(request)).await;
     answer.map(tonic::Response::into_inner).map_err(|status| error_from_status(&status))
 }
 
 pub(crate) async fn execute(
-    stage: &TestPlanner,
+    planner: &TestPlanner,
     request: PlanAndExecuteRequest,
 ) -> Result<Steps, OrchestratorError> {
-    open(stage, &RequestContext::new(CorrelationId::generate()), Subject::Plan(request)).await
+    open(planner, &RequestContext::new(CorrelationId::generate()), Subject::Plan(request)).await
 }
 
 async fn resume(
-    stage: &TestPlanner,
+    planner: &TestPlanner,
     plan_id: &str,
     after_position: u64,
     continue_on_disconnect: bool,
 ) -> Result<Steps, OrchestratorError> {
     let resume = ResumeExecution { plan_id: plan_id.into(), after_position, continue_on_disconnect };
-    open(stage, &RequestContext::new(CorrelationId::generate()), Subject::Resume(resume)).await
+    open(planner, &RequestContext::new(CorrelationId::generate()), Subject::Resume(resume)).await
 }
 
 fn chat() -> PlanAndExecuteRequest {
@@ -91,10 +91,10 @@ fn kinds(events: &[(u64, String)]) -> Vec<&str> {
 
 #[tokio::test]
 async fn stream_has_acceptance_events_and_whole_result() {
-    let stage = TestPlanner::new().await;
+    let planner = TestPlanner::new().await;
     let long = "x".repeat(200_000);
-    stage.script("model", Script::Says(answers(&long)));
-    let mut steps = execute(&stage, chat()).await.unwrap();
+    planner.script("model", Script::Says(answers(&long)));
+    let mut steps = execute(&planner, chat()).await.unwrap();
     let plan_id = accepted(&mut steps).await;
     let (events, outcome) = rest(steps).await;
     assert_eq!(
@@ -111,92 +111,92 @@ async fn stream_has_acceptance_events_and_whole_result() {
 
 #[tokio::test]
 async fn failed_plan_ends_its_stream_with_a_failure() {
-    let stage = TestPlanner::new().await;
+    let planner = TestPlanner::new().await;
     let error = OrchestratorError::new(Code::ExecutionFailed, "it broke").with_detail("attempts", 1);
-    stage.script("model", Script::Says(vec![started(1), failed(1, None), finished(1, Err(error.clone()))]));
-    let mut steps = execute(&stage, chat()).await.unwrap();
+    planner.script("model", Script::Says(vec![started(1), failed(1, None), finished(1, Err(error.clone()))]));
+    let mut steps = execute(&planner, chat()).await.unwrap();
     let plan_id = accepted(&mut steps).await;
     let (events, outcome) = rest(steps).await;
     assert_eq!(kinds(&events).last(), Some(&"plan_ended"));
     let found = failure(outcome);
     assert_eq!((found.code, found.message.as_str()), (error.code, "it broke"));
-    assert_eq!(status_of(&stage.plan(&plan_id).await), PlanStatus::Failed);
+    assert_eq!(status_of(&planner.plan(&plan_id).await), PlanStatus::Failed);
 }
 
 #[tokio::test]
 async fn refused_request_is_an_error_and_leaves_no_plan() {
-    let stage = TestPlanner::new().await;
+    let planner = TestPlanner::new().await;
     let context = RequestContext::new(CorrelationId::generate());
     let unknown = PlanAndExecuteRequest { agent: Some("unknown".into()), ..chat() };
-    let refused = open(&stage, &context, Subject::Plan(unknown)).await.unwrap_err();
+    let refused = open(&planner, &context, Subject::Plan(unknown)).await.unwrap_err();
     assert_eq!(refused.code, Code::PlanningFailed);
-    assert!(stage.plans_of(context.correlation_id).await.is_empty());
+    assert!(planner.plans_of(context.correlation_id).await.is_empty());
     let request = ExecutePlanRequest { subject: None };
-    let refused = stage.client.clone().execute_plan(request).await.unwrap_err();
+    let refused = planner.client.clone().execute_plan(request).await.unwrap_err();
     assert_eq!(error_from_status(&refused).details["field"], "subject");
-    let missing = resume(&stage, "0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f", 0, false).await.unwrap_err();
+    let missing = resume(&planner, "0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f", 0, false).await.unwrap_err();
     assert_eq!(missing.code, Code::NotFound);
 }
 
 #[tokio::test]
 async fn closed_stream_cancels_its_plan() {
-    let stage = TestPlanner::new().await;
-    stage.script("model", Script::Hangs);
-    let mut steps = execute(&stage, chat()).await.unwrap();
+    let planner = TestPlanner::new().await;
+    planner.script("model", Script::Hangs);
+    let mut steps = execute(&planner, chat()).await.unwrap();
     let plan_id = accepted(&mut steps).await;
-    eventually(async || !stage.executor.log.lock().unwrap().calls.is_empty()).await;
+    eventually(async || !planner.executor.log.lock().unwrap().calls.is_empty()).await;
     drop(steps);
-    let plan = stage.ended(&plan_id).await;
+    let plan = planner.ended(&plan_id).await;
     assert_eq!(status_of(&plan), PlanStatus::Cancelled);
     assert!(error_of(&plan).message.contains("went away"), "{:?}", plan.error);
-    eventually(async || stage.executor.log.lock().unwrap().abandoned == 1).await;
+    eventually(async || planner.executor.log.lock().unwrap().abandoned == 1).await;
 }
 
 #[tokio::test]
 async fn closed_stream_of_a_plan_that_continues_leaves_it_running() {
-    let stage = TestPlanner::new().await;
+    let planner = TestPlanner::new().await;
     let answer = tokio_util::sync::CancellationToken::new();
-    stage.script("model", Script::SaysLater(answer.clone(), answers("done")));
+    planner.script("model", Script::SaysLater(answer.clone(), answers("done")));
     let request = PlanAndExecuteRequest { continue_on_disconnect: true, ..chat() };
-    let mut steps = execute(&stage, request).await.unwrap();
+    let mut steps = execute(&planner, request).await.unwrap();
     let plan_id = accepted(&mut steps).await;
-    eventually(async || !stage.executor.log.lock().unwrap().calls.is_empty()).await;
+    eventually(async || !planner.executor.log.lock().unwrap().calls.is_empty()).await;
     drop(steps);
     // Resumed and closed again, as often as the caller likes.
-    let mut steps = resume(&stage, &plan_id, 0, true).await.unwrap();
+    let mut steps = resume(&planner, &plan_id, 0, true).await.unwrap();
     assert_eq!(accepted(&mut steps).await, plan_id);
     drop(steps);
     answer.cancel();
-    assert_eq!(status_of(&stage.ended(&plan_id).await), PlanStatus::Succeeded);
+    assert_eq!(status_of(&planner.ended(&plan_id).await), PlanStatus::Succeeded);
 }
 
 #[tokio::test]
 async fn deadline_of_the_call_is_the_deadline_of_the_plan() {
-    let stage = TestPlanner::new().await;
-    stage.script("model", Script::Hangs);
+    let planner = TestPlanner::new().await;
+    planner.script("model", Script::Hangs);
     let context = RequestContext::new(CorrelationId::generate());
     let limited = context.with_deadline(Instant::now() + Duration::from_millis(500));
-    let mut steps = open(&stage, &limited, Subject::Plan(chat())).await.unwrap();
+    let mut steps = open(&planner, &limited, Subject::Plan(chat())).await.unwrap();
     let plan_id = accepted(&mut steps).await;
-    assert!(stage.plan(&plan_id).await.deadline_at.is_some(), "it is durable");
+    assert!(planner.plan(&plan_id).await.deadline_at.is_some(), "it is durable");
     assert_eq!(failure(rest(steps).await.1).code, Code::Timeout);
 }
 
 #[tokio::test]
 async fn resumed_stream_has_later_events_and_the_result() {
-    let stage = TestPlanner::new().await;
+    let planner = TestPlanner::new().await;
     let answer = tokio_util::sync::CancellationToken::new();
-    stage.script("model", Script::SaysLater(answer.clone(), answers("done")));
+    planner.script("model", Script::SaysLater(answer.clone(), answers("done")));
     let request = PlanAndExecuteRequest { continue_on_disconnect: true, ..chat() };
-    let mut first = execute(&stage, request).await.unwrap();
+    let mut first = execute(&planner, request).await.unwrap();
     let plan_id = accepted(&mut first).await;
-    let mut running = resume(&stage, &plan_id, 0, false).await.unwrap();
+    let mut running = resume(&planner, &plan_id, 0, false).await.unwrap();
     accepted(&mut running).await;
     answer.cancel();
     let (events, outcome) = rest(first).await;
     assert_eq!(rest(running).await, (events.clone(), outcome.clone()));
     for at in 0..events.len() {
-        let mut resumed = resume(&stage, &plan_id, events[at].0, false).await.unwrap();
+        let mut resumed = resume(&planner, &plan_id, events[at].0, false).await.unwrap();
         accepted(&mut resumed).await;
         assert_eq!(rest(resumed).await, (events[at + 1..].to_vec(), outcome.clone()), "after {at}");
     }
@@ -204,51 +204,51 @@ async fn resumed_stream_has_later_events_and_the_result() {
 
 #[tokio::test]
 async fn closed_resumed_stream_cancels_its_plan() {
-    let stage = TestPlanner::new().await;
-    stage.script("model", Script::Hangs);
+    let planner = TestPlanner::new().await;
+    planner.script("model", Script::Hangs);
     let request = PlanAndExecuteRequest { continue_on_disconnect: true, ..chat() };
-    let plan_id = accepted(&mut execute(&stage, request).await.unwrap()).await;
-    let mut resumed = resume(&stage, &plan_id, 0, false).await.unwrap();
+    let plan_id = accepted(&mut execute(&planner, request).await.unwrap()).await;
+    let mut resumed = resume(&planner, &plan_id, 0, false).await.unwrap();
     accepted(&mut resumed).await;
     drop(resumed);
-    assert_eq!(status_of(&stage.ended(&plan_id).await), PlanStatus::Cancelled);
+    assert_eq!(status_of(&planner.ended(&plan_id).await), PlanStatus::Cancelled);
 }
 
 #[tokio::test]
 async fn repeated_request_follows_the_first_plan_and_never_cancels_it() {
-    let stage = TestPlanner::new().await;
+    let planner = TestPlanner::new().await;
     let answer = tokio_util::sync::CancellationToken::new();
-    stage.script("model", Script::SaysLater(answer.clone(), answers("done")));
+    planner.script("model", Script::SaysLater(answer.clone(), answers("done")));
     let request = PlanAndExecuteRequest {
         idempotency_key: "key".into(),
         idempotency_digest: "digest".into(),
         ..chat()
     };
     let context = RequestContext::new(CorrelationId::generate());
-    let mut first = open(&stage, &context, Subject::Plan(request.clone())).await.unwrap();
+    let mut first = open(&planner, &context, Subject::Plan(request.clone())).await.unwrap();
     let plan_id = accepted(&mut first).await;
-    let mut again = execute(&stage, request.clone()).await.unwrap();
+    let mut again = execute(&planner, request.clone()).await.unwrap();
     let Some(Step::Accepted(repeat)) = next(&mut again).await else { panic!("not accepted") };
     assert_eq!((repeat.plan_id, repeat.replay_of), (plan_id, context.correlation_id.to_string()));
     drop(again);
-    let mut last = execute(&stage, request).await.unwrap();
+    let mut last = execute(&planner, request).await.unwrap();
     accepted(&mut last).await;
     answer.cancel();
     let (events, outcome) = rest(first).await;
     assert!(matches!(outcome, Outcome::Success(_)), "{outcome:?}");
     assert_eq!(rest(last).await.0, events);
-    assert_eq!(stage.executor.log.lock().unwrap().calls.len(), 1, "run once");
+    assert_eq!(planner.executor.log.lock().unwrap().calls.len(), 1, "run once");
 }
 
 #[tokio::test]
 async fn stream_of_a_plan_that_continues_ends_at_shutdown_and_can_be_resumed() {
-    let mut stage = TestPlanner::new().await;
-    stage.script("model", Script::Hangs);
+    let mut planner = TestPlanner::new().await;
+    planner.script("model", Script::Hangs);
     let request = PlanAndExecuteRequest { continue_on_disconnect: true, ..chat() };
-    let mut steps = execute(&stage, request).await.unwrap();
+    let mut steps = execute(&planner, request).await.unwrap();
     accepted(&mut steps).await;
-    eventually(async || !stage.executor.log.lock().unwrap().calls.is_empty()).await;
-    stage.shutdown.cancel();
+    eventually(async || !planner.executor.log.lock().unwrap().calls.is_empty()).await;
+    planner.shutdown.cancel();
     let end = async {
         loop {
             match steps.message().await {
@@ -259,5 +259,5 @@ async fn stream_of_a_plan_that_continues_ends_at_shutdown_and_can_be_resumed() {
     };
     let end = tokio::time::timeout(PATIENCE, end).await.expect("the stream ends");
     assert_eq!(error_from_status(&end.unwrap_err()).code, Code::Unavailable);
-    stage.stop().await;
+    planner.stop().await;
 }

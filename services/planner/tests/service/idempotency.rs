@@ -1,4 +1,4 @@
-//! Requests that are sent twice.
+//! Idempotency keys through the server.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -20,15 +20,15 @@ fn chat(key: &str, digest: &str) -> PlanAndExecuteRequest {
     }
 }
 
-async fn submit(stage: &TestPlanner, request: PlanAndExecuteRequest) -> Result<String, OrchestratorError> {
-    let answer = stage.client.clone().submit_plan(request).await;
+async fn submit(planner: &TestPlanner, request: PlanAndExecuteRequest) -> Result<String, OrchestratorError> {
+    let answer = planner.client.clone().submit_plan(request).await;
     answer
         .map(|response| response.into_inner().plan_id)
         .map_err(|status| phoenix_proto::error_from_status(&status))
 }
 
 async fn cancel(
-    stage: &TestPlanner,
+    planner: &TestPlanner,
     plan_id: &str,
     key: &str,
     digest: &str,
@@ -39,41 +39,42 @@ async fn cancel(
         idempotency_key: key.into(),
         idempotency_digest: digest.into(),
     };
-    let answer = stage.client.clone().cancel_plan(request).await;
+    let answer = planner.client.clone().cancel_plan(request).await;
     answer.map(drop).map_err(|status| phoenix_proto::error_from_status(&status))
 }
 
 #[tokio::test]
-async fn a_key_stands_for_one_plan() {
-    let stage = TestPlanner::new().await;
-    let first = stage.client.clone().plan_and_execute(chat("key-1", "d1")).await.unwrap().into_inner();
-    let second = stage.client.clone().plan_and_execute(chat("key-1", "d1")).await.unwrap().into_inner();
+async fn idempotency_key_names_one_plan() {
+    let planner = TestPlanner::new().await;
+    let first = planner.client.clone().plan_and_execute(chat("key-1", "d1")).await.unwrap().into_inner();
+    let second = planner.client.clone().plan_and_execute(chat("key-1", "d1")).await.unwrap().into_inner();
     assert_eq!((&first.plan_id, &first.output), (&second.plan_id, &second.output));
-    assert_eq!(stage.executor.log.lock().unwrap().calls.len(), 1, "run once");
-    let other = stage.client.clone().plan_and_execute(chat("key-1", "d2")).await.unwrap_err();
+    assert_eq!(planner.executor.log.lock().unwrap().calls.len(), 1, "run once");
+    let other = planner.client.clone().plan_and_execute(chat("key-1", "d2")).await.unwrap_err();
     assert_eq!(phoenix_proto::error_from_status(&other).code, Code::IdempotencyMismatch);
 
-    stage.script("model", Script::Hangs);
-    submit(&stage, chat("key-2", "d1")).await.unwrap();
-    let conflict = stage.client.clone().plan_and_execute(chat("key-2", "d1")).await.unwrap_err();
+    planner.script("model", Script::Hangs);
+    submit(&planner, chat("key-2", "d1")).await.unwrap();
+    let conflict = planner.client.clone().plan_and_execute(chat("key-2", "d1")).await.unwrap_err();
     let conflict = phoenix_proto::error_from_status(&conflict);
     assert_eq!((conflict.code, conflict.retry_after.is_some()), (Code::Conflict, true));
 }
 
 #[tokio::test]
-async fn two_planners_that_are_sent_one_request_in_the_same_instant_run_it_once() {
+async fn concurrent_request_to_two_planners_runs_once() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
-    let stage = async || {
+    let planner = async || {
         TestPlanner::on(dir.clone(), FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await
     };
-    let stages = [stage().await, stage().await];
+    let stages = [planner().await, planner().await];
     let keys: Vec<_> = (0..40).map(|n| format!("key-{n}")).collect();
-    // Both at once, many times: some of them meet between the look and the write.
-    let sent = keys.iter().flat_map(|key| stages.iter().map(move |stage| submit(stage, chat(key, "d"))));
+    // Concurrent, many times: some requests race between the lookup and the commit.
+    let sent = keys.iter().flat_map(|key| stages.iter().map(move |planner| submit(planner, chat(key, "d"))));
     let answers: Vec<_> = join_all(sent).await.into_iter().collect::<Result<_, _>>().unwrap();
     assert!(answers.chunks(2).all(|pair| pair[0] == pair[1]), "one plan for each key: {answers:?}");
     assert_eq!(answers.iter().collect::<BTreeSet<_>>().len(), keys.len());
-    let calls = || stages.iter().map(|stage| stage.executor.log.lock().unwrap().calls.len()).sum::<usize>();
+    let calls =
+        || stages.iter().map(|planner| planner.executor.log.lock().unwrap().calls.len()).sum::<usize>();
     for plan_id in &answers {
         eventually(async || status_of(&stages[0].plan(plan_id).await) == PlanStatus::Succeeded).await;
     }
@@ -81,41 +82,41 @@ async fn two_planners_that_are_sent_one_request_in_the_same_instant_run_it_once(
 }
 
 #[tokio::test]
-async fn a_cancellation_that_is_sent_again_is_answered_again() {
-    let stage = TestPlanner::new().await;
-    stage.script("model", Script::Hangs);
-    let plan_id = submit(&stage, chat("", "")).await.unwrap();
-    eventually(async || status_of(&stage.plan(&plan_id).await) == PlanStatus::Running).await;
-    cancel(&stage, &plan_id, "key-1", "d1").await.unwrap();
-    let plan = stage.plan(&plan_id).await;
+async fn repeated_cancel_receives_the_first_result() {
+    let planner = TestPlanner::new().await;
+    planner.script("model", Script::Hangs);
+    let plan_id = submit(&planner, chat("", "")).await.unwrap();
+    eventually(async || status_of(&planner.plan(&plan_id).await) == PlanStatus::Running).await;
+    cancel(&planner, &plan_id, "key-1", "d1").await.unwrap();
+    let plan = planner.plan(&plan_id).await;
     assert_eq!((status_of(&plan), error_of(&plan).message.as_str()), (PlanStatus::Cancelled, "enough"));
 
-    cancel(&stage, &plan_id, "key-1", "d1").await.unwrap();
-    assert_eq!(cancel(&stage, &plan_id, "key-1", "d2").await.unwrap_err().code, Code::IdempotencyMismatch);
-    let error = cancel(&stage, &plan_id, "key-2", "d1").await.unwrap_err();
-    assert_eq!((error.code, error.retry_after), (Code::Conflict, None), "asked for by somebody else");
+    cancel(&planner, &plan_id, "key-1", "d1").await.unwrap();
+    assert_eq!(cancel(&planner, &plan_id, "key-1", "d2").await.unwrap_err().code, Code::IdempotencyMismatch);
+    let error = cancel(&planner, &plan_id, "key-2", "d1").await.unwrap_err();
+    assert_eq!((error.code, error.retry_after), (Code::Conflict, None), "a different request");
 }
 
 #[tokio::test]
-async fn a_cancellation_that_came_too_late_came_too_late_whenever_it_is_sent() {
-    let stage = TestPlanner::new().await;
-    let answer = stage.client.clone().plan_and_execute(chat("", "")).await.unwrap().into_inner();
+async fn repeated_late_cancel_stays_a_conflict() {
+    let planner = TestPlanner::new().await;
+    let answer = planner.client.clone().plan_and_execute(chat("", "")).await.unwrap().into_inner();
     let plan_id: PlanId = answer.plan_id.parse().unwrap();
-    // The plan came to its own end after the key was taken.
-    let journal = store::open(&stage.database_url).await.unwrap();
+    // The plan ended after the key was reserved.
+    let journal = store::open(&planner.database_url).await.unwrap();
     journal.register("other").await.unwrap();
     let key = IdempotencyKey { key: "key-1".into(), digest: "d1".into(), by: None };
     let at = Timestamp::now();
     let used = Entry::KeyUsed { key, subject: *plan_id.as_uuid(), at, not_before: at };
     assert_eq!(journal.append("other", &[[used].into()]).await.unwrap(), [0; 0]);
-    let error = cancel(&stage, &answer.plan_id, "key-1", "d1").await.unwrap_err();
+    let error = cancel(&planner, &answer.plan_id, "key-1", "d1").await.unwrap_err();
     assert_eq!((error.code, error.message.contains("succeeded")), (Code::Conflict, true), "{error}");
 }
 
 #[tokio::test]
-async fn a_cancellation_that_was_not_done_leaves_its_key_free() {
-    let stage = TestPlanner::new().await;
-    let nobody = "0190a6c1-5b0e-7cc3-9d6e-ffffffffffff";
-    assert_eq!(cancel(&stage, nobody, "key-1", "d1").await.unwrap_err().code, Code::NotFound);
-    stage.client.clone().plan_and_execute(chat("key-1", "d2")).await.expect("the key was not used up");
+async fn failed_cancel_leaves_its_key_unused() {
+    let planner = TestPlanner::new().await;
+    let missing = "0190a6c1-5b0e-7cc3-9d6e-ffffffffffff";
+    assert_eq!(cancel(&planner, missing, "key-1", "d1").await.unwrap_err().code, Code::NotFound);
+    planner.client.clone().plan_and_execute(chat("key-1", "d2")).await.expect("the key was not used up");
 }

@@ -1,4 +1,4 @@
-//! Inputs against what agents declare: when a plan is accepted, and when a task is about to run.
+//! Validation of inputs against the schemas of agents, at acceptance and before a task runs.
 
 use phoenix_domain::{CorrelationId, OrchestratorErrorCode as Code};
 use phoenix_platform::RequestContext;
@@ -14,8 +14,8 @@ fn write(key: &str, input: &str) -> TaskSpec {
 }
 
 #[tokio::test]
-async fn what_an_agent_does_not_take_is_refused_before_anything_is_kept() {
-    let stage = TestPlanner::new().await;
+async fn input_outside_the_schema_is_rejected_before_the_journal() {
+    let planner = TestPlanner::new().await;
     let knit = TaskSpec { action: "knit".into(), ..write("b", r#"{"title": "x"}"#) };
     for (wrong, code, field) in [
         (write("b", "{}"), Code::ValidationFailed, "tasks[1].input.title"),
@@ -26,8 +26,8 @@ async fn what_an_agent_does_not_take_is_refused_before_anything_is_kept() {
     ] {
         let request = graph(vec![task("a", "model", "{}", &[]), wrong]);
         let context = RequestContext::new(CorrelationId::generate());
-        let dry = stage.client.clone().dry_run_plan(request.clone()).await.unwrap_err();
-        let refused = stage.client.clone().submit_plan(context.request(request)).await.unwrap_err();
+        let dry = planner.client.clone().dry_run_plan(request.clone()).await.unwrap_err();
+        let refused = planner.client.clone().submit_plan(context.request(request)).await.unwrap_err();
         for status in [dry, refused] {
             let error = phoenix_proto::error_from_status(&status);
             assert_eq!(
@@ -36,39 +36,39 @@ async fn what_an_agent_does_not_take_is_refused_before_anything_is_kept() {
                 "{error}"
             );
         }
-        assert!(stage.plans_of(context.correlation_id).await.is_empty());
+        assert!(planner.plans_of(context.correlation_id).await.is_empty());
     }
-    assert!(stage.executor.log.lock().unwrap().calls.is_empty());
+    assert!(planner.executor.log.lock().unwrap().calls.is_empty());
     let chat =
-        stage.send(RequestContext::new(CorrelationId::generate()), "a long message", Some("strict")).await;
+        planner.send(RequestContext::new(CorrelationId::generate()), "a long message", Some("strict")).await;
     assert_eq!(chat.unwrap_err().details["field"], "message");
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_fit_fails_the_task_it_was_meant_for_and_starts_nothing() {
-    let stage = TestPlanner::new().await;
-    stage.script("model", Script::Says(answers("much too long for a title")));
+async fn filled_input_outside_the_schema_fails_its_task_unstarted() {
+    let planner = TestPlanner::new().await;
+    planner.script("model", Script::Says(answers("much too long for a title")));
     let mut tasks = vec![task("a", "model", "{}", &[]), write("b", r#"{"title": "{{tasks.a.output}}"}"#)];
-    let plan = stage.ended(&submit(&stage, graph(tasks.clone())).await.unwrap()).await;
+    let plan = planner.ended(&submit(&planner, graph(tasks.clone())).await.unwrap()).await;
     let failed = &plan.tasks[1];
     let error = failed.error.as_ref().unwrap();
     assert_eq!((status_of(&plan), failed.status()), (PlanStatus::Failed, TaskStatus::DeadLettered));
     assert_eq!(error.code, "validation_failed");
     assert_eq!((&*error.details["field"], &*error.details["key"]), ("tasks[1].input.title", "b"));
     assert!(failed.attempts.is_empty() && failed.dispatched_at.is_none());
-    let agents = |stage: &TestPlanner| {
-        let log = stage.executor.log.lock().unwrap();
+    let agents = |planner: &TestPlanner| {
+        let log = planner.executor.log.lock().unwrap();
         log.calls.iter().map(|call| call.agent.clone()).collect::<Vec<_>>()
     };
-    assert_eq!(agents(&stage), ["model"]);
+    assert_eq!(agents(&planner), ["model"]);
 
     tasks[1].continue_on_failure = true;
-    let survived = stage.ended(&submit(&stage, graph(tasks)).await.unwrap()).await;
+    let survived = planner.ended(&submit(&planner, graph(tasks)).await.unwrap()).await;
     assert_eq!(status_of(&survived), PlanStatus::Succeeded);
 
-    stage.script("model", Script::Says(answers("short")));
+    planner.script("model", Script::Says(answers("short")));
     let tasks = vec![task("a", "model", "{}", &[]), write("b", r#"{"title": "{{tasks.a.output}}"}"#)];
-    let plan = stage.ended(&submit(&stage, graph(tasks)).await.unwrap()).await;
+    let plan = planner.ended(&submit(&planner, graph(tasks)).await.unwrap()).await;
     assert_eq!(status_of(&plan), PlanStatus::Succeeded);
-    assert_eq!(agents(&stage), ["model", "model", "model", "strict"]);
+    assert_eq!(agents(&planner), ["model", "model", "model", "strict"]);
 }

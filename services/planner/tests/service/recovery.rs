@@ -1,4 +1,4 @@
-//! What becomes of plans whose planner is gone, or is another one than the one that is asked.
+//! Recovery of plans whose planner is gone, and cancels through another planner.
 
 use std::{
     path::Path,
@@ -19,7 +19,7 @@ use crate::support::{
     new_plan, status_of, task,
 };
 
-/// How soon a cancel has to hold is 2 s; twice that, for a machine that has other things to do.
+/// A cancel must hold within 2 s; twice that, for a loaded machine.
 const CANCELLED_WITHIN: Duration = Duration::from_secs(4);
 
 async fn journal(dir: &Path) -> Arc<dyn Store> {
@@ -34,7 +34,7 @@ fn folder() -> Arc<tempfile::TempDir> {
     Arc::new(tempfile::tempdir().unwrap())
 }
 
-/// A plan that `planner` has accepted; its first task was handed over.
+/// A plan of `planner` whose first task is dispatched.
 async fn running(store: &dyn Store, planner: &str, agents: &[&str]) -> Plan {
     let mut plan = new_plan(Timestamp::now(), agents);
     for ordinal in 1..plan.tasks.len() {
@@ -79,9 +79,8 @@ async fn plan_that_killed_five_planners_is_failed_and_dead_lettered() {
         let dead = store.planners().await.unwrap();
         let next = format!("planner {n}");
         store.register(&next).await.unwrap();
-        let claimed =
-            store.take_over(&next, &dead, &TakeoverScope::default(), Timestamp::now()).await.unwrap();
-        let crashes = claimed.plans.iter().find(|plan| plan.plan_id == suspect.plan_id).unwrap().crashes;
+        let taken = store.take_over(&next, &dead, &TakeoverScope::default(), Timestamp::now()).await.unwrap();
+        let crashes = taken.plans.iter().find(|plan| plan.plan_id == suspect.plan_id).unwrap().crashes;
         assert_eq!(crashes, n);
         if n == 2 {
             bystander = Some(running(&*store, &next, &["git_agent"]).await);
@@ -90,23 +89,27 @@ async fn plan_that_killed_five_planners_is_failed_and_dead_lettered() {
     store.flush().await.unwrap();
     store.close().await;
     let mut file = SqliteConnection::connect(&url(dir.path())).await.unwrap();
-    // A planner died of reading it, too.
+    // Reading it killed a planner, too.
     let read = format!("UPDATE plans SET crashes = 5 WHERE plan_id = '{}'", unreadable.plan_id);
     sqlx::raw_sql(AssertSqlSafe(read)).execute(&mut file).await.unwrap();
 
-    let stage = on(&dir).await;
-    let plan = stage.ended(&suspect.plan_id.to_string()).await;
+    let planner = on(&dir).await;
+    let plan = planner.ended(&suspect.plan_id.to_string()).await;
     assert_eq!((status_of(&plan), error_of(&plan).code.as_str()), (Status::Failed, "execution_failed"));
     assert_eq!(error_of(&plan).details["planner_crashes"], "5");
     let tasks: Vec<_> = plan.tasks.iter().map(|task| task.status()).collect();
     assert_eq!(tasks, [Task::DeadLettered, Task::Cancelled]);
-    assert_eq!(status_of(&stage.ended(&unreadable.plan_id.to_string()).await), Status::Failed);
+    assert_eq!(status_of(&planner.ended(&unreadable.plan_id.to_string()).await), Status::Failed);
     let bystander = bystander.unwrap().plan_id.to_string();
-    assert_eq!(status_of(&stage.ended(&bystander).await), Status::Succeeded, "it was there three times only");
-    let letters = stage.client.clone().list_dead_letters(ListDeadLettersRequest::default()).await.unwrap();
+    assert_eq!(
+        status_of(&planner.ended(&bystander).await),
+        Status::Succeeded,
+        "it was present at three crashes only"
+    );
+    let letters = planner.client.clone().list_dead_letters(ListDeadLettersRequest::default()).await.unwrap();
     let letters = letters.into_inner().dead_letters;
     assert_eq!(letters.len(), 1, "{letters:?}");
-    let log = stage.executor.log.lock().unwrap();
+    let log = planner.executor.log.lock().unwrap();
     assert!(log.calls.iter().all(|call| call.plan_id == bystander), "the others are not run again");
 }
 
@@ -117,7 +120,7 @@ async fn plan_of_unknown_agent_is_left_to_a_planner_that_knows_it() {
     store.register("earlier").await.unwrap();
     let plan = running(&*store, "earlier", &["py", "model"]).await;
     let plan_id = plan.plan_id.to_string();
-    // In good order, as by SIGTERM.
+    // An orderly shutdown, as after SIGTERM.
     store.release("earlier").await.unwrap();
     store.close().await;
 
@@ -138,14 +141,14 @@ async fn plan_of_unknown_agent_fails_after_the_grace() {
     let plan = running(&*store, "earlier", &["py"]).await;
     store.release("earlier").await.unwrap();
     store.close().await;
-    let begun = Instant::now();
+    let started = Instant::now();
     let (grace, executor) = (Duration::from_secs(2), FakeExecutor::default());
-    let stage = TestPlanner::configured(dir, executor, FakeHealth::default(), ALL_PEERS, |config| {
+    let planner = TestPlanner::configured(dir, executor, FakeHealth::default(), ALL_PEERS, |config| {
         config.takeover_grace = grace;
     })
     .await;
-    let plan = stage.ended(&plan.plan_id.to_string()).await;
-    assert!(begun.elapsed() >= grace, "{:?}", begun.elapsed());
+    let plan = planner.ended(&plan.plan_id.to_string()).await;
+    assert!(started.elapsed() >= grace, "{:?}", started.elapsed());
     assert_eq!((status_of(&plan), error_of(&plan).code.as_str()), (Status::Failed, "planning_failed"));
     assert!(error_of(&plan).message.contains("py"), "{plan:?}");
 }
@@ -165,8 +168,8 @@ async fn ended_task_of_unknown_agent_does_not_hold_its_plan() {
     store.append("earlier", &[[ended].as_slice().into()]).await.unwrap();
     store.release("earlier").await.unwrap();
     store.close().await;
-    let stage = on(&dir).await;
-    assert_eq!(status_of(&stage.ended(&plan.plan_id.to_string()).await), Status::Succeeded);
+    let planner = on(&dir).await;
+    assert_eq!(status_of(&planner.ended(&plan.plan_id.to_string()).await), Status::Succeeded);
 }
 
 #[tokio::test]
@@ -180,8 +183,8 @@ async fn cancel_through_another_planner_holds_within_two_seconds() {
     let asked = Instant::now();
     other.client.clone().cancel_plan(cancel(&plan_id)).await.unwrap();
     assert!(asked.elapsed() < CANCELLED_WITHIN, "{:?}", asked.elapsed());
-    for stage in [&owner, &other] {
-        let plan = stage.plan(&plan_id).await;
+    for planner in [&owner, &other] {
+        let plan = planner.plan(&plan_id).await;
         assert_eq!((status_of(&plan), error_of(&plan).message.as_str()), (Status::Cancelled, "enough"));
     }
     eventually(async || owner.executor.log.lock().unwrap().abandoned == 1).await;
@@ -197,52 +200,52 @@ async fn cancel_through_another_planner_holds_within_two_seconds() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, done).await.expect("requests that are done are deleted");
+    tokio::time::timeout(PATIENCE, done).await.expect("finished requests are deleted");
 }
 
 #[tokio::test]
-async fn cancel_of_plan_that_no_planner_can_run_holds() {
+async fn cancel_of_plan_with_unknown_agent_holds() {
     let dir = folder();
     let store = journal(dir.path()).await;
     store.register("earlier").await.unwrap();
     let plan_id = running(&*store, "earlier", &["py"]).await.plan_id.to_string();
     store.release("earlier").await.unwrap();
     store.close().await;
-    let stage = on(&dir).await;
-    stage.client.clone().cancel_plan(cancel(&plan_id)).await.unwrap();
-    let plan = stage.plan(&plan_id).await;
+    let planner = on(&dir).await;
+    planner.client.clone().cancel_plan(cancel(&plan_id)).await.unwrap();
+    let plan = planner.plan(&plan_id).await;
     assert_eq!((status_of(&plan), error_of(&plan).message.as_str()), (Status::Cancelled, "enough"));
 }
 
 #[tokio::test]
-async fn cancel_that_was_journaled_outlives_its_planners() {
+async fn journaled_cancel_survives_its_planners() {
     let dir = folder();
     let store = journal(dir.path()).await;
     store.register("earlier").await.unwrap();
     let plan = running(&*store, "earlier", &["model"]).await;
     store.request_cancel("earlier", plan.plan_id, "enough", Timestamp::now()).await.unwrap();
-    // It dies: its lease runs out.
+    // It dies: its lease expires.
     store.close().await;
-    let stage = on(&dir).await;
-    let plan = stage.ended(&plan.plan_id.to_string()).await;
+    let planner = on(&dir).await;
+    let plan = planner.ended(&plan.plan_id.to_string()).await;
     assert_eq!((status_of(&plan), error_of(&plan).message.as_str()), (Status::Cancelled, "enough"));
-    assert!(stage.executor.log.lock().unwrap().calls.is_empty(), "it does not begin again");
+    assert!(planner.executor.log.lock().unwrap().calls.is_empty(), "it does not start again");
 }
 
 #[tokio::test]
-async fn task_of_a_killed_planner_gets_numbers_never_used() {
+async fn recovered_task_gets_unused_attempt_numbers() {
     let dir = folder();
     let store = journal(dir.path()).await;
     store.register("earlier").await.unwrap();
-    // It may have handed the task over; the journal knows of nothing.
+    // It may have dispatched the task without a journal entry.
     let plan = new_plan(Timestamp::now(), &["model"]);
     let accepted = Entry::PlanAccepted { plan: Arc::new(plan.clone()) };
     store.append("earlier", &[[accepted].as_slice().into()]).await.unwrap();
     store.close().await;
-    let stage = on(&dir).await;
-    stage.ended(&plan.plan_id.to_string()).await;
-    let log = stage.executor.log.lock().unwrap();
+    let planner = on(&dir).await;
+    planner.ended(&plan.plan_id.to_string()).await;
+    let log = planner.executor.log.lock().unwrap();
     let retries = catalog().get(&"model".parse().unwrap()).unwrap().retry.max_attempts;
     assert!(log.calls[0].first_attempt > retries, "{:?}", log.calls);
-    assert_eq!(log.calls[0].earlier_attempts, Some(0), "numbers that were left out are no attempts");
+    assert_eq!(log.calls[0].earlier_attempts, Some(0), "skipped numbers are no attempts");
 }

@@ -1,4 +1,4 @@
-//! Plans that are taken up again where they failed.
+//! Redrives through the server.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,9 +13,9 @@ use phoenix_proto::planner::{
     WatchPlanRequest,
 };
 
-async fn redrive(stage: &TestPlanner, request: RedrivePlanRequest) -> Result<String, OrchestratorError> {
+async fn redrive(planner: &TestPlanner, request: RedrivePlanRequest) -> Result<String, OrchestratorError> {
     let context = RequestContext::new(CorrelationId::generate());
-    let answer = stage.client.clone().redrive_plan(context.request(request)).await;
+    let answer = planner.client.clone().redrive_plan(context.request(request)).await;
     answer
         .map(|response| response.into_inner().plan_id)
         .map_err(|status| phoenix_proto::error_from_status(&status))
@@ -34,29 +34,29 @@ fn fails() -> Script {
     Script::Says(vec![started(1), finished(1, Err(error))])
 }
 
-async fn ended(stage: &TestPlanner, request: PlanAndExecuteRequest) -> Plan {
-    let answer = stage.client.clone().submit_plan(request).await.unwrap();
-    stage.ended(&answer.into_inner().plan_id).await
+async fn ended(planner: &TestPlanner, request: PlanAndExecuteRequest) -> Plan {
+    let answer = planner.client.clone().submit_plan(request).await.unwrap();
+    planner.ended(&answer.into_inner().plan_id).await
 }
 
 /// `a` and `d` succeed, `b` fails, `c` never starts.
-async fn half_done(stage: &TestPlanner) -> Plan {
-    stage.script("git_agent", Script::Says(answers("2 files")));
-    stage.script("notes", fails());
+async fn half_done(planner: &TestPlanner) -> Plan {
+    planner.script("git_agent", Script::Says(answers("2 files")));
+    planner.script("notes", fails());
     let tasks = vec![
         task("a", "git_agent", "{}", &[]),
         task("d", "git_agent", "{}", &["a"]),
         task("b", "notes", r#"{"x": "{{tasks.a.output}}"}"#, &["d"]),
         task("c", "model", r#"{"y": "{{tasks.b.output}}"}"#, &[]),
     ];
-    let plan = ended(stage, graph(tasks)).await;
+    let plan = ended(planner, graph(tasks)).await;
     assert_eq!(status_of(&plan), PlanStatus::Failed);
-    stage.executor.log.lock().unwrap().calls.clear();
+    planner.executor.log.lock().unwrap().calls.clear();
     plan
 }
 
-fn calls(stage: &TestPlanner) -> Vec<(String, String)> {
-    let log = stage.executor.log.lock().unwrap();
+fn calls(planner: &TestPlanner) -> Vec<(String, String)> {
+    let log = planner.executor.log.lock().unwrap();
     log.calls.iter().map(|call| (call.agent.clone(), call.payload_json.clone())).collect()
 }
 
@@ -65,14 +65,14 @@ fn states(plan: &Plan) -> Vec<TaskStatus> {
 }
 
 #[tokio::test]
-async fn what_had_succeeded_is_kept_and_the_rest_runs_again_as_a_new_plan() {
-    let stage = TestPlanner::new().await;
-    let old = half_done(&stage).await;
-    stage.script("notes", Script::Says(answers("noted")));
-    let new = stage.ended(&redrive(&stage, of(&old)).await.unwrap()).await;
+async fn redrive_keeps_succeeded_tasks_and_reruns_the_others() {
+    let planner = TestPlanner::new().await;
+    let old = half_done(&planner).await;
+    planner.script("notes", Script::Says(answers("noted")));
+    let new = planner.ended(&redrive(&planner, of(&old)).await.unwrap()).await;
     assert_eq!((status_of(&new), new.output.as_deref()), (PlanStatus::Succeeded, Some("ok")));
     let expected = [("notes", r#"{"x":"2 files"}"#), ("model", r#"{"y":"noted"}"#)];
-    assert_eq!(calls(&stage), expected.map(|(agent, input)| (agent.to_owned(), input.to_owned())));
+    assert_eq!(calls(&planner), expected.map(|(agent, input)| (agent.to_owned(), input.to_owned())));
 
     assert_eq!(new.redrive_of.as_ref(), Some(&old.plan_id));
     assert_ne!(new.correlation_id, old.correlation_id, "another request made it");
@@ -80,15 +80,15 @@ async fn what_had_succeeded_is_kept_and_the_rest_runs_again_as_a_new_plan() {
     assert_eq!((a.status(), a.attempts.len(), &a.dispatched_at), (TaskStatus::Succeeded, 0, &None));
     assert_eq!((&a.output, &a.input_json), (&old.tasks[0].output, &old.tasks[0].input_json));
     let keys: Vec<_> =
-        stage.executor.log.lock().unwrap().calls.iter().map(|call| call.idempotency_key.clone()).collect();
+        planner.executor.log.lock().unwrap().calls.iter().map(|call| call.idempotency_key.clone()).collect();
     assert_eq!(keys, [new.tasks[2].task_id.clone(), new.tasks[3].task_id.clone()]);
     assert!(new.tasks.iter().zip(&old.tasks).all(|(new, old)| new.task_id != old.task_id), "a new run");
 
-    let mut after = stage.plan(&old.plan_id).await;
+    let mut after = planner.plan(&old.plan_id).await;
     assert_eq!(after.redriven_as.take(), Some(new.plan_id.clone()));
     assert_eq!(after, old, "a terminal state never changes");
     let request = WatchPlanRequest { plan_id: old.plan_id.clone(), after_position: 0 };
-    let mut events = stage.client.clone().watch_plan(request).await.unwrap().into_inner();
+    let mut events = planner.client.clone().watch_plan(request).await.unwrap().into_inner();
     let mut kinds = Vec::new();
     let mut last = None;
     while let Some(event) = events.message().await.unwrap() {
@@ -101,38 +101,38 @@ async fn what_had_succeeded_is_kept_and_the_rest_runs_again_as_a_new_plan() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_redriven_is_told_why() {
-    let stage = TestPlanner::new().await;
+async fn redrive_of_unsuitable_plan_is_rejected_with_reason() {
+    let planner = TestPlanner::new().await;
     let unknown = Plan { plan_id: "0190a6c1-5b0e-7cc3-9d6e-ffffffffffff".into(), ..Default::default() };
-    assert_eq!(redrive(&stage, of(&unknown)).await.unwrap_err().code, Code::NotFound);
-    let well = ended(&stage, graph(vec![task("a", "model", "{}", &[])])).await;
-    let error = redrive(&stage, of(&well)).await.unwrap_err();
+    assert_eq!(redrive(&planner, of(&unknown)).await.unwrap_err().code, Code::NotFound);
+    let well = ended(&planner, graph(vec![task("a", "model", "{}", &[])])).await;
+    let error = redrive(&planner, of(&well)).await.unwrap_err();
     assert_eq!((error.code, error.details.contains_key("plan_id")), (Code::Conflict, false), "{error}");
 
-    stage.script("model", Script::Hangs);
+    planner.script("model", Script::Hangs);
     let request = graph(vec![task("a", "model", "{}", &[])]);
-    let plan_id = stage.client.clone().submit_plan(request).await.unwrap().into_inner().plan_id;
-    let running = stage.plan(&plan_id).await;
-    assert_eq!(redrive(&stage, of(&running)).await.unwrap_err().code, Code::Conflict);
+    let plan_id = planner.client.clone().submit_plan(request).await.unwrap().into_inner().plan_id;
+    let running = planner.plan(&plan_id).await;
+    assert_eq!(redrive(&planner, of(&running)).await.unwrap_err().code, Code::Conflict);
     let cancel = CancelPlanRequest { plan_id: plan_id.clone(), ..Default::default() };
-    stage.client.clone().cancel_plan(cancel).await.unwrap();
-    stage.script("model", Script::Says(answers("after all")));
+    planner.client.clone().cancel_plan(cancel).await.unwrap();
+    planner.script("model", Script::Says(answers("after all")));
     let long = RedrivePlanRequest { reason: "x".repeat(2000), ..of(&running) };
-    assert_eq!(redrive(&stage, long).await.unwrap_err().details["field"], "reason");
+    assert_eq!(redrive(&planner, long).await.unwrap_err().details["field"], "reason");
 
-    let new = redrive(&stage, of(&running)).await.expect("what was cancelled can be taken up");
-    let again = redrive(&stage, of(&running)).await.unwrap_err();
+    let new = redrive(&planner, of(&running)).await.expect("a cancelled plan can be redriven");
+    let again = redrive(&planner, of(&running)).await.unwrap_err();
     assert_eq!((again.code, &again.details["redriven_as"]), (Code::Conflict, &new));
-    assert_eq!(stage.ended(&new).await.output.as_deref(), Some("after all"));
+    assert_eq!(planner.ended(&new).await.output.as_deref(), Some("after all"));
 }
 
 #[tokio::test]
-async fn two_redrives_in_the_same_instant_are_one() {
+async fn concurrent_redrives_of_a_plan_create_one_plan() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
-    let stage = async || {
+    let planner = async || {
         TestPlanner::on(dir.clone(), FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await
     };
-    let stages = [stage().await, stage().await];
+    let stages = [planner().await, planner().await];
     for _ in 0..10 {
         let old = half_done(&stages[0]).await;
         let (one, two) = tokio::join!(redrive(&stages[0], of(&old)), redrive(&stages[1], of(&old)));
@@ -145,122 +145,122 @@ async fn two_redrives_in_the_same_instant_are_one() {
 }
 
 #[tokio::test]
-async fn inputs_may_be_others_where_they_are_read_again() {
-    let stage = TestPlanner::new().await;
-    let old = half_done(&stage).await;
+async fn redrive_accepts_new_inputs_for_tasks_that_run_again() {
+    let planner = TestPlanner::new().await;
+    let old = half_done(&planner).await;
     for (key, input, field) in [
-        ("nobody", "{}", "input.nobody"),
+        ("missing", "{}", "input.missing"),
         ("a", "{}", "input.a"),
-        ("b", r#"{"x": "{{tasks.nobody.output}}"}"#, "tasks[2].input"),
+        ("b", r#"{"x": "{{tasks.missing.output}}"}"#, "tasks[2].input"),
         ("b", r#"{"x": "{{tasks.c.output}}"}"#, "tasks"),
         ("b", "[]", "inputs_json"),
     ] {
-        let error = redrive(&stage, with_input(&old, key, input)).await.unwrap_err();
+        let error = redrive(&planner, with_input(&old, key, input)).await.unwrap_err();
         assert_eq!(error.details["field"], field, "{error}");
     }
-    stage.script("notes", Script::Says(answers("noted")));
+    planner.script("notes", Script::Says(answers("noted")));
     let request = with_input(&old, "b", r#"{"z": "{{tasks.d.output}}!"}"#);
-    let new = stage.ended(&redrive(&stage, request).await.unwrap()).await;
+    let new = planner.ended(&redrive(&planner, request).await.unwrap()).await;
     assert_eq!(status_of(&new), PlanStatus::Succeeded);
-    assert_eq!(calls(&stage)[0], ("notes".into(), r#"{"z":"2 files!"}"#.into()));
+    assert_eq!(calls(&planner)[0], ("notes".into(), r#"{"z":"2 files!"}"#.into()));
     assert_eq!(new.tasks[2].input_json, r#"{"z":"{{tasks.d.output}}!"}"#);
 }
 
 #[tokio::test]
-async fn a_new_input_is_held_against_what_the_agent_takes() {
-    let stage = TestPlanner::new().await;
-    stage.script("strict", fails());
+async fn redrive_input_outside_the_schema_is_rejected() {
+    let planner = TestPlanner::new().await;
+    planner.script("strict", fails());
     let write = TaskSpec { action: "write".into(), ..task("a", "strict", r#"{"title": "x"}"#, &[]) };
-    let old = ended(&stage, graph(vec![write])).await;
-    let error = redrive(&stage, with_input(&old, "a", r#"{"titel": "x"}"#)).await.unwrap_err();
+    let old = ended(&planner, graph(vec![write])).await;
+    let error = redrive(&planner, with_input(&old, "a", r#"{"titel": "x"}"#)).await.unwrap_err();
     assert_eq!(
         (error.code, error.details["key"].as_str(), error.details["field"].as_str()),
         (Code::ValidationFailed, "a", "tasks[0].input.titel"),
         "{error}"
     );
-    redrive(&stage, with_input(&old, "a", r#"{"title": "y"}"#)).await.unwrap();
+    redrive(&planner, with_input(&old, "a", r#"{"title": "y"}"#)).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_chat_may_be_put_in_other_words() {
-    let stage = TestPlanner::new().await;
-    stage.script("model", fails());
-    let old = ended(&stage, PlanAndExecuteRequest { message: "helo".into(), ..Default::default() }).await;
+async fn redriven_chat_accepts_a_new_message() {
+    let planner = TestPlanner::new().await;
+    planner.script("model", fails());
+    let old = ended(&planner, PlanAndExecuteRequest { message: "helo".into(), ..Default::default() }).await;
     for input in ["{}", r#"{"message": 1}"#, r#"{"message": " "}"#] {
-        let error = redrive(&stage, with_input(&old, "chat", input)).await.unwrap_err();
+        let error = redrive(&planner, with_input(&old, "chat", input)).await.unwrap_err();
         assert_eq!((error.code, &*error.details["field"]), (Code::ValidationFailed, "input.chat.message"));
     }
-    stage.script("model", Script::Says(answers("hi")));
-    // Not a reference: people write what they like.
+    planner.script("model", Script::Says(answers("hi")));
+    // Free text, not a reference.
     let request = with_input(&old, "chat", r#"{"message": "{{tasks.x.output}}"}"#);
     let request = RedrivePlanRequest { wait: true, ..request };
-    let new = stage.plan(&redrive(&stage, request).await.unwrap()).await;
+    let new = planner.plan(&redrive(&planner, request).await.unwrap()).await;
     assert_eq!((status_of(&new), new.output.as_deref()), (PlanStatus::Succeeded, Some("hi")));
 }
 
 #[tokio::test]
-async fn what_was_done_without_an_answer_is_done_again_with_it() {
-    let stage = TestPlanner::new().await;
-    stage.script("git_agent", fails());
+async fn redrive_reruns_dependents_of_failed_tasks() {
+    let planner = TestPlanner::new().await;
+    planner.script("git_agent", fails());
     let mut tasks = vec![
         task("a", "git_agent", "{}", &[]),
         task("b", "notes", r#"{"x": "{{tasks.a.output}}"}"#, &[]),
         task("c", "model", "{}", &[]),
     ];
     tasks[0].continue_on_failure = true;
-    let old = ended(&stage, graph(tasks)).await;
+    let old = ended(&planner, graph(tasks)).await;
     assert_eq!(states(&old), [TaskStatus::DeadLettered, TaskStatus::Succeeded, TaskStatus::Succeeded]);
     assert_eq!(status_of(&old), PlanStatus::Succeeded);
-    stage.executor.log.lock().unwrap().calls.clear();
-    stage.script("git_agent", Script::Says(answers("2 files")));
-    let new = stage.ended(&redrive(&stage, of(&old)).await.unwrap()).await;
+    planner.executor.log.lock().unwrap().calls.clear();
+    planner.script("git_agent", Script::Says(answers("2 files")));
+    let new = planner.ended(&redrive(&planner, of(&old)).await.unwrap()).await;
     assert_eq!(status_of(&new), PlanStatus::Succeeded);
     let expected = [("git_agent", "{}"), ("notes", r#"{"x":"2 files"}"#)];
-    assert_eq!(calls(&stage), expected.map(|(agent, input)| (agent.to_owned(), input.to_owned())));
+    assert_eq!(calls(&planner), expected.map(|(agent, input)| (agent.to_owned(), input.to_owned())));
 }
 
 #[tokio::test]
-async fn whoever_waits_is_told_the_new_end_and_may_try_once_more() {
-    let stage = TestPlanner::new().await;
-    let first = half_done(&stage).await;
-    let error = redrive(&stage, RedrivePlanRequest { wait: true, ..of(&first) }).await.unwrap_err();
+async fn waiting_redrive_returns_the_new_result() {
+    let planner = TestPlanner::new().await;
+    let first = half_done(&planner).await;
+    let error = redrive(&planner, RedrivePlanRequest { wait: true, ..of(&first) }).await.unwrap_err();
     assert_eq!((error.code, error.message.as_str()), (Code::ExecutionFailed, "no"));
-    let second = stage.plan(&error.details["plan_id"]).await;
+    let second = planner.plan(&error.details["plan_id"]).await;
     assert_eq!((status_of(&second), error_of(&second).message.as_str()), (PlanStatus::Failed, "no"));
-    stage.script("notes", Script::Says(answers("noted")));
-    let third = redrive(&stage, RedrivePlanRequest { wait: true, ..of(&second) }).await.unwrap();
-    let third = stage.plan(&third).await;
+    planner.script("notes", Script::Says(answers("noted")));
+    let third = redrive(&planner, RedrivePlanRequest { wait: true, ..of(&second) }).await.unwrap();
+    let third = planner.plan(&third).await;
     assert_eq!((status_of(&third), third.redrive_of), (PlanStatus::Succeeded, Some(second.plan_id)));
-    let agents: Vec<_> = calls(&stage).into_iter().map(|(agent, _)| agent).collect();
+    let agents: Vec<_> = calls(&planner).into_iter().map(|(agent, _)| agent).collect();
     assert_eq!(agents, ["notes", "notes", "model"], "what had succeeded at first is kept for good");
 }
 
 #[tokio::test]
-async fn a_redrive_that_is_sent_again_is_answered_again() {
-    let stage = TestPlanner::new().await;
-    let old = half_done(&stage).await;
-    stage.script("notes", Script::Says(answers("noted")));
+async fn repeated_redrive_receives_the_first_result() {
+    let planner = TestPlanner::new().await;
+    let old = half_done(&planner).await;
+    planner.script("notes", Script::Says(answers("noted")));
     let request = |digest: &str| RedrivePlanRequest {
         wait: true,
         idempotency_key: "key-1".into(),
         idempotency_digest: digest.into(),
         ..of(&old)
     };
-    let new = redrive(&stage, request("d1")).await.unwrap();
-    assert_eq!(redrive(&stage, request("d1")).await.unwrap(), new);
-    assert_eq!(redrive(&stage, RedrivePlanRequest { wait: false, ..request("d1") }).await.unwrap(), new);
-    assert_eq!(redrive(&stage, request("d2")).await.unwrap_err().code, Code::IdempotencyMismatch);
-    assert_eq!(calls(&stage).len(), 2);
+    let new = redrive(&planner, request("d1")).await.unwrap();
+    assert_eq!(redrive(&planner, request("d1")).await.unwrap(), new);
+    assert_eq!(redrive(&planner, RedrivePlanRequest { wait: false, ..request("d1") }).await.unwrap(), new);
+    assert_eq!(redrive(&planner, request("d2")).await.unwrap_err().code, Code::IdempotencyMismatch);
+    assert_eq!(calls(&planner).len(), 2);
 }
 
 #[tokio::test]
-async fn a_plans_own_time_begins_anew() {
-    let stage = TestPlanner::new().await;
-    stage.script("model", Script::Hangs);
+async fn redriven_plan_has_its_full_time_limit_again() {
+    let planner = TestPlanner::new().await;
+    planner.script("model", Script::Hangs);
     let request = PlanAndExecuteRequest { deadline_ms: 300, ..graph(vec![task("a", "model", "{}", &[])]) };
-    let old = ended(&stage, request).await;
+    let old = ended(&planner, request).await;
     assert_eq!(error_of(&old).code, "timeout");
-    let new = stage.ended(&redrive(&stage, of(&old)).await.unwrap()).await;
+    let new = planner.ended(&redrive(&planner, of(&old)).await.unwrap()).await;
     assert_eq!(error_of(&new).code, "timeout");
     let millis = |plan: &Plan| {
         let (from, to) = (plan.created_at.unwrap(), plan.deadline_at.unwrap());
@@ -271,21 +271,21 @@ async fn a_plans_own_time_begins_anew() {
 }
 
 #[tokio::test]
-async fn a_redriven_plan_survives_its_planner_with_what_it_has_kept() {
+async fn redriven_plan_is_recovered_with_its_kept_outputs() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let on = async |peers| {
         TestPlanner::on(dir.clone(), FakeExecutor::default(), FakeHealth::default(), peers).await
     };
-    let mut stage = on(ALL_PEERS).await;
-    let old = half_done(&stage).await;
-    stage.stop().await;
-    let mut stage = on(Peers { executor: false, health: true }).await;
-    let new = redrive(&stage, of(&old)).await.unwrap();
-    eventually(async || status_of(&stage.plan(&new).await) == PlanStatus::Running).await;
-    stage.stop().await;
-    let stage = on(ALL_PEERS).await;
-    let new = stage.ended(&new).await;
+    let mut planner = on(ALL_PEERS).await;
+    let old = half_done(&planner).await;
+    planner.stop().await;
+    let mut planner = on(Peers { executor: false, health: true }).await;
+    let new = redrive(&planner, of(&old)).await.unwrap();
+    eventually(async || status_of(&planner.plan(&new).await) == PlanStatus::Running).await;
+    planner.stop().await;
+    let planner = on(ALL_PEERS).await;
+    let new = planner.ended(&new).await;
     assert_eq!((status_of(&new), new.redrive_of), (PlanStatus::Succeeded, Some(old.plan_id)));
-    let agents: Vec<_> = calls(&stage).into_iter().map(|(agent, _)| agent).collect();
+    let agents: Vec<_> = calls(&planner).into_iter().map(|(agent, _)| agent).collect();
     assert_eq!(agents, ["notes", "model"]);
 }

@@ -1,4 +1,4 @@
-//! What is old goes by itself, while the planner serves.
+//! Retention while the planner serves.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::support::{
     ALL_PEERS, DAY, FakeExecutor, FakeHealth, TestPlanner, eventually, new_plan, status_of,
 };
 
-/// A journal with a finished plan of each of these ages, under a key that is as old: their ids.
+/// Creates a journal with a finished plan of each of these ages, under a key of the same age. Returns their ids.
 async fn journal(dir: &tempfile::TempDir, days: &[u32]) -> Vec<PlanId> {
     let url = format!("sqlite://{}", dir.path().join("planner.db").display());
     let journal = store::open(&url).await.unwrap();
@@ -33,15 +33,15 @@ async fn journal(dir: &tempfile::TempDir, days: &[u32]) -> Vec<PlanId> {
 }
 
 #[tokio::test]
-async fn plans_and_keys_go_when_they_are_old_and_the_younger_ones_answer() {
+async fn old_plans_and_keys_are_deleted_and_young_ones_kept() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let ids = journal(&dir, &[0, 29, 31, 400]).await;
-    let stage = TestPlanner::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
+    let planner = TestPlanner::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;
     for old in &ids[2..] {
-        eventually(async || stage.find_plan(&old.to_string()).await.is_err()).await;
+        eventually(async || planner.find_plan(&old.to_string()).await.is_err()).await;
     }
     for young in &ids[..2] {
-        let plan = stage.plan(&young.to_string()).await;
+        let plan = planner.plan(&young.to_string()).await;
         assert_eq!(status_of(&plan), phoenix_proto::planner::PlanStatus::Succeeded);
     }
     let with_key = async |key: &str| {
@@ -51,8 +51,8 @@ async fn plans_and_keys_go_when_they_are_old_and_the_younger_ones_answer() {
             idempotency_digest: "d".into(),
             ..PlanAndExecuteRequest::default()
         };
-        stage.client.clone().plan_and_execute(request).await.unwrap().into_inner()
+        planner.client.clone().plan_and_execute(request).await.unwrap().into_inner()
     };
     assert_eq!(with_key("key of 0").await.plan_id, ids[0].to_string());
-    assert_ne!(with_key("key of 400").await.plan_id, ids[3].to_string(), "it stands for nothing any more");
+    assert_ne!(with_key("key of 400").await.plan_id, ids[3].to_string(), "it names nothing any more");
 }

@@ -1,4 +1,4 @@
-//! The planner between scripted peers: an executor and a health service that do what each test says.
+//! A planner between scripted peers: an executor and a health service.
 
 mod peers;
 
@@ -27,18 +27,18 @@ use tonic::Response;
 use self::peers::serve_peer;
 pub use self::peers::{FakeExecutor, FakeHealth, Script, answers, failed, finished, started, unhealthy};
 
-/// Plans that may be in flight at once.
+/// Maximum number of plans in flight.
 pub const MAX_PLANS: u32 = 64;
 
-/// No wait in a test is longer.
+/// Upper bound of every wait in a test.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long plans wait for a planner that knows their agents, in tests.
+/// `takeover_grace` in tests.
 pub const GRACE: Duration = Duration::from_secs(600);
 
 pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long a key counts, in tests.
+/// Lifetime of a key in tests.
 pub const KEY_LIFE: Duration = Duration::from_secs(60);
 
 /// A planner between fakes. Everything ends when it is dropped.
@@ -47,11 +47,11 @@ pub struct TestPlanner {
     pub client: PlannerServiceClient<client::PeerChannel>,
     channel: client::PeerChannel,
     pub shutdown: CancellationToken,
-    /// How it ended, if by itself, in words.
+    /// Error with which the server ended, if it did.
     pub server: Option<JoinHandle<Result<(), String>>>,
     pub database_url: String,
     pub executor_url: String,
-    /// Kept for as long as the planner runs.
+    /// Deleted after the planner has ended.
     _dir: Arc<tempfile::TempDir>,
     peers: CancellationToken,
 }
@@ -63,7 +63,7 @@ impl Drop for TestPlanner {
     }
 }
 
-/// Which peers there are.
+/// Peers that serve.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Peers {
     pub executor: bool,
@@ -72,7 +72,7 @@ pub struct Peers {
 
 pub const ALL_PEERS: Peers = Peers { executor: true, health: true };
 
-/// What the planner and its peers share.
+/// Token of the planner and its peers.
 pub fn token() -> ServiceToken {
     ServiceToken::new("of-the-test").unwrap()
 }
@@ -95,7 +95,7 @@ impl TestPlanner {
         Self::configured(dir, executor, health, peers, |_| {}).await
     }
 
-    /// The same, with what `change` makes of the planner's configuration.
+    /// As [`Self::on`], with a changed configuration.
     pub async fn configured(
         dir: Arc<tempfile::TempDir>,
         executor: FakeExecutor,
@@ -145,7 +145,7 @@ impl TestPlanner {
         }
     }
 
-    /// Whether it says that it can take work.
+    /// Whether the planner reports that it is serving.
     pub async fn is_serving(&self) -> bool {
         client::is_serving(self.channel.clone(), PATIENCE).await
     }
@@ -178,7 +178,7 @@ impl TestPlanner {
         self.find_plan(plan_id).await.unwrap()
     }
 
-    /// The same, of one that may not be there.
+    /// As [`Self::plan`], for a plan that may not exist.
     pub async fn find_plan(&self, plan_id: &str) -> Result<Plan, OrchestratorError> {
         let request = GetPlanRequest { plan_id: plan_id.into() };
         let answer = self.client.clone().get_plan(request).await;
@@ -187,7 +187,7 @@ impl TestPlanner {
             .map_err(|status| phoenix_proto::error_from_status(&status))
     }
 
-    /// The plan, once it has ended.
+    /// Waits for the end of a plan.
     pub async fn ended(&self, plan_id: &str) -> Plan {
         eventually(async || self.plan(plan_id).await.ended_at.is_some()).await;
         self.plan(plan_id).await
@@ -209,7 +209,7 @@ impl TestPlanner {
     }
 }
 
-/// `single` has one place, `narrow` has two, one of them to wait in, and `wide` thousands; the others have hundreds.
+/// `single` has a capacity of one, `narrow` of one running and one queued, `wide` of thousands, the others of hundreds.
 pub fn catalog() -> AgentCatalog {
     let agent = |name: &str, route: &[&str]| {
         let mut spec = AgentSpec::new(name.parse().unwrap(), vec!["unused".into()]);
@@ -239,7 +239,7 @@ pub fn catalog() -> AgentCatalog {
     )
 }
 
-/// A plan that was accepted at `at`, as an earlier planner would have written it.
+/// A plan that an earlier planner accepted at `at`.
 pub fn new_plan(at: Timestamp, agents: &[&str]) -> domain::Plan {
     let tasks = agents.iter().enumerate().map(|(ordinal, agent)| domain::Task {
         task_id: TaskId::generate(),

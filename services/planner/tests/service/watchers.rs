@@ -1,4 +1,4 @@
-//! Watchers of plans: what wakes them, and what they write.
+//! Watchers of plans: what notifies them, and that they write nothing.
 
 use futures_util::FutureExt;
 use jiff::Timestamp;
@@ -34,7 +34,7 @@ async fn commit_wakes_only_watchers_of_its_own_plans() {
     assert_eq!(journal.events(idle, 0, 10).await.unwrap().len(), 1);
     let mut watchers: Vec<_> = (0..3).map(|_| journal.watch(changing)).collect();
     let mut others: Vec<_> = (0..3).map(|_| journal.watch(idle)).collect();
-    // What was written before they came may wake them once, until the journal is looked at for all watchers.
+    // Earlier commits may notify them once, until the next poll.
     let other_planners = PlanId::generate();
     let mut marker = journal.watch(other_planners);
     let mut file = SqliteConnection::connect(&url).await.unwrap();
@@ -54,35 +54,35 @@ async fn commit_wakes_only_watchers_of_its_own_plans() {
             patiently(watcher.changed()).await;
         }
         let events = journal.applied_events(changing, 0, 100).await.unwrap();
-        assert_eq!(events.len(), 1 + step, "what woke the watchers can be read");
+        assert_eq!(events.len(), 1 + step, "the event of the notification can be read");
     }
     for watcher in &mut others {
         assert!(watcher.changed().now_or_never().is_none(), "its plan has not changed");
     }
 }
 
-/// What another planner of the same journal writes is found without moving what is in the log.
+/// Commits of another planner are found without applying the log.
 #[tokio::test]
 async fn watchers_of_idle_plan_write_nothing() {
-    let stage = TestPlanner::new().await;
-    stage.script("model", Script::Hangs);
+    let planner = TestPlanner::new().await;
+    planner.script("model", Script::Hangs);
     let request = graph(vec![task("a", "model", "{}", &[])]);
-    let plan_id = stage.client.clone().submit_plan(request).await.unwrap().into_inner().plan_id;
+    let plan_id = planner.client.clone().submit_plan(request).await.unwrap().into_inner().plan_id;
     let mut streams = Vec::new();
     for _ in 0..20 {
         let request = WatchPlanRequest { plan_id: plan_id.clone(), after_position: 0 };
-        let mut events = stage.client.clone().watch_plan(request).await.unwrap().into_inner();
+        let mut events = planner.client.clone().watch_plan(request).await.unwrap().into_inner();
         while patiently(events.next()).await.unwrap().unwrap().kind != "attempt_started" {}
         streams.push(events);
     }
-    let mut file = SqliteConnection::connect(&stage.database_url).await.unwrap();
+    let mut file = SqliteConnection::connect(&planner.database_url).await.unwrap();
     let in_log = "SELECT count(*) FROM log";
     eventually(async || {
-        let mut file = SqliteConnection::connect(&stage.database_url).await.unwrap();
+        let mut file = SqliteConnection::connect(&planner.database_url).await.unwrap();
         sqlx::query_scalar::<_, i64>(in_log).fetch_one(&mut file).await.unwrap() == 0
     })
     .await;
-    // As another planner leaves it: one commit that it has not moved yet, and an event that it has.
+    // As another planner leaves it: a commit that is not applied yet, and an event that is.
     let foreign = "
         BEGIN IMMEDIATE;
         INSERT INTO log (planner, entries) SELECT instance, '[]' FROM planners LIMIT 1;
@@ -90,7 +90,7 @@ async fn watchers_of_idle_plan_write_nothing() {
         INSERT INTO events (plan_id, position, events)
         SELECT plan_id, (SELECT position FROM journal), json_array(json_array(NULL, 'plan_noted', 1, json('{}'))) FROM plans;
         COMMIT";
-    // The planner itself may still move what it appended before, once.
+    // The planner itself may still apply its own earlier commits, once.
     for _ in 0..3 {
         sqlx::raw_sql(foreign).execute(&mut file).await.unwrap();
         for events in &mut streams {
@@ -101,5 +101,5 @@ async fn watchers_of_idle_plan_write_nothing() {
             return;
         }
     }
-    panic!("watchers move the log into the tables");
+    panic!("watchers apply the log");
 }

@@ -1,5 +1,4 @@
-//! A plan is the same, whether a store keeps it whole or in parts; how it is kept depends on how far it has come when it is
-//! read for the first time.
+//! Compaction: a plan reads the same from a document and from rows. The form depends on its state when it is applied.
 
 use std::{
     sync::Arc,
@@ -47,7 +46,7 @@ impl Fresh {
 }
 
 #[tokio::test]
-async fn a_plan_of_one_task_is_the_same_however_it_is_kept() {
+async fn compacted_plan_equals_the_plan_in_rows() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let mut read = Vec::new();
@@ -75,7 +74,7 @@ async fn a_plan_of_one_task_is_the_same_however_it_is_kept() {
 }
 
 #[tokio::test]
-async fn plans_are_listed_in_one_order_however_they_are_kept() {
+async fn listing_order_is_independent_of_compaction() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let mut ids = Vec::new();
@@ -104,7 +103,7 @@ async fn plans_are_listed_in_one_order_however_they_are_kept() {
 }
 
 #[tokio::test]
-async fn what_comes_after_the_end_of_a_plan_changes_nothing_and_stops_nothing() {
+async fn entries_after_a_plans_end_change_nothing() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let plan = new_plan(&["a"]);
@@ -126,10 +125,10 @@ async fn what_comes_after_the_end_of_a_plan_changes_nothing_and_stops_nothing() 
 }
 
 #[tokio::test]
-async fn a_batch_of_any_size_is_taken() {
+async fn batch_of_any_size_is_applied() {
     for fresh in stores().await {
         let store = &*fresh.store;
-        // More rows than a statement takes, of plans that are kept in parts; and some that are kept whole.
+        // More rows of plans than one statement takes, and some compacted plans.
         let large: Vec<_> = (0..12).map(|_| new_plan(&["a"; 256])).collect();
         let small: Vec<_> = (0..100).map(|_| new_plan(&["a"])).collect();
         let mut groups: Vec<Arc<[Entry]>> = large.iter().map(|plan| [accepted(plan)].into()).collect();
@@ -156,7 +155,7 @@ async fn a_batch_of_any_size_is_taken() {
 }
 
 #[tokio::test]
-async fn a_plan_that_is_kept_whole_is_one_document_which_goes_with_it() {
+async fn compacted_plan_is_one_document_deleted_with_it() {
     let fresh = sqlite().await;
     let plans: Vec<_> = (0..70).map(|_| new_plan(&["a"])).collect();
     let entries: Vec<_> = plans.iter().flat_map(chat).collect();
@@ -172,7 +171,7 @@ async fn a_plan_that_is_kept_whole_is_one_document_which_goes_with_it() {
 }
 
 #[tokio::test]
-async fn a_damaged_document_is_told_of_and_costs_its_own_plan_only() {
+async fn damaged_document_affects_only_its_own_plan() {
     for (value, said) in [
         ("'{\"a secret\": '", "documents.document"),
         ("json_set(document, '$.task.status', '?')", "tasks.status"),
@@ -200,8 +199,8 @@ async fn a_damaged_document_is_told_of_and_costs_its_own_plan_only() {
     }
 }
 
-/// Until so many documents, tasks and commits in the log are there, whoever moves them.
-async fn moved(fresh: &Fresh, documents: i64, tasks: i64, log: i64) {
+/// Waits until there are so many documents, tasks and commits in the log.
+async fn applied(fresh: &Fresh, documents: i64, tasks: i64, log: i64) {
     let mut counts = [-1; 3];
     for _ in 0..1000 {
         counts = [fresh.count("documents").await, fresh.count("tasks").await, fresh.count("log").await];
@@ -213,13 +212,12 @@ async fn moved(fresh: &Fresh, documents: i64, tasks: i64, log: i64) {
     panic!("documents, tasks, log: {counts:?}");
 }
 
-/// A store that knows what it has moved, a plan of which the first part was old before its end was, and that end as the log
-/// had it.
-async fn begun() -> (Fresh, Plan, String) {
+/// A store that has applied entries, a plan that was applied early, and its end as the log held it.
+async fn started() -> (Fresh, Plan, String) {
     loop {
         let fresh = sqlite().await;
         write(&*fresh.store, "me", &chat(&new_plan(&["a"]))).await.unwrap();
-        moved(&fresh, 1, 0, 0).await;
+        applied(&fresh, 1, 0, 0).await;
         let plan = new_plan(&["a"]);
         let written_at = Instant::now();
         write(&*fresh.store, "me", &chat(&plan)[..3]).await.unwrap();
@@ -227,7 +225,7 @@ async fn begun() -> (Fresh, Plan, String) {
         write(&*fresh.store, "me", &chat(&plan)[3..]).await.unwrap();
         let mut file = SqliteConnection::connect(&fresh.url).await.unwrap();
         let end = sqlite_end(&mut file).await;
-        // On a machine that stood still meanwhile, the first part was moved by itself.
+        // On a machine that stalled, the first part was applied on its own.
         if let (Some(end), true) = (end, written_at.elapsed() < Duration::from_millis(150)) {
             return (fresh, plan, end);
         }
@@ -245,28 +243,28 @@ async fn is_complete(store: &dyn Store, plan: &Plan) {
     let known = store.plan(plan.plan_id).await.unwrap().unwrap();
     assert_eq!((known.status, known.tasks[0].attempts.len()), (PlanStatus::Succeeded, 2));
     let events = store.events(plan.plan_id, 0, 100).await.unwrap();
-    assert_eq!(events.len(), 8, "none is told twice: {events:?}");
+    assert_eq!(events.len(), 8, "none appears twice: {events:?}");
     assert!(events.windows(2).all(|pair| pair[0].position < pair[1].position));
 }
 
-/// So long that the first part of a plan is old when its end is young.
+/// Long enough that the first part of a plan is due when its end is not.
 const APART: Duration = Duration::from_millis(75);
 
 #[tokio::test]
-async fn a_plan_that_ends_a_moment_later_is_moved_ahead_and_once() {
-    let (fresh, plan, _) = begun().await;
-    moved(&fresh, 2, 0, 0).await;
+async fn plan_that_ends_soon_is_applied_early_and_once() {
+    let (fresh, plan, _) = started().await;
+    applied(&fresh, 2, 0, 0).await;
     assert_eq!(fresh.count("events").await, 0);
     is_complete(&*fresh.store, &plan).await;
 }
 
-/// A commit that has to decide something is not remembered, and whatever shares it with a key neither.
+/// A commit with a reservation is not remembered, nor are the entries that share it.
 #[tokio::test]
-async fn a_plan_is_not_whole_without_what_was_written_together_with_a_key() {
+async fn plan_with_unseen_entries_is_not_compacted() {
     let fresh = sqlite().await;
     let store = &*fresh.store;
     write(store, "me", &chat(&new_plan(&["a"]))).await.unwrap();
-    moved(&fresh, 1, 0, 0).await;
+    applied(&fresh, 1, 0, 0).await;
     let (plan, keyed) = (new_plan(&["a"]), new_plan(&["a"]));
     let life = chat(&plan);
     write(store, "me", &life[..2]).await.unwrap();
@@ -281,10 +279,10 @@ async fn a_plan_is_not_whole_without_what_was_written_together_with_a_key() {
 }
 
 #[tokio::test]
-async fn who_does_not_remember_what_was_moved_ahead_does_not_move_it_again() {
-    let (fresh, plan, end) = begun().await;
-    moved(&fresh, 2, 0, 0).await;
-    // As a planner leaves it that dies between the two moves.
+async fn early_entries_are_not_applied_again_after_restart() {
+    let (fresh, plan, end) = started().await;
+    applied(&fresh, 2, 0, 0).await;
+    // As after the death of a planner between the two applications.
     let mut file = SqliteConnection::connect(&fresh.url).await.unwrap();
     let left = sqlx::query("INSERT INTO log (planner, entries) VALUES ('me', ?)").bind(end);
     left.execute(&mut file).await.unwrap();
@@ -298,11 +296,11 @@ async fn who_does_not_remember_what_was_moved_ahead_does_not_move_it_again() {
 }
 
 #[tokio::test]
-async fn a_plan_that_is_moved_ahead_can_be_taken_up_again() {
+async fn plan_applied_early_can_be_redriven() {
     let fresh = sqlite().await;
     let store = &*fresh.store;
     write(store, "me", &chat(&new_plan(&["a"]))).await.unwrap();
-    moved(&fresh, 1, 0, 0).await;
+    applied(&fresh, 1, 0, 0).await;
     let (plan, next) = (new_plan(&["a"]), new_plan(&["a"]));
     write(store, "me", &chat(&plan)[..3]).await.unwrap();
     tokio::time::sleep(APART).await;
@@ -336,19 +334,19 @@ async fn a_plan_that_is_moved_ahead_can_be_taken_up_again() {
 }
 
 #[tokio::test]
-async fn work_that_takes_long_is_moved_as_it_is() {
+async fn long_running_plan_is_applied_unfinished() {
     let fresh = sqlite().await;
     let store = &*fresh.store;
     let long = new_plan(&["a"]);
     write(store, "me", &chat(&long)[..3]).await.unwrap();
-    moved(&fresh, 0, 1, 0).await;
+    applied(&fresh, 0, 1, 0).await;
     write(store, "me", &chat(&long)[3..]).await.unwrap();
-    moved(&fresh, 0, 1, 0).await;
+    applied(&fresh, 0, 1, 0).await;
     is_complete(store, &long).await;
 }
 
 #[tokio::test]
-async fn what_is_young_is_seen_by_whoever_reads_and_taken_over_by_whoever_comes_next() {
+async fn young_entries_are_visible_and_taken_over() {
     let fresh = sqlite().await;
     let store = &*fresh.store;
     let (quick, open) = (new_plan(&["a"]), new_plan(&["a"]));
@@ -366,7 +364,7 @@ async fn what_is_young_is_seen_by_whoever_reads_and_taken_over_by_whoever_comes_
 }
 
 #[tokio::test]
-async fn every_task_and_every_attempt_is_a_row_however_its_plan_is_kept() {
+async fn views_show_every_task_and_attempt_of_any_plan() {
     let fresh = sqlite().await;
     let mut rows = Vec::new();
     for batch in [100, 3] {

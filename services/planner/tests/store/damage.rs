@@ -1,4 +1,4 @@
-//! A file with damage in it: what can be read is read, and goes on.
+//! Damaged records: readable plans are read and continue.
 
 use phoenix_domain::{
     OrchestratorError,
@@ -22,14 +22,14 @@ impl Fresh {
         for plan in &plans {
             write(&*self.store, "me", &life(plan)).await.unwrap();
         }
-        // What is altered below is in the tables by then.
+        // The rows that are altered below are applied by now.
         self.store.plan(plans[0].plan_id).await.unwrap();
         plans
     }
 }
 
 #[tokio::test]
-async fn a_plan_with_a_damaged_row_says_which_column_it_is_and_shows_nothing_of_it() {
+async fn damaged_row_error_names_the_column_only() {
     for (table, column, value) in [
         ("plans", "status", "'?'"),
         ("plans", "correlation_id", "'?'"),
@@ -46,7 +46,7 @@ async fn a_plan_with_a_damaged_row_says_which_column_it_is_and_shows_nothing_of_
     ] {
         let fresh = sqlite().await;
         let plan_id = fresh.lives(1).await[0].plan_id;
-        // The database itself is none that checks what belongs together.
+        // The check of foreign keys is off for this connection.
         fresh.alter(format!("PRAGMA foreign_keys = OFF; UPDATE {table} SET {column} = {value}")).await;
         let error = match table {
             "events" => fresh.store.events(plan_id, 0, 10).await.unwrap_err(),
@@ -60,7 +60,7 @@ async fn a_plan_with_a_damaged_row_says_which_column_it_is_and_shows_nothing_of_
 }
 
 #[tokio::test]
-async fn a_damaged_row_does_not_keep_the_rest_from_being_listed_page_by_page() {
+async fn damaged_row_does_not_end_a_listing() {
     let fresh = sqlite().await;
     let plans = fresh.lives(7).await;
     let damaged = [plans[4].plan_id, plans[2].plan_id];
@@ -87,7 +87,7 @@ async fn a_damaged_row_does_not_keep_the_rest_from_being_listed_page_by_page() {
 }
 
 #[tokio::test]
-async fn what_cannot_even_be_named_does_not_keep_the_rest_from_being_taken_over() {
+async fn unreadable_id_does_not_block_takeover_of_others() {
     let fresh = sqlite().await;
     let plans = [new_plan(&["a"]), new_plan(&["a"])];
     write(&*fresh.store, "me", &[accepted(&plans[0]), accepted(&plans[1])]).await.unwrap();
@@ -101,21 +101,21 @@ async fn what_cannot_even_be_named_does_not_keep_the_rest_from_being_taken_over(
         .await;
     fresh.store.register("heir").await.unwrap();
     fresh.store.release("me").await.unwrap();
-    let claimed = take_over(&*fresh.store, "heir", &[]).await;
-    assert_eq!((plan_ids(&claimed), claimed.bulk), (vec![plans[1].plan_id], Vec::new()));
-    assert_eq!(claimed.unreadable.iter().map(|record| &*record.id).collect::<Vec<_>>(), ["?", "?"]);
-    assert!(take_over(&*fresh.store, "heir", &[]).await.unreadable.is_empty(), "told once");
+    let taken = take_over(&*fresh.store, "heir", &[]).await;
+    assert_eq!((plan_ids(&taken), taken.bulk), (vec![plans[1].plan_id], Vec::new()));
+    assert_eq!(taken.unreadable.iter().map(|record| &*record.id).collect::<Vec<_>>(), ["?", "?"]);
+    assert!(take_over(&*fresh.store, "heir", &[]).await.unreadable.is_empty(), "reported once");
 }
 
-/// Puts a row into the log between two plans that are well, opens the journal anew, and reads both: whether they are well, and
-/// how many records are in quarantine.
+/// Adds a row to the log between two intact plans, reopens the journal, and reads both. Returns whether they are intact, and
+/// the number of records in quarantine.
 async fn between_two_plans(row: &[u8]) -> (Fresh, [Option<Plan>; 2], i64) {
     let mut fresh = sqlite().await;
     let plans = [new_plan(&["a"]), new_plan(&["a"])];
     write(&*fresh.store, "me", &[accepted(&plans[0])]).await.unwrap();
     fresh.append(row).await;
     write(&*fresh.store, "me", &[accepted(&plans[1]), plan_ended(&plans[1], 1)]).await.unwrap();
-    // As after a restart: nothing is remembered of what was written.
+    // As after a restart: nothing is remembered.
     fresh.store = store::open(&fresh.url).await.unwrap();
     let mut found = [None, None];
     for (plan, found) in plans.iter().zip(&mut found) {
@@ -147,7 +147,7 @@ impl Fresh {
 }
 
 #[tokio::test]
-async fn damaged_record_is_kept_in_quarantine_and_costs_nothing_else() {
+async fn damaged_record_goes_into_quarantine_alone() {
     let lost = new_plan(&["a"]).plan_id;
     let missing_plan = format!(
         r#"[{{"attempt_started":{{"task":{{"plan_id":"{lost}","ordinal":0}},"number":1,"at":"2026-01-31T12:00:00Z","worker":"w"}}}}]"#
@@ -170,7 +170,7 @@ async fn damaged_record_is_kept_in_quarantine_and_costs_nothing_else() {
 }
 
 #[tokio::test]
-async fn record_of_a_newer_version_costs_its_own_plan_only() {
+async fn record_of_newer_version_affects_only_its_plan() {
     let own = new_plan(&["a"]).plan_id;
     let in_envelope = format!(r#"{{"v":1,"plan_id":"{own}","record":{{"from_the_future":{{}}}}}}"#);
     let of_version = format!(r#"{{"v":2,"plan_id":"{own}","record":[1]}}"#);
@@ -189,7 +189,7 @@ async fn record_of_a_newer_version_costs_its_own_plan_only() {
 }
 
 #[tokio::test]
-async fn unusable_record_in_a_shared_commit_costs_its_own_plan_only() {
+async fn unusable_record_in_shared_commit_affects_only_its_plan() {
     for unusable in [
         r#""plan_id":"{}","record":{"from_the_future":{}}"#,
         r#""plan_id":"{}","record":{"attempt_started":{"task":{"plan_id":"{}","ordinal":9},"number":1,"at":"2026-01-31T12:00:00Z","worker":"w"}}"#,
@@ -203,7 +203,7 @@ async fn unusable_record_in_a_shared_commit_costs_its_own_plan_only() {
         let bad = plans[7].plan_id.to_string();
         fresh.append(format!("{{\"v\":1,{}}}\n", unusable.replace("{}", &bad)).as_bytes()).await;
         fresh.store = store::open(&fresh.url).await.unwrap();
-        // One commit for all of them, the damaged one's too.
+        // One commit for all of them, including the damaged one.
         let lives: Vec<_> = plans.iter().map(|plan| life(plan)[1..].into()).collect();
         assert!(fresh.store.append("me", &lives).await.unwrap().is_empty());
         for (n, plan) in plans.iter().enumerate() {
@@ -272,7 +272,7 @@ async fn records_of_every_version_are_read() {
 }
 
 #[tokio::test]
-async fn depth_of_an_older_journal_is_read_with_its_neighbours() {
+async fn deep_json_of_older_version_is_read() {
     let fresh = sqlite().await;
     let mut deep = new_plan(&["a", "b"]);
     let nested = format!("{{\"x\":{}{}}}", "[".repeat(123), "]".repeat(123));
@@ -288,7 +288,7 @@ async fn depth_of_an_older_journal_is_read_with_its_neighbours() {
 }
 
 #[tokio::test]
-async fn page_ends_early_when_its_rows_are_large() {
+async fn page_with_large_rows_ends_early() {
     let fresh = sqlite().await;
     let mut plans = Vec::new();
     for second in 0..24 {

@@ -1,6 +1,7 @@
-//! What every store of the journal must do. A new kind of store is one more line in [`stores`].
+//! Conformance suite of the journal's stores. A new store is one more line in [`stores`].
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests are tests too")]
 
+mod bulk;
 mod compaction;
 mod damage;
 mod dead_letters;
@@ -25,7 +26,7 @@ use phoenix_planner::store::{
 };
 use serde_json::json;
 
-/// A database of its own, empty, with the planner `me` as an owner. Gone with the value.
+/// An empty database with the planner `me` as an owner, deleted on drop.
 struct Fresh {
     store: Arc<dyn Store>,
     url: String,
@@ -45,21 +46,21 @@ async fn sqlite() -> Fresh {
     Fresh { store, url, _folder: folder }
 }
 
-/// Takes over whatever there is, whatever its agents are.
+/// Takes over everything, regardless of agents.
 async fn take_over(store: &dyn Store, planner: &str, dead: &[Heartbeat]) -> Unfinished {
     store.take_over(planner, dead, &TakeoverScope::default(), at(0)).await.unwrap()
 }
 
-fn plan_ids(claimed: &Unfinished) -> Vec<PlanId> {
-    claimed.plans.iter().map(|plan| plan.plan_id).collect()
+fn plan_ids(taken: &Unfinished) -> Vec<PlanId> {
+    taken.plans.iter().map(|plan| plan.plan_id).collect()
 }
 
-/// [`take_over`]: the plans.
+/// Plans of [`take_over`].
 async fn taken_over(store: &dyn Store, planner: &str, dead: &[Heartbeat]) -> Vec<PlanId> {
     plan_ids(&take_over(store, planner, dead).await)
 }
 
-/// Writes entries that claim nothing that is taken.
+/// Writes entries whose reservations are free.
 async fn write(store: &dyn Store, planner: &str, entries: &[Entry]) -> Result<(), JournalError> {
     let lost = store.append(planner, &[entries.into()]).await?;
     assert_eq!(lost, [0; 0]);
@@ -114,7 +115,7 @@ fn accepted(plan: &Plan) -> Entry {
     Entry::PlanAccepted { plan: Arc::new(plan.clone()) }
 }
 
-/// A plan whose caller named it at `second`; uses of the key before `not_before` are forgotten.
+/// A plan that uses a key at `second`; uses before `not_before` have expired.
 fn accepted_as(plan: &Plan, key: &str, digest: &str, second: i64, not_before: i64) -> Vec<Entry> {
     let key = IdempotencyKey { key: key.into(), digest: digest.into(), by: Some(plan.correlation_id) };
     let (subject, at, not_before) = (*plan.plan_id.as_uuid(), at(second), at(not_before));
@@ -126,7 +127,7 @@ fn plan_ended(plan: &Plan, second: i64) -> Entry {
     Entry::PlanEnded { plan_id, status, at: at(second), result: Ok(()) }
 }
 
-/// A plan of two tasks: the first fails once and is tried again, the second fails for good, which the plan survives.
+/// A plan of two tasks: the first fails once and is retried, the second is dead-lettered, and the plan succeeds.
 fn life(plan: &Plan) -> Vec<Entry> {
     let (first, second) = (task_of(plan, 0), task_of(plan, 1));
     let started = |task, number, second| Entry::AttemptStarted {
@@ -186,7 +187,7 @@ fn short_life(plan: &Plan) -> Vec<Entry> {
     entries
 }
 
-/// Makes `plans` plans that were accepted a second after each other, from `second` on.
+/// Creates `plans` plans, one accepted each second from `second`.
 async fn fill(store: &dyn Store, second: i64, plans: i64) {
     let plans: Vec<_> = (second..second + plans).map(retention::plan_of).collect();
     for together in plans.chunks(64) {

@@ -1,4 +1,4 @@
-//! Who may write, and who takes over.
+//! Ownership of plans: fencing and takeover.
 
 use std::collections::HashSet;
 
@@ -13,11 +13,11 @@ async fn heartbeat(store: &dyn Store, planner: &str) -> Heartbeat {
 }
 
 #[tokio::test]
-async fn only_an_owner_writes() {
+async fn only_an_owner_can_write() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let plan = new_plan(&["a"]);
-        let refused = write(store, "nobody", &[accepted(&plan)]).await;
+        let refused = write(store, "unknown", &[accepted(&plan)]).await;
         assert!(matches!(refused, Err(JournalError::Fenced)), "{refused:?}");
         assert_eq!(store.plan(plan.plan_id).await.unwrap(), None);
         store.release("me").await.unwrap();
@@ -27,20 +27,20 @@ async fn only_an_owner_writes() {
 }
 
 #[tokio::test]
-async fn a_heartbeat_can_be_seen() {
+async fn heartbeat_increases_the_sequence() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let before = heartbeat(store, "me").await;
         store.heartbeat("me", at(0)).await.unwrap();
         let after = heartbeat(store, "me").await;
         assert!(after.sequence > before.sequence);
-        let refused = store.heartbeat("nobody", at(0)).await;
+        let refused = store.heartbeat("unknown", at(0)).await;
         assert!(matches!(refused, Err(JournalError::Fenced)), "{refused:?}");
     }
 }
 
 #[tokio::test]
-async fn plans_of_the_dead_and_of_those_who_left_are_taken_over() {
+async fn plans_of_dead_and_released_planners_are_taken_over() {
     for fresh in stores().await {
         let store = &*fresh.store;
         store.register("heir").await.unwrap();
@@ -50,13 +50,13 @@ async fn plans_of_the_dead_and_of_those_who_left_are_taken_over() {
 
         let seen = heartbeat(store, "me").await;
         store.heartbeat("me", at(0)).await.unwrap();
-        assert_eq!(taken_over(store, "heir", &[seen]).await, [], "it has been heard of since");
+        assert_eq!(taken_over(store, "heir", &[seen]).await, [], "it has sent a heartbeat since");
 
         let seen = heartbeat(store, "me").await;
         assert_eq!(
-            taken_over(store, "nobody", std::slice::from_ref(&seen)).await,
+            taken_over(store, "unknown", std::slice::from_ref(&seen)).await,
             [],
-            "who owns nothing takes nothing"
+            "an unknown planner takes nothing over"
         );
         assert_eq!(taken_over(store, "heir", &[seen]).await, [open.plan_id]);
         let late = write(store, "me", &[plan_ended(&open, 2)]).await;
@@ -71,7 +71,7 @@ async fn plans_of_the_dead_and_of_those_who_left_are_taken_over() {
 }
 
 #[tokio::test]
-async fn crashes_count_for_running_plans_of_planners_that_died() {
+async fn crash_counts_only_for_running_plans_of_dead_planners() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let (waits, runs) = (new_plan(&["a"]), new_plan(&["a"]));
@@ -82,14 +82,14 @@ async fn crashes_count_for_running_plans_of_planners_that_died() {
             let claimed = take_over(store, planner, dead).await.plans;
             let of = |plan_id| *claimed.iter().find(|plan| plan.plan_id == plan_id).unwrap();
             let UnfinishedPlan { takeovers, crashes, .. } = of(runs.plan_id);
-            assert_eq!(of(waits.plan_id).crashes, 0, "it has not begun");
+            assert_eq!(of(waits.plan_id).crashes, 0, "it has not started");
             assert_eq!(of(waits.plan_id).takeovers, takeovers);
             (takeovers, crashes)
         };
         let me = heartbeat(store, "me").await;
         assert_eq!(crashes("second", &[me]).await, (1, 1));
         store.release("second").await.unwrap();
-        assert_eq!(crashes("third", &[]).await, (2, 1), "one that left in order has not died");
+        assert_eq!(crashes("third", &[]).await, (2, 1), "a released planner has not died");
         let third = heartbeat(store, "third").await;
         assert_eq!(crashes("fourth", &[third]).await, (3, 2));
     }
@@ -127,7 +127,7 @@ async fn plan_that_survives_or_progresses_is_no_suspect() {
 }
 
 #[tokio::test]
-async fn plans_with_unknown_agents_are_left_until_they_are_taken_anyway() {
+async fn plan_with_unknown_agent_is_skipped_unless_regardless() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let (known, unknown, partly) = (new_plan(&["a"]), new_plan(&["b"]), new_plan(&["b", "a"]));
@@ -146,7 +146,7 @@ async fn plans_with_unknown_agents_are_left_until_they_are_taken_anyway() {
         let claimed = store.take_over("heir", &[], &scope, at(0)).await.unwrap();
         let mut taken = crate::plan_ids(&claimed);
         taken.sort_unstable();
-        assert_eq!(taken, [known.plan_id, partly.plan_id], "what has ended needs no agent");
+        assert_eq!(taken, [known.plan_id, partly.plan_id], "an ended task needs no agent");
         let skipped = [SkippedPlan { plan_id: unknown.plan_id, agent: "b".into() }];
         assert_eq!(claimed.skipped, skipped);
         assert_eq!(store.take_over("heir", &[], &scope, at(0)).await.unwrap().skipped, skipped, "still");

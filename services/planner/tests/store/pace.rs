@@ -1,4 +1,4 @@
-//! Old plans go without keeping those who work waiting.
+//! Latency of acceptance during a purge.
 
 use std::time::{Duration, Instant};
 
@@ -9,16 +9,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Fresh, accepted, fill, new_plan, plan_ended, sqlite};
 
-/// So long ago, in seconds before the epoch of these tests, that every plan from there on is old.
+/// Start of old plans, in seconds before the epoch of these tests.
 const LONG_AGO: i64 = -30_000_000;
 
-/// Callers at the same time.
+/// Concurrent callers.
 const CALLERS: usize = 16;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[tokio::test]
-async fn plans_are_accepted_while_old_ones_go() {
+async fn plans_are_accepted_during_a_purge() {
     let (fresh, journal) = full_of(500).await;
     let (waits, left) = accept_while_deleting(&fresh, &journal).await;
     assert_eq!(left, 0);
@@ -27,19 +27,19 @@ async fn plans_are_accepted_while_old_ones_go() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement: cargo test --release -p phoenix-planner --test store -- --ignored --nocapture"]
-async fn how_long_plans_wait_for_their_acceptance_while_100_000_go() {
+async fn acceptance_latency_during_a_purge_of_100_000() {
     let (fresh, journal) = full_of(100_000).await;
     let quiet = accept_for(&journal, async { tokio::time::sleep(Duration::from_secs(10)).await }).await;
     report("nothing is deleted", quiet);
-    let begun = Instant::now();
+    let started = Instant::now();
     let (waits, left) = accept_while_deleting(&fresh, &journal).await;
-    let rate = waits.len() as f64 / begun.elapsed().as_secs_f64();
+    let rate = waits.len() as f64 / started.elapsed().as_secs_f64();
     report("100 000 plans are deleted", waits);
     assert_eq!(left, 0);
-    println!("in {:.1} s, {rate:.0} accepted/s", begun.elapsed().as_secs_f64());
+    println!("in {:.1} s, {rate:.0} accepted/s", started.elapsed().as_secs_f64());
 }
 
-/// A journal with so many old plans.
+/// A journal with this number of old plans.
 async fn full_of(plans: i64) -> (Fresh, Journal) {
     let fresh = sqlite().await;
     fill(&*fresh.store, LONG_AGO, plans).await;
@@ -47,7 +47,7 @@ async fn full_of(plans: i64) -> (Fresh, Journal) {
     (fresh, journal)
 }
 
-/// How long each acceptance took, until no old plan was left, and how many were left.
+/// Latency of each acceptance until the purge is done, and the number of old plans left.
 async fn accept_while_deleting(fresh: &Fresh, journal: &Journal) -> (Vec<Duration>, usize) {
     let retention = Retention { plans: Some(30 * DAY), keys: DAY };
     let stop = CancellationToken::new();
@@ -70,7 +70,7 @@ async fn accept_while_deleting(fresh: &Fresh, journal: &Journal) -> (Vec<Duratio
     (waits, old().await)
 }
 
-/// Accepts plans and ends them, as chats do, while `lasts` does: how long each had to wait for its acceptance.
+/// Accepts and ends plans, as chats do, while `lasts` runs. Returns the latency of each acceptance.
 async fn accept_for(journal: &Journal, lasts: impl Future<Output = ()>) -> Vec<Duration> {
     let stop = CancellationToken::new();
     let callers: JoinSet<Vec<Duration>> = (0..CALLERS)

@@ -1,4 +1,4 @@
-//! What is written is what is read.
+//! Plans are read as they were written.
 
 use phoenix_domain::plan::{AttemptOutcome, PlanStatus, TaskStatus};
 use phoenix_planner::store::{Entry, PlanFilter};
@@ -6,7 +6,7 @@ use phoenix_planner::store::{Entry, PlanFilter};
 use crate::{accepted, at, life, new_plan, plan_ended, stores, task_of, write};
 
 #[tokio::test]
-async fn a_plan_is_the_same_however_its_steps_were_gathered() {
+async fn plan_is_independent_of_the_batching_of_its_entries() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let mut read = Vec::new();
@@ -23,7 +23,7 @@ async fn a_plan_is_the_same_however_its_steps_were_gathered() {
             let mut facts: Vec<_> =
                 events.into_iter().map(|event| (event.kind, event.at, event.task_key, event.data)).collect();
             assert!(facts[0].3.contains(&plan.correlation_id.to_string()));
-            // What is another for every plan.
+            // Values that differ between plans.
             facts[0].3.clear();
             let nil = uuid::Uuid::nil();
             (known.plan_id, known.correlation_id) = (nil.into(), nil.into());
@@ -54,7 +54,7 @@ async fn a_plan_is_the_same_however_its_steps_were_gathered() {
 }
 
 #[tokio::test]
-async fn a_terminal_state_never_changes() {
+async fn terminal_state_never_changes() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let plan = new_plan(&["a", "b"]);
@@ -73,7 +73,7 @@ async fn a_terminal_state_never_changes() {
 }
 
 #[tokio::test]
-async fn plans_are_found_by_what_they_are_filtered_by_page_by_page() {
+async fn plan_listing_is_filtered_page_by_page() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let plans: Vec<_> =
@@ -84,8 +84,8 @@ async fn plans_are_found_by_what_they_are_filtered_by_page_by_page() {
         write(store, "me", &[plan_ended(&plans[3], 9)]).await.unwrap();
         let found = async |filter: PlanFilter| -> Vec<usize> {
             let found = store.plans(&PlanFilter { limit: 4, ..filter }).await.unwrap();
-            let place = |id| plans.iter().position(|plan| plan.plan_id == id).unwrap();
-            found.items.iter().map(|plan| place(plan.plan_id)).collect()
+            let index = |id| plans.iter().position(|plan| plan.plan_id == id).unwrap();
+            found.items.iter().map(|plan| index(plan.plan_id)).collect()
         };
         let all = PlanFilter::default();
         assert_eq!(found(all.clone()).await, [9, 8, 7, 6]);
@@ -125,19 +125,19 @@ async fn last_page_exactly_full_has_no_next() {
 }
 
 #[tokio::test]
-async fn several_plans_are_read_at_once_each_with_what_is_its_own() {
+async fn plans_read_by_id_have_their_own_tasks() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let plans = [new_plan(&["a", "b"]), new_plan(&["a"]), new_plan(&["a", "b"])];
         write(store, "me", &life(&plans[0])).await.unwrap();
         write(store, "me", &[accepted(&plans[1])]).await.unwrap();
         write(store, "me", &life(&plans[2])).await.unwrap();
-        let nobody = new_plan(&[]).plan_id;
-        let wanted = [plans[2].plan_id, nobody, plans[0].plan_id, plans[1].plan_id];
+        let missing = new_plan(&[]).plan_id;
+        let wanted = [plans[2].plan_id, missing, plans[0].plan_id, plans[1].plan_id];
         let mut read = store.plans_by_id(&wanted).await.unwrap();
         read.sort_by_key(|(plan_id, _)| *plan_id);
         let read: Vec<_> = read.into_iter().map(|(plan_id, plan)| (plan_id, plan.unwrap())).collect();
-        assert_eq!(read.len(), 3, "those that are there");
+        assert_eq!(read.len(), 3, "the existing ones");
         for (plan, (plan_id, known)) in plans.iter().zip(read) {
             assert_eq!((plan_id, known.plan_id), (plan.plan_id, plan.plan_id));
             assert_eq!(store.plan(plan_id).await.unwrap().as_ref(), Some(&known));

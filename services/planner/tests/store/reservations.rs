@@ -1,4 +1,4 @@
-//! What can be claimed once, whoever asks.
+//! Reservations: keys and redrives.
 
 use phoenix_planner::store::{Entry, JournalError, Store, UsedKey};
 
@@ -13,7 +13,7 @@ async fn write_groups(
 }
 
 #[tokio::test]
-async fn a_key_stands_for_what_it_was_first_used_for() {
+async fn key_names_the_subject_of_its_first_use() {
     for fresh in stores().await {
         let store = &*fresh.store;
         store.register("other").await.unwrap();
@@ -24,7 +24,7 @@ async fn a_key_stands_for_what_it_was_first_used_for() {
             vec![accepted(&bystander)],
             accepted_as(&same_batch, "k", "one", 1, -9),
         ];
-        assert_eq!(write_groups(store, "other", &groups).await.unwrap(), [0, 2], "whoever writes it");
+        assert_eq!(write_groups(store, "other", &groups).await.unwrap(), [0, 2], "in any planner");
         assert!(store.plan(bystander.plan_id).await.unwrap().is_some(), "the rest of the batch is written");
         for lost in [&late, &same_batch] {
             assert_eq!(store.plan(lost.plan_id).await.unwrap(), None);
@@ -39,7 +39,7 @@ async fn a_key_stands_for_what_it_was_first_used_for() {
 }
 
 #[tokio::test]
-async fn of_one_batch_the_first_use_of_a_key_counts() {
+async fn first_use_of_a_key_in_a_batch_counts() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let [first, second] = [(); 2].map(|()| new_plan(&["a"]));
@@ -51,7 +51,7 @@ async fn of_one_batch_the_first_use_of_a_key_counts() {
 }
 
 #[tokio::test]
-async fn a_use_that_is_too_old_does_not_count() {
+async fn expired_use_of_a_key_does_not_count() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let [old, new, late] = [(); 3].map(|()| new_plan(&["a"]));
@@ -61,16 +61,16 @@ async fn a_use_that_is_too_old_does_not_count() {
         let known = known.unwrap();
         assert_eq!((known.subject, known.digest.as_str()), (*new.plan_id.as_uuid(), "e"));
         let again = [accepted_as(&late, "k", "e", 11, 1)];
-        assert_eq!(write_groups(store, "me", &again).await.unwrap(), [0], "it counts anew");
+        assert_eq!(write_groups(store, "me", &again).await.unwrap(), [0], "it can be used again");
     }
 }
 
 #[tokio::test]
-async fn who_is_no_owner_claims_nothing() {
+async fn unknown_planner_reserves_nothing() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let plan = new_plan(&["a"]);
-        let refused = write_groups(store, "nobody", &[accepted_as(&plan, "k", "d", 0, -9)]).await;
+        let refused = write_groups(store, "unknown", &[accepted_as(&plan, "k", "d", 0, -9)]).await;
         assert!(matches!(refused, Err(JournalError::Fenced)), "{refused:?}");
         assert_eq!(store.used_key("k", at(0)).await.unwrap(), None);
     }

@@ -1,4 +1,4 @@
-//! What is old can be deleted, and nothing else.
+//! Deletion of old data.
 
 use std::collections::BTreeSet;
 
@@ -26,7 +26,7 @@ async fn known(store: &dyn Store) -> BTreeSet<PlanId> {
 }
 
 #[tokio::test]
-async fn a_plan_goes_with_everything_that_belongs_to_it() {
+async fn purged_plan_leaves_no_rows() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let (old, young) = (plan_of(0), plan_of(100));
@@ -45,7 +45,7 @@ async fn a_plan_goes_with_everything_that_belongs_to_it() {
 }
 
 #[tokio::test]
-async fn what_is_unfinished_or_ended_a_moment_ago_stays_however_long_ago_it_was_accepted() {
+async fn purge_keeps_unfinished_and_recent_plans() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let [open, ended_late, ended_long_ago] = [0, 1, 2].map(plan_of);
@@ -59,7 +59,7 @@ async fn what_is_unfinished_or_ended_a_moment_ago_stays_however_long_ago_it_was_
 }
 
 #[tokio::test]
-async fn batches_go_on_where_the_last_one_ended_and_see_every_old_plan_once() {
+async fn purge_batches_cover_every_old_plan_once() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let mut open = BTreeSet::new();
@@ -87,7 +87,7 @@ async fn batches_go_on_where_the_last_one_ended_and_see_every_old_plan_once() {
 }
 
 #[tokio::test]
-async fn two_planners_that_delete_at_the_same_time_delete_each_plan_once() {
+async fn concurrent_purges_delete_each_plan_once() {
     for fresh in stores().await {
         let store = &fresh.store;
         store.register("other").await.unwrap();
@@ -114,16 +114,16 @@ async fn two_planners_that_delete_at_the_same_time_delete_each_plan_once() {
 }
 
 #[tokio::test]
-async fn only_an_owner_deletes() {
+async fn only_an_owner_can_purge() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let plan = plan_of(0);
         write(store, "me", &accepted_as(&plan, "k", "d", 0, 0)).await.unwrap();
         write(store, "me", &[plan_ended(&plan, 1)]).await.unwrap();
         let old = OldPlans { ended_before: at(50), after: None, limit: 10 };
-        let refused = store.purge_plans("nobody", &old).await;
+        let refused = store.purge_plans("unknown", &old).await;
         assert!(matches!(refused, Err(JournalError::Fenced)), "{refused:?}");
-        let refused = store.purge_keys("nobody", at(50), 10).await;
+        let refused = store.purge_keys("unknown", at(50), 10).await;
         assert!(matches!(refused, Err(JournalError::Fenced)), "{refused:?}");
         assert_eq!(known(store).await.len(), 1);
         assert!(store.used_key("k", at(0)).await.unwrap().is_some());
@@ -131,7 +131,7 @@ async fn only_an_owner_deletes() {
 }
 
 #[tokio::test]
-async fn keys_go_when_they_are_old_and_can_then_stand_for_another_plan() {
+async fn purged_key_can_name_another_plan() {
     for fresh in stores().await {
         let store = &*fresh.store;
         for second in [0, 1, 2, 60] {
@@ -152,7 +152,7 @@ async fn keys_go_when_they_are_old_and_can_then_stand_for_another_plan() {
 }
 
 #[tokio::test]
-async fn the_extent_names_the_oldest_plan_that_has_ended() {
+async fn stats_name_the_oldest_terminal_plan() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let empty = store.stats().await.unwrap();

@@ -1,4 +1,4 @@
-//! What only concerns the store in a file.
+//! Properties of the SQLite store.
 
 use phoenix_domain::PlanId;
 use phoenix_planner::store::{self, OldPlans, Store};
@@ -9,7 +9,7 @@ use crate::{at, fill, sqlite, write};
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
 #[tokio::test]
-async fn a_journal_of_the_first_version_is_read_on() {
+async fn journal_of_first_version_is_migrated() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}?mode=rwc", folder.path().join("journal.db").display());
     let mut file = SqliteConnection::connect(&url).await.unwrap();
@@ -40,14 +40,14 @@ async fn a_journal_of_the_first_version_is_read_on() {
         .filter(|known| known.planner == "gone")
         .collect::<Vec<_>>();
     assert_eq!(crate::taken_over(&*store, "me", &seen).await, [plan_id]);
-    assert_eq!(store.open_dead_letters().await.unwrap().count, 1, "what had failed for good before");
+    assert_eq!(store.open_dead_letters().await.unwrap().count, 1, "earlier dead letters");
     let plan = crate::new_plan(&["a"]);
     write(&*store, "me", &[crate::accepted(&plan)]).await.unwrap();
-    assert_eq!(store.events(plan.plan_id, 0, 10).await.unwrap()[0].position, 3, "positions go on");
+    assert_eq!(store.events(plan.plan_id, 0, 10).await.unwrap()[0].position, 3, "positions grow");
 }
 
 #[tokio::test]
-async fn what_was_written_is_there_when_the_file_is_opened_again() {
+async fn entries_survive_reopening_the_file() {
     let fresh = sqlite().await;
     let plan = crate::new_plan(&["a"]);
     write(&*fresh.store, "me", &[crate::accepted(&plan)]).await.unwrap();
@@ -55,9 +55,9 @@ async fn what_was_written_is_there_when_the_file_is_opened_again() {
     assert_eq!(again.plan(plan.plan_id).await.unwrap(), Some(plan));
 }
 
-/// However many connections are open.
+/// With any number of open connections.
 #[tokio::test]
-async fn a_journal_that_was_closed_is_one_file() {
+async fn closed_journal_is_one_file() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", folder.path().join("journal.db").display());
     let files = || {
@@ -84,9 +84,9 @@ async fn a_journal_that_was_closed_is_one_file() {
     assert_eq!(store::open(&url).await.unwrap().plans_by_id(&plans).await.unwrap().len(), plans.len());
 }
 
-/// Whoever moves what from the log into the tables, and whenever: everything arrives once.
+/// Concurrent applications by two processes: every entry is applied once.
 #[tokio::test]
-async fn two_processes_on_one_file_lose_nothing_and_write_nothing_twice() {
+async fn two_processes_on_one_file_write_everything_once() {
     let fresh = sqlite().await;
     let other = store::open(&fresh.url).await.unwrap();
     other.register("you").await.unwrap();
@@ -97,7 +97,7 @@ async fn two_processes_on_one_file_lose_nothing_and_write_nothing_twice() {
             let plan = crate::new_plan(&["a", "b"]);
             for entries in crate::life(&plan).chunks(1 + (round + turn) % 5) {
                 write(*store, planner, entries).await.unwrap();
-                // Sometimes the writer reads, sometimes the other one, mostly nobody.
+                // Sometimes the writer reads, sometimes the other process, mostly neither.
                 match (round * 7 + entries.len() * 3 + turn) % 8 {
                     0 => drop(stores[0].0.plan(plan.plan_id).await.unwrap().unwrap()),
                     1 => drop(stores[1].0.plan(plan.plan_id).await.unwrap().unwrap()),
@@ -131,7 +131,7 @@ async fn forget_all(store: &dyn Store, limit: u32) -> u64 {
 }
 
 #[tokio::test]
-async fn the_file_stops_growing_when_as_much_goes_as_comes() {
+async fn file_stops_growing_when_deletes_match_writes() {
     const PLANS: i64 = 500;
     let fresh = sqlite().await;
     let store = &*fresh.store;

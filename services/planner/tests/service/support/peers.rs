@@ -1,4 +1,4 @@
-//! An executor and a health service that do what each test says.
+//! Scripted peers: an executor and a health service.
 
 use std::{
     collections::HashMap,
@@ -33,29 +33,29 @@ use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-/// What the executor does with the tasks of one agent.
+/// Behaviour of the executor for the tasks of an agent.
 #[derive(Clone)]
 pub enum Script {
-    /// Says these events.
+    /// Sends these events.
     Says(Vec<ExecuteTaskResponse>),
     /// Starts an attempt and never ends.
     Hangs,
-    /// Says these events when the token is cancelled, and then nothing, without closing the stream.
+    /// Sends these events when the token is cancelled, and keeps the stream open.
     SaysLater(CancellationToken, Vec<ExecuteTaskResponse>),
-    /// Starts an attempt and answers as soon as it may take one of these.
+    /// Starts an attempt and succeeds when it can acquire one of these permits.
     Waits(Arc<Semaphore>),
     /// Starts an attempt and breaks the stream.
     Breaks,
-    /// Refuses the call.
+    /// Rejects the call.
     Refuses(OrchestratorError),
 }
 
-/// What the executor saw.
+/// Calls that the executor received.
 #[derive(Default)]
 pub struct ExecutorLog {
     pub calls: Vec<ExecuteTaskRequest>,
     pub correlation_ids: Vec<CorrelationId>,
-    /// Tasks whose caller went away.
+    /// Tasks whose caller disconnected.
     pub abandoned: usize,
 }
 
@@ -66,7 +66,7 @@ pub struct FakeExecutor {
 }
 
 impl FakeExecutor {
-    /// A stream that stays silent, and notes that its reader went away.
+    /// A stream without events that records the disconnect of its reader.
     fn nothing_more(&self) -> impl Stream<Item = Result<ExecuteTaskResponse, Status>> + Send + use<> {
         let log = Abandoned(Arc::clone(&self.log));
         let (keep, never) = mpsc::channel(1);
@@ -131,7 +131,7 @@ impl ExecutorService for FakeExecutor {
     }
 }
 
-/// An executor's words for a task that succeeds at once.
+/// Events of a task that succeeds at once.
 pub fn answers(text: &str) -> Vec<ExecuteTaskResponse> {
     vec![started(1), finished(1, Ok(text))]
 }
@@ -169,7 +169,7 @@ fn event(event: Event) -> ExecuteTaskResponse {
     ExecuteTaskResponse { event: Some(event) }
 }
 
-/// A health service with a fixed opinion.
+/// A health service with fixed answers.
 #[derive(Clone, Default)]
 pub struct FakeHealth {
     pub agents: Arc<Mutex<Vec<AgentHealth>>>,
