@@ -10,7 +10,7 @@
 //! frames on a stream that stays open, and frames that are ready at the same time share a batch.
 //!
 //! The semantics of a call are unchanged: the same context is sent, dropping the [`ResponseStream`] cancels the call, and a
-//! broken connection fails it. A slow reader delays only its own response: each call has a [credit](credit), and a stream
+//! broken connection fails it. A slow reader delays only its own response: each call has a [`credit`], and a stream
 //! whose peer does not read takes no further calls. Without an open stream, and with a peer that does not implement it, a call
 //! has an HTTP/2 stream of its own. The deadline is sent but not enforced here: a caller with a time limit drops the response.
 

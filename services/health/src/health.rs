@@ -1,7 +1,7 @@
 //! What callers can ask of the health service, in domain types.
 //!
 //! Reading is answered from memory. A change is given its times here, at the edge, and is then plain data that the
-//! [`Writer`](crate::writer::Writer) folds into the table in the order of arrival.
+//! [`Writer`] folds into the table in the order of arrival.
 
 use std::time::Duration;
 
