@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 macro_rules! error_table {
     ($($(#[$doc:meta])* $code:ident = $name:literal, grpc $grpc:literal, http $http:literal, retry $retry:literal;)*) => {
-        /// Why a request did not succeed, as callers see it.
+        /// Error code of a request that did not succeed.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum OrchestratorErrorCode {
             $($(#[$doc])* #[serde(rename = $name)] $code,)*
@@ -17,7 +17,7 @@ macro_rules! error_table {
             /// Every code, in the order of the table.
             pub const ALL: &'static [Self] = &[$(Self::$code,)*];
 
-            /// The name callers see, such as `agent_unavailable`.
+            /// The name in responses, such as `agent_unavailable`.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$code => $name,)* }
@@ -95,18 +95,18 @@ impl std::fmt::Display for OrchestratorErrorCode {
     }
 }
 
-/// A failure as a value: making or reading one has no side effect; it is logged once, where the request ends.
+/// An error as a value. Creating or reading one has no side effect; it is logged once, where the request ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct OrchestratorError {
     /// The row of the table.
     pub code: OrchestratorErrorCode,
-    /// One sentence for the person who reads it. No Debug dump, no path of this machine, no secret.
+    /// The error in one sentence, for people. No Debug dump, no path of this machine, no secret.
     pub message: String,
-    /// Facts for programs and for the curious: `field`, `agent`, `attempts`, `stderr` …
+    /// Facts about the error, for programs: `field`, `agent`, `attempts`, `stderr` …
     #[serde(default)]
     pub details: BTreeMap<String, String>,
-    /// When to try again, for retryable codes. Milliseconds in JSON.
+    /// Time until the next try, for retryable codes. Milliseconds in JSON.
     #[serde(default, rename = "retry_after_ms", skip_serializing_if = "Option::is_none", with = "millis")]
     pub retry_after: Option<Duration>,
 }
@@ -141,20 +141,20 @@ impl OrchestratorError {
             .with_detail("field", field)
     }
 
-    /// An `internal`. The message is for callers; log the cause where it happens to be known.
+    /// An `internal` error. The message is for callers; the cause is logged where it is known.
     #[must_use]
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(OrchestratorErrorCode::Internal, message)
     }
 
-    /// Adds a fact.
+    /// Adds a detail.
     #[must_use]
     pub fn with_detail(mut self, key: impl Into<String>, value: impl ToString) -> Self {
         self.details.insert(key.into(), value.to_string());
         self
     }
 
-    /// Says when to try again.
+    /// Sets the time until the next try.
     #[must_use]
     pub fn with_retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
