@@ -5,7 +5,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, str::FromStr, time::Duration};
 use clap::Parser;
 
 use crate::{
-    engine::{Load, Pace},
+    load::{Load, Pace},
     report::Limits,
     target::{InvalidTarget, Target},
 };

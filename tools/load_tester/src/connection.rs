@@ -8,7 +8,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::{engine::Live, outcome::Outcome, target::Target};
+use crate::{live::Live, outcome::Outcome, target::Target};
 
 /// A connection that is made on first use, and again when it broke.
 #[derive(Debug)]

@@ -1,11 +1,7 @@
 //! Drives the connections through one run.
 
 use std::{
-    num::NonZeroUsize,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -13,71 +9,13 @@ use tokio::{task::JoinSet, time::timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    connection::Connection, metrics, outcome::Outcome, schedule::Schedule, tally::Tally, target::Target,
+    connection::Connection, live::Live, load::Load, metrics, outcome::Outcome, schedule::Schedule,
+    tally::Tally, target::Target,
 };
 
 /// How long a connection of a closed loop waits after it could not be made: a server that is down is not worth a busy
 /// loop. In an open loop the pace does that.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
-
-/// When requests are sent.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Pace {
-    /// Each connection sends its next request when its last one is answered.
-    Closed,
-    /// Requests are due at a fixed rate, whatever the server does.
-    Open {
-        /// The rate; positive.
-        per_second: f64,
-    },
-}
-
-/// How much to send. It ends with whichever bound comes first.
-#[derive(Debug, Clone)]
-pub struct Load {
-    /// When requests are sent.
-    pub pace: Pace,
-    /// How many connections send.
-    pub connections: NonZeroUsize,
-    /// Exactly so many requests, unless the time is over first.
-    pub requests: Option<u64>,
-    /// No request becomes due after this time.
-    pub duration: Option<Duration>,
-    /// How long a request may take, from when it was due.
-    pub timeout: Duration,
-}
-
-/// What can be seen of a run while it runs.
-#[derive(Debug, Default)]
-pub struct Live {
-    sent: AtomicU64,
-    failed: AtomicU64,
-    problem: OnceLock<String>,
-}
-
-impl Live {
-    /// Requests that have ended.
-    #[must_use]
-    pub fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
-    }
-
-    /// Those of them that did not succeed.
-    #[must_use]
-    pub fn failed(&self) -> u64 {
-        self.failed.load(Ordering::Relaxed)
-    }
-
-    /// The first thing that went wrong between us and the server.
-    #[must_use]
-    pub fn problem(&self) -> Option<&str> {
-        self.problem.get().map(String::as_str)
-    }
-
-    pub(crate) fn note_problem(&self, problem: impl FnOnce() -> String) {
-        self.problem.get_or_init(problem);
-    }
-}
 
 /// Connections to one target, kept from run to run: a warm-up warms those that are measured afterwards.
 #[derive(Debug)]

@@ -16,6 +16,8 @@
 pub mod args;
 mod connection;
 mod engine;
+mod live;
+mod load;
 pub mod metrics;
 mod outcome;
 mod pacer;
@@ -26,7 +28,9 @@ mod schedule;
 mod tally;
 mod target;
 
-pub use engine::{Engine, Live, Load, Pace};
+pub use engine::Engine;
+pub use live::Live;
+pub use load::{Load, Pace};
 pub use outcome::Outcome;
 pub use report::{LatencyMs, Limits, OutcomeCount, Report};
 pub use run::{USAGE, run};

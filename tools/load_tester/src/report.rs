@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::{
-    engine::{Load, Pace},
+    load::{Load, Pace},
     tally::Tally,
 };
 

@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::{Args, DEFAULT_METRICS_ADDR, MetricsAddr},
-    engine::{Engine, Live, Load},
+    engine::Engine,
+    live::Live,
+    load::Load,
     metrics::METRICS,
     progress::{Progress, tell},
     report::Report,

@@ -9,8 +9,8 @@ use std::{
 };
 
 use crate::{
-    engine::{Load, Pace},
-    pacer::Pacer,
+    load::{Load, Pace},
+    pacer::{Pacer, due},
 };
 
 /// Hands out the turns of one run to its connections.
@@ -25,7 +25,7 @@ pub(crate) struct Schedule {
 
 #[derive(Debug)]
 enum Kind {
-    /// A turn is due as soon as somebody is free, until `end`.
+    /// A turn is due as soon as a connection is free, until `end`.
     Closed { end: Option<Instant> },
     /// Turn `n` is due at `start + n · gap`.
     Open { gap: Duration, pacer: Pacer },
@@ -50,7 +50,7 @@ impl Schedule {
     }
 
     /// Waits for the next turn and says when it was due; `None` when there are no more. A turn of an open loop may be
-    /// long overdue: nobody was free to take it.
+    /// long overdue: no connection was free to take it.
     pub(crate) async fn next(&self) -> Option<Instant> {
         if let Kind::Open { pacer, .. } = &self.kind {
             pacer.turn().await;
@@ -75,13 +75,6 @@ impl Schedule {
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.kind, Kind::Open { .. })
     }
-}
-
-/// When turn number `turn` is due. Multiplied in nanoseconds, so that the error of a rounded gap stays below 1 ns per
-/// turn.
-pub(crate) fn due(start: Instant, gap: Duration, turn: u64) -> Instant {
-    let offset = gap.as_nanos().saturating_mul(u128::from(turn));
-    start + Duration::from_nanos(u64::try_from(offset).unwrap_or(u64::MAX))
 }
 
 /// Turns that are due before `duration` is over.

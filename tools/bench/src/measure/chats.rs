@@ -6,7 +6,7 @@ use std::{num::NonZeroUsize, path::Path};
 use phoenix_load_tester::Engine;
 use serde::Serialize;
 
-use super::{Extent, Sample, engine, sample};
+use super::sample::{Sample, Scale, engine, sample};
 use crate::{
     bare::BareChain,
     ceiling,
@@ -63,25 +63,25 @@ impl Spawning {
     }
 }
 
-pub(super) async fn measure(phoenix: &Path, warm: bool, spawn: bool, extent: &Extent) -> Result<Chats> {
+pub(super) async fn measure(phoenix: &Path, warm: bool, spawn: bool, scale: &Scale) -> Result<Chats> {
     let (warm_home, oneshot_home) = (Home::new("")?, Home::new(ONESHOT)?);
     let mut pair = if warm { Some(Pair::start(phoenix, &warm_home).await?) } else { None };
     let mut oneshot = if spawn { Some(Driven::start(phoenix, &oneshot_home).await?) } else { None };
     let mut compared = CONCURRENCIES.map(|_| (Vec::new(), Vec::new()));
     let mut spawned = (Vec::new(), Vec::new());
-    for round in 1..=extent.rounds {
+    for round in 1..=scale.rounds {
         for (concurrency, compared) in CONCURRENCIES.into_iter().zip(&mut compared) {
-            let told = format!("round {round} of {}, concurrency {concurrency}", extent.rounds);
+            let told = format!("round {round} of {}, concurrency {concurrency}", scale.rounds);
             if let Some(pair) = &mut pair {
                 compared
                     .0
-                    .push(sample(&mut pair.to_bare, concurrency, extent).await?.told(&told, "bare chain"));
-                compared.1.push(pair.warm.sample(concurrency, extent).await?.told(&told, "Phoenix"));
+                    .push(sample(&mut pair.to_bare, concurrency, scale).await?.logged(&told, "bare chain"));
+                compared.1.push(pair.warm.sample(concurrency, scale).await?.logged(&told, "Phoenix"));
             }
             if let Some(oneshot) = oneshot.as_mut().filter(|_| concurrency == CEILING_CONCURRENCY) {
-                let alone = ceiling::sample(phoenix, concurrency, extent.duration).await?;
-                spawned.0.push(alone.told(&told, "processes alone"));
-                spawned.1.push(oneshot.sample(concurrency, extent).await?.told(&told, "a process per chat"));
+                let alone = ceiling::sample(phoenix, concurrency, scale.duration).await?;
+                spawned.0.push(alone.logged(&told, "processes alone"));
+                spawned.1.push(oneshot.sample(concurrency, scale).await?.logged(&told, "a process per chat"));
             }
         }
     }
@@ -131,8 +131,8 @@ impl<'home> Driven<'home> {
     }
 
     /// A sample, and when a chat fails the stack's side of the story.
-    pub(super) async fn sample(&mut self, concurrency: NonZeroUsize, extent: &Extent) -> Result<Sample> {
-        let sampled = sample(&mut self.engine, concurrency, extent).await;
+    pub(super) async fn sample(&mut self, concurrency: NonZeroUsize, scale: &Scale) -> Result<Sample> {
+        let sampled = sample(&mut self.engine, concurrency, scale).await;
         sampled.map_err(|failure| self.stack.blamed(failure))
     }
 

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::Extent;
+use super::sample::{MESSAGE, Scale};
 use crate::{
     failure::{Doing, Failure, Result},
     memory,
@@ -60,12 +60,12 @@ pub(crate) struct InFlight {
     pub(crate) executor_peak_bytes: u64,
 }
 
-pub(super) async fn measure(phoenix: &Path, extent: &Extent) -> Result<InFlight> {
+pub(super) async fn measure(phoenix: &Path, scale: &Scale) -> Result<InFlight> {
     let home = Home::new("")?;
     let gate = home.path().join("gate");
     std::fs::write(home.path().join("phoenix.toml"), config(&gate)?)?;
     let stack = Stack::start(phoenix, &home).await?;
-    let measured = crowd(&stack, &gate, extent.in_flight).await.map_err(|failure| stack.blamed(failure))?;
+    let measured = crowd(&stack, &gate, scale.in_flight).await.map_err(|failure| stack.blamed(failure))?;
     stack.stop().await?;
     Ok(measured)
 }
@@ -110,8 +110,7 @@ async fn crowd(stack: &Stack<'_>, gate: &Path, plans: usize) -> Result<InFlight>
 
 /// Hands so many plans over and gives their names.
 async fn submit(rest: &Rest, plans: usize) -> Result<Vec<String>> {
-    let task =
-        json!({"key": "sleep", "agent": "sleeper", "action": "chat", "input": {"message": super::MESSAGE}});
+    let task = json!({"key": "sleep", "agent": "sleeper", "action": "chat", "input": {"message": MESSAGE}});
     let plan = Bytes::from(json!({"tasks": [task]}).to_string());
     let mut callers = JoinSet::new();
     for caller in 0..CALLERS {

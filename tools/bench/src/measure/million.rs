@@ -5,7 +5,11 @@ use std::{num::NonZeroUsize, path::Path, time::Instant};
 
 use serde::Serialize;
 
-use super::{Extent, Sample, chats::Driven, fill::fill};
+use super::{
+    chats::Driven,
+    fill::fill,
+    sample::{Sample, Scale},
+};
 use crate::{
     failure::Result,
     rest::Rest,
@@ -51,33 +55,33 @@ impl Million {
     }
 }
 
-pub(super) async fn measure(phoenix: &Path, extent: &Extent) -> Result<Million> {
+pub(super) async fn measure(phoenix: &Path, scale: &Scale) -> Result<Million> {
     let full_home = Home::new("")?;
     // The product makes its tables itself.
     Stack::start(phoenix, &full_home).await?.stop().await?;
-    fill(&full_home.journal(), extent.journalled).await?;
+    fill(&full_home.journal(), scale.journalled).await?;
     let (mut empty, mut full) = (Vec::new(), Vec::new());
-    for round in 1..=extent.rounds {
-        let told = format!("round {round} of {}, concurrency {CONCURRENCY}", extent.rounds);
+    for round in 1..=scale.rounds {
+        let told = format!("round {round} of {}, concurrency {CONCURRENCY}", scale.rounds);
         // Both begin anew in each round, so that the empty one is empty and the full one not better rested.
-        empty.push(fresh_sample(phoenix, &Home::new("")?, extent).await?.told(&told, "empty journal"));
-        full.push(fresh_sample(phoenix, &full_home, extent).await?.told(&told, "full journal"));
+        empty.push(fresh_sample(phoenix, &Home::new("")?, scale).await?.logged(&told, "empty journal"));
+        full.push(fresh_sample(phoenix, &full_home, scale).await?.logged(&told, "full journal"));
     }
     let stack = Stack::start(phoenix, &full_home).await?;
     let listings =
-        list(&Rest::new(&stack.url), extent.pages).await.map_err(|failure| stack.blamed(failure))?;
+        list(&Rest::new(&stack.url), scale.pages).await.map_err(|failure| stack.blamed(failure))?;
     stack.stop().await?;
     Ok(Million {
-        plans: extent.journalled,
+        plans: scale.journalled,
         empty: Sample::median(&empty),
         full: Sample::median(&full),
         listings,
     })
 }
 
-async fn fresh_sample(phoenix: &Path, home: &Home, extent: &Extent) -> Result<Sample> {
+async fn fresh_sample(phoenix: &Path, home: &Home, scale: &Scale) -> Result<Sample> {
     let mut driven = Driven::start(phoenix, home).await?;
-    let sample = driven.sample(CONCURRENCY, extent).await?;
+    let sample = driven.sample(CONCURRENCY, scale).await?;
     driven.stop().await?;
     Ok(sample)
 }

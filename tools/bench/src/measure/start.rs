@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use serde::Serialize;
 
-use super::{Extent, median};
+use super::sample::{Scale, median};
 use crate::{
     failure::Result,
     memory::{self, Memory},
@@ -23,16 +23,16 @@ pub(crate) struct Start {
     pub(crate) idle_memory: Memory,
 }
 
-pub(super) async fn measure(phoenix: &Path, extent: &Extent) -> Result<Start> {
+pub(super) async fn measure(phoenix: &Path, scale: &Scale) -> Result<Start> {
     let mut ready = Vec::new();
-    for start in 1..extent.starts {
-        eprintln!("start {start} of {}", extent.starts);
+    for start in 1..scale.starts {
+        eprintln!("start {start} of {}", scale.starts);
         let home = Home::new("")?;
         let stack = Stack::start(phoenix, &home).await?;
         ready.push(stack.ready_after.as_secs_f64());
         stack.stop().await?;
     }
-    eprintln!("start {} of {0}, left alone for {} s", extent.starts, SETTLE.as_secs());
+    eprintln!("start {} of {0}, left alone for {} s", scale.starts, SETTLE.as_secs());
     let home = Home::new("")?;
     let stack = Stack::start(phoenix, &home).await?;
     ready.push(stack.ready_after.as_secs_f64());

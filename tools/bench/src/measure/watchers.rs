@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::{Extent, median};
+use super::sample::{MESSAGE, Scale, median};
 use crate::{
     cpu,
     failure::{Doing, Failure, Result},
@@ -57,12 +57,12 @@ impl Watchers {
     }
 }
 
-pub(super) async fn measure(phoenix: &Path, extent: &Extent) -> Result<Watchers> {
+pub(super) async fn measure(phoenix: &Path, scale: &Scale) -> Result<Watchers> {
     let home = Home::new("")?;
     let gate = home.path().join("gate");
     std::fs::write(home.path().join("phoenix.toml"), config(&gate)?)?;
     let stack = Stack::start(phoenix, &home).await?;
-    let measured = watch(&stack, &gate, extent).await.map_err(|failure| stack.blamed(failure))?;
+    let measured = watch(&stack, &gate, scale).await.map_err(|failure| stack.blamed(failure))?;
     stack.stop().await?;
     Ok(measured)
 }
@@ -75,19 +75,18 @@ fn config(gate: &Path) -> Result<String> {
     ))
 }
 
-async fn watch(stack: &Stack<'_>, gate: &Path, extent: &Extent) -> Result<Watchers> {
+async fn watch(stack: &Stack<'_>, gate: &Path, scale: &Scale) -> Result<Watchers> {
     let rest = Rest::new(&stack.url);
-    let task =
-        json!({"key": "sleep", "agent": "sleeper", "action": "chat", "input": {"message": super::MESSAGE}});
+    let task = json!({"key": "sleep", "agent": "sleeper", "action": "chat", "input": {"message": MESSAGE}});
     let plan = Bytes::from(json!({"tasks": [task]}).to_string());
     let mut plans = Vec::with_capacity(PLANS);
     for _ in 0..PLANS {
         plans.push(rest.submit(plan.clone()).await?);
     }
-    let unwatched_cores = cores(stack, extent).await?;
-    let mut streams = Vec::with_capacity(extent.watchers);
+    let unwatched_cores = cores(stack, scale).await?;
+    let mut streams = Vec::with_capacity(scale.watchers);
     let mut connection = Rest::over_http2(&stack.url);
-    for watcher in 0..extent.watchers {
+    for watcher in 0..scale.watchers {
         if watcher % ON_A_CONNECTION == 0 {
             connection = Rest::over_http2(&stack.url);
         }
@@ -98,7 +97,7 @@ async fn watch(stack: &Stack<'_>, gate: &Path, extent: &Extent) -> Result<Watche
     }
     eprintln!("{} watchers are there; now nothing happens", streams.len());
     let mut watching: JoinSet<_> = streams.into_iter().map(EventStream::told_of_end).collect();
-    let watched_cores = cores(stack, extent).await?;
+    let watched_cores = cores(stack, scale).await?;
     std::fs::write(gate, "")?;
     let mut told = 0;
     let ends = async {
@@ -108,7 +107,7 @@ async fn watch(stack: &Stack<'_>, gate: &Path, extent: &Extent) -> Result<Watche
     };
     // What has not been told by then counts as missing.
     let _ = tokio::time::timeout(LIMIT, ends).await;
-    Ok(Watchers { watchers: extent.watchers, plans: PLANS, unwatched_cores, watched_cores, told })
+    Ok(Watchers { watchers: scale.watchers, plans: PLANS, unwatched_cores, watched_cores, told })
 }
 
 impl EventStream {
@@ -118,16 +117,16 @@ impl EventStream {
 }
 
 /// How much of one core the services use: the median of several looks.
-async fn cores(stack: &Stack<'_>, extent: &Extent) -> Result<f64> {
+async fn cores(stack: &Stack<'_>, scale: &Scale) -> Result<f64> {
     tokio::time::sleep(QUIET).await;
     let services = crate::memory::children(stack.pid()?)?;
     if services.is_empty() {
         return Err(Failure::new("no service runs"));
     }
     let mut looks = Vec::new();
-    for _ in 0..extent.looks {
+    for _ in 0..scale.looks {
         let (since, before) = (Instant::now(), cpu::time_of(&services).doing("processor time")?);
-        tokio::time::sleep(extent.look).await;
+        tokio::time::sleep(scale.look).await;
         let used = cpu::time_of(&services).doing("processor time")?.saturating_sub(before);
         looks.push(used.as_secs_f64() / since.elapsed().as_secs_f64());
     }

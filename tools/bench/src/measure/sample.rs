@@ -1,0 +1,130 @@
+//! Samples, their size, and the chats that they are taken from.
+
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+
+use phoenix_load_tester::{Engine, Live, Load, Pace, Tally, Target};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::{Doing, Failure, Result};
+
+/// Message of every chat.
+pub(crate) const MESSAGE: &str = "hello from the benchmark";
+
+/// Size of the measurements.
+pub(super) struct Scale {
+    pub(super) starts: usize,
+    pub(super) rounds: usize,
+    pub(super) warmup: Duration,
+    pub(super) duration: Duration,
+    /// Finished plans in the full journal.
+    pub(super) journalled: u32,
+    /// Pages that are asked for, of each kind.
+    pub(super) pages: usize,
+    /// Plans in flight at once.
+    pub(super) in_flight: usize,
+    /// Watchers at once, how often their cost is looked at, and for how long each time.
+    pub(super) watchers: usize,
+    pub(super) looks: usize,
+    pub(super) look: Duration,
+}
+
+pub(super) const FULL: Scale = Scale {
+    starts: 6,
+    rounds: 5,
+    warmup: Duration::from_secs(1),
+    duration: Duration::from_secs(5),
+    journalled: 1_000_000,
+    pages: 200,
+    in_flight: 10_000,
+    watchers: 1_000,
+    looks: 3,
+    look: Duration::from_secs(10),
+};
+
+pub(super) const QUICK: Scale = Scale {
+    starts: 3,
+    rounds: 3,
+    warmup: Duration::from_millis(300),
+    duration: Duration::from_secs(1),
+    journalled: 100_000,
+    pages: 50,
+    in_flight: 2_000,
+    watchers: 1_000,
+    looks: 3,
+    look: Duration::from_secs(2),
+};
+
+/// One measurement.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Sample {
+    pub(crate) req_per_sec: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+}
+
+impl Sample {
+    pub(crate) fn of(tally: &Tally) -> Result<Self> {
+        let nothing = || Failure::new("nothing was answered");
+        Ok(Self {
+            req_per_sec: tally.ok_per_sec(),
+            p50_ms: tally.latency_ms(0.5).ok_or_else(nothing)?,
+            p99_ms: tally.latency_ms(0.99).ok_or_else(nothing)?,
+        })
+    }
+
+    /// Prints the sample.
+    pub(super) fn logged(self, when: &str, what: &str) -> Self {
+        let Self { req_per_sec, p50_ms, p99_ms } = self;
+        eprintln!("{when}, {what}: {req_per_sec:.0} req/s, p50 {p50_ms:.2} ms, p99 {p99_ms:.2} ms");
+        self
+    }
+
+    /// The median of each number.
+    pub(super) fn median(samples: &[Self]) -> Self {
+        let of = |number: fn(&Self) -> f64| median(samples.iter().map(number).collect());
+        Self { req_per_sec: of(|s| s.req_per_sec), p50_ms: of(|s| s.p50_ms), p99_ms: of(|s| s.p99_ms) }
+    }
+}
+
+/// An engine that sends chats to the gateway at `url`.
+pub(super) fn engine(url: &str) -> Result<Engine> {
+    Ok(Engine::new(Target::new(url, MESSAGE, Some("echo_agent"), None).doing("benchmark")?))
+}
+
+/// Sends chats for a while, after a warm-up. One that fails fails the benchmark.
+pub(super) async fn sample(engine: &mut Engine, concurrency: NonZeroUsize, scale: &Scale) -> Result<Sample> {
+    let measured = Load {
+        pace: Pace::Closed,
+        connections: concurrency,
+        requests: None,
+        duration: Some(scale.duration),
+        timeout: Duration::from_secs(30),
+    };
+    let warmup = Load { duration: Some(scale.warmup), ..measured.clone() };
+    let never = CancellationToken::new();
+    engine.run(&warmup, &Arc::new(Live::default()), &never).await?;
+    let tally = engine.run(&measured, &Arc::new(Live::default()), &never).await?;
+    if tally.ok() < tally.sent() {
+        let outcomes: Vec<_> =
+            tally.outcomes().map(|(outcome, count)| format!("{count} × {}", outcome.code)).collect();
+        return Err(Failure::new(format_args!("chats failed: {}", outcomes.join(", "))));
+    }
+    Sample::of(&tally)
+}
+
+pub(super) fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn median_is_the_middle_in_any_order() {
+        assert_eq!(median(vec![9.0, 1.0, 5.0]), 5.0);
+        assert!(median(Vec::new()).is_nan());
+    }
+}
