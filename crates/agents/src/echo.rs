@@ -1,13 +1,16 @@
-//! The agent that answers with its input: for smoke tests and load.
+//! The agent that answers with its input, for smoke tests and load tests.
 
 use phoenix_domain::{
     action::{ActionRequest, ActionResult, CHAT_ACTION},
     json::{Json, Object},
 };
 
-use crate::{ActionError, Agent, Payload};
+use crate::{
+    payload::Payload,
+    protocol::{ActionError, Agent},
+};
 
-/// Answers a chat with its message, and any other action with its payload.
+/// Answers a chat with its message, and every other action with its payload.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct EchoAgent;
 

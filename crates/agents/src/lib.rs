@@ -1,8 +1,8 @@
-//! The agents that come with Phoenix, and what it takes to write another one in Rust.
+//! The built-in agents of Phoenix, and a library for agents written in Rust.
 //!
 //! An agent is a process that reads one [`ActionRequest`] per line and answers each with one [`ActionResponse`] line
-//! until its input ends. [`protocol`] is that loop, [`Agent`] what a program has to bring, [`Payload`] a reader for its
-//! input. A whole agent is:
+//! until its input ends. [`protocol`] is that loop, [`Agent`] the trait that a program implements, [`Payload`] a reader for
+//! its input. A complete agent:
 //!
 //! ```no_run
 //! use std::process::ExitCode;
@@ -16,18 +16,18 @@
 //! }
 //! ```
 //!
-//! The executor may start a process per request, so starting costs nothing that is not used: no runtime, no logging, no
+//! The executor may start a process per request, so a start costs nothing that is not used: no runtime, no logging, no
 //! configuration file. Only [`llm`] builds a runtime, at its first request.
 //!
-//! | file | what |
+//! | file | content |
 //! |---|---|
-//! | `protocol.rs` | lines in, lines out; bad lines and panics are answers too |
+//! | `protocol.rs` | lines in, lines out; invalid lines and panics are answered too |
 //! | `payload.rs` | typed access to the input, with errors that name the field |
-//! | `names.rs` | names that look the same |
+//! | `names.rs` | comparison of names in different Unicode forms |
 //! | `echo.rs` | answers with its input |
 //! | `git/` | reads and commits to repositories below one directory |
 //! | `obsidian/` | reads and writes notes below one directory |
-//! | `llm/` | one chat completion from the configured provider |
+//! | `llm/` | one completion from the configured provider |
 
 use std::{fmt, process::ExitCode, str::FromStr};
 
@@ -43,8 +43,8 @@ pub use payload::Payload;
 pub use phoenix_domain::action::{ActionRequest, ActionResponse, ActionResult};
 pub use protocol::{ActionError, Agent, serve, serve_stdio};
 
-/// An agent of this crate, by the name of its subcommand: `phoenix agent git`. How each is registered and described is in
-/// [`phoenix_domain::builtin`].
+/// A built-in agent, by the name of its subcommand: `phoenix agent git`. [`phoenix_domain::builtin`] registers and
+/// describes each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BuiltinAgent {
     /// [`llm::LlmRouter`]
@@ -61,7 +61,7 @@ impl BuiltinAgent {
     /// Every built-in agent.
     pub const ALL: &'static [Self] = &[Self::LlmRouter, Self::Git, Self::Obsidian, Self::Echo];
 
-    /// The name of the subcommand.
+    /// Name of the subcommand.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -79,7 +79,7 @@ impl fmt::Display for BuiltinAgent {
     }
 }
 
-/// A string that names no built-in agent.
+/// Error for a name that is no built-in agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be `llm-router`, `git`, `obsidian` or `echo`")]
 pub struct UnknownBuiltinAgent;
@@ -92,7 +92,7 @@ impl FromStr for BuiltinAgent {
     }
 }
 
-/// Is this agent until standard input ends. The agent reads its own settings from the environment.
+/// Runs the agent until standard input ends. It reads its own settings from the environment.
 #[must_use]
 pub fn run(agent: BuiltinAgent) -> ExitCode {
     match agent {
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_registered_subcommand_is_an_agent_here_and_the_other_way_round() {
+    fn every_registered_subcommand_has_an_agent_and_vice_versa() {
         let registered = phoenix_domain::builtin::BUILTINS;
         assert!(registered.iter().all(|builtin| builtin.subcommand.parse::<BuiltinAgent>().is_ok()));
         for &agent in BuiltinAgent::ALL {

@@ -1,4 +1,4 @@
-//! Typed access to a request's input. Every error is a 400 that names the field.
+//! Typed access to the input of a request. Every error is a 400 that names the field.
 
 use phoenix_domain::{
     action::ActionRequest,
@@ -7,21 +7,21 @@ use phoenix_domain::{
 
 use crate::protocol::{ActionError, shortened};
 
-/// The input of a request.
+/// Input of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Payload<'a>(&'a Object);
 
 impl<'a> Payload<'a> {
-    /// The input of `request`.
+    /// Input of `request`.
     #[must_use]
     pub const fn of(request: &'a ActionRequest) -> Self {
         Self(&request.payload)
     }
 
-    /// Refuses fields beside `known`, so that a misspelt option is an error and not the default.
+    /// Rejects fields other than `known`, so that a misspelt option is an error instead of the default.
     ///
     /// # Errors
-    /// There is such a field.
+    /// For an unknown field.
     pub fn only(self, known: &[&str]) -> Result<Self, ActionError> {
         match self.0.keys().find(|field| !known.contains(&field.as_str())) {
             Some(field) => {
@@ -35,26 +35,26 @@ impl<'a> Payload<'a> {
         }
     }
 
-    /// A text that must be there.
+    /// A required text.
     ///
     /// # Errors
-    /// It is missing, not a string, or holds a NUL character.
+    /// When it is missing, not a string, or contains a NUL character.
     pub fn text(self, field: &str) -> Result<&'a str, ActionError> {
         self.optional_text(field)?.ok_or_else(|| wrong(field, "is missing"))
     }
 
-    /// A text that may be absent or null.
+    /// An optional text; null counts as absent.
     ///
     /// # Errors
-    /// It is not a string, or holds a NUL character.
+    /// When it is not a string, or contains a NUL character.
     pub fn optional_text(self, field: &str) -> Result<Option<&'a str>, ActionError> {
         self.present(field).map(|value| text_of(field, value)).transpose()
     }
 
-    /// A list of texts that must be there and not be empty.
+    /// A required list of texts.
     ///
     /// # Errors
-    /// It is missing, empty, or not a list of strings.
+    /// When it is missing, empty, or not a list of strings.
     pub fn texts(self, field: &str) -> Result<Vec<&'a str>, ActionError> {
         match self.present(field) {
             None => Err(wrong(field, "is missing")),
@@ -64,10 +64,10 @@ impl<'a> Payload<'a> {
         }
     }
 
-    /// A yes or no; absent means no.
+    /// A boolean; absent means false.
     ///
     /// # Errors
-    /// It is neither.
+    /// When it is not a boolean.
     pub fn flag(self, field: &str) -> Result<bool, ActionError> {
         match self.present(field) {
             None => Ok(false),
@@ -75,18 +75,18 @@ impl<'a> Payload<'a> {
         }
     }
 
-    /// A whole number from 1 to `most`, which may be written as `5.0`; absent means `default`.
+    /// An integer from 1 to `max`, which may be written as `5.0`; absent means `default`.
     ///
     /// # Errors
-    /// It is none.
-    pub fn count(self, field: &str, default: usize, most: usize) -> Result<usize, ActionError> {
+    /// When it is anything else.
+    pub fn count(self, field: &str, default: usize, max: usize) -> Result<usize, ActionError> {
         let Some(value) = self.present(field) else { return Ok(default) };
         let whole = value.as_f64().filter(|number| number.fract() == 0.0 && *number >= 0.0);
-        // Beyond the largest exact whole number of a float, and so beyond any limit, it saturates.
+        // Larger values saturate. They exceed every limit.
         whole
             .map(|number| number as usize)
-            .filter(|count| (1..=most).contains(count))
-            .ok_or_else(|| wrong(field, &format!("must be a whole number from 1 to {most}")))
+            .filter(|count| (1..=max).contains(count))
+            .ok_or_else(|| wrong(field, &format!("must be an integer from 1 to {max}")))
     }
 
     fn present(self, field: &str) -> Option<&'a Json> {
@@ -94,7 +94,7 @@ impl<'a> Payload<'a> {
     }
 }
 
-/// NUL is refused everywhere: it ends a path or an argument early wherever one is made of the text.
+/// Rejects NUL, which would end a path or an argument early.
 fn text_of<'a>(field: &str, value: &'a Json) -> Result<&'a str, ActionError> {
     let text = value.as_str().ok_or_else(|| wrong(field, "must be a string"))?;
     if text.contains('\0') {

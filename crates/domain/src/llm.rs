@@ -24,6 +24,10 @@ pub use self::{
 /// The environment variable that carries [`LlmSettings`] as JSON to the language-model agent's process.
 pub const SETTINGS_VARIABLE: &str = "PHOENIX_LLM_SETTINGS";
 
+/// The variable that names the abstract Unix socket from which the built-in language-model agent reads the same JSON. Its
+/// environment then holds no key.
+pub const SETTINGS_SOCKET_VARIABLE: &str = "PHOENIX_LLM_SETTINGS_SOCKET";
+
 /// Default limit of tokens per answer, which bounds the cost of a chat.
 pub const DEFAULT_MAX_TOKENS: NonZeroU32 = NonZeroU32::MIN.saturating_add(4095);
 

@@ -1,6 +1,6 @@
-//! Work that must be finished although nobody waits for it any more: ending processes, reporting cancelled tasks.
+//! Work that outlives its request: ending processes, reporting cancelled tasks.
 //!
-//! It is owned: [`Cleanup::finish`] waits for all of it when the executor ends.
+//! [`Cleanup`] owns it; [`Cleanup::finish`] waits for all of it when the executor stops.
 
 use std::time::Duration;
 
@@ -19,27 +19,27 @@ pub(crate) struct Cleanup {
 }
 
 impl Cleanup {
-    /// To be called inside a tokio runtime; `stop` says that the executor ends.
+    /// Must be called inside a tokio runtime; `stop` is cancelled when the executor stops.
     pub(crate) fn new(stop: CancellationToken) -> Self {
         Self { tracker: TaskTracker::new(), runtime: Handle::current(), stop }
     }
 
-    /// Goes on with `work`. May be called from a destructor anywhere: when the runtime is gone, `work` is dropped.
+    /// Runs `work` in the background. May be called from any destructor: without a runtime, `work` is dropped.
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.tracker.spawn_on(work, &self.runtime);
     }
 
-    /// Something that [`Self::finish`] waits for.
+    /// A token for which [`Self::finish`] waits.
     pub(crate) fn token(&self) -> TaskTrackerToken {
         self.tracker.token()
     }
 
-    /// Ends when there is no time left for grace.
-    pub(crate) async fn hurry(&self) {
+    /// Resolves when the executor stops and grace periods are over.
+    pub(crate) async fn stopping(&self) {
         self.stop.cancelled().await;
     }
 
-    /// Waits for the end of all work, at most for `limit`; false when something is left.
+    /// Waits for the end of all work, at most for `limit`; false when some is left.
     pub(crate) async fn finish(&self, limit: Duration) -> bool {
         self.tracker.close();
         tokio::time::timeout(limit, self.tracker.wait()).await.is_ok()

@@ -1,6 +1,6 @@
-//! What the executor is told.
+//! Configuration of the executor.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use phoenix_domain::{AgentCatalog, llm::LlmSettings};
 use phoenix_platform::{
@@ -8,31 +8,35 @@ use phoenix_platform::{
     service_token::{self, ServiceToken},
 };
 
-/// The settings of the executor. Not `Debug`: the environment holds whatever its owner put there.
+/// Settings of the executor. Without `Debug`, because the environment may hold secrets.
 #[derive(Clone)]
 pub struct ExecutorConfig {
     /// Every agent that can be run.
     pub agents: AgentCatalog,
-    /// Handed as JSON to the agents whose `env` names
-    /// [`SETTINGS_VARIABLE`](phoenix_domain::llm::SETTINGS_VARIABLE), and to no other.
+    /// Model settings, passed as JSON to the agents whose `env` names
+    /// [`SETTINGS_VARIABLE`](phoenix_domain::llm::SETTINGS_VARIABLE), and to no other. The built-in language-model agent
+    /// collects them over a socket; its environment names only the socket.
     pub llm: LlmSettings,
-    /// Where outcomes of attempts are reported, such as `http://127.0.0.1:50053`.
+    /// URL of the health service, which receives the outcomes of attempts, such as `http://127.0.0.1:50053`.
     pub health_url: String,
-    /// What callers present, and what is shown to the health service.
+    /// Token that callers present, and that is presented to the health service.
     pub service_token: ServiceToken,
-    /// The process's own environment, without the service token. An agent gets those variables of it that its `env` names.
+    /// Environment of this process, without the service token. An agent gets the variables that its `env` names.
     pub environment: BTreeMap<String, String>,
-    /// The command that starts the orphan guard ([`crate::guard`]), without its argument. Without a guard, agents
-    /// outlive an executor that is killed with SIGKILL, until the next executor starts.
+    /// Executable of this installation, which runs the built-in agents. `None` passes the model settings through the
+    /// environment in all cases.
+    pub executable: Option<PathBuf>,
+    /// Command that starts the orphan guard ([`crate::guard`]), without its argument. Without a guard, the agents of an
+    /// executor that is killed with SIGKILL run until the next executor starts.
     pub guard: Option<Vec<String>>,
-    /// Whether this process is the executor's alone. It then adopts what its agents leave behind, and ends every child that
-    /// the executor did not start.
+    /// Whether this process runs nothing but the executor. It then adopts the orphans of its agents, and ends every child
+    /// that the executor did not start.
     pub adopts_orphans: bool,
 }
 
 impl From<&RoleSettings> for ExecutorConfig {
-    /// Reads the process's environment, once. The guard is left to the executable, which knows how to be
-    /// one, and so is the adoption of orphans: the executable knows what else its process does.
+    /// Reads the environment of this process once. The executable sets the guard and the adoption of orphans: it knows
+    /// how to run a guard, and what else its process does.
     fn from(settings: &RoleSettings) -> Self {
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
@@ -46,6 +50,7 @@ impl From<&RoleSettings> for ExecutorConfig {
                 .filter_map(text)
                 .filter(|(name, _)| !service_token::is_variable(name))
                 .collect(),
+            executable: std::env::current_exe().ok(),
             guard: None,
             adopts_orphans: false,
         }

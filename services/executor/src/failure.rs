@@ -10,34 +10,34 @@ use phoenix_domain::{
     rejections::agent_failure,
 };
 
-/// How much of an agent's own words goes into a message.
-const MAX_SENTENCE_CHARS: usize = 500;
+/// Longest part of an agent's own message that is quoted.
+const MAX_MESSAGE_CHARS: usize = 500;
 
-/// Why an attempt failed.
+/// Reason why an attempt failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AttemptFailure {
-    /// Decides about retries.
+    /// Class, which decides about retries.
     pub(crate) class: FailureClass,
-    /// What the agent did, as the rest of a sentence: "exited with code 3".
-    pub(crate) deed: String,
-    /// The end of its standard error.
+    /// What happened, as the predicate of a sentence about the agent: "exited with code 3".
+    pub(crate) description: String,
+    /// End of the standard error.
     pub(crate) stderr: String,
-    /// Its exit code, when it exited and had one.
+    /// Exit code, if the process exited with one.
     pub(crate) exit_code: Option<i32>,
-    /// The code of its answer, when it answered.
+    /// Code of the response, if there was one.
     pub(crate) response_code: Option<u16>,
-    /// When the same request may succeed, when it answered that a limit is used up.
+    /// Wait after which the same request may succeed, if the response asked for it.
     pub(crate) retry_after: Option<Duration>,
-    /// Whether the failure says nothing about the agent: the caller's own deadline passed, or no process received the
+    /// Whether the failure is no evidence about the agent: the caller's own deadline passed, or no process received the
     /// request.
     pub(crate) neutral: bool,
 }
 
 impl AttemptFailure {
-    pub(crate) fn new(class: FailureClass, deed: impl Into<String>) -> Self {
+    pub(crate) fn new(class: FailureClass, description: impl Into<String>) -> Self {
         Self {
             class,
-            deed: deed.into(),
+            description: description.into(),
             stderr: String::new(),
             exit_code: None,
             response_code: None,
@@ -46,7 +46,7 @@ impl AttemptFailure {
         }
     }
 
-    /// What the failure says about the agent's health.
+    /// Outcome that the failure is reported as.
     pub(crate) const fn outcome(&self) -> Outcome {
         if self.class.counts_against_agent() && !self.neutral { Outcome::Failure } else { Outcome::Neutral }
     }
@@ -56,38 +56,38 @@ impl AttemptFailure {
         self
     }
 
-    /// The process could not be started. The operating system's own words name no path.
+    /// The process could not be started. The operating system's message contains no path.
     pub(crate) fn not_started(error: &io::Error) -> Self {
-        let deed = match error.kind() {
+        let description = match error.kind() {
             io::ErrorKind::NotFound => {
                 "could not be started: its program, or the interpreter of it, was not found".into()
             }
             io::ErrorKind::PermissionDenied => "could not be started: its program may not be executed".into(),
             _ => format!("could not be started: {error}"),
         };
-        Self::new(FailureClass::Io, deed)
+        Self::new(FailureClass::Io, description)
     }
 
-    /// It took longer than `limit`.
+    /// The process did not answer within `limit`.
     pub(crate) fn timed_out(limit: Duration) -> Self {
-        Self::new(FailureClass::Timeout, format!("did not answer within {}", seconds(limit)))
+        Self::new(FailureClass::Timeout, format!("did not answer within {}", format_duration(limit)))
     }
 
-    /// It was still starting after `limit`, and was not handed the request.
+    /// The process was still starting after `limit` and did not receive the request.
     pub(crate) fn still_starting(limit: Duration) -> Self {
-        let deed = format!("did not answer within {}: it is still starting", seconds(limit));
-        Self::new(FailureClass::Timeout, deed).neutral_if(true)
+        let description = format!("did not answer within {}: it is still starting", format_duration(limit));
+        Self::new(FailureClass::Timeout, description).neutral_if(true)
     }
 
-    /// It answered, but was still there after `limit`.
+    /// The process answered and was still running after `limit`.
     pub(crate) fn did_not_exit(limit: Duration) -> Self {
-        let deed = format!("answered, but did not exit within {}", seconds(limit));
-        Self::new(FailureClass::Timeout, deed)
+        let description = format!("answered, but did not exit within {}", format_duration(limit));
+        Self::new(FailureClass::Timeout, description)
     }
 
-    /// Its process ended with `status`.
+    /// The process ended with `status`.
     pub(crate) fn exited(status: ExitStatus) -> Self {
-        let deed = match (status.code(), status.signal()) {
+        let description = match (status.code(), status.signal()) {
             (Some(code), _) => format!("exited with code {code}"),
             (None, Some(signal)) => match Signal::try_from(signal) {
                 Ok(signal) => format!("was ended by {signal}"),
@@ -95,7 +95,7 @@ impl AttemptFailure {
             },
             (None, None) => "ended in an unknown way".into(),
         };
-        Self::new(FailureClass::BackendFailure, deed).with_exit(status)
+        Self::new(FailureClass::BackendFailure, description).with_exit(status)
     }
 
     pub(crate) fn with_exit(mut self, status: ExitStatus) -> Self {
@@ -108,21 +108,21 @@ impl AttemptFailure {
         self
     }
 
-    /// One sentence, for the journal.
+    /// The failure as one sentence, for the journal.
     pub(crate) fn message(&self) -> String {
-        format!("the agent {}", self.deed)
+        format!("the agent {}", self.description)
     }
 
-    /// The error of a task whose last attempt failed like this. `attempts` counts all of the task's.
+    /// The error of a task whose last attempt failed like this. `attempts` counts all attempts of the task.
     pub(crate) fn into_error(self, agent: &AgentName, attempts: u32) -> OrchestratorError {
-        let message = agent_failure(agent, attempts, &self.deed);
+        let message = agent_failure(agent, attempts, &self.description);
         self.error_with(message, agent, attempts)
     }
 
-    /// The error of a task that has no time left for the attempt that should follow this failure. Its code is that of
-    /// the failure: the lack of time is not what went wrong.
+    /// The error of a task that has no time left for the attempt that would follow this failure. Its code is that of the
+    /// failure, which is the cause.
     pub(crate) fn into_deadline_error(self, agent: &AgentName, attempts: u32) -> OrchestratorError {
-        let message = format!("agent `{agent}` {}; no time is left for another attempt", self.deed);
+        let message = format!("agent `{agent}` {}; no time is left for another attempt", self.description);
         self.error_with(message, agent, attempts)
     }
 
@@ -161,17 +161,17 @@ impl AttemptFailure {
     }
 }
 
-/// The beginning of what an agent says about itself.
-pub(crate) fn sentence(text: &str) -> String {
+/// The beginning of an agent's own message.
+pub(crate) fn truncate_message(text: &str) -> String {
     let text = text.trim();
-    match text.char_indices().nth(MAX_SENTENCE_CHARS) {
+    match text.char_indices().nth(MAX_MESSAGE_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.into(),
     }
 }
 
-/// A time as a person says it.
-pub(crate) fn seconds(time: Duration) -> String {
+/// A duration in seconds or milliseconds, such as `2.5 s`.
+pub(crate) fn format_duration(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     if seconds >= 1.0 {
         format!("{} s", (seconds * 10.0).round() / 10.0)
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_tells_what_happened_and_how_often() {
+    fn task_error_names_cause_attempts_and_details() {
         let agent = "git_agent".parse().unwrap();
         let failure = AttemptFailure::exited(ExitStatus::from_raw(3 << 8)).with_stderr("boom".into());
         let once = failure.clone().into_error(&agent, 1);
@@ -199,13 +199,13 @@ mod tests {
         let killed = AttemptFailure::exited(ExitStatus::from_raw(9));
         assert_eq!((killed.message().as_str(), killed.exit_code), ("the agent was ended by SIGKILL", None));
         assert_eq!(
-            AttemptFailure::timed_out(Duration::from_millis(2500)).deed,
+            AttemptFailure::timed_out(Duration::from_millis(2500)).description,
             "did not answer within 2.5 s"
         );
     }
 
     #[test]
-    fn classes_become_the_codes_callers_know() {
+    fn failure_classes_map_to_error_codes() {
         let agent = "a".parse().unwrap();
         for (class, code) in [
             (FailureClass::InvalidRequest, OrchestratorErrorCode::ValidationFailed),
@@ -218,6 +218,6 @@ mod tests {
             assert_eq!(failure.clone().into_deadline_error(&agent, 1).code, code);
             assert_eq!(failure.into_error(&agent, 1).code, code);
         }
-        assert_eq!(sentence(&"ä".repeat(900)).chars().count(), MAX_SENTENCE_CHARS + 1);
+        assert_eq!(truncate_message(&"ä".repeat(900)).chars().count(), MAX_MESSAGE_CHARS + 1);
     }
 }

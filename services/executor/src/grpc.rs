@@ -1,4 +1,4 @@
-//! Decode, call, encode.
+//! `phoenix.executor.v1.ExecutorService`: decode, call, encode.
 
 use std::{
     pin::Pin,
@@ -36,10 +36,10 @@ use crate::{
     task::{Task, TaskEvent, TaskStream},
 };
 
-/// A task that ends within this time is told of as a whole.
-const QUICK: Duration = Duration::from_millis(20);
+/// Time in which the first events of a task are coalesced into one response.
+const COALESCE_WINDOW: Duration = Duration::from_millis(20);
 
-/// The wire's side of the executor.
+/// The gRPC service of the executor.
 #[derive(Clone)]
 pub(crate) struct ExecutorGrpc {
     executor: Arc<Executor>,
@@ -62,8 +62,8 @@ impl ExecutorService for ExecutorGrpc {
         let caller = RequestContext::of(&request);
         let task = task(request.into_inner(), caller)?;
         let mut events = self.executor.execute_task(task).map_err(|error| status_from_error(&error))?;
-        let begun = beginning(&mut events).await;
-        Ok(Response::new(Responses { events: stream::iter(begun).chain(events), span: Span::current() }))
+        let first = first_events(&mut events).await;
+        Ok(Response::new(Responses { events: stream::iter(first).chain(events), span: Span::current() }))
     }
 
     async fn cancel_task(
@@ -94,10 +94,10 @@ impl Handler for ExecutorGrpc {
     }
 }
 
-/// What a call is answered with, message by message.
+/// Response stream of one call.
 pub(crate) struct Responses {
     events: Chain<Iter<IntoIter<TaskEvent>>, TaskStream>,
-    /// The call's.
+    /// Span of the call.
     span: Span,
 }
 
@@ -106,7 +106,7 @@ impl Stream for Responses {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let Some(event) = ready!(self.events.poll_next_unpin(cx)) else { return Poll::Ready(None) };
-        // A task that fails is an answer and no error of the call, yet the call's span is where a reader looks first.
+        // A failed task is a response and no error of the call, yet readers of traces look at the call's span first.
         if let TaskEvent::Finished { result: Err(error), .. } = &event
             && error.code != OrchestratorErrorCode::Cancelled
         {
@@ -116,18 +116,17 @@ impl Stream for Responses {
     }
 }
 
-/// The first events of a task: all of them, if it is quick. Then what there is to tell is one packet, and the caller wakes
-/// up once.
-async fn beginning(events: &mut TaskStream) -> Vec<TaskEvent> {
-    let mut begun = Vec::with_capacity(2);
+/// The first events of a task, or all of a quick one. They form one packet, so the caller wakes up once.
+async fn first_events(events: &mut TaskStream) -> Vec<TaskEvent> {
+    let mut first = Vec::with_capacity(2);
     let all = async {
         while let Some(event) = events.next().await {
-            begun.push(event);
+            first.push(event);
         }
     };
-    // Whoever watches a task that is not quick is told that it was taken in, and that it runs.
-    let _ = tokio::time::timeout(QUICK, all).await;
-    begun
+    // The caller of a longer task learns after this window that it was accepted and runs.
+    let _ = tokio::time::timeout(COALESCE_WINDOW, all).await;
+    first
 }
 
 fn task(request: ExecuteTaskRequest, caller: RequestContext) -> Result<Task, InvalidField> {
@@ -159,13 +158,13 @@ fn task(request: ExecuteTaskRequest, caller: RequestContext) -> Result<Task, Inv
         payload: json_object("payload_json", &payload_json)?,
         idempotency_key,
         first_attempt,
-        // Every attempt has a number of its own.
+        // Attempts have distinct numbers, so fewer were made than the first number here.
         earlier_attempts: earlier_attempts.map_or(first_attempt - 1, |made| made.min(first_attempt - 1)),
         probe_lease,
     })
 }
 
-// By value: what it has to say moves into the message.
+// By value, so that its strings move into the message.
 fn encode(event: TaskEvent) -> Result<ExecuteTaskResponse, Status> {
     let event = match event {
         TaskEvent::AttemptStarted { attempt, started_at, worker } => Event::AttemptStarted(AttemptStarted {

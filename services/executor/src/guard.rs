@@ -1,11 +1,11 @@
-//! The orphan guard: a tiny process that outlives an executor that is killed, for as long as it takes to end its agents.
+//! The orphan guard: a small process that outlives an executor that is killed, until it has killed that executor's agents.
 //!
-//! The executor holds the only write end of the guard's standard input and never writes. However the executor ends, the
-//! kernel closes that end; the guard reads "end of input", ends every process that carries the executor's marker and what
-//! those started (`orphans.rs`), and exits. A guard that dies is started again.
+//! The executor holds the only write end of the guard's standard input and never writes. When the executor ends for any
+//! reason, the kernel closes that end; the guard reads "end of input", kills every process that carries the executor's
+//! marker and everything those started (`orphans.rs`), and exits. A guard that exits early is restarted.
 //!
-//! A process that left its agent, its group and its environment has become a child of the executor, and can't be told from
-//! others once the executor is gone. So the guard remembers the children that the executor had last, and ends them too.
+//! A process that left its agent, its group and its environment has become a child of the executor, and cannot be
+//! recognized once the executor is gone. So the guard records the children of the executor and kills them as well.
 
 use std::{
     io::{self, Read, Write},
@@ -29,35 +29,35 @@ use crate::{
     metrics::GUARD_RESTARTS,
     orphans::{self, Marker},
     processes::{self, ProcessId},
-    registry::{Registered, Registry},
+    registry::{RegisteredProcess, Registry},
 };
 
-/// The readiness condition "somebody watches over the agents".
+/// Readiness condition: a guard is running.
 pub(crate) const GUARD_CONDITION: &str = "guard";
 
-/// Between the death of a guard and the start of the next.
+/// Pause between the exit of a guard and the start of the next.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long the executor waits for its guard to leave.
-const RELEASE_LIMIT: Duration = Duration::from_secs(5);
+/// Time that the executor waits for its guard to exit.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often the guard looks at the executor's children, in milliseconds.
-const LOOK_EVERY_MS: u16 = 200;
+/// Interval in milliseconds at which the guard records the children of the executor.
+const POLL_INTERVAL_MS: u16 = 200;
 
-/// A process that was being started when its executor died shows its marker within these.
+/// Consecutive clean scans. A process that was being started when its executor died shows its marker within these.
 const CLEAN_SCANS: u32 = 5;
 
-/// Is the guard of the executor called `marker`, until standard input ends. To be called on the main thread before any
+/// Runs the guard of the executor with `marker` until standard input ends. Must be called on the main thread before any
 /// other is started.
 #[must_use]
 pub fn run(marker: &str) -> ExitCode {
-    // A supervisor that stops a whole service sends SIGTERM to every process of it. The guard goes last, when its
-    // executor is gone; a blocked signal stays pending for ever.
+    // A supervisor that stops a service sends SIGTERM to all of its processes. The guard must exit last, after its
+    // executor; a blocked signal stays pending.
     let _ = SigSet::all().thread_block();
     if !cfg!(target_os = "linux") {
         let _ = writeln!(
             io::stderr(),
-            "executor-guard: this system has no /proc; agents of a killed executor stay"
+            "executor-guard: this system has no /proc; agents of a killed executor keep running"
         );
     }
     let children = watch_executor(getppid());
@@ -65,11 +65,11 @@ pub fn run(marker: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Waits for the end of standard input. Answers the children that `executor` had at the last look.
+/// Waits for the end of standard input. Returns the children that `executor` had at the last poll.
 fn watch_executor(executor: Pid) -> Vec<ProcessId> {
     let (stdin, mut children) = (io::stdin(), Vec::new());
     loop {
-        match poll(&mut [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)], LOOK_EVERY_MS) {
+        match poll(&mut [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)], POLL_INTERVAL_MS) {
             Ok(0) => children = children_of(executor).unwrap_or(children),
             Err(Errno::EINTR) => {}
             Err(_) => return children,
@@ -82,41 +82,41 @@ fn watch_executor(executor: Pid) -> Vec<ProcessId> {
     }
 }
 
-/// The children of `executor` but for this process, if it is still its parent. An executor that is gone has none, and
-/// its id may be another's.
+/// The children of `executor` except this process; `None` when `executor` is no longer its parent. The id of an executor
+/// that is gone may belong to another process.
 fn children_of(executor: Pid) -> Option<Vec<ProcessId>> {
     let children = processes::children(executor).into_iter().filter(|&pid| pid != Pid::this());
     let children = children.filter_map(|pid| Some(processes::status(pid)?.id)).collect();
     (getppid() == executor).then_some(children)
 }
 
-/// Keeps a guard running. Dropping it lets the guard do its work.
+/// Keeps a guard running. Dropping it makes the guard kill the agents.
 pub(crate) struct Guard {
-    keeper: AbortOnDropHandle<()>,
+    supervisor: AbortOnDropHandle<()>,
     release: CancellationToken,
 }
 
 impl Guard {
-    /// Starts a guard with `command` and keeps one running; meets [`GUARD_CONDITION`] when the first one runs.
-    pub(crate) fn keep(
+    /// Starts a guard with `command` and restarts it when it exits; meets [`GUARD_CONDITION`] when the first one runs.
+    pub(crate) fn supervise(
         command: Vec<String>,
         marker: Marker,
         registry: Arc<Registry>,
         readiness: Readiness,
     ) -> Self {
         let release = CancellationToken::new();
-        let keeper = tokio::spawn(keep(command, marker, registry, readiness, release.clone()));
-        Self { keeper: AbortOnDropHandle::new(keeper), release }
+        let supervisor = tokio::spawn(supervise(command, marker, registry, readiness, release.clone()));
+        Self { supervisor: AbortOnDropHandle::new(supervisor), release }
     }
 
-    /// Lets the guard do its work and waits for its end.
+    /// Makes the guard kill the agents and waits for its exit.
     pub(crate) async fn release(self) {
         self.release.cancel();
-        let _ = tokio::time::timeout(RELEASE_LIMIT, self.keeper).await;
+        let _ = tokio::time::timeout(RELEASE_TIMEOUT, self.supervisor).await;
     }
 }
 
-async fn keep(
+async fn supervise(
     command: Vec<String>,
     marker: Marker,
     registry: Arc<Registry>,
@@ -130,7 +130,7 @@ async fn keep(
                 let stdin = guard.stdin.take();
                 tokio::select! {
                     status = guard.wait() => {
-                        tracing::error!(exit_status = ?status, "the orphan guard died; starting another");
+                        tracing::error!(exit_status = ?status, "orphan guard exited; restarting it");
                     }
                     () = release.cancelled() => {
                         drop(stdin);
@@ -139,7 +139,7 @@ async fn keep(
                     }
                 }
             }
-            Err(error) => tracing::error!(%error, "the orphan guard cannot be started; trying again"),
+            Err(error) => tracing::error!(%error, "cannot start the orphan guard; retrying"),
         }
         tokio::select! {
             () = tokio::time::sleep(RESTART_PAUSE) => record_counter(&GUARD_RESTARTS, 1),
@@ -148,11 +148,15 @@ async fn keep(
     }
 }
 
-/// In a group of its own, so that Ctrl-C on the executor's terminal does not reach it, and without the environment that
-/// an agent of another executor may have given to this one.
-fn start(command: &[String], marker: &Marker, registry: &Arc<Registry>) -> io::Result<(Child, Registered)> {
+/// Starts a guard in its own process group, so that Ctrl-C on the executor's terminal does not reach it, and without an
+/// environment, which might carry the marker of another executor.
+fn start(
+    command: &[String],
+    marker: &Marker,
+    registry: &Arc<Registry>,
+) -> io::Result<(Child, RegisteredProcess)> {
     let Some((program, arguments)) = command.split_first() else {
-        return Err(io::Error::other("its command is empty"));
+        return Err(io::Error::other("the command of the guard is empty"));
     };
     let mut command = Command::new(program);
     command
@@ -162,5 +166,5 @@ fn start(command: &[String], marker: &Marker, registry: &Arc<Registry>) -> io::R
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .process_group(0);
-    registry.spawn(registry.next_number(), &mut command)
+    registry.spawn(registry.next_number(), false, &mut command)
 }

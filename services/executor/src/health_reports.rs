@@ -1,10 +1,10 @@
-//! Tells the health service how attempts end.
+//! Reports the outcomes of attempts to the health service.
 //!
-//! The work does not depend on it: when the service is down, reports are lost, counted, and the outage is logged once.
+//! Tasks do not depend on it: when the service is down, reports are lost and counted, and the outage is logged once.
 //!
-//! A success of an agent that is known to be healthy changes nothing but the time of its last success. Such successes are
-//! gathered: the first is reported at once, what follows within [`GATHER`] as one. Everything else is reported and waited
-//! for, so that the next decision knows of it.
+//! A success of an agent that is known to be healthy changes only the time of its last success. Such successes are batched:
+//! the first is reported at once, those that follow within [`BATCH_WINDOW`] as one. Every other outcome is reported and
+//! awaited, so that it counts in the next decision.
 
 use std::{
     collections::HashMap,
@@ -31,14 +31,14 @@ use phoenix_proto::{
 
 use crate::metrics::HEALTH_REPORTS_LOST;
 
-/// How long a report may take.
-const LIMIT: Duration = Duration::from_millis(500);
+/// Timeout of a report.
+const REPORT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// After a report that took too long, how long no other is tried: a service that is frozen must not slow every task.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Time after a report that timed out in which no other is sent: a service that hangs must not delay every task.
+const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long successes of a healthy agent are gathered.
-const GATHER: Duration = Duration::from_millis(100);
+/// Time over which successes of a healthy agent are batched.
+const BATCH_WINDOW: Duration = Duration::from_millis(100);
 
 /// A client of the health service. Cheap to clone.
 #[derive(Clone)]
@@ -50,32 +50,32 @@ pub(crate) struct HealthReports {
 #[derive(Default)]
 struct Shared {
     outage: Mutex<Option<Outage>>,
-    recent: Mutex<HashMap<AgentName, Recent>>,
+    last_reports: Mutex<HashMap<AgentName, LastReport>>,
 }
 
-/// What was last heard of an agent.
-struct Recent {
+/// The last report of an agent.
+struct LastReport {
     health: HealthSnapshot,
-    /// When it was heard, or later: when it was last asked for.
-    asked_at: Instant,
-    /// Whether a success waits to be reported with others.
-    gathering: bool,
+    /// When the health was received, or when a later report was sent.
+    sent_at: Instant,
+    /// Whether a batch of successes is scheduled.
+    batch_scheduled: bool,
 }
 
 #[derive(Clone, Copy)]
 struct Outage {
-    /// Before this time no report is tried.
+    /// Moment before which no report is sent.
     paused_until: Instant,
 }
 
-/// One outcome.
+/// The outcome of one attempt.
 pub(crate) struct Report<'a> {
-    /// The request that the attempt was made for.
+    /// Context of the request that the attempt was made for.
     pub(crate) caller: &'a RequestContext,
     pub(crate) agent: &'a AgentName,
     pub(crate) task: TaskId,
     pub(crate) outcome: Outcome,
-    /// Empty when the attempt was no probe.
+    /// Lease of the probe; empty when the attempt was none.
     pub(crate) probe_lease: String,
 }
 
@@ -86,45 +86,46 @@ impl HealthReports {
         Ok(Self { client, shared: Arc::default() })
     }
 
-    /// Takes one report. Answers the agent's health after it, or nothing when the report was lost.
+    /// Sends one report. Returns the agent's health after it, or `None` when the report was lost.
     pub(crate) async fn send(&self, report: Report<'_>) -> Option<HealthSnapshot> {
         if report.outcome == Outcome::Success && report.probe_lease.is_empty() {
-            if let Some(health) = self.gather(&report) {
+            if let Some(health) = self.try_batch(&report) {
                 return Some(health);
             }
-        } else if let Some(recent) = lock(&self.shared.recent).get_mut(report.agent) {
-            // Must not be overtaken by a success that came before it.
-            recent.gathering = false;
+        } else if let Some(last) = lock(&self.shared.last_reports).get_mut(report.agent) {
+            // A success that came before this outcome must not be reported after it.
+            last.batch_scheduled = false;
         }
         self.send_now(report).await
     }
 
-    /// Leaves a success to be reported with others, if there is nothing else to tell of the agent.
-    fn gather(&self, report: &Report<'_>) -> Option<HealthSnapshot> {
-        let mut recent = lock(&self.shared.recent);
-        let recent = recent.get_mut(report.agent)?;
-        if recent.health.state != HealthState::Healthy {
+    /// Adds a success to a batch, if the agent is known to be healthy.
+    fn try_batch(&self, report: &Report<'_>) -> Option<HealthSnapshot> {
+        let mut last_reports = lock(&self.shared.last_reports);
+        let last = last_reports.get_mut(report.agent)?;
+        if last.health.state != HealthState::Healthy {
             return None;
         }
-        if recent.asked_at.elapsed() >= GATHER {
-            // This one asks: what ends until it is answered is gathered, and does not ask as well.
-            recent.asked_at = Instant::now();
+        if last.sent_at.elapsed() >= BATCH_WINDOW {
+            // This success is reported; those that follow until the response are batched.
+            last.sent_at = Instant::now();
             return None;
         }
-        if !std::mem::replace(&mut recent.gathering, true) {
+        if !std::mem::replace(&mut last.batch_scheduled, true) {
             let (reports, agent, task, caller) =
                 (self.clone(), report.agent.clone(), report.task, report.caller.clone());
-            // Ends by itself after one report; what it would tell is not worth holding a shutdown for.
-            tokio::spawn(async move { reports.report_gathered(agent, task, caller).await });
+            // Ends after one report, for which a shutdown need not wait.
+            tokio::spawn(async move { reports.send_batch(agent, task, caller).await });
         }
-        Some(recent.health.clone())
+        Some(last.health.clone())
     }
 
-    async fn report_gathered(&self, agent: AgentName, task: TaskId, caller: RequestContext) {
-        tokio::time::sleep(GATHER).await;
-        let still =
-            lock(&self.shared.recent).get_mut(&agent).is_some_and(|r| std::mem::take(&mut r.gathering));
-        if still {
+    async fn send_batch(&self, agent: AgentName, task: TaskId, caller: RequestContext) {
+        tokio::time::sleep(BATCH_WINDOW).await;
+        let is_due = lock(&self.shared.last_reports)
+            .get_mut(&agent)
+            .is_some_and(|last| std::mem::take(&mut last.batch_scheduled));
+        if is_due {
             let (outcome, probe_lease) = (Outcome::Success, String::new());
             self.send_now(Report { caller: &caller, agent: &agent, task, outcome, probe_lease }).await;
         }
@@ -136,8 +137,8 @@ impl HealthReports {
             record_counter(&HEALTH_REPORTS_LOST, 1);
             return None;
         }
-        // With a deadline of its own: the report of an attempt that ran until its caller's deadline is worth most.
-        let context = caller.clone().with_deadline(Instant::now() + LIMIT);
+        // With its own deadline: an attempt that ran until its caller's deadline must be reported too.
+        let context = caller.clone().with_deadline(Instant::now() + REPORT_TIMEOUT);
         let request = context.request(ReportOutcomeRequest {
             agent_id: agent.to_string(),
             outcome: health_v1::Outcome::from(outcome).into(),
@@ -146,24 +147,25 @@ impl HealthReports {
             task_id: task.to_string(),
         });
         let mut client = self.client.clone();
-        match tokio::time::timeout(LIMIT, client.report_outcome(request)).await {
+        match tokio::time::timeout(REPORT_TIMEOUT, client.report_outcome(request)).await {
             Ok(Ok(response)) => {
-                self.arrived();
+                self.end_outage();
                 let health = HealthSnapshot::try_from(response.into_inner().health?).ok()?;
-                self.heard(agent, &health);
+                self.record_health(agent, &health);
                 Some(health)
             }
-            Ok(Err(status)) => self.lost(status.code().description(), Duration::ZERO),
-            Err(_) => self.lost("it did not answer in time", PAUSE),
+            Ok(Err(status)) => self.record_loss(status.code().description(), Duration::ZERO),
+            Err(_) => self.record_loss("it did not answer in time", OUTAGE_PAUSE),
         }
     }
 
-    fn heard(&self, agent: &AgentName, health: &HealthSnapshot) {
-        let mut recent = lock(&self.shared.recent);
-        let gathering = recent.get(agent).is_some_and(|known| known.gathering);
-        if recent.get(agent).is_none_or(|known| known.health.revision <= health.revision) {
-            let heard = Recent { health: health.clone(), asked_at: Instant::now(), gathering };
-            recent.insert(agent.clone(), heard);
+    fn record_health(&self, agent: &AgentName, health: &HealthSnapshot) {
+        let mut last_reports = lock(&self.shared.last_reports);
+        let last = last_reports.get(agent);
+        let batch_scheduled = last.is_some_and(|last| last.batch_scheduled);
+        if last.is_none_or(|last| last.health.revision <= health.revision) {
+            let last = LastReport { health: health.clone(), sent_at: Instant::now(), batch_scheduled };
+            last_reports.insert(agent.clone(), last);
         }
     }
 
@@ -171,24 +173,24 @@ impl HealthReports {
         lock(&self.shared.outage).is_some_and(|outage| Instant::now() < outage.paused_until)
     }
 
-    fn arrived(&self) {
+    fn end_outage(&self) {
         if lock(&self.shared.outage).take().is_some() {
-            tracing::info!("the health service takes reports again");
+            tracing::info!("the health service accepts reports again");
         }
     }
 
-    fn lost(&self, reason: &str, pause: Duration) -> Option<HealthSnapshot> {
+    fn record_loss(&self, reason: &str, pause: Duration) -> Option<HealthSnapshot> {
         record_counter(&HEALTH_REPORTS_LOST, 1);
         let outage = Outage { paused_until: Instant::now() + pause };
-        lock(&self.shared.recent).clear();
+        lock(&self.shared.last_reports).clear();
         if lock(&self.shared.outage).replace(outage).is_none() {
-            tracing::warn!(reason, "the health service does not take reports; agents run on without it");
+            tracing::warn!(reason, "the health service does not accept reports; agents keep running");
         }
         None
     }
 }
 
-// Whole values: what a panicking thread leaves behind is still consistent.
+// Values are replaced as a whole, so a thread that panicked left none half changed.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -200,7 +202,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn of_successes_that_end_together_one_asks_and_the_others_are_gathered() {
+    async fn concurrent_successes_send_one_report_and_one_batch() {
         let reports =
             HealthReports::new("http://127.0.0.1:9", &ServiceToken::new("of-the-test").unwrap()).unwrap();
         let agent: AgentName = "busy".parse().unwrap();
@@ -212,7 +214,7 @@ mod tests {
             outcome: Outcome::Success,
             probe_lease: String::new(),
         };
-        assert!(reports.gather(&success()).is_none(), "nothing is known of it");
+        assert!(reports.try_batch(&success()).is_none(), "the agent's health is unknown");
         let health = HealthSnapshot {
             agent: agent.clone(),
             state: HealthState::Healthy,
@@ -223,10 +225,10 @@ mod tests {
             probe_until: None,
             revision: 1,
         };
-        reports.heard(&agent, &health);
-        assert!(reports.gather(&success()).is_some(), "heard of just now");
-        lock(&reports.shared.recent).get_mut(&agent).unwrap().asked_at -= GATHER;
-        assert!(reports.gather(&success()).is_none(), "one asks");
-        assert!(reports.gather(&success()).is_some(), "which need not be answered yet");
+        reports.record_health(&agent, &health);
+        assert!(reports.try_batch(&success()).is_some(), "the health was received just now");
+        lock(&reports.shared.last_reports).get_mut(&agent).unwrap().sent_at -= BATCH_WINDOW;
+        assert!(reports.try_batch(&success()).is_none(), "one is reported");
+        assert!(reports.try_batch(&success()).is_some(), "the next is batched before the response");
     }
 }

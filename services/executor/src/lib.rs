@@ -1,24 +1,24 @@
 //! The executor: runs agents as supervised processes.
 //!
 //! ```text
-//!  grpc.rs ──▶ executor.rs ──▶ executor/run.rs ──▶ agents/<mode>.rs ──▶ process.rs
-//!  decode      limits.rs       attempts,           one attempt           spawn, kill, reap
-//!  encode      running.rs      retries, the end    output.rs, response.rs
+//!  grpc.rs ──▶ executor.rs ──▶ executor/task_run.rs ──▶ agents/<mode>.rs ──▶ process.rs
+//!  decode      task_queue.rs   attempts, retries       one attempt           spawn, kill, reap
+//!  encode      running.rs           │                  output.rs, response.rs
 //!     ▲                             │
 //!     └────── task.rs (events) ◀────┴──▶ health_reports.rs
 //! ```
 //!
-//! A task is driven by the stream of its events: who listens keeps it going, who leaves cancels it. What must be finished
-//! all the same goes to `cleanup.rs`.
+//! A task runs while the stream of its events is polled; dropping the stream cancels it. Work that must be finished in
+//! any case goes to `cleanup.rs`.
 //!
-//! What an attempt started is gone when it ends: its process group is killed (process.rs), and so is what left the group
-//! and became a child of the executor (reaper.rs). No agent process outlives the executor:
+//! No process of an attempt outlives it: its process group is killed (process.rs), and so are the processes that left the
+//! group and became children of the executor (reaper.rs). No agent process outlives the executor:
 //!
 //! ```text
-//! SIGTERM          running tasks finish or run out of drain time, then every group is killed, then every process that
-//!                  still carries the marker, then every child that is left
+//! SIGTERM          running tasks finish or exceed the drain time, then every group is killed, then every process that
+//!                  still carries the marker, then every remaining child
 //! serve() dropped  every group is killed
-//! SIGKILL          guard.rs notices and kills every process that carries the marker, what that started, and the
+//! SIGKILL          guard.rs kills every process that carries the marker, everything those started, and the
 //!                  executor's last children
 //! guard killed too the next executor finds them (orphans.rs)
 //! ```
@@ -31,7 +31,6 @@ mod failure;
 mod grpc;
 pub mod guard;
 mod health_reports;
-mod limits;
 pub mod metrics;
 mod orphans;
 mod output;
@@ -43,7 +42,9 @@ mod redact;
 mod registry;
 mod response;
 mod running;
+mod settings_socket;
 mod task;
+mod task_queue;
 
 use std::{sync::Arc, time::Duration};
 
@@ -69,32 +70,32 @@ use crate::{
     grpc::ExecutorGrpc,
     guard::{GUARD_CONDITION, Guard},
     metrics::ORPHANS_KILLED,
-    orphans::{Marker, Presence},
-    process::Origin,
+    orphans::{ExecutorLock, Marker},
+    process::ExecutorIdentity,
     reaper::Reaper,
     redact::Redactor,
     running::RunningTasks,
 };
 
-/// How long processes and reports may take to end once the server has.
-const CLEANUP_LIMIT: Duration = Duration::from_secs(5);
+/// Time that processes and reports may take after the server has stopped.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why the service could not start, or ended before it was asked to.
+/// Reason why the service could not start, or stopped early.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// There is nowhere to report to.
+    /// The URL of the health service is invalid.
     #[error("HEALTH_URL {0}")]
     HealthUrl(#[from] InvalidUrl),
-    /// The gRPC server broke.
+    /// The gRPC server failed.
     #[error(transparent)]
     Server(#[from] server::ServeError),
 }
 
 /// Serves `phoenix.executor.v1.ExecutorService` on `listener` until `shutdown`. No agent process is left when it returns;
-/// dropping the future ends them too, in the background.
+/// dropping the future kills them too, in the background.
 ///
 /// # Errors
-/// When the URL of the health service can't be used, or the server breaks.
+/// When the URL of the health service is invalid, or the server fails.
 pub async fn serve(
     config: ExecutorConfig,
     listener: TcpListener,
@@ -103,23 +104,24 @@ pub async fn serve(
     let stop = CancellationToken::new();
     let stop_on_drop = stop.clone().drop_guard();
     let marker = Marker::new();
-    let presence = Presence::establish(&marker).inspect_err(|error| {
-        tracing::warn!(%error, "no lock file for this executor; a later one will not end what it leaves behind");
+    let lock = ExecutorLock::acquire(&marker).inspect_err(|error| {
+        tracing::warn!(%error, "no lock file for this executor; a later one cannot kill its orphans");
     });
-    let origin = Origin { registry: Arc::default(), marker: marker.clone() };
-    let registry = Arc::clone(&origin.registry);
+    let identity = ExecutorIdentity { registry: Arc::default(), marker: marker.clone() };
+    let registry = Arc::clone(&identity.registry);
     let reaper =
         config.adopts_orphans.then(|| Reaper::start(Arc::clone(&registry), marker.clone())).flatten();
     let running = RunningTasks::new(stop.clone());
     let cleanup = Cleanup::new(stop);
-    let executor = Executor::new(&config, &origin, running.clone(), cleanup.clone())?;
+    let executor = Executor::new(&config, &identity, running.clone(), cleanup.clone())?;
 
     let conditions: &[_] = if config.guard.is_some() { &[GUARD_CONDITION] } else { &[] };
     let readiness = Readiness::needing(conditions);
     let token = config.service_token;
-    let guard = config.guard.map(|command| Guard::keep(command, marker.clone(), registry, readiness.clone()));
-    // On the side: they are nobody's business but ours.
-    tokio::task::spawn_blocking(end_orphans);
+    let guard =
+        config.guard.map(|command| Guard::supervise(command, marker.clone(), registry, readiness.clone()));
+    // In the background, because the service does not depend on it.
+    tokio::task::spawn_blocking(kill_orphans);
 
     let executor = ExecutorGrpc::new(executor);
     let service = ExecutorServiceServer::new(executor.clone())
@@ -131,12 +133,12 @@ pub async fn serve(
         .serve(listener, shutdown.clone());
     let served = tokio::select! {
         served = server => served,
-        never = tell_running(&running, &shutdown) => never,
+        never = log_drain(&running, &shutdown) => never,
     };
 
     drop(stop_on_drop);
-    if !cleanup.finish(CLEANUP_LIMIT).await {
-        tracing::warn!("gave up waiting for agent processes to end");
+    if !cleanup.finish(CLEANUP_TIMEOUT).await {
+        tracing::warn!("agent processes did not exit in time");
     }
     let _ = tokio::task::spawn_blocking(move || orphans::kill_marked(&marker.to_string(), &[], 1)).await;
     if let Some(reaper) = reaper {
@@ -145,20 +147,20 @@ pub async fn serve(
     if let Some(guard) = guard {
         guard.release().await;
     }
-    drop(presence);
+    drop(lock);
     Ok(served?)
 }
 
-fn end_orphans() {
+fn kill_orphans() {
     let killed = orphans::kill_orphans();
     if killed > 0 {
         record_counter(&ORPHANS_KILLED, killed as u64);
-        tracing::warn!(killed, "ended agent processes that an earlier executor left behind");
+        tracing::warn!(killed, "killed agent processes of an earlier executor");
     }
 }
 
-/// Says at shutdown what the drain waits for.
-async fn tell_running<T>(running: &RunningTasks, shutdown: &CancellationToken) -> T {
+/// Logs at shutdown how many tasks the drain waits for.
+async fn log_drain<T>(running: &RunningTasks, shutdown: &CancellationToken) -> T {
     shutdown.cancelled().await;
     tracing::info!(tasks = running.len(), "waiting for running tasks");
     std::future::pending().await

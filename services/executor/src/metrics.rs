@@ -1,127 +1,127 @@
-//! What the executor measures.
+//! Metrics of the executor.
 //!
-//! Labels come from closed sets: the agents of the catalog, and the ways an attempt can end.
+//! Labels come from closed sets: the agents of the catalog, and the outcomes of an attempt.
 
 use metrics::{Counter, Gauge, counter, gauge};
 use phoenix_domain::{AgentName, FailureClass};
 use phoenix_platform::metrics::Metric;
 
-/// Tasks taken in.
+/// Tasks that were accepted.
 pub const TASKS_STARTED: Metric = Metric::counter(
     "orchestrator_task_started_total",
-    "Tasks taken in, each once, however often it is retried or resumed.",
+    "Tasks accepted, each counted once, regardless of retries and resumptions.",
 );
 
 /// Attempts that failed.
 pub const CALL_FAILURES: Metric =
     Metric::counter("agent_call_failures_total", "Attempts that failed, retried ones included.");
 
-/// How long tasks take.
+/// Duration of tasks.
 pub const TASK_SECONDS: Metric = Metric::histogram(
     "orchestrator_task_duration_seconds",
-    "Time of a task from its dispatch to its end: waiting, attempts and the pauses between them.",
+    "Time of a task in seconds, from its dispatch to its end: queueing, attempts and the pauses between them.",
 );
 
-/// How long attempts take.
-pub const CALL_SECONDS: Metric =
-    Metric::histogram("agent_call_duration_seconds", "Time of one attempt, however it ended.");
+/// Duration of attempts.
+pub const CALL_SECONDS: Metric = Metric::histogram(
+    "agent_call_duration_seconds",
+    "Time of one attempt in seconds, regardless of its outcome.",
+);
 
-/// How attempts end.
+/// Attempts by outcome.
 pub const ATTEMPTS: Metric = Metric::counter(
     "phoenix_agent_attempts_total",
     "Attempts that ended, by agent and outcome (succeeded, cancelled, or a failure class).",
 )
 .labelled();
 
-/// Attempts after which another was made.
+/// Failed attempts that were followed by another.
 pub const RETRIES: Metric = Metric::counter(
     "phoenix_agent_retries_total",
-    "Failed attempts that are followed by another, by agent and failure class.",
+    "Failed attempts that were followed by another, by agent and failure class.",
 )
 .labelled();
 
-/// How long tasks wait for a place.
+/// Time in the queue.
 pub const QUEUE_SECONDS: Metric = Metric::histogram(
     "phoenix_agent_queue_wait_seconds",
-    "Time between a task's arrival and its place among the running ones of its agent.",
+    "Time between the arrival of a task and its permit to run, in seconds.",
 );
 
-/// Tasks that wait.
+/// Tasks in the queue.
 pub const QUEUED: Metric =
-    Metric::gauge("phoenix_agent_queued_tasks", "Tasks that wait for a place, by agent.").labelled();
+    Metric::gauge("phoenix_agent_queued_tasks", "Tasks that wait for a permit to run, by agent.").labelled();
 
-/// Tasks that run.
+/// Tasks that hold a permit.
 pub const RUNNING: Metric = Metric::gauge(
     "phoenix_agent_running_tasks",
-    "Tasks that have a place, by agent, those between two attempts included.",
+    "Tasks that hold a permit to run, by agent, including those between two attempts.",
 )
 .labelled();
 
-/// How many can run.
-pub const PLACES: Metric = Metric::gauge(
+/// Capacity of an agent.
+pub const CAPACITY: Metric = Metric::gauge(
     "phoenix_agent_places",
-    "Tasks that may run at once, by agent: its workers, or in mode oneshot its max_concurrency.",
+    "Tasks that may run at the same time, by agent: its workers, or in mode oneshot its max_concurrency.",
 )
 .labelled();
 
-/// Tasks turned away.
+/// Tasks rejected because of a full queue.
 pub const OVERLOADED: Metric = Metric::counter(
     "phoenix_agent_overloaded_total",
-    "Tasks turned away because the agent's queue was full, by agent.",
+    "Tasks rejected because the queue of the agent was full, by agent.",
 )
 .labelled();
 
-/// Processes that live.
+/// Running agent processes.
 pub const PROCESSES: Metric =
-    Metric::gauge("phoenix_agent_processes", "Agent processes that live, by agent.").labelled();
+    Metric::gauge("phoenix_agent_processes", "Running agent processes, by agent.").labelled();
 
-/// Workers that are asked something.
+/// Workers that serve a request.
 pub const WORKERS_BUSY: Metric = Metric::gauge(
     "phoenix_workers_busy",
-    "Workers (processes kept alive) that work on a request, by agent; phoenix_agent_processes are those that live.",
+    "Workers (long-lived processes) that serve a request, by agent; phoenix_agent_processes counts all that run.",
 )
 .labelled();
 
-/// Workers started in the place of others.
+/// Workers started as replacements.
 pub const WORKER_RESTARTS: Metric = Metric::counter(
     "phoenix_worker_restarts_total",
-    "Workers started in the place of one that ended, by agent: it died, left, hung, made no sense, or its caller left.",
+    "Workers started to replace one that crashed, exited, hung, broke the protocol or lost its caller, by agent.",
 )
 .labelled();
 
-/// Workers that died.
+/// Workers that crashed.
 pub const WORKER_CRASHES: Metric = Metric::counter(
     "phoenix_worker_crashes_total",
-    "Workers (processes kept alive) that died of themselves, by agent. Each is started again when it is needed.",
+    "Crashes of workers (long-lived processes), by agent. A crashed worker is replaced when a request needs it.",
 )
 .labelled();
 
-/// Whether they die again and again.
+/// Crash loops.
 pub const WORKER_CRASH_LOOP: Metric = Metric::gauge(
     "phoenix_worker_crash_loop",
-    "1 while an agent's workers die again and again, and are started slowly, by agent.",
+    "1 while the workers of an agent crash again and again and are started with backoff, by agent.",
 )
 .labelled();
 
-/// Reports that did not arrive.
+/// Health reports that were lost.
 pub const HEALTH_REPORTS_LOST: Metric = Metric::counter(
     "phoenix_health_reports_lost_total",
-    "Outcomes that the health service did not take; agents' health is then older than the facts.",
+    "Outcomes of attempts that the health service did not accept; the agents' health is then outdated.",
 );
 
-/// Guards that died.
-pub const GUARD_RESTARTS: Metric = Metric::counter(
-    "phoenix_executor_guard_restarts_total",
-    "How often the orphan guard died and was started again.",
-);
+/// Restarts of the orphan guard.
+pub const GUARD_RESTARTS: Metric =
+    Metric::counter("phoenix_executor_guard_restarts_total", "Restarts of the orphan guard after it exited.");
 
-/// Orphans found at start.
+/// Orphans killed at start.
 pub const ORPHANS_KILLED: Metric = Metric::counter(
     "phoenix_executor_orphans_killed_total",
-    "Processes of agents that an earlier executor left behind and this one ended.",
+    "Agent processes left behind by an earlier executor and killed by this one.",
 );
 
-/// Every metric of this service.
+/// All metrics of this service.
 pub const METRICS: &[Metric] = &[
     TASKS_STARTED,
     CALL_FAILURES,
@@ -132,7 +132,7 @@ pub const METRICS: &[Metric] = &[
     QUEUE_SECONDS,
     QUEUED,
     RUNNING,
-    PLACES,
+    CAPACITY,
     OVERLOADED,
     PROCESSES,
     WORKERS_BUSY,
@@ -145,8 +145,8 @@ pub const METRICS: &[Metric] = &[
     phoenix_platform::rpc_metrics::RPC_SECONDS,
 ];
 
-/// The handles of one agent's metrics, looked up once; all of them exist from the start.
-pub(crate) struct AgentMeters {
+/// Handles of one agent's metrics, looked up once; every series exists from the start.
+pub(crate) struct AgentMetrics {
     pub(crate) queued: Gauge,
     pub(crate) running: Gauge,
     pub(crate) overloaded: Counter,
@@ -161,13 +161,13 @@ pub(crate) struct AgentMeters {
     retried: Vec<(FailureClass, Counter)>,
 }
 
-impl AgentMeters {
-    /// The handles of an agent that runs at most `places` tasks at once.
-    pub(crate) fn new(agent: &AgentName, places: u32) -> Self {
+impl AgentMetrics {
+    /// Handles of an agent that runs at most `capacity` tasks at the same time.
+    pub(crate) fn new(agent: &AgentName, capacity: u32) -> Self {
         let attempts = |outcome: &'static str| counter!(ATTEMPTS.name, "agent" => agent.to_string(), "outcome" => outcome);
         let retries = |class: FailureClass| counter!(RETRIES.name, "agent" => agent.to_string(), "class" => class.as_str());
         let classes = || FailureClass::ALL.iter().copied();
-        gauge!(PLACES.name, "agent" => agent.to_string()).set(places);
+        gauge!(CAPACITY.name, "agent" => agent.to_string()).set(capacity);
         Self {
             queued: gauge!(QUEUED.name, "agent" => agent.to_string()),
             running: gauge!(RUNNING.name, "agent" => agent.to_string()),
@@ -188,7 +188,7 @@ impl AgentMeters {
     }
 
     /// Counts one attempt; `None` stands for a cancelled one.
-    pub(crate) fn attempt_ended(&self, outcome: Option<Result<(), FailureClass>>) {
+    pub(crate) fn record_attempt(&self, outcome: Option<Result<(), FailureClass>>) {
         match outcome {
             None => self.cancelled.increment(1),
             Some(Ok(())) => self.succeeded.increment(1),
@@ -196,8 +196,8 @@ impl AgentMeters {
         }
     }
 
-    /// Counts one attempt that failed and is followed by another.
-    pub(crate) fn attempt_retried(&self, class: FailureClass) {
+    /// Counts one failed attempt that is followed by another.
+    pub(crate) fn record_retry(&self, class: FailureClass) {
         count(&self.retried, class);
     }
 }
@@ -208,17 +208,17 @@ fn count(counters: &[(FailureClass, Counter)], class: FailureClass) {
     }
 }
 
-/// One unit of a gauge, given back on drop.
-pub(crate) struct Held(Gauge);
+/// One unit of a gauge, subtracted on drop.
+pub(crate) struct GaugeGuard(Gauge);
 
-impl Held {
-    pub(crate) fn of(gauge: &Gauge) -> Self {
+impl GaugeGuard {
+    pub(crate) fn increment(gauge: &Gauge) -> Self {
         gauge.increment(1.0);
         Self(gauge.clone())
     }
 }
 
-impl Drop for Held {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }

@@ -1,11 +1,11 @@
-//! Finds the processes of an executor that is gone, and ends them.
+//! Finds and kills the processes of an executor that is gone.
 //!
-//! While the executor lives, its process adopts what leaves an agent ([`crate::reaper`]). Afterwards its agents are known
-//! by a marker in their environment, which is inherited, and by what they started: the tree below a process that carries
-//! the marker is its executor's too, whatever its members did to their environment.
+//! While the executor runs, its process adopts the processes that leave their agent ([`crate::reaper`]). Afterwards its
+//! agents are known by a marker in their environment, which is inherited, and by the process tree: every process below one
+//! that carries the marker belongs to the executor, regardless of its own environment.
 //!
-//! An executor proves that it lives by a lock on a file that is named after it. Its process id would not do: in another
-//! pid namespace it means another process, or none. Where there is no such file, nothing is ended.
+//! An executor proves that it runs by a lock on a file that is named after it. A process id would be no proof: in another
+//! pid namespace it names another process, or none. Without such a file, no process is killed.
 
 use std::{
     collections::BTreeSet,
@@ -26,20 +26,20 @@ use uuid::Uuid;
 
 use crate::processes::{self, ProcessId};
 
-/// Between two scans. A process needs a moment to die.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Pause between two scans. A killed process needs a moment to exit.
+const SCAN_PAUSE: Duration = Duration::from_millis(20);
 
-/// A process that is stuck in the kernel can't be waited for.
+/// Longest series of scans. A process that is blocked in the kernel does not exit.
 const MAX_SCANS: u32 = 250;
 
-/// So often what is about to be ended is looked for anew, since what is not stopped yet may start more.
-const MAX_STOPS: u32 = 16;
+/// Scans of the process tree before the kill: a process that is not stopped yet may start more.
+const MAX_TREE_SCANS: u32 = 16;
 
-/// How the names of lock files begin and end.
+/// Prefix and suffix of lock file names.
 const LOCK_NAME: (&str, &str) = ("phoenix-executor-", ".lock");
 
-/// The name of one executor: `<uuid>:<pid>`. Its processes carry `<uuid>:<number>:<pid>`, with a number of their own. The
-/// process id is for people, and for executors of earlier versions, which look for it at the end.
+/// Name of one executor: `<uuid>:<pid>`. Its processes carry `<uuid>:<number>:<pid>`, with a number of their own. The
+/// process id is for operators, and for executors of earlier versions, which look for it at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Marker {
     executor: Uuid,
@@ -52,7 +52,7 @@ impl Marker {
         Self { executor: Uuid::new_v4(), pid: std::process::id() }
     }
 
-    /// What the process with this number carries.
+    /// The marker that the process with this number carries.
     pub(crate) fn of_process(&self, number: u64) -> String {
         format!("{}:{number}:{}", self.executor, self.pid)
     }
@@ -62,7 +62,7 @@ impl Marker {
         let mut parts = carried.split(':');
         let is_ours = parts.next()? == self.executor.to_string();
         let number = parts.next()?;
-        // Of two parts the second is the process id.
+        // A marker of two parts is the executor's own: the second part is its process id.
         (is_ours && parts.next().is_some()).then(|| number.parse().ok())?
     }
 }
@@ -73,52 +73,51 @@ impl fmt::Display for Marker {
     }
 }
 
-/// Proof that an executor lives: a lock that the kernel gives up when its process ends.
+/// Proof that an executor runs: a lock that the kernel releases when its process ends.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct Presence {
+pub(crate) struct ExecutorLock {
     path: PathBuf,
     /// Locked for as long as it is open.
     _locked: File,
 }
 
-impl Presence {
-    /// Takes the lock of `marker`'s executor, in the folder for temporary files.
+impl ExecutorLock {
+    /// Takes the lock of `marker`'s executor, in the directory for temporary files.
     ///
     /// # Errors
     /// Those of the operating system.
-    pub(crate) fn establish(marker: &Marker) -> io::Result<Self> {
+    pub(crate) fn acquire(marker: &Marker) -> io::Result<Self> {
         let path = lock_file(&std::env::temp_dir(), marker.executor);
-        // Locked before it has its name, so that another executor can't lock it first.
-        let unnamed = path.with_extension("new");
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unnamed)?;
-        let locked = file.try_lock().map_err(io::Error::from).and_then(|()| fs::rename(&unnamed, &path));
+        // Locked before it gets its final name, so that no other executor can lock it first.
+        let temporary = path.with_extension("new");
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        let locked = file.try_lock().map_err(io::Error::from).and_then(|()| fs::rename(&temporary, &path));
         if let Err(error) = locked {
-            let _ = fs::remove_file(&unnamed);
+            let _ = fs::remove_file(&temporary);
             return Err(error);
         }
         Ok(Self { path, _locked: file })
     }
 }
 
-impl Drop for Presence {
+impl Drop for ExecutorLock {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
 }
 
-fn lock_file(folder: &Path, executor: Uuid) -> PathBuf {
+fn lock_file(directory: &Path, executor: Uuid) -> PathBuf {
     let (prefix, suffix) = LOCK_NAME;
-    folder.join(format!("{prefix}{executor}{suffix}"))
+    directory.join(format!("{prefix}{executor}{suffix}"))
 }
 
-/// Ends every process of executors that are provably gone. Answers how many it ended.
+/// Kills every process of executors that are provably gone. Returns how many.
 pub(crate) fn kill_orphans() -> usize {
-    let gone = gone_executors(&std::env::temp_dir());
     let mut killed = 0;
-    for presence in gone {
+    for lock in stale_locks(&std::env::temp_dir()) {
         let (prefix, suffix) = LOCK_NAME;
-        let name = presence.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = lock.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if let Some(executor) = name.strip_prefix(prefix).and_then(|name| name.strip_suffix(suffix)) {
             killed += kill_marked(executor, &[], 1);
         }
@@ -126,34 +125,35 @@ pub(crate) fn kill_orphans() -> usize {
     killed
 }
 
-/// The locks of executors that gave them up without removing them. They are held, and removed when dropped.
-fn gone_executors(folder: &Path) -> Vec<Presence> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let gone = |entry: io::Result<fs::DirEntry>| {
+/// Locks that their executors released without removing the file. They are held, and removed when dropped.
+fn stale_locks(directory: &Path) -> Vec<ExecutorLock> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let stale = |entry: io::Result<fs::DirEntry>| {
         let (prefix, suffix) = LOCK_NAME;
         let path = entry.ok()?.path();
         let name = path.file_name()?.to_str()?.strip_prefix(prefix)?.strip_suffix(suffix)?;
         name.parse::<Uuid>().ok()?;
         let nofollow = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let file = OpenOptions::new().write(true).custom_flags(nofollow.bits()).open(&path).ok()?;
-        let is_ours = file.metadata().is_ok_and(|facts| facts.is_file() && facts.uid() == geteuid().as_raw());
-        (is_ours && file.try_lock().is_ok()).then(|| Presence { path, _locked: file })
+        let is_own =
+            file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.uid() == geteuid().as_raw());
+        (is_own && file.try_lock().is_ok()).then(|| ExecutorLock { path, _locked: file })
     };
-    entries.filter_map(gone).collect()
+    entries.filter_map(stale).collect()
 }
 
-/// Ends every process that carries a marker of the executor that `marker` names, those of `also` that still run, and all they started, until
-/// that many scans in a row have found none. One that is being started shows its marker only from some moment on, so one
-/// scan is not enough while that may be. Answers how many it ended.
+/// Kills every process that carries a marker of the executor that `marker` names, those of `also` that still run, and
+/// everything they started, until `clean_scans` scans in a row have found none. A process that is being started shows its
+/// marker only after `exec`, so one scan is not enough while a start may be under way. Returns how many it killed.
 pub(crate) fn kill_marked(marker: &str, also: &[ProcessId], clean_scans: u32) -> usize {
     let (mut killed, mut clean) = (BTreeSet::new(), 0);
     for _ in 0..MAX_SCANS {
-        let found = stop(|| roots(marker, also));
+        let found = freeze(|| roots(marker, also));
         clean = if found.is_empty() { clean + 1 } else { 0 };
         if clean >= clean_scans {
             break;
         }
-        end(&found);
+        kill_all(&found);
         killed.extend(found);
         pause();
     }
@@ -172,11 +172,11 @@ fn roots(marker: &str, also: &[ProcessId]) -> Vec<Pid> {
     marked.chain(also.iter().filter(|id| id.is_alive()).map(|id| id.pid)).collect()
 }
 
-/// Stops what `roots` finds and everything below it, until there is no more: what is stopped starts nothing. A child of one
-/// that was killed first would lose the parent by which it is found.
-fn stop(roots: impl Fn() -> Vec<Pid>) -> BTreeSet<Pid> {
+/// Stops the processes that `roots` finds and everything below them, until there are no more: a stopped process starts
+/// none. The child of a process that is killed first would lose the parent by which it is found.
+fn freeze(roots: impl Fn() -> Vec<Pid>) -> BTreeSet<Pid> {
     let mut stopped = BTreeSet::new();
-    for _ in 0..MAX_STOPS {
+    for _ in 0..MAX_TREE_SCANS {
         let roots = roots();
         let below: Vec<_> = roots.iter().flat_map(|&root| processes::descendants(root)).collect();
         let new: Vec<_> = roots.into_iter().chain(below).filter(|pid| stopped.insert(*pid)).collect();
@@ -190,10 +190,10 @@ fn stop(roots: impl Fn() -> Vec<Pid>) -> BTreeSet<Pid> {
     stopped
 }
 
-fn end(processes: &BTreeSet<Pid>) {
+fn kill_all(processes: &BTreeSet<Pid>) {
     for &pid in processes {
-        // What is in a group that an agent leads was started by it. Not every group is an agent's: a process that is being
-        // started is still in that of the executor.
+        // An agent leads its own group and has started every member. A process that is being started is still in the
+        // executor's group, which must not be killed.
         if getpgid(Some(pid)) == Ok(pid) {
             let _ = killpg(pid, Signal::SIGKILL);
         }
@@ -201,12 +201,9 @@ fn end(processes: &BTreeSet<Pid>) {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "runs where there is no runtime, or on a thread that may block"
-)]
+#[expect(clippy::disallowed_methods, reason = "runs without a runtime, or on a thread that may block")]
 fn pause() {
-    std::thread::sleep(PAUSE);
+    std::thread::sleep(SCAN_PAUSE);
 }
 
 #[cfg(test)]
@@ -220,10 +217,10 @@ mod tests {
     use super::*;
     use crate::processes::MARKER_VARIABLE;
 
-    /// Clean scans after which nothing is about to show its marker.
-    const SURE: u32 = 3;
+    /// Clean scans after which no process can be about to show its marker.
+    const CLEAN_SCANS: u32 = 3;
 
-    /// A marked shell with two children in sessions of their own, of which one has no environment; ready once it says so.
+    /// A marked shell with two children in their own sessions, one of them without an environment; returns once both run.
     fn marked(marker: &str) -> (Child, Vec<Pid>) {
         let mut child = Command::new("sh")
             .args(["-c", "setsid sleep 600 & env -i setsid sleep 600 & echo; exec sleep 600"])
@@ -242,7 +239,7 @@ mod tests {
         processes::status(pid).is_some_and(|status| !status.is_zombie)
     }
 
-    /// Waits for the end of processes that were killed.
+    /// Waits for the exit of processes that were killed.
     fn await_end(processes: &[Pid]) {
         for _ in 0..MAX_SCANS {
             if !processes.iter().copied().any(is_alive) {
@@ -254,24 +251,24 @@ mod tests {
     }
 
     #[test]
-    fn all_that_carry_the_marker_end_with_their_children_and_no_other() {
+    fn marked_processes_end_with_their_children_and_no_other() {
         let (marker, other) = (Marker::new(), Marker::new());
         let (mut agent, children) = marked(&marker.of_process(7));
         let (mut others, others_children) = marked(&other.of_process(7));
-        assert!(kill_marked(&marker.to_string(), &[], SURE) >= 1);
+        assert!(kill_marked(&marker.to_string(), &[], CLEAN_SCANS) >= 1);
         agent.wait().unwrap();
         await_end(&children);
         assert!(others.try_wait().unwrap().is_none() && others_children.iter().copied().all(is_alive));
         assert!(
-            kill_marked(&other.executor.to_string(), &[], SURE) >= 1,
-            "by the name of the executor alone"
+            kill_marked(&other.executor.to_string(), &[], CLEAN_SCANS) >= 1,
+            "the executor's id alone names it too"
         );
         others.wait().unwrap();
         await_end(&others_children);
     }
 
     #[test]
-    fn number_of_a_process_is_read_from_its_own_executors_marker_only() {
+    fn process_number_is_read_only_from_a_marker_of_its_executor() {
         let (marker, other) = (Marker::new(), Marker::new());
         assert_eq!(marker.number_in(&marker.of_process(12)), Some(12));
         assert_eq!(marker.number_in(&marker.to_string()), None);
@@ -279,21 +276,21 @@ mod tests {
     }
 
     #[test]
-    fn only_an_executor_that_gave_up_its_lock_is_gone() {
+    fn executor_is_gone_only_if_its_lock_was_released() {
         let folder = tempfile::tempdir().unwrap();
         let lock = |executor| {
             let path = lock_file(folder.path(), executor);
             let file = File::create(&path).unwrap();
             file.try_lock().unwrap();
-            Presence { path, _locked: file }
+            ExecutorLock { path, _locked: file }
         };
         let (living, gone) = (lock(Uuid::new_v4()), lock(Uuid::new_v4()));
         let path = gone.path.clone();
-        // As after SIGKILL: the lock is given up, and the file stays.
+        // As after SIGKILL: the lock is released, and the file stays.
         gone._locked.unlock().unwrap();
-        let found: Vec<_> = gone_executors(folder.path()).iter().map(|gone| gone.path.clone()).collect();
+        let found: Vec<_> = stale_locks(folder.path()).iter().map(|gone| gone.path.clone()).collect();
         assert_eq!(found, std::slice::from_ref(&path));
-        assert!(!path.exists(), "it is tidied up");
+        assert!(!path.exists(), "the stale file is removed");
         assert!(living.path.exists());
     }
 }

@@ -1,52 +1,53 @@
-//! What an agent writes, within bounds: one line on standard output, the end of standard error.
+//! Output of an agent within bounds: one line of standard output, the end of standard error.
 
 use phoenix_domain::limits::{MAX_ANSWER_BYTES, MAX_STDERR_BYTES};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::{pipes::Output, redact::Redactor};
+use crate::{pipes::OutputPipe, redact::Redactor};
 
-/// The room for the first read, which most answers fit into; it doubles as it is used up.
-const FIRST_ROOM: usize = 4 * 1024;
+/// Capacity added for a read; most responses fit into the first.
+const READ_CAPACITY: usize = 4 * 1024;
 
-/// With less room than this nothing is read.
-const LEAST_ROOM: usize = 1024;
+/// Least spare capacity for a read.
+const MIN_SPARE: usize = 1024;
 
-/// The room that a worker keeps for its next answer.
-const MAX_ROOM_KEPT: usize = 32 * 1024;
+/// Capacity that a worker keeps for its next response.
+const MAX_RETAINED_CAPACITY: usize = 32 * 1024;
 
 /// Standard output up to the end of its first line.
 #[derive(Debug, Default)]
-pub(crate) struct Line {
+pub(crate) struct ResponseLine {
     bytes: Vec<u8>,
     end: Option<usize>,
 }
 
-/// What a [`Line`] has become.
+/// State of a [`ResponseLine`] after a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// More is to come.
+    /// The line is not complete.
     Open,
-    /// The line is there.
+    /// The line is complete.
     Complete,
-    /// There is more than a line.
+    /// There is more output after the line.
     Surplus,
     /// The line is longer than allowed.
     TooLong,
-    /// The output ended.
+    /// The output has ended.
     Ended,
 }
 
-impl Line {
-    /// Reads once. May be dropped and called again. An output that can't be read has ended.
+impl ResponseLine {
+    /// Reads once. Cancel safe. A pipe that cannot be read counts as ended.
     pub(crate) async fn read(&mut self, from: &mut (impl AsyncRead + Unpin)) -> Progress {
-        make_room(&mut self.bytes);
+        reserve(&mut self.bytes);
         let before = self.bytes.len();
         match from.read_buf(&mut self.bytes).await {
             Ok(1..) => {}
             Ok(0) | Err(_) => return Progress::Ended,
         }
         if self.end.is_none() {
-            self.end = self.bytes[before..].iter().position(|&byte| byte == b'\n').map(|at| before + at);
+            let newline = self.bytes[before..].iter().position(|&byte| byte == b'\n');
+            self.end = newline.map(|index| before + index);
         }
         match self.end {
             None if self.bytes.len() >= MAX_ANSWER_BYTES => Progress::TooLong,
@@ -62,84 +63,84 @@ impl Line {
         self.end.is_some()
     }
 
-    /// The line without its end; without an end, all there is.
+    /// The line without its newline; all output so far if there is none.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes[..self.end.unwrap_or(self.bytes.len())]
     }
 
-    /// Forgets the line. Keeps the room for the next, unless that is a lot.
+    /// Discards the line. Keeps up to [`MAX_RETAINED_CAPACITY`] for the next.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
-        self.bytes.shrink_to(MAX_ROOM_KEPT);
+        self.bytes.shrink_to(MAX_RETAINED_CAPACITY);
         self.end = None;
     }
 }
 
-/// The end of standard error, whatever its length.
+/// The end of standard error, bounded for any amount of output.
 #[derive(Debug, Default)]
-pub(crate) struct Tail {
+pub(crate) struct StderrTail {
     bytes: Vec<u8>,
-    cut: bool,
+    truncated: bool,
 }
 
-impl Tail {
-    /// Reads once; false at the end. May be dropped and called again.
+impl StderrTail {
+    /// Reads once; false at the end of output. Cancel safe.
     pub(crate) async fn read(&mut self, from: &mut (impl AsyncRead + Unpin)) -> bool {
-        make_room(&mut self.bytes);
+        reserve(&mut self.bytes);
         let read = matches!(from.read_buf(&mut self.bytes).await, Ok(1..));
-        // Cut in large steps, so that a flood costs no more than copying it once.
+        // Truncated in large steps, so that a flood is copied at most once.
         if self.bytes.len() > 4 * MAX_STDERR_BYTES {
-            self.keep(2 * MAX_STDERR_BYTES);
+            self.keep_last(2 * MAX_STDERR_BYTES);
         }
         read
     }
 
-    /// Reads without waiting, and not for ever.
-    pub(crate) fn read_what_is_there(&mut self, from: &mut Output) {
-        let mut there = [0; LEAST_ROOM];
-        for _ in 0..2 * MAX_STDERR_BYTES / LEAST_ROOM {
-            match from.read_now(&mut there) {
-                Ok(read @ 1..) => self.bytes.extend_from_slice(&there[..read]),
+    /// Reads what is available, without waiting and up to a bound.
+    pub(crate) fn read_available(&mut self, from: &mut OutputPipe) {
+        let mut chunk = [0; MIN_SPARE];
+        for _ in 0..2 * MAX_STDERR_BYTES / MIN_SPARE {
+            match from.read_now(&mut chunk) {
+                Ok(read @ 1..) => self.bytes.extend_from_slice(&chunk[..read]),
                 Ok(0) | Err(_) => return,
             }
         }
     }
 
-    /// The last [`MAX_STDERR_BYTES`] as text without secrets and without white space around it.
+    /// The last [`MAX_STDERR_BYTES`] as text, without secrets and surrounding white space.
     pub(crate) fn text(&mut self, redactor: &Redactor) -> String {
-        self.keep(MAX_STDERR_BYTES + redactor.longest());
+        self.keep_last(MAX_STDERR_BYTES + redactor.longest());
         let text = String::from_utf8_lossy(&self.bytes);
         let text = redactor.clean(text);
-        // Where it was cut, it may begin with the rest of a secret.
-        let doubtful = if self.cut { redactor.longest() } else { 0 };
+        // A truncated tail may begin with the rest of a secret.
+        let doubtful = if self.truncated { redactor.longest() } else { 0 };
         last_bytes(&text, MAX_STDERR_BYTES.min(text.len().saturating_sub(doubtful))).trim().to_owned()
     }
 
-    /// Forgets everything. Keeps the room, unless that is a lot.
+    /// Discards everything. Keeps up to [`MAX_RETAINED_CAPACITY`].
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
-        self.bytes.shrink_to(MAX_ROOM_KEPT);
-        self.cut = false;
+        self.bytes.shrink_to(MAX_RETAINED_CAPACITY);
+        self.truncated = false;
     }
 
-    fn keep(&mut self, bytes: usize) {
+    fn keep_last(&mut self, bytes: usize) {
         if let Some(surplus) = self.bytes.len().checked_sub(bytes).filter(|surplus| *surplus > 0) {
             self.bytes.drain(..surplus);
-            self.cut = true;
+            self.truncated = true;
         }
     }
 }
 
-fn make_room(bytes: &mut Vec<u8>) {
-    if bytes.capacity() - bytes.len() < LEAST_ROOM {
-        bytes.reserve(FIRST_ROOM);
+fn reserve(bytes: &mut Vec<u8>) {
+    if bytes.capacity() - bytes.len() < MIN_SPARE {
+        bytes.reserve(READ_CAPACITY);
     }
 }
 
-/// At most the last `limit` bytes of `text`, cut between characters.
+/// At most the last `limit` bytes of `text`, cut at a character boundary.
 fn last_bytes(text: &str, limit: usize) -> &str {
     let from = text.len().saturating_sub(limit);
-    let from = (from..text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(text.len());
+    let from = (from..text.len()).find(|&index| text.is_char_boundary(index)).unwrap_or(text.len());
     &text[from..]
 }
 
@@ -150,13 +151,13 @@ mod tests {
     use super::*;
 
     async fn tail_of(mut input: &[u8], redactor: &Redactor) -> String {
-        let mut tail = Tail::default();
+        let mut tail = StderrTail::default();
         while tail.read(&mut input).await {}
         tail.text(redactor)
     }
 
     #[tokio::test]
-    async fn a_tail_is_the_end_of_it_all_within_its_bound() {
+    async fn stderr_tail_is_the_end_of_the_output_within_its_bound() {
         let none = Redactor::default();
         assert_eq!(tail_of(b"\n one line \n", &none).await, "one line");
         assert_eq!(tail_of(b"bad \xff byte", &none).await, "bad \u{fffd} byte");
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_part_of_a_secret_is_left_where_the_tail_was_cut() {
+    async fn truncated_stderr_tail_contains_no_part_of_a_secret() {
         let mut llm = LlmSettings::default();
         llm.openai.api_key = Some("0123456789abcdef".to_owned().into());
         let redactor = Redactor::new(&llm);
@@ -183,8 +184,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_line_ends_where_it_ends() {
-        let mut line = Line::default();
+    async fn response_line_ends_at_its_newline_or_its_limit() {
+        let mut line = ResponseLine::default();
         assert_eq!(line.read(&mut &b"half"[..]).await, Progress::Open);
         assert_eq!(line.read(&mut &b" a line\n"[..]).await, Progress::Complete);
         assert_eq!((line.bytes(), line.is_complete()), (&b"half a line"[..], true));
@@ -194,7 +195,7 @@ mod tests {
         assert_eq!(line.read(&mut &b""[..]).await, Progress::Ended);
         let long = vec![b'x'; MAX_ANSWER_BYTES];
         let mut input = &long[..];
-        let (mut line, mut progress) = (Line::default(), Progress::Open);
+        let (mut line, mut progress) = (ResponseLine::default(), Progress::Open);
         while progress == Progress::Open {
             progress = line.read(&mut input).await;
         }

@@ -13,95 +13,95 @@ use tokio::{
     net::unix::pipe::{Receiver, Sender},
 };
 
-/// What every pipe takes before anybody reads, in bytes: `PIPE_BUF`, which fits whatever the system's limits are
+/// Bytes that every pipe accepts before it is read: `PIPE_BUF`, which holds under every system limit
 /// (<https://man7.org/linux/man-pages/man7/pipe.7.html>).
 const ALWAYS_FITS: usize = 4096;
 
-/// Read at once from a pipe that nobody watches.
-const READ_BYTES: usize = 4096;
+/// Bytes of one read from a pipe that is not registered with the runtime.
+const CHUNK_BYTES: usize = 4096;
 
-/// What an agent reads: the end that goes to it, and ours, if there is more to say.
+/// The pipe to an agent's standard input: the agent's end, and the executor's end if there is more to write.
 ///
 /// # Errors
 /// Those of the operating system.
-pub(crate) fn input(request: Option<&[u8]>) -> io::Result<(PipeReader, Option<Sender>)> {
-    let (theirs, mut ours) = io::pipe()?;
+pub(crate) fn stdin_pipe(request: Option<&[u8]>) -> io::Result<(PipeReader, Option<Sender>)> {
+    let (agent_end, mut own_end) = io::pipe()?;
     match request {
-        // It is there before the agent is, which so never waits for it.
+        // Written before the agent starts, so the agent never waits for it.
         Some(request) if request.len() <= ALWAYS_FITS => {
-            ours.write_all(request)?;
-            Ok((theirs, None))
+            own_end.write_all(request)?;
+            Ok((agent_end, None))
         }
         _ => {
-            let ours = OwnedFd::from(ours);
-            never_block(&ours)?;
-            Ok((theirs, Some(Sender::from_owned_fd_unchecked(ours)?)))
+            let own_end = OwnedFd::from(own_end);
+            set_nonblocking(&own_end)?;
+            Ok((agent_end, Some(Sender::from_owned_fd_unchecked(own_end)?)))
         }
     }
 }
 
-/// What an agent writes: the end that goes to it, and ours.
+/// A pipe for an agent's output: the agent's end, and the executor's end.
 ///
 /// # Errors
 /// Those of the operating system.
-pub(crate) fn output() -> io::Result<(io::PipeWriter, Output)> {
-    let (ours, theirs) = io::pipe()?;
-    never_block(&ours)?;
-    Ok((theirs, Output(Watch::Not(ours))))
+pub(crate) fn output_pipe() -> io::Result<(io::PipeWriter, OutputPipe)> {
+    let (own_end, agent_end) = io::pipe()?;
+    set_nonblocking(&own_end)?;
+    Ok((agent_end, OutputPipe(State::Unregistered(own_end))))
 }
 
-fn never_block(pipe: impl AsFd) -> io::Result<()> {
+fn set_nonblocking(pipe: impl AsFd) -> io::Result<()> {
     Ok(fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop)?)
 }
 
-/// Our end of a pipe that an agent writes to. The runtime watches it from the first time on that something has to be waited
-/// for: what is read when it is there already costs neither that nor a wake-up.
+/// The executor's end of a pipe that an agent writes to. It is registered with the runtime at the first read that has to
+/// wait: output that is available at once costs neither that nor a wake-up.
 #[derive(Debug)]
-pub(crate) struct Output(Watch);
+pub(crate) struct OutputPipe(State);
 
 #[derive(Debug)]
-enum Watch {
-    Not(PipeReader),
-    By(Receiver),
-    /// The runtime could not take it.
+enum State {
+    Unregistered(PipeReader),
+    Registered(Receiver),
+    /// The registration failed.
     Failed,
 }
 
-impl Output {
-    /// Reads what is there now, whether or not the runtime watches the pipe, and leaves who waits for more waiting.
+impl OutputPipe {
+    /// Reads what is available, regardless of the registration, and without waking a task that waits for more.
     ///
     /// # Errors
     /// `WouldBlock` when there is nothing, else those of the operating system.
     pub(crate) fn read_now(&mut self, into: &mut [u8]) -> io::Result<usize> {
         match &mut self.0 {
-            Watch::Not(pipe) => pipe.read(into),
-            Watch::By(pipe) => Ok(nix::unistd::read(pipe, into)?),
-            Watch::Failed => Err(io::ErrorKind::BrokenPipe.into()),
+            State::Unregistered(pipe) => pipe.read(into),
+            State::Registered(pipe) => Ok(nix::unistd::read(pipe, into)?),
+            State::Failed => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
 }
 
-impl AsyncRead for Output {
+impl AsyncRead for OutputPipe {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let watch = &mut self.get_mut().0;
-        if let Watch::Not(pipe) = watch {
-            let room = into.remaining().min(READ_BYTES);
-            let mut there = [0; READ_BYTES];
-            match pipe.read(&mut there[..room]) {
+        let state = &mut self.get_mut().0;
+        if let State::Unregistered(pipe) = state {
+            let spare = into.remaining().min(CHUNK_BYTES);
+            let mut chunk = [0; CHUNK_BYTES];
+            match pipe.read(&mut chunk[..spare]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => {
-                    into.put_slice(&there[..read?]);
+                    into.put_slice(&chunk[..read?]);
                     return Poll::Ready(Ok(()));
                 }
             }
         }
-        *watch = match std::mem::replace(watch, Watch::Failed) {
-            Watch::Not(pipe) => Watch::By(Receiver::from_owned_fd_unchecked(pipe.into())?),
-            watched => watched,
+        *state = match std::mem::replace(state, State::Failed) {
+            State::Unregistered(pipe) => State::Registered(Receiver::from_owned_fd_unchecked(pipe.into())?),
+            registered => registered,
         };
-        match watch {
-            Watch::By(pipe) => Pin::new(pipe).poll_read(cx, into),
-            Watch::Not(_) | Watch::Failed => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        match state {
+            State::Registered(pipe) => Pin::new(pipe).poll_read(cx, into),
+            State::Unregistered(_) | State::Failed => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
 }
@@ -114,38 +114,38 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_small_request_is_there_with_its_end_and_a_large_one_is_left_to_be_written() {
-        let (mut theirs, ours) = input(Some(&[b'x'; ALWAYS_FITS])).unwrap();
+    async fn small_request_is_written_at_once_and_a_large_one_later() {
+        let (mut agent_end, own_end) = stdin_pipe(Some(&[b'x'; ALWAYS_FITS])).unwrap();
         let mut read = Vec::new();
-        theirs.read_to_end(&mut read).unwrap();
-        assert_eq!((read.len(), ours.is_none()), (ALWAYS_FITS, true));
-        assert!(input(Some(&[b'x'; ALWAYS_FITS + 1])).unwrap().1.is_some());
-        assert!(input(None).unwrap().1.is_some());
+        agent_end.read_to_end(&mut read).unwrap();
+        assert_eq!((read.len(), own_end.is_none()), (ALWAYS_FITS, true));
+        assert!(stdin_pipe(Some(&[b'x'; ALWAYS_FITS + 1])).unwrap().1.is_some());
+        assert!(stdin_pipe(None).unwrap().1.is_some());
     }
 
-    /// Without a runtime, to which every pipe that is watched would have to be known.
+    /// Runs without a runtime, which a registered pipe would need.
     #[test]
-    fn what_is_there_is_read_up_to_its_end_without_watching() {
-        let (mut theirs, mut ours) = output().unwrap();
-        let said = vec![b'x'; 3 * READ_BYTES + 1];
-        theirs.write_all(&said).unwrap();
-        drop(theirs);
-        let mut heard = Vec::new();
-        let read = ours.read_to_end(&mut heard).now_or_never();
-        assert_eq!((read.unwrap().unwrap(), heard), (said.len(), said));
+    fn available_output_is_read_to_its_end_without_registration() {
+        let (mut agent_end, mut own_end) = output_pipe().unwrap();
+        let written = vec![b'x'; 3 * CHUNK_BYTES + 1];
+        agent_end.write_all(&written).unwrap();
+        drop(agent_end);
+        let mut read = Vec::new();
+        let length = own_end.read_to_end(&mut read).now_or_never();
+        assert_eq!((length.unwrap().unwrap(), read), (written.len(), written));
     }
 
     #[tokio::test]
-    async fn what_is_said_later_is_waited_for() {
-        let (mut theirs, mut ours) = output().unwrap();
-        let mut heard = Vec::with_capacity(2 * READ_BYTES);
-        assert!(ours.read_buf(&mut heard).now_or_never().is_none());
-        let nothing = ours.read_now(&mut [0]).unwrap_err();
+    async fn output_written_later_is_waited_for() {
+        let (mut agent_end, mut own_end) = output_pipe().unwrap();
+        let mut read = Vec::with_capacity(2 * CHUNK_BYTES);
+        assert!(own_end.read_buf(&mut read).now_or_never().is_none());
+        let nothing = own_end.read_now(&mut [0]).unwrap_err();
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
-        theirs.write_all(b"late").unwrap();
-        assert_eq!(ours.read_buf(&mut heard).await.unwrap(), 4);
-        drop(theirs);
-        assert_eq!(ours.read_buf(&mut heard).await.unwrap(), 0);
-        assert_eq!(heard, b"late");
+        agent_end.write_all(b"late").unwrap();
+        assert_eq!(own_end.read_buf(&mut read).await.unwrap(), 4);
+        drop(agent_end);
+        assert_eq!(own_end.read_buf(&mut read).await.unwrap(), 0);
+        assert_eq!(read, b"late");
     }
 }

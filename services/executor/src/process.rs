@@ -1,9 +1,9 @@
-//! Agent processes: each is started as the leader of a process group of its own, and none is left behind.
+//! Agent processes. Each starts as the leader of its own process group, and none is left behind.
 //!
-//! Whatever a process started is in its group unless it took pains to leave it. The whole group gets SIGKILL when its
-//! [`Group`] is done, however that comes: after the answer, at the deadline, when the caller leaves (then SIGTERM comes
-//! first), when the runtime goes away. Processes that left their group become children of the executor, whose
-//! [`crate::reaper`] ends them a moment later; when the executor is gone, [`crate::orphans`] finds them.
+//! A process belongs to the group of its parent unless it leaves the group on purpose. The whole group gets SIGKILL when
+//! its [`ProcessGroup`] is dropped, for every reason: after the response, at the deadline, when the caller leaves (then
+//! SIGTERM comes first), when the runtime stops. Processes that left their group become children of the executor, whose
+//! [`crate::reaper`] kills them a moment later; when the executor is gone, [`crate::orphans`] finds them.
 
 use std::{
     io,
@@ -24,72 +24,83 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     cleanup::Cleanup,
-    metrics::Held,
+    metrics::GaugeGuard,
     orphans::Marker,
-    pipes::{self, Output},
+    pipes::{self, OutputPipe},
     processes::MARKER_VARIABLE,
-    registry::{Registered, Registry, Work},
+    registry::{ProcessRecord, RegisteredProcess, Registry},
 };
 
-/// What a process that is no longer wanted has between SIGTERM and SIGKILL. Whoever cancelled it does not wait for it, and
-/// within a second it is gone, whatever it does.
+/// Grace period between SIGTERM and SIGKILL. The caller that cancelled does not wait for it; the process is gone within a
+/// second in every case.
 const TERM_GRACE: Duration = Duration::from_millis(500);
 
-/// How the processes of one agent are started.
+/// How to start the processes of one agent.
 pub(crate) struct Program {
     name: String,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     search_path: String,
+    /// File of the program after the first start.
     found: RwLock<Option<Arc<Path>>>,
+    collects_settings: bool,
     processes: Gauge,
-    origin: Origin,
+    identity: ExecutorIdentity,
     cleanup: Cleanup,
+}
+
+/// What an agent's processes are started with.
+pub(crate) struct Launch<'a> {
+    pub(crate) command: &'a [String],
+    /// The whole environment, except for the marker.
+    pub(crate) environment: Vec<(String, String)>,
+    /// Directories in which a program without a slash in its name is looked up.
+    pub(crate) search_path: String,
+    /// Whether the processes may collect the model settings.
+    pub(crate) collects_settings: bool,
 }
 
 /// What all processes of an executor have in common.
 #[derive(Debug, Clone)]
-pub(crate) struct Origin {
+pub(crate) struct ExecutorIdentity {
     pub(crate) registry: Arc<Registry>,
     pub(crate) marker: Marker,
 }
 
-/// A process that runs, with the ends of its pipes.
+/// A running process and the executor's ends of its pipes.
 pub(crate) struct AgentProcess {
     pub(crate) pid: u32,
-    /// None when all that it is to read is there already.
+    /// `None` when the request was written before the start.
     pub(crate) stdin: Option<Sender>,
-    pub(crate) stdout: Output,
-    pub(crate) stderr: Output,
-    pub(crate) group: Group,
-    pub(crate) work: Arc<Work>,
+    pub(crate) stdout: OutputPipe,
+    pub(crate) stderr: OutputPipe,
+    pub(crate) group: ProcessGroup,
+    pub(crate) record: Arc<ProcessRecord>,
 }
 
-/// A process and everything it started. Dropping it ends them all.
-pub(crate) struct Group {
-    body: Option<Body>,
+/// A process and everything in its group. Dropping it kills them all.
+pub(crate) struct ProcessGroup {
+    inner: Option<Inner>,
     killed: bool,
     cleanup: Cleanup,
 }
 
-struct Body {
+struct Inner {
     leader: Child,
-    registered: Registered,
+    registered: RegisteredProcess,
     reaped: bool,
-    _held: Held,
+    _gauge: GaugeGuard,
     _token: TaskTrackerToken,
 }
 
 impl Program {
-    /// `command` with nothing but `environment` and the marker of `origin`. A name without a slash is looked up in `search_path`.
     pub(crate) fn new(
-        command: &[String],
-        environment: Vec<(String, String)>,
-        search_path: String,
+        launch: Launch<'_>,
         processes: Gauge,
-        origin: Origin,
+        identity: ExecutorIdentity,
         cleanup: Cleanup,
     ) -> Self {
+        let Launch { command, environment, search_path, collects_settings } = launch;
         let (name, arguments) = command
             .split_first()
             .map_or_else(Default::default, |(name, arguments)| (name.clone(), arguments.to_vec()));
@@ -99,17 +110,18 @@ impl Program {
             environment,
             search_path,
             found: RwLock::default(),
+            collects_settings,
             processes,
-            origin,
+            identity,
             cleanup,
         }
     }
 
-    pub(crate) const fn origin(&self) -> &Origin {
-        &self.origin
+    pub(crate) const fn identity(&self) -> &ExecutorIdentity {
+        &self.identity
     }
 
-    /// Starts a process. What it reads is `request` and no more, or whatever is written to it.
+    /// Starts a process. Its input is `request` and then ends, or stays open for writing.
     ///
     /// # Errors
     /// Those of the operating system.
@@ -117,7 +129,7 @@ impl Program {
         let known = self.found.read().unwrap_or_else(PoisonError::into_inner).clone();
         match known {
             Some(path) => match self.spawn_at(&path, request) {
-                // It may have moved.
+                // The program may have moved.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => self.find_and_spawn(request),
                 spawned => spawned,
             },
@@ -132,13 +144,13 @@ impl Program {
         Ok(process)
     }
 
-    /// A path with a slash, no uid, no working directory and no `pre_exec` keep the standard library on its fast way,
-    /// `posix_spawn`, which does not copy the executor's page tables.
+    /// A path with a slash, no uid, no working directory and no `pre_exec` keep the standard library on `posix_spawn`, which
+    /// does not copy the executor's page tables.
     fn spawn_at(&self, path: &Path, request: Option<&[u8]>) -> io::Result<AgentProcess> {
-        let (its_stdin, stdin) = pipes::input(request)?;
-        let (its_stdout, stdout) = pipes::output()?;
-        let (its_stderr, stderr) = pipes::output()?;
-        let Origin { registry, marker } = &self.origin;
+        let (agent_stdin, stdin) = pipes::stdin_pipe(request)?;
+        let (agent_stdout, stdout) = pipes::output_pipe()?;
+        let (agent_stderr, stderr) = pipes::output_pipe()?;
+        let ExecutorIdentity { registry, marker } = &self.identity;
         let number = registry.next_number();
         let mut command = Command::new(path);
         command
@@ -146,25 +158,25 @@ impl Program {
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env(MARKER_VARIABLE, marker.of_process(number))
-            .stdin(its_stdin)
-            .stdout(its_stdout)
-            .stderr(its_stderr)
+            .stdin(agent_stdin)
+            .stdout(agent_stdout)
+            .stderr(agent_stderr)
             .process_group(0);
-        let (leader, registered) = registry.spawn(number, &mut command)?;
-        let (pid, work) = (registered.pid().as_raw().cast_unsigned(), Arc::clone(registered.work()));
-        let body = Body {
+        let (leader, registered) = registry.spawn(number, self.collects_settings, &mut command)?;
+        let (pid, record) = (registered.pid().as_raw().cast_unsigned(), Arc::clone(registered.record()));
+        let inner = Inner {
             leader,
             registered,
             reaped: false,
-            _held: Held::of(&self.processes),
+            _gauge: GaugeGuard::increment(&self.processes),
             _token: self.cleanup.token(),
         };
-        let group = Group { body: Some(body), killed: false, cleanup: self.cleanup.clone() };
-        Ok(AgentProcess { pid, stdin, stdout, stderr, group, work })
+        let group = ProcessGroup { inner: Some(inner), killed: false, cleanup: self.cleanup.clone() };
+        Ok(AgentProcess { pid, stdin, stdout, stderr, group, record })
     }
 }
 
-/// The file that `name` means.
+/// Looks up the file of `name`.
 fn find(name: &str, search_path: &str) -> io::Result<PathBuf> {
     if name.contains('/') {
         return Ok(name.into());
@@ -173,58 +185,60 @@ fn find(name: &str, search_path: &str) -> io::Result<PathBuf> {
     for folder in std::env::split_paths(search_path).filter(|folder| folder.is_absolute()) {
         let file = folder.join(name);
         match file.metadata() {
-            Ok(facts) if facts.is_file() && facts.permissions().mode() & 0o111 != 0 => return Ok(file),
-            Ok(facts) if facts.is_file() => failure = io::ErrorKind::PermissionDenied,
+            Ok(metadata) if metadata.is_file() && metadata.permissions().mode() & 0o111 != 0 => {
+                return Ok(file);
+            }
+            Ok(metadata) if metadata.is_file() => failure = io::ErrorKind::PermissionDenied,
             _ => {}
         }
     }
     Err(failure.into())
 }
 
-impl Group {
-    /// Waits for the end of the process itself. May be dropped and called again.
+impl ProcessGroup {
+    /// Waits for the exit of the leader. Cancel safe.
     ///
     /// # Errors
     /// Those of the operating system.
     pub(crate) async fn wait(&mut self) -> io::Result<ExitStatus> {
-        match &mut self.body {
-            Some(body) => body.wait().await,
+        match &mut self.inner {
+            Some(inner) => inner.wait().await,
             None => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
-    /// Ends the whole group at once.
+    /// Kills the whole group at once.
     pub(crate) fn kill(&mut self) {
-        if let Some(body) = &self.body {
+        if let Some(inner) = &self.inner {
             self.killed = true;
-            body.signal(Signal::SIGKILL);
+            inner.signal(Signal::SIGKILL);
         }
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
-        let Some(mut body) = self.body.take().filter(|body| !body.reaped) else { return };
+        let Some(mut inner) = self.inner.take().filter(|inner| !inner.reaped) else { return };
         if self.killed {
-            self.cleanup.spawn(async move { drop(body.wait().await) });
+            self.cleanup.spawn(async move { drop(inner.wait().await) });
             return;
         }
-        body.signal(Signal::SIGTERM);
+        inner.signal(Signal::SIGTERM);
         let cleanup = self.cleanup.clone();
         self.cleanup.spawn(async move {
             tokio::select! {
-                _ = body.wait() => {}
+                _ = inner.wait() => {}
                 () = tokio::time::sleep(TERM_GRACE) => {}
-                () = cleanup.hurry() => {}
+                () = cleanup.stopping() => {}
             }
-            body.signal(Signal::SIGKILL);
-            // Reaped before the gauge goes down and the cleanup counts as finished.
-            drop(body.wait().await);
+            inner.signal(Signal::SIGKILL);
+            // Reaped before the gauge is decremented and the cleanup counts as finished.
+            drop(inner.wait().await);
         });
     }
 }
 
-impl Body {
+impl Inner {
     async fn wait(&mut self) -> io::Result<ExitStatus> {
         let status = self.leader.wait().await?;
         self.reaped = true;
@@ -232,13 +246,13 @@ impl Body {
     }
 
     fn signal(&self, signal: Signal) {
-        // A group stays a group until its last member is gone, so its id means no one else while any is left. Once it is
-        // empty the id is free again, but ids are given out in turn: it can't come round within one attempt's end.
+        // The id of a group stays reserved until its last member is gone. The id of an empty group is free, but ids are
+        // assigned in turn, so it cannot come round again within the end of one attempt.
         let _ = killpg(self.registered.pid(), signal);
     }
 }
 
-impl Drop for Body {
+impl Drop for Inner {
     fn drop(&mut self) {
         self.signal(Signal::SIGKILL);
     }
@@ -249,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn programs_are_looked_up_like_a_shell_does() {
+    fn program_lookup_follows_the_search_path_like_a_shell() {
         let dir = tempfile::tempdir().unwrap();
         let (first, second) = (dir.path().join("first"), dir.path().join("second"));
         for folder in [&first, &second] {

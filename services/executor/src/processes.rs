@@ -1,4 +1,4 @@
-//! What `/proc` says about processes. On systems without it nothing is ever found.
+//! Information about processes from `/proc`. On systems without it, no process is ever found.
 //!
 //! The children of a process are listed under each of its threads. Kernels without these lists
 //! (`CONFIG_PROC_CHILDREN`) are asked for the parent of every process instead.
@@ -13,16 +13,16 @@ use std::{
 
 use nix::unistd::Pid;
 
-/// The variable that every process of an agent carries.
+/// The environment variable that carries an agent process's marker.
 pub(crate) const MARKER_VARIABLE: &str = "PHOENIX_EXECUTOR";
 
 /// Whether the kernel lists the children of a thread.
-static HAS_CHILDREN: LazyLock<bool> = LazyLock::new(|| Path::new("/proc/thread-self/children").exists());
+static LISTS_CHILDREN: LazyLock<bool> = LazyLock::new(|| Path::new("/proc/thread-self/children").exists());
 
-/// The links of a folder of tasks that holds one: its own two, and one for the task.
+/// Links of a `task` directory with one entry: its own two, and one for the task.
 const LINKS_OF_ONE_TASK: u64 = 3;
 
-/// A process, told from a later one with the same id by its start.
+/// A process, distinguished from a later one with the same id by its start time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ProcessId {
     pub(crate) pid: Pid,
@@ -30,18 +30,18 @@ pub(crate) struct ProcessId {
     started: u64,
 }
 
-/// What is known of a process that exists.
+/// State of a process that exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Status {
     pub(crate) id: ProcessId,
     pub(crate) parent: Pid,
     pub(crate) group: Pid,
-    /// It has ended, and its parent has not asked how.
+    /// Whether it has exited and was not reaped.
     pub(crate) is_zombie: bool,
 }
 
 impl ProcessId {
-    /// Whether it still runs.
+    /// Whether it is running.
     pub(crate) fn is_alive(self) -> bool {
         status(self.pid).is_some_and(|status| status.id == self && !status.is_zombie)
     }
@@ -59,15 +59,15 @@ pub(crate) fn status(pid: Pid) -> Option<Status> {
     Some(Status { id: ProcessId { pid, started }, parent, group, is_zombie })
 }
 
-/// Every process there is.
+/// Every process of the system.
 pub(crate) fn all() -> Vec<Pid> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok().map(Pid::from_raw)).collect()
 }
 
-/// The children of `parent`, those of all its threads. One that ends meanwhile may hide another.
+/// The children of all threads of `parent`. A child that exits during the call may hide another.
 pub(crate) fn children(parent: Pid) -> Vec<Pid> {
-    if !*HAS_CHILDREN {
+    if !*LISTS_CHILDREN {
         return all().into_iter().filter(|&pid| status(pid).is_some_and(|s| s.parent == parent)).collect();
     }
     let Ok(tasks) = fs::read_dir(format!("/proc/{parent}/task")) else { return Vec::new() };
@@ -75,22 +75,22 @@ pub(crate) fn children(parent: Pid) -> Vec<Pid> {
     lists.flat_map(|list| pids(&list)).collect()
 }
 
-/// What `root` started, and what that started, and so on.
+/// The children of `root`, their children, and so on.
 pub(crate) fn descendants(root: Pid) -> Vec<Pid> {
-    let (mut found, mut left) = (Vec::new(), VecDeque::from([root]));
-    while let Some(parent) = left.pop_front() {
+    let (mut found, mut queue) = (Vec::new(), VecDeque::from([root]));
+    while let Some(parent) = queue.pop_front() {
         for child in children(parent) {
-            // The tree changes while it is walked, and ids come round.
+            // The tree changes during the walk, and ids are reused.
             if child != root && !found.contains(&child) {
                 found.push(child);
-                left.push_back(child);
+                queue.push_back(child);
             }
         }
     }
     found
 }
 
-/// The value of [`MARKER_VARIABLE`] in the environment that `pid` was started with, if it may be read.
+/// The value of [`MARKER_VARIABLE`] in the environment that `pid` was started with, if it is readable.
 pub(crate) fn marker_of(pid: Pid) -> Option<String> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let value = environment
@@ -103,47 +103,47 @@ fn pids(list: &str) -> Vec<Pid> {
     list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect()
 }
 
-/// Answers cheaply, again and again, whether a process may have children: two reads of files that are open. Workers are
-/// looked at before and after each request.
+/// Cheap repeated check whether a process may have children: two reads of open files. Workers are checked before and
+/// after each request.
 #[derive(Debug)]
-pub(crate) struct ChildWatch {
-    /// The folder of its tasks, and the children of its first.
+pub(crate) struct ChildProbe {
+    /// The `task` directory, and the children of the first task.
     files: Option<(File, File)>,
 }
 
-impl ChildWatch {
-    pub(crate) fn of(pid: Pid) -> Self {
+impl ChildProbe {
+    pub(crate) fn new(pid: Pid) -> Self {
         let open = |path: String| File::open(path).ok();
         let files = open(format!("/proc/{pid}/task")).zip(open(format!("/proc/{pid}/task/{pid}/children")));
         Self { files }
     }
 
-    /// False only if it has one thread, and that has no child.
+    /// False only if it has one thread and no child.
     pub(crate) fn may_have_children(&self) -> bool {
         let Some((tasks, children)) = &self.files else { return true };
-        let has_one_task = tasks.metadata().is_ok_and(|facts| facts.nlink() == LINKS_OF_ONE_TASK);
+        let has_one_task = tasks.metadata().is_ok_and(|metadata| metadata.nlink() == LINKS_OF_ONE_TASK);
         !has_one_task || !matches!(children.read_at(&mut [0], 0), Ok(0))
     }
 }
 
-/// How many processes and threads were ever started, as far as `/proc` tells: the id that was given out last.
+/// Counter of all processes and threads that were ever started, as far as `/proc` shows it: the last assigned id.
 #[derive(Debug)]
-pub(crate) struct StartCounter(Option<File>);
+pub(crate) struct ForkCounter(Option<File>);
 
-/// A state of [`StartCounter`].
+/// A reading of [`ForkCounter`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Starts([u8; 24], usize);
+pub(crate) struct ForkCount([u8; 24], usize);
 
-impl StartCounter {
+impl ForkCounter {
     pub(crate) fn new() -> Self {
         Self(File::open("/proc/sys/kernel/ns_last_pid").ok())
     }
 
-    /// The present state, if it is known. While it stays the same nothing was started.
-    pub(crate) fn now(&self) -> Option<Starts> {
+    /// The current reading, if available. While it is unchanged, no process was started.
+    pub(crate) fn now(&self) -> Option<ForkCount> {
         let mut digits = [0; 24];
         let read = self.0.as_ref()?.read_at(&mut digits, 0).ok()?;
-        Some(Starts(digits, read))
+        Some(ForkCount(digits, read))
     }
 }
 
@@ -154,7 +154,7 @@ mod tests {
 
     use super::*;
 
-    /// A shell with a child and a grandchild that left its session, once they are there.
+    /// A shell with a child, and a grandchild that left the session; returns once both run.
     fn family() -> Child {
         let mut shell = Command::new("sh")
             .args(["-c", "sh -c 'env -i setsid sleep 600 & echo; wait' & wait"])
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn descendants_are_found_whatever_they_did_to_themselves() {
+    fn descendants_are_found_in_any_session_and_environment() {
         let mut shell = family();
         let root = Pid::from_raw(shell.id().cast_signed());
         let found = descendants(root);
@@ -174,7 +174,7 @@ mod tests {
         let (child, grandchild) = (status(found[0]).unwrap(), status(found[1]).unwrap());
         assert_eq!((child.parent, grandchild.parent), (root, found[0]));
         assert!(children(Pid::this()).contains(&root));
-        assert!(ChildWatch::of(root).may_have_children());
+        assert!(ChildProbe::new(root).may_have_children());
         for pid in found.into_iter().chain([root]) {
             nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
         }
@@ -188,14 +188,14 @@ mod tests {
     }
 
     #[test]
-    fn process_without_children_and_threads_is_known_as_such() {
+    fn child_probe_is_false_without_children_and_threads() {
         let mut sleep = Command::new("sleep").arg("600").spawn().unwrap();
         let pid = Pid::from_raw(sleep.id().cast_signed());
-        assert_eq!((children(pid), ChildWatch::of(pid).may_have_children()), (vec![], false));
+        assert_eq!((children(pid), ChildProbe::new(pid).may_have_children()), (vec![], false));
         let id = status(pid).unwrap().id;
         assert!(id.is_alive());
         sleep.kill().unwrap();
         sleep.wait().unwrap();
-        assert!(!id.is_alive() && ChildWatch::of(pid).may_have_children(), "nothing is known of it");
+        assert!(!id.is_alive() && ChildProbe::new(pid).may_have_children(), "the process is gone");
     }
 }

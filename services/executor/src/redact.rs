@@ -1,8 +1,8 @@
-//! Keeps the language model's keys out of what Phoenix writes about an agent.
+//! Removes API keys of model providers from what Phoenix writes about an agent.
 //!
-//! An agent that was given a key may print it in a stack trace or in an error of its provider. Standard error and error
-//! sentences pass through here before they are stored, logged or sent. The result of an action does not: it is the
-//! agent's answer, and reaches the caller as the agent wrote it.
+//! An agent that received a key may print it in a stack trace or quote it from its provider's error. Standard error and
+//! error messages are redacted before they are stored, logged or sent. The result of an action is not: it reaches the
+//! caller as the agent wrote it.
 
 use std::borrow::Cow;
 
@@ -10,11 +10,10 @@ use phoenix_domain::llm::{LlmSettings, ProviderKind};
 
 const REDACTED: &str = "[redacted]";
 
-/// The length of the shortest secret in bytes. Shorter keys (`ollama`, `none`) are placeholders, and occur in ordinary
-/// text.
+/// Length of the shortest secret in bytes. Shorter keys (`ollama`, `none`) are placeholders that occur in ordinary text.
 const MIN_SECRET_BYTES: usize = 16;
 
-/// Knows the keys, as they are and as JSON writes them.
+/// Knows every key, in plain form and as escaped by JSON.
 #[derive(Default)]
 pub(crate) struct Redactor {
     secrets: Vec<String>,
@@ -31,7 +30,7 @@ impl Redactor {
             secrets.push(plain);
         }
         secrets.retain(|secret| secret.len() >= MIN_SECRET_BYTES);
-        // The longest first, so that no rest of one stays when another is its beginning.
+        // The longest first, so that no rest of a key remains when another key is its prefix.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         secrets.dedup();
         Self { secrets }
@@ -44,7 +43,7 @@ impl Redactor {
         })
     }
 
-    /// The length of the longest secret: of a text whose beginning was cut off, as many bytes may be part of one.
+    /// Length of the longest secret. So many bytes at the start of a truncated text may be part of one.
     pub(crate) fn longest(&self) -> usize {
         self.secrets.first().map_or(0, String::len)
     }
@@ -63,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_vanish_also_when_one_is_the_beginning_of_another_or_json_escapes_it() {
+    fn overlapping_and_escaped_keys_are_redacted() {
         let keys = ["sk-0123456789abc", "sk-0123456789abc-and-more", "0123456789\"quoted"];
         let redactor = redactor(&keys);
         let text =

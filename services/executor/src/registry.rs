@@ -1,13 +1,13 @@
-//! The processes that the executor started itself, by id.
+//! The processes that the executor started itself, by process id.
 //!
-//! The executor's process adopts what its agents leave behind ([`crate::reaper`]). A child that is not registered here is
-//! such an orphan, so a process is registered before anything can take it for one.
+//! The executor's process adopts the orphans of its agents ([`crate::reaper`]). A child without a record here counts as
+//! such an orphan, so a start and its registration are one step for everything that looks for orphans.
 
 use std::{
     collections::HashMap,
     io,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -23,31 +23,32 @@ use crate::processes::ProcessId;
 /// The registered processes.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
-    /// Held while a process is being started: it exists for a moment before its id is known.
+    /// Read-locked during a start, in which a process exists before its id is known.
     starting: RwLock<()>,
     numbers: AtomicU64,
-    processes: Mutex<HashMap<Pid, Arc<Work>>>,
-    /// Attempts that have ended.
-    ends: AtomicU64,
+    processes: Mutex<HashMap<Pid, Arc<ProcessRecord>>>,
+    attempts_ended: AtomicU64,
     changed: Notify,
 }
 
-/// What a registered process works on.
+/// State of one registered process.
 #[derive(Debug)]
-pub(crate) struct Work {
+pub(crate) struct ProcessRecord {
     number: u64,
-    /// Requests that began and that ended, of a worker: odd while one is under way.
+    /// Whether the process may collect the model settings ([`crate::settings_socket`]).
+    collects_settings: bool,
+    /// Number of requests of a worker that began plus those that ended: odd while one is under way.
     steps: AtomicU64,
-    /// Orphans of a worker that it left before its first request. They are its own for as long as it lives.
-    kept: Mutex<Vec<ProcessId>>,
+    /// Orphans that a worker left before its first request. They stay for as long as the worker lives.
+    retained: Mutex<Vec<ProcessId>>,
 }
 
-/// A registered process. Dropping it says that its work is over, and what it left behind is of no use.
+/// A registered process. Dropping it ends its attempt: from then on its orphans are unused.
 #[derive(Debug)]
-pub(crate) struct Registered {
+pub(crate) struct RegisteredProcess {
     registry: Arc<Registry>,
     pid: Pid,
-    work: Arc<Work>,
+    record: Arc<ProcessRecord>,
 }
 
 impl Registry {
@@ -63,99 +64,109 @@ impl Registry {
     pub(crate) fn spawn(
         self: &Arc<Self>,
         number: u64,
+        collects_settings: bool,
         command: &mut Command,
-    ) -> io::Result<(Child, Registered)> {
+    ) -> io::Result<(Child, RegisteredProcess)> {
         let _starting = self.starting.read().unwrap_or_else(PoisonError::into_inner);
         let child = command.spawn()?;
-        let pid = child.id().ok_or_else(|| io::Error::other("a process without a number"))?;
+        let pid = child.id().ok_or_else(|| io::Error::other("the process has no id"))?;
         let pid = Pid::from_raw(pid.cast_signed());
-        let work = Arc::new(Work { number, steps: AtomicU64::new(1), kept: Mutex::default() });
-        self.lock().insert(pid, Arc::clone(&work));
-        Ok((child, Registered { registry: Arc::clone(self), pid, work }))
+        let record = Arc::new(ProcessRecord {
+            number,
+            collects_settings,
+            steps: AtomicU64::new(1),
+            retained: Mutex::default(),
+        });
+        self.lock().insert(pid, Arc::clone(&record));
+        Ok((child, RegisteredProcess { registry: Arc::clone(self), pid, record }))
     }
 
-    /// Waits until every process that is being started is registered.
-    pub(crate) fn settle(&self) {
-        drop(self.starting.write().unwrap_or_else(PoisonError::into_inner));
+    /// Waits for every start under way, and lets none begin while the guard is held.
+    pub(crate) fn pause_starts(&self) -> RwLockWriteGuard<'_, ()> {
+        self.starting.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The work of `pid`, if the executor started it and it is still of use.
-    pub(crate) fn work_of(&self, pid: Pid) -> Option<Arc<Work>> {
+    /// The record of `pid`, if the executor started it and its attempt has not ended.
+    pub(crate) fn record_of(&self, pid: Pid) -> Option<Arc<ProcessRecord>> {
         self.lock().get(&pid).cloned()
     }
 
-    /// The work of the process `number`, if it is still of use.
-    pub(crate) fn work(&self, number: u64) -> Option<Arc<Work>> {
-        self.lock().values().find(|work| work.number == number).cloned()
+    /// The record of the process `number`, if its attempt has not ended.
+    pub(crate) fn record(&self, number: u64) -> Option<Arc<ProcessRecord>> {
+        self.lock().values().find(|record| record.number == number).cloned()
     }
 
-    /// An attempt has ended: what it left behind is to be looked for.
-    pub(crate) fn attempt_ended(&self) {
-        self.ends.fetch_add(1, Ordering::AcqRel);
+    /// Counts the end of an attempt, and wakes the reaper.
+    pub(crate) fn record_attempt_end(&self) {
+        self.attempts_ended.fetch_add(1, Ordering::AcqRel);
         self.changed.notify_one();
     }
 
-    /// How many attempts have ended.
-    pub(crate) fn ends(&self) -> u64 {
-        self.ends.load(Ordering::Acquire)
+    /// Number of attempts that have ended.
+    pub(crate) fn attempts_ended(&self) -> u64 {
+        self.attempts_ended.load(Ordering::Acquire)
     }
 
-    /// Waits until orphans are to be looked for.
+    /// Waits until an attempt ends.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Pid, Arc<Work>>> {
-        // Nothing panics while the map is locked.
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Pid, Arc<ProcessRecord>>> {
+        // No code panics while it holds the lock.
         self.processes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Registered {
+impl RegisteredProcess {
     pub(crate) const fn pid(&self) -> Pid {
         self.pid
     }
 
-    pub(crate) const fn work(&self) -> &Arc<Work> {
-        &self.work
+    pub(crate) const fn record(&self) -> &Arc<ProcessRecord> {
+        &self.record
     }
 }
 
-impl Drop for Registered {
+impl Drop for RegisteredProcess {
     fn drop(&mut self) {
         let mut processes = self.registry.lock();
-        if processes.get(&self.pid).is_some_and(|work| Arc::ptr_eq(work, &self.work)) {
+        if processes.get(&self.pid).is_some_and(|record| Arc::ptr_eq(record, &self.record)) {
             processes.remove(&self.pid);
         }
         drop(processes);
-        self.registry.attempt_ended();
+        self.registry.record_attempt_end();
     }
 }
 
-impl Work {
-    /// What tells this process from every other of the executor, also in time.
+impl ProcessRecord {
+    /// Number of the process, unique for the lifetime of the executor.
     pub(crate) const fn number(&self) -> u64 {
         self.number
     }
 
-    /// How far it is: odd while a request is under way, which for a process of one request is always.
+    pub(crate) const fn collects_settings(&self) -> bool {
+        self.collects_settings
+    }
+
+    /// Current step: odd while a request is under way. A process that serves one request is always at step 1.
     pub(crate) fn step(&self) -> u64 {
         self.steps.load(Ordering::Acquire)
     }
 
-    /// A worker is ready for its first request, and has `orphans`.
-    pub(crate) fn ready_with(&self, orphans: Vec<ProcessId>) {
-        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = orphans;
-        self.next_step();
+    /// Marks a worker as ready for its first request. `orphans` stay for as long as it lives.
+    pub(crate) fn mark_ready(&self, orphans: Vec<ProcessId>) {
+        *self.retained.lock().unwrap_or_else(PoisonError::into_inner) = orphans;
+        self.advance();
     }
 
-    /// A request begins, or ends.
-    pub(crate) fn next_step(&self) {
+    /// Begins or ends a request.
+    pub(crate) fn advance(&self) {
         self.steps.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Whether `orphan` is the worker's for as long as it lives.
-    pub(crate) fn keeps(&self, orphan: ProcessId) -> bool {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).contains(&orphan)
+    /// Whether `orphan` stays for as long as the worker lives.
+    pub(crate) fn retains(&self, orphan: ProcessId) -> bool {
+        self.retained.lock().unwrap_or_else(PoisonError::into_inner).contains(&orphan)
     }
 }

@@ -1,9 +1,8 @@
-//! Reads the line that an agent answered with.
+//! Reads the response line of an agent.
 //!
-//! The line is parsed as it was written and the result is passed on unaltered; secrets are removed from the sentences of
-//! failures only.
+//! The result is passed on unaltered; secrets are removed from the messages of failures only.
 
-mod text;
+mod line_text;
 
 use std::time::Duration;
 
@@ -15,30 +14,30 @@ use phoenix_domain::{
 };
 
 use crate::{
-    failure::{AttemptFailure, sentence},
+    failure::{AttemptFailure, truncate_message},
     redact::Redactor,
 };
 
-/// The response and its result, inside which the data is.
+/// Nesting levels around the data: the response and its result.
 const LEVELS_AROUND_DATA: usize = 2;
 
-/// The answer on `line` to `request`.
+/// Parses `line` as the response to `request`.
 ///
 /// # Errors
-/// `backend_failure` for a line that is no answer to this request, and whatever class an answer that says "error" has.
+/// `backend_failure` for a line that is no response to this request; the class of its code for an error response.
 pub(crate) fn read(
     line: &[u8],
     request: &ActionRequest,
     redactor: &Redactor,
 ) -> Result<ActionResult, AttemptFailure> {
     let line = std::str::from_utf8(line).map_err(|_| broken("wrote a line that is not UTF-8"))?;
-    let line = text::without_byte_order_mark(line);
+    let line = line_text::without_byte_order_mark(line);
     if line.trim().is_empty() {
         return Err(broken("wrote an empty line instead of an answer"));
     }
     let line = replace_lone_surrogates(line);
     let response: ActionResponse = serde_json::from_str(&line)
-        .map_err(|problem| unreadable(&line, &redactor.clean(problem.to_string())))?;
+        .map_err(|problem| parse_failure(&line, &redactor.clean(problem.to_string())))?;
     let ActionResponse {
         request_id,
         api_version,
@@ -54,53 +53,53 @@ pub(crate) fn read(
     if api_version != API_VERSION {
         return Err(broken(format!("answered with another api_version than `{API_VERSION}`")));
     }
-    for (field, echoed) in [
+    for (field, is_echoed) in [
         ("request_id", request_id == request.request_id),
         ("plan_id", plan_id == request.plan_id),
         ("task_id", task_id == request.task_id),
         ("correlation_id", correlation_id == request.correlation_id),
     ] {
-        if !echoed {
-            return Err(broken(format!("answered another request: `{field}` is not the one it was given")));
+        if !is_echoed {
+            return Err(broken(format!("answered another request: `{field}` is not the one of the request")));
         }
     }
     match (status, result) {
         (ActionStatus::Success, Some(result)) => Ok(result),
-        (ActionStatus::Success, None) => Err(broken("said it succeeded, but gave no result")),
+        (ActionStatus::Success, None) => Err(broken("answered with status success, but without a result")),
         (ActionStatus::Error, _) => Err(AttemptFailure {
             retry_after: retry_after_ms.map(Duration::from_millis),
-            ..said_no(code, &redactor.clean(error.unwrap_or_default()))
+            ..error_response(code, &redactor.clean(error.unwrap_or_default()))
         }),
     }
 }
 
-/// The agent answered that it could not.
-fn said_no(code: u16, error: &str) -> AttemptFailure {
-    let deed = match sentence(error) {
-        nothing if nothing.is_empty() => format!("answered with code {code} and no explanation"),
+/// The failure behind a response with status `error`.
+fn error_response(code: u16, error: &str) -> AttemptFailure {
+    let description = match truncate_message(error) {
+        empty if empty.is_empty() => format!("answered with code {code} and no explanation"),
         error => format!("answered: {error}"),
     };
-    let failure = AttemptFailure::new(FailureClass::of_response_code(code), deed);
+    let failure = AttemptFailure::new(FailureClass::of_response_code(code), description);
     AttemptFailure { response_code: Some(code), ..failure }
 }
 
-/// The line is not a response, because of `problem`. What agents often get wrong is explained in their terms.
-fn unreadable(line: &str, problem: &str) -> AttemptFailure {
-    let depth = text::depth(line).saturating_sub(LEVELS_AROUND_DATA);
+/// The failure behind a line that is no response because of `problem`. Frequent mistakes get a message of their own.
+fn parse_failure(line: &str, problem: &str) -> AttemptFailure {
+    let depth = line_text::depth(line).saturating_sub(LEVELS_AROUND_DATA);
     if depth > MAX_DEPTH {
         return broken(format!(
             "answered with a result that is nested {depth} levels deep; at most {MAX_DEPTH} are allowed"
         ));
     }
-    let problem = match text::number_outside_json(line) {
+    let problem = match line_text::number_outside_json(line) {
         Some(number) => format!("`{number}` is not JSON; write null or a string instead"),
-        None => sentence(problem),
+        None => truncate_message(problem),
     };
     broken(format!("wrote a line that is not an action response: {problem}"))
 }
 
-fn broken(deed: impl Into<String>) -> AttemptFailure {
-    AttemptFailure::new(FailureClass::BackendFailure, deed)
+fn broken(description: impl Into<String>) -> AttemptFailure {
+    AttemptFailure::new(FailureClass::BackendFailure, description)
 }
 
 #[cfg(test)]
@@ -150,7 +149,7 @@ mod tests {
         answer_with(KEY, change)
     }
 
-    /// The data of an answer whose line holds `data` as it stands here.
+    /// The data of a response whose line contains `data` verbatim.
     fn data_written_as(data: &str) -> Result<ActionResult, AttemptFailure> {
         let request = request();
         let response = ActionResponse::success(&request, ActionResult::text("DATA"));
@@ -159,14 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn result_with_a_secret_is_not_altered() {
+    fn result_with_a_secret_is_passed_on_unaltered() {
         assert_eq!(answer(|_| ()).unwrap().to_text(), format!("the key is {KEY}"));
         let unknown_fields = answer(|line| line["took_ms"] = json!(3));
-        assert!(unknown_fields.is_ok(), "agents may say more than they must");
+        assert!(unknown_fields.is_ok(), "unknown fields are ignored");
     }
 
     #[test]
-    fn key_that_occurs_in_the_contract_breaks_no_answer() {
+    fn key_that_equals_contract_text_breaks_no_response() {
         for key in ["123456", "status", "result", "\"request_id\":", "api_version\":\"v1"] {
             let result = answer_with(key, |line| line["result"]["data"] = json!({ "n": 1_234_567 }));
             assert_eq!(result.unwrap().to_text(), r#"{"n":1234567}"#, "{key}");
@@ -202,14 +201,14 @@ mod tests {
             let failure = data_written_as(&nested(levels)).unwrap_err();
             assert_eq!((failure.class, failure.response_code), (FailureClass::BackendFailure, None));
             let says = format!("nested {levels} levels deep; at most 64 are allowed");
-            assert!(failure.deed.contains(&says), "{}", failure.deed);
+            assert!(failure.description.contains(&says), "{}", failure.description);
         }
         let unused = answer(|line| line["debug"] = serde_json::from_str(&nested(100)).unwrap());
-        assert!(unused.is_ok(), "what the contract does not name has no limit but the line's");
+        assert!(unused.is_ok(), "fields outside the contract have no depth limit");
     }
 
     #[test]
-    fn byte_order_mark_before_an_answer_is_ignored() {
+    fn byte_order_mark_before_a_response_is_ignored() {
         let request = request();
         let response = ActionResponse::success(&request, ActionResult::text("hello"));
         let line = format!("\u{feff}{}", serde_json::to_string(&response).unwrap());
@@ -217,21 +216,21 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_not_json_are_named() {
+    fn numbers_outside_json_are_named_in_the_failure() {
         for (written, named) in [
             ("NaN", "`NaN` is not JSON"),
             (r#"{"a":[1,Infinity]}"#, "`Infinity` is not JSON"),
             (r#"["NaN",-Infinity]"#, "`-Infinity` is not JSON"),
         ] {
             let failure = data_written_as(written).unwrap_err();
-            assert!(failure.deed.contains(named), "{written}: {}", failure.deed);
+            assert!(failure.description.contains(named), "{written}: {}", failure.description);
         }
         let failure = data_written_as(r#"["NaN \" Infinity", oops]"#).unwrap_err();
-        assert!(!failure.deed.contains("NaN"), "not in text: {}", failure.deed);
+        assert!(!failure.description.contains("NaN"), "strings are not searched: {}", failure.description);
     }
 
     #[test]
-    fn a_line_that_answers_something_else_is_a_backend_failure_that_says_why() {
+    fn response_to_another_request_names_the_wrong_field() {
         let other = || json!(Uuid::new_v4());
         for (field, value, says) in [
             ("request_id", other(), "`request_id` is not"),
@@ -239,17 +238,17 @@ mod tests {
             ("task_id", other(), "`task_id` is not"),
             ("correlation_id", other(), "`correlation_id` is not"),
             ("api_version", json!("v9"), "another api_version"),
-            ("result", Value::Null, "gave no result"),
+            ("result", Value::Null, "without a result"),
             ("status", json!("perhaps"), "unknown variant `perhaps`"),
         ] {
             let failure = answer(|line| line[field] = value.clone()).unwrap_err();
             assert_eq!(failure.class, FailureClass::BackendFailure, "{field}");
-            assert!(failure.deed.contains(says), "{field}: {}", failure.deed);
+            assert!(failure.description.contains(says), "{field}: {}", failure.description);
         }
     }
 
     #[test]
-    fn lines_that_are_no_response_are_told_apart() {
+    fn lines_that_are_no_response_have_distinct_failures() {
         let redactor = Redactor::default();
         for (line, expected) in [
             (&b"\xff\xfe"[..], "not UTF-8"),
@@ -259,12 +258,12 @@ mod tests {
             (b"[]", "not an action response"),
         ] {
             let failure = read(line, &request(), &redactor).unwrap_err();
-            assert!(failure.deed.contains(expected), "{}", failure.deed);
+            assert!(failure.description.contains(expected), "{}", failure.description);
         }
     }
 
     #[test]
-    fn an_error_keeps_its_code_and_a_bounded_part_of_its_sentence() {
+    fn error_response_keeps_code_and_truncated_message() {
         let failure = answer(|line| {
             line["status"] = json!("error");
             line["code"] = json!(404);
@@ -272,6 +271,9 @@ mod tests {
         })
         .unwrap_err();
         assert_eq!((failure.class, failure.response_code), (FailureClass::InvalidRequest, Some(404)));
-        assert!(failure.deed.starts_with("answered: no [redacted] here") && failure.deed.len() < 600);
+        assert!(
+            failure.description.starts_with("answered: no [redacted] here")
+                && failure.description.len() < 600
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The tasks that run here, by id, so that anyone can cancel one.
+//! The running tasks by id, so that any caller can cancel one.
 
 use std::{
     collections::HashMap,
@@ -8,21 +8,21 @@ use std::{
 use phoenix_domain::TaskId;
 use tokio_util::sync::CancellationToken;
 
-/// Why a task was cancelled.
+/// Reason of a cancellation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CancelReason {
-    /// Nobody listens to its events any more.
+    /// The caller dropped the stream of its events.
     CallerLeft,
     /// `CancelTask` was called.
     Requested,
-    /// The task was sent a second time; the newer caller has it now.
+    /// The task was sent again; the newer call runs it.
     Superseded,
-    /// The executor ends.
+    /// The executor is stopping.
     Stopping,
 }
 
 impl CancelReason {
-    /// The name in logs.
+    /// Name in logs.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::CallerLeft => "caller_left",
@@ -33,24 +33,24 @@ impl CancelReason {
     }
 }
 
-/// Cancels one task, and tells it. Cheap to clone.
+/// Cancels one task. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Cancel {
+pub(crate) struct CancelHandle {
     token: CancellationToken,
     reason: Arc<OnceLock<CancelReason>>,
 }
 
-impl Cancel {
-    /// Cancels the task; the first reason counts.
+impl CancelHandle {
+    /// Cancels the task. The first reason counts.
     pub(crate) fn cancel(&self, reason: CancelReason) {
         let _ = self.reason.set(reason);
         self.token.cancel();
     }
 
-    /// Ends when the task is cancelled.
+    /// Resolves when the task is cancelled.
     pub(crate) async fn cancelled(&self) -> CancelReason {
         self.token.cancelled().await;
-        // Cancelled without a reason of its own: together with all others.
+        // A cancellation without a reason is that of all tasks.
         *self.reason.get().unwrap_or(&CancelReason::Stopping)
     }
 }
@@ -59,26 +59,26 @@ impl Cancel {
 #[derive(Debug)]
 pub(crate) struct RunningTasks {
     stop: CancellationToken,
-    tasks: Mutex<HashMap<TaskId, Cancel>>,
+    tasks: Mutex<HashMap<TaskId, CancelHandle>>,
 }
 
-/// Keeps a task in the list.
+/// Keeps a task registered.
 pub(crate) struct Registration {
     list: Arc<RunningTasks>,
     task: TaskId,
-    pub(crate) cancel: Cancel,
+    pub(crate) cancel: CancelHandle,
 }
 
 impl RunningTasks {
-    /// An empty list; `stop` cancels whatever is on it.
+    /// An empty list; `stop` cancels every task on it.
     pub(crate) fn new(stop: CancellationToken) -> Arc<Self> {
         Arc::new(Self { stop, tasks: Mutex::default() })
     }
 
-    /// Puts `task` on the list. If it is there already, its earlier run is cancelled: after a crash of the caller, or
-    /// when another one took over, only the newest may run.
+    /// Registers `task`. An earlier run of it is cancelled: after a crash of the caller, or when another planner took
+    /// over, only the newest run may continue.
     pub(crate) fn register(self: &Arc<Self>, task: TaskId) -> Registration {
-        let cancel = Cancel { token: self.stop.child_token(), reason: Arc::default() };
+        let cancel = CancelHandle { token: self.stop.child_token(), reason: Arc::default() };
         if let Some(earlier) = self.lock().insert(task, cancel.clone()) {
             earlier.cancel(CancelReason::Superseded);
         }
@@ -94,13 +94,13 @@ impl RunningTasks {
         })
     }
 
-    /// How many run.
+    /// Number of running tasks.
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TaskId, Cancel>> {
-        // Nothing panics while the list is locked.
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TaskId, CancelHandle>> {
+        // No code panics while it holds the lock.
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -108,7 +108,7 @@ impl RunningTasks {
 impl Drop for Registration {
     fn drop(&mut self) {
         let mut tasks = self.list.lock();
-        // A newer run of the same task stays.
+        // A newer run of the same task stays registered.
         if tasks.get(&self.task).is_some_and(|cancel| Arc::ptr_eq(&cancel.reason, &self.cancel.reason)) {
             tasks.remove(&self.task);
         }
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_run_of_a_task_stays_on_the_list() {
+    fn newest_run_of_a_task_stays_registered() {
         let running = RunningTasks::new(CancellationToken::new());
         let task = TaskId::generate();
         let older = running.register(task);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn stopping_cancels_all() {
+    fn stop_cancels_every_task() {
         let stop = CancellationToken::new();
         let running = RunningTasks::new(stop.clone());
         let registration = running.register(TaskId::generate());

@@ -1,4 +1,4 @@
-//! A task as it comes in, and the stream of what happens to it.
+//! A task and the stream of its events.
 
 use std::{
     collections::VecDeque,
@@ -17,10 +17,10 @@ use phoenix_proto::HealthSnapshot;
 use crate::{
     cleanup::Cleanup,
     failure::AttemptFailure,
-    running::{Cancel, CancelReason},
+    running::{CancelHandle, CancelReason},
 };
 
-/// What is to be done.
+/// A task to run.
 #[derive(Debug)]
 pub(crate) struct Task {
     pub(crate) caller: RequestContext,
@@ -31,37 +31,37 @@ pub(crate) struct Task {
     pub(crate) context: String,
     pub(crate) payload: phoenix_domain::json::Object,
     pub(crate) idempotency_key: String,
-    /// 1, or more when the task is resumed.
+    /// Number of the first attempt: 1, or more for a resumed task.
     pub(crate) first_attempt: u32,
-    /// Attempts that were made before; fewer than `first_attempt`.
+    /// Number of attempts made before; less than `first_attempt`.
     pub(crate) earlier_attempts: u32,
-    /// The lease under which an unhealthy agent is tried; empty when it is not.
+    /// Lease of the probe that the task is; empty when it is none.
     pub(crate) probe_lease: String,
 }
 
-/// What happens to it.
+/// An event of a task.
 #[derive(Debug)]
 pub(crate) enum TaskEvent {
-    /// An attempt began.
+    /// An attempt started.
     AttemptStarted { attempt: u32, started_at: Timestamp, worker: String },
     /// An attempt failed; another follows after `retry_in`.
     AttemptFailed { attempt: u32, ended_at: Timestamp, failure: AttemptFailure, retry_in: Option<Duration> },
-    /// The end.
+    /// The task ended.
     Finished {
         attempts: u32,
         ended_at: Timestamp,
         result: Result<ActionResult, OrchestratorError>,
         health: Option<HealthSnapshot>,
     },
-    /// The executor ends before the task does. It says nothing about the task, which may be sent again.
+    /// The executor stops before the task ends. The task may be sent again.
     Interrupted(OrchestratorError),
 }
 
-/// Events on their way from the run of a task to its stream, which are polled together.
+/// Events between the run of a task and its stream, which are polled together.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Events(Arc<Mutex<VecDeque<TaskEvent>>>);
+pub(crate) struct EventQueue(Arc<Mutex<VecDeque<TaskEvent>>>);
 
-impl Events {
+impl EventQueue {
     pub(crate) fn push(&self, event: TaskEvent) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
     }
@@ -71,20 +71,20 @@ impl Events {
     }
 }
 
-/// The events of one task. The stream is what drives the run: there is no task switch between an agent's answer and the
+/// The events of one task. Polling the stream runs the task: there is no task switch between an agent's response and the
 /// wire. Dropping it before its end cancels the run, which then ends in the background.
 pub(crate) struct TaskStream {
     run: Option<BoxFuture<'static, ()>>,
-    events: Events,
-    cancel: Cancel,
+    events: EventQueue,
+    cancel: CancelHandle,
     cleanup: Cleanup,
 }
 
 impl TaskStream {
     pub(crate) fn new(
         run: impl Future<Output = ()> + Send + 'static,
-        events: Events,
-        cancel: Cancel,
+        events: EventQueue,
+        cancel: CancelHandle,
         cleanup: Cleanup,
     ) -> Self {
         Self { run: Some(Box::pin(run)), events, cancel, cleanup }

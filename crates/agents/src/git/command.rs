@@ -1,9 +1,9 @@
-//! The real `git`, started so that it asks nothing, runs nothing of a repository, and answers the same whatever the
-//! configuration is.
+//! The installed `git`, started so that it never prompts, runs no program that a repository names, and behaves the same
+//! under every configuration.
 //!
-//! A submodule is a repository with a configuration of its own, which none of the settings below reaches: git clears
-//! them before it runs itself in there. So every command here is one that does not (`--ignore-submodules=dirty`), and
-//! `git add` leaves submodules out.
+//! A submodule is a repository with its own configuration, which none of the settings below reaches: git clears them
+//! before it runs itself in the submodule. So every command here avoids that (`--ignore-submodules=dirty`), and `git add`
+//! excludes submodules.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -17,26 +17,26 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    failure::{self, Failed},
-    leftovers::RUN_VARIABLE,
-    process::{self, Finished, Limits, Times},
+    cleanup::RUN_VARIABLE,
+    failure::{self, GitFailure},
+    process::{self, Deadlines, Finished, Limits},
 };
-use crate::ActionError;
+use crate::protocol::ActionError;
 
-/// The most that is returned of what git writes; beyond it the text ends with a note.
+/// Most bytes of git's output that are returned; a note follows truncated output.
 const MAX_OUTPUT_BYTES: usize = 256 * 1024;
-/// The most that is read of a list of files.
+/// Most bytes of a list of files.
 const MAX_LIST_BYTES: usize = 64 * 1024 * 1024;
 const MAX_ERROR_BYTES: usize = 64 * 1024;
 
-/// How long a lock of another git is waited for.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-const PAUSE: Duration = Duration::from_millis(20);
+/// Time that a command waits for the lock of another git.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Configuration that outranks the repository's, the user's and the system's. What a file contains and what is ignored
-/// stays with them (`filter.*`, `core.autocrlf`, `core.excludesFile`, attributes), as do the author and `safe.directory`.
+/// Settings that override the repository's, the user's and the system's configuration. Content filters, ignore rules
+/// (`filter.*`, `core.autocrlf`, `core.excludesFile`, attributes), the author and `safe.directory` stay configurable.
 const SETTINGS: &[&str] = &[
-    // Programs.
+    // Programs that git would run, in the background too: a run that is over must leave no process behind.
     "commit.gpgSign=false",
     "core.alternateRefsCommand=true",
     "core.askPass=true",
@@ -53,7 +53,7 @@ const SETTINGS: &[&str] = &[
     "rerere.enabled=false",
     "safe.bareRepository=explicit",
     "submodule.recurse=false",
-    // Form of the output.
+    // Format of the output.
     "add.ignoreErrors=false",
     "advice.statusAheadBehind=false",
     "advice.statusHints=false",
@@ -104,7 +104,7 @@ const SETTINGS: &[&str] = &[
     "status.submoduleSummary=false",
 ];
 
-/// The same through the environment.
+/// Environment variables with the same purpose.
 const VARIABLES: &[(&str, &str)] = &[
     ("GIT_ADVICE", "0"),
     ("GIT_ALLOW_PROTOCOL", ""),
@@ -118,30 +118,30 @@ const VARIABLES: &[(&str, &str)] = &[
     ("GIT_TRACE2", "0"),
     ("GIT_TRACE2_EVENT", "0"),
     ("GIT_TRACE2_PERF", "0"),
-    // Messages are matched, so they must be the untranslated ones.
+    // Messages are matched, so they must be untranslated.
     ("LC_ALL", "C"),
 ];
 
-/// How to run git in one directory.
+/// A directory and the environment to run git in.
 pub(super) struct Git<'a> {
-    /// The directory that everything is below, without links.
+    /// The root directory, links resolved.
     pub(super) root: PathBuf,
-    /// Where git runs, at or below the root, without links.
+    /// The directory that git runs in, at or below the root, links resolved.
     pub(super) directory: PathBuf,
     pub(super) environment: &'a [(OsString, OsString)],
-    pub(super) times: Times,
+    pub(super) deadlines: Deadlines,
 }
 
-/// What a successful git wrote.
+/// Output of a successful git.
 #[derive(Debug)]
 pub(super) struct Output {
     pub(super) text: String,
     pub(super) truncated: bool,
-    /// The warnings of its standard error.
+    /// Warnings on its standard error.
     pub(super) warnings: Vec<String>,
 }
 
-/// What distinguishes one run from another.
+/// Options of one run.
 struct Run {
     writes: bool,
     stdout: usize,
@@ -155,59 +155,60 @@ impl Run {
 }
 
 impl Git<'_> {
-    /// The same in another directory.
+    /// The same git in another directory.
     pub(super) fn in_directory(&self, directory: PathBuf) -> Self {
-        Self { root: self.root.clone(), directory, environment: self.environment, times: self.times }
+        Self { root: self.root.clone(), directory, environment: self.environment, deadlines: self.deadlines }
     }
 
-    /// Runs a command that only reads. It takes no lock, so it never stands in the way of another git.
-    pub(super) fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Output, Failed> {
+    /// Runs a command that only reads. It takes no lock, so it never blocks another git.
+    pub(super) fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Output, GitFailure> {
         self.finish(arguments, &Run::reading(MAX_OUTPUT_BYTES)).map(|finished| output(&finished, &self.root))
     }
 
     /// Runs a command that lists names, each followed by a NUL.
-    pub(super) fn list<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Vec<OsString>, Failed> {
+    pub(super) fn list<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Vec<OsString>, GitFailure> {
         let finished = self.finish(arguments, &Run::reading(MAX_LIST_BYTES))?;
         if finished.stdout.truncated {
             let problem = "the repository has too many files to list; name fewer of them";
-            return Err(Failed::Otherwise(ActionError::new(413, problem)));
+            return Err(GitFailure::Error(ActionError::new(413, problem)));
         }
         let names = finished.stdout.bytes.split(|byte| *byte == 0);
         Ok(names.filter(|name| !name.is_empty()).map(|name| OsString::from_vec(name.to_vec())).collect())
     }
 
-    /// Runs a command that writes. It waits a while for another git that holds a lock.
-    pub(super) fn write<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Output, Failed> {
+    /// Runs a command that writes. It waits up to [`LOCK_TIMEOUT`] for another git that holds a lock.
+    pub(super) fn write<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Output, GitFailure> {
         let run = Run { writes: true, stdout: MAX_OUTPUT_BYTES, settings: self.without_hooks()? };
-        let patience = Instant::now() + LOCK_PATIENCE;
+        let wait_until = (Instant::now() + LOCK_TIMEOUT).min(self.deadlines.stop);
         loop {
             match self.finish(arguments, &run) {
-                Err(Failed::Locked) if Instant::now() < patience.min(self.times.stop) => pause(),
+                Err(GitFailure::Locked) if Instant::now() < wait_until => pause(),
                 finished => return finished.map(|finished| output(&finished, &self.root)),
             }
         }
     }
 
-    /// Makes the agents of this machine write to a repository one after the other, for as long as the value is kept.
-    pub(super) fn writing(&self, git_directory: &Path) -> Result<Option<File>, ActionError> {
-        // A file system that knows no locks has none to wait for.
+    /// Serializes the writes of this machine's agents to a repository, until the returned value is dropped.
+    pub(super) fn lock_writes(&self, git_directory: &Path) -> Result<Option<File>, ActionError> {
+        // A file system without locks has none to wait for.
         let Ok(directory) = File::open(git_directory) else { return Ok(None) };
         loop {
             match directory.try_lock() {
                 Ok(()) => return Ok(Some(directory)),
                 Err(std::fs::TryLockError::Error(_)) => return Ok(None),
-                Err(std::fs::TryLockError::WouldBlock) if Instant::now() < self.times.stop => pause(),
+                Err(std::fs::TryLockError::WouldBlock) if Instant::now() < self.deadlines.stop => pause(),
                 Err(std::fs::TryLockError::WouldBlock) => {
-                    return Err(ActionError::timeout("another request is still writing to this repository"));
+                    let message = "another request is still writing to this repository; retry later";
+                    return Err(ActionError::timeout(message));
                 }
             }
         }
     }
 
-    /// Settings that switch off hooks which the configuration defines. `core.hooksPath` does not concern them.
-    fn without_hooks(&self) -> Result<Vec<(String, &'static str)>, Failed> {
+    /// Settings that disable hooks defined in the configuration, which `core.hooksPath` does not cover.
+    fn without_hooks(&self) -> Result<Vec<(String, &'static str)>, GitFailure> {
         let names = match self.list(&["config", "--null", "--name-only", "--get-regexp", r"^hook\."]) {
-            Err(Failed::Silent) => return Ok(Vec::new()),
+            Err(GitFailure::Silent) => return Ok(Vec::new()),
             names => names?,
         };
         let hooks = names.iter().filter_map(|name| Some(name.to_str()?.rsplit_once('.')?.0));
@@ -216,22 +217,22 @@ impl Git<'_> {
             .collect())
     }
 
-    fn finish<S: AsRef<OsStr>>(&self, arguments: &[S], run: &Run) -> Result<Finished, Failed> {
-        let mark = Uuid::new_v4().to_string();
+    fn finish<S: AsRef<OsStr>>(&self, arguments: &[S], run: &Run) -> Result<Finished, GitFailure> {
+        let run_id = Uuid::new_v4().to_string();
         let mut command = self.command(arguments, run);
-        command.env(RUN_VARIABLE, &mark);
+        command.env(RUN_VARIABLE, &run_id);
         let limits = Limits { stdout: run.stdout, stderr: MAX_ERROR_BYTES };
-        let finished = process::run(&mut command, &mark, limits, self.times)
-            .map_err(|problem| Failed::Otherwise(failure::not_started(&problem)))?
-            .ok_or_else(|| Failed::Otherwise(ActionError::timeout("git did not finish in time")))?;
-        // A git whose output was cut short ends as it likes.
+        let finished = process::run(&mut command, &run_id, limits, self.deadlines)
+            .map_err(|problem| GitFailure::Error(failure::not_started(&problem)))?
+            .ok_or_else(|| GitFailure::Error(ActionError::timeout("git did not finish in time")))?;
+        // A git whose output was truncated may fail because of that.
         if finished.status.success() || finished.stdout.truncated {
             return Ok(finished);
         }
-        Err(failure::explain(&finished, self))
+        Err(failure::explain(&finished, &self.root, &self.directory))
     }
 
-    /// The process stays in the agent's process group, so that whatever ends the agent ends git with it.
+    /// The process stays in the agent's process group, so that it ends with the agent.
     fn command<S: AsRef<OsStr>>(&self, arguments: &[S], run: &Run) -> Command {
         let mut command = Command::new("git");
         command.env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -239,9 +240,9 @@ impl Git<'_> {
         if !run.writes {
             command.env("GIT_OPTIONAL_LOCKS", "0");
         }
-        // A search for the repository that starts below the root does not go on above it.
+        // The search for a repository does not leave the root.
         command.env("GIT_CEILING_DIRECTORIES", self.root.parent().unwrap_or(&self.root));
-        // Names of hooks may hold `=`, which `-c` does not take.
+        // Passed as variables, because names of hooks may contain `=`, which `-c` does not accept.
         command.env("GIT_CONFIG_COUNT", run.settings.len().to_string());
         for (index, (name, value)) in run.settings.iter().enumerate() {
             command
@@ -268,5 +269,5 @@ fn output(finished: &Finished, root: &Path) -> Output {
 
 #[expect(clippy::disallowed_methods, reason = "an agent has no runtime")]
 fn pause() {
-    std::thread::sleep(PAUSE);
+    std::thread::sleep(LOCK_POLL_INTERVAL);
 }

@@ -1,27 +1,31 @@
-//! What a git that failed means to the caller.
+//! Translation of git's failures into errors of the agent.
 //!
-//! A git that says no is the caller's business, whatever its reason: a 4xx with that reason, which is not tried again
-//! and says nothing against the agent. Only a git that can't run is a 5xx.
+//! A git that rejects a request is a 4xx with git's reason, which is final and no evidence against the agent. Only a git
+//! that cannot run is a 5xx.
 
 use std::{io, os::unix::process::ExitStatusExt, path::Path};
 
-use super::{ROOT_SETTINGS, command::Git, process::Finished, quoted};
-use crate::{ActionError, protocol::shortened};
+use super::{
+    process::Finished,
+    settings::{ROOT_HINT, quoted},
+};
+use crate::protocol::{ActionError, shortened};
 
-/// Why git gave no output. Cases that a caller of [`Git`] may treat as success have names.
+/// Reason why git gave no output. Cases that a caller may treat as success are variants of their own.
 #[derive(Debug)]
-pub(super) enum Failed {
+pub(super) enum GitFailure {
     NoCommits,
     NothingStaged,
     /// Another git holds a lock.
     Locked,
-    /// It said nothing: how commands answer that look for something.
+    /// Git failed without a message, as commands do that find nothing.
     Silent,
-    Otherwise(ActionError),
+    /// Any other failure.
+    Error(ActionError),
 }
 
-impl Failed {
-    /// The failure as it is when no caller treats it as success.
+impl GitFailure {
+    /// The error when no caller treats the failure as success.
     pub(super) fn into_error(self) -> ActionError {
         match self {
             Self::NoCommits => ActionError::new(404, "the repository has no commits yet"),
@@ -30,16 +34,16 @@ impl Failed {
             }
             Self::Locked => ActionError::new(
                 409,
-                "another git is writing to this repository, or died while it did; remove its lock file, such as \
-                 .git/index.lock, if no git is running",
+                "another git is writing to this repository, or crashed while it did; if no git is running, remove its lock file, \
+                         such as .git/index.lock",
             ),
-            Self::Silent => ActionError::invalid("git refused and gave no reason"),
-            Self::Otherwise(error) => error,
+            Self::Silent => ActionError::invalid("git failed without giving a reason"),
+            Self::Error(error) => error,
         }
     }
 }
 
-/// Complaints of a git that can't run, whatever it was asked for.
+/// Messages of a git that cannot run, for any request.
 const CANNOT_RUN: &[&str] = &[
     "Cannot allocate memory",
     "No space left on device",
@@ -49,19 +53,19 @@ const CANNOT_RUN: &[&str] = &[
     "out of memory",
 ];
 
-/// Complaints about permission. A lock that can't be created for this reason is held by no other git.
+/// Messages about permissions. A lock that cannot be created for this reason is held by no other git.
 const NOT_PERMITTED: &[&str] =
     &["Operation not permitted", "Permission denied", "Read-only file system", "insufficient permission"];
 
-/// How many of the names that follow a complaint are repeated.
+/// Most lines that are quoted after a message.
 const MAX_SUBJECTS: usize = 5;
 const MAX_WARNINGS: usize = 20;
 
-const NO_AUTHOR: &str = "git does not know who commits; set user.name and user.email in git's configuration";
+const NO_AUTHOR: &str = "git has no author identity; set user.name and user.email in git's configuration";
 
-/// What git complains with, and what that means to the caller.
+/// Messages of git, with the code and message of the error.
 const KNOWN_FAILURES: &[(&str, u16, &str)] = &[
-    ("must be run in a work tree", 404, "this is the inside of a git directory, not a work tree"),
+    ("must be run in a work tree", 404, "this is a git directory, not a work tree"),
     (
         "dubious ownership",
         403,
@@ -76,13 +80,13 @@ const KNOWN_FAILURES: &[(&str, u16, &str)] = &[
     ("unmerged files", 409, "a merge is unfinished; resolve its conflicts first"),
 ];
 
-/// The failure in the caller's terms.
-pub(super) fn explain(finished: &Finished, git: &Git<'_>) -> Failed {
+/// The failure behind a git that ended with an error in `directory`.
+pub(super) fn explain(finished: &Finished, root: &Path, directory: &Path) -> GitFailure {
     if let Some(signal) = finished.status.signal() {
-        return Failed::Otherwise(ActionError::internal(format!("git was ended by signal {signal}")));
+        return GitFailure::Error(ActionError::internal(format!("git was ended by signal {signal}")));
     }
     let stderr = String::from_utf8_lossy(&finished.stderr.bytes);
-    // A warning is no reason to fail.
+    // Warnings are not the reason of a failure.
     let stderr: String = stderr
         .lines()
         .filter(|line| !line.starts_with("warning: "))
@@ -90,72 +94,68 @@ pub(super) fn explain(finished: &Finished, git: &Git<'_>) -> Failed {
         .collect();
     let stdout = String::from_utf8_lossy(&finished.stdout.bytes);
     let says = |words: &str| stderr.contains(words);
-    let reason = || reason(&stderr, &git.root);
+    let reason = || reason(&stderr, root);
     let error = if CANNOT_RUN.iter().any(|words| says(words)) {
-        ActionError::internal(format!("git can't run: {}", reason()))
+        ActionError::internal(format!("git cannot run: {}", reason()))
     } else if NOT_PERMITTED.iter().any(|words| says(words)) {
         let reason = reason();
-        ActionError::new(403, format!("the agent's user has no permission for this repository: {reason}"))
+        ActionError::new(403, format!("the agent's user lacks permission for this repository: {reason}"))
     } else if says(".lock': File exists") {
-        return Failed::Locked;
+        return GitFailure::Locked;
     } else if says("does not have any commits yet") {
-        return Failed::NoCommits;
+        return GitFailure::NoCommits;
     } else if ["nothing to commit", "nothing added to commit", "no changes added to commit"]
         .iter()
         .any(|end| stdout.contains(end))
     {
-        return Failed::NothingStaged;
+        return GitFailure::NothingStaged;
     } else if stderr.is_empty() {
-        return Failed::Silent;
+        return GitFailure::Silent;
     } else if says("not a git repository") {
-        no_repository(git)
+        no_repository(root, directory)
     } else if let Some((_, code, message)) = KNOWN_FAILURES.iter().find(|(words, ..)| says(words)) {
         ActionError::new(*code, *message)
     } else {
         ActionError::invalid(format!("git refused: {}", reason()))
     };
-    Failed::Otherwise(error)
+    GitFailure::Error(error)
 }
 
-/// The search for a repository ended at the root.
-fn no_repository(git: &Git<'_>) -> ActionError {
-    let root = git.root.display();
-    let below =
-        git.directory.strip_prefix(&git.root).ok().and_then(Path::to_str).filter(|below| !below.is_empty());
-    let place = below.map(|below| format!("{} below ", quoted(below))).unwrap_or_default();
-    ActionError::new(404, format!("there is no git repository at {place}`{root}`; {ROOT_SETTINGS}"))
+/// The error of a search for a repository that ended at the root.
+fn no_repository(root: &Path, directory: &Path) -> ActionError {
+    let below = directory.strip_prefix(root).ok().and_then(Path::to_str).filter(|below| !below.is_empty());
+    let below = below.map(|below| format!("{} below ", quoted(below))).unwrap_or_default();
+    ActionError::new(404, format!("there is no git repository at {below}`{}`; {ROOT_HINT}", root.display()))
 }
 
-/// Git's own first complaint, without the places on this machine that it names.
+/// Git's first error message, without paths of this machine.
 fn reason(stderr: &str, root: &Path) -> String {
     let mut lines = stderr.lines();
-    let complaint =
+    let message =
         lines.find_map(|line| line.strip_prefix("fatal: ").or_else(|| line.strip_prefix("error: ")));
-    // What it is about may follow on lines of their own.
+    // Names that the message is about may follow on lines of their own.
     let subjects = lines.take_while(|line| line.starts_with('\t')).take(MAX_SUBJECTS);
-    let complaint = match complaint {
-        Some(complaint) => {
-            [complaint].into_iter().chain(subjects.map(str::trim)).collect::<Vec<_>>().join(" ")
-        }
-        None => stderr.lines().next().unwrap_or("it did not say why").to_owned(),
+    let message = match message {
+        Some(message) => [message].into_iter().chain(subjects.map(str::trim)).collect::<Vec<_>>().join(" "),
+        None => stderr.lines().next().unwrap_or("no reason given").to_owned(),
     };
-    presentable(&complaint, root)
+    presentable(&message, root)
 }
 
-/// The warnings among what git wrote to its standard error.
+/// Warnings in git's standard error.
 pub(super) fn warnings(stderr: &str, root: &Path) -> Vec<String> {
     let warnings = stderr.lines().filter(|line| line.starts_with("warning: "));
     warnings.take(MAX_WARNINGS).map(|warning| presentable(warning, root)).collect()
 }
 
-/// Git's words as they may be passed on.
-fn presentable(words: &str, root: &Path) -> String {
-    let words = words.replace(":(literal)", "").replace(&*root.to_string_lossy(), ".");
-    let words: String = words.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    shortened(&without_paths(&words), 240)
+/// Git's message in a form that may be passed on.
+fn presentable(message: &str, root: &Path) -> String {
+    let message = message.replace(":(literal)", "").replace(&*root.to_string_lossy(), ".");
+    let message: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    shortened(&without_paths(&message), 240)
 }
 
-/// `text` without absolute paths: quoted ones as a whole, others up to the next space.
+/// `text` without absolute paths: quoted paths entirely, others up to the next space.
 fn without_paths(text: &str) -> String {
     let mut kept = String::new();
     let mut rest = text;
@@ -177,11 +177,11 @@ fn without_paths(text: &str) -> String {
     kept + rest
 }
 
-/// Why git could not be started.
+/// The error of a git that could not be started.
 pub(super) fn not_started(problem: &io::Error) -> ActionError {
     match problem.kind() {
         io::ErrorKind::NotFound => {
-            ActionError::internal("git is not installed, or not on the PATH, where the agent runs")
+            ActionError::internal("git is not installed, or not on the PATH of the agent")
         }
         kind => ActionError::internal(format!("git could not be started: {kind}")),
     }
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reasons_name_no_path_of_this_machine() {
+    fn reasons_contain_no_path_of_this_machine() {
         for (said, reason_given) in [
             ("fatal: cannot open '/home/a b/x': Denied\n", "cannot open '[path]': Denied"),
             ("error: bad file /root/repo/.git/config line 1", "bad file ./.git/config line 1"),
@@ -201,7 +201,7 @@ mod tests {
             ("hint: x\nfatal: a\u{1b}[31mb", "a [31mb"),
             ("fatal: unknown extension:\n\todd\n\teven\nhint: x", "unknown extension: odd even"),
             ("odd words", "odd words"),
-            ("", "it did not say why"),
+            ("", "no reason given"),
         ] {
             assert_eq!(reason(said, Path::new("/root/repo")), reason_given);
         }

@@ -1,59 +1,59 @@
 //! Paths that callers name, kept below the root.
 //!
-//! Checked before git runs, which leaves a moment in which a process that can write to the disk could swap a directory
-//! for a link. The defence is against callers' words, not against other processes of the same user.
+//! They are checked before git runs, so a process that writes to the disk could replace a directory by a link in between.
+//! The check protects against callers, not against other processes of the same user.
 
 use std::{
     fs, io,
     path::{Component, Path, PathBuf},
 };
 
-use super::{ROOT_SETTINGS, ROOT_VARIABLE, quoted};
-use crate::{ActionError, names};
+use super::settings::{ROOT_HINT, ROOT_VARIABLE, quoted};
+use crate::{names, protocol::ActionError};
 
-/// The longest path and the longest name that file systems take.
+/// Longest path and longest name of file systems.
 const MAX_PATH_BYTES: usize = 4095;
 const MAX_NAME_BYTES: usize = 255;
 
 /// A file or folder that a caller names.
 #[derive(Debug)]
 pub(super) struct FilePath {
-    /// Relative to the directory git runs in, as the disk spells it.
+    /// Path relative to the directory git runs in, as spelled on disk.
     pub(super) relative: String,
     pub(super) absolute: PathBuf,
 }
 
 impl FilePath {
-    /// The path as an argument of git: no option, no pattern, no magic of its own.
+    /// The path as an argument of git, without the meaning of an option, a pattern or pathspec magic.
     pub(super) fn pathspec(&self) -> String {
         format!(":(literal){}", self.relative)
     }
 
-    /// Whether it is there, as whatever it may be.
+    /// Whether an entry of any kind exists there.
     pub(super) fn exists(&self) -> bool {
         self.absolute.symlink_metadata().is_ok()
     }
 
-    /// Whether it is a folder, and no link to one.
+    /// Whether it is a folder and not a link to one.
     pub(super) fn is_folder(&self) -> bool {
-        self.absolute.symlink_metadata().is_ok_and(|about| about.is_dir())
+        self.absolute.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
     }
 }
 
-/// The root without links in it.
+/// The root with its links resolved.
 pub(super) fn root(root: &Path) -> Result<PathBuf, ActionError> {
     let resolved =
-        root.canonicalize().and_then(|resolved| fs::metadata(&resolved).map(|about| (resolved, about)));
+        root.canonicalize().and_then(|resolved| fs::metadata(&resolved).map(|metadata| (resolved, metadata)));
     let problem = match resolved {
-        Ok((resolved, about)) if about.is_dir() => return Ok(resolved),
+        Ok((resolved, metadata)) if metadata.is_dir() => return Ok(resolved),
         Ok(_) => "is not a directory",
         Err(problem) if problem.kind() == io::ErrorKind::PermissionDenied => {
-            "can't be entered by the agent's user"
+            "cannot be entered by the agent's user"
         }
         Err(_) => "does not exist",
     };
     let root = root.display();
-    Err(ActionError::invalid(format!("the directory of the git agent, `{root}`, {problem}; {ROOT_SETTINGS}")))
+    Err(ActionError::invalid(format!("the directory of the git agent, `{root}`, {problem}; {ROOT_HINT}")))
 }
 
 /// The directory `below` the root, links resolved.
@@ -68,7 +68,7 @@ pub(super) fn directory(root: &Path, below: &str) -> Result<PathBuf, ActionError
             }
             _ => ActionError::new(
                 404,
-                format!("there is no directory {shown} below `{}`; {ROOT_SETTINGS}", root.display()),
+                format!("there is no directory {shown} below `{}`; {ROOT_HINT}", root.display()),
             ),
         })?;
     check_below(root, &directory)?;
@@ -83,7 +83,7 @@ fn not_a_directory(shown: &str) -> ActionError {
 }
 
 /// A file named relative to `directory`, below the root. It need not exist: a deleted file can be diffed and added. The
-/// file itself may be a link, since git works with the link and never with what it points to.
+/// file itself may be a link: git works with the link and never with its target.
 pub(super) fn file(root: &Path, directory: &Path, file: &str) -> Result<FilePath, ActionError> {
     if file.is_empty() {
         return Err(ActionError::invalid("a path must not be empty"));
@@ -92,17 +92,15 @@ pub(super) fn file(root: &Path, directory: &Path, file: &str) -> Result<FilePath
     let shown = quoted(file);
     if Path::new(file).components().any(|name| name.as_os_str().eq_ignore_ascii_case(".git")) {
         return Err(ActionError::invalid(format!(
-            "path {shown} is inside git's own directory, which is not versioned"
+            "path {shown} is inside the git directory, which is not versioned"
         )));
     }
     if file.len() > MAX_PATH_BYTES || file.split('/').any(|name| name.len() > MAX_NAME_BYTES) {
-        return Err(ActionError::invalid(format!(
-            "path {shown} can't be the path of a file: it is too long"
-        )));
+        return Err(ActionError::invalid(format!("path {shown} is too long for a file")));
     }
     let relative = spelled(directory, file);
     let absolute: PathBuf = directory.join(&relative).components().collect();
-    // The directory itself is the root, or below it.
+    // The directory itself is at or below the root.
     let mut parent = if absolute == directory { Some(directory) } else { absolute.parent() };
     while let Some(existing) = parent {
         match existing.canonicalize() {
@@ -114,7 +112,7 @@ pub(super) fn file(root: &Path, directory: &Path, file: &str) -> Result<FilePath
             Err(problem) if problem.kind() == io::ErrorKind::PermissionDenied => {
                 return Err(ActionError::new(403, format!("the agent has no permission for {shown}")));
             }
-            Err(_) => return Err(ActionError::invalid(format!("path {shown} can't be the path of a file"))),
+            Err(_) => return Err(ActionError::invalid(format!("path {shown} is not a valid file path"))),
         }
     }
     Err(outside())
@@ -124,7 +122,7 @@ fn is_missing(problem: &io::Error) -> bool {
     matches!(problem.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// `path` below `directory` as the disk spells it: a name that is not there stands for one that looks the same.
+/// `path` below `directory` as spelled on disk: a name that does not exist stands for one that looks the same.
 fn spelled(directory: &Path, path: &str) -> String {
     if path.is_ascii() || directory.join(path).symlink_metadata().is_ok() {
         return path.into();
@@ -145,7 +143,7 @@ fn look_alike(folder: &Path, name: &str) -> Option<String> {
     names.find(|entry| names::same(entry, name))
 }
 
-/// Checks a resolved path.
+/// Checks that a resolved path is below the root.
 pub(super) fn check_below(root: &Path, resolved: &Path) -> Result<(), ActionError> {
     if resolved.starts_with(root) { Ok(()) } else { Err(outside()) }
 }
@@ -160,5 +158,5 @@ fn check_words(path: &str, field: &str) -> Result<(), ActionError> {
 }
 
 pub(super) fn outside() -> ActionError {
-    ActionError::new(403, format!("this path leads out of {ROOT_VARIABLE}"))
+    ActionError::new(403, format!("the path leads out of {ROOT_VARIABLE}"))
 }

@@ -1,8 +1,8 @@
-//! One run of git: to its end, or to the deadline.
+//! One run of git, to its exit or to the deadline.
 //!
-//! At the deadline git gets SIGTERM first, upon which it removes its lock files, and SIGKILL when it does not end in
-//! time. What its filters started is killed with it. The end that counts is that of the process, and not that of its
-//! pipes: a filter may leave a process behind that holds them open.
+//! At the deadline git gets SIGTERM first, upon which it removes its lock files, and SIGKILL when it does not exit in time.
+//! Its filters are killed with it. The run ends when the process exits, not when its pipes close: a filter may leave a
+//! process behind that holds them open.
 
 use std::{
     io::{self, Read},
@@ -24,94 +24,94 @@ use nix::{
     unistd::Pid,
 };
 
-use super::leftovers;
+use super::cleanup;
 
-/// How long the pipes of a git that has ended may stay open.
+/// Time that the pipes of a git that has exited may stay open.
 const PIPE_GRACE: Duration = Duration::from_millis(200);
-/// How long the kernel may take to end a process that got SIGKILL.
+/// Time that the kernel may take to end a process that got SIGKILL.
 const KILL_GRACE: Duration = Duration::from_millis(500);
 
-/// When a run ends at the latest.
+/// Deadlines of a run.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Times {
-    /// git gets SIGTERM.
+pub(super) struct Deadlines {
+    /// Moment of SIGTERM.
     pub(super) stop: Instant,
-    /// git gets SIGKILL.
+    /// Moment of SIGKILL.
     pub(super) kill: Instant,
 }
 
-/// How much of each pipe is kept.
+/// Most bytes kept of each pipe.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) stdout: usize,
     pub(super) stderr: usize,
 }
 
-/// A git that ended by itself.
+/// A git that exited before its deadline.
 pub(super) struct Finished {
     pub(super) status: ExitStatus,
     pub(super) stdout: Captured,
     pub(super) stderr: Captured,
 }
 
-/// Bytes of a pipe, and whether there were more than wanted.
+/// Bytes of a pipe, and whether there were more than the limit.
 #[derive(Debug, Default)]
 pub(super) struct Captured {
     pub(super) bytes: Vec<u8>,
     pub(super) truncated: bool,
 }
 
-/// Runs `command`, whose processes carry the mark `run`. None when its time was over before it ended.
+/// Runs `command`, whose processes carry `run_id`. `None` when the deadline passed before it exited.
 pub(super) fn run(
     command: &mut Command,
-    run: &str,
+    run_id: &str,
     limits: Limits,
-    times: Times,
+    deadlines: Deadlines,
 ) -> io::Result<Option<Finished>> {
     let mut child = command.spawn()?;
-    let stdout = child.stdout.take().map(|pipe| Collector::start(pipe, limits.stdout, Beyond::Close));
-    let stderr = child.stderr.take().map(|pipe| Collector::start(pipe, limits.stderr, Beyond::Discard));
-    let ended = watch(pid_of(&child));
-    if ended.recv_timeout(until(times.stop)).is_err() {
-        end(child, &ended, run, times.kill);
+    let stdout = child.stdout.take().map(|pipe| Collector::start(pipe, limits.stdout, Overflow::Close));
+    let stderr = child.stderr.take().map(|pipe| Collector::start(pipe, limits.stderr, Overflow::Discard));
+    let exited = watch(pid_of(&child));
+    if exited.recv_timeout(until(deadlines.stop)).is_err() {
+        end(child, &exited, run_id, deadlines.kill);
         return Ok(None);
     }
     let status = child.wait()?;
     let pipes = [&stdout, &stderr];
     if !pipes.into_iter().flatten().all(Collector::is_complete) {
-        leftovers::kill_all(&[], run);
+        cleanup::kill_all(&[], run_id);
     }
     let taken = |pipe: Option<Collector>| pipe.map(Collector::take).unwrap_or_default();
     Ok(Some(Finished { status, stdout: taken(stdout), stderr: taken(stderr) }))
 }
 
-/// Reports the end of a child without reaping it, so that its number stays its own until the caller reaps it.
+/// Reports the exit of a child without reaping it, so that its id stays reserved until the caller reaps it.
 fn watch(pid: Pid) -> Receiver<()> {
     let (sender, receiver) = sync_channel(1);
     thread::spawn(move || {
         while waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
-        // Past the deadline nothing listens any more.
+        // After the deadline the receiver is gone.
         let _ = sender.send(());
     });
     receiver
 }
 
 /// Ends a git, and removes what it would leave behind.
-fn end(mut child: Child, ended: &Receiver<()>, run: &str, kill_at: Instant) {
+fn end(mut child: Child, exited: &Receiver<()>, run_id: &str, kill_at: Instant) {
     let pid = pid_of(&child);
-    let mut family = leftovers::family(pid);
-    // Only git itself: a filter that fails first would make git go on without it.
+    let mut processes = cleanup::process_tree(pid);
+    // Only git itself: git would continue without a filter that fails first.
     let _ = kill(pid, Signal::SIGTERM);
-    let mut is_gone = ended.recv_timeout(until(kill_at)).is_ok();
+    let mut is_gone = exited.recv_timeout(until(kill_at)).is_ok();
     let mut locks = Vec::new();
     if !is_gone {
-        family.extend(leftovers::family(pid));
-        locks = leftovers::locks(&family);
+        processes.extend(cleanup::process_tree(pid));
+        locks = cleanup::locks(&processes);
         let _ = kill(pid, Signal::SIGKILL);
-        is_gone = ended.recv_timeout(KILL_GRACE).is_ok();
+        is_gone = exited.recv_timeout(KILL_GRACE).is_ok();
     }
-    leftovers::kill_all(&family, run);
-    leftovers::remove(&locks);
+    cleanup::kill_all(&processes, run_id);
+    cleanup::remove(&locks);
     if is_gone {
         let _ = child.wait();
     } else {
@@ -127,23 +127,23 @@ fn until(moment: Instant) -> Duration {
     moment.saturating_duration_since(Instant::now())
 }
 
-/// What happens to a pipe that has more than is kept of it.
+/// Treatment of output beyond the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Beyond {
-    /// It is closed, which ends a git that still writes.
+enum Overflow {
+    /// The pipe is closed, which ends a git that still writes.
     Close,
-    /// It is read to its end.
+    /// The pipe is read to its end.
     Discard,
 }
 
-/// Reads a pipe on a thread of its own, and keeps its beginning.
+/// Reads a pipe on its own thread and keeps its beginning.
 struct Collector {
     captured: Arc<Mutex<Captured>>,
     complete: Receiver<()>,
 }
 
 impl Collector {
-    fn start(mut pipe: impl Read + Send + 'static, limit: usize, beyond: Beyond) -> Self {
+    fn start(mut pipe: impl Read + Send + 'static, limit: usize, overflow: Overflow) -> Self {
         let captured = Arc::new(Mutex::new(Captured::default()));
         let (sender, complete) = sync_channel(1);
         let shared = Arc::clone(&captured);
@@ -152,21 +152,21 @@ impl Collector {
             loop {
                 let length = match pipe.read(&mut chunk) {
                     Err(problem) if problem.kind() == io::ErrorKind::Interrupted => continue,
-                    // An error of a pipe is its end.
+                    // A pipe that fails has ended.
                     Ok(0) | Err(_) => break,
                     Ok(length) => length,
                 };
                 let mut captured = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                let room = limit - captured.bytes.len();
-                captured.bytes.extend_from_slice(&chunk[..length.min(room)]);
-                if length > room {
+                let remaining = limit - captured.bytes.len();
+                captured.bytes.extend_from_slice(&chunk[..length.min(remaining)]);
+                if length > remaining {
                     captured.truncated = true;
-                    if beyond == Beyond::Close {
+                    if overflow == Overflow::Close {
                         break;
                     }
                 }
             }
-            // Closed before it is reported.
+            // Closed before the completion is reported.
             drop(pipe);
             let _ = sender.send(());
         });

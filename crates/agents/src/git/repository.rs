@@ -1,4 +1,4 @@
-//! A repository below the root, and what can be asked of it.
+//! A repository below the root, and the actions on it.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -9,16 +9,18 @@ use std::{
 use phoenix_domain::action::ActionResult;
 
 use super::{
-    MAX_MESSAGE_BYTES,
     command::{Git, Output},
-    failure::Failed,
+    failure::GitFailure,
     paths::{self, FilePath},
-    quoted,
     secrets::holds_secrets,
+    settings::quoted,
 };
-use crate::ActionError;
+use crate::protocol::ActionError;
 
-/// What a git directory consists of; each part may be a link.
+/// Longest commit message.
+const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+
+/// Parts of a git directory; each may be a link.
 const INNER_PATHS: &[&str] = &[
     "--git-path",
     "objects",
@@ -36,7 +38,7 @@ const INNER_PATHS: &[&str] = &[
     "logs",
 ];
 
-/// A repository whose work tree and git directories are known to be below the root.
+/// A repository whose work tree and git directories are below the root.
 pub(super) struct Repository<'a> {
     pub(super) git: Git<'a>,
     pub(super) top: PathBuf,
@@ -44,30 +46,30 @@ pub(super) struct Repository<'a> {
 }
 
 impl<'a> Repository<'a> {
-    /// The repository that holds the directory of `git`.
+    /// Opens the repository that contains the directory of `git`.
     pub(super) fn open(git: Git<'a>) -> Result<Self, ActionError> {
         let questions = ["rev-parse", "--show-toplevel", "--absolute-git-dir", "--git-common-dir"];
-        let answer = git.run(&[&questions[..], INNER_PATHS].concat()).map_err(Failed::into_error)?.text;
+        let answer = git.run(&[&questions[..], INNER_PATHS].concat()).map_err(GitFailure::into_error)?.text;
         let mut answers =
             answer.trim_end_matches('\n').split('\n').map(|path| git.directory.join(path).canonicalize());
         let (Some(Ok(top)), Some(Ok(git_directory)), Some(Ok(common_directory))) =
             (answers.next(), answers.next(), answers.next())
         else {
             return Err(ActionError::invalid(
-                "the git directory of this repository is not where it should be",
+                "the git directory of this repository cannot be found; run `git rev-parse --git-dir` there",
             ));
         };
         paths::check_below(&git.root, &top)?;
         let is_root = top == git.root;
         let is_elsewhere = is_root && names_work_tree(&git_directory, &common_directory, &top);
-        // What is not there leads nowhere.
+        // A part that does not exist leads nowhere.
         let mut inner = answers.filter_map(Result::ok).chain([git_directory, common_directory.clone()]);
         let home =
             |path: &Path| path.starts_with(&git.root) || is_elsewhere && path.starts_with(&common_directory);
         if !inner.all(|path| home(&path)) {
             return Err(paths::outside());
         }
-        // Whose objects a repository at the root itself borrows is the operator's choice.
+        // The operator decides from where a repository at the root borrows objects.
         if !is_root {
             check_alternates(&git.root, &common_directory.join("objects"))?;
         }
@@ -83,10 +85,10 @@ impl<'a> Repository<'a> {
             "--no-column",
             "--find-renames",
         ];
-        Ok(text(self.git.run(&arguments).map_err(Failed::into_error)?, ""))
+        Ok(text(self.git.run(&arguments).map_err(GitFailure::into_error)?, ""))
     }
 
-    /// The difference, but for the contents of files that hold secrets, which are named at its end.
+    /// The difference, without the contents of files that hold secrets; they are named at its end.
     pub(super) fn diff(&self, path: Option<&str>, staged: bool) -> Result<ActionResult, ActionError> {
         let mut arguments: Vec<OsString> = [
             "diff",
@@ -103,14 +105,14 @@ impl<'a> Repository<'a> {
         let mut names = arguments.clone();
         names.extend(["--name-only", "--no-renames", "-z", "--"].map(Into::into));
         names.extend(paths.clone());
-        let hidden = self.git.list(&names).map_err(Failed::into_error)?;
+        let hidden = self.git.list(&names).map_err(GitFailure::into_error)?;
         let hidden: Vec<OsString> = hidden.into_iter().filter(|name| is_secret(name)).collect();
         arguments.push("--".into());
         arguments.extend(paths);
         arguments.extend(hidden.iter().map(|name| excluded(name)));
-        let mut output = self.git.run(&arguments).map_err(Failed::into_error)?;
+        let mut output = self.git.run(&arguments).map_err(GitFailure::into_error)?;
         for name in hidden {
-            output.text.push_str(&format!("[{} is not shown: it may hold secrets]\n", shown(&name)));
+            output.text.push_str(&format!("[{} is not shown: it may contain secrets]\n", shown(&name)));
         }
         Ok(text(output, if staged { "Nothing is staged." } else { "No unstaged changes to tracked files." }))
     }
@@ -133,38 +135,38 @@ impl<'a> Repository<'a> {
         arguments.push("--".into());
         arguments.extend(self.readable_path(path)?);
         match self.git.run(&arguments) {
-            Err(Failed::NoCommits) => Ok(ActionResult::text("No commits yet.")),
-            output => Ok(text(output.map_err(Failed::into_error)?, "No commits.")),
+            Err(GitFailure::NoCommits) => Ok(ActionResult::text("No commits yet.")),
+            output => Ok(text(output.map_err(GitFailure::into_error)?, "No commits.")),
         }
     }
 
-    /// Commits what is staged. A second attempt that finds nothing staged, and its own message on the last commit, is
-    /// the first attempt's work whose answer got lost, and succeeds.
+    /// Commits the staged changes. A retry that finds nothing staged, and its own message on the last commit, succeeds: the
+    /// first attempt committed and its answer was lost.
     pub(super) fn commit(&self, message: &str, repeated: bool) -> Result<ActionResult, ActionError> {
         if message.trim().is_empty() || message.len() > MAX_MESSAGE_BYTES {
             let problem =
                 format!("`payload.message` must be 1 to {MAX_MESSAGE_BYTES} bytes long and not blank");
             return Err(ActionError::invalid(problem));
         }
-        let _writing = self.writing()?;
+        let _lock = self.lock_writes()?;
         let output = match self.commit_staged(message) {
-            Err(Failed::NothingStaged) if repeated && self.last_message()?.trim() == message.trim() => {
+            Err(GitFailure::NothingStaged) if repeated && self.last_message()?.trim() == message.trim() => {
                 Output {
                     text: "Committed by an earlier attempt.".into(),
                     truncated: false,
                     warnings: Vec::new(),
                 }
             }
-            committed => committed.map_err(Failed::into_error)?,
+            committed => committed.map_err(GitFailure::into_error)?,
         };
-        let hash = self.git.run(&["rev-parse", "HEAD"]).map_err(Failed::into_error)?.text;
+        let hash = self.git.run(&["rev-parse", "HEAD"]).map_err(GitFailure::into_error)?.text;
         let mut result = text(output, "");
         result.metadata.insert("commit".into(), hash.trim().into());
         Ok(result)
     }
 
-    /// What is staged is looked at first: a commit of nothing would look at the work trees of submodules.
-    fn commit_staged(&self, message: &str) -> Result<Output, Failed> {
+    /// Commits the staged changes after a check of them: a commit of nothing would read the work trees of submodules.
+    fn commit_staged(&self, message: &str) -> Result<Output, GitFailure> {
         let staged = self.git.list(&[
             "diff",
             "--cached",
@@ -176,16 +178,15 @@ impl<'a> Repository<'a> {
             "-z",
             "--",
         ])?;
-        // A kind of change and a name, in turn.
+        // A status and a name, alternating.
         let secret = staged.chunks_exact(2).find(|change| change[0] != "D" && is_secret(&change[1]));
         if let Some([_, name]) = secret {
-            let problem =
-                format!("{} is staged and may hold secrets; unstage it with git itself", shown(name));
-            return Err(Failed::Otherwise(ActionError::new(403, problem)));
+            let problem = format!("{} is staged and may contain secrets; unstage it with git", shown(name));
+            return Err(GitFailure::Error(ActionError::new(403, problem)));
         }
         if staged.is_empty() {
             match self.git.run(&["rev-parse", "--quiet", "--verify", "MERGE_HEAD"]) {
-                Err(Failed::Silent) => return Err(Failed::NothingStaged),
+                Err(GitFailure::Silent) => return Err(GitFailure::NothingStaged),
                 merging => merging?,
             };
         }
@@ -206,22 +207,22 @@ impl<'a> Repository<'a> {
         let last =
             ["log", "--no-show-signature", "--no-patch", "--encoding=UTF-8", "--max-count=1", "--format=%B"];
         match self.git.run(&last) {
-            Err(Failed::NoCommits) => Ok(String::new()),
-            output => Ok(output.map_err(Failed::into_error)?.text),
+            Err(GitFailure::NoCommits) => Ok(String::new()),
+            output => Ok(output.map_err(GitFailure::into_error)?.text),
         }
     }
 
-    /// Keeps other agents from writing to the repository for as long as the value is kept.
-    pub(super) fn writing(&self) -> Result<Option<File>, ActionError> {
-        self.git.writing(&self.common_directory)
+    /// Excludes writes of other agents to the repository until the returned value is dropped.
+    pub(super) fn lock_writes(&self) -> Result<Option<File>, ActionError> {
+        self.git.lock_writes(&self.common_directory)
     }
 
-    /// A path that is to be shown, as arguments of git.
+    /// A path to show, as arguments of git.
     fn readable_path(&self, path: Option<&str>) -> Result<Vec<OsString>, ActionError> {
         let Some(path) = path else { return Ok(Vec::new()) };
         let file = self.path(path)?;
         if holds_secrets(path) {
-            let problem = format!("{} may hold secrets; the git agent does not show it", quoted(path));
+            let problem = format!("{} may contain secrets; the git agent does not show it", quoted(path));
             return Err(ActionError::new(403, problem));
         }
         Ok(vec![file.pathspec().into()])
@@ -240,7 +241,7 @@ impl<'a> Repository<'a> {
                 let name = quoted(&folder.strip_prefix(&self.git.root).unwrap_or(folder).to_string_lossy());
                 let path = quoted(path);
                 return Err(ActionError::invalid(format!(
-                    "path {path} is in {kind} {name}; name that one as `repo`"
+                    "path {path} is in {kind} {name}; pass that one as `repo`"
                 )));
             }
         }
@@ -249,7 +250,7 @@ impl<'a> Repository<'a> {
 }
 
 /// Whether git directories outside the root are those of a linked work tree or a submodule whose work tree is the root.
-/// Both name their work tree, so the operator made them for it. A `.git` file alone may name any repository.
+/// Both name their work tree, so the operator created them for it. A `.git` file alone may name any repository.
 fn names_work_tree(git_directory: &Path, common: &Path, top: &Path) -> bool {
     if !git_directory.starts_with(common) {
         return false;
@@ -270,7 +271,7 @@ fn check_alternates(root: &Path, objects: &Path) -> Result<(), ActionError> {
     let mut seen = Vec::new();
     while let Some(objects) = open.pop().filter(|objects| !seen.contains(objects)) {
         for line in fs::read_to_string(objects.join("info/alternates")).unwrap_or_default().lines() {
-            // One that is not there lends nothing. Git writes odd names in quotes.
+            // A missing directory provides no objects. Git writes unusual names in quotes.
             let Ok(borrowed) = objects.join(line.trim_matches('"')).canonicalize() else { continue };
             paths::check_below(root, &borrowed)?;
             open.push(borrowed);
@@ -280,7 +281,7 @@ fn check_alternates(root: &Path, objects: &Path) -> Result<(), ActionError> {
     Ok(())
 }
 
-/// The path of a file, relative to the top of the work tree, as an argument that leaves it out.
+/// A pathspec that excludes a file, named relative to the top of the work tree.
 pub(super) fn excluded(name: &OsStr) -> OsString {
     let mut argument = OsString::from(":(exclude,top,literal)");
     argument.push(name);
@@ -291,12 +292,12 @@ pub(super) fn is_secret(name: &OsStr) -> bool {
     holds_secrets(&name.to_string_lossy())
 }
 
-/// A file's name as it may be repeated in a message.
+/// A file's name in a form that a message may quote.
 pub(super) fn shown(name: &OsStr) -> String {
     quoted(&name.to_string_lossy())
 }
 
-/// What git wrote, or `if_empty` when that is nothing.
+/// The output of git, or `if_empty` when there is none.
 pub(super) fn text(output: Output, if_empty: &str) -> ActionResult {
     let text = if output.text.trim().is_empty() { if_empty } else { output.text.trim_end_matches('\n') };
     let mut result = ActionResult::text(text);

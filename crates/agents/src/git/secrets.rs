@@ -1,10 +1,10 @@
-//! Files that hold secrets by convention: `.env` and its variants. Docker Compose, and most frameworks, read tokens from
-//! there, so the git agent neither shows nor stages them.
+//! Files that hold secrets by convention: `.env` and its variants. Docker Compose and most frameworks read tokens from
+//! them, so the git agent neither shows nor stages them.
 
-/// Endings of files that show the form of a `.env` and hold no secret.
+/// Suffixes of files that have the form of a `.env` and contain no secret.
 const TEMPLATES: &[&str] = &["default", "defaults", "dist", "example", "sample", "schema", "template"];
 
-/// Whether the last name of `path` is that of a file with secrets.
+/// Whether the last component of `path` names a file with secrets.
 pub(super) fn holds_secrets(path: &str) -> bool {
     let name = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
     match name.strip_prefix(".env") {
@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_with_secrets_are_known_by_name() {
+    fn secret_files_are_recognized_by_name() {
         for path in [".env", "a/b/.env", ".ENV", ".env.local", ".env.production", "a/.env/"] {
             assert!(holds_secrets(path), "{path}");
         }

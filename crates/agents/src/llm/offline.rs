@@ -1,4 +1,4 @@
-//! The answer when there is no model: honest about it, and about what works without one.
+//! The answer without a model: states that, and what works without one.
 
 use phoenix_domain::{
     action::ActionResult,
@@ -7,7 +7,7 @@ use phoenix_domain::{
     llm::{DefaultProvider, LlmSettings, ProviderKind},
 };
 
-/// Says that nobody read the message, how to change that, and what can be done meanwhile.
+/// The answer that no model read the message, how to configure one, and what works without it.
 pub(super) fn answer(settings: &LlmSettings) -> ActionResult {
     let text = format!(
         "[offline] No language model is configured, so no model has read your message.\n\n{}\n\n\

@@ -1,39 +1,39 @@
-//! Which model of an Ollama to use, when the settings name none.
+//! Selection of a model of an Ollama server when the settings name none.
 
 use std::time::{Duration, Instant};
 
 use phoenix_domain::llm::Provider;
 
 use super::{
-    failure::Failure,
+    errors::ProviderErrors,
     http::Http,
-    wire::{self, Unusable},
+    wire::{self, types::ResponseError},
 };
-use crate::ActionError;
+use crate::protocol::ActionError;
 
-/// How long what listens where an Ollama usually does may take to turn out to be one, when no setting says that one is
-/// there. Where nothing listens, no time is lost.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// Time in which a server on Ollama's usual address must prove to be one, when no setting names it. Without a server
+/// there, no time is lost.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The usual model if it is installed, else the first that is.
+/// The default model if it is installed, else the first that is.
 ///
 /// # Errors
-/// What a chat is answered that was meant for this Ollama.
+/// The error of a chat that requires this server.
 pub(super) fn usable_model(
     http: &Http,
     ollama: Provider<'_>,
-    failure: Failure<'_>,
+    errors: ProviderErrors<'_>,
     until: Instant,
 ) -> Result<String, ActionError> {
-    let reply = http.get(&wire::ollama::tags(ollama), until).map_err(|trouble| failure.trouble(trouble))?;
-    if reply.status != 200 {
-        return Err(failure.refused(&reply));
+    let response = http.get(&wire::ollama::tags(ollama), until).map_err(|error| errors.transport(error))?;
+    if response.status != 200 {
+        return Err(errors.status(&response));
     }
-    let installed = wire::ollama::installed(&reply.body);
-    let installed = installed.ok_or_else(|| failure.unusable(Unusable::Malformed, &reply))?;
-    let usual = ollama.model_name;
-    if installed.iter().any(|name| name.split(':').next() == Some(usual)) {
-        return Ok(usual.into());
+    let installed = wire::ollama::installed(&response.body);
+    let installed = installed.ok_or_else(|| errors.response(ResponseError::Malformed, &response))?;
+    let default = ollama.model_name;
+    if installed.iter().any(|name| name.split(':').next() == Some(default)) {
+        return Ok(default.into());
     }
-    installed.into_iter().next().ok_or_else(|| failure.no_model())
+    installed.into_iter().next().ok_or_else(|| errors.no_model())
 }

@@ -1,42 +1,42 @@
-//! Which proxy a provider is asked through, by the variables that name proxies.
+//! Selection of the proxy for a provider, by the conventional environment variables.
 
 use reqwest::{NoProxy, Proxy, Url};
 
-/// How a proxy may be spoken to.
+/// Supported schemes of proxies.
 const SCHEMES: &[&str] = &["http", "https", "socks4", "socks4a", "socks5", "socks5h"];
 
-/// The variables as they are set. Each is known in upper and in lower case.
+/// The variables as they are set, each in upper or in lower case.
 #[derive(Clone, Default)]
 pub struct Proxies {
     https: Option<Setting>,
     http: Option<Setting>,
     all: Option<Setting>,
-    /// Hosts that are asked directly, as a list.
+    /// List of hosts that bypass the proxy.
     none: String,
 }
 
-/// A variable and its value, which may hold credentials.
+/// A variable and its value, which may contain credentials.
 #[derive(Clone)]
 struct Setting {
     variable: &'static str,
     value: String,
 }
 
-/// A variable whose value is no address of a proxy.
+/// A variable whose value is no proxy URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct InvalidProxy(pub(super) &'static str);
 
-/// The proxy of one provider.
+/// The proxy for one provider.
 pub(super) struct ProxyOf {
     pub(super) proxy: Proxy,
-    /// The variable that names it.
+    /// Variable that names it.
     pub(super) variable: &'static str,
-    /// Whether the proxy itself is spoken to over TLS.
+    /// Whether the connection to the proxy itself uses TLS.
     pub(super) over_tls: bool,
 }
 
 impl Proxies {
-    /// What `lookup` finds: `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy`, in either case.
+    /// The proxies that `lookup` finds: `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy`, in either case.
     #[must_use]
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Self {
         let text = |variable: &str| {
@@ -55,7 +55,7 @@ impl Proxies {
         }
     }
 
-    /// The proxy for requests to `url`; none when they go there directly, as those to this machine always do.
+    /// The proxy for requests to `url`; `None` for direct requests, which includes all to loopback addresses.
     pub(super) fn of(&self, url: &Url) -> Result<Option<ProxyOf>, InvalidProxy> {
         let own = if url.scheme() == "https" { &self.https } else { &self.http };
         let Some(Setting { variable, value }) = own.as_ref().or(self.all.as_ref()) else { return Ok(None) };
@@ -63,7 +63,7 @@ impl Proxies {
             return Ok(None);
         }
         let scheme = value.split_once("://").map_or("http", |(scheme, _)| scheme).to_ascii_lowercase();
-        // The client would pass over a proxy that it cannot use, and the prompt would go out directly.
+        // The client would ignore a proxy that it does not support, and send the prompt directly.
         if !SCHEMES.contains(&scheme.as_str()) {
             return Err(InvalidProxy(variable));
         }
@@ -72,8 +72,8 @@ impl Proxies {
         Ok(Some(ProxyOf { proxy, variable, over_tls: scheme == "https" }))
     }
 
-    /// The hosts that are asked directly on `port`, in the form that the client knows: `*.example.com` is
-    /// `.example.com`, and a host with a port counts for that port.
+    /// The hosts that bypass the proxy on `port`, in the form that the client expects: `*.example.com` becomes
+    /// `.example.com`, and a host with a port applies to that port.
     fn hosts_without(&self, port: Option<u16>) -> String {
         let entries = self.none.split(|c: char| c == ',' || c.is_whitespace());
         let host = |entry: &str| {
@@ -81,7 +81,7 @@ impl Proxies {
                 entry.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(entry).to_owned();
             let bare = |host: &str| host.trim_start_matches('[').trim_end_matches(']').to_owned();
             match entry.rsplit_once(':') {
-                // What has more colons and no brackets is an IPv6 address.
+                // More colons without brackets are an IPv6 address.
                 Some((host, number)) if !host.contains(':') || host.ends_with(']') => {
                     (number.parse().ok() == port).then(|| bare(host))
                 }
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn proxy_variables_count_in_either_case_and_by_scheme() {
+    fn proxy_variables_apply_in_either_case_and_by_scheme() {
         for (name, http, https) in [
             ("http_proxy", true, false),
             ("HTTP_PROXY", true, false),

@@ -1,16 +1,16 @@
-//! Keeps a key out of what its provider says about it.
+//! Removes a key from its provider's message.
 
 use std::ops::Range;
 
 const REDACTED: &str = "[redacted]";
 
-/// The shortest piece of a key that is taken for it when a provider quotes the key in part.
+/// Shortest part of a key that is redacted when a provider quotes the key in part.
 const SHORTEST_PIECE: usize = 8;
 
-/// Shorter keys are placeholders such as `lm-studio`, which a local server is given because it must be given something.
+/// Shorter keys are placeholders such as `lm-studio`, for local servers that require any value.
 const SHORTEST_KEY: usize = 16;
 
-/// How providers' keys begin. That alone tells nothing of a key.
+/// Prefixes of providers' keys, which reveal nothing of a key.
 const PUBLIC_PREFIXES: &[&str] = &[
     "sk-ant-admin01-",
     "sk-ant-api03-",
@@ -30,7 +30,7 @@ const PUBLIC_PREFIXES: &[&str] = &[
     "hf_",
 ];
 
-/// `text` without `key` and without pieces of it.
+/// `text` without `key` and without parts of it.
 pub(super) fn redact(text: &str, key: &str) -> String {
     if key.len() < SHORTEST_KEY {
         return text.into();
@@ -38,27 +38,27 @@ pub(super) fn redact(text: &str, key: &str) -> String {
     let public =
         PUBLIC_PREFIXES.iter().find(|prefix| key.starts_with(**prefix)).map_or(0, |prefix| prefix.len());
     let mut clean = String::with_capacity(text.len());
-    let mut at = 0;
-    while at < text.len() {
-        let piece = longest_piece(text.as_bytes(), at, key.as_bytes());
-        // A piece that ends inside of a character is one of another text.
+    let mut index = 0;
+    while index < text.len() {
+        let piece = longest_piece(text.as_bytes(), index, key.as_bytes());
+        // A part that ends inside a character belongs to other text.
         let is_telling =
-            piece.len() >= SHORTEST_PIECE && piece.end > public && text.is_char_boundary(at + piece.len());
+            piece.len() >= SHORTEST_PIECE && piece.end > public && text.is_char_boundary(index + piece.len());
         if is_telling {
             clean.push_str(REDACTED);
-            at += piece.len();
+            index += piece.len();
         } else {
-            let next = text[at..].chars().next().map_or(text.len() - at, char::len_utf8);
-            clean.push_str(&text[at..at + next]);
-            at += next;
+            let next = text[index..].chars().next().map_or(text.len() - index, char::len_utf8);
+            clean.push_str(&text[index..index + next]);
+            index += next;
         }
     }
     clean
 }
 
-/// Where in `key` the longest piece of it stands that `text` has at `at`; of several, the last.
-fn longest_piece(text: &[u8], at: usize, key: &[u8]) -> Range<usize> {
-    let text = &text[at..];
+/// The range in `key` of the longest part that `text` contains at `index`; the last of several.
+fn longest_piece(text: &[u8], index: usize, key: &[u8]) -> Range<usize> {
+    let text = &text[index..];
     let common = |start: usize| text.iter().zip(&key[start..]).take_while(|(a, b)| a == b).count();
     let pieces = (0..key.len()).map(|start| start..start + common(start));
     pieces.max_by_key(Range::len).unwrap_or(0..0)
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn public_prefix_of_a_key_is_no_piece_of_it() {
+    fn public_prefix_of_a_key_is_not_redacted() {
         for said in ["keys that begin with sk-proj- are project keys", "sk-proj-****", "äsk-proj-ä"] {
             assert_eq!(redact(said, KEY), said);
         }
@@ -97,12 +97,12 @@ mod tests {
         assert_eq!(
             redact("the model lm-studio", "lm-studio"),
             "the model lm-studio",
-            "a placeholder is no key"
+            "a placeholder is not redacted"
         );
     }
 
     #[test]
-    fn no_long_piece_of_a_key_is_left_wherever_it_stands() {
+    fn no_long_part_of_a_key_remains_anywhere() {
         for start in 0..KEY.len() - SHORTEST_PIECE {
             for end in start + SHORTEST_PIECE..=KEY.len() {
                 let piece = &KEY[start..end];

@@ -1,16 +1,16 @@
-//! When a provider says that it can be asked again.
+//! The wait that a provider asks for before the next request.
 
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 
-/// A longer wait is this long to a caller.
+/// Upper bound of every wait.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Milliseconds, from the most precise source to the least.
+/// Headers in milliseconds, the most precise first.
 const MILLIS: &[&str] = &["retry-after-ms", "x-ms-retry-after-ms"];
 
-/// The wait that the headers of an answer ask for.
+/// The wait that the headers of a response ask for.
 pub(super) fn of_headers(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     if let Some(millis) = MILLIS.iter().find_map(|name| number(text(name)?)) {
@@ -20,20 +20,20 @@ pub(super) fn of_headers(headers: &HeaderMap) -> Option<Duration> {
     if let Some(wait) = of_text(value) {
         return Some(wait);
     }
-    // The provider's own clock, when it says what it shows: this one may differ.
+    // The provider's own clock, if it sends its time: the local one may differ.
     let date = |text: &str| httpdate::parse_http_date(text.trim()).ok();
     let now = text(DATE.as_str()).and_then(date).unwrap_or_else(SystemTime::now);
     let wait = date(value)?.duration_since(now).unwrap_or_default();
     Some(wait.min(LONGEST))
 }
 
-/// A wait in seconds, as a header or an error's body writes it: `30`, `1.5`, `34.07s`.
+/// A wait in seconds as headers and bodies write it: `30`, `1.5`, `34.07s`.
 pub(super) fn of_text(text: &str) -> Option<Duration> {
     let text = text.trim();
     seconds(number(text.strip_suffix('s').unwrap_or(text))?)
 }
 
-/// A number of seconds.
+/// A wait of so many seconds.
 pub(super) fn seconds(seconds: f64) -> Option<Duration> {
     if seconds.is_nan() || seconds < 0.0 {
         return None;
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_read_in_every_form() {
+    fn retry_after_is_read_in_every_format() {
         let date = ("date", "Wed, 21 Oct 2015 07:28:00 GMT");
         for (headers, millis) in [
             (&[("retry-after", "30")][..], Some(30_000)),
@@ -82,6 +82,6 @@ mod tests {
             assert_eq!(wait(headers).map(|wait| wait.as_millis()), millis, "{headers:?}");
         }
         let past = wait(&[("retry-after", "Wed, 21 Oct 2015 07:28:30 GMT")]);
-        assert_eq!(past, Some(Duration::ZERO), "without a date this machine's clock counts");
+        assert_eq!(past, Some(Duration::ZERO), "without a date header, the local clock applies");
     }
 }

@@ -1,20 +1,20 @@
-//! The agent that keeps notes in an Obsidian vault: a directory of Markdown files.
+//! The agent that manages notes in an Obsidian vault: a directory of Markdown files.
 //!
-//! | file | what |
+//! | file | content |
 //! |---|---|
-//! | `sentence.rs` | which action a chat asks for |
+//! | `chat.rs` | the action that a chat asks for |
 //! | `path.rs` | the name of a note as callers write it |
-//! | `vault.rs` | files and directories, reached without following any link |
-//! | `search.rs` | all notes of a vault, and the lines that hold a text |
-//! | `line_ends.rs` | what ends the lines of a note |
+//! | `vault.rs` | files and directories, opened without following any link |
+//! | `search.rs` | all notes of a vault, and the lines that contain a text |
+//! | `line_endings.rs` | line endings of a note |
 //!
-//! Names that look the same, in composed and decomposed Unicode, are the same name. A file that a list or a search passes
-//! over is counted in the result's `skipped` and named in its `skipped_notes`.
+//! Names that look the same, in composed and decomposed Unicode, are the same name. Files that a list or a search skips are
+//! counted in the result's `skipped` and named in its `skipped_notes`.
 //!
-//! Executors try again when an answer got lost, so writing twice must do no harm. `create_note` succeeds when the note
-//! already has exactly this content, whoever wrote it: what was asked for is so. (Where the title has lost characters on the
-//! way to the name, that holds for a second attempt only, since the note may be that of another title.) `update_note` with
-//! `replace` is the same twice by nature. With `append`, a second attempt finds the text already at the end and leaves it at that.
+//! Executors retry when an answer got lost, so every write is idempotent. `create_note` succeeds when the note already has
+//! exactly this content. (Where the file name has lost characters of the title, that applies to a retry only, since the
+//! note may be that of another title.) `update_note` with `replace` is idempotent by nature. With `append`, a retry finds
+//! the text at the end already and leaves it as it is.
 
 use std::{env, path::PathBuf, time::Instant};
 
@@ -25,21 +25,23 @@ use phoenix_domain::{
 use serde_json::{Value, json};
 
 use self::{
+    chat::ChatRequest,
     path::{NotePath, Titled, folder_names},
     search::Skipped,
-    sentence::Wish,
     vault::{Created, Vault},
 };
-use crate::{ActionError, Agent, Payload, protocol::deadline};
+use crate::{
+    payload::Payload,
+    protocol::{ActionError, Agent, deadline},
+};
 
-mod line_ends;
+mod chat;
+mod line_endings;
 mod path;
 mod search;
-mod sentence;
 mod vault;
 
-/// The variable that names the vault's directory.
-pub const ROOT_VARIABLE: &str = "OBSIDIAN_AGENT_VAULT_ROOT";
+pub use self::vault::ROOT_VARIABLE;
 
 const ACTIONS: &[&str] =
     &[CHAT_ACTION, "create_note", "read_note", "update_note", "list_notes", "search_notes"];
@@ -48,20 +50,20 @@ const MAX_LIST: usize = 5000;
 const DEFAULT_MATCHES: usize = 20;
 const MAX_MATCHES: usize = 500;
 
-/// Works on the notes below one directory.
+/// Manages the notes below one directory.
 #[derive(Debug)]
 pub struct ObsidianAgent {
     root: Option<PathBuf>,
 }
 
 impl ObsidianAgent {
-    /// The agent for the vault at `root`; without one, every request is told which variable to set.
+    /// An agent for the vault at `root`; without one, the answer to every request names the variable to set.
     #[must_use]
     pub const fn new(root: Option<PathBuf>) -> Self {
         Self { root }
     }
 
-    /// The agent for the vault at [`ROOT_VARIABLE`].
+    /// An agent for the vault at [`ROOT_VARIABLE`].
     #[must_use]
     pub fn from_environment() -> Self {
         Self::new(env::var_os(ROOT_VARIABLE).filter(|root| !root.is_empty()).map(PathBuf::from))
@@ -77,13 +79,13 @@ impl ObsidianAgent {
     }
 
     fn chat(&self, message: &str, repeated: bool, until: Instant) -> Result<ActionResult, ActionError> {
-        match sentence::understand(message)? {
-            Wish::List { folder } => {
+        match chat::parse(message)? {
+            ChatRequest::List { folder } => {
                 let result = list(&self.vault()?, folder, DEFAULT_LIST, until)?;
                 Ok(as_lines(result, "There are no notes.", |note| note.as_str().map(str::to_owned)))
             }
-            Wish::Read { note } => read(&self.vault()?, &NotePath::parse(note)?),
-            Wish::Search { query } => {
+            ChatRequest::Read { note } => read(&self.vault()?, &NotePath::parse(note)?),
+            ChatRequest::Search { query } => {
                 let result = search(&self.vault()?, query, DEFAULT_MATCHES, until)?;
                 Ok(as_lines(result, "No note has this text.", |found| {
                     Some(format!(
@@ -94,7 +96,7 @@ impl ObsidianAgent {
                     ))
                 }))
             }
-            Wish::Create { title, content } => {
+            ChatRequest::Create { title, content } => {
                 let titled = Titled::new(title)?;
                 create(&self.vault()?, &titled.path, content, titled.is_exact || repeated)
             }
@@ -145,19 +147,19 @@ impl Agent for ObsidianAgent {
     }
 }
 
-/// Creates a note. One that is there with this content counts as created if it `may_be_ours`.
+/// Creates a note. An existing note with this content counts as created if it `may_be_own`.
 fn create(
     vault: &Vault,
     path: &NotePath,
     content: &str,
-    may_be_ours: bool,
+    may_be_own: bool,
 ) -> Result<ActionResult, ActionError> {
     path.check_new()?;
     let exists =
         |path: &NotePath| ActionError::new(409, format!("the note `{path}` exists; update_note changes it"));
     let created = match vault.create(path, content)? {
         Created::New => true,
-        Created::Exists if may_be_ours && vault.read(path)?.1 == content => false,
+        Created::Exists if may_be_own && vault.read(path)?.1 == content => false,
         Created::Exists => return Err(exists(path)),
         Created::LooksTheSame(other) => return Err(exists(&other)),
     };
@@ -179,14 +181,14 @@ fn replace(vault: &Vault, path: &NotePath, content: &str) -> Result<ActionResult
     Ok(done("Replaced", &path))
 }
 
-/// Appends on lines of its own, which end as those of the note do. See the module's words about second attempts.
+/// Appends on lines of their own, with the line endings of the note. The module documentation describes retries.
 fn append(
     vault: &Vault,
     path: &NotePath,
     content: &str,
     repeated: bool,
 ) -> Result<ActionResult, ActionError> {
-    let path = vault.update(path, |note| line_ends::append(note, content, repeated))?;
+    let path = vault.update(path, |note| line_endings::append(note, content, repeated))?;
     Ok(done("Appended to", &path))
 }
 
@@ -202,7 +204,7 @@ fn search(vault: &Vault, query: &str, limit: usize, until: Instant) -> Result<Ac
     let query = query.trim();
     if query.is_empty() || query.contains(['\n', '\r']) {
         return Err(ActionError::invalid(
-            "`payload.query` must be one line that is not blank: a line of a note holds it",
+            "`payload.query` must be one line that is not blank, because a match is a line of a note",
         ));
     }
     let (matches, more, skipped) = search::matches(vault, query, limit, until)?;
@@ -229,7 +231,7 @@ fn found(data: Value, count: usize, truncated: bool, skipped: &Skipped) -> Actio
     result
 }
 
-/// A list as a person reads it.
+/// A list as text.
 fn as_lines(result: ActionResult, if_empty: &str, line: impl Fn(&Json) -> Option<String>) -> ActionResult {
     let mut lines: Vec<String> = result.data.as_array().into_iter().flatten().filter_map(line).collect();
     if lines.is_empty() {

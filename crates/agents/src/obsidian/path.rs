@@ -1,26 +1,26 @@
-//! The name of a note as callers write it: names separated by `/`, the last of which ends in `.md`.
+//! Names of notes as callers write them: names separated by `/`, the last of which ends in `.md`.
 
 use std::fmt;
 
-use crate::{ActionError, protocol::shortened};
+use crate::protocol::{ActionError, shortened};
 
 const MAX_NAME_BYTES: usize = 255;
 const MAX_DEPTH: usize = 32;
 
-/// What Obsidian allows in no name of a note: links to it would break, or some system could not store it.
+/// Characters that Obsidian rejects in names of notes: links to them would break, or some systems could not store them.
 const FORBIDDEN: &str = "/\\:*?\"<>|#^[]";
 
-/// A note's place in the vault. Each name is a plain file name; none begins with a dot.
+/// Path of a note in the vault. Each name is a plain file name; none begins with a dot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct NotePath {
-    /// The folders on the way, outermost first.
+    /// Folders on the way, outermost first.
     pub(super) folders: Vec<String>,
-    /// The file's own name, `.md` included.
+    /// File name, with `.md`.
     pub(super) name: String,
 }
 
 impl NotePath {
-    /// The note that a caller's path names. `.md` is added when it is missing.
+    /// The note that a caller's path names. A missing `.md` is added.
     pub(super) fn parse(path: &str) -> Result<Self, ActionError> {
         let mut names = names(path)?;
         let Some(name) = names.pop() else {
@@ -29,29 +29,29 @@ impl NotePath {
         Ok(Self { folders: names, name: checked(with_extension(&name))? })
     }
 
-    /// Checks that a note may be created at this path. One that is there already can be read whatever its name is.
+    /// Checks that a note may be created at this path. Existing notes can be read under any name.
     pub(super) fn check_new(&self) -> Result<(), ActionError> {
         let parts = self.folders.iter().chain([&self.name]);
         let found = parts.flat_map(|part| part.chars()).find(|c| FORBIDDEN.contains(*c));
         found.map_or(Ok(()), |found| {
             Err(ActionError::invalid(format!(
-                "a note can't be created at `{}`: its path contains `{found}`, and links to it would break; leave out \
-                 : * ? \" < > | # ^ [ ]",
+                "cannot create a note at `{}`: its path contains `{found}`, which would break links to it; leave out \
+                     : * ? \" < > | # ^ [ ]",
                 shortened(&self.to_string(), 128)
             )))
         })
     }
 }
 
-/// The note of a title.
+/// The note of a title, with the name that the title leads to.
 pub(super) struct Titled {
     pub(super) path: NotePath,
-    /// Whether its name is the title. Otherwise other titles have the same name.
+    /// Whether the name equals the title. Otherwise several titles lead to the same name.
     pub(super) is_exact: bool,
 }
 
 impl Titled {
-    /// The note of that title, at the top of the vault. Characters that Obsidian allows in no file name become `-`.
+    /// The note of `title`, at the top of the vault. Characters that Obsidian rejects in file names become `-`.
     pub(super) fn new(title: &str) -> Result<Self, ActionError> {
         let title = title.trim();
         let name = title.replace(|c: char| c.is_control() || FORBIDDEN.contains(c), "-");
@@ -78,7 +78,7 @@ pub(super) fn is_note(name: &str) -> bool {
     name.len() > 3 && name.get(name.len() - 3..).is_some_and(|end| end.eq_ignore_ascii_case(".md"))
 }
 
-/// The folders that a caller's path names; none means the vault itself.
+/// The folders that a caller's path names; none for the vault itself.
 pub(super) fn folder_names(path: &str) -> Result<Vec<String>, ActionError> {
     let path = path.trim().trim_end_matches('/');
     if matches!(path, "" | ".") { Ok(Vec::new()) } else { names(path) }
@@ -92,13 +92,13 @@ fn names(path: &str) -> Result<Vec<String>, ActionError> {
     Ok(names)
 }
 
-/// Whether a caller could name this part of a path.
+/// Whether a caller may use this name in a path.
 pub(super) fn is_nameable(name: &str) -> bool {
     checked(name.into()).is_ok()
 }
 
-/// Empty names are those of absolute paths and of `a//b`; a leading dot those of `.`, `..` and of what Obsidian and
-/// others hide in a vault, such as `.obsidian` and `.git`.
+/// Checks one name of a path. Empty names occur in absolute paths and in `a//b`; a leading dot in `.`, `..` and in names
+/// that Obsidian and others hide in a vault, such as `.obsidian` and `.git`.
 fn checked(name: String) -> Result<String, ActionError> {
     let wrong = name.is_empty()
         || name.len() > MAX_NAME_BYTES
@@ -107,8 +107,8 @@ fn checked(name: String) -> Result<String, ActionError> {
     if wrong {
         let name = shortened(&name.replace(char::is_control, "?"), 64);
         return Err(ActionError::invalid(format!(
-            "`{name}` can't be part of a note's path: paths are relative to the vault, and each part is a plain file \
-             name without a leading dot or a backslash, at most {MAX_NAME_BYTES} bytes long"
+            "`{name}` is not valid in a note's path: paths are relative to the vault, and each part is a plain file name \
+                 without a leading dot or a backslash, at most {MAX_NAME_BYTES} bytes long"
         )));
     }
     Ok(name)
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_that_could_lead_elsewhere_are_refused() {
+    fn paths_out_of_the_vault_are_rejected() {
         let long = "x".repeat(254);
         let deep = "x/".repeat(40) + "y";
         for path in [

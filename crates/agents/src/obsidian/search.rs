@@ -1,4 +1,4 @@
-//! All notes of a vault, and the lines that hold a text. Bounded in depth, in number and in time.
+//! Lists the notes of a vault and the lines that contain a text, with limits on depth, number and time.
 
 use std::{fs::File, time::Instant};
 
@@ -14,17 +14,20 @@ use super::{
     path::{NotePath, is_nameable, is_note},
     vault::{MAX_NOTE_BYTES, Vault, open_folder, read_plain_file},
 };
-use crate::{ActionError, names::composed, protocol::shortened};
+use crate::{
+    names::composed,
+    protocol::{ActionError, shortened},
+};
 
 const MAX_DEPTH: usize = 32;
 const MAX_NOTES: usize = 100_000;
-/// How much of a line is shown, or of the text that was found if that is longer.
+/// Longest part of a line that is shown, or of the matching text if that is longer.
 const MAX_LINE_CHARS: usize = 240;
 const MAX_FOUND_CHARS: usize = 2000;
-/// The most files that are named beside their number.
+/// Most skipped files that are named.
 const MAX_NAMED: usize = 20;
 
-/// A line that holds the text, or the name of a note that does (line 0).
+/// A line that contains the text, or the name of a note that does (line 0).
 #[derive(Debug, Serialize)]
 pub(super) struct Match {
     path: String,
@@ -32,14 +35,14 @@ pub(super) struct Match {
     text: String,
 }
 
-/// What was passed over.
+/// Files that were skipped.
 #[derive(Debug, Default)]
 pub(super) struct Skipped {
     pub(super) count: usize,
     pub(super) named: Vec<SkippedNote>,
 }
 
-/// A note that was passed over, as a whole or in part.
+/// A note that was skipped, in whole or in part.
 #[derive(Debug, Serialize)]
 pub(super) struct SkippedNote {
     path: String,
@@ -55,22 +58,22 @@ impl Skipped {
     }
 }
 
-/// Every note in a folder and below, in the order of their paths, and what looks like one but is none.
+/// Every note in a folder and below, ordered by path, and the entries that look like notes and are none.
 pub(super) fn notes(
     vault: &Vault,
     folder: &[String],
     until: Instant,
 ) -> Result<(Vec<NotePath>, Skipped), ActionError> {
-    let mut visit = Visit { until, notes: Vec::new(), skipped: Skipped::default() };
+    let mut visitor = Visitor { until, notes: Vec::new(), skipped: Skipped::default() };
     let (folder, names) = vault.folder(folder)?;
-    visit.folder(&folder, &names)?;
-    visit.notes.sort();
-    visit.skipped.named.sort_by(|one, other| one.path.cmp(&other.path));
-    Ok((visit.notes, visit.skipped))
+    visitor.visit_folder(&folder, &names)?;
+    visitor.notes.sort();
+    visitor.skipped.named.sort_by(|one, other| one.path.cmp(&other.path));
+    Ok((visitor.notes, visitor.skipped))
 }
 
-/// At most `limit` matches, upper and lower case alike, in the order of [`notes`]; whether there are more; and what could
-/// not be looked at.
+/// At most `limit` case-insensitive matches, in the order of [`notes`]; whether there are more; and the notes that could not
+/// be searched.
 pub(super) fn matches(
     vault: &Vault,
     query: &str,
@@ -102,7 +105,7 @@ pub(super) fn matches(
     Ok((matches, more, skipped))
 }
 
-/// What can be searched of a note; the rest counts as skipped. A note that vanished has no lines to offer.
+/// The searchable text of a note; the rest counts as skipped. A note that was removed meanwhile has no text.
 fn text_of(vault: &Vault, note: &NotePath, skipped: &mut Skipped) -> String {
     let folder = match vault.folder(&note.folders) {
         Ok((folder, _)) => folder,
@@ -117,29 +120,29 @@ fn text_of(vault: &Vault, note: &NotePath, skipped: &mut Skipped) -> String {
         Ok((bytes, _)) => bytes,
         Err(problem) => {
             if problem != Errno::ENOENT {
-                skipped.add(note.to_string(), format!("it can't be read: {}", problem.desc()));
+                skipped.add(note.to_string(), format!("cannot be read: {}", problem.desc()));
             }
             return String::new();
         }
     };
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || bytes.contains(&0) {
-        skipped.add(note.to_string(), "it is UTF-16 or no text at all; notes are UTF-8");
+        skipped.add(note.to_string(), "not UTF-8 text: it is UTF-16 or binary");
         return String::new();
     }
     if bytes.len() > MAX_NOTE_BYTES {
-        skipped.add(note.to_string(), format!("only its first {MAX_NOTE_BYTES} bytes were searched"));
-        // Not in the middle of a character.
+        skipped.add(note.to_string(), format!("only the first {MAX_NOTE_BYTES} bytes were searched"));
+        // At a character boundary.
         let is_inside = |byte: Option<&u8>| byte.is_some_and(|byte| byte & 0xc0 == 0x80);
         let end = (MAX_NOTE_BYTES - 3..=MAX_NOTE_BYTES).rev().find(|end| !is_inside(bytes.get(*end)));
         bytes.truncate(end.unwrap_or(MAX_NOTE_BYTES));
     }
     String::from_utf8(bytes).unwrap_or_else(|problem| {
-        skipped.add(note.to_string(), "it is not UTF-8 text; only what can be read of it was searched");
+        skipped.add(note.to_string(), "not entirely UTF-8 text; only the readable part was searched");
         String::from_utf8_lossy(problem.as_bytes()).into_owned()
     })
 }
 
-/// A line that holds `query`, or of a long one the part around it.
+/// A line that contains `query`, or the part of a long line around it.
 fn snippet(line: &str, query: &str) -> Option<String> {
     let line = line.trim();
     let whole = composed(line);
@@ -148,59 +151,63 @@ fn snippet(line: &str, query: &str) -> Option<String> {
     if characters.len() <= MAX_LINE_CHARS {
         return Some(line.into());
     }
-    // From places in the folded line to those in the line itself.
+    // Translates byte offsets of the folded line into character indices of the line.
     let mut ends = characters.iter().scan(0, |end, c| {
         *end += fold(*c).map(char::len_utf8).sum::<usize>();
         Some(*end)
     });
     let first = ends.by_ref().take_while(|end| *end <= start).count();
     let last = characters.len().min(first + query.chars().count());
-    let room = MAX_LINE_CHARS.max((last - first).min(MAX_FOUND_CHARS));
+    let width = MAX_LINE_CHARS.max((last - first).min(MAX_FOUND_CHARS));
     let begin = first
-        .saturating_sub(room.saturating_sub(last - first) / 2)
-        .min(characters.len() - room.min(characters.len()));
-    let end = characters.len().min(begin + room);
+        .saturating_sub(width.saturating_sub(last - first) / 2)
+        .min(characters.len() - width.min(characters.len()));
+    let end = characters.len().min(begin + width);
     let shown: String = characters[begin..end].iter().collect();
     let (before, after) = (if begin > 0 { "…" } else { "" }, if end < characters.len() { "…" } else { "" });
     Some(format!("{before}{shown}{after}"))
 }
 
-/// `text` without the difference of upper and lower case.
+/// `text` in lower case.
 fn folded(text: &str) -> String {
     if text.is_ascii() { text.to_ascii_lowercase() } else { text.chars().flat_map(fold).collect() }
 }
 
-/// The sigma at the end of a word has a form of its own.
+/// Lower case of `c`; the final sigma equals the other sigma.
 fn fold(c: char) -> impl Iterator<Item = char> {
     c.to_lowercase().map(|c| if c == 'ς' { 'σ' } else { c })
 }
 
-/// A walk through folders.
-struct Visit {
+/// A walk through the folders of a vault.
+struct Visitor {
     until: Instant,
     notes: Vec<NotePath>,
     skipped: Skipped,
 }
 
-impl Visit {
-    /// Takes in every note below `folder`. Hidden entries are none of the vault's, and links are not followed.
-    fn folder(&mut self, folder: &File, names: &[String]) -> Result<(), ActionError> {
+impl Visitor {
+    /// Collects every note below `folder`. Hidden entries are skipped silently, and links are not followed.
+    fn visit_folder(&mut self, folder: &File, names: &[String]) -> Result<(), ActionError> {
         check_time(self.until)?;
-        // A directory stream moves the position of what it reads, so it opens the folder anew.
+        // A directory stream moves the offset of its descriptor, so the folder is opened again.
         let opened = open_folder(folder, ".").and_then(|own| Dir::from_fd(own.into()));
         let mut entries = match opened {
             Ok(entries) => entries,
             Err(problem) => {
-                self.skip(names, "", &format!("the folder can't be read: {}", problem.desc()));
+                self.skip(names, "", &format!("the folder cannot be read: {}", problem.desc()));
                 return Ok(());
             }
         };
         for entry in entries.iter() {
             match entry {
                 Ok(entry) if entry.file_name().to_bytes().starts_with(b".") => {}
-                Ok(entry) => self.entry(folder, names, &entry)?,
+                Ok(entry) => self.visit_entry(folder, names, &entry)?,
                 Err(problem) => {
-                    self.skip(names, "", &format!("the folder can't be read to its end: {}", problem.desc()));
+                    self.skip(
+                        names,
+                        "",
+                        &format!("the folder cannot be read to its end: {}", problem.desc()),
+                    );
                     break;
                 }
             }
@@ -208,52 +215,56 @@ impl Visit {
         Ok(())
     }
 
-    fn entry(&mut self, folder: &File, names: &[String], entry: &Entry) -> Result<(), ActionError> {
+    fn visit_entry(&mut self, folder: &File, names: &[String], entry: &Entry) -> Result<(), ActionError> {
         let shown = entry.file_name().to_string_lossy();
         let kind = entry.file_type();
         let is_folder = matches!(kind, Some(Type::Directory));
         let Some(name) = entry.file_name().to_str().ok().filter(|name| is_nameable(name)) else {
             if is_folder || is_note(&shown) {
-                self.skip(names, &shown, "its name is not UTF-8, or has a character that no path may have");
+                self.skip(
+                    names,
+                    &shown,
+                    "the name is not UTF-8, or contains a character that paths may not contain",
+                );
             }
             return Ok(());
         };
-        // Some file systems do not say what an entry is.
+        // Some file systems do not report the type of an entry.
         if matches!(kind, Some(Type::Directory) | None) {
             match open_folder(folder, name) {
                 Ok(inner) if names.len() < MAX_DEPTH => {
-                    return self.folder(&inner, &[names, &[name.to_owned()]].concat());
+                    return self.visit_folder(&inner, &[names, &[name.to_owned()]].concat());
                 }
-                Ok(_) => self.skip(names, name, &format!("it is more than {MAX_DEPTH} folders deep")),
+                Ok(_) => self.skip(names, name, &format!("more than {MAX_DEPTH} folders deep")),
                 Err(Errno::ENOENT) => {}
                 Err(problem) if is_folder => {
-                    self.skip(names, name, &format!("it can't be opened: {}", problem.desc()));
+                    self.skip(names, name, &format!("cannot be opened: {}", problem.desc()));
                 }
-                Err(_) => return self.note(names, name),
+                Err(_) => return self.visit_note(names, name),
             }
             return Ok(());
         }
         match kind {
-            Some(Type::File) => self.note(names, name),
+            Some(Type::File) => self.visit_note(names, name),
             Some(Type::Symlink) if is_note(name) || leads_to_folder(folder, name) => {
-                self.skip(names, name, "it is a link; the agent follows no links");
+                self.skip(names, name, "a link; the agent follows no links");
                 Ok(())
             }
             _ if is_note(name) => {
-                self.skip(names, name, "it is no plain file");
+                self.skip(names, name, "not a plain file");
                 Ok(())
             }
             _ => Ok(()),
         }
     }
 
-    fn note(&mut self, names: &[String], name: &str) -> Result<(), ActionError> {
+    fn visit_note(&mut self, names: &[String], name: &str) -> Result<(), ActionError> {
         if !is_note(name) {
             return Ok(());
         }
         self.notes.push(NotePath { folders: names.to_vec(), name: name.into() });
         if self.notes.len() > MAX_NOTES {
-            let problem = format!("the vault has more than {MAX_NOTES} notes; name a folder");
+            let problem = format!("the vault has more than {MAX_NOTES} notes; pass a folder");
             return Err(ActionError::new(413, problem));
         }
         Ok(())
@@ -266,17 +277,17 @@ impl Visit {
     }
 }
 
-/// Whether a link names a folder. Only its kind is looked at.
+/// Whether a link leads to a folder. Only the type of its target is read.
 fn leads_to_folder(folder: &File, name: &str) -> bool {
     fstatat(folder, name, AtFlags::empty())
-        .is_ok_and(|about| SFlag::from_bits_truncate(about.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR)
+        .is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR)
 }
 
 fn check_time(until: Instant) -> Result<(), ActionError> {
     if Instant::now() < until {
         Ok(())
     } else {
-        Err(ActionError::timeout("the vault is too large to read in time"))
+        Err(ActionError::timeout("the vault is too large to read within the deadline; pass a folder"))
     }
 }
 
@@ -285,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn snippets_show_the_text_that_was_found() {
+    fn snippets_contain_the_matching_text() {
         for before in [0, 1, 100, 239, 240, 241, 500, 10_000] {
             for after in [0, 10, 300] {
                 for query in ["needle", "größe", "ΟΔΟΣ", "İ", "e\u{301}t"] {

@@ -1,10 +1,10 @@
-//! Files and directories of a vault, reached without following any link.
+//! Files and directories of a vault, opened without following any link.
 //!
-//! Every step of a path is opened relative to the directory before it, with `O_NOFOLLOW`. So no link leads out of the
-//! vault, also not one that somebody puts there while the agent is at work. (The vault's own directory may be a link:
-//! that is the operator's choice.)
+//! Every component of a path is opened relative to the directory before it, with `O_NOFOLLOW`. So no link leads out of the
+//! vault, not even one that is created while the agent works. (The vault's own directory may be a link: that is the
+//! operator's choice.)
 //!
-//! A note is never half written: new content goes to a hidden file beside it, to the disk, and then takes the name.
+//! A note is never half written: new content goes to a hidden file beside it, is synchronized, and then takes the name.
 
 use std::{
     fs::{self, File, Permissions},
@@ -25,25 +25,28 @@ use nix::{
     unistd::{UnlinkatFlags, linkat, unlinkat},
 };
 
-use super::{ROOT_VARIABLE, path::NotePath};
-use crate::{ActionError, names};
+use super::path::NotePath;
+use crate::{names, protocol::ActionError};
 
-/// The longest note.
+/// The variable that names the vault's directory.
+pub const ROOT_VARIABLE: &str = "OBSIDIAN_AGENT_VAULT_ROOT";
+
+/// Longest note in bytes.
 pub(super) const MAX_NOTE_BYTES: usize = 4 * 1024 * 1024;
 
-/// Opening without `O_NONBLOCK` would wait for the other end of a named pipe.
+/// `O_NONBLOCK`, because opening a named pipe would wait for its other end.
 const READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_NOFOLLOW).union(OFlag::O_NONBLOCK).union(OFlag::O_CLOEXEC);
 
-/// A vault, held open.
+/// An open vault.
 pub(super) struct Vault {
     root: File,
 }
 
-/// What became of [`Vault::create`].
+/// Outcome of [`Vault::create`].
 pub(super) enum Created {
     New,
     Exists,
-    /// A note is there whose path, as the disk spells it, looks the same.
+    /// A note exists whose path looks the same; with its path as spelled on disk.
     LooksTheSame(NotePath),
 }
 
@@ -52,27 +55,27 @@ impl Vault {
         let open = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open(root);
         open.map(|root| Self { root }).map_err(|problem| match problem.kind() {
             io::ErrorKind::NotFound => ActionError::invalid(format!(
-                "the directory that {ROOT_VARIABLE} names does not exist; create it, or name another"
+                "the directory that {ROOT_VARIABLE} names does not exist; create it, or name another one"
             )),
             kind => ActionError::invalid(format!(
-                "the directory that {ROOT_VARIABLE} names can't be opened: {kind}"
+                "the directory that {ROOT_VARIABLE} names cannot be opened: {kind}"
             )),
         })
     }
 
-    /// The folder of these names, and its names as the disk spells them.
+    /// The folder of these names, and its names as spelled on disk.
     pub(super) fn folder(&self, names: &[String]) -> Result<(File, Vec<String>), ActionError> {
         self.walk(names, false)
     }
 
-    /// The whole note, and its path as the disk spells it.
+    /// The content of a note, and its path as spelled on disk.
     pub(super) fn read(&self, path: &NotePath) -> Result<(NotePath, String), ActionError> {
         let (folder, path) = self.find(path)?;
         let (content, _) = read_file(&folder, &path)?;
         Ok((path, content))
     }
 
-    /// Writes a note that is not there yet, with the folders on the way.
+    /// Writes a new note, and the folders on the way.
     pub(super) fn create(&self, path: &NotePath, content: &str) -> Result<Created, ActionError> {
         check_length(content)?;
         self.locked(path, || {
@@ -92,7 +95,7 @@ impl Vault {
         })
     }
 
-    /// Replaces a note by what `change` makes of it. The answer is its path as the disk spells it.
+    /// Replaces the content of a note by the result of `change`. Returns its path as spelled on disk.
     pub(super) fn update(
         &self,
         path: &NotePath,
@@ -110,7 +113,7 @@ impl Vault {
         })
     }
 
-    /// Changes of one vault wait for each other, also those of other agents.
+    /// Serializes changes to a vault across all agents.
     fn locked<T>(
         &self,
         path: &NotePath,
@@ -123,7 +126,7 @@ impl Vault {
         changed
     }
 
-    /// The folder of a note, and the note's path as the disk spells it. Whether it can be read is not said.
+    /// The folder of a note, and the note's path as spelled on disk. The note itself is not opened.
     fn find(&self, path: &NotePath) -> Result<(File, NotePath), ActionError> {
         let (folder, folders) = self.folder(&path.folders)?;
         let name = match fstatat(&folder, path.name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
@@ -138,7 +141,7 @@ impl Vault {
         let mut spelled = Vec::new();
         for name in names {
             let (inner, name) = match open_folder(&folder, name) {
-                Err(Errno::ENOENT) => self.enter_other(&folder, name, create),
+                Err(Errno::ENOENT) => self.enter_look_alike(&folder, name, create),
                 opened => opened.map(|inner| (inner, name.clone())),
             }
             .map_err(|problem| folder_failed(problem, name))?;
@@ -148,8 +151,8 @@ impl Vault {
         Ok((folder, spelled))
     }
 
-    /// A folder that is not there by this name: one that looks the same, or else a new one if it is to be created.
-    fn enter_other(&self, parent: &File, name: &str, create: bool) -> Result<(File, String), Errno> {
+    /// Opens a folder that does not exist by this name: one that looks the same, or else a new one if `create`.
+    fn enter_look_alike(&self, parent: &File, name: &str, create: bool) -> Result<(File, String), Errno> {
         let other = look_alike(parent, name);
         let name = match other {
             Some(other) => other,
@@ -165,7 +168,7 @@ impl Vault {
 
 /// Another name in `folder` that looks the same as `name`.
 fn look_alike(folder: &File, name: &str) -> Option<String> {
-    // A directory stream moves the position of what it reads, so it opens the folder anew.
+    // A directory stream moves the offset of its descriptor, so the folder is opened again.
     let own = open_folder(folder, ".").ok()?;
     let mut entries = Dir::from_fd(own.into()).ok()?;
     entries.iter().find_map(|entry| {
@@ -175,25 +178,25 @@ fn look_alike(folder: &File, name: &str) -> Option<String> {
     })
 }
 
-/// The folder `name` in `parent`, unless it is a link.
+/// Opens the folder `name` in `parent`, unless it is a link.
 pub(super) fn open_folder(parent: &File, name: &str) -> Result<File, Errno> {
     openat(parent, name, READ | OFlag::O_DIRECTORY, Mode::empty()).map(File::from)
 }
 
-/// At most `limit` bytes of the file `name` in `folder`, unless it is a link or no plain file.
+/// Reads at most `limit` bytes of the file `name` in `folder`, unless it is a link or no plain file.
 pub(super) fn read_plain_file(
     folder: &File,
     name: &str,
     limit: usize,
 ) -> Result<(Vec<u8>, Permissions), Errno> {
     let file = openat(folder, name, READ, Mode::empty()).map(File::from)?;
-    let about = file.metadata().map_err(|problem| errno(&problem))?;
-    if !about.is_file() {
+    let metadata = file.metadata().map_err(|problem| errno(&problem))?;
+    if !metadata.is_file() {
         return Err(Errno::ELOOP);
     }
     let mut bytes = Vec::new();
     file.take(limit as u64).read_to_end(&mut bytes).map_err(|problem| errno(&problem))?;
-    Ok((bytes, about.permissions()))
+    Ok((bytes, metadata.permissions()))
 }
 
 fn read_file(folder: &File, path: &NotePath) -> Result<(String, Permissions), ActionError> {
@@ -207,7 +210,7 @@ fn read_file(folder: &File, path: &NotePath) -> Result<(String, Permissions), Ac
     Ok((content, permissions))
 }
 
-/// New content under a hidden name. It is gone with this value unless it was published.
+/// New content under a hidden name, which is removed with this value unless it was published.
 struct Draft<'a> {
     folder: &'a File,
     name: String,
@@ -230,26 +233,26 @@ impl<'a> Draft<'a> {
         Ok(draft)
     }
 
-    /// Takes `name` if nobody has it: a link, unlike a rename, replaces nothing.
+    /// Takes `name` if it does not exist: a link, unlike a rename, replaces nothing.
     fn publish_new(self, name: &str) -> Result<(), Errno> {
         linkat(self.folder, self.name.as_str(), self.folder, name, AtFlags::empty())?;
-        self.settle()
+        self.sync()
     }
 
     fn publish_over(self, name: &str) -> Result<(), Errno> {
         renameat(self.folder, self.name.as_str(), self.folder, name)?;
-        self.settle()
+        self.sync()
     }
 
-    /// A name is on the disk when its directory is.
-    fn settle(&self) -> Result<(), Errno> {
+    /// Synchronizes the directory, which makes the name durable.
+    fn sync(&self) -> Result<(), Errno> {
         self.folder.sync_all().map_err(|problem| errno(&problem))
     }
 }
 
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
-        // After a rename there is nothing left to remove.
+        // After a rename there is nothing to remove.
         let _ = unlinkat(self.folder, self.name.as_str(), UnlinkatFlags::NoRemoveDir);
     }
 }
@@ -266,28 +269,30 @@ fn errno(problem: &io::Error) -> Errno {
     problem.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
-/// What failed at a note. Opening a link answers `ELOOP` on Linux and `EMLINK` on some others.
+/// The error of an operation on a note. Opening a link fails with `ELOOP` on Linux and with `EMLINK` on some systems.
 fn failed(problem: Errno, path: &NotePath) -> ActionError {
     match problem {
         Errno::ENOENT => ActionError::new(404, format!("there is no note `{path}`")),
-        Errno::ELOOP | Errno::EMLINK | Errno::EISDIR => {
-            ActionError::new(403, format!("`{path}` is a link or no plain file; the agent follows no links"))
-        }
+        Errno::ELOOP | Errno::EMLINK | Errno::EISDIR => ActionError::new(
+            403,
+            format!("`{path}` is a link or not a plain file; the agent follows no links"),
+        ),
         Errno::EACCES | Errno::EPERM | Errno::EROFS => {
             ActionError::new(403, format!("the agent has no permission for `{path}`"))
         }
-        Errno::ENOSPC | Errno::EDQUOT => ActionError::new(507, "there is no space left for the vault"),
+        Errno::ENOSPC | Errno::EDQUOT => ActionError::new(507, "the file system of the vault is full"),
         other => ActionError::internal(format!("the vault's file system failed: {}", other.desc())),
     }
 }
 
-/// What failed at a folder. A link where a folder is expected answers `ENOTDIR`.
+/// The error of an operation on a folder. A link in the place of a folder fails with `ENOTDIR`.
 fn folder_failed(problem: Errno, name: &str) -> ActionError {
     match problem {
         Errno::ENOENT => ActionError::new(404, format!("there is no folder `{name}`")),
-        Errno::ELOOP | Errno::EMLINK | Errno::ENOTDIR => {
-            ActionError::new(403, format!("`{name}` is no folder, or a link; the agent follows no links"))
-        }
+        Errno::ELOOP | Errno::EMLINK | Errno::ENOTDIR => ActionError::new(
+            403,
+            format!("`{name}` is not a folder, or is a link; the agent follows no links"),
+        ),
         Errno::EACCES | Errno::EPERM | Errno::EROFS => {
             ActionError::new(403, format!("the agent has no permission for `{name}`"))
         }

@@ -1,5 +1,5 @@
-//! What the built-in agents declare is what they accept: a planner that goes by their schemas refuses what they would
-//! refuse, and nothing else.
+//! The schemas of the built-in agents match their validation: a planner that applies them rejects exactly the inputs that the
+//! agents reject.
 
 use std::{fs, process::Command};
 
@@ -15,22 +15,22 @@ use tempfile::TempDir;
 
 use crate::{call, request};
 
-/// The declaration of a built-in agent.
+/// Specification of a built-in agent.
 fn declared(name: &str) -> AgentSpec {
     let builtin = BUILTINS.iter().find(|builtin| builtin.name == name).unwrap();
     let base = AgentSpec::new("base".parse().unwrap(), Vec::new());
     builtin.spec(&base, "phoenix").unwrap()
 }
 
-/// Sends every input to `agent`, and compares what it says of the input itself with what its schema says.
-fn agree(name: &str, mut agent: impl Agent, cases: &[(&str, &[Value], &[Value])]) {
+/// Sends every input to `agent`, and compares the result with that of its schema.
+fn compare(name: &str, mut agent: impl Agent, cases: &[(&str, &[Value], &[Value])]) {
     let spec = declared(name);
     for (action, good, bad) in cases {
         let schema = spec.actions[*action].input_schema.as_ref().unwrap();
         for (inputs, accepted) in [(good, true), (bad, false)] {
             for input in *inputs {
                 let by_schema = schema.check(&request(action, input.clone()).payload).is_ok();
-                // Anything but 400 is about the repository or the vault, and not about the input.
+                // Other codes than 400 are about the repository or the vault.
                 let answer = call(&mut agent, action, input.clone());
                 let by_agent = answer.as_ref().err().is_none_or(|error| error.code != 400);
                 assert_eq!((by_schema, by_agent), (accepted, accepted), "{action} {input}: {answer:?}");
@@ -51,18 +51,18 @@ fn agree(name: &str, mut agent: impl Agent, cases: &[(&str, &[Value], &[Value])]
 }
 
 #[test]
-fn git() {
-    let place = TempDir::new().unwrap();
-    fs::write(place.path().join("a"), "1\n").unwrap();
-    let environment = [("PATH", std::env::var_os("PATH").unwrap()), ("HOME", place.path().into())];
+fn git_schema_matches_its_validation() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("a"), "1\n").unwrap();
+    let environment = [("PATH", std::env::var_os("PATH").unwrap()), ("HOME", dir.path().into())];
     let mut init = Command::new("git");
-    init.args(["init", "--quiet"]).current_dir(place.path()).env_clear().envs(environment.clone());
+    init.args(["init", "--quiet"]).current_dir(dir.path()).env_clear().envs(environment.clone());
     assert!(init.status().unwrap().success());
     let environment = environment.map(|(name, value)| (name.into(), value));
     let who = ["GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"];
     let who = who.map(|name| (name.into(), "ann@example.com".into()));
-    let agent = GitAgent::new(place.path(), environment.into_iter().chain(who));
-    agree(
+    let agent = GitAgent::new(dir.path(), environment.into_iter().chain(who));
+    compare(
         "git_agent",
         agent,
         &[
@@ -128,9 +128,9 @@ fn git() {
 }
 
 #[test]
-fn obsidian() {
+fn obsidian_schema_matches_its_validation() {
     let vault = TempDir::new().unwrap();
-    agree(
+    compare(
         "obsidian_agent",
         ObsidianAgent::new(Some(vault.path().into())),
         &[
@@ -198,13 +198,13 @@ fn obsidian() {
 }
 
 #[test]
-fn echo_and_the_language_model() {
+fn echo_and_llm_schemas_match_their_validation() {
     let chat: (&str, &[Value], &[Value]) = (
         "chat",
         &[json!({"message": "hi"}), json!({"message": "", "more": 1})],
         &[json!({}), json!({"message": {}})],
     );
-    agree("echo_agent", EchoAgent, &[chat, (ANY_ACTION, &[json!({}), json!({"message": 1})], &[])]);
+    compare("echo_agent", EchoAgent, &[chat, (ANY_ACTION, &[json!({}), json!({"message": 1})], &[])]);
     let offline = LlmSettings { default_provider: DefaultProvider::Offline, ..LlmSettings::default() };
-    agree("llm_router_agent", LlmRouter::new(offline), &[chat]);
+    compare("llm_router_agent", LlmRouter::new(offline), &[chat]);
 }

@@ -14,13 +14,13 @@ use tempfile::TempDir;
 
 use crate::{call, code, request, text};
 
-/// A root directory with a repository in it, and something outside.
-pub(crate) struct Place {
-    pub(crate) place: TempDir,
+/// A root directory with a repository in it, and a directory outside.
+pub(crate) struct Fixture {
+    pub(crate) dir: TempDir,
     pub(crate) agent: GitAgent,
 }
 
-/// The environment of every git here: nobody's configuration but the repository's own.
+/// The environment of every git: no configuration except the repository's.
 pub(crate) fn environment(home: &Path) -> Vec<(OsString, OsString)> {
     let pair = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
     vec![
@@ -35,19 +35,19 @@ pub(crate) fn environment(home: &Path) -> Vec<(OsString, OsString)> {
     ]
 }
 
-impl Place {
+impl Fixture {
     pub(crate) fn new() -> Self {
-        let place = TempDir::new().unwrap();
-        fs::create_dir_all(place.path().join("root/repo")).unwrap();
-        fs::create_dir(place.path().join("outside")).unwrap();
-        let agent = GitAgent::new(place.path().join("root/repo"), environment(place.path()));
-        let place = Self { place, agent };
-        place.git(&["init", "--quiet", "--initial-branch=main"]);
-        place
+        let dir = TempDir::new().unwrap();
+        fs::create_dir_all(dir.path().join("root/repo")).unwrap();
+        fs::create_dir(dir.path().join("outside")).unwrap();
+        let agent = GitAgent::new(dir.path().join("root/repo"), environment(dir.path()));
+        let fixture = Self { dir, agent };
+        fixture.git(&["init", "--quiet", "--initial-branch=main"]);
+        fixture
     }
 
     pub(crate) fn file(&self, path: &str) -> PathBuf {
-        self.place.path().join(path)
+        self.dir.path().join(path)
     }
 
     pub(crate) fn write(&self, path: &str, content: &str) {
@@ -57,7 +57,7 @@ impl Place {
     pub(crate) fn git(&self, arguments: &[&str]) -> String {
         let mut git = Command::new("git");
         git.env_clear()
-            .envs(environment(self.place.path()))
+            .envs(environment(self.dir.path()))
             .current_dir(self.file("root/repo"))
             .args(arguments);
         let output = git.output().unwrap();
@@ -65,7 +65,7 @@ impl Place {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// A program that leaves a mark when it runs.
+    /// A program that creates a file when it runs.
     pub(crate) fn program(&self) -> (PathBuf, PathBuf) {
         let (program, marker) = (self.file("program"), self.file("marker"));
         let script = format!("#!/bin/sh\necho \"$0 $*\" >> '{}'\n", marker.display());
@@ -79,14 +79,14 @@ impl Place {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// An agent that runs `script` for git, in which `"$GIT"` is the real one.
+    /// An agent that runs `script` as git, in which `"$GIT"` is the installed git.
     pub(crate) fn agent_with(&self, script: &str) -> GitAgent {
         let path = std::env::var_os("PATH").unwrap();
         let git =
             std::env::split_paths(&path).map(|folder| folder.join("git")).find(|git| git.exists()).unwrap();
         let script = format!("#!/bin/sh\nGIT='{}'\n{script}\n", git.display());
         self.script(&self.file("bin/git"), &script);
-        let mut environment = environment(self.place.path());
+        let mut environment = environment(self.dir.path());
         let path =
             std::env::join_paths([self.file("bin")].into_iter().chain(std::env::split_paths(&path))).unwrap();
         environment[0].1 = path;
@@ -122,94 +122,94 @@ impl Place {
 }
 
 #[test]
-fn a_change_is_seen_added_committed_and_logged() {
-    let mut place = Place::new();
-    let status = text(&mut place.agent, "git_status", json!({}));
+fn change_is_shown_added_committed_and_logged() {
+    let mut fixture = Fixture::new();
+    let status = text(&mut fixture.agent, "git_status", json!({}));
     assert!(status.contains("On branch main") && status.contains("No commits yet"), "{status}");
-    assert_eq!(text(&mut place.agent, "git_log", json!({})), "No commits yet.");
-    place.write("größe.txt", "one\n");
-    assert!(text(&mut place.agent, "git_status", json!({})).contains("größe.txt"));
-    assert_eq!(text(&mut place.agent, "git_add", json!({"paths": ["größe.txt"]})), "add 'größe.txt'");
-    assert!(text(&mut place.agent, "git_diff", json!({"staged": true})).contains("+one"));
+    assert_eq!(text(&mut fixture.agent, "git_log", json!({})), "No commits yet.");
+    fixture.write("größe.txt", "one\n");
+    assert!(text(&mut fixture.agent, "git_status", json!({})).contains("größe.txt"));
+    assert_eq!(text(&mut fixture.agent, "git_add", json!({"paths": ["größe.txt"]})), "add 'größe.txt'");
+    assert!(text(&mut fixture.agent, "git_diff", json!({"staged": true})).contains("+one"));
     let committed =
-        call(&mut place.agent, "git_commit", json!({"message": "First\n\n# not a comment"})).unwrap();
-    assert_eq!(committed.metadata["commit"], place.git(&["rev-parse", "HEAD"]).trim());
-    assert_eq!(place.git(&["log", "-1", "--format=%B"]).trim(), "First\n\n# not a comment");
-    place.write("größe.txt", "two\n");
-    assert!(text(&mut place.agent, "git_diff", json!({"path": "größe.txt"})).contains("-one\n+two"));
-    assert_eq!(text(&mut place.agent, "git_diff", json!({"staged": true})), "Nothing is staged.");
-    let log = text(&mut place.agent, "git_log", json!({"limit": 1}));
+        call(&mut fixture.agent, "git_commit", json!({"message": "First\n\n# not a comment"})).unwrap();
+    assert_eq!(committed.metadata["commit"], fixture.git(&["rev-parse", "HEAD"]).trim());
+    assert_eq!(fixture.git(&["log", "-1", "--format=%B"]).trim(), "First\n\n# not a comment");
+    fixture.write("größe.txt", "two\n");
+    assert!(text(&mut fixture.agent, "git_diff", json!({"path": "größe.txt"})).contains("-one\n+two"));
+    assert_eq!(text(&mut fixture.agent, "git_diff", json!({"staged": true})), "Nothing is staged.");
+    let log = text(&mut fixture.agent, "git_log", json!({"limit": 1}));
     assert!(log.ends_with("Ann: First") && log.lines().count() == 1, "{log}");
 }
 
 #[test]
 fn chats_read_and_never_write() {
-    let mut place = Place::new();
-    place.write("a", "1\n");
-    place.commit("First");
-    place.commit("Second");
-    place.write("a", "2\n");
-    let mut chat = |message: &str| text(&mut place.agent, "chat", json!({"message": message}));
+    let mut fixture = Fixture::new();
+    fixture.write("a", "1\n");
+    fixture.commit("First");
+    fixture.commit("Second");
+    fixture.write("a", "2\n");
+    let mut chat = |message: &str| text(&mut fixture.agent, "chat", json!({"message": message}));
     assert!(chat("git status").contains("modified:   a"));
     assert!(chat("What is in the git diff?").contains("+2"));
     assert_eq!(chat("git diff staged"), "Nothing is staged.");
     assert_eq!(chat("show me the git log").lines().count(), 2);
     assert_eq!(chat("git log, last 1").lines().count(), 1);
     for message in ["git commit everything", "git push", "hello", "git log, last 0"] {
-        let refusal = call(&mut place.agent, "chat", json!({"message": message})).unwrap_err();
+        let refusal = call(&mut fixture.agent, "chat", json!({"message": message})).unwrap_err();
         assert!(refusal.code == 400 && refusal.message.contains("git status"), "{refusal}");
     }
 }
 
 #[test]
-fn a_repeated_attempt_to_commit_finds_its_own_commit() {
-    let mut place = Place::new();
-    place.write("a", "1\n");
-    place.git(&["add", "a"]);
+fn repeated_commit_attempt_finds_its_own_commit() {
+    let mut fixture = Fixture::new();
+    fixture.write("a", "1\n");
+    fixture.git(&["add", "a"]);
     let mut commit = request("git_commit", json!({"message": "Once"}));
-    let first = place.agent.handle(&commit).unwrap();
-    assert_eq!(place.agent.handle(&commit).unwrap_err().code, 409, "a new request has nothing to commit");
+    let first = fixture.agent.handle(&commit).unwrap();
+    assert_eq!(fixture.agent.handle(&commit).unwrap_err().code, 409, "a new request has nothing to commit");
     commit.meta.attempt = 2;
-    let again = place.agent.handle(&commit).unwrap();
+    let again = fixture.agent.handle(&commit).unwrap();
     assert_eq!(again.metadata["commit"], first.metadata["commit"]);
     commit.payload.insert("message".into(), "Another".into());
-    assert_eq!(place.agent.handle(&commit).unwrap_err().code, 409);
-    assert_eq!(place.git(&["rev-list", "--count", "HEAD"]).trim(), "1");
+    assert_eq!(fixture.agent.handle(&commit).unwrap_err().code, 409);
+    assert_eq!(fixture.git(&["rev-list", "--count", "HEAD"]).trim(), "1");
 }
 
 #[test]
 fn arguments_are_never_options_or_patterns() {
-    let mut place = Place::new();
-    place.write("a", "1\n");
-    place.commit("First");
-    place.write("b", "1\n");
-    let before = place.git(&["status", "--porcelain"]);
+    let mut fixture = Fixture::new();
+    fixture.write("a", "1\n");
+    fixture.commit("First");
+    fixture.write("b", "1\n");
+    let before = fixture.git(&["status", "--porcelain"]);
     for path in ["-A", "--all", "--help", "*", ":/", ":(top)b"] {
-        assert_eq!(code(&mut place.agent, "git_add", json!({"paths": [path]})), 404, "{path}");
-        let diff = call(&mut place.agent, "git_diff", json!({"path": path})).unwrap();
+        assert_eq!(code(&mut fixture.agent, "git_add", json!({"paths": [path]})), 404, "{path}");
+        let diff = call(&mut fixture.agent, "git_diff", json!({"path": path})).unwrap();
         assert_eq!(diff.to_text(), "No unstaged changes to tracked files.", "{path}");
     }
-    let marker = place.file("marker");
+    let marker = fixture.file("marker");
     let output = format!("--output={}", marker.display());
-    call(&mut place.agent, "git_diff", json!({"path": output.trim_start_matches('/')})).unwrap();
+    call(&mut fixture.agent, "git_diff", json!({"path": output.trim_start_matches('/')})).unwrap();
     assert!(!marker.exists());
-    assert_eq!(place.git(&["status", "--porcelain"]), before);
-    place.write("-x", "1\n");
-    assert_eq!(text(&mut place.agent, "git_add", json!({"paths": ["-x"]})), "add '-x'");
+    assert_eq!(fixture.git(&["status", "--porcelain"]), before);
+    fixture.write("-x", "1\n");
+    assert_eq!(text(&mut fixture.agent, "git_add", json!({"paths": ["-x"]})), "add '-x'");
     let message = json!({"message": "--amend"});
-    call(&mut place.agent, "git_commit", message).unwrap();
-    assert_eq!(place.git(&["log", "--format=%s"]), "--amend\nFirst\n");
+    call(&mut fixture.agent, "git_commit", message).unwrap();
+    assert_eq!(fixture.git(&["log", "--format=%s"]), "--amend\nFirst\n");
 }
 
 #[test]
 fn no_path_and_no_link_leaves_the_root() {
-    let mut place = Place::new();
-    place.write("a", "1\n");
-    place.commit("First");
-    fs::write(place.file("outside/secret"), "secret").unwrap();
-    symlink(place.file("outside"), place.file("root/repo/link")).unwrap();
-    symlink(place.file("outside/secret"), place.file("root/repo/file")).unwrap();
-    let absolute = place.file("outside/secret").to_str().unwrap().to_owned();
+    let mut fixture = Fixture::new();
+    fixture.write("a", "1\n");
+    fixture.commit("First");
+    fs::write(fixture.file("outside/secret"), "secret").unwrap();
+    symlink(fixture.file("outside"), fixture.file("root/repo/link")).unwrap();
+    symlink(fixture.file("outside/secret"), fixture.file("root/repo/file")).unwrap();
+    let absolute = fixture.file("outside/secret").to_str().unwrap().to_owned();
     for (path, refused) in [("../../outside/secret", 400), (&*absolute, 400), ("", 400), ("link/secret", 403)]
     {
         for (action, payload) in [
@@ -217,76 +217,76 @@ fn no_path_and_no_link_leaves_the_root() {
             ("git_log", json!({"path": path})),
             ("git_add", json!({"paths": ["a", path]})),
         ] {
-            assert_eq!(code(&mut place.agent, action, payload), refused, "{action} {path}");
+            assert_eq!(code(&mut fixture.agent, action, payload), refused, "{action} {path}");
         }
     }
     for (repo, refused) in [("..", 400), ("link", 403), (&*absolute, 400), ("missing", 404), (".git", 404)] {
-        assert_eq!(code(&mut place.agent, "git_status", json!({"repo": repo})), refused, "{repo}");
+        assert_eq!(code(&mut fixture.agent, "git_status", json!({"repo": repo})), refused, "{repo}");
     }
-    // A link that is added is stored as a link; what it points to is not read.
-    call(&mut place.agent, "git_add", json!({"paths": ["file"]})).unwrap();
-    assert!(!text(&mut place.agent, "git_diff", json!({"staged": true})).contains("+secret\n"));
+    // A link is stored as a link; its target is not read.
+    call(&mut fixture.agent, "git_add", json!({"paths": ["file"]})).unwrap();
+    assert!(!text(&mut fixture.agent, "git_diff", json!({"staged": true})).contains("+secret\n"));
 }
 
 #[test]
-fn a_repository_above_or_beside_the_root_is_out_of_reach() {
-    let place = Place::new();
-    fs::create_dir(place.file("root/repo/sub")).unwrap();
-    let mut agent = GitAgent::new(place.file("root/repo/sub"), environment(place.place.path()));
+fn repository_above_or_beside_the_root_is_unreachable() {
+    let fixture = Fixture::new();
+    fs::create_dir(fixture.file("root/repo/sub")).unwrap();
+    let mut agent = GitAgent::new(fixture.file("root/repo/sub"), environment(fixture.dir.path()));
     assert_eq!(code(&mut agent, "git_status", json!({})), 404);
-    let mut agent = GitAgent::new(place.file("root"), environment(place.place.path()));
+    let mut agent = GitAgent::new(fixture.file("root"), environment(fixture.dir.path()));
     assert_eq!(code(&mut agent, "git_status", json!({})), 404);
     assert!(text(&mut agent, "git_status", json!({"repo": "repo"})).contains("On branch main"));
     assert!(text(&mut agent, "git_status", json!({"repo": "repo/sub"})).contains("On branch main"));
-    place.git(&["config", "core.worktree", place.file("outside").to_str().unwrap()]);
+    fixture.git(&["config", "core.worktree", fixture.file("outside").to_str().unwrap()]);
     assert_eq!(code(&mut agent, "git_status", json!({"repo": "repo"})), 403);
-    let mut agent = GitAgent::new(place.file("nowhere"), environment(place.place.path()));
+    let mut agent = GitAgent::new(fixture.file("nowhere"), environment(fixture.dir.path()));
     let error = call(&mut agent, "git_status", json!({})).unwrap_err();
     assert!(error.code == 400 && error.message.contains("GIT_AGENT_REPO_ROOT"), "{error}");
 }
 
 #[test]
-fn variables_that_would_redirect_git_are_not_passed_on() {
-    let place = Place::new();
-    let mut environment = environment(place.place.path());
+fn variables_that_redirect_git_are_not_passed_on() {
+    let fixture = Fixture::new();
+    let mut environment = environment(fixture.dir.path());
     for (name, value) in [("GIT_DIR", "/nonexistent"), ("GIT_EXTERNAL_DIFF", "false"), ("GIT_TRACE", "1")] {
         environment.push((name.into(), value.into()));
     }
-    let mut agent = GitAgent::new(place.file("root/repo"), environment);
+    let mut agent = GitAgent::new(fixture.file("root/repo"), environment);
     assert!(text(&mut agent, "git_status", json!({})).contains("On branch main"));
 }
 
 #[test]
-fn long_output_is_cut_and_says_so() {
-    let mut place = Place::new();
-    place.write("a", "");
-    place.commit("First");
-    place.write("a", &"a line of text\n".repeat(100_000));
-    let diff = call(&mut place.agent, "git_diff", json!({})).unwrap();
+fn long_output_is_truncated_with_a_note() {
+    let mut fixture = Fixture::new();
+    fixture.write("a", "");
+    fixture.commit("First");
+    fixture.write("a", &"a line of text\n".repeat(100_000));
+    let diff = call(&mut fixture.agent, "git_diff", json!({})).unwrap();
     assert_eq!(diff.metadata["truncated"], true);
     let diff = diff.to_text();
     assert!(diff.len() < 300 * 1024 && diff.ends_with("[truncated: only the first 262144 bytes are shown]"));
 }
 
 #[test]
-fn failures_are_explained_without_paths_of_this_machine() {
-    let mut place = Place::new();
-    let home = place.place.path().to_str().unwrap().to_owned();
-    assert_eq!(code(&mut place.agent, "git_add", json!({"paths": ["missing"]})), 404);
-    assert_eq!(code(&mut place.agent, "git_commit", json!({"message": "x"})), 409);
-    assert_eq!(code(&mut place.agent, "git_commit", json!({"message": " "})), 400);
-    assert_eq!(code(&mut place.agent, "git_status", json!({"path": "a"})), 400);
-    assert_eq!(code(&mut place.agent, "git_push", json!({})), 501);
-    place.write(".gitignore", "ignored\n");
-    place.write("ignored", "");
-    assert_eq!(code(&mut place.agent, "git_add", json!({"paths": ["ignored"]})), 400);
-    fs::write(place.file("root/repo/.git/index.lock"), "").unwrap();
-    let error = call(&mut place.agent, "git_add", json!({"paths": [".gitignore"]})).unwrap_err();
+fn failures_contain_no_path_of_this_machine() {
+    let mut fixture = Fixture::new();
+    let home = fixture.dir.path().to_str().unwrap().to_owned();
+    assert_eq!(code(&mut fixture.agent, "git_add", json!({"paths": ["missing"]})), 404);
+    assert_eq!(code(&mut fixture.agent, "git_commit", json!({"message": "x"})), 409);
+    assert_eq!(code(&mut fixture.agent, "git_commit", json!({"message": " "})), 400);
+    assert_eq!(code(&mut fixture.agent, "git_status", json!({"path": "a"})), 400);
+    assert_eq!(code(&mut fixture.agent, "git_push", json!({})), 501);
+    fixture.write(".gitignore", "ignored\n");
+    fixture.write("ignored", "");
+    assert_eq!(code(&mut fixture.agent, "git_add", json!({"paths": ["ignored"]})), 400);
+    fs::write(fixture.file("root/repo/.git/index.lock"), "").unwrap();
+    let error = call(&mut fixture.agent, "git_add", json!({"paths": [".gitignore"]})).unwrap_err();
     assert!(error.code == 409 && error.message.contains("index.lock"), "{error}");
-    assert!(place.file("root/repo/.git/index.lock").exists(), "it may be the lock of another git");
-    fs::remove_file(place.file("root/repo/.git/index.lock")).unwrap();
-    fs::write(place.file("root/repo/.git/index"), "garbage").unwrap();
-    let error = call(&mut place.agent, "git_status", json!({})).unwrap_err();
+    assert!(fixture.file("root/repo/.git/index.lock").exists(), "the lock may belong to another git");
+    fs::remove_file(fixture.file("root/repo/.git/index.lock")).unwrap();
+    fs::write(fixture.file("root/repo/.git/index"), "garbage").unwrap();
+    let error = call(&mut fixture.agent, "git_status", json!({})).unwrap_err();
     assert!(
         error.code == 400 && error.message.starts_with("git refused: ") && !error.message.contains(&home),
         "{error}"
@@ -294,22 +294,22 @@ fn failures_are_explained_without_paths_of_this_machine() {
 }
 
 #[test]
-fn a_missing_git_and_a_missing_author_are_explained() {
-    let place = Place::new();
-    let nobody = [("PATH".into(), place.file("outside").into())];
+fn missing_git_and_missing_author_are_explained() {
+    let fixture = Fixture::new();
+    let no_author = [("PATH".into(), fixture.file("outside").into())];
     let error =
-        call(&mut GitAgent::new(place.file("root/repo"), nobody), "git_status", json!({})).unwrap_err();
+        call(&mut GitAgent::new(fixture.file("root/repo"), no_author), "git_status", json!({})).unwrap_err();
     assert!(error.code == 500 && error.message.contains("not installed"), "{error}");
 
-    place.write("a", "1\n");
-    place.git(&["add", "a"]);
-    place.git(&["config", "user.useConfigOnly", "true"]);
-    let anonymous = environment(place.place.path()).into_iter().filter(|(name, _)| {
+    fixture.write("a", "1\n");
+    fixture.git(&["add", "a"]);
+    fixture.git(&["config", "user.useConfigOnly", "true"]);
+    let anonymous = environment(fixture.dir.path()).into_iter().filter(|(name, _)| {
         let name = name.to_str().unwrap();
         !name.starts_with("GIT_AUTHOR") && !name.starts_with("GIT_COMMITTER")
     });
     let error =
-        call(&mut GitAgent::new(place.file("root/repo"), anonymous), "git_commit", json!({"message": "x"}))
+        call(&mut GitAgent::new(fixture.file("root/repo"), anonymous), "git_commit", json!({"message": "x"}))
             .unwrap_err();
     assert!(error.code == 400 && error.message.contains("user.name"), "{error}");
 }

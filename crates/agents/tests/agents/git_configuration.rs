@@ -1,4 +1,4 @@
-//! Nothing of a repository runs and no answer changes, whatever is configured.
+//! No program of a repository runs and no output changes, under any configuration.
 
 use std::{fs, os::unix::fs::symlink};
 
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use crate::{
     call, code,
-    git::{Place, environment},
+    git::{Fixture, environment},
     text,
 };
 
-/// Keys whose value is a program, or makes git run one.
+/// Keys whose value is a program, or makes git run a program.
 const PROGRAMS: &[&str] = &[
     "alias.status",
     "alias.diff",
@@ -49,7 +49,7 @@ const PROGRAMS: &[&str] = &[
     "uploadpack.packObjectsHook",
 ];
 
-/// Keys that switch on what would run a program, or what looks into submodules.
+/// Keys that enable features that run a program or read submodules.
 const SWITCHES: &[(&str, &str)] = &[
     ("commit.gpgSign", "true"),
     ("commit.verbose", "2"),
@@ -75,7 +75,7 @@ const SWITCHES: &[(&str, &str)] = &[
     ("submodule.sub.ignore", "none"),
 ];
 
-/// Keys that change the form of what git writes.
+/// Keys that change the format of git's output.
 const FORMS: &[(&str, &str)] = &[
     ("color.branch", "always"),
     ("color.diff", "always"),
@@ -121,25 +121,25 @@ const FORMS: &[(&str, &str)] = &[
     ("trace2.normalTarget", "2"),
 ];
 
-/// A repository in which much has changed.
-fn changed() -> Place {
-    let place = Place::new();
+/// A repository with changes of every kind.
+fn changed() -> Fixture {
+    let fixture = Fixture::new();
     let lines: String = (0..30).map(|line| format!("line {line}\n\n")).collect();
-    place.write("größe.txt", &lines);
-    place.write("b.txt", &lines.replace("line", "other"));
-    place.write(".gitattributes", "*.txt diff=evil merge=evil\n");
-    place.commit("Grüße");
-    place.add_submodule();
-    place.git(&["notes", "add", "-m", "A note", "HEAD"]);
-    place.write("sub/n", "2\n");
-    place.write("größe.txt", &lines.replace("line 1\n", "changed\n").replace("line 29\n", "changed\n"));
-    place.git(&["mv", "b.txt", "c.txt"]);
-    place.write("untracked", "");
-    place
+    fixture.write("größe.txt", &lines);
+    fixture.write("b.txt", &lines.replace("line", "other"));
+    fixture.write(".gitattributes", "*.txt diff=evil merge=evil\n");
+    fixture.commit("Grüße");
+    fixture.add_submodule();
+    fixture.git(&["notes", "add", "-m", "A note", "HEAD"]);
+    fixture.write("sub/n", "2\n");
+    fixture.write("größe.txt", &lines.replace("line 1\n", "changed\n").replace("line 29\n", "changed\n"));
+    fixture.git(&["mv", "b.txt", "c.txt"]);
+    fixture.write("untracked", "");
+    fixture
 }
 
-/// Every reading action.
-fn readings(place: &mut Place) -> Vec<String> {
+/// The outputs of every read action.
+fn readings(fixture: &mut Fixture) -> Vec<String> {
     [
         ("git_status", json!({})),
         ("git_status", json!({"repo": "sub"})),
@@ -151,24 +151,24 @@ fn readings(place: &mut Place) -> Vec<String> {
         ("chat", json!({"message": "git log"})),
     ]
     .into_iter()
-    .map(|(action, payload)| text(&mut place.agent, action, payload))
+    .map(|(action, payload)| text(&mut fixture.agent, action, payload))
     .collect()
 }
 
-/// Writes a configuration file, by git, so that any name is written as it must be.
-fn configure(place: &Place, file: &str, settings: impl IntoIterator<Item = (&'static str, String)>) {
+/// Writes a configuration file with git, which quotes names correctly.
+fn configure(fixture: &Fixture, file: &str, settings: impl IntoIterator<Item = (&'static str, String)>) {
     for (key, value) in settings {
-        place.git(&["config", "--file", file, key, &value]);
+        fixture.git(&["config", "--file", file, key, &value]);
     }
 }
 
 #[test]
-fn nothing_that_a_repository_configures_runs() {
-    let mut place = changed();
-    let before = readings(&mut place);
-    let (program, marker) = place.program();
+fn no_program_of_a_repository_configuration_runs() {
+    let mut fixture = changed();
+    let before = readings(&mut fixture);
+    let (program, marker) = fixture.program();
     let program = program.to_str().unwrap().to_owned();
-    let hooks = place.file("hooks");
+    let hooks = fixture.file("hooks");
     fs::create_dir(&hooks).unwrap();
     for hook in [
         "pre-commit",
@@ -184,31 +184,32 @@ fn nothing_that_a_repository_configures_runs() {
     ] {
         fs::copy(&program, hooks.join(hook)).unwrap();
         for git_directory in [".git", ".git/modules/sub"] {
-            let folder = place.file("root/repo").join(git_directory).join("hooks");
+            let folder = fixture.file("root/repo").join(git_directory).join("hooks");
             fs::create_dir_all(&folder).unwrap();
             fs::copy(&program, folder.join(hook)).unwrap();
         }
     }
     for config in [".git/config", ".git/modules/sub/config"] {
-        let file = place.file("root/repo").join(config);
+        let file = fixture.file("root/repo").join(config);
         let file = file.to_str().unwrap();
-        configure(&place, file, SWITCHES.iter().map(|(key, value)| (*key, (*value).to_owned())));
-        configure(&place, file, PROGRAMS.iter().map(|key| (*key, program.clone())));
-        configure(&place, file, [("core.hooksPath", hooks.to_str().unwrap().to_owned())]);
+        configure(&fixture, file, SWITCHES.iter().map(|(key, value)| (*key, (*value).to_owned())));
+        configure(&fixture, file, PROGRAMS.iter().map(|key| (*key, program.clone())));
+        configure(&fixture, file, [("core.hooksPath", hooks.to_str().unwrap().to_owned())]);
     }
-    fs::write(place.file("root/repo/.git/modules/sub/info/attributes"), "* diff=evil\n").unwrap();
-    assert_eq!(readings(&mut place), before);
-    let mut run =
-        |action: &str, payload: Value| call(&mut place.agent, action, payload).map(|result| result.to_text());
+    fs::write(fixture.file("root/repo/.git/modules/sub/info/attributes"), "* diff=evil\n").unwrap();
+    assert_eq!(readings(&mut fixture), before);
+    let mut run = |action: &str, payload: Value| {
+        call(&mut fixture.agent, action, payload).map(|result| result.to_text())
+    };
     run("git_add", json!({"paths": ["größe.txt", "sub"]})).unwrap();
     run("git_add", json!({"paths": ["."]})).unwrap();
     run("git_commit", json!({"message": "Second"})).unwrap();
     assert_eq!(run("git_commit", json!({"message": "Nothing"})).unwrap_err().code, 409);
     run("git_add", json!({"repo": "sub", "paths": ["n"]})).unwrap();
     run("git_commit", json!({"repo": "sub", "message": "Inner"})).unwrap();
-    // The submodule has a new commit, and changes beside it.
-    fs::write(place.file("root/repo/sub/n"), "3\n").unwrap();
-    let mut run = |action: &str, payload: Value| text(&mut place.agent, action, payload);
+    // The submodule has a new commit and other changes.
+    fs::write(fixture.file("root/repo/sub/n"), "3\n").unwrap();
+    let mut run = |action: &str, payload: Value| text(&mut fixture.agent, action, payload);
     assert!(run("git_status", json!({})).contains("modified:   sub (new commits)"));
     assert!(run("git_diff", json!({})).contains("+Subproject commit"));
     assert_eq!(run("git_add", json!({"paths": ["."]})), "add 'sub'");
@@ -219,87 +220,87 @@ fn nothing_that_a_repository_configures_runs() {
 
 #[test]
 fn no_program_runs_while_a_merge_is_unfinished() {
-    let mut place = Place::new();
-    let (program, marker) = place.program();
-    place.write("a", "1\n");
-    place.write(".gitattributes", "a merge=evil\n");
-    place.commit("First");
-    place.git(&["checkout", "--quiet", "-b", "side"]);
-    place.write("a", "2\n");
-    place.commit("Side");
-    place.git(&["checkout", "--quiet", "main"]);
-    place.write("a", "3\n");
-    place.commit("Main");
+    let mut fixture = Fixture::new();
+    let (program, marker) = fixture.program();
+    fixture.write("a", "1\n");
+    fixture.write(".gitattributes", "a merge=evil\n");
+    fixture.commit("First");
+    fixture.git(&["checkout", "--quiet", "-b", "side"]);
+    fixture.write("a", "2\n");
+    fixture.commit("Side");
+    fixture.git(&["checkout", "--quiet", "main"]);
+    fixture.write("a", "3\n");
+    fixture.commit("Main");
     let merge = std::process::Command::new("git")
         .env_clear()
-        .envs(environment(place.place.path()))
-        .current_dir(place.file("root/repo"))
+        .envs(environment(fixture.dir.path()))
+        .current_dir(fixture.file("root/repo"))
         .args(["-c", "rerere.enabled=true", "merge", "side"])
         .output()
         .unwrap();
     assert!(!merge.status.success(), "there is a conflict");
-    place.git(&["config", "rerere.enabled", "true"]);
-    place.git(&["config", "merge.evil.driver", program.to_str().unwrap()]);
-    assert_eq!(code(&mut place.agent, "git_commit", json!({"message": "x"})), 409);
-    place.write("a", "4\n");
-    text(&mut place.agent, "git_add", json!({"paths": ["a"]}));
-    call(&mut place.agent, "git_commit", json!({"message": "Merge"})).unwrap();
-    assert_eq!(place.git(&["rev-list", "--count", "--merges", "HEAD"]).trim(), "1");
+    fixture.git(&["config", "rerere.enabled", "true"]);
+    fixture.git(&["config", "merge.evil.driver", program.to_str().unwrap()]);
+    assert_eq!(code(&mut fixture.agent, "git_commit", json!({"message": "x"})), 409);
+    fixture.write("a", "4\n");
+    text(&mut fixture.agent, "git_add", json!({"paths": ["a"]}));
+    call(&mut fixture.agent, "git_commit", json!({"message": "Merge"})).unwrap();
+    assert_eq!(fixture.git(&["rev-list", "--count", "--merges", "HEAD"]).trim(), "1");
     assert!(!marker.exists(), "{}", fs::read_to_string(marker).unwrap());
 }
 
 #[test]
 fn programs_of_a_relative_search_path_do_not_run() {
-    let mut place = Place::new();
-    let (program, marker) = place.program();
-    fs::copy(&program, place.file("root/repo/tool")).unwrap();
-    place.git(&["config", "filter.f.clean", "tool"]);
-    place.write(".gitattributes", "a filter=f\n");
-    place.write("a", "1\n");
-    let mut environment = environment(place.place.path());
+    let mut fixture = Fixture::new();
+    let (program, marker) = fixture.program();
+    fs::copy(&program, fixture.file("root/repo/tool")).unwrap();
+    fixture.git(&["config", "filter.f.clean", "tool"]);
+    fixture.write(".gitattributes", "a filter=f\n");
+    fixture.write("a", "1\n");
+    let mut environment = environment(fixture.dir.path());
     environment[0].1.push(":.:");
-    place.agent = GitAgent::new(place.file("root/repo"), environment);
-    let _ = call(&mut place.agent, "git_add", json!({"paths": ["a"]}));
+    fixture.agent = GitAgent::new(fixture.file("root/repo"), environment);
+    let _ = call(&mut fixture.agent, "git_add", json!({"paths": ["a"]}));
     assert!(!marker.exists());
 }
 
 #[test]
 fn output_does_not_depend_on_the_configuration() {
-    let mut place = changed();
-    let before = readings(&mut place);
+    let mut fixture = changed();
+    let before = readings(&mut fixture);
     assert!(before[2].contains("--- a/größe.txt") && before[3].contains("rename from b.txt"), "{before:?}");
-    let user = place.file("user");
-    configure(&place, user.to_str().unwrap(), FORMS.iter().map(|(key, value)| (*key, (*value).to_owned())));
-    let mut environment = environment(place.place.path());
+    let user = fixture.file("user");
+    configure(&fixture, user.to_str().unwrap(), FORMS.iter().map(|(key, value)| (*key, (*value).to_owned())));
+    let mut environment = environment(fixture.dir.path());
     for (name, value) in &mut environment {
         if name == "GIT_CONFIG_GLOBAL" {
             *value = user.clone().into();
         }
     }
-    place.agent = GitAgent::new(place.file("root/repo"), environment);
-    assert_eq!(readings(&mut place), before, "the user's configuration");
-    let repository = place.file("root/repo/.git/config");
+    fixture.agent = GitAgent::new(fixture.file("root/repo"), environment);
+    assert_eq!(readings(&mut fixture), before, "the user's configuration");
+    let repository = fixture.file("root/repo/.git/config");
     for (key, value) in FORMS {
-        configure(&place, repository.to_str().unwrap(), [(*key, (*value).to_owned())]);
-        assert_eq!(readings(&mut place), before, "{key}");
+        configure(&fixture, repository.to_str().unwrap(), [(*key, (*value).to_owned())]);
+        assert_eq!(readings(&mut fixture), before, "{key}");
     }
-    let committed = call(&mut place.agent, "git_commit", json!({"message": "ümläut"})).unwrap();
-    let commit = place.git(&["cat-file", "commit", "HEAD"]);
+    let committed = call(&mut fixture.agent, "git_commit", json!({"message": "ümläut"})).unwrap();
+    let commit = fixture.git(&["cat-file", "commit", "HEAD"]);
     assert!(commit.ends_with("\n\nümläut\n") && !commit.contains("encoding"), "{commit}");
     let short = &committed.metadata["commit"].as_str().unwrap()[..7];
     assert!(committed.to_text().starts_with(&format!("[main {short}] ümläut\n")), "{}", committed.to_text());
 }
 
 #[test]
-fn git_directory_outside_the_root_is_refused() {
-    let place = Place::new();
-    place.write("a", "1\n");
-    place.commit("Secret");
-    fs::rename(place.file("root/repo"), place.file("outside/other")).unwrap();
-    let other = place.file("outside/other/.git");
-    let repo = place.file("root/repo");
-    let (git, root) = (repo.join(".git"), place.file("root"));
-    let agent = |root| GitAgent::new(root, environment(place.place.path()));
+fn git_directory_outside_the_root_is_rejected() {
+    let fixture = Fixture::new();
+    fixture.write("a", "1\n");
+    fixture.commit("Secret");
+    fs::rename(fixture.file("root/repo"), fixture.file("outside/other")).unwrap();
+    let other = fixture.file("outside/other/.git");
+    let repo = fixture.file("root/repo");
+    let (git, root) = (repo.join(".git"), fixture.file("root"));
+    let agent = |root| GitAgent::new(root, environment(fixture.dir.path()));
     let check = |what: &str| {
         for (root, repo) in [(&root, "repo"), (&repo, "")] {
             for (action, payload) in [
@@ -310,7 +311,7 @@ fn git_directory_outside_the_root_is_refused() {
                 ("git_commit", json!({"repo": repo, "message": "x"})),
             ] {
                 let error = call(&mut agent(root.clone()), action, payload).unwrap_err();
-                // A HEAD or refs that git itself does not follow make it no repository.
+                // With a HEAD or refs that git does not follow, it is no repository.
                 assert!(matches!(error.code, 403 | 404), "{what}: {action}: {error}");
             }
         }
@@ -327,19 +328,19 @@ fn git_directory_outside_the_root_is_refused() {
     symlink(&other, &git).unwrap();
     check("a link");
     fresh();
-    place.git(&["init", "--quiet"]);
+    fixture.git(&["init", "--quiet"]);
     fs::write(git.join("commondir"), other.to_str().unwrap()).unwrap();
     check("a common directory");
     for part in ["objects", "refs", "HEAD", "config"] {
         fresh();
-        place.git(&["init", "--quiet", "--initial-branch=main"]);
+        fixture.git(&["init", "--quiet", "--initial-branch=main"]);
         let _ = fs::remove_dir_all(git.join(part));
         let _ = fs::remove_file(git.join(part));
         symlink(other.join(part), git.join(part)).unwrap();
         check(part);
     }
     fresh();
-    place.git(&["init", "--quiet"]);
+    fixture.git(&["init", "--quiet"]);
     fs::create_dir_all(git.join("objects/info")).unwrap();
     fs::write(git.join("objects/info/alternates"), format!("{}\n", other.join("objects").display())).unwrap();
     assert_eq!(code(&mut agent(root.clone()), "git_log", json!({"repo": "repo"})), 403);
@@ -348,17 +349,17 @@ fn git_directory_outside_the_root_is_refused() {
 
 #[test]
 fn linked_work_tree_and_submodule_can_be_the_root() {
-    let place = Place::new();
-    place.write("a", "1\n");
-    place.commit("First");
-    place.add_submodule();
-    let linked = place.file("outside/linked");
-    place.git(&["worktree", "add", "--quiet", "-b", "topic", linked.to_str().unwrap()]);
-    for root in [linked.clone(), place.file("root/repo/sub")] {
-        let mut agent = GitAgent::new(&root, environment(place.place.path()));
+    let fixture = Fixture::new();
+    fixture.write("a", "1\n");
+    fixture.commit("First");
+    fixture.add_submodule();
+    let linked = fixture.file("outside/linked");
+    fixture.git(&["worktree", "add", "--quiet", "-b", "topic", linked.to_str().unwrap()]);
+    for root in [linked.clone(), fixture.file("root/repo/sub")] {
+        let mut agent = GitAgent::new(&root, environment(fixture.dir.path()));
         assert!(text(&mut agent, "git_status", json!({})).contains("On branch "), "{}", root.display());
     }
-    // Below a root, they lead out of it.
-    let mut agent = GitAgent::new(place.file("outside"), environment(place.place.path()));
+    // Below a root, their git directories lead out of it.
+    let mut agent = GitAgent::new(fixture.file("outside"), environment(fixture.dir.path()));
     assert_eq!(code(&mut agent, "git_status", json!({"repo": "linked"})), 403);
 }

@@ -1,4 +1,4 @@
-//! What each provider is asked, and how its answer reads. The bodies are those of the providers' documentation.
+//! The request to each provider and the interpretation of its response. The bodies are those of the documentation.
 
 use phoenix_agents::{ActionResult, Agent, llm::LlmRouter};
 use phoenix_domain::{
@@ -8,7 +8,7 @@ use phoenix_domain::{
 use serde_json::{Value, json};
 
 use crate::{
-    provider::{Asked, Provider, Reply},
+    provider::{Provider, RecordedRequest, Reply},
     request,
 };
 
@@ -25,19 +25,19 @@ pub(crate) fn settings(kind: ProviderKind, base_url: String) -> LlmSettings {
     settings
 }
 
-/// Asks `kind` with a system prompt and a context; gives the answer and what the provider was asked.
-fn ask(kind: ProviderKind, path: &str, reply: &Value) -> (ActionResult, Asked) {
+/// Sends a chat to `kind` with a system prompt and a context; returns the answer and the request that the provider got.
+fn ask(kind: ProviderKind, path: &str, reply: &Value) -> (ActionResult, RecordedRequest) {
     let provider = Provider::answering(200, reply.to_string());
     let settings =
         LlmSettings { system_prompt: Some("Be brief.".into()), ..settings(kind, provider.url(path)) };
     let mut request = request("chat", json!({"message": "Hello!"}));
     request.context = "It is Monday.".into();
     let result = LlmRouter::new(settings).handle(&request).unwrap();
-    (result, provider.only_asked())
+    (result, provider.only_request())
 }
 
 #[test]
-fn the_openai_shape() {
+fn openai_request_and_response_are_translated() {
     let reply = json!({
         "id": "chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT", "object": "chat.completion", "created": 1_741_569_952,
         "model": "gpt-4.1-2025-04-14",
@@ -70,7 +70,7 @@ fn the_openai_shape() {
 }
 
 #[test]
-fn the_anthropic_shape() {
+fn anthropic_request_and_response_are_translated() {
     let reply = json!({
         "id": "msg_013Zva2CMHLNnXjNJJKqJ2EF", "type": "message", "role": "assistant", "model": "claude-sonnet-4-5-20250929",
         "content": [{"type": "thinking", "thinking": "hm", "signature": "x"}, {"type": "text", "text": "Hi! "},
@@ -93,7 +93,7 @@ fn the_anthropic_shape() {
 }
 
 #[test]
-fn the_gemini_shape() {
+fn gemini_request_and_response_are_translated() {
     let reply = json!({
         "candidates": [{"content": {"role": "model", "parts": [{"text": "let me think", "thought": true},
             {"text": "Hello there"}]}, "finishReason": "STOP", "index": 0}],
@@ -118,7 +118,7 @@ fn the_gemini_shape() {
 }
 
 #[test]
-fn the_ollama_shape() {
+fn ollama_request_and_response_are_translated() {
     let reply = json!({
         "model": "llama3.2", "created_at": "2023-12-12T14:13:43.416799Z",
         "message": {"role": "assistant", "content": "Hello! How are you today?"}, "done": true, "done_reason": "stop",
@@ -134,20 +134,20 @@ fn the_ollama_shape() {
 }
 
 #[test]
-fn without_instructions_and_without_a_key_none_are_sent() {
+fn absent_instructions_and_key_are_not_sent() {
     let reply = json!({"choices": [{"message": {"content": "ok"}}]}).to_string();
     let provider = Provider::answering(200, reply);
     let mut settings = settings(ProviderKind::OpenAi, provider.url("/v1"));
     settings.openai.api_key = None;
     let result = LlmRouter::new(settings).handle(&request("chat", json!({"message": "m"}))).unwrap();
-    let asked = provider.only_asked();
+    let asked = provider.only_request();
     assert_eq!(asked.header("authorization"), None);
     assert_eq!(asked.body["messages"], json!([{"role": "user", "content": "m"}]));
     assert_eq!(Json::Object(result.metadata), json!({"provider": "openai", "model": "model-1"}));
 }
 
 #[test]
-fn one_process_answers_many_chats() {
+fn one_agent_answers_many_chats() {
     let provider = Provider::answering(200, json!({"choices": [{"message": {"content": "ok"}}]}).to_string());
     let mut agent = LlmRouter::new(settings(ProviderKind::OpenAi, provider.url("/v1")));
     for _ in 0..3 {
@@ -156,7 +156,7 @@ fn one_process_answers_many_chats() {
     assert_eq!(provider.asked().len(), 3);
 }
 
-/// An Ollama that has these models.
+/// An Ollama server with these models.
 fn ollama(models: &[&str]) -> Provider {
     let tags =
         json!({"models": models.iter().map(|name| json!({"name": name})).collect::<Vec<_>>()}).to_string();
@@ -166,7 +166,7 @@ fn ollama(models: &[&str]) -> Provider {
     })
 }
 
-/// Settings as they are when nothing is configured but the address of an Ollama.
+/// Settings with only the address of an Ollama server.
 fn auto(base_url: String) -> LlmSettings {
     let mut settings = LlmSettings::default();
     settings.ollama.base_url = Some(base_url);
@@ -187,7 +187,7 @@ fn auto_prefers_a_key_to_a_running_ollama() {
 }
 
 #[test]
-fn auto_uses_the_model_that_a_running_ollama_has() {
+fn auto_uses_a_model_that_a_running_ollama_has() {
     for (models, configured, used) in [
         (&["qwen3:8b", "llama3.2:latest"][..], None, "llama3.2"),
         (&["qwen3:8b", "phi4:latest"][..], None, "qwen3:8b"),
@@ -204,13 +204,13 @@ fn auto_uses_the_model_that_a_running_ollama_has() {
 }
 
 #[test]
-fn offline_answer_says_what_works_without_a_model() {
+fn offline_answer_lists_what_works_without_a_model() {
     let settings = LlmSettings { default_provider: DefaultProvider::Offline, ..LlmSettings::default() };
     let result = LlmRouter::new(settings).handle(&request("chat", json!({"message": "m"}))).unwrap();
     let answer = result.to_text();
     assert!(answer.starts_with("[offline] No language model is configured"), "{answer}");
-    for told in ["OPENAI_API_KEY", "git_agent", "obsidian_agent", "echo_agent"] {
-        assert!(answer.contains(told), "{told} is missing in: {answer}");
+    for expected in ["OPENAI_API_KEY", "git_agent", "obsidian_agent", "echo_agent"] {
+        assert!(answer.contains(expected), "{expected} is missing in: {answer}");
     }
     assert_eq!(
         serde_json::to_value(&result.metadata).unwrap(),
@@ -219,8 +219,8 @@ fn offline_answer_says_what_works_without_a_model() {
 }
 
 #[test]
-fn configured_ollama_is_asked_or_its_failure_is_the_answer() {
-    // Half a second, as a server that is starting takes, was once too long for it.
+fn configured_ollama_answers_or_its_failure_does() {
+    // A server that is starting takes half a second.
     let slow = Provider::with(|asked| {
         let tags = json!({"models": [{"name": "llama3.2:latest"}], "message": {"content": "local"}});
         let delay = if asked.path == "/api/tags" { 500 } else { 0 };
@@ -233,7 +233,7 @@ fn configured_ollama_is_asked_or_its_failure_is_the_answer() {
     let mut settings = auto(named.url("/v1/"));
     settings.ollama.model_name = Some("qwen3".into());
     assert_eq!(chat(settings).unwrap().to_text(), "named");
-    assert_eq!(named.only_asked().path, "/api/chat", "a model that is named is not looked for");
+    assert_eq!(named.only_request().path, "/api/chat", "a configured model needs no lookup");
 
     let (empty, strange) = (ollama(&[]), Provider::answering(200, "<html>"));
     let broken = Provider::answering(500, r#"{"error":"out of memory"}"#);

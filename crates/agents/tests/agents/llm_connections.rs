@@ -24,10 +24,10 @@ use serde_json::json;
 
 use crate::{llm_answers::settings, request};
 
-/// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Timeout of every wait.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A server that is served by hand, connection by connection. It ends with its script.
+/// A server that runs a script for its connections, and ends with it.
 struct Server {
     url: String,
     script: thread::JoinHandle<()>,
@@ -47,17 +47,17 @@ impl Server {
 
 fn accept(listener: &TcpListener) -> TcpStream {
     let (connection, _) = listener.accept().unwrap();
-    connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    connection.set_read_timeout(Some(TIMEOUT)).unwrap();
     connection
 }
 
-/// One whole request, head and body.
+/// Reads one request, head and body.
 fn read_request(connection: &mut TcpStream) -> String {
     let mut request = Vec::new();
     let mut chunk = [0; 4096];
     loop {
         let read = connection.read(&mut chunk).unwrap();
-        assert!(read > 0, "the client hung up");
+        assert!(read > 0, "the client closed the connection");
         request.extend_from_slice(&chunk[..read]);
         let text = String::from_utf8_lossy(&request);
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
@@ -87,7 +87,7 @@ fn chat(agent: &mut LlmRouter) -> Result<ActionResult, ActionError> {
 }
 
 #[test]
-fn connection_closed_while_idle_is_replaced_unnoticed() {
+fn connection_closed_while_idle_is_replaced() {
     let (closed, is_closed) = mpsc::channel();
     let server = Server::run(move |listener| {
         let mut first = accept(listener);
@@ -101,7 +101,7 @@ fn connection_closed_while_idle_is_replaced_unnoticed() {
     });
     let mut agent = agent(&server.url);
     assert_eq!(chat(&mut agent).unwrap().to_text(), "one");
-    is_closed.recv_timeout(PATIENCE).unwrap();
+    is_closed.recv_timeout(TIMEOUT).unwrap();
     assert_eq!(chat(&mut agent).unwrap().to_text(), "two");
     server.end();
 }
@@ -112,13 +112,13 @@ fn request_lost_on_a_kept_connection_is_sent_again() {
         let mut kept = accept(listener);
         read_request(&mut kept);
         write_answer(&mut kept, "one");
-        // The provider gives the connection up just when it is used again.
+        // The provider closes the connection just when it is used again.
         read_request(&mut kept);
         drop(kept);
         let mut fresh = accept(listener);
         read_request(&mut fresh);
         write_answer(&mut fresh, "two");
-        // Kept again, and reset this time: what was not read makes the system do so.
+        // Kept again, and reset this time, because of unread data.
         let mut byte = [0; 1];
         fresh.read_exact(&mut byte).unwrap();
         drop(fresh);
@@ -134,7 +134,7 @@ fn request_lost_on_a_kept_connection_is_sent_again() {
 }
 
 #[test]
-fn request_lost_on_a_new_connection_or_in_its_answer_is_not() {
+fn request_lost_on_a_new_connection_is_not_sent_again() {
     let (asked, requests): (_, Receiver<()>) = mpsc::channel();
     let server = Server::run(move |listener| {
         let mut new = accept(listener);
@@ -168,7 +168,7 @@ fn through(variables: &[(&str, String)], base_url: &str) -> (LlmRouter, LlmSetti
 }
 
 #[test]
-fn proxy_of_either_case_carries_requests_by_scheme() {
+fn proxy_variables_apply_by_scheme_in_either_case() {
     for (variable, base_url, first_line) in [
         ("http_proxy", "http://model.invalid/v1", "POST http://model.invalid/v1/chat/completions "),
         ("HTTP_PROXY", "http://model.invalid/v1", "POST http://model.invalid/v1/chat/completions "),
@@ -205,7 +205,7 @@ fn proxy_of_either_case_carries_requests_by_scheme() {
 }
 
 #[test]
-fn no_proxy_keeps_a_prompt_from_the_proxy() {
+fn no_proxy_bypasses_the_proxy() {
     for variable in ["no_proxy", "NO_PROXY"] {
         for list in ["model.invalid", "other, *.invalid", ".invalid other", "model.invalid:80", "*"] {
             let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -223,7 +223,7 @@ fn no_proxy_keeps_a_prompt_from_the_proxy() {
 }
 
 #[test]
-fn socks_proxy_of_all_proxy_carries_the_request() {
+fn all_proxy_supports_a_socks_proxy() {
     let server = Server::run(|listener| {
         let mut connection = accept(listener);
         let mut greeting = [0; 3];
@@ -232,7 +232,7 @@ fn socks_proxy_of_all_proxy_carries_the_request() {
         connection.write_all(&[5, 0]).unwrap();
         let mut connect = [0; 5];
         connection.read_exact(&mut connect).unwrap();
-        assert_eq!(connect[..4], [5, 1, 0, 3], "the proxy looks the name up");
+        assert_eq!(connect[..4], [5, 1, 0, 3], "the proxy resolves the name");
         let mut name = vec![0; usize::from(connect[4]) + 2];
         connection.read_exact(&mut name).unwrap();
         assert_eq!(name, b"model.invalid\x00\x50");
@@ -247,7 +247,7 @@ fn socks_proxy_of_all_proxy_carries_the_request() {
 }
 
 #[test]
-fn proxy_variable_that_names_no_proxy_is_named() {
+fn invalid_proxy_variable_is_named() {
     let (mut agent, _) = through(&[("https_proxy", "ftp://proxy".into())], "https://model.invalid/v1");
     let error = chat(&mut agent).unwrap_err();
     assert_eq!((error.code, error.message.as_str()), (424, "https_proxy is not the address of a proxy"));
@@ -255,7 +255,7 @@ fn proxy_variable_that_names_no_proxy_is_named() {
 
 #[test]
 fn certificate_of_an_unknown_authority_is_named() {
-    // Signed by itself; made for this test, and for the next hundred years.
+    // A self-signed certificate for this test, valid for a hundred years.
     let (certificate, key) = (include_bytes!("tls/certificate.der"), include_bytes!("tls/key.der"));
     let server = Server::run(|listener| {
         let certificates = vec![CertificateDer::from(&certificate[..])];
@@ -278,7 +278,7 @@ fn certificate_of_an_unknown_authority_is_named() {
 }
 
 #[test]
-fn tls_to_a_plain_port_and_the_reverse_are_told_apart() {
+fn tls_to_a_plain_port_and_the_reverse_differ() {
     let plain = Server::run(|listener| {
         let mut connection = accept(listener);
         let _ = connection.read(&mut [0; 512]).unwrap();
@@ -292,7 +292,7 @@ fn tls_to_a_plain_port_and_the_reverse_are_told_apart() {
     let tls = Server::run(|listener| {
         let mut connection = accept(listener);
         read_request(&mut connection);
-        // The alert that a TLS server sends to what is not TLS.
+        // The alert of a TLS server for data that is not TLS.
         connection.write_all(&[0x15, 3, 1, 0, 2, 2, 0x46]).unwrap();
     });
     let error = chat(&mut agent(&tls.url)).unwrap_err();

@@ -1,4 +1,4 @@
-//! What servers say that speak a provider's API in their own way, and refusals that are no failure of the agent.
+//! Deviations of servers from a provider's API, and rejections that are no failure of the agent.
 
 use std::time::Duration;
 
@@ -98,13 +98,13 @@ fn byte_order_mark_before_an_answer_is_ignored() {
 }
 
 #[test]
-fn half_a_surrogate_pair_in_an_answer_is_one_character() {
+fn lone_surrogate_becomes_a_replacement_character() {
     let body = r#"{"choices":[{"message":{"content":"a\ud83d"}}]}"#;
     assert_eq!(answer(OpenAi, body).unwrap().to_text(), "a\u{fffd}");
 }
 
 #[test]
-fn model_answer_is_not_changed_by_the_key() {
+fn answer_that_contains_the_key_is_unaltered() {
     for text in ["keys begin with sk-test-, nothing else", KEY, "sk-test-4f9d in a text 2c7a1b"] {
         let body = json!({"choices": [{"message": {"content": text}, "finish_reason": text}], "model": text});
         let result = answer(OpenAi, body.to_string()).unwrap();
@@ -157,7 +157,7 @@ fn error_under_status_200_is_handled_as_its_own_status() {
 }
 
 #[test]
-fn refused_prompt_is_a_400_with_the_models_reason() {
+fn declined_prompt_is_a_400_with_the_reason() {
     let declined = json!({"choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}]});
     for (kind, body, reason) in [
         (OpenAi, declined, "content_filter"),
@@ -180,7 +180,7 @@ fn refused_prompt_is_a_400_with_the_models_reason() {
 }
 
 #[test]
-fn answer_of_reasoning_alone_is_a_400_that_names_max_tokens() {
+fn answer_of_reasoning_alone_is_a_400_naming_max_tokens() {
     for (kind, body) in [
         (
             OpenAi,
@@ -207,36 +207,36 @@ fn answer_of_reasoning_alone_is_a_400_that_names_max_tokens() {
 }
 
 #[test]
-fn provider_words_are_passed_on_in_every_shape() {
+fn provider_messages_are_passed_on_in_every_format() {
     for (status, body, message) in [
-        (422, r#"{"detail":"D"}"#, "openai refused the request (422): D"),
+        (422, r#"{"detail":"D"}"#, "openai rejected the request (422): D"),
         (
             422,
             r#"{"detail":[{"loc":["body","model"],"msg":"field required"}]}"#,
-            "openai refused the request (422): body.model: field required",
+            "openai rejected the request (422): body.model: field required",
         ),
         (
             400,
             "the plain HTTP request was sent to an HTTPS port\n",
-            "openai refused the request (400): the plain HTTP request was sent to an HTTPS port",
+            "openai rejected the request (400): the plain HTTP request was sent to an HTTPS port",
         ),
         (
             400,
             r#"{"error":{"message":"mind your API key"}}"#,
-            "openai refused the request (400): mind your API key",
+            "openai rejected the request (400): mind your API key",
         ),
-        (403, r#"{"message":"not from there"}"#, "openai refused the request (403): not from there"),
+        (403, r#"{"message":"not from there"}"#, "openai rejected the request (403): not from there"),
         (
             401,
             r#"{"error":{"message":"expired"}}"#,
-            "openai refused its API key (401): expired; check llm.openai.api_key or OPENAI_API_KEY",
+            "openai rejected its API key (401): expired; check llm.openai.api_key or OPENAI_API_KEY",
         ),
         (
             402,
             r#"{"error":{"message":"no credit"}}"#,
             "openai wants the account's balance to be settled (402): no credit",
         ),
-        (404, "", "openai refused the request (404); is llm.openai.base_url right?"),
+        (404, "", "openai rejected the request (404); check llm.openai.base_url"),
         (500, "<html>", "openai failed (500)"),
     ] {
         let error = chat(OpenAi, &Provider::answering(status, body)).unwrap_err();
@@ -245,7 +245,7 @@ fn provider_words_are_passed_on_in_every_shape() {
 }
 
 #[test]
-fn retry_after_of_a_429_reaches_the_answer_in_every_form() {
+fn retry_after_of_a_429_is_read_in_every_format() {
     let body = r#"{"error":{"message":"slow down"}}"#;
     for (status, name, value, millis) in [
         (429, "retry-after", "30", Some(30_000)),
@@ -261,7 +261,7 @@ fn retry_after_of_a_429_reaches_the_answer_in_every_form() {
         assert_eq!(error.code, 429, "{error}");
         assert_eq!(error.retry_after, millis.map(Duration::from_millis), "{name}: {value}");
         assert!(error.message.ends_with(": slow down"), "{error}");
-        provider.only_asked();
+        provider.only_request();
     }
     let google =
         json!({"error": {"code": 429, "message": "M", "details": [{"retryDelay": "7s"}]}}).to_string();

@@ -1,4 +1,4 @@
-//! What a provider's failure becomes, and that no key is ever in it.
+//! Translation of provider failures into errors, without keys.
 
 use std::{io::Read, net::TcpListener, thread};
 
@@ -25,7 +25,7 @@ fn answered(kind: ProviderKind, status: u16, body: &str) -> ActionError {
 }
 
 #[test]
-fn statuses_become_the_codes_that_decide_about_retries() {
+fn provider_statuses_map_to_codes() {
     let body = r#"{"error":{"message":"so it is"}}"#;
     for (status, code, class) in [
         (400, 400, FailureClass::InvalidRequest),
@@ -53,7 +53,7 @@ fn statuses_become_the_codes_that_decide_about_retries() {
 }
 
 #[test]
-fn the_providers_sentence_is_found_wherever_it_is_and_kept_short() {
+fn provider_message_is_found_and_truncated() {
     for body in [
         r#"{"error":{"message":"model\n\u0007 not found"}}"#,
         r#"{"error":"model not found"}"#,
@@ -64,17 +64,17 @@ fn the_providers_sentence_is_found_wherever_it_is_and_kept_short() {
     }
     let long = json!({"error": {"message": "x ".repeat(10_000)}}).to_string();
     assert!(answered(ProviderKind::OpenAi, 400, &long).message.len() < 400);
-    assert_eq!(answered(ProviderKind::OpenAi, 400, "<html>").message, "openai refused the request (400)");
+    assert_eq!(answered(ProviderKind::OpenAi, 400, "<html>").message, "openai rejected the request (400)");
 }
 
 #[test]
-fn key_refusal_is_told_by_status_or_member_not_by_words() {
+fn key_rejection_is_known_by_status_or_member() {
     let words = r#"{"error":{"code":400,"message":"API key not valid. Please pass a valid API key.","status":"INVALID_ARGUMENT"}}"#;
     let error = answered(ProviderKind::Gemini, 400, words);
     assert_eq!(error.code, 400);
     assert_eq!(
         error.message,
-        "gemini refused the request (400): API key not valid. Please pass a valid API key."
+        "gemini rejected the request (400): API key not valid. Please pass a valid API key."
     );
     let member =
         r#"{"error":{"code":400,"message":"API key not valid.","details":[{"reason":"API_KEY_INVALID"}]}}"#;
@@ -88,11 +88,11 @@ fn key_refusal_is_told_by_status_or_member_not_by_words() {
         r#"{"error":{"code":403,"message":"Your input was flagged","metadata":{"reasons":["x"]}}}"#;
     let error = answered(ProviderKind::OpenRouter, 403, moderation);
     assert_eq!(error.code, 403);
-    assert_eq!(error.message, "openrouter refused the request (403): Your input was flagged");
+    assert_eq!(error.message, "openrouter rejected the request (403): Your input was flagged");
 }
 
 #[test]
-fn no_failure_repeats_the_key() {
+fn no_failure_contains_the_key() {
     let echoes = |text: String| {
         [
             json!({"error": {"message": text}}).to_string(),
@@ -132,7 +132,7 @@ fn no_failure_repeats_the_key() {
 }
 
 #[test]
-fn placeholder_key_is_an_ordinary_word_in_failures_and_answers() {
+fn placeholder_key_is_not_redacted() {
     let with_key = |provider: &Provider| {
         let mut settings = settings(ProviderKind::LmStudio, provider.url(""));
         settings.lmstudio.api_key = Some("lm-studio".to_owned().into());
@@ -145,7 +145,7 @@ fn placeholder_key_is_an_ordinary_word_in_failures_and_answers() {
 }
 
 #[test]
-fn a_redirect_is_not_followed_with_the_key() {
+fn redirect_is_not_followed() {
     let other = Provider::answering(200, r#"{"choices":[{"message":{"content":"stolen"}}]}"#);
     let target = other.url("/v1/chat/completions");
     let provider =
@@ -156,7 +156,7 @@ fn a_redirect_is_not_followed_with_the_key() {
 }
 
 #[test]
-fn a_success_without_an_answer_is_none() {
+fn success_without_an_answer_is_an_error() {
     for (kind, body, code) in [
         (ProviderKind::OpenAi, "<html>not found</html>", 502),
         (ProviderKind::OpenAi, "{}", 502),
@@ -174,14 +174,14 @@ fn a_success_without_an_answer_is_none() {
 }
 
 #[test]
-fn an_answer_without_end_is_not_read_to_the_end() {
+fn endless_response_is_not_read_to_its_end() {
     let error = answered(ProviderKind::OpenAi, 200, &" ".repeat(9 * 1024 * 1024));
     assert_eq!(error.code, 502);
     assert!(error.message.contains("more than 8388608 bytes"), "{error}");
 }
 
 #[test]
-fn a_provider_that_is_silent_is_given_up_before_the_deadline() {
+fn silent_provider_times_out_before_the_deadline() {
     let silent = Provider::with(|_| None::<Reply>);
     let mut request = request("chat", json!({"message": "m"}));
     request.meta.deadline_ms = 200;
@@ -195,7 +195,7 @@ fn a_provider_that_is_silent_is_given_up_before_the_deadline() {
 }
 
 #[test]
-fn a_provider_that_is_away_or_hangs_up_may_be_tried_again() {
+fn unreachable_provider_may_be_retried() {
     let error = failure(settings(ProviderKind::LmStudio, "http://127.0.0.1:1/v1".into()));
     assert_eq!(error.code, 503);
     assert!(error.message.contains("llm.lmstudio.base_url"), "{error}");
@@ -211,7 +211,7 @@ fn a_provider_that_is_away_or_hangs_up_may_be_tried_again() {
 }
 
 #[test]
-fn settings_that_cannot_work_say_which_setting() {
+fn unusable_setting_is_named() {
     let mut settings = settings(ProviderKind::OpenAi, "not a url".into());
     let error = failure(settings.clone());
     assert_eq!((error.code, error.message.as_str()), (424, "llm.openai.base_url is not a valid URL"));
@@ -227,7 +227,7 @@ fn settings_that_cannot_work_say_which_setting() {
 }
 
 #[test]
-fn only_chats_are_known_and_they_need_a_message() {
+fn only_chats_with_a_message_are_accepted() {
     let mut agent = LlmRouter::new(LlmSettings::default());
     assert_eq!(crate::code(&mut agent, "summon", json!({})), 501);
     assert_eq!(crate::code(&mut agent, "chat", json!({})), 400);

@@ -5,7 +5,7 @@ mod actions;
 mod git;
 mod git_add;
 mod git_configuration;
-mod git_ends;
+mod git_deadlines;
 mod llm_answers;
 mod llm_connections;
 mod llm_dialects;
@@ -20,7 +20,7 @@ use phoenix_domain::{CorrelationId, PlanId, TaskId, action::ActionMeta};
 use serde_json::Value;
 use uuid::Uuid;
 
-/// A first attempt with a generous deadline.
+/// A first attempt with a long deadline.
 fn request(action: &str, payload: Value) -> ActionRequest {
     let Value::Object(payload) = payload else { panic!("a payload is an object") };
     ActionRequest {
@@ -46,12 +46,12 @@ fn call(agent: &mut impl Agent, action: &str, payload: Value) -> Result<ActionRe
     agent.handle(&request(action, payload))
 }
 
-/// The result as a person reads it.
+/// The result as text.
 fn text(agent: &mut impl Agent, action: &str, payload: Value) -> String {
     call(agent, action, payload).unwrap().to_text()
 }
 
-/// The code of a refusal.
+/// The code of an error.
 fn code(agent: &mut impl Agent, action: &str, payload: Value) -> u16 {
     call(agent, action, payload).unwrap_err().code
 }

@@ -1,4 +1,4 @@
-//! Names, line ends and files that are unlike most.
+//! Unusual names, line endings and files.
 
 use std::{
     ffi::OsStr,
@@ -13,14 +13,14 @@ use phoenix_domain::json::Json;
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::{call, code, obsidian::Place, text};
+use crate::{call, code, obsidian::Fixture, text};
 
 #[test]
 fn note_is_found_in_either_unicode_form() {
-    let mut place = Place::new();
-    fs::create_dir(place.file("vault/Cafe\u{301}")).unwrap();
-    fs::write(place.file("vault/Cafe\u{301}/Me\u{301}nu.md"), "Cre\u{300}me").unwrap();
-    let agent = &mut place.agent;
+    let mut fixture = Fixture::new();
+    fs::create_dir(fixture.file("vault/Cafe\u{301}")).unwrap();
+    fs::write(fixture.file("vault/Cafe\u{301}/Me\u{301}nu.md"), "Cre\u{300}me").unwrap();
+    let agent = &mut fixture.agent;
     for path in ["Café/Ménu", "Cafe\u{301}/Ménu", "Café/Me\u{301}nu.md"] {
         assert_eq!(text(agent, "read_note", json!({"path": path})), "Cre\u{300}me", "{path}");
         let error = call(agent, "create_note", json!({"path": path, "content": "x"})).unwrap_err();
@@ -39,14 +39,14 @@ fn note_is_found_in_either_unicode_form() {
         );
     }
     call(agent, "create_note", json!({"path": "Café/Zwei", "content": "x"})).unwrap();
-    assert_eq!(place.vault_holds(), ["Cafe\u{301}"], "no twin of a folder");
-    assert_eq!(fs::read_dir(place.file("vault/Cafe\u{301}")).unwrap().count(), 2);
+    assert_eq!(fixture.vault_entries(), ["Cafe\u{301}"], "no duplicate of a folder");
+    assert_eq!(fs::read_dir(fixture.file("vault/Cafe\u{301}")).unwrap().count(), 2);
 }
 
 #[test]
 fn titles_that_share_a_name_conflict() {
-    let mut place = Place::new();
-    let agent = &mut place.agent;
+    let mut fixture = Fixture::new();
+    let agent = &mut fixture.agent;
     assert_eq!(text(agent, "create_note", json!({"title": "C#", "content": "x"})), "Created C-.md");
     for title in ["C?", "C:", "C#"] {
         let error = call(agent, "create_note", json!({"title": title, "content": "x"})).unwrap_err();
@@ -54,7 +54,7 @@ fn titles_that_share_a_name_conflict() {
         let chat = json!({"message": format!("create note \"{}\" : x", title.replace(':', "*"))});
         assert_eq!(code(agent, "chat", chat), 409, "{title}");
     }
-    // A second attempt finds the first one's work.
+    // A retry finds the result of the first attempt.
     let mut again = crate::request("create_note", json!({"title": "C#", "content": "x"}));
     again.meta.attempt = 2;
     let again = phoenix_agents::Agent::handle(agent, &again).unwrap();
@@ -66,40 +66,40 @@ fn titles_that_share_a_name_conflict() {
 }
 
 #[test]
-fn path_that_breaks_links_is_refused_by_character() {
-    let mut place = Place::new();
+fn path_that_breaks_links_is_rejected_by_character() {
+    let mut fixture = Fixture::new();
     for bad in ["#", "|", "^", "[", "]", ":", "*", "?", "\"", "<", ">"] {
         for path in [format!("Note{bad}heading"), bad.to_owned(), format!("a {bad} b/c")] {
             let error =
-                call(&mut place.agent, "create_note", json!({"path": path, "content": "x"})).unwrap_err();
+                call(&mut fixture.agent, "create_note", json!({"path": path, "content": "x"})).unwrap_err();
             assert!(error.code == 400 && error.message.contains(&format!("`{bad}`")), "{path}: {error}");
         }
     }
-    assert_eq!(place.vault_holds(), [""; 0]);
-    // One that is there can be read and changed.
-    fs::write(place.file("vault/What?.md"), "x").unwrap();
-    assert_eq!(text(&mut place.agent, "read_note", json!({"path": "What?"})), "x");
-    call(&mut place.agent, "update_note", json!({"path": "What?", "content": "y"})).unwrap();
+    assert_eq!(fixture.vault_entries(), [""; 0]);
+    // An existing note can be read and changed.
+    fs::write(fixture.file("vault/What?.md"), "x").unwrap();
+    assert_eq!(text(&mut fixture.agent, "read_note", json!({"path": "What?"})), "x");
+    call(&mut fixture.agent, "update_note", json!({"path": "What?", "content": "y"})).unwrap();
 }
 
 #[test]
-fn append_keeps_the_line_ends_of_the_note() {
-    let mut place = Place::new();
-    fs::write(place.file("vault/n.md"), "one\r\ntwo").unwrap();
+fn append_keeps_the_line_endings_of_the_note() {
+    let mut fixture = Fixture::new();
+    fs::write(fixture.file("vault/n.md"), "one\r\ntwo").unwrap();
     let append = json!({"path": "n", "content": "three\nfour\n", "mode": "append"});
-    call(&mut place.agent, "update_note", append).unwrap();
-    assert_eq!(fs::read_to_string(place.file("vault/n.md")).unwrap(), "one\r\ntwo\r\nthree\r\nfour\r\n");
+    call(&mut fixture.agent, "update_note", append).unwrap();
+    assert_eq!(fs::read_to_string(fixture.file("vault/n.md")).unwrap(), "one\r\ntwo\r\nthree\r\nfour\r\n");
 }
 
 #[test]
-fn search_shows_the_text_around_a_late_hit() {
-    let mut place = Place::new();
+fn search_shows_the_text_around_a_late_match() {
+    let mut fixture = Fixture::new();
     let line = format!("{}needle {}", "before ".repeat(200), "after ".repeat(200));
-    fs::write(place.file("vault/n.md"), line).unwrap();
-    let found = call(&mut place.agent, "search_notes", json!({"query": "NEEDLE"})).unwrap();
+    fs::write(fixture.file("vault/n.md"), line).unwrap();
+    let found = call(&mut fixture.agent, "search_notes", json!({"query": "NEEDLE"})).unwrap();
     let shown = found.data[0]["text"].as_str().unwrap();
     assert!(shown.contains("before needle after") && shown.chars().count() <= 242, "{shown}");
-    assert_eq!(code(&mut place.agent, "search_notes", json!({"query": "a\nb"})), 400);
+    assert_eq!(code(&mut fixture.agent, "search_notes", json!({"query": "a\nb"})), 400);
 }
 
 /// The reason for which a file was skipped.
@@ -110,15 +110,15 @@ fn reason<'a>(metadata: &'a Json, path: &str) -> &'a str {
 }
 
 #[test]
-fn files_passed_over_are_counted_and_named() {
-    let mut place = Place::new();
-    let vault = place.file("vault");
+fn skipped_files_are_counted_and_named() {
+    let mut fixture = Fixture::new();
+    let vault = fixture.file("vault");
     fs::write(vault.join("ok.md"), "text").unwrap();
     fs::write(vault.join(OsStr::from_bytes(b"caf\xe9.md")), "text").unwrap();
     fs::create_dir(vault.join(OsStr::from_bytes(b"d\xe9"))).unwrap();
     fs::write(vault.join("image.png"), [0xff]).unwrap();
     symlink(vault.join("ok.md"), vault.join("link.md")).unwrap();
-    symlink(place.file("outside"), vault.join("folder")).unwrap();
+    symlink(fixture.file("outside"), vault.join("folder")).unwrap();
     symlink(vault.join("image.png"), vault.join("link.png")).unwrap();
     nix::unistd::mkfifo(&vault.join("pipe.md"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let wide = |order: fn(u16) -> [u8; 2]| "\u{feff}text".encode_utf16().flat_map(order).collect::<Vec<u8>>();
@@ -129,7 +129,7 @@ fn files_passed_over_are_counted_and_named() {
     let deep = "d/".repeat(33);
     fs::create_dir_all(vault.join(&deep)).unwrap();
 
-    let listed = call(&mut place.agent, "list_notes", json!({})).unwrap();
+    let listed = call(&mut fixture.agent, "list_notes", json!({})).unwrap();
     assert_eq!(listed.data, json!(["be.md", "latin.md", "le.md", "no-mark.md", "ok.md"]));
     assert_eq!(listed.metadata["skipped"], 6, "{:?}", listed.metadata);
     for (path, word) in [
@@ -142,7 +142,7 @@ fn files_passed_over_are_counted_and_named() {
     ] {
         assert!(reason(&listed.metadata["skipped_notes"], path).contains(word), "{path}");
     }
-    let found = call(&mut place.agent, "search_notes", json!({"query": "text"})).unwrap();
+    let found = call(&mut fixture.agent, "search_notes", json!({"query": "text"})).unwrap();
     let paths: Vec<_> =
         found.data.as_array().unwrap().iter().map(|found| found["path"].as_str().unwrap()).collect();
     assert_eq!((paths, &found.metadata["skipped"]), (vec!["latin.md", "ok.md"], &10.into()));
@@ -151,24 +151,24 @@ fn files_passed_over_are_counted_and_named() {
     {
         assert!(reason(&found.metadata["skipped_notes"], path).contains(word), "{path}");
     }
-    let chat = text(&mut place.agent, "chat", json!({"message": "list notes"}));
+    let chat = text(&mut fixture.agent, "chat", json!({"message": "list notes"}));
     assert!(chat.contains("skipped: caf\u{fffd}.md ("), "{chat}");
-    assert_eq!(code(&mut place.agent, "read_note", json!({"path": "le"})), 422);
+    assert_eq!(code(&mut fixture.agent, "read_note", json!({"path": "le"})), 422);
 }
 
 #[test]
 fn notes_and_folders_are_created_for_their_owner_only() {
-    let mut place = Place::new();
-    call(&mut place.agent, "create_note", json!({"path": "a/b", "content": "x"})).unwrap();
+    let mut fixture = Fixture::new();
+    call(&mut fixture.agent, "create_note", json!({"path": "a/b", "content": "x"})).unwrap();
     for (path, mode) in [("vault/a", 0o700), ("vault/a/b.md", 0o600)] {
-        assert_eq!(fs::metadata(place.file(path)).unwrap().permissions().mode() & 0o777, mode, "{path}");
+        assert_eq!(fs::metadata(fixture.file(path)).unwrap().permissions().mode() & 0o777, mode, "{path}");
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// A letter and its accents stand in either order or as one character.
+    /// Letters with accents in either order, or composed.
     #[test]
     fn names_that_look_the_same_are_one_note(
         letters in prop::collection::vec(("[a-zA-Z가나]", prop::sample::subsequence(vec!['\u{323}', '\u{307}', '\u{301}'], 0..3)), 1..8)
@@ -177,12 +177,12 @@ proptest! {
         let name: String = letters.iter().map(|(letter, accents)| format!("{letter}{}", accents.iter().collect::<String>())).collect();
         let (composed, decomposed): (String, String) = (name.nfc().collect(), name.nfd().collect());
         for (on_disk, asked) in [(&composed, &decomposed), (&decomposed, &composed)] {
-            let mut place = Place::new();
-            fs::write(place.file(&format!("vault/{on_disk}.md")), "x").unwrap();
-            prop_assert_eq!(text(&mut place.agent, "read_note", json!({"path": asked})), "x");
-            let created = call(&mut place.agent, "create_note", json!({"title": asked, "content": "y"}));
+            let mut fixture = Fixture::new();
+            fs::write(fixture.file(&format!("vault/{on_disk}.md")), "x").unwrap();
+            prop_assert_eq!(text(&mut fixture.agent, "read_note", json!({"path": asked})), "x");
+            let created = call(&mut fixture.agent, "create_note", json!({"title": asked, "content": "y"}));
             prop_assert_eq!(created.unwrap_err().code, 409);
-            prop_assert_eq!(place.vault_holds().len(), 1);
+            prop_assert_eq!(fixture.vault_entries().len(), 1);
         }
     }
 }

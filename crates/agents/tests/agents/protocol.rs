@@ -1,4 +1,4 @@
-//! The loop: one line out for every line in, whatever the line is.
+//! The protocol loop: one line of output for every line of input.
 
 use std::io::{self, BufReader, Write};
 
@@ -16,7 +16,7 @@ use crate::request;
 
 fn answers(agent: impl Agent, input: &[u8]) -> Vec<ActionResponse> {
     let mut output = Vec::new();
-    // A tiny buffer, so that lines arrive in pieces as they do through a pipe.
+    // A small buffer, so that lines arrive in parts, as through a pipe.
     serve(agent, BufReader::with_capacity(7, input), &mut output).unwrap();
     let output = String::from_utf8(output).unwrap();
     assert!(output.is_empty() || output.ends_with('\n'));
@@ -28,7 +28,7 @@ fn line(request: &ActionRequest) -> String {
 }
 
 #[test]
-fn every_line_is_answered_in_order_also_the_last_without_a_newline() {
+fn every_line_is_answered_in_order() {
     let requests = [request("chat", json!({"message": "a"})), request("work", json!({"n": [1, null]}))];
     let input = format!("{}\n{}", line(&requests[0]), line(&requests[1]));
     let answers = answers(EchoAgent, input.as_bytes());
@@ -45,12 +45,12 @@ fn every_line_is_answered_in_order_also_the_last_without_a_newline() {
 }
 
 #[test]
-fn no_input_is_no_output() {
+fn empty_input_has_no_output() {
     assert!(answers(EchoAgent, b"").is_empty());
 }
 
 #[test]
-fn lines_that_are_no_request_are_answered_with_the_ids_they_have() {
+fn invalid_lines_are_answered_with_their_ids() {
     let good = line(&request("chat", json!({"message": "still here"})));
     let id = Uuid::new_v4();
     let half = json!({"request_id": id, "plan_id": "not a uuid", "payload": []}).to_string();
@@ -73,7 +73,7 @@ fn lines_that_are_no_request_are_answered_with_the_ids_they_have() {
 }
 
 #[test]
-fn a_line_that_is_too_long_is_skipped_whole() {
+fn overlong_line_is_skipped_entirely() {
     let mut input = vec![b'x'; MAX_REQUEST_LINE_BYTES + 3];
     input.push(b'\n');
     input.extend_from_slice(line(&request("chat", json!({"message": "next"}))).as_bytes());
@@ -82,7 +82,7 @@ fn a_line_that_is_too_long_is_skipped_whole() {
 }
 
 #[test]
-fn an_answer_that_is_too_long_becomes_an_error() {
+fn overlong_answer_becomes_an_error() {
     let request = request("chat", json!({"message": "m"}));
     let agent = |_: &ActionRequest| Ok(ActionResult::text("x".repeat(MAX_LINE_BYTES)));
     let answers = answers(agent, line(&request).as_bytes());
@@ -91,7 +91,7 @@ fn an_answer_that_is_too_long_becomes_an_error() {
 }
 
 #[test]
-fn another_version_of_the_contract_is_refused() {
+fn unsupported_api_version_is_rejected() {
     let mut request = request("chat", json!({"message": "m"}));
     request.api_version = "v2".into();
     let answers = answers(EchoAgent, line(&request).as_bytes());
@@ -99,7 +99,7 @@ fn another_version_of_the_contract_is_refused() {
 }
 
 #[test]
-fn a_panic_costs_one_answer_and_nothing_else() {
+fn panic_affects_one_answer_only() {
     let mut handled = 0;
     let agent = |request: &ActionRequest| {
         handled += 1;
@@ -115,7 +115,7 @@ fn a_panic_costs_one_answer_and_nothing_else() {
 }
 
 #[test]
-fn a_reader_that_went_away_ends_the_loop_quietly_and_other_faults_do_not() {
+fn closed_output_ends_the_loop_without_an_error() {
     struct Broken(io::ErrorKind);
     impl Write for Broken {
         fn write(&mut self, _: &[u8]) -> io::Result<usize> {
@@ -131,7 +131,7 @@ fn a_reader_that_went_away_ends_the_loop_quietly_and_other_faults_do_not() {
 }
 
 #[test]
-fn a_handlers_refusal_is_the_answer() {
+fn handler_error_is_the_answer() {
     let agent = |request: &ActionRequest| -> Result<ActionResult, ActionError> {
         Err(ActionError::unknown_action(&request.action, &["chat", "other"]))
     };
@@ -141,7 +141,7 @@ fn a_handlers_refusal_is_the_answer() {
 }
 
 #[test]
-fn a_payload_names_the_field_that_is_wrong() {
+fn payload_error_names_the_field() {
     fn problem<T>(payload: &Value, read: impl Fn(Payload<'_>) -> Result<T, ActionError>) -> Option<String> {
         let request = request("chat", payload.clone());
         let error = read(Payload::of(&request)).err()?;

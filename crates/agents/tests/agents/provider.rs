@@ -1,4 +1,4 @@
-//! A language-model provider on a loopback port: answers as told and remembers what it was asked.
+//! A scripted model provider on a loopback port that records its requests.
 
 use std::{
     net::SocketAddr,
@@ -16,22 +16,22 @@ use axum::{
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-/// A request as it arrived.
+/// A recorded request.
 #[derive(Debug, Clone)]
-pub(crate) struct Asked {
+pub(crate) struct RecordedRequest {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Value,
 }
 
-impl Asked {
+impl RecordedRequest {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 }
 
-/// What the server answers.
+/// A scripted response.
 pub(crate) struct Reply {
     status: u16,
     headers: Vec<(&'static str, String)>,
@@ -40,7 +40,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// The same from a server that takes so long for it.
+    /// The same response after a delay.
     pub(crate) fn after(self, delay: Duration) -> Self {
         Self { delay, ..self }
     }
@@ -57,28 +57,30 @@ impl<B: Into<String>> From<(u16, B)> for Reply {
     }
 }
 
-/// The server. It ends with this value.
+/// The server. Dropping it stops it.
 pub(crate) struct Provider {
     address: SocketAddr,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    asked: Arc<Mutex<Vec<RecordedRequest>>>,
     _stop: oneshot::Sender<()>,
 }
 
 impl Provider {
-    /// Answers everything with this status and body.
+    /// Answers every request with this status and body.
     pub(crate) fn answering(status: u16, body: impl Into<String>) -> Self {
         let body = body.into();
         Self::with(move |_| Some((status, body.clone())))
     }
 
-    /// Answers what `answer` says; `None` never answers.
-    pub(crate) fn with<R: Into<Reply>>(answer: impl Fn(&Asked) -> Option<R> + Send + Sync + 'static) -> Self {
+    /// Answers with the result of `answer`; `None` never answers.
+    pub(crate) fn with<R: Into<Reply>>(
+        answer: impl Fn(&RecordedRequest) -> Option<R> + Send + Sync + 'static,
+    ) -> Self {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let remembered = asked.clone();
         let answer = Arc::new(answer);
         let handler = move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
             let body = serde_json::from_slice(&body).unwrap_or_default();
-            let asked = Asked { method, path: uri.to_string(), headers, body };
+            let asked = RecordedRequest { method, path: uri.to_string(), headers, body };
             let reply = answer(&asked).map(Into::into);
             remembered.lock().unwrap().push(asked);
             async move {
@@ -117,12 +119,12 @@ impl Provider {
         format!("http://{}{path}", self.address)
     }
 
-    pub(crate) fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<RecordedRequest> {
         self.asked.lock().unwrap().clone()
     }
 
-    /// The only request there was.
-    pub(crate) fn only_asked(&self) -> Asked {
+    /// The only request.
+    pub(crate) fn only_request(&self) -> RecordedRequest {
         let asked = self.asked();
         assert_eq!(asked.len(), 1, "{asked:?}");
         asked[0].clone()

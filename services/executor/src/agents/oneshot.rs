@@ -1,4 +1,4 @@
-//! Mode `oneshot`: a process per attempt. One line in, end of input, one line out, exit 0.
+//! Mode `oneshot`: one process per attempt. One line in, end of input, one line out, exit 0.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use futures_util::future::BoxFuture;
 use phoenix_domain::action::ActionResult;
 
 use super::{
-    AgentRunner, Call,
-    conversation::{Conversation, Until},
+    attempt::{AgentRunner, Attempt},
+    exchange::{CompleteOn, Exchange},
 };
 use crate::{
     failure::AttemptFailure,
@@ -26,22 +26,25 @@ impl Oneshot {
         Self { program, redactor }
     }
 
-    async fn attempt(&self, call: &mut Call<'_>) -> Result<ActionResult, AttemptFailure> {
-        let request = call.line();
+    async fn run_attempt(&self, attempt: &mut Attempt<'_>) -> Result<ActionResult, AttemptFailure> {
+        let request = attempt.request_line();
         let process =
             self.program.spawn(Some(&request)).map_err(|error| AttemptFailure::not_started(&error))?;
-        let AgentProcess { pid, stdin, stdout, stderr, mut group, work: _ } = process;
-        call.started(Some(pid));
+        let AgentProcess { pid, stdin, stdout, stderr, mut group, record: _ } = process;
+        attempt.report_start(Some(pid));
         let unsent = if stdin.is_some() { &request[..] } else { &[] };
-        let mut conversation = Conversation::new(stdin, stdout, stderr);
-        let end = conversation.hold(unsent, Until::Exit, call.deadline, group.wait()).await;
+        let mut exchange = Exchange::new(stdin, stdout, stderr);
+        let end = exchange.run(unsent, CompleteOn::Exit, attempt.deadline, group.wait()).await;
         group.kill();
-        conversation.judge(&end, call, &self.redactor)
+        exchange.interpret(&end, attempt, &self.redactor)
     }
 }
 
 impl AgentRunner for Oneshot {
-    fn run<'a>(&'a self, call: &'a mut Call<'_>) -> BoxFuture<'a, Result<ActionResult, AttemptFailure>> {
-        Box::pin(self.attempt(call))
+    fn run<'a>(
+        &'a self,
+        attempt: &'a mut Attempt<'_>,
+    ) -> BoxFuture<'a, Result<ActionResult, AttemptFailure>> {
+        Box::pin(self.run_attempt(attempt))
     }
 }

@@ -1,4 +1,4 @@
-//! Standard error of an agent's process, read by whoever has the time.
+//! Standard error of an agent process, shared by its watcher and its current exchange.
 
 use std::{
     future::poll_fn,
@@ -6,48 +6,48 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::{output::Tail, pipes::Output, redact::Redactor};
+use crate::{output::StderrTail, pipes::OutputPipe, redact::Redactor};
 
-/// Standard error, and the end of what was written to it. A worker's is read by its watcher at all times, since a process
-/// that writes to a full pipe stands still. Cheap to clone.
+/// Standard error and the end of what was written to it. A worker's watcher reads it at all times, because a process that
+/// writes to a full pipe blocks. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Stderr(Arc<Mutex<Inner>>);
 
 struct Inner {
-    output: Output,
-    tail: Tail,
+    pipe: OutputPipe,
+    tail: StderrTail,
 }
 
 impl Stderr {
-    pub(super) fn new(output: Output) -> Self {
-        Self(Arc::new(Mutex::new(Inner { output, tail: Tail::default() })))
+    pub(super) fn new(pipe: OutputPipe) -> Self {
+        Self(Arc::new(Mutex::new(Inner { pipe, tail: StderrTail::default() })))
     }
 
-    /// Reads once; false at the end. May be dropped and called again, but by one reader at a time.
+    /// Reads once; false at the end of output. Cancel safe; supports one reader at a time.
     pub(super) async fn read(&self) -> bool {
         poll_fn(|cx| {
-            let Inner { output, tail } = &mut *self.lock();
-            pin!(tail.read(output)).poll(cx)
+            let Inner { pipe, tail } = &mut *self.lock();
+            pin!(tail.read(pipe)).poll(cx)
         })
         .await
     }
 
     /// The end of what was written until now, without secrets.
     pub(super) fn text(&self, redactor: &Redactor) -> String {
-        let Inner { output, tail } = &mut *self.lock();
-        tail.read_what_is_there(output);
+        let Inner { pipe, tail } = &mut *self.lock();
+        tail.read_available(pipe);
         tail.text(redactor)
     }
 
-    /// Forgets what was written until now.
+    /// Discards what was written until now.
     pub(super) fn clear(&self) {
-        let Inner { output, tail } = &mut *self.lock();
-        tail.read_what_is_there(output);
+        let Inner { pipe, tail } = &mut *self.lock();
+        tail.read_available(pipe);
         tail.clear();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // What a panicking reader leaves behind is still the end of a text.
+        // A reader that panicked leaves a valid, if incomplete, tail behind.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! What `/metrics` says after a known series of tasks. In a process of its own, because the recorder is global.
+//! `/metrics` after a known series of tasks. In its own process, because the recorder is global.
 
 #![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -15,10 +15,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::sandbox::{PATIENCE, Sandbox, agent, quick_retries};
+use crate::sandbox::{Sandbox, TIMEOUT, agent, quick_retries};
 
 #[tokio::test]
-async fn tasks_count_once_attempts_each_and_nothing_is_left_running() {
+async fn metrics_count_tasks_once_and_attempts_each() {
     let exporter = init_metrics(METRICS).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -33,7 +33,7 @@ async fn tasks_count_once_attempts_each_and_nothing_is_left_running() {
     };
     let before = scrape().await;
     for name in ["orchestrator_task_started_total", "agent_call_failures_total"] {
-        assert!(before.contains(&format!("\n{name} 0\n")), "{name} is there from the start:\n{before}");
+        assert!(before.contains(&format!("\n{name} 0\n")), "{name} exists from the start:\n{before}");
     }
 
     let folder = tempfile::tempdir().unwrap();
@@ -41,7 +41,7 @@ async fn tasks_count_once_attempts_each_and_nothing_is_left_running() {
     let behaviour = ["fail-until", notes.to_str().unwrap(), "3"];
     let sandbox = Sandbox::start(AgentSpec { retry: quick_retries(), ..agent(&behaviour) }).await;
     assert_eq!(sandbox.run().await.finished.attempts, 3);
-    // Resumed: it was counted when it began.
+    // A resumed task was counted when it started.
     let resumed = ExecuteTaskRequest { first_attempt: 2, ..sandbox.request() };
     assert!(sandbox.run_request(resumed).await.unwrap().failed.is_empty());
     sandbox.stop().await;
@@ -64,21 +64,21 @@ async fn tasks_count_once_attempts_each_and_nothing_is_left_running() {
     ] {
         assert!(after.contains(&format!("\n{line}\n")), "{line} is missing from:\n{after}");
     }
-    a_pool_counts_its_workers(&scrape).await;
+    check_pool_metrics(&scrape).await;
     stop.cancel();
     exporting.await.unwrap().unwrap();
 }
 
-/// Workers that live, are busy, and were started in the place of others.
-async fn a_pool_counts_its_workers(scrape: &impl AsyncFn() -> String) {
+/// Checks the metrics of running, busy and replaced workers.
+async fn check_pool_metrics(scrape: &impl AsyncFn() -> String) {
     let name = "pool".parse().unwrap();
     let spec = AgentSpec { name, mode: AgentMode::Workers, workers: 3, ..agent(&["obey"]) };
     let sandbox = Sandbox::start(spec).await;
-    let told = |message: &str| ExecuteTaskRequest {
+    let message = |message: &str| ExecuteTaskRequest {
         payload_json: format!(r#"{{"message":"{message}"}}"#),
         ..sandbox.request()
     };
-    let has = async |lines: &[(&str, u32)]| {
+    let wait_for = async |lines: &[(&str, u32)]| {
         let wait = async {
             loop {
                 let text = scrape().await;
@@ -91,25 +91,25 @@ async fn a_pool_counts_its_workers(scrape: &impl AsyncFn() -> String) {
                 }
             }
         };
-        assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "{lines:?}:\n{}", scrape().await);
+        assert!(tokio::time::timeout(TIMEOUT, wait).await.is_ok(), "{lines:?}:\n{}", scrape().await);
     };
-    let (places, live, busy) = ("phoenix_agent_places", "phoenix_agent_processes", "phoenix_workers_busy");
+    let (capacity, live, busy) = ("phoenix_agent_places", "phoenix_agent_processes", "phoenix_workers_busy");
     let (restarts, crashes) = ("phoenix_worker_restarts_total", "phoenix_worker_crashes_total");
-    sandbox.run_request(told("hello")).await.unwrap();
-    has(&[(places, 3), (live, 1), (busy, 0), (restarts, 0), (crashes, 0)]).await;
-    let hanging = sandbox.start_running(told("hang")).await;
-    sandbox.run_request(told("hello")).await.unwrap();
-    has(&[(live, 2), (busy, 1), (restarts, 0)]).await;
-    // Its caller leaves, and so does the worker: no crash, but a place to be filled.
+    sandbox.run_request(message("hello")).await.unwrap();
+    wait_for(&[(capacity, 3), (live, 1), (busy, 0), (restarts, 0), (crashes, 0)]).await;
+    let hanging = sandbox.start_running(message("hang")).await;
+    sandbox.run_request(message("hello")).await.unwrap();
+    wait_for(&[(live, 2), (busy, 1), (restarts, 0)]).await;
+    // The caller leaves and its worker is retired: no crash, but a replacement is due.
     drop(hanging);
-    has(&[(live, 1), (busy, 0), (restarts, 0), (crashes, 0)]).await;
-    sandbox.run_request(told("die")).await.unwrap();
-    has(&[(live, 0), (busy, 0), (crashes, 1)]).await;
-    sandbox.run_request(told("hello")).await.unwrap();
-    has(&[(live, 1), (restarts, 1)]).await;
-    let hanging = sandbox.start_running(told("hang")).await;
-    sandbox.run_request(told("hello")).await.unwrap();
-    has(&[(places, 3), (live, 2), (busy, 1), (restarts, 2), (crashes, 1)]).await;
+    wait_for(&[(live, 1), (busy, 0), (restarts, 0), (crashes, 0)]).await;
+    sandbox.run_request(message("die")).await.unwrap();
+    wait_for(&[(live, 0), (busy, 0), (crashes, 1)]).await;
+    sandbox.run_request(message("hello")).await.unwrap();
+    wait_for(&[(live, 1), (restarts, 1)]).await;
+    let hanging = sandbox.start_running(message("hang")).await;
+    sandbox.run_request(message("hello")).await.unwrap();
+    wait_for(&[(capacity, 3), (live, 2), (busy, 1), (restarts, 2), (crashes, 1)]).await;
     drop(hanging);
     sandbox.stop().await;
 }

@@ -1,7 +1,7 @@
-//! What the tests run beside themselves:
+//! Programs that the tests run:
 //!
-//! - `agent BEHAVIOUR [ARGUMENT…]`: an agent that behaves well or badly,
-//! - `executor HEALTH_URL TAG`: an executor as a process of its own, that can be killed,
+//! - `agent BEHAVIOUR [ARGUMENT…]`: an agent with that behaviour,
+//! - `executor HEALTH_URL TAG`: an executor in its own process, which a test can kill,
 //! - `guard MARKER`: its orphan guard.
 
 #![allow(
@@ -17,8 +17,8 @@
 use std::{
     collections::BTreeMap,
     fs::OpenOptions,
-    io::{self, Write},
-    process::{Command, ExitCode},
+    io::{self, Read, Write},
+    process::{Command, ExitCode, Stdio},
     time::Duration,
 };
 
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Serves a few agents and says where on standard output.
+/// Serves several agents and prints the URL on standard output.
 fn executor(health_url: &str, tag: &str) -> ExitCode {
     let exe = std::env::current_exe().unwrap().into_os_string().into_string().unwrap();
     let agent = |name: &str, behaviour: &[&str], mode: AgentMode, timeout_ms: u64| {
@@ -53,8 +53,8 @@ fn executor(health_url: &str, tag: &str) -> ExitCode {
         agent("hanging", &["hang-with-children"], AgentMode::Oneshot, LONG),
         agent("oneshot", &["obey"], AgentMode::Oneshot, LONG),
         agent("worker", &["obey"], AgentMode::Workers, LONG),
-        agent("impatient_oneshot", &["obey"], AgentMode::Oneshot, 1_000),
-        agent("impatient_worker", &["obey"], AgentMode::Workers, 1_000),
+        agent("short_oneshot", &["obey"], AgentMode::Oneshot, 1_000),
+        agent("short_worker", &["obey"], AgentMode::Workers, 1_000),
         agent("helped_worker", &["obey-with-helpers", tag], AgentMode::Workers, LONG),
     ];
     let default = agents[0].name.clone();
@@ -66,6 +66,7 @@ fn executor(health_url: &str, tag: &str) -> ExitCode {
         health_url: health_url.into(),
         service_token: phoenix_platform::service_token::ServiceToken::new("of-the-test").unwrap(),
         environment: BTreeMap::from(environment),
+        executable: None,
         guard: Some(vec![exe.clone(), "guard".into()]),
         adopts_orphans: true,
     };
@@ -81,20 +82,20 @@ fn executor(health_url: &str, tag: &str) -> ExitCode {
 
 fn behave(behaviour: &[&str]) -> ExitCode {
     match behaviour {
-        ["answer"] => each_request(|request| say(&answer(request))),
+        ["answer"] => each_request(|request| respond(&answer(request))),
         ["answer-without-newline"] => each_request(|request| out(answer(request).to_string().as_bytes())),
         ["exit", code] => {
-            each_request(|request| say(&answer(request)));
-            complain("boom\n");
+            each_request(|request| respond(&answer(request)));
+            print_error("boom\n");
             return ExitCode::from(code.parse::<u8>().unwrap());
         }
         ["die-by-signal"] => {
-            complain("boom\n");
+            print_error("boom\n");
             nix::sys::signal::raise(nix::sys::signal::Signal::SIGABRT).unwrap();
         }
         ["hang"] => each_request(|_| hang()),
         ["hang-after-answer"] => each_request(|request| {
-            say(&answer(request));
+            respond(&answer(request));
             hang();
         }),
         ["ignore-sigterm"] => {
@@ -102,7 +103,7 @@ fn behave(behaviour: &[&str]) -> ExitCode {
             each_request(|_| hang());
         }
         ["hang-with-children"] => {
-            // One in the group, one that left it.
+            // One stays in the group, one leaves it.
             let _child = Command::new("sleep").arg("600").spawn().unwrap();
             let _escaped = Command::new("setsid").args(["sleep", "600"]).spawn().unwrap();
             each_request(|_| hang());
@@ -114,40 +115,40 @@ fn behave(behaviour: &[&str]) -> ExitCode {
             quit();
         }),
         ["nothing"] => each_request(|_| {
-            complain("nothing to say\n");
+            print_error("no answer\n");
             quit();
         }),
         ["flood-stdout"] => each_request(|_| (0..1600).for_each(|_| out(&[b'x'; 64 * 1024]))),
         ["flood-stderr"] => each_request(|request| {
-            (0..1600).for_each(|_| complain(&"x".repeat(64 * 1024)));
-            complain("the end\n");
-            say(&answer(request));
+            (0..1600).for_each(|_| print_error(&"x".repeat(64 * 1024)));
+            print_error("the end\n");
+            respond(&answer(request));
         }),
         ["flood-stderr-and-fail"] => {
-            (0..200).for_each(|_| complain(&"x".repeat(64 * 1024)));
-            complain("the end\n");
+            (0..200).for_each(|_| print_error(&"x".repeat(64 * 1024)));
+            print_error("the end\n");
             return ExitCode::from(9);
         }
         ["close-stdin"] => {
-            // Its end of the pipe closes with the process; until then nothing is read.
-            complain("not listening\n");
+            // The process exits without reading; its end of the pipe closes with it.
+            print_error("not reading\n");
         }
         ["keep-pipes-open"] => each_request(|request| {
             let _child = Command::new("sleep").arg("600").spawn().unwrap();
-            say(&answer(request));
+            respond(&answer(request));
         }),
         ["keep-pipes-open-and-fail"] => {
             let _child = Command::new("sleep").arg("600").spawn().unwrap();
-            complain("left a child\n");
+            print_error("left a child\n");
             return ExitCode::from(4);
         }
         ["wrong-id"] => each_request(|request| {
             let mut answer = answer(request);
             answer["request_id"] = json!("0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f");
-            say(&answer);
+            respond(&answer);
         }),
         ["two-lines"] => each_request(|request| {
-            // Short enough to be written, and read, in one piece.
+            // Short enough to be written and read at once.
             let mut answer = answer(request);
             answer["result"]["data"] = Value::Null;
             out((answer.to_string() + "\n").repeat(2).as_bytes());
@@ -155,7 +156,7 @@ fn behave(behaviour: &[&str]) -> ExitCode {
         ["not-utf8"] => each_request(|_| out(b"\xff\xfe\n")),
         ["slow-start", millis] => {
             pause(Duration::from_millis(millis.parse().unwrap()));
-            each_request(|request| say(&answer(request)));
+            each_request(|request| respond(&answer(request)));
         }
         ["refuse", code, retry_after_ms @ ..] => each_request(|request| {
             let mut refusal = answer(request);
@@ -165,25 +166,33 @@ fn behave(behaviour: &[&str]) -> ExitCode {
             if let [millis] = retry_after_ms {
                 refusal["retry_after_ms"] = serde_json::from_str(millis).unwrap();
             }
-            say(&refusal);
+            respond(&refusal);
         }),
         ["print-settings"] => each_request(|request| {
             let settings = std::env::var("PHOENIX_LLM_SETTINGS").unwrap_or_default();
-            complain(&settings);
+            print_error(&settings);
             let mut answer = answer(request);
             answer["result"]["data"] = json!(settings);
-            say(&answer);
+            respond(&answer);
         }),
+        ["llm-router"] => {
+            let settings = settings_from_socket();
+            each_request(|request| {
+                let mut answer = answer(request);
+                answer["result"]["data"]["settings"] = json!(settings);
+                respond(&answer);
+            });
+        }
         ["refuse-with-settings"] => each_request(|request| {
             let settings = std::env::var("PHOENIX_LLM_SETTINGS").unwrap_or_default();
-            complain(&settings);
+            print_error(&settings);
             let mut refusal = answer(request);
             refusal["status"] = json!("error");
             refusal["code"] = json!(500);
             refusal["error"] = json!(settings);
-            say(&refusal);
+            respond(&refusal);
         }),
-        // With a byte-order mark and without metadata, as some writers do.
+        // With a byte-order mark and without metadata, as some writers emit it.
         ["write-data", data] => each_request(|request| {
             let mut answer = answer(request);
             answer["result"]["data"] = json!("DATA");
@@ -191,14 +200,14 @@ fn behave(behaviour: &[&str]) -> ExitCode {
             out(format!("\u{feff}{answer}\n").replace("\"DATA\"", data).as_bytes());
         }),
         ["crash-at-start", file] => {
-            note(file, &Value::Null);
-            complain("cannot go on\n");
+            append_line(file, &Value::Null);
+            print_error("cannot continue\n");
             return ExitCode::from(7);
         }
         ["slow-start-noted", file, millis] => {
-            note(file, &Value::Null);
+            append_line(file, &Value::Null);
             pause(Duration::from_millis(millis.parse().unwrap()));
-            each_request(|request| say(&answer(request)));
+            each_request(|request| respond(&answer(request)));
         }
         ["obey"] => each_request(obey),
         ["obey-with-helpers", name] => {
@@ -206,68 +215,72 @@ fn behave(behaviour: &[&str]) -> ExitCode {
             each_request(obey);
         }
         ["fail-until", file, times] => each_request(|request| {
-            let made = note(file, request);
+            let made = append_line(file, request);
             if made < times.parse().unwrap() {
-                complain(&format!("failure {made}\n"));
+                print_error(&format!("failure {made}\n"));
                 std::process::exit(1);
             }
-            say(&answer(request));
+            respond(&answer(request));
         }),
         other => panic!("no such behaviour: {other:?}"),
     }
     ExitCode::SUCCESS
 }
 
-/// Does what the message says.
+/// Acts as the message says.
 fn obey(request: &Value) {
     match request["payload"]["message"].as_str().unwrap() {
         "hang" => hang(),
         "die" => {
-            complain("last words\n");
+            print_error("last words\n");
             std::process::exit(5);
         }
-        "answer and babble" => {
-            say(&answer(request));
-            out(b"by the way\n");
+        "answer and write more" => {
+            respond(&answer(request));
+            out(b"more output\n");
         }
-        "answer and leave" => {
-            say(&answer(request));
+        "answer and exit" => {
+            respond(&answer(request));
             quit();
         }
-        "answer and leave soon" => {
-            say(&answer(request));
+        "answer and exit soon" => {
+            respond(&answer(request));
             pause(Duration::from_millis(10));
             quit();
         }
-        "answer and chatter" => {
+        "answer and flood stderr" => {
             let file = request["payload"]["file"].as_str().unwrap().to_owned();
             std::thread::spawn(move || {
-                (0..400).for_each(|_| complain(&format!("{}\n", "x".repeat(1023))));
-                note(&file, &Value::Null);
+                (0..400).for_each(|_| print_error(&format!("{}\n", "x".repeat(1023))));
+                append_line(&file, &Value::Null);
             });
-            say(&answer(request));
+            respond(&answer(request));
         }
         "leave children" => {
             leave_children(request["payload"]["name"].as_str().unwrap(), false);
             match request["payload"]["then"].as_str().unwrap() {
-                "answer" => say(&answer(request)),
+                "answer" => respond(&answer(request)),
                 "die" => std::process::exit(5),
                 _ => hang(),
             }
         }
-        "complain and refuse" => {
-            complain(&format!("about {}\n", request["payload"]["what"]));
+        "start fork chain" => {
+            start_fork_chain(request["payload"]["fifo"].as_str().unwrap());
+            respond(&answer(request));
+        }
+        "write stderr and refuse" => {
+            print_error(&format!("about {}\n", request["payload"]["what"]));
             let mut refusal = answer(request);
             refusal["status"] = json!("error");
             refusal["code"] = json!(500);
-            say(&refusal);
+            respond(&refusal);
         }
-        _ => say(&answer(request)),
+        _ => respond(&answer(request)),
     }
 }
 
-/// Starts processes that leave the group, with and without an environment, below this process and below the next; `name`
-/// stands in the command line of each. Waits until all are there.
+/// Starts processes that leave the group, with and without an environment, as children and as orphans; `name` is in the
+/// command line of each. Returns once all run.
 fn leave_children(name: &str, keep_environment: bool) {
     let without = if keep_environment { "" } else { "env -i" };
     for script in ["setsid", &format!("{without} setsid")] {
@@ -280,7 +293,7 @@ fn leave_children(name: &str, keep_environment: bool) {
         let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok());
         let commands =
             processes.filter_map(|entry| std::fs::read_to_string(entry.path().join("cmdline")).ok());
-        // One whose shell has become what it runs: the shell that ran `sleep`.
+        // Only shells that have executed `sleep`, not those that start them.
         commands.filter(|command| command.starts_with("sh\0-c\0sleep") && command.contains(name)).count()
     };
     while count() < 4 {
@@ -288,8 +301,32 @@ fn leave_children(name: &str, keep_environment: bool) {
     }
 }
 
-/// Appends the request to `file`; answers how many are there now.
-fn note(file: &str, request: &Value) -> usize {
+/// Starts a process that can only be attributed to this one by its parent, which exits at once, and which starts its
+/// successor and exits, and so on. Each holds the write end of `fifo`; the first writes a line to it.
+fn start_fork_chain(fifo: &str) {
+    let script = format!("{fifo}.sh");
+    std::fs::write(&script, "\"$0\" &\n").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let start = format!("exec 3>'{fifo}'; echo >&3; exec '{script}'");
+    let mut first = Command::new("env");
+    first.args(["-i", "setsid", "sh", "-c", &start]);
+    first.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    assert!(first.status().unwrap().success());
+}
+
+/// The settings as the built-in language-model agent collects them.
+fn settings_from_socket() -> String {
+    use std::os::{linux::net::SocketAddrExt, unix::net};
+
+    let name = std::env::var("PHOENIX_LLM_SETTINGS_SOCKET").unwrap();
+    let address = net::SocketAddr::from_abstract_name(name).unwrap();
+    let mut settings = String::new();
+    net::UnixStream::connect_addr(&address).unwrap().read_to_string(&mut settings).unwrap();
+    settings
+}
+
+/// Appends the request to `file`; returns the number of lines.
+fn append_line(file: &str, request: &Value) -> usize {
     let mut notes = OpenOptions::new().create(true).append(true).read(true).open(file).unwrap();
     notes.write_all(format!("{request}\n").as_bytes()).unwrap();
     std::fs::read_to_string(file).unwrap().lines().count()
@@ -321,11 +358,11 @@ fn answer(request: &Value) -> Value {
     answer
 }
 
-fn say(answer: &Value) {
+fn respond(answer: &Value) {
     out((answer.to_string() + "\n").as_bytes());
 }
 
-/// Writes to standard output; who does not listen ends the process.
+/// Writes to standard output; exits when the reader is gone.
 fn out(bytes: &[u8]) {
     let mut stdout = io::stdout();
     if stdout.write_all(bytes).and_then(|()| stdout.flush()).is_err() {
@@ -333,7 +370,7 @@ fn out(bytes: &[u8]) {
     }
 }
 
-fn complain(text: &str) {
+fn print_error(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 

@@ -1,4 +1,4 @@
-//! However an executor ends, its agents end with it.
+//! Agents end with their executor, however it ends.
 
 use std::{
     io::{BufRead, BufReader},
@@ -17,36 +17,38 @@ use serde_json::{Value, json};
 use tonic::Streaming;
 use uuid::Uuid;
 
-use crate::sandbox::{PATIENCE, PROGRAM, Sandbox, Told, agent, all_processes, client_of, processes, until};
+use crate::sandbox::{
+    PROGRAM, Sandbox, TIMEOUT, TaskOutcome, agent, all_processes, client_of, processes, until,
+};
 
 #[tokio::test]
-async fn at_shutdown_a_running_task_finishes_and_a_new_one_is_refused() {
+async fn shutdown_finishes_running_tasks_and_rejects_new_ones() {
     let sandbox = Sandbox::start(agent(&["slow-start", "500"])).await;
     let events = sandbox.start_running(sandbox.request()).await;
     sandbox.shutdown.cancel();
     let context = RequestContext::new(CorrelationId::generate());
     let begun = std::time::Instant::now();
-    // The listener closes a moment after the signal.
+    // The listener closes a moment after the shutdown begins.
     while let Ok(events) = sandbox.start_task(&context, sandbox.request()).await {
         drop(events);
-        assert!(begun.elapsed() < PATIENCE);
+        assert!(begun.elapsed() < TIMEOUT);
     }
-    assert!(Told::all_of(events).await.unwrap().failed.is_empty());
+    assert!(TaskOutcome::collect(events).await.unwrap().failed.is_empty());
     sandbox.stop().await;
 }
 
 #[tokio::test]
-async fn an_executor_that_is_dropped_takes_its_agents_along() {
+async fn dropped_executor_kills_its_agents() {
     let sandbox = Sandbox::start(agent(&["ignore-sigterm"])).await;
     let events = sandbox.start_running(sandbox.request()).await;
     sandbox.served.abort();
     sandbox.no_process_left().await;
-    let end = Told::all_of(events).await.unwrap_err();
+    let end = TaskOutcome::collect(events).await.unwrap_err();
     let error = phoenix_proto::error_from_status(&end);
     assert!(error.code.is_retryable(), "the task may be sent again: {error}");
 }
 
-/// An executor in a process of its own.
+/// An executor in its own process.
 pub struct Executor {
     process: Child,
     url: String,
@@ -66,7 +68,7 @@ impl Executor {
         Self { process, url: url.trim().into(), tag }
     }
 
-    /// A task of `agent` that was taken in.
+    /// Starts a task of `agent` and returns its events.
     pub async fn ask(&self, agent: &str, payload: &Value) -> Streaming<ExecuteTaskResponse> {
         let request = phoenix_proto::executor::ExecuteTaskRequest {
             plan_id: Uuid::new_v4().to_string(),
@@ -80,12 +82,12 @@ impl Executor {
         client_of(&self.url).execute_task(request).await.unwrap().into_inner()
     }
 
-    /// A task that runs, of an agent that hangs, with a child in its group and one outside.
+    /// Starts a task of an agent that hangs, with a child in its group and one outside.
     async fn start_task(&self) -> Streaming<ExecuteTaskResponse> {
         let mut events = self.ask("hanging", &json!({})).await;
         let first = events.message().await.unwrap().unwrap();
         assert!(matches!(first.event, Some(Event::AttemptStarted(_))), "{first:?}");
-        until("the agent has its children", || processes(&self.tag).len() == 3).await;
+        until("the children of the agent run", || processes(&self.tag).len() == 3).await;
         events
     }
 
@@ -93,7 +95,7 @@ impl Executor {
         self.process.id().cast_signed()
     }
 
-    /// Ends it like a crash.
+    /// Kills it with SIGKILL.
     pub fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
         self.process.wait().unwrap();
@@ -103,7 +105,7 @@ impl Executor {
         kill(Pid::from_raw(self.process.id().cast_signed()), signal).unwrap();
     }
 
-    /// The process that guards this executor: its command ends in the executor's marker.
+    /// The guard of this executor: its command line ends in the executor's marker.
     pub fn guard(&self) -> Option<Pid> {
         let is_guard = |pid: &i32| {
             let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -123,16 +125,16 @@ impl Drop for Executor {
 }
 
 #[tokio::test]
-async fn a_guard_that_dies_is_replaced() {
+async fn guard_that_exits_is_restarted() {
     let executor = Executor::start();
-    until("there is a guard", || executor.guard().is_some()).await;
+    until("the guard runs", || executor.guard().is_some()).await;
     let first = executor.guard().unwrap();
     kill(first, Signal::SIGKILL).unwrap();
-    until("there is another guard", || executor.guard().is_some_and(|guard| guard != first)).await;
+    until("another guard runs", || executor.guard().is_some_and(|guard| guard != first)).await;
 }
 
 #[tokio::test]
-async fn an_executor_that_is_killed_leaves_no_agent_behind() {
+async fn killed_executor_leaves_no_agent_behind() {
     let mut executor = Executor::start();
     let _events = executor.start_task().await;
     executor.signal(Signal::SIGKILL);
@@ -141,40 +143,40 @@ async fn an_executor_that_is_killed_leaves_no_agent_behind() {
 }
 
 #[tokio::test]
-async fn a_second_executor_ends_what_one_that_was_killed_together_with_its_guard_left_behind() {
+async fn second_executor_kills_orphans_of_one_killed_with_its_guard() {
     let mut executor = Executor::start();
     let _events = executor.start_task().await;
-    let guard = executor.guard().expect("there is a guard");
-    // The guard is stopped first, so that it can't act on the executor's end.
+    let guard = executor.guard().expect("the guard runs");
+    // The guard is stopped first, so that it cannot react to the executor's exit.
     kill(guard, Signal::SIGSTOP).unwrap();
     executor.signal(Signal::SIGKILL);
     executor.process.wait().unwrap();
     kill(guard, Signal::SIGKILL).unwrap();
-    // Executors of other tests look for orphans too when they start; whoever comes first ends them.
+    // Executors of concurrent tests kill these orphans as well when they start.
     let second = Sandbox::start(agent(&["answer"])).await;
     until("no agent is left", || processes(&executor.tag).is_empty()).await;
     second.stop().await;
 }
 
 #[tokio::test]
-async fn only_agents_of_an_executor_that_is_provably_gone_are_ended() {
+async fn only_agents_of_a_provably_gone_executor_are_killed() {
     let dead = Command::new("true").spawn().and_then(|mut child| child.wait().map(|_| child.id())).unwrap();
     let marked = |executor: Uuid| {
         let mut sleep = Command::new("sleep");
         sleep.arg("600").env("PHOENIX_EXECUTOR", format!("{executor}:0:{dead}")).process_group(0);
         sleep.spawn().unwrap()
     };
-    // One whose executor left its lock file behind, unlocked, and one whose executor may live elsewhere.
+    // The first executor left its lock file unlocked; the second may run elsewhere.
     let gone = Uuid::new_v4();
     let lock = std::env::temp_dir().join(format!("phoenix-executor-{gone}.lock"));
     let (mut orphan, mut other) = (marked(gone), marked(Uuid::new_v4()));
     std::fs::write(&lock, "").unwrap();
-    // Executors of other tests look for orphans too when they start; whoever comes first ends them.
+    // Executors of concurrent tests kill these orphans as well when they start.
     let sandbox = Sandbox::start(agent(&["answer"])).await;
     let orphan = std::sync::Mutex::new(&mut orphan);
-    until("the orphan is ended", || orphan.lock().unwrap().try_wait().unwrap().is_some()).await;
-    assert!(other.try_wait().unwrap().is_none(), "nothing is known of its executor");
-    until("its lock file is tidied up", || !lock.exists()).await;
+    until("the orphan is killed", || orphan.lock().unwrap().try_wait().unwrap().is_some()).await;
+    assert!(other.try_wait().unwrap().is_none(), "its executor may still run");
+    until("the lock file is removed", || !lock.exists()).await;
     other.kill().unwrap();
     other.wait().unwrap();
     sandbox.stop().await;

@@ -1,11 +1,12 @@
-//! The executor, served as in production, with real agent processes and a health service that is played.
+//! The executor, served as in production, with real agent processes and a fake health service.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod attempts;
 mod lifetime;
+mod orphans;
 mod reports;
 mod sandbox;
-mod strays;
+mod settings;
 mod tasks;
 mod workers;

@@ -35,10 +35,10 @@ use uuid::Uuid;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_phoenix-executor-test-program");
 
-/// Longer than anything takes on a slow machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout of every wait, never reached on a slow machine.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An agent that behaves like this, tried once.
+/// An agent with this behaviour and one attempt.
 pub fn agent(behaviour: &[&str]) -> AgentSpec {
     let command = [PROGRAM, "agent"].iter().chain(behaviour).map(|part| (*part).to_owned()).collect();
     let mut spec = AgentSpec::new("test_agent".parse().unwrap(), command);
@@ -85,6 +85,7 @@ impl Sandbox {
             health_url: health.url.clone(),
             service_token: token(),
             environment: BTreeMap::from(environment),
+            executable: None,
             guard: None,
             adopts_orphans: false,
         };
@@ -112,11 +113,11 @@ impl Sandbox {
     }
 
     /// Runs a task to its end.
-    pub async fn run(&self) -> Told {
+    pub async fn run(&self) -> TaskOutcome {
         self.run_request(self.request()).await.unwrap()
     }
 
-    pub async fn run_request(&self, request: ExecuteTaskRequest) -> Result<Told, Status> {
+    pub async fn run_request(&self, request: ExecuteTaskRequest) -> Result<TaskOutcome, Status> {
         let context = RequestContext::new(CorrelationId::generate());
         self.run_in(&context, request).await
     }
@@ -125,8 +126,8 @@ impl Sandbox {
         &self,
         context: &RequestContext,
         request: ExecuteTaskRequest,
-    ) -> Result<Told, Status> {
-        Told::all_of(self.start_task(context, request).await?).await
+    ) -> Result<TaskOutcome, Status> {
+        TaskOutcome::collect(self.start_task(context, request).await?).await
     }
 
     pub async fn start_task(
@@ -135,14 +136,14 @@ impl Sandbox {
         request: ExecuteTaskRequest,
     ) -> Result<Streaming<ExecuteTaskResponse>, Status> {
         let call = async { self.client.clone().execute_task(context.request(request)).await };
-        timeout(PATIENCE, call).await.expect("an answer").map(Response::into_inner)
+        timeout(TIMEOUT, call).await.expect("an answer").map(Response::into_inner)
     }
 
     /// Starts a task and waits until its agent runs.
     pub async fn start_running(&self, request: ExecuteTaskRequest) -> Streaming<ExecuteTaskResponse> {
         let context = RequestContext::new(CorrelationId::generate());
         let mut events = self.start_task(&context, request).await.unwrap();
-        let first = timeout(PATIENCE, events.message()).await.unwrap().unwrap().unwrap();
+        let first = timeout(TIMEOUT, events.message()).await.unwrap().unwrap().unwrap();
         assert!(matches!(first.event, Some(Event::AttemptStarted(_))), "{first:?}");
         events
     }
@@ -152,10 +153,10 @@ impl Sandbox {
         self.client.clone().cancel_task(request).await.map(drop)
     }
 
-    /// Ends the executor and sees that nothing is left.
+    /// Stops the executor and checks that no process is left.
     pub async fn stop(self) {
         self.shutdown.cancel();
-        timeout(PATIENCE, self.served).await.expect("it ends").unwrap().unwrap();
+        timeout(TIMEOUT, self.served).await.expect("the executor stops").unwrap().unwrap();
         assert_eq!(processes(&self.tag), Vec::<i32>::new(), "processes are left");
     }
 
@@ -165,7 +166,7 @@ impl Sandbox {
     }
 }
 
-/// What the executor and its callers share; `program.rs` has the same.
+/// Service token of the executor and its callers; `program.rs` uses the same.
 pub fn token() -> ServiceToken {
     ServiceToken::new("of-the-test").unwrap()
 }
@@ -178,12 +179,12 @@ pub fn client_of(url: &str) -> ExecutorServiceClient<PeerChannel> {
 pub async fn until(what: &str, condition: impl Fn() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "in vain: {what}");
+        assert!(begun.elapsed() < TIMEOUT, "timed out: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// The living processes that were given the tag.
+/// The running processes that carry the tag.
 pub fn processes(tag: &str) -> Vec<i32> {
     let marked = |pid: &i32| {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
@@ -197,24 +198,24 @@ pub fn all_processes() -> impl Iterator<Item = i32> {
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
-/// Everything that was told of one task.
+/// Every event of one task.
 #[derive(Debug)]
-pub struct Told {
+pub struct TaskOutcome {
     pub started: Vec<AttemptStarted>,
     pub failed: Vec<AttemptFailed>,
     pub finished: TaskFinished,
 }
 
-impl Told {
-    pub async fn all_of(mut events: Streaming<ExecuteTaskResponse>) -> Result<Self, Status> {
+impl TaskOutcome {
+    pub async fn collect(mut events: Streaming<ExecuteTaskResponse>) -> Result<Self, Status> {
         let (mut started, mut failed) = (Vec::new(), Vec::new());
         loop {
-            let event = timeout(PATIENCE, events.message()).await.expect("an event")?;
-            match event.expect("the end is told").event.unwrap() {
+            let event = timeout(TIMEOUT, events.message()).await.expect("an event")?;
+            match event.expect("the task finishes").event.unwrap() {
                 Event::AttemptStarted(event) => started.push(event),
                 Event::AttemptFailed(event) => failed.push(event),
                 Event::Finished(finished) => {
-                    assert_eq!(events.message().await.unwrap(), None, "the end is the end");
+                    assert_eq!(events.message().await.unwrap(), None, "no event follows the end");
                     return Ok(Self { started, failed, finished });
                 }
             }
@@ -228,7 +229,7 @@ impl Told {
         }
     }
 
-    /// The data of the answer.
+    /// Data of the result.
     pub fn data(&self) -> Value {
         match self.finished.result.clone().unwrap() {
             task_finished::Result::Output(output) => serde_json::from_str(&output.data_json).unwrap(),
@@ -237,7 +238,7 @@ impl Told {
     }
 }
 
-/// A health service that remembers what it was told.
+/// A health service that records its reports.
 #[derive(Clone)]
 pub struct FakeHealth {
     pub url: String,
@@ -268,7 +269,7 @@ impl FakeHealth {
         self.reports.lock().unwrap().iter().map(|report| report.task_id.clone()).collect()
     }
 
-    /// From now on it takes calls and does not answer, or does again.
+    /// Makes calls hang, or answers them again.
     pub fn freeze(&self, frozen: bool) {
         self.frozen.send_replace(frozen);
     }
@@ -299,27 +300,27 @@ impl AgentHealthService for FakeHealth {
         &self,
         _: Request<ListAgentHealthRequest>,
     ) -> Result<Response<ListAgentHealthResponse>, Status> {
-        Err(Status::unimplemented("not asked by the executor"))
+        Err(Status::unimplemented("not called by the executor"))
     }
 
     async fn get_agent_health(
         &self,
         _: Request<GetAgentHealthRequest>,
     ) -> Result<Response<GetAgentHealthResponse>, Status> {
-        Err(Status::unimplemented("not asked by the executor"))
+        Err(Status::unimplemented("not called by the executor"))
     }
 
     async fn watch_agent_health(
         &self,
         _: Request<WatchAgentHealthRequest>,
     ) -> Result<Response<Self::WatchAgentHealthStream>, Status> {
-        Err(Status::unimplemented("not asked by the executor"))
+        Err(Status::unimplemented("not called by the executor"))
     }
 
     async fn acquire_probe(
         &self,
         _: Request<AcquireProbeRequest>,
     ) -> Result<Response<AcquireProbeResponse>, Status> {
-        Err(Status::unimplemented("not asked by the executor"))
+        Err(Status::unimplemented("not called by the executor"))
     }
 }

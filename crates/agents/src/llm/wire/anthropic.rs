@@ -3,9 +3,12 @@
 use phoenix_domain::llm::Provider;
 use serde_json::{Value, json};
 
-use super::{Call, Completion, Prompt, text_of, tokens, word};
+use super::{
+    json::{text_of, tokens, word},
+    types::{Completion, Prompt, ProviderRequest},
+};
 
-pub(super) fn call(provider: Provider<'_>, prompt: &Prompt<'_>) -> Call {
+pub(super) fn request(provider: Provider<'_>, prompt: &Prompt<'_>) -> ProviderRequest {
     let mut body = json!({
         "model": provider.model_name,
         "max_tokens": prompt.max_tokens,
@@ -16,10 +19,10 @@ pub(super) fn call(provider: Provider<'_>, prompt: &Prompt<'_>) -> Call {
     }
     let mut headers = vec![("anthropic-version", "2023-06-01".to_owned())];
     headers.extend(provider.api_key.map(|key| ("x-api-key", key.expose().to_owned())));
-    Call { url: format!("{}/messages", provider.base_url), headers, body }
+    ProviderRequest { url: format!("{}/messages", provider.base_url), headers, body }
 }
 
-/// Blocks of another kind than text (thinking, tools) are no part of the answer.
+/// Blocks of other kinds than text (thinking, tools) do not belong to the answer.
 pub(super) fn completion(body: &Value) -> Option<Completion> {
     Some(Completion {
         text: text_of(body.get("content")?)?,

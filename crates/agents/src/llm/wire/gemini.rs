@@ -3,9 +3,12 @@
 use phoenix_domain::llm::Provider;
 use serde_json::{Value, json};
 
-use super::{Call, Completion, Prompt, Unusable, text_of, tokens, word};
+use super::{
+    json::{text_of, tokens, word},
+    types::{Completion, Prompt, ProviderRequest, ResponseError},
+};
 
-pub(super) fn call(provider: Provider<'_>, prompt: &Prompt<'_>) -> Call {
+pub(super) fn request(provider: Provider<'_>, prompt: &Prompt<'_>) -> ProviderRequest {
     let mut body = json!({
         "contents": [{"role": "user", "parts": [{"text": prompt.message}]}],
         "generationConfig": {"maxOutputTokens": prompt.max_tokens},
@@ -14,9 +17,9 @@ pub(super) fn call(provider: Provider<'_>, prompt: &Prompt<'_>) -> Call {
         body["systemInstruction"] = json!({"parts": [{"text": prompt.system}]});
     }
     let model = provider.model_name.trim_start_matches("models/");
-    Call {
+    ProviderRequest {
         url: format!("{}/models/{model}:generateContent", provider.base_url),
-        // The documentation's `?key=` would put the key into every access log on the way.
+        // The documented `?key=` would put the key into every access log on the way.
         headers: provider
             .api_key
             .map(|key| ("x-goog-api-key", key.expose().to_owned()))
@@ -26,16 +29,16 @@ pub(super) fn call(provider: Provider<'_>, prompt: &Prompt<'_>) -> Call {
     }
 }
 
-pub(super) fn completion(body: &Value) -> Result<Option<Completion>, Unusable> {
+pub(super) fn completion(body: &Value) -> Result<Option<Completion>, ResponseError> {
     let candidate = &body["candidates"][0];
     if candidate.is_null()
         && let Some(reason) = word(&body["promptFeedback"]["blockReason"])
     {
-        return Err(Unusable::Declined(reason));
+        return Err(ResponseError::Declined(reason));
     }
-    // A prompt that was counted was understood, also when nothing came of it.
-    let was_read = candidate.is_object() || body["usageMetadata"].is_object();
-    Ok(was_read.then(|| Completion {
+    // A prompt that was counted was accepted, even without a result.
+    let was_accepted = candidate.is_object() || body["usageMetadata"].is_object();
+    Ok(was_accepted.then(|| Completion {
         text: text_of(&candidate["content"]["parts"]).unwrap_or_default(),
         model: word(&body["modelVersion"]),
         finish_reason: word(&candidate["finishReason"]),

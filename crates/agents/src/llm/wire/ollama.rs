@@ -3,29 +3,36 @@
 use phoenix_domain::llm::Provider;
 use serde_json::{Value, json};
 
-use super::{Call, Completion, Prompt, bearer, messages, parse, text_of, tokens, word};
+use super::{
+    json::{bearer, parse, text_of, tokens, word},
+    types::{Completion, Prompt, ProviderRequest},
+};
 
-pub(super) fn call(provider: Provider<'_>, prompt: &Prompt<'_>) -> Call {
-    Call {
+pub(super) fn request(provider: Provider<'_>, prompt: &Prompt<'_>) -> ProviderRequest {
+    ProviderRequest {
         url: format!("{}/api/chat", provider.base_url),
         headers: bearer(provider),
         body: json!({
             "model": provider.model_name,
-            "messages": messages(prompt),
+            "messages": prompt.messages(),
             "stream": false,
             "options": {"num_predict": prompt.max_tokens},
         }),
     }
 }
 
-/// The question which models are installed.
-pub(in crate::llm) fn tags(provider: Provider<'_>) -> Call {
-    Call { url: format!("{}/api/tags", provider.base_url), headers: bearer(provider), body: Value::Null }
+/// The request for the installed models.
+pub(in crate::llm) fn tags(provider: Provider<'_>) -> ProviderRequest {
+    ProviderRequest {
+        url: format!("{}/api/tags", provider.base_url),
+        headers: bearer(provider),
+        body: Value::Null,
+    }
 }
 
-/// The names of the models in the answer to that question.
+/// The names of the installed models in the response.
 pub(in crate::llm) fn installed(body: &[u8]) -> Option<Vec<String>> {
-    let body = parse(body).ok()?;
+    let body = parse(body)?;
     let models = body["models"].as_array()?;
     Some(models.iter().filter_map(|model| word(&model["name"]).or_else(|| word(&model["model"]))).collect())
 }

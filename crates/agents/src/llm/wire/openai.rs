@@ -4,18 +4,21 @@
 use phoenix_domain::llm::{Provider, ProviderKind};
 use serde_json::{Value, json};
 
-use super::{Call, Completion, Prompt, bearer, messages, text_of, tokens, word};
+use super::{
+    json::{bearer, text_of, tokens, word},
+    types::{Completion, Prompt, ProviderRequest},
+};
 
-pub(super) fn call(provider: Provider<'_>, prompt: &Prompt<'_>) -> Call {
-    // OpenAI's and xAI's reasoning models refuse the older name; servers that copy the API know only the older one.
+pub(super) fn request(provider: Provider<'_>, prompt: &Prompt<'_>) -> ProviderRequest {
+    // Reasoning models of OpenAI and xAI reject the older name; servers that copy the API know only the older one.
     let limit = match provider.kind {
         ProviderKind::OpenAi | ProviderKind::Grok => "max_completion_tokens",
         _ => "max_tokens",
     };
-    Call {
+    ProviderRequest {
         url: format!("{}/chat/completions", provider.base_url),
         headers: bearer(provider),
-        body: json!({"model": provider.model_name, "messages": messages(prompt), limit: prompt.max_tokens}),
+        body: json!({"model": provider.model_name, "messages": prompt.messages(), limit: prompt.max_tokens}),
     }
 }
 
@@ -23,7 +26,7 @@ pub(super) fn completion(body: &Value) -> Option<Completion> {
     let choices = body["choices"].as_array()?;
     let choice = choices.first().unwrap_or(&Value::Null);
     let message = &choice["message"];
-    // Servers that copy the API keep the text of the older completions; a model's own words of refusal stand apart.
+    // Servers that copy the API keep the text of the older completions; a model's refusal has its own member.
     let content = message.get("content").or_else(|| choice.get("text")).unwrap_or(&Value::Null);
     let text = text_of(content).filter(|text| !text.is_empty()).or_else(|| word(&message["refusal"]));
     Some(Completion {

@@ -1,4 +1,4 @@
-//! The workers of one agent, and who waits for one.
+//! The workers of one agent, and the attempts that wait for one.
 
 use std::{
     collections::VecDeque,
@@ -13,21 +13,21 @@ use metrics::{Counter, Gauge};
 use phoenix_domain::FailureClass;
 use tokio::{sync::oneshot, time::timeout_at};
 
-use super::{Crashes, Worker};
+use super::{crash_backoff::CrashBackoff, worker::Worker};
 use crate::{
-    agents::Call, cleanup::Cleanup, failure::AttemptFailure, metrics::AgentMeters, process::Program,
-    redact::Redactor,
+    agents::attempt::Attempt, cleanup::Cleanup, failure::AttemptFailure, metrics::AgentMetrics,
+    process::Program, redact::Redactor,
 };
 
 /// The workers of one agent.
 pub(super) struct Pool {
     pub(super) program: Program,
-    /// How long a worker may take until it reads.
-    pub(super) start_limit: Duration,
+    /// Time that a worker may take until it reads.
+    pub(super) start_timeout: Duration,
     pub(super) redactor: Arc<Redactor>,
-    pub(super) crashes: Crashes,
+    pub(super) crashes: CrashBackoff,
     /// Workers that have ended and were not replaced yet.
-    pub(super) vacancies: Arc<AtomicUsize>,
+    pub(super) replacements_due: Arc<AtomicUsize>,
     pub(super) busy: Gauge,
     pub(super) restarts: Counter,
     pub(super) cleanup: Cleanup,
@@ -43,29 +43,29 @@ struct State {
 }
 
 impl State {
-    /// The worker that was used last, which is most likely still in the processor's caches. One that ended or said
-    /// something since its last answer is let go.
-    fn take_idle(&mut self) -> Option<Worker> {
+    /// Takes the worker that was used last, which is most likely still in the processor's caches. Retires workers that
+    /// exited or wrote output since their last response.
+    fn pop_idle(&mut self) -> Option<Worker> {
         loop {
             let mut worker = self.idle.pop()?;
-            if worker.conversation.renew() {
+            if worker.exchange.is_quiet() {
                 return Some(worker);
             }
         }
     }
 }
 
-/// A turn among those who wait for a worker. A worker that comes for one that has left goes to the next.
-struct Turn {
+/// An attempt in the queue for a worker. A worker that arrives after the attempt has left goes to the next in the queue.
+struct Waiter {
     pool: Arc<Pool>,
     worker: oneshot::Receiver<Result<Worker, AttemptFailure>>,
 }
 
-impl Drop for Turn {
+impl Drop for Waiter {
     fn drop(&mut self) {
         self.worker.close();
         if let Ok(Ok(worker)) = self.worker.try_recv() {
-            self.pool.offer(Ok(worker));
+            self.pool.hand_out(Ok(worker));
         }
     }
 }
@@ -73,70 +73,79 @@ impl Drop for Turn {
 impl Pool {
     pub(super) fn new(
         program: Program,
-        start_limit: Duration,
+        start_timeout: Duration,
         redactor: Arc<Redactor>,
-        crashes: Crashes,
-        meters: &AgentMeters,
+        crashes: CrashBackoff,
+        metrics: &AgentMetrics,
         cleanup: Cleanup,
     ) -> Self {
-        let (busy, restarts) = (meters.busy.clone(), meters.restarts.clone());
-        let (vacancies, state) = (Arc::default(), Mutex::default());
-        Self { program, start_limit, redactor, crashes, vacancies, busy, restarts, cleanup, state }
+        let (busy, restarts) = (metrics.busy.clone(), metrics.restarts.clone());
+        let (replacements_due, state) = (Arc::default(), Mutex::default());
+        Self { program, start_timeout, redactor, crashes, replacements_due, busy, restarts, cleanup, state }
     }
 
-    /// An idle worker, or the next that is ready.
-    pub(super) async fn take(self: &Arc<Self>, call: &Call<'_>) -> Result<Worker, AttemptFailure> {
-        if let Some(worker) = self.lock().take_idle() {
+    /// Returns an idle worker, or the next that is ready. Calls `start` for a worker that has to be started.
+    pub(super) async fn acquire<F: Future<Output = ()> + Send + 'static>(
+        self: &Arc<Self>,
+        attempt: &Attempt<'_>,
+        start: impl FnOnce(Arc<Self>) -> F,
+    ) -> Result<Worker, AttemptFailure> {
+        if let Some(worker) = self.lock().pop_idle() {
             return Ok(worker);
         }
-        let mut turn = self.wait(call)?;
-        match timeout_at(call.deadline, &mut turn.worker).await {
+        let mut waiter = self.enqueue(attempt, start)?;
+        match timeout_at(attempt.deadline, &mut waiter.worker).await {
             Ok(Ok(worker)) => worker,
             Ok(Err(_)) => {
-                Err(AttemptFailure::new(FailureClass::Io, "is not started any more").neutral_if(true))
+                let description = "was not started: the executor is shutting down";
+                Err(AttemptFailure::new(FailureClass::Io, description).neutral_if(true))
             }
-            Err(_) => Err(AttemptFailure::still_starting(call.limit)),
+            Err(_) => Err(AttemptFailure::still_starting(attempt.limit)),
         }
     }
 
-    /// A turn, with as many starts under way as there are turns.
-    fn wait(self: &Arc<Self>, call: &Call<'_>) -> Result<Turn, AttemptFailure> {
+    /// Queues an attempt. There are always as many starts under way as attempts in the queue.
+    fn enqueue<F: Future<Output = ()> + Send + 'static>(
+        self: &Arc<Self>,
+        attempt: &Attempt<'_>,
+        start: impl FnOnce(Arc<Self>) -> F,
+    ) -> Result<Waiter, AttemptFailure> {
         let (sender, worker) = oneshot::channel();
         let mut state = self.lock();
-        // A worker may have come back a moment ago.
-        if let Some(idle) = state.take_idle() {
+        // A worker may have been released since the first look.
+        if let Some(idle) = state.pop_idle() {
             let _ = sender.send(Ok(idle));
-            return Ok(Turn { pool: Arc::clone(self), worker });
+            return Ok(Waiter { pool: Arc::clone(self), worker });
         }
         state.waiting.retain(|waiting| !waiting.is_closed());
         if state.starting <= state.waiting.len() {
-            self.crashes.check(call.deadline)?;
+            self.crashes.check(attempt.deadline)?;
             state.starting += 1;
-            self.cleanup.spawn(Arc::clone(self).start());
+            self.cleanup.spawn(start(Arc::clone(self)));
         }
         state.waiting.push_back(sender);
-        Ok(Turn { pool: Arc::clone(self), worker })
+        Ok(Waiter { pool: Arc::clone(self), worker })
     }
 
-    /// A start has ended, with a worker that reads or with a failure.
-    pub(super) fn started(&self, outcome: Result<Worker, AttemptFailure>) {
+    /// Ends a start, with a worker that reads or with a failure.
+    pub(super) fn finish_start(&self, outcome: Result<Worker, AttemptFailure>) {
         let mut state = self.lock();
         state.starting = state.starting.saturating_sub(1);
         drop(state);
-        self.offer(outcome);
+        self.hand_out(outcome);
     }
 
     /// Takes back a worker that has answered.
-    pub(super) fn give_back(&self, mut worker: Worker) {
+    pub(super) fn release(&self, mut worker: Worker) {
         worker.has_answered.store(true, Ordering::Relaxed);
-        if worker.conversation.can_go_on() {
-            worker.conversation.forget();
-            self.offer(Ok(worker));
+        if worker.exchange.is_reusable() {
+            worker.exchange.reset();
+            self.hand_out(Ok(worker));
         }
     }
 
-    /// Hands a worker, or the failure of a start, to the first who waits.
-    fn offer(&self, mut outcome: Result<Worker, AttemptFailure>) {
+    /// Gives a worker, or the failure of a start, to the first attempt in the queue.
+    fn hand_out(&self, mut outcome: Result<Worker, AttemptFailure>) {
         let mut state = self.lock();
         while let Some(waiting) = state.waiting.pop_front() {
             match waiting.send(outcome) {
@@ -144,7 +153,8 @@ impl Pool {
                 Err(returned) => outcome = returned,
             }
         }
-        // Its watcher writes first and looks for it here afterwards; one of both sees the other.
+        // The watcher publishes the exit first and removes the worker from the idle list afterwards, so either this check
+        // sees the exit or the removal sees the worker.
         if let Ok(worker) = outcome
             && worker.exit.borrow().is_none()
         {
@@ -152,15 +162,15 @@ impl Pool {
         }
     }
 
-    /// Lets go of a worker that has ended.
-    pub(super) fn forget(&self, pid: u32) {
+    /// Removes a worker that has exited from the idle list.
+    pub(super) fn remove(&self, pid: u32) {
         let gone: Vec<Worker> = self.lock().idle.extract_if(.., |worker| worker.pid == pid).collect();
-        // Not while the list is locked.
+        // Dropped after the lock is released.
         drop(gone);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while the lists are locked.
+        // No code panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,6 @@
-//! The life of a worker, from its start to its end: one task per worker, which sleeps most of the time.
+//! The life of a worker from its start to its exit: one task per worker, which sleeps most of the time.
 
 use std::{
-    io,
     process::ExitStatus,
     sync::{
         Arc,
@@ -17,174 +16,173 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Employed, Pool, Worker, crashes, offspring::Offspring};
+use super::{
+    crash_backoff::STABLE_AFTER,
+    descendants::Descendants,
+    pool::Pool,
+    worker::{KillNow, PoolSlot, Worker},
+};
 use crate::{
-    agents::{conversation::Conversation, stderr::Stderr},
-    failure::{AttemptFailure, seconds},
-    process::{AgentProcess, Group},
+    agents::{exchange::Exchange, stderr::Stderr},
+    failure::{AttemptFailure, format_duration},
+    process::{AgentProcess, ProcessGroup},
 };
 
-/// Dismisses a worker without SIGTERM.
-pub(super) struct AtOnce;
-
-/// How often is looked whether a worker has begun to read, at first and later on.
-const LOOKS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+/// First and longest interval of the check whether a worker has begun to read.
+const POLL_INTERVALS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 
 /// Watches one worker.
-pub(super) struct Watcher {
+struct Watcher {
     pool: Arc<Pool>,
     pid: u32,
-    group: Group,
+    group: ProcessGroup,
     stderr: Stderr,
     stderr_open: bool,
     exit: watch::Sender<Option<ExitStatus>>,
     has_answered: Arc<AtomicBool>,
-    dismissed: oneshot::Receiver<AtOnce>,
+    retired: oneshot::Receiver<KillNow>,
 }
 
-/// How a start went.
-enum Started {
-    /// It has begun to read its input.
+/// Outcome of a start.
+enum StartOutcome {
+    /// The worker has begun to read its input.
     Ready,
-    /// It ended instead.
+    /// The worker exited instead.
     Exited(Option<ExitStatus>),
-    /// It took too long.
+    /// The worker exceeded its start timeout.
     TooSlow,
-    /// The executor ends.
+    /// The executor is stopping.
     Stopping,
 }
 
-impl Pool {
-    /// Starts a worker, not before the crashes of earlier ones allow it, and watches it until its end. It takes requests
-    /// from the moment on that it reads: before that, none is handed to it that it may never see.
-    pub(super) async fn start(self: Arc<Self>) {
-        tokio::select! {
-            () = self.crashes.pause() => {}
-            () = self.cleanup.hurry() => return,
-        }
-        let process = match self.program.spawn(None) {
-            Ok(process) => process,
-            Err(error) => return self.started(Err(AttemptFailure::not_started(&error))),
-        };
-        let one_less = |vacant: usize| vacant.checked_sub(1);
-        if self.vacancies.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
-            self.restarts.increment(1);
-        }
-        let (watcher, worker) = Watcher::of(&self, process);
-        watcher.run(worker).await;
+/// Starts a worker of `pool` as soon as the crash backoff allows it, and watches it until its exit. The worker takes
+/// requests from the moment it reads, so no request is handed to a process that may never see it.
+pub(super) async fn start_worker(pool: Arc<Pool>) {
+    tokio::select! {
+        () = pool.crashes.wait() => {}
+        () = pool.cleanup.stopping() => return,
     }
+    let process = match pool.program.spawn(None) {
+        Ok(process) => process,
+        Err(error) => return pool.finish_start(Err(AttemptFailure::not_started(&error))),
+    };
+    let one_less = |due: usize| due.checked_sub(1);
+    if pool.replacements_due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
+        pool.restarts.increment(1);
+    }
+    let (watcher, worker) = Watcher::new(&pool, process);
+    watcher.run(worker).await;
 }
 
 impl Watcher {
-    fn of(pool: &Arc<Pool>, process: AgentProcess) -> (Self, Worker) {
-        let AgentProcess { pid, stdin, stdout, stderr, group, work } = process;
+    fn new(pool: &Arc<Pool>, process: AgentProcess) -> (Self, Worker) {
+        let AgentProcess { pid, stdin, stdout, stderr, group, record } = process;
         let (exit_sender, exit) = watch::channel(None);
-        let (dismissal, dismissed) = oneshot::channel();
+        let (retire, retired) = oneshot::channel();
         let has_answered = Arc::new(AtomicBool::new(false));
         let stderr = Stderr::new(stderr);
+        let identity = pool.program.identity().clone();
         let worker = Worker {
             pid,
-            conversation: Conversation::with_worker(stdin, stdout, stderr.clone()),
-            offspring: Offspring::of(Pid::from_raw(pid.cast_signed()), work, pool.program.origin().clone()),
+            exchange: Exchange::for_worker(stdin, stdout, stderr.clone()),
+            descendants: Descendants::new(Pid::from_raw(pid.cast_signed()), record, identity),
             exit,
             has_answered: Arc::clone(&has_answered),
-            dismissal,
-            _employed: Employed(Arc::clone(&pool.vacancies)),
+            retire,
+            _slot: PoolSlot(Arc::clone(&pool.replacements_due)),
         };
         let pool = Arc::clone(pool);
         let watcher =
-            Self { pool, pid, group, stderr, stderr_open: true, exit: exit_sender, has_answered, dismissed };
+            Self { pool, pid, group, stderr, stderr_open: true, exit: exit_sender, has_answered, retired };
         (watcher, worker)
     }
 
     async fn run(mut self, mut worker: Worker) {
-        let begun = Instant::now();
-        worker.conversation.open();
-        match self.await_start(&worker, begun + self.pool.start_limit).await {
-            Started::Ready => {
-                worker.offspring.ready();
-                self.pool.started(Ok(worker));
-                self.watch(begun).await;
+        let started_at = Instant::now();
+        worker.exchange.write_opening();
+        match self.wait_for_start(&worker, started_at + self.pool.start_timeout).await {
+            StartOutcome::Ready => {
+                worker.descendants.mark_ready();
+                self.pool.finish_start(Ok(worker));
+                self.watch(started_at).await;
             }
-            Started::Exited(status) => {
-                self.pool.crashes.another(false);
+            StartOutcome::Exited(status) => {
+                self.pool.crashes.record_crash(false);
                 let failure = match status {
                     Some(status) if !status.success() => AttemptFailure::exited(status),
                     _ => AttemptFailure::new(FailureClass::Io, "exited before it had read a request"),
                 };
-                self.pool.started(Err(failure.with_stderr(self.stderr.text(&self.pool.redactor))));
+                self.fail_start(failure);
             }
-            Started::TooSlow => {
-                self.pool.crashes.another(false);
-                let limit = seconds(self.pool.start_limit);
-                let failure = AttemptFailure::new(FailureClass::Io, format!("did not start within {limit}"));
-                self.pool.started(Err(failure.with_stderr(self.stderr.text(&self.pool.redactor))));
+            StartOutcome::TooSlow => {
+                self.pool.crashes.record_crash(false);
+                let limit = format_duration(self.pool.start_timeout);
+                let description = format!("did not start within {limit}");
+                self.fail_start(AttemptFailure::new(FailureClass::Io, description));
                 self.group.kill();
             }
-            Started::Stopping => {}
+            StartOutcome::Stopping => {}
         }
     }
 
-    async fn await_start(&mut self, worker: &Worker, limit: Instant) -> Started {
-        let (mut pause, slowest) = LOOKS;
-        let mut look_at = Instant::now() + pause;
+    fn fail_start(&self, failure: AttemptFailure) {
+        self.pool.finish_start(Err(failure.with_stderr(self.stderr.text(&self.pool.redactor))));
+    }
+
+    async fn wait_for_start(&mut self, worker: &Worker, limit: Instant) -> StartOutcome {
+        let (mut interval, longest) = POLL_INTERVALS;
+        let mut next_poll = Instant::now() + interval;
         loop {
             tokio::select! {
                 biased;
-                status = self.group.wait() => return Started::Exited(status.ok()),
-                () = self.pool.cleanup.hurry() => return Started::Stopping,
-                () = sleep_until(look_at) => {
-                    if worker.conversation.is_open() {
-                        return Started::Ready;
+                status = self.group.wait() => return StartOutcome::Exited(status.ok()),
+                () = self.pool.cleanup.stopping() => return StartOutcome::Stopping,
+                () = sleep_until(next_poll) => {
+                    if worker.exchange.opening_is_read() {
+                        return StartOutcome::Ready;
                     }
-                    if look_at >= limit {
-                        return Started::TooSlow;
+                    if next_poll >= limit {
+                        return StartOutcome::TooSlow;
                     }
-                    pause = (pause + pause / 8).min(slowest);
-                    look_at = (Instant::now() + pause).min(limit);
+                    interval = (interval + interval / 8).min(longest);
+                    next_poll = (Instant::now() + interval).min(limit);
                 }
                 more = self.stderr.read(), if self.stderr_open => self.stderr_open = more,
             }
         }
     }
 
-    async fn watch(mut self, begun: Instant) {
-        let mut proof = std::pin::pin!(sleep_until(begun + crashes::PROOF_OF_STABILITY));
-        let mut proven = false;
-        let ended = loop {
+    async fn watch(mut self, started_at: Instant) {
+        let mut stable_at = std::pin::pin!(sleep_until(started_at + STABLE_AFTER));
+        let mut is_stable = false;
+        let status = loop {
             tokio::select! {
                 biased;
                 status = self.group.wait() => break status.ok(),
-                order = &mut self.dismissed => {
+                order = &mut self.retired => {
                     if order.is_ok() {
                         self.group.kill();
                     }
                     return;
                 }
-                () = self.pool.cleanup.hurry() => {
-                    self.pool.forget(self.pid);
+                () = self.pool.cleanup.stopping() => {
+                    self.pool.remove(self.pid);
                     return;
                 }
-                () = &mut proof, if !proven => {
-                    proven = true;
-                    self.pool.crashes.none_for_long();
+                () = &mut stable_at, if !is_stable => {
+                    is_stable = true;
+                    self.pool.crashes.reset();
                 }
                 more = self.stderr.read(), if self.stderr_open => self.stderr_open = more,
             }
         };
-        self.exit.send_replace(ended);
-        self.pool.forget(self.pid);
-        // Some programs leave after a number of requests, to be started afresh.
-        let left_in_order =
-            ended.is_some_and(|status| status.success()) && self.has_answered.load(Ordering::Relaxed);
-        if !left_in_order {
-            self.pool.crashes.another(proven);
+        self.exit.send_replace(status);
+        self.pool.remove(self.pid);
+        // Some programs exit after a number of requests on purpose.
+        let exited_in_order =
+            status.is_some_and(|status| status.success()) && self.has_answered.load(Ordering::Relaxed);
+        if !exited_in_order {
+            self.pool.crashes.record_crash(is_stable);
         }
     }
-}
-
-/// Waits until the watcher says that the worker has ended.
-pub(super) async fn ended(exit: &mut watch::Receiver<Option<ExitStatus>>) -> io::Result<ExitStatus> {
-    let status = exit.wait_for(Option::is_some).await.ok().and_then(|status| *status);
-    status.ok_or_else(|| io::Error::other("nobody watches it any more"))
 }

@@ -1,7 +1,8 @@
-//! `git_add`: stages exactly what is named, or nothing.
+//! `git_add`: stages exactly the named files, or none.
 //!
-//! Git passes over a good deal without a word: ignored files, files of another repository, files marked as unchanged.
-//! What is named and can't be staged is refused before anything is staged; what a named folder holds beside is reported.
+//! Git skips several kinds of files without a message: ignored files, files of another repository, files marked as
+//! unchanged. A named file that cannot be staged is rejected before anything is staged; other files in a named folder are
+//! reported.
 
 use std::{
     ffi::OsString,
@@ -12,30 +13,30 @@ use phoenix_domain::action::ActionResult;
 
 use super::{
     command::Output,
-    failure::Failed,
+    failure::GitFailure,
     paths::FilePath,
-    quoted,
     repository::{Repository, excluded, is_secret, shown, text},
     secrets::holds_secrets,
+    settings::quoted,
 };
-use crate::ActionError;
+use crate::protocol::ActionError;
 
-/// The most that all paths of one request may take: they become arguments of a process.
+/// Most bytes of all paths of one request, which become arguments of a process.
 const MAX_PATHS_BYTES: usize = 64 * 1024;
-/// The most names in a report.
-const MAX_NAMED: usize = 20;
+/// Most names in a report.
+const MAX_REPORTED: usize = 20;
 
-/// Of the index, what git does not stage as an ordinary file. Names are relative to the top of the work tree.
+/// Index entries that git does not stage as ordinary files. Names are relative to the top of the work tree.
 #[derive(Default)]
 struct Special {
     submodules: Vec<OsString>,
-    /// Assumed to be unchanged, or not in the work tree.
+    /// Files that are assumed to be unchanged, or not in the work tree.
     marked: Vec<OsString>,
 }
 
-/// What a successful `git_add` has to say beside what it staged.
+/// Files that a successful `git_add` reports in addition to those it staged.
 #[derive(Default)]
-struct Notes {
+struct Skipped {
     unknown: Vec<String>,
     ignored: Vec<OsString>,
 }
@@ -55,11 +56,11 @@ impl Repository<'_> {
         {
             return Err(refused_secret(&quoted(path)));
         }
-        let _writing = self.writing()?;
-        self.add_files(&files).map_err(Failed::into_error)
+        let _lock = self.lock_writes()?;
+        self.add_files(&files).map_err(GitFailure::into_error)
     }
 
-    fn add_files(&self, files: &[FilePath]) -> Result<ActionResult, Failed> {
+    fn add_files(&self, files: &[FilePath]) -> Result<ActionResult, GitFailure> {
         let named: Vec<OsString> = files.iter().map(|file| file.pathspec().into()).collect();
         let special = self.special(&named)?;
         self.check_ignored(files)?;
@@ -70,14 +71,14 @@ impl Repository<'_> {
             .git
             .write(&arguments(&["add", "--verbose", "--"], named.iter().cloned().chain(leave_out)))?;
         output.text.push_str(&self.add_submodules(&named, &special.submodules)?);
-        let notes = Notes { unknown: self.not_staged(files)?, ignored: self.ignored(files)? };
-        report(output, notes).map_err(Failed::Otherwise)
+        let skipped = Skipped { unknown: self.not_staged(files)?, ignored: self.ignored(files)? };
+        report(output, skipped).map_err(GitFailure::Error)
     }
 
-    fn check_marked(&self, files: &[FilePath], marked: &[OsString]) -> Result<(), Failed> {
+    fn check_marked(&self, files: &[FilePath], marked: &[OsString]) -> Result<(), GitFailure> {
         let is_named = |name: &OsString| files.iter().any(|file| file.absolute == self.top.join(name));
         let Some(name) = marked.iter().find(|name| is_named(name)) else { return Ok(()) };
-        Err(Failed::Otherwise(ActionError::new(
+        Err(GitFailure::Error(ActionError::new(
             409,
             format!(
                 "{} is marked as unchanged or left out of the work tree (git update-index, git sparse-checkout), so git \
@@ -87,13 +88,13 @@ impl Repository<'_> {
         )))
     }
 
-    fn special(&self, named: &[OsString]) -> Result<Special, Failed> {
+    fn special(&self, named: &[OsString]) -> Result<Special, GitFailure> {
         let entries = self
             .git
             .list(&arguments(&["ls-files", "--stage", "-v", "-z", "--full-name", "--"], named.to_vec()))?;
         let mut special = Special::default();
         for entry in entries {
-            // A tag, a mode, a hash and a stage; a tab; a name.
+            // Each entry is a tag, a mode, a hash and a stage; a tab; a name.
             let bytes = entry.as_bytes();
             let Some(tab) = bytes.iter().position(|byte| *byte == b'\t') else { continue };
             let name = OsString::from_vec(bytes[tab + 1..].to_vec());
@@ -106,8 +107,8 @@ impl Repository<'_> {
         Ok(special)
     }
 
-    /// Stages the commits of submodules. `git add` would look at their work trees, under their configuration.
-    fn add_submodules(&self, named: &[OsString], submodules: &[OsString]) -> Result<String, Failed> {
+    /// Stages the commits of submodules. `git add` would read their work trees, under their configuration.
+    fn add_submodules(&self, named: &[OsString], submodules: &[OsString]) -> Result<String, GitFailure> {
         if submodules.is_empty() {
             return Ok(String::new());
         }
@@ -122,30 +123,34 @@ impl Repository<'_> {
         Ok(top.write(&arguments(&update, changed))?.text)
     }
 
-    fn check_ignored(&self, files: &[FilePath]) -> Result<(), Failed> {
-        // A path that begins like this has no magic.
+    fn check_ignored(&self, files: &[FilePath]) -> Result<(), GitFailure> {
+        // A pathspec that begins like this has no magic.
         let names = files.iter().map(|file| format!("./{}", file.relative).into());
         let output = match self.git.run(&arguments(&["check-ignore", "--"], names)) {
-            Err(Failed::Silent) => return Ok(()),
+            Err(GitFailure::Silent) => return Ok(()),
             output => output?,
         };
-        let names: Vec<String> =
-            output.text.lines().take(MAX_NAMED).map(|line| quoted(line.trim_start_matches("./"))).collect();
+        let names: Vec<String> = output
+            .text
+            .lines()
+            .take(MAX_REPORTED)
+            .map(|line| quoted(line.trim_start_matches("./")))
+            .collect();
         let problem = format!("{} is ignored by the repository's .gitignore", names.join(", "));
-        Err(Failed::Otherwise(ActionError::invalid(problem)))
+        Err(GitFailure::Error(ActionError::invalid(problem)))
     }
 
-    fn check_secrets(&self, named: &[OsString]) -> Result<(), Failed> {
+    fn check_secrets(&self, named: &[OsString]) -> Result<(), GitFailure> {
         let listed = ["ls-files", "--others", "--modified", "--exclude-standard", "-z", "--"];
         let listed = self.git.list(&arguments(&listed, named.to_vec()))?;
         let secret = listed
             .iter()
             .find(|name| is_secret(name) && self.git.directory.join(name).symlink_metadata().is_ok());
-        secret.map_or(Ok(()), |name| Err(Failed::Otherwise(refused_secret(&shown(name)))))
+        secret.map_or(Ok(()), |name| Err(GitFailure::Error(refused_secret(&shown(name)))))
     }
 
-    /// Files that were named, that are there, and that git passed over.
-    fn not_staged(&self, files: &[FilePath]) -> Result<Vec<String>, Failed> {
+    /// Named files that exist and that git skipped.
+    fn not_staged(&self, files: &[FilePath]) -> Result<Vec<String>, GitFailure> {
         let there: Vec<&FilePath> = files.iter().filter(|file| file.exists() && !file.is_folder()).collect();
         if there.is_empty() {
             return Ok(Vec::new());
@@ -157,8 +162,8 @@ impl Repository<'_> {
         Ok(there.into_iter().filter(|file| !is_known(file)).map(|file| file.relative.clone()).collect())
     }
 
-    /// What the folders among `files` hold that is ignored.
-    fn ignored(&self, files: &[FilePath]) -> Result<Vec<OsString>, Failed> {
+    /// Ignored entries of the folders among `files`.
+    fn ignored(&self, files: &[FilePath]) -> Result<Vec<OsString>, GitFailure> {
         let folders: Vec<OsString> =
             files.iter().filter(|file| file.is_folder()).map(|file| file.pathspec().into()).collect();
         if folders.is_empty() {
@@ -174,22 +179,23 @@ fn arguments(command: &[&str], paths: impl IntoIterator<Item = OsString>) -> Vec
 }
 
 fn refused_secret(name: &str) -> ActionError {
-    ActionError::new(403, format!("{name} may hold secrets; the git agent does not stage it"))
+    ActionError::new(403, format!("{name} may contain secrets; the git agent does not stage it"))
 }
 
-fn report(output: Output, notes: Notes) -> Result<ActionResult, ActionError> {
-    if let Some(name) = notes.unknown.first().filter(|_| output.text.trim().is_empty()) {
+fn report(output: Output, skipped: Skipped) -> Result<ActionResult, ActionError> {
+    if let Some(name) = skipped.unknown.first().filter(|_| output.text.trim().is_empty()) {
         return Err(ActionError::invalid(format!(
-            "git can't add {}: it is no file that git keeps",
+            "git cannot add {}: it is not a file that git tracks",
             quoted(name)
         )));
     }
     let mut lines = output.warnings.clone();
-    lines.extend(notes.unknown.iter().map(|name| format!("passed over: {}", quoted(name))));
-    if !notes.ignored.is_empty() {
-        let mut names: Vec<String> = notes.ignored.iter().take(MAX_NAMED).map(|name| shown(name)).collect();
-        if notes.ignored.len() > MAX_NAMED {
-            names.push(format!("and {} more", notes.ignored.len() - MAX_NAMED));
+    lines.extend(skipped.unknown.iter().map(|name| format!("skipped: {}", quoted(name))));
+    if !skipped.ignored.is_empty() {
+        let mut names: Vec<String> =
+            skipped.ignored.iter().take(MAX_REPORTED).map(|name| shown(name)).collect();
+        if skipped.ignored.len() > MAX_REPORTED {
+            names.push(format!("and {} more", skipped.ignored.len() - MAX_REPORTED));
         }
         lines.push(format!("ignored by .gitignore: {}", names.join(", ")));
     }

@@ -1,4 +1,4 @@
-//! One task on its way through its attempts.
+//! One task from its start to its end, through its attempts.
 
 use std::{
     sync::Arc,
@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    AgentName, FailureClass, OrchestratorError, OrchestratorErrorCode,
+    FailureClass, OrchestratorError, OrchestratorErrorCode,
     action::{API_VERSION, ActionMeta, ActionRequest, ActionResult},
     health::Outcome,
 };
@@ -16,59 +16,59 @@ use phoenix_proto::HealthSnapshot;
 use tracing::{Instrument, Span, field::Empty};
 use uuid::Uuid;
 
-use super::{Agent, Executor, cancelled};
+use super::{agent::Agent, errors};
 use crate::{
-    agents::Call,
+    agents::Attempt,
     failure::AttemptFailure,
-    health_reports::Report,
-    limits::Ticket,
+    health_reports::{HealthReports, Report},
     metrics::{CALL_FAILURES, CALL_SECONDS, TASK_SECONDS},
     running::{CancelReason, Registration},
-    task::{Events, Task, TaskEvent},
+    task::{EventQueue, Task, TaskEvent},
+    task_queue::QueueTicket,
 };
 
-/// One task that was taken in.
+/// A task that was accepted.
 pub(super) struct TaskRun {
-    executor: Arc<Executor>,
+    health_reports: HealthReports,
     agent: Arc<Agent>,
     caller: RequestContext,
     request: ActionRequest,
     probe_lease: String,
     registration: Registration,
-    events: Events,
-    /// Attempts made in all, by others before this run too.
+    events: EventQueue,
+    /// Attempts made in all, those of earlier runs included.
     attempts: u32,
-    /// Numbers that none of them had.
+    /// Attempt numbers that were skipped.
     skipped: u32,
-    /// When the last of them ended, of those made here.
+    /// End of the last attempt made here.
     ended_at: Option<Timestamp>,
-    /// The agent's health after the last report.
+    /// Health of the agent after the last report.
     health: Option<HealthSnapshot>,
 }
 
-/// Why a task has no result.
-enum Stop {
+/// Reason why a task has no result.
+enum TaskFailure {
     Failed(OrchestratorError),
     Cancelled(CancelReason),
-    /// The caller's deadline passed before the next attempt could be made.
-    OutOfTime,
+    /// The caller's deadline passed before the next attempt.
+    DeadlineExceeded,
 }
 
 /// What follows a failed attempt.
-enum Next {
+enum RetryDecision {
     Retry(Duration),
     GiveUp,
     /// The caller's deadline comes before the next attempt.
-    TooLate,
+    DeadlineTooClose,
 }
 
 impl TaskRun {
     pub(super) fn new(
-        executor: Arc<Executor>,
+        health_reports: HealthReports,
         agent: Arc<Agent>,
         task: Task,
         registration: Registration,
-        events: Events,
+        events: EventQueue,
     ) -> Self {
         let Task {
             caller,
@@ -97,7 +97,7 @@ impl TaskRun {
             meta: ActionMeta { traceparent: None, attempt: attempts, deadline_ms: 0, idempotency_key },
         };
         Self {
-            executor,
+            health_reports,
             agent,
             caller,
             request,
@@ -111,30 +111,30 @@ impl TaskRun {
         }
     }
 
-    /// Runs the task to its end, whatever that is.
-    pub(super) async fn execute_agent_for_task(mut self, ticket: Ticket) {
-        let started = Instant::now();
+    /// Runs the task to its end.
+    pub(super) async fn execute_agent_for_task(mut self, ticket: QueueTicket) {
+        let started_at = Instant::now();
         let span = tracing::info_span!("execute_agent_with_retries", otel.status_description = Empty);
         let result = self.execute_agent_with_retries(ticket).instrument(span.clone()).await;
-        let was_cancelled = matches!(result, Err(Stop::Cancelled(_)));
-        // A probe's place must be given back even if no attempt was made.
+        let was_cancelled = matches!(result, Err(TaskFailure::Cancelled(_)));
+        // The lease of a probe is returned even if no attempt was made.
         if was_cancelled || !self.probe_lease.is_empty() {
             self.report(Outcome::Neutral, true).await;
         }
-        let elapsed = started.elapsed();
+        let elapsed = started_at.elapsed();
         record_histogram(&TASK_SECONDS, elapsed.as_secs_f64());
         self.log_end(&result, elapsed, &span);
         self.finish(result);
     }
 
-    fn finish(self, result: Result<ActionResult, Stop>) {
+    fn finish(self, result: Result<ActionResult, TaskFailure>) {
         let agent = &self.agent.spec.name;
         let result = match result {
             Ok(result) => Ok(result),
-            Err(Stop::Failed(error)) => Err(error),
-            Err(Stop::OutOfTime) => Err(out_of_time(agent, self.attempts)),
-            Err(Stop::Cancelled(reason)) => {
-                let error = cancelled(agent, self.attempts, reason);
+            Err(TaskFailure::Failed(error)) => Err(error),
+            Err(TaskFailure::DeadlineExceeded) => Err(errors::deadline_exceeded(agent, self.attempts)),
+            Err(TaskFailure::Cancelled(reason)) => {
+                let error = errors::cancelled(agent, self.attempts, reason);
                 if reason == CancelReason::Stopping {
                     return self.events.push(TaskEvent::Interrupted(error));
                 }
@@ -149,77 +149,80 @@ impl TaskRun {
         });
     }
 
-    /// Waits for a place and makes attempts until one succeeds or none is left. The place is kept between attempts, so
-    /// that an agent that fails is not asked more often for it, and given up before the last report.
-    async fn execute_agent_with_retries(&mut self, ticket: Ticket) -> Result<ActionResult, Stop> {
-        let place = self.unless_stopped(ticket.place()).await?;
-        let place = place.ok_or_else(|| Stop::Failed(OrchestratorError::internal("the queue is gone")))?;
+    /// Waits for a permit and makes attempts until one succeeds or none is left. The permit is held between attempts, so that
+    /// retries of a failing agent do not add to its load, and released before the last report.
+    async fn execute_agent_with_retries(&mut self, ticket: QueueTicket) -> Result<ActionResult, TaskFailure> {
+        let permit = self.until_stopped(ticket.permit()).await?;
+        let permit = permit.ok_or_else(|| {
+            TaskFailure::Failed(OrchestratorError::internal("the queue of the agent is closed"))
+        })?;
         let mut last = None;
         loop {
-            let outcome = self.attempt().await.map_err(|stop| self.explain(stop, last.take()))?;
-            let ended = Instant::now();
+            let outcome =
+                self.attempt().await.map_err(|failure| self.with_last_failure(failure, last.take()))?;
+            let ended_at = Instant::now();
             let failure = match outcome {
                 Ok(result) => {
-                    drop(place);
+                    drop(permit);
                     self.report(Outcome::Success, true).await;
                     return Ok(result);
                 }
                 Err(failure) => failure,
             };
-            let next = self.next(&failure);
-            self.tell_failure(&failure, &next);
-            if let Next::Retry(pause) = next {
+            let decision = self.decide(&failure);
+            self.publish_failure(&failure, &decision);
+            if let RetryDecision::Retry(pause) = decision {
                 self.report(failure.outcome(), false).await;
-                let pause = self.unless_stopped(tokio::time::sleep_until((ended + pause).into())).await;
-                pause.map_err(|stop| self.explain(stop, Some(failure.clone())))?;
+                let pause = self.until_stopped(tokio::time::sleep_until((ended_at + pause).into())).await;
+                pause.map_err(|stopped| self.with_last_failure(stopped, Some(failure.clone())))?;
                 last = Some(failure);
                 continue;
             }
-            drop(place);
+            drop(permit);
             self.report(failure.outcome(), true).await;
             let (agent, attempts) = (&self.agent.spec.name, self.attempts);
-            return Err(Stop::Failed(match next {
-                Next::TooLate => failure.into_deadline_error(agent, attempts),
-                Next::GiveUp | Next::Retry(_) => failure.into_error(agent, attempts),
+            return Err(TaskFailure::Failed(match decision {
+                RetryDecision::DeadlineTooClose => failure.into_deadline_error(agent, attempts),
+                RetryDecision::GiveUp | RetryDecision::Retry(_) => failure.into_error(agent, attempts),
             }));
         }
     }
 
-    /// A task that ran out of time after a failed attempt ends with the error of that attempt.
-    fn explain(&self, stop: Stop, last: Option<AttemptFailure>) -> Stop {
-        match (stop, last) {
-            (Stop::OutOfTime, Some(failure)) => {
-                Stop::Failed(failure.into_deadline_error(&self.agent.spec.name, self.attempts))
+    /// A task whose deadline passes after a failed attempt ends with the error of that attempt.
+    fn with_last_failure(&self, stopped: TaskFailure, last: Option<AttemptFailure>) -> TaskFailure {
+        match (stopped, last) {
+            (TaskFailure::DeadlineExceeded, Some(failure)) => {
+                TaskFailure::Failed(failure.into_deadline_error(&self.agent.spec.name, self.attempts))
             }
-            (stop, _) => stop,
+            (stopped, _) => stopped,
         }
     }
 
-    /// One attempt, with what is measured of it.
-    async fn attempt(&mut self) -> Result<Result<ActionResult, AttemptFailure>, Stop> {
+    /// Makes one attempt and records its metrics.
+    async fn attempt(&mut self) -> Result<Result<ActionResult, AttemptFailure>, TaskFailure> {
         let own = self.agent.spec.timeout;
         let limit = self.caller.remaining().map_or(own, |callers| callers.min(own));
         if limit.is_zero() {
-            return Err(Stop::OutOfTime);
+            return Err(TaskFailure::DeadlineExceeded);
         }
-        let begun = Instant::now();
+        let started_at = Instant::now();
         self.attempts += 1;
-        let span =
-            tracing::info_span!("agent_attempt", attempt = self.number(), otel.status_description = Empty);
+        let number = self.attempt_number();
+        let span = tracing::info_span!("agent_attempt", attempt = number, otel.status_description = Empty);
         self.request.request_id = Uuid::new_v4();
-        self.request.meta.attempt = self.number();
+        self.request.meta.attempt = number;
         self.request.meta.traceparent = Some(span.in_scope(|| self.caller.traceparent()));
-        let mut call = Call::new(&mut self.request, limit, &self.events);
+        let mut attempt = Attempt::new(&mut self.request, limit, &self.events);
         let outcome = tokio::select! {
             biased;
-            // First, so that nothing is started for a caller that has left already.
-            reason = self.registration.cancel.cancelled() => Err(Stop::Cancelled(reason)),
-            outcome = self.agent.runner.run(&mut call).instrument(span.clone()) => {
-                call.started(None);
+            // First, so that no process is started for a caller that has left already.
+            reason = self.registration.cancel.cancelled() => Err(TaskFailure::Cancelled(reason)),
+            outcome = self.agent.runner.run(&mut attempt).instrument(span.clone()) => {
+                attempt.report_start(None);
                 if let Err(failure) = &outcome {
                     mark_failed(&span, failure.class.as_str());
                 }
-                // An agent that had less time than its own is not to blame for using all of it.
+                // A timeout under the caller's shorter deadline says nothing about the agent.
                 let is_callers = limit < own;
                 Ok(outcome.map_err(|failure| {
                     let timed_out = failure.class == FailureClass::Timeout;
@@ -228,43 +231,43 @@ impl TaskRun {
             }
         };
         self.ended_at = Some(Timestamp::now());
-        record_histogram(&CALL_SECONDS, begun.elapsed().as_secs_f64());
-        let measured =
+        record_histogram(&CALL_SECONDS, started_at.elapsed().as_secs_f64());
+        let verdict =
             outcome.as_ref().ok().map(|attempt| attempt.as_ref().map(drop).map_err(|failure| failure.class));
-        self.agent.meters.attempt_ended(measured);
+        self.agent.metrics.record_attempt(verdict);
         outcome
     }
 
-    /// The number of the last attempt.
-    const fn number(&self) -> u32 {
+    /// Number of the last attempt.
+    const fn attempt_number(&self) -> u32 {
         self.attempts.saturating_add(self.skipped)
     }
 
-    fn next(&self, failure: &AttemptFailure) -> Next {
+    fn decide(&self, failure: &AttemptFailure) -> RetryDecision {
         let policy = &self.agent.spec.retry;
         if !failure.class.is_retried() || !policy.allows_another(self.attempts) {
-            return Next::GiveUp;
+            return RetryDecision::GiveUp;
         }
         let pause = policy.backoff(self.attempts, fastrand::f64());
-        if self.caller.remaining().is_some_and(|left| left <= pause) {
-            Next::TooLate
+        if self.caller.remaining().is_some_and(|remaining| remaining <= pause) {
+            RetryDecision::DeadlineTooClose
         } else {
-            Next::Retry(pause)
+            RetryDecision::Retry(pause)
         }
     }
 
-    fn tell_failure(&self, failure: &AttemptFailure, next: &Next) {
+    fn publish_failure(&self, failure: &AttemptFailure, decision: &RetryDecision) {
         record_counter(&CALL_FAILURES, 1);
-        let retry_in = match next {
-            Next::Retry(pause) => {
-                self.agent.meters.attempt_retried(failure.class);
+        let retry_in = match decision {
+            RetryDecision::Retry(pause) => {
+                self.agent.metrics.record_retry(failure.class);
                 Some(*pause)
             }
-            Next::GiveUp | Next::TooLate => None,
+            RetryDecision::GiveUp | RetryDecision::DeadlineTooClose => None,
         };
-        // Without the agent's words, which may quote the caller's. They are kept in the plan.
+        // Without the agent's message, which may quote the caller's input. The plan keeps it.
         tracing::warn!(
-            attempt = self.number(),
+            attempt = self.attempt_number(),
             error_class = failure.class.as_str(),
             exit_code = failure.exit_code,
             response_code = failure.response_code,
@@ -272,24 +275,24 @@ impl TaskRun {
             "attempt failed"
         );
         self.events.push(TaskEvent::AttemptFailed {
-            attempt: self.number(),
+            attempt: self.attempt_number(),
             ended_at: self.ended_at.unwrap_or_else(Timestamp::now),
             failure: failure.clone(),
             retry_in,
         });
     }
 
-    /// Reports an outcome; the probe's lease goes with the last.
+    /// Reports an outcome; the last report carries the lease of the probe.
     async fn report(&mut self, outcome: Outcome, is_last: bool) {
         let probe_lease = if is_last { std::mem::take(&mut self.probe_lease) } else { String::new() };
         let agent = &self.agent.spec.name;
         let task = self.request.task_id;
         let report = Report { caller: &self.caller, agent, task, outcome, probe_lease };
-        self.health = self.executor.health.send(report).await.or(self.health.take());
+        self.health = self.health_reports.send(report).await.or(self.health.take());
     }
 
-    /// Waits for `work`, but not past the caller's deadline or a cancellation.
-    async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Stop> {
+    /// Runs `work` until the caller's deadline or a cancellation.
+    async fn until_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, TaskFailure> {
         let deadline = async {
             match self.caller.deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
@@ -298,19 +301,19 @@ impl TaskRun {
         };
         tokio::select! {
             biased;
-            reason = self.registration.cancel.cancelled() => Err(Stop::Cancelled(reason)),
+            reason = self.registration.cancel.cancelled() => Err(TaskFailure::Cancelled(reason)),
             done = work => Ok(done),
-            () = deadline => Err(Stop::OutOfTime),
+            () = deadline => Err(TaskFailure::DeadlineExceeded),
         }
     }
 
-    /// Logs how the task ended, in its own span; `attempts` is the span of its attempts.
-    fn log_end(&self, result: &Result<ActionResult, Stop>, elapsed: Duration, attempts: &Span) {
+    /// Logs the end of the task in its own span; `attempts` is the span of its attempts.
+    fn log_end(&self, result: &Result<ActionResult, TaskFailure>, elapsed: Duration, attempts: &Span) {
         let (outcome, reason) = match result {
             Ok(_) => ("succeeded", None),
-            Err(Stop::Failed(error)) => (error.code.as_str(), None),
-            Err(Stop::OutOfTime) => (OrchestratorErrorCode::Timeout.as_str(), None),
-            Err(Stop::Cancelled(reason)) => ("cancelled", Some(reason.as_str())),
+            Err(TaskFailure::Failed(error)) => (error.code.as_str(), None),
+            Err(TaskFailure::DeadlineExceeded) => (OrchestratorErrorCode::Timeout.as_str(), None),
+            Err(TaskFailure::Cancelled(reason)) => ("cancelled", Some(reason.as_str())),
         };
         if !matches!(outcome, "succeeded" | "cancelled") {
             mark_failed(attempts, outcome);
@@ -319,11 +322,4 @@ impl TaskRun {
         let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         tracing::info!(outcome, reason, attempts = self.attempts, elapsed_ms, "task finished");
     }
-}
-
-fn out_of_time(agent: &AgentName, attempts: u32) -> OrchestratorError {
-    let message = format!("the request's deadline passed before agent `{agent}` could make its next attempt");
-    OrchestratorError::new(OrchestratorErrorCode::Timeout, message)
-        .with_detail("agent", agent)
-        .with_detail("attempts", attempts)
 }

@@ -1,20 +1,23 @@
-//! Which reading command a sentence asks for: "git status", "show me the git log, last 5", "what is in the staged diff?"
+//! The read command that a chat message asks for: "git status", "show me the git log, last 5", "what is in the staged diff?"
 //!
-//! Every word of a sentence counts. A sentence with a word that has no meaning here is refused, since an answer that
-//! passes over `a.txt` in "git log a.txt" is an answer to another question.
+//! Every word of a message counts. A message with an unknown word is rejected: an answer that ignores `a.txt` in
+//! "git log a.txt" would answer another question.
 
-use super::{MAX_LOG_ENTRIES, not_understood, quoted};
-use crate::ActionError;
+use super::settings::quoted;
+use crate::protocol::ActionError;
+
+/// Most entries of a log.
+pub(super) const MAX_LOG_ENTRIES: usize = 1000;
 
 /// A command that a chat may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reading {
+pub(super) enum ReadCommand {
     Status,
     Diff { staged: bool },
     Log { limit: Option<usize> },
 }
 
-/// What one word says.
+/// Meaning of one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Word<'a> {
     Status,
@@ -60,7 +63,7 @@ const WRITING: &[&str] = &[
     "unstage",
 ];
 
-/// Words that change nothing about what is asked for.
+/// Words without influence on the command.
 const FILLERS: &[&str] = &[
     "a",
     "an",
@@ -147,18 +150,18 @@ const FILLERS: &[&str] = &[
     "your",
 ];
 
-/// The command that `message` asks for.
-pub(super) fn understand(message: &str) -> Result<Reading, ActionError> {
+/// Parses `message`.
+pub(super) fn parse(message: &str) -> Result<ReadCommand, ActionError> {
     let message = message.to_lowercase().replace('’', "'");
     let words: Vec<&str> = message.split_whitespace().map(bare).filter(|word| !word.is_empty()).collect();
-    let mut asked = Asked::default();
+    let mut parser = Parser::default();
     for word in &words {
-        asked.hear(word)?;
+        parser.add(word)?;
     }
-    asked.reading()
+    parser.command()
 }
 
-/// A word without the punctuation of its sentence. What belongs to a path or a revision stays: `a.txt`, `HEAD~1`, `../a`.
+/// A word without the punctuation around it. Parts of a path or a revision stay: `a.txt`, `HEAD~1`, `../a`.
 fn bare(word: &str) -> &str {
     const QUOTES: &[char] = &['"', '\'', '`', '(', ')', '“', '”', '«', '»'];
     word.trim_start_matches(QUOTES).trim_end_matches(|c| QUOTES.contains(&c) || ".,;:!?".contains(c))
@@ -185,29 +188,29 @@ fn meaning(word: &str) -> Word<'_> {
     }
 }
 
-/// What a sentence has said so far.
+/// The words of a message so far.
 #[derive(Default)]
-struct Asked {
-    command: Option<Word<'static>>,
+struct Parser {
+    verb: Option<Word<'static>>,
     staged: Option<bool>,
     count: Option<usize>,
     newest: bool,
     count_follows: bool,
 }
 
-impl Asked {
-    fn hear(&mut self, word: &str) -> Result<(), ActionError> {
+impl Parser {
+    fn add(&mut self, word: &str) -> Result<(), ActionError> {
         let count_follows = std::mem::take(&mut self.count_follows);
         match meaning(word) {
             Word::Count(number) => self.set_count(number)?,
             _ if count_follows => return Err(unknown(word)),
             Word::CountFollows => self.count_follows = true,
-            Word::Status => self.set_command(Word::Status)?,
-            Word::Diff => self.set_command(Word::Diff)?,
-            Word::Log => self.set_command(Word::Log)?,
-            // The last commit is a log of one.
+            Word::Status => self.set_verb(Word::Status)?,
+            Word::Diff => self.set_verb(Word::Diff)?,
+            Word::Log => self.set_verb(Word::Log)?,
+            // "The last commit" is a log of one entry.
             Word::Commit if self.newest && self.count.is_none() => {
-                self.set_command(Word::Log)?;
+                self.set_verb(Word::Log)?;
                 self.count = Some(1);
             }
             Word::Staged(staged) => {
@@ -226,11 +229,11 @@ impl Asked {
         Ok(())
     }
 
-    fn set_command(&mut self, command: Word<'static>) -> Result<(), ActionError> {
-        if self.command.is_some_and(|before| before != command) {
+    fn set_verb(&mut self, verb: Word<'static>) -> Result<(), ActionError> {
+        if self.verb.is_some_and(|before| before != verb) {
             return Err(not_understood("A chat can ask for one command at a time"));
         }
-        self.command = Some(command);
+        self.verb = Some(verb);
         Ok(())
     }
 
@@ -244,13 +247,13 @@ impl Asked {
         Ok(())
     }
 
-    fn reading(self) -> Result<Reading, ActionError> {
-        let of_log = self.count.is_some() || self.newest;
-        match self.command {
+    fn command(self) -> Result<ReadCommand, ActionError> {
+        let is_log = self.count.is_some() || self.newest;
+        match self.verb {
             _ if self.count_follows => Err(not_understood("The number of commits is missing")),
-            Some(Word::Status) if !of_log && self.staged.is_none() => Ok(Reading::Status),
-            Some(Word::Diff) if !of_log => Ok(Reading::Diff { staged: self.staged.unwrap_or_default() }),
-            Some(Word::Log) if self.staged.is_none() => Ok(Reading::Log { limit: self.count }),
+            Some(Word::Status) if !is_log && self.staged.is_none() => Ok(ReadCommand::Status),
+            Some(Word::Diff) if !is_log => Ok(ReadCommand::Diff { staged: self.staged.unwrap_or_default() }),
+            Some(Word::Log) if self.staged.is_none() => Ok(ReadCommand::Log { limit: self.count }),
             Some(Word::Log) => Err(not_understood("A log has no staged part")),
             Some(_) => Err(not_understood("Only a log takes a number, and only a diff is staged or not")),
             None => Err(not_understood("The git agent did not understand this message")),
@@ -259,7 +262,16 @@ impl Asked {
 }
 
 fn unknown(word: &str) -> ActionError {
-    not_understood(&format!("The git agent can't do what {} asks for in a chat", quoted(word)))
+    not_understood(&format!("The git agent cannot interpret {} in a chat", quoted(word)))
+}
+
+/// The rejection of a chat, with the requests that it may make.
+fn not_understood(what: &str) -> ActionError {
+    ActionError::invalid(format!(
+        "{what}. A chat can ask for `git status`, `git diff` (or `git diff staged`) and `git log` (or `git log 5`); \
+         changes, and the history or diff of one file, take the actions of a plan: git_add {{paths}}, git_commit \
+         {{message}}, git_log {{path}}, git_diff {{path}}"
+    ))
 }
 
 #[cfg(test)]
@@ -267,16 +279,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sentences_ask_for_what_they_say() {
-        let log = |limit| Reading::Log { limit };
+    fn messages_are_parsed_into_read_commands() {
+        let log = |limit| ReadCommand::Log { limit };
         for (message, reading) in [
-            ("git status", Reading::Status),
-            ("Hey Phoenix, what's the STATUS of my repository?", Reading::Status),
-            ("What’s the `git status`?", Reading::Status),
-            ("show me the git diff", Reading::Diff { staged: false }),
-            ("git diff --staged", Reading::Diff { staged: true }),
-            ("Show the unstaged changes, please.", Reading::Diff { staged: false }),
-            ("what changed?", Reading::Diff { staged: false }),
+            ("git status", ReadCommand::Status),
+            ("Hey Phoenix, what's the STATUS of my repository?", ReadCommand::Status),
+            ("What’s the `git status`?", ReadCommand::Status),
+            ("show me the git diff", ReadCommand::Diff { staged: false }),
+            ("git diff --staged", ReadCommand::Diff { staged: true }),
+            ("Show the unstaged changes, please.", ReadCommand::Diff { staged: false }),
+            ("what changed?", ReadCommand::Diff { staged: false }),
             ("show me the git log", log(None)),
             ("the last 5 commits, please", log(Some(5))),
             ("git log -3", log(Some(3))),
@@ -286,12 +298,12 @@ mod tests {
             ("What is the last commit?", log(Some(1))),
             ("the most recent commits", log(None)),
         ] {
-            assert_eq!(understand(message).unwrap(), reading, "{message}");
+            assert_eq!(parse(message).unwrap(), reading, "{message}");
         }
     }
 
     #[test]
-    fn words_without_a_meaning_are_refused_by_name() {
+    fn unknown_words_are_rejected_by_name() {
         for (message, word) in [
             ("git log a.txt", "a.txt"),
             ("git diff HEAD~1", "head~1"),
@@ -306,7 +318,7 @@ mod tests {
             ("git log -n main", "main"),
             ("git log größe", "größe"),
         ] {
-            let refusal = understand(message).unwrap_err();
+            let refusal = parse(message).unwrap_err();
             assert!(
                 refusal.code == 400 && refusal.message.contains(&format!("`{word}`")),
                 "{message}: {refusal}"
@@ -315,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn wishes_that_no_command_fulfils_are_refused_with_what_there_is() {
+    fn messages_without_one_command_are_rejected_with_a_hint() {
         for message in [
             "commit the diff",
             "git push",
@@ -335,7 +347,7 @@ mod tests {
             "git log staged",
             "the staged and unstaged changes",
         ] {
-            let refusal = understand(message).unwrap_err();
+            let refusal = parse(message).unwrap_err();
             assert_eq!(refusal.code, 400, "{message}");
             assert!(refusal.message.contains("git status") && refusal.message.contains("git_commit"));
         }

@@ -1,4 +1,4 @@
-//! Counts the connections that a client opens, which tells a request on a new connection from one on a kept connection.
+//! Counts the connections that a client opens, to distinguish a new connection from one that was kept alive.
 
 use std::{
     sync::{
@@ -12,27 +12,27 @@ use tower::{Layer, Service};
 
 /// A layer around the client's connector.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Connections(Arc<AtomicU64>);
+pub(super) struct ConnectionCounter(Arc<AtomicU64>);
 
-/// The connector, counted.
+/// A connector that counts its connections.
 #[derive(Debug, Clone)]
 pub(super) struct Counted<S> {
     connector: S,
-    connections: Connections,
+    counter: ConnectionCounter,
 }
 
-impl Connections {
-    /// How many have been begun so far.
+impl ConnectionCounter {
+    /// Number of connections that were opened.
     pub(super) fn opened(&self) -> u64 {
         self.0.load(Ordering::Acquire)
     }
 }
 
-impl<S> Layer<S> for Connections {
+impl<S> Layer<S> for ConnectionCounter {
     type Service = Counted<S>;
 
     fn layer(&self, connector: S) -> Counted<S> {
-        Counted { connector, connections: self.clone() }
+        Counted { connector, counter: self.clone() }
     }
 }
 
@@ -46,7 +46,7 @@ impl<S: Service<R>, R> Service<R> for Counted<S> {
     }
 
     fn call(&mut self, request: R) -> S::Future {
-        self.connections.0.fetch_add(1, Ordering::AcqRel);
+        self.counter.0.fetch_add(1, Ordering::AcqRel);
         self.connector.call(request)
     }
 }

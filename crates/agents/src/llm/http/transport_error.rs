@@ -1,44 +1,45 @@
-//! Why there was no answer. Carries nothing of the underlying error, which may hold the address and its credentials.
+//! Reasons for a missing response. They contain nothing of the underlying error, which may hold the address and its
+//! credentials.
 
 use std::{error::Error, io};
 
 use rustls::{CertificateError, Error as TlsError};
 
-/// Why a provider did not answer.
+/// Reason why a provider did not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::llm) enum Trouble {
-    /// The client can't be built: no runtime or no root certificates.
+pub(in crate::llm) enum TransportError {
+    /// The client cannot be built: no runtime or no root certificates.
     NoClient,
     /// `base_url` is no URL.
     Address,
-    /// The key can't be sent in a header.
+    /// The key cannot be sent in a header.
     Key,
-    /// This variable names no proxy.
+    /// The variable names no proxy.
     Proxy(&'static str),
-    /// The proxy in this variable wants credentials.
+    /// The proxy in the variable requires credentials.
     ProxyKey(&'static str),
-    /// The server's certificate is not accepted; with the reason.
+    /// The server's certificate is rejected; with the reason.
     Certificate(&'static str),
-    /// The server answers in something that is not TLS.
+    /// The server does not speak TLS.
     NoTls,
-    /// A TLS connection can't be made for any other reason.
+    /// The TLS handshake failed for any other reason.
     Tls,
-    /// The server answers in something that is not HTTP.
+    /// The server does not speak HTTP.
     NoHttp,
     /// The host name has no address.
     NoHost,
-    /// No connection; with the variable of the proxy that it was to go through.
+    /// The connection failed; with the variable of the proxy, if one was used.
     Unreachable(Option<&'static str>),
-    /// The connection ended before the answer did.
+    /// The connection ended before the response did.
     Interrupted,
-    /// The answer is longer than what is read.
+    /// The response exceeds the limit.
     TooLarge,
     /// The deadline passed.
     Timeout,
 }
 
-impl Trouble {
-    /// The trouble behind an error before the answer began. `proxy` is the variable that names the proxy, if there is one.
+impl TransportError {
+    /// The reason behind an error before the response. `proxy` is the variable that names the proxy, if there is one.
     pub(super) fn of(error: &reqwest::Error, proxy: Option<&'static str>) -> Self {
         if error.is_builder() {
             return Self::Address;
@@ -65,7 +66,7 @@ impl Trouble {
     }
 }
 
-/// Whether the connection ended before any byte of an answer.
+/// Whether the connection ended before the first byte of a response.
 pub(super) fn is_closed_connection(error: &reqwest::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
     if error.is_connect() || error.is_timeout() {
@@ -82,18 +83,18 @@ pub(super) fn is_closed_connection(error: &reqwest::Error) -> bool {
     find::<hyper::Error>(error).is_some_and(is_closed) || find::<io::Error>(error).is_some_and(is_gone)
 }
 
-fn of_tls(error: &TlsError) -> Trouble {
+fn of_tls(error: &TlsError) -> TransportError {
     match error {
-        TlsError::InvalidCertificate(problem) => Trouble::Certificate(of_certificate(problem)),
-        TlsError::NoCertificatesPresented => Trouble::Certificate("it has none"),
-        TlsError::InvalidMessage(_) | TlsError::InappropriateMessage { .. } => Trouble::NoTls,
-        _ => Trouble::Tls,
+        TlsError::InvalidCertificate(problem) => TransportError::Certificate(of_certificate(problem)),
+        TlsError::NoCertificatesPresented => TransportError::Certificate("it has none"),
+        TlsError::InvalidMessage(_) | TlsError::InappropriateMessage { .. } => TransportError::NoTls,
+        _ => TransportError::Tls,
     }
 }
 
 const fn of_certificate(problem: &CertificateError) -> &'static str {
     match problem {
-        CertificateError::UnknownIssuer => "its authority is not known here",
+        CertificateError::UnknownIssuer => "its authority is unknown here",
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired",
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it is not valid yet",
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
@@ -107,12 +108,12 @@ const fn of_certificate(problem: &CertificateError) -> &'static str {
     }
 }
 
-/// The first cause of this type.
+/// The first cause of type `T`.
 fn find<T: Error + 'static>(error: &reqwest::Error) -> Option<&T> {
     causes(error).find_map(|cause| cause.downcast_ref::<T>())
 }
 
-/// What led to an error, from the outside in. An I/O error may wrap another error that it does not call its source.
+/// The causes of an error, from the outside in. An I/O error may wrap another error that it does not return as its source.
 fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
     let mut next = error.source();
     std::iter::from_fn(move || {

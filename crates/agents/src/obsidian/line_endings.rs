@@ -1,36 +1,36 @@
-//! What ends the lines of a note: a line feed, or what other systems write there.
+//! Line endings of a note: a line feed, or those of other systems.
 
 use std::borrow::Cow;
 
-/// `note` with `content` on lines of its own, which end as those of the note do. A repeated attempt that finds its text
-/// at the end leaves the note as it is.
+/// `note` with `content` appended on lines of its own, with the line endings of the note. A retry that finds its text at the
+/// end leaves the note as it is.
 pub(super) fn append(mut note: String, content: &str, repeated: bool) -> String {
-    let end = of(&note).or_else(|| of(content)).unwrap_or("\n");
-    let content = if of(&note).is_some() { with(content, end) } else { Cow::Borrowed(content) };
+    let ending = of(&note).or_else(|| of(content)).unwrap_or("\n");
+    let content = if of(&note).is_some() { with(content, ending) } else { Cow::Borrowed(content) };
     if repeated && note.ends_with(&*content) {
         return note;
     }
     if !note.is_empty() && !note.ends_with(['\n', '\r']) {
-        note.push_str(end);
+        note.push_str(ending);
     }
     note.push_str(&content);
     note
 }
 
-/// The line end that `text` has most often, if it has any.
+/// The most frequent line ending of `text`, if it has any.
 fn of(text: &str) -> Option<&'static str> {
     let windows = text.matches("\r\n").count();
     let unix = text.matches('\n').count() - windows;
     let old_mac = text.matches('\r').count() - windows;
-    // Of equals the last counts, and a line feed is the most usual.
+    // Of equal counts the last wins, and a line feed is the most common.
     let counts = [(old_mac, "\r"), (windows, "\r\n"), (unix, "\n")];
     counts.into_iter().filter(|(count, _)| *count > 0).max_by_key(|(count, _)| *count).map(|(_, end)| end)
 }
 
-/// `text` with all of its line ends replaced by `end`.
-fn with<'a>(text: &'a str, end: &str) -> Cow<'a, str> {
+/// `text` with all line endings replaced by `ending`.
+fn with<'a>(text: &'a str, ending: &str) -> Cow<'a, str> {
     if text.contains(['\n', '\r']) {
-        Cow::Owned(text.replace("\r\n", "\n").replace('\r', "\n").replace('\n', end))
+        Cow::Owned(text.replace("\r\n", "\n").replace('\r', "\n").replace('\n', ending))
     } else {
         Cow::Borrowed(text)
     }
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn appended_lines_end_as_those_of_the_note() {
+    fn appended_lines_use_the_line_endings_of_the_note() {
         for (note, content, whole) in [
             ("", "a\nb", "a\nb"),
             ("", "a\r\nb", "a\r\nb"),

@@ -1,6 +1,6 @@
-//! What a git that was ended leaves behind: processes of its filters, and its lock files.
+//! Cleanup after a git that was killed: processes of its filters, and its lock files.
 //!
-//! Both are found in `/proc`. Where there is none, nothing is found and nothing is removed.
+//! Both are found in `/proc`. On systems without it, nothing is found and nothing is removed.
 
 use std::{
     fs,
@@ -14,22 +14,22 @@ use nix::{
     unistd::Pid,
 };
 
-/// Every process that a git started carries this variable with the identifier of its run.
+/// Variable that every process of one git run carries, with the id of the run.
 pub(super) const RUN_VARIABLE: &str = "PHOENIX_GIT_RUN";
 
-/// Between two looks at the processes. A process needs a moment to die.
-const PAUSE: Duration = Duration::from_millis(5);
-/// A process that is stuck in the kernel can't be waited for.
-const MAX_LOOKS: u32 = 40;
+/// Pause between two scans of the processes. A killed process needs a moment to exit.
+const SCAN_PAUSE: Duration = Duration::from_millis(5);
+/// Most scans. A process that is blocked in the kernel does not exit.
+const MAX_SCANS: u32 = 40;
 
-/// A process, with its start, since the number alone may pass to another one.
+/// A process, identified by its id and start time, since ids are reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Process {
     pid: Pid,
     started: u64,
 }
 
-/// A lock file that a process of ours held open when it was seen.
+/// A lock file that one of these processes held open.
 #[derive(Debug)]
 pub(super) struct Lock {
     path: PathBuf,
@@ -37,39 +37,39 @@ pub(super) struct Lock {
     inode: u64,
 }
 
-/// The living processes below `root`, and itself.
-pub(super) fn family(root: Pid) -> Vec<Process> {
-    let all: Vec<(Process, Pid)> = pids().filter_map(about).collect();
-    let mut family: Vec<Process> =
+/// The running processes at and below `root`.
+pub(super) fn process_tree(root: Pid) -> Vec<Process> {
+    let all: Vec<(Process, Pid)> = pids().filter_map(status).collect();
+    let mut tree: Vec<Process> =
         all.iter().map(|(process, _)| *process).filter(|process| process.pid == root).collect();
-    let mut looked_at = 0;
-    while let Some(parent) = family.get(looked_at).map(|process| process.pid) {
-        family.extend(all.iter().filter(|(_, its)| *its == parent).map(|(process, _)| *process));
-        looked_at += 1;
+    let mut expanded = 0;
+    while let Some(parent) = tree.get(expanded).map(|process| process.pid) {
+        tree.extend(all.iter().filter(|(_, its)| *its == parent).map(|(process, _)| *process));
+        expanded += 1;
     }
-    family
+    tree
 }
 
-/// The lock files that these processes hold open. Only git has files of that name open, and it opens them to create them.
-pub(super) fn locks(family: &[Process]) -> Vec<Lock> {
+/// The lock files that these processes hold open. Only git opens files of that name, and it creates them by that.
+pub(super) fn locks(processes: &[Process]) -> Vec<Lock> {
     let files = |process: &Process| fs::read_dir(format!("/proc/{}/fd", process.pid)).into_iter().flatten();
-    family
+    processes
         .iter()
         .flat_map(files)
         .filter_map(|entry| {
             let descriptor = entry.ok()?.path();
             let path = fs::read_link(&descriptor).ok()?;
             path.extension().filter(|extension| *extension == "lock")?;
-            let about = fs::metadata(&descriptor).ok()?;
-            Some(Lock { path, device: about.dev(), inode: about.ino() })
+            let metadata = fs::metadata(&descriptor).ok()?;
+            Some(Lock { path, device: metadata.dev(), inode: metadata.ino() })
         })
         .collect()
 }
 
-/// Removes those of `locks` that are still the files that were seen. Another git may have made a new one by that name.
+/// Removes those of `locks` that are still the same files. Another git may have created a new lock of that name.
 pub(super) fn remove(locks: &[Lock]) {
     for lock in locks.iter().filter(|lock| lock.is_at(&lock.path)) {
-        // Whatever prevents it, the next git reports the lock.
+        // A lock that cannot be removed is reported by the next git.
         let _ = fs::remove_file(&lock.path);
     }
 }
@@ -80,24 +80,24 @@ impl Lock {
     }
 }
 
-/// Kills the processes of `family`, and all that carry the mark of the run, until none is left.
+/// Kills `processes`, and every process that carries the id of the run, until none is left.
 #[expect(clippy::disallowed_methods, reason = "an agent has no runtime")]
-pub(super) fn kill_all(family: &[Process], run: &str) {
-    for _ in 0..MAX_LOOKS {
+pub(super) fn kill_all(processes: &[Process], run_id: &str) {
+    for _ in 0..MAX_SCANS {
         let alive: Vec<Pid> = pids()
-            .filter_map(about)
+            .filter_map(status)
             .map(|(process, _)| process)
-            .filter(|process| family.contains(process) || is_marked(process.pid, run))
+            .filter(|process| processes.contains(process) || belongs_to(process.pid, run_id))
             .map(|process| process.pid)
             .collect();
         if alive.is_empty() {
             return;
         }
         for pid in alive {
-            // It may be gone by now.
+            // The process may have exited already.
             let _ = kill(pid, Signal::SIGKILL);
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(SCAN_PAUSE);
     }
 }
 
@@ -106,8 +106,8 @@ fn pids() -> impl Iterator<Item = Pid> {
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok().map(Pid::from_raw))
 }
 
-/// A living process and its parent (`proc_pid_stat(5)`, fields 3, 4 and 22).
-fn about(pid: Pid) -> Option<(Process, Pid)> {
+/// A running process and its parent (`proc_pid_stat(5)`, fields 3, 4 and 22).
+fn status(pid: Pid) -> Option<(Process, Pid)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may hold anything.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
@@ -120,11 +120,11 @@ fn about(pid: Pid) -> Option<(Process, Pid)> {
     Some((Process { pid, started }, parent))
 }
 
-fn is_marked(pid: Pid, run: &str) -> bool {
+fn belongs_to(pid: Pid, run_id: &str) -> bool {
     let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { return false };
-    let mark = |variable: &[u8]| {
+    let has_id = |variable: &[u8]| {
         variable.strip_prefix(RUN_VARIABLE.as_bytes()).and_then(|rest| rest.strip_prefix(b"="))
-            == Some(run.as_bytes())
+            == Some(run_id.as_bytes())
     };
-    environment.split(|byte| *byte == 0).any(mark)
+    environment.split(|byte| *byte == 0).any(has_id)
 }

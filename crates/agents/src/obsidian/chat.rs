@@ -1,18 +1,18 @@
-//! Which action a sentence asks for: "list notes", "read note X", "search notes for X", "create note TITLE: BODY".
+//! The action that a chat asks for: "list notes", "read note X", "search notes for X", "create note TITLE: BODY".
 
-use crate::ActionError;
+use crate::protocol::ActionError;
 
-/// What a chat wants.
+/// An action that a chat asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Wish<'a> {
+pub(super) enum ChatRequest<'a> {
     List { folder: &'a str },
     Read { note: &'a str },
     Search { query: &'a str },
     Create { title: &'a str, content: &'a str },
 }
 
-/// The longer ones first, since the first that fits counts.
-const SEARCHING: &[&str] = &[
+/// Phrases, the longer ones first, because the first match counts.
+const SEARCH_PHRASES: &[&str] = &[
     "search notes for",
     "search notes about",
     "search my notes for",
@@ -23,7 +23,7 @@ const SEARCHING: &[&str] = &[
     "find notes with",
     "search notes",
 ];
-const CREATING: &[&str] = &[
+const CREATE_PHRASES: &[&str] = &[
     "create a note called",
     "create a note named",
     "create a note titled",
@@ -36,8 +36,8 @@ const CREATING: &[&str] = &[
     "new note",
 ];
 
-/// Sentences are few and begin with a verb; what follows is the caller's own text and is taken as it stands.
-pub(super) fn understand(message: &str) -> Result<Wish<'_>, ActionError> {
+/// Parses `message`. It begins with one of a few phrases; the text that follows is taken verbatim.
+pub(super) fn parse(message: &str) -> Result<ChatRequest<'_>, ActionError> {
     let sentence = message.trim();
     let sentence = after(sentence, &["please"]).unwrap_or(sentence);
     if let Some(rest) =
@@ -46,35 +46,35 @@ pub(super) fn understand(message: &str) -> Result<Wish<'_>, ActionError> {
         let rest = past_colon(rest);
         let folder = after(rest, &["in folder", "in the folder", "in", "below"]).unwrap_or(rest);
         let folder = unquoted(folder.trim_end_matches(['.', '?', '!']));
-        return Ok(Wish::List { folder });
+        return Ok(ChatRequest::List { folder });
     }
     if let Some(note) =
         after(sentence, &["read note", "read the note", "show note", "show the note", "open note"])
     {
-        return non_empty(unquoted(past_colon(note))).map(|note| Wish::Read { note });
+        return non_empty(unquoted(past_colon(note))).map(|note| ChatRequest::Read { note });
     }
-    if let Some(query) = after(sentence, SEARCHING) {
-        return non_empty(unquoted(past_colon(query))).map(|query| Wish::Search { query });
+    if let Some(query) = after(sentence, SEARCH_PHRASES) {
+        return non_empty(unquoted(past_colon(query))).map(|query| ChatRequest::Search { query });
     }
-    if let Some(note) = after(sentence, CREATING) {
+    if let Some(note) = after(sentence, CREATE_PHRASES) {
         let note = past_colon(note);
         let (title, content) = note.split_once(':').ok_or_else(not_understood)?;
         let title = non_empty(unquoted(title.trim()))?;
-        return Ok(Wish::Create { title, content: content.trim() });
+        return Ok(ChatRequest::Create { title, content: content.trim() });
     }
     Err(not_understood())
 }
 
-/// What follows the first of `beginnings` that `sentence` begins with, as whole words and in any case.
-fn after<'a>(sentence: &'a str, beginnings: &[&str]) -> Option<&'a str> {
-    beginnings.iter().find_map(|beginning| {
-        let (head, rest) = sentence.split_at_checked(beginning.len())?;
+/// The text after the first of `phrases` that `sentence` begins with, as whole words and in any case.
+fn after<'a>(sentence: &'a str, phrases: &[&str]) -> Option<&'a str> {
+    phrases.iter().find_map(|phrase| {
+        let (head, rest) = sentence.split_at_checked(phrase.len())?;
         let ends = !rest.starts_with(char::is_alphanumeric);
-        (ends && head.eq_ignore_ascii_case(beginning)).then(|| rest.trim_start())
+        (ends && head.eq_ignore_ascii_case(phrase)).then(|| rest.trim_start())
     })
 }
 
-/// What a caller writes after "read note:".
+/// `text` without the colon of "read note:".
 fn past_colon(text: &str) -> &str {
     text.strip_prefix(':').map_or(text, str::trim_start)
 }
@@ -101,32 +101,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sentences_ask_for_what_they_say() {
-        for (message, wish) in [
-            ("list notes", Wish::List { folder: "" }),
-            ("Please list my notes in Projects/2026?", Wish::List { folder: "Projects/2026" }),
-            ("Read note Meeting: Monday", Wish::Read { note: "Meeting: Monday" }),
-            ("read note \"a b\"", Wish::Read { note: "a b" }),
-            ("read note: a", Wish::Read { note: "a" }),
-            ("search notes for Größe", Wish::Search { query: "Größe" }),
-            ("search notes about rum", Wish::Search { query: "rum" }),
-            ("Search notes: rum", Wish::Search { query: "rum" }),
-            ("create a note called Rum: dark", Wish::Create { title: "Rum", content: "dark" }),
+    fn messages_are_parsed_into_chat_requests() {
+        for (message, request) in [
+            ("list notes", ChatRequest::List { folder: "" }),
+            ("Please list my notes in Projects/2026?", ChatRequest::List { folder: "Projects/2026" }),
+            ("Read note Meeting: Monday", ChatRequest::Read { note: "Meeting: Monday" }),
+            ("read note \"a b\"", ChatRequest::Read { note: "a b" }),
+            ("read note: a", ChatRequest::Read { note: "a" }),
+            ("search notes for Größe", ChatRequest::Search { query: "Größe" }),
+            ("search notes about rum", ChatRequest::Search { query: "rum" }),
+            ("Search notes: rum", ChatRequest::Search { query: "rum" }),
+            ("create a note called Rum: dark", ChatRequest::Create { title: "Rum", content: "dark" }),
             (
                 "create note Shopping: milk: 2\nbread",
-                Wish::Create { title: "Shopping", content: "milk: 2\nbread" },
+                ChatRequest::Create { title: "Shopping", content: "milk: 2\nbread" },
             ),
         ] {
-            assert_eq!(understand(message).unwrap(), wish, "{message}");
+            assert_eq!(parse(message).unwrap(), request, "{message}");
         }
     }
 
     #[test]
-    fn anything_else_is_refused_with_what_there_is() {
+    fn other_messages_are_rejected_with_a_hint() {
         for message in
             ["hello", "read note", "search notes for", "create note x", "create note : y", "listnotes", ""]
         {
-            let refusal = understand(message).unwrap_err();
+            let refusal = parse(message).unwrap_err();
             assert_eq!(refusal.code, 400, "{message}");
             assert!(refusal.message.contains("create note TITLE"), "{message}");
         }

@@ -1,6 +1,6 @@
-//! What a provider says about its refusal, wherever its API, or whatever stands before it, puts that.
+//! The error in a provider's response, in every format that providers and gateways use.
 //!
-//! | shape | who |
+//! | format | used by |
 //! |---|---|
 //! | `{"error": {"message", "type", "code"}}` | OpenAI, Anthropic, OpenRouter, Ollama's and LM Studio's `/v1` |
 //! | `{"error": {"code", "message", "status", "details"}}`, also in a list | Google |
@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{retry_after, wire};
+use super::{retry_after, wire::json};
 
-/// The members that hold a sentence or lead to it, the most telling first.
-const SENTENCES: &[&str] = &[
+/// Members that contain a message or lead to it, the most specific first.
+const MESSAGE_MEMBERS: &[&str] = &[
     "message",
     "detail",
     "error_description",
@@ -29,96 +29,98 @@ const SENTENCES: &[&str] = &[
     "title",
 ];
 
-/// The members that hold a status as a number or as a name.
-const CODES: &[&str] = &["code", "status", "status_code", "statusCode", "http_status", "type", "error_code"];
+/// Members that contain a status as a number or as a name.
+const STATUS_MEMBERS: &[&str] =
+    &["code", "status", "status_code", "statusCode", "http_status", "type", "error_code"];
 
-/// The most parts of a list that make a sentence.
+/// Most items of a list that form a message.
 const MAX_PARTS: usize = 3;
 
-/// A refusal in the provider's own words.
+/// The error in a response.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Refusal {
-    /// The provider's sentence, not yet free of secrets; empty when it says nothing readable.
-    pub(super) sentence: String,
-    /// The HTTP status that the body names, by number or by name.
+pub(super) struct ErrorBody {
+    /// The provider's message, which may contain secrets; empty when the body has none.
+    pub(super) message: String,
+    /// HTTP status that the body names, by number or by name.
     pub(super) status: Option<u16>,
-    /// Whether a member, not the sentence, says that the key is wrong.
+    /// Whether a member (not the message) says that the key is invalid.
     pub(super) is_about_key: bool,
-    /// When the same request may succeed.
+    /// Wait after which the same request may succeed.
     pub(super) retry_after: Option<Duration>,
 }
 
-impl Refusal {
-    /// Reads the body of an answer with another status than 2xx.
+impl ErrorBody {
+    /// Reads the body of a response with a status other than 2xx.
     pub(super) fn read(body: &[u8]) -> Self {
-        match wire::parse(body) {
-            Ok(body) => Self::of(&body),
-            Err(_) => Self { sentence: plain(body), ..Self::default() },
+        match json::parse(body) {
+            Some(body) => Self::of(&body),
+            None => Self { message: plain_text(body), ..Self::default() },
         }
     }
 
-    /// The refusal in `body`; its sentence is empty when there is none.
+    /// The error in `body`; its message is empty when there is none.
     pub(super) fn of(body: &Value) -> Self {
-        // Google wraps the error in a list when it meant to stream.
+        // Google wraps the error of a streamed response in a list.
         let body = body.get(0).unwrap_or(body);
-        let error = if is_said(&body["error"]) { &body["error"] } else { body };
-        let of_members = |found: fn(&Value) -> Option<u16>| {
-            let members = [error, body].into_iter().flat_map(|of| CODES.iter().map(move |name| &of[*name]));
-            members.filter_map(found).next()
+        let error = if has_content(&body["error"]) { &body["error"] } else { body };
+        let first_status = |parse: fn(&Value) -> Option<u16>| {
+            let members =
+                [error, body].into_iter().flat_map(|of| STATUS_MEMBERS.iter().map(move |name| &of[*name]));
+            members.filter_map(parse).next()
         };
         Self {
-            sentence: sentence(body).unwrap_or_default(),
-            // A number is meant as a status; a name only stands for one.
-            status: of_members(number).or_else(|| of_members(named)),
+            message: message(body).unwrap_or_default(),
+            // A number is a status; a name only stands for one.
+            status: first_status(number).or_else(|| first_status(named)),
             is_about_key: is_about_key(error),
             retry_after: wait(error).or_else(|| wait(body)),
         }
     }
 }
 
-/// Whether a member tells anything: some servers write `null`, `false`, `""` or `{}` where there is nothing to tell.
-pub(super) fn is_said(value: &Value) -> bool {
+/// Whether a member has content: some servers write `null`, `false`, `""` or `{}` where there is none.
+pub(super) fn has_content(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
         Value::String(text) => !text.trim().is_empty(),
-        Value::Array(items) => items.iter().any(is_said),
+        Value::Array(items) => items.iter().any(has_content),
         Value::Object(members) => !members.is_empty(),
     }
 }
 
-fn sentence(value: &Value) -> Option<String> {
+fn message(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => {
             let text = text.trim();
             // A gateway may quote the whole body of the server behind it.
-            let quoted = text.starts_with('{').then(|| wire::parse(text.as_bytes()).ok()).flatten();
-            let inner = quoted.filter(Value::is_object).and_then(|quoted| sentence(&quoted));
+            let quoted = text.starts_with('{').then(|| json::parse(text.as_bytes())).flatten();
+            let inner = quoted.filter(Value::is_object).and_then(|quoted| message(&quoted));
             inner.or_else(|| (!text.is_empty()).then(|| text.to_owned()))
         }
         Value::Array(items) => {
-            let parts: Vec<_> = items.iter().filter_map(sentence).take(MAX_PARTS).collect();
+            let parts: Vec<_> = items.iter().filter_map(message).take(MAX_PARTS).collect();
             (!parts.is_empty()).then(|| parts.join("; "))
         }
         Value::Object(members) => {
-            let said = SENTENCES.iter().find_map(|name| sentence(members.get(*name)?))?;
-            let said = match members.get("loc").and_then(place) {
-                Some(place) => format!("{place}: {said}"),
-                None => said,
+            let text = MESSAGE_MEMBERS.iter().find_map(|name| message(members.get(*name)?))?;
+            let text = match members.get("loc").and_then(field_path) {
+                Some(path) => format!("{path}: {text}"),
+                None => text,
             };
-            // OpenRouter's own sentence is general; the provider behind it is quoted beside it.
-            let raw = members.get("metadata").and_then(|metadata| sentence(metadata.get("raw")?));
-            Some(raw.map_or_else(|| said.clone(), |raw| format!("{said}: {raw}")))
+            // OpenRouter's own message is general; that of the provider behind it is quoted beside it.
+            let raw = members.get("metadata").and_then(|metadata| message(metadata.get("raw")?));
+            Some(raw.map_or_else(|| text.clone(), |raw| format!("{text}: {raw}")))
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => None,
     }
 }
 
-/// The place that FastAPI names: `body.messages.0`.
-fn place(loc: &Value) -> Option<String> {
+/// The path of the field that FastAPI names: `body.messages.0`.
+fn field_path(loc: &Value) -> Option<String> {
     let parts =
         loc.as_array()?.iter().map(|part| part.as_str().map_or_else(|| part.to_string(), str::to_owned));
-    let place = parts.collect::<Vec<_>>().join(".");
-    (!place.is_empty()).then_some(place)
+    let path = parts.collect::<Vec<_>>().join(".");
+    (!path.is_empty()).then_some(path)
 }
 
 fn number(value: &Value) -> Option<u16> {
@@ -126,7 +128,7 @@ fn number(value: &Value) -> Option<u16> {
     u16::try_from(number).ok().filter(|status| (400..600).contains(status))
 }
 
-/// The status behind a provider's name for a kind of error.
+/// The status that a provider's name for an error stands for.
 fn named(value: &Value) -> Option<u16> {
     let name = value.as_str()?.trim().to_ascii_lowercase();
     Some(match name.as_str() {
@@ -169,7 +171,7 @@ fn is_about_key(error: &Value) -> bool {
     })
 }
 
-/// The wait that an error asks for, beside its sentence.
+/// The wait that an error asks for in a member.
 fn wait(error: &Value) -> Option<Duration> {
     let seconds = |value: &Value| match value {
         Value::String(text) => retry_after::of_text(text),
@@ -182,12 +184,12 @@ fn wait(error: &Value) -> Option<Duration> {
     own.chain(google).find_map(seconds)
 }
 
-/// A body that is not JSON, when it is meant to be read by people.
-fn plain(body: &[u8]) -> String {
+/// A body that is not JSON, if it is readable text.
+fn plain_text(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let text = text.trim_start_matches('\u{feff}').trim();
     let is_binary = text.chars().take(64).any(|c| c == char::REPLACEMENT_CHARACTER || c == '\0');
-    // A page or an XML document says in many words what the status says.
+    // The text of an HTML or XML document only repeats the status.
     if text.starts_with('<') || is_binary { String::new() } else { text.to_owned() }
 }
 
@@ -198,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sentence_is_found_in_every_shape_of_an_error() {
+    fn message_is_found_in_every_format() {
         for body in [
             json!({"error": {"message": "M", "type": "invalid_request_error", "param": null, "code": null}}),
             json!({"type": "error", "error": {"type": "overloaded_error", "message": "M"}}),
@@ -218,22 +220,22 @@ mod tests {
             json!({"error": null, "message": "M"}),
             json!("M"),
         ] {
-            assert_eq!(Refusal::of(&body).sentence, "M", "{body}");
+            assert_eq!(ErrorBody::of(&body).message, "M", "{body}");
         }
         let fields = json!({"detail": [{"loc": ["body", "messages", 0], "msg": "field required"}]});
-        assert_eq!(Refusal::of(&fields).sentence, "body.messages.0: field required");
+        assert_eq!(ErrorBody::of(&fields).message, "body.messages.0: field required");
         let behind = json!({"error": {"message": "Provider returned error", "code": 429,
             "metadata": {"raw": "{\"detail\":\"slow down\"}", "provider_name": "X"}}});
-        assert_eq!(Refusal::of(&behind).sentence, "Provider returned error: slow down");
-        assert_eq!(Refusal::read(b"\xef\xbb\xbfno such model\n").sentence, "no such model");
-        assert_eq!(Refusal::read(b"\xef\xbb\xbf{\"detail\":\"M\"}").sentence, "M");
+        assert_eq!(ErrorBody::of(&behind).message, "Provider returned error: slow down");
+        assert_eq!(ErrorBody::read(b"\xef\xbb\xbfno such model\n").message, "no such model");
+        assert_eq!(ErrorBody::read(b"\xef\xbb\xbf{\"detail\":\"M\"}").message, "M");
         for nothing in [&b"<html>"[..], b"", b"{}", b"\x15\x03\x01\x00", b"null", b"[]", b"{\"error\":{}}"] {
-            assert_eq!(Refusal::read(nothing).sentence, "", "{nothing:?}");
+            assert_eq!(ErrorBody::read(nothing).message, "", "{nothing:?}");
         }
     }
 
     #[test]
-    fn status_key_and_wait_are_read_from_an_errors_members() {
+    fn status_key_and_wait_are_read_from_members() {
         for (body, status) in [
             (json!({"error": {"message": "M", "code": 429}}), Some(429)),
             (json!({"error": {"message": "M", "code": "429"}}), Some(429)),
@@ -244,15 +246,15 @@ mod tests {
             (json!({"error": {"message": "M", "code": 12}}), None),
             (json!({"error": {"message": "M", "code": {"a": 1}}}), None),
         ] {
-            assert_eq!(Refusal::of(&body).status, status, "{body}");
+            assert_eq!(ErrorBody::of(&body).status, status, "{body}");
         }
         let google = json!({"error": {"code": 429, "message": "M", "details": [
             {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.5s"}]}});
-        assert_eq!(Refusal::of(&google).retry_after, Some(Duration::from_millis(34_500)));
+        assert_eq!(ErrorBody::of(&google).retry_after, Some(Duration::from_millis(34_500)));
         let other = json!({"error": {"message": "M", "metadata": {"retry_after": 3}}});
-        assert_eq!(Refusal::of(&other).retry_after, Some(Duration::from_secs(3)));
+        assert_eq!(ErrorBody::of(&other).retry_after, Some(Duration::from_secs(3)));
         let key = json!({"error": {"code": 400, "message": "M", "details": [{"reason": "API_KEY_INVALID"}]}});
-        assert!(Refusal::of(&key).is_about_key);
-        assert!(!Refusal::of(&json!({"error": {"message": "mind the api key"}})).is_about_key);
+        assert!(ErrorBody::of(&key).is_about_key);
+        assert!(!ErrorBody::of(&json!({"error": {"message": "mind the api key"}})).is_about_key);
     }
 }

@@ -1,0 +1,71 @@
+//! One attempt of a task, and the trait of everything that can make one.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use phoenix_domain::action::{ActionRequest, ActionResult};
+use tokio::time::Instant;
+
+use crate::{
+    failure::AttemptFailure,
+    task::{EventQueue, TaskEvent},
+};
+
+/// One attempt: the request and its deadline.
+pub(crate) struct Attempt<'a> {
+    /// The request, except for the remaining time, which [`Self::request_line`] fills in.
+    pub(crate) request: &'a mut ActionRequest,
+    /// Time that the attempt may take.
+    pub(crate) limit: Duration,
+    /// Moment at which that time is over.
+    pub(crate) deadline: Instant,
+    events: &'a EventQueue,
+    started_at: Timestamp,
+    start_reported: AtomicBool,
+}
+
+/// Runs attempts of one agent. Dropping the future of [`Self::run`] cancels the attempt; a process that cannot be used
+/// again is ended in the background.
+pub(crate) trait AgentRunner: Send + Sync {
+    /// Makes one attempt. Returns at the attempt's deadline at the latest.
+    fn run<'a>(&'a self, attempt: &'a mut Attempt<'_>)
+    -> BoxFuture<'a, Result<ActionResult, AttemptFailure>>;
+}
+
+impl<'a> Attempt<'a> {
+    pub(crate) fn new(request: &'a mut ActionRequest, limit: Duration, events: &'a EventQueue) -> Self {
+        Self {
+            request,
+            limit,
+            deadline: Instant::now() + limit,
+            events,
+            started_at: Timestamp::now(),
+            start_reported: AtomicBool::new(false),
+        }
+    }
+
+    /// The request as one line, with the time that remains now.
+    pub(crate) fn request_line(&mut self) -> Vec<u8> {
+        let remaining = self.deadline.saturating_duration_since(Instant::now());
+        self.request.meta.deadline_ms = u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX);
+        // Serialization cannot fail: every key of the request is a string.
+        let mut line = serde_json::to_vec(&self.request).unwrap_or_default();
+        line.push(b'\n');
+        line
+    }
+
+    /// Queues the event that the attempt started in process `pid`, once; `None` stands for an attempt without a process.
+    pub(crate) fn report_start(&self, pid: Option<u32>) {
+        if !self.start_reported.swap(true, Ordering::Relaxed) {
+            self.events.push(TaskEvent::AttemptStarted {
+                attempt: self.request.meta.attempt,
+                started_at: self.started_at,
+                worker: pid.map(|pid| format!("pid {pid}")).unwrap_or_default(),
+            });
+        }
+    }
+}
