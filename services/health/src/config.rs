@@ -1,16 +1,16 @@
-//! What the health service is told.
+//! Configuration of the health service.
 
 use phoenix_domain::AgentCatalog;
 use phoenix_platform::{config::RoleSettings, service_token::ServiceToken};
 
-/// The settings of the health service.
+/// Settings of the health service.
 #[derive(Debug, Clone)]
 pub struct HealthConfig {
-    /// Every agent that there is; each one's `breaker` says when its circuit opens.
+    /// Every configured agent; its `breaker` decides when its circuit opens.
     pub agents: AgentCatalog,
     /// The SQLite file with the `agent_health` table, such as `sqlite://data/health.db`.
     pub database_url: String,
-    /// What callers present.
+    /// Token that callers present.
     pub service_token: ServiceToken,
 }
 

@@ -18,18 +18,19 @@ use tonic::{Request, Response, Status, async_trait};
 use uuid::Uuid;
 
 use crate::{
-    health::{Health, ProbeAnswer, Verdict},
+    change::Verdict,
+    health::{Health, ProbeAnswer},
     watch,
 };
 
-/// A lease that a mistaken peer would never end blocks its agent for no longer than this.
+/// Longest lease. It bounds how long a faulty caller can block the probes of an agent.
 const MAX_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The service on the wire.
+/// The gRPC service.
 #[derive(Debug)]
 pub(crate) struct HealthGrpc {
     health: Health,
-    /// Ends watches, which would otherwise hold the server open.
+    /// Ends watches, which would otherwise keep the server running.
     shutdown: CancellationToken,
 }
 
@@ -111,14 +112,14 @@ impl From<ProbeAnswer> for AcquireProbeResponse {
 
 fn decode_outcome(outcome: i32) -> Result<health::Outcome, InvalidField> {
     health_v1::Outcome::try_from(outcome)
-        .map_err(|_| InvalidField::new("outcome", "is none that this version knows"))?
+        .map_err(|_| InvalidField::new("outcome", "is not an outcome that this version knows"))?
         .try_into()
 }
 
 fn decode_lease_time(lease_ms: u64) -> Result<Option<Duration>, InvalidField> {
     let lease_time = Duration::from_millis(lease_ms);
     if lease_time > MAX_LEASE {
-        let problem = format!("must be at most {}, which is a day", MAX_LEASE.as_millis());
+        let problem = format!("must be at most {} (one day)", MAX_LEASE.as_millis());
         return Err(InvalidField::new("lease_ms", problem));
     }
     Ok((lease_ms > 0).then_some(lease_time))

@@ -1,4 +1,4 @@
-//! The health service: the one owner of what is known about agents' health, and of their circuit breakers.
+//! The health service: the only owner of agents' health and of their circuit breakers.
 //!
 //! ```text
 //!  grpc.rs ──▶ health.rs ──queue──▶ writer.rs ──one transaction per batch──▶ store.rs (SQLite)
@@ -7,13 +7,14 @@
 //!     └── watch.rs ◀── memory ◀─────────┘
 //! ```
 //!
-//! Changes (an outcome, a lease for a probe) wait in a queue; the writer commits all that gathered while its
-//! last commit ran, and answers each caller after the commit. Reads and watches come from memory and go on while the
-//! disk does not work. The rules themselves are the pure state machine of [`phoenix_domain::health`].
+//! Changes (an outcome, a lease for a probe) wait in a queue; the writer commits all that arrived during its last commit,
+//! and answers each caller after the commit. Reads and watches come from memory and continue while the disk does not
+//! work. The rules are the pure state machine of [`phoenix_domain::health`].
 //!
-//! A second process on the same file can't lose an update, because every change is read, made and written inside one
-//! exclusive transaction; what it reads from its own memory may then be older than the file.
+//! A second process on the same file cannot lose an update, because every change is read, applied and written inside one
+//! exclusive transaction; its own memory may then be older than the file.
 
+mod change;
 pub mod config;
 mod grpc;
 mod health;
@@ -36,27 +37,27 @@ pub use store::StoreError;
 
 use crate::{grpc::HealthGrpc, health::Health, store::Store, writer::STORE_CONDITION};
 
-/// Why the service could not start, or ended before it was asked to.
+/// Reason why the service could not start, or stopped early.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// There is no database to work with.
+    /// The database cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// What the database holds can't be read.
+    /// The content of the database cannot be read.
     #[error("the health database cannot be read: {0}")]
     Read(#[from] StoreError),
-    /// The gRPC server broke.
+    /// The gRPC server failed.
     #[error(transparent)]
     Server(#[from] server::ServeError),
-    /// The writer died of a defect; without it nothing can be recorded.
-    #[error("the writer of the health database died: {0}")]
+    /// The writer panicked; without it no change can be recorded.
+    #[error("the writer of the health database failed: {0}")]
     Writer(tokio::task::JoinError),
 }
 
 /// Serves `phoenix.health.v1.AgentHealthService` on `listener` until `shutdown`.
 ///
 /// # Errors
-/// When the database can't be opened, migrated or read, or the server breaks.
+/// When the database cannot be opened, migrated or read, or the server fails.
 pub async fn serve(
     config: HealthConfig,
     listener: TcpListener,
@@ -72,7 +73,7 @@ pub async fn serve(
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let server = GrpcServer::new(readiness, service_token).add_service(service).serve(listener, shutdown);
 
-    // The writer outlives the server, so that calls that are drained are still committed.
+    // The writer outlives the server, so that drained calls are still committed.
     let stop = CancellationToken::new();
     let mut writer = tokio::spawn(writer.run(stop.clone()));
     let served = tokio::select! {

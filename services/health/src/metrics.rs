@@ -1,6 +1,6 @@
-//! What the health service measures.
+//! Metrics of the health service.
 //!
-//! Labels come from closed sets: the agents of the catalog, the outcomes of an attempt, the answers to a probe.
+//! Labels come from closed sets: the agents of the catalog, the outcomes of an attempt, the verdicts on a probe.
 
 use std::collections::BTreeMap;
 
@@ -11,47 +11,47 @@ use phoenix_domain::{
 };
 use phoenix_platform::metrics::Metric;
 
-/// Outcomes taken in, after their commit.
+/// Recorded outcomes, after their commit.
 pub const REPORTS: Metric = Metric::counter(
     "phoenix_agent_health_reports_total",
-    "Outcomes of attempts taken in, by agent and outcome (success, failure, neutral).",
+    "Recorded outcomes of attempts, by agent and outcome (success, failure, neutral).",
 )
 .labelled();
 
-/// Whether an agent's circuit is open.
+/// Open circuits.
 pub const CIRCUIT_OPEN: Metric = Metric::gauge(
     "phoenix_agent_circuit_open",
-    "1 while an agent is unhealthy: its circuit has opened and no success has closed it since.",
+    "1 while an agent is unhealthy: its circuit has opened and no success has closed it since, by agent.",
 )
 .labelled();
 
-/// How often it has opened.
+/// Openings of circuits.
 pub const CIRCUIT_OPENED: Metric = Metric::counter(
     "phoenix_agent_circuit_opened_total",
-    "How often an agent's circuit has opened, a failed probe that opens it again included.",
+    "Openings of an agent's circuit, those by a failed probe included, by agent.",
 )
 .labelled();
 
-/// Who was let through after the deadline.
+/// Verdicts on probes.
 pub const PROBES: Metric = Metric::counter(
     "phoenix_agent_probes_total",
-    "Requests to try an unhealthy agent, by agent and answer (granted, refused).",
+    "Requests to probe an unhealthy agent, by agent and answer (granted, refused).",
 )
 .labelled();
 
-/// What a commit costs.
+/// Duration of commits.
 pub const COMMIT_SECONDS: Metric = Metric::histogram(
     "phoenix_health_commit_seconds",
-    "Time of one transaction, which takes in every report that waited for it.",
+    "Time of one transaction in seconds; a transaction records every report that waited for it.",
 );
 
-/// Transactions that failed.
+/// Failed transactions.
 pub const COMMIT_FAILURES: Metric = Metric::counter(
     "phoenix_health_commit_failures_total",
-    "Transactions that failed; their callers were told, and nothing of them was kept.",
+    "Failed transactions. Each of their callers got an error, and none of their changes was kept.",
 );
 
-/// Every metric of this service.
+/// All metrics of this service.
 pub const METRICS: &[Metric] = &[
     REPORTS,
     CIRCUIT_OPEN,
@@ -62,15 +62,15 @@ pub const METRICS: &[Metric] = &[
     phoenix_platform::rpc_metrics::RPC_SECONDS,
 ];
 
-/// The metrics' handles, looked up once; every agent's exist from the start.
-pub(crate) struct Meters {
+/// Handles of all metrics, looked up once; every agent's series exist from the start.
+pub(crate) struct HealthMetrics {
     pub(crate) commit_seconds: Histogram,
     pub(crate) commit_failures: Counter,
-    agents: BTreeMap<AgentName, AgentMeters>,
+    agents: BTreeMap<AgentName, AgentMetrics>,
 }
 
-/// The handles of one agent.
-pub(crate) struct AgentMeters {
+/// Handles of one agent's metrics.
+pub(crate) struct AgentMetrics {
     success: Counter,
     failure: Counter,
     neutral: Counter,
@@ -80,9 +80,9 @@ pub(crate) struct AgentMeters {
     pub(crate) probe_refused: Counter,
 }
 
-impl Meters {
+impl HealthMetrics {
     pub(crate) fn new(catalog: &AgentCatalog) -> Self {
-        let agents = catalog.iter().map(|spec| (spec.name.clone(), AgentMeters::new(&spec.name)));
+        let agents = catalog.iter().map(|spec| (spec.name.clone(), AgentMetrics::new(&spec.name)));
         Self {
             commit_seconds: histogram!(COMMIT_SECONDS.name),
             commit_failures: counter!(COMMIT_FAILURES.name),
@@ -90,13 +90,13 @@ impl Meters {
         }
     }
 
-    /// The handles of an agent of the catalog.
-    pub(crate) fn agent(&self, name: &AgentName) -> Option<&AgentMeters> {
+    /// Handles of an agent of the catalog.
+    pub(crate) fn agent(&self, name: &AgentName) -> Option<&AgentMetrics> {
         self.agents.get(name)
     }
 }
 
-impl AgentMeters {
+impl AgentMetrics {
     fn new(name: &AgentName) -> Self {
         let reports =
             |outcome: &'static str| counter!(REPORTS.name, "agent" => name.to_string(), "outcome" => outcome);
@@ -121,8 +121,8 @@ impl AgentMeters {
         }
     }
 
-    /// Shows `health` on the gauge.
-    pub(crate) fn show(&self, health: &AgentHealth) {
+    /// Sets the gauge to the state of `health`.
+    pub(crate) fn set_state(&self, health: &AgentHealth) {
         self.open.set(if health.state() == HealthState::Unhealthy { 1.0 } else { 0.0 });
     }
 }

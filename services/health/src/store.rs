@@ -1,7 +1,7 @@
-//! The `agent_health` table in SQLite. Nothing else reads or writes it.
+//! The `agent_health` table in SQLite, which only this module reads and writes.
 //!
-//! The border is two calls: [`Store::read`], and [`Store::update`], which hands the present rows to a closure and writes
-//! back what it changed, all in one transaction that holds the write lock from its first read.
+//! The interface is two calls: [`Store::read`], and [`Store::update`], which passes the current rows to a closure and
+//! writes the changed ones back, in one transaction that holds the write lock from its first read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,13 +13,13 @@ use phoenix_domain::{
 use phoenix_platform::sqlite::{self, Durability, OpenError};
 use sqlx::{Row, SqliteConnection, SqlitePool, migrate::Migrator, sqlite::SqliteRow};
 
-/// The table's history.
+/// Migrations of the table.
 pub(crate) static MIGRATOR: Migrator = sqlx::migrate!();
 
-/// What callers are told to wait when the disk is full or another process holds the file.
+/// Wait that callers are asked for when the disk is full or another process holds the file.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// What is remembered, by agent.
+/// Health by agent.
 pub(crate) type States = BTreeMap<AgentName, AgentHealth>;
 
 /// The table.
@@ -28,15 +28,15 @@ pub(crate) struct Store {
     pool: SqlitePool,
 }
 
-/// Why the table can't be read or written.
+/// Reason why the table cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// A row holds what this service never writes.
+    /// A row holds a value that this service never writes.
     #[error("the row of agent `{agent}` is corrupt: {column} is out of range")]
     CorruptRow {
-        /// Whose row.
+        /// Agent of the row.
         agent: AgentName,
-        /// What is wrong with it.
+        /// Column with the value.
         column: &'static str,
     },
     /// SQLite failed.
@@ -45,32 +45,31 @@ pub enum StoreError {
 }
 
 impl Store {
-    /// Opens, or makes, the database at `url` and brings its table up to date.
+    /// Opens or creates the database at `url` and migrates its table.
     pub(crate) async fn open(url: &str) -> Result<Self, OpenError> {
-        // One connection: there is one writer, and reads come from memory.
+        // One connection: there is one writer, and reads are answered from memory.
         let pool = sqlite::open(url, Durability::Process, 1, &MIGRATOR).await?;
         Ok(Self::new(pool))
     }
 
-    /// The table in a database that is open and up to date.
+    /// The table in a database that is open and migrated.
     pub(crate) const fn new(pool: SqlitePool) -> Self {
         Self { pool }
     }
 
-    /// The health of each agent in `names`. One that was never heard of is healthy.
+    /// The health of each agent in `names`. An agent without a row is healthy.
     pub(crate) async fn read(&self, names: BTreeSet<AgentName>) -> Result<States, StoreError> {
         let mut connection = self.pool.acquire().await?;
         select_all(&mut connection, names).await
     }
 
-    /// Lets `change` alter the health of `names`, atomically, and answers with the result. When this fails, nothing was
-    /// kept.
+    /// Lets `change` alter the health of `names` atomically, and returns the result. A failed update changes nothing.
     pub(crate) async fn update(
         &self,
         names: BTreeSet<AgentName>,
         change: impl FnOnce(&mut States),
     ) -> Result<States, StoreError> {
-        // A deferred transaction could read, lose the race for the write lock, and fail; this one waits for the lock.
+        // A deferred transaction could read, lose the race for the write lock, and fail. This one waits for the lock.
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let before = select_all(&mut transaction, names).await?;
         let mut after = before.clone();
@@ -82,24 +81,24 @@ impl Store {
         Ok(after)
     }
 
-    /// Whether the file can be written, found out by writing it.
+    /// Checks that the file can be written, by writing to it.
     pub(crate) async fn check_writable(&self) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        // A field of the file's header that is free for applications; setting it writes a page even when nothing changes.
+        // An unused field of the file's header; setting it writes a page even when the value is unchanged.
         sqlx::query("PRAGMA user_version = 0").execute(&mut *transaction).await?;
         transaction.commit().await?;
         Ok(())
     }
 
-    /// Folds the write-ahead log into the file and lets go of it.
+    /// Checkpoints the write-ahead log into the file and closes it.
     pub(crate) async fn close(self) {
         self.pool.close().await;
     }
 }
 
 impl StoreError {
-    /// Whether it may pass without anyone touching the file's content: it is locked, full, or the disk is away.
-    fn is_passing(&self) -> bool {
+    /// Whether the failure may pass without repair of the file: it is locked, full, or the disk is unavailable.
+    fn is_transient(&self) -> bool {
         const BUSY: u32 = 5;
         const LOCKED: u32 = 6;
         const READ_ONLY: u32 = 8;
@@ -118,11 +117,11 @@ impl StoreError {
     }
 }
 
-/// What callers are told. The cause is for the operator's log.
+/// The error that callers get. The cause is for the operator's log.
 impl From<&StoreError> for OrchestratorError {
     fn from(error: &StoreError) -> Self {
-        if error.is_passing() {
-            let message = "agents' health cannot be recorded at the moment; try again shortly";
+        if error.is_transient() {
+            let message = "agents' health cannot be recorded at the moment; retry after 1 s";
             Self::new(OrchestratorErrorCode::Unavailable, message).with_retry_after(RETRY_AFTER)
         } else {
             Self::internal("agents' health cannot be recorded")

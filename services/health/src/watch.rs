@@ -1,7 +1,7 @@
 //! Agents' health as a stream: first every agent, then those that changed.
 //!
-//! Nothing is queued per reader. A reader that comes back late finds the newest states in memory and is told of each
-//! agent that is not as it was told before, once.
+//! Nothing is queued per reader. A slow reader gets the newest state of each agent that changed since its last message,
+//! once.
 
 use std::collections::BTreeMap;
 
@@ -13,47 +13,47 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::States;
 
-/// One reader, and what it was told.
+/// One reader and its position.
 struct Reader {
     states: watch::Receiver<States>,
-    /// The revision last told, by agent; `None` before the first message.
-    told: Option<BTreeMap<AgentName, u64>>,
+    /// Revision last sent, by agent; `None` before the first message.
+    sent: Option<BTreeMap<AgentName, u64>>,
 }
 
-/// The states now, then each change, until `shutdown`.
+/// The current states, then each change, until `shutdown`.
 pub(crate) fn changes(
     states: watch::Receiver<States>,
     shutdown: CancellationToken,
 ) -> impl Stream<Item = Vec<HealthSnapshot>> {
-    let reader = Reader { states, told: None };
+    let reader = Reader { states, sent: None };
     stream::unfold((reader, shutdown), async |(mut reader, shutdown)| {
-        let news = shutdown.run_until_cancelled(reader.next()).await??;
-        Some((news, (reader, shutdown)))
+        let message = shutdown.run_until_cancelled(reader.next()).await??;
+        Some((message, (reader, shutdown)))
     })
 }
 
 impl Reader {
-    /// What the reader has not been told; waits for it. `None` when nothing can change any more.
+    /// Waits for states that were not sent yet. `None` when the states can no longer change.
     async fn next(&mut self) -> Option<Vec<HealthSnapshot>> {
         loop {
-            if let Some(news) = self.news() {
-                return Some(news);
+            if let Some(unsent) = self.unsent() {
+                return Some(unsent);
             }
             self.states.changed().await.ok()?;
         }
     }
 
-    fn news(&mut self) -> Option<Vec<HealthSnapshot>> {
-        let first = self.told.is_none();
-        let told = self.told.get_or_insert_default();
+    fn unsent(&mut self) -> Option<Vec<HealthSnapshot>> {
+        let is_first = self.sent.is_none();
+        let sent = self.sent.get_or_insert_default();
         let states = self.states.borrow_and_update();
-        let news: Vec<_> = states
+        let unsent: Vec<_> = states
             .iter()
-            .filter(|(agent, health)| told.get(*agent) != Some(&health.revision))
+            .filter(|(agent, health)| sent.get(*agent) != Some(&health.revision))
             .map(|(agent, health)| HealthSnapshot::of(agent.clone(), health))
             .collect();
-        told.extend(news.iter().map(|snapshot| (snapshot.agent.clone(), snapshot.revision)));
-        (first || !news.is_empty()).then_some(news)
+        sent.extend(unsent.iter().map(|snapshot| (snapshot.agent.clone(), snapshot.revision)));
+        (is_first || !unsent.is_empty()).then_some(unsent)
     }
 }
 
@@ -71,12 +71,12 @@ mod tests {
         revisions.into_iter().map(|(name, revision)| (name.parse().unwrap(), health(revision))).collect()
     }
 
-    fn revisions(news: &[HealthSnapshot]) -> Vec<(&str, u64)> {
-        news.iter().map(|snapshot| (snapshot.agent.as_str(), snapshot.revision)).collect()
+    fn revisions(message: &[HealthSnapshot]) -> Vec<(&str, u64)> {
+        message.iter().map(|snapshot| (snapshot.agent.as_str(), snapshot.revision)).collect()
     }
 
     #[tokio::test]
-    async fn a_slow_reader_gets_the_newest_state_of_what_changed_and_no_steps_between() {
+    async fn slow_reader_gets_the_newest_states_without_steps_between() {
         let (publish, receiver) = watch::channel(states([("a", 0), ("b", 5)]));
         let mut reader = pin!(changes(receiver, CancellationToken::new()));
         assert_eq!(revisions(&reader.next().await.unwrap()), [("a", 0), ("b", 5)]);
@@ -84,11 +84,11 @@ mod tests {
             publish.send_replace(states([("a", revision), ("b", 5)]));
         }
         assert_eq!(revisions(&reader.next().await.unwrap()), [("a", 100)]);
-        assert!(reader.next().now_or_never().is_none(), "there is nothing else to tell");
+        assert!(reader.next().now_or_never().is_none(), "nothing else has changed");
     }
 
     #[tokio::test]
-    async fn without_agents_the_first_message_is_empty_and_shutdown_ends_the_stream() {
+    async fn first_message_without_agents_is_empty_and_shutdown_ends() {
         let (_publish, receiver) = watch::channel(States::new());
         let shutdown = CancellationToken::new();
         let mut reader = pin!(changes(receiver, shutdown.clone()));

@@ -1,11 +1,11 @@
-//! The one task that writes. It commits what gathered while its last commit ran (group commit), publishes the new
-//! states, and only then answers: who has an answer finds it in the table and in every later read.
+//! The only task that writes. It commits the changes that arrived during its last commit (group commit), publishes the new
+//! states, and then answers: a caller that has its answer finds the change in the table and in every later read.
 //!
-//! While the file can't be written, the service is not ready, each change is refused, and the file is tried again every
-//! [`RECHECK`], so that readiness returns although nobody sends anything to a service that is not ready.
+//! While the file cannot be written, the service is not ready, each change is rejected, and the file is tried again every
+//! [`RECHECK_INTERVAL`], so that the service becomes ready again although a service that is not ready gets no changes.
 //!
-//! Deadlines are times of the day, because they must survive a restart. The day may be set back: every [`LOOK_AT_CLOCK`]
-//! circuits that would stay open for longer than they can are brought back to the clock.
+//! Deadlines are wall-clock times, because they must survive a restart. The wall clock may be set back: every
+//! [`CLOCK_CHECK_INTERVAL`], circuits that would stay open for longer than their cooldown are brought back to the clock.
 
 use std::{
     collections::BTreeSet,
@@ -23,55 +23,55 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Span, field};
 
 use crate::{
-    health::{Change, Verdict, stored_precision, verdict},
-    metrics::{AgentMeters, Meters},
+    change::{Change, Verdict, stored_precision, verdict},
+    metrics::{AgentMetrics, HealthMetrics},
     store::{States, Store, StoreError},
 };
 
-/// The condition of [`Readiness`] that says whether changes can be recorded.
+/// Readiness condition: changes can be recorded.
 pub(crate) const STORE_CONDITION: &str = "store";
 
-/// Changes in one transaction. A bound on how long the first of them waits for the last.
+/// Most changes in one transaction. It bounds how long the first of them waits for the last.
 const MAX_BATCH: usize = 1024;
 
-/// How often a file that could not be written is tried again.
-const RECHECK: Duration = Duration::from_millis(500);
+/// Interval at which a file that could not be written is tried again.
+const RECHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How often the clock is looked at.
-const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
+/// Interval at which open circuits are compared with the clock.
+const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A change that waits, and who waits for it.
+/// A queued change and the channel for its answer.
 #[derive(Debug)]
 pub(crate) struct Command {
     pub(crate) agent: AgentName,
     pub(crate) change: Change,
-    /// The request's span: what the change leads to belongs to its story.
+    /// Span of the request, in which the change is logged.
     pub(crate) span: Span,
     pub(crate) reply: oneshot::Sender<Result<AgentHealth, OrchestratorError>>,
 }
 
 impl Command {
-    /// Whether it asks for a probe and nobody waits for the answer any more; the place would be taken for a whole lease
-    /// by an attempt that never runs. A report is a fact, whoever waits.
+    /// Whether it asks for a probe and its caller has left: the lease would block the agent for an attempt that never runs.
+    /// A report is a fact, whether or not its caller waits.
     fn is_abandoned_probe(&self) -> bool {
         matches!(self.change, Change::Probe { .. }) && self.reply.is_closed()
     }
 }
 
-/// The only one who changes the table.
+/// Applies changes to the table.
 pub(crate) struct Writer {
     catalog: AgentCatalog,
     store: Store,
     queue: mpsc::Receiver<Command>,
     published: watch::Sender<States>,
     readiness: Readiness,
-    meters: Meters,
+    metrics: HealthMetrics,
     writable: bool,
 }
 
-/// What one change did.
+/// The effect of one change.
 #[derive(Debug, Clone)]
-struct Step {
+struct Transition {
     before: AgentHealth,
     after: AgentHealth,
 }
@@ -84,30 +84,30 @@ impl Writer {
         published: watch::Sender<States>,
         readiness: Readiness,
     ) -> Self {
-        let meters = Meters::new(&catalog);
+        let metrics = HealthMetrics::new(&catalog);
         for (agent, health) in published.borrow().iter() {
-            if let Some(meters) = meters.agent(agent) {
-                meters.show(health);
+            if let Some(metrics) = metrics.agent(agent) {
+                metrics.set_state(health);
             }
         }
         readiness.set(STORE_CONDITION, true);
-        Self { catalog, store, queue, published, readiness, meters, writable: true }
+        Self { catalog, store, queue, published, readiness, metrics, writable: true }
     }
 
-    /// Writes until `stop`; what waits then is still written.
+    /// Writes until `stop`; changes that are queued by then are still written.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut batch = Vec::new();
-        let mut clock = tokio::time::interval(LOOK_AT_CLOCK);
+        let mut clock = tokio::time::interval(CLOCK_CHECK_INTERVAL);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled(), if !self.queue.is_closed() => self.queue.close(),
-                gathered = self.queue.recv_many(&mut batch, MAX_BATCH) => match gathered {
+                received = self.queue.recv_many(&mut batch, MAX_BATCH) => match received {
                     0 => break,
                     _ => self.commit(&mut batch).await,
                 },
                 _ = clock.tick() => self.adjust_to_clock(stored_precision(Timestamp::now())).await,
-                () = tokio::time::sleep(RECHECK), if !self.writable => self.recheck().await,
+                () = tokio::time::sleep(RECHECK_INTERVAL), if !self.writable => self.recheck().await,
             }
         }
         self.store.close().await;
@@ -115,25 +115,26 @@ impl Writer {
 
     async fn commit(&mut self, batch: &mut Vec<Command>) {
         let agents: BTreeSet<_> = batch.iter().map(|command| command.agent.clone()).collect();
-        let mut steps = Vec::with_capacity(batch.len());
-        let started = Instant::now();
-        let stored = self.store.update(agents, |states| fold(&self.catalog, batch, states, &mut steps)).await;
+        let mut transitions = Vec::with_capacity(batch.len());
+        let started_at = Instant::now();
+        let stored =
+            self.store.update(agents, |states| apply(&self.catalog, batch, states, &mut transitions)).await;
         match stored {
             Ok(states) => {
-                self.meters.commit_seconds.record(started.elapsed());
-                // A transaction without a change says nothing about the disk.
-                if steps.iter().any(|step| step.before != step.after) {
-                    self.wrote();
+                self.metrics.commit_seconds.record(started_at.elapsed());
+                // A transaction without a change does not prove that the disk works.
+                if transitions.iter().any(|transition| transition.before != transition.after) {
+                    self.record_success();
                 }
                 self.publish(states);
-                for (command, step) in batch.drain(..).zip(steps) {
-                    self.observe(&command, &step);
-                    // The caller may have gone; the change is made all the same.
-                    let _ = command.reply.send(Ok(step.after));
+                for (command, transition) in batch.drain(..).zip(transitions) {
+                    self.observe(&command, &transition);
+                    // The caller may have left; the change is applied in any case.
+                    let _ = command.reply.send(Ok(transition.after));
                 }
             }
             Err(error) => {
-                self.failed(&error);
+                self.record_failure(&error);
                 for command in batch.drain(..) {
                     let _ = command.reply.send(Err(OrchestratorError::from(&error)));
                 }
@@ -141,7 +142,7 @@ impl Writer {
         }
     }
 
-    /// Brings circuits back to a clock that was set back.
+    /// Brings circuits back to a wall clock that was set back.
     async fn adjust_to_clock(&mut self, now: Timestamp) {
         let policy = |agent: &AgentName| self.catalog.get(agent).map(|spec| spec.breaker).unwrap_or_default();
         let ahead: BTreeSet<_> = {
@@ -165,28 +166,28 @@ impl Writer {
                         "the clock was set back; the circuit stays open for its cooldown from now"
                     );
                 }
-                self.wrote();
+                self.record_success();
                 self.publish(states);
             }
-            Err(error) => self.failed(&error),
+            Err(error) => self.record_failure(&error),
         }
     }
 
     async fn recheck(&mut self) {
         match self.store.check_writable().await {
-            Ok(()) => self.wrote(),
-            Err(error) => self.failed(&error),
+            Ok(()) => self.record_success(),
+            Err(error) => self.record_failure(&error),
         }
     }
 
-    fn wrote(&mut self) {
+    fn record_success(&mut self) {
         self.writable = true;
         self.readiness.set(STORE_CONDITION, true);
     }
 
-    /// Logs the first failure in a row; the metric counts them all.
-    fn failed(&mut self, error: &StoreError) {
-        self.meters.commit_failures.increment(1);
+    /// Logs the first of consecutive failures; the metric counts all.
+    fn record_failure(&mut self, error: &StoreError) {
+        self.metrics.commit_failures.increment(1);
         if std::mem::replace(&mut self.writable, false) {
             tracing::error!(%error, "agents' health cannot be recorded");
         }
@@ -204,39 +205,39 @@ impl Writer {
         });
     }
 
-    /// Counts what a committed change did, and logs it if the agent's state is another now.
-    fn observe(&self, Command { agent, change, span, .. }: &Command, step: &Step) {
-        let Some(meters) = self.meters.agent(agent) else { return };
-        meters.show(&step.after);
+    /// Counts a committed change, and logs it if it changed the agent's state.
+    fn observe(&self, Command { agent, change, span, .. }: &Command, transition: &Transition) {
+        let Some(metrics) = self.metrics.agent(agent) else { return };
+        metrics.set_state(&transition.after);
         match *change {
             Change::Report { outcome, ended_at, .. } => {
-                meters.reports(outcome).increment(1);
-                let reopened = step.opens_circuit(ended_at);
+                metrics.reports(outcome).increment(1);
+                let reopened = transition.opens_circuit(ended_at);
                 if reopened {
-                    meters.opened.increment(1);
+                    metrics.opened.increment(1);
                 }
-                if reopened || step.before.state() != step.after.state() {
-                    log_change(span, agent, step);
+                if reopened || transition.before.state() != transition.after.state() {
+                    log_change(span, agent, transition);
                 }
             }
             Change::Probe { lease, asked_at, .. } => {
-                count_probe(meters, verdict(&step.after, lease, asked_at));
+                count_probe(metrics, verdict(&transition.after, lease, asked_at));
             }
         }
     }
 }
 
-impl Step {
-    /// Whether the circuit let attempts through at `at` and no longer does. A straggler that fails while the circuit is
-    /// open moves its deadline, but opens nothing.
+impl Transition {
+    /// Whether the circuit admitted attempts at `at` and no longer does. A late failure of an attempt from before the
+    /// opening moves the deadline, but is no opening.
     fn opens_circuit(&self, at: Timestamp) -> bool {
         let (before, after) = (self.before.circuit_open_until, self.after.circuit_open_until);
         after > before && before.is_none_or(|until| until <= at)
     }
 }
 
-/// Makes the changes of `batch` in their order, and notes what each did.
-fn fold(catalog: &AgentCatalog, batch: &[Command], states: &mut States, steps: &mut Vec<Step>) {
+/// Applies the changes of `batch` in order, and records the effect of each.
+fn apply(catalog: &AgentCatalog, batch: &[Command], states: &mut States, transitions: &mut Vec<Transition>) {
     for command in batch {
         let policy = catalog.get(&command.agent).map(|spec| spec.breaker).unwrap_or_default();
         let health = states.entry(command.agent.clone()).or_default();
@@ -244,19 +245,19 @@ fn fold(catalog: &AgentCatalog, batch: &[Command], states: &mut States, steps: &
         if !command.is_abandoned_probe() {
             command.change.apply(health, &policy);
         }
-        steps.push(Step { before, after: health.clone() });
+        transitions.push(Transition { before, after: health.clone() });
     }
 }
 
-fn count_probe(meters: &AgentMeters, verdict: Verdict) {
+fn count_probe(metrics: &AgentMetrics, verdict: Verdict) {
     match verdict {
-        Verdict::Granted(_) => meters.probe_granted.increment(1),
-        Verdict::Refused(_) => meters.probe_refused.increment(1),
+        Verdict::Granted(_) => metrics.probe_granted.increment(1),
+        Verdict::Refused(_) => metrics.probe_refused.increment(1),
         Verdict::NotNeeded => {}
     }
 }
 
-fn log_change(span: &Span, agent: &AgentName, Step { before, after }: &Step) {
+fn log_change(span: &Span, agent: &AgentName, Transition { before, after }: &Transition) {
     tracing::info!(
         parent: span,
         %agent,

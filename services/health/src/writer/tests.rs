@@ -1,4 +1,4 @@
-//! Disks that do not work: a file that another process holds, a file that can't grow.
+//! Storage failures: a file that another process locks, a file that cannot grow.
 
 use phoenix_domain::{AgentSpec, OrchestratorErrorCode, health::Outcome};
 use phoenix_platform::sqlite::{self, Durability};
@@ -7,8 +7,8 @@ use sqlx::{Connection, SqliteConnection};
 use super::*;
 use crate::{health::Health, store::MIGRATOR};
 
-/// A service without its gRPC server, on a file of its own.
-struct Bench {
+/// A service without its gRPC server, on its own file.
+struct Fixture {
     health: Health,
     readiness: Readiness,
     url: String,
@@ -17,8 +17,8 @@ struct Bench {
     _folder: tempfile::TempDir,
 }
 
-impl Bench {
-    /// `pragma` makes the disk a bad one.
+impl Fixture {
+    /// Starts the service; `pragma` makes its storage fail.
     async fn start(agents: usize, pragma: &'static str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", folder.path().join("health.db").display());
@@ -50,58 +50,54 @@ fn name(n: usize) -> AgentName {
 }
 
 #[tokio::test]
-async fn while_another_process_holds_the_file_changes_are_refused_and_reads_go_on() {
-    let bench = Bench::start(1, "PRAGMA busy_timeout = 0").await;
-    assert_eq!(bench.fail(0).await, Ok(1));
+async fn locked_file_rejects_changes_and_serves_reads() {
+    let service = Fixture::start(1, "PRAGMA busy_timeout = 0").await;
+    assert_eq!(service.fail(0).await, Ok(1));
 
-    let mut other = SqliteConnection::connect(&bench.url).await.unwrap();
+    let mut other = SqliteConnection::connect(&service.url).await.unwrap();
     sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
-    let refused = bench.fail(0).await.unwrap_err();
+    let refused = service.fail(0).await.unwrap_err();
     assert_eq!(refused.code, OrchestratorErrorCode::Unavailable);
     assert!(refused.retry_after.is_some());
-    assert_eq!(bench.readiness.unmet(), [STORE_CONDITION]);
-    assert_eq!(bench.health.get(&name(0)).unwrap().consecutive_failures, 1);
+    assert_eq!(service.readiness.unmet(), [STORE_CONDITION]);
+    assert_eq!(service.health.get(&name(0)).unwrap().consecutive_failures, 1);
 
     sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
     let ready = async {
-        while !bench.readiness.is_ready() {
+        while !service.readiness.is_ready() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), ready).await.expect("it finds out by itself");
-    assert_eq!(bench.fail(0).await, Ok(2), "the refused report left no trace");
-    bench.stop().await;
+    tokio::time::timeout(Duration::from_secs(30), ready).await.expect("the service becomes ready again");
+    assert_eq!(service.fail(0).await, Ok(2), "the rejected report left no trace");
+    service.stop().await;
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_what_does_not_fit_and_keeps_what_does() {
+async fn full_disk_rejects_what_does_not_fit_and_keeps_the_rest() {
     const AGENTS: usize = 1000;
-    let bench = Bench::start(AGENTS, "PRAGMA max_page_count = 8").await;
+    let service = Fixture::start(AGENTS, "PRAGMA max_page_count = 8").await;
     let mut stored = 0;
     let refused = loop {
         assert!(stored < AGENTS, "eight pages do not hold {AGENTS} agents");
-        match bench.fail(stored).await {
+        match service.fail(stored).await {
             Ok(failures) => assert_eq!(failures, 1),
             Err(error) => break error,
         }
         stored += 1;
     };
     assert_eq!(refused.code, OrchestratorErrorCode::Unavailable);
-    assert_eq!(bench.readiness.unmet(), [STORE_CONDITION]);
-    assert_eq!(
-        bench.health.get(&name(stored)).unwrap().revision,
-        0,
-        "nothing of the refused report is shown"
-    );
-    assert_eq!(bench.health.list().len(), AGENTS);
-    // A row that is there already needs no more room, and the failed transaction left nothing behind.
-    assert_eq!(bench.fail(0).await, Ok(2));
-    assert!(bench.readiness.is_ready());
-    bench.stop().await;
+    assert_eq!(service.readiness.unmet(), [STORE_CONDITION]);
+    assert_eq!(service.health.get(&name(stored)).unwrap().revision, 0, "the rejected report is not visible");
+    assert_eq!(service.health.list().len(), AGENTS);
+    // An existing row needs no more space, and the failed transaction left nothing behind.
+    assert_eq!(service.fail(0).await, Ok(2));
+    assert!(service.readiness.is_ready());
+    service.stop().await;
 }
 
 #[test]
-fn a_probe_is_not_given_to_a_caller_who_has_gone() {
+fn probe_is_not_granted_to_a_caller_that_has_left() {
     let policy = phoenix_domain::health::BreakerPolicy { failure_threshold: 1, cooldown: Duration::ZERO };
     let spec = AgentSpec { breaker: policy, ..AgentSpec::new(name(0), Vec::new()) };
     let catalog = AgentCatalog::new([spec], name(0));
@@ -120,10 +116,10 @@ fn a_probe_is_not_given_to_a_caller_who_has_gone() {
     let (gone, receiver) = command(probe());
     drop(receiver);
     let (waiting, _waiting) = command(probe());
-    let (mut states, mut steps) = (States::new(), Vec::new());
-    fold(&catalog, &[failed, gone, waiting], &mut states, &mut steps);
-    assert_eq!(steps[1].before, steps[1].after);
-    assert!(steps[2].after.probe.is_some());
+    let (mut states, mut transitions) = (States::new(), Vec::new());
+    apply(&catalog, &[failed, gone, waiting], &mut states, &mut transitions);
+    assert_eq!(transitions[1].before, transitions[1].after);
+    assert!(transitions[2].after.probe.is_some());
 }
 
 type Answer = oneshot::Receiver<Result<AgentHealth, OrchestratorError>>;

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::harness::{LIMIT, LONG, Service, agent, long_ago, now};
 
 #[tokio::test]
-async fn the_third_failure_opens_the_circuit_with_its_deadline_and_a_success_closes_it() {
+async fn third_failure_opens_the_circuit_and_a_success_closes_it() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start([agent("a", LONG)], folder.path()).await;
     for failures in 1..=2 {
@@ -57,7 +57,7 @@ async fn circuit_opens_with_a_second_task_also_after_a_restart() {
 }
 
 #[tokio::test]
-async fn with_the_circuit_closed_an_attempt_needs_no_lease() {
+async fn closed_circuit_admits_without_a_lease() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start([agent("a", LONG)], folder.path()).await;
     let answer = service.probe("a", 0).await.unwrap();
@@ -67,7 +67,7 @@ async fn with_the_circuit_closed_an_attempt_needs_no_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_sixteen_callers_at_once_one_gets_the_probe() {
+async fn one_of_sixteen_concurrent_callers_gets_the_probe() {
     let folder = tempfile::tempdir().unwrap();
     let service = Arc::new(Service::start([agent("a", LONG)], folder.path()).await);
     service.open_long_ago("a").await;
@@ -88,14 +88,14 @@ async fn of_sixteen_callers_at_once_one_gets_the_probe() {
     let neutral = service.report("a", Outcome::Neutral, now(), &granted[0].lease).await.unwrap();
     assert_eq!((neutral.state, neutral.probe_until), (HealthState::Unhealthy, None));
     let next = service.probe("a", 600_000).await.unwrap();
-    assert!(next.granted, "a cancelled probe gives its place back");
+    assert!(next.granted, "a cancelled probe returns its lease");
     let healed = service.report("a", Outcome::Success, now(), &next.lease).await.unwrap();
     assert_eq!(healed.state, HealthState::Healthy);
     Arc::into_inner(service).unwrap().stop().await;
 }
 
 #[tokio::test]
-async fn a_failed_probe_opens_the_circuit_again_and_after_the_cooldown_the_next_one_goes() {
+async fn failed_probe_reopens_the_circuit_until_the_cooldown() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start([agent("a", Duration::from_millis(50))], folder.path()).await;
     service.open_long_ago("a").await;
@@ -120,10 +120,10 @@ async fn a_failed_probe_opens_the_circuit_again_and_after_the_cooldown_the_next_
 }
 
 #[tokio::test]
-async fn a_lease_lasts_as_long_as_asked_and_else_as_long_as_a_task_can_take() {
+async fn lease_lasts_as_requested_or_as_long_as_a_task() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start([agent("asked", LONG), agent("default", LONG)], folder.path()).await;
-    // Three attempts of 30 s, waits of 0.5 s and 1 s, and 5 s.
+    // Three attempts of 30 s, pauses of 0.5 s and 1 s, and 5 s.
     for (name, lease_ms, expected) in [("asked", 1234, 1234), ("default", 0, 96_500)] {
         service.open_long_ago(name).await;
         let before = now();
@@ -146,7 +146,7 @@ async fn neutral_outcomes_change_nothing() {
 }
 
 #[tokio::test]
-async fn a_reporter_whose_clock_runs_ahead_opens_no_circuit_for_longer_than_its_cooldown() {
+async fn reporter_clock_ahead_does_not_extend_the_cooldown() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start([agent("a", LONG)], folder.path()).await;
     for _ in 0..3 {
@@ -159,12 +159,12 @@ async fn a_reporter_whose_clock_runs_ahead_opens_no_circuit_for_longer_than_its_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn sixty_four_reporters_at_two_processes_on_one_file_lose_no_update() {
+async fn concurrent_processes_on_one_file_lose_no_update() {
     const ROUNDS: u32 = 8;
     let folder = tempfile::tempdir().unwrap();
     let agents = || [agent("a", LONG), agent("b", LONG)];
     let one = Arc::new(Service::start(agents(), folder.path()).await);
-    // Once it answers it has made the table; two at once would race for that.
+    // The first answer shows that the table exists; two processes at once would race to create it.
     one.list().await;
     let two = Arc::new(Service::start(agents(), folder.path()).await);
     let mut reporters = JoinSet::new();
@@ -180,7 +180,7 @@ async fn sixty_four_reporters_at_two_processes_on_one_file_lose_no_update() {
     reporters.join_all().await;
     let mut counted = HashMap::new();
     for name in ["a", "b"] {
-        // A change makes a process read the file; the last writer of each agent may have been the other one.
+        // A change makes a process read the file; the other one may have written last.
         let health = one.report(name, Outcome::Failure, long_ago(), "").await.unwrap();
         counted.insert(name, (health.consecutive_failures, health.revision));
     }

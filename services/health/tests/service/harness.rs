@@ -1,4 +1,4 @@
-//! A running service and short words for talking to it.
+//! A running service and helpers for calling it.
 
 use std::{path::Path, time::Duration};
 
@@ -23,10 +23,10 @@ use phoenix_proto::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-/// No condition that a test waits for takes longer, on however slow a machine.
+/// Timeout of every wait, never reached on a slow machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
-/// So long that it does not end while a test runs.
+/// A cooldown that does not end during a test.
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
 
 pub(crate) struct Service {
@@ -41,7 +41,7 @@ pub(crate) fn agent(name: &str, cooldown: Duration) -> AgentSpec {
     AgentSpec { breaker, ..AgentSpec::new(name.parse().unwrap(), vec!["true".into()]) }
 }
 
-/// What the service and its callers share.
+/// Service token of the service and its callers.
 pub(crate) fn token() -> ServiceToken {
     ServiceToken::new("of-the-test").unwrap()
 }
@@ -54,12 +54,12 @@ pub(crate) fn config(agents: impl IntoIterator<Item = AgentSpec>, folder: &Path)
     }
 }
 
-/// The present, as precisely as the service remembers it.
+/// The current time, in the precision of the service.
 pub(crate) fn now() -> Timestamp {
     Timestamp::from_microsecond(Timestamp::now().as_microsecond()).unwrap()
 }
 
-/// A time so long ago that every [`LONG`] cooldown from it is over.
+/// A time after which every [`LONG`] cooldown is over.
 pub(crate) fn long_ago() -> Timestamp {
     now() - 100 * LONG
 }
@@ -76,7 +76,7 @@ impl Service {
 
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
-        tokio::time::timeout(LIMIT, self.task).await.expect("it ends").unwrap().unwrap();
+        tokio::time::timeout(LIMIT, self.task).await.expect("the service stops").unwrap().unwrap();
     }
 
     pub(crate) async fn report(
@@ -114,7 +114,7 @@ impl Service {
         self.report(agent, outcome, now(), "").await.unwrap()
     }
 
-    /// Opens the circuit of `agent` with failures so old that a probe may go at once.
+    /// Opens the circuit of `agent` with failures so old that a probe is due at once.
     pub(crate) async fn open_long_ago(&self, agent: &str) {
         for _ in 0..3 {
             self.report(agent, Outcome::Failure, long_ago(), "").await.unwrap();
@@ -144,5 +144,5 @@ impl Service {
 }
 
 pub(crate) fn decode(health: Option<common::AgentHealth>) -> HealthSnapshot {
-    health.expect("every answer shows the agent").try_into().unwrap()
+    health.expect("every answer contains the agent's health").try_into().unwrap()
 }

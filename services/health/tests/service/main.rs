@@ -3,8 +3,8 @@
 
 mod breaker;
 mod harness;
-mod observing;
+mod metrics;
 mod property;
-mod reading;
-mod starting;
-mod watching;
+mod requests;
+mod startup;
+mod watch;

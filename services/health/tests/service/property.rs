@@ -1,4 +1,4 @@
-//! The service is the pure state machine, kept on disk: whatever is reported, both end in the same state.
+//! The service behaves like the pure state machine: the same reports lead to the same state.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const TASKS: [&str; 3] = ["", "0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e51", "0190a6c1-
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Report(Outcome, usize),
-    /// Reports under the lease that was granted last, which may have ended long since.
+    /// Reports under the lease that was granted last, which may have expired.
     ReportProbe(Outcome),
     Acquire,
     Restart,
@@ -33,7 +33,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What `model` looks like from outside. When a lease ends depends on the service's clock, so only whether there is one.
+/// The snapshot without the end of its lease, which depends on the service's clock.
 fn comparable(mut snapshot: HealthSnapshot) -> HealthSnapshot {
     snapshot.probe_until = snapshot.probe_until.map(|_| Timestamp::UNIX_EPOCH);
     snapshot
@@ -60,7 +60,7 @@ async fn run(steps: &[(Step, u64)]) -> Result<(), TestCaseError> {
             Step::Acquire => {
                 let answer = service.probe("a", 3_600_000).await.unwrap();
                 let granted = answer.lease.parse().ok();
-                // Deadlines are long over by the service's clock, as they are by this one.
+                // Deadlines are over by the service's clock, and by this one.
                 model.acquire_probe(granted.unwrap_or_else(Uuid::new_v4), now(), LONG);
                 lease = granted.or(lease);
             }
@@ -80,7 +80,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn reports_through_the_service_equal_the_state_machine_folded_over_them(
+    fn service_equals_the_state_machine_folded_over_reports(
         steps in prop::collection::vec((step(), 0u64..60_000), 1..60),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -1,4 +1,4 @@
-//! What is listed, and what is wrong with a request.
+//! Lists of agents, and invalid requests.
 
 use phoenix_domain::{OrchestratorErrorCode, health::Outcome};
 use phoenix_proto::{
@@ -9,7 +9,7 @@ use phoenix_proto::{
 use crate::harness::{LONG, Service, agent, now};
 
 #[tokio::test]
-async fn every_configured_agent_is_listed_by_name_and_none_that_is_no_longer_configured() {
+async fn list_contains_exactly_the_configured_agents_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start([agent("c", LONG), agent("a", LONG), agent("b", LONG)], folder.path()).await;
     service.ended("b", Outcome::Failure).await;
@@ -24,24 +24,24 @@ async fn every_configured_agent_is_listed_by_name_and_none_that_is_no_longer_con
 }
 
 #[tokio::test]
-async fn an_unknown_agent_is_not_found_and_named() {
+async fn unknown_agent_is_not_found_and_named() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start([agent("a", LONG)], folder.path()).await;
     let errors = [
-        service.get("nobody").await.unwrap_err(),
-        service.report("nobody", Outcome::Success, now(), "").await.unwrap_err(),
-        service.probe("nobody", 0).await.unwrap_err(),
+        service.get("unknown").await.unwrap_err(),
+        service.report("unknown", Outcome::Success, now(), "").await.unwrap_err(),
+        service.probe("unknown", 0).await.unwrap_err(),
     ];
     for error in errors {
         assert_eq!(error.code, OrchestratorErrorCode::NotFound);
-        assert_eq!(error.message, "no agent is called `nobody`");
-        assert_eq!(error.details["agent"], "nobody");
+        assert_eq!(error.message, "unknown agent `unknown`; configured agents: a");
+        assert_eq!(error.details["agent"], "unknown");
     }
     service.stop().await;
 }
 
 #[tokio::test]
-async fn a_wrong_field_is_named() {
+async fn invalid_field_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start([agent("a", LONG)], folder.path()).await;
     let good = ReportOutcomeRequest {
@@ -72,7 +72,7 @@ async fn a_wrong_field_is_named() {
     assert_names("agent_id", &client.get_agent_health(get).await.unwrap_err());
     let probe = AcquireProbeRequest { agent_id: "a".into(), lease_ms: u64::MAX };
     assert_names("lease_ms", &client.acquire_probe(probe).await.unwrap_err());
-    assert_eq!(service.get("a").await.unwrap().revision, 0, "nothing of it was taken in");
+    assert_eq!(service.get("a").await.unwrap().revision, 0, "no request changed anything");
     service.stop().await;
 }
 

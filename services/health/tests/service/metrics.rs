@@ -1,4 +1,4 @@
-//! What `/metrics` says.
+//! Metrics at `/metrics`.
 
 use phoenix_domain::health::Outcome;
 use phoenix_health::metrics::METRICS;
@@ -21,14 +21,14 @@ async fn scrape(addr: std::net::SocketAddr) -> String {
 }
 
 #[tokio::test]
-async fn metrics_exist_at_zero_follow_the_circuit_and_survive_a_restart() {
+async fn metrics_start_at_zero_and_survive_a_restart() {
     let exporter = init_metrics(METRICS).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let exporting = tokio::spawn(exporter.serve(listener, None, stop.clone()));
 
-    // The recorder is the process's: a name that no other test uses keeps their numbers apart.
+    // The recorder is global: a name that no other test uses separates the numbers.
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start([agent("metered", LONG)], folder.path()).await;
     service.list().await;
@@ -46,7 +46,7 @@ async fn metrics_exist_at_zero_follow_the_circuit_and_survive_a_restart() {
     let lease = service.probe("metered", 0).await.unwrap().lease;
     service.probe("metered", 0).await.unwrap();
     service.report("metered", Outcome::Failure, crate::harness::now(), &lease).await.unwrap();
-    // A straggler of before: its failure counts, but the circuit is open already.
+    // An attempt from before the opening: its failure counts, but the circuit is open already.
     service.ended("metered", Outcome::Failure).await;
     service.stop().await;
     let service = Service::start([agent("metered", LONG)], folder.path()).await;

@@ -1,4 +1,4 @@
-//! Starts: on what was left behind, and on what can't be used.
+//! Starts on existing data, and starts that fail.
 
 use std::{
     path::Path,
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::harness::{LIMIT, LONG, Service, agent, config, decode, now};
 
 #[tokio::test]
-async fn what_is_known_survives_a_restart() {
+async fn health_survives_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let agents = || [agent("failing", LONG), agent("probed", LONG), agent("working", LONG)];
     let service = Service::start(agents(), folder.path()).await;
@@ -38,7 +38,7 @@ async fn what_is_known_survives_a_restart() {
 }
 
 #[tokio::test]
-async fn a_clock_that_was_set_back_by_an_hour_keeps_no_circuit_open_for_longer_than_its_cooldown() {
+async fn clock_set_back_does_not_extend_the_cooldown() {
     const COOLDOWN: Duration = Duration::from_millis(300);
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start([agent("a", COOLDOWN)], folder.path()).await;
@@ -46,7 +46,7 @@ async fn a_clock_that_was_set_back_by_an_hour_keeps_no_circuit_open_for_longer_t
         service.ended("a", Outcome::Failure).await;
     }
     service.stop().await;
-    // What it would have written an hour from now.
+    // The values that a service would have written an hour from now.
     alter(
         folder.path(),
         "UPDATE agent_health SET circuit_open_until = circuit_open_until + 3600 * 1000000,
@@ -57,7 +57,7 @@ async fn a_clock_that_was_set_back_by_an_hour_keeps_no_circuit_open_for_longer_t
     let service = Service::start([agent("a", COOLDOWN)], folder.path()).await;
     let mut changes =
         service.client.clone().watch_agent_health(WatchAgentHealthRequest {}).await.unwrap().into_inner();
-    let told = async {
+    let corrected = async {
         loop {
             let health = decode(changes.message().await.unwrap().unwrap().agents.pop());
             if health.circuit_open_until.unwrap() <= now() + COOLDOWN {
@@ -65,8 +65,9 @@ async fn a_clock_that_was_set_back_by_an_hour_keeps_no_circuit_open_for_longer_t
             }
         }
     };
-    let health = tokio::time::timeout(LIMIT, told).await.expect("whoever watches is told");
-    assert_eq!(health.state, HealthState::Unhealthy, "nobody has tried it");
+    let health =
+        tokio::time::timeout(LIMIT, corrected).await.expect("the watcher gets the corrected circuit");
+    assert_eq!(health.state, HealthState::Unhealthy, "no attempt was made");
     assert!(health.last_failure_at.unwrap() <= now());
     let granted = async {
         while !service.probe("a", 0).await.unwrap().granted {
@@ -74,12 +75,12 @@ async fn a_clock_that_was_set_back_by_an_hour_keeps_no_circuit_open_for_longer_t
         }
     };
     tokio::time::timeout(LIMIT, granted).await.expect("the cooldown ends");
-    assert!(started.elapsed() >= COOLDOWN, "it did not end at once");
+    assert!(started.elapsed() >= COOLDOWN, "the cooldown did not end at once");
     service.stop().await;
 }
 
 #[tokio::test]
-async fn a_missing_folder_is_made() {
+async fn missing_directory_is_created() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start([agent("a", LONG)], &folder.path().join("data/below")).await;
     service.ended("a", Outcome::Success).await;
@@ -87,7 +88,7 @@ async fn a_missing_folder_is_made() {
 }
 
 #[tokio::test]
-async fn a_folder_that_cannot_be_written_stops_the_start() {
+async fn unwritable_directory_stops_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "in the way").unwrap();
@@ -96,7 +97,7 @@ async fn a_folder_that_cannot_be_written_stops_the_start() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_database_stops_the_start() {
+async fn file_that_is_no_database_stops_the_start() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("health.db"), "not a database ".repeat(1000)).unwrap();
     let message = refusal(folder.path()).await;
@@ -104,7 +105,7 @@ async fn a_file_that_is_no_database_stops_the_start() {
 }
 
 #[tokio::test]
-async fn a_database_of_a_newer_version_stops_the_start() {
+async fn database_of_a_newer_version_stops_the_start() {
     let folder = tempfile::tempdir().unwrap();
     Service::start([agent("a", LONG)], folder.path()).await.stop_after_first_answer().await;
     alter(
@@ -118,7 +119,7 @@ async fn a_database_of_a_newer_version_stops_the_start() {
 }
 
 #[tokio::test]
-async fn a_corrupt_row_stops_the_start_and_is_named() {
+async fn corrupt_row_stops_the_start_and_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start([agent("a", LONG)], folder.path()).await;
     service.ended("a", Outcome::Failure).await;
@@ -129,7 +130,7 @@ async fn a_corrupt_row_stops_the_start_and_is_named() {
 }
 
 impl Service {
-    /// Stops it once it has made its table.
+    /// Stops the service once it has created its table.
     async fn stop_after_first_answer(self) {
         self.list().await;
         self.stop().await;
@@ -140,7 +141,7 @@ impl Service {
 async fn refusal(folder: &Path) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let served = serve(config([agent("a", LONG)], folder), listener, CancellationToken::new());
-    tokio::time::timeout(LIMIT, served).await.expect("it gives up").unwrap_err().to_string()
+    tokio::time::timeout(LIMIT, served).await.expect("the start fails").unwrap_err().to_string()
 }
 
 async fn alter(folder: &Path, sql: &'static str) {

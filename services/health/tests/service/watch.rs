@@ -1,4 +1,4 @@
-//! Streams of changes.
+//! Streams of health changes.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ async fn next(stream: &mut Streaming<WatchAgentHealthResponse>) -> Option<Vec<He
 }
 
 #[tokio::test]
-async fn a_watcher_gets_every_agent_first_and_then_what_changed_up_to_the_newest() {
+async fn watcher_gets_every_agent_first_and_then_changes() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start([agent("a", LONG), agent("b", LONG)], folder.path()).await;
     let before = service.ended("b", Outcome::Failure).await;
@@ -32,14 +32,14 @@ async fn a_watcher_gets_every_agent_first_and_then_what_changed_up_to_the_newest
         newest = Some(service.ended("a", Outcome::Failure).await);
     }
     let newest = newest.unwrap();
-    let mut told = 0;
+    let mut revision = 0;
     loop {
-        let news = next(&mut watch).await.unwrap();
-        assert_eq!(news.len(), 1, "only what changed");
-        assert!(news[0].revision > told, "never the same twice, never backwards");
-        told = news[0].revision;
-        if told == newest.revision {
-            assert_eq!(news[0], newest);
+        let message = next(&mut watch).await.unwrap();
+        assert_eq!(message.len(), 1, "only the agent that changed");
+        assert!(message[0].revision > revision, "never the same twice, never backwards");
+        revision = message[0].revision;
+        if revision == newest.revision {
+            assert_eq!(message[0], newest);
             break;
         }
     }
@@ -47,7 +47,7 @@ async fn a_watcher_gets_every_agent_first_and_then_what_changed_up_to_the_newest
 }
 
 #[tokio::test]
-async fn shutdown_ends_watchers_at_once_and_without_an_error() {
+async fn shutdown_ends_watchers_at_once_without_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start([agent("a", LONG)], folder.path()).await;
     let mut watchers = Vec::new();
@@ -62,7 +62,7 @@ async fn shutdown_ends_watchers_at_once_and_without_an_error() {
     for watch in &mut watchers {
         assert_eq!(next(watch).await, None);
     }
-    // Well before a drain would give up.
+    // Well before the drain would time out.
     let limit = phoenix_platform::shutdown::DRAIN - Duration::from_secs(5);
     tokio::time::timeout(limit, service.task).await.expect("it ends").unwrap().unwrap();
 }
