@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use phoenix_agents::BuiltinAgent;
 use phoenix_platform::config::RoleFlags;
 
-/// Runs AI agents in production: plans which agents run, supervises them, journals everything.
+/// Durable orchestrator for AI agents: plans which agents run, supervises them and journals every step.
 ///
 /// Without a command, starts the whole stack on this machine (`phoenix up`).
 #[derive(Debug, Parser)]
@@ -18,32 +18,32 @@ pub(crate) struct Cli {
     pub(crate) up: UpArgs,
 }
 
-/// What to run.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Start the four services on this machine, restart those that die, stop them on Ctrl-C
+    /// Start the four services on this machine, restart those that exit, stop them on Ctrl-C
     Up(UpArgs),
-    /// Serve REST and the web page
+    /// Serve the REST API and the web page
     Gateway(RoleArgs),
     /// Serve plans
     Planner(RoleArgs),
     /// Run agents
     Executor(RoleArgs),
-    /// Keep agents' health
+    /// Track the health of agents
     Health(RoleArgs),
-    /// Copy what a data folder holds while the stack works
+    /// Back up a data folder while the stack runs
     Backup(BackupArgs),
-    /// Put a copy back to where it can be started from
+    /// Restore a backup
     Restore(RestoreArgs),
     /// Run a built-in agent: JSON lines in, JSON lines out
     Agent {
         /// llm-router, git, obsidian or echo
         name: BuiltinAgent,
     },
-    /// Ends the agents of an executor that was killed (started by the executor)
+    /// Kill the agents of an executor that was killed (started by the executor)
     #[command(hide = true)]
     ExecutorGuard {
-        /// What the executor's agents carry in their environment
+        /// Marker in the environment of the executor's agents
         marker: String,
     },
 }
@@ -51,7 +51,7 @@ pub(crate) enum Command {
 /// Flags of `phoenix up`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct UpArgs {
-    /// Added to every default port, so that several stacks run side by side
+    /// Offset for every default port, so that several stacks can run side by side
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) port_offset: u16,
     /// Folder of the databases and, unless OBSIDIAN_AGENT_VAULT_ROOT is set, of the notes
@@ -69,8 +69,8 @@ pub(crate) struct UpArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct BackupArgs {
     #[command(flatten)]
-    pub(crate) source: PlaceArgs,
-    /// Where the copy is put: a new folder, or a new file for one database
+    pub(crate) source: LocationArgs,
+    /// Path of the backup: a new folder, or a new file for one database
     #[arg(long, value_name = "PATH")]
     pub(crate) to: PathBuf,
     /// Replace an earlier backup
@@ -81,20 +81,20 @@ pub(crate) struct BackupArgs {
 /// Flags of `phoenix restore`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RestoreArgs {
-    /// What `phoenix backup` wrote
+    /// Path of a backup
     #[arg(long, value_name = "PATH")]
     pub(crate) from: PathBuf,
     #[command(flatten)]
-    pub(crate) target: PlaceArgs,
-    /// Set aside what is there, under another name
+    pub(crate) target: LocationArgs,
+    /// Rename existing files instead of failing
     #[arg(long)]
     pub(crate) force: bool,
 }
 
-/// Where Phoenix keeps something.
+/// A data folder or a database.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct PlaceArgs {
-    /// A data folder: databases and notes [env: PHOENIX_DATA_DIR; default: data]
+pub(crate) struct LocationArgs {
+    /// Data folder: databases and notes [env: PHOENIX_DATA_DIR; default: data]
     #[arg(long, value_name = "DIR", conflicts_with = "database_url")]
     pub(crate) data_dir: Option<PathBuf>,
     /// One database, such as sqlite://data/planner.db [env: DATABASE_URL]
@@ -107,12 +107,12 @@ pub(crate) struct PlaceArgs {
 pub(crate) struct RoleArgs {
     #[command(flatten)]
     pub(crate) flags: RoleFlags,
-    /// Shut down when standard input ends: how `phoenix up` makes sure that nothing outlives it
+    /// Shut down when standard input ends, so that no service outlives `phoenix up`
     #[arg(long, hide = true)]
     pub(crate) supervised: bool,
 }
 
-/// The agent of `phoenix agent NAME`, when the command line is just that.
+/// The agent of `phoenix agent NAME`, if the command line consists of just that.
 pub(crate) fn agent_fast_path(mut args: impl ExactSizeIterator<Item = OsString>) -> Option<BuiltinAgent> {
     if args.len() != 3 || args.nth(1)? != "agent" {
         return None;
@@ -127,12 +127,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn no_command_is_up_with_its_flags() {
+    fn missing_command_is_up_with_its_flags() {
         let cli = Cli::try_parse_from(["phoenix", "--port-offset", "100"]).unwrap();
         assert!(cli.command.is_none());
         assert_eq!(cli.up.port_offset, 100);

@@ -1,119 +1,100 @@
-//! `phoenix backup` and `phoenix restore`: copies of what a data folder holds, and the way back.
+//! `phoenix backup` and `phoenix restore`: backups of a data folder.
 //!
-//! A copy of a data folder is a data folder: its databases under their names, and the notes. Databases may be in use while
-//! they are copied ([`phoenix_platform::sqlite::backup`]). Whatever is written is written beside its place and moved there
-//! when it is whole and durable, so a place holds a whole copy or none.
+//! A backup of a data folder is a data folder: its databases under their names, and the notes. Databases may be in use while
+//! they are copied ([`phoenix_platform::sqlite::backup`]). Every file is written under a temporary name and renamed when it
+//! is complete and durable, so a backup is complete or absent.
 
-mod bar;
 mod copies;
-mod place;
+mod error;
+mod location;
+mod progress_bar;
 mod restore;
 
 use std::{
-    fmt,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Instant,
 };
 
-use indicatif::DecimalBytes;
 use phoenix_platform::{config::EXIT_CONFIG, privacy, sqlite::backup::Check};
 
-pub(crate) use self::place::VAULT;
+pub(crate) use self::location::VAULT;
 use self::{
-    copies::{Copies, Partial, is_occupied, publish},
-    place::Place,
+    copies::{Copies, PartialCopy, is_occupied, publish},
+    error::BackupError,
+    location::Location,
 };
 use crate::{
     args::{BackupArgs, RestoreArgs},
-    terminal::{announce, complain},
+    terminal::{print_error, print_line},
 };
 
-/// Exit code of a command that Ctrl-C or SIGTERM ended.
+/// Exit code after Ctrl-C or SIGTERM.
 const EXIT_INTERRUPTED: u8 = 130;
 
-/// Why nothing was copied.
-enum Refusal {
-    /// The command line or the environment asks for what can't be.
-    Usage(String),
-    /// The machine says no, or what is there would be lost.
-    Machine(String),
-    /// Somebody ended it.
-    Interrupted,
-}
-
-impl Refusal {
-    fn machine(what: impl fmt::Display) -> Self {
-        Self::Machine(what.to_string())
-    }
-
-    fn file(path: &Path, error: std::io::Error) -> Self {
-        Self::Machine(format!("{}: {error}", path.display()))
-    }
-}
-
-/// Copies a data folder, or one database.
+/// Backs up a data folder, or one database.
 pub(crate) fn backup(args: BackupArgs) -> ExitCode {
-    let begun = Instant::now();
-    end("nothing was backed up", write_backup(args), |(to, copies, left_out)| {
-        if let Some(left_out) = left_out {
-            complain(left_out);
+    let started_at = Instant::now();
+    run("nothing was backed up", write_backup(args), |(to, copies, warning)| {
+        if let Some(warning) = warning {
+            print_error(warning);
         }
-        announce(format_args!("wrote {}: {copies} in {:.1} s", to.display(), begun.elapsed().as_secs_f64()));
+        let seconds = started_at.elapsed().as_secs_f64();
+        print_line(format_args!("wrote {}: {copies} in {seconds:.1} s", to.display()));
     })
 }
 
-/// Puts a copy back to where it can be started from.
+/// Restores a backup.
 pub(crate) fn restore(args: RestoreArgs) -> ExitCode {
-    let begun = Instant::now();
-    end("nothing was restored", restore::run(args), |restored| {
-        announce(format_args!("{restored} in {:.1} s", begun.elapsed().as_secs_f64()));
+    let started_at = Instant::now();
+    run("nothing was restored", restore::run(args), |restored| {
+        print_line(format_args!("{restored} in {:.1} s", started_at.elapsed().as_secs_f64()));
     })
 }
 
-/// Runs `work` until it ends or somebody ends it, and says how it went.
-fn end<T>(
+/// Runs `work` until it ends or is interrupted, and prints the result.
+fn run<T>(
     failed: &str,
-    work: impl Future<Output = Result<T, Refusal>>,
+    work: impl Future<Output = Result<T, BackupError>>,
     succeeded: impl FnOnce(T),
 ) -> ExitCode {
     privacy::restrict_new_files();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            complain(format_args!("cannot start: {error}"));
+            print_error(format_args!("cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
-    let ended = runtime.block_on(async {
+    let result = runtime.block_on(async {
         tokio::select! {
-            ended = work => ended,
-            () = interrupted() => Err(Refusal::Interrupted),
+            result = work => result,
+            () = interrupted() => Err(BackupError::Interrupted),
         }
     });
-    // Not waiting for a copy that nobody wants any more.
+    // Without waiting for a copy that was interrupted.
     runtime.shutdown_background();
-    match ended {
+    match result {
         Ok(value) => {
             succeeded(value);
             ExitCode::SUCCESS
         }
-        Err(Refusal::Usage(problem)) => {
-            complain(format_args!("{failed}; {problem}"));
+        Err(BackupError::Usage(problem)) => {
+            print_error(format_args!("{failed}; {problem}"));
             ExitCode::from(EXIT_CONFIG)
         }
-        Err(Refusal::Machine(problem)) => {
-            complain(format_args!("{failed}; {problem}"));
+        Err(BackupError::Failed(problem)) => {
+            print_error(format_args!("{failed}; {problem}"));
             ExitCode::FAILURE
         }
-        Err(Refusal::Interrupted) => {
-            complain(format_args!("{failed}; it was interrupted"));
+        Err(BackupError::Interrupted) => {
+            print_error(format_args!("{failed}; it was interrupted"));
             ExitCode::from(EXIT_INTERRUPTED)
         }
     }
 }
 
-/// Ends with Ctrl-C or SIGTERM.
+/// Resolves on Ctrl-C or SIGTERM.
 async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) =
@@ -127,77 +108,60 @@ async fn interrupted() {
     }
 }
 
-async fn write_backup(args: BackupArgs) -> Result<(PathBuf, Copies, Option<String>), Refusal> {
+async fn write_backup(args: BackupArgs) -> Result<(PathBuf, Copies, Option<String>), BackupError> {
     let BackupArgs { source, to, force } = args;
-    let source = Place::resolve(source)?;
+    let source = Location::resolve(source)?;
     let contents = source.contents()?;
     check_target(&source, &to, force)?;
-    let partial = Partial::beside(&to)?;
+    let partial = PartialCopy::beside(&to)?;
     let copies = match &source {
-        Place::Database { .. } => {
+        Location::Database { .. } => {
             copies::copy(&contents, |_| partial.path().to_owned(), Check::Quick).await?
         }
-        Place::Folder(_) => {
+        Location::Folder(_) => {
             let folder = partial.path();
-            std::fs::create_dir(folder).map_err(|error| Refusal::file(folder, error))?;
+            std::fs::create_dir(folder).map_err(|error| BackupError::file(folder, error))?;
             copies::copy(&contents, |name| folder.join(name), Check::Quick).await?
         }
     };
-    // Somebody may have written there meanwhile.
+    // Another process may have written to the target meanwhile.
     check_target(&source, &to, force)?;
     publish(partial, &to)?;
-    Ok((to, copies, source.left_out()))
+    Ok((to, copies, source.omitted()))
 }
 
-/// Whether a copy of `source` may be put at `to`.
-fn check_target(source: &Place, to: &Path, force: bool) -> Result<(), Refusal> {
+/// Checks that a backup of `source` may be written to `to`.
+fn check_target(source: &Location, to: &Path, force: bool) -> Result<(), BackupError> {
     let shown = to.display();
     if to.file_name().is_none() {
-        return Err(Refusal::Usage(format!("--to {shown} must be the name of a new file or folder")));
+        return Err(BackupError::Usage(format!("--to {shown} must be the name of a new file or folder")));
     }
     match source {
-        Place::Database { .. } if to.is_dir() => {
-            Err(Refusal::machine(format_args!("{shown} is a folder, and the copy of one database is a file")))
-        }
-        Place::Folder(_) if to.is_file() => Err(Refusal::machine(format_args!(
+        Location::Database { .. } if to.is_dir() => Err(BackupError::failed(format_args!(
+            "{shown} is a folder, and the copy of one database is a file"
+        ))),
+        Location::Folder(_) if to.is_file() => Err(BackupError::failed(format_args!(
             "{shown} is a file, and the copy of a data folder is a folder"
         ))),
-        _ if is_same(source.path(), to) => {
-            Err(Refusal::machine(format_args!("{shown} is what is to be backed up")))
-        }
-        _ if !is_occupied(to) => Ok(()),
-        _ if !force => Err(Refusal::machine(format_args!(
-            "{shown} exists already; name another place, or replace it with --force"
+        _ if is_same(source.path(), to) => Err(BackupError::failed(format_args!(
+            "{shown} is the source of the backup; choose another target"
         ))),
-        // Whoever mistypes the name of a folder must not lose it.
-        Place::Folder(_) => match place::stranger_in(to) {
-            Some(name) => Err(Refusal::machine(format_args!(
-                "{shown} is no earlier backup and is not replaced: it holds {}",
+        _ if !is_occupied(to) => Ok(()),
+        _ if !force => Err(BackupError::failed(format_args!(
+            "{shown} exists already; choose another target, or replace it with --force"
+        ))),
+        // Protects a folder whose name was typed by mistake.
+        Location::Folder(_) => match location::foreign_entry(to) {
+            Some(name) => Err(BackupError::failed(format_args!(
+                "{shown} is not an earlier backup and is not replaced: it contains {}",
                 name.display()
             ))),
             None => Ok(()),
         },
-        Place::Database { .. } => Ok(()),
+        Location::Database { .. } => Ok(()),
     }
 }
 
 fn is_same(one: &Path, other: &Path) -> bool {
     matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
-}
-
-impl fmt::Display for Copies {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { databases, notes } = self;
-        for (n, (name, bytes)) in databases.iter().enumerate() {
-            let comma = if n == 0 { "" } else { ", " };
-            write!(f, "{comma}{name} ({})", DecimalBytes(*bytes))?;
-        }
-        match notes {
-            None => Ok(()),
-            Some(notes) => {
-                let s = if notes.files == 1 { "" } else { "s" };
-                write!(f, ", {VAULT} ({} file{s}, {})", notes.files, DecimalBytes(notes.bytes))
-            }
-        }
-    }
 }

@@ -1,8 +1,8 @@
-//! `phoenix`: one executable, every role.
+//! `phoenix`: one executable for every role.
 //!
 //! `phoenix` alone is `phoenix up`: the four services as child processes on this machine. `phoenix gateway`, `planner`,
-//! `executor` and `health` are the services themselves, `phoenix agent NAME` the agents that come with the product, and
-//! `phoenix backup` and `restore` keep safe what they write.
+//! `executor` and `health` are the services, `phoenix agent NAME` the built-in agents, and `phoenix backup` and `restore`
+//! copy data folders.
 
 mod agent;
 mod args;
@@ -18,16 +18,16 @@ use phoenix_platform::{config::EXIT_CONFIG, privacy};
 
 use crate::{
     args::{Cli, Command},
-    terminal::complain,
+    terminal::print_error,
 };
 
 fn main() -> ExitCode {
-    // An agent is started for every attempt: it must not pay for what the services need.
+    // An agent may be started for every attempt, so it skips the setup of the services.
     if let Some(agent) = args::agent_fast_path(std::env::args_os()) {
         return agent::run(agent);
     }
     if let Err(error) = privacy::conceal_process() {
-        complain(format_args!("cannot keep its secrets from other processes: {error}"));
+        print_error(format_args!("cannot protect its secrets from other processes: {error}"));
         terminal::flush();
         return ExitCode::FAILURE;
     }
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let asked_for_help = !error.use_stderr();
-            // Nothing to be done if the terminal is gone.
+            // A failure to print means that the terminal is gone.
             let _ = error.print();
             return if asked_for_help { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIG) };
         }

@@ -1,4 +1,4 @@
-//! One service as a process: settings, ports, telemetry, the service, and the ladder down.
+//! One service as a process: settings, ports, telemetry, the service, and the shutdown.
 
 use std::{io::Read, process::ExitCode};
 
@@ -16,24 +16,24 @@ use phoenix_platform::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{args::RoleArgs, terminal::complain};
+use crate::{args::RoleArgs, terminal::print_error};
 
-/// Whatever stops a start or breaks a service; its text is for the operator.
+/// Any error of a start or a service; its text is for the operator.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Runs `role` until it is told to stop.
+/// Runs `role` until it is stopped.
 pub(crate) fn run(role: Role, args: RoleArgs) -> ExitCode {
     let exe = match executable() {
         Ok(exe) => exe,
         Err(error) => {
-            complain(format_args!("cannot find its own executable: {error}"));
+            print_error(format_args!("cannot find its own executable: {error}"));
             return ExitCode::FAILURE;
         }
     };
     let settings = match RoleSettings::resolve(role, &args.flags, &exe, &process_env) {
         Ok(settings) => settings,
         Err(problems) => {
-            complain(format_args!("the {role} was not started; {problems}"));
+            print_error(format_args!("the {role} was not started; {problems}"));
             return ExitCode::from(EXIT_CONFIG);
         }
     };
@@ -45,34 +45,34 @@ pub(crate) fn run(role: Role, args: RoleArgs) -> ExitCode {
         match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name(role.as_str()).build() {
             Ok(runtime) => runtime,
             Err(error) => {
-                complain(format_args!("cannot start its threads: {error}"));
+                print_error(format_args!("cannot start its threads: {error}"));
                 return ExitCode::FAILURE;
             }
         };
     match runtime.block_on(serve(settings, exe, args.supervised)) {
         Ok(()) => ExitCode::SUCCESS,
-        // Settings that only the service itself can judge.
+        // Settings that only the service can validate.
         Err(error) if matches!(error.downcast_ref(), Some(phoenix_gateway::ServeError::Setting { .. })) => {
-            complain(format_args!("the {role} was not started; {error}"));
+            print_error(format_args!("the {role} was not started; {error}"));
             ExitCode::from(EXIT_CONFIG)
         }
         Err(error) => {
-            complain(format_args!("the {role} stopped: {error}"));
+            print_error(format_args!("the {role} stopped: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// The path of this executable, by which built-in agents and children are started.
+/// Path of this executable, which starts built-in agents and child processes.
 pub(crate) fn executable() -> std::io::Result<String> {
     Ok(std::env::current_exe()?.to_string_lossy().into_owned())
 }
 
 async fn serve(settings: RoleSettings, exe: String, supervised: bool) -> Result<(), BoxError> {
-    // Ports first: a port in use stops the start before anything is touched.
+    // Ports first: a port in use stops the start before anything is changed.
     let listener = listener::bind(settings.role.addr_variable(), settings.addr).await?;
     let metrics_listener = listener::bind("METRICS_ADDR", settings.metrics_addr).await?;
-    // An executor's limit is also that of its agents.
+    // The limit of an executor is also that of its agents.
     if settings.role != Role::Executor {
         connections::raise_descriptor_limit();
     }
@@ -82,7 +82,7 @@ async fn serve(settings: RoleSettings, exe: String, supervised: bool) -> Result<
     if supervised {
         stop_with_parent(shutdown.clone());
     }
-    // Metrics can be scraped until the very end: the drain is worth seeing.
+    // Metrics stay available during the drain.
     let stop_metrics = CancellationToken::new();
     let metrics =
         tokio::spawn(exporter.serve(metrics_listener, settings.metrics_token.clone(), stop_metrics.clone()));
@@ -122,13 +122,13 @@ async fn serve_role(
     Ok(())
 }
 
-/// Standard input is a pipe whose other end only the parent holds: it ends when the parent does, however that happens.
+/// Shuts down when standard input ends. The parent holds the only other end of the pipe, so it ends with the parent.
 fn stop_with_parent(shutdown: CancellationToken) {
-    // A thread of its own, not the runtime's: a read of standard input can't be given up, and would hold the exit.
+    // A thread instead of the runtime: a read of standard input cannot be cancelled, and would delay the exit.
     std::thread::spawn(move || {
         let mut byte = [0];
         while let Ok(1..) = std::io::stdin().read(&mut byte) {}
-        tracing::info!("the supervisor has gone; shutting down");
+        tracing::info!("supervisor exited; shutting down");
         shutdown.cancel();
     });
 }

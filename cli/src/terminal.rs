@@ -1,6 +1,6 @@
-//! What the executable itself says, outside of logs.
+//! Output of the executable outside of logs.
 //!
-//! Both streams may be pipes that nothing reads, so neither is waited for, except for a moment at the end ([`flush`]).
+//! Both streams may be pipes that are not read, so writes do not block, except for a moment at the end ([`flush`]).
 
 use std::sync::LazyLock;
 
@@ -10,26 +10,26 @@ use tracing::Level;
 static STDERR: LazyLock<Option<LogWriter>> = LazyLock::new(|| LogWriter::stderr().ok());
 static STDOUT: LazyLock<Option<LogWriter>> = LazyLock::new(|| LogWriter::stdout().ok());
 
-/// Says why nothing was started, or what went wrong, to the person who started it.
-pub(crate) fn complain(message: impl std::fmt::Display) {
-    say(&STDERR, &format!("phoenix: {}\n", message.to_string().trim_end()));
+/// Prints an error of the executable on standard error.
+pub(crate) fn print_error(message: impl std::fmt::Display) {
+    write(&STDERR, &format!("phoenix: {}\n", message.to_string().trim_end()));
 }
 
-/// Says what a program may wait for, on standard output.
-pub(crate) fn announce(message: impl std::fmt::Display) {
-    say(&STDOUT, &format!("{message}\n"));
+/// Prints a line on standard output, for users and for programs that wait for it.
+pub(crate) fn print_line(message: impl std::fmt::Display) {
+    write(&STDOUT, &format!("{message}\n"));
 }
 
-/// Waits until what was said is written, unless nothing reads it. Before the process ends.
+/// Waits until all output is written, unless it is not read. Must be called before the process exits.
 pub(crate) fn flush() {
     for stream in [&STDERR, &STDOUT] {
-        // Not started for the sake of its end.
+        // A stream that was never used is not started.
         LazyLock::get(stream).into_iter().flatten().for_each(LogWriter::flush);
     }
 }
 
-fn say(stream: &Option<LogWriter>, text: &str) {
-    // Without a thread there is hardly a process.
+fn write(stream: &Option<LogWriter>, text: &str) {
+    // `None` if the thread of the stream could not be started.
     if let Some(stream) = stream {
         stream.line(Level::WARN, text.as_bytes());
     }

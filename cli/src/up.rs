@@ -1,17 +1,18 @@
 //! `phoenix up`: the four services as child processes of the same executable, on one machine.
 //!
 //! ```text
-//! check settings → check ports → take the data folder → start the four → wait until /readyz says ready → say so
-//!   a child dies                → it is started again, after a wait that doubles while it keeps dying
-//!   a child dies before ready   → everything is stopped: nothing is left half started
-//!   Ctrl-C, SIGTERM or SIGHUP   → gateway, planner, executor, health drain in this order
-//!   a second signal             → everything is killed
-//!   this process is killed      → the children see their standard input end, and drain
+//! check settings → check ports → lock the data folder → start the four → wait for /readyz → print the ready line
+//!   a child exits                → it is restarted, with a backoff that doubles while it keeps exiting
+//!   a child exits before ready   → everything is stopped: nothing is left half started
+//!   Ctrl-C, SIGTERM or SIGHUP    → gateway, planner, executor, health drain in this order
+//!   a second signal              → everything is killed
+//!   this process is killed       → the standard input of the children ends, and they drain
 //! ```
 
 mod child;
 mod data_folder;
 mod environment;
+mod error;
 mod plan;
 mod ready;
 
@@ -30,37 +31,38 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    child::{Child, Died, Stopped},
+    child::{Child, ChildExit, Stopped},
+    error::StartError,
     plan::StackPlan,
 };
 use crate::{
     args::UpArgs,
-    terminal::{announce, complain},
+    terminal::{print_error, print_line},
 };
 
-/// How long the stack may take to become ready before the operator is told what is missing.
-const READY_LIMIT: Duration = Duration::from_secs(60);
+/// Time that the stack may take to become ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The order in which services are stopped: first those that bring work, last those that others need.
+/// Order in which services are stopped: each before those that it depends on.
 const STOP_ORDER: [Role; 4] = [Role::Gateway, Role::Planner, Role::Executor, Role::Health];
 
-/// Runs the stack until it is told to stop.
+/// Runs the stack until it is stopped.
 pub(crate) fn run(args: UpArgs) -> ExitCode {
     let plan = match StackPlan::resolve(args) {
         Ok(plan) => plan,
-        Err(plan::Refusal::Settings(problems)) => {
-            complain(problems);
+        Err(StartError::Settings(problems)) => {
+            print_error(problems);
             return ExitCode::from(EXIT_CONFIG);
         }
-        Err(plan::Refusal::Machine(problem)) => {
-            complain(problem);
+        Err(StartError::System(problem)) => {
+            print_error(problem);
             return ExitCode::FAILURE;
         }
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            complain(format_args!("cannot start: {error}"));
+            print_error(format_args!("cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -71,7 +73,7 @@ async fn supervise(plan: StackPlan) -> ExitCode {
     let _telemetry = match init_tracing(plan.telemetry()) {
         Ok(telemetry) => telemetry,
         Err(error) => {
-            complain(error);
+            print_error(error);
             return ExitCode::FAILURE;
         }
     };
@@ -81,11 +83,11 @@ async fn supervise(plan: StackPlan) -> ExitCode {
     let (stop, kill) = match stop_signals() {
         Ok(tokens) => tokens,
         Err(error) => {
-            complain(format_args!("cannot catch signals: {error}"));
+            print_error(format_args!("cannot catch signals: {error}"));
             return ExitCode::FAILURE;
         }
     };
-    let (deaths, mut died) = mpsc::channel(8);
+    let (exits_sender, mut exits) = mpsc::channel(8);
     let ready = CancellationToken::new();
     let mut children = JoinSet::new();
     let mut stops = Vec::new();
@@ -97,14 +99,14 @@ async fn supervise(plan: StackPlan) -> ExitCode {
             stack_ready: ready.clone(),
             stop: stop_child.clone(),
             kill: kill.clone(),
-            deaths: deaths.clone(),
+            exits: exits_sender.clone(),
         };
         stops.push((*role, stop_child));
-        children.spawn(child.keep_alive());
+        children.spawn(child.supervise());
     }
-    drop(deaths);
+    drop(exits_sender);
     let code = tokio::select! {
-        code = watch_over(&plan, &ready, &mut died) => code,
+        code = watch_start(&plan, &ready, &mut exits) => code,
         () = stop.cancelled() => ExitCode::SUCCESS,
         () = kill.cancelled() => ExitCode::from(130),
     };
@@ -116,35 +118,40 @@ async fn supervise(plan: StackPlan) -> ExitCode {
     }
 }
 
-/// Says when the stack is ready, then waits for ever; ends only when the stack can't be started.
-async fn watch_over(
+/// Prints the ready line once the stack is ready, and then never resolves. Resolves if the start fails.
+async fn watch_start(
     plan: &StackPlan,
     ready: &CancellationToken,
-    died: &mut mpsc::Receiver<Died>,
+    exits: &mut mpsc::Receiver<ChildExit>,
 ) -> ExitCode {
-    let limit = Instant::now() + READY_LIMIT;
+    let deadline = Instant::now() + READY_TIMEOUT;
     let failed = tokio::select! {
-        waited = timeout_at(limit, ready::wait(plan.gateway_addr())) => match waited {
+        waited = timeout_at(deadline, ready::wait(plan.gateway_addr())) => match waited {
             Ok(()) => None,
             Err(_) => Some(format!(
                 "the stack is not ready after {} s: {}",
-                READY_LIMIT.as_secs(),
-                ready::what_is_missing(plan.gateway_addr()).await
+                READY_TIMEOUT.as_secs(),
+                ready::missing(plan.gateway_addr()).await
             )),
         },
-        // Its own words are on the terminal already.
-        Some(Died { role, how }) = died.recv() => Some(format!("the {role} {how}; stopping the others")),
+        // The service has printed the reason already.
+        Some(ChildExit { role, how }) = exits.recv() => Some(format!("the {role} {how}; stopping the others")),
     };
     if let Some(problem) = failed {
-        complain(problem);
+        print_error(problem);
         return ExitCode::FAILURE;
     }
     ready.cancel();
-    announce(format_args!("phoenix is ready: http://{}", plan.gateway_addr()));
+    print_ready(plan);
     std::future::pending().await
 }
 
-/// Stops one service after the other, each when the one before has drained. Says whether all of them did.
+/// Prints the line that tells users and programs that the stack is ready.
+fn print_ready(plan: &StackPlan) {
+    print_line(format_args!("phoenix is ready: http://{}", plan.gateway_addr()));
+}
+
+/// Stops one service after the other, each when the one before has drained. Returns the worst outcome.
 async fn stop_in_order(
     stops: Vec<(Role, CancellationToken)>,
     children: &mut JoinSet<(Role, Stopped)>,
@@ -167,7 +174,7 @@ async fn stop_in_order(
     worst
 }
 
-/// Tokens that the first and the second signal to stop cancel.
+/// Tokens that the first and the second stop signal cancel.
 fn stop_signals() -> std::io::Result<(CancellationToken, CancellationToken)> {
     let mut signals = StopSignals::catch()?;
     let (stop, kill) = (CancellationToken::new(), CancellationToken::new());

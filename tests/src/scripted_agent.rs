@@ -1,27 +1,27 @@
-//! An agent that does what a test's configuration says, for as long as it is asked:
+//! An agent whose behaviour is set by its arguments:
 //!
 //! ```text
 //! scripted_agent MODE [STARTS_FILE] [SWITCH_FILE]
 //! ```
 //!
 //! Each start appends a line with its process id to STARTS_FILE. While SWITCH_FILE exists, or when there is none, it
-//! misbehaves by MODE; otherwise it answers with the message it was sent.
+//! behaves as MODE says; otherwise it answers with the message.
 //!
-//! | MODE | what it does |
+//! | MODE | behaviour |
 //! |---|---|
 //! | `echo` | answers |
 //! | `meta` | answers with the request's `_meta` |
-//! | `fail` | answers with an error, code 500, and says `boom` on stderr |
-//! | `quote CODE` | answers with an error of this code that quotes the message; CODE stands in place of SWITCH_FILE |
-//! | `large` | answers with as many bytes as the message says |
-//! | `deep` | answers with as many lists inside each other as the message says |
+//! | `fail` | answers with an error, code 500, and writes `boom` to stderr |
+//! | `quote CODE` | answers with an error of this code that quotes the message; CODE replaces SWITCH_FILE |
+//! | `large` | answers with the number of bytes in the message |
+//! | `deep` | answers with the number of nested lists in the message |
 //! | `loud` | fails, with 64 KiB on stderr |
 //! | `hang` | never answers |
-//! | `fork` | starts a child of its own that never ends, then never answers |
+//! | `fork` | starts a child that never exits, then never answers |
 //! | `slow` | answers after 1.5 s |
-//! | `gate` | answers as soon as SWITCH_FILE is gone |
+//! | `gate` | answers once SWITCH_FILE is removed |
 //! | `stubborn` | ignores SIGTERM and never answers |
-//! | `snoop` | answers with the processes into whose environment or memory it can look |
+//! | `snoop` | answers with the processes whose environment or memory it can open |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 
 use std::{
@@ -67,7 +67,7 @@ fn misbehave(mode: &str, request: &ActionRequest) -> ActionResponse {
         }
         "fail" => {
             eprintln!("boom");
-            ActionResponse::failure(request, 500, "told to fail")
+            ActionResponse::failure(request, 500, "fails on purpose")
         }
         "quote" => {
             let code = std::env::args().nth(3).unwrap().parse().unwrap();
@@ -88,11 +88,11 @@ fn misbehave(mode: &str, request: &ActionRequest) -> ActionResponse {
         }
         "loud" => {
             eprint!("{}", "e".repeat(64 * 1024));
-            ActionResponse::failure(request, 500, "told to fail")
+            ActionResponse::failure(request, 500, "fails on purpose")
         }
         "hang" => forever(),
         "stubborn" => {
-            // A shell that ignores it passes that on to what it becomes.
+            // An ignored signal stays ignored after `exec`.
             let error = Command::new("sh").args(["-c", "trap '' TERM; exec sleep 600"]).exec();
             panic!("{error}");
         }
@@ -105,7 +105,7 @@ fn misbehave(mode: &str, request: &ActionRequest) -> ActionResponse {
     }
 }
 
-/// The number that the message is.
+/// The message as a number.
 fn count(request: &ActionRequest) -> usize {
     echo(request).result.unwrap().to_text().parse().unwrap()
 }
@@ -135,7 +135,7 @@ fn forever() -> ! {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a process of its own, without a runtime")]
+#[expect(clippy::disallowed_methods, reason = "a process without a runtime")]
 fn pause(time: Duration) {
     std::thread::sleep(time);
 }

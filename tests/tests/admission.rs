@@ -1,5 +1,5 @@
-//! An agent that is full, seen from outside: who waits is told at once, and nothing of it is kept.
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+//! An agent at capacity: callers that wait are rejected at once, and nothing is journaled for them.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use phoenix_platform::config::Role;
 use phoenix_testkit::{
@@ -11,7 +11,7 @@ use serde_json::json;
 
 const SCRIPTED: &str = env!("CARGO_BIN_EXE_scripted_agent");
 
-/// One task of it runs and one waits.
+/// An agent that runs one task and queues one.
 fn config() -> String {
     let command = json!([SCRIPTED, "hang"]);
     format!("[agents.hung]\ncommand = {command}\nmax_concurrency = 1\nmax_queue = 1\n")
@@ -25,7 +25,7 @@ async fn plans(rest: &Rest) -> usize {
     rest.get("/api/v1/plans").await.json["plans"].as_array().unwrap().len()
 }
 
-fn assert_refused(answer: &Answer, error: &serde_json::Value) {
+fn assert_rejected(answer: &Answer, error: &serde_json::Value) {
     assert_eq!(
         (answer.status.as_u16(), error["code"].as_str()),
         (429, Some("overloaded")),
@@ -38,30 +38,30 @@ fn assert_refused(answer: &Answer, error: &serde_json::Value) {
 }
 
 #[tokio::test]
-async fn a_full_agent_is_429_before_anything_is_journalled_and_the_counters_agree() {
+async fn agent_at_capacity_is_429_before_the_journal_is_written() {
     let stack = Stack::builder().config(&config()).start().await;
     let rest = stack.rest();
     let holders = [rest.submit("/api/v1/chat", chat()).await, rest.submit("/api/v1/chat", chat()).await];
-    until("both have a place", async || {
+    until("both plans are admitted", async || {
         let running = rest.get("/api/v1/plans?status=running").await;
         running.json["plans"].as_array().unwrap().len() == 2
     })
     .await;
 
-    let refused = rest.post("/api/v1/chat", chat()).await;
-    assert_refused(&refused, &refused.json["error"]);
-    assert!(refused.json["plan_id"].is_null(), "{}", refused.text);
+    let rejected = rest.post("/api/v1/chat", chat()).await;
+    assert_rejected(&rejected, &rejected.json["error"]);
+    assert!(rejected.json["plan_id"].is_null(), "{}", rejected.text);
     let streamed = rest.clone().with_header("accept", "text/event-stream").post("/api/v1/chat", chat()).await;
-    assert_refused(&streamed, &streamed.json["error"]);
+    assert_rejected(&streamed, &streamed.json["error"]);
     let task = json!({"key": "a", "agent": "hung", "action": "chat", "input": {"message": "hello"}});
     let plan = rest.post("/api/v1/plans", json!({"tasks": [task]})).await;
-    assert_refused(&plan, &plan.json);
+    assert_rejected(&plan, &plan.json);
     assert_eq!(plans(&rest).await, 2);
 
-    // Who does not wait is taken in.
+    // An asynchronous plan is accepted.
     let waiting = rest.submit("/api/v1/chat", chat()).await;
     assert_eq!(rest.get(&format!("/api/v1/plans/{waiting}")).await.str("status"), "pending");
-    agree(&stack, 6.0, 0.0, 3.0).await;
+    assert_counters(&stack, 6.0, 0.0, 3.0).await;
     assert_eq!(
         stack.try_metric(Role::Planner, "phoenix_admission_refused_total{agent=\"hung\"}").await,
         Some(3.0)
@@ -75,11 +75,11 @@ async fn a_full_agent_is_429_before_anything_is_journalled_and_the_counters_agre
             cancelled.text
         );
     }
-    agree(&stack, 6.0, 0.0, 6.0).await;
+    assert_counters(&stack, 6.0, 0.0, 6.0).await;
 }
 
-/// Waits until the counters of plans say so, and what is left is in flight.
-async fn agree(stack: &Stack, started: f64, succeeded: f64, failed: f64) {
+/// Waits until the counters of plans have these values, and the rest is in flight.
+async fn assert_counters(stack: &Stack, started: f64, succeeded: f64, failed: f64) {
     for (name, value) in [
         ("orchestrator_plan_started_total", started),
         ("orchestrator_plan_succeeded_total", succeeded),
@@ -91,7 +91,7 @@ async fn agree(stack: &Stack, started: f64, succeeded: f64, failed: f64) {
 }
 
 #[tokio::test]
-async fn plans_that_wait_are_told_apart_from_those_that_run() {
+async fn waiting_plans_are_counted_apart_from_running_ones() {
     let command = json!([SCRIPTED, "hang"]);
     let config = format!("[agents.hung]\ncommand = {command}\nmax_concurrency = 1\nmax_queue = 2\n");
     let stack = Stack::builder().config(&config).start().await;
@@ -105,12 +105,15 @@ async fn plans_that_wait_are_told_apart_from_those_that_run() {
         until(&name, async || stack.try_metric(Role::Planner, &name).await == Some(plans)).await;
     }
     let oldest = "phoenix_plans_oldest_seconds";
-    until("the oldest grows older", async || stack.try_metric(Role::Planner, oldest).await > Some(0.5)).await;
+    until("the age of the oldest plan grows", async || {
+        stack.try_metric(Role::Planner, oldest).await > Some(0.5)
+    })
+    .await;
     let plans = rest.get("/api/v1/plans").await.json["plans"].clone();
     for plan in plans.as_array().unwrap() {
         rest.post(&format!("/api/v1/plans/{}:cancel", plan["plan_id"].as_str().unwrap()), json!({})).await;
     }
-    until("nothing is left", async || stack.try_metric(Role::Planner, oldest).await == Some(0.0)).await;
+    until("no plan is left", async || stack.try_metric(Role::Planner, oldest).await == Some(0.0)).await;
     for state in ["running", "waiting", "pending"] {
         let name = format!("phoenix_plans{{state=\"{state}\"}}");
         until(&name, async || stack.try_metric(Role::Planner, &name).await == Some(0.0)).await;

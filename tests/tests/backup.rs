@@ -1,5 +1,5 @@
-//! A backup that is taken while the stack works, and what is left of the work when only the backup is.
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+//! Backups taken while the stack runs, and restores from them.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
     path::Path,
@@ -19,7 +19,7 @@ use serde_json::json;
 
 const SCRIPTED: &str = env!("CARGO_BIN_EXE_scripted_agent");
 
-/// Runs `phoenix` with `arguments` in `dir` to its end.
+/// Runs `phoenix` with `arguments` in `dir`.
 async fn phoenix(dir: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(phoenix_bin());
     command.args(arguments).current_dir(dir);
@@ -30,14 +30,14 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// Hands over a plan for `agent`: its id.
+/// Submits a plan for `agent` and returns its id.
 async fn submit(rest: &Rest, agent: &str) -> String {
     let task = json!({"key": "t", "agent": agent, "action": "chat", "input": {"message": "kept"}});
     rest.submit("/api/v1/plans", json!({"tasks": [task]})).await
 }
 
 #[tokio::test]
-async fn what_was_acknowledged_before_a_backup_began_is_in_it_and_goes_on_from_it() {
+async fn backup_contains_acknowledged_plans_and_resumes_them() {
     let builder = Stack::builder();
     let dir = builder.dir().to_owned();
     let hang = json!([SCRIPTED, "hang", dir.join("hang.starts")]);
@@ -45,10 +45,10 @@ async fn what_was_acknowledged_before_a_backup_began_is_in_it_and_goes_on_from_i
         builder.config(&format!("[agents.later]\ncommand = {hang}\ntimeout_secs = 600\n")).start().await;
     let rest = stack.rest();
     let finished = submit(&rest, "echo_agent").await;
-    assert_eq!(rest.ended(&finished).await["status"], "succeeded");
+    assert_eq!(rest.wait_for_end(&finished).await["status"], "succeeded");
     let unfinished = submit(&rest, "later").await;
 
-    // Under load, as it would be.
+    // Under load.
     let enough = AtomicBool::new(false);
     let load = async {
         while !enough.load(Ordering::Relaxed) {
@@ -69,7 +69,7 @@ async fn what_was_acknowledged_before_a_backup_began_is_in_it_and_goes_on_from_i
     stack.signal(Signal::SIGKILL);
     assert_eq!(stack.wait().await, None);
 
-    // A stack that has nothing but the copy, and an agent that does now what it did not do then.
+    // A stack with only the copy, and an agent that now answers.
     let builder = Stack::builder();
     let echo = json!([SCRIPTED, "echo", builder.dir().join("echo.starts")]);
     let copy = dir.join("copy");
@@ -78,16 +78,16 @@ async fn what_was_acknowledged_before_a_backup_began_is_in_it_and_goes_on_from_i
     assert!(restore.status.success(), "{}", text(&restore));
     let mut restored = builder.config(&format!("[agents.later]\ncommand = {echo}\n")).start().await;
     let rest = restored.rest();
-    assert_eq!(rest.ended(&finished).await["status"], "succeeded");
-    let plan = rest.ended(&unfinished).await;
+    assert_eq!(rest.wait_for_end(&finished).await["status"], "succeeded");
+    let plan = rest.wait_for_end(&unfinished).await;
     assert_eq!((&plan["status"], &plan["output"]), (&json!("succeeded"), &json!("kept")), "{plan:#}");
     let again = ["restore", "--from", copy.to_str().unwrap(), "--data-dir", "data", "--force"];
     let busy = phoenix(&restored.dir(), &again).await;
-    assert_eq!(busy.status.code(), Some(1), "not under a stack that works: {}", text(&busy));
+    assert_eq!(busy.status.code(), Some(1), "not while a stack runs: {}", text(&busy));
     assert_eq!(restored.stop().await, Some(0));
 }
 
-/// A data folder with one plan, a note, and what a planner that was killed leaves: its id.
+/// Creates a data folder with one plan, a note, and the files that a killed planner leaves. Returns the id of the plan.
 async fn data(folder: &Path) -> String {
     std::fs::create_dir_all(folder.join("vault/deep")).unwrap();
     std::fs::write(folder.join("vault/deep/note.md"), "a note").unwrap();
@@ -96,7 +96,7 @@ async fn data(folder: &Path) -> String {
     let plan = plan();
     let plan_id = plan.plan_id.to_string();
     journal.append("gone", &[[Entry::PlanAccepted { plan: plan.into() }].into()]).await.unwrap();
-    // As it is in this moment, with what was committed last in a file of its own.
+    // A copy of the current state, with the last commit still in the write-ahead log.
     for suffix in ["", "-wal"] {
         let (from, to) = (format!("live.db{suffix}"), format!("planner.db{suffix}"));
         std::fs::copy(folder.join(from), folder.join(to)).unwrap();
@@ -129,12 +129,12 @@ fn plan() -> Plan {
     }
 }
 
-async fn holds(database: &Path, plan_id: &str) -> bool {
+async fn contains_plan(database: &Path, plan_id: &str) -> bool {
     let journal = store::open(&format!("sqlite://{}", database.display())).await.unwrap();
     journal.plan(plan_id.parse().unwrap()).await.unwrap().is_some()
 }
 
-/// Everything in a folder, by name.
+/// The entries of a folder, by name.
 fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap().flatten();
     let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
@@ -143,15 +143,15 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_backup_takes_the_place_of_an_earlier_one_when_it_is_told_to_and_of_nothing_else() {
+async fn backup_replaces_only_an_earlier_backup_and_with_force() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
     let plan_id = data(&dir.join("data")).await;
     let code = async |arguments: &[&str]| phoenix(dir, arguments).await.status.code().unwrap();
     let backup = async |to: &str, more: &[&str]| code(&[&["backup", "--to", to], more].concat()).await;
-    assert_eq!(backup("deep/er/copy", &[]).await, 0, "folders are made");
+    assert_eq!(backup("deep/er/copy", &[]).await, 0, "folders are created");
     let copy = dir.join("deep/er/copy");
-    assert_eq!(names(&copy), ["planner.db", "vault"], "one file, without what stood beside the source");
+    assert_eq!(names(&copy), ["planner.db", "vault"], "one file, without the companions of the source");
     assert_eq!(std::fs::read_to_string(copy.join("vault/deep/note.md")).unwrap(), "a note");
 
     std::fs::write(copy.join("vault/deep/note.md"), "an old note").unwrap();
@@ -159,7 +159,7 @@ async fn a_backup_takes_the_place_of_an_earlier_one_when_it_is_told_to_and_of_no
     assert_eq!(std::fs::read_to_string(copy.join("vault/deep/note.md")).unwrap(), "an old note");
     assert_eq!(backup("deep/er/copy", &["--force"]).await, 0);
     assert_eq!(std::fs::read_to_string(copy.join("vault/deep/note.md")).unwrap(), "a note");
-    assert_eq!(names(&dir.join("deep/er")), ["copy"], "nothing else is left");
+    assert_eq!(names(&dir.join("deep/er")), ["copy"], "no other file is left");
 
     std::fs::create_dir(dir.join("mine")).unwrap();
     std::fs::write(dir.join("mine/precious"), "").unwrap();
@@ -171,21 +171,21 @@ async fn a_backup_takes_the_place_of_an_earlier_one_when_it_is_told_to_and_of_no
     let url = "sqlite://data/planner.db";
     assert_eq!(backup("one.db", &["--database-url", url]).await, 0);
     assert_eq!(backup("one.db", &["--database-url", url]).await, 1);
-    assert!(holds(&dir.join("one.db"), &plan_id).await);
+    assert!(contains_plan(&dir.join("one.db"), &plan_id).await);
     assert_eq!(backup("x", &["--database-url", "postgres://elsewhere"]).await, 64);
     assert_eq!(backup("x", &["--data-dir", "nowhere"]).await, 1);
     assert_eq!(code(&["backup"]).await, 64);
     assert_eq!(
         code(&["restore", "--from", "one.db", "--data-dir", "new"]).await,
         64,
-        "where does it belong?"
+        "the target is missing"
     );
     assert_eq!(code(&["restore", "--from", "one.db", "--database-url", "sqlite://new/planner.db"]).await, 0);
-    assert!(holds(&dir.join("new/planner.db"), &plan_id).await);
+    assert!(contains_plan(&dir.join("new/planner.db"), &plan_id).await);
 }
 
 #[tokio::test]
-async fn what_is_replaced_is_set_aside_with_all_that_belongs_to_it() {
+async fn restore_renames_existing_files_with_their_companions() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
     let (kept, lost) = (data(&dir.join("good")).await, data(&dir.join("data")).await);
@@ -193,29 +193,32 @@ async fn what_is_replaced_is_set_aside_with_all_that_belongs_to_it() {
     let refused = phoenix(dir, &["restore", "--from", "copy"]).await;
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused).contains("--force"), "{}", text(&refused));
-    // What a planner that was killed had committed last must not end up in what is restored.
+    // The write-ahead log of the replaced database must not be applied to the restored one.
     let restored = phoenix(dir, &["restore", "--from", "copy", "--force"]).await;
     assert!(restored.status.success(), "{}", text(&restored));
     assert!(text(&restored).contains(".replaced-"), "{}", text(&restored));
     let database = dir.join("data/planner.db");
-    assert!(holds(&database, &kept).await && !holds(&database, &lost).await);
+    assert!(contains_plan(&database, &kept).await && !contains_plan(&database, &lost).await);
     let before = names(&dir.join("data")).into_iter().find(|name| name.starts_with("planner.db.replaced-"));
-    assert!(holds(&dir.join("data").join(before.unwrap()), &lost).await, "nothing is thrown away");
+    assert!(
+        contains_plan(&dir.join("data").join(before.unwrap()), &lost).await,
+        "the replaced database is kept"
+    );
 }
 
 #[tokio::test]
-async fn what_is_damaged_is_neither_backed_up_nor_restored() {
+async fn damaged_database_is_neither_backed_up_nor_restored() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
     data(&dir.join("data")).await;
     assert!(phoenix(dir, &["backup", "--to", "copy"]).await.status.success());
-    // Where the plan's context goes on, which also says where the next part of it is.
+    // Damages a page in the middle of the plan's context, which also links to the next page.
     let damage = |file: &Path| {
         let mut bytes = std::fs::read(file).unwrap();
         let text = b"something to fill pages with ";
         let first = bytes.windows(text.len()).position(|window| window == text).unwrap();
-        let at = first.next_multiple_of(4096);
-        bytes[at..at + 4096].fill(0xa5);
+        let page = first.next_multiple_of(4096);
+        bytes[page..page + 4096].fill(0xa5);
         std::fs::write(file, bytes).unwrap();
     };
     damage(&dir.join("copy/planner.db"));

@@ -1,5 +1,5 @@
-//! Plans that are ended from outside: by a call, by a deadline, by a caller who leaves.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "helpers of tests are tests too")]
+//! Cancellation of plans: by a call, by a deadline, by a caller that leaves.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "helpers of tests")]
 
 use std::{
     path::Path,
@@ -10,23 +10,24 @@ use nix::sys::signal::Signal;
 use phoenix_platform::config::Role;
 use phoenix_testkit::{
     http::Rest,
+    processes::{is_alive, pids_of_stack},
     sandbox::Sandbox,
-    stack::{Stack, is_alive, pids_of_stack},
+    stack::Stack,
     wait::{until, until_some},
 };
 use serde_json::{Value, json};
 
 const SCRIPTED: &str = env!("CARGO_BIN_EXE_scripted_agent");
 
-/// How long a cancel may take on a machine that is busy with everything else; the product's promise is a second.
-const GENEROUS: Duration = Duration::from_secs(10);
+/// Time limit of a cancel on a busy machine; the product promises one second.
+const CANCEL_LIMIT: Duration = Duration::from_secs(10);
 
 fn agent(name: &str, mode: &str, starts: &Path, more: &str) -> String {
     let command = json!([SCRIPTED, mode, starts]);
     format!("[agents.{name}]\ncommand = {command}\nenv = [\"PATH\", \"MARK\"]\ntimeout_secs = 600\n{more}\n")
 }
 
-/// The process of an agent that was started once.
+/// Process id of an agent that was started once.
 async fn pid_in(starts: &Path) -> i32 {
     let pid = async || std::fs::read_to_string(starts).ok()?.trim().parse().ok();
     until_some("the agent runs", pid).await
@@ -43,7 +44,7 @@ async fn cancel(rest: &Rest, plan_id: &str) {
 }
 
 #[tokio::test]
-async fn a_cancel_waits_neither_for_the_agent_nor_for_its_executor() {
+async fn cancel_waits_neither_for_the_agent_nor_its_executor() {
     let builder = Stack::builder();
     let starts = builder.dir().join("starts");
     let stack = builder.config(&agent("stubborn", "stubborn", &starts, "")).start().await;
@@ -52,16 +53,16 @@ async fn a_cancel_waits_neither_for_the_agent_nor_for_its_executor() {
     let pid = pid_in(&starts).await;
     stack.signal_role(Role::Executor, Signal::SIGSTOP);
     cancel(&rest, &plan_id).await;
-    assert!(is_alive(pid), "nobody has told it yet");
+    assert!(is_alive(pid), "the agent has not been signalled");
     stack.signal_role(Role::Executor, Signal::SIGCONT);
-    // It ignores SIGTERM.
+    // The agent ignores SIGTERM.
     until("the agent is killed", async || !is_alive(pid)).await;
     let again = rest.post(&format!("/api/v1/plans/{plan_id}:cancel"), json!({})).await;
     assert_eq!((again.status.as_u16(), again.str("code")), (409, "conflict"), "{}", again.text);
 }
 
 #[tokio::test]
-async fn a_hundred_cancels_at_once_end_what_runs_and_what_waits() {
+async fn concurrent_cancels_end_running_and_waiting_plans() {
     let builder = Stack::builder();
     let dir = builder.dir().to_owned();
     // 20 run, 30 wait in the executor, 50 in the planner.
@@ -83,8 +84,8 @@ async fn a_hundred_cancels_at_once_end_what_runs_and_what_waits() {
     let mut times = futures_util::future::join_all(cancels).await;
     times.sort_unstable();
     eprintln!("100 cancels at once: p50 {:?}, p99 {:?}", times[50], times[99]);
-    assert!(times[99] < GENEROUS, "{:?}", times[99]);
-    // The four services carry the mark too.
+    assert!(times[99] < CANCEL_LIMIT, "{:?}", times[99]);
+    // The four services carry the marker too.
     until("no agent is left", async || pids_of_stack(&dir).len() <= 5).await;
     until("nothing is in flight", async || {
         stack.metric(Role::Planner, "phoenix_plans_in_flight").await == 0.0
@@ -97,7 +98,7 @@ async fn a_hundred_cancels_at_once_end_what_runs_and_what_waits() {
 }
 
 #[tokio::test]
-async fn the_time_that_is_left_reaches_the_agent() {
+async fn remaining_time_reaches_the_agent() {
     let dir = tempfile::tempdir().unwrap();
     let config =
         agent("curious", "meta", &dir.path().join("starts"), "") + "[gateway]\nrequest_timeout_secs = 40\n";
@@ -107,11 +108,11 @@ async fn the_time_that_is_left_reaches_the_agent() {
         let meta: Value = serde_json::from_str(meta).unwrap();
         meta["deadline_ms"].as_u64().unwrap()
     };
-    // The gateway's limit, less what each hop keeps.
+    // The gateway's limit, minus the margin of each hop.
     let chat = rest.chat_with("curious", "hello").await;
     let left = deadline_ms(chat.str("output"));
     assert!(left > 0 && left < 40_000, "{left}");
-    // The plan's own, however it is asked for.
+    // The plan's own deadline, for both kinds of requests.
     let task = json!({"key": "a", "agent": "curious", "action": "chat", "input": {"message": "hello"}});
     let plan = json!({"tasks": [task], "deadline_ms": 30_000});
     let waited_for = rest.post("/api/v1/plans", plan.clone()).await.json;
@@ -127,7 +128,7 @@ async fn the_time_that_is_left_reaches_the_agent() {
     }
 }
 
-/// Sends a request whose agent does not answer, and leaves when the agent runs: its process.
+/// Sends a request whose agent does not answer, and disconnects once the agent runs. Returns the agent's process id.
 async fn send_and_leave(rest: &Rest, path: &str, body: &Value, starts: &Path) -> i32 {
     let call = rest.post(path, body.clone());
     tokio::select! {
@@ -137,7 +138,7 @@ async fn send_and_leave(rest: &Rest, path: &str, body: &Value, starts: &Path) ->
 }
 
 #[tokio::test]
-async fn a_plan_lives_as_long_as_its_caller_unless_it_was_asked_to_go_on() {
+async fn plan_ends_with_its_caller_unless_told_to_continue() {
     let dir = tempfile::tempdir().unwrap();
     let starts = |name: &str| dir.path().join(name);
     let gate = dir.path().join("gate");
@@ -161,7 +162,7 @@ async fn a_plan_lives_as_long_as_its_caller_unless_it_was_asked_to_go_on() {
         send_and_leave(&rest, &format!("{path}?on_disconnect=continue"), &body("gated"), &stays).await;
         let pid = send_and_leave(&rest, path, &body("hung"), &leaves).await;
         until("the plan is cancelled", async || status("hung").await == "cancelled").await;
-        until("its agent is gone", async || !is_alive(pid)).await;
+        until("the agent is gone", async || !is_alive(pid)).await;
         // The other caller left earlier.
         std::fs::remove_file(&gate).unwrap();
         until("the other plan has ended", async || status("gated").await != "running").await;

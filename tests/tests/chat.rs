@@ -1,4 +1,4 @@
-//! A chat from REST to an agent's process and back, with all four services in this process.
+//! Chats from REST to an agent process and back, with all four services in this process.
 
 use std::{
     path::Path,
@@ -37,7 +37,7 @@ fn assert_code(answer: &Answer, status: u16, code: &str) {
 }
 
 #[tokio::test]
-async fn git_status_of_a_real_repository() {
+async fn chat_returns_git_status_of_a_real_repository() {
     let repository = tempfile::tempdir().unwrap();
     let mut init = Command::new("git");
     init.args(["init", "--quiet", "--initial-branch=trunk"]).current_dir(repository.path());
@@ -60,7 +60,7 @@ async fn git_status_of_a_real_repository() {
 }
 
 #[tokio::test]
-async fn without_a_model_the_answer_says_so() {
+async fn answer_without_a_model_says_so() {
     let sandbox = Sandbox::start("[llm]\ndefault_provider = \"offline\"\n").await;
     let answer = sandbox.rest().post("/api/v1/chat", json!({"message": "What is a phoenix?"})).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
@@ -69,7 +69,7 @@ async fn without_a_model_the_answer_says_so() {
 }
 
 #[tokio::test]
-async fn three_failures_open_the_circuit_and_one_success_closes_it() {
+async fn three_failures_open_the_circuit_and_a_success_closes_it() {
     let dir = tempfile::tempdir().unwrap();
     let (log, broken) = (dir.path().join("starts"), dir.path().join("broken"));
     std::fs::write(&broken, "").unwrap();
@@ -87,20 +87,19 @@ async fn three_failures_open_the_circuit_and_one_success_closes_it() {
         assert!(answer.json["plan_id"].is_string(), "{}", answer.text);
         assert_eq!(starts(&log), n);
     }
-    let refused = rest.chat_with("flaky", "hello").await;
-    assert_code(&refused, 503, "agent_unavailable");
-    assert!(refused.header("retry-after").parse::<u64>().unwrap() >= 1);
+    let rejected = rest.chat_with("flaky", "hello").await;
+    assert_code(&rejected, 503, "agent_unavailable");
+    assert!(rejected.header("retry-after").parse::<u64>().unwrap() >= 1);
     assert_eq!(starts(&log), 3, "no process was started");
     let health = rest.agent("flaky").await.unwrap();
     assert_eq!((&health["health"], &health["consecutive_failures"]), (&json!("unhealthy"), &json!(3)));
     assert!(health["circuit_open_until"].as_str().unwrap().ends_with('Z'));
 
     std::fs::remove_file(&broken).unwrap();
-    until("the circuit lets one chat through", async || rest.chat_with("flaky", "again").await.status == 200)
-        .await;
+    until("the circuit admits a chat", async || rest.chat_with("flaky", "again").await.status == 200).await;
     let health = rest.agent("flaky").await.unwrap();
     assert_eq!((&health["health"], &health["circuit_open_until"]), (&json!("healthy"), &json!(null)));
-    assert_eq!(starts(&log), 4, "of all those that knocked, one was let through");
+    assert_eq!(starts(&log), 4, "one of the attempts was admitted");
 }
 
 #[tokio::test]
@@ -122,7 +121,7 @@ async fn one_chat_that_crashes_its_agent_opens_no_circuit() {
 }
 
 #[tokio::test]
-async fn the_callers_mistakes_do_not_count_against_an_agent() {
+async fn invalid_requests_do_not_count_against_an_agent() {
     let sandbox = Sandbox::start("").await;
     let rest = sandbox.rest();
     for _ in 0..4 {
@@ -130,11 +129,11 @@ async fn the_callers_mistakes_do_not_count_against_an_agent() {
         assert_code(&answer, 400, "validation_failed");
     }
     assert_eq!(rest.agent("git_agent").await.unwrap()["health"], "healthy");
-    assert_code(&rest.chat_with("nobody", "hello").await, 422, "planning_failed");
+    assert_code(&rest.chat_with("no_such_agent", "hello").await, 422, "planning_failed");
 }
 
 #[tokio::test]
-async fn a_missing_program_and_a_hanging_one_fail_in_bounded_time() {
+async fn missing_and_hanging_programs_fail_in_bounded_time() {
     let dir = tempfile::tempdir().unwrap();
     let config = agent("slowpoke", "hang", &dir.path().join("starts"), None)
         .replace("timeout_secs = 20", "timeout_secs = 0.3")
@@ -145,11 +144,11 @@ async fn a_missing_program_and_a_hanging_one_fail_in_bounded_time() {
     let ghost = rest.chat_with("ghost", "hello").await;
     assert_code(&ghost, 502, "execution_failed");
     assert_eq!(ghost.json["error"]["details"]["attempts"], "2");
-    assert!(!ghost.text.contains("/nonexistent"), "no path of this machine in an answer: {}", ghost.text);
+    assert!(!ghost.text.contains("/nonexistent"), "an answer contains a path: {}", ghost.text);
 }
 
 #[tokio::test]
-async fn the_agent_learns_its_attempt_its_deadline_and_its_trace() {
+async fn agent_receives_attempt_deadline_and_trace() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = Sandbox::start(&agent("curious", "meta", &dir.path().join("starts"), None)).await;
     let answer = sandbox.rest().chat_with("curious", "hello").await;
@@ -160,7 +159,7 @@ async fn the_agent_learns_its_attempt_its_deadline_and_its_trace() {
 }
 
 #[tokio::test]
-async fn without_the_health_service_chats_run_and_health_is_unavailable() {
+async fn chats_run_without_the_health_service() {
     let dir = tempfile::tempdir().unwrap();
     let mut sandbox = Sandbox::start(&agent("echo", "echo", &dir.path().join("starts"), None)).await;
     let rest = sandbox.rest();
@@ -177,7 +176,7 @@ async fn without_the_health_service_chats_run_and_health_is_unavailable() {
 }
 
 #[tokio::test]
-async fn without_executor_or_planner_the_answer_is_quick_and_each_recovers() {
+async fn missing_executor_or_planner_fails_fast_and_recovers() {
     let dir = tempfile::tempdir().unwrap();
     let mut sandbox = Sandbox::start(&agent("echo", "echo", &dir.path().join("starts"), None)).await;
     let rest = sandbox.rest();
@@ -206,11 +205,11 @@ async fn health_survives_a_restart_of_its_service() {
     assert_eq!(before["health"], "degraded");
     sandbox.stop(Role::Health).await;
     sandbox.restart(Role::Health).await;
-    until("the same is known again", async || rest.agent("bad").await.as_ref() == Some(&before)).await;
+    until("the health is the same again", async || rest.agent("bad").await.as_ref() == Some(&before)).await;
 }
 
 #[tokio::test]
-async fn a_request_in_flight_ends_when_its_services_are_told_to_stop() {
+async fn request_in_flight_completes_while_services_stop() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("starts");
     let mut sandbox = Sandbox::start(&agent("slow", "slow", &log, None)).await;

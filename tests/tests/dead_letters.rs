@@ -1,5 +1,5 @@
-//! What failed is fixed and taken up again: from a dead letter over REST to an agent's process, through killed planners.
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+//! Redrive of dead letters over REST, through killed planners.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 const SCRIPTED: &str = env!("CARGO_BIN_EXE_scripted_agent");
 
-/// An agent that fails as long as `broken` exists, and notes each of its starts.
+/// An agent that fails while `broken` exists, and records each of its starts.
 fn agent(name: &str, dir: &Path, broken: &Path) -> String {
     let command = json!([SCRIPTED, "fail", dir.join(format!("{name}.starts")), broken]);
     format!(
@@ -35,7 +35,7 @@ async fn dead_letters(rest: &Rest, query: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn an_agent_that_was_fixed_finishes_what_it_had_failed_and_nothing_is_done_twice() {
+async fn redrive_finishes_a_failed_plan_without_repeating_tasks() {
     let dir = tempfile::tempdir().unwrap();
     let (dir, broken) = (dir.path(), dir.path().join("broken"));
     std::fs::write(&broken, "").unwrap();
@@ -65,7 +65,11 @@ async fn an_agent_that_was_fixed_finishes_what_it_had_failed_and_nothing_is_done
         "{}",
         redriven.text
     );
-    assert_eq!((starts(dir, "good"), starts(dir, "flaky")), (2, 2), "what had succeeded was not run again");
+    assert_eq!(
+        (starts(dir, "good"), starts(dir, "flaky")),
+        (2, 2),
+        "tasks that had succeeded were not run again"
+    );
     let tasks = redriven.json["tasks"].as_array().unwrap();
     let attempts: Vec<_> = tasks.iter().map(|task| task["attempts"].as_array().unwrap().len()).collect();
     assert_eq!(attempts, [0, 1, 1]);
@@ -85,7 +89,7 @@ async fn an_agent_that_was_fixed_finishes_what_it_had_failed_and_nothing_is_done
 }
 
 #[tokio::test]
-async fn many_dead_letters_are_redriven_once_each_whatever_becomes_of_their_planner() {
+async fn bulk_redrive_survives_killed_planners_without_duplicates() {
     const CHATS: usize = 9;
     let builder = Stack::builder();
     let dir = builder.dir().to_owned();
@@ -97,8 +101,10 @@ async fn many_dead_letters_are_redriven_once_each_whatever_becomes_of_their_plan
     for n in 0..CHATS {
         assert_eq!(rest.chat_with("flaky", &format!("hello {n}")).await.status, 502);
     }
-    until("the gauge has them all", async || count("phoenix_dead_letters_open").await == 9.0).await;
-    until("they grow old", async || count("phoenix_dead_letters_oldest_seconds").await > 0.0).await;
+    until("the gauge counts every dead letter", async || count("phoenix_dead_letters_open").await == 9.0)
+        .await;
+    until("the age of the oldest grows", async || count("phoenix_dead_letters_oldest_seconds").await > 0.0)
+        .await;
     std::fs::remove_file(&broken).unwrap();
     let body =
         json!({"filter": {"agent": "flaky"}, "rate_per_second": 3, "limit": CHATS - 1, "reason": "fixed"});
@@ -121,7 +127,7 @@ async fn many_dead_letters_are_redriven_once_each_whatever_becomes_of_their_plan
         })
         .await;
     }
-    let letters = until_some("all that were selected are redriven", async || {
+    let letters = until_some("every selected dead letter is redriven", async || {
         redriven().await.filter(|letters| letters.len() == CHATS - 1)
     })
     .await;
@@ -129,13 +135,13 @@ async fn many_dead_letters_are_redriven_once_each_whatever_becomes_of_their_plan
         letters.iter().map(|letter| letter["settled"]["redriven_as"].as_str().unwrap()).collect();
     assert_eq!(new.len(), CHATS - 1, "one new plan each");
     let made = format!("/api/v1/plans?correlation_id={}", begun.str("correlation_id"));
-    until("they have succeeded, and there are no others", async || {
+    until("the new plans have succeeded, and there are no others", async || {
         let plans = rest.get(&made).await.json["plans"].as_array().unwrap().clone();
         assert!(plans.len() < CHATS, "none was redriven twice: {plans:?}");
         plans.iter().filter(|plan| plan["status"] == "succeeded").count() == CHATS - 1
     })
     .await;
-    until("one is left", async || count("phoenix_dead_letters_open").await == 1.0).await;
+    until("one dead letter is left", async || count("phoenix_dead_letters_open").await == 1.0).await;
 
     let body = json!({"filter": {}, "reason": "not needed"});
     let discarded = rest.post("/api/v1/dead-letters:discard", body).await;
@@ -145,7 +151,7 @@ async fn many_dead_letters_are_redriven_once_each_whatever_becomes_of_their_plan
         "{}",
         discarded.text
     );
-    until("none is left", async || {
+    until("no dead letter is left", async || {
         count("phoenix_dead_letters_open").await == 0.0
             && count("phoenix_dead_letters_oldest_seconds").await == 0.0
     })

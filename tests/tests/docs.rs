@@ -1,5 +1,5 @@
-//! What docs/agents.md says is true: its program is the example's, its lines are lines of the contract, its commands run.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests too")]
+//! docs/agents.md matches the code: its program is the example, its lines follow the contract, its commands run.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 use std::{
     io::Write,
@@ -51,7 +51,7 @@ fn example_request() -> ActionRequest {
     serde_json::from_str(&read("examples/agents/request.json")).unwrap()
 }
 
-/// Gives the reviewer `requests` and its answers back.
+/// The reviewer's answers to `requests`.
 fn review(requests: &[ActionRequest]) -> Vec<ActionResponse> {
     let mut agent = Command::new("python3");
     agent.arg(root().join("examples/agents/reviewer.py")).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -68,18 +68,22 @@ fn review(requests: &[ActionRequest]) -> Vec<ActionResponse> {
 }
 
 #[test]
-fn the_program_on_the_page_is_the_example_and_has_twenty_lines() {
+fn program_on_the_page_is_the_example_of_twenty_lines() {
     let example = read("examples/agents/reviewer.py");
     assert_eq!(blocks("python"), [example.as_str()]);
     assert!(example.lines().filter(|line| !line.is_empty()).count() <= 20);
 }
 
 #[test]
-fn the_lines_on_the_page_are_what_the_example_reads_and_writes() {
+fn lines_on_the_page_match_the_example() {
     let [request, response] = &blocks("json")[..] else { panic!("a request and a response") };
     let request: Value = serde_json::from_str(request).unwrap();
     assert_eq!(request, serde_json::from_str::<Value>(&read("examples/agents/request.json")).unwrap());
-    assert_eq!(request, serde_json::to_value(example_request()).unwrap(), "no field is missing or too many");
+    assert_eq!(
+        request,
+        serde_json::to_value(example_request()).unwrap(),
+        "the fields are exactly those of the contract"
+    );
     let response: ActionResponse = serde_json::from_str(response).unwrap();
     assert_eq!(review(&[example_request()]), [response]);
 }
@@ -111,7 +115,7 @@ fn every_field_of_the_contract_is_explained() {
 }
 
 #[test]
-fn one_process_answers_many_requests_each_by_its_own_id_and_code() {
+fn example_answers_many_requests_with_their_ids_and_codes() {
     let diff = example_request();
     let mut no_diff = example_request();
     no_diff.request_id = diff.plan_id.to_string().parse().unwrap();
@@ -126,7 +130,7 @@ fn one_process_answers_many_requests_each_by_its_own_id_and_code() {
 }
 
 #[test]
-fn the_settings_on_the_page_are_settings_and_the_defaults_are_the_defaults() {
+fn settings_on_the_page_are_valid_and_defaults_match() {
     let parse = |text: &str| {
         PhoenixConfig::parse(text, "phoenix", &|_| None)
             .unwrap_or_else(|problems| panic!("{problems}\n{text}"))
@@ -138,12 +142,16 @@ fn the_settings_on_the_page_are_settings_and_the_defaults_are_the_defaults() {
         assert_eq!(agent(config, "reviewer").unwrap().route, ["review", "diff"]);
     }
     let last = configs.last().unwrap();
-    assert_eq!(agent(last, "git_agent"), agent(&parse(""), "git_agent"), "what is called a default is one");
+    assert_eq!(
+        agent(last, "git_agent"),
+        agent(&parse(""), "git_agent"),
+        "the documented defaults are the defaults"
+    );
     assert!(agent(last, "echo_agent").is_err());
 }
 
 #[tokio::test]
-async fn a_chat_reaches_the_example_as_the_page_says() {
+async fn chat_reaches_the_example_as_the_page_says() {
     let config =
         blocks("toml")[0].replace("examples/agents", root().join("examples/agents").to_str().unwrap());
     let path = std::env::var("PATH").unwrap();
@@ -157,7 +165,7 @@ async fn a_chat_reaches_the_example_as_the_page_says() {
 }
 
 #[test]
-fn the_commands_on_the_page_run() {
+fn commands_on_the_page_run() {
     let phoenix = phoenix_bin();
     let path = format!("{}:{}", phoenix.parent().unwrap().display(), std::env::var("PATH").unwrap());
     for script in blocks("sh") {

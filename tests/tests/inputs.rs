@@ -1,10 +1,10 @@
-//! Plans that ask the built-in agents for what they do not take, from REST on.
+//! Validation of plans against the actions and schemas of their agents, over REST.
 
 use phoenix_testkit::sandbox::Sandbox;
 use serde_json::json;
 
 #[tokio::test]
-async fn a_plan_that_its_agents_do_not_take_is_refused_with_the_field() {
+async fn plan_with_invalid_input_is_rejected_with_the_field() {
     let config = "[agents.rater]\ncommand = [\"false\"]\n[agents.rater.actions.rate]\n\
                   input_schema = { properties = { stars = { type = \"integer\", maximum = 5 } } }\n";
     let sandbox = Sandbox::start(config).await;
@@ -37,9 +37,9 @@ async fn a_plan_that_its_agents_do_not_take_is_refused_with_the_field() {
             );
         }
     }
-    assert_eq!(sandbox.rest().get("/api/v1/plans").await.json["plans"], json!([]), "none was kept");
+    assert_eq!(sandbox.rest().get("/api/v1/plans").await.json["plans"], json!([]), "no plan was stored");
 
-    // What only an answer makes wrong is found when there is one.
+    // An input with references is validated once they are filled.
     let plan = json!({"tasks": [
         {"key": "text", "agent": "echo_agent", "action": "say", "input": {"limit": 0}},
         {"key": "log", "agent": "git_agent", "action": "git_log", "input": {"limit": "{{tasks.text.output.limit}}"}},

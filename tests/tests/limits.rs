@@ -1,6 +1,5 @@
-//! Requests and answers of any size and depth: what is accepted is readable for ever, what is not is refused with field,
-//! limit and value.
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+//! Requests and answers of any size and depth: accepted ones stay readable, others are rejected with field, limit and value.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use phoenix_domain::limits::{MAX_DEPTH, MAX_FILLED_INPUT_BYTES, MAX_PREVIEW_BYTES};
 use phoenix_platform::config::Role;
@@ -26,7 +25,7 @@ fn task(key: &str, agent: &str, message: impl ToString) -> Value {
     json!({"key": key, "agent": agent, "input": {"message": message.to_string()}})
 }
 
-/// A plan of one echo whose input is this text, and the plan as it is read afterwards.
+/// A plan with one echo task whose input is this text.
 fn echo(input: &str) -> String {
     format!(r#"{{"tasks":[{{"key":"a","agent":"echo_agent","action":"echo","input":{input}}}]}}"#)
 }
@@ -42,7 +41,7 @@ async fn read(rest: &Rest, plan_id: &str) -> String {
 }
 
 #[tokio::test]
-async fn any_accepted_depth_is_readable_and_more_is_refused() {
+async fn accepted_depth_is_readable_and_more_is_rejected() {
     let mut sandbox = Sandbox::start(&config()).await;
     let rest = sandbox.rest();
     let later = rest.clone().with_header("prefer", "respond-async");
@@ -76,13 +75,13 @@ async fn any_accepted_depth_is_readable_and_more_is_refused() {
     sandbox.restart(Role::Planner).await;
     let rest = sandbox.rest();
     for (plan_id, input) in accepted {
-        rest.ended(&plan_id).await;
+        rest.wait_for_end(&plan_id).await;
         assert!(read(&rest, &plan_id).await.contains(&input), "{input}");
     }
 }
 
 #[tokio::test]
-async fn any_number_and_member_name_arrives_as_it_was_sent() {
+async fn numbers_and_member_names_arrive_as_sent() {
     let sandbox = Sandbox::start("").await;
     let rest = sandbox.rest();
     for input in [
@@ -97,7 +96,7 @@ async fn any_number_and_member_name_arrives_as_it_was_sent() {
         let input: &str = &phoenix_domain::json::Json::parse(input).unwrap().to_string();
         assert!(answer.text.contains(&format!(r#""input":{input}"#)), "{}", answer.text);
         assert!(answer.text.contains(&format!(r#""data":{input}"#)), "{}", answer.text);
-        // The test's own reader knows no number as large as these.
+        // The test's JSON parser cannot represent such numbers.
         let plan_id = answer.text.split('"').nth(3).unwrap();
         let whole = rest.get(&format!("/api/v1/plans/{plan_id}/tasks/a/output")).await;
         assert_eq!((whole.text.as_str(), whole.header("content-type")), (input, "application/json"));
@@ -109,7 +108,7 @@ async fn any_number_and_member_name_arrives_as_it_was_sent() {
 }
 
 #[tokio::test]
-async fn a_plan_with_large_outputs_has_every_view() {
+async fn plan_with_large_outputs_has_every_view() {
     let sandbox = Sandbox::start(&config()).await;
     let rest = sandbox.rest();
     let tasks: Vec<_> = (0..3).map(|n| task(&format!("t{n}"), "large", 7 * MIB)).collect();
@@ -135,7 +134,7 @@ async fn a_plan_with_large_outputs_has_every_view() {
 }
 
 #[tokio::test]
-async fn a_plan_with_much_stderr_has_every_view() {
+async fn plan_with_large_stderr_has_every_view() {
     let sandbox = Sandbox::start(&config()).await;
     let rest = sandbox.rest();
     let tasks: Vec<_> = (0..85)
@@ -172,7 +171,7 @@ async fn a_plan_with_much_stderr_has_every_view() {
 }
 
 #[tokio::test]
-async fn a_filled_input_over_the_limit_fails_before_any_process() {
+async fn filled_input_over_the_limit_fails_before_any_process() {
     let sandbox = Sandbox::start(&config()).await;
     let rest = sandbox.rest();
     for references in [3, 20, 150] {
@@ -195,7 +194,7 @@ async fn a_filled_input_over_the_limit_fails_before_any_process() {
 }
 
 #[tokio::test]
-async fn a_deep_answer_is_within_the_limit_or_a_failure() {
+async fn deep_answer_is_within_the_limit_or_a_failure() {
     let sandbox = Sandbox::start(&config()).await;
     let rest = sandbox.rest();
     let next =
@@ -226,7 +225,7 @@ async fn a_deep_answer_is_within_the_limit_or_a_failure() {
 }
 
 #[tokio::test]
-async fn free_text_over_its_limit_is_refused_by_field() {
+async fn free_text_over_its_limit_is_rejected_by_field() {
     let sandbox = Sandbox::start(&config()).await;
     let rest = sandbox.rest();
     let reason = "x".repeat(900_000);

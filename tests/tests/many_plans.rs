@@ -1,6 +1,6 @@
-//! Very many plans in flight at once, through the death of their planner. `PHOENIX_PLANS=10000` makes it the number that
-//! the product promises; without it there are fewer, so that the suite stays quick.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests are tests too")]
+//! Many plans in flight at once, through a kill of their planner. `PHOENIX_PLANS=10000` sets the number that the product
+//! promises; the default is lower, so that the suite stays fast.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests")]
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -12,7 +12,8 @@ use nix::sys::signal::Signal;
 use phoenix_platform::config::Role;
 use phoenix_testkit::{
     http::Rest,
-    stack::{Stack, resident_bytes},
+    processes::resident_bytes,
+    stack::Stack,
     wait::{until, until_some},
 };
 use serde_json::json;
@@ -20,14 +21,14 @@ use serde_json::json;
 const SCRIPTED: &str = env!("CARGO_BIN_EXE_scripted_agent");
 const PLANS: usize = 400;
 
-/// Tasks of the agent that the executor takes at once.
-const PLACES: usize = 4 + 28;
+/// Tasks of the agent that the executor accepts at once.
+const CAPACITY: usize = 4 + 28;
 
-/// What the planner may hold in memory.
-const MEMORY: u64 = 500 * 1000 * 1000;
+/// Memory limit of the planner in bytes.
+const MAX_MEMORY: u64 = 500 * 1000 * 1000;
 
 #[tokio::test]
-async fn they_fit_survive_and_all_end_in_their_order() {
+async fn many_plans_survive_a_killed_planner_and_end_in_order() {
     let plans = setting("PHOENIX_PLANS").unwrap_or(PLANS);
     let builder = Stack::builder();
     let gate = builder.dir().join("gate");
@@ -40,7 +41,7 @@ async fn they_fit_survive_and_all_end_in_their_order() {
     let report = |what: &str, since: Instant| {
         let memory = resident_bytes(stack.role_pid(Role::Planner).unwrap());
         eprintln!("{what}: {} MB after {:.1} s", memory / 1_000_000, since.elapsed().as_secs_f64());
-        assert!(memory < MEMORY, "{memory} bytes");
+        assert!(memory < MAX_MEMORY, "{memory} bytes");
     };
 
     let begun = Instant::now();
@@ -49,7 +50,7 @@ async fn they_fit_survive_and_all_end_in_their_order() {
     report("accepted", begun);
     let count = plans as f64;
     assert_eq!(stack.metric(Role::Planner, "phoenix_plans_in_flight").await, count);
-    let refused = stack.rest().chat_with("gated", "a caller who waits").await;
+    let refused = stack.rest().chat_with("gated", "a synchronous caller").await;
     assert_eq!(refused.status, 429, "{}", refused.text);
 
     let killed = Instant::now();
@@ -60,20 +61,20 @@ async fn they_fit_survive_and_all_end_in_their_order() {
             && stack.try_metric(Role::Planner, "phoenix_plans_in_flight").await.is_some()
     })
     .await;
-    rises(&stack, "phoenix_plans_recovered_total", count).await;
+    wait_for_rise(&stack, "phoenix_plans_recovered_total", count).await;
     report("taken over", killed);
-    rises(&stack, "phoenix_admission_waiting_tasks{agent=\"gated\"}", count - PLACES as f64).await;
-    report("in line", killed);
+    wait_for_rise(&stack, "phoenix_admission_waiting_tasks{agent=\"gated\"}", count - CAPACITY as f64).await;
+    report("queued", killed);
 
     std::fs::remove_file(&gate).unwrap();
     let opened = Instant::now();
-    rises(&stack, "orchestrator_plan_succeeded_total", count).await;
+    wait_for_rise(&stack, "orchestrator_plan_succeeded_total", count).await;
     report("ended", opened);
     check_order(&stack.rest(), plans).await;
 }
 
-/// Waits until a metric of the planner has the value `goal`: for as long as it takes, if only it keeps rising.
-async fn rises(stack: &Stack, metric: &str, goal: f64) {
+/// Waits until a metric of the planner has the value `goal`, for as long as it keeps rising.
+async fn wait_for_rise(stack: &Stack, metric: &str, goal: f64) {
     let mut value = -1.0;
     while value < goal {
         value = until_some(&format!("{metric} is more than {value}"), async || {
@@ -104,20 +105,20 @@ async fn submit_all(rest: &Rest, plans: usize) {
     futures_util::future::join_all(senders).await;
 }
 
-/// No plan got its turn before one that had been accepted earlier, but for those that had a place at the same time.
+/// Checks that plans were dispatched in the order of acceptance, except for those that were admitted at the same time.
 async fn check_order(rest: &Rest, plans: usize) {
     let ids = all_ids(rest).await;
     assert_eq!(ids.len(), plans);
-    let mut turns = Vec::new();
+    let mut dispatched = Vec::new();
     for (rank, plan_id) in ids.iter().enumerate() {
         let plan = rest.get(&format!("/api/v1/plans/{plan_id}")).await.json;
         assert_eq!(plan["status"], "succeeded", "{plan:#}");
         let dispatched_at: Timestamp = plan["tasks"][0]["dispatched_at"].as_str().unwrap().parse().unwrap();
-        turns.push((dispatched_at, rank));
+        dispatched.push((dispatched_at, rank));
     }
-    turns.sort_unstable();
-    for (turn, (_, rank)) in turns.iter().enumerate() {
-        assert!(turn.abs_diff(*rank) <= PLACES, "plan {rank} of {plans} had turn {turn}");
+    dispatched.sort_unstable();
+    for (index, (_, rank)) in dispatched.iter().enumerate() {
+        assert!(index.abs_diff(*rank) <= CAPACITY, "plan {rank} of {plans} was dispatched as number {index}");
     }
 }
 

@@ -1,5 +1,5 @@
-//! A language model's provider behind the whole stack: found by variables, asked through a proxy, heard to the end.
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+//! A model provider behind the whole stack: configured by variables, called through a proxy.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::sync::{
     Arc,
@@ -13,7 +13,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// A proxy that answers in the provider's place. It ends with the test.
+/// A proxy that answers in place of the provider, until the test ends.
 async fn provider() -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -28,7 +28,7 @@ async fn provider() -> (String, Arc<AtomicUsize>) {
     (url, asked)
 }
 
-/// Answers one request by the word in its message.
+/// Answers one request depending on a word in its message.
 async fn answer(mut connection: TcpStream, asked: &AtomicUsize) {
     let request = whole_request(&mut connection).await;
     asked.fetch_add(1, Ordering::SeqCst);
@@ -63,13 +63,13 @@ async fn whole_request(connection: &mut TcpStream) -> String {
                 return text.into_owned();
             }
         }
-        assert_ne!(connection.read_buf(&mut request).await.unwrap(), 0, "the agent hung up");
+        assert_ne!(connection.read_buf(&mut request).await.unwrap(), 0, "the agent closed the connection");
     }
 }
 
 #[tokio::test]
-async fn model_of_the_variables_is_asked_once_per_chat() {
-    let (proxy, asked) = provider().await;
+async fn model_named_by_variables_is_called_once_per_chat() {
+    let (proxy, requests) = provider().await;
     let mut stack = Stack::builder()
         .env("OPENAI_API_KEY", "sk-key-of-the-test")
         .env("OPENAI_BASE_URL", "http://model.invalid/v1")
@@ -83,8 +83,8 @@ async fn model_of_the_variables_is_asked_once_per_chat() {
     let partial = rest.chat_with("llm_router_agent", "a long story").await;
     assert_eq!((partial.status.as_u16(), partial.str("finish_reason")), (200, "length"), "{}", partial.text);
 
-    let before = asked.load(Ordering::SeqCst);
-    // More often than the circuit of the agent has patience.
+    let before = requests.load(Ordering::SeqCst);
+    // More often than the failure threshold of the agent's circuit.
     for chat in 1..=4 {
         let busy = rest.chat_with("llm_router_agent", "busy").await;
         assert_eq!(busy.status.as_u16(), 429, "{}", busy.text);
@@ -94,7 +94,7 @@ async fn model_of_the_variables_is_asked_once_per_chat() {
             "{}",
             busy.text
         );
-        assert_eq!(asked.load(Ordering::SeqCst), before + chat, "each is asked once");
+        assert_eq!(requests.load(Ordering::SeqCst), before + chat, "each chat is one request");
     }
     for _ in 0..4 {
         let declined = rest.chat_with("llm_router_agent", "a bad one").await;
@@ -105,7 +105,7 @@ async fn model_of_the_variables_is_asked_once_per_chat() {
             declined.text
         );
     }
-    assert_eq!(asked.load(Ordering::SeqCst), before + 8);
+    assert_eq!(requests.load(Ordering::SeqCst), before + 8);
     let health = rest.agent("llm_router_agent").await.unwrap();
     assert_eq!((&health["health"], &health["consecutive_failures"]), (&json!("healthy"), &json!(0)));
     assert_eq!(stack.stop().await, Some(0));

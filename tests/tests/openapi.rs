@@ -1,10 +1,6 @@
-//! The OpenAPI document against the server: schemathesis sends what the document allows and what it does not, and compares
-//! every answer with it.
-#![allow(
-    clippy::print_stderr,
-    clippy::unwrap_used,
-    reason = "a test that is left out says so; helpers of tests are tests too"
-)]
+//! The OpenAPI document against the server: schemathesis sends valid and invalid requests, and compares every response with
+//! the document.
+#![allow(clippy::print_stderr, clippy::unwrap_used, reason = "a skipped test says so; helpers of tests")]
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +20,7 @@ fn schemathesis() -> Option<PathBuf> {
     program
 }
 
-/// A repository for the git agent: what an example of the document asks for can be done.
+/// Creates a repository for the git agent, on which the examples of the document succeed.
 async fn repository(folder: &Path) {
     let author = ["-c", "user.name=t", "-c", "user.email=t@t.example"];
     for words in
@@ -36,7 +32,7 @@ async fn repository(folder: &Path) {
 }
 
 #[tokio::test]
-async fn server_accepts_and_answers_what_the_document_says() {
+async fn server_matches_the_openapi_document() {
     let Some(program) = schemathesis() else { return };
     let builder = Stack::builder();
     let folder = builder.dir().join("repository");
@@ -54,7 +50,7 @@ async fn server_accepts_and_answers_what_the_document_says() {
         .args(["run", &format!("{}/api/v1/openapi.json", stack.base_url())])
         .args(["--header", &format!("Authorization: Bearer {TOKEN}")])
         .args(["--phases", "examples,coverage,fuzzing,stateful", "--continue-on-failure", "--no-color"])
-        // The same requests in every run, so that what fails here fails again.
+        // A fixed seed, so that failures are reproducible.
         .args(["--max-examples", "20", "--seed", "1"])
         .current_dir(stack.dir())
         .env("SCHEMATHESIS_HOOKS", "checks")
@@ -63,6 +59,6 @@ async fn server_accepts_and_answers_what_the_document_says() {
         .output()
         .await
         .unwrap();
-    let told = String::from_utf8_lossy(&run.stdout);
-    assert!(run.status.success(), "{told}\n{}", String::from_utf8_lossy(&run.stderr));
+    let report = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{report}\n{}", String::from_utf8_lossy(&run.stderr));
 }

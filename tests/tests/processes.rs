@@ -1,5 +1,5 @@
-//! The real executable: real processes, real signals, looked at from outside.
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+//! The real executable: real processes and real signals, observed from outside.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
     path::Path,
@@ -9,8 +9,8 @@ use std::{
 use nix::sys::signal::Signal;
 use phoenix_platform::config::Role;
 use phoenix_testkit::{
-    collector::{CollectedSpan, Collector},
-    stack::{Stack, children_of, is_alive, pids_of_stack},
+    processes::{children_of, is_alive, pids_of_stack},
+    stack::Stack,
     wait::{until, until_some},
 };
 use serde_json::json;
@@ -31,12 +31,12 @@ fn stack(agents: &[(&str, &str)]) -> phoenix_testkit::stack::StackBuilder {
     builder.config(&config).env("MARK", dir.display().to_string())
 }
 
-async fn nothing_is_left(dir: &Path) {
+async fn wait_for_no_process(dir: &Path) {
     until("no process of the stack is left", async || pids_of_stack(dir).is_empty()).await;
 }
 
 #[tokio::test]
-async fn one_correlation_id_tells_the_story_and_the_metrics_agree() {
+async fn correlation_id_connects_all_logs_and_metrics_agree() {
     let stack = stack(&[("good", "echo"), ("bad", "fail")]).start().await;
     let rest = stack.rest();
     let answer = rest.chat_with("good", "hello").await;
@@ -83,7 +83,7 @@ async fn one_correlation_id_tells_the_story_and_the_metrics_agree() {
 }
 
 #[tokio::test]
-async fn words_of_an_agent_that_quotes_a_prompt_are_in_no_log() {
+async fn agent_message_that_quotes_a_prompt_is_in_no_log() {
     const PROMPT: &str = "secret-message-text";
     let codes = ["400", "500", "501", "504"];
     let config: String = codes
@@ -97,7 +97,7 @@ async fn words_of_an_agent_that_quotes_a_prompt_are_in_no_log() {
     let stack = Stack::builder().config(&config).start().await;
     for code in codes {
         let answer = stack.rest().chat_with(&format!("quote{code}"), PROMPT).await;
-        assert!(answer.text.contains(PROMPT), "its caller reads them: {}", answer.text);
+        assert!(answer.text.contains(PROMPT), "the caller receives the message: {}", answer.text);
         let id = answer.str("correlation_id");
         until("the attempt is in the log, with its code", async || {
             stack
@@ -138,7 +138,7 @@ async fn every_metric_exists_at_zero_before_the_first_request() {
 }
 
 #[tokio::test]
-async fn the_time_of_agents_is_told_apart_from_what_it_costs_to_have_them_work() {
+async fn overhead_excludes_the_time_of_agents() {
     let stack = stack(&[("slow", "slow")]).start().await;
     let rest = stack.rest();
     let plans =
@@ -146,7 +146,7 @@ async fn the_time_of_agents_is_told_apart_from_what_it_costs_to_have_them_work()
     let chat = tokio::spawn(async move { rest.chat_with("slow", "take your time").await });
     until("its plan runs", async || plans("running").await == 1.0 && plans("pending").await == 0.0).await;
     assert_eq!(chat.await.unwrap().status, 200);
-    // Side by side: the time of both counts once.
+    // Concurrent tasks: their time counts once.
     let task = |key: &str| json!({"key": key, "agent": "slow", "action": "chat", "input": {"message": key}});
     let plan = stack.rest().post("/api/v1/plans", json!({"tasks": [task("a"), task("b")]})).await;
     assert_eq!(plan.str("status"), "succeeded", "{}", plan.text);
@@ -167,18 +167,18 @@ async fn the_time_of_agents_is_told_apart_from_what_it_costs_to_have_them_work()
 }
 
 #[tokio::test]
-async fn a_terminated_stack_answers_what_is_in_flight_and_leaves_nothing() {
+async fn terminated_stack_completes_requests_in_flight() {
     let mut stack = stack(&[("slow", "slow")]).start().await;
     let (rest, dir) = (stack.rest(), stack.dir());
     let chat = tokio::spawn(async move { rest.chat_with("slow", "take your time").await });
     until("the agent runs", async || dir.join("slow.starts").exists()).await;
     assert_eq!(stack.stop().await, Some(0), "{}", stack.stderr_text());
     assert_eq!(chat.await.unwrap().str("output"), "take your time");
-    nothing_is_left(&dir).await;
+    wait_for_no_process(&dir).await;
 }
 
 #[tokio::test]
-async fn every_service_comes_back_after_sigkill_and_its_agents_do_not_outlive_it() {
+async fn killed_service_is_restarted_and_its_agents_are_killed() {
     let stack = stack(&[("good", "echo"), ("forker", "fork")]).start().await;
     let (rest, dir) = (stack.rest(), stack.dir());
     let hanging = stack.rest();
@@ -209,17 +209,20 @@ async fn every_service_comes_back_after_sigkill_and_its_agents_do_not_outlive_it
         })
         .await;
     }
-    until("the new planner says when it took the plan over", async || {
+    until("the new planner reports its takeover", async || {
         stack.metric(Role::Planner, "phoenix_last_recovery_timestamp_seconds").await > 1e9
     })
     .await;
-    until("what the killed executor ran is gone", async || orphans.iter().all(|pid| !is_alive(*pid))).await;
+    until("the processes of the killed executor are gone", async || {
+        orphans.iter().all(|pid| !is_alive(*pid))
+    })
+    .await;
     let answer = chat.await.unwrap();
     assert_eq!(answer.map(|answer| answer.status.as_u16()), Some(503), "its planner was killed");
 }
 
 #[tokio::test]
-async fn a_planner_that_ends_in_order_leaves_one_file_also_after_one_that_was_killed() {
+async fn orderly_shutdown_leaves_one_file_per_database() {
     let mut stack = stack(&[("good", "echo")]).start().await;
     let rest = stack.rest();
     assert_eq!(rest.chat_with("good", "hi").await.status, 200);
@@ -237,7 +240,7 @@ async fn a_planner_that_ends_in_order_leaves_one_file_also_after_one_that_was_ki
 }
 
 #[tokio::test]
-async fn a_killed_supervisor_takes_everything_along() {
+async fn killed_supervisor_leaves_no_process() {
     let mut stack = stack(&[("hung", "hang")]).start().await;
     let (rest, dir) = (stack.rest(), stack.dir());
     let _chat = tokio::spawn(async move {
@@ -251,16 +254,16 @@ async fn a_killed_supervisor_takes_everything_along() {
     until("the agent runs", async || dir.join("hung.starts").exists()).await;
     stack.signal(Signal::SIGKILL);
     assert_eq!(stack.wait().await, None);
-    until("its services are gone or draining", async || pids_of_stack(&dir).len() <= 5).await;
-    // A second signal to those that still drain: what is asserted is that nothing stays by itself.
+    until("the services have exited or drain", async || pids_of_stack(&dir).len() <= 5).await;
+    // A second signal ends those that still drain.
     for pid in pids_of_stack(&dir) {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGTERM);
     }
-    nothing_is_left(&dir).await;
+    wait_for_no_process(&dir).await;
 }
 
 #[tokio::test]
-async fn a_frozen_planner_does_not_hang_its_callers() {
+async fn frozen_planner_does_not_hang_its_callers() {
     let stack = stack(&[("good", "echo")]).start().await;
     let rest = stack.rest();
     assert_eq!(rest.chat_with("good", "hi").await.status, 200);
@@ -279,13 +282,13 @@ async fn a_frozen_planner_does_not_hang_its_callers() {
 }
 
 #[tokio::test]
-async fn a_frozen_executor_is_known_once_it_was_found_out() {
+async fn frozen_executor_fails_fast_once_detected() {
     let stack = stack(&[("good", "echo")]).start().await;
     let rest = stack.rest();
     assert_eq!(rest.chat_with("good", "hi").await.status, 200);
     stack.signal_role(Role::Executor, Signal::SIGSTOP);
     let waits = rest.submit("/api/v1/chat", json!({"message": "hi", "agent": "good"})).await;
-    // Found out by pings. Nothing was heard of the task, so no other executor is waited for any longer.
+    // Pings detect the frozen executor. It has not acknowledged the task, so the planner waits for no other.
     let asked = Instant::now();
     assert_eq!(rest.chat_with("good", "hi").await.status, 503);
     assert!(asked.elapsed() < Duration::from_secs(6), "{:?}", asked.elapsed());
@@ -298,59 +301,25 @@ async fn a_frozen_executor_is_known_once_it_was_found_out() {
     }
     stack.signal_role(Role::Executor, Signal::SIGCONT);
     until("chats run again", async || rest.chat_with("good", "hi").await.status == 200).await;
-    let plan = rest.ended(&waits).await;
-    assert_eq!(plan["status"], "succeeded", "nobody has given it up: {plan}");
+    let plan = rest.wait_for_end(&waits).await;
+    assert_eq!(plan["status"], "succeeded", "the plan was not given up: {plan}");
 }
 
 #[tokio::test]
-async fn a_trace_is_whole_from_the_gateway_to_the_agent() {
-    let collector = Collector::start().await;
-    let stack = stack(&[("curious", "meta")])
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())
-        .env("OTEL_BSP_SCHEDULE_DELAY", "100")
-        .start()
-        .await;
-    let answer = stack.rest().chat_with("curious", "hello").await;
-    let meta: serde_json::Value = serde_json::from_str(answer.str("output")).unwrap();
-    let traceparent = meta["traceparent"].as_str().unwrap().to_owned();
-    let parts: Vec<_> = traceparent.split('-').collect();
-    let (trace_id, agents_parent) = (parts[1], parts[2]);
-    let spans = until_some("the spans of all three services have arrived", async || {
-        let spans: Vec<_> = collector.spans().into_iter().filter(|span| span.trace_id == trace_id).collect();
-        let all = ["gateway", "planner", "executor"]
-            .iter()
-            .all(|service| spans.iter().any(|span| span.service == *service));
-        (all && unbroken(&spans)).then_some(spans)
-    })
-    .await;
-    assert_eq!(spans.iter().filter(|span| span.parent_id.is_empty()).count(), 1, "one root: {spans:#?}");
-    for name in ["plan_and_execute_v1", "execute_agent_for_task"] {
-        assert!(spans.iter().any(|span| span.name == name), "{name} is missing: {spans:#?}");
-    }
-    assert!(spans.iter().any(|span| span.span_id == agents_parent), "the agent's parent is one of the spans");
-}
-
-/// Whether every parent is there.
-fn unbroken(spans: &[CollectedSpan]) -> bool {
-    let known = |id: &str| spans.iter().any(|span| span.span_id == id);
-    spans.iter().all(|span| span.parent_id.is_empty() || known(&span.parent_id))
-}
-
-#[tokio::test]
-async fn a_token_is_asked_for_and_appears_nowhere() {
+async fn api_token_is_required_and_never_logged() {
     let stack = stack(&[("good", "echo")])
         .env("ORCH_API_TOKEN", "token-of-the-test")
         .env("OPENAI_API_KEY", "sk-key-of-the-test")
         .start()
         .await;
-    let stranger = phoenix_testkit::http::Rest::new(stack.base_url());
-    let refused = stranger.chat_with("good", "hi").await;
+    let anonymous = phoenix_testkit::http::Rest::new(stack.base_url());
+    let rejected = anonymous.chat_with("good", "hi").await;
     assert_eq!(
-        (refused.status.as_u16(), refused.header("www-authenticate").starts_with("Bearer")),
+        (rejected.status.as_u16(), rejected.header("www-authenticate").starts_with("Bearer")),
         (401, true)
     );
-    assert!(!refused.header("x-correlation-id").is_empty());
-    assert_eq!(stranger.get("/livez").await.status, 200);
+    assert!(!rejected.header("x-correlation-id").is_empty());
+    assert_eq!(anonymous.get("/livez").await.status, 200);
     assert_eq!(stack.metric(Role::Gateway, "http_requests_total_chat_v1").await, 0.0);
     assert_eq!(stack.metric(Role::Planner, "orchestrator_plan_started_total").await, 0.0);
     assert_eq!(stack.rest().chat_with("good", "hi").await.status, 200);
@@ -372,7 +341,7 @@ async fn a_token_is_asked_for_and_appears_nowhere() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_started_says_why_and_starts_nothing() {
+async fn invalid_configuration_is_reported_and_starts_nothing() {
     for (config, env, code, said) in [
         ("[planner\n", None, 64, "phoenix.toml"),
         ("[agents.default]\ntimout_secs = 3\n", None, 64, "timout_secs"),
@@ -392,7 +361,7 @@ async fn what_cannot_be_started_says_why_and_starts_nothing() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_and_a_folder_that_cannot_be_written_stop_the_start() {
+async fn port_in_use_and_unwritable_folder_stop_the_start() {
     let builder = Stack::builder();
     let (mut command, offset) = builder.command();
     let _taken = std::net::TcpListener::bind(("127.0.0.1", 9002 + offset)).unwrap();

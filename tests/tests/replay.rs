@@ -1,5 +1,5 @@
-//! A request that is sent again under its idempotency key: the answer is the one that was given first, byte for byte.
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+//! Replay of a request under its idempotency key: the answer equals the first, byte for byte.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::path::Path;
 
@@ -29,7 +29,7 @@ async fn stack() -> Stack {
     builder.config(&config).start().await
 }
 
-/// A caller that names its request `key`, under the correlation id `id`.
+/// A caller with the idempotency key `key` and the correlation id `id`.
 fn caller(rest: &Rest, key: &str, id: &str) -> Rest {
     rest.clone().with_header("idempotency-key", key).with_header("x-correlation-id", id)
 }
@@ -45,7 +45,7 @@ fn assert_replayed(first: &Answer, again: &Answer, what: &str) {
 }
 
 #[tokio::test]
-async fn replayed_answer_is_the_first_one_byte_for_byte() {
+async fn replayed_answer_equals_the_first_byte_for_byte() {
     let mut stack = stack().await;
     let rest = stack.rest();
     let task = |agent: &str| json!({"tasks": [{"key": "a", "agent": agent, "input": {"message": "hello"}}]});
@@ -66,7 +66,7 @@ async fn replayed_answer_is_the_first_one_byte_for_byte() {
         };
         let first = send(FIRST).await;
         if *prefer == "respond-async" {
-            rest.ended(first.str("plan_id")).await;
+            rest.wait_for_end(first.str("plan_id")).await;
         }
         assert_replayed(&first, &send(AGAIN).await, what);
         if *what == "failed plan" {
@@ -78,15 +78,16 @@ async fn replayed_answer_is_the_first_one_byte_for_byte() {
     let first = caller(&rest, "redrive", FIRST).post(&redrive, json!({})).await;
     assert_eq!(first.status, 200, "{}", first.text);
     assert_replayed(&first, &caller(&rest, "redrive", AGAIN).post(&redrive, json!({})).await, "redrive");
-    // The first plan is known to be redriven by now, and its own answer is still what it was.
+    // The first plan has been redriven, and its replayed answer is unchanged.
     assert!(rest.plan(&failed).await["redriven_as"].is_string());
     let (_, path, _, body) = &requests[4];
     let again = caller(&rest, "failed-plan", AGAIN).post(path, body.clone()).await;
     assert_eq!((again.json["redriven_as"].clone(), again.header("x-correlation-id")), (Value::Null, FIRST));
 
-    for (key, path, status) in
-        [("sweep", "/api/v1/dead-letters:redrive", 202), ("discard", "/api/v1/dead-letters:discard", 200)]
-    {
+    for (key, path, status) in [
+        ("bulk-redrive", "/api/v1/dead-letters:redrive", 202),
+        ("discard", "/api/v1/dead-letters:discard", 200),
+    ] {
         let body = json!({"filter": {"agent": "bad"}, "reason": "r"});
         let first = caller(&rest, key, FIRST).post(path, body.clone()).await;
         assert_eq!(first.status, status, "{}", first.text);
@@ -98,11 +99,11 @@ async fn replayed_answer_is_the_first_one_byte_for_byte() {
     let cancel = format!("/api/v1/plans/{slow}:cancel");
     let first = caller(&rest, "cancel", FIRST).post(&cancel, json!({})).await;
     assert_eq!((first.status.as_u16(), first.str("status")), (200, "cancelled"), "{}", first.text);
-    // The same plan in capitals is the same request.
+    // The plan id in upper case makes the same request.
     let capitals = cancel.replace(&slow, &slow.to_uppercase());
     assert_replayed(&first, &caller(&rest, "cancel", AGAIN).post(&capitals, json!({})).await, "cancel");
 
-    // The repeat's own line is found under its own id, and names the first.
+    // Each repeat is logged under its own id, and names the first.
     until("every repeat is logged under its own id", async || {
         let lines = stack.log_of(AGAIN);
         lines.iter().filter(|line| line["service"] == "gateway" && line["replay_of"] == FIRST).count() == 12
@@ -112,7 +113,7 @@ async fn replayed_answer_is_the_first_one_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn repeat_of_a_request_that_runs_is_no_replay() {
+async fn repeat_of_a_running_request_is_no_replay() {
     let mut stack = stack().await;
     let rest = stack.rest();
     let body = json!({"tasks": [{"key": "a", "agent": "slow"}]});
@@ -120,7 +121,7 @@ async fn repeat_of_a_request_that_runs_is_no_replay() {
     let waits = caller(&rest, "k", AGAIN).post("/api/v1/plans", body.clone()).await;
     assert_eq!((waits.status.as_u16(), waits.header("idempotent-replayed")), (409, ""), "{}", waits.text);
     assert_eq!(waits.header("x-correlation-id"), AGAIN);
-    // What was accepted is told again, whether it runs or has ended.
+    // An accepted plan is acknowledged again, running or ended.
     let accepted =
         caller(&rest, "k", AGAIN).with_header("prefer", "respond-async").post("/api/v1/plans", body).await;
     assert_eq!((accepted.status.as_u16(), accepted.str("plan_id")), (202, plan_id.as_str()));

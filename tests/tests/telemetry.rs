@@ -1,5 +1,5 @@
-//! What a stack tells of itself: spans, log lines and metrics, also when nobody takes them.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests too")]
+//! Spans, log lines and metrics of a stack, also when their receivers are unavailable.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,7 @@ use phoenix_testkit::{
     collector::{CollectedSpan, Collector},
     phoenix_bin,
     stack::{Stack, StackBuilder},
-    wait::{PATIENCE, until, until_some},
+    wait::{TIMEOUT, until, until_some},
 };
 use serde_json::{Value, json};
 
@@ -31,7 +31,7 @@ fn stack(agents: &[(&str, &str)]) -> StackBuilder {
     builder.config(&config)
 }
 
-/// The spans of one request as soon as its root has arrived and `count` in all, without those of the reports about its agent.
+/// The spans of one request, once the root and `count` in all have arrived; without those of health reports.
 async fn trace_of(collector: &Collector, trace_id: &str, count: usize) -> Vec<CollectedSpan> {
     until_some("the spans of the request have arrived", async || {
         let is_its = |span: &CollectedSpan| span.trace_id == trace_id && span.service != "health";
@@ -74,7 +74,7 @@ async fn spans_of_failed_chat_have_error_status() {
     let others = spans.iter().filter(|span| span.name != "agent_attempt");
     let unmarked: Vec<_> = others
         .filter(|span| {
-            // The call to the planner failed with a code of gRPC.
+            // The span of the call has the gRPC code.
             let is_call = span.name.starts_with("phoenix.planner.");
             span.error.as_deref() != Some(if is_call { "aborted" } else { "execution_failed" })
         })
@@ -89,15 +89,49 @@ async fn spans_of_failed_chat_have_error_status() {
 }
 
 #[tokio::test]
-async fn collector_that_is_down_is_warned_of_and_counted() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+async fn trace_is_complete_from_gateway_to_agent() {
+    let collector = Collector::start().await;
+    let stack = stack(&[("curious", "meta")])
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint())
+        .env("OTEL_BSP_SCHEDULE_DELAY", "100")
+        .start()
+        .await;
+    let answer = stack.rest().chat_with("curious", "hello").await;
+    let meta: serde_json::Value = serde_json::from_str(answer.str("output")).unwrap();
+    let traceparent = meta["traceparent"].as_str().unwrap().to_owned();
+    let parts: Vec<_> = traceparent.split('-').collect();
+    let (trace_id, agents_parent) = (parts[1], parts[2]);
+    let spans = until_some("the spans of all three services have arrived", async || {
+        let spans: Vec<_> = collector.spans().into_iter().filter(|span| span.trace_id == trace_id).collect();
+        let all = ["gateway", "planner", "executor"]
+            .iter()
+            .all(|service| spans.iter().any(|span| span.service == *service));
+        (all && is_connected(&spans)).then_some(spans)
+    })
+    .await;
+    assert_eq!(spans.iter().filter(|span| span.parent_id.is_empty()).count(), 1, "one root: {spans:#?}");
+    for name in ["plan_and_execute_v1", "execute_agent_for_task"] {
+        assert!(spans.iter().any(|span| span.name == name), "{name} is missing: {spans:#?}");
+    }
+    assert!(spans.iter().any(|span| span.span_id == agents_parent), "the agent's parent is one of the spans");
+}
+
+/// Whether the parent of every span is present.
+fn is_connected(spans: &[CollectedSpan]) -> bool {
+    let known = |id: &str| spans.iter().any(|span| span.span_id == id);
+    spans.iter().all(|span| span.parent_id.is_empty() || known(&span.parent_id))
+}
+
+#[tokio::test]
+async fn unreachable_collector_is_warned_about_and_counted() {
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut stack = stack(&[("good", "echo")])
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{nobody}"))
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{unused}"))
         .env("OTEL_EXPORTER_OTLP_HEADERS", "authorization=secret-of-the-collector")
         .env("OTEL_BSP_SCHEDULE_DELAY", "50")
         .start()
         .await;
-    // Several batches, one warning.
+    // Several failed batches cause one warning.
     for failures in 1..4_u32 {
         assert_eq!(stack.rest().chat_with("good", "hi").await.status, 200);
         until("the failed batch is counted", async || {
@@ -117,7 +151,7 @@ async fn collector_that_is_down_is_warned_of_and_counted() {
     assert!(!stack.stderr_text().contains("secret-of-the-collector"));
     let begun = Instant::now();
     assert_eq!(stack.stop().await, Some(0));
-    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < TIMEOUT, "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -137,8 +171,8 @@ async fn otel_sampler_and_service_name_are_honoured() {
         let traceparent = meta["traceparent"].as_str().unwrap().to_owned();
         assert!(traceparent.ends_with(flags), "{off:?}: {traceparent}");
         let logged = trace_id(&stack, answer.str("correlation_id")).await;
-        assert!(traceparent.contains(&logged), "one trace id all the same: {traceparent}, {logged}");
-        // What was to be exported is, by the end.
+        assert!(traceparent.contains(&logged), "the trace id is the same: {traceparent}, {logged}");
+        // A stop exports all pending spans.
         assert_eq!(stack.stop().await, Some(0));
         assert!(collector.spans().is_empty(), "{off:?}");
     }
@@ -149,7 +183,7 @@ async fn otel_sampler_and_service_name_are_honoured() {
 }
 
 #[tokio::test]
-async fn otel_value_that_cannot_be_used_exits_64() {
+async fn invalid_otel_value_exits_64() {
     for (name, value) in [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4317"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier-pigeon"),
@@ -163,7 +197,7 @@ async fn otel_value_that_cannot_be_used_exits_64() {
         }] {
             let mut start = start;
             let output = start.env(name, value).current_dir(builder.dir()).output();
-            let output = tokio::time::timeout(PATIENCE, output).await.expect("it ends").unwrap();
+            let output = tokio::time::timeout(TIMEOUT, output).await.expect("the process exits").unwrap();
             let stderr = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(64), "{name}={value}\n{stderr}");
             assert!(stderr.contains(name) && stderr.contains(value), "{stderr}");
@@ -181,9 +215,9 @@ async fn each_key_of_the_log_has_one_type() {
     assert_eq!(rest.chat_with("good", "hi").await.status, 200);
     assert_eq!(rest.chat_with("missing", "hi").await.status, 422);
     assert_eq!(rest.post("/api/v1/chat", json!({"message": " "})).await.status, 400);
-    let stranger = phoenix_testkit::http::Rest::new(stack.base_url());
-    assert_eq!(stranger.get("/api/v1/agents").await.status, 401);
-    // A circuit that opens, a task that is refused for it, a redrive, a cancel, and a service that dies.
+    let anonymous = phoenix_testkit::http::Rest::new(stack.base_url());
+    assert_eq!(anonymous.get("/api/v1/agents").await.status, 401);
+    // A circuit that opens, a task that it rejects, a redrive, a cancel, and a killed service.
     for _ in 0..3 {
         rest.chat_with("bad", "hi").await;
     }
@@ -194,17 +228,17 @@ async fn each_key_of_the_log_has_one_type() {
     assert!(tokio::time::timeout(long, rest.post("/api/v1/chat", slow)).await.is_err());
     stack.signal_role(Role::Executor, Signal::SIGKILL);
     until("the stack serves again", async || rest.chat_with("good", "hi").await.status == 200).await;
-    until("the caller that left is logged", async || {
+    until("the disconnected caller is logged", async || {
         let is_gateways = |line: &Value| line["service"] == "gateway" && line["elapsed_ms"].is_u64();
         stack.log_of(id).iter().any(is_gateways)
     })
     .await;
 
-    // Whom a refusal was for is known although nothing was done for it.
+    // A rejection is logged with its request.
     let log = stack.log();
-    let refused = log.iter().find(|line| line["http_status"] == 401).expect("the refusal is logged");
-    assert_eq!((&refused["endpoint"], &refused["method"]), (&json!("agents_v1"), &json!("GET")));
-    assert!(refused["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{refused}");
+    let rejected = log.iter().find(|line| line["http_status"] == 401).expect("the rejection is logged");
+    assert_eq!((&rejected["endpoint"], &rejected["method"]), (&json!("agents_v1"), &json!("GET")));
+    assert!(rejected["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{rejected}");
 
     let mut kinds: BTreeMap<String, BTreeSet<(&str, String)>> = BTreeMap::new();
     for line in stack.log() {
@@ -234,7 +268,7 @@ async fn first_line_of_each_service_names_its_version() {
     let stack = stack(&[]).start().await;
     for role in Role::ALL {
         let log = stack.log();
-        let first = log.iter().find(|line| line["service"] == role.as_str()).expect("it logs");
+        let first = log.iter().find(|line| line["service"] == role.as_str()).expect("the service logs");
         assert_eq!(first["version"], env!("CARGO_PKG_VERSION"), "{first}");
         let text = stack.metrics(*role).await;
         let build = format!("phoenix_build_info{{version=\"{}\",", env!("CARGO_PKG_VERSION"));
@@ -244,9 +278,9 @@ async fn first_line_of_each_service_names_its_version() {
     }
 }
 
-/// Every chat writes lines, and lines at `trace` are many: the pipe is full soon.
+/// Each chat writes many lines at level `trace`, which fill the pipe.
 #[tokio::test]
-async fn stderr_that_nobody_reads_stops_nothing() {
+async fn unread_stderr_blocks_no_service() {
     let mut stack = stack(&[("good", "echo")]).env("RUST_LOG", "trace").start_unread().await;
     let rest = stack.rest();
     let dropped = async |role: Role| stack.metric(role, "phoenix_log_lines_dropped_total").await > 0.0;
@@ -259,13 +293,13 @@ async fn stderr_that_nobody_reads_stops_nothing() {
     .await;
     assert_eq!(rest.chat_with("good", "hi").await.status, 200);
     assert_eq!(rest.get("/readyz").await.status, 200);
-    // The supervisor has something to say, too, and does its work all the same.
+    // The supervisor writes a line as well, and is not blocked.
     stack.signal_role(Role::Executor, Signal::SIGKILL);
-    until("the executor is started again", async || rest.chat_with("good", "hi").await.status == 200).await;
+    until("the executor is restarted", async || rest.chat_with("good", "hi").await.status == 200).await;
     assert_eq!(stack.stop().await, Some(0));
 }
 
-/// The rows of the first block of docs/observability.md that begins with `command`, below it, without their timestamps.
+/// The rows below `command` in the first block of docs/observability.md that begins with it, without timestamps.
 fn documented(command: &str) -> Vec<Vec<String>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("docs/observability.md");
     let page = std::fs::read_to_string(path).unwrap();
@@ -276,7 +310,7 @@ fn documented(command: &str) -> Vec<Vec<String>> {
 }
 
 #[tokio::test]
-async fn documented_story_of_a_request_is_what_is_logged() {
+async fn documented_log_of_a_request_is_what_is_logged() {
     let agent = json!(["/bin/sh", "-c", "echo 'cannot open the index' >&2; exit 3"]);
     let retry = "retry = { max_attempts = 2, initial_backoff_ms = 400 }";
     let config = format!("[agents.flaky]\ncommand = {agent}\n{retry}\n");
@@ -296,12 +330,12 @@ async fn documented_story_of_a_request_is_what_is_logged() {
     let column = |line: &Value, names: &[&str]| {
         names.iter().find_map(|name| Some(line[*name].as_str()?.to_owned())).unwrap_or_default()
     };
-    let story: Vec<_> = log
+    let logged: Vec<_> = log
         .iter()
         .map(|line| {
             let last = column(line, &["code", "outcome", "error_class", "to"]);
             [column(line, &["level"]), column(line, &["service"]), column(line, &["message"]), last].to_vec()
         })
         .collect();
-    assert_eq!(story, expected);
+    assert_eq!(logged, expected);
 }

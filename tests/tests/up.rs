@@ -1,5 +1,5 @@
-//! `phoenix up` and its data folder: who may use it, who may read it, what it is called, and how a stack is stopped.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests are tests too")]
+//! `phoenix up` and its data folder: locking, permissions, names, environment and shutdown.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 use std::{
     io::Write,
@@ -17,14 +17,15 @@ use nix::{
 use phoenix_platform::config::Role;
 use phoenix_testkit::{
     phoenix_bin,
-    stack::{Stack, StackBuilder, children_of, command_line, is_alive},
+    processes::{children_of, command_line, is_alive},
+    stack::{Stack, StackBuilder},
     wait::{until, until_some},
 };
 use serde_json::{Value, json};
 
 const SCRIPTED: &str = env!("CARGO_BIN_EXE_scripted_agent");
 
-/// A stack with one agent of the given mode, which is called like it.
+/// A stack with one agent of the given mode, named after it.
 fn stack_with(mode: &str) -> StackBuilder {
     let builder = Stack::builder();
     let command = json!([SCRIPTED, mode, builder.dir().join("starts"), builder.dir().join("switch")]);
@@ -33,7 +34,7 @@ fn stack_with(mode: &str) -> StackBuilder {
     builder.config(&config)
 }
 
-/// Runs `phoenix` with `arguments` in `dir` to its end.
+/// Runs `phoenix` with `arguments` in `dir`.
 async fn phoenix(dir: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(phoenix_bin());
     command.args(arguments).current_dir(dir).env_remove("DATABASE_URL").env_remove("PHOENIX_DATA_DIR");
@@ -44,15 +45,15 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// What a stack that cannot be started says, and its exit code.
-async fn refused(builder: StackBuilder) -> (Option<i32>, String) {
+/// Exit code and output of a stack that fails to start.
+async fn failed_start(builder: StackBuilder) -> (Option<i32>, String) {
     let output = builder.command().0.output().await.unwrap();
     assert!(output.stdout.is_empty(), "{}", text(&output));
     (output.status.code(), text(&output))
 }
 
 #[tokio::test]
-async fn second_stack_on_one_data_folder_is_refused() {
+async fn second_stack_on_one_data_folder_is_rejected() {
     let mut stack = Stack::builder().start().await;
     let data = stack.dir().join("data").canonicalize().unwrap();
     let second = phoenix(&stack.dir(), &["up", "--data-dir", "data", "--port-offset", "15001"]).await;
@@ -61,8 +62,8 @@ async fn second_stack_on_one_data_folder_is_refused() {
         assert!(text(&second).contains(expected), "{expected} is not in {}", text(&second));
     }
     assert!(second.stdout.is_empty());
-    assert_eq!(stack.rest().chat_with("echo_agent", "hi").await.status, 200, "the first goes on");
-    // Whoever held it too would keep it after the death of the stack.
+    assert_eq!(stack.rest().chat_with("echo_agent", "hi").await.status, 200, "the first stack is unaffected");
+    // A service that inherits the lock would hold it after the exit of the stack.
     for role in Role::ALL {
         let fds = std::fs::read_dir(format!("/proc/{}/fd", stack.role_pid(*role).unwrap()));
         let open = fds.into_iter().flatten().flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok());
@@ -72,7 +73,7 @@ async fn second_stack_on_one_data_folder_is_refused() {
 }
 
 #[tokio::test]
-async fn data_folder_of_odd_characters_is_literal_everywhere() {
+async fn data_folder_with_special_characters_is_literal() {
     let mut stack = Stack::builder().data_dir("percent%20sign?mode=memory#1").start().await;
     let dir = stack.dir();
     let data = dir.join("percent%20sign?mode=memory#1");
@@ -93,15 +94,15 @@ async fn data_folder_of_odd_characters_is_literal_everywhere() {
 }
 
 #[tokio::test]
-async fn settings_that_up_decides_are_problems_with_exit_64() {
+async fn settings_managed_by_up_exit_64() {
     let config = "[planner]\ndatabase_url = \"sqlite://x.db\"\ngrpc_addr = \"nonsense\"\n[gateway]\nhttp_addr = \"127.0.0.1:1\"\n\
                   [health]\nmetrics_addr = \"127.0.0.1:2\"\n";
-    let (code, said) = refused(Stack::builder().config(config)).await;
-    assert_eq!(code, Some(64), "{said}");
+    let (code, output) = failed_start(Stack::builder().config(config)).await;
+    assert_eq!(code, Some(64), "{output}");
     for setting in ["planner.database_url", "planner.grpc_addr", "gateway.http_addr", "health.metrics_addr"] {
-        assert_eq!(said.matches(&format!("{setting}: ")).count(), 1, "{setting} once in {said}");
+        assert_eq!(output.matches(&format!("{setting}: ")).count(), 1, "{setting} once in {output}");
     }
-    assert!(said.contains("--data-dir") && said.contains("--port-offset"), "{said}");
+    assert!(output.contains("--data-dir") && output.contains("--port-offset"), "{output}");
 }
 
 #[tokio::test]
@@ -155,16 +156,16 @@ async fn data_folder_in_a_repository_is_not_committed() {
     assert_eq!(stack.stop().await, Some(0));
 }
 
-/// Every file and folder from `folder` on that group or others have a part in.
+/// Every file and folder below `folder` that grants permissions to group or others.
 fn shared(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![folder.to_owned()];
     while let Some(path) = open.pop() {
-        let facts = path.symlink_metadata().unwrap();
-        if facts.mode() & 0o077 != 0 {
+        let metadata = path.symlink_metadata().unwrap();
+        if metadata.mode() & 0o077 != 0 {
             found.push(path.clone());
         }
-        if facts.is_dir() {
+        if metadata.is_dir() {
             open.extend(path.read_dir().unwrap().map(|entry| entry.unwrap().path()));
         }
     }
@@ -172,8 +173,8 @@ fn shared(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[tokio::test]
-async fn everything_that_phoenix_writes_is_private() {
-    let mut stack = Stack::builder().through(&["sh", "-c", "umask 000; exec \"$@\"", "sh"]).start().await;
+async fn every_written_file_is_private() {
+    let mut stack = Stack::builder().launcher(&["sh", "-c", "umask 000; exec \"$@\"", "sh"]).start().await;
     let (dir, rest) = (stack.dir(), stack.rest());
     let note = json!({"key": "n", "agent": "obsidian_agent", "action": "create_note",
         "input": {"path": "deep/er/note.md", "content": "private"}});
@@ -181,7 +182,7 @@ async fn everything_that_phoenix_writes_is_private() {
     let data = dir.join("data");
     assert!(data.join("planner.db-wal").is_file() && data.join("vault/deep/er/note.md").is_file());
     assert_eq!(shared(&data), Vec::<PathBuf>::new(), "while it runs");
-    // A note that came from elsewhere.
+    // A note of another program.
     std::fs::set_permissions(data.join("vault/deep/er/note.md"), PermissionsExt::from_mode(0o644)).unwrap();
     let open = |arguments: &str| {
         let script = format!("umask 000; exec \"$0\" {arguments}");
@@ -193,12 +194,12 @@ async fn everything_that_phoenix_writes_is_private() {
     assert_eq!(shared(&dir.join("copies")), Vec::<PathBuf>::new(), "a backup");
     assert_eq!(stack.stop().await, Some(0));
     open("restore --from copies/first --data-dir restored");
-    assert_eq!(shared(&dir.join("restored")), Vec::<PathBuf>::new(), "what was restored");
+    assert_eq!(shared(&dir.join("restored")), Vec::<PathBuf>::new(), "a restore");
 }
 
 #[tokio::test]
-async fn agent_cannot_look_into_services_or_the_model_agent() {
-    // Nothing listens on the port of the model.
+async fn agent_cannot_read_services_or_the_model_agent() {
+    // No server listens on the port of the model.
     let config = format!(
         "[agents.snoop]\ncommand = {}\nenv = [\"PATH\"]\n[agents.llm_router_agent.retry]\nmax_attempts = 1\n\
          [llm.openai]\napi_key = \"${{MODEL_KEY}}\"\nbase_url = \"http://127.0.0.1:9\"\n",
@@ -218,14 +219,14 @@ async fn agent_cannot_look_into_services_or_the_model_agent() {
     let model = children_of(executor)
         .into_iter()
         .find(|pid| command_line(*pid).iter().any(|word| word == "llm-router"));
-    let model = model.expect("the model's agent waits for the next request");
+    let model = model.expect("the model agent waits for the next request");
     let seen = rest.chat_with("snoop", "look").await;
     let seen = seen.str("output");
     assert!(
         !seen.contains("phoenix up") && !seen.contains("--supervised") && !seen.contains("llm-router"),
         "{seen}"
     );
-    // Root sees what each of them was given.
+    // Root can read the environment of each process.
     let environment = |pid: i32| std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     let has =
         |pid: i32, secret: &str| environment(pid).windows(secret.len()).any(|part| part == secret.as_bytes());
@@ -236,15 +237,17 @@ async fn agent_cannot_look_into_services_or_the_model_agent() {
             assert_eq!(has(pid, "sk-key-of-the-test"), *role == Role::Executor, "{role}");
             assert!(!has(pid, "password-of-the-test"), "{role}");
         }
+        // The agent collects its key over a socket of the executor.
+        assert!(!has(model, "sk-key-of-the-test") && has(model, "PHOENIX_LLM_SETTINGS_SOCKET"));
     }
     assert_eq!(
         rest.get("/health").await.str("llm_provider"),
         "openai",
-        "the gateway knows that there is a key"
+        "the gateway knows that a key is set"
     );
-    // It does not outlive its executor, although the guard cannot see its mark.
+    // The agent ends with its executor, although the guard cannot read its marker.
     stack.signal_role(Role::Executor, Signal::SIGKILL);
-    until("the model's agent is gone", async || !is_alive(model)).await;
+    until("the model agent is gone", async || !is_alive(model)).await;
     until("another executor runs", async || {
         stack.role_pid(Role::Executor).is_some_and(|pid| pid != executor)
     })
@@ -254,7 +257,7 @@ async fn agent_cannot_look_into_services_or_the_model_agent() {
 }
 
 #[tokio::test]
-async fn signals_without_a_meaning_are_ignored_and_hangup_drains() {
+async fn user_signals_are_ignored_and_hangup_drains() {
     let mut stack = stack_with("gate").start().await;
     let rest = stack.rest();
     let pids: Vec<_> = Role::ALL.iter().map(|role| stack.role_pid(*role).unwrap()).collect();
@@ -265,7 +268,7 @@ async fn signals_without_a_meaning_are_ignored_and_hangup_drains() {
     }
     assert_eq!(rest.chat_with("echo_agent", "hi").await.status, 200);
     let now: Vec<_> = Role::ALL.iter().map(|role| stack.role_pid(*role).unwrap()).collect();
-    assert_eq!(now, pids, "no service was started again");
+    assert_eq!(now, pids, "no service was restarted");
     let dir = stack.dir();
     let chat = tokio::spawn(async move { rest.chat_with("gate", "in flight").await });
     until("the agent runs", async || dir.join("starts").exists()).await;
@@ -276,7 +279,7 @@ async fn signals_without_a_meaning_are_ignored_and_hangup_drains() {
 }
 
 #[tokio::test]
-async fn stack_whose_service_was_killed_while_it_drained_exits_1() {
+async fn stack_with_a_service_killed_during_drain_exits_1() {
     let mut stack = stack_with("gate").start().await;
     let (rest, dir) = (stack.rest(), stack.dir());
     let chat = tokio::spawn(async move {
@@ -295,7 +298,7 @@ async fn stack_whose_service_was_killed_while_it_drained_exits_1() {
 }
 
 #[tokio::test]
-async fn half_a_request_on_every_metrics_port_does_not_delay_a_stop() {
+async fn partial_requests_to_metrics_do_not_delay_a_stop() {
     let mut stack = Stack::builder().start().await;
     let offset = stack.base_url().rsplit(':').next().unwrap().parse::<u16>().unwrap() - 8181;
     let open = Role::ALL.iter().map(|role| {
@@ -310,7 +313,7 @@ async fn half_a_request_on_every_metrics_port_does_not_delay_a_stop() {
 }
 
 #[tokio::test]
-async fn configuration_folder_that_cannot_be_entered_is_named_with_64() {
+async fn unreadable_configuration_is_named_and_exits_64() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("phoenix.toml"), "[planner]\nmax_plans_in_flight = 1\n").unwrap();
     let is_root = geteuid().is_root();
@@ -331,7 +334,7 @@ async fn configuration_folder_that_cannot_be_entered_is_named_with_64() {
 }
 
 #[tokio::test]
-async fn backup_that_a_variable_narrows_says_what_it_left_out() {
+async fn backup_narrowed_by_a_variable_names_what_is_missing() {
     let mut stack = Stack::builder().start().await;
     let dir = stack.dir();
     let backup = |variable: &'static str, to: &'static str| {

@@ -1,4 +1,4 @@
-//! The way back: a copy is read from end to end, and put where nobody works. What was there before is kept beside it.
+//! Restore: a backup is verified completely and then moved to its target, which must not be in use. Existing files are renamed.
 
 use std::{
     fmt, fs,
@@ -13,103 +13,104 @@ use phoenix_platform::sqlite::{
 };
 
 use super::{
-    Refusal,
-    copies::{self, Copies, Partial, folder_of, is_occupied, sync_folder},
-    place::{Contents, Place, VAULT},
+    copies::{self, Copies, PartialCopy, folder_of, is_occupied, sync_folder},
+    error::BackupError,
+    location::{Contents, Location, VAULT},
 };
 use crate::args::RestoreArgs;
 
-/// What was restored.
+/// The result of a restore.
 pub(super) struct Restored {
     to: PathBuf,
     copies: Copies,
-    /// What was there before, under its new names.
+    /// New names of the files that existed before.
     kept: Vec<PathBuf>,
 }
 
-pub(super) async fn run(args: RestoreArgs) -> Result<Restored, Refusal> {
+pub(super) async fn run(args: RestoreArgs) -> Result<Restored, BackupError> {
     let RestoreArgs { from, target, force } = args;
-    let target = Place::resolve(target)?;
+    let target = Location::resolve(target)?;
     let contents = match (&target, from.is_dir()) {
-        (Place::Folder(_), true) => Contents::of_folder(&from)?,
-        (Place::Database { .. }, false) => Contents::of_file(&from)?,
-        (Place::Folder(_), false) if !from.exists() => {
-            return Err(Refusal::machine(format_args!("there is no backup {}", from.display())));
+        (Location::Folder(_), true) => Contents::of_folder(&from)?,
+        (Location::Database { .. }, false) => Contents::of_file(&from)?,
+        (Location::Folder(_), false) if !from.exists() => {
+            return Err(BackupError::failed(format_args!("there is no backup {}", from.display())));
         }
-        (Place::Folder(_), false) => {
-            return Err(Refusal::Usage(format!(
-                "{} is the copy of one database: say with --database-url where it belongs",
+        (Location::Folder(_), false) => {
+            return Err(BackupError::Usage(format!(
+                "{} is a backup of one database; name its target with --database-url",
                 from.display()
             )));
         }
-        (Place::Database { .. }, true) => {
-            return Err(Refusal::Usage(format!(
-                "{} is the copy of a data folder: say with --data-dir where it belongs",
+        (Location::Database { .. }, true) => {
+            return Err(BackupError::Usage(format!(
+                "{} is a backup of a data folder; name its target with --data-dir",
                 from.display()
             )));
         }
     };
-    let place = |name: &str| match &target {
-        Place::Folder(folder) => folder.join(name),
-        Place::Database { file, .. } => file.clone(),
+    let path_of = |name: &str| match &target {
+        Location::Folder(folder) => folder.join(name),
+        Location::Database { file, .. } => file.clone(),
     };
     let names = contents.databases.iter().map(|(name, _)| name.as_str());
-    let places: Vec<PathBuf> = names.chain(contents.vault.as_ref().map(|_| VAULT)).map(place).collect();
-    check_places(&places, force).await?;
+    let paths: Vec<PathBuf> = names.chain(contents.vault.as_ref().map(|_| VAULT)).map(path_of).collect();
+    check_targets(&paths, force).await?;
 
-    let partials = places.iter().map(|place| Partial::beside(place)).collect::<Result<Vec<_>, _>>()?;
+    let partials = paths.iter().map(|path| PartialCopy::beside(path)).collect::<Result<Vec<_>, _>>()?;
     let partial_of = |name: &str| {
-        let at = places.iter().position(|candidate| *candidate == place(name));
-        at.map(|at| partials[at].path().to_owned()).unwrap_or_default()
+        let index = paths.iter().position(|path| *path == path_of(name));
+        index.map(|index| partials[index].path().to_owned()).unwrap_or_default()
     };
     let copies = copies::copy(&contents, partial_of, Check::Full).await?;
-    // Somebody may have been started meanwhile.
-    check_places(&places, force).await?;
+    // A service may have been started meanwhile.
+    check_targets(&paths, force).await?;
     let mut kept = Vec::new();
-    for (place, partial) in places.iter().zip(&partials) {
-        kept.extend(set_aside(place)?);
-        fs::rename(partial.path(), place).map_err(|error| Refusal::file(place, error))?;
-        sync_folder(&folder_of(place))?;
+    for (path, partial) in paths.iter().zip(&partials) {
+        kept.extend(rename_existing(path)?);
+        fs::rename(partial.path(), path).map_err(|error| BackupError::file(path, error))?;
+        sync_folder(&folder_of(path))?;
     }
     Ok(Restored { to: target.path().to_owned(), copies, kept })
 }
 
-/// Whether what is at `places` may be replaced: nobody must be at work there, and what is there must not be lost by mistake.
-async fn check_places(places: &[PathBuf], force: bool) -> Result<(), Refusal> {
-    for place in places.iter().filter(|place| place.is_file()) {
-        if !backup::is_free(place).await {
-            return Err(Refusal::machine(format_args!(
+/// Checks that no service uses the files at `paths`, and that they may be renamed.
+async fn check_targets(paths: &[PathBuf], force: bool) -> Result<(), BackupError> {
+    for path in paths.iter().filter(|path| path.is_file()) {
+        if !backup::is_free(path).await {
+            return Err(BackupError::failed(format_args!(
                 "the database {} is in use; stop phoenix first",
-                place.display()
+                path.display()
             )));
         }
     }
-    let occupied = places.iter().find(|place| is_occupied(place));
+    let occupied = paths.iter().find(|path| is_occupied(path));
     match occupied.filter(|_| !force) {
         None => Ok(()),
-        Some(place) => Err(Refusal::machine(format_args!(
-            "{} exists already; restore into a new folder, or set aside what is there with --force",
-            place.display()
+        Some(path) => Err(BackupError::failed(format_args!(
+            "{} exists already; restore into a new folder, or rename existing files with --force",
+            path.display()
         ))),
     }
 }
 
-/// Renames what is at `place`, with what belongs to it: its new name, if there was something.
-fn set_aside(place: &Path) -> Result<Option<PathBuf>, Refusal> {
+/// Renames the file or folder at `path`, and the files that belong to it. Returns its new name, if it existed.
+fn rename_existing(path: &Path) -> Result<Option<PathBuf>, BackupError> {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let aside = companion(place, &format!(".replaced-{seconds}"));
-    let was_there = is_occupied(place);
-    if was_there {
-        fs::rename(place, &aside).map_err(|error| Refusal::file(place, error))?;
+    let renamed = companion(path, &format!(".replaced-{seconds}"));
+    let existed = is_occupied(path);
+    if existed {
+        fs::rename(path, &renamed).map_err(|error| BackupError::file(path, error))?;
     }
-    // They must never meet another database.
+    // A journal file must never be applied to another database.
     for suffix in WAL_SUFFIXES {
-        let left = companion(place, suffix);
-        if left.exists() {
-            fs::rename(&left, companion(&aside, suffix)).map_err(|error| Refusal::file(&left, error))?;
+        let leftover = companion(path, suffix);
+        if leftover.exists() {
+            fs::rename(&leftover, companion(&renamed, suffix))
+                .map_err(|error| BackupError::file(&leftover, error))?;
         }
     }
-    Ok(was_there.then_some(aside))
+    Ok(existed.then_some(renamed))
 }
 
 impl fmt::Display for Restored {
@@ -117,8 +118,8 @@ impl fmt::Display for Restored {
         let Self { to, copies, kept } = self;
         write!(f, "restored {}: {copies}", to.display())?;
         for (n, path) in kept.iter().enumerate() {
-            let before = if n == 0 { "; what was there before is kept as " } else { ", " };
-            write!(f, "{before}{}", path.display())?;
+            let separator = if n == 0 { "; what was there before is kept as " } else { ", " };
+            write!(f, "{separator}{}", path.display())?;
         }
         Ok(())
     }

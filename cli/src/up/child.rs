@@ -15,121 +15,124 @@ use phoenix_platform::config::Role;
 use tokio::{process::Command, sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::terminal::complain;
+use crate::terminal::print_error;
 
-/// The wait before a service that died is started again; doubles while it keeps dying.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// First and longest wait before a service that exited is restarted; it doubles while the service keeps exiting.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
-/// A service that ran so long is well: the next wait is the first one again.
-const WELL_AFTER: Duration = Duration::from_secs(30);
+/// Runtime after which a service counts as stable, and the backoff is reset.
+const STABLE_AFTER: Duration = Duration::from_secs(30);
 
-/// How long a service may take to stop: its drain limit and a little more.
-const STOP_LIMIT: Duration = Duration::from_secs(35);
+/// Time that a service may take to stop: its drain limit and a margin.
+const STOP_TIMEOUT: Duration = Duration::from_secs(35);
 
-/// A service that died by itself.
-pub(crate) struct Died {
-    /// Which.
+/// An exit of a service that was not stopped.
+pub(crate) struct ChildExit {
     pub(crate) role: Role,
-    /// "was killed by signal 9".
+    /// The exit as a predicate, such as "was killed by signal 9".
     pub(crate) how: String,
 }
 
-/// How a service ended that was to stop.
+/// How a service stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stopped {
-    /// By itself, with its work done or handed over.
+    /// It exited after its drain.
     Drained,
-    /// By SIGKILL: it did not drain in time, or something else killed it.
+    /// It did not drain in time, or was killed otherwise.
     Killed,
 }
 
-/// A service, and what decides about it.
+/// A service under supervision.
 pub(crate) struct Child<C> {
     pub(crate) role: Role,
-    /// Makes the command that starts it.
+    /// Returns the command that starts it.
     pub(crate) command: C,
-    /// Whether the whole stack has been ready once; before, a death is not repaired.
+    /// Cancelled once the whole stack has been ready; an earlier exit is not repaired.
     pub(crate) stack_ready: CancellationToken,
-    /// Drain and end.
+    /// Stops the service after a drain.
     pub(crate) stop: CancellationToken,
-    /// End at once.
+    /// Kills the service.
     pub(crate) kill: CancellationToken,
-    /// Who is told of a death.
-    pub(crate) deaths: mpsc::Sender<Died>,
+    /// Receives exits.
+    pub(crate) exits: mpsc::Sender<ChildExit>,
 }
 
-enum Ended {
+enum RunEnd {
     Stopped(Stopped),
-    ByItself(String),
+    Exited(String),
 }
 
 impl<C: Fn() -> Command> Child<C> {
-    /// Runs the service, again and again, until it is stopped.
-    pub(crate) async fn keep_alive(self) -> (Role, Stopped) {
-        let mut wait = FIRST_WAIT;
+    /// Runs the service and restarts it until it is stopped.
+    pub(crate) async fn supervise(self) -> (Role, Stopped) {
+        let mut backoff = FIRST_BACKOFF;
         loop {
             let started = Instant::now();
             let how = match self.run_once().await {
-                Ok(Ended::Stopped(stopped)) => return (self.role, stopped),
-                Ok(Ended::ByItself(how)) => how,
+                Ok(RunEnd::Stopped(stopped)) => return (self.role, stopped),
+                Ok(RunEnd::Exited(how)) => how,
                 Err(error) => format!("could not be started: {error}"),
             };
-            let _ = self.deaths.try_send(Died { role: self.role, how: how.clone() });
+            let _ = self.exits.try_send(ChildExit { role: self.role, how: how.clone() });
             if !self.stack_ready.is_cancelled() {
                 return (self.role, Stopped::Drained);
             }
-            if started.elapsed() >= WELL_AFTER {
-                wait = FIRST_WAIT;
+            if started.elapsed() >= STABLE_AFTER {
+                backoff = FIRST_BACKOFF;
             }
-            complain(format_args!("the {} {how}; starting it again in {} ms", self.role, wait.as_millis()));
+            print_error(format_args!(
+                "the {} {how}; starting it again in {} ms",
+                self.role,
+                backoff.as_millis()
+            ));
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(backoff) => {}
                 () = self.stop.cancelled() => return (self.role, Stopped::Drained),
             }
-            wait = (wait * 2).min(LONGEST_WAIT);
+            backoff = (backoff * 2).min(MAX_BACKOFF);
         }
     }
 
-    async fn run_once(&self) -> io::Result<Ended> {
+    async fn run_once(&self) -> io::Result<RunEnd> {
         let mut process = (self.command)()
-            // A group of its own, so that Ctrl-C reaches only the supervisor, which stops the services in order.
+            // In its own process group, so that Ctrl-C reaches only the supervisor, which stops the services in order.
             .process_group(0)
-            // Ends when this process does, however that happens.
+            // Ends with this process.
             .stdin(Stdio::piped())
-            // Its log goes where ours goes, past us: each line says whose it is, and is one write. Standard output is
-            // for the ready line alone.
+            // The log of the service goes directly to standard error: each line names its service, and is one write.
+            // Standard output is reserved for the ready line.
             .stdout(io::stderr().as_fd().try_clone_to_owned()?)
             .stderr(Stdio::inherit())
             .kill_on_drop(true)
             .spawn()?;
         let _stdin = process.stdin.take();
-        let ended = tokio::select! {
-            status = process.wait() => Ended::ByItself(describe(status?)),
+        let end = tokio::select! {
+            status = process.wait() => RunEnd::Exited(describe(status?)),
             () = self.stop.cancelled() => {
                 if let Some(pid) = process.id().and_then(|pid| i32::try_from(pid).ok()) {
-                    // It may have ended in this moment.
+                    // The process may just have exited.
                     let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
                 }
                 tokio::select! {
-                    status = process.wait() => Ended::Stopped(how_it_stopped(status?)),
-                    () = self.kill.cancelled() => Ended::Stopped(Stopped::Killed),
-                    () = tokio::time::sleep(STOP_LIMIT) => {
-                        complain(format_args!("the {} did not stop in {} s; killing it", self.role, STOP_LIMIT.as_secs()));
-                        Ended::Stopped(Stopped::Killed)
+                    status = process.wait() => RunEnd::Stopped(outcome_of_stop(status?)),
+                    () = self.kill.cancelled() => RunEnd::Stopped(Stopped::Killed),
+                    () = tokio::time::sleep(STOP_TIMEOUT) => {
+                        print_error(format_args!("the {} did not stop in {} s; killing it", self.role, STOP_TIMEOUT.as_secs()));
+                        RunEnd::Stopped(Stopped::Killed)
                     }
                 }
             }
-            () = self.kill.cancelled() => Ended::Stopped(Stopped::Killed),
+            () = self.kill.cancelled() => RunEnd::Stopped(Stopped::Killed),
         };
-        // Does nothing to a process that has ended.
+        // Has no effect on a process that has exited.
         let _ = process.kill().await;
-        Ok(ended)
+        Ok(end)
     }
 }
 
-/// A service that is stopped before it can catch signals ends by SIGTERM, and has nothing to drain.
-fn how_it_stopped(status: ExitStatus) -> Stopped {
+/// The outcome of a stop. A service that is stopped before it handles signals ends by SIGTERM, and has nothing to drain.
+fn outcome_of_stop(status: ExitStatus) -> Stopped {
     use std::os::unix::process::ExitStatusExt;
     match status.signal().map(Signal::try_from) {
         None | Some(Ok(Signal::SIGTERM)) => Stopped::Drained,

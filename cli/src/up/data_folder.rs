@@ -1,4 +1,4 @@
-//! The data folder: one stack at a time, closed to other users, kept out of git.
+//! The data folder: used by one stack at a time, closed to other users, ignored by git.
 
 use std::{
     ffi::OsStr,
@@ -9,86 +9,86 @@ use std::{
 
 use phoenix_platform::{config::Role, privacy, service_token, sqlite};
 
-use super::plan::Refusal;
+use super::error::StartError;
 use crate::backup::VAULT;
 
-/// Locked by the stack that uses the folder. The lock ends with its process, however that ends.
+/// File that is locked by the stack that uses the folder. The kernel releases the lock with the process.
 const LOCK_FILE: &str = "up.lock";
 
-/// The token by which services know each other.
+/// File of the token by which services authenticate each other.
 const TOKEN_FILE: &str = service_token::FILE_NAME;
 
 const GITIGNORE: &str = ".gitignore";
 
-/// A data folder that this process has for itself.
+/// A data folder that is locked by this process.
 pub(crate) struct DataFolder {
     path: PathBuf,
-    /// Not inherited by the services: the handle is closed when they are started.
+    /// Not inherited by the services: the handle is closed on exec.
     _lock: File,
 }
 
 impl DataFolder {
-    /// Creates the folder when there is none, and takes it.
-    pub(crate) fn open(dir: &Path) -> Result<Self, Refusal> {
-        let refuse = |error: io::Error| {
-            Refusal::Machine(format!(
+    /// Creates the folder if it does not exist, and locks it.
+    pub(crate) fn open(dir: &Path) -> Result<Self, StartError> {
+        let fail = |error: io::Error| {
+            StartError::System(format!(
                 "nothing was started; the data folder {} cannot be written: {error}. Choose another with --data-dir",
                 dir.display()
             ))
         };
-        privacy::create_folder(dir).map_err(refuse)?;
-        let path = dir.canonicalize().map_err(refuse)?;
-        let is_ours = holds_nothing_else(&path).map_err(refuse)?;
-        let lock = privacy::create_file(&path.join(LOCK_FILE)).map_err(refuse)?;
+        privacy::create_folder(dir).map_err(fail)?;
+        let path = dir.canonicalize().map_err(fail)?;
+        let is_exclusive = is_exclusive(&path).map_err(fail)?;
+        let lock = privacy::create_file(&path.join(LOCK_FILE)).map_err(fail)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(in_use(&path)),
-            Err(TryLockError::Error(error)) => return Err(refuse(error)),
+            Err(TryLockError::Error(error)) => return Err(fail(error)),
         }
-        prepare(&path, is_ours).map_err(refuse)?;
+        prepare(&path, is_exclusive).map_err(fail)?;
         Ok(Self { path, _lock: lock })
     }
 
-    /// Its absolute path.
+    /// Absolute path of the folder.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The file of the service token, which is made when there is none.
-    pub(crate) fn service_token(&self) -> Result<PathBuf, Refusal> {
+    /// File of the service token, which is created if it does not exist.
+    pub(crate) fn service_token(&self) -> Result<PathBuf, StartError> {
         service_token::load_or_create(&self.path).map_err(|error| {
             let path = self.path.join(TOKEN_FILE);
-            Refusal::Machine(format!(
+            StartError::System(format!(
                 "nothing was started; the service token in {} cannot be used: {error}",
                 path.display()
             ))
         })
     }
 
-    /// The notes in it.
+    /// Folder of the notes.
     pub(crate) fn vault(&self) -> PathBuf {
         self.path.join(VAULT)
     }
 }
 
-fn in_use(path: &Path) -> Refusal {
-    Refusal::Machine(format!(
-        "nothing was started; another `phoenix up` uses the data folder {}. Stop it, or start this stack on a folder of its \
-         own with --data-dir (and on ports of its own with --port-offset)",
+fn in_use(path: &Path) -> StartError {
+    StartError::System(format!(
+        "nothing was started; another `phoenix up` uses the data folder {}. Stop it, or start this stack with another \
+             --data-dir and another --port-offset",
         path.display()
     ))
 }
 
-fn prepare(path: &Path, is_ours: bool) -> io::Result<()> {
+fn prepare(path: &Path, is_exclusive: bool) -> io::Result<()> {
     let probe = path.join(format!(".writable-{}", std::process::id()));
     privacy::create_file(&probe)?;
     std::fs::remove_file(&probe)?;
     let vault = path.join(VAULT);
     privacy::create_folder(&vault)?;
-    let pattern = if is_ours { "*".to_owned() } else { patterns() };
+    let pattern = if is_exclusive { "*".to_owned() } else { patterns() };
     privacy::keep_out_of_git(path, &pattern)?;
-    // What an older version, or an installer, left open. A folder that is used for other things too stays as it is.
-    if is_ours {
+    // Older versions and installers may have left it open to others. A shared folder keeps its mode.
+    if is_exclusive {
         privacy::tighten(path)?;
     }
     let files = [LOCK_FILE, TOKEN_FILE, GITIGNORE].map(|name| path.join(name));
@@ -100,25 +100,25 @@ fn prepare(path: &Path, is_ours: bool) -> io::Result<()> {
     companions.chain(files).chain([vault]).try_for_each(|path| privacy::tighten(&path))
 }
 
-/// Whether a folder holds nothing but what Phoenix puts there.
-fn holds_nothing_else(path: &Path) -> io::Result<bool> {
+/// Whether the folder contains nothing but files of Phoenix.
+fn is_exclusive(path: &Path) -> io::Result<bool> {
     for entry in path.read_dir()? {
-        if !is_ours(&entry?.file_name()) {
+        if !is_own(&entry?.file_name()) {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-fn is_ours(name: &OsStr) -> bool {
+fn is_own(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
     [LOCK_FILE, TOKEN_FILE, GITIGNORE, VAULT].contains(&name)
         || name.starts_with(".writable-")
-        // With what is beside it, and what a restore has set aside.
+        // Including companion files, and files renamed by a restore.
         || databases().any(|database| name.starts_with(&database))
 }
 
-/// For the `.gitignore` of a folder that holds other things.
+/// Patterns for the `.gitignore` of a folder that contains other files.
 fn patterns() -> String {
     let files = [LOCK_FILE, TOKEN_FILE, GITIGNORE].map(|name| format!("/{name}"));
     let databases = databases().map(|name| format!("/{name}*"));
@@ -139,22 +139,22 @@ mod tests {
         path.metadata().unwrap().mode() & 0o777
     }
 
-    fn refusal(dir: &Path) -> String {
+    fn start_error(dir: &Path) -> String {
         match DataFolder::open(dir) {
-            Err(Refusal::Machine(problem)) => problem,
-            Err(Refusal::Settings(problems)) => problems.to_string(),
-            Ok(_) => panic!("the folder could be taken"),
+            Err(StartError::System(problem)) => problem,
+            Err(StartError::Settings(problems)) => problems.to_string(),
+            Ok(_) => panic!("the folder was opened twice"),
         }
     }
 
     #[test]
-    fn data_folder_is_taken_once_whatever_it_is_called() {
+    fn data_folder_is_locked_under_every_name() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         let held = DataFolder::open(&data).unwrap();
         std::os::unix::fs::symlink(&data, dir.path().join("link")).unwrap();
         for name in [&data, &dir.path().join("link"), &dir.path().join("data/../data")] {
-            let problem = refusal(name);
+            let problem = start_error(name);
             assert!(
                 problem.contains(&data.display().to_string()) && problem.contains("--data-dir"),
                 "{problem}"
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn data_folder_with_other_files_ignores_only_its_own() {
+    fn shared_data_folder_ignores_only_files_of_phoenix() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("main.rs"), "").unwrap();
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
@@ -193,6 +193,6 @@ mod tests {
         let ignored = std::fs::read_to_string(dir.path().join(".gitignore")).unwrap();
         assert!(ignored.contains("/planner.db*\n") && ignored.contains("/vault/"), "{ignored}");
         assert!(!ignored.lines().any(|line| line == "*"), "{ignored}");
-        assert_eq!(mode(dir.path()), 0o755, "a folder with other files stays as it is");
+        assert_eq!(mode(dir.path()), 0o755, "a shared folder keeps its mode");
     }
 }

@@ -1,5 +1,5 @@
-//! What each service finds in its environment: what its settings ask for, what the system's libraries read, and nothing else.
-//! A secret goes to the one service that uses it.
+//! The environment of each service: the variables that its settings and the system's libraries read, and no other. A secret
+//! reaches only the service that uses it.
 
 use std::{
     cell::RefCell,
@@ -10,10 +10,10 @@ use std::{
 use phoenix_domain::llm::ProviderKind;
 use phoenix_platform::config::{Role, RoleSettings, process_env};
 
-/// Stands for the value of a secret in the environment of a service that asks only whether it is set.
+/// Placeholder for a secret in the environment of a service that only checks whether it is set.
 const WITHHELD: &str = "withheld";
 
-/// Variables that no setting of Phoenix reads, but the libraries that it is made of, or the system.
+/// Variables that the system and the libraries of Phoenix read.
 const SYSTEM: &[&str] = &[
     "HOME",
     "HOSTNAME",
@@ -30,12 +30,12 @@ const SYSTEM: &[&str] = &[
     "USER",
 ];
 
-/// The same, by their beginning.
+/// Prefixes of such variables.
 const SYSTEM_PREFIXES: &[&str] =
     &["LC_", "LD_", "LLVM_PROFILE_", "MALLOC_", "OTEL_", "RUST_", "SQLITE_", "TOKIO_"];
 
-/// A variable that `phoenix up` decides itself, and what an operator uses instead.
-const DECIDED: &[(&str, &str)] = &[
+/// Variables that `phoenix up` manages itself, and what to use instead.
+const MANAGED: &[(&str, &str)] = &[
     ("DATABASE_URL", "--data-dir"),
     ("GRPC_ADDR", "--port-offset"),
     ("METRICS_ADDR", "--port-offset"),
@@ -44,19 +44,19 @@ const DECIDED: &[(&str, &str)] = &[
     ("HEALTH_URL", "--port-offset"),
 ];
 
-/// What one service has asked the environment for while its settings were read.
+/// The variables that one service has read while its settings were resolved.
 #[derive(Default)]
-pub(crate) struct Asked(RefCell<BTreeMap<String, String>>);
+pub(crate) struct RecordedReads(RefCell<BTreeMap<String, String>>);
 
-impl Asked {
-    /// The value of a variable, unless `phoenix up` decides about it.
-    pub(crate) fn look_up(&self, name: &str) -> Option<String> {
-        let value = process_env(name).filter(|_| !is_decided(name))?;
+impl RecordedReads {
+    /// Reads and records a variable, unless `phoenix up` manages it.
+    pub(crate) fn read(&self, name: &str) -> Option<String> {
+        let value = process_env(name).filter(|_| !is_managed(name))?;
         self.0.borrow_mut().insert(name.to_owned(), value.clone());
         Some(value)
     }
 
-    /// The whole environment of the service whose settings are `settings`.
+    /// The environment of the service with `settings`.
     pub(crate) fn environment(self, settings: &RoleSettings) -> Vec<(OsString, OsString)> {
         let executor_only = executor_only(settings);
         let is_system = |name: &str| {
@@ -70,7 +70,7 @@ impl Asked {
             environment.insert(name.into(), if is_withheld { WITHHELD.into() } else { value.into() });
         }
         if settings.role == Role::Executor {
-            // What agents are given is named by the operator, one by one.
+            // The operator names each variable that agents get.
             for name in settings.config.agents.iter().flat_map(|agent| &agent.env) {
                 environment.extend(std::env::var_os(name).map(|value| (name.into(), value)));
             }
@@ -79,22 +79,21 @@ impl Asked {
     }
 }
 
-/// Variables whose values only the executor needs. The others read the same file and learn that the variable is set.
+/// Variables whose values only the executor needs. The other services read the same file and need only know that they are set.
 fn executor_only(settings: &RoleSettings) -> BTreeSet<String> {
     let keys = ProviderKind::ALL.iter().flat_map(|kind| kind.key_variables());
     let keys = keys.map(|name| (*name).to_owned());
     keys.chain(settings.config.executor_variables().iter().cloned()).collect()
 }
 
-fn is_decided(name: &str) -> bool {
-    DECIDED.iter().any(|(decided, _)| *decided == name)
+fn is_managed(name: &str) -> bool {
+    MANAGED.iter().any(|(managed, _)| *managed == name)
 }
 
-/// The variables that are set and have no effect on a stack, each with what to use instead; `None` when there are none.
+/// The variables that are set and have no effect on a stack, each with its replacement; `None` if there are none.
 pub(crate) fn ignored(port_offset: u16) -> Option<String> {
-    let beside_offset = (port_offset != 0).then_some(("HTTP_ADDR", "HTTP_ADDR without --port-offset"));
-    let ignored =
-        DECIDED.iter().copied().chain(beside_offset).filter(|(name, _)| process_env(name).is_some());
+    let with_offset = (port_offset != 0).then_some(("HTTP_ADDR", "HTTP_ADDR without --port-offset"));
+    let ignored = MANAGED.iter().copied().chain(with_offset).filter(|(name, _)| process_env(name).is_some());
     let named: Vec<_> = ignored.map(|(name, instead)| format!("{name} (use {instead})")).collect();
     (!named.is_empty()).then(|| named.join(", "))
 }

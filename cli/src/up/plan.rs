@@ -1,4 +1,4 @@
-//! What a stack is made of, checked before any of it is started.
+//! The services of a stack, checked before any is started.
 
 use std::{
     ffi::OsString,
@@ -17,20 +17,12 @@ use tokio::process::Command;
 
 use super::{
     data_folder::DataFolder,
-    environment::{self, Asked},
+    environment::{self, RecordedReads},
+    error::StartError,
 };
 use crate::{args::UpArgs, role::executable};
 
-/// Why a stack is not started.
-#[derive(Debug)]
-pub(crate) enum Refusal {
-    /// The settings can't be used.
-    Settings(Problems),
-    /// The machine says no: a port in use, a folder that can't be written.
-    Machine(String),
-}
-
-/// The stack to start.
+/// A stack to start.
 pub(crate) struct StackPlan {
     exe: String,
     data: DataFolder,
@@ -40,7 +32,7 @@ pub(crate) struct StackPlan {
     services: Vec<Service>,
 }
 
-/// How one service is started.
+/// One service to start.
 struct Service {
     role: Role,
     flags: RoleFlags,
@@ -48,10 +40,10 @@ struct Service {
 }
 
 impl StackPlan {
-    /// Settles every setting, checks the ports and takes the data folder.
-    pub(crate) fn resolve(args: UpArgs) -> Result<Self, Refusal> {
+    /// Resolves all settings, checks the ports and locks the data folder.
+    pub(crate) fn resolve(args: UpArgs) -> Result<Self, StartError> {
         let exe = executable()
-            .map_err(|error| Refusal::Machine(format!("cannot find its own executable: {error}")))?;
+            .map_err(|error| StartError::System(format!("cannot find its own executable: {error}")))?;
         let UpArgs { port_offset, data_dir, config, log_format } = args;
         let mut problems = Problems::default();
         let (mut services, mut resolved) = (Vec::new(), Vec::new());
@@ -61,23 +53,23 @@ impl StackPlan {
         for role in Role::ALL {
             let (role, flags) =
                 flags(*role, port_offset, &data_dir, config.as_deref(), log_format.as_deref())?;
-            let asked = Asked::default();
-            // The token is kept in the data folder, which nothing touches before the settings are valid.
-            let stand_in = |name: &str| {
+            let reads = RecordedReads::default();
+            // The token is in the data folder, which is not opened before the settings are valid.
+            let placeholder = |name: &str| {
                 (name == service_token::VARIABLE && !brings_token).then(|| "not-read-yet".to_owned())
             };
             match RoleSettings::resolve(role, &flags, &exe, &|name| {
-                stand_in(name).or_else(|| asked.look_up(name))
+                placeholder(name).or_else(|| reads.read(name))
             }) {
                 Ok(settings) => {
-                    problems.extend(own_places(&settings.config));
-                    services.push(Service { role, flags, environment: asked.environment(&settings) });
+                    problems.extend(conflicting_settings(&settings.config));
+                    services.push(Service { role, flags, environment: reads.environment(&settings) });
                     resolved.push(settings);
                 }
                 Err(found) => problems.extend(found),
             }
         }
-        problems.into_result(()).map_err(Refusal::Settings)?;
+        problems.into_result(()).map_err(StartError::Settings)?;
         check_ports(&resolved)?;
         let data = DataFolder::open(&data_dir)?;
         let token_file = if brings_token { None } else { Some(data.service_token()?) };
@@ -86,7 +78,7 @@ impl StackPlan {
             service.flags.service_token_file.clone_from(&token_file);
         }
         let gateway = resolved.into_iter().find(|settings| settings.role == Role::Gateway);
-        let Some(gateway) = gateway else { return Err(Refusal::Machine("no gateway to start".into())) };
+        let Some(gateway) = gateway else { return Err(StartError::System("no gateway to start".into())) };
         Ok(Self {
             exe,
             data,
@@ -97,17 +89,17 @@ impl StackPlan {
         })
     }
 
-    /// Where the stack is reached.
+    /// Address of the gateway.
     pub(crate) const fn gateway_addr(&self) -> SocketAddr {
         self.gateway_addr
     }
 
-    /// How the supervisor itself writes its log.
+    /// Log settings of the supervisor itself.
     pub(crate) fn telemetry(&self) -> TelemetryConfig {
         TelemetryConfig { service: "up", prefix: true, traces: None, ..self.telemetry.clone() }
     }
 
-    /// The variables that are set and have no effect, each with what to use instead.
+    /// The variables that are set and have no effect, each with its replacement.
     pub(crate) fn ignored_variables(&self) -> Option<&str> {
         self.ignored_variables.as_deref()
     }
@@ -133,8 +125,8 @@ impl StackPlan {
     }
 }
 
-/// The settings of the file that a stack would ignore, as problems: where a stack serves and keeps its data is one decision.
-fn own_places(config: &PhoenixConfig) -> Problems {
+/// Settings of the file that conflict with `phoenix up`, which decides on the addresses and the data folder of a stack.
+fn conflicting_settings(config: &PhoenixConfig) -> Problems {
     let mut problems = Problems::default();
     for setting in config.configured_endpoints() {
         let instead = match setting.rsplit_once('.') {
@@ -145,7 +137,7 @@ fn own_places(config: &PhoenixConfig) -> Problems {
         problems.add(
             setting,
             format_args!(
-                "`phoenix up` decides about it; remove it and use {instead}, or start the services one by one"
+                "`phoenix up` manages this setting; remove it and use {instead}, or start the services one by one"
             ),
         );
     }
@@ -158,23 +150,23 @@ fn flags(
     data_dir: &Path,
     config: Option<&Path>,
     log_format: Option<&str>,
-) -> Result<(Role, RoleFlags), Refusal> {
+) -> Result<(Role, RoleFlags), StartError> {
     let port = |base: u16| {
         base.checked_add(offset).ok_or_else(|| {
             let mut problems = Problems::default();
             problems.add(
                 "--port-offset",
-                format_args!("{offset} is too much: port {base} + {offset} does not exist"),
+                format_args!("{offset} is too large: port {base} + {offset} does not exist"),
             );
-            Refusal::Settings(problems)
+            StartError::Settings(problems)
         })
     };
     let url = |peer: Role| port(peer.default_port()).map(|port| Some(format!("http://127.0.0.1:{port}")));
     let addr = |base: u16| port(base).map(|port| Some(format!("127.0.0.1:{port}")));
-    // The gateway may be made to serve others by HTTP_ADDR; the services behind it stay on loopback.
-    let gateway_elsewhere = role == Role::Gateway && offset == 0 && process_env("HTTP_ADDR").is_some();
+    // HTTP_ADDR may expose the gateway; the services behind it stay on loopback.
+    let has_http_addr = role == Role::Gateway && offset == 0 && process_env("HTTP_ADDR").is_some();
     let flags = RoleFlags {
-        addr: if gateway_elsewhere { process_env("HTTP_ADDR") } else { addr(role.default_port())? },
+        addr: if has_http_addr { process_env("HTTP_ADDR") } else { addr(role.default_port())? },
         metrics_addr: addr(role.default_metrics_port())?,
         planner_url: url(Role::Planner)?,
         executor_url: url(Role::Executor)?,
@@ -220,8 +212,8 @@ fn to_args(flags: &RoleFlags, log_format: LogFormat) -> Vec<OsString> {
     args
 }
 
-/// Binds every port and lets it go again, so that all that are taken are named before anything runs.
-fn check_ports(services: &[RoleSettings]) -> Result<(), Refusal> {
+/// Binds and releases every port, so that all ports in use are reported before any service is started.
+fn check_ports(services: &[RoleSettings]) -> Result<(), StartError> {
     let mut held = Vec::new();
     let mut taken = Vec::new();
     for settings in services {
@@ -237,8 +229,9 @@ fn check_ports(services: &[RoleSettings]) -> Result<(), Refusal> {
     if taken.is_empty() {
         return Ok(());
     }
-    Err(Refusal::Machine(format!(
-        "nothing was started; these ports cannot be had:\n{}\nStop what uses them, or start another stack beside it with --port-offset 1000 and a --data-dir of its own",
+    Err(StartError::System(format!(
+        "nothing was started; these ports cannot be bound:\n{}\nStop the processes that use them, or start another stack \
+         with --port-offset 1000 and another --data-dir",
         taken.join("\n")
     )))
 }

@@ -1,4 +1,4 @@
-//! Asks the gateway whether the stack is ready.
+//! Polls the gateway until the stack is ready.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -7,34 +7,34 @@ use hyper::{Request, body::Bytes, header::HOST};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// Often: the time to the ready line is what a person waits.
-const ASK_EVERY: Duration = Duration::from_millis(10);
+/// Interval between polls. Short, because users wait for the ready line.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// An answer that takes longer is none.
-const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+/// Timeout of one poll.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Waits until every service is ready.
 pub(crate) async fn wait(gateway: SocketAddr) {
     loop {
-        if let Ok(Some(answer)) = tokio::time::timeout(ANSWER_LIMIT, ask(gateway)).await
+        if let Ok(Some(answer)) = tokio::time::timeout(RESPONSE_TIMEOUT, poll(gateway)).await
             && answer.contains("\"status\":\"ready\"")
         {
             return;
         }
-        tokio::time::sleep(ASK_EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// What the gateway says is missing.
-pub(crate) async fn what_is_missing(gateway: SocketAddr) -> String {
-    match tokio::time::timeout(ANSWER_LIMIT, ask(gateway)).await {
+/// The gateway's list of what is not ready.
+pub(crate) async fn missing(gateway: SocketAddr) -> String {
+    match tokio::time::timeout(RESPONSE_TIMEOUT, poll(gateway)).await {
         Ok(Some(answer)) => answer,
         Ok(None) | Err(_) => "the gateway does not answer".into(),
     }
 }
 
-async fn ask(gateway: SocketAddr) -> Option<String> {
-    // A gateway on 0.0.0.0 is reached on loopback.
+async fn poll(gateway: SocketAddr) -> Option<String> {
+    // A gateway on 0.0.0.0 is reachable on loopback.
     let addr = if gateway.ip().is_unspecified() {
         SocketAddr::from(([127, 0, 0, 1], gateway.port()))
     } else {

@@ -1,4 +1,4 @@
-//! A trace collector: takes OTLP, over gRPC and over HTTP in protobuf, and remembers every span.
+//! A trace collector that receives OTLP over gRPC and over HTTP with protobuf, and records every span.
 
 use std::{
     convert::Infallible,
@@ -31,7 +31,7 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
-/// A running collector. It ends when it is dropped.
+/// A running collector. Dropping it stops it.
 #[derive(Debug)]
 pub struct Collector {
     addr: SocketAddr,
@@ -46,15 +46,15 @@ type Spans = Arc<Mutex<Vec<CollectedSpan>>>;
 pub struct CollectedSpan {
     /// `service.name`, without `phoenix-`.
     pub service: String,
-    /// The span's name.
+    /// Name of the span.
     pub name: String,
-    /// Hexadecimal.
+    /// Trace id in hexadecimal.
     pub trace_id: String,
-    /// Hexadecimal.
+    /// Span id in hexadecimal.
     pub span_id: String,
-    /// Hexadecimal; empty for a root.
+    /// Id of the parent in hexadecimal; empty for a root.
     pub parent_id: String,
-    /// What the status says, if it is ERROR.
+    /// Message of the status, if it is ERROR.
     pub error: Option<String>,
 }
 
@@ -67,13 +67,13 @@ impl TraceService for Receiver {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        self.take(request.into_inner());
+        self.record(request.into_inner());
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
 impl Receiver {
-    fn take(&self, request: ExportTraceServiceRequest) {
+    fn record(&self, request: ExportTraceServiceRequest) {
         for resource_spans in request.resource_spans {
             let attributes = resource_spans.resource.map(|resource| resource.attributes).unwrap_or_default();
             let name = attributes.into_iter().find(|attribute| attribute.key == "service.name");
@@ -86,8 +86,8 @@ impl Receiver {
         }
     }
 
-    /// Takes one `POST /v1/traces`.
-    async fn take_http(
+    /// Records the spans of one `POST /v1/traces`.
+    async fn record_http(
         self,
         request: hyper::Request<Incoming>,
     ) -> Result<hyper::Response<Empty<Bytes>>, Infallible> {
@@ -97,7 +97,7 @@ impl Receiver {
         let mut response = hyper::Response::new(Empty::new());
         let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         match ExportTraceServiceRequest::decode(body) {
-            Ok(spans) if is_expected => self.take(spans),
+            Ok(spans) if is_expected => self.record(spans),
             _ => *response.status_mut() = StatusCode::BAD_REQUEST,
         }
         Ok(response)
@@ -121,7 +121,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 impl Collector {
-    /// Starts one on a free port.
+    /// Starts a gRPC collector on a free port.
     ///
     /// # Panics
     /// When there is no free port.
@@ -138,7 +138,7 @@ impl Collector {
         Self { addr, spans, _stop: stop.drop_guard() }
     }
 
-    /// Starts one that speaks HTTP.
+    /// Starts an HTTP collector on a free port.
     ///
     /// # Panics
     /// When there is no free port.
@@ -175,7 +175,7 @@ impl Collector {
 }
 
 async fn serve_http(stream: TcpStream, receiver: Receiver) {
-    let service = service_fn(move |request| receiver.clone().take_http(request));
-    // A connection that breaks is the sender's affair.
+    let service = service_fn(move |request| receiver.clone().record_http(request));
+    // A broken connection is an error of the sender.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }

@@ -1,4 +1,4 @@
-//! REST calls as a test sees them: status, headers, JSON; and streams of events.
+//! A REST client for tests: status, headers, JSON, and streams of events.
 
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -21,7 +21,7 @@ pub struct Rest {
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug, Clone)]
 pub struct Answer {
     /// The HTTP status.
@@ -34,7 +34,7 @@ pub struct Answer {
     pub text: String,
 }
 
-/// An answer that comes bit by bit, as server-sent events. Dropping it hangs up.
+/// A stream of server-sent events. Dropping it closes the connection.
 #[derive(Debug)]
 pub struct EventStream {
     /// The HTTP status.
@@ -45,7 +45,7 @@ pub struct EventStream {
 
 /// One server-sent event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sent {
+pub struct ServerEvent {
     /// Its id; empty when it has none.
     pub id: String,
     /// Its kind.
@@ -69,14 +69,14 @@ impl Answer {
 }
 
 impl EventStream {
-    /// The next event; none at the stream's end, however it comes to it.
-    pub async fn next(&mut self) -> Option<Sent> {
+    /// The next event; `None` at the end of the stream, or when it breaks.
+    pub async fn next(&mut self) -> Option<ServerEvent> {
         loop {
             if let Some(end) = self.unread.windows(2).position(|two| two == b"\n\n") {
                 let block: Vec<u8> = self.unread.drain(..end + 2).collect();
-                match Sent::parse(&String::from_utf8_lossy(&block)) {
-                    Some(sent) => return Some(sent),
-                    // A heartbeat.
+                match ServerEvent::parse(&String::from_utf8_lossy(&block)) {
+                    Some(event) => return Some(event),
+                    // A heartbeat without data.
                     None => continue,
                 }
             }
@@ -87,7 +87,7 @@ impl EventStream {
 }
 
 impl EventStream {
-    /// Everything that has not been read, as text: of an answer that is no stream of events.
+    /// The unread rest as text, for a response that is no stream of events.
     pub async fn text(mut self) -> String {
         let rest = self.body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         self.unread.extend_from_slice(&rest);
@@ -95,7 +95,7 @@ impl EventStream {
     }
 }
 
-impl Sent {
+impl ServerEvent {
     fn parse(block: &str) -> Option<Self> {
         let field = |name: &str| {
             let line = block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -114,36 +114,36 @@ impl Rest {
         Self { base: base.into(), headers: Vec::new(), client }
     }
 
-    /// The same, presenting `token`.
+    /// A client that presents `token`.
     #[must_use]
     pub fn with_token(self, token: impl std::fmt::Display) -> Self {
         self.with_header("authorization", format!("Bearer {token}"))
     }
 
-    /// The same, sending a header with each request.
+    /// A client that sends a header with each request.
     #[must_use]
     pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
 
-    /// Hands something over that nobody waits for: the plan's id.
+    /// Submits a plan asynchronously and returns its id.
     ///
     /// # Panics
-    /// When it is not accepted.
+    /// When the plan is not accepted.
     pub async fn submit(&self, path: &str, body: Value) -> String {
         let answer = self.clone().with_header("prefer", "respond-async").post(path, body).await;
         assert_eq!(answer.status, 202, "{}", answer.text);
         answer.str("plan_id").to_owned()
     }
 
-    /// A plan, as it is now.
+    /// The current state of a plan.
     pub async fn plan(&self, plan_id: &str) -> Value {
         self.get(&format!("/api/v1/plans/{plan_id}")).await.json
     }
 
-    /// A plan, once it has ended.
-    pub async fn ended(&self, plan_id: &str) -> Value {
+    /// Waits for the end of a plan and returns it.
+    pub async fn wait_for_end(&self, plan_id: &str) -> Value {
         until_some("the plan has ended", async || {
             let plan = self.plan(plan_id).await;
             plan["ended_at"].is_string().then_some(plan)
@@ -151,12 +151,12 @@ impl Rest {
         .await
     }
 
-    /// Sends a request; `None` when the gateway can't be reached.
+    /// Sends a request; `None` when the gateway is unreachable.
     pub async fn try_send(&self, method: Method, path: &str, body: Option<Value>) -> Option<Answer> {
         self.try_send_text(method, path, body.map(|json| json.to_string())).await
     }
 
-    /// The same with a body that is sent as it is, such as JSON that a [`Value`] cannot hold.
+    /// Like [`Self::try_send`], with a verbatim body, such as JSON that a [`Value`] cannot represent.
     pub async fn try_send_text(&self, method: Method, path: &str, body: Option<String>) -> Option<Answer> {
         let response = self.client.request(self.request(method, path, body)).await.ok()?;
         let (parts, body) = response.into_parts();
@@ -169,7 +169,7 @@ impl Rest {
         })
     }
 
-    /// The same for an answer that is a stream of events.
+    /// Like [`Self::try_send`], for a stream of events.
     pub async fn try_events(&self, method: Method, path: &str, body: Option<Value>) -> Option<EventStream> {
         let body = body.map(|json| json.to_string());
         let response = self.client.request(self.request(method, path, body)).await.ok()?;
@@ -191,7 +191,7 @@ impl Rest {
     /// `GET path`.
     ///
     /// # Panics
-    /// When the gateway can't be reached.
+    /// When the gateway is unreachable.
     pub async fn get(&self, path: &str) -> Answer {
         self.try_send(Method::GET, path, None).await.expect("the gateway answers")
     }
@@ -199,25 +199,25 @@ impl Rest {
     /// `POST path` with a JSON body.
     ///
     /// # Panics
-    /// When the gateway can't be reached.
+    /// When the gateway is unreachable.
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         self.try_send(Method::POST, path, Some(body)).await.expect("the gateway answers")
     }
 
-    /// `POST path` with a body that is sent as it is.
+    /// `POST path` with a verbatim body.
     ///
     /// # Panics
-    /// When the gateway can't be reached.
+    /// When the gateway is unreachable.
     pub async fn post_text(&self, path: &str, body: String) -> Answer {
         self.try_send_text(Method::POST, path, Some(body)).await.expect("the gateway answers")
     }
 
-    /// A chat for `agent`.
+    /// Sends a chat to `agent`.
     pub async fn chat_with(&self, agent: &str, message: &str) -> Answer {
         self.post("/api/v1/chat", serde_json::json!({"message": message, "agent": agent})).await
     }
 
-    /// What `GET /api/v1/agents` says of one agent; `None` while it can't be asked.
+    /// One agent of `GET /api/v1/agents`; `None` while the gateway is unreachable.
     pub async fn agent(&self, name: &str) -> Option<Value> {
         let answer = self.try_send(Method::GET, "/api/v1/agents", None).await?;
         answer.json.as_array()?.iter().find(|agent| agent["agent_id"] == name).cloned()

@@ -1,20 +1,23 @@
-//! Whole stacks for tests.
+//! Test support: whole stacks, clients and collectors.
 //!
-//! | what | module |
+//! | content | module |
 //! |---|---|
-//! | all four services in one process, on ports of their own | [`sandbox`] |
+//! | all four services in one process, each on its own port | [`sandbox`] |
 //! | the real executable as real processes, under `phoenix up` | [`stack`] |
-//! | the same without a supervisor, to be killed and started again at will | [`services`] |
-//! | REST calls | [`http`] |
+//! | the same without a supervisor, for tests that kill and restart services | [`services`] |
+//! | a REST client | [`http`] |
+//! | processes of this system | [`processes`] |
 //! | a trace collector | [`collector`] |
 //! | waiting for conditions instead of for time | [`wait`] |
 //!
-//! Only tests depend on this crate; here, as in tests, what must not happen panics.
+//! Only tests depend on this crate; like tests, it panics when an expectation fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 pub mod collector;
 pub mod http;
+pub mod processes;
 pub mod sandbox;
+mod scrape;
 pub mod services;
 pub mod stack;
 pub mod wait;
@@ -27,7 +30,7 @@ pub(crate) const SERVICE_TOKEN: &str = "the-services-of-a-test";
 /// The built `phoenix` executable: `PHOENIX_BIN`, or the one beside the running test.
 ///
 /// # Panics
-/// When there is none; `cargo xtask test` builds it.
+/// When it does not exist; `cargo xtask test` builds it.
 #[must_use]
 pub fn phoenix_bin() -> PathBuf {
     built_executable("PHOENIX_BIN", "phoenix")
@@ -36,7 +39,7 @@ pub fn phoenix_bin() -> PathBuf {
 /// The built `load_tester` executable, as [`phoenix_bin`].
 ///
 /// # Panics
-/// When there is none.
+/// When it does not exist.
 #[must_use]
 pub fn load_tester_bin() -> PathBuf {
     built_executable("LOAD_TESTER_BIN", "load_tester")

@@ -1,4 +1,4 @@
-//! All four services in one process, each on a port of its own, each to be stopped and started again.
+//! All four services in one process, each on its own port. Each can be stopped and restarted.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 
@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     http::Rest,
     phoenix_bin,
-    wait::{PATIENCE, until},
+    wait::{TIMEOUT, until},
 };
 
-/// A stack in this process. What runs ends when it is dropped.
+/// A stack in this process. Dropping it stops its services.
 #[derive(Debug)]
 pub struct Sandbox {
     dir: TempDir,
@@ -47,10 +47,10 @@ impl Sandbox {
         Self::start_with(config, &[]).await
     }
 
-    /// The same, with variables that agents may be given.
+    /// Like [`Self::start`], with variables for the environment of agents.
     ///
     /// # Panics
-    /// When a service can't be started.
+    /// When a service cannot be started.
     pub async fn start_with(config: &str, environment: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(dir.path().join("phoenix.toml"), config).expect("the configuration can be written");
@@ -77,7 +77,7 @@ impl Sandbox {
         Rest::new(format!("http://{}", self.addrs[&Role::Gateway]))
     }
 
-    /// What its services ask of callers over gRPC.
+    /// The token that its services require over gRPC.
     ///
     /// # Panics
     /// Never.
@@ -86,13 +86,13 @@ impl Sandbox {
         ServiceToken::new(crate::SERVICE_TOKEN).expect("a valid token")
     }
 
-    /// Where a service is.
+    /// URL of a service.
     #[must_use]
     pub fn url(&self, role: Role) -> String {
         format!("http://{}", self.addrs[&role])
     }
 
-    /// A folder that lives as long as the sandbox.
+    /// A folder that is removed with the sandbox.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -105,16 +105,16 @@ impl Sandbox {
     pub async fn stop(&mut self, role: Role) {
         let mut running = self.running.remove(&role).expect("the service runs");
         running.stop.cancel();
-        tokio::time::timeout(PATIENCE * 2, &mut running.served)
+        tokio::time::timeout(TIMEOUT * 2, &mut running.served)
             .await
             .expect("stops in time")
-            .expect("stops well");
+            .expect("stops without an error");
     }
 
-    /// Starts a stopped service again, on the same port.
+    /// Restarts a stopped service on the same port.
     ///
     /// # Panics
-    /// When the port was taken meanwhile.
+    /// When another process has taken the port.
     pub async fn restart(&mut self, role: Role) {
         let listener = TcpListener::bind(self.addrs[&role]).await.expect("the port is free again");
         self.serve(role, listener);

@@ -1,7 +1,7 @@
-//! The four services as real processes without a supervisor: a test kills one and starts it again when it likes.
+//! The four services as real processes without a supervisor, which a test can kill and restart at any time.
 //!
-//! `phoenix up` waits longer and longer before it starts a service again that keeps dying, as it should; a test that kills
-//! services all the time would mostly wait for it.
+//! `phoenix up` restarts a service that keeps exiting with a growing backoff. A test that kills services continuously would
+//! mostly wait for it.
 
 use std::{
     collections::BTreeMap,
@@ -22,18 +22,17 @@ use tokio::process::{Child, ChildStdin, Command};
 use crate::{
     http::Rest,
     phoenix_bin,
-    stack::metric_in,
-    wait::{PATIENCE, until},
+    scrape::metric_in,
+    wait::{TIMEOUT, until},
 };
 
-/// The order in which services stop: first those that bring work, last those that others need.
+/// Order in which services stop: each before those that it depends on.
 const STOP_ORDER: [Role; 4] = [Role::Gateway, Role::Planner, Role::Executor, Role::Health];
 
-/// Ports are looked for from here on: below those that the system gives to outgoing connections, one of which might else
-/// sit on the port of a service that is down.
+/// First port of the search: below the ephemeral ports, one of which could take the port of a service that is down.
 const FIRST_PORT: u16 = 12_000;
 
-/// The four services in a folder of their own. What runs is killed when this is dropped, and drains when the test dies.
+/// The four services in their own folder. Dropping it kills them; they drain when the test process exits.
 #[derive(Debug)]
 pub struct Services {
     dir: TempDir,
@@ -51,10 +50,10 @@ struct Ports {
 
 impl Services {
     /// Starts the four with `config` as their `phoenix.toml`, and waits until they are ready. Each of them has the
-    /// variable `mark`, whose value is the folder. What they log, as JSON, ends up in the file `log`, which is emptied.
+    /// variable `mark`, whose value is the folder. Their JSON logs go to the file `log`, which is truncated.
     ///
     /// # Panics
-    /// When they do not get ready.
+    /// When they do not become ready.
     pub async fn start(config: &str, mark: &str, log: &Path) -> Self {
         File::create(log).expect("the log can be written");
         let dir = tempfile::tempdir().expect("a temporary folder");
@@ -75,16 +74,16 @@ impl Services {
     /// Waits until every service is ready.
     ///
     /// # Panics
-    /// When that does not happen.
+    /// When they do not become ready.
     pub async fn until_ready(&self) {
         until_ready(&self.rest()).await;
     }
 
-    /// Starts another planner on the same journal and a gateway in front of it, and waits until they are ready.
+    /// Starts a second planner on the same journal and a gateway in front of it, and waits until they are ready.
     ///
     /// # Panics
-    /// When they do not get ready.
-    pub async fn start_beside(&self) -> Beside {
+    /// When they do not become ready.
+    pub async fn start_second_planner(&self) -> SecondPlanner {
         let mut free = free_ports();
         let mut port = || free.next().expect("a free port");
         let mut ports = self.ports.clone();
@@ -96,42 +95,42 @@ impl Services {
             self.command(role, &ports).stderr(log).spawn().expect("phoenix can be started")
         };
         let (mut planner, gateway) = (start(Role::Planner), start(Role::Gateway));
-        // Waiting for a process would close it, which tells the planner to stop.
+        // Taken, because waiting for the process would close it, which stops the planner.
         let stdin = planner.stdin.take();
-        let beside = Beside { planner, _stdin: stdin, _gateway: gateway, ports };
-        until_ready(&beside.rest()).await;
-        beside
+        let second = SecondPlanner { planner, _stdin: stdin, _gateway: gateway, ports };
+        until_ready(&second.rest()).await;
+        second
     }
 
-    /// Starts a service that does not run.
+    /// Starts a service that is not running.
     ///
     /// # Panics
-    /// When it can't be started.
+    /// When it cannot be started.
     pub fn start_one(&mut self, role: Role) {
         let log = OpenOptions::new().append(true).open(&self.log).expect("the log can be written");
         let process = self.command(role, &self.ports).stderr(log).spawn().expect("phoenix can be started");
         self.running.insert(role, process);
     }
 
-    /// Kills a service that runs, and waits until it is gone.
+    /// Kills a running service, and waits for its exit.
     ///
     /// # Panics
-    /// When it does not run.
+    /// When it is not running.
     pub async fn kill(&mut self, role: Role) {
         let mut process = self.running.remove(&role).expect("the service runs");
-        process.kill().await.expect("it can be killed");
+        process.kill().await.expect("the process can be killed");
     }
 
-    /// Stops every service, in order, and gives how each ended.
+    /// Stops every service in order, and returns their exit statuses.
     ///
     /// # Panics
-    /// When one does not stop.
+    /// When one does not stop in time.
     pub async fn stop(&mut self) -> Vec<(Role, ExitStatus)> {
         let mut ended = Vec::new();
         for role in STOP_ORDER {
             let Some(mut process) = self.running.remove(&role) else { continue };
             kill(pid_of(&process), Signal::SIGTERM).expect("the signal can be sent");
-            let status = tokio::time::timeout(PATIENCE * 2, process.wait()).await;
+            let status = tokio::time::timeout(TIMEOUT * 2, process.wait()).await;
             ended.push((role, status.expect("it stops in time").expect("it can be waited for")));
         }
         ended
@@ -143,16 +142,16 @@ impl Services {
         Rest::new(self.ports[&Role::Gateway].url())
     }
 
-    /// The folder in which they run.
+    /// The folder in which the services run.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// The value of a service's metric without labels.
+    /// The value of a service's metric.
     ///
     /// # Panics
-    /// When it is not there.
+    /// When the metric does not exist.
     pub async fn metric(&self, role: Role, name: &str) -> f64 {
         metric(self.ports[&role], name).await
     }
@@ -177,7 +176,7 @@ impl Services {
             .env("LOG_FORMAT", "json")
             .env(service_token::VARIABLE, crate::SERVICE_TOKEN)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            // Its end, with this process, makes a service drain.
+            // Its end, which comes with that of this process, makes a service drain.
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .kill_on_drop(true);
@@ -185,26 +184,26 @@ impl Services {
     }
 }
 
-/// A second planner of the same journal, with a gateway of its own.
+/// A second planner of the same journal, with its own gateway.
 #[derive(Debug)]
-pub struct Beside {
+pub struct SecondPlanner {
     planner: Child,
     _stdin: Option<ChildStdin>,
     _gateway: Child,
     ports: BTreeMap<Role, Ports>,
 }
 
-impl Beside {
+impl SecondPlanner {
     /// A client of its gateway.
     #[must_use]
     pub fn rest(&self) -> Rest {
         Rest::new(self.ports[&Role::Gateway].url())
     }
 
-    /// The value of the planner's metric without labels.
+    /// The value of a metric of the planner.
     ///
     /// # Panics
-    /// When it is not there.
+    /// When the metric does not exist.
     pub async fn metric(&self, name: &str) -> f64 {
         metric(self.ports[&Role::Planner], name).await
     }
@@ -212,18 +211,18 @@ impl Beside {
     /// Sends a signal to the planner.
     ///
     /// # Panics
-    /// When it does not run.
+    /// When it is not running.
     pub fn signal(&self, signal: Signal) {
         kill(pid_of(&self.planner), signal).expect("the signal can be sent");
     }
 
-    /// Waits until the planner has ended: how.
+    /// Waits for the exit of the planner.
     ///
     /// # Panics
-    /// When it does not end.
-    pub async fn ended(&mut self) -> ExitStatus {
-        let status = tokio::time::timeout(PATIENCE, self.planner.wait()).await;
-        status.expect("it ends in time").expect("it can be waited for")
+    /// When it does not exit in time.
+    pub async fn wait(&mut self) -> ExitStatus {
+        let status = tokio::time::timeout(TIMEOUT, self.planner.wait()).await;
+        status.expect("it exits in time").expect("it can be waited for")
     }
 }
 
@@ -250,7 +249,7 @@ fn pid_of(process: &Child) -> Pid {
     Pid::from_raw(i32::try_from(process.id().expect("it runs")).expect("a process id"))
 }
 
-/// Ports that are free at the moment, and not those of another test that looks at the same time.
+/// Free ports, different from those of concurrent tests.
 fn free_ports() -> impl Iterator<Item = u16> {
     let span = 32_000 - FIRST_PORT;
     let first = u16::try_from(std::process::id().wrapping_mul(7919) % u32::from(span)).expect("below 65536");

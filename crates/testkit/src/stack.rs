@@ -28,16 +28,18 @@ use tokio::{
 use crate::{
     http::Rest,
     phoenix_bin,
-    wait::{PATIENCE, until_some},
+    processes::{children_of, command_line, is_alive},
+    scrape::{metric_in, value_in},
+    wait::{TIMEOUT, until_some},
 };
 
-/// The user without rights.
-const NOBODY: u32 = 65534;
+/// User and group id without privileges.
+const UNPRIVILEGED_ID: u32 = 65534;
 
-/// A running stack. Everything of it is killed when it is dropped.
+/// A running stack. Dropping it kills all of its processes.
 #[derive(Debug)]
 pub struct Stack {
-    /// The supervisor.
+    /// Process of the supervisor.
     process: Child,
     offset: u16,
     dir: Arc<TempDir>,
@@ -47,23 +49,23 @@ pub struct Stack {
     readers: Vec<JoinHandle<()>>,
 }
 
-/// Lines that a process has written so far.
+/// Lines of output so far.
 type Lines = Arc<Mutex<Vec<String>>>;
 
-/// A stack to be started.
+/// Options of a stack.
 #[derive(Debug)]
 pub struct StackBuilder {
     dir: Arc<TempDir>,
     environment: BTreeMap<String, String>,
-    /// What it is started through: a program and its first arguments.
-    through: Vec<String>,
+    /// Program, with its first arguments, that executes phoenix.
+    launcher: Vec<String>,
     data_dir: String,
 }
 
 impl Default for StackBuilder {
     fn default() -> Self {
         let dir = Arc::new(tempfile::tempdir().expect("a temporary folder"));
-        Self { dir, environment: BTreeMap::new(), through: Vec::new(), data_dir: "data".into() }
+        Self { dir, environment: BTreeMap::new(), launcher: Vec::new(), data_dir: "data".into() }
     }
 }
 
@@ -71,7 +73,7 @@ impl StackBuilder {
     /// Writes `phoenix.toml`.
     ///
     /// # Panics
-    /// When it can't be written.
+    /// When it cannot be written.
     #[must_use]
     pub fn config(self, text: &str) -> Self {
         std::fs::write(self.dir.path().join("phoenix.toml"), text).expect("the configuration can be written");
@@ -85,28 +87,29 @@ impl StackBuilder {
         self
     }
 
-    /// Starts it through a program that is given phoenix and its arguments, and becomes it.
+    /// Starts the stack with a program that gets phoenix and its arguments as arguments, and executes it.
     #[must_use]
-    pub fn through(mut self, program: &[&str]) -> Self {
-        self.through = program.iter().map(|word| (*word).to_owned()).collect();
+    pub fn launcher(mut self, program: &[&str]) -> Self {
+        self.launcher = program.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
-    /// Starts it as a user without rights over the system, to whom the folder is given. A user who has none anyway stays.
+    /// Starts the stack as an unprivileged user, who becomes the owner of the folder. Has no effect for an unprivileged user.
     ///
     /// # Panics
-    /// When the folder cannot be given away.
+    /// When the owner of the folder cannot be changed.
     #[must_use]
     pub fn unprivileged(self) -> Self {
         if !geteuid().is_root() {
             return self;
         }
-        let (user, group) = (NOBODY.to_string(), NOBODY.to_string());
-        std::os::unix::fs::chown(self.dir.path(), Some(NOBODY), Some(NOBODY)).expect("root may");
-        self.through(&["setpriv", "--reuid", &user, "--regid", &group, "--clear-groups"])
+        let (user, group) = (UNPRIVILEGED_ID.to_string(), UNPRIVILEGED_ID.to_string());
+        std::os::unix::fs::chown(self.dir.path(), Some(UNPRIVILEGED_ID), Some(UNPRIVILEGED_ID))
+            .expect("root may change the owner");
+        self.launcher(&["setpriv", "--reuid", &user, "--regid", &group, "--clear-groups"])
     }
 
-    /// Keeps its data in a folder of another name than `data`.
+    /// Sets the name of the data folder, `data` by default.
     #[must_use]
     pub fn data_dir(mut self, name: &str) -> Self {
         self.data_dir = name.into();
@@ -119,11 +122,11 @@ impl StackBuilder {
         self.dir.path()
     }
 
-    /// The command that starts it on ports that are free at the moment, and their offset.
+    /// The command that starts the stack on free ports, and their offset.
     #[must_use]
     pub fn command(&self) -> (Command, u16) {
         let offset = free_offset();
-        let words = self.through.iter().map(OsString::from).chain([phoenix_bin().into_os_string()]);
+        let words = self.launcher.iter().map(OsString::from).chain([phoenix_bin().into_os_string()]);
         let words: Vec<_> = words.collect();
         let mut command = Command::new(&words[0]);
         command
@@ -141,15 +144,15 @@ impl StackBuilder {
         (command, offset)
     }
 
-    /// Starts it and waits for its ready line.
+    /// Starts the stack and waits for its ready line.
     ///
     /// # Panics
-    /// When it does not get ready.
+    /// When it does not become ready.
     pub async fn start(self) -> Stack {
         self.start_and(true).await
     }
 
-    /// The same, with a standard error that nothing reads until the stack is dropped.
+    /// Like [`Self::start`], with a standard error that is not read until the stack is dropped.
     pub async fn start_unread(self) -> Stack {
         self.start_and(false).await
     }
@@ -166,7 +169,7 @@ impl StackBuilder {
         let stack = Stack { process, offset, dir: self.dir, token, stdout, stderr, readers };
         let ready = until_some("phoenix prints its ready line", async || {
             let lines = stack.stdout.lock().unwrap().clone();
-            assert!(stack.is_running(), "phoenix ended before it was ready:\n{}", stack.stderr_text());
+            assert!(stack.is_running(), "phoenix exited before it was ready:\n{}", stack.stderr_text());
             lines.into_iter().find(|line| line.starts_with("phoenix is ready: "))
         });
         let line = ready.await;
@@ -176,19 +179,19 @@ impl StackBuilder {
 }
 
 impl Stack {
-    /// A stack to be started.
+    /// Options of a stack to start.
     #[must_use]
     pub fn builder() -> StackBuilder {
         StackBuilder::default()
     }
 
-    /// Where its gateway is.
+    /// URL of the gateway.
     #[must_use]
     pub fn base_url(&self) -> String {
         format!("http://127.0.0.1:{}", 8181 + self.offset)
     }
 
-    /// A client of its gateway.
+    /// A client of the gateway.
     #[must_use]
     pub fn rest(&self) -> Rest {
         let rest = Rest::new(self.base_url());
@@ -198,10 +201,10 @@ impl Stack {
         }
     }
 
-    /// What its services ask of callers over gRPC: what is in the file in the data folder.
+    /// The token that its services require over gRPC, from the file in the data folder.
     ///
     /// # Panics
-    /// When there is no such file.
+    /// When the file does not exist.
     #[must_use]
     pub fn service_token(&self) -> ServiceToken {
         let path = self.dir.path().join("data").join(service_token::FILE_NAME);
@@ -209,19 +212,19 @@ impl Stack {
         ServiceToken::new(&text).expect("a valid token")
     }
 
-    /// Where a service is.
+    /// URL of a service.
     #[must_use]
     pub fn url(&self, role: Role) -> String {
         format!("http://127.0.0.1:{}", role.default_port() + self.offset)
     }
 
-    /// The folder in which it runs.
+    /// The folder in which the stack runs.
     #[must_use]
     pub fn dir(&self) -> PathBuf {
         self.dir.path().into()
     }
 
-    /// The supervisor's process id.
+    /// Process id of the supervisor.
     ///
     /// # Panics
     /// When it has ended.
@@ -230,7 +233,7 @@ impl Stack {
         i32::try_from(self.process.id().expect("phoenix runs")).expect("a process id")
     }
 
-    /// The process id of a service that runs now, if it does.
+    /// Process id of a service, if it is running.
     #[must_use]
     pub fn role_pid(&self, role: Role) -> Option<i32> {
         children_of(self.pid())
@@ -255,24 +258,24 @@ impl Stack {
         kill(Pid::from_raw(self.pid()), signal).expect("the signal can be sent");
     }
 
-    /// Stops the stack and gives its exit code.
+    /// Stops the stack and returns its exit code.
     ///
     /// # Panics
-    /// When it does not stop.
+    /// When it does not stop in time.
     pub async fn stop(&mut self) -> Option<i32> {
         self.signal(Signal::SIGTERM);
         self.wait().await
     }
 
-    /// Waits until the supervisor has ended and gives its exit code.
+    /// Waits for the exit of the supervisor and returns its exit code.
     ///
     /// # Panics
-    /// When it does not end.
+    /// When it does not exit in time.
     pub async fn wait(&mut self) -> Option<i32> {
         let status =
-            tokio::time::timeout(PATIENCE * 2, self.process.wait()).await.expect("phoenix ends in time");
+            tokio::time::timeout(TIMEOUT * 2, self.process.wait()).await.expect("phoenix exits in time");
         for reader in self.readers.drain(..) {
-            let _ = tokio::time::timeout(PATIENCE, reader).await;
+            let _ = tokio::time::timeout(TIMEOUT, reader).await;
         }
         status.expect("phoenix can be waited for").code()
     }
@@ -286,19 +289,19 @@ impl Stack {
     /// The value of a metric without labels.
     ///
     /// # Panics
-    /// When it is not there.
+    /// When the metric does not exist.
     pub async fn metric(&self, role: Role, name: &str) -> f64 {
         metric_in(&self.metrics(role).await, name)
     }
 
-    /// The same of a metric that may carry labels, which are part of its name here; `None` while the service can't be asked.
+    /// The value of a metric, with its labels as part of the name; `None` while the service is unreachable.
     pub async fn try_metric(&self, role: Role, name: &str) -> Option<f64> {
         let port = role.default_metrics_port() + self.offset;
         let rest = Rest::new(format!("http://127.0.0.1:{port}"));
         value_in(&rest.try_send("GET".parse().ok()?, "/metrics", None).await?.text, name)
     }
 
-    /// Every log line that carries this correlation id.
+    /// Every log line with this correlation id.
     #[must_use]
     pub fn log_of(&self, correlation_id: &str) -> Vec<Value> {
         self.log().into_iter().filter(|line| line["correlation_id"] == correlation_id).collect()
@@ -325,15 +328,6 @@ impl Stack {
     }
 }
 
-/// The value of a metric without labels in the text of a `/metrics`.
-pub(crate) fn metric_in(text: &str, name: &str) -> f64 {
-    value_in(text, name).unwrap_or_else(|| panic!("there is no {name} in:\n{text}"))
-}
-
-fn value_in(text: &str, name: &str) -> Option<f64> {
-    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?.parse().ok()
-}
-
 fn collect(from: impl AsyncRead + Send + Unpin + 'static, into: Lines) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut lines = BufReader::new(from).lines();
@@ -343,7 +337,7 @@ fn collect(from: impl AsyncRead + Send + Unpin + 'static, into: Lines) -> JoinHa
     })
 }
 
-/// An offset at which every port of a stack is free, and none of another test's stack.
+/// An offset at which every port of a stack is free, different from those of concurrent tests.
 fn free_offset() -> u16 {
     let seed = std::process::id().wrapping_mul(7919).wrapping_add(jitter());
     for step in 0..1000_u32 {
@@ -361,70 +355,4 @@ fn free_offset() -> u16 {
 fn jitter() -> u32 {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     NEXT.fetch_add(613, std::sync::atomic::Ordering::Relaxed)
-}
-
-/// Whether a process lives; a zombie does not.
-#[must_use]
-pub fn is_alive(pid: i32) -> bool {
-    stat(pid).is_some_and(|stat| stat.0 != "Z" && stat.0 != "X")
-}
-
-/// The living children of a process.
-#[must_use]
-pub fn children_of(parent: i32) -> Vec<i32> {
-    all_pids().filter(|pid| stat(*pid).is_some_and(|(state, ppid)| ppid == parent && state != "Z")).collect()
-}
-
-/// Living processes whose environment holds `text`.
-#[must_use]
-pub fn pids_with_environment(text: &str) -> Vec<i32> {
-    let holds = |pid: &i32| {
-        std::fs::read(format!("/proc/{pid}/environ"))
-            .is_ok_and(|environ| environ.windows(text.len()).any(|window| window == text.as_bytes()))
-    };
-    all_pids().filter(holds).filter(|pid| is_alive(*pid)).collect()
-}
-
-/// Living processes of the stack in `dir`, agents with the variable `MARK` included. Services show their environment to root
-/// only, and their command line, with the folder of their data, to everyone.
-#[must_use]
-pub fn pids_of_stack(dir: &Path) -> Vec<i32> {
-    let dir = dir.to_string_lossy();
-    let mut pids = pids_with_environment(&format!("MARK={dir}"));
-    let named = all_pids().filter(|pid| command_line(*pid).iter().any(|word| word.contains(&*dir)));
-    pids.extend(named.filter(|pid| is_alive(*pid)));
-    pids.sort_unstable();
-    pids.dedup();
-    pids
-}
-
-/// The command line of a process, word by word.
-#[must_use]
-pub fn command_line(pid: i32) -> Vec<String> {
-    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
-}
-
-/// The memory that a process holds now, in bytes; what it shares with others included.
-///
-/// # Panics
-/// When it has ended.
-#[must_use]
-pub fn resident_bytes(pid: i32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
-    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
-}
-
-fn all_pids() -> impl Iterator<Item = i32> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-}
-
-/// State and parent of a process.
-fn stat(pid: i32) -> Option<(String, i32)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name, in parentheses, may hold anything.
-    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
-    Some((fields.next()?.into(), fields.next()?.parse().ok()?))
 }

@@ -1,54 +1,54 @@
-//! Callers whose requests are deep, huge or odd, among ordinary ones. What is over a limit is refused; what is accepted is
-//! readable as it was sent, ends, and costs no other plan anything.
+//! Callers whose requests are deep, huge or unusual. Requests over a limit are rejected; accepted ones are readable as sent,
+//! end, and do not affect other plans.
 
 use phoenix_testkit::http::Rest;
 
 use crate::{
-    callers::{Fact, Witness, insist, may_be_sent_again, poll},
+    callers::{Fact, Observation, is_retryable, poll, retry},
     random::Random,
 };
 
-/// A plan as the body of a request, and what becomes of it.
+/// The body of a request, and its expected result.
 struct Hostile {
     body: String,
-    /// The status of a refusal, when it is over a limit.
-    refused: Option<u16>,
-    /// Text that every view of the plan holds.
+    /// Status of the rejection, if it is over a limit.
+    rejected: Option<u16>,
+    /// Text that every view of the plan contains.
     shown: String,
 }
 
-/// Hands a hostile plan over, and reads it when it has ended.
-pub(crate) async fn plan(rest: Rest, mut random: Random) -> Witness {
+/// Submits a hostile plan, and reads it after its end.
+pub(crate) async fn plan(rest: Rest, mut random: Random) -> Observation {
     let correlation_id = random.uuid();
-    let Hostile { body, refused, shown } = hostile(&mut random);
+    let Hostile { body, rejected, shown } = hostile(&mut random);
     let sender = rest
         .clone()
         .with_header("prefer", "respond-async")
         .with_header("idempotency-key", random.uuid())
         .with_header("x-correlation-id", correlation_id.clone());
-    let plan_id = insist("a hostile plan is answered", &correlation_id, async || {
+    let plan_id = retry("a hostile plan is answered", &correlation_id, async || {
         let answer =
             sender.try_send_text("POST".parse().unwrap(), "/api/v1/plans", Some(body.clone())).await?;
-        match (answer.status.as_u16(), refused) {
+        match (answer.status.as_u16(), rejected) {
             (202, None) => Some(Some(answer.str("plan_id").to_owned())),
             (status, Some(expected)) if status == expected => Some(None),
             _ => {
-                assert!(may_be_sent_again(&answer), "{}: {:.300}", answer.status, answer.text);
+                assert!(is_retryable(&answer), "{}: {:.300}", answer.status, answer.text);
                 None
             }
         }
     })
     .await;
-    let Some(plan_id) = plan_id else { return Witness { correlation_id, facts: Vec::new() } };
+    let Some(plan_id) = plan_id else { return Observation { correlation_id, facts: Vec::new() } };
     poll(&rest, &plan_id).await;
-    insist("a hostile plan is read", &plan_id, async || {
+    retry("a hostile plan is read", &plan_id, async || {
         let answer = rest.try_send("GET".parse().unwrap(), &format!("/api/v1/plans/{plan_id}"), None).await?;
         let is_whole = answer.status == 200 && answer.text.contains(&shown);
-        assert!(is_whole || may_be_sent_again(&answer), "{}: {:.300}", answer.status, answer.text);
+        assert!(is_whole || is_retryable(&answer), "{}: {:.300}", answer.status, answer.text);
         is_whole.then_some(())
     })
     .await;
-    Witness { correlation_id, facts: vec![Fact::Accepted(plan_id), Fact::NobodyCancelled] }
+    Observation { correlation_id, facts: vec![Fact::Accepted(plan_id), Fact::NotCancelled] }
 }
 
 fn hostile(random: &mut Random) -> Hostile {
@@ -56,7 +56,7 @@ fn hostile(random: &mut Random) -> Hostile {
         let levels = usize::try_from(levels).unwrap();
         format!(r#"{{"message":"x","x":{}{}}}"#, "[".repeat(levels), "]".repeat(levels))
     };
-    let of_input = |input: String, refused| Hostile { body: of("quick", &input), refused, shown: input };
+    let of_input = |input: String, rejected| Hostile { body: of("quick", &input), rejected, shown: input };
     match random.below(8) {
         0 => of_input(nested(64 + random.below(1000)), Some(400)),
         1 => of_input(nested(60 + random.below(4)), None),
@@ -70,10 +70,10 @@ fn hostile(random: &mut Random) -> Hostile {
         5 => of_input(format!(r#"{{"message":"{}"}}"#, "y".repeat(1_200_000)), Some(413)),
         6 => Hostile {
             body: of("deep", &format!(r#"{{"message":"{}"}}"#, 65 + random.below(400))),
-            refused: None,
+            rejected: None,
             shown: r#""status":"failed""#.into(),
         },
-        _ => Hostile { body: large(), refused: None, shown: r#""status":"failed""#.into() },
+        _ => Hostile { body: large(), rejected: None, shown: r#""status":"failed""#.into() },
     }
 }
 
@@ -82,7 +82,7 @@ fn of(agent: &str, input: &str) -> String {
     format!(r#"{{"tasks":[{{"key":"a","agent":"{agent}","input":{input}}}]}}"#)
 }
 
-/// A plan whose second task has an input over the limit once it is filled.
+/// A plan whose second task has an input over the limit once its references are filled.
 fn large() -> String {
     let filled = "{{tasks.a.output}}".repeat(9);
     format!(

@@ -1,14 +1,14 @@
-//! Plans under fire: services are killed with SIGKILL at random while plans and chats are sent, watched, cancelled and
-//! given up. In the end every plan has ended, agrees with its attempts, its events and whatever its caller was told, and
-//! nothing is left running.
+//! Fault injection: services are killed with SIGKILL at random while plans and chats are sent, watched, cancelled and
+//! abandoned. In the end every plan has ended and is consistent with its attempts, its events and the responses that its
+//! caller got, and no process is left.
 //!
-//! Bounded and seeded: `PHOENIX_SOAK_ROUNDS` makes it longer, `PHOENIX_SOAK_SEED` repeats what is done, though not when
-//! exactly (`cargo xtask soak --rounds N --seed S`).
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "helpers of tests are tests too")]
+//! Bounded and seeded: `PHOENIX_SOAK_ROUNDS` sets the length, `PHOENIX_SOAK_SEED` repeats the actions, but not their exact
+//! times (`cargo xtask soak --rounds N --seed S`).
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "helpers of tests")]
 
 mod callers;
 mod hostile;
-mod ledger;
+mod journal;
 mod random;
 
 use std::{
@@ -17,31 +17,31 @@ use std::{
 };
 
 use phoenix_platform::config::Role;
-use phoenix_testkit::{services::Services, stack::pids_with_environment, wait::until};
+use phoenix_testkit::{processes::pids_with_environment, services::Services, wait::until};
 use serde_json::json;
 use tokio::task::{JoinSet, LocalSet};
 
-use crate::{callers::Witness, ledger::Ledger, random::Random};
+use crate::{callers::Observation, journal::JournalSnapshot, random::Random};
 
 const SCRIPTED: &str = env!("CARGO_BIN_EXE_scripted_agent");
 
-/// Rounds unless `PHOENIX_SOAK_ROUNDS` says otherwise. `cargo xtask ci` runs ten times as many.
+/// Rounds unless `PHOENIX_SOAK_ROUNDS` sets another number. `cargo xtask ci` runs ten times as many.
 const ROUNDS: u64 = 20;
 
 const SEED: u64 = 20_261_123;
 
-/// Callers that may be at it at once; while there are more, the next round waits. A plan of a killed planner is taken over
-/// only when its lease has run out, several rounds later.
-const CALLERS: usize = 60;
+/// Most concurrent callers; while there are more, the next round waits. A plan of a killed planner is taken over only when
+/// its lease has expired, several rounds later.
+const MAX_CALLERS: usize = 60;
 
-/// How long a round leaves its callers alone with their work, at most.
-const QUIET: Duration = Duration::from_millis(1200);
+/// Longest pause of a round before its kill.
+const MAX_PAUSE: Duration = Duration::from_millis(1200);
 
-/// By when every caller has its answer after the last service was killed.
-const CALM: Duration = Duration::from_secs(90);
+/// Time in which every caller gets its answer after the last kill.
+const SETTLE_LIMIT: Duration = Duration::from_secs(90);
 
 #[tokio::test]
-async fn every_acknowledged_plan_ends_whatever_is_killed() {
+async fn every_acknowledged_plan_ends_under_random_kills() {
     LocalSet::new().run_until(soak()).await;
 }
 
@@ -55,17 +55,17 @@ async fn soak() {
     let mut services = Services::start(&config(), "MARK", &log).await;
     let began = Instant::now();
     let mut callers = JoinSet::new();
-    let mut witnesses = Vec::new();
+    let mut observations = Vec::new();
     for round in 1..=rounds {
-        call(&services, &mut random, &mut callers);
-        let role = *random.one_of(Role::ALL);
-        // Chance decides at which moment of their work the callers are hit, and how long they are left alone with it.
-        tokio::time::sleep(QUIET.mul_f64(random.below(100) as f64 / 100.0)).await;
+        spawn_callers(&services, &mut random, &mut callers);
+        let role = *random.choose(Role::ALL);
+        // The random pauses are the faults: they decide when the kill hits and how long the service is down.
+        tokio::time::sleep(MAX_PAUSE.mul_f64(random.below(100) as f64 / 100.0)).await;
         services.kill(role).await;
-        tokio::time::sleep(Duration::from_millis(*random.one_of(&[0, 0, 100, 300]))).await;
+        tokio::time::sleep(Duration::from_millis(*random.choose(&[0, 0, 100, 300]))).await;
         services.start_one(role);
-        while callers.len() > CALLERS {
-            witnesses.extend(callers.join_next().await.transpose().unwrap());
+        while callers.len() > MAX_CALLERS {
+            observations.extend(callers.join_next().await.transpose().unwrap());
         }
         if round % 10 == 0 {
             let (secs, busy) = (began.elapsed().as_secs_f64(), callers.len());
@@ -74,25 +74,25 @@ async fn soak() {
     }
     services.until_ready().await;
     eprintln!("soak: the last service was killed after {:.0} s", began.elapsed().as_secs_f64());
-    let last = tokio::time::timeout(CALM, async {
-        while let Some(witness) = callers.join_next().await {
-            witnesses.push(witness.unwrap());
+    let last = tokio::time::timeout(SETTLE_LIMIT, async {
+        while let Some(observation) = callers.join_next().await {
+            observations.push(observation.unwrap());
         }
     });
-    assert!(last.await.is_ok(), "{} callers wait in vain", callers.len());
+    assert!(last.await.is_ok(), "{} callers got no answer", callers.len());
     eprintln!("soak: the last caller had its answer after {:.0} s", began.elapsed().as_secs_f64());
-    judge(&services, &witnesses).await;
+    check(&services, &observations).await;
     eprintln!("soak: done after {:.0} s", began.elapsed().as_secs_f64());
 
     let mark = format!("MARK={}", services.dir().display());
     for (role, status) in services.stop().await {
         assert!(status.success(), "the {role} ended with {status}");
     }
-    until("nothing is left", async || pids_with_environment(&mark).is_empty()).await;
+    until("no process is left", async || pids_with_environment(&mark).is_empty()).await;
 }
 
-/// One round's callers.
-fn call(services: &Services, random: &mut Random, callers: &mut JoinSet<Witness>) {
+/// Starts the callers of one round.
+fn spawn_callers(services: &Services, random: &mut Random, callers: &mut JoinSet<Observation>) {
     callers.spawn_local(callers::plan(services.rest(), random.fork()));
     callers.spawn_local(callers::plan(services.rest(), random.fork()));
     callers.spawn_local(callers::chat(services.rest(), random.fork()));
@@ -101,13 +101,17 @@ fn call(services: &Services, random: &mut Random, callers: &mut JoinSet<Witness>
     callers.spawn_local(hostile::plan(services.rest(), random.fork()));
 }
 
-/// What must hold in the end.
-async fn judge(services: &Services, witnesses: &[Witness]) {
-    let ledger = Ledger::read(&services.rest()).await;
-    let again = ledger.attempts_made_again();
-    eprintln!("soak: {} requests; plans {:?}; {again} attempts made again", witnesses.len(), ledger.ends());
-    ledger.is_consistent();
-    witnesses.iter().for_each(|witness| ledger.agrees_with(witness));
+/// Checks the journal against every observation.
+async fn check(services: &Services, observations: &[Observation]) {
+    let journal = JournalSnapshot::read(&services.rest()).await;
+    let again = journal.attempts_made_again();
+    eprintln!(
+        "soak: {} requests; plans {:?}; {again} attempts made again",
+        observations.len(),
+        journal.ends()
+    );
+    journal.check_consistency();
+    observations.iter().for_each(|observation| journal.check_observation(observation));
     let count = async |name: &str| services.metric(Role::Planner, name).await;
     until("started = succeeded + failed, and none is in flight", async || {
         let ended =

@@ -1,27 +1,27 @@
-//! Chance that can be repeated.
+//! Reproducible random numbers.
 
-/// A small generator with a seed (SplitMix64, <https://prng.di.unimi.it/splitmix64.c>).
+/// A small seeded generator (SplitMix64, <https://prng.di.unimi.it/splitmix64.c>).
 #[derive(Debug, Clone)]
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    /// A number from 0 to below `limit`.
+    /// A number below `limit`.
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
-    /// True once in `times`.
-    pub(crate) fn once_in(&mut self, times: u64) -> bool {
+    /// True with probability 1 / `times`.
+    pub(crate) fn one_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
 
-    /// One of `things`.
-    pub(crate) fn one_of<'a, T>(&mut self, things: &'a [T]) -> &'a T {
-        let place = self.below(u64::try_from(things.len()).unwrap());
-        &things[usize::try_from(place).unwrap()]
+    /// A random element of `items`.
+    pub(crate) fn choose<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+        let index = self.below(u64::try_from(items.len()).unwrap());
+        &items[usize::try_from(index).unwrap()]
     }
 
-    /// A generator of its own, for somebody who draws whenever it likes without changing what the others get.
+    /// An independent generator, whose draws do not influence this one.
     pub(crate) fn fork(&mut self) -> Self {
         Self(self.next())
     }

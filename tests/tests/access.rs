@@ -1,5 +1,5 @@
-//! Who is let in at the ports of a real stack.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests too")]
+//! Access to the ports of a real stack: tokens, connection limits, networks.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::{
     net::SocketAddr,
@@ -25,7 +25,8 @@ use phoenix_proto::{
 };
 use phoenix_testkit::{
     phoenix_bin,
-    stack::{Stack, pids_with_environment},
+    processes::pids_with_environment,
+    stack::Stack,
     wait::{until, until_some},
 };
 use tokio::{
@@ -37,10 +38,10 @@ use tonic::Code;
 
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// The services that speak gRPC.
+/// The services with gRPC ports.
 const SERVICES: [Role; 3] = [Role::Planner, Role::Executor, Role::Health];
 
-/// What each service answers to a caller that presents `token`.
+/// The gRPC code of each service for a caller that presents `token`.
 async fn answers(stack: &Stack, token: &ServiceToken) -> Vec<Code> {
     let channel = |role| -> PeerChannel { client::channel(&stack.url(role), token).unwrap() };
     let code = |status: &tonic::Status| status.code();
@@ -54,7 +55,7 @@ async fn answers(stack: &Stack, token: &ServiceToken) -> Vec<Code> {
     let shared = MultiplexClient::new(channel(Role::Planner));
     let request = PlanAndExecuteRequest { message: " ".into(), ..Default::default() };
     let context = RequestContext::new(CorrelationId::generate());
-    // The first call is made by itself, while the shared stream is opened.
+    // The first call is sent separately, while the shared stream is opened.
     let mut last = Code::Ok;
     for _ in 0..2 {
         let call = shared.call_once::<PlanAndExecute>(&context, request.clone());
@@ -75,12 +76,12 @@ async fn grpc_ports_without_service_token_are_unauthenticated() {
         let codes = answers(&stack, &ServiceToken::new(wrong).unwrap()).await;
         assert_eq!(codes, [Code::Unauthenticated; 4], "{wrong}");
     }
-    // With the token each call is judged by its content.
+    // With the token, each call is validated by its content.
     let invalid = Code::InvalidArgument;
     assert_eq!(answers(&stack, &stack.service_token()).await, [Code::Ok, invalid, invalid, invalid]);
     for role in SERVICES {
         let open = client::channel(&stack.url(role), &ServiceToken::new("any").unwrap()).unwrap();
-        until(&format!("the {role} says without a token that it serves"), async || {
+        until(&format!("the {role} answers health checks without a token"), async || {
             client::is_serving(open.clone(), LIMIT).await
         })
         .await;
@@ -103,7 +104,7 @@ async fn service_without_token_exits_64_and_names_the_settings() {
     for role in Role::ALL {
         let mut command = Command::new(phoenix_bin());
         command.arg(role.as_str()).current_dir(dir.path()).env_clear().kill_on_drop(true);
-        let output = tokio::time::timeout(LIMIT, command.output()).await.expect("it ends").unwrap();
+        let output = tokio::time::timeout(LIMIT, command.output()).await.expect("the process exits").unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(64), "{role}: {text}");
         for word in ["PHOENIX_SERVICE_TOKEN_FILE", "PHOENIX_SERVICE_TOKEN ", "data/service.token"] {
@@ -129,19 +130,19 @@ async fn silent_connections_are_closed_within_30_s_on_every_port() {
     let stack = Stack::builder().start().await;
     let mut closed = tokio::task::JoinSet::new();
     for addr in ports(&stack) {
-        for said in ["", "G", "PRI * HT"] {
+        for sent in ["", "G", "PRI * HT"] {
             let mut stream = TcpStream::connect(addr).await.unwrap();
-            stream.write_all(said.as_bytes()).await.unwrap();
+            stream.write_all(sent.as_bytes()).await.unwrap();
             closed.spawn(async move {
                 let mut rest = Vec::new();
                 let end = stream.read_to_end(&mut rest);
                 let closed = tokio::time::timeout(Duration::from_secs(30), end).await;
-                (addr, said, closed.is_ok())
+                (addr, sent, closed.is_ok())
             });
         }
     }
-    for (addr, said, is_closed) in closed.join_all().await {
-        assert!(is_closed, "{addr} after {said:?}");
+    for (addr, sent, is_closed) in closed.join_all().await {
+        assert!(is_closed, "{addr} after {sent:?}");
     }
 }
 
@@ -167,7 +168,7 @@ async fn half_open_connections_on_every_port_do_not_delay_a_stop() {
 
 #[tokio::test]
 async fn gateway_keeps_answering_when_connections_flood_it() {
-    let stack = Stack::builder().through(&["prlimit", "--nofile=256"]).start().await;
+    let stack = Stack::builder().launcher(&["prlimit", "--nofile=256"]).start().await;
     let gateway: SocketAddr = stack.base_url().trim_start_matches("http://").parse().unwrap();
     let mut silent = Vec::new();
     for _ in 0..320 {
@@ -199,7 +200,7 @@ async fn chat_at_the_end_of_the_drain_is_503_and_journaled() {
     stack.signal_role(Role::Gateway, Signal::SIGTERM);
     let answer = tokio::time::timeout(Duration::from_secs(60), chat).await.expect("an answer").unwrap();
     assert_eq!((answer.status.as_u16(), answer.json["error"]["code"].as_str()), (503, Some("unavailable")));
-    // `phoenix up` starts the gateway again.
+    // `phoenix up` restarts the gateway.
     let plan = until_some("the plan can be read", async || {
         let answer = rest.try_send("GET".parse().unwrap(), &format!("/api/v1/plans/{plan_id}"), None).await?;
         (answer.json["status"] == "cancelled").then_some(answer.text)
@@ -213,7 +214,7 @@ fn repository() -> PathBuf {
 }
 
 #[test]
-fn compose_keeps_its_tiers_on_networks_of_their_own() {
+fn compose_tiers_are_on_separate_networks() {
     let text = std::fs::read_to_string(repository().join("docker-compose.yml")).unwrap();
     let mut file: yaml_serde::Value = yaml_serde::from_str(&text).unwrap();
     file.apply_merge().unwrap();

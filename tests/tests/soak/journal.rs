@@ -1,24 +1,24 @@
-//! The end of a soak: what the journal says has to agree with itself, and with what every caller was told.
+//! The check at the end of a soak: the journal must be consistent in itself and with the observations of every caller.
 
 use std::collections::{BTreeMap, HashMap};
 
 use phoenix_testkit::{http::Rest, wait::until_some};
 use serde_json::Value;
 
-use crate::callers::{Fact, Witness, events};
+use crate::callers::{Fact, Observation, events};
 
 /// Every plan of the journal, by the correlation id of its request.
-pub(crate) struct Ledger(HashMap<String, Vec<Entry>>);
+pub(crate) struct JournalSnapshot(HashMap<String, Vec<Entry>>);
 
-/// A plan, with what happened to it.
+/// A plan and its events.
 struct Entry {
     plan: Value,
     /// Id and kind of each event.
     events: Vec<(String, String)>,
 }
 
-impl Ledger {
-    /// Reads every plan. None may be left that has not ended.
+impl JournalSnapshot {
+    /// Reads every plan, once all have ended.
     pub(crate) async fn read(rest: &Rest) -> Self {
         for status in ["pending", "running"] {
             let path = format!("/api/v1/plans?status={status}&page_size=1");
@@ -46,7 +46,7 @@ impl Ledger {
         }
     }
 
-    /// How many plans ended in each state.
+    /// Number of plans by final state.
     pub(crate) fn ends(&self) -> BTreeMap<&str, usize> {
         let mut ends = BTreeMap::new();
         for entry in self.0.values().flatten() {
@@ -55,7 +55,7 @@ impl Ledger {
         ends
     }
 
-    /// Attempts that were ended from outside and made again.
+    /// Number of attempts that were cancelled and repeated.
     pub(crate) fn attempts_made_again(&self) -> usize {
         let tasks = self.0.values().flatten().flat_map(|entry| entry.plan["tasks"].as_array().unwrap());
         tasks
@@ -63,41 +63,41 @@ impl Ledger {
             .sum()
     }
 
-    /// Panics at the first plan that does not agree with itself.
-    pub(crate) fn is_consistent(&self) {
+    /// Panics for the first inconsistent plan.
+    pub(crate) fn check_consistency(&self) {
         for Entry { plan, events } in self.0.values().flatten() {
             check_tasks(plan);
             check_events(plan, events);
         }
     }
 
-    /// Panics when a caller was told something else than what is in the journal.
-    pub(crate) fn agrees_with(&self, witness: &Witness) {
-        let plans = self.0.get(&witness.correlation_id).map_or(&[][..], Vec::as_slice);
-        assert!(plans.len() <= 1, "a request was made two plans of: {witness:#?}");
+    /// Panics when a caller's observation contradicts the journal.
+    pub(crate) fn check_observation(&self, observation: &Observation) {
+        let plans = self.0.get(&observation.correlation_id).map_or(&[][..], Vec::as_slice);
+        assert!(plans.len() <= 1, "a request became two plans: {observation:#?}");
         let Some(Entry { plan, events }) = plans.first() else {
-            let told_of_none = |fact: &Fact| match fact {
-                Fact::NobodyCancelled => true,
-                Fact::Saw(seen) => seen.is_empty(),
+            let names_no_plan = |fact: &Fact| match fact {
+                Fact::NotCancelled => true,
+                Fact::Observed(observed) => observed.is_empty(),
                 Fact::Accepted(_) | Fact::Ended(..) => false,
             };
-            assert!(witness.facts.iter().all(told_of_none), "a plan is lost: {witness:#?}");
+            assert!(observation.facts.iter().all(names_no_plan), "a plan is lost: {observation:#?}");
             return;
         };
-        for fact in &witness.facts {
+        for fact in &observation.facts {
             let agrees = match fact {
                 Fact::Accepted(plan_id) => plan["plan_id"] == plan_id.as_str(),
                 Fact::Ended(status, output) => {
                     plan["status"] == *status
                         && output.as_ref().is_none_or(|output| plan["output"] == *output)
                 }
-                Fact::NobodyCancelled => plan["status"] != "cancelled",
-                Fact::Saw(seen) => {
-                    let ended = seen.last().is_some_and(|(_, kind)| kind == "plan_ended");
-                    events.starts_with(seen) && (!ended || seen.len() == events.len())
+                Fact::NotCancelled => plan["status"] != "cancelled",
+                Fact::Observed(observed) => {
+                    let ended = observed.last().is_some_and(|(_, kind)| kind == "plan_ended");
+                    events.starts_with(observed) && (!ended || observed.len() == events.len())
                 }
             };
-            assert!(agrees, "{fact:?} is not what the journal says: {plan:#}\n{events:#?}");
+            assert!(agrees, "{fact:?} contradicts the journal: {plan:#}\n{events:#?}");
         }
     }
 }
@@ -106,7 +106,7 @@ fn attempts(task: &Value) -> &[Value] {
     task["attempts"].as_array().unwrap()
 }
 
-/// What an ended plan says of its tasks and attempts agrees with itself.
+/// Checks that the tasks and attempts of an ended plan are consistent.
 fn check_tasks(plan: &Value) {
     let status = plan["status"].as_str().unwrap();
     assert!(plan["ended_at"].is_string(), "{plan:#}");
@@ -118,7 +118,7 @@ fn check_tasks(plan: &Value) {
             assert!(attempt["number"].as_u64() > Some(before), "no number is used twice: {plan:#}");
             assert!(attempt["outcome"].is_string(), "no attempt of an ended plan is open: {plan:#}");
             let is_last = n + 1 == attempts(task).len();
-            assert!(is_last || attempt["outcome"] != "succeeded", "nothing follows a success: {plan:#}");
+            assert!(is_last || attempt["outcome"] != "succeeded", "no attempt follows a success: {plan:#}");
         }
         assert!(task["ended_at"].is_string(), "{plan:#}");
         let last = attempts(task).last().map(|attempt| attempt["outcome"].as_str().unwrap());
@@ -132,13 +132,13 @@ fn check_tasks(plan: &Value) {
             other => panic!("a task of an ended plan is {other}: {plan:#}"),
         }
     }
-    // A plan that five planners died under is failed, whatever its tasks allow.
+    // A plan during whose run five planners crashed fails regardless of its tasks.
     let is_given_up = plan["error"]["details"]["planner_crashes"].is_string();
     assert_eq!(status == "succeeded", survived && !is_given_up, "{plan:#}");
     assert_eq!(status == "succeeded", plan["error"].is_null(), "{plan:#}");
 }
 
-/// A plan's events tell the same story as its rows, once.
+/// Checks that the events of a plan match its rows.
 fn check_events(plan: &Value, events: &[(String, String)]) {
     let count = |kind: &str| events.iter().filter(|(_, other)| other == kind).count();
     let kind = |event: Option<&(String, String)>| event.map(|(_, kind)| kind.clone());

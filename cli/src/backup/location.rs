@@ -1,4 +1,4 @@
-//! What is copied, and where from or to.
+//! Sources and targets of copies.
 
 use std::{
     ffi::OsString,
@@ -10,43 +10,43 @@ use phoenix_platform::{
     sqlite::file_from_url,
 };
 
-use super::Refusal;
-use crate::args::PlaceArgs;
+use super::error::BackupError;
+use crate::args::LocationArgs;
 
-/// The folder of the notes, in a data folder.
+/// Name of the folder of the notes in a data folder.
 pub(crate) const VAULT: &str = "vault";
 
-/// Where Phoenix keeps something.
-pub(super) enum Place {
+/// A source or target of a copy.
+pub(super) enum Location {
     /// A data folder.
     Folder(PathBuf),
     /// A single database.
     Database {
-        /// Its file.
+        /// File of the database.
         file: PathBuf,
-        /// Whether DATABASE_URL chose it, and not the command line.
+        /// Whether DATABASE_URL named it instead of the command line.
         from_environment: bool,
     },
 }
 
-/// What there is to copy.
+/// Contents of a location.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
-    /// Databases by their names.
+    /// Databases by name.
     pub(super) databases: Vec<(String, PathBuf)>,
-    /// The folder of the notes, if there is one.
+    /// Folder of the notes, if it exists.
     pub(super) vault: Option<PathBuf>,
 }
 
-impl Place {
-    /// Where the flags say, else the environment, as for a service.
-    pub(super) fn resolve(args: PlaceArgs) -> Result<Self, Refusal> {
-        let PlaceArgs { data_dir, database_url } = args;
+impl Location {
+    /// The location that the flags name, else the environment, as for a service.
+    pub(super) fn resolve(args: LocationArgs) -> Result<Self, BackupError> {
+        let LocationArgs { data_dir, database_url } = args;
         let from_environment = database_url.is_none();
         let variable = || data_dir.is_none().then(|| process_env("DATABASE_URL")).flatten();
         match database_url.or_else(variable) {
             Some(url) => {
-                let file = file_from_url(&url).map_err(|error| Refusal::Usage(error.to_string()))?;
+                let file = file_from_url(&url).map_err(|error| BackupError::Usage(error.to_string()))?;
                 Ok(Self::Database { file, from_environment })
             }
             None => {
@@ -58,27 +58,27 @@ impl Place {
         }
     }
 
-    /// What a copy does not hold although the command line does not say so.
-    pub(super) fn left_out(&self) -> Option<String> {
+    /// A warning about data that the backup does not contain although the command line does not exclude it.
+    pub(super) fn omitted(&self) -> Option<String> {
         let Self::Database { file, from_environment: true } = self else { return None };
         let name = file.file_name().unwrap_or_default();
         let others: Vec<_> = database_names().filter(|database| **database != *name).collect();
         Some(format!(
-            "this is one database, because DATABASE_URL names it; {} and the notes are not in it. Back them up where they \
-             are kept, or name a whole data folder with --data-dir",
+            "this is a backup of one database, because DATABASE_URL names it; {} and the notes are not in it. Back them up \
+                 separately, or name a whole data folder with --data-dir",
             others.join(", ")
         ))
     }
 
-    /// The folder or the file.
+    /// Path of the folder or file.
     pub(super) fn path(&self) -> &Path {
         match self {
             Self::Folder(path) | Self::Database { file: path, .. } => path,
         }
     }
 
-    /// What it holds.
-    pub(super) fn contents(&self) -> Result<Contents, Refusal> {
+    /// The contents of the location.
+    pub(super) fn contents(&self) -> Result<Contents, BackupError> {
         match self {
             Self::Database { file, .. } => Contents::of_file(file),
             Self::Folder(folder) => Contents::of_folder(folder),
@@ -87,20 +87,20 @@ impl Place {
 }
 
 impl Contents {
-    pub(super) fn of_file(file: &Path) -> Result<Self, Refusal> {
+    pub(super) fn of_file(file: &Path) -> Result<Self, BackupError> {
         let name = file.file_name().map(|name| name.to_string_lossy().into_owned());
         match name.filter(|_| file.is_file()) {
             Some(name) => Ok(Self { databases: vec![(name, file.to_owned())], vault: None }),
-            None => Err(Refusal::machine(format_args!("there is no database {}", file.display()))),
+            None => Err(BackupError::failed(format_args!("there is no database {}", file.display()))),
         }
     }
 
-    pub(super) fn of_folder(folder: &Path) -> Result<Self, Refusal> {
+    pub(super) fn of_folder(folder: &Path) -> Result<Self, BackupError> {
         let known = database_names().map(|name| (name.clone(), folder.join(name)));
         let databases: Vec<_> = known.filter(|(_, file)| file.is_file()).collect();
         if databases.is_empty() {
-            return Err(Refusal::machine(format_args!(
-                "the folder {} holds no database of phoenix",
+            return Err(BackupError::failed(format_args!(
+                "the folder {} contains no database of Phoenix",
                 folder.display()
             )));
         }
@@ -109,14 +109,14 @@ impl Contents {
     }
 }
 
-/// Something in a folder that no copy of a data folder holds.
-pub(super) fn stranger_in(folder: &Path) -> Option<OsString> {
+/// An entry of a folder that no backup of a data folder contains.
+pub(super) fn foreign_entry(folder: &Path) -> Option<OsString> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let is_ours = |name: &OsString| *name == *VAULT || database_names().any(|database| *name == *database);
-    entries.map(|entry| entry.file_name()).find(|name| !is_ours(name))
+    let is_own = |name: &OsString| *name == *VAULT || database_names().any(|database| *name == *database);
+    entries.map(|entry| entry.file_name()).find(|name| !is_own(name))
 }
 
 fn database_names() -> impl Iterator<Item = String> {
-    // The journal is what people look for: it comes first.
+    // The journal first: it is the most important.
     Role::ALL.iter().rev().filter(|role| role.has_database()).map(|role| role.database_file())
 }

@@ -1,0 +1,88 @@
+//! Prometheus: scrape targets, alerts and rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{all, dashboards, files, must_run, processes, read, yaml};
+
+/// The anchor that a heading of a Markdown page gets.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.collect::<String>().trim().to_lowercase().replace(' ', "-")
+}
+
+#[test]
+fn every_alert_has_a_runbook_and_a_test() {
+    let page = read("docs/observability.md");
+    let headings = page.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#'));
+    let anchors: BTreeSet<_> = headings.map(anchor).collect();
+    for path in files("deploy/prometheus/rules") {
+        let rules = yaml(&path);
+        assert_eq!(all(&rules, "runbook").len(), all(&rules, "alert").len(), "{path}");
+        for runbook in all(&rules, "runbook") {
+            let anchor = runbook.strip_prefix("docs/observability.md#").expect("a heading of the page");
+            assert!(anchors.contains(anchor), "{path}: {runbook}");
+        }
+        let tests = files("deploy/prometheus/tests").iter().map(|path| read(path)).collect::<String>();
+        for alert in all(&rules, "alert") {
+            assert!(tests.contains(&format!("alertname: {alert}")), "{alert} is not tested");
+            assert!(page.contains(&format!("`{alert}`")), "{alert} is not on the page");
+        }
+    }
+}
+
+#[test]
+fn prometheus_scrapes_every_process_at_its_address() {
+    let compose = yaml("docker-compose.yml");
+    for (path, local) in
+        [("deploy/prometheus/prometheus.yml", false), ("deploy/prometheus/prometheus.local.yml", true)]
+    {
+        let config = yaml(path);
+        assert_eq!(config["global"]["scrape_interval"], "15s");
+        let [job] = &config["scrape_configs"].as_array().unwrap()[..] else { panic!("{path}: one job") };
+        assert_eq!(job["job_name"], "phoenix-orchestrator");
+        let targets = job["static_configs"].as_array().unwrap().iter().map(|group| {
+            let [target] = &group["targets"].as_array().unwrap()[..] else { panic!("{path}: one each") };
+            (group["labels"]["service"].as_str().unwrap(), target.as_str().unwrap().to_owned())
+        });
+        let expected = processes().into_iter().map(|(name, _, port)| {
+            let host = name.replace('_', "-");
+            if !local {
+                assert_eq!(
+                    compose["services"][host.as_str()]["environment"]["METRICS_ADDR"],
+                    format!("0.0.0.0:{port}")
+                );
+            }
+            (name, format!("{}:{port}", if local { "127.0.0.1" } else { &host }))
+        });
+        assert_eq!(targets.collect::<BTreeMap<_, _>>(), expected.collect());
+    }
+}
+
+#[test]
+fn promtool_accepts_configuration_rules_and_their_tests() {
+    for path in ["deploy/prometheus/prometheus.yml", "deploy/prometheus/prometheus.local.yml"] {
+        must_run("promtool", &["check", "config", path], &[]);
+    }
+    for path in files("deploy/prometheus/rules") {
+        must_run("promtool", &["check", "rules", &path], &[]);
+    }
+    for path in files("deploy/prometheus/tests") {
+        must_run("promtool", &["test", "rules", &path], &[]);
+    }
+}
+
+#[test]
+fn promtool_parses_dashboard_expressions() {
+    let dashboards = dashboards();
+    let expressions = dashboards.iter().flat_map(|(_, file)| all(file, "expr"));
+    let rules: Vec<_> = expressions
+        .enumerate()
+        .map(|(n, text)| serde_json::json!({"record": format!("panel:{n}"), "expr": text.replace("$__rate_interval", "1m")}))
+        .collect();
+    // JSON is YAML.
+    let file = serde_json::json!({"groups": [{"name": "panels", "rules": rules}]});
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("panels.yml");
+    std::fs::write(&path, file.to_string()).unwrap();
+    must_run("promtool", &["check", "rules", path.to_str().unwrap()], &[]);
+}
