@@ -171,7 +171,7 @@ fn git_that_cannot_run_is_a_500() {
     let fixture = Fixture::new();
     for (script, words) in [
         ("kill -SEGV $$", "signal 11"),
-        ("echo 'fatal: Out of memory, malloc failed' >&2; exit 128", "git can't run"),
+        ("echo 'fatal: Out of memory, malloc failed' >&2; exit 128", "git cannot run"),
         ("echo 'error: unable to write file: No space left on device' >&2; exit 128", "No space left"),
     ] {
         let error = call(&mut fixture.agent_with(script), "git_status", json!({})).unwrap_err();

@@ -238,9 +238,9 @@ fn configured_ollama_answers_or_its_failure_does() {
     let (empty, strange) = (ollama(&[]), Provider::answering(200, "<html>"));
     let broken = Provider::answering(500, r#"{"error":"out of memory"}"#);
     for (url, code, says) in [
-        ("http://127.0.0.1:1".into(), 503, "can't be reached"),
+        ("http://127.0.0.1:1".into(), 503, "cannot connect to"),
         (empty.url(""), 424, "`ollama pull llama3.2`"),
-        (strange.url("/api"), 502, "not its API"),
+        (strange.url("/api"), 502, "does not match its API"),
         (broken.url(""), 503, "out of memory"),
     ] {
         let error = chat(auto(url)).unwrap_err();

@@ -154,7 +154,7 @@ fn request_lost_on_a_new_connection_is_not_sent_again() {
     assert_eq!(chat(&mut agent).unwrap_err().code, 503);
     assert_eq!(chat(&mut agent).unwrap().to_text(), "one");
     let error = chat(&mut agent).unwrap_err();
-    assert_eq!((error.code, error.message.as_str()), (503, "the connection to openai broke off"));
+    assert_eq!((error.code, error.message.as_str()), (503, "the connection to openai was interrupted"));
     assert_eq!(requests.iter().count(), 2);
     server.end();
 }
@@ -194,7 +194,7 @@ fn proxy_variables_apply_by_scheme_in_either_case() {
         match chat(&mut agent) {
             Ok(result) => assert_eq!(result.to_text(), "through the proxy"),
             Err(error) => {
-                assert!(error.message.contains(&format!("the proxy in {variable} wants a user")), "{error}");
+                assert!(error.message.contains(&format!("the proxy in {variable} requires a user")), "{error}");
                 assert_eq!(error.code, 424);
             }
         }
@@ -250,7 +250,7 @@ fn all_proxy_supports_a_socks_proxy() {
 fn invalid_proxy_variable_is_named() {
     let (mut agent, _) = through(&[("https_proxy", "ftp://proxy".into())], "https://model.invalid/v1");
     let error = chat(&mut agent).unwrap_err();
-    assert_eq!((error.code, error.message.as_str()), (424, "https_proxy is not the address of a proxy"));
+    assert_eq!((error.code, error.message.as_str()), (424, "https_proxy is not a proxy URL"));
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn certificate_of_an_unknown_authority_is_named() {
     });
     let error = chat(&mut agent(&server.url.replace("http:", "https:"))).unwrap_err();
     assert_eq!(error.code, 424);
-    assert!(error.message.contains("the certificate of openai is not accepted: its authority"), "{error}");
+    assert!(error.message.contains("the certificate of openai is rejected: its authority"), "{error}");
     assert!(error.message.contains("SSL_CERT_FILE"), "{error}");
     server.end();
 }
@@ -297,6 +297,6 @@ fn tls_to_a_plain_port_and_the_reverse_differ() {
     });
     let error = chat(&mut agent(&tls.url)).unwrap_err();
     assert_eq!(error.code, 424);
-    assert!(error.message.contains("https:// is needed"), "{error}");
+    assert!(error.message.contains("write the address with https://"), "{error}");
     tls.end();
 }

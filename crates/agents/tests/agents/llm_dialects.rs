@@ -201,7 +201,7 @@ fn answer_of_reasoning_alone_is_a_400_naming_max_tokens() {
         (Ollama, json!({"message": {"content": "", "thinking": "hm"}, "done_reason": "length"})),
     ] {
         let error = answer(kind, body.to_string()).unwrap_err();
-        let expected = format!("{kind} used all of llm.max_tokens before it wrote an answer; raise it");
+        let expected = format!("{kind} reached llm.max_tokens before it wrote an answer; raise llm.max_tokens");
         assert_eq!((error.code, error.message), (400, expected), "{body}");
     }
 }
@@ -234,7 +234,7 @@ fn provider_messages_are_passed_on_in_every_format() {
         (
             402,
             r#"{"error":{"message":"no credit"}}"#,
-            "openai wants the account's balance to be settled (402): no credit",
+            "openai requires the account's balance to be settled (402): no credit",
         ),
         (404, "", "openai rejected the request (404); check llm.openai.base_url"),
         (500, "<html>", "openai failed (500)"),

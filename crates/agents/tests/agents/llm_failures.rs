@@ -177,7 +177,7 @@ fn success_without_an_answer_is_an_error() {
 fn endless_response_is_not_read_to_its_end() {
     let error = answered(ProviderKind::OpenAi, 200, &" ".repeat(9 * 1024 * 1024));
     assert_eq!(error.code, 502);
-    assert!(error.message.contains("more than 8388608 bytes"), "{error}");
+    assert!(error.message.contains("exceeds 8388608 bytes"), "{error}");
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn silent_provider_times_out_before_the_deadline() {
     assert_eq!(
         error.message,
         "grok did not answer within 0.2 s; if the model needs longer, raise timeout_secs of [agents.test_agent], or the \
-         caller's deadline where that is shorter"
+         caller's deadline if that is shorter"
     );
 }
 
@@ -218,7 +218,7 @@ fn unusable_setting_is_named() {
 
     settings.openai.base_url = Some("http://127.0.0.1:1".into());
     settings.openai.api_key = Some("two\nlines".to_owned().into());
-    assert!(failure(settings.clone()).message.contains("can't be sent"));
+    assert!(failure(settings.clone()).message.contains("cannot be sent"));
 
     settings.openai = Default::default();
     let error = failure(settings);
