@@ -173,5 +173,5 @@ async fn log_drain<T>(running: &RunningTasks, shutdown: &CancellationToken) -> T
 #[doc(hidden)]
 pub fn parse_response_line(line: &[u8], request: &ActionRequest) -> Result<ActionResult, String> {
     let redactor = Redactor::new(&LlmSettings::default());
-    response::read(line, request, &redactor).map_err(|failure| failure.deed)
+    response::read(line, request, &redactor).map_err(|failure| failure.description)
 }

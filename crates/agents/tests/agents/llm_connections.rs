@@ -194,7 +194,10 @@ fn proxy_variables_apply_by_scheme_in_either_case() {
         match chat(&mut agent) {
             Ok(result) => assert_eq!(result.to_text(), "through the proxy"),
             Err(error) => {
-                assert!(error.message.contains(&format!("the proxy in {variable} requires a user")), "{error}");
+                assert!(
+                    error.message.contains(&format!("the proxy in {variable} requires a user")),
+                    "{error}"
+                );
                 assert_eq!(error.code, 424);
             }
         }

@@ -201,7 +201,8 @@ fn answer_of_reasoning_alone_is_a_400_naming_max_tokens() {
         (Ollama, json!({"message": {"content": "", "thinking": "hm"}, "done_reason": "length"})),
     ] {
         let error = answer(kind, body.to_string()).unwrap_err();
-        let expected = format!("{kind} reached llm.max_tokens before it wrote an answer; raise llm.max_tokens");
+        let expected =
+            format!("{kind} reached llm.max_tokens before it wrote an answer; raise llm.max_tokens");
         assert_eq!((error.code, error.message), (400, expected), "{body}");
     }
 }
