@@ -10,12 +10,13 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::ExitStatus,
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
     time::Duration,
 };
 
 use metrics::Gauge;
 use nix::sys::signal::{Signal, killpg};
+use parking_lot::RwLock;
 use tokio::{
     net::unix::pipe::Sender,
     process::{Child, Command},
@@ -126,7 +127,7 @@ impl Program {
     /// # Errors
     /// Those of the operating system.
     pub(crate) fn spawn(&self, request: Option<&[u8]>) -> io::Result<AgentProcess> {
-        let known = self.found.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.found.read().clone();
         match known {
             Some(path) => match self.spawn_at(&path, request) {
                 // The program may have moved.
@@ -140,7 +141,7 @@ impl Program {
     fn find_and_spawn(&self, request: Option<&[u8]>) -> io::Result<AgentProcess> {
         let path: Arc<Path> = find(&self.name, &self.search_path)?.into();
         let process = self.spawn_at(&path, request)?;
-        *self.found.write().unwrap_or_else(PoisonError::into_inner) = Some(path);
+        *self.found.write() = Some(path);
         Ok(process)
     }
 

@@ -7,12 +7,13 @@ use std::{
     collections::HashMap,
     io,
     sync::{
-        Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use nix::unistd::Pid;
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockWriteGuard};
 use tokio::{
     process::{Child, Command},
     sync::Notify,
@@ -67,7 +68,7 @@ impl Registry {
         collects_settings: bool,
         command: &mut Command,
     ) -> io::Result<(Child, RegisteredProcess)> {
-        let _starting = self.starting.read().unwrap_or_else(PoisonError::into_inner);
+        let _starting = self.starting.read();
         let child = command.spawn()?;
         let pid = child.id().ok_or_else(|| io::Error::other("the process has no id"))?;
         let pid = Pid::from_raw(pid.cast_signed());
@@ -83,7 +84,7 @@ impl Registry {
 
     /// Waits for every start under way, and lets none begin while the guard is held.
     pub(crate) fn pause_starts(&self) -> RwLockWriteGuard<'_, ()> {
-        self.starting.write().unwrap_or_else(PoisonError::into_inner)
+        self.starting.write()
     }
 
     /// The record of `pid`, if the executor started it and its attempt has not ended.
@@ -112,9 +113,8 @@ impl Registry {
         self.changed.notified().await;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Pid, Arc<ProcessRecord>>> {
-        // No code panics while it holds the lock.
-        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<Pid, Arc<ProcessRecord>>> {
+        self.processes.lock()
     }
 }
 
@@ -156,7 +156,7 @@ impl ProcessRecord {
 
     /// Marks a worker as ready for its first request. `orphans` stay for as long as it lives.
     pub(crate) fn mark_ready(&self, orphans: Vec<ProcessId>) {
-        *self.retained.lock().unwrap_or_else(PoisonError::into_inner) = orphans;
+        *self.retained.lock() = orphans;
         self.advance();
     }
 
@@ -167,6 +167,6 @@ impl ProcessRecord {
 
     /// Whether `orphan` stays for as long as the worker lives.
     pub(crate) fn retains(&self, orphan: ProcessId) -> bool {
-        self.retained.lock().unwrap_or_else(PoisonError::into_inner).contains(&orphan)
+        self.retained.lock().contains(&orphan)
     }
 }

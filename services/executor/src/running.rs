@@ -2,9 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use phoenix_domain::TaskId;
 use tokio_util::sync::CancellationToken;
 
@@ -99,9 +100,8 @@ impl RunningTasks {
         self.lock().len()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TaskId, CancelHandle>> {
-        // No code panics while it holds the lock.
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, CancelHandle>> {
+        self.tasks.lock()
     }
 }
 

@@ -3,13 +3,14 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use futures_util::{Stream, future::BoxFuture};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use phoenix_domain::{AgentName, OrchestratorError, PlanId, TaskId, action::ActionResult};
 use phoenix_platform::RequestContext;
 use phoenix_proto::HealthSnapshot;
@@ -63,11 +64,11 @@ pub(crate) struct EventQueue(Arc<Mutex<VecDeque<TaskEvent>>>);
 
 impl EventQueue {
     pub(crate) fn push(&self, event: TaskEvent) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
+        self.0.lock().push_back(event);
     }
 
     fn pop(&self) -> Option<TaskEvent> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.0.lock().pop_front()
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     io::{self, Read},
     process::{Child, Command, ExitStatus},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         mpsc::{Receiver, sync_channel},
     },
     thread,
@@ -23,6 +23,7 @@ use nix::{
     },
     unistd::Pid,
 };
+use parking_lot::Mutex;
 
 use super::cleanup;
 
@@ -156,7 +157,7 @@ impl Collector {
                     Ok(0) | Err(_) => break,
                     Ok(length) => length,
                 };
-                let mut captured = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut captured = shared.lock();
                 let remaining = limit - captured.bytes.len();
                 captured.bytes.extend_from_slice(&chunk[..length.min(remaining)]);
                 if length > remaining {
@@ -178,6 +179,6 @@ impl Collector {
     }
 
     fn take(self) -> Captured {
-        std::mem::take(&mut self.captured.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.captured.lock())
     }
 }

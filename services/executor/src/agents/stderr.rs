@@ -1,12 +1,9 @@
 //! Standard error of an agent process, shared by its watcher and its current exchange.
 
-use std::{
-    future::poll_fn,
-    pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{future::poll_fn, pin::pin, sync::Arc};
 
 use crate::{output::StderrTail, pipes::OutputPipe, redact::Redactor};
+use parking_lot::{Mutex, MutexGuard};
 
 /// Standard error and the end of what was written to it. A worker's watcher reads it at all times, because a process that
 /// writes to a full pipe blocks. Cheap to clone.
@@ -48,6 +45,6 @@ impl Stderr {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A reader that panicked leaves a valid, if incomplete, tail behind.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -1,11 +1,9 @@
 //! Backoff between starts of workers that crash, and the state "crash loop" on a metric.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use metrics::{Counter, Gauge};
+use parking_lot::{Mutex, MutexGuard};
 use phoenix_domain::{AgentName, FailureClass, retry::RetryPolicy};
 use tokio::time::{Instant, sleep_until};
 
@@ -92,9 +90,8 @@ impl CrashBackoff {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        // No code panics while it holds the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
     }
 }
 
