@@ -165,7 +165,7 @@ async fn crash_loop_backs_off_and_names_itself() {
         asked += 1;
         match outcome.failed[0].error_class.as_str() {
             "backend_failure" => {
-                assert!(outcome.failed[0].stderr_tail.contains("cannot continue"), "{outcome:?}")
+                assert!(outcome.failed[0].stderr_tail.contains("cannot continue"), "{outcome:?}");
             }
             _ => break outcome,
         }
