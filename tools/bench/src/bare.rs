@@ -1,4 +1,4 @@
-//! The bare chain: what a chat costs when nobody does anything with it. An HTTP server that calls a gRPC server that
+//! The bare chain: the cost of a chat that no component acts on. An HTTP server that calls a gRPC server that
 //! calls another, each a process of its own, with the product's messages and libraries.
 //!
 //! Each server prints its URL when it listens, and ends when its standard input does, so that none outlives the

@@ -4,7 +4,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// A token that the first Ctrl-C or SIGTERM cancels. Further ones change nothing: what was started is being ended by then,
-/// and must not be left behind because somebody is in a hurry.
+/// and must not be left behind after Ctrl-C.
 ///
 /// # Errors
 /// When the signals can't be caught.

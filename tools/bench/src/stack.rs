@@ -30,7 +30,7 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 const READY_LINE: &str = "phoenix is ready: ";
 
-/// How often a stack that is to end at once is told so: the second signal makes `phoenix up` kill its services.
+/// Signals that end a stack at once: the second one makes `phoenix up` kill its services.
 const INSIST_EVERY: Duration = Duration::from_millis(300);
 
 /// How often it is looked whether it has.
@@ -86,7 +86,7 @@ impl<'home> Stack<'home> {
         let mut command = Command::new(phoenix);
         command.args(["up", "--port-offset", &offset, "--data-dir"]).arg(home.data());
         command.arg("--config").arg(home.path().join("phoenix.toml")).current_dir(home.path());
-        // Settings of whoever runs the benchmark are not what is measured.
+        // The settings of the shell that starts the benchmark are not what is measured.
         command.env_clear().env("HOME", home.path());
         command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(home.log())?);
@@ -148,7 +148,7 @@ impl<'home> Stack<'home> {
 }
 
 impl Drop for Stack<'_> {
-    /// Nothing goes on meanwhile: either it has ended already, or the benchmark has failed or was interrupted.
+    /// Nothing is measured at this time: the run has ended, has failed or was interrupted.
     fn drop(&mut self) {
         let limit = Instant::now() + STOP_LIMIT;
         let mut next_signal = Instant::now();

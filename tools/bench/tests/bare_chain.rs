@@ -1,4 +1,4 @@
-//! The bare chain answers chats as Phoenix does, and ends with whoever started it.
+//! The bare chain answers chats as Phoenix does, and ends with the process that started it.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::{num::NonZeroUsize, process::Stdio, sync::Arc, time::Duration};

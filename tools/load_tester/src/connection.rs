@@ -22,7 +22,7 @@ impl Connection {
         Self { target, sender: None }
     }
 
-    /// Sends the chat and reads the answer. Whoever drops this future before its end drops the connection with it, so
+    /// Sends the chat and reads the answer. Dropping this future before its end drops the connection, so
     /// that a late answer is never taken for the next request's. A request is never sent twice: a chat is not idempotent.
     pub(crate) async fn exchange(&mut self, live: &Live) -> Outcome {
         let mut sender = match self.sender().await {
@@ -60,7 +60,7 @@ impl Connection {
         let stream = TcpStream::connect(self.target.address()).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        // Ends with its sender; what went wrong is told to whoever awaits the answer.
+        // Ends with its sender; the future of the answer returns the error.
         tokio::spawn(async move {
             let _ = connection.await;
         });

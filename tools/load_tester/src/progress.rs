@@ -107,7 +107,7 @@ impl Progress {
     }
 }
 
-/// One line on standard error. When nobody reads it, there is nobody to tell.
+/// One line on standard error. A failure to write it is ignored.
 pub(crate) fn tell(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }

@@ -86,8 +86,8 @@ async fn drive(engine: &mut Engine, load: &Load, stop: &CancellationToken) -> io
     tally
 }
 
-/// The usual port may be taken by another load tester, which is no reason not to measure; a port that somebody asked
-/// for must be had.
+/// Binds the metrics port. The default port may be in use by another load tester; the run then has no metrics. A port that
+/// the command line names must be free.
 async fn bind_metrics(addr: Option<MetricsAddr>) -> Result<Option<TcpListener>, listener::BindError> {
     match addr {
         Some(MetricsAddr::Off) => Ok(None),

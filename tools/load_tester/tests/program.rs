@@ -113,7 +113,7 @@ fn command(url: &str, words: &[&str]) -> Command {
 
 async fn run(url: &str, words: &[&str]) -> Output {
     let words = [words, &["--metrics-addr", "off"]].concat();
-    timeout(PATIENCE, command(url, &words).output()).await.expect("ends by itself").unwrap()
+    timeout(PATIENCE, command(url, &words).output()).await.expect("the run is bounded").unwrap()
 }
 
 async fn run_json(url: &str, words: &[&str]) -> (i32, Value) {
@@ -269,7 +269,7 @@ async fn wrong_usage_is_64_and_never_sends() {
     assert_eq!(gateway.chats(), 0);
 }
 
-/// Starts a run whose fourth chat is never answered, and waits until it hangs there. Its standard error goes on.
+/// Starts a run whose fourth chat is never answered, and waits until it hangs there. Its standard error stays readable.
 async fn start_and_hang(gateway: &Gateway, url: &str) -> (Child, SocketAddr) {
     let words = ["--requests", "10", "--concurrency", "1", "--metrics-addr", "127.0.0.1:0", "--json"];
     let mut child = command(url, &words).spawn().unwrap();

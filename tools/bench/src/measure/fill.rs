@@ -1,4 +1,4 @@
-//! A journal full of finished plans, written past the planner: by plain SQL, in as many transactions as progress is told.
+//! A journal full of finished plans, written past the planner: by plain SQL, in one transaction per progress message.
 //!
 //! The rows are those of chats as the planner would have written them: a plan, its task, its attempt, six events, most of them
 //! as one document; a few failed, fewer were cancelled. Times and ids run up to the present, so that nothing looks too old to be kept, and rows
@@ -17,7 +17,7 @@ use crate::failure::{Doing, Result};
 /// Plans that are written at once.
 const CHUNK: u32 = 20_000;
 
-/// How often progress is told, in plans.
+/// Plans between two progress messages.
 const TELL_EVERY: u32 = 100_000;
 
 /// From one plan to the next, in microseconds.
@@ -123,7 +123,7 @@ pub(super) async fn fill(file: &Path, plans: u32) -> Result<()> {
     let started = Instant::now();
     let connect = SqliteConnectOptions::new()
         .filename(file)
-        // Nobody else reads it, and nothing is lost when the machine goes down meanwhile.
+        // The benchmark is the only reader, and a file lost in a power failure is written again.
         .journal_mode(SqliteJournalMode::Off)
         .synchronous(SqliteSynchronous::Off)
         .foreign_keys(false)

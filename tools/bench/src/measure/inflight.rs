@@ -37,7 +37,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// How often it is looked whether they have.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// How often progress is told.
+/// Time between two progress messages.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// The result.
@@ -225,7 +225,7 @@ mod tests {
             0,
             "whatever the order of the list, and at the same time"
         );
-        assert_eq!(lost(&[(1, 19), (2, 12), (3, 13), (4, 14)]), 3, "the first waited for everybody");
+        assert_eq!(lost(&[(1, 19), (2, 12), (3, 13), (4, 14)]), 3, "the first waited for all others");
         assert_eq!(lost(&[(1, 14), (2, 13), (3, 12), (4, 11)]), 3, "the other way round");
     }
 }

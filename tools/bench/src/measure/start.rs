@@ -1,4 +1,4 @@
-//! How soon a stack is ready, and what it holds in memory before anybody has asked for anything.
+//! Time until a stack is ready, and its memory before the first request.
 
 use std::{path::Path, time::Duration};
 

@@ -1,6 +1,6 @@
 //! Very many watchers of running plans on which nothing happens: what they cost the services in processor time.
 //!
-//! The time of the same stack with the same plans and nobody who watches is taken away.
+//! The processor time of the same stack with the same plans and no watcher is subtracted.
 
 use std::{
     path::Path,
