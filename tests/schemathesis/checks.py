@@ -1,4 +1,4 @@
-"""What schemathesis can't know of this API by itself.
+"""Rules of this API that schemathesis cannot derive from its schema.
 
 JSON Schema says how a request is written, not whether its parts fit together. A request that keeps to the schema may be
 refused for these reasons, and for no other.
@@ -26,11 +26,11 @@ UNFIT = [
 
 # 422: the request is well-formed, and no plan can be made of it.
 UNPLANNABLE = [
-    r"^no agent is called `",
+    r"^unknown agent `",
     r"^agent `.*` has no action `",
     r"^agent `.*` answered: ",
     r"wait for each other",
-    r"^the idempotency key was used before, for a different request$",
+    r"^the idempotency key was used before, for a different request; send a new key$",
 ]
 
 
