@@ -77,8 +77,7 @@ impl PlannerClient {
             let first = steps.message().await?;
             Ok(Response::new((first, steps)))
         };
-        let (first, steps) =
-            self.within(self.scope.deadline(), accepted).await?.ok_or_else(planner_unresponsive)?;
+        let (first, steps) = self.response(self.scope.deadline(), accepted).await?;
         let Some(ExecutePlanResponse { step: Some(Step::Accepted(PlanAccepted { plan_id, replay_of })) }) =
             first
         else {
@@ -100,7 +99,7 @@ impl PlannerClient {
         let request = ExecutePlanRequest { subject: Some(Subject::Resume(resume)) };
         let mut planner = self.gateway.planner();
         let call = planner.execute_plan(self.scope.context_without_deadline().request(request));
-        self.within(Instant::now() + READ_TIMEOUT, call).await?.ok_or_else(planner_unresponsive)
+        self.response(Instant::now() + READ_TIMEOUT, call).await
     }
 
     /// Whether the request was answered before, under the same idempotency key.
@@ -112,8 +111,7 @@ impl PlannerClient {
     pub(crate) async fn submit(&self, plan: PlanAndExecuteRequest) -> Result<PlanId, OrchestratorError> {
         let mut planner = self.gateway.planner();
         let call = planner.submit_plan(self.scope.context().request(plan));
-        let SubmitPlanResponse { plan_id, replay_of } =
-            self.within(self.scope.deadline(), call).await?.ok_or_else(planner_unresponsive)?;
+        let SubmitPlanResponse { plan_id, replay_of } = self.response(self.scope.deadline(), call).await?;
         self.record_replay(&replay_of)?;
         read_id(&plan_id)
     }
@@ -126,8 +124,7 @@ impl PlannerClient {
         let (limit, context) = self.read_context();
         let mut planner = self.gateway.planner();
         let call = planner.dry_run_plan(context.request(plan));
-        let DryRunPlanResponse { waves } =
-            self.within(limit, call).await?.ok_or_else(planner_unresponsive)?;
+        let DryRunPlanResponse { waves } = self.response(limit, call).await?;
         Ok(waves.into_iter().map(|wave| wave.keys).collect())
     }
 
@@ -136,7 +133,7 @@ impl PlannerClient {
         let (limit, context) = self.read_context();
         let mut planner = self.gateway.planner();
         let call = planner.get_plan(context.request(GetPlanRequest { plan_id: plan_id.to_string() }));
-        self.within(limit, call).await?.ok_or_else(planner_unresponsive)?.plan.ok_or_else(unexpected_response)
+        self.response(limit, call).await?.plan.ok_or_else(unexpected_response)
     }
 
     /// The whole output of a task.
@@ -147,11 +144,7 @@ impl PlannerClient {
         let (limit, context) = self.read_context();
         let mut planner = self.gateway.planner();
         let call = planner.get_task_output(context.request(request));
-        self.within(limit, call)
-            .await?
-            .ok_or_else(planner_unresponsive)?
-            .output
-            .ok_or_else(unexpected_response)
+        self.response(limit, call).await?.output.ok_or_else(unexpected_response)
     }
 
     /// The whole stderr tail of an attempt.
@@ -159,7 +152,7 @@ impl PlannerClient {
         let (limit, context) = self.read_context();
         let mut planner = self.gateway.planner();
         let call = planner.get_stderr(context.request(request));
-        Ok(self.within(limit, call).await?.ok_or_else(planner_unresponsive)?.stderr_tail)
+        Ok(self.response(limit, call).await?.stderr_tail)
     }
 
     /// One page of plans.
@@ -170,7 +163,7 @@ impl PlannerClient {
         let (limit, context) = self.read_context();
         let mut planner = self.gateway.planner();
         let call = planner.list_plans(context.request(filter));
-        self.within(limit, call).await?.ok_or_else(planner_unresponsive)
+        self.response(limit, call).await
     }
 
     /// The events of a plan after `after_position`.
@@ -184,7 +177,7 @@ impl PlannerClient {
         let mut planner = self.gateway.planner();
         let request = WatchPlanRequest { plan_id: plan_id.to_string(), after_position };
         let call = planner.watch_plan(context.request(request));
-        self.within(Instant::now() + READ_TIMEOUT, call).await?.ok_or_else(planner_unresponsive)
+        self.response(Instant::now() + READ_TIMEOUT, call).await
     }
 
     /// Cancels a plan.
@@ -193,8 +186,7 @@ impl PlannerClient {
         let context = self.scope.context().with_deadline(limit);
         let mut planner = self.gateway.planner();
         let call = planner.cancel_plan(context.request(request));
-        let CancelPlanResponse { replay_of } =
-            self.within(limit, call).await?.ok_or_else(planner_unresponsive)?;
+        let CancelPlanResponse { replay_of } = self.response(limit, call).await?;
         self.record_replay(&replay_of)
     }
 
@@ -219,7 +211,7 @@ impl PlannerClient {
         let (limit, context) = self.read_context();
         let mut planner = self.gateway.planner();
         let call = planner.list_dead_letters(context.request(request));
-        self.within(limit, call).await?.ok_or_else(planner_unresponsive)
+        self.response(limit, call).await
     }
 
     /// Redrives many dead letters.
@@ -229,7 +221,7 @@ impl PlannerClient {
     ) -> Result<RedriveDeadLettersResponse, OrchestratorError> {
         let mut planner = self.gateway.planner();
         let call = planner.redrive_dead_letters(self.scope.context().request(request));
-        let answer = self.within(self.scope.deadline(), call).await?.ok_or_else(planner_unresponsive)?;
+        let answer = self.response(self.scope.deadline(), call).await?;
         self.record_replay(&answer.replay_of)?;
         Ok(answer)
     }
@@ -241,7 +233,7 @@ impl PlannerClient {
     ) -> Result<DiscardDeadLettersResponse, OrchestratorError> {
         let mut planner = self.gateway.planner();
         let call = planner.discard_dead_letters(self.scope.context().request(request));
-        let answer = self.within(self.scope.deadline(), call).await?.ok_or_else(planner_unresponsive)?;
+        let answer = self.response(self.scope.deadline(), call).await?;
         self.record_replay(&answer.replay_of)?;
         Ok(answer)
     }
@@ -249,6 +241,15 @@ impl PlannerClient {
     fn read_context(&self) -> (Instant, RequestContext) {
         let limit = Instant::now() + READ_TIMEOUT;
         (limit, self.scope.context().with_deadline(limit))
+    }
+
+    /// The response to `call`; an error when there is none before `limit`.
+    async fn response<T>(
+        &self,
+        limit: Instant,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, OrchestratorError> {
+        self.within(limit, call).await?.ok_or_else(planner_unresponsive)
     }
 
     /// The response to `call`; `None` when there is none before `limit`.

@@ -5,11 +5,12 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
-use phoenix_domain::CorrelationId;
+use phoenix_domain::{CorrelationId, limits::MAX_REQUEST_BYTES};
 use phoenix_platform::{
     RequestContext,
     client::{self, PeerChannel},
@@ -30,7 +31,7 @@ use phoenix_testkit::{
     wait::{until, until_some},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
     process::Command,
 };
@@ -181,6 +182,78 @@ async fn gateway_keeps_answering_when_connections_flood_it() {
     let warnings = lines.lines().filter(|line| line.contains("cannot accept")).count();
     assert!(warnings <= 1, "{lines}");
     drop(silent);
+}
+
+/// A request whose body is announced and sent, but for its last byte.
+async fn unfinished_request(gateway: SocketAddr) -> TcpStream {
+    let head = format!(
+        "POST /api/v1/chat HTTP/1.1\r\nhost: {gateway}\r\ncontent-type: application/json\r\n\
+         content-length: {MAX_REQUEST_BYTES}\r\n\r\n"
+    );
+    let mut stream = TcpStream::connect(gateway).await.unwrap();
+    // The gateway refuses a body beyond the budget and may close its connection while the body is sent.
+    let _ = stream.write_all(head.as_bytes()).await;
+    let _ = stream.write_all(&vec![b' '; MAX_REQUEST_BYTES - 1]).await;
+    stream
+}
+
+#[tokio::test]
+async fn bodies_beyond_the_memory_budget_are_429() {
+    let stack = Stack::builder().start().await;
+    let gateway: SocketAddr = stack.base_url().trim_start_matches("http://").parse().unwrap();
+    let rest = stack.rest();
+    let message = "x".repeat(4096);
+    // The budget holds 64 of them. Which ones are refused at its end depends on the order in which their bytes are read.
+    let mut unfinished = Vec::new();
+    let answer = loop {
+        assert!(unfinished.len() < 100, "the budget has no end");
+        unfinished.push(unfinished_request(gateway).await);
+        let answer = rest.chat_with("echo_agent", &message).await;
+        if answer.status.as_u16() != 200 {
+            break answer;
+        }
+    };
+    let code = answer.json["error"]["code"].as_str();
+    assert_eq!((answer.status.as_u16(), code), (429, Some("overloaded")), "{}", answer.text);
+    assert!(unfinished.len() >= 64, "refused after {} bodies", unfinished.len());
+    drop(unfinished);
+    until("the budget is free again", async || {
+        rest.chat_with("echo_agent", &message).await.status.as_u16() == 200
+    })
+    .await;
+}
+
+/// The warnings that a health service logs about its metrics port until it is ready, with `METRICS_TOKEN` set or not.
+async fn metrics_warnings(token: Option<&str>) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(phoenix_bin());
+    command.args(["health", "--addr", "127.0.0.1:0", "--metrics-addr", "0.0.0.0:0", "--log-format", "json"]);
+    command.current_dir(dir.path()).env_clear().env("PHOENIX_SERVICE_TOKEN", "service-token-of-a-test");
+    command.envs(token.map(|token| ("METRICS_TOKEN", token)));
+    let mut service = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut lines = BufReader::new(service.stderr.take().unwrap()).lines();
+    let mut warnings = Vec::new();
+    let read = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+            let message = line["message"].as_str().unwrap().to_owned();
+            let is_ready = message == "gRPC server listening";
+            if line["level"] == "WARN" && message.contains("METRICS_TOKEN") {
+                warnings.push(message);
+            }
+            if is_ready {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, read).await.expect("the service starts");
+    warnings
+}
+
+#[tokio::test]
+async fn metrics_beyond_loopback_without_token_log_one_warning() {
+    assert_eq!(metrics_warnings(None).await.len(), 1);
+    assert!(metrics_warnings(Some("sesame")).await.is_empty());
 }
 
 #[tokio::test]
