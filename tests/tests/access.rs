@@ -242,11 +242,13 @@ async fn metrics_warnings(token: Option<&str>) -> Vec<String> {
                 warnings.push(message);
             }
             if is_ready {
-                return;
+                return true;
             }
         }
+        false
     };
-    tokio::time::timeout(LIMIT, read).await.expect("the service starts");
+    let is_ready = tokio::time::timeout(LIMIT, read).await.unwrap();
+    assert!(is_ready, "the service ended before it was ready");
     warnings
 }
 
