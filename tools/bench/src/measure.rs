@@ -1,6 +1,7 @@
 //! The course of a benchmark: what is measured, in which order, how much of it.
 
 mod chats;
+mod disk;
 mod fill;
 mod inflight;
 mod million;

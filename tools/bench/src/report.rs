@@ -77,12 +77,15 @@ impl fmt::Display for Report {
 
 impl Report {
     fn throughput(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { chats: Chats { comparisons, spawning }, million, .. } = self;
+        let Self { chats: Chats { comparisons, disk, spawning }, million, .. } = self;
         if comparisons.is_empty() && spawning.is_none() && million.is_none() {
             return Ok(());
         }
         writeln!(f, "\n| | concurrency | req/s | p50 ms | p99 ms | of the row above |")?;
         writeln!(f, "|---|--:|--:|--:|--:|--:|")?;
+        if let Some(disk) = disk {
+            sample(f, "append 4 KiB and `fdatasync`, alone", 1, disk, None)?;
+        }
         for row in comparisons {
             sample(f, "bare chain", row.concurrency, &row.bare, None)?;
             sample(f, "Phoenix", row.concurrency, &row.phoenix, Some(row.share()))?;

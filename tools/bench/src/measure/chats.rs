@@ -6,7 +6,10 @@ use std::{num::NonZeroUsize, path::Path};
 use phoenix_load_tester::Engine;
 use serde::Serialize;
 
-use super::sample::{Sample, Scale, engine, sample};
+use super::{
+    disk,
+    sample::{Sample, Scale, engine, sample},
+};
 use crate::{
     bare::BareChain,
     ceiling,
@@ -27,6 +30,8 @@ const ONESHOT: &str = "[agents.echo_agent]\nmode = \"oneshot\"\n";
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Chats {
     pub(crate) comparisons: Vec<Comparison>,
+    /// Durable appends to a file, one at a time, by the benchmark itself.
+    pub(crate) disk: Option<Sample>,
     pub(crate) spawning: Option<Spawning>,
 }
 
@@ -69,7 +74,12 @@ pub(super) async fn measure(phoenix: &Path, warm: bool, spawn: bool, scale: &Sca
     let mut oneshot = if spawn { Some(Driven::start(phoenix, &oneshot_home).await?) } else { None };
     let mut compared = CONCURRENCIES.map(|_| (Vec::new(), Vec::new()));
     let mut spawned = (Vec::new(), Vec::new());
+    let mut appended = Vec::new();
     for round in 1..=scale.rounds {
+        if warm {
+            let alone = disk::sample(warm_home.path(), scale.warmup)?;
+            appended.push(alone.logged(&format!("round {round} of {}", scale.rounds), "the disk alone"));
+        }
         for (concurrency, compared) in CONCURRENCIES.into_iter().zip(&mut compared) {
             let told = format!("round {round} of {}, concurrency {concurrency}", scale.rounds);
             if let Some(pair) = &mut pair {
@@ -93,6 +103,7 @@ pub(super) async fn measure(phoenix: &Path, warm: bool, spawn: bool, scale: &Sca
             phoenix: Sample::median(phoenix),
         });
         result.comparisons = medians.collect();
+        result.disk = Some(Sample::median(&appended));
         warm.stop().await?;
         bare.stop().await?;
     }

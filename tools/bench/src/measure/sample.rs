@@ -113,6 +113,12 @@ pub(super) async fn sample(engine: &mut Engine, concurrency: NonZeroUsize, scale
     Sample::of(&tally)
 }
 
+/// The `quantile` (0 to 1) of times in ascending order, in milliseconds.
+pub(super) fn quantile_ms(sorted: &[Duration], quantile: f64) -> f64 {
+    let index = (sorted.len() as f64 * quantile) as usize;
+    sorted.get(index.min(sorted.len().saturating_sub(1))).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
+}
+
 pub(super) fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.sort_by(f64::total_cmp);
     numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
