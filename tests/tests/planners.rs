@@ -1,12 +1,19 @@
 //! Two planners on one journal: each runs its own plans, and one takes over from the other.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
 use phoenix_platform::config::Role;
 use phoenix_testkit::{http::Rest, services::Services, wait::until};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 const SCRIPTED: &str = env!("CARGO_BIN_EXE_scripted_agent");
 
@@ -87,5 +94,98 @@ async fn frozen_planner_is_taken_over_by_another_and_stops() {
     assert_eq!(one.wait_for_end(&later).await["status"], "succeeded");
     drop(again);
     drop(second);
+    services.stop().await;
+}
+
+/// Callers that chat one after the other, each with one chat in flight.
+struct Callers {
+    tasks: JoinSet<usize>,
+    answered: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+}
+
+const CALLERS: usize = 8;
+
+impl Callers {
+    fn start(rest: &Rest, run: &str) -> Self {
+        let (answered, stop) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let mut tasks = JoinSet::new();
+        for caller in 0..CALLERS {
+            let (rest, run) = (rest.clone(), format!("{run} {caller}"));
+            let (answered, stop) = (Arc::clone(&answered), Arc::clone(&stop));
+            tasks.spawn(async move {
+                let mut lost = 0;
+                for number in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    lost += usize::from(!chat(&rest, &format!("{run} {number}")).await);
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+                lost
+            });
+        }
+        Self { tasks, answered, stop }
+    }
+
+    /// Waits for `count` further answers.
+    async fn answers(&self, count: usize) {
+        let before = self.answered.load(Ordering::Relaxed);
+        until("chats are answered", async || self.answered.load(Ordering::Relaxed) >= before + count).await;
+    }
+
+    /// Stops the callers. Returns the number of chats that each had to repeat.
+    async fn stop(self) -> Vec<usize> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.tasks.join_all().await
+    }
+}
+
+/// Sends a chat until it is answered, always under the same key. Returns whether the first answer was the chat's.
+async fn chat(rest: &Rest, message: &str) -> bool {
+    let sender = rest.clone().with_header("idempotency-key", message.to_owned());
+    let body = json!({"message": message, "agent": "echo_agent"});
+    let mut is_first = true;
+    loop {
+        let answer = sender.post("/api/v1/chat", body.clone()).await;
+        if answer.status == 200 {
+            assert_eq!(answer.str("output"), message);
+            return is_first;
+        }
+        assert!(matches!(answer.status.as_u16(), 409 | 503 | 504), "{}: {}", answer.status, answer.text);
+        is_first = false;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn gateway_of_two_planners_outlives_the_loss_of_either() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut services = Services::start("", "MARK", &folder.path().join("log")).await;
+    let second = services.start_second_planner().await;
+    let gateway = services.start_gateway_of_both(&second).await;
+    let started = "orchestrator_plan_started_total";
+
+    let callers = Callers::start(&gateway.rest(), "killed");
+    until("both planners run chats", async || {
+        services.metric(Role::Planner, started).await > 20.0 && second.metric(started).await > 20.0
+    })
+    .await;
+    services.kill(Role::Planner).await;
+    callers.answers(200).await;
+    services.start_one(Role::Planner);
+    services.until_ready().await;
+    until("the planner runs chats again", async || services.metric(Role::Planner, started).await > 20.0)
+        .await;
+    let repeated = callers.stop().await;
+    assert!(repeated.iter().all(|count| *count <= 1), "only chats in flight are lost: {repeated:?}");
+
+    second.signal(Signal::SIGSTOP);
+    let callers = Callers::start(&gateway.rest(), "frozen");
+    callers.answers(400).await;
+    let repeated = callers.stop().await;
+    assert!(repeated.iter().all(|count| *count <= 1), "only chats in flight are lost: {repeated:?}");
+    second.signal(Signal::SIGKILL);
+    drop(gateway);
     services.stop().await;
 }

@@ -102,6 +102,24 @@ impl Services {
         second
     }
 
+    /// Starts a gateway in front of the first planner and `second`, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub async fn start_gateway_of_both(&self, second: &SecondPlanner) -> SharedGateway {
+        let mut free = free_ports();
+        let mut port = || free.next().expect("a free port");
+        let mut ports = self.ports.clone();
+        ports.insert(Role::Gateway, Ports { requests: port(), metrics: port() });
+        let planners = [ports[&Role::Planner], second.ports[&Role::Planner]].map(Ports::url).join(",");
+        let log = OpenOptions::new().append(true).open(&self.log).expect("the log can be written");
+        let mut command = self.command_for(Role::Gateway, &ports, &planners);
+        let gateway = command.stderr(log).spawn().expect("phoenix can be started");
+        let shared = SharedGateway { _gateway: gateway, url: ports[&Role::Gateway].url() };
+        until_ready(&shared.rest()).await;
+        shared
+    }
+
     /// Starts a service that is not running.
     ///
     /// # Panics
@@ -157,6 +175,10 @@ impl Services {
     }
 
     fn command(&self, role: Role, ports: &BTreeMap<Role, Ports>) -> Command {
+        self.command_for(role, ports, &ports[&Role::Planner].url())
+    }
+
+    fn command_for(&self, role: Role, ports: &BTreeMap<Role, Ports>, planners: &str) -> Command {
         let Ports { requests, metrics } = ports[&role];
         let url = |role| ports[&role].url();
         let mut command = Command::new(phoenix_bin());
@@ -168,7 +190,7 @@ impl Services {
                 "--metrics-addr",
                 &format!("127.0.0.1:{metrics}"),
             ])
-            .args(["--planner-url", &url(Role::Planner), "--executor-url", &url(Role::Executor)])
+            .args(["--planner-url", planners, "--executor-url", &url(Role::Executor)])
             .args(["--health-url", &url(Role::Health)])
             .current_dir(self.dir.path())
             .env_clear()
@@ -191,6 +213,21 @@ pub struct SecondPlanner {
     _stdin: Option<ChildStdin>,
     _gateway: Child,
     ports: BTreeMap<Role, Ports>,
+}
+
+/// A gateway in front of two planners.
+#[derive(Debug)]
+pub struct SharedGateway {
+    _gateway: Child,
+    url: String,
+}
+
+impl SharedGateway {
+    /// A client of the gateway.
+    #[must_use]
+    pub fn rest(&self) -> Rest {
+        Rest::new(self.url.clone())
+    }
 }
 
 impl SecondPlanner {

@@ -13,12 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
-use tower::{BoxError, ServiceExt};
+use tower::BoxError;
 
 use crate::http2::PREFACE;
 
@@ -31,7 +30,8 @@ const FAIL_FAST: Duration = Duration::from_millis(500);
 /// Connector to one peer.
 #[derive(Debug, Clone)]
 pub(super) struct PrefaceConnector {
-    connector: HttpConnector,
+    host: Arc<str>,
+    port: u16,
     unresponsive_until: Arc<Mutex<Option<Instant>>>,
 }
 
@@ -41,29 +41,29 @@ pub(super) struct PrefaceConnector {
 struct PeerUnresponsive;
 
 impl PrefaceConnector {
-    pub(super) fn new() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        Self { connector, unresponsive_until: Arc::default() }
+    /// A connector to `host`, a name or an IP address.
+    pub(super) fn new(host: String, port: u16) -> Self {
+        Self { host: host.into(), port, unresponsive_until: Arc::default() }
     }
 
-    /// Connects to the peer at `uri` and waits for its preface.
+    /// Connects to the peer and waits for its preface.
     ///
     /// # Errors
     /// When the connection fails, or the peer sends nothing within [`CONNECT_TIMEOUT`].
-    pub(super) async fn connect(self, uri: Uri) -> Result<PrefaceStream, BoxError> {
+    pub(super) async fn connect(self) -> Result<PrefaceStream, BoxError> {
         if self.unresponsive_until.lock().is_some_and(|until| Instant::now() < until) {
             return Err(PeerUnresponsive.into());
         }
-        let connected =
-            tokio::time::timeout(CONNECT_TIMEOUT, exchange_prefaces(self.connector.clone(), uri)).await;
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, exchange_prefaces(&self.host, self.port)).await;
         *self.unresponsive_until.lock() = connected.is_err().then(|| Instant::now() + FAIL_FAST);
         connected.unwrap_or_else(|_| Err(PeerUnresponsive.into()))
     }
 }
 
-async fn exchange_prefaces(connector: HttpConnector, uri: Uri) -> Result<PrefaceStream, BoxError> {
-    let mut stream = connector.oneshot(uri).await?.into_inner();
+async fn exchange_prefaces(host: &str, port: u16) -> Result<PrefaceStream, BoxError> {
+    let mut stream = TcpStream::connect((host, port)).await?;
+    // Requests are small: waiting to fill a packet only delays them.
+    stream.set_nodelay(true)?;
     stream.write_all(PREFACE).await?;
     match stream.peek(&mut [0]).await? {
         0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),

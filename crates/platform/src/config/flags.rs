@@ -13,14 +13,14 @@ pub struct RoleFlags {
     /// Address to serve /metrics on [env: METRICS_ADDR]
     #[arg(long, value_name = "HOST:PORT")]
     pub metrics_addr: Option<String>,
-    /// URL of the planner [env: PLANNER_URL]
-    #[arg(long, value_name = "URL")]
+    /// URL of the planner; several are separated by commas [env: PLANNER_URL]
+    #[arg(long, value_name = "URLS")]
     pub planner_url: Option<String>,
-    /// URL of the executor [env: EXECUTOR_URL]
-    #[arg(long, value_name = "URL")]
+    /// URL of the executor; several are separated by commas [env: EXECUTOR_URL]
+    #[arg(long, value_name = "URLS")]
     pub executor_url: Option<String>,
-    /// URL of the health service [env: HEALTH_URL]
-    #[arg(long, value_name = "URL")]
+    /// URL of the health service; several are separated by commas [env: HEALTH_URL]
+    #[arg(long, value_name = "URLS")]
     pub health_url: Option<String>,
     /// Database of the planner or the health service, such as sqlite://data/planner.db [env: DATABASE_URL]
     #[arg(long, value_name = "URL")]

@@ -19,11 +19,11 @@ pub struct RoleSettings {
     pub addr: SocketAddr,
     /// Address of `/metrics`.
     pub metrics_addr: SocketAddr,
-    /// URL of the planner.
+    /// URL of the planner, or several URLs separated by commas.
     pub planner_url: String,
-    /// URL of the executor.
+    /// The same of the executor.
     pub executor_url: String,
-    /// URL of the health service.
+    /// The same of the health service.
     pub health_url: String,
     /// URL of its database, for roles with a database.
     pub database_url: String,
@@ -110,7 +110,7 @@ impl Sources<'_> {
     fn peer_url(&mut self, flag: &Option<String>, variable: &str, peer: Role) -> String {
         let default = format!("http://127.0.0.1:{}", peer.default_port());
         let url = self.first(flag, variable, None).unwrap_or(default);
-        if let Err(problem) = client::check_url(&url) {
+        if let Err(problem) = client::check_urls(&url) {
             self.problems.add(variable, problem);
         }
         url

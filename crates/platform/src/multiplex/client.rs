@@ -1,6 +1,7 @@
-//! Client side of shared streams: calls, and the stream to one peer.
+//! Client side of shared streams: calls, and the stream to each peer.
 
 use std::{
+    collections::HashMap,
     mem,
     sync::{Arc, Weak},
     time::{Duration, Instant},
@@ -23,7 +24,11 @@ use super::{
     send_queue::send_queue,
     shared_stream::{OpenCalls, SharedStream, request},
 };
-use crate::{client::PeerChannel, http2::MAX_MESSAGE_BYTES, propagation::RequestContext};
+use crate::{
+    client::{PeerCall, PeerChannel, PeerSet, pick},
+    http2::MAX_MESSAGE_BYTES,
+    propagation::RequestContext,
+};
 
 /// Pause after a stream could not be opened, or broke.
 const REOPEN_PAUSE: Duration = Duration::from_millis(200);
@@ -31,12 +36,28 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(200);
 /// Pause after the peer answered that it does not implement shared streams: it is an older version, and may be replaced.
 const UNSUPPORTED_PAUSE: Duration = Duration::from_secs(30);
 
-/// A client that makes calls to one peer on a shared stream. Cheap to clone.
+/// A client whose calls to a peer share a stream. Cheap to clone.
+///
+/// Over a channel with several instances, each has a stream of its own, and each call goes to the less loaded of two.
 #[derive(Debug, Clone)]
-pub struct MultiplexClient(Arc<Peer>);
+pub struct MultiplexClient(Arc<Client>);
 
 #[derive(Debug)]
-struct Peer {
+struct Client {
+    channel: PeerChannel,
+    streams: Streams,
+}
+
+#[derive(Debug)]
+enum Streams {
+    One(Arc<PeerStream>),
+    /// The instances, and their streams by the id of the instance.
+    Many(Arc<PeerSet>, Mutex<HashMap<u64, Arc<PeerStream>>>),
+}
+
+/// The shared stream to one peer.
+#[derive(Debug)]
+struct PeerStream {
     channel: PeerChannel,
     state: Mutex<ConnectionState>,
 }
@@ -56,8 +77,11 @@ impl MultiplexClient {
     /// A client over `channel`. The first call opens the shared stream.
     #[must_use]
     pub fn new(channel: PeerChannel) -> Self {
-        let state = Mutex::new(ConnectionState::Closed { until: Instant::now() });
-        Self(Arc::new(Peer { channel, state }))
+        let streams = match channel.peers() {
+            None => Streams::One(PeerStream::new(channel.clone())),
+            Some(peers) => Streams::Many(Arc::clone(peers), Mutex::default()),
+        };
+        Self(Arc::new(Client { channel, streams }))
     }
 
     /// Calls `M` with `request` under `context`. Must be called inside a tokio runtime.
@@ -67,10 +91,10 @@ impl MultiplexClient {
         request: M::Request,
     ) -> ResponseStream<M::Response> {
         // Requested for large calls, too: the cancel reason travels on the shared stream.
-        let stream = self.stream();
+        let (stream, peer) = self.0.streams.choose();
         if request.encoded_len() <= BATCH_BYTES
             && let Some(stream) = stream
-            && let Some(responses) = ResponseStream::shared::<M>(stream, context, &request)
+            && let Some(responses) = ResponseStream::shared::<M>(stream, peer, context, &request)
         {
             return responses;
         }
@@ -79,7 +103,7 @@ impl MultiplexClient {
             let mut grpc = Grpc::new(channel)
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES);
-            grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
+            grpc.ready().await.map_err(Status::from_error)?;
             let (path, codec) = (PathAndQuery::from_static(M::PATH), ProstCodec::default());
             Ok(grpc.server_streaming(request, path, codec).await?.into_inner())
         })
@@ -101,16 +125,44 @@ impl MultiplexClient {
         Ok(response)
     }
 
-    /// Sends the peer the reason for which calls on this connection are cancelled from now on, if a stream is open.
+    /// Sends every peer with an open stream the reason for which calls on its connection are cancelled from now on.
     pub fn announce_cancel_reason(&self, reason: &str) {
-        if let ConnectionState::Open(stream) = &*self.0.state.lock() {
-            stream.send_cancel_reason(reason);
+        match &self.0.streams {
+            Streams::One(stream) => stream.announce_cancel_reason(reason),
+            Streams::Many(_, streams) => {
+                streams.lock().values().for_each(|stream| stream.announce_cancel_reason(reason));
+            }
         }
+    }
+}
+
+impl Streams {
+    /// The stream for the next call, if one is open, and the call of the instance that it leads to, if there are several.
+    fn choose(&self) -> (Option<Arc<SharedStream>>, Option<PeerCall>) {
+        let (set, streams) = match self {
+            Self::One(stream) => return (stream.open(), None),
+            Self::Many(set, streams) => (set, streams),
+        };
+        let peers = set.current();
+        let Some(peer) = pick(&peers, &[]) else { return (None, None) };
+        let mut streams = streams.lock();
+        if !streams.contains_key(&peer.id) {
+            streams.retain(|id, _| peers.iter().any(|peer| peer.id == *id));
+            streams.insert(peer.id, PeerStream::new(PeerChannel::of(peer)));
+        }
+        let stream = streams.get(&peer.id).and_then(PeerStream::open);
+        (stream, Some(PeerCall::start(peer)))
+    }
+}
+
+impl PeerStream {
+    fn new(channel: PeerChannel) -> Arc<Self> {
+        Arc::new(Self { channel, state: Mutex::new(ConnectionState::Closed { until: Instant::now() }) })
     }
 
     /// The open stream. Without one, a stream is opened for later calls.
-    fn stream(&self) -> Option<Arc<SharedStream>> {
-        let mut state = self.0.state.lock();
+    fn open(self: &Arc<Self>) -> Option<Arc<SharedStream>> {
+        let mut state = self.state.lock();
         match &*state {
             ConnectionState::Open(stream) => return Some(Arc::clone(stream)),
             ConnectionState::Opening => return None,
@@ -118,12 +170,16 @@ impl MultiplexClient {
             ConnectionState::Closed { .. } => {}
         }
         *state = ConnectionState::Opening;
-        tokio::spawn(keep_open(Arc::downgrade(&self.0), self.0.channel.clone()));
+        tokio::spawn(keep_open(Arc::downgrade(self), self.channel.clone()));
         None
     }
-}
 
-impl Peer {
+    fn announce_cancel_reason(&self, reason: &str) {
+        if let ConnectionState::Open(stream) = &*self.state.lock() {
+            stream.send_cancel_reason(reason);
+        }
+    }
+
     fn close(peer: &Weak<Self>, pause: Duration) {
         if let Some(peer) = peer.upgrade() {
             *peer.state.lock() = ConnectionState::Closed { until: Instant::now() + pause };
@@ -132,7 +188,7 @@ impl Peer {
 }
 
 /// Opens a stream for `peer` and delivers its frames until it ends.
-async fn keep_open(peer: Weak<Peer>, channel: PeerChannel) {
+async fn keep_open(peer: Weak<PeerStream>, channel: PeerChannel) {
     let (queue, batches) = send_queue();
     let requests = batches.map(request);
     let mut client = MultiplexServiceClient::new(channel).max_decoding_message_size(MAX_BATCH_BYTES);
@@ -140,8 +196,10 @@ async fn keep_open(peer: Weak<Peer>, channel: PeerChannel) {
     drop(client);
     let mut responses = match opened {
         Ok(response) => response.into_inner(),
-        Err(status) if status.code() == Code::Unimplemented => return Peer::close(&peer, UNSUPPORTED_PAUSE),
-        Err(_) => return Peer::close(&peer, REOPEN_PAUSE),
+        Err(status) if status.code() == Code::Unimplemented => {
+            return PeerStream::close(&peer, UNSUPPORTED_PAUSE);
+        }
+        Err(_) => return PeerStream::close(&peer, REOPEN_PAUSE),
     };
     let calls = Arc::new(OpenCalls::new());
     let stream = SharedStream::new(queue, Arc::clone(&calls));
@@ -154,7 +212,7 @@ async fn keep_open(peer: Weak<Peer>, channel: PeerChannel) {
         match responses.message().await {
             Ok(Some(ExchangeResponse { frames, draining })) => {
                 if draining && !mem::replace(&mut is_draining, true) {
-                    Peer::close(&peer, REOPEN_PAUSE);
+                    PeerStream::close(&peer, REOPEN_PAUSE);
                 }
                 calls.deliver(frames);
             }
@@ -163,7 +221,7 @@ async fn keep_open(peer: Weak<Peer>, channel: PeerChannel) {
         }
     };
     if !is_draining {
-        Peer::close(&peer, REOPEN_PAUSE);
+        PeerStream::close(&peer, REOPEN_PAUSE);
     }
     calls.fail(cause.as_ref());
 }

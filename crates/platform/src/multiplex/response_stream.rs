@@ -12,7 +12,7 @@ use super::{
     credit::{CALL_CREDIT, cost},
     shared_stream::SharedStream,
 };
-use crate::propagation::RequestContext;
+use crate::{client::PeerCall, propagation::RequestContext};
 
 /// The messages of a call's response. Dropping it before its end cancels the call.
 #[must_use = "dropping it cancels the call"]
@@ -30,6 +30,8 @@ struct SharedCall<M> {
     stream: Arc<SharedStream>,
     id: u64,
     receiver: Arc<CallReceiver>,
+    /// The call in the load of its peer, among several.
+    peer: Option<PeerCall>,
     has_ended: bool,
     /// Credit that was used since the last grant.
     used: u64,
@@ -37,16 +39,17 @@ struct SharedCall<M> {
 }
 
 impl<M: Message + Default + 'static> ResponseStream<M> {
-    /// Starts a call of `C` on `stream`; `None` when the stream has broken or its peer does not read.
+    /// Starts a call of `C` on `stream`, which leads to `peer`; `None` when the stream has broken or its peer does not read.
     pub(super) fn shared<C: Method<Response = M>>(
         stream: Arc<SharedStream>,
+        peer: Option<PeerCall>,
         context: &RequestContext,
         request: &C::Request,
     ) -> Option<Self> {
         let mut start = context.start_call(C::PATH, request.encode_to_vec().into());
         start.credit = Some(CALL_CREDIT);
         let (id, receiver) = stream.start(start)?;
-        let call = SharedCall { stream, id, receiver, has_ended: false, used: 0, message: PhantomData };
+        let call = SharedCall { stream, id, receiver, peer, has_ended: false, used: 0, message: PhantomData };
         Some(Self(Source::Shared(call)))
     }
 
@@ -89,9 +92,14 @@ impl<M: Message + Default> SharedCall<M> {
                     Err(error) => Err(Status::internal(format!("unreadable message: {error}"))),
                 }
             }
-            other => {
+            end => {
                 self.has_ended = true;
-                other.map(|_| None)
+                match (self.peer.take(), &end) {
+                    (Some(peer), Err(status)) => peer.failed(status),
+                    (Some(peer), Ok(_)) => peer.answered(),
+                    (None, _) => {}
+                }
+                end.map(|_| None)
             }
         }
     }

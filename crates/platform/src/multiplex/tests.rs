@@ -272,6 +272,36 @@ async fn dead_peer_fails_every_call_until_it_is_back() {
     second.runtime.shutdown_background();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_to_several_peers_are_spread_and_outlive_one() {
+    let (mut first, mut second) = (server("127.0.0.1:0"), server("127.0.0.1:0"));
+    let calls = calls_to(&format!("{},{}", first.url, second.url)).await;
+    let mut in_a_row = 0;
+    while in_a_row < 30 {
+        in_a_row = if ask(&calls, "echo both").await.is_ok() { in_a_row + 1 } else { 0 };
+    }
+    let mut waiting = JoinSet::new();
+    for _ in 0..20 {
+        let calls = calls.clone();
+        waiting.spawn(async move { ask(&calls, "wait").await });
+        // Until one of them has it, so that the next choice sees its load.
+        let began = async {
+            tokio::select! { one = first.log.recv() => one, other = second.log.recv() => other }
+        };
+        assert_eq!(tokio::time::timeout(LIMIT, began).await.unwrap(), Some("began"));
+    }
+    first.runtime.shutdown_background();
+    second.go_on.cancel();
+    let answers = tokio::time::timeout(LIMIT, waiting.join_all()).await.unwrap();
+    let (answered, lost): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    assert_eq!((answered.len(), lost.len()), (10, 10), "each got half of the calls");
+    assert!(lost.into_iter().all(|answer| was_sent(&answer.unwrap_err())));
+    for _ in 0..50 {
+        assert_eq!(ask(&calls, "echo still").await.unwrap(), "still");
+    }
+    second.runtime.shutdown_background();
+}
+
 #[tokio::test]
 async fn server_answers_accepted_calls_during_shutdown() {
     let mut server = server("127.0.0.1:0");

@@ -47,6 +47,20 @@ fn every_problem_is_listed_at_once() {
 }
 
 #[test]
+fn list_of_urls_with_a_bad_item_is_a_problem_with_its_reason() {
+    let env = [
+        ("PLANNER_URL", "http://a:50051,http://b:50051"),
+        ("EXECUTOR_URL", "http://a:50052,,http://b:50052"),
+        ("HEALTH_URL", "http://a:50053,http://a:50053"),
+    ];
+    let problems = resolve(Role::Gateway, &RoleFlags::default(), &env).unwrap_err().to_string();
+    assert!(problems.contains("2 problems"), "{problems}");
+    assert!(problems.contains("EXECUTOR_URL: must be a URL"), "{problems}");
+    assert!(problems.contains("URL 2 of `http://a:50052,,http://b:50052` is empty"), "{problems}");
+    assert!(problems.contains("`http://a:50053` is listed twice"), "{problems}");
+}
+
+#[test]
 fn host_name_is_resolved_for_every_listener() {
     for (role, variable) in
         [(Role::Gateway, "HTTP_ADDR"), (Role::Planner, "GRPC_ADDR"), (Role::Health, "METRICS_ADDR")]

@@ -1,0 +1,31 @@
+//! One HTTP/2 connection to one process.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tonic::transport::{Channel, Endpoint};
+use tower::service_fn;
+
+use super::{preface::PrefaceConnector, urls::PeerUrl};
+use crate::http2::MAX_HEADER_LIST_BYTES;
+
+/// Interval of HTTP/2 pings.
+pub const PING_EVERY: Duration = Duration::from_secs(2);
+
+/// Time limit for the acknowledgement of a ping.
+pub const PING_TIMEOUT: Duration = Duration::from_millis(2500);
+
+/// A channel to `addr`, or to the host of `url`, which connects on first use and reconnects when needed.
+pub(super) fn open(url: &PeerUrl, addr: Option<SocketAddr>) -> Channel {
+    let connector = match addr {
+        Some(addr) => PrefaceConnector::new(addr.ip().to_string(), addr.port()),
+        None => PrefaceConnector::new(url.host().to_owned(), url.port()),
+    };
+    Endpoint::from(url.origin())
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
+        // The last frames of cancelled calls would otherwise count as protocol errors of the peer.
+        .http2_max_local_error_reset_streams(None)
+        .connect_with_connector_lazy(service_fn(move |_| connector.clone().connect()))
+}
