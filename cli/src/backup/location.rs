@@ -7,6 +7,7 @@ use std::{
 
 use phoenix_platform::{
     config::{Role, process_env},
+    postgres::is_postgres_url,
     sqlite::file_from_url,
 };
 
@@ -45,6 +46,7 @@ impl Location {
         let from_environment = database_url.is_none();
         let variable = || data_dir.is_none().then(|| process_env("DATABASE_URL")).flatten();
         match database_url.or_else(variable) {
+            Some(url) if is_postgres_url(&url) => Err(BackupError::Usage(in_postgres(from_environment))),
             Some(url) => {
                 let file = file_from_url(&url).map_err(|error| BackupError::Usage(error.to_string()))?;
                 Ok(Self::Database { file, from_environment })
@@ -84,6 +86,17 @@ impl Location {
             Self::Folder(folder) => Contents::of_folder(folder),
         }
     }
+}
+
+/// How to copy a database of PostgreSQL, which has tools of its own.
+fn in_postgres(from_environment: bool) -> String {
+    let named = if from_environment { "DATABASE_URL" } else { "--database-url" };
+    let notes = if from_environment { "; for the data folder, name it with --data-dir" } else { "" };
+    format!(
+        "{named} names a PostgreSQL database, which its own tools back up and restore: `pg_dump --format=custom \
+         --schema='phoenix_*' --file=phoenix.dump \"$DATABASE_URL\"`, `pg_restore`, or base backups with archived WAL; \
+         docs/backup.md has the steps{notes}"
+    )
 }
 
 impl Contents {

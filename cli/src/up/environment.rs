@@ -8,7 +8,10 @@ use std::{
 };
 
 use phoenix_domain::llm::ProviderKind;
-use phoenix_platform::config::{Role, RoleSettings, process_env};
+use phoenix_platform::{
+    config::{Role, RoleSettings, process_env},
+    postgres::is_postgres_url,
+};
 
 /// Placeholder for a secret in the environment of a service that only checks whether it is set.
 const WITHHELD: &str = "withheld";
@@ -34,7 +37,11 @@ const SYSTEM: &[&str] = &[
 const SYSTEM_PREFIXES: &[&str] =
     &["LC_", "LD_", "LLVM_PROFILE_", "MALLOC_", "OTEL_", "RUST_", "SQLITE_", "TOKIO_"];
 
-/// Variables that `phoenix up` manages itself, and what to use instead.
+/// Prefix of the variables of libpq, such as `PGPASSWORD`, which only the services with a PostgreSQL database get.
+const POSTGRES_PREFIX: &str = "PG";
+
+/// Variables that `phoenix up` manages itself, and what to use instead. A `DATABASE_URL` of PostgreSQL is not managed: the
+/// services that it is for may share the database.
 const MANAGED: &[(&str, &str)] = &[
     ("DATABASE_URL", "--data-dir"),
     ("GRPC_ADDR", "--port-offset"),
@@ -51,7 +58,7 @@ pub(crate) struct RecordedReads(RefCell<BTreeMap<String, String>>);
 impl RecordedReads {
     /// Reads and records a variable, unless `phoenix up` manages it.
     pub(crate) fn read(&self, name: &str) -> Option<String> {
-        let value = process_env(name).filter(|_| !is_managed(name))?;
+        let value = process_env(name).filter(|value| !is_managed(name, value))?;
         self.0.borrow_mut().insert(name.to_owned(), value.clone());
         Some(value)
     }
@@ -59,8 +66,11 @@ impl RecordedReads {
     /// The environment of the service with `settings`.
     pub(crate) fn environment(self, settings: &RoleSettings) -> Vec<(OsString, OsString)> {
         let executor_only = executor_only(settings);
+        let uses_postgres = settings.role.has_database() && settings.database_url.is_postgres();
         let is_system = |name: &str| {
-            SYSTEM.contains(&name) || SYSTEM_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+            SYSTEM.contains(&name)
+                || SYSTEM_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+                || uses_postgres && name.starts_with(POSTGRES_PREFIX)
         };
         let system = std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_system));
         let mut environment: BTreeMap<OsString, OsString> = system.collect();
@@ -86,14 +96,20 @@ fn executor_only(settings: &RoleSettings) -> BTreeSet<String> {
     keys.chain(settings.config.executor_variables().iter().cloned()).collect()
 }
 
-fn is_managed(name: &str) -> bool {
-    MANAGED.iter().any(|(managed, _)| *managed == name)
+fn is_managed(name: &str, value: &str) -> bool {
+    let is_shared_database = name == "DATABASE_URL" && is_postgres_url(value);
+    MANAGED.iter().any(|(managed, _)| *managed == name) && !is_shared_database
 }
 
 /// The variables that are set and have no effect on a stack, each with its replacement; `None` if there are none.
 pub(crate) fn ignored(port_offset: u16) -> Option<String> {
     let with_offset = (port_offset != 0).then_some(("HTTP_ADDR", "HTTP_ADDR without --port-offset"));
-    let ignored = MANAGED.iter().copied().chain(with_offset).filter(|(name, _)| process_env(name).is_some());
-    let named: Vec<_> = ignored.map(|(name, instead)| format!("{name} (use {instead})")).collect();
+    let managed = MANAGED
+        .iter()
+        .copied()
+        .filter(|(name, _)| process_env(name).is_some_and(|value| is_managed(name, &value)));
+    let with_offset = with_offset.into_iter().filter(|(name, _)| process_env(name).is_some());
+    let named: Vec<_> =
+        managed.chain(with_offset).map(|(name, instead)| format!("{name} (use {instead})")).collect();
     (!named.is_empty()).then(|| named.join(", "))
 }

@@ -23,6 +23,6 @@ pub use self::{
     flags::RoleFlags,
     problems::{EXIT_CONFIG, Problems},
     role::Role,
-    sections::{GatewaySection, PlannerSection, RoleSection},
+    sections::{DatabaseSection, GatewaySection, PlannerSection, RoleSection},
     settings::RoleSettings,
 };

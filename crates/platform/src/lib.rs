@@ -11,7 +11,7 @@
 //! | authentication and host checks | [`service_token`], [`bearer`], [`loopback`] |
 //! | readiness | [`readiness`] |
 //! | ports, connections and signals | [`listener`], [`connections`], [`shutdown`] |
-//! | SQLite databases | [`sqlite`] |
+//! | databases: their URLs, SQLite, PostgreSQL | [`database_url`], [`sqlite`], [`postgres`] |
 //! | file modes and process isolation | [`privacy`] |
 //!
 //! The only process globals are the tracing subscriber and the metrics recorder; everything else is passed as a value.
@@ -20,6 +20,7 @@ pub mod bearer;
 pub mod client;
 pub mod config;
 pub mod connections;
+pub mod database_url;
 mod http2;
 pub mod listener;
 pub mod log_limit;
@@ -27,6 +28,7 @@ pub mod logging;
 pub mod loopback;
 pub mod metrics;
 pub mod multiplex;
+pub mod postgres;
 pub mod privacy;
 pub mod propagation;
 pub mod readiness;

@@ -1,4 +1,5 @@
-//! Changes to the health of one agent, as plain data with every time they depend on.
+//! Changes to the health of one agent, as plain data. The time comes from the table's transaction, so that processes whose clocks
+//! differ agree.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ pub(crate) enum Change {
     /// An attempt ended.
     Report { outcome: Outcome, task: Option<TaskId>, ended_at: Timestamp, lease: Option<Uuid> },
     /// A caller asks for the lease of the one probe.
-    Probe { lease: Uuid, asked_at: Timestamp, lease_time: Duration },
+    Probe { lease: Uuid, lease_time: Duration },
 }
 
 /// Whether the attempt may run.
@@ -30,34 +31,29 @@ pub(crate) enum Verdict {
 }
 
 impl Change {
-    /// Applies the change to `health`.
-    pub(crate) fn apply(self, health: &mut AgentHealth, policy: &BreakerPolicy) {
+    /// Applies the change to `health` at `now`.
+    pub(crate) fn apply(self, health: &mut AgentHealth, policy: &BreakerPolicy, now: Timestamp) {
         match self {
             Self::Report { outcome, task, ended_at, lease } => {
-                health.record(outcome, task, lease, ended_at, policy);
+                // A reporter whose clock is ahead must not keep a circuit open for longer than its cooldown.
+                health.record(outcome, task, lease, ended_at.min(now), policy);
             }
-            Self::Probe { lease, asked_at, lease_time } => {
-                health.acquire_probe(lease, asked_at, lease_time);
+            Self::Probe { lease, lease_time } => {
+                health.acquire_probe(lease, now, lease_time);
             }
         }
     }
 }
 
-/// The verdict of `health` for the caller that asked for `lease` at `asked_at`.
-pub(crate) fn verdict(health: &AgentHealth, lease: Uuid, asked_at: Timestamp) -> Verdict {
+/// The verdict of `health` for the caller whose request for `lease` was applied at `now`.
+pub(crate) fn verdict(health: &AgentHealth, lease: Uuid, now: Timestamp) -> Verdict {
     if health.probe.is_some_and(|probe| probe.lease == lease) {
         return Verdict::Granted(lease);
     }
-    match health.admission(asked_at) {
+    match health.admission(now) {
         Admission::Allowed => Verdict::NotNeeded,
         Admission::Refused { until } => Verdict::Refused(until),
         // The lease was available and not granted: the writer saw that the caller had left. Nothing reads this verdict.
-        Admission::NeedsProbe => Verdict::Refused(asked_at),
+        Admission::NeedsProbe => Verdict::Refused(now),
     }
-}
-
-/// `time` in the precision of the table, so that memory and file always agree.
-pub(crate) fn stored_precision(time: Timestamp) -> Timestamp {
-    // In range, because it only loses digits.
-    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
 }

@@ -1,15 +1,19 @@
 //! Configuration of the health service.
 
 use phoenix_domain::AgentCatalog;
-use phoenix_platform::{config::RoleSettings, service_token::ServiceToken};
+use phoenix_platform::{
+    config::RoleSettings, database_url::DatabaseUrl, postgres::Pooler, service_token::ServiceToken,
+};
 
 /// Settings of the health service.
 #[derive(Debug, Clone)]
 pub struct HealthConfig {
     /// Every configured agent; its `breaker` decides when its circuit opens.
     pub agents: AgentCatalog,
-    /// The SQLite file with the `agent_health` table, such as `sqlite://data/health.db`.
-    pub database_url: String,
+    /// The database with the `agent_health` table, such as `sqlite://data/health.db`.
+    pub database_url: DatabaseUrl,
+    /// The pooler in front of a PostgreSQL database.
+    pub database_pooler: Pooler,
     /// Token that callers present.
     pub service_token: ServiceToken,
 }
@@ -19,6 +23,7 @@ impl From<&RoleSettings> for HealthConfig {
         Self {
             agents: settings.config.agents.clone(),
             database_url: settings.database_url.clone(),
+            database_pooler: settings.database_pooler,
             service_token: settings.service_token.clone(),
         }
     }

@@ -1,14 +1,12 @@
 //! The operations of the health service, in domain types.
 //!
-//! Reads are answered from memory. A change gets its timestamps here, at the edge, and is then plain data that the
-//! [`Writer`] applies to the table in the order of arrival.
+//! Reads are answered from memory. A change is plain data that the [`Writer`] applies to the table in the order of arrival.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    AgentCatalog, AgentName, AgentSpec, OrchestratorError, OrchestratorErrorCode, TaskId,
-    health::{AgentHealth, Outcome},
+    AgentCatalog, AgentName, AgentSpec, OrchestratorError, OrchestratorErrorCode, TaskId, health::Outcome,
 };
 use phoenix_platform::readiness::Readiness;
 use phoenix_proto::HealthSnapshot;
@@ -17,9 +15,9 @@ use tracing::Span;
 use uuid::Uuid;
 
 use crate::{
-    change::{Change, Verdict, stored_precision, verdict},
-    store::{States, Store, StoreError},
-    writer::{Command, Writer},
+    change::{Change, Verdict, verdict},
+    store::{States, Store, StoreError, stored_precision},
+    writer::{Applied, Command, Writer},
 };
 
 /// Capacity of the queue of changes; one more is `overloaded`.
@@ -50,7 +48,7 @@ impl Health {
         store: Store,
         readiness: Readiness,
     ) -> Result<(Self, Writer), StoreError> {
-        let states = store.read(catalog.iter().map(|spec| spec.name.clone()).collect()).await?;
+        let states = store.read(&catalog.iter().map(|spec| spec.name.clone()).collect()).await?;
         let (publish, states) = watch::channel(states);
         let (commands, queue) = mpsc::channel(QUEUE_CAPACITY);
         let writer = Writer::new(catalog.clone(), store, queue, publish, readiness);
@@ -86,10 +84,9 @@ impl Health {
         lease: Option<Uuid>,
     ) -> Result<HealthSnapshot, OrchestratorError> {
         self.spec(&agent)?;
-        // A reporter whose clock is ahead must not keep a circuit open for longer than its cooldown.
-        let ended_at = stored_precision(ended_at.min(Timestamp::now()));
-        let health = self.submit(&agent, Change::Report { outcome, task, ended_at, lease }).await?;
-        Ok(HealthSnapshot::of(agent, &health))
+        let ended_at = stored_precision(ended_at);
+        let applied = self.submit(&agent, Change::Report { outcome, task, ended_at, lease }).await?;
+        Ok(HealthSnapshot::of(agent, &applied.health))
     }
 
     /// Asks for the lease of the one probe, for `lease_time` or the agent's own limit.
@@ -99,9 +96,9 @@ impl Health {
         lease_time: Option<Duration>,
     ) -> Result<ProbeAnswer, OrchestratorError> {
         let lease_time = lease_time.unwrap_or(longest_task(self.spec(&agent)?));
-        let (lease, asked_at) = (Uuid::new_v4(), stored_precision(Timestamp::now()));
-        let health = self.submit(&agent, Change::Probe { lease, asked_at, lease_time }).await?;
-        let verdict = verdict(&health, lease, asked_at);
+        let lease = Uuid::new_v4();
+        let Applied { health, at } = self.submit(&agent, Change::Probe { lease, lease_time }).await?;
+        let verdict = verdict(&health, lease, at);
         Ok(ProbeAnswer { verdict, snapshot: HealthSnapshot::of(agent, &health) })
     }
 
@@ -117,7 +114,7 @@ impl Health {
             .with_detail("agent", agent)
     }
 
-    async fn submit(&self, agent: &AgentName, change: Change) -> Result<AgentHealth, OrchestratorError> {
+    async fn submit(&self, agent: &AgentName, change: Change) -> Result<Applied, OrchestratorError> {
         let (reply, answer) = oneshot::channel();
         let command = Command { agent: agent.clone(), change, span: Span::current(), reply };
         self.commands.try_send(command).map_err(|error| match error {

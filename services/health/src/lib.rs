@@ -1,8 +1,8 @@
 //! The health service: the only owner of agents' health and of their circuit breakers.
 //!
 //! ```text
-//!  grpc.rs ──▶ health.rs ──queue──▶ writer.rs ──one transaction per batch──▶ store.rs (SQLite)
-//!     ▲            ▲                    │
+//!  grpc.rs ──▶ health.rs ──queue──▶ writer.rs ──one transaction per batch──▶ store.rs (SQLite or PostgreSQL)
+//!     ▲            ▲                    │ ◀──────── changes of other processes ────┘
 //!     │            └── memory ◀─────────┤ published after each commit
 //!     └── watch.rs ◀── memory ◀─────────┘
 //! ```
@@ -11,8 +11,9 @@
 //! and answers each caller after the commit. Reads and watches come from memory and continue while the disk does not
 //! work. The rules are the pure state machine of [`phoenix_domain::health`].
 //!
-//! A second process on the same file cannot lose an update, because every change is read, applied and written inside one
-//! exclusive transaction; its own memory may then be older than the file.
+//! Several processes on one table cannot lose an update, because every change is read, applied and written inside one
+//! transaction that holds its rows. On PostgreSQL each follows the changes of the others: a notification is a hint, and the table
+//! is read every second in any case. The memory of a second process on one file of SQLite may be older than the file.
 
 mod change;
 pub mod config;
@@ -26,14 +27,13 @@ mod writer;
 use phoenix_platform::{
     readiness::Readiness,
     server::{self, GrpcServer, MAX_MESSAGE_BYTES},
-    sqlite::OpenError,
 };
 use phoenix_proto::health_v1::agent_health_service_server::AgentHealthServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use config::HealthConfig;
-pub use store::StoreError;
+pub use store::{OpenError, StoreError};
 
 use crate::{grpc::HealthGrpc, health::Health, store::Store, writer::STORE_CONDITION};
 
@@ -63,9 +63,11 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let HealthConfig { agents, database_url, service_token } = config;
+    let HealthConfig { agents, database_url, database_pooler, service_token } = config;
     let readiness = Readiness::needing(&[STORE_CONDITION]);
-    let store = Store::open(&database_url).await?;
+    // The start may wait for the database.
+    let opening = Store::open(&database_url, database_pooler);
+    let Some(store) = shutdown.run_until_cancelled(opening).await.transpose()? else { return Ok(()) };
     let (health, writer) = Health::start(agents, store, readiness.clone()).await?;
 
     let service = AgentHealthServiceServer::new(HealthGrpc::new(health, shutdown.clone()))

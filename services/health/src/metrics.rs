@@ -90,6 +90,13 @@ impl HealthMetrics {
         }
     }
 
+    /// Sets the gauge of `agent` to the state of `health`.
+    pub(crate) fn set_state(&self, agent: &AgentName, health: &AgentHealth) {
+        if let Some(metrics) = self.agent(agent) {
+            metrics.set_state(health);
+        }
+    }
+
     /// Handles of an agent of the catalog.
     pub(crate) fn agent(&self, name: &AgentName) -> Option<&AgentMetrics> {
         self.agents.get(name)
@@ -122,7 +129,7 @@ impl AgentMetrics {
     }
 
     /// Sets the gauge to the state of `health`.
-    pub(crate) fn set_state(&self, health: &AgentHealth) {
+    fn set_state(&self, health: &AgentHealth) {
         self.open.set(if health.state() == HealthState::Unhealthy { 1.0 } else { 0.0 });
     }
 }

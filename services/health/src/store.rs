@@ -1,215 +1,111 @@
-//! The `agent_health` table in SQLite, which only this module reads and writes.
+//! The `agent_health` table, which only this module reads and writes: in a file of SQLite, or in PostgreSQL, where any number of
+//! health services share it.
 //!
-//! The interface is two calls: [`Store::read`], and [`Store::update`], which passes the current rows to a closure and
-//! writes the changed ones back, in one transaction that holds the write lock from its first read.
+//! The interface is two calls: [`Store::read`], and [`Store::update`], which passes the current rows to a closure and writes the
+//! changed ones back, in one transaction that holds the rows from its first read. The closure gets the time, too: that of the
+//! database, so that processes whose clocks differ agree on every deadline.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod error;
+mod postgres;
+mod row;
+mod sqlite;
+
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use phoenix_domain::{
-    AgentName, OrchestratorError, OrchestratorErrorCode,
-    health::{AgentHealth, Probe},
+use phoenix_domain::AgentName;
+use phoenix_platform::{
+    database_url::DatabaseUrl,
+    postgres::{OpenError as PostgresOpenError, Pooler},
+    sqlite::OpenError as SqliteOpenError,
 };
-use phoenix_platform::sqlite::{self, Durability, OpenError};
-use sqlx::{Row, SqliteConnection, SqlitePool, migrate::Migrator, sqlite::SqliteRow};
 
-/// Migrations of the table.
-pub(crate) static MIGRATOR: Migrator = sqlx::migrate!();
-
-/// Wait that callers are asked for when the disk is full or another process holds the file.
-const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// Health by agent.
-pub(crate) type States = BTreeMap<AgentName, AgentHealth>;
+pub use self::error::StoreError;
+pub(crate) use self::row::{States, stored_precision};
+use self::{
+    postgres::{Changes, PostgresStore},
+    sqlite::SqliteStore,
+};
 
 /// The table.
 #[derive(Debug)]
-pub(crate) struct Store {
-    pool: SqlitePool,
+pub(crate) enum Store {
+    /// In a file, for one health service.
+    Sqlite(SqliteStore),
+    /// In PostgreSQL, for any number of health services.
+    Postgres(PostgresStore),
 }
 
-/// Reason why the table cannot be read or written.
+/// The database cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// A row holds a value that this service never writes.
-    #[error("the row of agent `{agent}` is corrupt: {column} is out of range")]
-    CorruptRow {
-        /// Agent of the row.
-        agent: AgentName,
-        /// Column with the value.
-        column: &'static str,
-    },
-    /// SQLite failed.
+pub enum OpenError {
+    /// A file of SQLite.
     #[error(transparent)]
-    Database(#[from] sqlx::Error),
+    Sqlite(#[from] SqliteOpenError),
+    /// PostgreSQL.
+    #[error(transparent)]
+    Postgres(#[from] PostgresOpenError),
 }
 
 impl Store {
     /// Opens or creates the database at `url` and migrates its table.
-    pub(crate) async fn open(url: &str) -> Result<Self, OpenError> {
-        // One connection: there is one writer, and reads are answered from memory.
-        let pool = sqlite::open(url, Durability::Process, 1, &MIGRATOR).await?;
-        Ok(Self::new(pool))
-    }
-
-    /// The table in a database that is open and migrated.
-    pub(crate) const fn new(pool: SqlitePool) -> Self {
-        Self { pool }
+    pub(crate) async fn open(url: &DatabaseUrl, pooler: Pooler) -> Result<Self, OpenError> {
+        if url.is_postgres() {
+            return Ok(Self::Postgres(PostgresStore::open(url.expose(), pooler).await?));
+        }
+        Ok(Self::Sqlite(SqliteStore::open(url.expose()).await?))
     }
 
     /// The health of each agent in `names`. An agent without a row is healthy.
-    pub(crate) async fn read(&self, names: BTreeSet<AgentName>) -> Result<States, StoreError> {
-        let mut connection = self.pool.acquire().await?;
-        select_all(&mut connection, names).await
+    pub(crate) async fn read(&self, names: &BTreeSet<AgentName>) -> Result<States, StoreError> {
+        match self {
+            Self::Sqlite(store) => store.read(names).await,
+            Self::Postgres(store) => store.read(names).await,
+        }
     }
 
-    /// Lets `change` alter the health of `names` atomically, and returns the result. A failed update changes nothing.
+    /// Lets `change` alter the health of `names` atomically, and returns the result. `change` is called again for each attempt. A
+    /// failed update changes nothing, unless the answer to its commit was lost.
     pub(crate) async fn update(
         &self,
-        names: BTreeSet<AgentName>,
-        change: impl FnOnce(&mut States),
+        names: &BTreeSet<AgentName>,
+        change: impl FnMut(&mut States, Timestamp) + Send,
     ) -> Result<States, StoreError> {
-        // A deferred transaction could read, lose the race for the write lock, and fail. This one waits for the lock.
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        let before = select_all(&mut transaction, names).await?;
-        let mut after = before.clone();
-        change(&mut after);
-        for (agent, health) in after.iter().filter(|(agent, health)| before.get(*agent) != Some(health)) {
-            upsert(&mut transaction, agent, health).await?;
-        }
-        transaction.commit().await?;
-        Ok(after)
-    }
-
-    /// Checks that the file can be written, by writing to it.
-    pub(crate) async fn check_writable(&self) -> Result<(), StoreError> {
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        // An unused field of the file's header; setting it writes a page even when the value is unchanged.
-        sqlx::query("PRAGMA user_version = 0").execute(&mut *transaction).await?;
-        transaction.commit().await?;
-        Ok(())
-    }
-
-    /// Checkpoints the write-ahead log into the file and closes it.
-    pub(crate) async fn close(self) {
-        self.pool.close().await;
-    }
-}
-
-impl StoreError {
-    /// Whether the failure may pass without repair of the file: it is locked, full, or the disk is unavailable.
-    fn is_transient(&self) -> bool {
-        const BUSY: u32 = 5;
-        const LOCKED: u32 = 6;
-        const READ_ONLY: u32 = 8;
-        const IO: u32 = 10;
-        const FULL: u32 = 13;
-        const CANT_OPEN: u32 = 14;
         match self {
-            Self::CorruptRow { .. } => false,
-            Self::Database(sqlx::Error::Database(error)) => {
-                // The low byte of an extended result code is the primary one (https://sqlite.org/rescode.html).
-                let code = error.code().and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
-                matches!(code, Some(BUSY | LOCKED | READ_ONLY | IO | FULL | CANT_OPEN))
-            }
-            Self::Database(error) => matches!(error, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut),
+            Self::Sqlite(store) => store.update(names, change).await,
+            Self::Postgres(store) => store.update(names, change).await,
         }
     }
-}
 
-/// The error that callers get. The cause is for the operator's log.
-impl From<&StoreError> for OrchestratorError {
-    fn from(error: &StoreError) -> Self {
-        if error.is_transient() {
-            let message = "agents' health cannot be recorded at the moment; retry after 1 s";
-            Self::new(OrchestratorErrorCode::Unavailable, message).with_retry_after(RETRY_AFTER)
-        } else {
-            Self::internal("agents' health cannot be recorded")
+    /// The time by the clock that decides on deadlines.
+    pub(crate) fn now(&self) -> Timestamp {
+        match self {
+            Self::Sqlite(_) => stored_precision(Timestamp::now()),
+            Self::Postgres(store) => store.now(),
         }
     }
-}
 
-async fn select_all(
-    connection: &mut SqliteConnection,
-    names: BTreeSet<AgentName>,
-) -> Result<States, StoreError> {
-    let mut states = States::new();
-    for agent in names {
-        let row = sqlx::query(
-            "SELECT consecutive_failures, failing_task, last_failure_at, last_success_at, circuit_open_until,
-                    probe_lease, probe_expires_at, revision
-             FROM agent_health WHERE agent_id = ?",
-        )
-        .bind(agent.as_str())
-        .fetch_optional(&mut *connection)
-        .await?;
-        let health = row.map(|row| decode(&agent, &row)).transpose()?.unwrap_or_default();
-        states.insert(agent, health);
+    /// Changes by other processes.
+    pub(crate) fn changes(&self) -> Changes {
+        match self {
+            Self::Sqlite(_) => Changes::none(),
+            Self::Postgres(store) => store.changes(),
+        }
     }
-    Ok(states)
-}
 
-async fn upsert(
-    connection: &mut SqliteConnection,
-    agent: &AgentName,
-    health: &AgentHealth,
-) -> Result<(), StoreError> {
-    let AgentHealth {
-        consecutive_failures,
-        failing_task,
-        last_failure_at,
-        last_success_at,
-        circuit_open_until,
-        probe,
-        revision,
-    } = *health;
-    let micros = |time: Option<Timestamp>| time.map(Timestamp::as_microsecond);
-    sqlx::query(
-        "INSERT INTO agent_health (agent_id, consecutive_failures, failing_task, last_failure_at, last_success_at,
-                                   circuit_open_until, probe_lease, probe_expires_at, revision)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-         ON CONFLICT (agent_id) DO UPDATE SET
-             consecutive_failures = excluded.consecutive_failures,
-             failing_task = excluded.failing_task,
-             last_failure_at = excluded.last_failure_at,
-             last_success_at = excluded.last_success_at,
-             circuit_open_until = excluded.circuit_open_until,
-             probe_lease = excluded.probe_lease,
-             probe_expires_at = excluded.probe_expires_at,
-             revision = excluded.revision",
-    )
-    .bind(agent.as_str())
-    .bind(i64::from(consecutive_failures))
-    .bind(failing_task.map(|task| task.to_string()))
-    .bind(micros(last_failure_at))
-    .bind(micros(last_success_at))
-    .bind(micros(circuit_open_until))
-    .bind(probe.map(|probe| probe.lease.to_string()))
-    .bind(micros(probe.map(|probe| probe.expires_at)))
-    .bind(i64::try_from(revision).unwrap_or(i64::MAX))
-    .execute(connection)
-    .await?;
-    Ok(())
-}
+    /// Checks that the table can be written, by writing to it.
+    pub(crate) async fn check_writable(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(store) => store.check_writable().await,
+            Self::Postgres(store) => store.check_writable().await,
+        }
+    }
 
-fn decode(agent: &AgentName, row: &SqliteRow) -> Result<AgentHealth, StoreError> {
-    let corrupt = |column| StoreError::CorruptRow { agent: agent.clone(), column };
-    let time = |column| -> Result<Option<Timestamp>, StoreError> {
-        let micros: Option<i64> = row.try_get(column)?;
-        micros.map(Timestamp::from_microsecond).transpose().map_err(|_| corrupt(column))
-    };
-    let failing_task: Option<&str> = row.try_get("failing_task")?;
-    let lease: Option<&str> = row.try_get("probe_lease")?;
-    let lease = lease.map(str::parse).transpose().map_err(|_| corrupt("probe_lease"))?;
-    let probe = lease.zip(time("probe_expires_at")?);
-    Ok(AgentHealth {
-        consecutive_failures: u32::try_from(row.try_get::<i64, _>("consecutive_failures")?)
-            .map_err(|_| corrupt("consecutive_failures"))?,
-        failing_task: failing_task.map(str::parse).transpose().map_err(|_| corrupt("failing_task"))?,
-        last_failure_at: time("last_failure_at")?,
-        last_success_at: time("last_success_at")?,
-        circuit_open_until: time("circuit_open_until")?,
-        probe: probe.map(|(lease, expires_at)| Probe { lease, expires_at }),
-        revision: u64::try_from(row.try_get::<i64, _>("revision")?).map_err(|_| corrupt("revision"))?,
-    })
+    /// Closes the database.
+    pub(crate) async fn close(self) {
+        match self {
+            Self::Sqlite(store) => store.close().await,
+            Self::Postgres(store) => store.close().await,
+        }
+    }
 }

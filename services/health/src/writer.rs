@@ -1,7 +1,7 @@
 //! The only task that writes. It commits the changes that arrived during its last commit (group commit), publishes the new
 //! states, and then answers: a caller that has its answer finds the change in the table and in every later read.
 //!
-//! While the file cannot be written, the service is not ready, each change is rejected, and the file is tried again every
+//! While the table cannot be written, the service is not ready, each change is rejected, and the table is tried again every
 //! [`RECHECK_INTERVAL`], so that the service becomes ready again although a service that is not ready gets no changes.
 //!
 //! Deadlines are wall-clock times, because they must survive a restart. The wall clock may be set back: every
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Span, field};
 
 use crate::{
-    change::{Change, Verdict, stored_precision, verdict},
+    change::{Change, Verdict, verdict},
     metrics::{AgentMetrics, HealthMetrics},
     store::{States, Store, StoreError},
 };
@@ -34,7 +34,7 @@ pub(crate) const STORE_CONDITION: &str = "store";
 /// Most changes in one transaction. It bounds how long the first of them waits for the last.
 const MAX_BATCH: usize = 1024;
 
-/// Interval at which a file that could not be written is tried again.
+/// Interval at which a table that could not be written is tried again.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Interval at which open circuits are compared with the clock.
@@ -47,7 +47,16 @@ pub(crate) struct Command {
     pub(crate) change: Change,
     /// Span of the request, in which the change is logged.
     pub(crate) span: Span,
-    pub(crate) reply: oneshot::Sender<Result<AgentHealth, OrchestratorError>>,
+    pub(crate) reply: oneshot::Sender<Result<Applied, OrchestratorError>>,
+}
+
+/// The result of a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Applied {
+    /// The health after it.
+    pub(crate) health: AgentHealth,
+    /// When it was applied, by the clock of the table.
+    pub(crate) at: Timestamp,
 }
 
 impl Command {
@@ -74,6 +83,7 @@ pub(crate) struct Writer {
 struct Transition {
     before: AgentHealth,
     after: AgentHealth,
+    at: Timestamp,
 }
 
 impl Writer {
@@ -86,9 +96,7 @@ impl Writer {
     ) -> Self {
         let metrics = HealthMetrics::new(&catalog);
         for (agent, health) in published.borrow().iter() {
-            if let Some(metrics) = metrics.agent(agent) {
-                metrics.set_state(health);
-            }
+            metrics.set_state(agent, health);
         }
         readiness.set(STORE_CONDITION, true);
         Self { catalog, store, queue, published, readiness, metrics, writable: true }
@@ -99,6 +107,7 @@ impl Writer {
         let mut batch = Vec::new();
         let mut clock = tokio::time::interval(CLOCK_CHECK_INTERVAL);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut changes = self.store.changes();
         loop {
             tokio::select! {
                 () = stop.cancelled(), if !self.queue.is_closed() => self.queue.close(),
@@ -106,7 +115,8 @@ impl Writer {
                     0 => break,
                     _ => self.commit(&mut batch).await,
                 },
-                _ = clock.tick() => self.adjust_to_clock(stored_precision(Timestamp::now())).await,
+                _ = clock.tick() => self.adjust_to_clock().await,
+                () = changes.next() => self.refresh().await,
                 () = tokio::time::sleep(RECHECK_INTERVAL), if !self.writable => self.recheck().await,
             }
         }
@@ -115,10 +125,10 @@ impl Writer {
 
     async fn commit(&mut self, batch: &mut Vec<Command>) {
         let agents: BTreeSet<_> = batch.iter().map(|command| command.agent.clone()).collect();
-        let mut transitions = Vec::with_capacity(batch.len());
+        let mut transitions = Vec::new();
         let started_at = Instant::now();
-        let stored =
-            self.store.update(agents, |states| apply(&self.catalog, batch, states, &mut transitions)).await;
+        let change = |states: &mut States, now| transitions = apply(&self.catalog, batch, states, now);
+        let stored = self.store.update(&agents, change).await;
         match stored {
             Ok(states) => {
                 self.metrics.commit_seconds.record(started_at.elapsed());
@@ -130,7 +140,7 @@ impl Writer {
                 for (command, transition) in batch.drain(..).zip(transitions) {
                     self.observe(&command, &transition);
                     // The caller may have left; the change is applied in any case.
-                    let _ = command.reply.send(Ok(transition.after));
+                    let _ = command.reply.send(Ok(Applied { health: transition.after, at: transition.at }));
                 }
             }
             Err(error) => {
@@ -143,7 +153,8 @@ impl Writer {
     }
 
     /// Brings circuits back to a wall clock that was set back.
-    async fn adjust_to_clock(&mut self, now: Timestamp) {
+    async fn adjust_to_clock(&mut self) {
+        let now = self.store.now();
         let policy = |agent: &AgentName| self.catalog.get(agent).map(|spec| spec.breaker).unwrap_or_default();
         let ahead: BTreeSet<_> = {
             let published = self.published.borrow();
@@ -154,10 +165,10 @@ impl Writer {
         if ahead.is_empty() {
             return;
         }
-        let moved = |states: &mut States| {
+        let moved = |states: &mut States, now| {
             states.iter_mut().for_each(|(agent, health)| health.adjust_to_clock(now, &policy(agent)));
         };
-        match self.store.update(ahead, moved).await {
+        match self.store.update(&ahead, moved).await {
             Ok(states) => {
                 for (agent, health) in &states {
                     tracing::warn!(
@@ -169,6 +180,15 @@ impl Writer {
                 self.record_success();
                 self.publish(states);
             }
+            Err(error) => self.record_failure(&error),
+        }
+    }
+
+    /// Publishes what other processes have changed.
+    async fn refresh(&mut self) {
+        let names = self.published.borrow().keys().cloned().collect();
+        match self.store.read(&names).await {
+            Ok(states) => self.publish(states),
             Err(error) => self.record_failure(&error),
         }
     }
@@ -198,8 +218,11 @@ impl Writer {
         self.published.send_if_modified(|published| {
             let mut changed = false;
             for (agent, health) in states {
-                changed |= published.get(&agent) != Some(&health);
-                published.insert(agent, health);
+                if published.get(&agent) != Some(&health) {
+                    changed = true;
+                    self.metrics.set_state(&agent, &health);
+                    published.insert(agent, health);
+                }
             }
             changed
         });
@@ -208,9 +231,9 @@ impl Writer {
     /// Counts a committed change, and logs it if it changed the agent's state.
     fn observe(&self, Command { agent, change, span, .. }: &Command, transition: &Transition) {
         let Some(metrics) = self.metrics.agent(agent) else { return };
-        metrics.set_state(&transition.after);
         match *change {
             Change::Report { outcome, ended_at, .. } => {
+                let ended_at = ended_at.min(transition.at);
                 metrics.reports(outcome).increment(1);
                 let reopened = transition.opens_circuit(ended_at);
                 if reopened {
@@ -220,8 +243,8 @@ impl Writer {
                     log_change(span, agent, transition);
                 }
             }
-            Change::Probe { lease, asked_at, .. } => {
-                count_probe(metrics, verdict(&transition.after, lease, asked_at));
+            Change::Probe { lease, .. } => {
+                count_probe(metrics, verdict(&transition.after, lease, transition.at));
             }
         }
     }
@@ -236,17 +259,18 @@ impl Transition {
     }
 }
 
-/// Applies the changes of `batch` in order, and records the effect of each.
-fn apply(catalog: &AgentCatalog, batch: &[Command], states: &mut States, transitions: &mut Vec<Transition>) {
-    for command in batch {
+/// Applies the changes of `batch` in order at `now`. Returns the effect of each.
+fn apply(catalog: &AgentCatalog, batch: &[Command], states: &mut States, now: Timestamp) -> Vec<Transition> {
+    let apply = |command: &Command| {
         let policy = catalog.get(&command.agent).map(|spec| spec.breaker).unwrap_or_default();
         let health = states.entry(command.agent.clone()).or_default();
         let before = health.clone();
         if !command.is_abandoned_probe() {
-            command.change.apply(health, &policy);
+            command.change.apply(health, &policy, now);
         }
-        transitions.push(Transition { before, after: health.clone() });
-    }
+        Transition { before, after: health.clone(), at: now }
+    };
+    batch.iter().map(apply).collect()
 }
 
 fn count_probe(metrics: &AgentMetrics, verdict: Verdict) {
@@ -257,7 +281,7 @@ fn count_probe(metrics: &AgentMetrics, verdict: Verdict) {
     }
 }
 
-fn log_change(span: &Span, agent: &AgentName, Transition { before, after }: &Transition) {
+fn log_change(span: &Span, agent: &AgentName, Transition { before, after, .. }: &Transition) {
     tracing::info!(
         parent: span,
         %agent,

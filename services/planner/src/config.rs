@@ -41,7 +41,7 @@ impl From<&RoleSettings> for PlannerConfig {
             agents: settings.config.agents.clone(),
             max_plans_in_flight: settings.config.planner.max_plans_in_flight,
             takeover_grace: settings.config.planner.takeover_grace,
-            database_url: settings.database_url.clone(),
+            database_url: settings.database_url.expose().to_owned(),
             executor_url: settings.executor_url.clone(),
             health_url: settings.health_url.clone(),
             service_token: settings.service_token.clone(),

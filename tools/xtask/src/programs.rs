@@ -36,6 +36,8 @@ const PROGRAMS: &[Program] = &[
     Program { name: "chromedriver", package: "chromium-driver", tests: "the web page in a browser" },
     Program { name: "docker", package: "docker.io", tests: "the container image" },
     Program { name: "tini", package: "tini", tests: "process 1 of the container image" },
+    Program { name: "postgres", package: "postgresql", tests: "databases of PostgreSQL" },
+    Program { name: "pgbouncer", package: "pgbouncer", tests: "poolers in front of PostgreSQL" },
     Program { name: "docker-compose", package: "docker-compose", tests: "docker-compose.yml" },
 ];
 
@@ -114,7 +116,17 @@ fn missing() -> Vec<&'static Program> {
 }
 
 fn is_installed(name: &str) -> bool {
-    env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|dir| is_executable(&dir.join(name)))
+    folders_of(name).iter().any(|dir| is_executable(&dir.join(name)))
+}
+
+/// Folders in which a program is looked for, as the tests do.
+fn folders_of(name: &str) -> Vec<PathBuf> {
+    if name == "postgres" {
+        let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        return versions.map(|version| version.path().join("bin")).collect();
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).chain(["/usr/sbin".into()]).collect()
 }
 
 fn is_executable(path: &Path) -> bool {

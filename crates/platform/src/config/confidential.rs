@@ -11,7 +11,7 @@ const HIDDEN: &str = "[redacted]";
 const MIN_BARE_BYTES: usize = 4;
 
 /// Parts of key names whose values are secret in any section, even one without such a key.
-const SECRET_WORDS: [&str; 6] = ["key", "token", "secret", "passw", "credential", "auth"];
+const SECRET_WORDS: [&str; 7] = ["key", "token", "secret", "passw", "credential", "auth", "database_url"];
 
 /// Keys of `[llm]` whose values are not secret. Any other value may be a misplaced key.
 const OPEN_LLM_KEYS: [&str; 4] = ["default_provider", "model_name", "base_url", "system_prompt"];

@@ -16,8 +16,8 @@ use super::{
     problems::Problems,
     role::Role,
     sections::{
-        self, ExecutorTable, GatewaySection, GatewayTable, HealthTable, PlannerSection, PlannerTable,
-        RoleSection, section,
+        self, DatabaseSection, DatabaseTable, ExecutorTable, GatewaySection, GatewayTable, HealthTable,
+        PlannerSection, PlannerTable, RoleSection, section,
     },
 };
 
@@ -35,6 +35,8 @@ pub struct PhoenixConfig {
     pub gateway: GatewaySection,
     /// `[planner]`.
     pub planner: PlannerSection,
+    /// `[database]`.
+    pub database: DatabaseSection,
     /// Addresses and databases by role.
     pub(super) roles: BTreeMap<Role, RoleSection>,
     /// Variables whose values only the executor needs: those in provider keys and agent commands.
@@ -66,7 +68,8 @@ impl PhoenixConfig {
         Self::parse_at(Path::new(DEFAULT_PATH), text, exe, env)
     }
 
-    /// Names of the addresses and databases that the file sets, such as `planner.grpc_addr`.
+    /// Names of the addresses and of the databases in files that the file sets, such as `planner.grpc_addr`. A database of
+    /// PostgreSQL is not among them: any number of processes may use it.
     #[must_use]
     pub fn configured_endpoints(&self) -> Vec<String> {
         sections::configured_endpoints(&self.roles)
@@ -118,6 +121,7 @@ impl PhoenixConfig {
         let planner: PlannerTable = section("planner", take("planner"), problems);
         let executor: ExecutorTable = section("executor", take("executor"), problems);
         let health: HealthTable = section("health", take("health"), problems);
+        let database: DatabaseTable = section("database", take("database"), problems);
         let mut llm: LlmSettings = section("llm", take("llm"), problems);
         let variables = llm.fill_from_environment(env);
         for (setting, problem) in llm.problems(&variables) {
@@ -132,6 +136,7 @@ impl PhoenixConfig {
             llm,
             gateway,
             planner,
+            database: database.into_section(problems),
             roles: BTreeMap::from([
                 (Role::Gateway, gateway_role),
                 (Role::Planner, planner_role),

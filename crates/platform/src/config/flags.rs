@@ -22,7 +22,8 @@ pub struct RoleFlags {
     /// URL of the health service; several are separated by commas [env: HEALTH_URL]
     #[arg(long, value_name = "URLS")]
     pub health_url: Option<String>,
-    /// Database of the planner or the health service, such as sqlite://data/planner.db [env: DATABASE_URL]
+    /// Database of the planner or the health service, such as sqlite://data/planner.db. A URL with a password belongs into
+    /// the variable, which other users cannot read [env: DATABASE_URL]
     #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
     /// Folder of the databases, unless DATABASE_URL names one [env: PHOENIX_DATA_DIR; default: data]

@@ -6,9 +6,10 @@ use phoenix_domain::AgentName;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{problems::Problems, role::Role};
+use crate::postgres::{Pooler, is_postgres_url};
 
 /// Names of the sections.
-pub(super) const NAMES: &[&str] = &["agents", "executor", "gateway", "health", "llm", "planner"];
+pub(super) const NAMES: &[&str] = &["agents", "database", "executor", "gateway", "health", "llm", "planner"];
 
 /// Default lifetime of an idempotency key.
 const DEFAULT_KEY_TTL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -47,6 +48,13 @@ pub struct PlannerSection {
     pub takeover_grace: Duration,
 }
 
+/// `[database]`: what all roles with a database have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DatabaseSection {
+    /// The pooler in front of a PostgreSQL database.
+    pub pooler: Option<Pooler>,
+}
+
 /// Addresses and database of a role.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
@@ -81,6 +89,12 @@ pub(super) struct PlannerTable {
     grpc_addr: Option<String>,
     metrics_addr: Option<String>,
     database_url: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct DatabaseTable {
+    pooler: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -137,6 +151,17 @@ impl PlannerTable {
     }
 }
 
+impl DatabaseTable {
+    /// The section.
+    pub(super) fn into_section(self, problems: &mut Problems) -> DatabaseSection {
+        let Self { pooler } = self;
+        let pooler = pooler.and_then(|pooler| {
+            pooler.parse().map_err(|problem| problems.add("database.pooler", problem)).ok()
+        });
+        DatabaseSection { pooler }
+    }
+}
+
 impl From<HealthTable> for RoleSection {
     fn from(HealthTable { grpc_addr, metrics_addr, database_url }: HealthTable) -> Self {
         Self { grpc_addr, http_addr: None, metrics_addr, database_url }
@@ -149,7 +174,7 @@ impl From<ExecutorTable> for RoleSection {
     }
 }
 
-/// Names of the addresses and databases that are set, such as `planner.grpc_addr`.
+/// Names of the addresses and of the databases in files that are set, such as `planner.grpc_addr`.
 pub(super) fn configured_endpoints(roles: &BTreeMap<Role, RoleSection>) -> Vec<String> {
     let set = roles.iter().flat_map(|(role, section)| {
         let RoleSection { grpc_addr, http_addr, metrics_addr, database_url } = section;
@@ -159,7 +184,8 @@ pub(super) fn configured_endpoints(roles: &BTreeMap<Role, RoleSection>) -> Vec<S
             ("metrics_addr", metrics_addr),
             ("database_url", database_url),
         ];
-        let set = settings.into_iter().filter(|(_, value)| value.is_some());
+        let is_file = |value: &&String| !is_postgres_url(value);
+        let set = settings.into_iter().filter(move |(_, value)| value.as_ref().filter(is_file).is_some());
         set.map(move |(key, _)| format!("{role}.{key}"))
     });
     set.collect()

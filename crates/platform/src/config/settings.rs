@@ -8,7 +8,10 @@ use super::{
     address::addresses, env::Lookup, file::PhoenixConfig, flags::RoleFlags, otel, problems::Problems,
     role::Role,
 };
-use crate::{client, logging::LogFormat, service_token::ServiceToken, sqlite, telemetry::TelemetryConfig};
+use crate::{
+    client, database_url::DatabaseUrl, logging::LogFormat, postgres::Pooler, service_token::ServiceToken,
+    sqlite, telemetry::TelemetryConfig,
+};
 
 /// Settings of one process.
 #[derive(Debug, Clone)]
@@ -26,7 +29,9 @@ pub struct RoleSettings {
     /// The same of the health service.
     pub health_url: String,
     /// URL of its database, for roles with a database.
-    pub database_url: String,
+    pub database_url: DatabaseUrl,
+    /// The pooler in front of a PostgreSQL database.
+    pub database_pooler: Pooler,
     /// Token that callers of the gateway must present, if any.
     pub api_token: Option<Secret>,
     /// Token that callers of `/metrics` must present, if any.
@@ -58,6 +63,7 @@ impl RoleSettings {
         let executor_url = sources.peer_url(&flags.executor_url, "EXECUTOR_URL", Role::Executor);
         let health_url = sources.peer_url(&flags.health_url, "HEALTH_URL", Role::Health);
         let database_url = sources.database_url(file.database_url);
+        let database_pooler = sources.database_pooler(config.database.pooler);
         let api_token = sources.api_token(&addrs);
         let service_token = ServiceToken::resolve(flags.service_token_file.as_deref(), env)
             .map_err(|found| sources.problems.extend(found))
@@ -73,6 +79,7 @@ impl RoleSettings {
             executor_url,
             health_url,
             database_url,
+            database_pooler,
             api_token,
             metrics_token: env("METRICS_TOKEN").map(Secret::from),
             service_token,
@@ -116,22 +123,33 @@ impl Sources<'_> {
         url
     }
 
-    fn database_url(&mut self, file: Option<String>) -> String {
-        if let Some(url) = self.first(&self.flags.database_url, "DATABASE_URL", file) {
-            if self.role.has_database()
-                && let Err(problem) = sqlite::file_from_url(&url)
-            {
-                let problem = problem.to_string();
-                self.problems.add("DATABASE_URL", problem.trim_start_matches("DATABASE_URL "));
+    /// The database of a role that has one. Other roles never look the variable up, so `phoenix up` does not pass it to them.
+    fn database_url(&mut self, file: Option<String>) -> DatabaseUrl {
+        if self.role.has_database()
+            && let Some(url) = self.first(&self.flags.database_url, "DATABASE_URL", file)
+        {
+            let url = DatabaseUrl::from(url);
+            if let Err(problem) = url.check() {
+                self.problems.add("DATABASE_URL", problem);
             }
             return url;
         }
         let data_dir =
             self.flags.data_dir.clone().or_else(|| (self.env)("PHOENIX_DATA_DIR").map(PathBuf::from));
         let file = data_dir.unwrap_or_else(|| "data".into()).join(self.role.database_file());
-        sqlite::file_url(&file).unwrap_or_else(|problem| {
+        let url = sqlite::file_url(&file).unwrap_or_else(|problem| {
             self.problems.add("--data-dir", problem);
             String::new()
+        });
+        url.into()
+    }
+
+    fn database_pooler(&mut self, file: Option<Pooler>) -> Pooler {
+        let variable = self.role.has_database().then(|| (self.env)("DATABASE_POOLER")).flatten();
+        let Some(variable) = variable else { return file.unwrap_or_default() };
+        variable.parse().unwrap_or_else(|problem| {
+            self.problems.add("DATABASE_POOLER", problem);
+            Pooler::default()
         })
     }
 

@@ -1,11 +1,11 @@
 //! Storage failures: a file that another process locks, a file that cannot grow.
 
 use phoenix_domain::{AgentSpec, OrchestratorErrorCode, health::Outcome};
-use phoenix_platform::sqlite::{self, Durability};
+use phoenix_platform::postgres::Pooler;
 use sqlx::{Connection, SqliteConnection};
 
 use super::*;
-use crate::{health::Health, store::MIGRATOR};
+use crate::health::Health;
 
 /// A service without its gRPC server, on its own file.
 struct Fixture {
@@ -22,12 +22,13 @@ impl Fixture {
     async fn start(agents: usize, pragma: &'static str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", folder.path().join("health.db").display());
-        let pool = sqlite::open(&url, Durability::Process, 1, &MIGRATOR).await.unwrap();
-        sqlx::query(pragma).execute(&pool).await.unwrap();
+        let store = Store::open(&url.clone().into(), Pooler::default()).await.unwrap();
+        let Store::Sqlite(file) = &store else { unreachable!("a file") };
+        file.execute(pragma).await;
         let agents = (0..agents).map(|n| AgentSpec::new(name(n), Vec::new()));
         let catalog = AgentCatalog::new(agents, name(0));
         let readiness = Readiness::needing(&[STORE_CONDITION]);
-        let (health, writer) = Health::start(catalog, Store::new(pool), readiness.clone()).await.unwrap();
+        let (health, writer) = Health::start(catalog, store, readiness.clone()).await.unwrap();
         let stop = CancellationToken::new();
         let writer = tokio::spawn(writer.run(stop.clone()));
         Self { health, readiness, url, stop, writer, _folder: folder }
@@ -101,11 +102,7 @@ fn probe_is_not_granted_to_a_caller_that_has_left() {
     let policy = phoenix_domain::health::BreakerPolicy { failure_threshold: 1, cooldown: Duration::ZERO };
     let spec = AgentSpec { breaker: policy, ..AgentSpec::new(name(0), Vec::new()) };
     let catalog = AgentCatalog::new([spec], name(0));
-    let probe = || Change::Probe {
-        lease: uuid::Uuid::new_v4(),
-        asked_at: Timestamp::now(),
-        lease_time: Duration::from_secs(60),
-    };
+    let probe = || Change::Probe { lease: uuid::Uuid::new_v4(), lease_time: Duration::from_secs(60) };
     let failure = Change::Report {
         outcome: Outcome::Failure,
         task: None,
@@ -116,13 +113,12 @@ fn probe_is_not_granted_to_a_caller_that_has_left() {
     let (gone, receiver) = command(probe());
     drop(receiver);
     let (waiting, _waiting) = command(probe());
-    let (mut states, mut transitions) = (States::new(), Vec::new());
-    apply(&catalog, &[failed, gone, waiting], &mut states, &mut transitions);
+    let transitions = apply(&catalog, &[failed, gone, waiting], &mut States::new(), Timestamp::now());
     assert_eq!(transitions[1].before, transitions[1].after);
     assert!(transitions[2].after.probe.is_some());
 }
 
-type Answer = oneshot::Receiver<Result<AgentHealth, OrchestratorError>>;
+type Answer = oneshot::Receiver<Result<Applied, OrchestratorError>>;
 
 fn command(change: Change) -> (Command, Answer) {
     let (reply, answer) = oneshot::channel();

@@ -10,6 +10,8 @@ use phoenix_domain::{
 use phoenix_health::{HealthConfig, ServeError, serve};
 use phoenix_platform::{
     client::{self, PeerChannel},
+    database_url::DatabaseUrl,
+    postgres::Pooler,
     service_token::ServiceToken,
 };
 use phoenix_proto::{
@@ -20,6 +22,8 @@ use phoenix_proto::{
     },
     to_timestamp,
 };
+use phoenix_testkit_postgres::Server;
+use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +32,15 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// A cooldown that does not end during a test.
 pub(crate) const LONG: Duration = Duration::from_secs(3600);
+
+/// The database of one test.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// A file of SQLite in this folder.
+    Folder(TempDir),
+    /// A database of PostgreSQL with this URL.
+    Server(String),
+}
 
 pub(crate) struct Service {
     pub(crate) client: AgentHealthServiceClient<PeerChannel>,
@@ -46,10 +59,39 @@ pub(crate) fn token() -> ServiceToken {
     ServiceToken::new("of-the-test").unwrap()
 }
 
-pub(crate) fn config(agents: impl IntoIterator<Item = AgentSpec>, folder: &Path) -> HealthConfig {
+/// URL of the database in `folder`.
+pub(crate) fn file_url(folder: &Path) -> String {
+    format!("sqlite://{}", folder.join("health.db").display())
+}
+
+impl Place {
+    /// A new file.
+    pub(crate) fn file() -> Self {
+        Self::Folder(tempfile::tempdir().unwrap())
+    }
+
+    /// A new database of each kind that this machine has.
+    pub(crate) async fn each() -> Vec<Self> {
+        let mut places = vec![Self::file()];
+        if let Some(server) = Server::shared().await {
+            places.push(Self::Server(server.database().await));
+        }
+        places
+    }
+
+    pub(crate) fn url(&self) -> String {
+        match self {
+            Self::Folder(folder) => file_url(folder.path()),
+            Self::Server(url) => url.clone(),
+        }
+    }
+}
+
+pub(crate) fn config(agents: impl IntoIterator<Item = AgentSpec>, url: String) -> HealthConfig {
     HealthConfig {
         agents: AgentCatalog::new(agents, "default".parse().unwrap()),
-        database_url: format!("sqlite://{}", folder.join("health.db").display()),
+        database_url: DatabaseUrl::from(url),
+        database_pooler: Pooler::default(),
         service_token: token(),
     }
 }
@@ -65,13 +107,26 @@ pub(crate) fn long_ago() -> Timestamp {
 }
 
 impl Service {
-    pub(crate) async fn start(agents: impl IntoIterator<Item = AgentSpec>, folder: &Path) -> Self {
+    pub(crate) async fn start(agents: impl IntoIterator<Item = AgentSpec>, place: &Place) -> Self {
+        Self::start_with(config(agents, place.url())).await
+    }
+
+    pub(crate) async fn start_with(config: HealthConfig) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(serve(config(agents, folder), listener, shutdown.clone()));
+        let task = tokio::spawn(serve(config, listener, shutdown.clone()));
         let client = AgentHealthServiceClient::new(client::channel(&url, &token()).unwrap());
-        Self { client, shutdown, task }
+        let service = Self { client, shutdown, task };
+        // It answers when its database is open.
+        let answers = async {
+            while service.client.clone().list_agent_health(ListAgentHealthRequest {}).await.is_err() {
+                assert!(!service.task.is_finished(), "the service stopped");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, answers).await.expect("the service answers");
+        service
     }
 
     pub(crate) async fn stop(self) {

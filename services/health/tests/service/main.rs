@@ -4,6 +4,7 @@
 mod breaker;
 mod harness;
 mod metrics;
+mod postgres;
 mod property;
 mod requests;
 mod startup;

@@ -9,7 +9,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{LONG, Service, agent};
+use crate::harness::{LONG, Place, Service, agent};
 
 async fn scrape(addr: std::net::SocketAddr) -> String {
     let mut connection = TcpStream::connect(addr).await.unwrap();
@@ -29,8 +29,8 @@ async fn metrics_start_at_zero_and_survive_a_restart() {
     let exporting = tokio::spawn(exporter.serve(listener, None, stop.clone()));
 
     // The recorder is global: a name that no other test uses separates the numbers.
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start([agent("metered", LONG)], folder.path()).await;
+    let place = Place::file();
+    let service = Service::start([agent("metered", LONG)], &place).await;
     service.list().await;
     let text = scrape(addr).await;
     for zero in [
@@ -49,7 +49,7 @@ async fn metrics_start_at_zero_and_survive_a_restart() {
     // An attempt from before the opening: its failure counts, but the circuit is open already.
     service.ended("metered", Outcome::Failure).await;
     service.stop().await;
-    let service = Service::start([agent("metered", LONG)], folder.path()).await;
+    let service = Service::start([agent("metered", LONG)], &place).await;
     service.list().await;
     let text = scrape(addr).await;
     for counted in [

@@ -8,7 +8,7 @@ use phoenix_proto::HealthSnapshot;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use crate::harness::{LONG, Service, agent, long_ago, now};
+use crate::harness::{LONG, Place, Service, agent, long_ago, now};
 
 /// The tasks that attempts belong to; an empty one is unknown.
 const TASKS: [&str; 3] = ["", "0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e51", "0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e52"];
@@ -39,9 +39,8 @@ fn comparable(mut snapshot: HealthSnapshot) -> HealthSnapshot {
     snapshot
 }
 
-async fn run(steps: &[(Step, u64)]) -> Result<(), TestCaseError> {
-    let folder = tempfile::tempdir().unwrap();
-    let start = || Service::start([agent("a", LONG)], folder.path());
+async fn run(place: &Place, steps: &[(Step, u64)]) -> Result<(), TestCaseError> {
+    let start = || Service::start([agent("a", LONG)], place);
     let mut service = start().await;
     let policy = BreakerPolicy { failure_threshold: 3, cooldown: LONG };
     let (mut model, mut at, mut lease) = (AgentHealth::default(), long_ago(), None::<Uuid>);
@@ -84,6 +83,11 @@ proptest! {
         steps in prop::collection::vec((step(), 0u64..60_000), 1..60),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(run(&steps))?;
+        runtime.block_on(async {
+            for place in Place::each().await {
+                run(&place, &steps).await?;
+            }
+            Ok::<_, TestCaseError>(())
+        })?;
     }
 }

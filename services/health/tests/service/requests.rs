@@ -6,27 +6,28 @@ use phoenix_proto::{
     health_v1::{self, AcquireProbeRequest, GetAgentHealthRequest, ReportOutcomeRequest},
 };
 
-use crate::harness::{LONG, Service, agent, now};
+use crate::harness::{LONG, Place, Service, agent, now};
 
 #[tokio::test]
 async fn list_contains_exactly_the_configured_agents_by_name() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start([agent("c", LONG), agent("a", LONG), agent("b", LONG)], folder.path()).await;
-    service.ended("b", Outcome::Failure).await;
-    let names: Vec<_> = service.list().await.into_iter().map(|health| health.agent.to_string()).collect();
-    assert_eq!(names, ["a", "b", "c"]);
-    service.stop().await;
+    for place in Place::each().await {
+        let service = Service::start([agent("c", LONG), agent("a", LONG), agent("b", LONG)], &place).await;
+        service.ended("b", Outcome::Failure).await;
+        let names: Vec<_> = service.list().await.into_iter().map(|health| health.agent.to_string()).collect();
+        assert_eq!(names, ["a", "b", "c"]);
+        service.stop().await;
 
-    let service = Service::start([agent("a", LONG)], folder.path()).await;
-    let names: Vec<_> = service.list().await.into_iter().map(|health| health.agent.to_string()).collect();
-    assert_eq!(names, ["a"]);
-    service.stop().await;
+        let service = Service::start([agent("a", LONG)], &place).await;
+        let names: Vec<_> = service.list().await.into_iter().map(|health| health.agent.to_string()).collect();
+        assert_eq!(names, ["a"]);
+        service.stop().await;
+    }
 }
 
 #[tokio::test]
 async fn unknown_agent_is_not_found_and_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start([agent("a", LONG)], folder.path()).await;
+    let place = Place::file();
+    let service = Service::start([agent("a", LONG)], &place).await;
     let errors = [
         service.get("unknown").await.unwrap_err(),
         service.report("unknown", Outcome::Success, now(), "").await.unwrap_err(),
@@ -42,8 +43,8 @@ async fn unknown_agent_is_not_found_and_named() {
 
 #[tokio::test]
 async fn invalid_field_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    let service = Service::start([agent("a", LONG)], folder.path()).await;
+    let place = Place::file();
+    let service = Service::start([agent("a", LONG)], &place).await;
     let good = ReportOutcomeRequest {
         agent_id: "a".into(),
         outcome: health_v1::Outcome::Success.into(),

@@ -91,10 +91,38 @@ fn data_folder_with_special_characters_is_a_literal_path() {
         let flags = RoleFlags { data_dir: Some(name.into()), ..RoleFlags::default() };
         let settings = resolve(Role::Planner, &flags, &[]).unwrap();
         let expected = std::path::absolute(name).unwrap().join("planner.db");
-        assert_eq!(sqlite::file_from_url(&settings.database_url).unwrap(), expected);
+        assert_eq!(sqlite::file_from_url(settings.database_url.expose()).unwrap(), expected);
     }
     let problems = resolve(Role::Planner, &RoleFlags::default(), &[("DATABASE_URL", "sqlite::memory:")]);
     assert!(problems.unwrap_err().to_string().contains("DATABASE_URL: must look like"));
+}
+
+#[test]
+fn postgres_url_is_read_by_roles_with_a_database_only() {
+    let env = [("DATABASE_URL", "postgres://u:sesame@h/db"), ("DATABASE_POOLER", "transaction")];
+    for role in Role::ALL {
+        let settings = resolve(*role, &RoleFlags::default(), &env).unwrap();
+        assert_eq!(settings.database_url.is_postgres(), role.has_database(), "{role}");
+        assert_eq!(settings.database_pooler == Pooler::Transaction, role.has_database(), "{role}");
+        assert!(!format!("{settings:?}").contains("sesame"), "the password is not printed");
+    }
+}
+
+#[test]
+fn wrong_database_settings_are_listed_without_the_password() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("phoenix.toml");
+    let text = "[planner]\ndatabase_url = \"postgres://u:sesame@h:port/db\"\n[database]\npooler = \"x\"\n";
+    std::fs::write(&path, text).unwrap();
+    let flags = RoleFlags { config: Some(path), ..RoleFlags::default() };
+    let problems = resolve(Role::Planner, &flags, &[]).unwrap_err().to_string();
+    assert!(problems.contains("database.pooler: `x` must be transaction or session"), "{problems}");
+    let env = [("DATABASE_URL", "postgres://u:sesame@h:port/db"), ("DATABASE_POOLER", "x")];
+    let more = resolve(Role::Planner, &RoleFlags::default(), &env).unwrap_err().to_string();
+    assert!(
+        more.contains("DATABASE_URL: must look like postgres://") && more.contains("DATABASE_POOLER: `x`")
+    );
+    assert!(!problems.contains("sesame") && !more.contains("sesame"), "{problems}{more}");
 }
 
 #[test]

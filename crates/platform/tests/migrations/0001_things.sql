@@ -1,0 +1,1 @@
+CREATE TABLE phoenix_test.things (id BIGINT PRIMARY KEY);
