@@ -7,6 +7,22 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use phoenix_domain::plan::Attempt;
+
+/// Agent time of attempts that the journal has. An attempt without an end adds nothing.
+pub(crate) fn of_attempts<'a>(attempts: impl Iterator<Item = &'a Attempt>) -> Duration {
+    let mut ended: Vec<_> =
+        attempts.filter_map(|attempt| Some((attempt.started_at, attempt.ended_at?))).collect();
+    ended.sort_unstable();
+    let mut until = Timestamp::MIN;
+    let mut total = Duration::ZERO;
+    for (started, end) in ended {
+        // Negative when the clock jumped, or when an earlier attempt ended later.
+        total += Duration::try_from(end.duration_since(started.max(until))).unwrap_or_default();
+        until = until.max(end);
+    }
+    total
+}
 
 /// Sums up the time of a plan's attempts, counting concurrent ones once. One task follows all attempts of a plan, so the
 /// atomics are never contended. Times are in microseconds.
@@ -88,6 +104,28 @@ mod tests {
         // A pause, then a retry.
         time.started(at(200)).ended(at(210));
         assert_eq!(time.total(), Duration::from_micros(160));
+    }
+
+    #[test]
+    fn attempts_of_the_journal_count_once_where_they_overlap() {
+        let attempt = |started: i64, ended: Option<i64>| Attempt {
+            number: 1,
+            started_at: at(started),
+            ended_at: ended.map(at),
+            outcome: None,
+            worker: String::new(),
+        };
+        let attempts = [
+            attempt(200, Some(210)),
+            attempt(0, Some(100)),
+            attempt(40, Some(150)),
+            attempt(50, Some(60)),
+            attempt(400, None),
+            // Its clock was set back.
+            attempt(500, Some(450)),
+        ];
+        assert_eq!(of_attempts(attempts.iter()), Duration::from_micros(160));
+        assert_eq!(of_attempts([].iter()), Duration::ZERO);
     }
 
     #[test]

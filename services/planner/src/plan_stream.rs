@@ -3,7 +3,7 @@
 //! The result is read from the journal after the event that ends the plan, so a stream that resumes another gives the same
 //! result. Dropping a stream before its plan has ended cancels the plan, unless the request says otherwise.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt};
 use phoenix_domain::{
@@ -13,6 +13,7 @@ use phoenix_platform::{RequestContext, client::UNREACHABLE_RETRY_AFTER, propagat
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    agent_time,
     cancellation::Cancellation,
     deps::Deps,
     events,
@@ -246,8 +247,12 @@ impl PlanStream {
     /// The result of the plan, which has ended.
     async fn result(&mut self) -> Result<Result<PlanResult, OrchestratorError>, OrchestratorError> {
         let plan = self.deps.journal.plan(self.plan_id).await?.ok_or_else(|| no_such_plan(self.plan_id))?;
+        let agent_time = match self.replay_of {
+            None => agent_time::of_attempts(plan.tasks.iter().flat_map(|task| &task.attempts)),
+            Some(_) => Duration::ZERO,
+        };
         let result = PlanResult::stored(plan, self.deps.default_agent()).ok_or_else(stopping)?;
-        Ok(result.map(|result| PlanResult { replay_of: self.replay_of, ..result }))
+        Ok(result.map(|result| PlanResult { agent_time, replay_of: self.replay_of, ..result }))
     }
 }
 

@@ -52,7 +52,7 @@ pub struct PlanResult {
 }
 
 impl PlanResult {
-    /// The result of a plan that has ended, as the journal has it; `None` while the plan runs.
+    /// The result of a plan that has ended, as the journal has it and without its agent time; `None` while the plan runs.
     pub(crate) fn stored(plan: Plan, default_agent: &AgentName) -> Option<Result<Self, OrchestratorError>> {
         let Plan { plan_id, status, output, error, tasks, .. } = plan;
         if !status.is_terminal() {

@@ -6,6 +6,7 @@ use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode as 
 use phoenix_platform::RequestContext;
 use phoenix_proto::{
     error_from_status,
+    executor::execute_task_response::Event,
     planner::{
         ExecutePlanRequest, ExecutePlanResponse, PlanAndExecuteRequest, PlanAndExecuteResponse, PlanStatus,
         ResumeExecution, execute_plan_request::Subject, execute_plan_response::Step, plan_result::Outcome,
@@ -93,7 +94,11 @@ fn kinds(events: &[(u64, String)]) -> Vec<&str> {
 async fn stream_has_acceptance_events_and_whole_result() {
     let planner = TestPlanner::new().await;
     let long = "x".repeat(200_000);
-    planner.script("model", Script::Says(answers(&long)));
+    let (mut begun, worked) = (started(1), Duration::from_millis(250));
+    if let Some(Event::AttemptStarted(attempt)) = &mut begun.event {
+        attempt.started_at = Some(phoenix_proto::to_timestamp(jiff::Timestamp::now() - worked));
+    }
+    planner.script("model", Script::Says(vec![begun, finished(1, Ok(&long))]));
     let mut steps = execute(&planner, chat()).await.unwrap();
     let plan_id = accepted(&mut steps).await;
     let (events, outcome) = rest(steps).await;
@@ -102,10 +107,18 @@ async fn stream_has_acceptance_events_and_whole_result() {
         ["plan_accepted", "task_dispatched", "attempt_started", "attempt_ended", "task_ended", "plan_ended"]
     );
     assert!(events.is_sorted_by(|a, b| a.0 < b.0), "{events:?}");
-    let Outcome::Success(PlanAndExecuteResponse { plan_id: of, output, agent, .. }) = outcome else {
+    let Outcome::Success(PlanAndExecuteResponse { plan_id: of, output, agent, agent_time_us, .. }) = outcome
+    else {
         panic!("it failed: {outcome:?}")
     };
-    assert_eq!((of, agent.as_str()), (plan_id, "model"));
+    assert_eq!((of, agent.as_str()), (plan_id.clone(), "model"));
+    let attempt = planner.plan(&plan_id).await.tasks.remove(0).attempts.remove(0);
+    let [started, ended] = [attempt.started_at, attempt.ended_at].map(|at| {
+        let at = at.unwrap();
+        at.seconds * 1_000_000 + i64::from(at.nanos) / 1_000
+    });
+    assert!(u128::from(agent_time_us) >= worked.as_micros(), "{attempt:?}");
+    assert_eq!(i64::try_from(agent_time_us), Ok(ended - started));
     assert!(output == long, "the output is not cut: {} bytes", output.len());
 }
 
