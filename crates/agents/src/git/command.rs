@@ -271,3 +271,51 @@ fn output(finished: &Finished, root: &Path) -> Output {
 fn pause() {
     std::thread::sleep(LOCK_POLL_INTERVAL);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Contents whose object ids begin with 17: git estimates the number of loose objects by those.
+    const COUNTED: [&str; 2] = ["32", "119"];
+
+    /// A repository whose configuration makes every automatic garbage collection pack its objects.
+    fn repository(root: &Path) {
+        let git = |arguments: &[&str]| {
+            let author = ["-c", "user.name=t", "-c", "user.email=t@t.example"];
+            let done = Command::new("git").current_dir(root).args(author).args(arguments).output().unwrap();
+            assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+        };
+        git(&["init", "--quiet"]);
+        git(&["config", "gc.auto", "1"]);
+        git(&["config", "gc.autoDetach", "false"]);
+        for content in COUNTED {
+            std::fs::write(root.join(content), content).unwrap();
+        }
+        git(&["add", "."]);
+        git(&["-c", "maintenance.auto=false", "-c", "gc.auto=0", "commit", "--quiet", "--message", "first"]);
+    }
+
+    fn packs(root: &Path) -> usize {
+        std::fs::read_dir(root.join(".git/objects/pack")).map_or(0, Iterator::count)
+    }
+
+    /// Versions of git before 2.29 collect after a commit without regard to `maintenance.auto`.
+    #[test]
+    fn automatic_garbage_collection_of_a_repository_is_disabled() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        repository(&root);
+        let environment = [("PATH", std::env::var_os("PATH").unwrap()), ("HOME", root.clone().into())];
+        let environment = environment.map(|(name, value)| (OsString::from(name), value));
+        let stop = Instant::now() + Duration::from_secs(60);
+        let deadlines = Deadlines { stop, kill: stop };
+        let git = Git { root: root.clone(), directory: root.clone(), environment: &environment, deadlines };
+        git.write(&["gc", "--auto"]).unwrap();
+        assert_eq!(packs(&root), 0);
+        let plain =
+            Command::new("git").current_dir(&root).args(["gc", "--auto", "--quiet"]).status().unwrap();
+        assert!(plain.success());
+        assert!(packs(&root) > 0, "the check itself must be able to fail");
+    }
+}

@@ -247,7 +247,8 @@ async fn is_complete(store: &dyn Store, plan: &Plan) {
     assert!(events.windows(2).all(|pair| pair[0].position < pair[1].position));
 }
 
-/// Long enough that the first part of a plan is due when its end is not.
+/// Time between the parts of a plan: the first part is due to be applied when its end is not. The store applies entries by their
+/// age, so the time is the subject of these tests and no condition stands for it.
 const APART: Duration = Duration::from_millis(75);
 
 #[tokio::test]

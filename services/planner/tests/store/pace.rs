@@ -29,6 +29,7 @@ async fn plans_are_accepted_during_a_purge() {
 #[ignore = "a measurement: cargo test --release -p phoenix-planner --test store -- --ignored --nocapture"]
 async fn acceptance_latency_during_a_purge_of_100_000() {
     let (fresh, journal) = full_of(100_000).await;
+    // The length of the measurement, not a wait.
     let quiet = accept_for(&journal, async { tokio::time::sleep(Duration::from_secs(10)).await }).await;
     report("nothing is deleted", quiet);
     let started = Instant::now();
