@@ -38,9 +38,9 @@ const PLAN_AND_EXECUTE: &str = "/phoenix.planner.v1.PlannerService/PlanAndExecut
 
 #[derive(Debug, Args)]
 pub(crate) struct BareServerArgs {
-    /// What it stands in for
+    /// Role that the server stands in for
     role: BareRole,
-    /// The server it calls; the executor calls none
+    /// URL of the server that it calls; the executor calls none
     #[arg(long)]
     next: Option<String>,
 }
@@ -64,7 +64,7 @@ impl BareRole {
 
 /// The three processes.
 pub(crate) struct BareChain {
-    /// Where chats go.
+    /// URL of the first server.
     pub(crate) url: String,
     servers: Vec<Child>,
 }

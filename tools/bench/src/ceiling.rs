@@ -1,4 +1,4 @@
-//! The spawn ceiling: how many one-shot agent processes a machine runs per second when it does nothing else. No
+//! The spawn ceiling: the number of one-shot agent processes that an otherwise idle machine runs per second. No
 //! orchestrator that starts a process per request can be faster.
 
 use std::{
@@ -32,7 +32,7 @@ pub(crate) struct CeilingArgs {
     millis: u64,
 }
 
-/// Measures in a process of its own, as the executor is one, with the executor's kind of runtime.
+/// Measures in a separate process with the executor's kind of runtime.
 pub(crate) async fn sample(phoenix: &Path, concurrency: NonZeroUsize, duration: Duration) -> Result<Sample> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("spawn-ceiling").arg("--phoenix").arg(phoenix);

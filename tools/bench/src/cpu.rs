@@ -1,13 +1,13 @@
-//! What processes use of the processors.
+//! Processor time of processes.
 
 use std::{fs, io, time::Duration};
 
-/// The time for which all threads of these processes have run, those that have ended left out.
+/// Processor time of all live threads of these processes.
 pub(crate) fn time_of(pids: &[u32]) -> io::Result<Duration> {
     let mut nanos = 0;
     for pid in pids {
         for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-            // A thread may end while we look.
+            // A thread may end meanwhile.
             let stat = fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
             nanos += running_time(&stat).unwrap_or_default();
         }

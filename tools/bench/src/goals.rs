@@ -1,4 +1,4 @@
-//! What is wanted of the product, and whether it is so.
+//! Goals of the product, and whether a measurement meets them.
 
 use std::fmt;
 
@@ -26,7 +26,7 @@ enum Bound {
     Below,
 }
 
-/// What a number counts.
+/// Unit of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Unit {
@@ -58,7 +58,7 @@ impl Bound {
 }
 
 impl Unit {
-    /// A measured number as a person reads it.
+    /// A measured number with its unit.
     fn measured(self, number: f64) -> String {
         match self {
             Self::Share => format!("{number:.2}"),
@@ -71,7 +71,7 @@ impl Unit {
         }
     }
 
-    /// A wanted number, which is round.
+    /// A wanted number with its unit.
     fn wanted(self, number: f64) -> String {
         match self {
             Self::Share => format!("{number:.2}"),
@@ -177,7 +177,7 @@ pub(crate) fn of_in_flight(in_flight: &InFlight) -> [Goal; 3] {
     ]
 }
 
-/// The goals for watchers of plans on which nothing happens.
+/// The goals for watchers of plans without events.
 pub(crate) fn of_watchers(watched: &Watchers) -> [Goal; 2] {
     let Watchers { watchers, plans, .. } = *watched;
     [
@@ -192,7 +192,7 @@ pub(crate) fn of_watchers(watched: &Watchers) -> [Goal; 2] {
         ),
         Goal::new(
             "… of which heard of their plan's end",
-            watched.told as f64,
+            watched.notified as f64,
             Bound::AtLeast,
             watchers as f64,
             Unit::Count,

@@ -3,7 +3,7 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token that the first Ctrl-C or SIGTERM cancels. Further ones change nothing: what was started is being ended by then,
+/// A token that the first Ctrl-C or SIGTERM cancels. Later signals are ignored: started processes are then being ended,
 /// and must not be left behind after Ctrl-C.
 ///
 /// # Errors

@@ -66,7 +66,7 @@ struct MeasureArgs {
     /// The executable to measure
     #[arg(long, default_value = "target/release/phoenix")]
     phoenix: PathBuf,
-    /// Fewer and shorter rounds, and no million unless --only names it: a look, not a result
+    /// Fewer and shorter rounds, and no million unless --only names it: an estimate, not a result
     #[arg(long)]
     quick: bool,
     /// Measure only these parts
@@ -102,7 +102,7 @@ fn run(Cli { role, args }: Cli) -> Result<()> {
     }
 }
 
-/// Measures and tells. Ctrl-C ends it, and every process it started.
+/// Measures and prints the report. Ctrl-C ends the run and every process that it started.
 async fn measure(args: &MeasureArgs) -> Result<()> {
     let interrupted = interrupt::on_signal()?;
     // Absolute, because it is started in a folder of its own.

@@ -1,4 +1,4 @@
-//! The course of a benchmark: what is measured, in which order, how much of it.
+//! The parts of a benchmark, in the order in which they are measured.
 
 mod chats;
 mod disk;
@@ -37,7 +37,7 @@ pub(crate) enum Part {
     Million,
     /// Ten thousand plans at once
     Inflight,
-    /// A thousand watchers of plans on which nothing happens
+    /// A thousand watchers of plans without events
     Watchers,
 }
 
@@ -55,7 +55,7 @@ impl Wanted {
     }
 }
 
-/// Measures what is wanted, one part after the other.
+/// Measures the selected parts one after the other.
 pub(crate) async fn measure(wanted: &Wanted) -> Result<Report> {
     let scale = if wanted.quick { QUICK } else { FULL };
     let phoenix = &wanted.phoenix;

@@ -1,4 +1,4 @@
-//! What processes hold in memory.
+//! Memory of processes.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use crate::failure::{Doing, Result};
 /// Memory of several processes together, in bytes.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Memory {
-    /// How many processes.
+    /// Number of processes.
     pub(crate) processes: usize,
     /// Resident; what they share counts once for each.
     pub(crate) rss_bytes: u64,
@@ -29,7 +29,7 @@ pub(crate) fn of_children(parent: u32) -> Result<Memory> {
     Ok(memory)
 }
 
-/// The most that the process `pid` has had resident at any time, in bytes.
+/// Peak resident memory of the process `pid` in bytes.
 pub(crate) fn peak(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).doing("/proc/PID/status")?;
     Ok(kilobytes(&status, "VmHWM:") * 1024)
@@ -47,7 +47,7 @@ pub(crate) fn child_of(parent: u32, word: &str) -> Option<u32> {
 pub(crate) fn children(parent: u32) -> Result<Vec<u32>> {
     let entries = fs::read_dir("/proc").doing("/proc")?.flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    // A process may end while we look.
+    // A process may end meanwhile.
     let is_child = |pid: &u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
         stat.is_ok_and(|stat| parent_in(&stat) == Some(parent))

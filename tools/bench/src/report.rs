@@ -59,7 +59,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let extent = if self.quick { " (quick: a look, not a result)" } else { "" };
+        let extent = if self.quick { " (quick: an estimate, not a result)" } else { "" };
         writeln!(f, "Machine: {}{extent}", self.machine)?;
         if self.data_in_memory {
             writeln!(

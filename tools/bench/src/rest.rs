@@ -1,4 +1,4 @@
-//! The gateway's REST interface, as far as a benchmark uses it beside chats.
+//! The endpoints of the gateway that a benchmark uses in addition to chats.
 
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -20,7 +20,7 @@ pub(crate) struct Rest {
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
-/// Server-sent events as they come.
+/// A stream of server-sent events.
 #[derive(Debug)]
 pub(crate) struct EventStream {
     path: String,
@@ -29,7 +29,7 @@ pub(crate) struct EventStream {
 }
 
 impl EventStream {
-    /// Reads until a line with `words` has come.
+    /// Reads until a line that contains `words`.
     pub(crate) async fn read_until(&mut self, words: &str) -> Result<()> {
         while !self.text.contains(words) {
             let frame = self.body.frame().await.ok_or("it ended").doing(&self.path)?.doing(&self.path)?;
@@ -73,7 +73,7 @@ impl Rest {
         self.send(Method::GET, path, &[], Bytes::new(), StatusCode::OK).await
     }
 
-    /// Hands a plan over, and gives its name.
+    /// Submits a plan. Returns its id.
     pub(crate) async fn submit(&self, plan: Bytes) -> Result<String> {
         let headers = [("content-type", "application/json"), ("prefer", "respond-async")];
         let accepted = self.send(Method::POST, "/api/v1/plans", &headers, plan, StatusCode::ACCEPTED).await?;

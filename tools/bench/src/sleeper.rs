@@ -1,4 +1,4 @@
-//! An agent whose work takes a while and costs nothing: it waits, then answers with what it was asked.
+//! An agent whose work takes time and no processor: it waits, then answers.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,15 +8,15 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use crate::failure::{Doing, Result};
 
-/// How often a closed gate is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Interval of the checks of a closed gate.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Args)]
 pub(crate) struct SleeperArgs {
     /// Nothing is answered before this file exists
     #[arg(long)]
     gate: PathBuf,
-    /// How long the work for one line takes
+    /// Time that the work for one line takes
     #[arg(long)]
     millis: u64,
 }
@@ -28,7 +28,7 @@ pub(crate) async fn run(args: SleeperArgs) -> Result<()> {
     while let Some(line) = lines.next_line().await? {
         let request: ActionRequest = serde_json::from_str(&line).doing("request")?;
         while !args.gate.exists() {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         tokio::time::sleep(Duration::from_millis(args.millis)).await;
         let response = ActionResponse::success(&request, ActionResult::text("slept"));

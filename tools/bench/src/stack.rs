@@ -30,17 +30,17 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 const READY_LINE: &str = "phoenix is ready: ";
 
-/// Signals that end a stack at once: the second one makes `phoenix up` kill its services.
-const INSIST_EVERY: Duration = Duration::from_millis(300);
+/// Interval of the signals that end a stack at once: the second one makes `phoenix up` kill its services.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(300);
 
-/// How often it is looked whether it has.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Interval of the checks whether a stack has ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Where a stack keeps its data; removed when this is dropped.
+/// Folder with the data of a stack; removed on drop.
 pub(crate) struct Home(TempDir);
 
 impl Home {
-    /// An empty one, with `config` as its `phoenix.toml`.
+    /// An empty folder, with `config` as its `phoenix.toml`.
     pub(crate) fn new(config: &str) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("phoenix-bench-").tempdir()?;
         std::fs::write(folder.path().join("phoenix.toml"), config)?;
@@ -65,16 +65,16 @@ impl Home {
     }
 }
 
-/// Whether such folders are in memory, where making something durable costs nothing.
+/// Whether such folders are in memory, where an fsync costs nothing.
 pub(crate) fn homes_are_in_memory() -> bool {
     statfs(&std::env::temp_dir()).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC)
 }
 
-/// A stack that is ready for chats. When it is dropped, it is ended at once and waited for.
+/// A stack that is ready for chats. A drop ends it at once and waits for its end.
 pub(crate) struct Stack<'home> {
-    /// Where chats go.
+    /// URL of the gateway.
     pub(crate) url: String,
-    /// From starting the process to its ready line.
+    /// Time from the start of the process to its ready line.
     pub(crate) ready_after: Duration,
     process: Child,
     home: &'home Home,
@@ -94,7 +94,7 @@ impl<'home> Stack<'home> {
         command.process_group(0);
         let started = Instant::now();
         let process = command.spawn().doing("cannot start phoenix up")?;
-        // From here on, whatever happens, it ends with its owner.
+        // Ends the process on every return.
         let mut stack = Self { url: String::new(), ready_after: Duration::ZERO, process, home };
         let url = timeout(READY_LIMIT, ready_url(&mut stack.process)).await;
         stack.ready_after = started.elapsed();
@@ -127,7 +127,7 @@ impl<'home> Stack<'home> {
         Failure::new(format_args!("{failure}\nThe end of the log of phoenix up:\n{tail}"))
     }
 
-    /// Lets it drain, and waits until it has.
+    /// Stops the stack and waits for its drain.
     pub(crate) async fn stop(mut self) -> Result<()> {
         self.signal()?;
         match timeout(STOP_LIMIT, self.process.wait()).await {
@@ -155,10 +155,10 @@ impl Drop for Stack<'_> {
         while !self.has_ended() && Instant::now() < limit {
             if Instant::now() >= next_signal {
                 let _ = self.signal();
-                next_signal += INSIST_EVERY;
+                next_signal += SIGNAL_INTERVAL;
             }
             #[expect(clippy::disallowed_methods, reason = "there is no waiting otherwise in a destructor")]
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
         let _ = self.process.start_kill();
     }
@@ -170,7 +170,7 @@ async fn ready_url(process: &mut Child) -> Result<Option<String>> {
     let mut lines = BufReader::new(stdout).lines();
     while let Some(line) = lines.next_line().await? {
         if let Some(url) = line.strip_prefix(READY_LINE) {
-            // Whatever it says later must not fill the pipe.
+            // Later output must not fill the pipe.
             let url = url.trim().to_owned();
             tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
             return Ok(Some(url));
@@ -180,7 +180,7 @@ async fn ready_url(process: &mut Child) -> Result<Option<String>> {
 }
 
 /// Offsets with which no port of a stack is among those that Linux gives to outgoing connections (32 768 to 60 999): one of
-/// those might be taken between two looks.
+/// those might be in use when the stack binds it.
 const OFFSETS: Range<u16> = 11_000..15_400;
 
 /// An offset at which every port of a stack is free just now.

@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIME_LIMIT: Duration = Duration::from_secs(30);
 
 async fn start(role: &str, next: Option<&str>) -> (Child, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_phoenix-bench"));
@@ -19,7 +19,7 @@ async fn start(role: &str, next: Option<&str>) -> (Child, String) {
     let mut server = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
     let mut url = String::new();
     let mut stdout = BufReader::new(server.stdout.take().unwrap());
-    timeout(PATIENCE, stdout.read_line(&mut url)).await.expect("prints its URL").unwrap();
+    timeout(TIME_LIMIT, stdout.read_line(&mut url)).await.expect("prints its URL").unwrap();
     (server, url.trim().to_owned())
 }
 
@@ -34,7 +34,7 @@ async fn three_processes_answer_a_chat_and_end_with_their_input() {
         connections: NonZeroUsize::new(2).unwrap(),
         requests: Some(20),
         duration: None,
-        timeout: PATIENCE,
+        timeout: TIME_LIMIT,
     };
     let mut engine = Engine::new(Target::new(&url, "hi", Some("echo_agent"), None).unwrap());
     let tally = engine.run(&load, &Arc::new(Live::default()), &CancellationToken::new()).await.unwrap();
@@ -42,7 +42,7 @@ async fn three_processes_answer_a_chat_and_end_with_their_input() {
 
     for mut server in [gateway, planner, executor] {
         drop(server.stdin.take());
-        let status = timeout(PATIENCE, server.wait()).await.expect("ends with its input").unwrap();
+        let status = timeout(TIME_LIMIT, server.wait()).await.expect("ends with its input").unwrap();
         assert!(status.success(), "{status}");
     }
 }

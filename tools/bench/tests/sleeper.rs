@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIME_LIMIT: Duration = Duration::from_secs(30);
 
 fn request() -> ActionRequest {
     ActionRequest {
@@ -47,11 +47,11 @@ async fn nothing_is_answered_before_the_gate_opens_and_everything_afterwards() {
     assert!(timeout(Duration::from_millis(200), answers.next_line()).await.is_err(), "the gate is closed");
     std::fs::write(&gate, "").unwrap();
     for request in &requests {
-        let line = timeout(PATIENCE, answers.next_line()).await.expect("it answers").unwrap().unwrap();
+        let line = timeout(TIME_LIMIT, answers.next_line()).await.expect("it answers").unwrap().unwrap();
         let answer: ActionResponse = serde_json::from_str(&line).unwrap();
         assert_eq!((answer.request_id, answer.status), (request.request_id, ActionStatus::Success));
     }
     drop(sleeper.stdin.take());
-    let status = timeout(PATIENCE, sleeper.wait()).await.expect("it ends with its input").unwrap();
+    let status = timeout(TIME_LIMIT, sleeper.wait()).await.expect("it ends with its input").unwrap();
     assert!(status.success(), "{status}");
 }

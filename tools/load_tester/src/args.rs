@@ -14,14 +14,14 @@ const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 const DEFAULT_CLOSED_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 const DEFAULT_OPEN_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
-/// Where `/metrics` is served unless something else is said.
+/// Default address of `/metrics`.
 pub const DEFAULT_METRICS_ADDR: SocketAddr =
     SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 9004));
 
-/// Sends chats to a Phoenix gateway and says how long the answers took.
+/// Sends chats to a Phoenix gateway and reports their latency.
 ///
 /// Without --rate, a closed loop: every connection sends its next chat when its last one is answered. With --rate, an
-/// open loop: chats are due at that rate whatever the server does, and a latency begins when its chat was due.
+/// open loop: chats are due at that rate independent of the server, and a latency begins when its chat was due.
 ///
 /// Exit code: 0 when the limits were kept, 1 when one was missed or no chat succeeded, 64 for wrong usage.
 #[derive(Debug, Clone, Parser)]
@@ -45,7 +45,7 @@ pub struct Args {
     /// Send for so long before anything is counted
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0")]
     pub warmup_secs: Duration,
-    /// What to say
+    /// Message of each chat
     #[arg(long, default_value = "hello from the load tester")]
     pub message: String,
     /// The agent to ask, past the routing by words
@@ -57,7 +57,7 @@ pub struct Args {
     /// What callers of /metrics must present
     #[arg(long, env = "METRICS_TOKEN", hide_env_values = true)]
     pub metrics_token: Option<String>,
-    /// How long a chat may take, from when it was due
+    /// Time limit of a chat, from when it was due
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "60")]
     pub timeout_secs: Duration,
     /// Print the result as JSON

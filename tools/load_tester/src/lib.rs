@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Closed loop: each connection sends its next request when the last one is answered. Open loop: requests are due at
-//! fixed times whatever the server does, and a latency begins when its request was *due*, so that a server that stalls
+//! fixed times independent of the server, and a latency begins when its request was *due*, so that a server that stalls
 //! is charged for everyone who had to wait (no coordinated omission).
 //!
 //! The library exists for other tools of this workspace: the benchmark drives its servers with the same [`Engine`].

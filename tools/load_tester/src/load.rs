@@ -7,24 +7,24 @@ use std::{num::NonZeroUsize, time::Duration};
 pub enum Pace {
     /// Each connection sends its next request when its last one is answered.
     Closed,
-    /// Requests are due at a fixed rate, whatever the server does.
+    /// Requests are due at a fixed rate, independent of the server.
     Open {
         /// The rate; positive.
         per_second: f64,
     },
 }
 
-/// How much to send. It ends with whichever bound comes first.
+/// Size of a run. The first bound that is reached ends it.
 #[derive(Debug, Clone)]
 pub struct Load {
     /// When requests are sent.
     pub pace: Pace,
-    /// How many connections send.
+    /// Number of connections.
     pub connections: NonZeroUsize,
     /// Exactly so many requests, unless the time is over first.
     pub requests: Option<u64>,
     /// No request becomes due after this time.
     pub duration: Option<Duration>,
-    /// How long a request may take, from when it was due.
+    /// Time limit of a request, from when it was due.
     pub timeout: Duration,
 }

@@ -1,4 +1,4 @@
-//! `load_tester`: see the library for what it is, and `--help` for how to use it.
+//! `load_tester`: the library describes it, `--help` its use.
 
 use std::process::ExitCode;
 

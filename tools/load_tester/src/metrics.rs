@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use phoenix_platform::metrics::{Metric, record_counter, record_histogram};
 
-/// Chats that ended, with whatever outcome, those of the warm-up too.
+/// Ended chats of every outcome, those of the warm-up included.
 pub const REQUESTS: Metric = Metric::counter(
     "load_tester_requests_total",
     "Chats sent by the load tester that ended, with whatever outcome.",
 );
 
-/// How long they took, from when they were due.
+/// Time from when a chat was due until it ended.
 pub const SECONDS: Metric = Metric::histogram(
     "load_tester_request_duration_seconds",
     "Time from when a chat of the load tester was due until it ended.",

@@ -6,7 +6,7 @@ use http::StatusCode;
 use phoenix_domain::OrchestratorErrorCode;
 use serde::Deserialize;
 
-/// How one request ended: the HTTP status, if there was an answer, and a code from a closed set, whatever a server says.
+/// Outcome of one request: the HTTP status, if there was an answer, and a code from a closed set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Outcome {
     /// The HTTP status; `None` when no whole answer came.
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_told_apart_by_status_and_code() {
+    fn answers_are_distinguished_by_status_and_code() {
         for (status, body, code) in [
             (200, r#"{"status":"success","output":"a\"b"}"#, "success"),
             (200, r#"{"status":"error","error":{"code":"timeout"}}"#, "timeout"),

@@ -1,4 +1,4 @@
-//! What a person sees while a run runs, on standard error: a bar on a terminal, a line now and then elsewhere.
+//! Progress of a run on standard error: a bar on a terminal, a line every few seconds elsewhere.
 
 use std::{
     convert::Infallible,
@@ -10,16 +10,16 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::{live::Live, load::Load};
 
-const DRAW_EVERY: Duration = Duration::from_millis(200);
-const LINE_EVERY: Duration = Duration::from_secs(10);
+const DRAW_INTERVAL: Duration = Duration::from_millis(200);
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Shows how far a run is.
+/// Progress of a run.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     started: Instant,
     requests: Option<u64>,
     duration: Option<Duration>,
-    told_problem: bool,
+    problem_reported: bool,
 }
 
 impl Progress {
@@ -34,21 +34,21 @@ impl Progress {
             started: Instant::now(),
             requests: load.requests,
             duration: load.duration,
-            told_problem: false,
+            problem_reported: false,
         }
     }
 
     /// Shows `live` until dropped.
     pub(crate) async fn follow(&mut self, live: &Live) -> Infallible {
-        let mut line_due = self.started + LINE_EVERY;
-        let mut every = tokio::time::interval(DRAW_EVERY);
+        let mut line_due = self.started + LINE_INTERVAL;
+        let mut every = tokio::time::interval(DRAW_INTERVAL);
         loop {
             every.tick().await;
-            self.tell_problem(live);
+            self.report_problem(live);
             match &self.bar {
                 Some(bar) => self.draw(bar, live),
                 None if Instant::now() >= line_due => {
-                    line_due += LINE_EVERY;
+                    line_due += LINE_INTERVAL;
                     self.line(&format!(
                         "{:>5.0} s: {}",
                         self.started.elapsed().as_secs_f64(),
@@ -60,9 +60,9 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(crate) fn finish(mut self, live: &Live) {
-        self.tell_problem(live);
+        self.report_problem(live);
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
@@ -90,11 +90,11 @@ impl Progress {
         format!("{sent} sent, {failed} failed, {per_sec:.0} per second")
     }
 
-    fn tell_problem(&mut self, live: &Live) {
-        if !self.told_problem
+    fn report_problem(&mut self, live: &Live) {
+        if !self.problem_reported
             && let Some(problem) = live.problem()
         {
-            self.told_problem = true;
+            self.problem_reported = true;
             self.line(problem);
         }
     }
@@ -102,12 +102,12 @@ impl Progress {
     fn line(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.println(line),
-            None => tell(line),
+            None => print_line(line),
         }
     }
 }
 
 /// One line on standard error. A failure to write it is ignored.
-pub(crate) fn tell(line: &str) {
+pub(crate) fn print_line(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }

@@ -1,4 +1,4 @@
-//! What a run says at its end: a table for people, JSON for programs, and whether the limits were kept.
+//! Report of a run: a table for people, JSON for programs, and the missed limits.
 
 use std::fmt;
 
@@ -16,13 +16,13 @@ pub struct Report {
     pub url: String,
     /// `closed` or `open`.
     pub mode: &'static str,
-    /// How many connections sent.
+    /// Number of connections.
     pub connections: usize,
     /// Requests per second that were due, of an open loop.
     pub rate: Option<f64>,
     /// From the first request's turn to the last one's end, in seconds.
     pub elapsed_secs: f64,
-    /// Requests that ended, with whatever outcome.
+    /// Ended requests of every outcome.
     pub sent: u64,
     /// Those that succeeded.
     pub ok: u64,
@@ -34,7 +34,7 @@ pub struct Report {
     pub req_per_sec: f64,
     /// Of requests that succeeded or timed out, from when each was due.
     pub latency_ms: LatencyMs,
-    /// How often each outcome occurred.
+    /// Number of requests by outcome.
     pub outcomes: Vec<OutcomeCount>,
     /// One sentence for each limit that was not kept.
     pub missed: Vec<String>,
@@ -55,18 +55,18 @@ pub struct LatencyMs {
     pub max: Option<f64>,
 }
 
-/// How often one outcome occurred.
+/// Number of requests with one outcome.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct OutcomeCount {
     /// The HTTP status; null when no whole answer came.
     pub status: Option<u16>,
     /// `success`, a code of the error table, `other`, `not_json`, `client_timeout`, `connect_failed` or `connection_lost`.
     pub code: &'static str,
-    /// How often.
+    /// The number.
     pub count: u64,
 }
 
-/// What a run must keep to be a success.
+/// Limits that a successful run meets.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Limits {
     /// The most that p99 may be, in milliseconds.

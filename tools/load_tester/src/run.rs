@@ -1,4 +1,4 @@
-//! The program: settle the arguments, serve `/metrics`, warm up, measure, report.
+//! The program: validates the arguments, serves `/metrics`, warms up, measures, reports.
 
 use std::{
     io::{self, Write},
@@ -16,7 +16,7 @@ use crate::{
     live::Live,
     load::Load,
     metrics::METRICS,
-    progress::{Progress, tell},
+    progress::{Progress, print_line},
     report::Report,
     tally::Tally,
     target::InvalidTarget,
@@ -38,12 +38,12 @@ enum Failure {
     Io(#[from] io::Error),
 }
 
-/// Does what `args` say. Ctrl-C ends it early, with the result so far.
+/// Runs the load test that `args` describe. Ctrl-C ends it early, with the result so far.
 pub async fn run(args: Args) -> ExitCode {
     let code = match measure(&args).await {
         Ok(report) => print(&args, &report),
         Err(failure) => {
-            tell(&format!("load_tester: {failure}"));
+            print_line(&format!("load_tester: {failure}"));
             USAGE
         }
     };
@@ -57,20 +57,20 @@ async fn measure(args: &Args) -> Result<Report, Failure> {
     let metrics = bind_metrics(args.metrics_addr).await?;
     let interrupted = shutdown::on_signal()?;
     let serving = CancellationToken::new();
-    // Ends with the program, whatever happens in between.
+    // Stops the exporter on every return.
     let _serving = serving.clone().drop_guard();
     if let Some(listener) = metrics {
         let exporter = init_metrics(METRICS).map_err(|problem| Failure::Metrics(problem.to_string()))?;
-        tell(&format!("Metrics exporter listening on {}", listener.local_addr()?));
+        print_line(&format!("Metrics exporter listening on {}", listener.local_addr()?));
         tokio::spawn(exporter.serve(listener, args.metrics_token.clone().map(Into::into), serving));
     }
     let mut engine = Engine::new(target);
     if !args.warmup_secs.is_zero() {
-        tell(&format!("warming up for {} s", args.warmup_secs.as_secs_f64()));
+        print_line(&format!("warming up for {} s", args.warmup_secs.as_secs_f64()));
         let warmup = Load { duration: Some(args.warmup_secs), requests: None, ..load.clone() };
         drive(&mut engine, &warmup, &interrupted).await?;
     }
-    tell(&format!("sending chats to {url} over {} connections", load.connections));
+    print_line(&format!("sending chats to {url} over {} connections", load.connections));
     let tally = drive(&mut engine, &load, &interrupted).await?;
     Ok(Report::new(&url, &load, &tally, args.limits()))
 }
@@ -95,7 +95,7 @@ async fn bind_metrics(addr: Option<MetricsAddr>) -> Result<Option<TcpListener>, 
         None => Ok(match listener::bind("--metrics-addr", DEFAULT_METRICS_ADDR).await {
             Ok(listener) => Some(listener),
             Err(problem) => {
-                tell(&format!("going on without /metrics: {problem}"));
+                print_line(&format!("continuing without /metrics: {problem}"));
                 None
             }
         }),
@@ -109,10 +109,10 @@ fn print(args: &Args, report: &Report) -> u8 {
     } else {
         report.to_string()
     };
-    // A reader that went away has seen enough.
+    // A reader that closed the pipe needs no further output.
     let _ = io::stdout().write_all(text.as_bytes());
     for missed in &report.missed {
-        tell(&format!("load_tester: {missed}"));
+        print_line(&format!("load_tester: {missed}"));
     }
     if report.missed.is_empty() { 0 } else { LIMIT_MISSED }
 }

@@ -18,7 +18,7 @@ use crate::{
 pub(crate) struct Schedule {
     start: Instant,
     taken: AtomicU64,
-    /// How many turns there are.
+    /// Number of turns.
     turns: u64,
     kind: Kind,
 }
@@ -49,7 +49,7 @@ impl Schedule {
         Ok(Arc::new(Self { start, taken: AtomicU64::new(0), turns, kind }))
     }
 
-    /// Waits for the next turn and says when it was due; `None` when there are no more. A turn of an open loop may be
+    /// Waits for the next turn and returns when it was due; `None` when there are no more. A turn of an open loop may be
     /// long overdue: no connection was free to take it.
     pub(crate) async fn next(&self) -> Option<Instant> {
         if let Kind::Open { pacer, .. } = &self.kind {

@@ -1,4 +1,4 @@
-//! What a run counted and timed.
+//! Counts and latencies of a run.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -38,7 +38,7 @@ impl Tally {
         }
     }
 
-    /// Adds what another connection counted.
+    /// Adds the counts of another connection.
     pub fn add(&mut self, other: &Self) {
         for (&outcome, count) in &other.outcomes {
             *self.outcomes.entry(outcome).or_default() += count;
@@ -59,7 +59,7 @@ impl Tally {
         self.outcomes.iter().filter(|(outcome, _)| outcome.is_success()).map(|(_, count)| count).sum()
     }
 
-    /// How often each outcome occurred.
+    /// Number of requests by outcome.
     pub fn outcomes(&self) -> impl Iterator<Item = (Outcome, u64)> {
         self.outcomes.iter().map(|(&outcome, &count)| (outcome, count))
     }

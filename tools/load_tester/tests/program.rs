@@ -32,7 +32,7 @@ use tokio::{
 };
 
 /// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIME_LIMIT: Duration = Duration::from_secs(30);
 
 /// How the scripted gateway answers.
 #[derive(Clone, Copy)]
@@ -113,7 +113,7 @@ fn command(url: &str, words: &[&str]) -> Command {
 
 async fn run(url: &str, words: &[&str]) -> Output {
     let words = [words, &["--metrics-addr", "off"]].concat();
-    timeout(PATIENCE, command(url, &words).output()).await.expect("the run is bounded").unwrap()
+    timeout(TIME_LIMIT, command(url, &words).output()).await.expect("the run is bounded").unwrap()
 }
 
 async fn run_json(url: &str, words: &[&str]) -> (i32, Value) {
@@ -275,9 +275,9 @@ async fn start_and_hang(gateway: &Gateway, url: &str) -> (Child, SocketAddr) {
     let mut child = command(url, &words).spawn().unwrap();
     let mut line = String::new();
     let stderr = child.stderr.as_mut().unwrap();
-    timeout(PATIENCE, BufReader::new(stderr).read_line(&mut line)).await.unwrap().unwrap();
+    timeout(TIME_LIMIT, BufReader::new(stderr).read_line(&mut line)).await.unwrap().unwrap();
     let addr = line.trim().strip_prefix("Metrics exporter listening on ").unwrap().parse().unwrap();
-    timeout(PATIENCE, gateway.unanswered.notified()).await.expect("the fourth chat arrives");
+    timeout(TIME_LIMIT, gateway.unanswered.notified()).await.expect("the fourth chat arrives");
     (child, addr)
 }
 
@@ -288,7 +288,7 @@ async fn its_own_metrics_count_what_was_sent() {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut text = String::new();
-    timeout(PATIENCE, stream.read_to_string(&mut text)).await.unwrap().unwrap();
+    timeout(TIME_LIMIT, stream.read_to_string(&mut text)).await.unwrap().unwrap();
     assert!(text.contains("\nload_tester_requests_total 3\n"), "{text}");
     assert!(text.contains("\nload_tester_request_duration_seconds_count 3\n"), "{text}");
 }
@@ -298,7 +298,7 @@ async fn an_interrupt_ends_it_early_with_the_result_so_far() {
     let (gateway, url) = Gateway::start(Script::AnswerOnly(3)).await;
     let (child, _) = start_and_hang(&gateway, &url).await;
     kill(Pid::from_raw(child.id().unwrap().cast_signed()), Signal::SIGINT).unwrap();
-    let output = timeout(PATIENCE, child.wait_with_output()).await.expect("ends").unwrap();
+    let output = timeout(TIME_LIMIT, child.wait_with_output()).await.expect("ends").unwrap();
     assert_eq!(output.status.code(), Some(0));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&report["sent"], &report["ok"]), (&json!(3), &json!(3)));

@@ -1,5 +1,5 @@
-//! Chats, one at a time and many: Phoenix next to the bare chain, and its process per chat next to bare spawning. They take
-//! turns, round by round.
+//! Chats at several concurrencies: Phoenix next to the bare chain, and its process per chat next to bare spawning, in
+//! alternating rounds.
 
 use std::{num::NonZeroUsize, path::Path};
 
@@ -20,10 +20,10 @@ use crate::{
 const CONCURRENCIES: [NonZeroUsize; 3] =
     [NonZeroUsize::MIN, NonZeroUsize::new(16).unwrap(), NonZeroUsize::new(64).unwrap()];
 
-/// Where the goal of the spawn ceiling applies.
+/// Concurrency at which the goal of the spawn ceiling applies.
 pub(crate) const CEILING_CONCURRENCY: NonZeroUsize = CONCURRENCIES[1];
 
-/// One process per chat, whatever the product's default is: that is what bare spawning is compared with.
+/// One process per chat, as in bare spawning.
 const ONESHOT: &str = "[agents.echo_agent]\nmode = \"oneshot\"\n";
 
 /// The result.
@@ -81,17 +81,19 @@ pub(super) async fn measure(phoenix: &Path, warm: bool, spawn: bool, scale: &Sca
             appended.push(alone.logged(&format!("round {round} of {}", scale.rounds), "the disk alone"));
         }
         for (concurrency, compared) in CONCURRENCIES.into_iter().zip(&mut compared) {
-            let told = format!("round {round} of {}, concurrency {concurrency}", scale.rounds);
+            let label = format!("round {round} of {}, concurrency {concurrency}", scale.rounds);
             if let Some(pair) = &mut pair {
                 compared
                     .0
-                    .push(sample(&mut pair.to_bare, concurrency, scale).await?.logged(&told, "bare chain"));
-                compared.1.push(pair.warm.sample(concurrency, scale).await?.logged(&told, "Phoenix"));
+                    .push(sample(&mut pair.to_bare, concurrency, scale).await?.logged(&label, "bare chain"));
+                compared.1.push(pair.warm.sample(concurrency, scale).await?.logged(&label, "Phoenix"));
             }
             if let Some(oneshot) = oneshot.as_mut().filter(|_| concurrency == CEILING_CONCURRENCY) {
                 let alone = ceiling::sample(phoenix, concurrency, scale.duration).await?;
-                spawned.0.push(alone.logged(&told, "processes alone"));
-                spawned.1.push(oneshot.sample(concurrency, scale).await?.logged(&told, "a process per chat"));
+                spawned.0.push(alone.logged(&label, "processes alone"));
+                spawned
+                    .1
+                    .push(oneshot.sample(concurrency, scale).await?.logged(&label, "a process per chat"));
             }
         }
     }

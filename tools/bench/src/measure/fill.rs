@@ -1,8 +1,8 @@
-//! A journal full of finished plans, written past the planner: by plain SQL, in one transaction per progress message.
+//! A journal full of finished plans, written by plain SQL without a planner, in one transaction per progress message.
 //!
 //! The rows are those of chats as the planner would have written them: a plan, its task, its attempt, six events, most of them
-//! as one document; a few failed, fewer were cancelled. Times and ids run up to the present, so that nothing looks too old to be kept, and rows
-//! lie in the tables in the order in which a planner writes them.
+//! as one document; a few failed, fewer were cancelled. Times and ids run up to the present, so that no plan is old enough to be
+//! deleted, and rows are in the order in which a planner writes them.
 
 use std::{path::Path, time::Instant};
 
@@ -14,13 +14,13 @@ use sqlx::{
 
 use crate::failure::{Doing, Result};
 
-/// Plans that are written at once.
+/// Plans per statement.
 const CHUNK: u32 = 20_000;
 
 /// Plans between two progress messages.
-const TELL_EVERY: u32 = 100_000;
+const PLANS_PER_MESSAGE: u32 = 100_000;
 
-/// From one plan to the next, in microseconds.
+/// Time from one plan to the next in microseconds.
 const APART: i64 = 70_000;
 
 /// The plans that are to be written next: number, id, time, how it ended.
@@ -58,7 +58,7 @@ const PLANS: &str = "
            iif(status = 'failed', NULL, 6 * n + 1), iif(status = 'failed', NULL, 'echo_agent')
     FROM chunk ORDER BY n";
 
-/// What ended without a dead letter is kept whole.
+/// A plan without a dead letter is one document.
 const DOCUMENTS: &str = "
     INSERT INTO documents (position, document, events)
     SELECT 6 * n + 1,
@@ -94,7 +94,7 @@ const ATTEMPTS: &str = "
            'cannot open the index', 'pid 4711'
     FROM chunk WHERE status = 'failed' ORDER BY n";
 
-/// The six of a plan, as when it has ended a moment after it was accepted.
+/// The six events of a plan that ended a moment after it was accepted.
 const SIX_EVENTS: &str = "
     json_array(
         json_array(NULL, 'plan_accepted', at, json_object('correlation_id', plan_id, 'tasks', 1)),
@@ -109,7 +109,7 @@ const EVENTS: &str = "
     INSERT INTO events (plan_id, position, events)
     SELECT plan_id, 6 * n + 1, {events} FROM chunk WHERE status = 'failed' ORDER BY n";
 
-/// Those that failed wait for a person.
+/// Dead letters of failed plans.
 const DEAD_LETTERS: &str = "
     INSERT INTO dead_letters (plan_id, ordinal, at, agent, code, error_class)
     SELECT plan_id, 0, at + 8000, 'echo_agent', 'execution_failed', 'backend_failure'
@@ -145,7 +145,7 @@ pub(super) async fn fill(file: &Path, plans: u32) -> Result<()> {
         }
         sqlx::query(POSITION).bind(to).execute(&mut *chunk).await.doing("journal")?;
         chunk.commit().await.doing("journal")?;
-        if to.is_multiple_of(TELL_EVERY) || to == plans {
+        if to.is_multiple_of(PLANS_PER_MESSAGE) || to == plans {
             eprintln!("journal: {to} of {plans} plans, {:.0} s", started.elapsed().as_secs_f64());
         }
     }

@@ -1,7 +1,6 @@
-//! Very many plans at once: what they cost the planner in memory, whether all of them end, and whether each does so in its
-//! turn.
+//! Thousands of plans in flight at once: the planner's memory, the number of plans that end, and the fairness of their order.
 //!
-//! The agent answers nothing before all of them are accepted, so that they are in flight all at once, for certain.
+//! The agent answers nothing before all plans are accepted, which guarantees that they are in flight at once.
 
 use std::{
     collections::HashMap,
@@ -24,21 +23,21 @@ use crate::{
     stack::{Home, Stack},
 };
 
-/// Callers that hand plans over at the same time.
+/// Callers that submit plans concurrently.
 const CALLERS: usize = 64;
 
 /// Processes of the agent, and how long each works for one plan.
 const WORKERS: usize = 16;
 const WORK: Duration = Duration::from_millis(20);
 
-/// By when all plans have ended, beside the time that the work itself takes.
+/// Time after which unfinished plans count as lost, in addition to the time of the work itself.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// How often it is looked whether they have.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Interval of the checks whether they have.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Time between two progress messages.
-const TELL_EVERY: Duration = Duration::from_secs(5);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The result.
 #[derive(Debug, Serialize)]
@@ -54,9 +53,9 @@ pub(crate) struct InFlight {
     pub(crate) ending_secs: f64,
     /// The most places that a plan lost between the order of acceptance and that of ends.
     pub(crate) places_lost: usize,
-    /// The most that the planner had resident at any time.
+    /// Peak resident memory of the planner in bytes.
     pub(crate) planner_peak_bytes: u64,
-    /// The same of the executor.
+    /// Peak resident memory of the executor in bytes.
     pub(crate) executor_peak_bytes: u64,
 }
 
@@ -108,7 +107,7 @@ async fn crowd(stack: &Stack<'_>, gate: &Path, plans: usize) -> Result<InFlight>
     })
 }
 
-/// Hands so many plans over and gives their names.
+/// Submits plans. Returns their ids.
 async fn submit(rest: &Rest, plans: usize) -> Result<Vec<String>> {
     let task = json!({"key": "sleep", "agent": "sleeper", "action": "chat", "input": {"message": MESSAGE}});
     let plan = Bytes::from(json!({"tasks": [task]}).to_string());
@@ -127,10 +126,10 @@ async fn submit(rest: &Rest, plans: usize) -> Result<Vec<String>> {
     Ok(names?.concat())
 }
 
-/// Waits until no plan is on its way any more, for as long as that may take.
+/// Waits until no plan is pending or running.
 async fn wait_for_ends(rest: &Rest, plans: usize, since: Instant) -> Result<()> {
     let work = WORK.mul_f64(plans as f64 / WORKERS as f64);
-    let mut next_line = TELL_EVERY;
+    let mut next_line = PROGRESS_INTERVAL;
     loop {
         let mut open = 0;
         for status in ["pending", "running"] {
@@ -143,9 +142,9 @@ async fn wait_for_ends(rest: &Rest, plans: usize, since: Instant) -> Result<()> 
         }
         if since.elapsed() > next_line {
             eprintln!("{:.0} s: not all of them have ended", since.elapsed().as_secs_f64());
-            next_line += TELL_EVERY;
+            next_line += PROGRESS_INTERVAL;
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -217,14 +216,10 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_while_later_ones_end_has_lost_their_places() {
+    fn plan_that_waits_while_later_ones_end_loses_places() {
         assert_eq!(lost(&[]), 0);
         assert_eq!(lost(&[(1, 11), (2, 12), (3, 13)]), 0, "first come, first served");
-        assert_eq!(
-            lost(&[(3, 14), (1, 11), (2, 14)]),
-            0,
-            "whatever the order of the list, and at the same time"
-        );
+        assert_eq!(lost(&[(3, 14), (1, 11), (2, 14)]), 0, "in any order of the list, and at the same time");
         assert_eq!(lost(&[(1, 19), (2, 12), (3, 13), (4, 14)]), 3, "the first waited for all others");
         assert_eq!(lost(&[(1, 14), (2, 13), (3, 12), (4, 11)]), 3, "the other way round");
     }

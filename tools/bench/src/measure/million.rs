@@ -1,5 +1,4 @@
-//! A journal that has seen a lot, next to one that has seen nothing: throughput by turns, then how long it takes to look
-//! plans up.
+//! A journal with a million finished plans next to an empty one: throughput in alternating rounds, then the time of lookups.
 
 use std::{num::NonZeroUsize, path::Path, time::Instant};
 
@@ -18,8 +17,8 @@ use crate::{
 
 const CONCURRENCY: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
-/// Pages of the largest size that are passed over before later pages are asked for.
-const PASSED_OVER: usize = 100;
+/// Pages of the largest size that are skipped before later pages are requested.
+const SKIPPED_PAGES: usize = 100;
 
 /// The result.
 #[derive(Debug, Serialize)]
@@ -28,11 +27,11 @@ pub(crate) struct Million {
     pub(crate) plans: u32,
     pub(crate) empty: Sample,
     pub(crate) full: Sample,
-    /// How long it takes to look plans up in the full one, while nothing else happens.
+    /// Time of lookups in the full journal of an idle stack.
     pub(crate) listings: Vec<Listing>,
 }
 
-/// How long `GET /api/v1/plans?status=…` takes.
+/// Time of `GET /api/v1/plans?status=…`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Listing {
     pub(crate) status: &'static str,
@@ -49,7 +48,7 @@ impl Million {
         self.full.req_per_sec / self.empty.req_per_sec
     }
 
-    /// The p99 of the kind of request for which it is longest.
+    /// The p99 of the slowest kind of request.
     pub(crate) fn listing_p99_ms(&self) -> f64 {
         self.listings.iter().map(|listing| listing.p99_ms).fold(0.0, f64::max)
     }
@@ -62,10 +61,10 @@ pub(super) async fn measure(phoenix: &Path, scale: &Scale) -> Result<Million> {
     fill(&full_home.journal(), scale.journalled).await?;
     let (mut empty, mut full) = (Vec::new(), Vec::new());
     for round in 1..=scale.rounds {
-        let told = format!("round {round} of {}, concurrency {CONCURRENCY}", scale.rounds);
+        let label = format!("round {round} of {}, concurrency {CONCURRENCY}", scale.rounds);
         // Both begin anew in each round, so that the empty one is empty and the full one not better rested.
-        empty.push(fresh_sample(phoenix, &Home::new("")?, scale).await?.logged(&told, "empty journal"));
-        full.push(fresh_sample(phoenix, &full_home, scale).await?.logged(&told, "full journal"));
+        empty.push(fresh_sample(phoenix, &Home::new("")?, scale).await?.logged(&label, "empty journal"));
+        full.push(fresh_sample(phoenix, &full_home, scale).await?.logged(&label, "full journal"));
     }
     let stack = Stack::start(phoenix, &full_home).await?;
     let listings =
@@ -112,7 +111,7 @@ async fn list(rest: &Rest, requests: usize) -> Result<Vec<Listing>> {
 /// The token of a page that is far from the first; nothing when there is only one.
 async fn pass_over(rest: &Rest, status: &str) -> Result<Option<String>> {
     let mut token = None;
-    for _ in 0..PASSED_OVER {
+    for _ in 0..SKIPPED_PAGES {
         let after = token.as_deref().unwrap_or_default();
         let path = format!("/api/v1/plans?status={status}&page_size=500&page_token={after}");
         match rest.get(&path).await?["next_page_token"].as_str() {

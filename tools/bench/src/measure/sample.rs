@@ -23,10 +23,10 @@ pub(super) struct Scale {
     pub(super) pages: usize,
     /// Plans in flight at once.
     pub(super) in_flight: usize,
-    /// Watchers at once, how often their cost is looked at, and for how long each time.
+    /// Concurrent watchers, the number of samples of their cost, and the length of each.
     pub(super) watchers: usize,
-    pub(super) looks: usize,
-    pub(super) look: Duration,
+    pub(super) cost_samples: usize,
+    pub(super) cost_sample: Duration,
 }
 
 pub(super) const FULL: Scale = Scale {
@@ -38,8 +38,8 @@ pub(super) const FULL: Scale = Scale {
     pages: 200,
     in_flight: 10_000,
     watchers: 1_000,
-    looks: 3,
-    look: Duration::from_secs(10),
+    cost_samples: 3,
+    cost_sample: Duration::from_secs(10),
 };
 
 pub(super) const QUICK: Scale = Scale {
@@ -51,8 +51,8 @@ pub(super) const QUICK: Scale = Scale {
     pages: 50,
     in_flight: 2_000,
     watchers: 1_000,
-    looks: 3,
-    look: Duration::from_secs(2),
+    cost_samples: 3,
+    cost_sample: Duration::from_secs(2),
 };
 
 /// One measurement.

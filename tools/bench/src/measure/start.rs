@@ -11,13 +11,13 @@ use crate::{
     stack::{Home, Stack},
 };
 
-/// How long a fresh stack is left alone before its memory is taken.
+/// Idle time of a fresh stack before its memory is read.
 const SETTLE: Duration = Duration::from_secs(3);
 
 /// The result.
 #[derive(Debug, Serialize)]
 pub(crate) struct Start {
-    /// From starting `phoenix up`, on an empty folder, to its ready line.
+    /// Time from the start of `phoenix up` on an empty folder to its ready line.
     pub(crate) ready_secs: f64,
     /// Of the four services.
     pub(crate) idle_memory: Memory,

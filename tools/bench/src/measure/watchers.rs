@@ -1,4 +1,4 @@
-//! Very many watchers of running plans on which nothing happens: what they cost the services in processor time.
+//! A thousand watchers of running plans without events: their cost to the services in processor time.
 //!
 //! The processor time of the same stack with the same plans and no watcher is subtracted.
 
@@ -29,10 +29,10 @@ const ON_A_CONNECTION: usize = 50;
 /// Processes of the agent.
 const WORKERS: usize = 4;
 
-/// How long the stack is left alone before its time is taken.
+/// Idle time before the first sample.
 const QUIET: Duration = Duration::from_secs(3);
 
-/// By when every watcher has heard of its plan's end.
+/// Time limit for the events that end the plans.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The event with which a plan ends.
@@ -46,8 +46,9 @@ pub(crate) struct Watchers {
     /// Share of one core that all services use, without a watcher and with all of them: medians.
     pub(crate) unwatched_cores: f64,
     pub(crate) watched_cores: f64,
-    /// Watchers that heard of their plan's end.
-    pub(crate) told: usize,
+    /// Watchers that received their plan's end.
+    #[serde(rename = "told")]
+    pub(crate) notified: usize,
 }
 
 impl Watchers {
@@ -95,40 +96,40 @@ async fn watch(stack: &Stack<'_>, gate: &Path, scale: &Scale) -> Result<Watchers
         events.read_until("event: task_dispatched").await?;
         streams.push(events);
     }
-    eprintln!("{} watchers are there; now nothing happens", streams.len());
-    let mut watching: JoinSet<_> = streams.into_iter().map(EventStream::told_of_end).collect();
+    eprintln!("{} watchers are connected; sampling while no event occurs", streams.len());
+    let mut watching: JoinSet<_> = streams.into_iter().map(EventStream::read_end).collect();
     let watched_cores = cores(stack, scale).await?;
     std::fs::write(gate, "")?;
-    let mut told = 0;
+    let mut notified = 0;
     let ends = async {
         while let Some(ended) = watching.join_next().await {
-            told += usize::from(ended.unwrap_or(false));
+            notified += usize::from(ended.unwrap_or(false));
         }
     };
-    // What has not been told by then counts as missing.
+    // A watcher without the end by then counts as missing.
     let _ = tokio::time::timeout(LIMIT, ends).await;
-    Ok(Watchers { watchers: scale.watchers, plans: PLANS, unwatched_cores, watched_cores, told })
+    Ok(Watchers { watchers: scale.watchers, plans: PLANS, unwatched_cores, watched_cores, notified })
 }
 
 impl EventStream {
-    async fn told_of_end(mut self) -> bool {
+    async fn read_end(mut self) -> bool {
         self.read_until(END).await.is_ok()
     }
 }
 
-/// How much of one core the services use: the median of several looks.
+/// Share of one core that the services use: the median of several samples.
 async fn cores(stack: &Stack<'_>, scale: &Scale) -> Result<f64> {
     tokio::time::sleep(QUIET).await;
     let services = crate::memory::children(stack.pid()?)?;
     if services.is_empty() {
         return Err(Failure::new("no service runs"));
     }
-    let mut looks = Vec::new();
-    for _ in 0..scale.looks {
+    let mut samples = Vec::new();
+    for _ in 0..scale.cost_samples {
         let (since, before) = (Instant::now(), cpu::time_of(&services).doing("processor time")?);
-        tokio::time::sleep(scale.look).await;
+        tokio::time::sleep(scale.cost_sample).await;
         let used = cpu::time_of(&services).doing("processor time")?.saturating_sub(before);
-        looks.push(used.as_secs_f64() / since.elapsed().as_secs_f64());
+        samples.push(used.as_secs_f64() / since.elapsed().as_secs_f64());
     }
-    Ok(median(looks))
+    Ok(median(samples))
 }
