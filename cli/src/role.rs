@@ -10,7 +10,9 @@ use phoenix_platform::{
     config::{EXIT_CONFIG, Role, RoleSettings, process_env},
     connections, init_metrics, init_tracing, listener,
     metrics::Metric,
-    privacy, shutdown,
+    privacy,
+    readiness::Readiness,
+    shutdown,
     telemetry::TelemetryConfig,
 };
 use tokio::net::TcpListener;
@@ -77,7 +79,12 @@ async fn serve(settings: RoleSettings, exe: String, supervised: bool) -> Result<
         connections::raise_descriptor_limit();
     }
     let telemetry = init_tracing(TelemetryConfig { prefix: supervised, ..settings.telemetry.clone() })?;
-    let exporter = init_metrics(metrics_of(settings.role))?;
+    let readiness = Readiness::starting();
+    let mut exporter = init_metrics(metrics_of(settings.role))?;
+    // The gateway's own port has `/readyz`, which asks the services behind it.
+    if settings.role != Role::Gateway {
+        exporter = exporter.with_readiness(readiness.clone());
+    }
     let shutdown = shutdown::on_signal()?;
     if supervised {
         stop_with_parent(shutdown.clone());
@@ -86,7 +93,7 @@ async fn serve(settings: RoleSettings, exe: String, supervised: bool) -> Result<
     let stop_metrics = CancellationToken::new();
     let metrics =
         tokio::spawn(exporter.serve(metrics_listener, settings.metrics_token.clone(), stop_metrics.clone()));
-    let served = serve_role(&settings, exe, listener, shutdown).await;
+    let served = serve_role(&settings, exe, readiness, listener, shutdown).await;
     stop_metrics.cancel();
     let _ = metrics.await;
     tracing::info!("stopped");
@@ -106,18 +113,26 @@ const fn metrics_of(role: Role) -> &'static [Metric] {
 async fn serve_role(
     settings: &RoleSettings,
     exe: String,
+    readiness: Readiness,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), BoxError> {
     match settings.role {
         Role::Gateway => phoenix_gateway::serve(GatewayConfig::from(settings), listener, shutdown).await?,
-        Role::Planner => phoenix_planner::serve(PlannerConfig::from(settings), listener, shutdown).await?,
+        Role::Planner => {
+            let config = PlannerConfig { readiness, ..PlannerConfig::from(settings) };
+            phoenix_planner::serve(config, listener, shutdown).await?;
+        }
         Role::Executor => {
             let guard = Some(vec![exe, "executor-guard".into()]);
-            let config = ExecutorConfig { guard, adopts_orphans: true, ..ExecutorConfig::from(settings) };
+            let config =
+                ExecutorConfig { guard, adopts_orphans: true, readiness, ..ExecutorConfig::from(settings) };
             phoenix_executor::serve(config, listener, shutdown).await?;
         }
-        Role::Health => phoenix_health::serve(HealthConfig::from(settings), listener, shutdown).await?,
+        Role::Health => {
+            let config = HealthConfig { readiness, ..HealthConfig::from(settings) };
+            phoenix_health::serve(config, listener, shutdown).await?;
+        }
     }
     Ok(())
 }

@@ -1,11 +1,15 @@
 //! Readiness of a process, from named conditions.
 //!
 //! A service names its conditions (`journal`, `executor`, …) at the start, all unmet; it is ready once every one is met.
-//! Readiness is published as `grpc.health.v1`, for probes, `phoenix up` and the gateway's `/readyz`.
+//! Readiness is published as `grpc.health.v1`, for `phoenix up`, probes and the gateway's `/readyz`, and as `/readyz` beside
+//! `/metrics`, for probes that cannot present a client certificate.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::watch;
+
+/// Condition of a process whose service has not named its conditions yet.
+const START: &str = "start";
 
 /// Conditions of one process. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -33,6 +37,18 @@ impl Readiness {
         Self { state: Arc::new(watch::Sender::new(State { conditions, shutting_down: false })) }
     }
 
+    /// The readiness of a process whose service has not started.
+    #[must_use]
+    pub fn starting() -> Self {
+        Self::needing(&[START])
+    }
+
+    /// Replaces the conditions by `conditions`, all unmet.
+    pub fn require(&self, conditions: &[&'static str]) {
+        let conditions = conditions.iter().map(|name| (*name, false)).collect();
+        self.state.send_modify(|state| state.conditions = conditions);
+    }
+
     /// Sets whether `condition` is met. Logs changes only.
     pub fn set(&self, condition: &'static str, met: bool) {
         let changed =
@@ -49,7 +65,7 @@ impl Readiness {
         self.state.send_modify(|state| state.shutting_down = true);
     }
 
-    /// Whether every condition is met.
+    /// Whether every condition is met and no shutdown has begun.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.state.borrow().is_ready()
@@ -88,5 +104,18 @@ mod tests {
         readiness.shut_down();
         readiness.set("executor", true);
         assert!(!readiness.is_ready());
+    }
+
+    #[test]
+    fn starting_process_is_ready_only_with_its_conditions() {
+        let readiness = Readiness::starting();
+        assert_eq!((readiness.is_ready(), readiness.unmet()), (false, vec!["start"]));
+        readiness.require(&["journal"]);
+        assert_eq!((readiness.is_ready(), readiness.unmet()), (false, vec!["journal"]));
+        readiness.set("journal", true);
+        assert!(readiness.is_ready());
+        let without_conditions = Readiness::starting();
+        without_conditions.require(&[]);
+        assert!(without_conditions.is_ready());
     }
 }

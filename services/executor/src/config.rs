@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use phoenix_domain::{AgentCatalog, llm::LlmSettings};
 use phoenix_platform::{
     config::RoleSettings,
+    readiness::Readiness,
     service_token::{self, ServiceToken},
 };
 
@@ -32,6 +33,8 @@ pub struct ExecutorConfig {
     /// Whether this process runs nothing but the executor. It then adopts the orphans of its agents, and ends every child
     /// that the executor did not start.
     pub adopts_orphans: bool,
+    /// Readiness, which the process reports.
+    pub readiness: Readiness,
 }
 
 impl From<&RoleSettings> for ExecutorConfig {
@@ -53,6 +56,7 @@ impl From<&RoleSettings> for ExecutorConfig {
             executable: std::env::current_exe().ok(),
             guard: None,
             adopts_orphans: false,
+            readiness: Readiness::starting(),
         }
     }
 }

@@ -54,7 +54,6 @@ use phoenix_domain::{
 };
 use phoenix_platform::{
     client::InvalidUrl,
-    readiness::Readiness,
     record_counter,
     server::{self, GrpcServer, MAX_MESSAGE_BYTES},
 };
@@ -116,7 +115,8 @@ pub async fn serve(
     let executor = Executor::new(&config, &identity, running.clone(), cleanup.clone())?;
 
     let conditions: &[_] = if config.guard.is_some() { &[GUARD_CONDITION] } else { &[] };
-    let readiness = Readiness::needing(conditions);
+    let readiness = config.readiness;
+    readiness.require(conditions);
     let token = config.service_token;
     let guard =
         config.guard.map(|command| Guard::supervise(command, marker.clone(), registry, readiness.clone()));

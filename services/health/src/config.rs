@@ -2,7 +2,8 @@
 
 use phoenix_domain::AgentCatalog;
 use phoenix_platform::{
-    config::RoleSettings, database_url::DatabaseUrl, postgres::Pooler, service_token::ServiceToken,
+    config::RoleSettings, database_url::DatabaseUrl, postgres::Pooler, readiness::Readiness,
+    service_token::ServiceToken,
 };
 
 /// Settings of the health service.
@@ -16,6 +17,8 @@ pub struct HealthConfig {
     pub database_pooler: Pooler,
     /// Token that callers present.
     pub service_token: ServiceToken,
+    /// Readiness, which the process reports.
+    pub readiness: Readiness,
 }
 
 impl From<&RoleSettings> for HealthConfig {
@@ -25,6 +28,7 @@ impl From<&RoleSettings> for HealthConfig {
             database_url: settings.database_url.clone(),
             database_pooler: settings.database_pooler,
             service_token: settings.service_token.clone(),
+            readiness: Readiness::starting(),
         }
     }
 }

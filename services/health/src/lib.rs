@@ -24,10 +24,7 @@ mod store;
 mod watch;
 mod writer;
 
-use phoenix_platform::{
-    readiness::Readiness,
-    server::{self, GrpcServer, MAX_MESSAGE_BYTES},
-};
+use phoenix_platform::server::{self, GrpcServer, MAX_MESSAGE_BYTES};
 use phoenix_proto::health_v1::agent_health_service_server::AgentHealthServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -63,8 +60,8 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let HealthConfig { agents, database_url, database_pooler, service_token } = config;
-    let readiness = Readiness::needing(&[STORE_CONDITION]);
+    let HealthConfig { agents, database_url, database_pooler, service_token, readiness } = config;
+    readiness.require(&[STORE_CONDITION]);
     // The start may wait for the database.
     let opening = Store::open(&database_url, database_pooler);
     let Some(store) = shutdown.run_until_cancelled(opening).await.transpose()? else { return Ok(()) };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use phoenix_domain::AgentCatalog;
-use phoenix_platform::{config::RoleSettings, service_token::ServiceToken};
+use phoenix_platform::{config::RoleSettings, readiness::Readiness, service_token::ServiceToken};
 
 /// Settings of the planner.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct PlannerConfig {
     pub service_token: ServiceToken,
     /// How long finished plans and idempotency keys are kept.
     pub retention: Retention,
+    /// Readiness, which the process reports.
+    pub readiness: Readiness,
 }
 
 /// How long data is kept.
@@ -49,6 +51,7 @@ impl From<&RoleSettings> for PlannerConfig {
                 plans: settings.config.planner.retention,
                 keys: settings.config.planner.idempotency_key_ttl,
             },
+            readiness: Readiness::starting(),
         }
     }
 }

@@ -45,7 +45,6 @@ use std::time::Duration;
 
 use phoenix_platform::{
     client::{self, InvalidUrl},
-    readiness::Readiness,
     server::{self, GrpcServer, MAX_MESSAGE_BYTES},
 };
 use phoenix_proto::planner::planner_service_server::PlannerServiceServer;
@@ -101,8 +100,9 @@ pub async fn serve(
         health_url,
         service_token,
         retention,
+        readiness,
     } = config;
-    let readiness = Readiness::needing(&["journal", "takeover", "executor", "health"]);
+    readiness.require(&["journal", "takeover", "executor", "health"]);
     let executor = client::channel(&executor_url, &service_token)?;
     let health = HealthView::new(client::channel(&health_url, &service_token)?);
     let journal = Journal::open(&database_url, readiness.clone()).await?;

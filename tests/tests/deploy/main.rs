@@ -9,6 +9,7 @@
     reason = "helpers of tests"
 )]
 
+mod chart;
 mod compose;
 mod image;
 mod prometheus;
@@ -42,6 +43,8 @@ fn read(path: &str) -> String {
 fn yaml(path: &str) -> Value {
     let mut value: yaml_serde::Value =
         yaml_serde::from_str(&read(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    // Twice, because a merged mapping may merge another one.
+    value.apply_merge().unwrap();
     value.apply_merge().unwrap();
     serde_json::to_value(value).unwrap()
 }

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use phoenix_platform::config::Role;
+
 use crate::{all, dashboards, files, must_run, processes, read, yaml};
 
 /// The anchor that a heading of a Markdown page gets.
@@ -55,6 +57,13 @@ fn prometheus_scrapes_every_process_at_its_address() {
             (name, format!("{}:{port}", if local { "127.0.0.1" } else { &host }))
         });
         assert_eq!(targets.collect::<BTreeMap<_, _>>(), expected.collect());
+        let replicas = job["dns_sd_configs"].as_array().into_iter().flatten().map(|replica| {
+            let [name] = &replica["names"].as_array().unwrap()[..] else { panic!("{path}: one each") };
+            (name.as_str().unwrap().to_owned(), replica["port"].as_u64().unwrap())
+        });
+        let second = |role: &Role| (format!("{role}-2"), role.default_metrics_port().into());
+        let expected: &[Role] = if local { &[] } else { Role::ALL };
+        assert_eq!(replicas.collect::<BTreeMap<_, u64>>(), expected.iter().map(second).collect());
     }
 }
 

@@ -82,16 +82,15 @@ fn is_ci() -> bool {
 pub(crate) struct Binaries {
     phoenix: PathBuf,
     load_tester: PathBuf,
-    schemathesis: Option<PathBuf>,
+    /// Variables of the installed programs from PyPI.
+    python: Vec<(&'static str, PathBuf)>,
 }
 
 impl Binaries {
     /// Sets the environment variables of `command` for the paths.
     pub(crate) fn set_env(&self, command: &mut Command) {
         command.env("PHOENIX_BIN", &self.phoenix).env("LOAD_TESTER_BIN", &self.load_tester);
-        if let Some(schemathesis) = &self.schemathesis {
-            command.env("SCHEMATHESIS_BIN", schemathesis);
-        }
+        command.envs(self.python.iter().map(|(name, path)| (name, path)));
     }
 }
 
@@ -103,8 +102,11 @@ pub(crate) async fn build(what: &[&str]) -> Result<Binaries> {
         let path = debug.join(name).with_extension(env::consts::EXE_EXTENSION);
         path.is_file().then_some(path).ok_or("the build made no such program").context(name)
     };
-    let schemathesis = programs::schemathesis().await?;
-    Ok(Binaries { phoenix: binary("phoenix")?, load_tester: binary("load_tester")?, schemathesis })
+    let mut python = Vec::new();
+    for program in programs::PYTHON_PROGRAMS {
+        python.extend(program.path().await?.map(|path| (program.variable, path)));
+    }
+    Ok(Binaries { phoenix: binary("phoenix")?, load_tester: binary("load_tester")?, python })
 }
 
 async fn test(args: &TestArgs, binaries: &Binaries) -> Result<()> {

@@ -28,6 +28,7 @@ use crate::{
     bearer,
     connections::{self, Options, RequestBody},
     loopback,
+    readiness::Readiness,
 };
 
 /// Interval at which histogram samples are folded into buckets, which bounds their number.
@@ -55,7 +56,7 @@ pub fn init_metrics(metrics: &[Metric]) -> Result<MetricsExporter, MetricsError>
     let handle = RECORDER.get_or_init(install).clone()?;
     PROCESS.iter().chain(metrics).for_each(Metric::describe);
     process::record_build();
-    Ok(MetricsExporter { handle })
+    Ok(MetricsExporter { handle, readiness: None })
 }
 
 fn install() -> Result<PrometheusHandle, MetricsError> {
@@ -69,14 +70,21 @@ fn install() -> Result<PrometheusHandle, MetricsError> {
     Ok(handle)
 }
 
-/// Serves the recorded metrics over HTTP.
+/// Serves the recorded metrics over HTTP, and probes beside them.
 #[derive(Debug, Clone)]
 pub struct MetricsExporter {
     handle: PrometheusHandle,
+    readiness: Option<Readiness>,
 }
 
 impl MetricsExporter {
-    /// Serves `GET /metrics` on `listener` until `stop`, to callers that present `token` if there is one. Without a token, a
+    /// Serves `readiness` as `GET /readyz`: 200, or 503 with the unmet conditions.
+    #[must_use]
+    pub fn with_readiness(self, readiness: Readiness) -> Self {
+        Self { readiness: Some(readiness), ..self }
+    }
+
+    /// Serves `GET /livez` on `listener` until `stop`, and `GET /metrics` to callers that present `token` if there is one. Without a token, a
     /// listener on loopback serves only requests whose host is loopback; any other listener serves every request, since
     /// metrics hold no content.
     ///
@@ -99,9 +107,8 @@ impl MetricsExporter {
             }
         };
         let upkeep = self.handle.clone();
-        let text = self.handle;
         let app =
-            router(text, access).map_request(|request: http::Request<RequestBody>| request.map(Body::new));
+            router(self, access).map_request(|request: http::Request<RequestBody>| request.map(Body::new));
         let tick = async {
             let mut every = tokio::time::interval(UPKEEP_EVERY);
             loop {
@@ -116,7 +123,7 @@ impl MetricsExporter {
     }
 }
 
-/// Access rule of the endpoint.
+/// Access rule of `/metrics`.
 #[derive(Debug, Clone)]
 enum Access {
     Token(Arc<Secret>),
@@ -124,9 +131,26 @@ enum Access {
     Open,
 }
 
-fn router(handle: PrometheusHandle, access: Access) -> Router {
+fn router(MetricsExporter { handle, readiness }: MetricsExporter, access: Access) -> Router {
     let render = move || render(handle.clone());
-    Router::new().route("/metrics", get(render)).layer(from_fn_with_state(access, check))
+    let metrics = Router::new().route("/metrics", get(render)).layer(from_fn_with_state(access, check));
+    // Probes need no token: they say only whether the process works.
+    let probed = metrics.route("/livez", get(async || "ok\n"));
+    match readiness {
+        Some(readiness) => probed.route("/readyz", get(async move || report(&readiness))),
+        None => probed,
+    }
+}
+
+fn report(readiness: &Readiness) -> Response {
+    let unmet = readiness.unmet();
+    if readiness.is_ready() {
+        "ready\n".into_response()
+    } else if unmet.is_empty() {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: shutting down\n").into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", unmet.join(", "))).into_response()
+    }
 }
 
 async fn check(State(access): State<Access>, request: Request, next: Next) -> Response {
@@ -164,19 +188,46 @@ mod tests {
     const CALLS: Metric = Metric::counter("test_calls_total", "Calls.");
     const TOOK: Metric = Metric::histogram("test_took_seconds", "How long it took.");
 
-    /// The status of `GET /metrics` with these headers.
-    async fn scrape(app: &Router, headers: &[(&str, &str)]) -> u16 {
-        let mut request = Request::builder().uri("/metrics");
+    /// The answer to `GET path` with these headers.
+    async fn get(app: &Router, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
+        let mut request = Request::builder().uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = app.clone().oneshot(request.body(Body::empty()).unwrap()).await;
-        response.unwrap().status().as_u16()
+        let response = app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let status = response.status().as_u16();
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    /// The status of `GET /metrics` with these headers.
+    async fn scrape(app: &Router, headers: &[(&str, &str)]) -> u16 {
+        get(app, "/metrics", headers).await.0
     }
 
     fn app(access: Access) -> Router {
-        let handle = init_metrics(&[]).unwrap().handle;
-        router(handle, access)
+        router(init_metrics(&[]).unwrap(), access)
+    }
+
+    fn token() -> Access {
+        Access::Token(Arc::new(Secret::from("sesame".to_owned())))
+    }
+
+    #[tokio::test]
+    async fn probes_need_no_token_and_name_unmet_conditions() {
+        let readiness = Readiness::starting();
+        let app = router(init_metrics(&[]).unwrap().with_readiness(readiness.clone()), token());
+        let probe = async |path| get(&app, path, &[("host", "10.0.0.1:9001")]).await;
+        assert_eq!(probe("/livez").await, (200, "ok\n".to_owned()));
+        assert_eq!(probe("/readyz").await, (503, "not ready: start\n".to_owned()));
+        readiness.require(&["journal", "executor"]);
+        readiness.set("journal", true);
+        assert_eq!(probe("/readyz").await, (503, "not ready: executor\n".to_owned()));
+        readiness.set("executor", true);
+        assert_eq!(probe("/readyz").await, (200, "ready\n".to_owned()));
+        readiness.shut_down();
+        assert_eq!(probe("/readyz").await, (503, "not ready: shutting down\n".to_owned()));
+        assert_eq!(probe("/metrics").await.0, 401);
     }
 
     #[tokio::test]
@@ -192,7 +243,7 @@ mod tests {
 
     #[tokio::test]
     async fn metrics_with_token_answer_its_bearer_only() {
-        let app = app(Access::Token(Arc::new(Secret::from("sesame".to_owned()))));
+        let app = app(token());
         assert_eq!(scrape(&app, &[("host", "planner:9001")]).await, 401);
         assert_eq!(scrape(&app, &[("authorization", "Bearer other")]).await, 401);
         assert_eq!(scrape(&app, &[("authorization", "Bearer sesame"), ("host", "planner:9001")]).await, 200);

@@ -69,6 +69,7 @@ fn executor(health_url: &str, tag: &str) -> ExitCode {
         executable: None,
         guard: Some(vec![exe.clone(), "guard".into()]),
         adopts_orphans: true,
+        readiness: phoenix_platform::readiness::Readiness::starting(),
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {

@@ -11,7 +11,9 @@ use phoenix_domain::{
     retry::RetryPolicy,
 };
 use phoenix_executor::{ExecutorConfig, ServeError, serve};
-use phoenix_platform::{RequestContext, client, client::PeerChannel, service_token::ServiceToken};
+use phoenix_platform::{
+    RequestContext, client, client::PeerChannel, readiness::Readiness, service_token::ServiceToken,
+};
 use phoenix_proto::{
     common,
     executor::{
@@ -88,6 +90,7 @@ impl Sandbox {
             executable: None,
             guard: None,
             adopts_orphans: false,
+            readiness: Readiness::starting(),
         };
         change(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -12,6 +12,7 @@ use phoenix_platform::{
     client::{self, PeerChannel},
     database_url::DatabaseUrl,
     postgres::Pooler,
+    readiness::Readiness,
     service_token::ServiceToken,
 };
 use phoenix_proto::{
@@ -93,6 +94,7 @@ pub(crate) fn config(agents: impl IntoIterator<Item = AgentSpec>, url: String) -
         database_url: DatabaseUrl::from(url),
         database_pooler: Pooler::default(),
         service_token: token(),
+        readiness: Readiness::starting(),
     }
 }
 

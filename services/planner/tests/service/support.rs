@@ -10,7 +10,7 @@ use phoenix_domain::{
     schema::InputSchema,
 };
 use phoenix_planner::{PlannerConfig, config::Retention};
-use phoenix_platform::{RequestContext, client, service_token::ServiceToken};
+use phoenix_platform::{RequestContext, client, readiness::Readiness, service_token::ServiceToken};
 use phoenix_proto::{
     common,
     executor::executor_service_server::ExecutorServiceServer,
@@ -118,6 +118,7 @@ impl TestPlanner {
             health_url,
             service_token: token(),
             retention: Retention { plans: Some(30 * DAY), keys: KEY_LIFE },
+            readiness: Readiness::starting(),
         };
         change(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
