@@ -13,7 +13,7 @@ use phoenix_domain::{
     CorrelationId, PlanId,
     plan::{Plan, PlanKind, PlanStatus},
 };
-use phoenix_planner::store::{self, Entry};
+use phoenix_planner::store::{self, BatchId, Entry};
 use phoenix_testkit::{http::Rest, phoenix_bin, stack::Stack};
 use serde_json::json;
 
@@ -95,7 +95,8 @@ async fn data(folder: &Path) -> String {
     journal.register("gone").await.unwrap();
     let plan = plan();
     let plan_id = plan.plan_id.to_string();
-    journal.append("gone", &[[Entry::PlanAccepted { plan: plan.into() }].into()]).await.unwrap();
+    let batch = BatchId { planner: "gone".into(), writer: 0, sequence: 1 };
+    journal.append(&batch, &[[Entry::PlanAccepted { plan: plan.into() }].into()]).await.unwrap();
     // A copy of the current state, with the last commit still in the write-ahead log.
     for suffix in ["", "-wal"] {
         let (from, to) = (format!("live.db{suffix}"), format!("planner.db{suffix}"));

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use phoenix_domain::AgentCatalog;
-use phoenix_platform::{config::RoleSettings, readiness::Readiness, service_token::ServiceToken};
+use phoenix_platform::{
+    config::RoleSettings, database_url::DatabaseUrl, postgres::Pooler, readiness::Readiness,
+    service_token::ServiceToken,
+};
 
 /// Settings of the planner.
 #[derive(Debug, Clone)]
@@ -14,8 +17,10 @@ pub struct PlannerConfig {
     pub max_plans_in_flight: u32,
     /// How long an unfinished plan of a planner that stopped waits for one that knows its agents.
     pub takeover_grace: Duration,
-    /// URL of the journal, such as `sqlite://data/planner.db`.
-    pub database_url: String,
+    /// URL of the journal, such as `sqlite://data/planner.db` or `postgres://user:password@host/database`.
+    pub database_url: DatabaseUrl,
+    /// The pooler in front of a PostgreSQL database.
+    pub database_pooler: Pooler,
     /// URL of the executor.
     pub executor_url: String,
     /// URL of the health service.
@@ -43,7 +48,8 @@ impl From<&RoleSettings> for PlannerConfig {
             agents: settings.config.agents.clone(),
             max_plans_in_flight: settings.config.planner.max_plans_in_flight,
             takeover_grace: settings.config.planner.takeover_grace,
-            database_url: settings.database_url.expose().to_owned(),
+            database_url: settings.database_url.clone(),
+            database_pooler: settings.database_pooler,
             executor_url: settings.executor_url.clone(),
             health_url: settings.health_url.clone(),
             service_token: settings.service_token.clone(),

@@ -1,20 +1,16 @@
 //! The journal: every plan, task, attempt and event, durable before any caller learns of it.
 //!
-//! Entries go to one writer, which commits everything that queued during the last commit, so that concurrent plans share one
-//! fsync. Reads bypass the writer and see the committed state.
+//! Entries go to a writer, which commits everything that queued during the last commit, so that concurrent plans share one
+//! fsync. A store across a network has several writers, which commit concurrently; all entries of a plan go to the same one.
+//! Reads bypass the writers and see the committed state.
 
+mod batch;
 mod damage;
 mod ownership;
 mod watchers;
 mod writer;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use phoenix_domain::{
@@ -22,40 +18,41 @@ use phoenix_domain::{
     dead_letter::DeadLetter,
     plan::{Plan, PlanStatus},
 };
-use phoenix_platform::{readiness::Readiness, sqlite::OpenError};
+use phoenix_platform::{postgres::Pooler, readiness::Readiness};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
 pub use self::watchers::PlanWatcher;
-use self::watchers::Watchers;
+use self::{batch::Job, watchers::Watchers};
 use crate::store::{
     self,
     backend::Store,
     dead_letter::{BulkOperation, DeadLetterCursor, DeadLetterQuery, OpenDeadLetters},
-    entry::{Entry, UsedKey},
+    entry::{BatchId, Entry, UsedKey},
     error::JournalError,
     query::{Event, OldPlans, Page, PlanFilter, Purged, StoreStats, Unreadable},
     takeover::{SkippedPlan, TakeoverScope, Unfinished},
 };
 
-/// Capacity of the writer's queue; beyond it, appends wait.
+/// Capacity of a writer's queue; beyond it, appends wait.
 const QUEUE: usize = 4096;
 
-/// Access to the journal. Cheap to clone; the writer ends with the last clone.
+/// Access to the journal. Cheap to clone; the writers end with the last clone.
 #[derive(Debug, Clone)]
 pub struct Journal {
-    queue: mpsc::Sender<writer::Job>,
+    /// Queues of the writers.
+    queues: Arc<[mpsc::Sender<Job>]>,
     store: Arc<dyn Store>,
     instance: Arc<str>,
-    is_behind: Arc<AtomicBool>,
+    backlog: Arc<writer::Backlog>,
     peers: Arc<tokio::sync::Mutex<(ownership::PeerLiveness, ownership::SkippedPlans)>>,
     fenced: CancellationToken,
     watchers: Watchers,
     damage: Arc<damage::DamageLog>,
     heartbeat: Arc<AbortOnDropHandle<()>>,
     publisher: Arc<AbortOnDropHandle<()>>,
-    _writer: Arc<AbortOnDropHandle<()>>,
+    _writers: Arc<[AbortOnDropHandle<()>]>,
 }
 
 impl Journal {
@@ -65,38 +62,45 @@ impl Journal {
     /// # Errors
     /// When the database cannot be opened or was written by a newer version.
     pub async fn open(url: &str, readiness: Readiness) -> Result<Self, StartError> {
-        let store = store::open(url).await?;
-        let instance = Uuid::new_v4().to_string();
-        let unusable = |cause| StartError::Journal { url: url.to_owned(), cause };
+        Self::open_behind(url, Pooler::default(), readiness).await
+    }
+
+    /// As [`Self::open`], with a PostgreSQL database behind `pooler`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_behind(url: &str, pooler: Pooler, readiness: Readiness) -> Result<Self, StartError> {
+        let store = store::open_behind(url, pooler).await?;
+        let (instance, location) = (Uuid::new_v4().to_string(), store.location());
+        tracing::info!(database = location, planner = instance, "journal opened");
+        let unusable = |cause| StartError::Journal { location: location.clone(), cause };
         store.register(&instance).await.map_err(&unusable)?;
         let position = store.position().await.map_err(unusable)?;
-        let (queue, jobs) = mpsc::channel(QUEUE);
-        let watchers = Watchers::default();
-        let fenced = CancellationToken::new();
-        let is_behind = Arc::new(AtomicBool::new(false));
-        let writer = writer::Writer {
-            store: Arc::clone(&store),
-            planner: instance.clone(),
-            readiness,
-            is_behind: Arc::clone(&is_behind),
-            fenced: fenced.clone(),
-            watchers: watchers.clone(),
-        };
-        let writer = tokio::spawn(writer::run(writer, jobs));
-        let heartbeat = tokio::spawn(send_heartbeats(queue.downgrade()));
+        let (watchers, fenced) = (Watchers::default(), CancellationToken::new());
+        let backlog = Arc::new(writer::Backlog::none(readiness));
+        let (mut queues, mut writers) = (Vec::new(), Vec::new());
+        for number in 0..store.writers().max(1) {
+            let (queue, jobs) = mpsc::channel(QUEUE);
+            let (store, backlog) = (Arc::clone(&store), Arc::clone(&backlog));
+            let batch = BatchId { planner: instance.clone(), writer: number, sequence: 0 };
+            let writer = writer::Writer::new(store, batch, backlog, fenced.clone(), watchers.clone());
+            writers.push(AbortOnDropHandle::new(tokio::spawn(writer::run(writer, jobs))));
+            queues.push(queue);
+        }
+        let heartbeat = tokio::spawn(send_heartbeats(queues[0].downgrade()));
         let publisher = tokio::spawn(watchers::run(watchers.clone(), Arc::clone(&store), position));
         Ok(Self {
-            queue,
+            queues: queues.into(),
             store,
             instance: instance.into(),
-            is_behind,
+            backlog,
             peers: Arc::default(),
             fenced,
             watchers,
             damage: Arc::default(),
             heartbeat: Arc::new(AbortOnDropHandle::new(heartbeat)),
             publisher: Arc::new(AbortOnDropHandle::new(publisher)),
-            _writer: Arc::new(AbortOnDropHandle::new(writer)),
+            _writers: writers.into(),
         })
     }
 
@@ -182,11 +186,11 @@ impl Journal {
     /// When it could not be made durable, or reserves what is reserved already ([`JournalError::AlreadyReserved`]); then
     /// nothing was created.
     pub async fn create(&self, entries: Vec<Entry>) -> Result<(), JournalError> {
-        if self.is_behind.load(Ordering::Relaxed) {
+        if self.backlog.exists() {
             return Err(JournalError::Behind);
         }
         let (done, committed) = oneshot::channel();
-        self.send(writer::Job::Create { entries: entries.into(), done }).await?;
+        self.send(Job::Create { entries: entries.into(), done }).await?;
         committed.await.unwrap_or(Err(JournalError::Closed))
     }
 
@@ -197,7 +201,7 @@ impl Journal {
     /// Only when the process ends first.
     pub async fn append_durable(&self, entries: Vec<Entry>) -> Result<(), JournalError> {
         let (done, committed) = oneshot::channel();
-        self.send(writer::Job::Append { entries: entries.into(), done: Some(done) }).await?;
+        self.send(Job::Append { entries: entries.into(), done: Some(done) }).await?;
         committed.await.map_err(|_| JournalError::Closed)
     }
 
@@ -206,7 +210,7 @@ impl Journal {
     /// # Errors
     /// Only when the process ends first.
     pub async fn append(&self, entry: Entry) -> Result<(), JournalError> {
-        self.send(writer::Job::Append { entries: [entry].into(), done: None }).await
+        self.send(Job::Append { entries: [entry].into(), done: None }).await
     }
 
     /// Reads a plan with its tasks and attempts.
@@ -361,19 +365,20 @@ impl Journal {
         self.watchers.watch(plan_id)
     }
 
-    async fn send(&self, job: writer::Job) -> Result<(), JournalError> {
-        self.queue.send(job).await.map_err(|_| JournalError::Closed)
+    async fn send(&self, job: Job) -> Result<(), JournalError> {
+        let queue = &self.queues[batch::writer_of(job.entries(), self.queues.len())];
+        queue.send(job).await.map_err(|_| JournalError::Closed)
     }
 }
 
 /// Sends heartbeats while the planner has nothing to write.
-async fn send_heartbeats(queue: mpsc::WeakSender<writer::Job>) {
+async fn send_heartbeats(queue: mpsc::WeakSender<Job>) {
     let mut ticks = tokio::time::interval(ownership::HEARTBEAT_INTERVAL);
     loop {
         ticks.tick().await;
         let Some(queue) = queue.upgrade() else { return };
-        // The commits of a full queue are heartbeats themselves.
-        let _ = queue.try_send(writer::Job::Append { entries: Arc::default(), done: None });
+        // With a full queue, the writer sends them between its commits.
+        let _ = queue.try_send(Job::Append { entries: Arc::default(), done: None });
     }
 }
 
@@ -382,12 +387,12 @@ async fn send_heartbeats(queue: mpsc::WeakSender<writer::Job>) {
 pub enum StartError {
     /// The database cannot be opened or migrated.
     #[error(transparent)]
-    Open(#[from] OpenError),
+    Open(#[from] store::OpenError),
     /// The database cannot be written.
-    #[error("{url}: {cause}")]
+    #[error("{location}: {cause}")]
     Journal {
-        /// URL of the database.
-        url: String,
+        /// The database, without a password.
+        location: String,
         /// Reason.
         cause: JournalError,
     },

@@ -96,6 +96,7 @@ pub async fn serve(
         max_plans_in_flight,
         takeover_grace,
         database_url,
+        database_pooler,
         executor_url,
         health_url,
         service_token,
@@ -105,7 +106,7 @@ pub async fn serve(
     readiness.require(&["journal", "takeover", "executor", "health"]);
     let executor = client::channel(&executor_url, &service_token)?;
     let health = HealthView::new(client::channel(&health_url, &service_token)?);
-    let journal = Journal::open(&database_url, readiness.clone()).await?;
+    let journal = Journal::open_behind(database_url.expose(), database_pooler, readiness.clone()).await?;
     let limits = Limits { plans: max_plans_in_flight, key_ttl: retention.keys, takeover_grace };
     let (stopping, peer) = (shutdown.child_token(), executor.clone());
     let planner = Planner::new(agents, limits, journal.clone(), health.clone(), peer, stopping);

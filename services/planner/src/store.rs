@@ -7,44 +7,80 @@
 //! | module | responsibility |
 //! |---|---|
 //! | `sqlite` | the journal in a SQLite file |
-//! | `projection` | entries become states of plans, tasks and attempts, for any database |
+//! | `postgres` | the journal in a PostgreSQL database |
+//! | `projection`, `plan_events`, `changes` | entries become states, events and row changes, for any database |
+//! | `reservation` | which groups of a batch come too late, for any database |
+//! | `stored`, `listing` | rows become plans, events, dead letters and pages, for any database |
 //! | `record` | the stored format of entries |
 //! | `backend` | what a database provides |
 //! | `entry`, `query`, `takeover`, `dead_letter`, `error` | values that are written and read |
 
 pub(crate) mod backend;
+mod changes;
 pub(crate) mod dead_letter;
 pub(crate) mod entry;
 pub(crate) mod error;
+mod listing;
+mod plan_events;
+mod postgres;
 mod projection;
 pub(crate) mod query;
 mod record;
+mod reservation;
 mod sqlite;
+mod stored;
 pub(crate) mod takeover;
 pub(crate) mod task_ref;
 
 use std::sync::Arc;
 
-use phoenix_platform::sqlite::OpenError;
+use phoenix_platform::{
+    postgres::{self as postgres_database, Pooler, is_postgres_url},
+    sqlite as sqlite_file,
+};
 
 pub use backend::Store;
 pub use dead_letter::{
     BulkAction, BulkOperation, DeadLetterCursor, DeadLetterFilter, DeadLetterQuery, InvalidCursor,
     OpenDeadLetters,
 };
-pub use entry::{Entries, Entry, IdempotencyKey, UsedKey};
+pub use entry::{BatchId, Entries, Entry, IdempotencyKey, UsedKey};
 pub use error::JournalError;
-pub use query::{Event, OldPlans, Page, PlanFilter, Purged, StoreStats, Unreadable};
+pub use postgres::PostgresStore;
+pub use query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats, Unreadable};
 #[doc(hidden)]
 pub use record::rewrite_records;
 pub use sqlite::SqliteStore;
 pub use takeover::{Heartbeat, SUSPECT_WINDOW, SkippedPlan, TakeoverScope, Unfinished, UnfinishedPlan};
 pub use task_ref::TaskRef;
 
-/// Opens the database at `url`, or creates it, and migrates its tables.
+/// Reason why a database cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A SQLite file cannot be opened.
+    #[error(transparent)]
+    Sqlite(#[from] sqlite_file::OpenError),
+    /// A PostgreSQL database cannot be opened.
+    #[error(transparent)]
+    Postgres(#[from] postgres_database::OpenError),
+}
+
+/// Opens the database at `url`, or creates it, and migrates its tables: `postgres://…` is a PostgreSQL database, anything else a
+/// SQLite file. No pooler is in front of the database, or one that gives each client a session.
 ///
 /// # Errors
 /// When it cannot be opened or was written by a newer version.
 pub async fn open(url: &str) -> Result<Arc<dyn Store>, OpenError> {
+    open_behind(url, Pooler::default()).await
+}
+
+/// As [`open`], with a PostgreSQL database behind `pooler`.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_behind(url: &str, pooler: Pooler) -> Result<Arc<dyn Store>, OpenError> {
+    if is_postgres_url(url) {
+        return Ok(Arc::new(PostgresStore::open(url, pooler).await?));
+    }
     Ok(Arc::new(SqliteStore::open(url).await?))
 }

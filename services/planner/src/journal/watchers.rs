@@ -1,8 +1,8 @@
 //! Watchers of plans, notified when their plan changes.
 //!
 //! A commit of this planner notifies the watchers of its plans once their events have positions in the tables. Commits of
-//! other planners are found by one poll for all watchers, which reads a single number while nothing changes. Watchers only
-//! read the tables: any number of them writes nothing.
+//! other planners are found by one poll for all watchers, at an interval or after a hint of the store. Watchers only read
+//! the tables: any number of them writes nothing.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -132,6 +132,7 @@ pub(super) async fn run(watchers: Watchers, store: Arc<dyn Store>, mut position:
             () = watchers.0.committed.notified() => publish(&watchers, &*store).await,
             // Retried on the next tick; the writer logs a journal that cannot be used.
             _ = polls.tick() => position = poll(&watchers, &*store, position).await.unwrap_or(position),
+            () = store.hint() => position = poll(&watchers, &*store, position).await.unwrap_or(position),
         }
     }
 }
@@ -152,12 +153,14 @@ async fn publish(watchers: &Watchers, store: &dyn Store) {
     }
 }
 
-/// Notifies the watchers of plans with events after `position`. Returns the current position.
+/// Notifies the watchers of plans with events since `position`. Returns the position of the next search.
 async fn poll(watchers: &Watchers, store: &dyn Store, position: u64) -> Result<u64, JournalError> {
     let watched = watchers.watched();
-    let now = store.position().await?;
-    if now != position && !watched.is_empty() {
-        watchers.notify(store.changed_since(&watched, position).await?);
+    if watched.is_empty() {
+        // The first watched plan may be reported although it has not changed.
+        return Ok(position);
     }
-    Ok(now)
+    let changes = store.changes(&watched, position).await?;
+    watchers.notify(changes.plans);
+    Ok(changes.position)
 }

@@ -1,10 +1,10 @@
-//! The writer of the journal: one task that commits everything that is queued.
+//! A writer of the journal: a task that commits everything that is queued.
 //!
 //! When a commit fails, queued creations are rejected, while progress of accepted plans is kept and committed again until it
-//! is durable; until then no plan is accepted and the planner is not ready.
+//! is durable; until then no writer accepts a plan and the planner is not ready. A commit that the database did not answer is
+//! repeated as it was, under the same identity, by which the store recognises it.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,34 +13,27 @@ use std::{
 };
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use phoenix_platform::{
     metrics::{record_counter, record_histogram},
     readiness::Readiness,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    journal::watchers::Watchers,
+    journal::{
+        batch::{Batch, Job, batch_window, coalesce},
+        ownership::HEARTBEAT_INTERVAL,
+        watchers::Watchers,
+    },
     metrics::{JOURNAL_COMMIT_SECONDS, JOURNAL_ENTRIES, JOURNAL_FAILURES},
     store::{
         backend::Store,
-        entry::{Entries, Entry},
+        entry::{BatchId, Entries},
         error::JournalError,
     },
 };
-
-/// Maximum number of jobs in one commit.
-const MAX_BATCH_JOBS: usize = 1024;
-
-/// Maximum size of one commit in bytes; a larger job has a commit of its own.
-const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
-
-/// How long entries without a waiting caller are held back for a shared commit.
-const BATCH_WINDOW: Duration = Duration::from_millis(20);
-
-/// Consecutive yields without a new job after which the batch is committed.
-const IDLE_YIELDS: u32 = 2;
 
 /// Interval of the checks that the database file is still at its path.
 const PRESENCE_INTERVAL: Duration = Duration::from_secs(2);
@@ -48,310 +41,177 @@ const PRESENCE_INTERVAL: Duration = Duration::from_secs(2);
 /// Pause after a failed commit.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
-/// State of the writer.
+/// State of a writer.
 pub(super) struct Writer {
-    pub(super) store: Arc<dyn Store>,
-    /// Identity of the planner that writes.
-    pub(super) planner: String,
-    pub(super) readiness: Readiness,
-    /// Whether creations are rejected at once.
-    pub(super) is_behind: Arc<AtomicBool>,
+    store: Arc<dyn Store>,
+    /// Identity of the last batch.
+    batch: BatchId,
+    backlog: Arc<Backlog>,
+    /// Whether this writer is one of those in the backlog.
+    is_behind: bool,
     /// Cancelled when another planner has taken over.
-    pub(super) fenced: CancellationToken,
+    fenced: CancellationToken,
     /// Notified of every commit.
-    pub(super) watchers: Watchers,
+    watchers: Watchers,
+    last_check: Instant,
+    last_heartbeat: Instant,
 }
 
-/// Entries to commit.
-pub(super) enum Job {
-    /// A creation: rejected when it cannot be committed now.
-    Create { entries: Entries, done: oneshot::Sender<Result<(), JournalError>> },
-    /// Progress of an accepted plan: kept until it is durable.
-    Append { entries: Entries, done: Option<oneshot::Sender<()>> },
+/// The planner is fenced; the writer has stopped.
+struct Stopped;
+
+/// Writers whose entries wait for a database that does not accept them. While there are any, creations are rejected at once
+/// and the planner is not ready.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    readiness: Readiness,
+    writers: Mutex<u32>,
+    exists: AtomicBool,
 }
 
-/// Jobs of one commit: at most [`MAX_BATCH_JOBS`], and at most [`MAX_BATCH_BYTES`] unless a single one is larger.
-#[derive(Default)]
-struct Batch {
-    jobs: Vec<Job>,
-    bytes: usize,
-    /// Whether the next job did not fit.
-    is_closed: bool,
-    /// Jobs from the queue for later commits.
-    later: VecDeque<Job>,
-}
-
-impl Batch {
-    /// Starts a batch with the next job. Returns whether there is one.
-    async fn start(&mut self, jobs: &mut mpsc::Receiver<Job>) -> bool {
-        let first = match self.later.pop_front() {
-            Some(first) => first,
-            None => match jobs.recv().await {
-                Some(first) => first,
-                None => return false,
-            },
-        };
-        self.is_closed = false;
-        self.push(first);
-        self.fill(jobs);
-        true
+impl Backlog {
+    /// No writer is behind: meets the condition `journal` of `readiness`.
+    pub(super) fn none(readiness: Readiness) -> Self {
+        readiness.set("journal", true);
+        Self { readiness, writers: Mutex::new(0), exists: AtomicBool::new(false) }
     }
 
-    /// Whether no more jobs fit.
-    fn is_full(&self) -> bool {
-        self.is_closed || self.jobs.len() >= MAX_BATCH_JOBS || self.bytes >= MAX_BATCH_BYTES
+    /// Whether any writer is behind.
+    pub(super) fn exists(&self) -> bool {
+        self.exists.load(Ordering::Relaxed)
     }
 
-    fn push(&mut self, job: Job) {
-        let bytes = job.size();
-        if !self.jobs.is_empty() && self.bytes + bytes > MAX_BATCH_BYTES {
-            self.later.push_front(job);
-            self.is_closed = true;
-        } else {
-            self.bytes += bytes;
-            self.jobs.push(job);
-        }
-    }
-
-    /// Takes queued jobs as far as they fit. Returns whether there were any.
-    fn fill(&mut self, jobs: &mut mpsc::Receiver<Job>) -> bool {
-        let before = self.jobs.len();
-        while !self.is_full() {
-            let next = self.later.pop_front().or_else(|| jobs.try_recv().ok());
-            let Some(job) = next else { break };
-            self.push(job);
-        }
-        self.jobs.len() > before
-    }
-
-    /// Leaves all but the first job for later commits.
-    fn split(&mut self) {
-        for job in self.jobs.drain(1..).rev() {
-            self.later.push_front(job);
-        }
-        self.bytes = self.jobs.iter().map(Job::size).sum();
-    }
-
-    /// Rejects creations and keeps the other jobs in order. The first creation receives `error`, the others `Behind`.
-    fn reject_creations(&mut self, error: JournalError) {
-        let mut error = Some(error);
-        let mut reject = |job| match job {
-            Job::Create { done, .. } => {
-                drop(done.send(Err(error.take().unwrap_or(JournalError::Behind))));
-                None
+    /// Adds a writer that fell behind because of `error`, or removes one that wrote everything.
+    fn change(&self, error: Option<&JournalError>) {
+        let mut writers = self.writers.lock();
+        *writers = if error.is_some() { *writers + 1 } else { writers.saturating_sub(1) };
+        let exists = *writers > 0;
+        if self.exists.swap(exists, Ordering::Relaxed) != exists {
+            self.readiness.set("journal", !exists);
+            match error {
+                Some(JournalError::Fenced) => {}
+                Some(error) => {
+                    tracing::error!(%error, "the journal cannot be written; no plan is accepted until it can");
+                }
+                None => tracing::info!("the journal is written again"),
             }
-            append @ Job::Append { .. } => Some(append),
-        };
-        self.jobs = std::mem::take(&mut self.jobs).into_iter().filter_map(&mut reject).collect();
-        self.later = std::mem::take(&mut self.later).into_iter().filter_map(&mut reject).collect();
-        self.bytes = self.jobs.iter().map(Job::size).sum();
-    }
-
-    /// Reports the commit to every job; those in `rejected` reserve what is reserved already.
-    fn complete(&mut self, rejected: &[usize]) {
-        self.bytes = 0;
-        self.jobs.drain(..).enumerate().for_each(|(index, job)| job.complete(rejected.contains(&index)));
-    }
-}
-
-impl Job {
-    const fn entries(&self) -> &Entries {
-        match self {
-            Self::Create { entries, .. } | Self::Append { entries, .. } => entries,
-        }
-    }
-
-    /// Approximate size in the log, in bytes.
-    fn size(&self) -> usize {
-        self.entries().iter().map(Entry::size).sum()
-    }
-
-    const fn is_awaited(&self) -> bool {
-        matches!(self, Self::Create { .. } | Self::Append { done: Some(_), .. })
-    }
-
-    /// Reports that the job is durable, or rejected.
-    fn complete(self, is_rejected: bool) {
-        match self {
-            // The caller may have disconnected.
-            Self::Create { done, .. } => {
-                drop(done.send(if is_rejected { Err(JournalError::AlreadyReserved) } else { Ok(()) }));
-            }
-            Self::Append { done: Some(done), .. } => drop(done.send(())),
-            Self::Append { done: None, .. } => {}
         }
     }
 }
 
-/// Commits until every sender of the queue is gone and the queue is empty.
-pub(super) async fn run(writer: Writer, mut jobs: mpsc::Receiver<Job>) {
+/// Commits until every sender of the queue is gone and the queue is empty, or the planner is fenced.
+pub(super) async fn run(mut writer: Writer, mut jobs: mpsc::Receiver<Job>) {
     let mut batch = Batch::default();
-    writer.set_behind(false);
-    let mut last_check = Instant::now();
     while batch.start(&mut jobs).await {
         batch_window(&mut batch, &mut jobs).await;
         coalesce(&mut batch, &mut jobs).await;
-        let mut failures = 0_u32;
-        let rejected = loop {
-            let error = match writer.commit_checked(&batch.jobs, &mut last_check).await {
-                Ok(rejected) => break rejected,
-                Err(error) => error,
-            };
-            if error.is_too_large() {
-                match &batch.jobs[..] {
-                    [Job::Create { .. }] => {
-                        batch.reject_creations(JournalError::TooLarge);
-                        break Vec::new();
-                    }
-                    [_] => {}
-                    _ => {
-                        batch.split();
-                        continue;
-                    }
-                }
-            }
-            if matches!(error, JournalError::Fenced) {
-                tracing::error!(%error, "this planner was taken for dead; it writes nothing more");
-                writer.set_behind(true);
-                writer.fenced.cancel();
-                return;
-            }
-            failures += 1;
-            record_counter(&JOURNAL_FAILURES, 1);
-            writer.set_behind(true);
-            if failures == 1 {
-                tracing::error!(%error, "the journal cannot be written; no plan is accepted until it can");
-            }
-            batch.reject_creations(error);
-            if batch.jobs.is_empty() {
-                break Vec::new();
-            }
-            tokio::time::sleep(RETRY_AFTER).await;
-            batch.fill(&mut jobs);
-            batch.reject_creations(JournalError::Behind);
-        };
-        if !batch.jobs.is_empty() {
-            writer.set_behind(false);
+        match writer.write(&mut batch, &mut jobs).await {
+            Ok(rejected) => batch.complete(&rejected),
+            Err(Stopped) => return,
         }
-        batch.complete(&rejected);
-    }
-}
-
-/// Holds back entries without a waiting caller until one with a waiting caller arrives: they share its commit.
-async fn batch_window(batch: &mut Batch, jobs: &mut mpsc::Receiver<Job>) {
-    let end = tokio::time::Instant::now() + BATCH_WINDOW;
-    while !batch.is_full() && !batch.jobs.iter().any(Job::is_awaited) {
-        match tokio::time::timeout_at(end, jobs.recv()).await {
-            Ok(Some(job)) => batch.push(job),
-            // The window has passed, or no sender is left.
-            Ok(None) | Err(_) => return,
-        }
-        batch.fill(jobs);
-    }
-}
-
-/// Yields to every task that is ready: requests and agent results that arrive meanwhile share the commit.
-async fn coalesce(batch: &mut Batch, jobs: &mut mpsc::Receiver<Job>) {
-    let mut idle = 0;
-    while idle < IDLE_YIELDS && !batch.is_full() {
-        // Resumes after every ready task, and after a poll of the sockets.
-        tokio::task::yield_now().await;
-        idle = if batch.fill(jobs) { 0 } else { idle + 1 };
     }
 }
 
 impl Writer {
-    /// Sets whether entries wait for a database that does not accept them.
-    fn set_behind(&self, behind: bool) {
-        self.is_behind.store(behind, Ordering::Relaxed);
-        self.readiness.set("journal", !behind);
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        batch: BatchId,
+        backlog: Arc<Backlog>,
+        fenced: CancellationToken,
+        watchers: Watchers,
+    ) -> Self {
+        let (last_check, last_heartbeat) = (Instant::now(), Instant::now());
+        Self { store, batch, backlog, is_behind: false, fenced, watchers, last_check, last_heartbeat }
+    }
+
+    /// Writes a batch, however long that takes. While it cannot be written, creations are rejected. A batch in doubt stays
+    /// as it is: its creations may be durable, so they can be neither rejected nor written under another identity.
+    async fn write(
+        &mut self,
+        batch: &mut Batch,
+        jobs: &mut mpsc::Receiver<Job>,
+    ) -> Result<Vec<usize>, Stopped> {
+        let mut is_in_doubt = false;
+        self.batch.sequence += 1;
+        loop {
+            let error = match self.commit_checked(&batch.jobs).await {
+                Ok(rejected) => {
+                    self.set_behind(None);
+                    return Ok(rejected);
+                }
+                Err(error) => error,
+            };
+            if matches!(error, JournalError::Fenced) {
+                if !self.fenced.is_cancelled() {
+                    tracing::error!(%error, "this planner was taken for dead; it writes nothing more");
+                }
+                self.set_behind(Some(&error));
+                self.fenced.cancel();
+                return Err(Stopped);
+            }
+            is_in_doubt |= matches!(error, JournalError::InDoubt(_));
+            if error.is_too_large() && !is_in_doubt {
+                match &batch.jobs[..] {
+                    [Job::Create { .. }] => {
+                        batch.reject_creations(JournalError::TooLarge);
+                        return Ok(Vec::new());
+                    }
+                    [_] => {}
+                    _ => {
+                        batch.split();
+                        self.batch.sequence += 1;
+                        continue;
+                    }
+                }
+            }
+            record_counter(&JOURNAL_FAILURES, 1);
+            self.set_behind(Some(&error));
+            if is_in_doubt {
+                tokio::time::sleep(RETRY_AFTER).await;
+                batch.reject_queued(jobs);
+            } else {
+                batch.reject_creations(error);
+                tokio::time::sleep(RETRY_AFTER).await;
+                batch.fill(jobs);
+                batch.reject_creations(JournalError::Behind);
+                self.batch.sequence += 1;
+            }
+        }
+    }
+
+    /// Sets whether entries wait for a database that does not accept them, and why.
+    fn set_behind(&mut self, error: Option<&JournalError>) {
+        if std::mem::replace(&mut self.is_behind, error.is_some()) != error.is_some() {
+            self.backlog.change(error);
+        }
     }
 
     /// As [`Self::commit`], after a check that the database file is still at its path.
-    async fn commit_checked(
-        &self,
-        jobs: &[Job],
-        last_check: &mut Instant,
-    ) -> Result<Vec<usize>, JournalError> {
-        if last_check.elapsed() >= PRESENCE_INTERVAL {
+    async fn commit_checked(&mut self, jobs: &[Job]) -> Result<Vec<usize>, JournalError> {
+        if self.last_check.elapsed() >= PRESENCE_INTERVAL {
             self.store.check_presence().await?;
-            *last_check = Instant::now();
+            self.last_check = Instant::now();
         }
         self.commit(jobs).await
     }
 
     /// Commits the jobs. Returns the indices of those that are rejected because they reserve what is reserved already.
-    async fn commit(&self, jobs: &[Job]) -> Result<Vec<usize>, JournalError> {
+    async fn commit(&mut self, jobs: &[Job]) -> Result<Vec<usize>, JournalError> {
         let groups: Vec<Entries> = jobs.iter().map(|job| Arc::clone(job.entries())).collect();
         let started = Instant::now();
-        if groups.iter().any(|entries| entries.is_empty()) {
-            self.store.heartbeat(&self.planner, Timestamp::now()).await?;
-        }
         let count: usize = groups.iter().map(|entries| entries.len()).sum();
+        let is_due = self.batch.writer == 0 && self.last_heartbeat.elapsed() >= HEARTBEAT_INTERVAL;
+        if count == 0 || is_due {
+            self.store.heartbeat(&self.batch.planner, Timestamp::now()).await?;
+            self.last_heartbeat = Instant::now();
+        }
         if count == 0 {
             return Ok(Vec::new());
         }
-        let rejected = self.store.append(&self.planner, &groups).await?;
+        let rejected = self.store.append(&self.batch, &groups).await?;
         record_histogram(&JOURNAL_COMMIT_SECONDS, started.elapsed().as_secs_f64());
         record_counter(&JOURNAL_ENTRIES, count as u64);
         self.watchers.committed(&groups);
         Ok(rejected)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use phoenix_domain::{CorrelationId, PlanId};
-
-    use super::*;
-
-    /// An append of about so many bytes.
-    fn append(bytes: usize) -> Job {
-        let entry = Entry::PlanRedriven {
-            plan_id: PlanId::generate(),
-            redriven_as: PlanId::generate(),
-            at: Timestamp::now(),
-            by: CorrelationId::generate(),
-            reason: "x".repeat(bytes),
-            bulk: None,
-        };
-        Job::Append { entries: [entry].into(), done: None }
-    }
-
-    #[tokio::test]
-    async fn batch_of_queued_jobs_is_bounded_by_bytes_and_ordered() {
-        let sizes = [
-            MAX_BATCH_BYTES / 2,
-            MAX_BATCH_BYTES / 3,
-            3 * MAX_BATCH_BYTES,
-            10,
-            MAX_BATCH_BYTES / 2,
-            MAX_BATCH_BYTES,
-            1,
-        ];
-        let (queue, mut jobs) = mpsc::channel(sizes.len());
-        for size in sizes {
-            assert!(queue.try_send(append(size)).is_ok());
-        }
-        drop(queue);
-        let (mut batch, mut seen) = (Batch::default(), Vec::new());
-        while batch.start(&mut jobs).await {
-            assert!(batch.bytes <= MAX_BATCH_BYTES || batch.jobs.len() == 1, "{}", batch.bytes);
-            seen.push(batch.jobs.iter().map(|job| job.size() & !511).collect::<Vec<_>>());
-            batch.complete(&[]);
-        }
-        let rounded = |sizes: &[usize]| sizes.iter().map(|size| (size + 256) & !511).collect::<Vec<_>>();
-        let expected = [&sizes[..2], &sizes[2..3], &sizes[3..5], &sizes[5..6], &sizes[6..]].map(rounded);
-        assert_eq!(seen, expected);
-    }
-
-    #[test]
-    fn oversized_batch_is_split_in_order() {
-        let mut batch = Batch::default();
-        [1000, 2000, 3000].into_iter().for_each(|size| batch.push(append(size)));
-        batch.split();
-        assert_eq!((batch.jobs.len(), batch.later.len()), (1, 2));
-        assert!(batch.jobs[0].size() < batch.later[0].size());
-        assert!(batch.later[0].size() < batch.later[1].size());
     }
 }

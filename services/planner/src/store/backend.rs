@@ -11,16 +11,16 @@ use phoenix_domain::{
 
 use crate::store::{
     dead_letter::{BulkOperation, DeadLetterCursor, DeadLetterQuery, OpenDeadLetters},
-    entry::{Entries, UsedKey},
+    entry::{BatchId, Entries, UsedKey},
     error::JournalError,
-    query::{Event, OldPlans, Page, PlanFilter, Purged, StoreStats},
+    query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats},
     takeover::{Heartbeat, TakeoverScope, Unfinished},
 };
 
 /// A database that holds a journal.
 ///
-/// Writes are atomic and durable: after `Ok` they survive the loss of power, after an error nothing was written. Readers see
-/// whole batches. A store may keep durable entries in a log and apply them to its tables a moment later; methods that say
+/// Writes are atomic and durable: after `Ok` they survive the loss of power, after an error other than
+/// [`JournalError::InDoubt`] nothing was written. Readers see whole batches. A store may keep durable entries in a log and apply them to its tables a moment later; methods that say
 /// "applied" read the tables only and write nothing.
 #[tonic::async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
@@ -63,6 +63,14 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [`JournalError::Fenced`] when `planner` is not an owner.
     async fn heartbeat(&self, planner: &str, at: Timestamp) -> Result<(), JournalError>;
 
+    /// The database, without a password, for messages.
+    fn location(&self) -> String;
+
+    /// Number of writers that append concurrently, each with entries of other plans.
+    fn writers(&self) -> u32 {
+        1
+    }
+
     /// Makes `groups` durable, in order. A terminal state never changes, whatever later entries say. A task that becomes
     /// `dead_lettered` is a dead letter from then on.
     ///
@@ -70,8 +78,10 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// whole. Returns the indices of those. All other groups become durable, or none.
     ///
     /// # Errors
-    /// [`JournalError::Fenced`] when `planner` is not an owner.
-    async fn append(&self, planner: &str, groups: &[Entries]) -> Result<Vec<usize>, JournalError>;
+    /// [`JournalError::Fenced`] when the planner is not an owner. [`JournalError::InDoubt`] when the groups may have become
+    /// durable; the same call, with the same `batch` and the same `groups`, finds out whether they have, and appends them if
+    /// they have not.
+    async fn append(&self, batch: &BatchId, groups: &[Entries]) -> Result<Vec<usize>, JournalError>;
 
     /// Fences those of `dead` that have sent no heartbeat since, and makes `planner` the owner of everything unfinished whose
     /// owner is gone, as far as `scope` covers it. `at` is the current time of `planner`'s clock.
@@ -169,17 +179,23 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// When the database cannot be used.
     async fn flush(&self) -> Result<(), JournalError>;
 
-    /// Position of the last applied event.
+    /// A position such that [`Self::changes`] since then finds everything that is applied from now on.
     ///
     /// # Errors
     /// When the database cannot be used.
     async fn position(&self) -> Result<u64, JournalError>;
 
-    /// Those of `plan_ids` with applied events after `position`.
+    /// Those of `plan_ids` with events that were applied since `since`, an earlier position; and the current position.
     ///
     /// # Errors
     /// When the database cannot be used.
-    async fn changed_since(&self, plan_ids: &[PlanId], position: u64) -> Result<Vec<PlanId>, JournalError>;
+    async fn changes(&self, plan_ids: &[PlanId], since: u64) -> Result<Changes, JournalError>;
+
+    /// Returns when another process may have applied something. Only a hint that saves waiting for the next poll: it may
+    /// never return, and it may miss changes.
+    async fn hint(&self) {
+        std::future::pending::<()>().await;
+    }
 
     /// Deletes old plans, with their tasks, attempts, events and dead letters, open or not; and bulk operations that ended as
     /// long ago. Concurrent deletions by several planners delete each plan once.

@@ -18,6 +18,17 @@ use crate::store::{
 /// Entries that become durable together or not at all.
 pub type Entries = Arc<[Entry]>;
 
+/// Identity of a batch of groups that are appended together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchId {
+    /// Identity of the planner.
+    pub planner: String,
+    /// Number of the planner's writer, from 0.
+    pub writer: u32,
+    /// Grows with every batch of the writer.
+    pub sequence: u64,
+}
+
 /// A step of a plan, or of a bulk operation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Entry {

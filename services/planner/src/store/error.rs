@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
 use phoenix_platform::sqlite::is_damage;
+use sqlx::postgres::PgDatabaseError;
 
 /// Reasons why the journal cannot be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +12,9 @@ pub enum JournalError {
     /// The database failed: disk full, locked, damaged.
     #[error("the journal cannot be used: {0}")]
     Database(sqlx::Error),
+    /// The connection broke before the database answered: the entries may be durable.
+    #[error("the database did not answer a commit: {0}")]
+    InDoubt(sqlx::Error),
     /// Earlier entries are not durable yet, so no plan is accepted.
     #[error("the journal is behind: earlier entries are not durable yet")]
     Behind,
@@ -35,11 +39,13 @@ pub enum JournalError {
 }
 
 impl JournalError {
-    /// Whether the database rejected a write because of its size (`SQLITE_TOOBIG`).
+    /// Whether the database rejected a write because of its size: `SQLITE_TOOBIG`, `program_limit_exceeded` of PostgreSQL.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
         match self {
-            Self::Database(sqlx::Error::Database(error)) => error.code().as_deref() == Some("18"),
+            Self::Database(sqlx::Error::Database(error)) => {
+                matches!(error.code().as_deref(), Some("18" | "54000"))
+            }
             _ => false,
         }
     }
@@ -47,7 +53,22 @@ impl JournalError {
 
 impl From<sqlx::Error> for JournalError {
     fn from(error: sqlx::Error) -> Self {
-        if is_damage(&error) { Self::Damaged(error.to_string()) } else { Self::Database(error) }
+        let is_damage = match postgres_code(&error) {
+            // Data or an index of the server is corrupted.
+            Some(code) => matches!(code, "XX001" | "XX002"),
+            None => is_damage(&error),
+        };
+        if is_damage { Self::Damaged(error.to_string()) } else { Self::Database(error) }
+    }
+}
+
+/// The code of an error of PostgreSQL.
+pub(crate) fn postgres_code(error: &sqlx::Error) -> Option<&str> {
+    match error {
+        sqlx::Error::Database(error) => {
+            error.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::code)
+        }
+        _ => None,
     }
 }
 
@@ -65,6 +86,7 @@ impl From<JournalError> for OrchestratorError {
                 Self::new(OrchestratorErrorCode::Conflict, "another request came first")
             }
             JournalError::Database(_)
+            | JournalError::InDoubt(_)
             | JournalError::Behind
             | JournalError::FileGone(_)
             | JournalError::Closed

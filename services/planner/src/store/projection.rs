@@ -10,14 +10,14 @@ use std::{
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    BulkRedriveId, CorrelationId, OrchestratorError, PlanId,
+    CorrelationId, OrchestratorError, PlanId,
     action::ActionResult,
     plan::{AttemptOutcome, Plan, PlanStatus, Task, TaskStatus},
 };
-use serde::Serialize;
 
 use crate::store::{
     entry::{Entries, Entry},
+    plan_events::{Accepted, AttemptEnded, AttemptStarted, Ended, Events, NoFacts, Redriven},
     task_ref::TaskRef,
 };
 
@@ -44,6 +44,8 @@ pub(super) struct Redrive<'a> {
     pub(super) at: Timestamp,
     pub(super) by: CorrelationId,
     pub(super) reason: &'a str,
+    /// Whether a bulk operation redrives it, which requires an open dead letter.
+    pub(super) is_bulk: bool,
 }
 
 /// Changes of a plan.
@@ -63,13 +65,6 @@ pub(super) struct PlanChanges<'a> {
 pub(super) struct Acceptance<'a> {
     pub(super) planner: &'a str,
     pub(super) plan: &'a Plan,
-}
-
-/// Events, as an unfinished JSON array.
-#[derive(Debug, Default)]
-pub(super) struct Events {
-    pub(super) count: i64,
-    json: Vec<u8>,
 }
 
 /// New state of a plan.
@@ -170,7 +165,8 @@ impl<'a> Projection<'a> {
                 changes.events.add(None, "plan_accepted", *created_at, &facts);
             }
             Entry::PlanRedriven { plan_id, redriven_as, at, by, reason, bulk } => {
-                self.redrives.push(Redrive { plan_id: *plan_id, at: *at, by: *by, reason });
+                let is_bulk = bulk.is_some();
+                self.redrives.push(Redrive { plan_id: *plan_id, at: *at, by: *by, reason, is_bulk });
                 let (plan, sweep_id) = (*redriven_as, *bulk);
                 let facts = Redriven { plan_id: plan, correlation_id: *by, reason, sweep_id };
                 self.plan(*plan_id).events.add(None, "plan_redriven", *at, &facts);
@@ -229,8 +225,11 @@ impl<'a> Projection<'a> {
         let changes = self.plan(task.plan_id);
         let end = (at, outcome);
         let attempts = &mut changes.task(task.ordinal).attempts;
+        let is_known = attempts.iter().any(|known| known.number == number);
         match attempts.iter_mut().find(|known| known.number == number && known.started.is_some()) {
             Some(attempt) => drop(attempt.ended.get_or_insert(end)),
+            // The first end counts.
+            None if is_known => {}
             None => attempts.push(AttemptChanges { number, started: None, ended: Some(end) }),
         }
         if retried {
@@ -316,60 +315,4 @@ impl Default for TaskUpdate<'_> {
     fn default() -> Self {
         Self { status: TaskStatus::Queued, dispatched_at: None, ended_at: None, result: None }
     }
-}
-
-impl Events {
-    /// Adds an event of a task or of the plan itself.
-    fn add(&mut self, ordinal: Option<usize>, kind: &str, at: Timestamp, facts: &impl Serialize) {
-        self.json.push(if self.count == 0 { b'[' } else { b',' });
-        // Keys are strings, numbers are JSON numbers, and the target is memory, so this does not fail.
-        let _ = serde_json::to_writer(&mut self.json, &(ordinal, kind, at.as_microsecond(), facts));
-        self.count += 1;
-    }
-
-    pub(super) fn into_text(mut self) -> String {
-        self.json.push(b']');
-        String::from_utf8(self.json).unwrap_or_default()
-    }
-}
-
-// Facts of events, as readers of the journal find them.
-
-#[derive(Serialize)]
-struct NoFacts {}
-
-#[derive(Serialize)]
-struct Accepted {
-    correlation_id: CorrelationId,
-    tasks: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    redrive_of: Option<PlanId>,
-}
-
-#[derive(Serialize)]
-struct Redriven<'a> {
-    plan_id: PlanId,
-    correlation_id: CorrelationId,
-    reason: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sweep_id: Option<BulkRedriveId>,
-}
-
-#[derive(Serialize)]
-struct AttemptStarted<'a> {
-    attempt: u32,
-    worker: &'a str,
-}
-
-#[derive(Serialize)]
-struct AttemptEnded<'a> {
-    attempt: u32,
-    outcome: &'a str,
-    error_class: Option<&'a str>,
-    retried: bool,
-}
-
-#[derive(Serialize)]
-struct Ended<'a> {
-    status: &'a str,
 }

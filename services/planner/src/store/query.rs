@@ -57,6 +57,15 @@ pub struct Event {
     pub data: String,
 }
 
+/// Plans that have changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changes {
+    /// The changed plans; one may be named although it has not changed.
+    pub plans: Vec<PlanId>,
+    /// Where the next search starts.
+    pub position: u64,
+}
+
 /// Selection of plans to delete.
 #[derive(Debug, Clone)]
 pub struct OldPlans {

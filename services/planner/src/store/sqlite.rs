@@ -30,7 +30,6 @@ mod recent;
 mod reservations;
 mod retention;
 mod rows;
-mod stored;
 
 use std::sync::Arc;
 
@@ -51,13 +50,13 @@ use self::{log::Log, presence::Presence};
 use crate::store::{
     backend::Store,
     dead_letter::{BulkOperation, DeadLetterCursor, DeadLetterQuery, OpenDeadLetters},
-    entry::{Entries, UsedKey},
+    entry::{BatchId, Entries, UsedKey},
     error::JournalError,
-    query::{Event, OldPlans, Page, PlanFilter, Purged, StoreStats},
+    query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats},
     takeover::{Heartbeat, TakeoverScope, Unfinished},
 };
 
-static MIGRATIONS: Migrator = sqlx::migrate!();
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// Number of connections that read.
 const READERS: u32 = 2;
@@ -106,6 +105,10 @@ impl SqliteStore {
 
 #[tonic::async_trait]
 impl Store for SqliteStore {
+    fn location(&self) -> String {
+        self.readers.connect_options().get_filename().display().to_string()
+    }
+
     async fn register(&self, planner: &str) -> Result<(), JournalError> {
         let register = async |connection: &mut _| ownership::register(connection, planner).await;
         self.log.connection.exclusively(register).await
@@ -150,8 +153,9 @@ impl Store for SqliteStore {
         self.log.connection.exclusively(heartbeat).await
     }
 
-    async fn append(&self, planner: &str, groups: &[Entries]) -> Result<Vec<usize>, JournalError> {
-        self.log.append(planner, groups).await
+    async fn append(&self, batch: &BatchId, groups: &[Entries]) -> Result<Vec<usize>, JournalError> {
+        // The outcome of a commit is always known.
+        self.log.append(&batch.planner, groups).await
     }
 
     async fn take_over(
@@ -247,8 +251,8 @@ impl Store for SqliteStore {
         read::position(&self.readers).await
     }
 
-    async fn changed_since(&self, plan_ids: &[PlanId], position: u64) -> Result<Vec<PlanId>, JournalError> {
-        read::changed_since(&self.readers, plan_ids, position).await
+    async fn changes(&self, plan_ids: &[PlanId], since: u64) -> Result<Changes, JournalError> {
+        read::changes(&self.readers, plan_ids, since).await
     }
 
     async fn purge_plans(&self, planner: &str, old: &OldPlans) -> Result<Purged, JournalError> {

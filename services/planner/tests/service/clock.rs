@@ -8,7 +8,8 @@ use phoenix_planner::store::{self, Entry, TaskRef};
 use phoenix_proto::planner::PlanStatus;
 
 use crate::support::{
-    ALL_PEERS, FakeExecutor, FakeHealth, Script, TestPlanner, error_of, eventually, new_plan, status_of,
+    ALL_PEERS, FakeExecutor, FakeHealth, Script, TestPlanner, batch, error_of, eventually, new_plan,
+    status_of,
 };
 
 #[tokio::test]
@@ -21,7 +22,7 @@ async fn clock_set_back_does_not_extend_a_time_limit() {
     let mut plan = new_plan(Timestamp::now() + Duration::from_secs(3600), &["model"]);
     plan.deadline_at = Some(plan.created_at + Duration::from_millis(300));
     let plan_id = plan.plan_id.to_string();
-    journal.append("earlier", &[[Entry::PlanAccepted { plan: plan.into() }].into()]).await.unwrap();
+    journal.append(&batch("earlier"), &[[Entry::PlanAccepted { plan: plan.into() }].into()]).await.unwrap();
     journal.release("earlier").await.unwrap();
 
     let executor = FakeExecutor::default();
@@ -44,7 +45,10 @@ async fn recovered_plan_with_all_tasks_succeeded_succeeds_late() {
     let at = plan.created_at + Duration::from_secs(1);
     let result = Ok(ActionResult::text("done in time"));
     let ended = Entry::TaskEnded { task, status: TaskStatus::Succeeded, at, result };
-    journal.append("earlier", &[[Entry::PlanAccepted { plan: plan.into() }, ended].into()]).await.unwrap();
+    journal
+        .append(&batch("earlier"), &[[Entry::PlanAccepted { plan: plan.into() }, ended].into()])
+        .await
+        .unwrap();
     journal.release("earlier").await.unwrap();
 
     let planner = TestPlanner::on(dir, FakeExecutor::default(), FakeHealth::default(), ALL_PEERS).await;

@@ -16,7 +16,7 @@ use phoenix_proto::planner::{ListPlansRequest, PlanAndExecuteRequest, PlanStatus
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::support::{
-    ALL_PEERS, FakeExecutor, FakeHealth, Peers, TestPlanner, eventually, new_plan, status_of,
+    ALL_PEERS, FakeExecutor, FakeHealth, Peers, TestPlanner, batch, eventually, new_plan, status_of,
 };
 
 const PAGE: u64 = 4096;
@@ -76,7 +76,7 @@ async fn journal(dir: &Path, plans: usize) -> Vec<String> {
         if n % 2 == 0 {
             entries.push(Entry::PlanEnded { plan_id, status, at, result: Ok(()) });
         }
-        journal.append("earlier", &[entries.into()]).await.unwrap();
+        journal.append(&batch("earlier"), &[entries.into()]).await.unwrap();
         ids.push(plan_id.to_string());
     }
     journal.release("earlier").await.unwrap();

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::support::{
-    ALL_PEERS, FakeExecutor, FakeHealth, Script, TestPlanner, error_of, eventually, status_of,
+    ALL_PEERS, FakeExecutor, FakeHealth, Script, TestPlanner, batch, error_of, eventually, status_of,
 };
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -108,7 +108,7 @@ async fn repeated_late_cancel_stays_a_conflict() {
     let key = IdempotencyKey { key: "key-1".into(), digest: "d1".into(), by: None };
     let at = Timestamp::now();
     let used = Entry::KeyUsed { key, subject: *plan_id.as_uuid(), at, not_before: at };
-    assert_eq!(journal.append("other", &[[used].into()]).await.unwrap(), [0; 0]);
+    assert_eq!(journal.append(&batch("other"), &[[used].into()]).await.unwrap(), [0; 0]);
     let error = cancel(&planner, &answer.plan_id, "key-1", "d1").await.unwrap_err();
     assert_eq!((error.code, error.message.contains("succeeded")), (Code::Conflict, true), "{error}");
 }

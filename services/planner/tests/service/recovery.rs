@@ -15,8 +15,8 @@ use phoenix_proto::planner::{
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::support::{
-    ALL_PEERS, FakeExecutor, FakeHealth, PATIENCE, Script, TestPlanner, catalog, error_of, eventually, graph,
-    new_plan, status_of, task,
+    ALL_PEERS, FakeExecutor, FakeHealth, PATIENCE, Script, TestPlanner, batch, catalog, error_of, eventually,
+    graph, new_plan, status_of, task,
 };
 
 /// A cancel must hold within 2 s; twice that, for a loaded machine.
@@ -45,7 +45,7 @@ async fn running(store: &dyn Store, planner: &str, agents: &[&str]) -> Plan {
         Entry::PlanAccepted { plan: Arc::new(plan.clone()) },
         Entry::TaskDispatched { task, at: Timestamp::now() },
     ];
-    store.append(planner, &[entries.as_slice().into()]).await.unwrap();
+    store.append(&batch(planner), &[entries.as_slice().into()]).await.unwrap();
     plan
 }
 
@@ -165,7 +165,7 @@ async fn ended_task_of_unknown_agent_does_not_hold_its_plan() {
         at: Timestamp::now(),
         result: Ok(phoenix_domain::action::ActionResult::text("done")),
     };
-    store.append("earlier", &[[ended].as_slice().into()]).await.unwrap();
+    store.append(&batch("earlier"), &[[ended].as_slice().into()]).await.unwrap();
     store.release("earlier").await.unwrap();
     store.close().await;
     let planner = on(&dir).await;
@@ -240,7 +240,7 @@ async fn recovered_task_gets_unused_attempt_numbers() {
     // It may have dispatched the task without a journal entry.
     let plan = new_plan(Timestamp::now(), &["model"]);
     let accepted = Entry::PlanAccepted { plan: Arc::new(plan.clone()) };
-    store.append("earlier", &[[accepted].as_slice().into()]).await.unwrap();
+    store.append(&batch("earlier"), &[[accepted].as_slice().into()]).await.unwrap();
     store.close().await;
     let planner = on(&dir).await;
     planner.ended(&plan.plan_id.to_string()).await;

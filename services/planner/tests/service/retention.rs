@@ -8,7 +8,7 @@ use phoenix_planner::store::{self, Entry, IdempotencyKey};
 use phoenix_proto::planner::PlanAndExecuteRequest;
 
 use crate::support::{
-    ALL_PEERS, DAY, FakeExecutor, FakeHealth, TestPlanner, eventually, new_plan, status_of,
+    ALL_PEERS, DAY, FakeExecutor, FakeHealth, TestPlanner, batch, eventually, new_plan, status_of,
 };
 
 /// Creates a journal with a finished plan of each of these ages, under a key of the same age. Returns their ids.
@@ -25,7 +25,7 @@ async fn journal(dir: &tempfile::TempDir, days: &[u32]) -> Vec<PlanId> {
         let used = Entry::KeyUsed { key, subject: *plan_id.as_uuid(), at, not_before: Timestamp::MIN };
         let ended = Entry::PlanEnded { plan_id, status: PlanStatus::Succeeded, at, result: Ok(()) };
         let entries = [Entry::PlanAccepted { plan: plan.into() }, used, ended];
-        assert!(journal.append("earlier", &[entries.into()]).await.unwrap().is_empty());
+        assert!(journal.append(&batch("earlier"), &[entries.into()]).await.unwrap().is_empty());
         ids.push(plan_id);
     }
     journal.release("earlier").await.unwrap();

@@ -2,15 +2,23 @@
 
 mod peers;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use phoenix_domain::{
     ActionSpec, AgentCatalog, AgentSpec, CorrelationId, OrchestratorError, TaskId, plan as domain,
     schema::InputSchema,
 };
-use phoenix_planner::{PlannerConfig, config::Retention};
-use phoenix_platform::{RequestContext, client, readiness::Readiness, service_token::ServiceToken};
+use phoenix_planner::{PlannerConfig, config::Retention, store::BatchId};
+use phoenix_platform::{
+    RequestContext, client, postgres::Pooler, readiness::Readiness, service_token::ServiceToken,
+};
 use phoenix_proto::{
     common,
     executor::executor_service_server::ExecutorServiceServer,
@@ -37,6 +45,13 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const GRACE: Duration = Duration::from_secs(600);
 
 pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Identity of a batch that `planner` appends directly.
+pub fn batch(planner: &str) -> BatchId {
+    static SEQUENCE: AtomicU64 = AtomicU64::new(1);
+    let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
+    BatchId { planner: planner.into(), writer: 0, sequence }
+}
 
 /// Lifetime of a key in tests.
 pub const KEY_LIFE: Duration = Duration::from_secs(60);
@@ -113,7 +128,8 @@ impl TestPlanner {
             agents: catalog(),
             max_plans_in_flight: MAX_PLANS,
             takeover_grace: GRACE,
-            database_url: database_url.clone(),
+            database_url: database_url.clone().into(),
+            database_pooler: Pooler::default(),
             executor_url: executor_url.clone(),
             health_url,
             service_token: token(),

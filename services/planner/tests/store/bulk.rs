@@ -89,7 +89,7 @@ async fn bulk_redrive_marks_dead_letters_exclusively() {
         assert_eq!(todo(&first).await, []);
         let (_, late) = redrive(&newer, Some(first.sweep_id));
         assert_eq!(
-            store.append("me", &[late.into()]).await.unwrap(),
+            crate::append(store, "me", &[late.into()]).await.unwrap(),
             [0],
             "a bulk redrive skips discarded dead letters"
         );

@@ -57,7 +57,7 @@ async fn compacted_plan_equals_the_plan_in_rows() {
             assert_eq!(known.tasks[0].spec, plan.tasks[0].spec);
             assert_eq!((known.status, known.tasks[0].attempts.len()), (PlanStatus::Succeeded, 2));
             let events = store.events(plan.plan_id, 0, 100).await.unwrap();
-            assert!(events.windows(2).all(|pair| pair[0].position + 1 == pair[1].position));
+            assert!(events.windows(2).all(|pair| pair[0].position < pair[1].position));
             assert_eq!(store.events(plan.plan_id, events[2].position, 3).await.unwrap(), events[3..6]);
             assert_eq!(store.events(plan.plan_id, events[7].position, 3).await.unwrap(), []);
             let facts: Vec<_> =
@@ -140,7 +140,7 @@ async fn batch_of_any_size_is_applied() {
             );
         }
         groups.push(steps.into());
-        assert_eq!(store.append("me", &groups).await.unwrap(), [0; 0]);
+        assert_eq!(crate::append(store, "me", &groups).await.unwrap(), [0; 0]);
         for plan in large {
             let known = store.plan(plan.plan_id).await.unwrap().unwrap();
             assert!(
@@ -271,7 +271,7 @@ async fn plan_with_unseen_entries_is_not_compacted() {
     write(store, "me", &life[..2]).await.unwrap();
     tokio::time::sleep(APART).await;
     let together = [life[2..4].into(), accepted_as(&keyed, "key", "digest", 0, 0).into()];
-    assert_eq!(store.append("me", &together).await.unwrap(), [0; 0]);
+    assert_eq!(crate::append(store, "me", &together).await.unwrap(), [0; 0]);
     write(store, "me", &life[4..]).await.unwrap();
     while fresh.count("log").await > 0 {
         tokio::time::sleep(Duration::from_millis(3)).await;

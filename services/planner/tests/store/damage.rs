@@ -205,7 +205,7 @@ async fn unusable_record_in_shared_commit_affects_only_its_plan() {
         fresh.store = store::open(&fresh.url).await.unwrap();
         // One commit for all of them, including the damaged one.
         let lives: Vec<_> = plans.iter().map(|plan| life(plan)[1..].into()).collect();
-        assert!(fresh.store.append("me", &lives).await.unwrap().is_empty());
+        assert!(crate::append(&*fresh.store, "me", &lives).await.unwrap().is_empty());
         for (n, plan) in plans.iter().enumerate() {
             let read = fresh.store.plan(plan.plan_id).await;
             let events = fresh.store.events(plan.plan_id, 0, 100).await;
@@ -280,7 +280,7 @@ async fn deep_json_of_older_version_is_read() {
     let others: Vec<_> = (0..31).map(|_| new_plan(&["a"])).collect();
     let groups: Vec<_> =
         std::iter::once(&deep).chain(&others).map(|plan| [accepted(plan)][..].into()).collect();
-    fresh.store.append("me", &groups).await.unwrap();
+    crate::append(&*fresh.store, "me", &groups).await.unwrap();
     let reopened = store::open(&fresh.url).await.unwrap();
     for plan in others.iter().chain([&deep]) {
         assert_eq!(reopened.plan(plan.plan_id).await.unwrap().as_ref(), Some(plan));

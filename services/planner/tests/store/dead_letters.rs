@@ -282,11 +282,15 @@ async fn plan_is_redriven_once_across_planners() {
         let old = failed(store, "a", 1).await;
         let [(first, one), (second, two), (third, three)] = [(); 3].map(|()| redrive(&old, None));
         assert_eq!(
-            store.append("me", &[one.into(), two.into()]).await.unwrap(),
+            crate::append(store, "me", &[one.into(), two.into()]).await.unwrap(),
             [1],
             "of one batch the first"
         );
-        assert_eq!(store.append("other", &[three.into()]).await.unwrap(), [0], "of two planners the first");
+        assert_eq!(
+            crate::append(store, "other", &[three.into()]).await.unwrap(),
+            [0],
+            "of two planners the first"
+        );
         for lost in [second, third] {
             assert_eq!(store.plan(lost.plan_id).await.unwrap(), None);
         }

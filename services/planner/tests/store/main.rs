@@ -8,11 +8,15 @@ mod dead_letters;
 mod ownership;
 mod pace;
 mod plans;
+mod postgres;
 mod reservations;
 mod retention;
 mod sqlite;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use jiff::Timestamp;
 use phoenix_domain::{
@@ -22,20 +26,30 @@ use phoenix_domain::{
     plan::{AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
 };
 use phoenix_planner::store::{
-    self, Entry, Heartbeat, IdempotencyKey, JournalError, Store, TakeoverScope, TaskRef, Unfinished,
+    self, BatchId, Entries, Entry, Heartbeat, IdempotencyKey, JournalError, Store, TakeoverScope, TaskRef,
+    Unfinished,
 };
+use phoenix_testkit_postgres::Server;
 use serde_json::json;
 
 /// An empty database with the planner `me` as an owner, deleted on drop.
 struct Fresh {
     store: Arc<dyn Store>,
     url: String,
-    _folder: tempfile::TempDir,
+    /// Folder of a SQLite file.
+    _folder: Option<tempfile::TempDir>,
 }
 
-/// One of every kind of store.
+/// One of every kind of store. PostgreSQL is left out where it is not installed, unless `CI` is set.
 async fn stores() -> Vec<Fresh> {
-    vec![sqlite().await]
+    [sqlite().await].into_iter().chain(postgres().await).collect()
+}
+
+async fn postgres() -> Option<Fresh> {
+    let url = Server::shared().await?.database().await;
+    let store = store::open(&url).await.unwrap();
+    store.register("me").await.unwrap();
+    Some(Fresh { store, url, _folder: None })
 }
 
 async fn sqlite() -> Fresh {
@@ -43,7 +57,7 @@ async fn sqlite() -> Fresh {
     let url = format!("sqlite://{}", folder.path().join("journal.db").display());
     let store = store::open(&url).await.unwrap();
     store.register("me").await.unwrap();
-    Fresh { store, url, _folder: folder }
+    Fresh { store, url, _folder: Some(folder) }
 }
 
 /// Takes over everything, regardless of agents.
@@ -60,9 +74,16 @@ async fn taken_over(store: &dyn Store, planner: &str, dead: &[Heartbeat]) -> Vec
     plan_ids(&take_over(store, planner, dead).await)
 }
 
+/// Appends groups as a batch of its own.
+async fn append(store: &dyn Store, planner: &str, groups: &[Entries]) -> Result<Vec<usize>, JournalError> {
+    static SEQUENCE: AtomicU64 = AtomicU64::new(1);
+    let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
+    store.append(&BatchId { planner: planner.into(), writer: 0, sequence }, groups).await
+}
+
 /// Writes entries whose reservations are free.
 async fn write(store: &dyn Store, planner: &str, entries: &[Entry]) -> Result<(), JournalError> {
-    let lost = store.append(planner, &[entries.into()]).await?;
+    let lost = append(store, planner, &[entries.into()]).await?;
     assert_eq!(lost, [0; 0]);
     Ok(())
 }

@@ -9,7 +9,7 @@ async fn write_groups(
     planner: &str,
     groups: &[Vec<Entry>],
 ) -> Result<Vec<usize>, JournalError> {
-    store.append(planner, &groups.iter().cloned().map(Into::into).collect::<Vec<_>>()).await
+    crate::append(store, planner, &groups.iter().cloned().map(Into::into).collect::<Vec<_>>()).await
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use sqlx::{Connection, SqliteConnection, migrate::Migrator};
 
 use crate::{at, fill, sqlite, write};
 
-static MIGRATIONS: Migrator = sqlx::migrate!();
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 #[tokio::test]
 async fn journal_of_first_version_is_migrated() {

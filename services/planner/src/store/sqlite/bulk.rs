@@ -1,28 +1,21 @@
 //! Bulk operations on dead letters. The tables call them sweeps.
 
-use jiff::Timestamp;
-use phoenix_domain::{BulkRedriveId, CorrelationId, PlanId, dead_letter::DeadLetterState};
-use serde::Serialize;
-use sqlx::{FromRow, QueryBuilder, SqliteConnection, SqlitePool};
+use phoenix_domain::{BulkRedriveId, PlanId, dead_letter::DeadLetterState};
+use sqlx::{QueryBuilder, SqliteConnection, SqlitePool};
 
 use crate::store::{
     dead_letter::{BulkAction, BulkOperation, DeadLetterFilter},
     entry::Entry,
     error::JournalError,
     query::Unreadable,
-    sqlite::{
-        dead_letters::push_conditions,
-        rows::{json, micros},
-        stored::{damaged, parse, time},
+    sqlite::dead_letters::push_conditions,
+    stored::{
+        bulk::{BulkRow, Discarded, read_all},
+        value::{json, micros, parse},
     },
 };
 
 const COLUMNS: &str = "sweep_id, action, rate, reason, by, at, selected";
-
-/// Whether `entry` starts or ends a bulk operation.
-pub(super) const fn is_bulk(entry: &Entry) -> bool {
-    matches!(entry, Entry::BulkStarted { .. } | Entry::BulkEnded { .. })
-}
 
 /// Starts or ends a bulk operation of `planner`, in a transaction in which everything durable is applied.
 pub(super) async fn apply(
@@ -108,14 +101,6 @@ async fn select(
     Ok(i64::try_from(selected).unwrap_or(i64::MAX))
 }
 
-/// Facts of a `dead_letter_discarded` event, as readers of the journal find them.
-#[derive(Serialize)]
-struct Discarded<'a> {
-    correlation_id: CorrelationId,
-    reason: &'a str,
-    sweep_id: BulkRedriveId,
-}
-
 /// Adds an event for each dead letter that `operation` has discarded.
 async fn add_discard_events(
     connection: &mut SqliteConnection,
@@ -156,15 +141,7 @@ pub(super) async fn take_over(
     .bind(planner.to_owned())
     .fetch_all(connection)
     .await?;
-    let (mut operations, mut unreadable) = (Vec::new(), Vec::new());
-    for row in rows {
-        let id = row.sweep_id.clone();
-        match row.read() {
-            Ok((operation, _)) => operations.push(operation),
-            Err(error) => unreadable.push(Unreadable { id, what: error.to_string() }),
-        }
-    }
-    Ok((operations, unreadable))
+    Ok(read_all(rows))
 }
 
 pub(super) async fn operation(
@@ -188,30 +165,4 @@ pub(super) async fn plans(pool: &SqlitePool, sweep_id: BulkRedriveId) -> Result<
     .fetch_all(pool)
     .await?;
     plans.iter().map(|id| parse("dead_letters.plan_id", id)).collect()
-}
-
-#[derive(FromRow)]
-struct BulkRow {
-    sweep_id: String,
-    action: String,
-    rate: Option<f64>,
-    reason: String,
-    by: String,
-    at: i64,
-    selected: i64,
-}
-
-impl BulkRow {
-    fn read(self) -> Result<(BulkOperation, u64), JournalError> {
-        let Self { sweep_id, action, rate, reason, by, at, selected } = self;
-        let action = match (action.as_str(), rate) {
-            ("redrive", Some(rate)) => BulkAction::Redrive { rate },
-            ("discard", _) => BulkAction::Discard,
-            (other, _) => return Err(damaged("sweeps.action", other)),
-        };
-        let at: Timestamp = time(at)?;
-        let (sweep_id, by) = (parse("sweeps.sweep_id", &sweep_id)?, parse("sweeps.by", &by)?);
-        let selected = u64::try_from(selected).map_err(|_| damaged("sweeps.selected", selected))?;
-        Ok((BulkOperation { sweep_id, action, at, by, reason }, selected))
-    }
 }

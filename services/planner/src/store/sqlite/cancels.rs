@@ -6,10 +6,7 @@ use sqlx::{SqliteConnection, SqlitePool};
 
 use crate::store::{
     error::JournalError,
-    sqlite::{
-        rows::micros,
-        stored::{damaged, parse},
-    },
+    stored::value::{damaged, micros, parse},
 };
 
 /// A request to cancel a plan.

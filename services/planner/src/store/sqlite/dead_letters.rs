@@ -1,22 +1,19 @@
 //! Dead letters, as they are read. `rows.rs` writes their rows with the tasks that failed, and resolves them with the plans
 //! that redrive them.
 
-use phoenix_domain::{
-    CorrelationId,
-    dead_letter::{DeadLetter, DeadLetterState, Resolution},
-};
-use sqlx::{FromRow, QueryBuilder, Row, Sqlite, SqlitePool, sqlite::SqliteRow};
+use futures_util::TryStreamExt;
+use phoenix_domain::dead_letter::{DeadLetter, DeadLetterState};
+use sqlx::{QueryBuilder, Sqlite, SqlitePool};
 
 use crate::store::{
     dead_letter::{DeadLetterCursor, DeadLetterFilter, DeadLetterQuery, OpenDeadLetters},
     error::JournalError,
+    listing::page,
     query::Page,
-    sqlite::{
-        read::page,
-        rows::micros,
-        stored::{damaged, parse, stored_error, time},
+    stored::{
+        dead_letter::listed,
+        value::{damaged, micros, time},
     },
-    task_ref::TaskRef,
 };
 
 pub(super) async fn open(pool: &SqlitePool) -> Result<OpenDeadLetters, JournalError> {
@@ -56,12 +53,8 @@ pub(super) async fn list(
          JOIN tasks ON tasks.plan_id = page.plan_id AND tasks.ordinal = page.ordinal
          ORDER BY page.at DESC, page.plan_id DESC, page.ordinal DESC",
     );
-    let cursor = |row: &SqliteRow| {
-        let plan_id = row.try_get::<String, _>("plan_id").ok()?.parse().ok()?;
-        let ordinal = usize::try_from(row.try_get::<i64, _>("ordinal").ok()?).ok()?;
-        Some(DeadLetterCursor { at: time(row.try_get("at").ok()?).ok()?, task: TaskRef { plan_id, ordinal } })
-    };
-    page(query.build().fetch(pool), *limit, cursor, |row| DeadLetterRow::from_row(row)?.read()).await
+    let rows = query.build().fetch(pool).map_ok(|row| listed(&row));
+    page(rows, *limit).await
 }
 
 /// Adds the given conditions, so that each shape finds its index: the primary key where the plans are known (the plus keeps
@@ -92,72 +85,5 @@ pub(super) fn push_conditions(
     }
     if let Some(since) = since {
         query.push(" AND at >= ").push_bind(micros(*since));
-    }
-}
-
-#[derive(FromRow)]
-struct DeadLetterRow {
-    plan_id: String,
-    ordinal: i64,
-    correlation_id: String,
-    task_id: String,
-    key: String,
-    agent: String,
-    action: String,
-    error: Option<String>,
-    at: i64,
-    state: String,
-    settled_at: Option<i64>,
-    settled_by: Option<String>,
-    reason: Option<String>,
-    attempts: u32,
-    redriven_as: Option<String>,
-}
-
-impl DeadLetterRow {
-    fn read(self) -> Result<DeadLetter, JournalError> {
-        let Self {
-            plan_id,
-            ordinal,
-            correlation_id,
-            task_id,
-            key,
-            agent,
-            action,
-            error,
-            at,
-            state,
-            settled_at,
-            settled_by,
-            reason,
-            attempts,
-            redriven_as,
-        } = self;
-        let state =
-            DeadLetterState::from_name(&state).ok_or_else(|| damaged("dead_letters.state", &state))?;
-        let resolution = settled_at.map(|at| -> Result<_, JournalError> {
-            let by: CorrelationId = parse("dead_letters.settled_by", &settled_by.unwrap_or_default())?;
-            let redriven_as = redriven_as.filter(|_| state == DeadLetterState::Redriven);
-            Ok(Resolution {
-                at: time(at)?,
-                by,
-                reason: reason.unwrap_or_default(),
-                redriven_as: redriven_as.map(|id| parse("plans.plan_id", &id)).transpose()?,
-            })
-        });
-        Ok(DeadLetter {
-            plan_id: parse("dead_letters.plan_id", &plan_id)?,
-            ordinal: usize::try_from(ordinal).map_err(|_| damaged("dead_letters.ordinal", ordinal))?,
-            correlation_id: parse("plans.correlation_id", &correlation_id)?,
-            task_id: parse("tasks.task_id", &task_id)?,
-            key,
-            agent: parse("tasks.agent", &agent)?,
-            action,
-            error: stored_error(error.as_deref())?.ok_or_else(|| damaged("tasks.error", "nothing"))?,
-            attempts,
-            at: time(at)?,
-            state,
-            resolution: resolution.transpose()?,
-        })
     }
 }

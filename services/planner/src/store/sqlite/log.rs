@@ -13,14 +13,17 @@ use crate::store::{
     entry::{Entries, Entry},
     error::JournalError,
     projection::Commit,
-    record,
+    record, reservation,
     sqlite::{
         bulk,
         connection::WriterConnection,
         log_prefix::apply_all,
         recent::{Recent, RecentCommits},
         reservations,
-        rows::{json, micros},
+    },
+    stored::{
+        bulk::is_bulk,
+        value::{json, micros},
     },
 };
 
@@ -51,7 +54,7 @@ impl Log {
 
     /// Makes `groups` durable, without those that reserve what is reserved already. Returns the indices of those.
     pub(super) async fn append(&self, planner: &str, groups: &[Entries]) -> Result<Vec<usize>, JournalError> {
-        let needs_decision = |entry: &Entry| reservations::is_reservation(entry) || bulk::is_bulk(entry);
+        let needs_decision = |entry: &Entry| reservation::is_reservation(entry) || is_bulk(entry);
         let rejected = if groups.iter().flat_map(|group| group.iter()).any(needs_decision) {
             let append = async |connection: &mut _| append_and_decide(connection, planner, groups).await;
             self.connection.exclusively(append).await?
@@ -90,13 +93,13 @@ async fn append_and_decide(
     groups: &[Entries],
 ) -> Result<Vec<usize>, JournalError> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    if groups.iter().flat_map(|group| group.iter()).any(reservations::is_of_plan) {
+    if groups.iter().flat_map(|group| group.iter()).any(reservation::is_of_plan) {
         apply_all(&mut transaction).await?;
     }
     let rejected = reservations::rejected(&mut transaction, groups).await?;
     let accepted = groups.iter().enumerate().filter(|(index, _)| !rejected.contains(index));
     let (operations, accepted): (Vec<&Entry>, Vec<&Entry>) =
-        accepted.flat_map(|(_, group)| group.iter()).partition(|entry| bulk::is_bulk(entry));
+        accepted.flat_map(|(_, group)| group.iter()).partition(|entry| is_bulk(entry));
     append_row(&mut transaction, planner, &accepted).await?;
     if !operations.is_empty() {
         apply_all(&mut transaction).await?;

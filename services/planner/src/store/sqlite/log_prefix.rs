@@ -12,8 +12,9 @@ use crate::store::{
     sqlite::{
         projected_rows::rows_of,
         quarantine::{self, Blocked, Quarantined},
-        rows::{Rows, Script, json},
+        rows::{Rows, Script},
     },
+    stored::value::json,
 };
 
 /// Approximate size of a part that is applied at once, in bytes of the log: commits wait meanwhile, a millisecond or two.

@@ -10,11 +10,8 @@ use sqlx::{Connection, SqliteConnection, SqlitePool};
 use crate::store::{
     error::JournalError,
     query::Unreadable,
-    sqlite::{
-        bulk,
-        rows::{json, micros},
-        stored::parse,
-    },
+    sqlite::bulk,
+    stored::value::{json, micros, parse},
     takeover::{Heartbeat, SUSPECT_WINDOW, SkippedPlan, TakeoverScope, Unfinished, UnfinishedPlan},
 };
 

@@ -1,105 +1,96 @@
-//! Rows of a projection.
+//! Rows of a projection, as cells, and the documents of compacted plans.
 
-use phoenix_domain::{
-    OrchestratorError,
-    plan::{AttemptOutcome, Plan, Task},
-};
+use phoenix_domain::plan::{Plan, Task};
 
 use crate::store::{
-    projection::{
-        Acceptance, AttemptChanges, PlanChanges, PlanUpdate, Projection, Redrive, TaskChanges, TaskUpdate,
+    changes::{
+        AttemptEnd, ChangedAttempt, ChangedPlan, ChangedTask, NewAttempt, NewPlan, NewTask, RowChanges,
+        TaskState,
     },
+    projection::{AttemptChanges, PlanChanges, Projection, Redrive},
     record::{error_text, output_text},
     sqlite::{
         document::{Document, EndedAttempt, EndedTask},
-        rows::{Cell, Row, Rows, json, micros, row},
+        rows::{Cell, Row, Rows, row},
     },
+    stored::value::{json, micros},
 };
 
 /// The rows of a projection. Events receive the positions after `position`; those of one plan keep their order.
 pub(super) fn rows_of(projection: Projection<'_>, position: i64) -> Rows {
     let Projection { plans, redrives, .. } = projection;
-    let redrive = |Redrive { plan_id, at, by, reason }| row![plan_id, micros(at), by, reason];
-    let mut rows = Rows { redrives: redrives.into_iter().map(redrive).collect(), ..Rows::default() };
+    let mut rows = Rows::default();
+    let mut changes = RowChanges { redrives, ..RowChanges::default() };
+    // Positions of the first events of the plans in `changes`.
+    let mut firsts = Vec::new();
     for plan in plans {
         let first = position + 1 + rows.event_count;
         rows.event_count += plan.events.count;
-        add_plan(plan, first, &mut rows);
+        if let Some(task) = plan.compact_task() {
+            add_compacted(plan, task, first, &mut rows);
+        } else {
+            firsts.extend((plan.events.count > 0).then_some(first));
+            changes.add(plan);
+        }
     }
+    add_changes(changes, firsts, &mut rows);
     rows
 }
 
-/// Adds the rows of a plan; `first` is the position of its first event.
-fn add_plan(plan: PlanChanges<'_>, first: i64, rows: &mut Rows) {
-    if let Some(task) = plan.compact_task() {
-        rows.compacted_plans.push(plan_row(&plan, Some((first, task.spec.agent.as_str()))));
-        let document = json(&document(&plan, task));
-        rows.documents.push(row![first, document, plan.events.into_text()]);
-        return;
+/// Adds a plan that is stored as a document; `first` is the position of its first event.
+fn add_compacted(plan: PlanChanges<'_>, task: &Task, first: i64, rows: &mut Rows) {
+    if let Some(accepted) = plan.accepted {
+        let new = NewPlan::of(accepted, plan.update.as_ref());
+        rows.compacted_plans.push(plan_row(&new, Some((first, task.spec.agent.as_str()))));
     }
-    let PlanChanges { plan_id, ref accepted, ref update, ref tasks, .. } = plan;
-    match (accepted, update) {
-        (Some(_), _) => rows.plans.push(plan_row(&plan, None)),
-        (None, Some(PlanUpdate { status, ended_at, result })) => {
-            let (_, error) = parts(*result);
-            let (ended_at, error) = (ended_at.map(micros), error.map(error_text));
-            rows.plan_updates.push(row![plan_id, status.as_str(), ended_at, error]);
-        }
-        (None, None) => {}
-    }
-    add_tasks(&plan, rows);
-    for task in tasks {
-        rows.attempts.extend(task.attempts.iter().filter_map(|attempt| attempt_row(&plan, task, attempt)));
-        let ends = task.attempts.iter().filter_map(|attempt| attempt_end_row(&plan, task, attempt));
-        rows.attempt_ends.extend(ends);
-        rows.dead_letters.extend(task.dead_lettered.then(|| row![plan_id, task.ordinal]));
-    }
-    if plan.events.count > 0 {
-        rows.events.push(row![plan_id, first, plan.events.into_text()]);
-    }
+    let document = json(&document(&plan, task));
+    rows.documents.push(row![first, document, plan.events.into_text()]);
 }
 
-/// Adds the new tasks of a plan, and the updates of earlier ones.
-fn add_tasks(plan: &PlanChanges<'_>, rows: &mut Rows) {
-    let new_tasks = plan.accepted.as_ref().map_or(&[][..], |accepted| &accepted.plan.tasks);
-    let mut changes = plan.tasks.iter().peekable();
-    for (ordinal, task) in new_tasks.iter().enumerate() {
-        let own = changes.next_if(|changes| changes.ordinal == ordinal);
-        rows.tasks.push(task_row(plan, ordinal, task, own.and_then(|changes| changes.update.as_ref())));
-    }
-    for TaskChanges { ordinal, update, .. } in changes {
-        if let Some(TaskUpdate { status, dispatched_at, ended_at, result }) = update {
-            let (output, error) = parts(*result);
-            rows.task_updates.push(row![
-                plan.plan_id,
-                *ordinal,
-                status.as_str(),
-                dispatched_at.map(micros),
-                ended_at.map(micros),
-                output.map(output_text),
-                error.map(error_text)
-            ]);
-        }
-    }
+/// Adds the rows of `changes`; the events of its plans are at `firsts`.
+fn add_changes(changes: RowChanges<'_>, firsts: Vec<i64>, rows: &mut Rows) {
+    let RowChanges {
+        plans,
+        tasks,
+        attempts,
+        attempt_ends,
+        task_updates,
+        plan_updates,
+        dead_letters,
+        redrives,
+        events,
+    } = changes;
+    rows.plans.extend(plans.iter().map(|plan| plan_row(plan, None)));
+    rows.tasks.extend(tasks.iter().map(task_row));
+    rows.attempts.extend(attempts.into_iter().map(attempt_row));
+    rows.attempt_ends.extend(attempt_ends.into_iter().map(attempt_end_row));
+    rows.task_updates.extend(task_updates.iter().map(task_update_row));
+    let plan_update = |ChangedPlan { plan_id, status, ended_at, error }| {
+        row![plan_id, status, ended_at, error.map(error_text)]
+    };
+    rows.plan_updates.extend(plan_updates.into_iter().map(plan_update));
+    rows.dead_letters.extend(dead_letters.into_iter().map(|(plan_id, ordinal)| row![plan_id, ordinal]));
+    let redrive = |Redrive { plan_id, at, by, reason, .. }| row![plan_id, micros(at), by, reason];
+    rows.redrives.extend(redrives.into_iter().map(redrive));
+    let events = events.into_iter().zip(firsts);
+    rows.events.extend(events.map(|((plan_id, events), first)| row![plan_id, first, events.into_text()]));
 }
 
 /// The state of an accepted plan after the batch, with the position of its document and its agent if it is compacted.
-fn plan_row(plan: &PlanChanges<'_>, compacted: Option<(i64, &str)>) -> Row {
-    let Some(Acceptance { planner, plan: accepted }) = plan.accepted else { return Row::new() };
-    let Plan { plan_id, correlation_id, kind, created_at, deadline_at, context, redrive_of, .. } = accepted;
-    let update = plan.update.as_ref();
-    let (_, error) = parts(update.and_then(|update| update.result));
+fn plan_row(new: &NewPlan<'_>, compacted: Option<(i64, &str)>) -> Row {
+    let NewPlan { planner, plan, status, ended_at, error } = new;
+    let Plan { plan_id, correlation_id, kind, created_at, deadline_at, context, redrive_of, .. } = plan;
     let (document, agent) = compacted.unzip();
     row![
         *plan_id,
         *correlation_id,
         kind.as_str(),
-        update.map_or(accepted.status, |update| update.status).as_str(),
-        planner,
+        *status,
+        *planner,
         micros(*created_at),
         deadline_at.map(micros),
         context.as_str(),
-        update.and_then(|update| update.ended_at).map(micros),
+        *ended_at,
         error.map(error_text),
         *redrive_of,
         document,
@@ -108,12 +99,11 @@ fn plan_row(plan: &PlanChanges<'_>, compacted: Option<(i64, &str)>) -> Row {
 }
 
 /// The state of a new task after the batch.
-fn task_row(plan: &PlanChanges<'_>, ordinal: usize, task: &Task, update: Option<&TaskUpdate<'_>>) -> Row {
-    let Task { task_id, spec, status, queued_at, .. } = task;
-    let (output, error) = parts(update.and_then(|update| update.result));
+fn task_row(NewTask { plan_id, ordinal, task, state }: &NewTask<'_>) -> Row {
+    let Task { task_id, spec, queued_at, .. } = task;
     row![
-        plan.plan_id,
-        ordinal,
+        *plan_id,
+        *ordinal,
         *task_id,
         spec.key.as_str(),
         spec.agent.as_str(),
@@ -121,43 +111,55 @@ fn task_row(plan: &PlanChanges<'_>, ordinal: usize, task: &Task, update: Option<
         json(&spec.payload),
         json(&spec.depends_on),
         spec.on_failure.as_str(),
-        update.map_or(*status, |update| update.status).as_str(),
+        state.status.as_str(),
         micros(*queued_at),
-        update.and_then(|update| update.dispatched_at).map(micros),
-        update.and_then(|update| update.ended_at).map(micros),
-        output.map(output_text),
-        error.map(error_text)
+        state.dispatched_at,
+        state.ended_at,
+        state.output.map(output_text),
+        state.error.map(error_text)
+    ]
+}
+
+fn task_update_row(ChangedTask { plan_id, ordinal, state }: &ChangedTask<'_>) -> Row {
+    row![
+        *plan_id,
+        *ordinal,
+        state.status.as_str(),
+        state.dispatched_at,
+        state.ended_at,
+        state.output.map(output_text),
+        state.error.map(error_text)
     ]
 }
 
 /// An attempt that starts in the batch.
-fn attempt_row(plan: &PlanChanges<'_>, task: &TaskChanges<'_>, attempt: &AttemptChanges<'_>) -> Option<Row> {
-    let (started_at, worker) = attempt.started?;
-    let mut row = row![plan.plan_id, task.ordinal, attempt.number, micros(started_at), worker];
-    row.extend(end_cells(attempt));
-    Some(row)
+fn attempt_row(attempt: NewAttempt<'_>) -> Row {
+    let NewAttempt { plan_id, ordinal, number, started_at, worker, end } = attempt;
+    let mut row = row![plan_id, ordinal, number, started_at, worker];
+    row.extend(end_cells(end));
+    row
 }
 
 /// The end of an attempt that started in an earlier batch.
-fn attempt_end_row(
-    plan: &PlanChanges<'_>,
-    task: &TaskChanges<'_>,
-    attempt: &AttemptChanges<'_>,
-) -> Option<Row> {
-    if attempt.started.is_some() {
-        return None;
-    }
-    let mut row = row![plan.plan_id, task.ordinal, attempt.number];
-    row.extend(end_cells(attempt));
-    Some(row)
+fn attempt_end_row(ChangedAttempt { plan_id, ordinal, number, end }: ChangedAttempt<'_>) -> Row {
+    let mut row = row![plan_id, ordinal, number];
+    row.extend(end_cells(end));
+    row
+}
+
+/// Cells of an attempt's end, in the order of the columns.
+fn end_cells(
+    AttemptEnd { ended_at, outcome, error_class, message, stderr_tail }: AttemptEnd<'_>,
+) -> [Cell; 5] {
+    [ended_at.into(), outcome.into(), error_class.into(), message.into(), stderr_tail.into()]
 }
 
 /// The document of a compacted plan.
 fn document<'s>(plan: &'s PlanChanges<'_>, task: &'s Task) -> Document<'s> {
-    let Task { task_id, spec, status, queued_at, .. } = task;
+    let Task { task_id, spec, queued_at, .. } = task;
     let changes = plan.tasks.first();
-    let update = changes.and_then(|changes| changes.update.as_ref());
-    let (output, error) = parts(update.and_then(|update| update.result));
+    let TaskState { status, dispatched_at, ended_at, output, error } =
+        TaskState::of_new(task, changes.and_then(|changes| changes.update.as_ref()));
     let attempt = |attempt: &'s AttemptChanges<'_>| {
         let (started_at, worker) = attempt.started?;
         let AttemptEnd { ended_at, outcome, error_class, message, stderr_tail } = AttemptEnd::of(attempt);
@@ -182,54 +184,13 @@ fn document<'s>(plan: &'s PlanChanges<'_>, task: &'s Task) -> Document<'s> {
             payload: &spec.payload,
             depends_on: &spec.depends_on,
             on_failure: spec.on_failure.as_str(),
-            status: update.map_or(*status, |update| update.status).as_str(),
+            status: status.as_str(),
             queued_at: micros(*queued_at),
-            dispatched_at: update.and_then(|update| update.dispatched_at).map(micros),
-            ended_at: update.and_then(|update| update.ended_at).map(micros),
+            dispatched_at,
+            ended_at,
             output: output.map(Into::into),
             error: error.map(Into::into),
         },
         attempts: changes.map_or(&[][..], |changes| &changes.attempts).iter().filter_map(attempt).collect(),
-    }
-}
-
-/// End of an attempt, if it has ended.
-#[derive(Default)]
-struct AttemptEnd<'a> {
-    ended_at: Option<i64>,
-    outcome: Option<&'a str>,
-    error_class: Option<&'a str>,
-    message: Option<&'a str>,
-    stderr_tail: Option<&'a str>,
-}
-
-impl<'a> AttemptEnd<'a> {
-    fn of(attempt: &AttemptChanges<'a>) -> Self {
-        let Some((at, outcome)) = attempt.ended else { return Self::default() };
-        let ended = Self { ended_at: Some(micros(at)), outcome: Some(outcome.as_str()), ..Self::default() };
-        match outcome {
-            AttemptOutcome::Failed { class, message, stderr_tail } => Self {
-                error_class: Some(class.as_str()),
-                message: Some(message),
-                stderr_tail: Some(stderr_tail),
-                ..ended
-            },
-            AttemptOutcome::Succeeded | AttemptOutcome::Cancelled => ended,
-        }
-    }
-}
-
-/// Cells of an attempt's end, in the order of the columns.
-fn end_cells(attempt: &AttemptChanges<'_>) -> [Cell; 5] {
-    let AttemptEnd { ended_at, outcome, error_class, message, stderr_tail } = AttemptEnd::of(attempt);
-    [ended_at.into(), outcome.into(), error_class.into(), message.into(), stderr_tail.into()]
-}
-
-/// The output and the error of a result.
-fn parts<T>(result: Option<&Result<T, OrchestratorError>>) -> (Option<&T>, Option<&OrchestratorError>) {
-    match result {
-        Some(Ok(output)) => (Some(output), None),
-        Some(Err(error)) => (None, Some(error)),
-        None => (None, None),
     }
 }

@@ -18,10 +18,8 @@ use crate::{
         entry::Entry,
         error::JournalError,
         record::{self, unusable::Unusable},
-        sqlite::{
-            rows::{Row, micros, row},
-            stored::parse,
-        },
+        sqlite::rows::{Row, row},
+        stored::value::{micros, parse},
     },
 };
 

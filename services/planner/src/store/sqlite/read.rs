@@ -1,20 +1,20 @@
 //! Reads of the journal.
 
-use futures_util::{Stream, TryStreamExt};
+use futures_util::TryStreamExt;
 use jiff::Timestamp;
-use phoenix_domain::{PlanId, limits::MAX_VIEW_BYTES, plan::Plan};
-use serde::Deserialize;
-use serde_json::value::RawValue;
-use sqlx::{FromRow, Row, Sqlite, SqlitePool, sqlite::SqliteRow};
+use phoenix_domain::{PlanId, plan::Plan};
+use sqlx::{FromRow, Sqlite, SqlitePool};
 
 use crate::store::{
     entry::UsedKey,
     error::JournalError,
-    query::{Event, Page, PlanFilter, Unreadable},
-    sqlite::{
-        quarantine,
-        rows::{self, micros},
-        stored::{AttemptRow, PlanRow, StoredDocument, TaskRow, damaged, from_json, parse, time},
+    listing::page,
+    query::{Changes, Event, Page, PlanFilter},
+    sqlite::quarantine,
+    stored::{
+        event::{EventRow, read_events},
+        plan::{AttemptRow, PlanRow, RowsByPlan, StoredDocument, TaskRow, listed},
+        value::{damaged, from_json, json, micros, parse},
     },
 };
 
@@ -38,7 +38,7 @@ pub(super) async fn plans_by_id(
     pool: &SqlitePool,
     plan_ids: &[PlanId],
 ) -> Result<Vec<(PlanId, Result<Plan, JournalError>)>, JournalError> {
-    let plan_ids = rows::json(&plan_ids);
+    let plan_ids = json(&plan_ids);
     let those = "WHERE plan_id IN (SELECT value FROM json_each(?)) ORDER BY plan_id";
     // One snapshot: a plan never appears with tasks of another state.
     let mut snapshot = pool.begin().await?;
@@ -62,22 +62,19 @@ pub(super) async fn plans_by_id(
     .fetch_all(&mut *snapshot)
     .await?;
     drop(snapshot);
-    let (mut tasks, mut attempts) = (tasks.into_iter().peekable(), attempts.into_iter().peekable());
+    let mut rows = RowsByPlan::new(tasks, attempts);
     let mut found = Vec::with_capacity(plans.len());
     for FullPlanRow { plan, document, is_blocked } in plans {
-        if is_blocked {
-            let plan_id = parse("plans.plan_id", &plan.plan_id)?;
-            found.push((plan_id, Err(quarantine::unreadable(plan_id))));
-            continue;
-        }
-        if let Some(document) = document {
-            found.push((parse("plans.plan_id", &plan.plan_id)?, compacted_plan(plan, &document)));
-            continue;
-        }
-        let own_tasks = std::iter::from_fn(|| tasks.next_if(|task| task.plan_id == plan.plan_id)).collect();
-        let own_attempts = std::iter::from_fn(|| attempts.next_if(|attempt| attempt.plan_id == plan.plan_id));
-        let own_attempts = own_attempts.collect();
-        found.push((parse("plans.plan_id", &plan.plan_id)?, plan.with(own_tasks, own_attempts)));
+        let plan_id = parse("plans.plan_id", &plan.plan_id)?;
+        let read = match document {
+            _ if is_blocked => Err(quarantine::unreadable(plan_id)),
+            Some(document) => compacted_plan(plan, &document),
+            None => {
+                let (tasks, attempts) = rows.of(&plan.plan_id);
+                plan.with(tasks, attempts)
+            }
+        };
+        found.push((plan_id, read));
     }
     for plan_id in lost {
         let plan_id = parse("quarantined_records.plan_id", &plan_id)?;
@@ -140,44 +137,7 @@ pub(super) async fn plans(
         select(&mut query, &[]);
     }
     query.push(" ORDER BY plan_id DESC LIMIT ").push_bind(i64::from(*limit) + 1);
-    let cursor = |row: &SqliteRow| row.try_get::<String, _>("plan_id").ok()?.parse().ok();
-    page(query.build().fetch(pool), *limit, cursor, |row| PlanRow::from_row(row)?.read()).await
-}
-
-/// A page of a listing whose query returns up to one row more than `limit`: that row means that another page follows. A page
-/// ends early when its rows exceed [`MAX_VIEW_BYTES`], and has at least one row. Unreadable rows are reported separately.
-pub(super) async fn page<T, C>(
-    mut rows: impl Stream<Item = Result<SqliteRow, sqlx::Error>> + Unpin,
-    limit: u32,
-    cursor: impl Fn(&SqliteRow) -> Option<C>,
-    read: impl Fn(&SqliteRow) -> Result<T, JournalError>,
-) -> Result<Page<T, C>, JournalError> {
-    let mut page = Page { items: Vec::new(), unreadable: Vec::new(), last: None };
-    let (mut count, mut bytes, mut last) = (0, 0, None);
-    while let Some(row) = rows.try_next().await? {
-        bytes += size(&row);
-        if count == limit || (count > 0 && bytes > MAX_VIEW_BYTES) {
-            page.last = last;
-            break;
-        }
-        count += 1;
-        last = cursor(&row).or(last);
-        match read(&row) {
-            Ok(item) => page.items.push(item),
-            Err(error) => {
-                let id = row.try_get("plan_id").unwrap_or_default();
-                page.unreadable.push(Unreadable { id, what: error.to_string() });
-            }
-        }
-    }
-    Ok(page)
-}
-
-/// Approximate size of a row of a listing, in bytes.
-fn size(row: &SqliteRow) -> usize {
-    const REST: usize = 512;
-    let text = |column| row.try_get::<Option<&str>, _>(column).ok().flatten().map_or(0, str::len);
-    REST + ["error", "reason"].into_iter().map(text).sum::<usize>()
+    page(query.build().fetch(pool).map_ok(|row| listed(&row)), *limit).await
 }
 
 /// The first use of `key`, unless it was before `not_before`.
@@ -211,7 +171,7 @@ pub(super) async fn events(
         return Err(quarantine::unreadable(plan_id));
     }
     // From the row that contains `after`.
-    let mut rows: Vec<(i64, String)> = sqlx::query_as(
+    let mut rows: Vec<EventRow> = sqlx::query_as(
         "SELECT position, events FROM events WHERE plan_id = ?1 AND position >= coalesce(
              (SELECT max(position) FROM events WHERE plan_id = ?1 AND position <= ?2), 0)
          ORDER BY position LIMIT ?3 + 1",
@@ -232,7 +192,7 @@ pub(super) async fn events(
     let keys = match compacted {
         Some((position, events, document)) => {
             rows.insert(0, (position, events));
-            vec![from_json::<StoredDocument>(DOCUMENT_COLUMN, &document)?.task.key]
+            vec![from_json::<StoredDocument>(DOCUMENT_COLUMN, &document)?.task.key.0]
         }
         None if rows.is_empty() => return Ok(Vec::new()),
         None => {
@@ -242,19 +202,7 @@ pub(super) async fn events(
                 .await?
         }
     };
-    let mut found = Vec::new();
-    for (first, text) in rows {
-        let events: Vec<StoredEvent> = from_json("events.events", &text)?;
-        for (position, StoredEvent(ordinal, kind, at, data)) in (first..).zip(events) {
-            if position > after {
-                let task_key = ordinal.and_then(|ordinal| keys.get(ordinal)).cloned().unwrap_or_default();
-                let position = u64::try_from(position).map_err(|_| damaged("events.position", position))?;
-                found.push(Event { position, kind, at: time(at)?, task_key, data: data.get().to_owned() });
-            }
-        }
-    }
-    found.truncate(limit as usize);
-    Ok(found)
+    read_events(rows, &keys, after, limit)
 }
 
 /// Acceptance time of the oldest unfinished plan.
@@ -276,28 +224,30 @@ pub(super) async fn position(pool: &SqlitePool) -> Result<u64, JournalError> {
     u64::try_from(position).map_err(|_| damaged("journal.position", position))
 }
 
-/// Those of `plan_ids` with events after `position`.
-pub(super) async fn changed_since(
+/// Those of `plan_ids` with events after `position`, and the position of the last event.
+pub(super) async fn changes(
     pool: &SqlitePool,
     plan_ids: &[PlanId],
-    position: u64,
-) -> Result<Vec<PlanId>, JournalError> {
-    // A row holds consecutive events: it is after `position` when its first event is.
+    since: u64,
+) -> Result<Changes, JournalError> {
+    // First, so that what is applied meanwhile is found by the next call.
+    let position = position(pool).await?;
+    if position == since || plan_ids.is_empty() {
+        return Ok(Changes { plans: Vec::new(), position });
+    }
+    // A row holds consecutive events: it is after `since` when its first event is.
     let changed: Vec<String> = sqlx::query_scalar(
         "SELECT value FROM json_each(?1)
          WHERE EXISTS (SELECT 1 FROM events WHERE plan_id = value AND position > ?2)
             OR EXISTS (SELECT 1 FROM plans WHERE plan_id = value AND document > ?2)",
     )
-    .bind(rows::json(&plan_ids))
-    .bind(i64::try_from(position).unwrap_or(i64::MAX))
+    .bind(json(&plan_ids))
+    .bind(i64::try_from(since).unwrap_or(i64::MAX))
     .fetch_all(pool)
     .await?;
-    changed.iter().map(|id| parse("plans.plan_id", id)).collect()
+    let plans = changed.iter().map(|id| parse("plans.plan_id", id)).collect::<Result<_, _>>()?;
+    Ok(Changes { plans, position })
 }
-
-/// Ordinal of the task, kind, time, facts.
-#[derive(Deserialize)]
-struct StoredEvent(Option<usize>, String, i64, Box<RawValue>);
 
 /// A statement that is composed of constants.
 fn sql(text: String) -> sqlx::AssertSqlSafe<String> {

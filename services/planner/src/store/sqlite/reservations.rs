@@ -1,4 +1,4 @@
-//! Reservations: idempotency keys, and plans to redrive. Each can be reserved once.
+//! Reservations that earlier batches have made.
 //!
 //! A batch with reservations is written in a transaction that holds the write lock from its start, so that the planner that
 //! finds one free is the planner that makes it.
@@ -11,35 +11,9 @@ use sqlx::SqliteConnection;
 use crate::store::{
     entry::{Entries, Entry},
     error::JournalError,
-    sqlite::{
-        rows::{json, micros},
-        stored::parse,
-    },
+    reservation::{self, Reservation},
+    stored::value::{json, micros, parse},
 };
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Reservation<'a> {
-    Key(&'a str),
-    Plan(PlanId),
-}
-
-fn reservation(entry: &Entry) -> Option<Reservation<'_>> {
-    match entry {
-        Entry::KeyUsed { key, .. } => Some(Reservation::Key(&key.key)),
-        Entry::PlanRedriven { plan_id, .. } => Some(Reservation::Plan(*plan_id)),
-        _ => None,
-    }
-}
-
-/// Whether another request may have made the reservation of `entry` first.
-pub(super) fn is_reservation(entry: &Entry) -> bool {
-    reservation(entry).is_some()
-}
-
-/// Whether `entry` reserves a plan.
-pub(super) fn is_of_plan(entry: &Entry) -> bool {
-    matches!(reservation(entry), Some(Reservation::Plan(_)))
-}
 
 /// Indices of those of `groups` that reserve what an earlier batch or an earlier group has reserved. Deletes expired uses of
 /// their keys.
@@ -50,16 +24,7 @@ pub(super) async fn rejected(
     let (keys, plans) = (reserved_keys(connection, groups).await?, reserved_plans(connection, groups).await?);
     let mut reserved: HashSet<_> = keys.iter().map(|key| Reservation::Key(key)).collect();
     reserved.extend(plans.into_iter().map(Reservation::Plan));
-    let mut rejected = Vec::new();
-    for (index, group) in groups.iter().enumerate() {
-        let own: Vec<_> = group.iter().filter_map(reservation).collect();
-        if own.iter().any(|reservation| reserved.contains(reservation)) {
-            rejected.push(index);
-        } else {
-            reserved.extend(own);
-        }
-    }
-    Ok(rejected)
+    Ok(reservation::rejected(groups, reserved))
 }
 
 async fn reserved_keys(

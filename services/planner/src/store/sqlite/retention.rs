@@ -9,11 +9,8 @@ use sqlx::{SqliteConnection, SqlitePool};
 use crate::store::{
     error::JournalError,
     query::{OldPlans, Purged, StoreStats},
-    sqlite::{
-        connection::WriterConnection,
-        ownership,
-        rows::{json, micros},
-    },
+    sqlite::{connection::WriterConnection, ownership},
+    stored::value::{json, micros},
 };
 
 /// One script, because commits wait for each round trip to SQLite's thread. Without an fsync: a deletion that is lost with the

@@ -3,9 +3,7 @@
 
 use std::sync::LazyLock;
 
-use jiff::Timestamp;
 use phoenix_domain::{CorrelationId, PlanId, TaskId};
-use serde::Serialize;
 use sqlx::{
     QueryBuilder, Sqlite, SqliteConnection, query::Query, query_builder::Separated, sqlite::SqliteArguments,
 };
@@ -290,15 +288,6 @@ fn push_row(mut columns: Separated<'_, Sqlite, &'static str>, row: Row) {
             Cell::Text(text) => columns.push_bind(text),
         };
     }
-}
-
-pub(super) fn micros(time: Timestamp) -> i64 {
-    time.as_microsecond()
-}
-
-/// JSON text of a value. Keys are strings and numbers are JSON numbers, so this does not fail.
-pub(super) fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default()
 }
 
 impl From<i64> for Cell {

@@ -1,36 +1,49 @@
-//! Rows and documents as they are read, and what is wrong with them.
+//! Plans, tasks and attempts, as rows or as documents.
 
-use jiff::Timestamp;
+use std::{iter::Peekable, vec};
+
 use phoenix_domain::{
-    FailureClass, OrchestratorError,
+    FailureClass, PlanId,
     action::ActionResult,
     json::Object,
     plan::{Attempt, AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
 };
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use sqlx::FromRow;
+use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 
-use crate::store::{error::JournalError, record};
+use crate::store::{
+    error::JournalError,
+    listing::Listed,
+    record,
+    stored::{
+        text::Text,
+        value::{damaged, from_json, parse, stored_error, time, unreadable},
+    },
+};
 
 #[derive(FromRow)]
-pub(super) struct PlanRow {
-    pub(super) plan_id: String,
+pub(in crate::store) struct PlanRow {
+    pub(in crate::store) plan_id: String,
     correlation_id: String,
     kind: String,
     status: String,
     created_at: i64,
     deadline_at: Option<i64>,
     ended_at: Option<i64>,
-    context: String,
-    output: Option<String>,
-    error: Option<String>,
+    context: Text,
+    output: Option<Text>,
+    error: Option<Text>,
     redrive_of: Option<String>,
     redriven_as: Option<String>,
 }
 
 impl PlanRow {
-    pub(super) fn with(self, tasks: Vec<TaskRow>, attempts: Vec<AttemptRow>) -> Result<Plan, JournalError> {
+    pub(in crate::store) fn with(
+        self,
+        tasks: Vec<TaskRow>,
+        attempts: Vec<AttemptRow>,
+    ) -> Result<Plan, JournalError> {
         let mut plan = self.read()?;
         plan.tasks = tasks.into_iter().map(TaskRow::read).collect::<Result<_, _>>()?;
         if plan.status == PlanStatus::Succeeded && plan.output.is_none() {
@@ -44,7 +57,7 @@ impl PlanRow {
         Ok(plan)
     }
 
-    pub(super) fn read(self) -> Result<Plan, JournalError> {
+    pub(in crate::store) fn read(self) -> Result<Plan, JournalError> {
         let Self {
             plan_id,
             correlation_id,
@@ -67,9 +80,9 @@ impl PlanRow {
             created_at: time(created_at)?,
             deadline_at: deadline_at.map(time).transpose()?,
             ended_at: ended_at.map(time).transpose()?,
-            context,
-            output,
-            error: stored_error(error.as_deref())?,
+            context: context.0,
+            output: output.map(|output| output.0),
+            error: stored_error(error.as_ref().map(|error| &*error.0))?,
             redrive_of: redrive_of.map(|id| parse("plans.redrive_of", &id)).transpose()?,
             redriven_as: redriven_as.map(|id| parse("plans.plan_id", &id)).transpose()?,
             tasks: Vec::new(),
@@ -77,28 +90,41 @@ impl PlanRow {
     }
 }
 
+/// A row of a listing of plans.
+pub(in crate::store) fn listed<'r, R>(row: &'r R) -> Listed<Plan, PlanId>
+where
+    R: Row,
+    PlanRow: FromRow<'r, R>,
+    &'r str: Decode<'r, R::Database> + Type<R::Database>,
+    &'static str: ColumnIndex<R>,
+{
+    let cursor = || row.try_get::<&str, _>("plan_id").ok()?.parse().ok();
+    let item = PlanRow::from_row(row).map_err(JournalError::from).and_then(PlanRow::read);
+    Listed::of(row, cursor(), item)
+}
+
 /// A task, from its table or from a document.
 #[derive(FromRow, Deserialize)]
-pub(super) struct TaskRow {
+pub(in crate::store) struct TaskRow {
     #[serde(skip)]
-    pub(super) plan_id: String,
+    pub(in crate::store) plan_id: String,
     task_id: String,
-    pub(super) key: String,
+    pub(in crate::store) key: Text,
     agent: String,
-    action: String,
+    action: Text,
     #[serde(deserialize_with = "text")]
-    payload: String,
+    payload: Text,
     #[serde(deserialize_with = "text")]
-    depends_on: String,
+    depends_on: Text,
     on_failure: String,
     status: String,
     queued_at: i64,
     dispatched_at: Option<i64>,
     ended_at: Option<i64>,
     #[serde(default, deserialize_with = "optional_text")]
-    output: Option<String>,
+    output: Option<Text>,
     #[serde(default, deserialize_with = "optional_text")]
-    error: Option<String>,
+    error: Option<Text>,
 }
 
 impl TaskRow {
@@ -122,12 +148,12 @@ impl TaskRow {
         Ok(Task {
             task_id: parse("tasks.task_id", &task_id)?,
             spec: TaskSpec {
-                key,
+                key: key.0,
                 agent: parse("tasks.agent", &agent)?,
-                action,
-                payload: Object::parse_stored(&payload)
+                action: action.0,
+                payload: Object::parse_stored(&payload.0)
                     .map_err(|error| unreadable("tasks.payload", &error))?,
-                depends_on: from_json("tasks.depends_on", &depends_on)?,
+                depends_on: from_json("tasks.depends_on", &depends_on.0)?,
                 on_failure: match on_failure.as_str() {
                     "fail" => OnFailure::Fail,
                     "continue" => OnFailure::Continue,
@@ -139,10 +165,10 @@ impl TaskRow {
             dispatched_at: dispatched_at.map(time).transpose()?,
             ended_at: ended_at.map(time).transpose()?,
             output: output
-                .map(|text| record::read_output(&text))
+                .map(|text| record::read_output(&text.0))
                 .transpose()
                 .map_err(|problem| unreadable("tasks.output", &problem))?,
-            error: stored_error(error.as_deref())?,
+            error: stored_error(error.as_ref().map(|error| &*error.0))?,
             attempts: Vec::new(),
         })
     }
@@ -150,19 +176,19 @@ impl TaskRow {
 
 /// An attempt, from its table or from a document.
 #[derive(FromRow, Deserialize)]
-pub(super) struct AttemptRow {
+pub(in crate::store) struct AttemptRow {
     #[serde(skip)]
-    pub(super) plan_id: String,
+    pub(in crate::store) plan_id: String,
     #[serde(skip)]
     ordinal: i64,
-    number: u32,
+    number: i64,
     started_at: i64,
     ended_at: Option<i64>,
     outcome: Option<String>,
     error_class: Option<String>,
-    message: Option<String>,
-    stderr_tail: Option<String>,
-    worker: String,
+    message: Option<Text>,
+    stderr_tail: Option<Text>,
+    worker: Text,
 }
 
 impl AttemptRow {
@@ -188,68 +214,58 @@ impl AttemptRow {
                 Some(AttemptOutcome::Failed {
                     class: FailureClass::from_name(&class)
                         .ok_or_else(|| damaged("attempts.error_class", &class))?,
-                    message: message.unwrap_or_default(),
-                    stderr_tail: stderr_tail.unwrap_or_default(),
+                    message: message.unwrap_or_default().0,
+                    stderr_tail: stderr_tail.unwrap_or_default().0,
                 })
             }
             Some(other) => return Err(damaged("attempts.outcome", other)),
         };
         Ok(Attempt {
-            number,
+            number: u32::try_from(number).map_err(|_| damaged("attempts.number", number))?,
             started_at: time(started_at)?,
             ended_at: ended_at.map(time).transpose()?,
             outcome,
-            worker,
+            worker: worker.0,
         })
+    }
+}
+
+/// Tasks and attempts of several plans, in the order of the plans' ids.
+pub(in crate::store) struct RowsByPlan {
+    tasks: Peekable<vec::IntoIter<TaskRow>>,
+    attempts: Peekable<vec::IntoIter<AttemptRow>>,
+}
+
+impl RowsByPlan {
+    pub(in crate::store) fn new(tasks: Vec<TaskRow>, attempts: Vec<AttemptRow>) -> Self {
+        Self { tasks: tasks.into_iter().peekable(), attempts: attempts.into_iter().peekable() }
+    }
+
+    /// The rows of a plan. Called in the order of the ids; rows of plans in between are dropped.
+    pub(in crate::store) fn of(&mut self, plan_id: &str) -> (Vec<TaskRow>, Vec<AttemptRow>) {
+        let Self { tasks, attempts } = self;
+        while tasks.next_if(|task| *task.plan_id < *plan_id).is_some() {}
+        while attempts.next_if(|attempt| *attempt.plan_id < *plan_id).is_some() {}
+        let tasks = std::iter::from_fn(|| tasks.next_if(|task| task.plan_id == plan_id)).collect();
+        let attempts = std::iter::from_fn(|| attempts.next_if(|attempt| attempt.plan_id == plan_id));
+        (tasks, attempts.collect())
     }
 }
 
 /// The document of a compacted plan.
 #[derive(Deserialize)]
-pub(super) struct StoredDocument {
-    pub(super) task: TaskRow,
-    pub(super) attempts: Vec<AttemptRow>,
+pub(in crate::store) struct StoredDocument {
+    pub(in crate::store) task: TaskRow,
+    pub(in crate::store) attempts: Vec<AttemptRow>,
 }
 
 /// JSON inside a document, as text.
-fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    Box::<RawValue>::deserialize(from).map(|value| value.get().to_owned())
+fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Text, D::Error> {
+    Box::<RawValue>::deserialize(from).map(|value| Text(value.get().to_owned()))
 }
 
 /// Optional JSON inside a document, as text.
-fn optional_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+fn optional_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Text>, D::Error> {
     let value = Option::<Box<RawValue>>::deserialize(from)?;
-    Ok(value.map(|value| value.get().to_owned()))
-}
-
-pub(super) fn damaged(column: &str, value: impl std::fmt::Display) -> JournalError {
-    JournalError::Damaged(format!("{column} holds `{value}`"))
-}
-
-pub(super) fn parse<T: std::str::FromStr>(column: &str, text: &str) -> Result<T, JournalError> {
-    text.parse().map_err(|_| damaged(column, text))
-}
-
-/// The message names the column and the problem, not the text: that belongs to a caller.
-fn unreadable(column: &str, problem: &impl std::fmt::Display) -> JournalError {
-    JournalError::Damaged(format!("{column} {problem}"))
-}
-
-/// The message names the column and the position, not the text: that belongs to a caller.
-pub(super) fn from_json<T: DeserializeOwned>(column: &str, text: &str) -> Result<T, JournalError> {
-    let wrong = |error: serde_json::Error| {
-        JournalError::Damaged(format!(
-            "{column} holds other JSON than is expected from character {} on",
-            error.column()
-        ))
-    };
-    serde_json::from_str(text).map_err(wrong)
-}
-
-pub(super) fn stored_error(text: Option<&str>) -> Result<Option<OrchestratorError>, JournalError> {
-    text.map(record::read_error).transpose().map_err(|problem| unreadable("error", &problem))
-}
-
-pub(super) fn time(micros: i64) -> Result<Timestamp, JournalError> {
-    Timestamp::from_microsecond(micros).map_err(|_| damaged("time", micros))
+    Ok(value.map(|value| Text(value.get().to_owned())))
 }

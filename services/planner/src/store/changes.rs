@@ -1,0 +1,238 @@
+//! Row changes of a projection: which rows are new, and which states change, for any database.
+//!
+//! The rules that need no database are applied here and in `projection.rs`. One is left to the statements of a store, because
+//! only the database knows the earlier state: a row in a terminal state never changes.
+
+use phoenix_domain::{
+    OrchestratorError, PlanId,
+    action::ActionResult,
+    plan::{AttemptOutcome, Plan, Task, TaskStatus},
+};
+
+use crate::store::{
+    plan_events::Events,
+    projection::{
+        Acceptance, AttemptChanges, PlanChanges, PlanUpdate, Projection, Redrive, TaskChanges, TaskUpdate,
+    },
+    stored::value::micros,
+};
+
+/// Detail of an error that names the class of the last failure.
+const ERROR_CLASS: &str = "error_class";
+
+/// Changes of the rows of a batch.
+#[derive(Debug, Default)]
+pub(super) struct RowChanges<'a> {
+    pub(super) plans: Vec<NewPlan<'a>>,
+    pub(super) tasks: Vec<NewTask<'a>>,
+    pub(super) attempts: Vec<NewAttempt<'a>>,
+    /// Ends of attempts that started in an earlier batch.
+    pub(super) attempt_ends: Vec<ChangedAttempt<'a>>,
+    /// Updates of tasks and plans that were accepted in an earlier batch.
+    pub(super) task_updates: Vec<ChangedTask<'a>>,
+    pub(super) plan_updates: Vec<ChangedPlan<'a>>,
+    /// Tasks that entries dead-letter, new or not.
+    pub(super) dead_letters: Vec<(PlanId, usize)>,
+    pub(super) redrives: Vec<Redrive<'a>>,
+    pub(super) events: Vec<(PlanId, Events)>,
+}
+
+/// An accepted plan, in its state after the batch.
+#[derive(Debug)]
+pub(super) struct NewPlan<'a> {
+    pub(super) planner: &'a str,
+    pub(super) plan: &'a Plan,
+    pub(super) status: &'static str,
+    pub(super) ended_at: Option<i64>,
+    pub(super) error: Option<&'a OrchestratorError>,
+}
+
+/// A task of an accepted plan, in its state after the batch.
+#[derive(Debug)]
+pub(super) struct NewTask<'a> {
+    pub(super) plan_id: PlanId,
+    pub(super) ordinal: usize,
+    pub(super) task: &'a Task,
+    pub(super) state: TaskState<'a>,
+}
+
+/// State of a task after the batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TaskState<'a> {
+    pub(super) status: TaskStatus,
+    pub(super) dispatched_at: Option<i64>,
+    pub(super) ended_at: Option<i64>,
+    pub(super) output: Option<&'a ActionResult>,
+    pub(super) error: Option<&'a OrchestratorError>,
+}
+
+/// New state of an earlier task, unless it has ended.
+#[derive(Debug)]
+pub(super) struct ChangedTask<'a> {
+    pub(super) plan_id: PlanId,
+    pub(super) ordinal: usize,
+    pub(super) state: TaskState<'a>,
+}
+
+/// New state of an earlier plan, unless it has ended.
+#[derive(Debug)]
+pub(super) struct ChangedPlan<'a> {
+    pub(super) plan_id: PlanId,
+    pub(super) status: &'static str,
+    pub(super) ended_at: Option<i64>,
+    pub(super) error: Option<&'a OrchestratorError>,
+}
+
+/// An attempt that starts in the batch. One with a number that is there already is dropped: the first counts.
+#[derive(Debug)]
+pub(super) struct NewAttempt<'a> {
+    pub(super) plan_id: PlanId,
+    pub(super) ordinal: usize,
+    pub(super) number: u32,
+    pub(super) started_at: i64,
+    pub(super) worker: &'a str,
+    pub(super) end: AttemptEnd<'a>,
+}
+
+/// The end of an earlier attempt, unless it has ended.
+#[derive(Debug)]
+pub(super) struct ChangedAttempt<'a> {
+    pub(super) plan_id: PlanId,
+    pub(super) ordinal: usize,
+    pub(super) number: u32,
+    pub(super) end: AttemptEnd<'a>,
+}
+
+/// End of an attempt, if it has ended.
+#[derive(Debug, Default)]
+pub(super) struct AttemptEnd<'a> {
+    pub(super) ended_at: Option<i64>,
+    pub(super) outcome: Option<&'a str>,
+    pub(super) error_class: Option<&'a str>,
+    pub(super) message: Option<&'a str>,
+    pub(super) stderr_tail: Option<&'a str>,
+}
+
+impl<'a> RowChanges<'a> {
+    /// The changes of every plan of `projection`.
+    pub(super) fn of(projection: Projection<'a>) -> Self {
+        let Projection { plans, redrives, .. } = projection;
+        let mut changes = Self { redrives, ..Self::default() };
+        plans.into_iter().for_each(|plan| changes.add(plan));
+        changes
+    }
+
+    /// Adds the changes of one plan.
+    pub(super) fn add(&mut self, plan: PlanChanges<'a>) {
+        let PlanChanges { plan_id, accepted, update, tasks, events } = plan;
+        match (&accepted, &update) {
+            (Some(accepted), _) => self.plans.push(NewPlan::of(*accepted, update.as_ref())),
+            (None, Some(PlanUpdate { status, ended_at, result })) => self.plan_updates.push(ChangedPlan {
+                plan_id,
+                status: status.as_str(),
+                ended_at: ended_at.map(micros),
+                error: parts(*result).1,
+            }),
+            (None, None) => {}
+        }
+        self.add_tasks(plan_id, accepted, &tasks);
+        for TaskChanges { ordinal, dead_lettered, attempts, .. } in &tasks {
+            for attempt in attempts {
+                self.add_attempt(plan_id, *ordinal, attempt);
+            }
+            self.dead_letters.extend(dead_lettered.then_some((plan_id, *ordinal)));
+        }
+        if events.count > 0 {
+            self.events.push((plan_id, events));
+        }
+    }
+
+    /// Adds the new tasks of a plan, and the updates of earlier ones.
+    fn add_tasks(&mut self, plan_id: PlanId, accepted: Option<Acceptance<'a>>, tasks: &[TaskChanges<'a>]) {
+        let new_tasks = accepted.map_or(&[][..], |accepted| &accepted.plan.tasks);
+        let mut changes = tasks.iter().peekable();
+        for (ordinal, task) in new_tasks.iter().enumerate() {
+            let own = changes.next_if(|changes| changes.ordinal == ordinal);
+            let update = own.and_then(|changes| changes.update.as_ref());
+            self.tasks.push(NewTask { plan_id, ordinal, task, state: TaskState::of_new(task, update) });
+        }
+        for TaskChanges { ordinal, update, .. } in changes {
+            let update = update.as_ref().map(TaskState::of);
+            self.task_updates.extend(update.map(|state| ChangedTask { plan_id, ordinal: *ordinal, state }));
+        }
+    }
+
+    fn add_attempt(&mut self, plan_id: PlanId, ordinal: usize, attempt: &AttemptChanges<'a>) {
+        let (number, end) = (attempt.number, AttemptEnd::of(attempt));
+        match attempt.started {
+            Some((at, worker)) => {
+                let started_at = micros(at);
+                self.attempts.push(NewAttempt { plan_id, ordinal, number, started_at, worker, end });
+            }
+            None => self.attempt_ends.push(ChangedAttempt { plan_id, ordinal, number, end }),
+        }
+    }
+}
+
+impl<'a> NewPlan<'a> {
+    pub(super) fn of(Acceptance { planner, plan }: Acceptance<'a>, update: Option<&PlanUpdate<'a>>) -> Self {
+        Self {
+            planner,
+            plan,
+            status: update.map_or(plan.status, |update| update.status).as_str(),
+            ended_at: update.and_then(|update| update.ended_at).map(micros),
+            error: parts(update.and_then(|update| update.result)).1,
+        }
+    }
+}
+
+impl<'a> TaskState<'a> {
+    /// State of a task of an accepted plan.
+    pub(super) fn of_new(task: &Task, update: Option<&TaskUpdate<'a>>) -> Self {
+        let queued = TaskUpdate { status: task.status, dispatched_at: None, ended_at: None, result: None };
+        Self::of(update.unwrap_or(&queued))
+    }
+
+    fn of(update: &TaskUpdate<'a>) -> Self {
+        let TaskUpdate { status, dispatched_at, ended_at, result } = update;
+        let (output, error) = parts(*result);
+        Self {
+            status: *status,
+            dispatched_at: dispatched_at.map(micros),
+            ended_at: ended_at.map(micros),
+            output,
+            error,
+        }
+    }
+
+    /// Code of the error, and the class of the last failure.
+    pub(super) fn failure(&self) -> (Option<&'static str>, Option<&'a str>) {
+        let class = self.error.and_then(|error| error.details.get(ERROR_CLASS)).map(String::as_str);
+        (self.error.map(|error| error.code.as_str()), class)
+    }
+}
+
+impl<'a> AttemptEnd<'a> {
+    pub(super) fn of(attempt: &AttemptChanges<'a>) -> Self {
+        let Some((at, outcome)) = attempt.ended else { return Self::default() };
+        let ended = Self { ended_at: Some(micros(at)), outcome: Some(outcome.as_str()), ..Self::default() };
+        match outcome {
+            AttemptOutcome::Failed { class, message, stderr_tail } => Self {
+                error_class: Some(class.as_str()),
+                message: Some(message),
+                stderr_tail: Some(stderr_tail),
+                ..ended
+            },
+            AttemptOutcome::Succeeded | AttemptOutcome::Cancelled => ended,
+        }
+    }
+}
+
+/// The output and the error of a result.
+fn parts<T>(result: Option<&Result<T, OrchestratorError>>) -> (Option<&T>, Option<&OrchestratorError>) {
+    match result {
+        Some(Ok(output)) => (Some(output), None),
+        Some(Err(error)) => (None, Some(error)),
+        None => (None, None),
+    }
+}

@@ -1,0 +1,83 @@
+//! Planners and their heartbeats. The rows of a planner's writers are its fence: they are deleted with the planner's row, which
+//! waits for the batches that are being written, and no other batch follows.
+
+use jiff::Timestamp;
+
+use crate::store::{
+    error::JournalError, postgres::tables::Tables, stored::value::micros, takeover::Heartbeat,
+};
+
+/// Number of the writer that takes plans over.
+pub(super) const TAKEOVER_WRITER: i32 = -1;
+
+pub(super) async fn register(tables: &Tables, planner: &str, writers: u32) -> Result<(), JournalError> {
+    let statements = tables.statements();
+    let writers = i32::try_from(writers).unwrap_or(i32::MAX);
+    let register = async |connection: &mut _| {
+        let register = statements.query(
+            "WITH planner AS (INSERT INTO phoenix_planner.planners (instance) VALUES ($1))
+             INSERT INTO phoenix_planner.writers (planner, writer) SELECT $1, generate_series($2, $3 - 1)",
+        );
+        register.bind(planner).bind(TAKEOVER_WRITER).bind(writers).execute(connection).await?;
+        Ok(())
+    };
+    tables.write(register).await
+}
+
+pub(super) async fn release(tables: &Tables, planner: &str) -> Result<(), JournalError> {
+    let statements = tables.statements();
+    let release = async |connection: &mut _| {
+        let release = statements.query(
+            "WITH planner AS (DELETE FROM phoenix_planner.planners WHERE instance = $1)
+             DELETE FROM phoenix_planner.writers WHERE planner = $1",
+        );
+        release.bind(planner).execute(connection).await?;
+        Ok(())
+    };
+    tables.write(release).await
+}
+
+pub(super) async fn heartbeat(tables: &Tables, planner: &str, at: Timestamp) -> Result<(), JournalError> {
+    let statements = tables.statements();
+    let heartbeat = async |connection: &mut _| {
+        let heartbeat = statements
+            .query("UPDATE phoenix_planner.planners SET beat = beat + 1, seen_at = $2 WHERE instance = $1");
+        let beaten = heartbeat.bind(planner).bind(micros(at)).execute(connection).await?;
+        if beaten.rows_affected() == 0 { Err(JournalError::Fenced) } else { Ok(()) }
+    };
+    tables.write(heartbeat).await
+}
+
+pub(super) async fn planners(tables: &Tables) -> Result<Vec<Heartbeat>, JournalError> {
+    let statements = tables.statements();
+    let planners = async |connection: &mut _| {
+        let planners = statements.rows("SELECT instance, beat FROM phoenix_planner.planners");
+        Ok(planners.fetch_all(connection).await?)
+    };
+    let rows: Vec<(String, i64)> = tables.read(planners).await?;
+    Ok(rows.into_iter().map(|(planner, sequence)| Heartbeat { planner, sequence }).collect())
+}
+
+/// Fences planners that have sent no heartbeat since, and records that they died, with the time of their last heartbeat.
+/// Returns after their last batch.
+pub(super) async fn fence(tables: &Tables, dead: &[Heartbeat]) -> Result<(), JournalError> {
+    let statements = tables.statements();
+    let (planners, beats): (Vec<&str>, Vec<i64>) =
+        dead.iter().map(|Heartbeat { planner, sequence }| (&**planner, *sequence)).unzip();
+    let fence = async |connection: &mut _| {
+        let fence = statements.query(
+            "WITH fenced AS (
+                 DELETE FROM phoenix_planner.planners USING UNNEST($1, $2) AS dead (instance, beat)
+                 WHERE planners.instance = dead.instance AND planners.beat = dead.beat
+                 RETURNING planners.instance, planners.seen_at
+             ), writers AS (
+                 DELETE FROM phoenix_planner.writers WHERE planner IN (SELECT instance FROM fenced)
+             )
+             INSERT INTO phoenix_planner.dead_planners (instance, seen_at)
+             SELECT instance, seen_at FROM fenced ON CONFLICT (instance) DO NOTHING",
+        );
+        fence.bind(&planners[..]).bind(&beats[..]).execute(connection).await?;
+        Ok(())
+    };
+    tables.write(fence).await
+}

@@ -1,0 +1,102 @@
+//! Connections of the writers, and what an error says about the fate of a batch.
+
+use std::time::Duration;
+
+use phoenix_platform::postgres::{Database, Session};
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+use tokio::sync::Mutex;
+
+use crate::store::{error::JournalError, postgres::tables::no_answer};
+
+/// Longest wait for the answer to a commit. Afterwards it is in doubt, and is sent again on another connection.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One connection for each writer, opened on demand and kept: a connection of the pool costs a round trip more.
+#[derive(Debug)]
+pub(super) struct Writers {
+    database: Database,
+    sessions: Vec<Mutex<Option<Session>>>,
+}
+
+/// Error of an attempt to write.
+#[derive(Debug)]
+pub(super) struct WriteError {
+    pub(super) error: sqlx::Error,
+    /// Whether everything may have been written.
+    pub(super) is_in_doubt: bool,
+}
+
+impl WriteError {
+    /// An error before anything was sent, or after it was rolled back.
+    pub(super) const fn certain(error: sqlx::Error) -> Self {
+        Self { error, is_in_doubt: false }
+    }
+
+    /// The error of a statement that commits.
+    pub(super) fn of_commit(error: sqlx::Error) -> Self {
+        let is_in_doubt = match &error {
+            // The server has rolled the transaction back, unless the session ends with the error.
+            sqlx::Error::Database(error) => match error.try_downcast_ref::<PgDatabaseError>() {
+                Some(error) => {
+                    matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic)
+                        || error.code().starts_with("08")
+                        || error.code() == "40003"
+                }
+                None => true,
+            },
+            // Not sent.
+            sqlx::Error::Encode(_) => false,
+            _ => true,
+        };
+        Self { error, is_in_doubt }
+    }
+}
+
+impl From<WriteError> for JournalError {
+    fn from(WriteError { error, is_in_doubt }: WriteError) -> Self {
+        if is_in_doubt { Self::InDoubt(error) } else { error.into() }
+    }
+}
+
+impl Writers {
+    pub(super) fn new(database: Database, count: u32) -> Self {
+        Self { database, sessions: (0..count).map(|_| Mutex::default()).collect() }
+    }
+
+    /// Runs `work` on the connection of a writer.
+    pub(super) async fn run<T>(
+        &self,
+        writer: u32,
+        work: impl AsyncFnOnce(&mut Session) -> Result<T, WriteError>,
+    ) -> Result<T, WriteError> {
+        let index = writer as usize % self.sessions.len();
+        let mut slot = self.sessions[index].lock().await;
+        // Taken out, so that it is closed when this future is dropped in the middle.
+        let mut session = match slot.take() {
+            Some(session) => session,
+            None => self.database.session().await.map_err(WriteError::certain)?,
+        };
+        let timed_out = |_| Err(WriteError { error: no_answer(COMMIT_TIMEOUT), is_in_doubt: true });
+        let result = tokio::time::timeout(COMMIT_TIMEOUT, work(&mut session)).await.unwrap_or_else(timed_out);
+        match result {
+            Ok(done) => {
+                *slot = Some(session);
+                Ok(done)
+            }
+            Err(WriteError { error, is_in_doubt }) => match session.finish(Err(error)) {
+                Ok(done) => Ok(done),
+                Err(error) => Err(WriteError { error, is_in_doubt }),
+            },
+        }
+    }
+
+    /// Returns the connections to the pool, which closes them.
+    pub(super) async fn close(&self) {
+        for slot in &self.sessions {
+            if let Some(session) = slot.lock().await.take() {
+                // There is no error to return.
+                let _ = session.finish(Ok(()));
+            }
+        }
+    }
+}
