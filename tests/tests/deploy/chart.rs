@@ -258,7 +258,7 @@ fn peers(rule: &Value, side: &str) -> BTreeSet<String> {
 fn chart_policies_allow_the_calls_between_services_only() {
     // Who is called, and by which roles.
     let calls = [
-        (Role::Planner, vec!["gateway", "planner"]),
+        (Role::Planner, vec!["gateway"]),
         (Role::Executor, vec!["gateway", "health", "planner"]),
         (Role::Health, vec!["executor", "gateway", "planner"]),
     ];

@@ -1,4 +1,10 @@
-use std::time::Instant;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Instant,
+};
 
 use phoenix_domain::OrchestratorErrorCode;
 use tokio::{
@@ -34,26 +40,36 @@ fn peer() -> (String, Runtime) {
     (url, runtime)
 }
 
+/// Waits until so many calls are answered.
+async fn at_least(answered: &AtomicUsize, count: usize) {
+    while answered.load(Relaxed) < count {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// A server that dies as by SIGKILL breaks calls in several ways: some wait for the connection, some for their response, some
 /// start without a connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_peer_is_unavailable_to_calls_in_every_stage() {
-    for _ in 0..30 {
+    for round in 0..30 {
         let (url, peer) = peer();
         let channel = channel(&url, &token()).unwrap();
+        let answered = Arc::new(AtomicUsize::new(0));
         let mut calls = JoinSet::new();
         for _ in 0..16 {
             let mut client = HealthClient::new(channel.clone());
+            let answered = Arc::clone(&answered);
             calls.spawn(async move {
                 loop {
                     if let Err(status) = client.check(HealthCheckRequest::default()).await {
                         return status;
                     }
+                    answered.fetch_add(1, Relaxed);
                 }
             });
         }
-        // Any moment of the calls is valid.
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        // A different moment in each round: the first calls wait for the connection, later ones for each other.
+        at_least(&answered, 1 + 8 * round).await;
         peer.shutdown_background();
         for status in calls.join_all().await {
             let error = call_error("the planner", &status);
@@ -149,19 +165,25 @@ async fn loss_of_one_peer_fails_only_calls_in_flight_there() {
     let channel = channel(&format!("{},{}", first.0, second.0), &token()).unwrap();
     let mut callers = JoinSet::new();
     let stop = CancellationToken::new();
+    let answered = Arc::new(AtomicUsize::new(0));
     for _ in 0..8 {
-        let (channel, stop) = (channel.clone(), stop.clone());
+        let (channel, stop, answered) = (channel.clone(), stop.clone(), Arc::clone(&answered));
         callers.spawn(async move {
             let mut failed = Vec::new();
             while !stop.is_cancelled() {
-                failed.extend(check(&channel).await.err());
+                match check(&channel).await {
+                    Ok(_) => _ = answered.fetch_add(1, Relaxed),
+                    Err(status) => failed.push(status),
+                }
             }
             failed
         });
     }
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    // Enough calls that both peers have some in flight.
+    at_least(&answered, 500).await;
     first.1.shutdown_background();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let before = answered.load(Relaxed);
+    at_least(&answered, before + 500).await;
     stop.cancel();
     for failed in callers.join_all().await {
         assert!(failed.len() <= 1, "each caller has one call in flight: {failed:?}");
