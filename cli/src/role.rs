@@ -93,12 +93,32 @@ async fn serve(settings: RoleSettings, exe: String, supervised: bool) -> Result<
     let stop_metrics = CancellationToken::new();
     let metrics =
         tokio::spawn(exporter.serve(metrics_listener, settings.metrics_token.clone(), stop_metrics.clone()));
-    let served = serve_role(&settings, exe, readiness, listener, shutdown).await;
+    let served = tokio::select! {
+        served = serve_role(&settings, exe, readiness, listener, shutdown) => served,
+        never = follow_certificates(&settings) => never,
+    };
     stop_metrics.cancel();
     let _ = metrics.await;
     tracing::info!("stopped");
     telemetry.flush().await;
     served
+}
+
+/// Reloads certificates when their files change.
+async fn follow_certificates<T>(settings: &RoleSettings) -> T {
+    let never = CancellationToken::new();
+    let service = async {
+        if let Some(tls) = &settings.identity.tls {
+            tls.follow(&never).await;
+        }
+    };
+    let gateway = async {
+        if let Some(tls) = &settings.gateway_tls {
+            tls.follow(&never).await;
+        }
+    };
+    tokio::join!(service, gateway);
+    std::future::pending().await
 }
 
 const fn metrics_of(role: Role) -> &'static [Metric] {

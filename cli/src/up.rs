@@ -126,12 +126,12 @@ async fn watch_start(
 ) -> ExitCode {
     let deadline = Instant::now() + READY_TIMEOUT;
     let failed = tokio::select! {
-        waited = timeout_at(deadline, ready::wait(plan.gateway_addr())) => match waited {
+        waited = timeout_at(deadline, ready::wait(plan.gateway_addr(), plan.gateway_tls())) => match waited {
             Ok(()) => None,
             Err(_) => Some(format!(
                 "the stack is not ready after {} s: {}",
                 READY_TIMEOUT.as_secs(),
-                ready::missing(plan.gateway_addr()).await
+                ready::missing(plan.gateway_addr(), plan.gateway_tls()).await
             )),
         },
         // The service has printed the reason already.
@@ -148,7 +148,8 @@ async fn watch_start(
 
 /// Prints the line that tells users and programs that the stack is ready.
 fn print_ready(plan: &StackPlan) {
-    print_line(format_args!("phoenix is ready: http://{}", plan.gateway_addr()));
+    let scheme = if plan.gateway_tls().is_some() { "https" } else { "http" };
+    print_line(format_args!("phoenix is ready: {scheme}://{}", plan.gateway_addr()));
 }
 
 /// Stops one service after the other, each when the one before has drained. Returns the worst outcome.

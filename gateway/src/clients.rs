@@ -72,8 +72,7 @@ impl Gateway {
     /// When the address of a service is not a URL.
     pub(crate) fn new(config: &GatewayConfig, shutdown: CancellationToken) -> Result<Self, ServeError> {
         let channel = |setting, url: &str| {
-            client::channel(url, &config.service_token)
-                .map_err(|problem| ServeError::setting(setting, problem))
+            client::channel(url, &config.identity).map_err(|problem| ServeError::setting(setting, problem))
         };
         let channels = Channels {
             planner: channel("PLANNER_URL", &config.planner_url)?,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use phoenix_domain::llm::{LlmDescription, Secret};
-use phoenix_platform::{config::RoleSettings, service_token::ServiceToken};
+use phoenix_platform::{config::RoleSettings, identity::ServiceIdentity, tls::PublicTls};
 
 /// Settings of the gateway.
 #[derive(Debug, Clone)]
@@ -16,8 +16,10 @@ pub struct GatewayConfig {
     pub health_url: String,
     /// Token that callers must present. Without one, or with an empty one, the gateway serves loopback only.
     pub api_token: Option<Secret>,
-    /// Token for the services behind the gateway.
-    pub service_token: ServiceToken,
+    /// What the gateway presents to the services behind it.
+    pub identity: ServiceIdentity,
+    /// Certificate for callers; without it the gateway serves HTTP.
+    pub tls: Option<PublicTls>,
     /// Web origins, such as `https://ops.example.com`, that may call the API from a browser.
     pub cors_allowed_origins: Vec<String>,
     /// Time limit of a request, from its first byte to its response.
@@ -41,7 +43,8 @@ impl From<&RoleSettings> for GatewayConfig {
             executor_url: settings.executor_url.clone(),
             health_url: settings.health_url.clone(),
             api_token: settings.api_token.clone(),
-            service_token: settings.service_token.clone(),
+            identity: settings.identity.clone(),
+            tls: settings.gateway_tls.clone(),
             cors_allowed_origins: gateway.cors_allowed_origins.clone(),
             request_timeout: gateway.request_timeout,
             llm: settings.config.llm.describe(),

@@ -56,7 +56,10 @@ mod server;
 mod unparsed;
 mod wire;
 
-use phoenix_platform::connections::{Options, Protocol};
+use phoenix_platform::{
+    connections::{Options, Protocol},
+    tls::PublicTls,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -82,7 +85,7 @@ pub async fn serve(
     }
     let gateway = clients::Gateway::new(&config, shutdown.clone())?;
     let router = router::build(&config, gateway.clone())?;
-    let options = Options::new(Protocol::Http);
+    let options = Options::new(Protocol::Http).with_tls(config.tls.as_ref().map(PublicTls::server));
     let overdue = options.overdue.clone();
     tokio::select! {
         served = server::run(listener, router, options, shutdown) => served?,

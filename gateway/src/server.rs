@@ -13,6 +13,6 @@ pub(crate) async fn run(
     options: Options,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    tracing::info!(addr = %listener.local_addr()?, "HTTP server listening");
+    tracing::info!(addr = %listener.local_addr()?, tls = options.tls.is_some(), "HTTP server listening");
     Ok(connections::serve_over(listener, options, ErrorBodyStream::new, app, shutdown).await?)
 }

@@ -81,7 +81,7 @@ async fn grpc_ports_without_service_token_are_unauthenticated() {
     let invalid = Code::InvalidArgument;
     assert_eq!(answers(&stack, &stack.service_token()).await, [Code::Ok, invalid, invalid, invalid]);
     for role in SERVICES {
-        let open = client::channel(&stack.url(role), &ServiceToken::new("any").unwrap()).unwrap();
+        let open = client::channel(&stack.url(role), ServiceToken::new("any").unwrap()).unwrap();
         until(&format!("the {role} answers health checks without a token"), async || {
             client::is_serving(open.clone(), LIMIT).await
         })

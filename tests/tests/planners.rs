@@ -143,7 +143,7 @@ impl Callers {
 
 /// Sends a chat until it is answered, always under the same key. Returns whether the first answer was the chat's.
 async fn chat(rest: &Rest, message: &str) -> bool {
-    let sender = rest.clone().with_header("idempotency-key", message.to_owned());
+    let sender = rest.clone().with_header("idempotency-key", message.replace(' ', "-"));
     let body = json!({"message": message, "agent": "echo_agent"});
     let mut is_first = true;
     loop {

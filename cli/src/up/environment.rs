@@ -49,6 +49,9 @@ const MANAGED: &[(&str, &str)] = &[
     ("PLANNER_URL", "--port-offset"),
     ("EXECUTOR_URL", "--port-offset"),
     ("HEALTH_URL", "--port-offset"),
+    ("TLS_CERT", "GATEWAY_TLS_CERT for the gateway; the services stay on loopback"),
+    ("TLS_KEY", "GATEWAY_TLS_KEY for the gateway; the services stay on loopback"),
+    ("TLS_CA", "GATEWAY_TLS_CERT for the gateway; the services stay on loopback"),
 ];
 
 /// The variables that one service has read while its settings were resolved.

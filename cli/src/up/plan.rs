@@ -12,6 +12,7 @@ use phoenix_platform::{
     logging::LogFormat,
     service_token,
     telemetry::TelemetryConfig,
+    tls::PublicTls,
 };
 use tokio::process::Command;
 
@@ -27,6 +28,7 @@ pub(crate) struct StackPlan {
     exe: String,
     data: DataFolder,
     gateway_addr: SocketAddr,
+    gateway_tls: Option<PublicTls>,
     telemetry: TelemetryConfig,
     ignored_variables: Option<String>,
     services: Vec<Service>,
@@ -83,6 +85,7 @@ impl StackPlan {
             exe,
             data,
             gateway_addr: gateway.addr,
+            gateway_tls: gateway.gateway_tls,
             telemetry: gateway.telemetry,
             ignored_variables: environment::ignored(port_offset),
             services,
@@ -92,6 +95,11 @@ impl StackPlan {
     /// Address of the gateway.
     pub(crate) const fn gateway_addr(&self) -> SocketAddr {
         self.gateway_addr
+    }
+
+    /// Certificate of the gateway, if it serves HTTPS.
+    pub(crate) const fn gateway_tls(&self) -> Option<&PublicTls> {
+        self.gateway_tls.as_ref()
     }
 
     /// Log settings of the supervisor itself.
@@ -174,6 +182,11 @@ fn flags(
         database_url: None,
         data_dir: Some(data_dir.to_owned()),
         service_token_file: None,
+        tls_cert: None,
+        tls_key: None,
+        tls_ca: None,
+        // PHOENIX_INSECURE is passed on as it is.
+        insecure: false,
         config: config.map(Path::to_owned),
         log_format: log_format.map(str::to_owned),
     };
@@ -190,6 +203,10 @@ fn to_args(flags: &RoleFlags, log_format: LogFormat) -> Vec<OsString> {
         database_url,
         data_dir,
         service_token_file,
+        tls_cert: _,
+        tls_key: _,
+        tls_ca: _,
+        insecure: _,
         config,
         log_format: _,
     } = flags;

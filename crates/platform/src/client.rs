@@ -16,7 +16,7 @@ mod preface;
 mod status;
 mod urls;
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tonic_health::pb::{
@@ -36,27 +36,33 @@ pub(crate) use self::{
     balancer::{PeerSet, pick},
     peer::PeerCall,
 };
-use crate::{propagation::SendContext, service_token::ServiceToken};
+use crate::{identity::ServiceIdentity, propagation::SendContext};
 
-/// A channel to the service at `urls`, which connects on first use. Every call presents `token`. Must be called inside a tokio
+/// A channel to the service at `urls`, which connects on first use. Every call presents `identity`. Must be called inside a tokio
 /// runtime.
 ///
 /// # Errors
-/// When `urls` is not `http://host:port`, or a list of such URLs separated by commas.
-pub fn channel(urls: &str, token: &ServiceToken) -> Result<PeerChannel, InvalidUrl> {
-    let (layer, urls) = (SendContext::new(token), urls::parse(urls)?);
+/// When `urls` is not `http://host:port`, with TLS `https://host:port`, or a list of such URLs separated by commas.
+pub fn channel(urls: &str, identity: impl Into<ServiceIdentity>) -> Result<PeerChannel, InvalidUrl> {
+    let (identity, urls) = (identity.into(), urls::parse(urls)?);
+    urls.iter().try_for_each(|url| urls::check_scheme(url, identity.tls.is_some()))?;
     if let [url] = &urls[..]
         && url.is_fixed()
     {
-        return Ok(PeerChannel::one(layer.layer(endpoint::open(url, None))));
+        return Ok(one(url, None, &identity));
     }
-    Ok(PeerChannel::many(PeerSet::new(PeerAddresses::resolving(urls), layer)))
+    Ok(PeerChannel::many(PeerSet::new(PeerAddresses::resolving(urls), identity)))
 }
 
-/// A channel to one instance of a service. Every call presents `token`. Must be called inside a tokio runtime.
+/// A channel to one instance of a service. Every call presents `identity`. Must be called inside a tokio runtime.
 #[must_use]
-pub fn channel_to(address: &PeerAddress, token: &ServiceToken) -> PeerChannel {
-    PeerChannel::one(SendContext::new(token).layer(endpoint::open(&address.url, Some(address.addr))))
+pub fn channel_to(address: &PeerAddress, identity: impl Into<ServiceIdentity>) -> PeerChannel {
+    one(&address.url, Some(address.addr), &identity.into())
+}
+
+fn one(url: &urls::PeerUrl, addr: Option<SocketAddr>, identity: &ServiceIdentity) -> PeerChannel {
+    let channel = endpoint::open(url, addr, identity.tls.as_ref());
+    PeerChannel::one(SendContext::new(&identity.token).layer(channel))
 }
 
 /// Whether an instance of the service behind `channel` reports SERVING within `limit`.

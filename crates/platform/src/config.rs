@@ -16,6 +16,7 @@ mod problems;
 mod role;
 mod sections;
 mod settings;
+mod tls;
 
 pub use self::{
     env::{Lookup, process_env},

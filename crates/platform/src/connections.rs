@@ -4,6 +4,7 @@
 //! accept ──▶ below the limit? ──no──▶ close the oldest silent connection, else the oldest without a call
 //!               │ yes
 //!               ▼
+//!            with TLS: no handshake within 10 s ──▶ close
 //!            no request head or HTTP/2 preface within 20 s ──▶ close
 //!            requests ──▶ the service, each counted until its response is sent
 //!            shutdown ──▶ no new connections; close those without a call; calls in flight end within DRAIN
@@ -72,7 +73,7 @@ where
 pub async fn serve_over<IO, S, B>(
     listener: TcpListener,
     options: Options,
-    wrap: impl Fn(WatchedStream) -> IO,
+    wrap: impl Fn(WatchedStream) -> IO + Clone + Send + 'static,
     service: S,
     shutdown: CancellationToken,
 ) -> io::Result<()>
@@ -99,8 +100,13 @@ where
             Connection { http: Arc::clone(&http), state: Arc::clone(&state), shutdown: stop.clone() };
         // Responses are small: waiting to fill a packet only delays them.
         let _ = stream.set_nodelay(true);
-        let stream = wrap(WatchedStream::new(stream, Arc::clone(&state)));
-        let served = connection.run(stream, Tracked::new(service.clone(), state, peer));
+        let (service, wrap, tls) =
+            (Tracked::new(service.clone(), Arc::clone(&state), peer), wrap.clone(), options.tls.clone());
+        let served = async move {
+            if let Some(stream) = connection.secure(stream, tls, peer).await {
+                connection.run(wrap(WatchedStream::new(stream, state)), service).await;
+            }
+        };
         let abandon = abandon.clone();
         tasks.spawn(async move {
             abandon.run_until_cancelled(served).await;

@@ -8,7 +8,7 @@
 //! | correlation id, trace context and deadline across processes | [`propagation`] |
 //! | gRPC servers and clients | [`server`], [`client`] |
 //! | many calls on one stream | [`multiplex`] |
-//! | authentication and host checks | [`service_token`], [`bearer`], [`loopback`] |
+//! | authentication and host checks | [`identity`], [`service_token`], [`tls`], [`bearer`], [`loopback`] |
 //! | readiness | [`readiness`] |
 //! | ports, connections and signals | [`listener`], [`connections`], [`shutdown`] |
 //! | databases: their URLs, SQLite, PostgreSQL | [`database_url`], [`sqlite`], [`postgres`] |
@@ -22,6 +22,7 @@ pub mod config;
 pub mod connections;
 pub mod database_url;
 mod http2;
+pub mod identity;
 pub mod listener;
 pub mod log_limit;
 pub mod logging;
@@ -39,6 +40,7 @@ pub mod service_token;
 pub mod shutdown;
 pub mod sqlite;
 pub mod telemetry;
+pub mod tls;
 
 pub use metrics::{init_metrics, record_counter, record_histogram};
 pub use propagation::{RequestContext, correlation_span};

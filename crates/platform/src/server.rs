@@ -11,12 +11,14 @@ use tower::{Service, ServiceBuilder};
 pub use crate::http2::MAX_MESSAGE_BYTES;
 use crate::{
     connections::{self, Options, Protocol},
+    identity::ServiceIdentity,
     multiplex::{self, Handler},
     propagation::ServeContext,
     readiness::Readiness,
     reflection,
     rpc_metrics::RpcMetrics,
-    service_token::{RequireToken, ServiceToken},
+    service_token::RequireToken,
+    tls::ServiceTls,
 };
 
 /// Builder of a gRPC server.
@@ -24,7 +26,7 @@ use crate::{
 pub struct GrpcServer {
     routes: Routes,
     readiness: Readiness,
-    token: ServiceToken,
+    identity: ServiceIdentity,
     service_names: Vec<&'static str>,
     metrics: RpcMetrics,
     draining: CancellationToken,
@@ -42,13 +44,14 @@ pub enum ServeError {
 }
 
 impl GrpcServer {
-    /// A server that reports SERVING while `readiness` is met, for callers that present `token`.
+    /// A server that reports SERVING while `readiness` is met, for callers that present the token of `identity` and, with TLS, a
+    /// certificate of a role that may call this service.
     #[must_use]
-    pub fn new(readiness: Readiness, token: ServiceToken) -> Self {
+    pub fn new(readiness: Readiness, identity: impl Into<ServiceIdentity>) -> Self {
         Self {
             routes: Routes::default(),
             readiness,
-            token,
+            identity: identity.into(),
             service_names: Vec::new(),
             metrics: RpcMetrics,
             draining: CancellationToken::new(),
@@ -85,7 +88,14 @@ impl GrpcServer {
     /// # Errors
     /// When the listener fails.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServeError> {
-        let Self { routes, readiness, token, service_names, metrics, draining } = self;
+        let Self {
+            routes,
+            readiness,
+            identity: ServiceIdentity { token, tls },
+            service_names,
+            metrics,
+            draining,
+        } = self;
         // On every exit path: a shared stream with running calls keeps the server open.
         let draining = draining.drop_guard();
         let addr = listener.local_addr()?;
@@ -100,7 +110,8 @@ impl GrpcServer {
             .layer(RequireToken(token))
             .layer(ServeContext)
             .service(routes.prepare());
-        let server = connections::serve(listener, Options::new(Protocol::Grpc), service, shutdown.clone());
+        let options = Options::new(Protocol::Grpc).with_tls(tls.as_ref().map(ServiceTls::server));
+        let server = connections::serve(listener, options, service, shutdown.clone());
         tokio::pin!(server);
         let names = || std::iter::once("").chain(service_names.iter().copied());
         let report = readiness.follow(async |ready| {
@@ -109,7 +120,7 @@ impl GrpcServer {
                 reporter.set_service_status(name, status).await;
             }
         });
-        tracing::info!(%addr, "gRPC server listening");
+        tracing::info!(%addr, tls = tls.is_some(), "gRPC server listening");
         tokio::select! {
             served = &mut server => return Ok(served?),
             // Ends only with the readiness, which is not shut down yet.
@@ -138,7 +149,7 @@ mod tests {
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
     use super::*;
-    use crate::{client, listener, shutdown::DRAIN};
+    use crate::{client, listener, service_token::ServiceToken, shutdown::DRAIN};
 
     fn token() -> ServiceToken {
         ServiceToken::new("of-the-test").unwrap()
@@ -153,7 +164,7 @@ mod tests {
         let server =
             tokio::spawn(GrpcServer::new(readiness.clone(), token()).serve(listener, shutdown.clone()));
 
-        let mut health = HealthClient::new(client::channel(&url, &token()).unwrap());
+        let mut health = HealthClient::new(client::channel(&url, token()).unwrap());
         let request = HealthCheckRequest::default();
         let mut watch = health.watch(request).await.unwrap().into_inner();
         assert_eq!(watch.message().await.unwrap().unwrap().status, ServingStatus::NotServing as i32);
@@ -186,7 +197,7 @@ mod tests {
             });
         });
         let (url, begin) = receiver.await.unwrap();
-        let channel = client::channel(&url, &token()).unwrap();
+        let channel = client::channel(&url, token()).unwrap();
         let request = HealthCheckRequest::default;
         let mut watch = HealthClient::new(channel.clone()).watch(request()).await.unwrap().into_inner();
         while watch.message().await.unwrap().unwrap().status != ServingStatus::Serving as i32 {}

@@ -5,6 +5,7 @@
 //! | all four services in one process, each on its own port | [`sandbox`] |
 //! | the real executable as real processes, under `phoenix up` | [`stack`] |
 //! | the same without a supervisor, for tests that kill and restart services | [`services`] |
+//! | certificates | [`certificates`] |
 //! | a REST client | [`http`] |
 //! | processes of this system | [`processes`] |
 //! | a trace collector | [`collector`] |
@@ -13,6 +14,7 @@
 //! Only tests depend on this crate; like tests, it panics when an expectation fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+pub mod certificates;
 pub mod collector;
 pub mod http;
 pub mod processes;

@@ -9,6 +9,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
 };
 
 use nix::{
@@ -20,6 +21,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, ChildStdin, Command};
 
 use crate::{
+    certificates::Authority,
     http::Rest,
     phoenix_bin,
     scrape::metric_in,
@@ -40,6 +42,8 @@ pub struct Services {
     ports: BTreeMap<Role, Ports>,
     running: BTreeMap<Role, Child>,
     log: PathBuf,
+    /// Folder of the certificates, with TLS between the services.
+    certificates: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +59,18 @@ impl Services {
     /// # Panics
     /// When they do not become ready.
     pub async fn start(config: &str, mark: &str, log: &Path) -> Self {
+        Self::start_with(config, mark, log, None).await
+    }
+
+    /// The same with mutual TLS between the services, whose certificates `authority` signs.
+    ///
+    /// # Panics
+    /// When they do not become ready.
+    pub async fn start_with_tls(config: &str, log: &Path, authority: &Authority) -> Self {
+        Self::start_with(config, "MARK", log, Some(authority)).await
+    }
+
+    async fn start_with(config: &str, mark: &str, log: &Path, authority: Option<&Authority>) -> Self {
         File::create(log).expect("the log can be written");
         let dir = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(dir.path().join("phoenix.toml"), config).expect("the configuration can be written");
@@ -63,7 +79,15 @@ impl Services {
         let ports = Role::ALL.iter().map(|role| (*role, Ports { requests: port(), metrics: port() }));
         let environment = vec![(mark.to_owned(), dir.path().display().to_string())];
         let ports = ports.collect();
-        let mut services = Self { dir, environment, ports, running: BTreeMap::new(), log: log.to_owned() };
+        let certificates = authority.map(|authority| {
+            for role in Role::ALL {
+                let folder = dir.path().join("certificates").join(role.as_str());
+                let _ = authority.issue(&folder, &[role.as_str(), "127.0.0.1"]);
+            }
+            dir.path().join("certificates")
+        });
+        let (running, log) = (BTreeMap::new(), log.to_owned());
+        let mut services = Self { dir, environment, ports, running, log, certificates };
         for role in Role::ALL {
             services.start_one(*role);
         }
@@ -120,6 +144,23 @@ impl Services {
         shared
     }
 
+    /// Starts a further gateway with `environment`, and returns its port and its process.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start_gateway_with(&self, environment: &[(&str, &Path)]) -> (u16, Child) {
+        let mut free = free_ports();
+        let mut port = || free.next().expect("a free port");
+        let (requests, metrics) = (port(), port());
+        let mut ports = self.ports.clone();
+        ports.insert(Role::Gateway, Ports { requests, metrics });
+        let log = OpenOptions::new().append(true).open(&self.log).expect("the log can be written");
+        let mut command = self.command(Role::Gateway, &ports);
+        let gateway = command.envs(environment.iter().copied()).stderr(log).spawn();
+        (requests, gateway.expect("phoenix can be started"))
+    }
+
     /// Starts a service that is not running.
     ///
     /// # Panics
@@ -160,6 +201,12 @@ impl Services {
         Rest::new(self.ports[&Role::Gateway].url())
     }
 
+    /// URL of a service for calls over TLS.
+    #[must_use]
+    pub fn secure_url(&self, role: Role) -> String {
+        self.peer_url(self.ports[&role])
+    }
+
     /// The folder in which the services run.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -175,12 +222,18 @@ impl Services {
     }
 
     fn command(&self, role: Role, ports: &BTreeMap<Role, Ports>) -> Command {
-        self.command_for(role, ports, &ports[&Role::Planner].url())
+        self.command_for(role, ports, &self.peer_url(ports[&Role::Planner]))
+    }
+
+    /// URL for calls between the services.
+    fn peer_url(&self, ports: Ports) -> String {
+        let url = ports.url();
+        if self.certificates.is_some() { url.replace("http://", "https://") } else { url }
     }
 
     fn command_for(&self, role: Role, ports: &BTreeMap<Role, Ports>, planners: &str) -> Command {
         let Ports { requests, metrics } = ports[&role];
-        let url = |role| ports[&role].url();
+        let url = |role| self.peer_url(ports[&role]);
         let mut command = Command::new(phoenix_bin());
         command
             .args([role.as_str(), "--supervised", "--data-dir", "data"])
@@ -202,6 +255,11 @@ impl Services {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .kill_on_drop(true);
+        if let Some(certificates) = &self.certificates {
+            let file = |name: &str| certificates.join(role.as_str()).join(name);
+            command.arg("--tls-cert").arg(file("tls.crt")).arg("--tls-key").arg(file("tls.key"));
+            command.arg("--tls-ca").arg(file("ca.crt"));
+        }
         command
     }
 }
@@ -288,8 +346,10 @@ fn pid_of(process: &Child) -> Pid {
 
 /// Free ports, different from those of concurrent tests.
 fn free_ports() -> impl Iterator<Item = u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     let span = 32_000 - FIRST_PORT;
     let first = u16::try_from(std::process::id().wrapping_mul(7919) % u32::from(span)).expect("below 65536");
-    let ports = (0..span).map(move |step| FIRST_PORT + (first + step) % span);
+    let step = move || NEXT.fetch_add(1, Ordering::Relaxed) % span;
+    let ports = (0..span).map(move |_| FIRST_PORT + (first + step()) % span);
     ports.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
 }

@@ -4,9 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use phoenix_domain::{AgentCatalog, llm::LlmSettings};
 use phoenix_platform::{
-    config::RoleSettings,
-    readiness::Readiness,
-    service_token::{self, ServiceToken},
+    config::RoleSettings, identity::ServiceIdentity, readiness::Readiness, service_token,
 };
 
 /// Settings of the executor. Without `Debug`, because the environment may hold secrets.
@@ -20,8 +18,8 @@ pub struct ExecutorConfig {
     pub llm: LlmSettings,
     /// URL of the health service, which receives the outcomes of attempts, such as `http://127.0.0.1:50053`.
     pub health_url: String,
-    /// Token that callers present, and that is presented to the health service.
-    pub service_token: ServiceToken,
+    /// Token that callers present, and what this executor presents to the health service.
+    pub identity: ServiceIdentity,
     /// Environment of this process, without the service token. An agent gets the variables that its `env` names.
     pub environment: BTreeMap<String, String>,
     /// Executable of this installation, which runs the built-in agents. `None` passes the model settings through the
@@ -48,7 +46,7 @@ impl From<&RoleSettings> for ExecutorConfig {
             agents: settings.config.agents.clone(),
             llm: settings.config.llm.clone(),
             health_url: settings.health_url.clone(),
-            service_token: settings.service_token.clone(),
+            identity: settings.identity.clone(),
             environment: std::env::vars_os()
                 .filter_map(text)
                 .filter(|(name, _)| !service_token::is_variable(name))

@@ -60,7 +60,7 @@ impl Executor {
         Ok(Arc::new(Self {
             catalog: config.agents.clone(),
             agents: agents.collect(),
-            health: HealthReports::new(&config.health_url, &config.service_token)?,
+            health: HealthReports::new(&config.health_url, &config.identity)?,
             running,
             cleanup,
             _settings: settings,

@@ -21,8 +21,8 @@ use phoenix_domain::{
 use phoenix_platform::{
     RequestContext,
     client::{self, InvalidUrl, PeerChannel},
+    identity::ServiceIdentity,
     record_counter,
-    service_token::ServiceToken,
 };
 use phoenix_proto::{
     HealthSnapshot,
@@ -82,8 +82,8 @@ pub(crate) struct Report<'a> {
 
 impl HealthReports {
     /// Reports to the service at `url`.
-    pub(crate) fn new(url: &str, token: &ServiceToken) -> Result<Self, InvalidUrl> {
-        let client = AgentHealthServiceClient::new(client::channel(url, token)?);
+    pub(crate) fn new(url: &str, identity: &ServiceIdentity) -> Result<Self, InvalidUrl> {
+        let client = AgentHealthServiceClient::new(client::channel(url, identity)?);
         Ok(Self { client, shared: Arc::default() })
     }
 
@@ -199,13 +199,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use phoenix_domain::CorrelationId;
+    use phoenix_platform::service_token::ServiceToken;
 
     use super::*;
 
     #[tokio::test]
     async fn concurrent_successes_send_one_report_and_one_batch() {
         let reports =
-            HealthReports::new("http://127.0.0.1:9", &ServiceToken::new("of-the-test").unwrap()).unwrap();
+            HealthReports::new("http://127.0.0.1:9", &ServiceToken::new("of-the-test").unwrap().into())
+                .unwrap();
         let agent: AgentName = "busy".parse().unwrap();
         let caller = RequestContext::new(CorrelationId::generate());
         let success = || Report {

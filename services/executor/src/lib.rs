@@ -117,7 +117,7 @@ pub async fn serve(
     let conditions: &[_] = if config.guard.is_some() { &[GUARD_CONDITION] } else { &[] };
     let readiness = config.readiness;
     readiness.require(conditions);
-    let token = config.service_token;
+    let presented = config.identity;
     let guard =
         config.guard.map(|command| Guard::supervise(command, marker.clone(), registry, readiness.clone()));
     // In the background, because the service does not depend on it.
@@ -127,7 +127,7 @@ pub async fn serve(
     let service = ExecutorServiceServer::new(executor.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let server = GrpcServer::new(readiness, token)
+    let server = GrpcServer::new(readiness, presented)
         .add_service(service)
         .add_multiplexed(executor)
         .serve(listener, shutdown.clone());

@@ -2,8 +2,8 @@
 
 use phoenix_domain::AgentCatalog;
 use phoenix_platform::{
-    config::RoleSettings, database_url::DatabaseUrl, postgres::Pooler, readiness::Readiness,
-    service_token::ServiceToken,
+    config::RoleSettings, database_url::DatabaseUrl, identity::ServiceIdentity, postgres::Pooler,
+    readiness::Readiness,
 };
 
 /// Settings of the health service.
@@ -15,8 +15,8 @@ pub struct HealthConfig {
     pub database_url: DatabaseUrl,
     /// The pooler in front of a PostgreSQL database.
     pub database_pooler: Pooler,
-    /// Token that callers present.
-    pub service_token: ServiceToken,
+    /// Token that callers present, and the certificate of this service.
+    pub identity: ServiceIdentity,
     /// Readiness, which the process reports.
     pub readiness: Readiness,
 }
@@ -27,7 +27,7 @@ impl From<&RoleSettings> for HealthConfig {
             agents: settings.config.agents.clone(),
             database_url: settings.database_url.clone(),
             database_pooler: settings.database_pooler,
-            service_token: settings.service_token.clone(),
+            identity: settings.identity.clone(),
             readiness: Readiness::starting(),
         }
     }

@@ -60,7 +60,7 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let HealthConfig { agents, database_url, database_pooler, service_token, readiness } = config;
+    let HealthConfig { agents, database_url, database_pooler, identity, readiness } = config;
     readiness.require(&[STORE_CONDITION]);
     // The start may wait for the database.
     let opening = Store::open(&database_url, database_pooler);
@@ -70,7 +70,7 @@ pub async fn serve(
     let service = AgentHealthServiceServer::new(HealthGrpc::new(health, shutdown.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let server = GrpcServer::new(readiness, service_token).add_service(service).serve(listener, shutdown);
+    let server = GrpcServer::new(readiness, identity).add_service(service).serve(listener, shutdown);
 
     // The writer outlives the server, so that drained calls are still committed.
     let stop = CancellationToken::new();

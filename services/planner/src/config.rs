@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use phoenix_domain::AgentCatalog;
 use phoenix_platform::{
-    config::RoleSettings, database_url::DatabaseUrl, postgres::Pooler, readiness::Readiness,
-    service_token::ServiceToken,
+    config::RoleSettings, database_url::DatabaseUrl, identity::ServiceIdentity, postgres::Pooler,
+    readiness::Readiness,
 };
 
 /// Settings of the planner.
@@ -25,8 +25,8 @@ pub struct PlannerConfig {
     pub executor_url: String,
     /// URL of the health service.
     pub health_url: String,
-    /// Token that callers present, and that this planner presents to its peers.
-    pub service_token: ServiceToken,
+    /// Token that callers present, and what this planner presents to its peers.
+    pub identity: ServiceIdentity,
     /// How long finished plans and idempotency keys are kept.
     pub retention: Retention,
     /// Readiness, which the process reports.
@@ -52,7 +52,7 @@ impl From<&RoleSettings> for PlannerConfig {
             database_pooler: settings.database_pooler,
             executor_url: settings.executor_url.clone(),
             health_url: settings.health_url.clone(),
-            service_token: settings.service_token.clone(),
+            identity: settings.identity.clone(),
             retention: Retention {
                 plans: settings.config.planner.retention,
                 keys: settings.config.planner.idempotency_key_ttl,

@@ -99,13 +99,13 @@ pub async fn serve(
         database_pooler,
         executor_url,
         health_url,
-        service_token,
+        identity,
         retention,
         readiness,
     } = config;
     readiness.require(&["journal", "takeover", "executor", "health"]);
-    let executor = client::channel(&executor_url, &service_token)?;
-    let health = HealthView::new(client::channel(&health_url, &service_token)?);
+    let executor = client::channel(&executor_url, &identity)?;
+    let health = HealthView::new(client::channel(&health_url, &identity)?);
     let journal = Journal::open_behind(database_url.expose(), database_pooler, readiness.clone()).await?;
     let limits = Limits { plans: max_plans_in_flight, key_ttl: retention.keys, takeover_grace };
     let (stopping, peer) = (shutdown.child_token(), executor.clone());
@@ -123,7 +123,7 @@ pub async fn serve(
     let service = PlannerServiceServer::new(grpc.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let server = GrpcServer::new(readiness, service_token).add_service(service).add_multiplexed(grpc);
+    let server = GrpcServer::new(readiness, identity).add_service(service).add_multiplexed(grpc);
     tokio::select! {
         served = server.serve(listener, shutdown) => served?,
         () = journal.fenced().cancelled() => return Err(ServeError::Fenced),

@@ -28,7 +28,10 @@ use super::{
     endpoint,
     peer::{Peer, PeerState},
 };
-use crate::propagation::{SendContext, SendContextService};
+use crate::{
+    identity::ServiceIdentity,
+    propagation::{SendContext, SendContextService},
+};
 
 /// Pause before the first reconnection of a health watch, which doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -50,11 +53,11 @@ pub(crate) struct PeerSet {
 }
 
 impl PeerSet {
-    /// The peers at `addresses`, whose calls `layer` prepares. Must be called inside a tokio runtime.
-    pub(super) fn new(addresses: PeerAddresses, layer: SendContext) -> Self {
+    /// The peers at `addresses`, called under `identity`. Must be called inside a tokio runtime.
+    pub(super) fn new(addresses: PeerAddresses, identity: ServiceIdentity) -> Self {
         let stop = CancellationToken::new();
         let (sender, peers) = watch::channel(None);
-        tokio::spawn(follow(addresses.clone(), layer, sender, stop.clone()));
+        tokio::spawn(follow(addresses.clone(), identity, sender, stop.clone()));
         Self { peers, addresses, _stop: stop.drop_guard() }
     }
 
@@ -104,7 +107,7 @@ fn less_loaded<'a>(peers: impl Iterator<Item = &'a Arc<Peer>>) -> Option<&'a Arc
 /// Keeps the peers of `sender` equal to `addresses` until `stop`. A peer whose address remains keeps its connection.
 async fn follow(
     mut addresses: PeerAddresses,
-    layer: SendContext,
+    identity: ServiceIdentity,
     sender: watch::Sender<Option<Peers>>,
     stop: CancellationToken,
 ) {
@@ -117,7 +120,7 @@ async fn follow(
                 return Arc::clone(peer);
             }
             next_id += 1;
-            Arc::new(open(next_id, address, &addresses, &layer))
+            Arc::new(open(next_id, address, &addresses, &identity))
         });
         let peers: Peers = peers.collect();
         sender.send_replace(Some(peers));
@@ -128,8 +131,9 @@ async fn follow(
     }
 }
 
-fn open(id: u64, address: &PeerAddress, addresses: &PeerAddresses, layer: &SendContext) -> Peer {
-    let channel = layer.layer(endpoint::open(&address.url, Some(address.addr)));
+fn open(id: u64, address: &PeerAddress, addresses: &PeerAddresses, identity: &ServiceIdentity) -> Peer {
+    let channel = endpoint::open(&address.url, Some(address.addr), identity.tls.as_ref());
+    let channel = SendContext::new(&identity.token).layer(channel);
     let (state, stop) = (Arc::new(PeerState::new()), CancellationToken::new());
     let watch = watch_health(address.clone(), addresses.clone(), channel.clone(), Arc::clone(&state));
     let until = stop.clone();
@@ -197,11 +201,11 @@ mod tests {
     use crate::{client::peer::PeerCall, service_token::ServiceToken};
 
     fn peers(count: u64) -> Peers {
-        let layer = SendContext::new(&ServiceToken::new("of-the-test").unwrap());
+        let identity = ServiceToken::new("of-the-test").unwrap().into();
         let urls: Vec<_> = (1..=count).map(|port| format!("http://127.0.0.1:{port}")).collect();
         let addresses = PeerAddresses::of(&urls.join(",")).unwrap();
         let listed = addresses.current();
-        (1..).zip(&*listed).map(|(id, address)| Arc::new(open(id, address, &addresses, &layer))).collect()
+        (1..).zip(&*listed).map(|(id, address)| Arc::new(open(id, address, &addresses, &identity))).collect()
     }
 
     fn picked(peers: &Peers, tried: &[u64]) -> Vec<u64> {

@@ -2,11 +2,12 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use http::Uri;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use super::{preface::PrefaceConnector, urls::PeerUrl};
-use crate::http2::MAX_HEADER_LIST_BYTES;
+use crate::{http2::MAX_HEADER_LIST_BYTES, tls::ServiceTls};
 
 /// Interval of HTTP/2 pings.
 pub const PING_EVERY: Duration = Duration::from_secs(2);
@@ -15,12 +16,15 @@ pub const PING_EVERY: Duration = Duration::from_secs(2);
 pub const PING_TIMEOUT: Duration = Duration::from_millis(2500);
 
 /// A channel to `addr`, or to the host of `url`, which connects on first use and reconnects when needed.
-pub(super) fn open(url: &PeerUrl, addr: Option<SocketAddr>) -> Channel {
-    let connector = match addr {
-        Some(addr) => PrefaceConnector::new(addr.ip().to_string(), addr.port()),
-        None => PrefaceConnector::new(url.host().to_owned(), url.port()),
+pub(super) fn open(url: &PeerUrl, addr: Option<SocketAddr>, tls: Option<&ServiceTls>) -> Channel {
+    let (host, port) = match addr {
+        Some(addr) => (addr.ip().to_string(), addr.port()),
+        None => (url.host().to_owned(), url.port()),
     };
-    Endpoint::from(url.origin())
+    let connector = PrefaceConnector::new(host, port, url.server_name(), tls.cloned());
+    // tonic refuses https:// without its own TLS, which cannot be reloaded. It does not use this URI otherwise.
+    Endpoint::from(Uri::from_static("http://peer"))
+        .origin(url.origin())
         .http2_keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true)

@@ -16,10 +16,17 @@ use std::{
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tower::BoxError;
 
-use crate::http2::PREFACE;
+use crate::{
+    http2::PREFACE,
+    tls::{self, ServiceTls, Transport, is_tls_record, log_tls_server},
+};
 
 /// Time limit from the first packet to the server's preface.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -32,6 +39,9 @@ const FAIL_FAST: Duration = Duration::from_millis(500);
 pub(super) struct PrefaceConnector {
     host: Arc<str>,
     port: u16,
+    /// Name in the peer's certificate, with TLS.
+    server_name: Option<ServerName<'static>>,
+    tls: Option<ServiceTls>,
     unresponsive_until: Arc<Mutex<Option<Instant>>>,
 }
 
@@ -40,10 +50,20 @@ pub(super) struct PrefaceConnector {
 #[error("the peer does not respond: it is stopped, overloaded or unreachable")]
 struct PeerUnresponsive;
 
+/// The peer is called over TLS by a service without a certificate.
+#[derive(Debug, thiserror::Error)]
+#[error("this service has no certificate: set TLS_CERT, TLS_KEY and TLS_CA")]
+struct NoCertificate;
+
 impl PrefaceConnector {
-    /// A connector to `host`, a name or an IP address.
-    pub(super) fn new(host: String, port: u16) -> Self {
-        Self { host: host.into(), port, unresponsive_until: Arc::default() }
+    /// A connector to `host`, a name or an IP address; with TLS, to the server that has `server_name` in its certificate.
+    pub(super) fn new(
+        host: String,
+        port: u16,
+        server_name: Option<ServerName<'static>>,
+        tls: Option<ServiceTls>,
+    ) -> Self {
+        Self { host: host.into(), port, server_name, tls, unresponsive_until: Arc::default() }
     }
 
     /// Connects to the peer and waits for its preface.
@@ -54,33 +74,59 @@ impl PrefaceConnector {
         if self.unresponsive_until.lock().is_some_and(|until| Instant::now() < until) {
             return Err(PeerUnresponsive.into());
         }
-        let connected = tokio::time::timeout(CONNECT_TIMEOUT, exchange_prefaces(&self.host, self.port)).await;
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.exchange_prefaces()).await;
         *self.unresponsive_until.lock() = connected.is_err().then(|| Instant::now() + FAIL_FAST);
         connected.unwrap_or_else(|_| Err(PeerUnresponsive.into()))
     }
+
+    async fn exchange_prefaces(&self) -> Result<PrefaceStream, BoxError> {
+        let stream = TcpStream::connect((&*self.host, self.port)).await?;
+        // Requests are small: waiting to fill a packet only delays them.
+        stream.set_nodelay(true)?;
+        let Some(name) = &self.server_name else {
+            let (stream, first) = exchange(Transport::Plain(stream)).await?;
+            if is_tls_record(&[first]) {
+                return Err(log_tls_server(None, &self.peer()).into());
+            }
+            return Ok(PrefaceStream::new(stream, first));
+        };
+        let tls = self.tls.as_ref().ok_or(NoCertificate)?;
+        let secured = async { exchange(tls::connect(tls, name.clone(), stream).await?).await };
+        match secured.await {
+            Ok((stream, first)) => Ok(PrefaceStream::new(stream, first)),
+            Err(error) => Err(log_tls_server(Some(&error), &self.peer()).into()),
+        }
+    }
+
+    fn peer(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
 }
 
-async fn exchange_prefaces(host: &str, port: u16) -> Result<PrefaceStream, BoxError> {
-    let mut stream = TcpStream::connect((host, port)).await?;
-    // Requests are small: waiting to fill a packet only delays them.
-    stream.set_nodelay(true)?;
+/// Sends the client's preface. Returns the first byte of the server's.
+async fn exchange(mut stream: Transport) -> io::Result<(Transport, u8)> {
     stream.write_all(PREFACE).await?;
-    match stream.peek(&mut [0]).await? {
-        0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-        _ => Ok(PrefaceStream { stream: TokioIo::new(stream), remaining: PREFACE }),
-    }
+    stream.flush().await?;
+    let first = stream.read_u8().await?;
+    Ok((stream, first))
 }
 
 /// A connection on which the client's preface is sent already, and so swallowed when hyper writes it.
 #[derive(Debug)]
 pub(super) struct PrefaceStream {
-    stream: TokioIo<TcpStream>,
+    stream: TokioIo<Transport>,
+    /// First byte of the server's preface, until hyper reads it.
+    first: Option<u8>,
     /// Part of the preface that hyper has not written.
     remaining: &'static [u8],
 }
 
 impl PrefaceStream {
-    fn stream(self: Pin<&mut Self>) -> Pin<&mut TokioIo<TcpStream>> {
+    fn new(stream: Transport, first: u8) -> Self {
+        Self { stream: TokioIo::new(stream), first: Some(first), remaining: PREFACE }
+    }
+
+    fn stream(self: Pin<&mut Self>) -> Pin<&mut TokioIo<Transport>> {
         Pin::new(&mut self.get_mut().stream)
     }
 
@@ -101,10 +147,16 @@ impl PrefaceStream {
 
 impl Read for PrefaceStream {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        into: ReadBufCursor<'_>,
+        mut into: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        if into.remaining() > 0
+            && let Some(first) = self.first.take()
+        {
+            into.put_slice(&[first]);
+            return Poll::Ready(Ok(()));
+        }
         self.stream().poll_read(cx, into)
     }
 }

@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::{readiness::Readiness, server::GrpcServer};
+use crate::{readiness::Readiness, server::GrpcServer, service_token::ServiceToken};
 
 fn token() -> ServiceToken {
     ServiceToken::new("of-the-test").unwrap()
@@ -23,8 +23,8 @@ fn token() -> ServiceToken {
 
 #[test]
 fn url_is_checked_before_the_first_call() {
-    assert!(channel("localhost", &token()).is_err());
-    assert!(channel("ftp://127.0.0.1:1", &token()).is_err());
+    assert!(channel("localhost", token()).is_err());
+    assert!(channel("ftp://127.0.0.1:1", token()).is_err());
 }
 
 /// A server in its own runtime, and its URL.
@@ -53,7 +53,7 @@ async fn at_least(answered: &AtomicUsize, count: usize) {
 async fn dead_peer_is_unavailable_to_calls_in_every_stage() {
     for round in 0..30 {
         let (url, peer) = peer();
-        let channel = channel(&url, &token()).unwrap();
+        let channel = channel(&url, token()).unwrap();
         let answered = Arc::new(AtomicUsize::new(0));
         let mut calls = JoinSet::new();
         for _ in 0..16 {
@@ -83,7 +83,7 @@ async fn absent_peer_is_unavailable_at_once_with_a_retry_delay() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let channel = channel(&url, &token()).unwrap();
+    let channel = channel(&url, token()).unwrap();
     assert!(!is_serving(channel.clone(), CONNECT_TIMEOUT).await);
     let status = HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap_err();
     assert!(!was_sent(&status), "{status:?}");
@@ -97,7 +97,7 @@ async fn absent_peer_is_unavailable_at_once_with_a_retry_delay() {
 #[tokio::test]
 async fn stopped_peer_is_unavailable_to_every_call_until_it_resumes() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let channel = channel(&format!("http://{}", listener.local_addr().unwrap()), &token()).unwrap();
+    let channel = channel(&format!("http://{}", listener.local_addr().unwrap()), token()).unwrap();
     let asked = Instant::now();
     let mut calls = JoinSet::new();
     for _ in 0..16 {
@@ -137,7 +137,7 @@ async fn call_that_was_not_sent_is_tried_on_every_peer() {
     let stopped = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (url, runtime) = peer();
     let urls = format!("http://{absent},http://{},{url}", stopped.local_addr().unwrap());
-    let channel = channel(&urls, &token()).unwrap();
+    let channel = channel(&urls, token()).unwrap();
     let mut calls = JoinSet::new();
     for _ in 0..16 {
         let channel = channel.clone();
@@ -162,7 +162,7 @@ async fn call_that_was_not_sent_is_tried_on_every_peer() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn loss_of_one_peer_fails_only_calls_in_flight_there() {
     let (first, second) = (peer(), peer());
-    let channel = channel(&format!("{},{}", first.0, second.0), &token()).unwrap();
+    let channel = channel(&format!("{},{}", first.0, second.0), token()).unwrap();
     let mut callers = JoinSet::new();
     let stop = CancellationToken::new();
     let answered = Arc::new(AtomicUsize::new(0));
@@ -201,7 +201,7 @@ async fn peer_that_is_not_ready_gets_no_calls() {
     let urls = format!("http://{},{url}", listener.local_addr().unwrap());
     let server = GrpcServer::new(readiness.clone(), token()).serve(listener, stop.clone());
     let server = tokio::spawn(server);
-    let channel = channel(&urls, &token()).unwrap();
+    let channel = channel(&urls, token()).unwrap();
     let peers = channel.peers().unwrap().resolved().await;
     let admitted = async |count: usize| {
         while peers.iter().filter(|peer| peer.is_admitted()).count() != count {

@@ -6,16 +6,22 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use http::{Uri, uri::Authority};
+use http::{
+    Uri,
+    uri::{Authority, Scheme},
+};
+use rustls::pki_types::ServerName;
 
 /// A setting that does not name a service.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("must be a URL such as http://127.0.0.1:50051, or several of them separated by commas: {0}")]
 pub struct InvalidUrl(String);
 
-/// URL of a service: `http://host:port`.
+/// URL of a service: `http://host:port`, or `https://host:port` with TLS.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct PeerUrl {
+    scheme: Scheme,
+    server_name: Option<ServerName<'static>>,
     host: String,
     port: u16,
     authority: Authority,
@@ -26,8 +32,9 @@ impl PeerUrl {
         let invalid = |problem: &dyn fmt::Display| InvalidUrl(format!("`{text}` {problem}"));
         let uri: Uri = text.parse().map_err(|error| invalid(&format_args!("is not a URL: {error}")))?;
         let host = uri.host().filter(|host| !host.is_empty());
-        let (Some("http"), Some(host), Some(authority)) = (uri.scheme_str(), host, uri.authority()) else {
-            return Err(invalid(&"needs the scheme http and a host"));
+        let scheme = uri.scheme().filter(|scheme| **scheme == Scheme::HTTP || **scheme == Scheme::HTTPS);
+        let (Some(scheme), Some(host), Some(authority)) = (scheme, host, uri.authority()) else {
+            return Err(invalid(&"needs the scheme http or https and a host"));
         };
         // http accepts any text as a port, and credentials in front of the host.
         if authority.as_str().len() > host.len() && uri.port_u16().is_none()
@@ -36,7 +43,15 @@ impl PeerUrl {
             return Err(invalid(&"needs a host and a port number"));
         }
         let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
-        Ok(Self { host, port: uri.port_u16().unwrap_or(80), authority: authority.clone() })
+        let default_port = if *scheme == Scheme::HTTPS { 443 } else { 80 };
+        let port = uri.port_u16().unwrap_or(default_port);
+        let mut server_name = None;
+        if *scheme == Scheme::HTTPS {
+            let name = ServerName::try_from(host.clone())
+                .map_err(|_| invalid(&"has a host that no certificate can name"))?;
+            server_name = Some(name);
+        }
+        Ok(Self { scheme: scheme.clone(), server_name, host, port, authority: authority.clone() })
     }
 
     /// Host name, or IP address without brackets.
@@ -48,9 +63,20 @@ impl PeerUrl {
         self.port
     }
 
+    /// Whether connections use TLS.
+    pub(super) fn is_secure(&self) -> bool {
+        self.server_name.is_some()
+    }
+
+    /// Name that the server's certificate must have, with TLS.
+    pub(super) fn server_name(&self) -> Option<ServerName<'static>> {
+        self.server_name.clone()
+    }
+
     /// Scheme and authority of the requests.
     pub(super) fn origin(&self) -> Uri {
-        let origin = Uri::builder().scheme("http").authority(self.authority.clone()).path_and_query("/");
+        let origin =
+            Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone()).path_and_query("/");
         // Parsed from a URL with these parts.
         origin.build().unwrap_or_default()
     }
@@ -69,7 +95,7 @@ impl PeerUrl {
 
 impl fmt::Display for PeerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.authority)
+        write!(f, "{}://{}", self.scheme, self.authority)
     }
 }
 
@@ -93,12 +119,25 @@ pub(super) fn parse(text: &str) -> Result<Vec<PeerUrl>, InvalidUrl> {
     Ok(urls)
 }
 
-/// Checks that `text` is valid for [`channel`](super::channel).
+/// Checks that `text` is valid for [`channel`](super::channel) by a caller with or without TLS.
 ///
 /// # Errors
 /// The first problem.
-pub fn check_urls(text: &str) -> Result<(), InvalidUrl> {
-    parse(text).map(drop)
+pub fn check_urls(text: &str, has_tls: bool) -> Result<(), InvalidUrl> {
+    parse(text)?.iter().try_for_each(|url| check_scheme(url, has_tls))
+}
+
+/// Checks that `url` is `https://` for a caller with TLS, and `http://` for one without.
+pub(super) fn check_scheme(url: &PeerUrl, has_tls: bool) -> Result<(), InvalidUrl> {
+    match (url.is_secure(), has_tls) {
+        (true, false) => Err(InvalidUrl(format!(
+            "`{url}` needs a certificate for this service: set TLS_CERT, TLS_KEY and TLS_CA"
+        ))),
+        (false, true) => Err(InvalidUrl(format!(
+            "`{url}` must begin with https://, because this service has a certificate (TLS_CERT)"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -108,7 +147,7 @@ mod tests {
     #[test]
     fn url_list_with_a_bad_item_is_rejected_with_that_item() {
         for (list, problem) in [
-            ("localhost", "`localhost` needs the scheme http"),
+            ("localhost", "`localhost` needs the scheme http or https"),
             ("ftp://127.0.0.1:1", "`ftp://127.0.0.1:1` needs the scheme http"),
             ("http://a:1,,http://b:1", "URL 2 of `http://a:1,,http://b:1` is empty"),
             ("http://a:1,", "URL 2 of"),

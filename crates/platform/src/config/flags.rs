@@ -33,6 +33,18 @@ pub struct RoleFlags {
     /// PHOENIX_SERVICE_TOKEN for the token itself]
     #[arg(long, value_name = "FILE")]
     pub service_token_file: Option<PathBuf>,
+    /// Certificate for TLS between services, in PEM, with its intermediates [env: TLS_CERT]
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate [env: TLS_KEY]
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// CA of the certificates of all services [env: TLS_CA]
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// Allow an address that other machines can reach without TLS [env: PHOENIX_INSECURE=true]
+    #[arg(long)]
+    pub insecure: bool,
     /// Configuration file [env: PHOENIX_CONFIG; default: phoenix.toml, if there is one]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -6,11 +6,11 @@ use phoenix_domain::llm::Secret;
 
 use super::{
     address::addresses, env::Lookup, file::PhoenixConfig, flags::RoleFlags, otel, problems::Problems,
-    role::Role,
+    role::Role, tls::TlsSettings,
 };
 use crate::{
-    client, database_url::DatabaseUrl, logging::LogFormat, postgres::Pooler, service_token::ServiceToken,
-    sqlite, telemetry::TelemetryConfig,
+    client, database_url::DatabaseUrl, identity::ServiceIdentity, logging::LogFormat, postgres::Pooler,
+    service_token::ServiceToken, sqlite, telemetry::TelemetryConfig, tls::PublicTls,
 };
 
 /// Settings of one process.
@@ -36,8 +36,10 @@ pub struct RoleSettings {
     pub api_token: Option<Secret>,
     /// Token that callers of `/metrics` must present, if any.
     pub metrics_token: Option<Secret>,
-    /// Token that services present to one another.
-    pub service_token: ServiceToken,
+    /// What the process presents to other services.
+    pub identity: ServiceIdentity,
+    /// Certificate of the gateway for its callers, if any.
+    pub gateway_tls: Option<PublicTls>,
     /// Logging and tracing.
     pub telemetry: TelemetryConfig,
     /// The configuration file.
@@ -59,9 +61,10 @@ impl RoleSettings {
         let mut sources = Sources { role, flags, env, problems: &mut problems };
         let addrs = sources.main_addresses(file.http_addr.or(file.grpc_addr));
         let metrics_addr = sources.metrics_address(file.metrics_addr);
-        let planner_url = sources.peer_url(&flags.planner_url, "PLANNER_URL", Role::Planner);
-        let executor_url = sources.peer_url(&flags.executor_url, "EXECUTOR_URL", Role::Executor);
-        let health_url = sources.peer_url(&flags.health_url, "HEALTH_URL", Role::Health);
+        let tls = TlsSettings::resolve(role, flags, env, &addrs, sources.problems);
+        let planner_url = sources.peer_url(&flags.planner_url, "PLANNER_URL", Role::Planner, &tls);
+        let executor_url = sources.peer_url(&flags.executor_url, "EXECUTOR_URL", Role::Executor, &tls);
+        let health_url = sources.peer_url(&flags.health_url, "HEALTH_URL", Role::Health, &tls);
         let database_url = sources.database_url(file.database_url);
         let database_pooler = sources.database_pooler(config.database.pooler);
         let api_token = sources.api_token(&addrs);
@@ -82,7 +85,8 @@ impl RoleSettings {
             database_pooler,
             api_token,
             metrics_token: env("METRICS_TOKEN").map(Secret::from),
-            service_token,
+            identity: ServiceIdentity { token: service_token, tls: tls.service },
+            gateway_tls: tls.gateway,
             telemetry,
             config,
         })
@@ -114,10 +118,11 @@ impl Sources<'_> {
         addresses("METRICS_ADDR", addr, self.role.default_metrics_port(), self.problems)[0]
     }
 
-    fn peer_url(&mut self, flag: &Option<String>, variable: &str, peer: Role) -> String {
-        let default = format!("http://127.0.0.1:{}", peer.default_port());
+    fn peer_url(&mut self, flag: &Option<String>, variable: &str, peer: Role, tls: &TlsSettings) -> String {
+        let scheme = if tls.is_required { "https" } else { "http" };
+        let default = format!("{scheme}://127.0.0.1:{}", peer.default_port());
         let url = self.first(flag, variable, None).unwrap_or(default);
-        if let Err(problem) = client::check_urls(&url) {
+        if let Err(problem) = client::check_urls(&url, tls.is_required) {
             self.problems.add(variable, problem);
         }
         url

@@ -1,6 +1,6 @@
 //! One connection, from accept to close.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -10,6 +10,7 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,11 @@ use super::{
     state::ConnectionState,
     stream::MAX_RESET_STREAMS,
 };
-use crate::{http2::MAX_HEADER_LIST_BYTES, shutdown::DRAIN};
+use crate::{
+    http2::MAX_HEADER_LIST_BYTES,
+    shutdown::DRAIN,
+    tls::{ServerTls, Transport, accept},
+};
 
 /// Time limit for a new connection to send a complete request head or an HTTP/2 preface.
 const SILENCE_LIMIT: Duration = Duration::from_secs(20);
@@ -71,6 +76,22 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// The stream of the connection, after its handshake if there is `tls`. `None` when the handshake fails, or the
+    /// connection is closed before its end.
+    pub(super) async fn secure(
+        &self,
+        stream: TcpStream,
+        tls: Option<ServerTls>,
+        peer: SocketAddr,
+    ) -> Option<Transport> {
+        let Some(tls) = tls else { return Some(Transport::Plain(stream)) };
+        tokio::select! {
+            secured = accept(&tls, stream, peer) => secured,
+            () = self.state.closed() => None,
+            () = self.shutdown.cancelled() => None,
+        }
+    }
+
     /// Serves the connection until it ends or is closed. After `shutdown`, until its calls have ended.
     pub(super) async fn run<IO, S, B>(self, stream: IO, service: Tracked<S>)
     where

@@ -3,6 +3,8 @@
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
 
+use crate::tls::ServerTls;
+
 /// Upper bound of the connections of one listener, whatever the system allows.
 const MAX_CONNECTIONS: usize = 16_384;
 
@@ -20,6 +22,8 @@ pub enum Protocol {
 pub struct Options {
     /// Protocol.
     pub protocol: Protocol,
+    /// TLS, unless connections are plain.
+    pub tls: Option<ServerTls>,
     /// Limit of open connections.
     pub max_connections: usize,
     /// Cancelled at the drain limit. Calls that are in flight then have a last moment for an error response.
@@ -30,7 +34,13 @@ impl Options {
     /// Options of a service's main listener.
     #[must_use]
     pub fn new(protocol: Protocol) -> Self {
-        Self { protocol, max_connections: main_limit(), overdue: CancellationToken::new() }
+        Self { protocol, tls: None, max_connections: main_limit(), overdue: CancellationToken::new() }
+    }
+
+    /// The same with TLS, if there is any.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<ServerTls>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Options of a listener for `/metrics`, which has few callers.

@@ -1,4 +1,4 @@
-//! A TCP stream that observes its bytes: whether the peer has sent a preface, whether it reads, whether it floods.
+//! A stream that observes its bytes: whether the peer has sent a preface, whether it reads, whether it floods.
 
 use std::{
     io,
@@ -8,13 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::state::ConnectionState;
-use crate::{http2::PREFACE, log_limit::LogLimit};
+use crate::{
+    http2::PREFACE,
+    log_limit::LogLimit,
+    tls::{Transport, is_tls_record, log_tls_client},
+};
 
 /// Limit of the HTTP/2 streams that a peer resets within [`RESET_WINDOW`], or whose errors are the peer's. Beyond it the
 /// connection is closed. Ample for a planner that cancels thousands of tasks while this process is stopped.
@@ -25,10 +26,10 @@ const RESET_WINDOW: Duration = Duration::from_secs(10);
 
 const RST_STREAM: u8 = 3;
 
-/// A TCP stream that updates the state of its connection.
+/// A stream that updates the state of its connection.
 #[derive(Debug)]
 pub struct WatchedStream {
-    stream: TcpStream,
+    stream: Transport,
     state: Arc<ConnectionState>,
     protocol: PeerProtocol,
     is_write_blocked: bool,
@@ -56,12 +57,17 @@ struct Frames {
 }
 
 impl WatchedStream {
-    pub(super) fn new(stream: TcpStream, state: Arc<ConnectionState>) -> Self {
+    pub(super) fn new(stream: Transport, state: Arc<ConnectionState>) -> Self {
         Self { stream, state, protocol: PeerProtocol::Undecided(0), is_write_blocked: false }
     }
 
     fn observe_read(&mut self, mut bytes: &[u8]) {
         if let PeerProtocol::Undecided(known) = self.protocol {
+            if known == 0 && is_tls_record(bytes) && matches!(self.stream, Transport::Plain(_)) {
+                log_tls_client(
+                    &self.stream.peer_addr().map_or_else(|_| String::new(), |addr| addr.to_string()),
+                );
+            }
             let count = bytes.len().min(PREFACE.len() - known);
             let (first, rest) = bytes.split_at(count);
             self.protocol = match known + count {

@@ -46,7 +46,7 @@ async fn server(protocol: Protocol, max_connections: usize) -> Server {
     };
     let router = Router::new().route("/", post(async |body: String| body)).route("/wait", post(wait));
     let service = router.map_request(|request: AxumRequest<RequestBody>| request.map(Body::new));
-    let options = Options { protocol, max_connections, overdue: overdue.clone() };
+    let options = Options { protocol, tls: None, max_connections, overdue: overdue.clone() };
     let served = tokio::spawn(serve(listener, options, service, shutdown.clone()));
     Server { addr, began, go_on, shutdown, overdue, served }
 }

@@ -6,6 +6,7 @@ use super::metric::Metric;
 use crate::{
     logging::LINES_DROPPED,
     telemetry::{EXPORT_FAILURES, SPANS_LOST},
+    tls::{CERTIFICATE_EXPIRES, RELOAD_FAILURES},
 };
 
 /// Version and profile of the build.
@@ -22,6 +23,8 @@ pub const PROCESS: &[Metric] = &[
     LINES_DROPPED,
     EXPORT_FAILURES,
     SPANS_LOST,
+    RELOAD_FAILURES,
+    CERTIFICATE_EXPIRES,
     Metric::counter("process_cpu_seconds_total", "Processor time used, user and system, in seconds."),
     Metric::gauge("process_open_fds", "Open file descriptors."),
     Metric::gauge("process_max_fds", "The most file descriptors that may be open."),

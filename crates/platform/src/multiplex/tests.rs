@@ -145,7 +145,7 @@ async fn ask(calls: &MultiplexClient, message: &str) -> Result<String, Status> {
 
 /// A client of the server at `url` with an open stream. The server implements the method on shared streams only.
 async fn calls_to(url: &str) -> MultiplexClient {
-    let calls = MultiplexClient::new(client::channel(url, &token()).unwrap());
+    let calls = MultiplexClient::new(client::channel(url, token()).unwrap());
     is_open(&calls).await;
     calls
 }
@@ -379,7 +379,7 @@ async fn call_that_did_not_start_has_ended() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let calls = MultiplexClient::new(client::channel(&url, &token()).unwrap());
+    let calls = MultiplexClient::new(client::channel(&url, token()).unwrap());
     let mut answers = calls.call::<PlanAndExecute>(&context(), PlanAndExecuteRequest::default());
     assert!(answers.message().await.is_err());
     assert!(answers.message().await.unwrap().is_none());

@@ -64,7 +64,7 @@ fn executor(health_url: &str, tag: &str) -> ExitCode {
         agents: AgentCatalog::new(agents, default),
         llm: LlmSettings::default(),
         health_url: health_url.into(),
-        service_token: phoenix_platform::service_token::ServiceToken::new("of-the-test").unwrap(),
+        identity: phoenix_platform::service_token::ServiceToken::new("of-the-test").unwrap().into(),
         environment: BTreeMap::from(environment),
         executable: None,
         guard: Some(vec![exe.clone(), "guard".into()]),

@@ -85,7 +85,7 @@ impl Sandbox {
             agents: AgentCatalog::new([spec.clone()], spec.name),
             llm: LlmSettings::default(),
             health_url: health.url.clone(),
-            service_token: token(),
+            identity: token().into(),
             environment: BTreeMap::from(environment),
             executable: None,
             guard: None,
@@ -175,7 +175,7 @@ pub fn token() -> ServiceToken {
 }
 
 pub fn client_of(url: &str) -> ExecutorServiceClient<PeerChannel> {
-    ExecutorServiceClient::new(client::channel(url, &token()).unwrap()).max_decoding_message_size(64 << 20)
+    ExecutorServiceClient::new(client::channel(url, token()).unwrap()).max_decoding_message_size(64 << 20)
 }
 
 /// Waits for `condition`.

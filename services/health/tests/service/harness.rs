@@ -93,7 +93,7 @@ pub(crate) fn config(agents: impl IntoIterator<Item = AgentSpec>, url: String) -
         agents: AgentCatalog::new(agents, "default".parse().unwrap()),
         database_url: DatabaseUrl::from(url),
         database_pooler: Pooler::default(),
-        service_token: token(),
+        identity: token().into(),
         readiness: Readiness::starting(),
     }
 }
@@ -118,7 +118,7 @@ impl Service {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(serve(config, listener, shutdown.clone()));
-        let client = AgentHealthServiceClient::new(client::channel(&url, &token()).unwrap());
+        let client = AgentHealthServiceClient::new(client::channel(&url, token()).unwrap());
         let service = Self { client, shutdown, task };
         // It answers when its database is open.
         let answers = async {

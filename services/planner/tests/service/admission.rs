@@ -266,8 +266,8 @@ async fn recovered_queued_plans_keep_their_order() {
 /// A planner without a server, and its journal.
 async fn serverless_planner(url: &str, executor_url: &str) -> (Planner, Journal) {
     let journal = Journal::open(url, Readiness::needing(&[])).await.unwrap();
-    let health = HealthView::new(client::channel("http://127.0.0.1:1", &token()).unwrap());
-    let executor = client::channel(executor_url, &token()).unwrap();
+    let health = HealthView::new(client::channel("http://127.0.0.1:1", token()).unwrap());
+    let executor = client::channel(executor_url, token()).unwrap();
     let limits = Limits { plans: MAX_PLANS, key_ttl: KEY_LIFE, takeover_grace: GRACE };
     let stopping = CancellationToken::new();
     let planner = Planner::new(catalog(), limits, journal.clone(), health, executor, stopping);

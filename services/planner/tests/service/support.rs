@@ -132,7 +132,7 @@ impl TestPlanner {
             database_pooler: Pooler::default(),
             executor_url: executor_url.clone(),
             health_url,
-            service_token: token(),
+            identity: token().into(),
             retention: Retention { plans: Some(30 * DAY), keys: KEY_LIFE },
             readiness: Readiness::starting(),
         };
@@ -144,7 +144,7 @@ impl TestPlanner {
         let server = tokio::spawn(async move {
             phoenix_planner::serve(config, listener, stop).await.map_err(|error| error.to_string())
         });
-        let channel = client::channel(&url, &token()).unwrap();
+        let channel = client::channel(&url, token()).unwrap();
         if peers == ALL_PEERS {
             eventually(async || client::is_serving(channel.clone(), PATIENCE).await).await;
         }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::service_token;
+use crate::{service_token, tls::test_certificates::Authority};
 
 fn resolve(role: Role, flags: &RoleFlags, env: &[(&str, &str)]) -> Result<RoleSettings, Problems> {
     let token = (service_token::VARIABLE, "of-the-test");
@@ -149,9 +149,50 @@ fn role_without_service_token_is_rejected_on_any_address() {
 
 #[test]
 fn gateway_on_a_public_address_needs_a_token() {
-    let open = [("HTTP_ADDR", "0.0.0.0:8181")];
+    let open = [("HTTP_ADDR", "0.0.0.0:8181"), ("PHOENIX_INSECURE", "true")];
     assert!(resolve(Role::Gateway, &RoleFlags::default(), &open).is_err());
-    let closed = [("HTTP_ADDR", "0.0.0.0:8181"), ("ORCH_API_TOKEN", "t")];
+    let closed = [("HTTP_ADDR", "0.0.0.0:8181"), ("ORCH_API_TOKEN", "t"), ("PHOENIX_INSECURE", "true")];
     let settings = resolve(Role::Gateway, &RoleFlags::default(), &closed).unwrap();
     assert!(!format!("{settings:?}").contains("\"t\""), "the token is not printed");
+}
+
+#[test]
+fn public_address_without_tls_needs_permission() {
+    for role in Role::ALL {
+        let addr = (role.addr_variable(), "10.0.0.1:7");
+        let env = |insecure| [addr, ("ORCH_API_TOKEN", "t"), ("PHOENIX_INSECURE", insecure)];
+        let problems = resolve(*role, &RoleFlags::default(), &env("")).unwrap_err().to_string();
+        assert!(problems.contains("10.0.0.1:7 is reachable from other machines without TLS"), "{problems}");
+        assert!(problems.contains("TLS_CERT") && problems.contains("--insecure"), "{problems}");
+        resolve(*role, &RoleFlags::default(), &env("true")).unwrap();
+        resolve(*role, &RoleFlags { insecure: true, ..RoleFlags::default() }, &env("")).unwrap();
+        let problems = resolve(*role, &RoleFlags::default(), &env("maybe")).unwrap_err().to_string();
+        assert!(problems.contains("PHOENIX_INSECURE: `maybe` must be true or false"), "{problems}");
+    }
+}
+
+#[test]
+fn tls_settings_belong_together_and_need_https_urls() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = Authority::new().issue(dir.path(), &["planner"]);
+    let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    let (cert, key, ca) = (path(&files.cert), path(&files.key), path(&files.ca.unwrap()));
+    let all = [("TLS_CERT", &*cert), ("TLS_KEY", &*key), ("TLS_CA", &*ca), ("GRPC_ADDR", "10.0.0.1:7")];
+    let settings = resolve(Role::Planner, &RoleFlags::default(), &all).unwrap();
+    assert!(settings.identity.tls.is_some());
+    assert_eq!(settings.executor_url, "https://127.0.0.1:50052");
+
+    let text =
+        |env: &[(&str, &str)]| resolve(Role::Planner, &RoleFlags::default(), env).unwrap_err().to_string();
+    let incomplete = text(&all[..2]);
+    assert!(
+        incomplete.contains("TLS_CA: is not set; set TLS_CERT, TLS_KEY, TLS_CA together"),
+        "{incomplete}"
+    );
+    let plain = text(&[&all[..], &[("HEALTH_URL", "http://h:1")]].concat());
+    assert!(plain.contains("`http://h:1` must begin with https://"), "{plain}");
+    let without = text(&[("HEALTH_URL", "https://h:1")]);
+    assert!(without.contains("`https://h:1` needs a certificate for this service"), "{without}");
+    let swapped = text(&[("TLS_CERT", &key), ("TLS_KEY", &cert), ("TLS_CA", &ca)]);
+    assert!(swapped.contains("holds no certificate in PEM"), "{swapped}");
 }
