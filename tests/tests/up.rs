@@ -353,3 +353,19 @@ async fn backup_narrowed_by_a_variable_names_what_is_missing() {
     assert!(whole.status.success() && whole.stderr.is_empty(), "{}", text(&whole));
     assert_eq!(stack.stop().await, Some(0));
 }
+
+#[tokio::test]
+async fn backup_of_postgres_names_its_tools_and_not_the_password() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(phoenix_bin());
+    command.args(["backup", "--to", "copy"]).current_dir(dir.path());
+    command.env("DATABASE_URL", "postgres://u:sesame@db.example/phoenix");
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert_eq!(output.status.code(), Some(64), "{}", text(&output));
+    assert!(
+        text(&output).contains("pg_dump") && text(&output).contains("docs/backup.md"),
+        "{}",
+        text(&output)
+    );
+    assert!(!text(&output).contains("sesame"), "{}", text(&output));
+}

@@ -34,6 +34,9 @@ const STOP_ORDER: [Role; 4] = [Role::Gateway, Role::Planner, Role::Executor, Rol
 /// First port of the search: below the ephemeral ports, one of which could take the port of a service that is down.
 const FIRST_PORT: u16 = 12_000;
 
+/// End of the search; the servers of `phoenix-testkit-postgres` use the ports above.
+const LAST_PORT: u16 = 22_000;
+
 /// The four services in their own folder. Dropping it kills them; they drain when the test process exits.
 #[derive(Debug)]
 pub struct Services {
@@ -59,25 +62,40 @@ impl Services {
     /// # Panics
     /// When they do not become ready.
     pub async fn start(config: &str, mark: &str, log: &Path) -> Self {
-        Self::start_with(config, mark, log, None).await
+        Self::start_with(None, config, mark, log, None).await
     }
 
-    /// The same with mutual TLS between the services, whose certificates `authority` signs.
+    /// Like [`Self::start`], with the database at `url`, such as `postgres://…`, for the planner and the health service.
+    ///
+    /// # Panics
+    /// When they do not become ready.
+    pub async fn start_on(url: &str, config: &str, mark: &str, log: &Path) -> Self {
+        Self::start_with(Some(url), config, mark, log, None).await
+    }
+
+    /// Like [`Self::start`], with mutual TLS between the services, whose certificates `authority` signs.
     ///
     /// # Panics
     /// When they do not become ready.
     pub async fn start_with_tls(config: &str, log: &Path, authority: &Authority) -> Self {
-        Self::start_with(config, "MARK", log, Some(authority)).await
+        Self::start_with(None, config, "MARK", log, Some(authority)).await
     }
 
-    async fn start_with(config: &str, mark: &str, log: &Path, authority: Option<&Authority>) -> Self {
+    async fn start_with(
+        url: Option<&str>,
+        config: &str,
+        mark: &str,
+        log: &Path,
+        authority: Option<&Authority>,
+    ) -> Self {
         File::create(log).expect("the log can be written");
         let dir = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(dir.path().join("phoenix.toml"), config).expect("the configuration can be written");
         let mut free = free_ports();
         let mut port = || free.next().expect("a free port");
         let ports = Role::ALL.iter().map(|role| (*role, Ports { requests: port(), metrics: port() }));
-        let environment = vec![(mark.to_owned(), dir.path().display().to_string())];
+        let mut environment = vec![(mark.to_owned(), dir.path().display().to_string())];
+        environment.extend(url.map(|url| ("DATABASE_URL".to_owned(), url.to_owned())));
         let ports = ports.collect();
         let certificates = authority.map(|authority| {
             for role in Role::ALL {
@@ -344,10 +362,10 @@ fn pid_of(process: &Child) -> Pid {
     Pid::from_raw(i32::try_from(process.id().expect("it runs")).expect("a process id"))
 }
 
-/// Free ports, different from those of concurrent tests.
+/// Free ports, different from those of concurrent tests, of this process and of others.
 fn free_ports() -> impl Iterator<Item = u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let span = 32_000 - FIRST_PORT;
+    let span = LAST_PORT - FIRST_PORT;
     let first = u16::try_from(std::process::id().wrapping_mul(7919) % u32::from(span)).expect("below 65536");
     let step = move || NEXT.fetch_add(1, Ordering::Relaxed) % span;
     let ports = (0..span).map(move |_| FIRST_PORT + (first + step()) % span);

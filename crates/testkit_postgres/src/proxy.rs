@@ -1,4 +1,4 @@
-//! A TCP proxy in front of a server: delays, cuts and refuses connections, and loses a `COMMIT`.
+//! A TCP proxy in front of a server: delays, cuts and refuses connections, and loses requests and answers.
 
 use std::{
     io,
@@ -27,12 +27,12 @@ pub struct Proxy {
     _stop: DropGuard,
 }
 
-/// What is lost of a transaction's end.
+/// What is lost of a request, such as a `COMMIT`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
-    /// The `COMMIT`: the transaction is rolled back.
+    /// The request: a transaction is rolled back.
     Request,
-    /// Its answer: the transaction is committed.
+    /// Its answer: the server has done the work.
     Answer,
 }
 
@@ -53,8 +53,17 @@ enum State {
     Refusing,
 }
 
-/// Losses that are still to happen, and the number of those that have.
-type Losses = Arc<Mutex<(Option<Loss>, usize)>>;
+/// Losses of a proxy.
+type Losses = Arc<Mutex<Planned>>;
+
+/// The next loss, and the number of past ones.
+#[derive(Debug, Default)]
+struct Planned {
+    next: Option<Loss>,
+    /// Whether any request is lost, or only a `COMMIT`.
+    of_any: bool,
+    done: usize,
+}
 
 /// One direction of a connection.
 struct Direction {
@@ -68,7 +77,7 @@ struct Direction {
 
 /// What a direction looks for.
 enum Inspect {
-    /// The `COMMIT` of the client.
+    /// The request of the client that is to be lost.
     Requests(Losses, Arc<Mutex<bool>>),
     /// The answer that is to be lost.
     Answers(Losses, Arc<Mutex<bool>>),
@@ -121,21 +130,31 @@ impl Proxy {
         self.link.send_modify(|link| link.state = State::Open);
     }
 
-    /// Loses the next `COMMIT`, or its answer, and closes its connection.
+    /// Loses the next `COMMIT` of a simple query, or its answer, and closes its connection.
     ///
     /// # Panics
     /// Never, unless a connection panicked.
     pub fn lose_next_commit(&self, loss: Loss) {
-        self.loss.lock().unwrap().0 = Some(loss);
+        let mut planned = self.loss.lock().unwrap();
+        (planned.next, planned.of_any) = (Some(loss), false);
     }
 
-    /// Number of lost commits and answers.
+    /// Loses the next request of any kind, or its answer, and closes its connection.
+    ///
+    /// # Panics
+    /// Never, unless a connection panicked.
+    pub fn lose_next(&self, loss: Loss) {
+        let mut planned = self.loss.lock().unwrap();
+        (planned.next, planned.of_any) = (Some(loss), true);
+    }
+
+    /// Number of lost requests and answers.
     ///
     /// # Panics
     /// Never, unless a connection panicked.
     #[must_use]
     pub fn lost(&self) -> usize {
-        self.loss.lock().unwrap().1
+        self.loss.lock().unwrap().done
     }
 }
 
@@ -256,15 +275,19 @@ impl Inspect {
     fn passes(&self, bytes: &[u8]) -> bool {
         match self {
             Self::Requests(loss, loses_answer) => {
-                // A simple query.
-                if !bytes.windows(7).any(|seven| seven == b"COMMIT\0") {
+                let mut planned = loss.lock().unwrap();
+                // The end of a connection has no answer.
+                if bytes.first() == Some(&b'X') {
                     return true;
                 }
-                let mut loss = loss.lock().unwrap();
-                match loss.0.take() {
+                // A simple query ends with a zero.
+                if !planned.of_any && !bytes.windows(7).any(|seven| seven == b"COMMIT\0") {
+                    return true;
+                }
+                match planned.next.take() {
                     None => true,
                     Some(Loss::Request) => {
-                        loss.1 += 1;
+                        planned.done += 1;
                         false
                     }
                     Some(Loss::Answer) => {
@@ -276,7 +299,7 @@ impl Inspect {
             Self::Answers(loss, loses_answer) => {
                 let loses = *loses_answer.lock().unwrap();
                 if loses {
-                    loss.lock().unwrap().1 += 1;
+                    loss.lock().unwrap().done += 1;
                 }
                 !loses
             }

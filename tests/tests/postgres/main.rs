@@ -1,0 +1,141 @@
+//! All four services as real processes on PostgreSQL, under load, while the server or the way to it fails. After each fault
+//! the service is back within five seconds, and every plan that was acknowledged has succeeded once.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "helpers of tests")]
+
+mod faults;
+mod load;
+
+use std::{path::Path, time::Duration};
+
+use nix::sys::signal::Signal;
+use phoenix_testkit::{services::Services, wait::until};
+use phoenix_testkit_postgres::{Loss, Proxy, Server};
+use tokio::time::Instant;
+
+use crate::load::Load;
+
+/// The services, their database, and callers that chat all the time.
+struct Fixture {
+    server: Server,
+    proxy: Proxy,
+    services: Services,
+    load: Load,
+}
+
+impl Fixture {
+    /// Starts everything; `None` when PostgreSQL is not installed.
+    async fn start(test: &str, settings: &'static [(&'static str, &'static str)]) -> Option<Self> {
+        let server = Server::start_with(settings).await?;
+        let proxy = Proxy::start(server.port()).await;
+        let url = proxy.url(&server.database().await);
+        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("postgres-{test}.log"));
+        eprintln!("the services log to {}", log.display());
+        let services = Services::start_on(&url, "", "MARK", &log).await;
+        let load = Load::start(&services.rest());
+        let fixture = Self { server, proxy, services, load };
+        fixture.load.until_more().await;
+        Some(fixture)
+    }
+
+    /// Waits until a chat succeeds that began after the fault's end, for no longer than the promised time.
+    async fn recovered(&self, fault: &str) {
+        let ended_at = Instant::now();
+        self.load.until_more().await;
+        let took = ended_at.elapsed();
+        eprintln!("{fault}: the service was back after {took:.1?}");
+        assert!(took < faults::RECOVERY_LIMIT, "{fault}: {took:?}");
+    }
+
+    /// Checks that every acknowledged plan has succeeded, and that the services run.
+    async fn check(mut self) {
+        self.load.check(&self.services.rest()).await;
+        for (role, status) in self.services.stop().await {
+            assert!(status.success(), "the {role} ended with {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn server_that_stops_crashes_or_freezes_loses_no_plan() {
+    let Some(fixture) = Fixture::start("server", &[]).await else { return };
+    let server = &fixture.server;
+    server.stop().await;
+    server.start_again().await;
+    fixture.recovered("stopped and started").await;
+    server.kill().await;
+    server.start_again().await;
+    fixture.recovered("killed and started").await;
+    server.stop().await;
+    tokio::time::sleep(faults::outage()).await;
+    server.start_again().await;
+    fixture.recovered("stopped for longer").await;
+    server.freeze();
+    tokio::time::sleep(faults::outage()).await;
+    server.thaw();
+    fixture.recovered("frozen").await;
+    fixture.check().await;
+}
+
+#[tokio::test]
+async fn cut_refused_and_lost_connections_lose_no_plan() {
+    let Some(fixture) = Fixture::start("network", &[]).await else { return };
+    let proxy = &fixture.proxy;
+    proxy.cut();
+    tokio::time::sleep(faults::outage()).await;
+    proxy.restore();
+    fixture.recovered("cut").await;
+    proxy.refuse();
+    tokio::time::sleep(faults::outage()).await;
+    proxy.restore();
+    fixture.recovered("refused").await;
+    for n in 0..20 {
+        let lost = proxy.lost();
+        proxy.lose_next(if n % 2 == 0 { Loss::Answer } else { Loss::Request });
+        until("a request is lost", async || proxy.lost() > lost).await;
+    }
+    fixture.recovered("20 requests lost").await;
+    fixture.check().await;
+}
+
+#[tokio::test]
+async fn slow_server_fails_no_chat() {
+    let Some(fixture) = Fixture::start("slow", &[]).await else { return };
+    fixture.proxy.delay(Duration::from_millis(50));
+    let refused = fixture.load.refused();
+    for _ in 0..5 {
+        fixture.load.until_more().await;
+    }
+    assert_eq!(fixture.load.refused(), refused, "every chat of a slow server is answered");
+    fixture.proxy.delay(Duration::ZERO);
+    fixture.recovered("100 ms per round trip").await;
+    fixture.check().await;
+}
+
+#[tokio::test]
+async fn full_and_read_only_servers_lose_no_plan() {
+    let Some(fixture) = Fixture::start("full", &[("max_connections", "25")]).await else { return };
+    let server = &fixture.server;
+    // A demoted primary is one that accepts no writes.
+    server.set("default_transaction_read_only", Some("on")).await;
+    tokio::time::sleep(faults::outage()).await;
+    server.set("default_transaction_read_only", None).await;
+    fixture.recovered("read-only").await;
+    let held = faults::fill(server).await;
+    tokio::time::sleep(faults::outage()).await;
+    drop(held);
+    fixture.recovered("full").await;
+    fixture.check().await;
+}
+
+#[tokio::test]
+async fn plans_of_a_killed_planner_are_taken_over() {
+    let Some(fixture) = Fixture::start("takeover", &[]).await else { return };
+    let second = fixture.services.start_second_planner().await;
+    let mut other = Load::start(&second.rest());
+    other.until_more().await;
+    second.signal(Signal::SIGKILL);
+    fixture.recovered("the other planner killed").await;
+    // Its plans are read at the first planner, which ends them.
+    other.check(&fixture.services.rest()).await;
+    fixture.check().await;
+}
