@@ -160,6 +160,20 @@ async fn batch_without_an_answer_is_written_once() {
     assert_eq!(store.plan(plan.plan_id).await.unwrap().unwrap().tasks[0].attempts.len(), 2);
 }
 
+#[tokio::test]
+async fn connection_that_broke_while_idle_fails_no_batch() {
+    let Some(fresh) = postgres().await else { return };
+    let store = &*fresh.store;
+    write(store, "me", &[accepted(&new_plan(&["a"]))]).await.unwrap();
+    let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(&fresh.url).await.unwrap();
+    let terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                     WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    sqlx::raw_sql(terminate).execute(&mut connection).await.unwrap();
+    let plan = new_plan(&["a", "b"]);
+    write(store, "me", &life(&plan)).await.unwrap();
+    assert_eq!(store.events(plan.plan_id, 0, 100).await.unwrap().len(), 12);
+}
+
 /// Writes plans one after the other, each in steps of its own batch, until the planner is fenced. Returns those whose end was
 /// acknowledged.
 async fn write_until_fenced(store: Arc<dyn Store>, planner: &'static str, writer: u32) -> Vec<PlanId> {

@@ -53,12 +53,12 @@ pub(super) async fn append(
     groups: &[Entries],
 ) -> Result<Vec<usize>, JournalError> {
     let mut rejected = reservation::rejected(groups, HashSet::new());
-    let mut attempts = 0;
+    let (mut attempts, mut is_in_doubt) = (0, false);
     loop {
         attempts += 1;
         let accepted = groups.iter().enumerate().filter(|(index, _)| !rejected.contains(index));
         let accepted: Vec<Entries> = accepted.map(|(_, group)| Arc::clone(group)).collect();
-        let error = match write(tables, writers, batch, accepted).await {
+        let mut error = match write(tables, writers, batch, accepted).await {
             Ok(true) => return Ok(rejected),
             // An earlier attempt was answered too late, or not at all.
             Ok(false) => return rejected_before(tables, groups).await,
@@ -67,15 +67,30 @@ pub(super) async fn append(
         if postgres_code(&error.error) == Some(FENCED) {
             return Err(JournalError::Fenced);
         }
+        let is_broken = error.is_in_doubt && transient(&error.error) == Some(Transient::Unreachable);
+        is_in_doubt |= error.is_in_doubt;
+        error.is_in_doubt = is_in_doubt;
         let is_conflict = transient(&error.error) == Some(Transient::Conflict);
-        if error.is_in_doubt || attempts >= ATTEMPTS || !(is_conflict || is_reserved(&error.error)) {
+        if is_broken && attempts == 1 {
+            // Most likely the connection broke while it was idle, and the server can be reached again.
+        } else if attempts < ATTEMPTS && is_conflict {
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(1..10) * u64::from(attempts))).await;
+        } else if attempts < ATTEMPTS && is_reserved(&error.error) {
+            rejected = reservation::rejected(
+                groups,
+                reserved(tables, groups).await.map_err(in_doubt_if(is_in_doubt))?,
+            );
+        } else {
             return Err(error.into());
         }
-        if is_conflict {
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(1..10) * u64::from(attempts))).await;
-        } else {
-            rejected = reservation::rejected(groups, reserved(tables, groups).await?);
-        }
+    }
+}
+
+/// Keeps a batch in doubt when a query about it fails.
+fn in_doubt_if(is_in_doubt: bool) -> impl FnOnce(JournalError) -> JournalError {
+    move |error| match error {
+        JournalError::Database(error) if is_in_doubt => JournalError::InDoubt(error),
+        other => other,
     }
 }
 
@@ -185,10 +200,7 @@ async fn rejected_before(tables: &Tables, groups: &[Entries]) -> Result<Vec<usiz
         })
         .await
         // Still unknown to the caller.
-        .map_err(|error| match error {
-            JournalError::Database(error) => JournalError::InDoubt(error),
-            other => other,
-        })?;
+        .map_err(in_doubt_if(true))?;
     let holds = |entry: &Entry| match entry {
         Entry::KeyUsed { key, subject, .. } => {
             let name = escape(&key.key);
