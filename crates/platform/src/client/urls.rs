@@ -119,7 +119,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<PeerUrl>, InvalidUrl> {
     Ok(urls)
 }
 
-/// Checks that `text` is valid for [`channel`](super::channel) by a caller with or without TLS.
+/// Checks that `text` is valid for [`channel`](super::channel()) by a caller with or without TLS.
 ///
 /// # Errors
 /// The first problem.
