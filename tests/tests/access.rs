@@ -295,12 +295,14 @@ fn compose_tiers_are_on_separate_networks() {
     file.apply_merge().unwrap();
     let file = serde_json::to_value(file).unwrap();
     let networks = |service: &str| -> Vec<String> {
-        file["services"][service]["networks"]
-            .as_array()
-            .unwrap_or_else(|| panic!("{service} is on the default network"))
-            .iter()
-            .map(|name| name.as_str().unwrap().to_owned())
-            .collect()
+        match &file["services"][service]["networks"] {
+            serde_json::Value::Array(names) => {
+                names.iter().map(|name| name.as_str().unwrap().to_owned()).collect()
+            }
+            // With aliases.
+            serde_json::Value::Object(names) => names.keys().cloned().collect(),
+            _ => panic!("{service} is on the default network"),
+        }
     };
     let meet = |one: &str, other: &str| networks(one).iter().any(|name| networks(other).contains(name));
     for service in ["planner", "executor", "health"] {
