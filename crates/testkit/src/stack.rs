@@ -127,10 +127,11 @@ impl StackBuilder {
     pub fn command(&self) -> (Command, u16) {
         let offset = free_offset();
         let words = self.launcher.iter().map(OsString::from).chain([phoenix_bin().into_os_string()]);
-        let words: Vec<_> = words.collect();
-        let mut command = Command::new(&words[0]);
+        // Under `nohup` the tests ignore SIGHUP, which `phoenix up` would inherit.
+        let mut command = Command::new("env");
         command
-            .args(&words[1..])
+            .arg("--default-signal=HUP")
+            .args(words)
             .args(["up", "--data-dir", &self.data_dir, "--port-offset", &offset.to_string()])
             .current_dir(self.dir.path())
             .env_clear()

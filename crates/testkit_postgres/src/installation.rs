@@ -74,9 +74,9 @@ pub(crate) fn skip<T>(package: &str) -> Option<T> {
     None
 }
 
-/// The user of Debian's package, or one without privileges.
+/// The user of Debian's package.
 fn unprivileged() -> (Uid, Gid) {
-    let user = ["postgres", "nobody"].into_iter().find_map(|name| User::from_name(name).ok().flatten());
-    let user = user.expect("there is a user without privileges");
+    let user = User::from_name("postgres").ok().flatten();
+    let user = user.expect("the package of PostgreSQL has created its user");
     (user.uid, user.gid)
 }

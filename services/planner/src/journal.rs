@@ -32,7 +32,7 @@ use crate::store::{
     entry::{BatchId, Entry, UsedKey},
     error::JournalError,
     query::{Event, OldPlans, Page, PlanFilter, Purged, StoreStats, Unreadable},
-    takeover::{SkippedPlan, TakeoverScope, Unfinished},
+    takeover::{OpenTask, SkippedPlan, TakeoverScope, Unfinished},
 };
 
 /// Capacity of a writer's queue; beyond it, appends wait.
@@ -240,6 +240,14 @@ impl Journal {
             }
         }
         Ok(plans)
+    }
+
+    /// The tasks of a plan that have not ended, also of a plan whose content cannot be read.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn open_tasks(&self, plan_id: PlanId) -> Result<Vec<OpenTask>, JournalError> {
+        self.store.open_tasks(plan_id).await
     }
 
     /// Lists plans, newest first, without their tasks.

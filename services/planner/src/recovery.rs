@@ -26,7 +26,7 @@ use crate::{
     plan_metrics::PlanMetricsGuard,
     plan_run::{
         active::{ActivePlan, LoadedPlan, RunState, within_deadline},
-        ending::{cancel_tasks, close_open_attempts, fail_tasks},
+        ending::{cancel_tasks, close_open_attempts, fail_tasks, fail_unread},
         registry::{CancelHandle, PlanRegistry},
         task_state::ready_agents,
     },
@@ -217,11 +217,17 @@ async fn fail_suspect(active: ActivePlan, crashes: u32) {
     );
     let error = OrchestratorError::new(OrchestratorErrorCode::ExecutionFailed, message)
         .with_detail("planner_crashes", crashes);
-    // One more crash means that even reading the plan kills the planner: it fails unread then.
+    // One more crash means that even reading the plan kills the planner: it fails then without its content being read.
     let plan = if crashes == MAX_CRASHES { active.read().await.ok() } else { None };
     let Some(plan) = plan else {
         tracing::error!(plan_id = %active.plan_id(), crashes, "plan failed unread: planners died while it ran");
-        drop(active.fail(Vec::new(), error).await);
+        match active.read_open_tasks().await {
+            Ok(tasks) => {
+                let entries = fail_unread(active.plan_id(), &tasks, &error);
+                drop(active.fail(entries, error).await);
+            }
+            Err(error) => drop(active.abandon(error)),
+        }
         return;
     };
     let context = RequestContext::new(plan.correlation_id);

@@ -51,7 +51,9 @@ pub use query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats, 
 #[doc(hidden)]
 pub use record::rewrite_records;
 pub use sqlite::SqliteStore;
-pub use takeover::{Heartbeat, SUSPECT_WINDOW, SkippedPlan, TakeoverScope, Unfinished, UnfinishedPlan};
+pub use takeover::{
+    Heartbeat, OpenTask, SUSPECT_WINDOW, SkippedPlan, TakeoverScope, Unfinished, UnfinishedPlan,
+};
 pub use task_ref::TaskRef;
 
 /// Reason why a database cannot be opened.

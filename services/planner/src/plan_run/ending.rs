@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    OrchestratorError, OrchestratorErrorCode,
+    OrchestratorError, OrchestratorErrorCode, PlanId,
     graph::Graph,
     plan::{AttemptOutcome, Plan, PlanStatus, Task},
 };
@@ -10,7 +10,7 @@ use phoenix_domain::{
 use crate::{
     plan_run::progress::TaskProgress,
     planning::build::specs_of,
-    store::{entry::Entry, task_ref::TaskRef},
+    store::{entry::Entry, takeover::OpenTask, task_ref::TaskRef},
 };
 
 /// The status of a plan that ends with this error, or without one.
@@ -47,21 +47,37 @@ pub(crate) fn fail_tasks(plan: &Plan, error: &OrchestratorError) -> Vec<Entry> {
     unfinished(plan).flat_map(end).collect()
 }
 
+/// As [`close_open_attempts`] and [`fail_tasks`], for a plan that must not be read: tasks that were dispatched fail.
+pub(crate) fn fail_unread(plan_id: PlanId, tasks: &[OpenTask], error: &OrchestratorError) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for OpenTask { ordinal, is_dispatched, open_attempts } in tasks {
+        let task = TaskRef { plan_id, ordinal: *ordinal };
+        entries.extend(open_attempts.iter().map(|number| lost_attempt(task, *number)));
+        let error = if *is_dispatched { error.clone() } else { plan_ended_first() };
+        entries.extend(TaskProgress::default().end(task, &Err(error)));
+    }
+    entries
+}
+
 /// Closes attempts that ran when their planner stopped; their outcome is lost.
 pub(crate) fn close_open_attempts(plan: &Plan) -> Vec<Entry> {
     let mut entries = Vec::new();
     for (ordinal, task) in plan.tasks.iter().enumerate() {
         for attempt in task.attempts.iter().filter(|attempt| attempt.outcome.is_none()) {
-            entries.push(Entry::AttemptEnded {
-                task: TaskRef { plan_id: plan.plan_id, ordinal },
-                number: attempt.number,
-                at: Timestamp::now(),
-                outcome: AttemptOutcome::Cancelled,
-                retried: true,
-            });
+            entries.push(lost_attempt(TaskRef { plan_id: plan.plan_id, ordinal }, attempt.number));
         }
     }
     entries
+}
+
+fn lost_attempt(task: TaskRef, number: u32) -> Entry {
+    Entry::AttemptEnded {
+        task,
+        number,
+        at: Timestamp::now(),
+        outcome: AttemptOutcome::Cancelled,
+        retried: true,
+    }
 }
 
 fn unfinished(plan: &Plan) -> impl Iterator<Item = (usize, &Task)> {

@@ -18,7 +18,7 @@ use crate::{
         task_state::PlanOutput,
     },
     planning::build::graph_of_accepted,
-    store::{entry::Entry, error::JournalError},
+    store::{entry::Entry, error::JournalError, takeover::OpenTask},
 };
 
 /// Pause before another read of a plan that could not be read.
@@ -97,10 +97,22 @@ impl ActivePlan {
 
     /// Reads the plan, as soon as the journal allows it.
     pub(crate) async fn read(&self) -> Result<Plan, JournalError> {
+        self.read_when_possible(|| self.deps.read_plan(self.plan_id())).await
+    }
+
+    /// Reads which tasks of the plan have not ended, as soon as the journal allows it.
+    pub(crate) async fn read_open_tasks(&self) -> Result<Vec<OpenTask>, JournalError> {
+        self.read_when_possible(|| self.deps.journal.open_tasks(self.plan_id())).await
+    }
+
+    async fn read_when_possible<T, F: Future<Output = Result<T, JournalError>>>(
+        &self,
+        read: impl Fn() -> F,
+    ) -> Result<T, JournalError> {
         let plan_id = self.plan_id();
         let mut is_logged = false;
         loop {
-            match self.deps.read_plan(plan_id).await {
+            match read().await {
                 Err(error @ JournalError::Database(_)) => {
                     if !std::mem::replace(&mut is_logged, true) {
                         tracing::error!(%plan_id, %error, "unfinished plan cannot be read; retrying");

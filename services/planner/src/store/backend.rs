@@ -14,7 +14,7 @@ use crate::store::{
     entry::{BatchId, Entries, UsedKey},
     error::JournalError,
     query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats},
-    takeover::{Heartbeat, TakeoverScope, Unfinished},
+    takeover::{Heartbeat, OpenTask, TakeoverScope, Unfinished},
 };
 
 /// A database that holds a journal.
@@ -135,6 +135,13 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         &self,
         plan_ids: &[PlanId],
     ) -> Result<Vec<(PlanId, Result<Plan, JournalError>)>, JournalError>;
+
+    /// The tasks of a plan that have not ended. Reads neither inputs nor outputs nor messages, so it works for a plan whose
+    /// content cannot be read.
+    ///
+    /// # Errors
+    /// When the database cannot be used.
+    async fn open_tasks(&self, plan_id: PlanId) -> Result<Vec<OpenTask>, JournalError>;
 
     /// A plan with its tasks and attempts.
     ///

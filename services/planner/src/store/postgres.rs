@@ -49,7 +49,7 @@ use crate::store::{
     entry::{BatchId, Entries, UsedKey},
     error::JournalError,
     query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats},
-    takeover::{Heartbeat, TakeoverScope, Unfinished},
+    takeover::{Heartbeat, OpenTask, TakeoverScope, Unfinished},
 };
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| sqlx::migrate!("migrations/postgres"));
@@ -215,6 +215,10 @@ impl Store for PostgresStore {
         plan_ids: &[PlanId],
     ) -> Result<Vec<(PlanId, Result<Plan, JournalError>)>, JournalError> {
         read::plans_by_id(&self.tables, plan_ids).await
+    }
+
+    async fn open_tasks(&self, plan_id: PlanId) -> Result<Vec<OpenTask>, JournalError> {
+        read::open_tasks(&self.tables, plan_id).await
     }
 
     async fn plans(&self, filter: &PlanFilter) -> Result<Page<Plan, PlanId>, JournalError> {

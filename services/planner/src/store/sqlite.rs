@@ -53,7 +53,7 @@ use crate::store::{
     entry::{BatchId, Entries, UsedKey},
     error::JournalError,
     query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats},
-    takeover::{Heartbeat, TakeoverScope, Unfinished},
+    takeover::{Heartbeat, OpenTask, TakeoverScope, Unfinished},
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -219,6 +219,10 @@ impl Store for SqliteStore {
         plan_ids: &[PlanId],
     ) -> Result<Vec<(PlanId, Result<Plan, JournalError>)>, JournalError> {
         read::plans_by_id(self.tables().await?, plan_ids).await
+    }
+
+    async fn open_tasks(&self, plan_id: PlanId) -> Result<Vec<OpenTask>, JournalError> {
+        read::open_tasks(self.tables().await?, plan_id).await
     }
 
     async fn plans(&self, filter: &PlanFilter) -> Result<Page<Plan, PlanId>, JournalError> {

@@ -67,3 +67,33 @@ pub struct SkippedPlan {
     /// An agent of an open task that the planner does not know.
     pub agent: String,
 }
+
+/// A task that has not ended, without anything of variable size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenTask {
+    /// Ordinal of the task, from 0.
+    pub ordinal: usize,
+    /// Whether the task was dispatched.
+    pub is_dispatched: bool,
+    /// Numbers of its attempts that have not ended.
+    pub open_attempts: Vec<u32>,
+}
+
+impl OpenTask {
+    /// The tasks of rows of ordinal, whether it was dispatched, and number of an open attempt, in the order of the ordinals.
+    pub(in crate::store) fn of_rows(rows: Vec<(i64, bool, Option<i64>)>) -> Vec<Self> {
+        let mut tasks: Vec<Self> = Vec::new();
+        for (ordinal, is_dispatched, attempt) in rows {
+            let (Ok(ordinal), attempt) = (usize::try_from(ordinal), attempt.map(u32::try_from)) else {
+                continue;
+            };
+            if tasks.last().is_none_or(|task| task.ordinal != ordinal) {
+                tasks.push(Self { ordinal, is_dispatched, open_attempts: Vec::new() });
+            }
+            if let (Some(task), Some(Ok(number))) = (tasks.last_mut(), attempt) {
+                task.open_attempts.push(number);
+            }
+        }
+        tasks
+    }
+}

@@ -73,7 +73,10 @@ async fn plan_that_killed_five_planners_is_failed_and_dead_lettered() {
     let store = journal(dir.path()).await;
     store.register("planner 0").await.unwrap();
     let suspect = running(&*store, "planner 0", &["model", "notes"]).await;
-    let unreadable = running(&*store, "planner 0", &["model"]).await;
+    let unreadable = running(&*store, "planner 0", &["model", "notes"]).await;
+    let task = TaskRef { plan_id: unreadable.plan_id, ordinal: 0 };
+    let started = Entry::AttemptStarted { task, number: 1, at: Timestamp::now(), worker: "w".into() };
+    store.append(&batch("planner 0"), &[[started].into()]).await.unwrap();
     let mut bystander = None;
     for n in 1..5 {
         let dead = store.planners().await.unwrap();
@@ -99,7 +102,11 @@ async fn plan_that_killed_five_planners_is_failed_and_dead_lettered() {
     assert_eq!(error_of(&plan).details["planner_crashes"], "5");
     let tasks: Vec<_> = plan.tasks.iter().map(|task| task.status()).collect();
     assert_eq!(tasks, [Task::DeadLettered, Task::Cancelled]);
-    assert_eq!(status_of(&planner.ended(&unreadable.plan_id.to_string()).await), Status::Failed);
+    let unread = planner.ended(&unreadable.plan_id.to_string()).await;
+    assert_eq!((status_of(&unread), &*error_of(&unread).details["planner_crashes"]), (Status::Failed, "6"));
+    let tasks: Vec<_> = unread.tasks.iter().map(|task| task.status()).collect();
+    assert_eq!(tasks, [Task::DeadLettered, Task::Cancelled]);
+    assert!(unread.tasks[0].attempts[0].ended_at.is_some(), "{unread:?}");
     let bystander = bystander.unwrap().plan_id.to_string();
     assert_eq!(
         status_of(&planner.ended(&bystander).await),
@@ -108,7 +115,7 @@ async fn plan_that_killed_five_planners_is_failed_and_dead_lettered() {
     );
     let letters = planner.client.clone().list_dead_letters(ListDeadLettersRequest::default()).await.unwrap();
     let letters = letters.into_inner().dead_letters;
-    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert_eq!(letters.len(), 2, "{letters:?}");
     let log = planner.executor.log.lock().unwrap();
     assert!(log.calls.iter().all(|call| call.plan_id == bystander), "the others are not run again");
 }

@@ -2,8 +2,12 @@
 
 use std::collections::HashSet;
 
+use phoenix_domain::{
+    OrchestratorError, PlanId,
+    plan::{AttemptOutcome, TaskStatus},
+};
 use phoenix_planner::store::{
-    Entry, Heartbeat, JournalError, SkippedPlan, Store, TakeoverScope, UnfinishedPlan,
+    Entry, Heartbeat, JournalError, OpenTask, SkippedPlan, Store, TakeoverScope, UnfinishedPlan,
 };
 
 use crate::{accepted, at, new_plan, plan_ended, stores, take_over, taken_over, task_of, write};
@@ -153,5 +157,36 @@ async fn plan_with_unknown_agent_is_skipped_unless_regardless() {
         scope.regardless.insert(unknown.plan_id);
         let claimed = store.take_over("heir", &[], &scope, at(0)).await.unwrap();
         assert_eq!((crate::plan_ids(&claimed), claimed.skipped), (vec![unknown.plan_id], Vec::new()));
+    }
+}
+
+#[tokio::test]
+async fn open_tasks_are_listed_with_their_open_attempts() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let plan = new_plan(&["a", "b", "c"]);
+        let [first, second, _] = [0, 1, 2].map(|ordinal| task_of(&plan, ordinal));
+        let started = |task, number| Entry::AttemptStarted { task, number, at: at(1), worker: "w".into() };
+        let lost = Entry::AttemptEnded {
+            task: second,
+            number: 1,
+            at: at(2),
+            outcome: AttemptOutcome::Cancelled,
+            retried: true,
+        };
+        let cancelled = Entry::TaskEnded {
+            task: first,
+            status: TaskStatus::Cancelled,
+            at: at(2),
+            result: Err(OrchestratorError::internal("a reason")),
+        };
+        let dispatched = Entry::TaskDispatched { task: second, at: at(1) };
+        let entries =
+            [accepted(&plan), cancelled, dispatched, started(second, 1), lost, started(second, 101)];
+        write(store, "me", &entries).await.unwrap();
+        let open = |ordinal, is_dispatched, open_attempts| OpenTask { ordinal, is_dispatched, open_attempts };
+        let listed = store.open_tasks(plan.plan_id).await.unwrap();
+        assert_eq!(listed, [open(1, true, vec![101]), open(2, false, Vec::new())]);
+        assert_eq!(store.open_tasks(PlanId::generate()).await.unwrap(), []);
     }
 }

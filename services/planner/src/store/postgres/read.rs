@@ -18,6 +18,7 @@ use crate::store::{
         text::{Text, escape},
         value::{damaged, micros, parse},
     },
+    takeover::OpenTask,
 };
 
 const PLANS: &str = "
@@ -211,4 +212,20 @@ pub(super) async fn changes(
     let (position, plans): (String, Vec<Uuid>) = tables.read(changes).await?;
     let position = position.parse().map_err(|_| damaged("the snapshot", position))?;
     Ok(Changes { plans: plans.into_iter().map(Into::into).collect(), position })
+}
+
+/// The tasks of a plan that have not ended.
+pub(super) async fn open_tasks(tables: &Tables, plan_id: PlanId) -> Result<Vec<OpenTask>, JournalError> {
+    let statements = tables.statements();
+    let open = async |connection: &mut _| {
+        let open = statements.rows(
+            "SELECT tasks.ordinal::bigint, dispatched_at IS NOT NULL, number::bigint
+             FROM phoenix_planner.tasks LEFT JOIN phoenix_planner.attempts
+                 ON attempts.plan_id = tasks.plan_id AND attempts.ordinal = tasks.ordinal AND attempts.outcome IS NULL
+             WHERE tasks.plan_id = $1 AND tasks.status NOT IN ('succeeded', 'dead_lettered', 'cancelled')
+             ORDER BY 1, 3",
+        );
+        Ok(open.bind(plan_id.as_uuid()).fetch_all(connection).await?)
+    };
+    Ok(OpenTask::of_rows(tables.read(open).await?))
 }

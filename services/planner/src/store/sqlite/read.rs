@@ -16,6 +16,7 @@ use crate::store::{
         plan::{AttemptRow, PlanRow, RowsByPlan, StoredDocument, TaskRow, listed},
         value::{damaged, from_json, json, micros, parse},
     },
+    takeover::OpenTask,
 };
 
 const PLAN_COLUMNS: &str =
@@ -252,4 +253,14 @@ pub(super) async fn changes(
 /// A statement that is composed of constants.
 fn sql(text: String) -> sqlx::AssertSqlSafe<String> {
     sqlx::AssertSqlSafe(text)
+}
+
+/// The tasks of a plan that have not ended. Such a plan is not compacted.
+pub(super) async fn open_tasks(pool: &SqlitePool, plan_id: PlanId) -> Result<Vec<OpenTask>, JournalError> {
+    let rows = sqlx::query_as(
+        "SELECT ordinal, dispatched_at IS NOT NULL, number
+         FROM tasks LEFT JOIN (SELECT plan_id, ordinal, number FROM attempts WHERE outcome IS NULL) USING (plan_id, ordinal)
+         WHERE plan_id = ? AND status NOT IN ('succeeded', 'dead_lettered', 'cancelled') ORDER BY ordinal, number",
+    );
+    Ok(OpenTask::of_rows(rows.bind(plan_id.to_string()).fetch_all(pool).await?))
 }
