@@ -5,6 +5,7 @@
 //! it. An invalid message is an [`InvalidField`] that names the field.
 
 pub mod action;
+mod catalog;
 mod dead_letter;
 mod field;
 mod generated;

@@ -65,6 +65,7 @@ impl StackPlan {
             }) {
                 Ok(settings) => {
                     problems.extend(conflicting_settings(&settings.config));
+                    problems.extend(settings.config.unknown_default_agent());
                     services.push(Service { role, flags, environment: reads.environment(&settings) });
                     resolved.push(settings);
                 }

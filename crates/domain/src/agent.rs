@@ -43,16 +43,17 @@ pub struct UnknownAction {
     pub known: Vec<String>,
 }
 
-/// Specification of one agent. Built from the configuration; the same in every service.
+/// Specification of one agent. Its executor builds it from the configuration, and publishes it without program and
+/// environment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AgentSpec {
     /// Name: `tool` in requests, `agent` in logs.
     pub name: AgentName,
     /// Purpose in one line, for people and for models that plan.
     pub description: String,
-    /// Program and arguments. A program without a slash is looked up in `PATH`.
+    /// Program and arguments. A program without a slash is looked up in `PATH`. Empty outside of the executor.
     pub command: Vec<String>,
-    /// Variables of the executor's environment that the process gets; it gets no others.
+    /// Variables of the executor's environment that the process gets; it gets no others. Empty outside of the executor.
     pub env: Vec<String>,
     /// Words or phrases that route a message to the agent.
     pub route: Vec<String>,

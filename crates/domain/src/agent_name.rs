@@ -16,6 +16,11 @@ pub struct AgentName(Arc<str>);
 pub struct InvalidAgentName;
 
 impl AgentName {
+    /// A name that a test has validated.
+    pub(crate) fn trusted(name: &str) -> Self {
+        Self(name.into())
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

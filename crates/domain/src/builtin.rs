@@ -69,6 +69,12 @@ pub const LLM_ENV: &[&str] = &[
 /// The language-model agent, which handles messages without a route.
 pub const LLM_ROUTER: &str = "llm_router_agent";
 
+/// Name of the language-model agent.
+#[must_use]
+pub fn llm_router() -> AgentName {
+    AgentName::trusted(LLM_ROUTER)
+}
+
 /// Every built-in agent.
 pub const BUILTINS: &[Builtin] = &[
     Builtin {

@@ -47,6 +47,12 @@ limits! {
     MAX_PREVIEW_BYTES = 64 * 1024;
     /// Bytes of all previews in one view or one page of a listing.
     MAX_VIEW_BYTES = 4 * 1024 * 1024;
+    /// Bytes of an executor's catalog: names, descriptions, routes and input schemas of all its agents.
+    MAX_CATALOG_BYTES = 4 * 1024 * 1024;
+    /// Labels of an executor.
+    MAX_LABELS = 32;
+    /// Bytes of the name or the value of a label.
+    MAX_LABEL_BYTES = 128;
 }
 
 /// Checks that a text has at most `limit` bytes.

@@ -62,8 +62,10 @@ impl InputSchema {
         Ok(Self(Arc::new(Schema { source, validator: OnceLock::from(Some(validator)) })))
     }
 
-    /// A schema that a test has validated.
-    pub(crate) fn trusted(source: Value) -> Self {
+    /// A schema that was validated before: by a test, or by the executor that publishes it. It is built on first use; one that
+    /// is not valid accepts every input.
+    #[must_use]
+    pub fn trusted(source: Value) -> Self {
         Self(Arc::new(Schema { source, validator: OnceLock::new() }))
     }
 

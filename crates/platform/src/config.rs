@@ -24,6 +24,6 @@ pub use self::{
     flags::RoleFlags,
     problems::{EXIT_CONFIG, Problems},
     role::Role,
-    sections::{DatabaseSection, GatewaySection, PlannerSection, RoleSection},
+    sections::{DatabaseSection, ExecutorSection, GatewaySection, PlannerSection, RoleSection},
     settings::RoleSettings,
 };

@@ -8,6 +8,7 @@
 //! | correlation id, trace context and deadline across processes | [`propagation`] |
 //! | gRPC servers and clients | [`server`], [`client`] |
 //! | many calls on one stream | [`multiplex`] |
+//! | the agents of all executors | [`catalogs`] |
 //! | authentication and host checks | [`identity`], [`service_token`], [`tls`], [`bearer`], [`loopback`] |
 //! | readiness | [`readiness`] |
 //! | ports, connections and signals | [`listener`], [`connections`], [`shutdown`] |
@@ -17,6 +18,7 @@
 //! The only process globals are the tracing subscriber and the metrics recorder; everything else is passed as a value.
 
 pub mod bearer;
+pub mod catalogs;
 pub mod client;
 pub mod config;
 pub mod connections;

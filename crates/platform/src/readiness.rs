@@ -71,6 +71,12 @@ impl Readiness {
         self.state.borrow().is_ready()
     }
 
+    /// Waits until the process is ready.
+    pub async fn ready(&self) {
+        // The sender lives as long as this readiness.
+        let _ = self.state.subscribe().wait_for(State::is_ready).await;
+    }
+
     /// Names of the unmet conditions.
     #[must_use]
     pub fn unmet(&self) -> Vec<&'static str> {

@@ -12,6 +12,8 @@ use phoenix_platform::{
 pub struct ExecutorConfig {
     /// Every agent that can be run.
     pub agents: AgentCatalog,
+    /// Labels of this executor in its catalog, such as `gpu = "true"`.
+    pub labels: BTreeMap<String, String>,
     /// Model settings, passed as JSON to the agents whose `env` names
     /// [`SETTINGS_VARIABLE`](phoenix_domain::llm::SETTINGS_VARIABLE), and to no other. The built-in language-model agent
     /// collects them over a socket; its environment names only the socket.
@@ -44,6 +46,7 @@ impl From<&RoleSettings> for ExecutorConfig {
         };
         Self {
             agents: settings.config.agents.clone(),
+            labels: settings.config.executor.labels.clone(),
             llm: settings.config.llm.clone(),
             health_url: settings.health_url.clone(),
             identity: settings.identity.clone(),

@@ -16,6 +16,9 @@ use phoenix_domain::{
     AgentCatalog, AgentName, OrchestratorError, OrchestratorErrorCode, TaskId, health::Outcome,
 };
 use phoenix_platform::{client::InvalidUrl, record_counter};
+use phoenix_proto::executor::AgentLoad;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use self::{agent::Agent, task_run::TaskRun};
@@ -23,6 +26,7 @@ use crate::{
     cleanup::Cleanup,
     config::ExecutorConfig,
     health_reports::{HealthReports, Report},
+    load::LoadSignal,
     metrics::TASKS_STARTED,
     process::ExecutorIdentity,
     redact::Redactor,
@@ -38,6 +42,8 @@ pub(crate) struct Executor {
     health: HealthReports,
     running: Arc<RunningTasks>,
     cleanup: Cleanup,
+    loads: watch::Receiver<Vec<AgentLoad>>,
+    _load_publisher: AbortOnDropHandle<()>,
     /// Serves the model settings for as long as the executor can start agents.
     _settings: Option<SettingsSocket>,
 }
@@ -53,18 +59,31 @@ impl Executor {
         let redactor = Arc::new(Redactor::new(&config.llm));
         let settings = settings_socket(config, identity);
         let socket = settings.as_ref().map(SettingsSocket::name);
+        let changes = LoadSignal::default();
         let agents = config.agents.iter().map(|spec| {
-            let agent = Agent::new(spec, config, socket, identity, &redactor, &cleanup);
+            let agent = Agent::new(spec, config, socket, identity, &redactor, &cleanup, &changes);
             (spec.name.clone(), Arc::new(agent))
         });
+        let agents: BTreeMap<_, _> = agents.collect();
+        let measured: Vec<_> = agents.values().cloned().collect();
+        let load = move || measured.iter().map(|agent| load_of(agent)).collect();
+        let (published, loads) = watch::channel(load());
+        let publisher = AbortOnDropHandle::new(tokio::spawn(changes.publish(load, published)));
         Ok(Arc::new(Self {
             catalog: config.agents.clone(),
-            agents: agents.collect(),
+            agents,
             health: HealthReports::new(&config.health_url, &config.identity)?,
             running,
             cleanup,
+            loads,
+            _load_publisher: publisher,
             _settings: settings,
         }))
+    }
+
+    /// A receiver of the load of every agent after each change.
+    pub(crate) fn loads(&self) -> watch::Receiver<Vec<AgentLoad>> {
+        self.loads.clone()
     }
 
     /// Accepts `task`. The task runs while its stream is polled; dropping the stream cancels it.
@@ -133,6 +152,11 @@ impl Executor {
         };
         self.cleanup.spawn(report.in_current_span());
     }
+}
+
+fn load_of(agent: &Agent) -> AgentLoad {
+    let (running, free) = agent.queue.load();
+    AgentLoad { agent: agent.spec.name.to_string(), running, free }
 }
 
 /// The socket for the model settings, if an agent collects them there.

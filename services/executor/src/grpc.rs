@@ -17,21 +17,24 @@ use phoenix_platform::{
     RequestContext,
     multiplex::{Handler, ResponseSender},
     propagation::mark_failed,
+    readiness::Readiness,
 };
 use phoenix_proto::{
     ExecuteTask, InvalidField,
     action::json_object,
     executor::{
-        AttemptFailed, AttemptStarted, CancelTaskRequest, CancelTaskResponse, ExecuteTaskRequest,
-        ExecuteTaskResponse, TaskFinished, execute_task_response::Event,
+        AttemptFailed, AttemptStarted, CancelTaskRequest, CancelTaskResponse, Catalog, ExecuteTaskRequest,
+        ExecuteTaskResponse, TaskFinished, WatchCatalogRequest, execute_task_response::Event,
         executor_service_server::ExecutorService, task_finished,
     },
     id, status_from_error, to_timestamp,
 };
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tracing::Span;
 
 use crate::{
+    catalog::CatalogFeed,
     executor::Executor,
     task::{Task, TaskEvent, TaskStream},
 };
@@ -43,17 +46,27 @@ const COALESCE_WINDOW: Duration = Duration::from_millis(20);
 #[derive(Clone)]
 pub(crate) struct ExecutorGrpc {
     executor: Arc<Executor>,
+    catalog: CatalogFeed,
+    readiness: Readiness,
+    /// Ends catalog streams, which would otherwise keep the server running.
+    shutdown: CancellationToken,
 }
 
 impl ExecutorGrpc {
-    pub(crate) const fn new(executor: Arc<Executor>) -> Self {
-        Self { executor }
+    pub(crate) const fn new(
+        executor: Arc<Executor>,
+        catalog: CatalogFeed,
+        readiness: Readiness,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self { executor, catalog, readiness, shutdown }
     }
 }
 
 #[tonic::async_trait]
 impl ExecutorService for ExecutorGrpc {
     type ExecuteTaskStream = Responses;
+    type WatchCatalogStream = Pin<Box<dyn Stream<Item = Result<Catalog, Status>> + Send>>;
 
     async fn execute_task(
         &self,
@@ -75,6 +88,15 @@ impl ExecutorService for ExecutorGrpc {
         self.executor.cancel_task(task_id).map_err(|error| status_from_error(&error))?;
         tracing::info!(%task_id, reason, "task is being cancelled");
         Ok(Response::new(CancelTaskResponse {}))
+    }
+
+    async fn watch_catalog(
+        &self,
+        request: Request<WatchCatalogRequest>,
+    ) -> Result<Response<Self::WatchCatalogStream>, Status> {
+        let WatchCatalogRequest { with_load } = request.into_inner();
+        let catalogs = self.catalog.watch(with_load, self.readiness.clone(), self.shutdown.clone());
+        Ok(Response::new(Box::pin(catalogs.map(Ok))))
     }
 }
 

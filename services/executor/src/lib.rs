@@ -5,7 +5,8 @@
 //!  decode      task_queue.rs   attempts, retries       one attempt           spawn, kill, reap
 //!  encode      running.rs           │                  output.rs, response.rs
 //!     ▲                             │
-//!     └────── task.rs (events) ◀────┴──▶ health_reports.rs
+//!     ├────── task.rs (events) ◀────┴──▶ health_reports.rs
+//!     └────── catalog.rs ◀── load.rs
 //! ```
 //!
 //! A task runs while the stream of its events is polled; dropping the stream cancels it. Work that must be finished in
@@ -24,6 +25,7 @@
 //! ```
 
 mod agents;
+mod catalog;
 mod cleanup;
 pub mod config;
 mod executor;
@@ -31,6 +33,7 @@ mod failure;
 mod grpc;
 pub mod guard;
 mod health_reports;
+mod load;
 pub mod metrics;
 mod orphans;
 mod output;
@@ -61,9 +64,11 @@ use phoenix_proto::executor::executor_service_server::ExecutorServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use catalog::CatalogTooLarge;
 pub use config::ExecutorConfig;
 
 use crate::{
+    catalog::CatalogFeed,
     cleanup::Cleanup,
     executor::Executor,
     grpc::ExecutorGrpc,
@@ -85,6 +90,9 @@ pub enum ServeError {
     /// The URL of the health service is invalid.
     #[error("HEALTH_URL {0}")]
     HealthUrl(#[from] InvalidUrl),
+    /// There are too many agents, or their schemas are too large.
+    #[error(transparent)]
+    Catalog(#[from] CatalogTooLarge),
     /// The gRPC server failed.
     #[error(transparent)]
     Server(#[from] server::ServeError),
@@ -94,7 +102,7 @@ pub enum ServeError {
 /// dropping the future kills them too, in the background.
 ///
 /// # Errors
-/// When the URL of the health service is invalid, or the server fails.
+/// When the URL of the health service is invalid, the catalog is too large, or the server fails.
 pub async fn serve(
     config: ExecutorConfig,
     listener: TcpListener,
@@ -113,6 +121,7 @@ pub async fn serve(
     let running = RunningTasks::new(stop.clone());
     let cleanup = Cleanup::new(stop);
     let executor = Executor::new(&config, &identity, running.clone(), cleanup.clone())?;
+    let catalog = CatalogFeed::new(&config.agents, &config.labels, executor.loads())?;
 
     let conditions: &[_] = if config.guard.is_some() { &[GUARD_CONDITION] } else { &[] };
     let readiness = config.readiness;
@@ -123,7 +132,7 @@ pub async fn serve(
     // In the background, because the service does not depend on it.
     tokio::task::spawn_blocking(kill_orphans);
 
-    let executor = ExecutorGrpc::new(executor);
+    let executor = ExecutorGrpc::new(executor, catalog, readiness.clone(), shutdown.clone());
     let service = ExecutorServiceServer::new(executor.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);

@@ -1,6 +1,5 @@
 //! Configuration of the health service.
 
-use phoenix_domain::AgentCatalog;
 use phoenix_platform::{
     config::RoleSettings, database_url::DatabaseUrl, identity::ServiceIdentity, postgres::Pooler,
     readiness::Readiness,
@@ -9,8 +8,8 @@ use phoenix_platform::{
 /// Settings of the health service.
 #[derive(Debug, Clone)]
 pub struct HealthConfig {
-    /// Every configured agent; its `breaker` decides when its circuit opens.
-    pub agents: AgentCatalog,
+    /// URL of the executor, whose catalog names the agents and their circuit breakers.
+    pub executor_url: String,
     /// The database with the `agent_health` table, such as `sqlite://data/health.db`.
     pub database_url: DatabaseUrl,
     /// The pooler in front of a PostgreSQL database.
@@ -24,7 +23,7 @@ pub struct HealthConfig {
 impl From<&RoleSettings> for HealthConfig {
     fn from(settings: &RoleSettings) -> Self {
         Self {
-            agents: settings.config.agents.clone(),
+            executor_url: settings.executor_url.clone(),
             database_url: settings.database_url.clone(),
             database_pooler: settings.database_pooler,
             identity: settings.identity.clone(),

@@ -26,6 +26,9 @@ use crate::{
 /// Longest lease. It bounds how long a faulty caller can block the probes of an agent.
 const MAX_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Longest wait of a watch for the stored health. Its reader works without it meanwhile.
+const FIRST_STATES_WAIT: Duration = Duration::from_secs(5);
+
 /// The gRPC service.
 #[derive(Debug)]
 pub(crate) struct HealthGrpc {
@@ -50,7 +53,9 @@ impl AgentHealthService for HealthGrpc {
         request: Request<ListAgentHealthRequest>,
     ) -> Result<Response<ListAgentHealthResponse>, Status> {
         let ListAgentHealthRequest {} = request.into_inner();
-        Ok(Response::new(ListAgentHealthResponse { agents: encode(self.health.list()) }))
+        Ok(Response::new(ListAgentHealthResponse {
+            agents: encode(self.health.list().await.map_err(|e| status_from_error(&e))?),
+        }))
     }
 
     async fn get_agent_health(
@@ -58,7 +63,8 @@ impl AgentHealthService for HealthGrpc {
         request: Request<GetAgentHealthRequest>,
     ) -> Result<Response<GetAgentHealthResponse>, Status> {
         let GetAgentHealthRequest { agent_id } = request.into_inner();
-        let snapshot = self.health.get(&id("agent_id", &agent_id)?).map_err(|e| status_from_error(&e))?;
+        let agent = id("agent_id", &agent_id)?;
+        let snapshot = self.health.get(&agent).await.map_err(|e| status_from_error(&e))?;
         Ok(Response::new(GetAgentHealthResponse { health: Some(snapshot.into()) }))
     }
 
@@ -67,6 +73,8 @@ impl AgentHealthService for HealthGrpc {
         request: Request<WatchAgentHealthRequest>,
     ) -> Result<Response<Self::WatchAgentHealthStream>, Status> {
         let WatchAgentHealthRequest {} = request.into_inner();
+        // After a start, the first message holds the circuits that were open before.
+        self.health.loaded(FIRST_STATES_WAIT).await;
         let changes = watch::changes(self.health.states(), self.shutdown.clone());
         let messages = changes.map(|agents| Ok(WatchAgentHealthResponse { agents: encode(agents) }));
         Ok(Response::new(Box::pin(messages)))

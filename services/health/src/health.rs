@@ -1,14 +1,16 @@
 //! The operations of the health service, in domain types.
 //!
 //! Reads are answered from memory. A change is plain data that the [`Writer`] applies to the table in the order of arrival.
+//!
+//! The agents, their policies and their limits are those of the executors' catalogs.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    AgentCatalog, AgentName, AgentSpec, OrchestratorError, OrchestratorErrorCode, TaskId, health::Outcome,
+    AgentName, AgentSpec, OrchestratorError, OrchestratorErrorCode, TaskId, health::Outcome,
 };
-use phoenix_platform::readiness::Readiness;
+use phoenix_platform::{catalogs::CatalogView, readiness::Readiness};
 use phoenix_proto::HealthSnapshot;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Span;
@@ -16,8 +18,8 @@ use uuid::Uuid;
 
 use crate::{
     change::{Change, Verdict, verdict},
-    store::{States, Store, StoreError, stored_precision},
-    writer::{Applied, Command, Writer},
+    store::{States, Store, stored_precision},
+    writer::{Applied, Command, Published, Writer},
 };
 
 /// Capacity of the queue of changes; one more is `overloaded`.
@@ -26,11 +28,17 @@ const QUEUE_CAPACITY: usize = 4096;
 /// Time for the calls around a task, added to the agent's own limit when the caller names no lease time.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
 
-/// The health of every configured agent.
+/// Longest wait of a call for the agents and their stored health: after a start, or after an executor has offered a new agent.
+/// Less than the time limits of the callers.
+const AGENTS_WAIT: Duration = Duration::from_millis(300);
+
+/// The health of every agent that an executor offers.
 #[derive(Debug)]
 pub(crate) struct Health {
-    catalog: AgentCatalog,
+    agents: CatalogView,
     states: watch::Receiver<States>,
+    /// Whether the stored health of the first agents was read.
+    is_loaded: watch::Receiver<bool>,
     commands: mpsc::Sender<Command>,
 }
 
@@ -42,30 +50,46 @@ pub(crate) struct ProbeAnswer {
 }
 
 impl Health {
-    /// Reads the stored health and creates the writer that changes it. The writer has to be run.
-    pub(crate) async fn start(
-        catalog: AgentCatalog,
-        store: Store,
-        readiness: Readiness,
-    ) -> Result<(Self, Writer), StoreError> {
-        let states = store.read(&catalog.iter().map(|spec| spec.name.clone()).collect()).await?;
-        let (publish, states) = watch::channel(states);
+    /// The health of `agents`, and the writer that reads and changes it. The writer has to be run.
+    pub(crate) fn start(agents: CatalogView, store: Store, readiness: Readiness) -> (Self, Writer) {
+        let (published, states) = watch::channel(States::new());
+        let (loaded, is_loaded) = watch::channel(false);
         let (commands, queue) = mpsc::channel(QUEUE_CAPACITY);
-        let writer = Writer::new(catalog.clone(), store, queue, publish, readiness);
-        Ok((Self { catalog, states, commands }, writer))
+        let published = Published { states: published, loaded };
+        let writer = Writer::new(agents.clone(), store, queue, published, readiness);
+        (Self { agents, states, is_loaded, commands }, writer)
+    }
+
+    /// Waits until the stored health of the first agents was read, at most for `limit`.
+    pub(crate) async fn loaded(&self, limit: Duration) {
+        let mut is_loaded = self.is_loaded.clone();
+        // After the limit, the caller gets what is known.
+        let _ = tokio::time::timeout(limit, is_loaded.wait_for(|is_loaded| *is_loaded)).await;
     }
 
     /// The health of every agent, by name.
-    pub(crate) fn list(&self) -> Vec<HealthSnapshot> {
-        let states = self.states.borrow();
-        states.iter().map(|(agent, health)| HealthSnapshot::of(agent.clone(), health)).collect()
+    ///
+    /// # Errors
+    /// `unavailable` before an executor was reached, or while the table cannot be read.
+    pub(crate) async fn list(&self) -> Result<Vec<HealthSnapshot>, OrchestratorError> {
+        self.loaded(AGENTS_WAIT).await;
+        let agents = self.agents.catalog()?;
+        agents.iter().map(|spec| self.snapshot(&spec.name)).collect()
     }
 
     /// The health of one agent.
-    pub(crate) fn get(&self, agent: &AgentName) -> Result<HealthSnapshot, OrchestratorError> {
+    ///
+    /// # Errors
+    /// `not_found` for an unknown agent; as [`Self::list`].
+    pub(crate) async fn get(&self, agent: &AgentName) -> Result<HealthSnapshot, OrchestratorError> {
+        self.spec(agent).await?;
+        self.snapshot(agent)
+    }
+
+    /// The health of a known agent. Its stored health may not be read yet.
+    fn snapshot(&self, agent: &AgentName) -> Result<HealthSnapshot, OrchestratorError> {
         let states = self.states.borrow();
-        let health = states.get(agent).ok_or_else(|| self.unknown(agent))?;
-        Ok(HealthSnapshot::of(agent.clone(), health))
+        states.get(agent).map(|health| HealthSnapshot::of(agent.clone(), health)).ok_or_else(not_read_yet)
     }
 
     /// A receiver of the states after each change.
@@ -83,7 +107,7 @@ impl Health {
         ended_at: Timestamp,
         lease: Option<Uuid>,
     ) -> Result<HealthSnapshot, OrchestratorError> {
-        self.spec(&agent)?;
+        self.spec(&agent).await?;
         let ended_at = stored_precision(ended_at);
         let applied = self.submit(&agent, Change::Report { outcome, task, ended_at, lease }).await?;
         Ok(HealthSnapshot::of(agent, &applied.health))
@@ -95,23 +119,27 @@ impl Health {
         agent: AgentName,
         lease_time: Option<Duration>,
     ) -> Result<ProbeAnswer, OrchestratorError> {
-        let lease_time = lease_time.unwrap_or(longest_task(self.spec(&agent)?));
+        let lease_time = lease_time.unwrap_or(longest_task(&self.spec(&agent).await?));
         let lease = Uuid::new_v4();
         let Applied { health, at } = self.submit(&agent, Change::Probe { lease, lease_time }).await?;
         let verdict = verdict(&health, lease, at);
         Ok(ProbeAnswer { verdict, snapshot: HealthSnapshot::of(agent, &health) })
     }
 
-    fn spec(&self, agent: &AgentName) -> Result<&AgentSpec, OrchestratorError> {
-        self.catalog.get(agent).map_err(|_| self.unknown(agent))
-    }
-
-    fn unknown(&self, agent: &AgentName) -> OrchestratorError {
-        let configured: Vec<_> = self.catalog.iter().map(|spec| spec.name.as_str()).collect();
-        let message = format!("unknown agent `{agent}`; configured agents: {}", configured.join(", "));
-        OrchestratorError::new(OrchestratorErrorCode::NotFound, message)
-            .with_detail("field", "agent_id")
-            .with_detail("agent", agent)
+    /// The specification of an agent. One that is unknown may be new: its executor is given time to be followed.
+    async fn spec(&self, agent: &AgentName) -> Result<AgentSpec, OrchestratorError> {
+        let mut states = self.states.clone();
+        let known = states.wait_for(|states| states.contains_key(agent));
+        // After the limit, the catalog decides.
+        let _ = tokio::time::timeout(AGENTS_WAIT, known).await;
+        let agents = self.agents.catalog()?;
+        agents.get(agent).cloned().map_err(|_| {
+            let known: Vec<_> = agents.iter().map(|spec| spec.name.as_str()).collect();
+            let message = format!("unknown agent `{agent}`; configured agents: {}", known.join(", "));
+            OrchestratorError::new(OrchestratorErrorCode::NotFound, message)
+                .with_detail("field", "agent_id")
+                .with_detail("agent", agent)
+        })
     }
 
     async fn submit(&self, agent: &AgentName, change: Change) -> Result<Applied, OrchestratorError> {
@@ -147,6 +175,12 @@ fn overloaded() -> OrchestratorError {
     let message = "too many reports are queued; retry after 100 ms";
     OrchestratorError::new(OrchestratorErrorCode::Overloaded, message)
         .with_retry_after(Duration::from_millis(100))
+}
+
+fn not_read_yet() -> OrchestratorError {
+    let message = "the stored health of agents has not been read yet; retry after 1 s";
+    OrchestratorError::new(OrchestratorErrorCode::Unavailable, message)
+        .with_retry_after(Duration::from_secs(1))
 }
 
 fn shutting_down() -> OrchestratorError {

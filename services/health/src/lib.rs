@@ -7,6 +7,8 @@
 //!     └── watch.rs ◀── memory ◀─────────┘
 //! ```
 //!
+//! The agents, their circuit breakers and their time limits come from the executors' catalogs.
+//!
 //! Changes (an outcome, a lease for a probe) wait in a queue; the writer commits all that arrived during its last commit,
 //! and answers each caller after the commit. Reads and watches come from memory and continue while the disk does not
 //! work. The rules are the pure state machine of [`phoenix_domain::health`].
@@ -24,10 +26,15 @@ mod store;
 mod watch;
 mod writer;
 
-use phoenix_platform::server::{self, GrpcServer, MAX_MESSAGE_BYTES};
+use phoenix_domain::catalog::AGENT_GRACE;
+use phoenix_platform::{
+    catalogs::{self, CatalogView},
+    client::{self, InvalidUrl},
+    server::{self, GrpcServer, MAX_MESSAGE_BYTES},
+};
 use phoenix_proto::health_v1::agent_health_service_server::AgentHealthServiceServer;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 pub use config::HealthConfig;
 pub use store::{OpenError, StoreError};
@@ -43,6 +50,9 @@ pub enum ServeError {
     /// The content of the database cannot be read.
     #[error("the health database cannot be read: {0}")]
     Read(#[from] StoreError),
+    /// The URL of the executor is invalid.
+    #[error("EXECUTOR_URL {0}")]
+    ExecutorUrl(#[from] InvalidUrl),
     /// The gRPC server failed.
     #[error(transparent)]
     Server(#[from] server::ServeError),
@@ -54,18 +64,23 @@ pub enum ServeError {
 /// Serves `phoenix.health.v1.AgentHealthService` on `listener` until `shutdown`.
 ///
 /// # Errors
-/// When the database cannot be opened, migrated or read, or the server fails.
+/// When the URL of the executor is invalid, the database cannot be opened, migrated or read, or the server fails.
 pub async fn serve(
     config: HealthConfig,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let HealthConfig { agents, database_url, database_pooler, identity, readiness } = config;
+    let HealthConfig { executor_url, database_url, database_pooler, identity, readiness } = config;
     readiness.require(&[STORE_CONDITION]);
+    let executor = client::channel(&executor_url, &identity)?;
     // The start may wait for the database.
     let opening = Store::open(&database_url, database_pooler);
     let Some(store) = shutdown.run_until_cancelled(opening).await.transpose()? else { return Ok(()) };
-    let (health, writer) = Health::start(agents, store, readiness.clone()).await?;
+    let agents = CatalogView::new(None, AGENT_GRACE);
+    let (health, writer) = Health::start(agents.clone(), store, readiness.clone());
+    let following = catalogs::follow(agents, executor_url, executor, shutdown.clone());
+    // Ends with this future.
+    let _follower = AbortOnDropHandle::new(tokio::spawn(following));
 
     let service = AgentHealthServiceServer::new(HealthGrpc::new(health, shutdown.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -77,9 +92,9 @@ pub async fn serve(
     let mut writer = tokio::spawn(writer.run(stop.clone()));
     let served = tokio::select! {
         served = server => served,
-        ended = &mut writer => return ended.map_err(ServeError::Writer),
+        ended = &mut writer => return Ok(ended.map_err(ServeError::Writer)??),
     };
     stop.cancel();
-    writer.await.map_err(ServeError::Writer)?;
+    writer.await.map_err(ServeError::Writer)??;
     Ok(served?)
 }

@@ -1,12 +1,12 @@
 //! Metrics of the health service.
 //!
-//! Labels come from closed sets: the agents of the catalog, the outcomes of an attempt, the verdicts on a probe.
+//! Labels come from closed sets: the agents that executors offer, the outcomes of an attempt, the verdicts on a probe.
 
 use std::collections::BTreeMap;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use phoenix_domain::{
-    AgentCatalog, AgentName,
+    AgentName,
     health::{AgentHealth, HealthState, Outcome},
 };
 use phoenix_platform::metrics::Metric;
@@ -62,7 +62,7 @@ pub const METRICS: &[Metric] = &[
     phoenix_platform::rpc_metrics::RPC_SECONDS,
 ];
 
-/// Handles of all metrics, looked up once; every agent's series exist from the start.
+/// Handles of all metrics, looked up once; an agent's series exist from the moment when it is known.
 pub(crate) struct HealthMetrics {
     pub(crate) commit_seconds: Histogram,
     pub(crate) commit_failures: Counter,
@@ -81,25 +81,17 @@ pub(crate) struct AgentMetrics {
 }
 
 impl HealthMetrics {
-    pub(crate) fn new(catalog: &AgentCatalog) -> Self {
-        let agents = catalog.iter().map(|spec| (spec.name.clone(), AgentMetrics::new(&spec.name)));
+    pub(crate) fn new() -> Self {
         Self {
             commit_seconds: histogram!(COMMIT_SECONDS.name),
             commit_failures: counter!(COMMIT_FAILURES.name),
-            agents: agents.collect(),
+            agents: BTreeMap::new(),
         }
     }
 
-    /// Sets the gauge of `agent` to the state of `health`.
-    pub(crate) fn set_state(&self, agent: &AgentName, health: &AgentHealth) {
-        if let Some(metrics) = self.agent(agent) {
-            metrics.set_state(health);
-        }
-    }
-
-    /// Handles of an agent of the catalog.
-    pub(crate) fn agent(&self, name: &AgentName) -> Option<&AgentMetrics> {
-        self.agents.get(name)
+    /// Handles of an agent that an executor offers.
+    pub(crate) fn agent(&mut self, name: &AgentName) -> &AgentMetrics {
+        self.agents.entry(name.clone()).or_insert_with(|| AgentMetrics::new(name))
     }
 }
 
@@ -129,7 +121,7 @@ impl AgentMetrics {
     }
 
     /// Sets the gauge to the state of `health`.
-    fn set_state(&self, health: &AgentHealth) {
+    pub(crate) fn set_state(&self, health: &AgentHealth) {
         self.open.set(if health.state() == HealthState::Unhealthy { 1.0 } else { 0.0 });
     }
 }

@@ -14,7 +14,7 @@ use std::{
 
 use jiff::Timestamp;
 use phoenix_domain::{AgentCatalog, AgentName, OrchestratorError, health::AgentHealth};
-use phoenix_platform::readiness::Readiness;
+use phoenix_platform::{catalogs::CatalogView, readiness::Readiness};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::MissedTickBehavior,
@@ -67,12 +67,21 @@ impl Command {
     }
 }
 
+/// What the writer publishes.
+#[derive(Debug)]
+pub(crate) struct Published {
+    /// Health of every agent that was known so far.
+    pub(crate) states: watch::Sender<States>,
+    /// Whether the stored health of the first agents was read.
+    pub(crate) loaded: watch::Sender<bool>,
+}
+
 /// Applies changes to the table.
 pub(crate) struct Writer {
-    catalog: AgentCatalog,
+    agents: CatalogView,
     store: Store,
     queue: mpsc::Receiver<Command>,
-    published: watch::Sender<States>,
+    published: Published,
     readiness: Readiness,
     metrics: HealthMetrics,
     writable: bool,
@@ -88,26 +97,28 @@ struct Transition {
 
 impl Writer {
     pub(crate) fn new(
-        catalog: AgentCatalog,
+        agents: CatalogView,
         store: Store,
         queue: mpsc::Receiver<Command>,
-        published: watch::Sender<States>,
+        published: Published,
         readiness: Readiness,
     ) -> Self {
-        let metrics = HealthMetrics::new(&catalog);
-        for (agent, health) in published.borrow().iter() {
-            metrics.set_state(agent, health);
-        }
         readiness.set(STORE_CONDITION, true);
-        Self { catalog, store, queue, published, readiness, metrics, writable: true }
+        let metrics = HealthMetrics::new();
+        Self { agents, store, queue, published, readiness, metrics, writable: true }
     }
 
     /// Writes until `stop`; changes that are queued by then are still written.
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
+    ///
+    /// # Errors
+    /// When the stored health of an agent can never be read.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), StoreError> {
         let mut batch = Vec::new();
         let mut clock = tokio::time::interval(CLOCK_CHECK_INTERVAL);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut changes = self.store.changes();
+        let mut catalogs = self.agents.subscribe();
+        self.read_new_agents().await?;
         loop {
             tokio::select! {
                 () = stop.cancelled(), if !self.queue.is_closed() => self.queue.close(),
@@ -115,19 +126,52 @@ impl Writer {
                     0 => break,
                     _ => self.commit(&mut batch).await,
                 },
+                // The sender lives as long as the view of this writer.
+                _ = catalogs.changed() => self.read_new_agents().await?,
                 _ = clock.tick() => self.adjust_to_clock().await,
                 () = changes.next() => self.refresh().await,
-                () = tokio::time::sleep(RECHECK_INTERVAL), if !self.writable => self.recheck().await,
+                () = tokio::time::sleep(RECHECK_INTERVAL), if !self.writable => {
+                    self.recheck().await;
+                    self.read_new_agents().await?;
+                }
             }
         }
         self.store.close().await;
+        Ok(())
+    }
+
+    /// Reads the stored health of agents that have become known, and publishes it.
+    async fn read_new_agents(&mut self) -> Result<(), StoreError> {
+        let Ok(agents) = self.agents.catalog() else { return Ok(()) };
+        let new: BTreeSet<_> = {
+            let published = self.published.states.borrow();
+            let new = agents.iter().filter(|spec| !published.contains_key(&spec.name));
+            new.map(|spec| spec.name.clone()).collect()
+        };
+        if !new.is_empty() {
+            match self.store.read(&new).await {
+                Ok(states) => self.publish(states),
+                Err(error) if error.is_transient() => {
+                    self.record_failure(&error);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.published.loaded.send_replace(true);
+        Ok(())
+    }
+
+    /// The known agents.
+    fn catalog(&self) -> AgentCatalog {
+        self.agents.catalog().unwrap_or_else(|_| AgentCatalog::with_default([], None))
     }
 
     async fn commit(&mut self, batch: &mut Vec<Command>) {
         let agents: BTreeSet<_> = batch.iter().map(|command| command.agent.clone()).collect();
         let mut transitions = Vec::new();
-        let started_at = Instant::now();
-        let change = |states: &mut States, now| transitions = apply(&self.catalog, batch, states, now);
+        let (catalog, started_at) = (self.catalog(), Instant::now());
+        let change = |states: &mut States, now| transitions = apply(&catalog, batch, states, now);
         let stored = self.store.update(&agents, change).await;
         match stored {
             Ok(states) => {
@@ -155,9 +199,10 @@ impl Writer {
     /// Brings circuits back to a wall clock that was set back.
     async fn adjust_to_clock(&mut self) {
         let now = self.store.now();
-        let policy = |agent: &AgentName| self.catalog.get(agent).map(|spec| spec.breaker).unwrap_or_default();
+        let catalog = self.catalog();
+        let policy = |agent: &AgentName| catalog.get(agent).map(|spec| spec.breaker).unwrap_or_default();
         let ahead: BTreeSet<_> = {
-            let published = self.published.borrow();
+            let published = self.published.states.borrow();
             let ahead =
                 published.iter().filter(|(agent, health)| health.exceeds_cooldown(now, &policy(agent)));
             ahead.map(|(agent, _)| agent.clone()).collect()
@@ -186,7 +231,7 @@ impl Writer {
 
     /// Publishes what other processes have changed.
     async fn refresh(&mut self) {
-        let names = self.published.borrow().keys().cloned().collect();
+        let names = self.published.states.borrow().keys().cloned().collect();
         match self.store.read(&names).await {
             Ok(states) => self.publish(states),
             Err(error) => self.record_failure(&error),
@@ -214,13 +259,13 @@ impl Writer {
         self.readiness.set(STORE_CONDITION, false);
     }
 
-    fn publish(&self, states: States) {
-        self.published.send_if_modified(|published| {
+    fn publish(&mut self, states: States) {
+        self.published.states.send_if_modified(|published| {
             let mut changed = false;
             for (agent, health) in states {
                 if published.get(&agent) != Some(&health) {
                     changed = true;
-                    self.metrics.set_state(&agent, &health);
+                    self.metrics.agent(&agent).set_state(&health);
                     published.insert(agent, health);
                 }
             }
@@ -229,8 +274,8 @@ impl Writer {
     }
 
     /// Counts a committed change, and logs it if it changed the agent's state.
-    fn observe(&self, Command { agent, change, span, .. }: &Command, transition: &Transition) {
-        let Some(metrics) = self.metrics.agent(agent) else { return };
+    fn observe(&mut self, Command { agent, change, span, .. }: &Command, transition: &Transition) {
+        let metrics = self.metrics.agent(agent);
         match *change {
             Change::Report { outcome, ended_at, .. } => {
                 let ended_at = ended_at.min(transition.at);

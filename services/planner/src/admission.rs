@@ -1,7 +1,7 @@
 //! Admission control: which task may be dispatched now, and which one waits.
 //!
-//! The executor accepts a bounded number of tasks for each agent ([`AgentSpec::capacity`]). The planner dispatches no more than
-//! that. Work beyond it waits here, where it costs almost nothing, reacts at once to a cancel or a deadline, and keeps its
+//! The executors accept a bounded number of tasks for each agent ([`AgentSpec::capacity`]). The planner dispatches no more than
+//! that, and follows their catalogs: a change of an agent's capacity takes effect at once. Work beyond it waits here, where it costs almost nothing, reacts at once to a cancel or a deadline, and keeps its
 //! priority:
 //!
 //! - Priority is the order in which this planner accepted the plans, then the order of the tasks in the plan. Tasks of an
@@ -11,6 +11,8 @@
 //! - A synchronous plan never queues: when an agent of its first tasks is at capacity, the request is rejected
 //!   ([`AtCapacity`]) before anything is journaled.
 //! - Asynchronous plans are accepted up to a number of plans in flight, and queue.
+//!
+//! An agent that no executor offers any more has no limit: its tasks need not wait for a permit to fail.
 //!
 //! Several planners may share an executor. It can then be at capacity although this planner has a permit; the task keeps the
 //! permit and is dispatched again (`plan_run/task.rs`).
@@ -22,13 +24,14 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use futures_util::future::select_all;
 use metrics::{Counter, Gauge};
+use parking_lot::RwLock;
 use phoenix_domain::{
     AgentCatalog, AgentName, AgentSpec, OrchestratorError, OrchestratorErrorCode, rejections::too_many_plans,
 };
@@ -51,17 +54,18 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 pub struct Admission {
     plans: Arc<FairSemaphore>,
     max_plans: u32,
-    agents: HashMap<AgentName, AgentCapacity>,
-    /// Unlimited, for unknown agents: the executor rejects their tasks.
+    agents: RwLock<HashMap<AgentName, Arc<AgentCapacity>>>,
+    /// Unlimited, for agents that were never known: their tasks fail.
     unknown_agents: Arc<FairSemaphore>,
     next_priority: AtomicU64,
+    is_closed: AtomicBool,
 }
 
 #[derive(Debug)]
 struct AgentCapacity {
     semaphore: Arc<FairSemaphore>,
-    running: u32,
-    queued: u32,
+    running: AtomicU32,
+    queued: AtomicU32,
     refused: Counter,
 }
 
@@ -73,25 +77,36 @@ pub struct Permits(Vec<(AgentName, Permit)>);
 #[derive(Debug)]
 pub struct AtCapacity<'a> {
     name: &'a AgentName,
-    agent: &'a AgentCapacity,
+    agent: Arc<AgentCapacity>,
 }
 
 impl Admission {
-    /// Capacity for the agents of a catalog and for `max_plans` plans in flight.
+    /// Capacity for `max_plans` plans in flight, and for no agent yet.
     #[must_use]
-    pub fn new(agents: &AgentCatalog, max_plans: u32) -> Self {
-        let capacity = |spec: &AgentSpec| AgentCapacity {
-            semaphore: FairSemaphore::new(spec.capacity(), waiting_gauge(&spec.name)),
-            running: spec.concurrency(),
-            queued: spec.max_queue,
-            refused: refused_counter(&spec.name),
-        };
+    pub fn new(max_plans: u32) -> Self {
         Self {
             plans: FairSemaphore::new(max_plans, Gauge::noop()),
             max_plans,
-            agents: agents.iter().map(|spec| (spec.name.clone(), capacity(spec))).collect(),
+            agents: RwLock::default(),
             unknown_agents: FairSemaphore::new(u32::MAX, Gauge::noop()),
             next_priority: AtomicU64::new(0),
+            is_closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes the capacity of each agent from `catalog`. Tasks that queue for an agent which is not in the catalog any more get
+    /// their permits, so that they fail.
+    pub fn set_agents(&self, catalog: &AgentCatalog) {
+        let mut agents = self.agents.write();
+        if self.is_closed.load(Ordering::Relaxed) {
+            return;
+        }
+        for spec in catalog.iter() {
+            let agent = agents.entry(spec.name.clone()).or_insert_with(|| AgentCapacity::new(&spec.name));
+            agent.set(spec);
+        }
+        for (_, agent) in agents.iter().filter(|(name, _)| catalog.get(name).is_err()) {
+            agent.semaphore.set_permits(u32::MAX);
         }
     }
 
@@ -132,12 +147,14 @@ impl Admission {
     pub fn try_acquire_all<'a>(
         &self,
         agents: impl IntoIterator<Item = &'a AgentName>,
-    ) -> Result<Permits, AtCapacity<'_>> {
+    ) -> Result<Permits, AtCapacity<'a>> {
         let mut permits = Permits::default();
-        for (name, agent) in agents.into_iter().filter_map(|name| self.agents.get_key_value(name)) {
+        let known = self.agents.read();
+        for name in agents {
+            let Some(agent) = known.get(name) else { continue };
             match agent.semaphore.try_acquire() {
                 Some(permit) => permits.0.push((name.clone(), permit)),
-                None => return Err(AtCapacity { name, agent }),
+                None => return Err(AtCapacity { name, agent: Arc::clone(agent) }),
             }
         }
         Ok(permits)
@@ -169,11 +186,32 @@ impl Admission {
 
     /// Gives out no more permits, so that nothing new starts during shutdown.
     pub fn close(&self) {
-        self.agents.values().for_each(|agent| agent.semaphore.close());
+        let agents = self.agents.write();
+        self.is_closed.store(true, Ordering::Relaxed);
+        agents.values().for_each(|agent| agent.semaphore.close());
     }
 
-    fn semaphore(&self, agent: &AgentName) -> &Arc<FairSemaphore> {
-        self.agents.get(agent).map_or(&self.unknown_agents, |agent| &agent.semaphore)
+    fn semaphore(&self, agent: &AgentName) -> Arc<FairSemaphore> {
+        let agents = self.agents.read();
+        Arc::clone(agents.get(agent).map_or(&self.unknown_agents, |agent| &agent.semaphore))
+    }
+}
+
+impl AgentCapacity {
+    /// No capacity yet.
+    fn new(name: &AgentName) -> Arc<Self> {
+        Arc::new(Self {
+            semaphore: FairSemaphore::new(0, waiting_gauge(name)),
+            running: AtomicU32::new(0),
+            queued: AtomicU32::new(0),
+            refused: refused_counter(name),
+        })
+    }
+
+    fn set(&self, spec: &AgentSpec) {
+        self.running.store(spec.concurrency(), Ordering::Relaxed);
+        self.queued.store(spec.max_queue, Ordering::Relaxed);
+        self.semaphore.set_permits(spec.capacity());
     }
 }
 
@@ -199,10 +237,11 @@ impl AtCapacity<'_> {
     /// The error for a rejected caller. Counts the rejection.
     #[must_use]
     pub fn reject(self) -> OrchestratorError {
-        let Self { name, agent: AgentCapacity { semaphore, running, queued, refused } } = self;
-        refused.increment(1);
-        let queue = semaphore.queue();
-        let waiting = queue.waiters.saturating_add(*queued as usize);
+        let Self { name, agent } = self;
+        agent.refused.increment(1);
+        let running = agent.running.load(Ordering::Relaxed);
+        let queue = agent.semaphore.queue();
+        let waiting = queue.waiters.saturating_add(agent.queued.load(Ordering::Relaxed) as usize);
         let retry_after = retry_after(queue.estimated_wait);
         let message = format!(
             "agent `{name}` is at capacity ({running} running, {waiting} queued); retry after {} s",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use phoenix_domain::AgentCatalog;
+use phoenix_domain::AgentName;
 use phoenix_platform::{
     config::RoleSettings, database_url::DatabaseUrl, identity::ServiceIdentity, postgres::Pooler,
     readiness::Readiness,
@@ -11,8 +11,10 @@ use phoenix_platform::{
 /// Settings of the planner.
 #[derive(Debug, Clone)]
 pub struct PlannerConfig {
-    /// Agents that plans may use.
-    pub agents: AgentCatalog,
+    /// Agent for messages without a matching route. When absent, the language-model agent, or the first agent by name.
+    pub default_agent: Option<AgentName>,
+    /// How long an agent that no executor offers any more stays known, and its tasks wait.
+    pub agent_grace: Duration,
     /// Maximum number of plans in flight; further requests are rejected before anything is journaled.
     pub max_plans_in_flight: u32,
     /// How long an unfinished plan of a planner that stopped waits for one that knows its agents.
@@ -45,7 +47,8 @@ pub struct Retention {
 impl From<&RoleSettings> for PlannerConfig {
     fn from(settings: &RoleSettings) -> Self {
         Self {
-            agents: settings.config.agents.clone(),
+            default_agent: settings.config.planner.default_agent.clone(),
+            agent_grace: settings.config.planner.agent_grace,
             max_plans_in_flight: settings.config.planner.max_plans_in_flight,
             takeover_grace: settings.config.planner.takeover_grace,
             database_url: settings.database_url.clone(),

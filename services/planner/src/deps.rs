@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-use phoenix_domain::{AgentCatalog, AgentName, PlanId, plan::Plan};
-use phoenix_platform::{client::PeerChannel, multiplex::MultiplexClient};
+use phoenix_domain::{AgentCatalog, AgentName, OrchestratorError, OrchestratorErrorCode, PlanId, plan::Plan};
+use phoenix_platform::{
+    catalogs::CatalogView,
+    client::{PeerChannel, UNREACHABLE_RETRY_AFTER},
+    multiplex::MultiplexClient,
+};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -30,8 +34,8 @@ pub struct Limits {
 /// Shared dependencies; one per planner, behind an `Arc`.
 #[derive(Debug)]
 pub(crate) struct Deps {
-    /// Agents that plans may use.
-    pub(crate) agents: AgentCatalog,
+    /// Agents that the executors offer.
+    pub(crate) agents: CatalogView,
     /// Admission control.
     pub(crate) admission: Admission,
     /// Durable state.
@@ -53,15 +57,19 @@ pub(crate) struct Deps {
 
 impl Deps {
     pub(crate) fn new(
-        agents: AgentCatalog,
+        agents: CatalogView,
         limits: Limits,
         journal: Journal,
         health: HealthView,
         executor: PeerChannel,
         stopping: CancellationToken,
     ) -> Self {
+        let admission = Admission::new(limits.plans);
+        if let Ok(agents) = agents.catalog() {
+            admission.set_agents(&agents);
+        }
         Self {
-            admission: Admission::new(&agents, limits.plans),
+            admission,
             agents,
             journal,
             health,
@@ -74,8 +82,35 @@ impl Deps {
         }
     }
 
-    pub(crate) fn default_agent(&self) -> &AgentName {
+    pub(crate) fn default_agent(&self) -> AgentName {
         self.agents.default_agent()
+    }
+
+    /// Limit of attempts of a task of `agent`, if it is known.
+    pub(crate) fn max_attempts(&self, agent: &AgentName) -> Option<u32> {
+        let agents = self.agents.catalog().ok()?;
+        agents.get(agent).ok().map(|spec| spec.retry.max_attempts)
+    }
+
+    /// The agents for a task of an accepted plan.
+    ///
+    /// # Errors
+    /// `agent_unavailable` when `agent` is not known any more.
+    pub(crate) fn agents_of_task(&self, agent: &AgentName) -> Result<AgentCatalog, OrchestratorError> {
+        let known = self.agents.known();
+        let agents = known.catalog()?;
+        if agents.get(agent).is_ok() {
+            return Ok(agents.clone());
+        }
+        let absent_secs = known.absent_since(agent).map(|since| since.elapsed().as_secs());
+        let since = absent_secs.map_or_else(String::new, |secs| format!(" for {secs} s"));
+        let message = format!(
+            "agent `{agent}` has not been offered by any executor{since}; start an executor that offers it"
+        );
+        let error = OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, message)
+            .with_retry_after(UNREACHABLE_RETRY_AFTER)
+            .with_detail("agent", agent);
+        Err(absent_secs.into_iter().fold(error, |error, secs| error.with_detail("absent_secs", secs)))
     }
 
     /// Reads an accepted plan.

@@ -5,7 +5,7 @@
 //! | [`grpc`] | gRPC service: decode, call, encode |
 //! | [`service`] | facade: the operations on plans |
 //! | `submission`, `redrive`, `cancellation`, `recovery` | plans that start, run again, are cancelled, are taken over |
-//! | [`background`] | retention, bulk operations, gauges, readiness of the executor |
+//! | [`background`] | retention, bulk operations, gauges, the agents that executors offer |
 //! | `plan_stream` | a plan followed from its acceptance to its result |
 //! | `plan_run` | the run of one plan: scheduler, tasks, dispatch |
 //! | `idempotency` | requests that are sent twice |
@@ -44,6 +44,7 @@ mod submission;
 use std::time::Duration;
 
 use phoenix_platform::{
+    catalogs::{self, CatalogView},
     client::{self, InvalidUrl},
     server::{self, GrpcServer, MAX_MESSAGE_BYTES},
 };
@@ -55,7 +56,7 @@ pub use config::PlannerConfig;
 
 use crate::{
     agent_health::HealthView,
-    background::{executor_readiness, gauges, retention},
+    background::{agents, gauges, retention},
     deps::Limits,
     grpc::PlannerGrpc,
     journal::Journal,
@@ -92,7 +93,8 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let PlannerConfig {
-        agents,
+        default_agent,
+        agent_grace,
         max_plans_in_flight,
         takeover_grace,
         database_url,
@@ -109,12 +111,14 @@ pub async fn serve(
     let journal = Journal::open_behind(database_url.expose(), database_pooler, readiness.clone()).await?;
     let limits = Limits { plans: max_plans_in_flight, key_ttl: retention.keys, takeover_grace };
     let (stopping, peer) = (shutdown.child_token(), executor.clone());
-    let planner = Planner::new(agents, limits, journal.clone(), health.clone(), peer, stopping);
+    let known = CatalogView::new(default_agent, agent_grace);
+    let planner = Planner::new(known.clone(), limits, journal.clone(), health.clone(), peer, stopping);
     let (background, stop) = (TaskTracker::new(), CancellationToken::new());
     // Stops background work on every return.
     let _stop_background = stop.clone().drop_guard();
     background.spawn(health.follow(readiness.clone(), stop.clone()));
-    background.spawn(executor_readiness::run(executor, readiness.clone(), stop.clone()));
+    background.spawn(catalogs::follow(known, executor_url, executor, stop.clone()));
+    background.spawn(agents::run(planner.deps(), readiness.clone(), stop.clone()));
     background.spawn(retention::run(journal.clone(), retention, stop.clone()));
     background.spawn(gauges::run(journal.clone(), stop.clone()));
     background.spawn(planner.recovery().run(readiness.clone(), stop.clone()));

@@ -251,7 +251,7 @@ impl PlanStream {
             None => agent_time::of_attempts(plan.tasks.iter().flat_map(|task| &task.attempts)),
             Some(_) => Duration::ZERO,
         };
-        let result = PlanResult::stored(plan, self.deps.default_agent()).ok_or_else(stopping)?;
+        let result = PlanResult::stored(plan, &self.deps.default_agent()).ok_or_else(stopping)?;
         Ok(result.map(|result| PlanResult { agent_time, replay_of: self.replay_of, ..result }))
     }
 }

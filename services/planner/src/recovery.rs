@@ -10,7 +10,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use phoenix_domain::{
-    CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
+    AgentCatalog, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
     plan::{Plan, PlanStatus},
 };
 use phoenix_platform::{RequestContext, correlation_span, metrics::record_counter, readiness::Readiness};
@@ -30,7 +30,7 @@ use crate::{
         registry::{CancelHandle, PlanRegistry},
         task_state::ready_agents,
     },
-    planning::{build::graph_of_accepted, request::WaitMode},
+    planning::{build::graph_of_recovered, request::WaitMode},
     store::{
         error::JournalError,
         takeover::{Unfinished, UnfinishedPlan},
@@ -69,8 +69,13 @@ impl Recovery {
     /// planner that cannot read the journal is not ready.
     pub(crate) async fn run(self, readiness: Readiness, stop: CancellationToken) {
         let mut is_failing = false;
+        // Until an executor is reached, every agent would be unknown.
+        if stop.run_until_cancelled(self.deps.agents.reached()).await.is_none() {
+            return;
+        }
         while !stop.is_cancelled() {
-            let recovered = self.recover().await;
+            let Ok(agents) = self.deps.agents.catalog() else { return };
+            let recovered = self.recover(&agents).await;
             readiness.set("takeover", recovered.is_ok());
             match recovered {
                 Ok(plans) => {
@@ -92,13 +97,13 @@ impl Recovery {
         }
     }
 
-    /// Takes over plans and bulk operations whose planner is gone. Returns the number of plans.
+    /// Takes over plans of `agents`, and bulk operations, whose planner is gone. Returns the number of plans.
     ///
     /// # Errors
     /// When the journal cannot be used; nothing is taken over then.
-    async fn recover(&self) -> Result<usize, JournalError> {
+    async fn recover(&self, agents: &AgentCatalog) -> Result<usize, JournalError> {
         let deps = &self.deps;
-        let taken = deps.journal.take_over(&deps.agents, deps.takeover_grace).await?;
+        let taken = deps.journal.take_over(agents, deps.takeover_grace).await?;
         let Unfinished { mut plans, bulk, skipped: _, unreadable: _ } = taken;
         for operation in bulk {
             self.bulk.resume(operation);
@@ -177,7 +182,8 @@ async fn resume(mut active: ActivePlan, plan: Plan) -> Result<(), JournalError> 
     }
     active.accepted(plan.status);
     active.context = within_deadline(context, plan.created_at, plan.deadline_at);
-    let state = match graph_of_accepted(&plan, &deps.agents) {
+    let graph = deps.agents.catalog().and_then(|agents| graph_of_recovered(&plan, &agents));
+    let state = match graph {
         Ok(graph) => {
             let agents = ready_agents(&plan, &graph);
             let permits = deps.admission.try_acquire_all(agents.iter().map(|(agent, _)| agent)).ok();

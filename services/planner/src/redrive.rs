@@ -53,7 +53,9 @@ impl Redrives {
         let deps = &self.submissions.deps;
         let metrics = PlanMetricsGuard::start(&deps.metrics);
         let by = context.correlation_id;
-        let prepared = prepare_redrive(&deps.agents, &original, by, inputs).map(|mut prepared| {
+        let agents = deps.agents.catalog();
+        let prepared = agents.and_then(|agents| prepare_redrive(&agents, &original, by, inputs));
+        let prepared = prepared.map(|mut prepared| {
             let (redriven_as, at) = (prepared.plan.plan_id, prepared.plan.created_at);
             prepared.entries.push(Entry::PlanRedriven { plan_id, redriven_as, at, by, reason, bulk });
             prepared

@@ -8,8 +8,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use phoenix_domain::{AgentCatalog, CorrelationId, OrchestratorError, PlanId};
-use phoenix_platform::{RequestContext, client::PeerChannel};
+use phoenix_domain::{CorrelationId, OrchestratorError, PlanId};
+use phoenix_platform::{RequestContext, catalogs::CatalogView, client::PeerChannel};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -53,7 +53,7 @@ impl Planner {
     /// A planner with these dependencies. Its background work ends with `stopping`.
     #[must_use]
     pub fn new(
-        agents: AgentCatalog,
+        agents: CatalogView,
         limits: Limits,
         journal: Journal,
         health: HealthView,
@@ -77,6 +77,10 @@ impl Planner {
     #[must_use]
     pub fn journal(&self) -> &Journal {
         &self.0.deps.journal
+    }
+
+    pub(crate) fn deps(&self) -> Arc<Deps> {
+        Arc::clone(&self.0.deps)
     }
 
     pub(crate) fn recovery(&self) -> Recovery {
@@ -164,7 +168,7 @@ impl Planner {
     /// # Errors
     /// The first problem of the request.
     pub fn dry_run(&self, request: PlanRequest) -> Result<Vec<Vec<String>>, OrchestratorError> {
-        let (plan, graph) = build_plan(&self.0.deps.agents, CorrelationId::generate(), request)?;
+        let (plan, graph) = build_plan(&self.0.deps.agents.catalog()?, CorrelationId::generate(), request)?;
         let key = |ordinal: &usize| plan.tasks[*ordinal].spec.key.clone();
         Ok(graph.order().iter().map(|wave| wave.iter().map(key).collect()).collect())
     }

@@ -113,7 +113,9 @@ impl Submissions {
         let metrics = PlanMetricsGuard::start(&self.deps.metrics);
         let (wait_mode, by) = (request.wait_mode, context.correlation_id);
         let options = StartOptions { context, wait_mode, metrics, cancel };
-        self.start(options, prepare_plan(&self.deps.agents, by, request), reservation).await
+        let agents = self.deps.agents.catalog();
+        let prepared = agents.and_then(|agents| prepare_plan(&agents, by, request));
+        self.start(options, prepared, reservation).await
     }
 
     /// Acquires capacity for a plan and permits for its first tasks, makes it durable together with its key, and runs it.
@@ -198,7 +200,7 @@ impl Submissions {
     ) -> Result<PlanResult, OrchestratorError> {
         let plan = self.deps.journal.plan(plan_id).await?;
         let plan = plan.ok_or_else(|| OrchestratorError::internal("the plan of this key is gone"))?;
-        replay_result(plan, by, self.deps.default_agent())
+        replay_result(plan, by, &self.deps.default_agent())
     }
 }
 

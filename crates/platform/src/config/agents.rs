@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use phoenix_domain::{
     AgentMode, AgentName, AgentSpec,
-    builtin::{BASE_ENV, BUILTINS, LLM_ROUTER},
+    builtin::{BASE_ENV, BUILTINS},
 };
 use serde::Deserialize;
 
@@ -190,25 +190,4 @@ pub(super) fn agents(
         }
     }
     agents
-}
-
-/// The default agent: the configured one, else the language-model agent, else any agent.
-pub(super) fn default_agent(
-    configured: Option<AgentName>,
-    agents: &BTreeMap<AgentName, AgentSpec>,
-    problems: &mut Problems,
-) -> AgentName {
-    if let Some(name) = &configured
-        && !agents.contains_key(name)
-    {
-        let known: Vec<_> = agents.keys().map(AgentName::as_str).collect();
-        let problem = format!("unknown agent `{name}`; configured agents: {}", known.join(", "));
-        problems.add("planner.default_agent", problem);
-    }
-    let fallback = || agents.get_key_value(LLM_ROUTER).or_else(|| agents.first_key_value());
-    match configured.or_else(|| fallback().map(|(name, _)| name.clone())).or_else(|| LLM_ROUTER.parse().ok())
-    {
-        Some(name) => name,
-        None => unreachable!("the built-in name is valid, as a test in phoenix-domain checks"),
-    }
 }

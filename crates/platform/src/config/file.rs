@@ -9,15 +9,15 @@ use std::{
 use phoenix_domain::{AgentCatalog, llm::LlmSettings};
 
 use super::{
-    agents::{agents, default_agent},
+    agents::agents,
     confidential::Confidential,
     env::Lookup,
     interpolate,
     problems::Problems,
     role::Role,
     sections::{
-        self, DatabaseSection, DatabaseTable, ExecutorTable, GatewaySection, GatewayTable, HealthTable,
-        PlannerSection, PlannerTable, RoleSection, section,
+        self, DatabaseSection, DatabaseTable, ExecutorSection, ExecutorTable, GatewaySection, GatewayTable,
+        HealthTable, PlannerSection, PlannerTable, RoleSection, section,
     },
 };
 
@@ -27,7 +27,7 @@ const DEFAULT_PATH: &str = "phoenix.toml";
 /// The configuration file with defaults filled in. The same in every service.
 #[derive(Debug, Clone)]
 pub struct PhoenixConfig {
-    /// `[agents]`.
+    /// `[agents]`, for the executor: the other services learn its agents from its catalog.
     pub agents: AgentCatalog,
     /// `[llm]`.
     pub llm: LlmSettings,
@@ -37,6 +37,8 @@ pub struct PhoenixConfig {
     pub planner: PlannerSection,
     /// `[database]`.
     pub database: DatabaseSection,
+    /// `[executor]`.
+    pub executor: ExecutorSection,
     /// Addresses and databases by role.
     pub(super) roles: BTreeMap<Role, RoleSection>,
     /// Variables whose values only the executor needs: those in provider keys and agent commands.
@@ -66,6 +68,21 @@ impl PhoenixConfig {
     /// Every problem of the text.
     pub fn parse(text: &str, exe: &str, env: Lookup<'_>) -> Result<Self, Problems> {
         Self::parse_at(Path::new(DEFAULT_PATH), text, exe, env)
+    }
+
+    /// The problem of a default agent that is not among the agents of the file. For a stack with a single executor, which reads
+    /// the same file: elsewhere, another executor may offer the agent.
+    #[must_use]
+    pub fn unknown_default_agent(&self) -> Problems {
+        let mut problems = Problems::default();
+        if let Some(name) = &self.planner.default_agent
+            && self.agents.get(name).is_err()
+        {
+            let known: Vec<_> = self.agents.iter().map(|spec| spec.name.as_str()).collect();
+            let problem = format!("unknown agent `{name}`; configured agents: {}", known.join(", "));
+            problems.add("planner.default_agent", problem);
+        }
+        problems.redacted(&self.confidential)
     }
 
     /// Names of the addresses and of the databases in files that the file sets, such as `planner.grpc_addr`. A database of
@@ -128,19 +145,20 @@ impl PhoenixConfig {
             problems.add(setting, problem);
         }
         let agents = agents(take("agents"), folder, exe, problems);
-        let default_agent = default_agent(planner.default_agent.clone(), &agents, problems);
         let (gateway, gateway_role) = gateway.into_sections();
         let (planner, planner_role) = planner.into_sections(problems);
+        let (executor, executor_role) = executor.into_sections(problems);
         Some(Self {
-            agents: AgentCatalog::new(agents.into_values(), default_agent),
+            agents: AgentCatalog::with_default(agents.into_values(), planner.default_agent.clone()),
             llm,
             gateway,
             planner,
             database: database.into_section(problems),
+            executor,
             roles: BTreeMap::from([
                 (Role::Gateway, gateway_role),
                 (Role::Planner, planner_role),
-                (Role::Executor, executor.into()),
+                (Role::Executor, executor_role),
                 (Role::Health, health.into()),
             ]),
             executor_variables: BTreeSet::new(),

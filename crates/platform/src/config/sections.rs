@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use phoenix_domain::AgentName;
+use phoenix_domain::{
+    AgentName,
+    catalog::AGENT_GRACE,
+    limits::{MAX_LABEL_BYTES, MAX_LABELS},
+};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{problems::Problems, role::Role};
@@ -35,9 +39,13 @@ pub struct GatewaySection {
     pub request_timeout: Duration,
 }
 
-/// `[planner]`, except its addresses and the default agent, which the catalog holds.
+/// `[planner]`, except its addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannerSection {
+    /// Agent for messages without a matching route. When absent, the language-model agent, or the first agent by name.
+    pub default_agent: Option<AgentName>,
+    /// Time for which an agent that no executor offers any more stays known, and for which its tasks wait.
+    pub agent_grace: Duration,
     /// Limit of plans in flight; a plan beyond it is rejected with `overloaded`.
     pub max_plans_in_flight: u32,
     /// Retention of finished plans; unlimited when absent.
@@ -53,6 +61,13 @@ pub struct PlannerSection {
 pub struct DatabaseSection {
     /// The pooler in front of a PostgreSQL database.
     pub pooler: Option<Pooler>,
+}
+
+/// `[executor]`, except its addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ExecutorSection {
+    /// Labels of the executor in its catalog.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Addresses and database of a role.
@@ -81,7 +96,8 @@ pub(super) struct GatewayTable {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct PlannerTable {
-    pub(super) default_agent: Option<AgentName>,
+    default_agent: Option<AgentName>,
+    agent_grace_secs: Option<u64>,
     retention_days: Option<f64>,
     idempotency_key_ttl_secs: Option<u64>,
     max_plans_in_flight: Option<u32>,
@@ -108,6 +124,7 @@ pub(super) struct HealthTable {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ExecutorTable {
+    labels: BTreeMap<String, String>,
     grpc_addr: Option<String>,
     metrics_addr: Option<String>,
 }
@@ -127,7 +144,8 @@ impl PlannerTable {
     /// The section, and the planner's addresses and database.
     pub(super) fn into_sections(self, problems: &mut Problems) -> (PlannerSection, RoleSection) {
         let Self {
-            default_agent: _,
+            default_agent,
+            agent_grace_secs,
             retention_days,
             idempotency_key_ttl_secs,
             max_plans_in_flight,
@@ -141,6 +159,8 @@ impl PlannerTable {
             problems.add("planner.max_plans_in_flight", "must be at least 1");
         }
         let section = PlannerSection {
+            default_agent,
+            agent_grace: agent_grace_secs.map_or(AGENT_GRACE, Duration::from_secs),
             max_plans_in_flight,
             retention: retention(retention_days, problems),
             idempotency_key_ttl: idempotency_key_ttl_secs
@@ -168,9 +188,22 @@ impl From<HealthTable> for RoleSection {
     }
 }
 
-impl From<ExecutorTable> for RoleSection {
-    fn from(ExecutorTable { grpc_addr, metrics_addr }: ExecutorTable) -> Self {
-        Self { grpc_addr, http_addr: None, metrics_addr, database_url: None }
+impl ExecutorTable {
+    /// The section, and the executor's addresses.
+    pub(super) fn into_sections(self, problems: &mut Problems) -> (ExecutorSection, RoleSection) {
+        let Self { labels, grpc_addr, metrics_addr } = self;
+        if labels.len() > MAX_LABELS {
+            let found = labels.len();
+            problems
+                .add("executor.labels", format_args!("has {found} labels; at most {MAX_LABELS} are allowed"));
+        }
+        for (name, value) in &labels {
+            if name.trim().is_empty() || name.len() > MAX_LABEL_BYTES || value.len() > MAX_LABEL_BYTES {
+                let problem = format_args!("must have a name and a value of at most {MAX_LABEL_BYTES} bytes");
+                problems.add(format_args!("executor.labels.{name}"), problem);
+            }
+        }
+        (ExecutorSection { labels }, RoleSection { grpc_addr, metrics_addr, ..RoleSection::default() })
     }
 }
 

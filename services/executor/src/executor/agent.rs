@@ -12,6 +12,7 @@ use crate::{
     agents::{AgentRunner, CrashBackoff, Oneshot, Workers},
     cleanup::Cleanup,
     config::ExecutorConfig,
+    load::LoadSignal,
     metrics::AgentMetrics,
     process::{ExecutorIdentity, Launch, Program},
     processes::MARKER_VARIABLE,
@@ -31,7 +32,7 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    /// The agent that `spec` describes. `socket` is the name of the settings socket.
+    /// The agent that `spec` describes. `socket` is the name of the settings socket. Its queue raises `changes`.
     pub(super) fn new(
         spec: &AgentSpec,
         config: &ExecutorConfig,
@@ -39,6 +40,7 @@ impl Agent {
         identity: &ExecutorIdentity,
         redactor: &Arc<Redactor>,
         cleanup: &Cleanup,
+        changes: &LoadSignal,
     ) -> Self {
         let running = match spec.mode {
             AgentMode::Oneshot => spec.max_concurrency,
@@ -63,7 +65,7 @@ impl Agent {
                 Box::new(Workers::new(program, start_timeout, redactor, crashes, &metrics, cleanup.clone()))
             }
         };
-        let queue = TaskQueue::new(spec.concurrency(), spec.max_queue, &metrics);
+        let queue = TaskQueue::new(spec.concurrency(), spec.max_queue, &metrics, changes.clone());
         Self { spec: spec.clone(), runner, queue, metrics }
     }
 }

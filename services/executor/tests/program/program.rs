@@ -62,6 +62,7 @@ fn executor(health_url: &str, tag: &str) -> ExitCode {
         [("PATH".to_owned(), std::env::var("PATH").unwrap()), ("TEST_TAG".to_owned(), tag.to_owned())];
     let config = ExecutorConfig {
         agents: AgentCatalog::new(agents, default),
+        labels: BTreeMap::new(),
         llm: LlmSettings::default(),
         health_url: health_url.into(),
         identity: phoenix_platform::service_token::ServiceToken::new("of-the-test").unwrap().into(),

@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod attempts;
+mod catalog;
 mod lifetime;
 mod orphans;
 mod reports;

@@ -83,6 +83,7 @@ impl Sandbox {
         let agent = spec.name.to_string();
         let mut config = ExecutorConfig {
             agents: AgentCatalog::new([spec.clone()], spec.name),
+            labels: BTreeMap::new(),
             llm: LlmSettings::default(),
             health_url: health.url.clone(),
             identity: token().into(),

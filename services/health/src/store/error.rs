@@ -26,7 +26,7 @@ pub enum StoreError {
 
 impl StoreError {
     /// Whether the failure may pass without repair: the server is down, the file is locked, the disk is full or unavailable.
-    pub(super) fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         const BUSY: u32 = 5;
         const LOCKED: u32 = 6;
         const READ_ONLY: u32 = 8;

@@ -13,7 +13,7 @@ struct Fixture {
     readiness: Readiness,
     url: String,
     stop: CancellationToken,
-    writer: tokio::task::JoinHandle<()>,
+    writer: tokio::task::JoinHandle<Result<(), StoreError>>,
     _folder: tempfile::TempDir,
 }
 
@@ -28,7 +28,7 @@ impl Fixture {
         let agents = (0..agents).map(|n| AgentSpec::new(name(n), Vec::new()));
         let catalog = AgentCatalog::new(agents, name(0));
         let readiness = Readiness::needing(&[STORE_CONDITION]);
-        let (health, writer) = Health::start(catalog, store, readiness.clone()).await.unwrap();
+        let (health, writer) = Health::start(CatalogView::fixed(catalog), store, readiness.clone());
         let stop = CancellationToken::new();
         let writer = tokio::spawn(writer.run(stop.clone()));
         Self { health, readiness, url, stop, writer, _folder: folder }
@@ -41,7 +41,7 @@ impl Fixture {
 
     async fn stop(self) {
         self.stop.cancel();
-        self.writer.await.unwrap();
+        self.writer.await.unwrap().unwrap();
     }
 }
 
@@ -61,7 +61,7 @@ async fn locked_file_rejects_changes_and_serves_reads() {
     assert_eq!(refused.code, OrchestratorErrorCode::Unavailable);
     assert!(refused.retry_after.is_some());
     assert_eq!(service.readiness.unmet(), [STORE_CONDITION]);
-    assert_eq!(service.health.get(&name(0)).unwrap().consecutive_failures, 1);
+    assert_eq!(service.health.get(&name(0)).await.unwrap().consecutive_failures, 1);
 
     sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
     let ready = async {
@@ -89,8 +89,12 @@ async fn full_disk_rejects_what_does_not_fit_and_keeps_the_rest() {
     };
     assert_eq!(refused.code, OrchestratorErrorCode::Unavailable);
     assert_eq!(service.readiness.unmet(), [STORE_CONDITION]);
-    assert_eq!(service.health.get(&name(stored)).unwrap().revision, 0, "the rejected report is not visible");
-    assert_eq!(service.health.list().len(), AGENTS);
+    assert_eq!(
+        service.health.get(&name(stored)).await.unwrap().revision,
+        0,
+        "the rejected report is not visible"
+    );
+    assert_eq!(service.health.list().await.unwrap().len(), AGENTS);
     // An existing row needs no more space, and the failed transaction left nothing behind.
     assert_eq!(service.fail(0).await, Ok(2));
     assert!(service.readiness.is_ready());

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    AgentCatalog, AgentSpec, OrchestratorError,
+    AgentSpec, OrchestratorError,
     health::{BreakerPolicy, Outcome},
 };
 use phoenix_health::{HealthConfig, ServeError, serve};
@@ -27,6 +27,8 @@ use phoenix_testkit_postgres::Server;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+
+use crate::executor::FakeExecutor;
 
 /// Timeout of every wait, never reached on a slow machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
@@ -88,9 +90,10 @@ impl Place {
     }
 }
 
+/// Settings for a new executor that offers `agents`.
 pub(crate) fn config(agents: impl IntoIterator<Item = AgentSpec>, url: String) -> HealthConfig {
     HealthConfig {
-        agents: AgentCatalog::new(agents, "default".parse().unwrap()),
+        executor_url: FakeExecutor::start(agents).url,
         database_url: DatabaseUrl::from(url),
         database_pooler: Pooler::default(),
         identity: token().into(),
@@ -114,12 +117,7 @@ impl Service {
     }
 
     pub(crate) async fn start_with(config: HealthConfig) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let shutdown = CancellationToken::new();
-        let task = tokio::spawn(serve(config, listener, shutdown.clone()));
-        let client = AgentHealthServiceClient::new(client::channel(&url, token()).unwrap());
-        let service = Self { client, shutdown, task };
+        let service = Self::spawn(config).await;
         // It answers when its database is open.
         let answers = async {
             while service.client.clone().list_agent_health(ListAgentHealthRequest {}).await.is_err() {
@@ -129,6 +127,16 @@ impl Service {
         };
         tokio::time::timeout(LIMIT, answers).await.expect("the service answers");
         service
+    }
+
+    /// A service that may not answer.
+    pub(crate) async fn spawn(config: HealthConfig) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(serve(config, listener, shutdown.clone()));
+        let client = AgentHealthServiceClient::new(client::channel(&url, token()).unwrap());
+        Self { client, shutdown, task }
     }
 
     pub(crate) async fn stop(self) {

@@ -1,12 +1,16 @@
 //! Lists of agents, and invalid requests.
 
 use phoenix_domain::{OrchestratorErrorCode, health::Outcome};
+use phoenix_health::HealthConfig;
 use phoenix_proto::{
     error_from_status,
     health_v1::{self, AcquireProbeRequest, GetAgentHealthRequest, ReportOutcomeRequest},
 };
 
-use crate::harness::{LONG, Place, Service, agent, now};
+use crate::{
+    executor::FakeExecutor,
+    harness::{LIMIT, LONG, Place, Service, agent, config, now},
+};
 
 #[tokio::test]
 async fn list_contains_exactly_the_configured_agents_by_name() {
@@ -22,6 +26,41 @@ async fn list_contains_exactly_the_configured_agents_by_name() {
         assert_eq!(names, ["a"]);
         service.stop().await;
     }
+}
+
+#[tokio::test]
+async fn agents_follow_the_catalog_of_the_executor() {
+    let (place, executor) = (Place::file(), FakeExecutor::start([agent("a", LONG)]));
+    let config = HealthConfig { executor_url: executor.url.clone(), ..config([], place.url()) };
+    let service = Service::start_with(config).await;
+    service.ended("a", Outcome::Failure).await;
+    executor.offer([agent("a", LONG), agent("b", LONG)]);
+    service.ended("b", Outcome::Failure).await;
+    let failures: Vec<_> = service.list().await.iter().map(|health| health.consecutive_failures).collect();
+    assert_eq!(failures, [1, 1]);
+    executor.offer([agent("b", LONG), agent("c", LONG)]);
+    service.get("c").await.unwrap();
+    assert_eq!(service.get("a").await.unwrap().consecutive_failures, 1, "known for the grace period");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn service_without_an_executor_is_unavailable_and_names_the_cause() {
+    let place = Place::file();
+    let config = HealthConfig { executor_url: FakeExecutor::absent(), ..config([], place.url()) };
+    let service = Service::spawn(config).await;
+    let named = async {
+        loop {
+            let error = service.get("a").await.unwrap_err();
+            assert_eq!(error.code, OrchestratorErrorCode::Unavailable, "{error}");
+            // Before, its own server starts.
+            if error.message.starts_with("no executor has been reached yet") {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, named).await.expect("the cause is named");
+    service.stop().await;
 }
 
 #[tokio::test]

@@ -125,7 +125,7 @@ async fn database_of_a_newer_version_stops_the_start() {
 }
 
 #[tokio::test]
-async fn corrupt_row_stops_the_start_and_is_named() {
+async fn corrupt_row_stops_the_service_and_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start_with(config([agent("a", LONG)], file_url(folder.path()))).await;
     service.ended("a", Outcome::Failure).await;
@@ -143,7 +143,7 @@ impl Service {
     }
 }
 
-/// The message of a start that fails.
+/// The message of a service that fails to start, or when it reads the health of the first agents.
 async fn refusal(folder: &Path) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let served = serve(config([agent("a", LONG)], file_url(folder)), listener, CancellationToken::new());

@@ -26,6 +26,8 @@ pub(crate) struct FairSemaphore {
 
 #[derive(Debug)]
 struct State {
+    /// Number of permits.
+    limit: i64,
     /// Free permits; negative while permits beyond the limit are held.
     free: i64,
     /// Waiters by priority. Empty while a permit is free.
@@ -71,8 +73,25 @@ impl FairSemaphore {
     /// A semaphore with `permits` permits. `waiting` shows the number of waiters.
     pub(crate) fn new(permits: u32, waiting: Gauge) -> Arc<Self> {
         let (waiters, rate) = (BTreeMap::new(), RateEstimate::default());
-        let state = State { free: permits.into(), waiters, rate, is_closed: false };
+        let limit = permits.into();
+        let state = State { limit, free: limit, waiters, rate, is_closed: false };
         Arc::new(Self { state: Mutex::new(state), waiting })
+    }
+
+    /// Changes the number of permits. Additional ones pass to waiters; while more are held than there are now, released ones
+    /// are not given out again.
+    pub(crate) fn set_permits(&self, permits: u32) {
+        let mut state = self.lock();
+        let limit = i64::from(permits);
+        state.free += limit - state.limit;
+        state.limit = limit;
+        while state.free > 0
+            && let Some((_, call)) = state.waiters.pop_first()
+        {
+            state.free -= 1;
+            // A queued waiter listens: it leaves the queue before it drops its receiver.
+            let _ = call.send(());
+        }
     }
 
     /// Acquires a permit, if one is free.
@@ -280,6 +299,23 @@ mod tests {
     }
 
     #[test]
+    fn permits_that_are_added_pass_to_waiters_in_order() {
+        let semaphore = semaphore(1);
+        let held = semaphore.try_acquire().unwrap();
+        let mut waiters: Vec<_> = (1..=3).map(|plan| semaphore.acquire(priority(plan))).collect();
+        semaphore.set_permits(3);
+        assert!((&mut waiters[2]).now_or_never().is_none(), "two were added");
+        let more: Vec<_> = waiters.drain(..2).map(|waiter| waiter.now_or_never().unwrap().unwrap()).collect();
+        drop(held);
+        let last = waiters.remove(0).now_or_never().unwrap().unwrap();
+        semaphore.set_permits(1);
+        drop(more);
+        assert!(semaphore.try_acquire().is_none(), "one permit is left, and held");
+        drop(last);
+        assert!(semaphore.try_acquire().is_some());
+    }
+
+    #[test]
     fn closed_semaphore_rejects_all_waiters() {
         let semaphore = semaphore(1);
         let permit = semaphore.try_acquire().unwrap();
@@ -312,6 +348,7 @@ mod tests {
         Queue,
         Release(prop::sample::Index),
         Leave(prop::sample::Index),
+        Resize(u32),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -320,6 +357,7 @@ mod tests {
             Just(Step::Queue),
             any::<prop::sample::Index>().prop_map(Step::Release),
             any::<prop::sample::Index>().prop_map(Step::Leave),
+            (1..4_u32).prop_map(Step::Resize),
         ]
     }
 
@@ -330,7 +368,7 @@ mod tests {
             plans in Just((0..64_u64).collect::<Vec<_>>()).prop_shuffle(),
             steps in prop::collection::vec(step(), 0..64),
         ) {
-            let semaphore = semaphore(permits);
+            let (semaphore, mut permits) = (semaphore(permits), permits as usize);
             let mut plans = plans.into_iter();
             let mut held = Vec::new();
             let mut queue: Vec<(u64, Waiter)> = Vec::new();
@@ -344,10 +382,15 @@ mod tests {
                     }
                     Step::Release(which) if !held.is_empty() => drop(held.swap_remove(which.index(held.len()))),
                     Step::Leave(which) if !queue.is_empty() => drop(queue.swap_remove(which.index(queue.len()))),
+                    Step::Resize(to) => {
+                        semaphore.set_permits(to);
+                        // Permits beyond the limit stay with their holders.
+                        permits = to as usize;
+                    }
                     Step::Release(_) | Step::Leave(_) => {}
                 }
                 let before: BTreeSet<u64> = queue.iter().map(|(plan, _)| *plan).collect();
-                let mut called = BTreeSet::new();
+                let (held_before, mut called) = (held.len(), BTreeSet::new());
                 queue.retain_mut(|(plan, waiter)| match waiter.now_or_never() {
                     Some(permit) => {
                         held.push(permit.unwrap());
@@ -357,13 +400,13 @@ mod tests {
                     None => true,
                 });
                 prop_assert_eq!(&called, &before.iter().copied().take(called.len()).collect());
-                prop_assert!(held.len() <= permits as usize);
-                prop_assert!(queue.is_empty() || held.len() == permits as usize, "a permit is free and a waiter queued");
+                prop_assert!(held.len() <= permits.max(held_before));
+                prop_assert!(queue.is_empty() || held.len() >= permits, "a permit is free and a waiter queued");
             }
             drop(queue);
             held.clear();
             let all: Vec<_> = std::iter::from_fn(|| semaphore.try_acquire()).collect();
-            prop_assert_eq!(all.len(), permits as usize);
+            prop_assert_eq!(all.len(), permits);
         }
     }
 }

@@ -50,7 +50,7 @@ pub(crate) struct Dispatch<'a> {
 pub(crate) enum DispatchOutcome {
     /// The executor reported the end of the task.
     Ended(Result<ActionResult, OrchestratorError>),
-    /// The executor was unreachable or disconnected. The task may be dispatched again.
+    /// The executor was unreachable, disconnected, or does not offer the agent any more. The task may be dispatched again.
     Interrupted {
         /// Error of the task if it is not dispatched again.
         error: OrchestratorError,
@@ -144,12 +144,16 @@ fn task_result(health: &HealthView, finished: TaskFinished) -> Result<ActionResu
     }
 }
 
-/// Outcome of a failed call. A task whose executor was unreachable, disconnected or at capacity may be dispatched again;
+/// Outcome of a failed call. A task whose executor was unreachable, disconnected, at capacity or without the agent may be
+/// dispatched again;
 /// every other failure ends the task.
 fn call_failed(status: &Status, heard_at: Option<Instant>) -> DispatchOutcome {
     let error = call_error("the executor", status);
     match error.code {
-        OrchestratorErrorCode::Unavailable => DispatchOutcome::Interrupted { error, heard_at },
+        // An executor that has restarted without the agent does not know it. The agent may return, here or elsewhere.
+        OrchestratorErrorCode::Unavailable | OrchestratorErrorCode::PlanningFailed => {
+            DispatchOutcome::Interrupted { error, heard_at }
+        }
         OrchestratorErrorCode::Overloaded => DispatchOutcome::AtCapacity,
         _ => DispatchOutcome::Ended(Err(error)),
     }

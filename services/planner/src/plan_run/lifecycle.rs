@@ -40,7 +40,7 @@ impl ActivePlan {
 
     async fn run_loaded(&self, loaded: LoadedPlan, permits: Permits) -> RunState {
         let last = loaded.plan.tasks.last();
-        let agent = last.map_or_else(|| self.deps.default_agent(), |task| &task.spec.agent).clone();
+        let agent = last.map_or_else(|| self.deps.default_agent(), |task| task.spec.agent.clone());
         match self.schedule(&loaded, permits).await {
             Ok(RunOutcome::Finished(result)) => RunState::Finished { agent, result },
             Ok(RunOutcome::Blocked(agents)) => RunState::Blocked { agents, loaded: None },
@@ -86,7 +86,7 @@ impl ActivePlan {
 
     /// The state of a plan that was read again. A plan that can no longer run ends.
     async fn loaded(&self, plan: Plan, permits: Permits) -> RunState {
-        match graph_of_accepted(&plan, &self.deps.agents) {
+        match graph_of_accepted(&plan) {
             Ok(graph) => {
                 let loaded = LoadedPlan { plan: Arc::new(plan), graph };
                 RunState::Runnable { loaded: Box::new(loaded), permits }
@@ -138,7 +138,7 @@ impl ActivePlan {
         let (plan_id, status) = (self.plan_id(), terminal_status(Some(&error)));
         entries.push(Entry::PlanEnded { plan_id, status, at: Timestamp::now(), result: Err(error.clone()) });
         match self.deps.journal.append_durable(entries).await {
-            Ok(()) => RunState::Finished { agent: self.deps.default_agent().clone(), result: Err(error) },
+            Ok(()) => RunState::Finished { agent: self.deps.default_agent(), result: Err(error) },
             Err(error) => RunState::Abandoned(error),
         }
     }

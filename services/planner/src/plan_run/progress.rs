@@ -42,8 +42,8 @@ pub(crate) struct TaskProgress {
     highest_before: u32,
     /// Lowest number that no attempt can have used.
     next_number: AtomicU32,
-    /// Maximum number of attempts of one dispatch.
-    max_attempts: u32,
+    /// Maximum number of attempts of one dispatch so far.
+    max_attempts: AtomicU32,
     /// When the task became ready.
     ready_at: OnceLock<Timestamp>,
     /// Whether the task was dispatched and the journal records it.
@@ -73,9 +73,10 @@ impl TaskProgress {
     /// never sees a number twice, and nothing has to be durable before an attempt starts.
     #[must_use]
     pub(crate) fn numbered(mut self, takeovers: u32, max_attempts: u32) -> Self {
-        self.max_attempts = max_attempts.clamp(1, MAX_RESERVED_ATTEMPTS);
+        let max_attempts = max_attempts.clamp(1, MAX_RESERVED_ATTEMPTS);
+        self.max_attempts = AtomicU32::new(max_attempts);
         if takeovers > 0 {
-            let range = (self.max_attempts * MAX_INTERRUPTIONS).max(NUMBERS_PER_PLANNER);
+            let range = (max_attempts * MAX_INTERRUPTIONS).max(NUMBERS_PER_PLANNER);
             let base = takeovers.saturating_mul(range);
             // Exceeded only when an earlier planner ran with a larger `max_attempts`.
             let base =
@@ -83,6 +84,11 @@ impl TaskProgress {
             self.next_number = AtomicU32::new(base.saturating_add(1));
         }
         self
+    }
+
+    /// Reserves numbers for up to `max_attempts` attempts of each dispatch from now on: the agent may have changed.
+    pub(crate) fn reserve(&self, max_attempts: u32) {
+        self.max_attempts.fetch_max(max_attempts.min(MAX_RESERVED_ATTEMPTS), Relaxed);
     }
 
     /// Number of attempts so far.
@@ -108,7 +114,7 @@ impl TaskProgress {
         if self.attempts() == attempts {
             self.unacknowledged.fetch_add(1, Relaxed);
         }
-        self.next_number.fetch_max(first.saturating_add(self.max_attempts), Relaxed);
+        self.next_number.fetch_max(first.saturating_add(self.max_attempts.load(Relaxed)), Relaxed);
     }
 
     /// Records when the last dependency of the task ended.

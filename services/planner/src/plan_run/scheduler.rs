@@ -76,9 +76,8 @@ impl ActivePlan {
     }
 
     fn progress(&self, task: &Task) -> TaskProgress {
-        let spec = self.deps.agents.get(&task.spec.agent);
-        // A task of an unknown agent is never dispatched.
-        let max_attempts = spec.map_or(1, |spec| spec.retry.max_attempts);
+        // A task of an unknown agent is not dispatched before its agent is known.
+        let max_attempts = self.deps.max_attempts(&task.spec.agent).unwrap_or(1);
         TaskProgress::of(task).numbered(self.takeovers, max_attempts)
     }
 
@@ -190,6 +189,7 @@ impl ActivePlan {
     ) -> Result<Object, OrchestratorError> {
         let plan = &loaded.plan;
         let task = &plan.tasks[ordinal];
+        let agents = self.deps.agents_of_task(&task.spec.agent)?;
         if plan.kind == PlanKind::Chat {
             return Ok(task.spec.payload.clone());
         }
@@ -204,7 +204,7 @@ impl ActivePlan {
             OrchestratorError::invalid(&format!("tasks[{ordinal}].input"), error)
                 .with_detail("key", &task.spec.key)
         })?;
-        input::check_rendered(ordinal, &task.spec, &payload, &self.deps.agents)?;
+        input::check_rendered(ordinal, &task.spec, &payload, &agents)?;
         Ok(payload)
     }
 

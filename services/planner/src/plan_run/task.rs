@@ -1,6 +1,6 @@
 //! One task that holds a permit: dispatched, and dispatched again when the executor disconnects or is at capacity.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use phoenix_domain::{OrchestratorError, action::ActionResult, json::Object, plan::AttemptOutcome};
 use phoenix_platform::metrics::record_counter;
@@ -17,9 +17,16 @@ use crate::{
 };
 
 impl ActivePlan {
+    /// Waits for `pause`, or until the agents of the executors change.
+    async fn pause(&self, pause: Duration) {
+        let mut changes = self.deps.agents.subscribe();
+        let _ = tokio::time::timeout(pause, changes.changed()).await;
+    }
+
     /// Runs one task to its end.
     ///
     /// - After the loss of an executor it is dispatched again, as [`RedispatchPolicy`] allows.
+    /// - A task whose agent no executor offers any more waits until the agent is forgotten, and fails.
     /// - An executor that other planners have filled is asked again until it accepts the task. The task keeps its permit, so
     ///   that later ones do not overtake it; a journaled plan never fails with `overloaded`.
     pub(crate) async fn run_task(
@@ -37,6 +44,11 @@ impl ActivePlan {
         let task_ref = self.task_ref(ordinal);
         let mut policy = RedispatchPolicy::new(self.wait_mode, progress.possible_starts());
         loop {
+            // The agent may have left the catalogs while the task waited.
+            if let Err(error) = self.deps.agents_of_task(&task.spec.agent) {
+                return Ok(Err(error));
+            }
+            progress.reserve(self.deps.max_attempts(&task.spec.agent).unwrap_or_default());
             let permit = match self.deps.health.permit(&task.spec.agent, &self.context).await {
                 Ok(permit) => permit,
                 Err(error) => return Ok(Err(error)),
@@ -59,7 +71,7 @@ impl ActivePlan {
                     }
                 }
             };
-            tokio::time::sleep(pause).await;
+            self.pause(pause).await;
             record_counter(&REDISPATCHED, 1);
         }
     }

@@ -128,13 +128,18 @@ pub(crate) fn graph_of(plan: &Plan, agents: &AgentCatalog) -> Result<Graph, Orch
     Graph::of(&specs_of(plan), agents)
 }
 
-/// The dependency graph of an accepted plan. Agents of terminal tasks may be unknown.
-pub(crate) fn graph_of_accepted(plan: &Plan, agents: &AgentCatalog) -> Result<Graph, OrchestratorError> {
+/// The dependency graph of an accepted plan. Its agents may be unknown.
+pub(crate) fn graph_of_accepted(plan: &Plan) -> Result<Graph, OrchestratorError> {
+    Graph::of_accepted(&specs_of(plan))
+}
+
+/// The dependency graph of a plan that was taken over. Agents of terminal tasks may be unknown.
+pub(crate) fn graph_of_recovered(plan: &Plan, agents: &AgentCatalog) -> Result<Graph, OrchestratorError> {
     let open = plan.tasks.iter().enumerate().filter(|(_, task)| !task.status.is_terminal());
     for (ordinal, task) in open {
         check_agent(ordinal, &task.spec, agents)?;
     }
-    Graph::of_accepted(&specs_of(plan))
+    graph_of_accepted(plan)
 }
 
 /// Task specs from which the graph is built.

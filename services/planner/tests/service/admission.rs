@@ -22,7 +22,7 @@ use phoenix_planner::{
     service::Planner,
     store::PlanFilter,
 };
-use phoenix_platform::{RequestContext, client, readiness::Readiness};
+use phoenix_platform::{RequestContext, catalogs::CatalogView, client, readiness::Readiness};
 use phoenix_proto::planner::{
     CancelPlanRequest, ListPlansRequest, PlanAndExecuteRequest, PlanStatus, TaskStatus, WatchPlanRequest,
 };
@@ -270,7 +270,8 @@ async fn serverless_planner(url: &str, executor_url: &str) -> (Planner, Journal)
     let executor = client::channel(executor_url, token()).unwrap();
     let limits = Limits { plans: MAX_PLANS, key_ttl: KEY_LIFE, takeover_grace: GRACE };
     let stopping = CancellationToken::new();
-    let planner = Planner::new(catalog(), limits, journal.clone(), health, executor, stopping);
+    let planner =
+        Planner::new(CatalogView::fixed(catalog()), limits, journal.clone(), health, executor, stopping);
     (planner, journal)
 }
 

@@ -8,6 +8,7 @@
 )]
 
 mod admission;
+mod agents;
 mod bulk_redrive;
 mod chats;
 mod clock;

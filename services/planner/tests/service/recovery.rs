@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use phoenix_domain::{AgentCatalog, AgentSpec, OrchestratorErrorCode as Code, plan::Plan};
+use phoenix_domain::{AgentSpec, OrchestratorErrorCode as Code, plan::Plan};
 use phoenix_planner::store::{self, Entry, Store, TakeoverScope, TaskRef};
 use phoenix_proto::planner::{
     CancelPlanRequest, ListDeadLettersRequest, PlanStatus as Status, TaskStatus as Task,
@@ -54,13 +54,9 @@ async fn on(dir: &Arc<tempfile::TempDir>) -> TestPlanner {
 }
 
 async fn knowing_py(dir: &Arc<tempfile::TempDir>) -> TestPlanner {
-    let (executor, health) = (FakeExecutor::default(), FakeHealth::default());
-    TestPlanner::configured(Arc::clone(dir), executor, health, ALL_PEERS, |config| {
-        let py = AgentSpec::new("py".parse().unwrap(), vec!["unused".into()]);
-        let known = catalog().iter().cloned().chain([py]).collect::<Vec<_>>();
-        config.agents = AgentCatalog::new(known, "model".parse().unwrap());
-    })
-    .await
+    let py = AgentSpec::new("py".parse().unwrap(), Vec::new());
+    let executor = FakeExecutor::offering(catalog().iter().cloned().chain([py]));
+    TestPlanner::on(Arc::clone(dir), executor, FakeHealth::default(), ALL_PEERS).await
 }
 
 fn cancel(plan_id: &str) -> CancelPlanRequest {

@@ -21,7 +21,6 @@ use phoenix_platform::{
 };
 use phoenix_proto::{
     common,
-    executor::executor_service_server::ExecutorServiceServer,
     health_v1::agent_health_service_server::AgentHealthServiceServer,
     planner::{
         GetPlanRequest, ListPlansRequest, Plan, PlanAndExecuteRequest, PlanAndExecuteResponse, PlanStatus,
@@ -41,7 +40,7 @@ pub const MAX_PLANS: u32 = 64;
 /// Upper bound of every wait in a test.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// `takeover_grace` in tests.
+/// `takeover_grace` and `agent_grace` in tests.
 pub const GRACE: Duration = Duration::from_secs(600);
 
 pub const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -75,10 +74,11 @@ impl Drop for TestPlanner {
     fn drop(&mut self) {
         self.shutdown.cancel();
         self.peers.cancel();
+        self.executor.leave();
     }
 }
 
-/// Peers that serve.
+/// Peers that serve. An executor that does not has served, so that its agents are known.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Peers {
     pub executor: bool,
@@ -119,13 +119,13 @@ impl TestPlanner {
         change: impl FnOnce(&mut PlannerConfig),
     ) -> Self {
         let stop_peers = CancellationToken::new();
-        let executor_url =
-            serve_peer(ExecutorServiceServer::new(executor.clone()), peers.executor, &stop_peers).await;
+        let executor_url = executor.serve(None).await;
         let health_url =
             serve_peer(AgentHealthServiceServer::new(health.clone()), peers.health, &stop_peers).await;
         let database_url = format!("sqlite://{}", dir.path().join("planner.db").display());
         let mut config = PlannerConfig {
-            agents: catalog(),
+            default_agent: Some("model".parse().unwrap()),
+            agent_grace: GRACE,
             max_plans_in_flight: MAX_PLANS,
             takeover_grace: GRACE,
             database_url: database_url.clone().into(),
@@ -145,8 +145,12 @@ impl TestPlanner {
             phoenix_planner::serve(config, listener, stop).await.map_err(|error| error.to_string())
         });
         let channel = client::channel(&url, token()).unwrap();
-        if peers == ALL_PEERS {
+        if peers.health {
             eventually(async || client::is_serving(channel.clone(), PATIENCE).await).await;
+        }
+        if !peers.executor {
+            executor.leave();
+            eventually(async || !client::is_serving(channel.clone(), PATIENCE).await).await;
         }
         let client = PlannerServiceClient::new(channel.clone());
         Self {
@@ -160,6 +164,16 @@ impl TestPlanner {
             _dir: dir,
             peers: stop_peers,
         }
+    }
+
+    /// A planner that never reaches its executor.
+    pub async fn unreached(dir: Arc<tempfile::TempDir>) -> Self {
+        let (executor, health) = (FakeExecutor::default(), FakeHealth::default());
+        let peers = Peers { executor: true, health: false };
+        Self::configured(dir, executor, health, peers, |config| {
+            config.executor_url = config.health_url.clone();
+        })
+        .await
     }
 
     /// Whether the planner reports that it is serving.

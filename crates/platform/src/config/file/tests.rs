@@ -29,6 +29,9 @@ fn documented_example_is_applied() {
         default_agent = "reviewer"
         idempotency_key_ttl_secs = 3600
         takeover_grace_secs = 30
+        agent_grace_secs = 5
+        [executor]
+        labels = { gpu = "true" }
         [llm.openai]
         api_key = "${OPENAI_API_KEY}"
         [agents.default]
@@ -56,7 +59,19 @@ fn documented_example_is_applied() {
     assert_eq!(config.llm.describe().provider, "openai");
     assert_eq!(config.planner.idempotency_key_ttl, Duration::from_secs(3600));
     assert_eq!(config.planner.takeover_grace, Duration::from_secs(30));
-    assert_eq!(parse("").unwrap().planner.takeover_grace, Duration::from_secs(600));
+    assert_eq!(config.planner.agent_grace, Duration::from_secs(5));
+    assert_eq!(config.executor.labels["gpu"], "true");
+    let default = parse("").unwrap().planner;
+    assert_eq!((default.takeover_grace.as_secs(), default.agent_grace.as_secs()), (600, 60));
+}
+
+#[test]
+fn default_agent_of_another_executor_is_a_problem_of_a_single_stack() {
+    let config = parse("[planner]\ndefault_agent = \"elsewhere\"").unwrap();
+    assert_eq!(config.planner.default_agent.as_ref().unwrap().as_str(), "elsewhere");
+    let problems = config.unknown_default_agent().to_string();
+    assert!(problems.contains("planner.default_agent: unknown agent `elsewhere`"), "{problems}");
+    assert!(parse("").unwrap().unknown_default_agent().is_empty());
 }
 
 #[test]
@@ -141,12 +156,13 @@ fn every_problem_is_listed_at_once() {
     let problems = parse(
         r#"
         [planner]
-        default_agent = "missing"
         retention_days = -1
         max_plans_in_flight = 0
         [gatway]
         [executor]
         grpc_adr = "x"
+        [executor.labels]
+        gpu = "LONG"
         [agents.default.retry]
         max_attempts = 0
         [agents.git_agent]
@@ -161,12 +177,14 @@ fn every_problem_is_listed_at_once() {
         input_schema = "nowhere/schema.json"
         [agents.git_agent.actions.c]
         input_schma = {}
-        "#,
+        "#
+        .replace("LONG", &"x".repeat(129))
+        .as_str(),
     )
     .unwrap_err()
     .to_string();
     for expected in [
-        "planner.default_agent: unknown agent `missing`",
+        "executor.labels.gpu: must have a name and a value of at most 128 bytes",
         "planner.retention_days: must be a number of days",
         "planner.max_plans_in_flight: must be at least 1",
         "gatway: unknown section",

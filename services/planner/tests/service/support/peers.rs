@@ -2,21 +2,24 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use jiff::Timestamp;
-use phoenix_domain::{CorrelationId, OrchestratorError, action::ActionResult};
+use phoenix_domain::{
+    AgentSpec, CorrelationId, OrchestratorError, OrchestratorErrorCode, action::ActionResult,
+};
 use phoenix_platform::{RequestContext, readiness::Readiness, server::GrpcServer};
 use phoenix_proto::{
     common::{AgentHealth, HealthState},
     executor::{
-        AttemptFailed, AttemptStarted, CancelTaskRequest, CancelTaskResponse, ExecuteTaskRequest,
-        ExecuteTaskResponse, TaskFinished, execute_task_response::Event,
-        executor_service_server::ExecutorService, task_finished,
+        AgentList, AttemptFailed, AttemptStarted, CancelTaskRequest, CancelTaskResponse, Catalog,
+        ExecuteTaskRequest, ExecuteTaskResponse, TaskFinished, WatchCatalogRequest,
+        execute_task_response::Event,
+        executor_service_server::{ExecutorService, ExecutorServiceServer},
+        task_finished,
     },
     health_v1::{
         AcquireProbeRequest, AcquireProbeResponse, GetAgentHealthRequest, GetAgentHealthResponse,
@@ -27,9 +30,12 @@ use phoenix_proto::{
 };
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
 };
-use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tokio_stream::{
+    Stream, StreamExt,
+    wrappers::{ReceiverStream, WatchStream},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -59,13 +65,61 @@ pub struct ExecutorLog {
     pub abandoned: usize,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct FakeExecutor {
     pub scripts: Arc<Mutex<HashMap<String, Script>>>,
     pub log: Arc<Mutex<ExecutorLog>>,
+    catalog: Arc<watch::Sender<Catalog>>,
+    /// Ends the server and its catalog streams.
+    gone: Arc<Mutex<CancellationToken>>,
+}
+
+impl Default for FakeExecutor {
+    /// Offers [`super::catalog`].
+    fn default() -> Self {
+        Self::offering(super::catalog().iter().cloned())
+    }
+}
+
+fn catalog(agents: impl IntoIterator<Item = AgentSpec>) -> Catalog {
+    let agents = agents.into_iter().map(|spec| (&spec).into()).collect();
+    Catalog { instance_id: "fake".into(), agents: Some(AgentList { agents }), ..Catalog::default() }
 }
 
 impl FakeExecutor {
+    pub fn offering(agents: impl IntoIterator<Item = AgentSpec>) -> Self {
+        Self {
+            scripts: Arc::default(),
+            log: Arc::default(),
+            catalog: Arc::new(watch::Sender::new(catalog(agents))),
+            gone: Arc::default(),
+        }
+    }
+
+    /// Offers other agents from now on.
+    pub fn offer(&self, agents: impl IntoIterator<Item = AgentSpec>) {
+        self.catalog.send_replace(catalog(agents));
+    }
+
+    fn offers(&self, agent: &str) -> bool {
+        let catalog = self.catalog.borrow();
+        catalog.agents.iter().flat_map(|list| &list.agents).any(|offered| offered.name == agent)
+    }
+
+    /// Serves at `addr`, or at a free port.
+    pub async fn serve(&self, addr: Option<&str>) -> String {
+        let gone = CancellationToken::new();
+        *self.gone.lock().unwrap() = gone.clone();
+        let addr = addr.unwrap_or("http://127.0.0.1:0");
+        let listener = TcpListener::bind(addr.trim_start_matches("http://")).await.unwrap();
+        serve_on(listener, ExecutorServiceServer::new(self.clone()), gone)
+    }
+
+    /// Stops serving, in order: running tasks keep their streams.
+    pub fn leave(&self) {
+        self.gone.lock().unwrap().cancel();
+    }
+
     /// A stream without events that records the disconnect of its reader.
     fn nothing_more(&self) -> impl Stream<Item = Result<ExecuteTaskResponse, Status>> + Send + use<> {
         let log = Abandoned(Arc::clone(&self.log));
@@ -88,6 +142,16 @@ impl Drop for Abandoned {
 #[tonic::async_trait]
 impl ExecutorService for FakeExecutor {
     type ExecuteTaskStream = Pin<Box<dyn Stream<Item = Result<ExecuteTaskResponse, Status>> + Send>>;
+    type WatchCatalogStream = Pin<Box<dyn Stream<Item = Result<Catalog, Status>> + Send>>;
+
+    async fn watch_catalog(
+        &self,
+        _: Request<WatchCatalogRequest>,
+    ) -> Result<Response<Self::WatchCatalogStream>, Status> {
+        let gone = self.gone.lock().unwrap().clone();
+        let catalogs = WatchStream::new(self.catalog.subscribe()).map(Ok);
+        Ok(Response::new(Box::pin(futures_util::StreamExt::take_until(catalogs, gone.cancelled_owned()))))
+    }
 
     async fn execute_task(
         &self,
@@ -96,6 +160,10 @@ impl ExecutorService for FakeExecutor {
         let context = RequestContext::of(&request);
         let task = request.into_inner();
         let first_attempt = task.first_attempt;
+        if !self.offers(&task.agent) {
+            let unknown = OrchestratorError::new(OrchestratorErrorCode::PlanningFailed, "unknown agent");
+            return Err(phoenix_proto::status_from_error(&unknown));
+        }
         let script =
             self.scripts.lock().unwrap().get(&task.agent).cloned().unwrap_or(Script::Says(answers("ok")));
         {
@@ -240,6 +308,32 @@ impl AgentHealthService for FakeHealth {
 /// Serves a peer, or only its address.
 pub async fn serve_peer<S>(service: S, up: bool, stop: &CancellationToken) -> String
 where
+    S: Peer,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    if up { serve_on(listener, service, stop.clone()) } else { url_of(&listener) }
+}
+
+fn url_of(listener: &TcpListener) -> String {
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+/// A service that a server can add.
+pub trait Peer:
+    tower_service::Service<
+        http::Request<tonic::body::Body>,
+        Response = http::Response<tonic::body::Body>,
+        Error = std::convert::Infallible,
+        Future: Send + 'static,
+    > + tonic::server::NamedService
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Peer for S where
     S: tower_service::Service<
             http::Request<tonic::body::Body>,
             Response = http::Response<tonic::body::Body>,
@@ -249,17 +343,13 @@ where
         + Clone
         + Send
         + Sync
-        + 'static,
+        + 'static
 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr: SocketAddr = listener.local_addr().unwrap();
-    if up {
-        let stop = stop.clone();
-        tokio::spawn(
-            GrpcServer::new(Readiness::needing(&[]), super::token())
-                .add_service(service)
-                .serve(listener, stop),
-        );
-    }
-    format!("http://{addr}")
+}
+
+fn serve_on(listener: TcpListener, service: impl Peer, stop: CancellationToken) -> String {
+    let url = url_of(&listener);
+    let server = GrpcServer::new(Readiness::needing(&[]), super::token()).add_service(service);
+    tokio::spawn(server.serve(listener, stop));
+    url
 }

@@ -1,0 +1,207 @@
+//! Agents of an executor's catalog on the wire.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use phoenix_domain::{
+    ActionSpec, AgentMode, AgentSpec, health::BreakerPolicy, retry::RetryPolicy, schema::InputSchema,
+};
+
+use crate::{InvalidField, executor, id, required};
+
+impl From<&AgentSpec> for executor::Agent {
+    fn from(spec: &AgentSpec) -> Self {
+        let AgentSpec {
+            name,
+            description,
+            // Known to the executor only: they may hold paths and names of secrets.
+            command: _,
+            env: _,
+            route,
+            actions,
+            mode,
+            workers,
+            timeout,
+            start_timeout,
+            retry,
+            breaker,
+            max_concurrency,
+            max_queue,
+        } = spec;
+        Self {
+            name: name.to_string(),
+            description: description.clone(),
+            route: route.clone(),
+            actions: actions.iter().map(|(name, action)| (name.clone(), action.into())).collect(),
+            mode: match mode {
+                AgentMode::Oneshot => executor::AgentMode::Oneshot,
+                AgentMode::Workers => executor::AgentMode::Workers,
+            }
+            .into(),
+            workers: *workers,
+            max_concurrency: *max_concurrency,
+            max_queue: *max_queue,
+            timeout_ms: millis(*timeout),
+            start_timeout_ms: millis(*start_timeout),
+            retry: Some(executor::RetryPolicy {
+                max_attempts: retry.max_attempts,
+                initial_backoff_ms: millis(retry.initial_backoff),
+                max_backoff_ms: millis(retry.max_backoff),
+            }),
+            breaker: Some(executor::BreakerPolicy {
+                failure_threshold: breaker.failure_threshold,
+                cooldown_ms: millis(breaker.cooldown),
+            }),
+        }
+    }
+}
+
+impl From<&ActionSpec> for executor::AgentAction {
+    fn from(ActionSpec { description, input_schema }: &ActionSpec) -> Self {
+        Self {
+            description: description.clone(),
+            input_schema_json: input_schema
+                .as_ref()
+                .map_or_else(String::new, |schema| schema.source().to_string()),
+        }
+    }
+}
+
+impl TryFrom<executor::Agent> for AgentSpec {
+    type Error = InvalidField;
+
+    /// The agent without its program and environment, which its executor keeps.
+    fn try_from(agent: executor::Agent) -> Result<Self, InvalidField> {
+        let mode = match agent.mode() {
+            executor::AgentMode::Oneshot => AgentMode::Oneshot,
+            executor::AgentMode::Workers => AgentMode::Workers,
+            executor::AgentMode::Unspecified => return Err(InvalidField::new("mode", "is missing")),
+        };
+        let executor::Agent {
+            name,
+            description,
+            route,
+            actions,
+            mode: _,
+            workers,
+            max_concurrency,
+            max_queue,
+            timeout_ms,
+            start_timeout_ms,
+            retry,
+            breaker,
+        } = agent;
+        let executor::RetryPolicy { max_attempts, initial_backoff_ms, max_backoff_ms } =
+            required("retry", retry)?;
+        let executor::BreakerPolicy { failure_threshold, cooldown_ms } = required("breaker", breaker)?;
+        let actions = actions
+            .into_iter()
+            .map(|(name, action)| Ok((name, action.try_into()?)))
+            .collect::<Result<BTreeMap<_, _>, InvalidField>>()?;
+        Ok(Self {
+            name: id("name", &name)?,
+            description,
+            command: Vec::new(),
+            env: Vec::new(),
+            route,
+            actions,
+            mode,
+            workers,
+            timeout: Duration::from_millis(timeout_ms),
+            start_timeout: Duration::from_millis(start_timeout_ms),
+            retry: RetryPolicy {
+                max_attempts: max_attempts.max(1),
+                initial_backoff: Duration::from_millis(initial_backoff_ms),
+                max_backoff: Duration::from_millis(max_backoff_ms),
+            },
+            breaker: BreakerPolicy {
+                failure_threshold: failure_threshold.max(1),
+                cooldown: Duration::from_millis(cooldown_ms),
+            },
+            max_concurrency,
+            max_queue,
+        })
+    }
+}
+
+impl TryFrom<executor::AgentAction> for ActionSpec {
+    type Error = InvalidField;
+
+    fn try_from(
+        executor::AgentAction { description, input_schema_json }: executor::AgentAction,
+    ) -> Result<Self, InvalidField> {
+        let schema = |text: &str| {
+            let source = serde_json::from_str(text)
+                .map_err(|problem| InvalidField::new("input_schema_json", problem))?;
+            Ok(InputSchema::trusted(source))
+        };
+        let input_schema = (!input_schema_json.is_empty()).then(|| schema(&input_schema_json)).transpose()?;
+        Ok(Self { description, input_schema })
+    }
+}
+
+/// Whole milliseconds, rounded up, so that a short time does not become none.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agent() -> AgentSpec {
+        let schema = InputSchema::new(serde_json::json!({"required": ["title"]})).unwrap();
+        let write = ActionSpec { description: "Writes".into(), input_schema: Some(schema) };
+        AgentSpec {
+            description: "Takes notes".into(),
+            command: vec!["/opt/notes".into()],
+            env: vec!["NOTES_KEY".into()],
+            route: vec!["note".into(), "write down".into()],
+            actions: [("write".to_owned(), write), ("list".to_owned(), ActionSpec::default())].into(),
+            mode: AgentMode::Workers,
+            workers: 3,
+            timeout: Duration::from_millis(1500),
+            breaker: BreakerPolicy { failure_threshold: 7, cooldown: Duration::from_secs(9) },
+            ..AgentSpec::new("notes".parse().unwrap(), Vec::new())
+        }
+    }
+
+    #[test]
+    fn agent_returns_from_the_wire_without_its_program() {
+        let wire = executor::Agent::from(&agent());
+        assert!(!format!("{wire:?}").contains("/opt/notes") && !format!("{wire:?}").contains("NOTES_KEY"));
+        let expected = AgentSpec { command: Vec::new(), env: Vec::new(), ..agent() };
+        assert_eq!(AgentSpec::try_from(wire).unwrap(), expected);
+    }
+
+    #[test]
+    fn times_below_a_millisecond_and_above_the_range_survive() {
+        let times = AgentSpec {
+            timeout: Duration::from_micros(1),
+            start_timeout: Duration::MAX,
+            ..AgentSpec::new("a".parse().unwrap(), Vec::new())
+        };
+        let back = AgentSpec::try_from(executor::Agent::from(&times)).unwrap();
+        assert_eq!(back.timeout, Duration::from_millis(1));
+        assert_eq!(back.start_timeout, Duration::from_millis(u64::MAX));
+    }
+
+    #[test]
+    fn invalid_agent_is_rejected_with_its_field() {
+        let invalid = |change: fn(&mut executor::Agent)| {
+            let mut wire = executor::Agent::from(&agent());
+            change(&mut wire);
+            AgentSpec::try_from(wire).unwrap_err().field
+        };
+        assert_eq!(invalid(|agent| agent.name = "No Name".into()), "name");
+        assert_eq!(invalid(|agent| agent.mode = 0), "mode");
+        assert_eq!(invalid(|agent| agent.retry = None), "retry");
+        assert_eq!(invalid(|agent| agent.breaker = None), "breaker");
+        let broken = |agent: &mut executor::Agent| {
+            agent.actions.insert(
+                "write".into(),
+                executor::AgentAction { input_schema_json: "{".into(), ..Default::default() },
+            );
+        };
+        assert_eq!(invalid(broken), "input_schema_json");
+    }
+}
