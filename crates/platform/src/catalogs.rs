@@ -4,12 +4,16 @@
 //! is known while at least one executor offers it. An agent that no executor offers any more stays known for a grace period: an
 //! executor that restarts takes nothing away.
 
+mod choice;
+mod executor;
 mod follow;
 mod offers;
 mod view;
 
 pub use self::{
-    follow::follow,
+    choice::Choice,
+    executor::{ExecutorPeer, TaskInFlight},
+    follow::{Follow, follow},
     view::{CatalogView, KnownAgents},
 };
 

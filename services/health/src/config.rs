@@ -8,7 +8,7 @@ use phoenix_platform::{
 /// Settings of the health service.
 #[derive(Debug, Clone)]
 pub struct HealthConfig {
-    /// URL of the executor, whose catalog names the agents and their circuit breakers.
+    /// URLs of the executors, whose catalogs name the agents and their circuit breakers.
     pub executor_url: String,
     /// The database with the `agent_health` table, such as `sqlite://data/health.db`.
     pub database_url: DatabaseUrl,

@@ -28,8 +28,8 @@ mod writer;
 
 use phoenix_domain::catalog::AGENT_GRACE;
 use phoenix_platform::{
-    catalogs::{self, CatalogView},
-    client::{self, InvalidUrl},
+    catalogs::{self, CatalogView, Follow},
+    client::{InvalidUrl, PeerAddresses},
     server::{self, GrpcServer, MAX_MESSAGE_BYTES},
 };
 use phoenix_proto::health_v1::agent_health_service_server::AgentHealthServiceServer;
@@ -72,13 +72,14 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let HealthConfig { executor_url, database_url, database_pooler, identity, readiness } = config;
     readiness.require(&[STORE_CONDITION]);
-    let executor = client::channel(&executor_url, &identity)?;
+    let executors = PeerAddresses::of(&executor_url)?;
     // The start may wait for the database.
     let opening = Store::open(&database_url, database_pooler);
     let Some(store) = shutdown.run_until_cancelled(opening).await.transpose()? else { return Ok(()) };
     let agents = CatalogView::new(None, AGENT_GRACE);
     let (health, writer) = Health::start(agents.clone(), store, readiness.clone());
-    let following = catalogs::follow(agents, executor_url, executor, shutdown.clone());
+    let (what, caller) = (Follow::Agents, identity.clone());
+    let following = catalogs::follow(agents, what, executors, caller, shutdown.clone());
     // Ends with this future.
     let _follower = AbortOnDropHandle::new(tokio::spawn(following));
 

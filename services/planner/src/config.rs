@@ -23,7 +23,7 @@ pub struct PlannerConfig {
     pub database_url: DatabaseUrl,
     /// The pooler in front of a PostgreSQL database.
     pub database_pooler: Pooler,
-    /// URL of the executor.
+    /// URLs of the executors.
     pub executor_url: String,
     /// URL of the health service.
     pub health_url: String,

@@ -3,11 +3,7 @@
 use std::time::Duration;
 
 use phoenix_domain::{AgentCatalog, AgentName, OrchestratorError, OrchestratorErrorCode, PlanId, plan::Plan};
-use phoenix_platform::{
-    catalogs::CatalogView,
-    client::{PeerChannel, UNREACHABLE_RETRY_AFTER},
-    multiplex::MultiplexClient,
-};
+use phoenix_platform::{catalogs::CatalogView, client::UNREACHABLE_RETRY_AFTER};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -34,7 +30,7 @@ pub struct Limits {
 /// Shared dependencies; one per planner, behind an `Arc`.
 #[derive(Debug)]
 pub(crate) struct Deps {
-    /// Agents that the executors offer.
+    /// Agents that the executors offer, and calls to the executors.
     pub(crate) agents: CatalogView,
     /// Admission control.
     pub(crate) admission: Admission,
@@ -42,8 +38,6 @@ pub(crate) struct Deps {
     pub(crate) journal: Journal,
     /// Health of the agents.
     pub(crate) health: HealthView,
-    /// Calls to the executor.
-    pub(crate) executor: MultiplexClient,
     /// Metrics of plans.
     pub(crate) metrics: PlanMetrics,
     /// Tasks of the runtime that drive plans and bulk operations; shutdown waits for them.
@@ -61,7 +55,6 @@ impl Deps {
         limits: Limits,
         journal: Journal,
         health: HealthView,
-        executor: PeerChannel,
         stopping: CancellationToken,
     ) -> Self {
         let admission = Admission::new(limits.plans);
@@ -73,7 +66,6 @@ impl Deps {
             agents,
             journal,
             health,
-            executor: MultiplexClient::new(executor),
             metrics: PlanMetrics::new(),
             tasks: TaskTracker::new(),
             stopping,
@@ -102,7 +94,12 @@ impl Deps {
         if agents.get(agent).is_ok() {
             return Ok(agents.clone());
         }
-        let absent_secs = known.absent_since(agent).map(|since| since.elapsed().as_secs());
+        Err(self.forgotten(agent))
+    }
+
+    /// Error of a task whose agent no executor offers any more.
+    pub(crate) fn forgotten(&self, agent: &AgentName) -> OrchestratorError {
+        let absent_secs = self.agents.known().absent_since(agent).map(|since| since.elapsed().as_secs());
         let since = absent_secs.map_or_else(String::new, |secs| format!(" for {secs} s"));
         let message = format!(
             "agent `{agent}` has not been offered by any executor{since}; start an executor that offers it"
@@ -110,7 +107,7 @@ impl Deps {
         let error = OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, message)
             .with_retry_after(UNREACHABLE_RETRY_AFTER)
             .with_detail("agent", agent);
-        Err(absent_secs.into_iter().fold(error, |error, secs| error.with_detail("absent_secs", secs)))
+        absent_secs.into_iter().fold(error, |error, secs| error.with_detail("absent_secs", secs))
     }
 
     /// Reads an accepted plan.

@@ -44,8 +44,8 @@ mod submission;
 use std::time::Duration;
 
 use phoenix_platform::{
-    catalogs::{self, CatalogView},
-    client::{self, InvalidUrl},
+    catalogs::{self, CatalogView, Follow},
+    client::{self, InvalidUrl, PeerAddresses},
     server::{self, GrpcServer, MAX_MESSAGE_BYTES},
 };
 use phoenix_proto::planner::planner_service_server::PlannerServiceServer;
@@ -106,18 +106,19 @@ pub async fn serve(
         readiness,
     } = config;
     readiness.require(&["journal", "takeover", "executor", "health"]);
-    let executor = client::channel(&executor_url, &identity)?;
+    let executors = PeerAddresses::of(&executor_url)?;
     let health = HealthView::new(client::channel(&health_url, &identity)?);
     let journal = Journal::open_behind(database_url.expose(), database_pooler, readiness.clone()).await?;
     let limits = Limits { plans: max_plans_in_flight, key_ttl: retention.keys, takeover_grace };
-    let (stopping, peer) = (shutdown.child_token(), executor.clone());
+    let stopping = shutdown.child_token();
     let known = CatalogView::new(default_agent, agent_grace);
-    let planner = Planner::new(known.clone(), limits, journal.clone(), health.clone(), peer, stopping);
+    let planner = Planner::new(known.clone(), limits, journal.clone(), health.clone(), stopping);
     let (background, stop) = (TaskTracker::new(), CancellationToken::new());
     // Stops background work on every return.
     let _stop_background = stop.clone().drop_guard();
     background.spawn(health.follow(readiness.clone(), stop.clone()));
-    background.spawn(catalogs::follow(known, executor_url, executor, stop.clone()));
+    let (what, caller) = (Follow::AgentsAndLoad, identity.clone());
+    background.spawn(catalogs::follow(known, what, executors, caller, stop.clone()));
     background.spawn(agents::run(planner.deps(), readiness.clone(), stop.clone()));
     background.spawn(retention::run(journal.clone(), retention, stop.clone()));
     background.spawn(gauges::run(journal.clone(), stop.clone()));

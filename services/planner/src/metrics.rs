@@ -91,6 +91,12 @@ pub const REDISPATCHED: Metric = Metric::counter(
     "phoenix_tasks_redispatched_total",
     "Tasks dispatched again because the executor disconnected or was at capacity.",
 );
+/// Executors by state.
+pub const EXECUTORS: Metric = Metric::gauge(
+    "phoenix_executors",
+    "Executors of this planner by state: reached while their catalog is followed, unreachable otherwise.",
+)
+.labelled();
 /// Redriven dead letters.
 pub const DEAD_LETTERS_REDRIVEN: Metric =
     Metric::counter("phoenix_dead_letters_redriven_total", "Dead letters given to a new plan by a redrive.");
@@ -148,6 +154,7 @@ pub const METRICS: &[Metric] = &[
     RECOVERED,
     LAST_RECOVERY,
     REDISPATCHED,
+    EXECUTORS,
     DEAD_LETTERS_REDRIVEN,
     DEAD_LETTERS_DISCARDED,
     DEAD_LETTERS_OPEN,
@@ -161,6 +168,14 @@ pub const METRICS: &[Metric] = &[
 /// Records a takeover of plans.
 pub(crate) fn recovered_now() {
     gauge!(LAST_RECOVERY.name).set(Timestamp::now().as_second() as f64);
+}
+
+/// Sets the number of executors by state.
+pub(crate) fn set_executors(reached: usize, unreachable: usize) {
+    for (state, count) in [("reached", reached), ("unreachable", unreachable)] {
+        #[expect(clippy::cast_precision_loss, reason = "there are never 2^52 executors")]
+        gauge!(EXECUTORS.name, "state" => state).set(count as f64);
+    }
 }
 
 /// Gauge of the tasks that queue for `agent`.

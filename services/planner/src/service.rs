@@ -9,7 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use phoenix_domain::{CorrelationId, OrchestratorError, PlanId};
-use phoenix_platform::{RequestContext, catalogs::CatalogView, client::PeerChannel};
+use phoenix_platform::{RequestContext, catalogs::CatalogView};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -57,13 +57,12 @@ impl Planner {
         limits: Limits,
         journal: Journal,
         health: HealthView,
-        executor: PeerChannel,
         stopping: CancellationToken,
     ) -> Self {
         let keys = IdempotencyKeys::new(journal.clone(), limits.key_ttl);
         let registry = PlanRegistry::default();
         let cancellation = Cancellation::new(journal.clone(), registry.clone(), keys.clone());
-        let deps = Arc::new(Deps::new(agents, limits, journal, health, executor, stopping));
+        let deps = Arc::new(Deps::new(agents, limits, journal, health, stopping));
         let submissions =
             Submissions { deps: Arc::clone(&deps), registry: registry.clone(), keys: keys.clone() };
         let executions = Executions::new(submissions.clone(), cancellation.clone());

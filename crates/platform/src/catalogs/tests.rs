@@ -12,11 +12,11 @@ use phoenix_proto::executor::{
 };
 use tokio::{net::TcpListener, sync::watch};
 use tokio_stream::wrappers::WatchStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Response, Status};
 
 use super::*;
-use crate::{client, readiness::Readiness, server::GrpcServer, service_token::ServiceToken};
+use crate::{client::PeerAddresses, readiness::Readiness, server::GrpcServer, service_token::ServiceToken};
 
 #[derive(Clone)]
 struct FakeExecutor {
@@ -45,12 +45,12 @@ impl FakeExecutor {
     async fn serve(&self, addr: &str) -> String {
         let gone = CancellationToken::new();
         *self.gone.lock() = gone.clone();
-        let listener = TcpListener::bind(addr).await.unwrap();
-        let addr = listener.local_addr().unwrap().to_string();
+        let listener = TcpListener::bind(addr.trim_start_matches("http://")).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
         let server = GrpcServer::new(Readiness::needing(&[]), token())
             .add_service(ExecutorServiceServer::new(self.clone()));
         tokio::spawn(server.serve(listener, gone));
-        addr
+        url
     }
 
     fn leave(&self) {
@@ -87,11 +87,11 @@ impl ExecutorService for FakeExecutor {
     }
 }
 
-/// Follows the executor at `addr` for as long as the guard lives.
-fn follow_at(view: &CatalogView, addr: &str) -> tokio_util::sync::DropGuard {
+/// Follows the executors at `urls` for as long as the guard lives.
+fn follow_at(view: &CatalogView, urls: &[&str]) -> DropGuard {
     let stop = CancellationToken::new();
-    let channel = client::channel(&format!("http://{addr}"), token()).unwrap();
-    tokio::spawn(follow(view.clone(), addr.to_owned(), channel, stop.clone()));
+    let addresses = PeerAddresses::of(&urls.join(",")).unwrap();
+    tokio::spawn(follow(view.clone(), Follow::AgentsAndLoad, addresses, token().into(), stop.clone()));
     stop.drop_guard()
 }
 
@@ -114,18 +114,26 @@ async fn view_follows_executors_that_join_change_and_leave() {
     let error = view.catalog().unwrap_err();
     assert_eq!((error.code, error.retry_after.is_some()), (OrchestratorErrorCode::Unavailable, true));
     let (at_a, at_b) = (a.serve("127.0.0.1:0").await, b.serve("127.0.0.1:0").await);
-    let _follow_a = follow_at(&view, &at_a);
+    let _following = follow_at(&view, &[&at_a, &at_b]);
     tokio::time::timeout(Duration::from_secs(20), view.reached()).await.unwrap();
-    assert_eq!(view.known().executors(), 1);
-    let _follow_b = follow_at(&view, &at_b);
     knows(&view, &["both", "only_a", "only_b"]).await;
     a.catalog.send_replace(catalog(&["both", "new"]));
     knows(&view, &["both", "new", "only_b"]).await;
     a.leave();
     knows(&view, &["both", "only_b"]).await;
-    assert!(view.known().absent_since(&"new".parse().unwrap()).is_some());
+    let known = view.known();
+    assert_eq!((known.executors(), known.unreachable()), (1, 1));
+    assert!(known.absent_since(&"new".parse().unwrap()).is_some());
     a.serve(&at_a).await;
     knows(&view, &["both", "new", "only_b"]).await;
+    assert_eq!((view.known().executors(), view.known().unreachable()), (2, 0));
+    let chosen = |agent: &str| view.choose(&agent.parse().unwrap(), None).unwrap().executor;
+    assert_eq!((chosen("only_b").address(), chosen("new").address()), (&*at_b, &*at_a));
+    let both = "both".parse().unwrap();
+    let other = view.choose(&both, Some(&chosen("only_b"))).unwrap().executor;
+    assert_eq!(other.address(), at_a, "the other one was to be avoided");
+    assert!(view.is_offered_elsewhere(&both, &other));
+    assert!(!view.is_offered_elsewhere(&"new".parse().unwrap(), &other));
     assert_eq!(view.default_agent().as_str(), "both");
     a.leave();
     b.leave();
@@ -135,12 +143,13 @@ async fn view_follows_executors_that_join_change_and_leave() {
 async fn agent_of_a_lost_executor_is_forgotten_after_the_grace() {
     let executor = FakeExecutor::new(&["x"]);
     let view = CatalogView::new(None, Duration::from_millis(200));
-    let _follow = follow_at(&view, &executor.serve("127.0.0.1:0").await);
+    let _follow = follow_at(&view, &[&executor.serve("127.0.0.1:0").await]);
     knows(&view, &["x"]).await;
     executor.leave();
     let mut changes = view.subscribe();
     changes.wait_for(|known| known.executors() == 0).await.unwrap();
     assert!(view.known().contains(&"x".parse().unwrap()));
+    assert!(view.choose(&"x".parse().unwrap(), None).is_some(), "it may be back");
     knows(&view, &[]).await;
     assert!(view.known().absent_since(&"x".parse().unwrap()).is_some());
 }
@@ -152,7 +161,7 @@ async fn agent_that_cannot_be_read_is_left_out_alone() {
     let agents = Some(AgentList { agents: vec![unreadable, agent("x")] });
     executor.catalog.send_replace(Catalog { agents, ..Catalog::default() });
     let view = CatalogView::new(None, Duration::ZERO);
-    let _follow = follow_at(&view, &executor.serve("127.0.0.1:0").await);
+    let _follow = follow_at(&view, &[&executor.serve("127.0.0.1:0").await]);
     knows(&view, &["x"]).await;
     executor.leave();
 }

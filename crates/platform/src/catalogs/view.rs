@@ -1,7 +1,7 @@
 //! The agents of all executors.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,8 +12,12 @@ use phoenix_domain::{
 };
 use tokio::sync::watch;
 
-use super::offers::{Offer, Offers};
-use crate::client::UNREACHABLE_RETRY_AFTER;
+use super::{
+    choice::{Candidate, Choice, choose},
+    executor::ExecutorPeer,
+    offers::{Offer, Offers},
+};
+use crate::client::{PeerChannel, UNREACHABLE_RETRY_AFTER};
 
 /// The agents of all executors, kept up to date by [`follow`](super::follow). Cheap to clone.
 #[derive(Debug, Clone)]
@@ -32,7 +36,9 @@ struct Shared {
 pub struct KnownAgents {
     catalog: Option<AgentCatalog>,
     absent: Arc<BTreeMap<AgentName, Instant>>,
+    candidates: Arc<HashMap<AgentName, Vec<Candidate>>>,
     executors: usize,
+    unreachable: usize,
 }
 
 impl CatalogView {
@@ -45,11 +51,13 @@ impl CatalogView {
         Self(Arc::new(Shared { default_agent, grace, offers, published }))
     }
 
-    /// A view that knows these agents and follows no executor.
+    /// A view that knows these agents, at the executor behind `channel`, and does not follow it.
     #[must_use]
-    pub fn fixed(agents: AgentCatalog) -> Self {
-        let view = Self::new(None, Duration::ZERO);
-        view.0.published.send_modify(|known| known.catalog = Some(agents));
+    pub fn fixed(agents: &AgentCatalog, channel: PeerChannel) -> Self {
+        let view = Self::new(Some(agents.default_agent().clone()), Duration::ZERO);
+        let agents = agents.iter().map(|spec| (spec.name.clone(), spec.clone())).collect();
+        let executor = ExecutorPeer::new("fixed".into(), channel);
+        view.set(&executor, Some(Offer { agents, ..Offer::default() }));
         view
     }
 
@@ -87,10 +95,34 @@ impl CatalogView {
         let _ = self.subscribe().wait_for(|known| known.catalog.is_some()).await;
     }
 
-    /// Replaces what the executor at `address` offers; `None` when it is gone.
-    pub(super) fn set(&self, address: &str, offer: Option<Offer>) {
+    /// An executor that offers `agent`, chosen by its load. `avoid` is chosen only when there is no other. An executor that is
+    /// gone is chosen when it was the last to offer the agent: it may be back.
+    #[must_use]
+    pub fn choose(&self, agent: &AgentName, avoid: Option<&Arc<ExecutorPeer>>) -> Option<Choice> {
+        let candidates = Arc::clone(&self.0.published.borrow().candidates);
+        choose(candidates.get(agent)?, agent, avoid)
+    }
+
+    /// Whether another executor than `executor` offers `agent` now.
+    #[must_use]
+    pub fn is_offered_elsewhere(&self, agent: &AgentName, executor: &Arc<ExecutorPeer>) -> bool {
+        let known = self.0.published.borrow();
+        let is_other = |candidate: &Candidate| !Arc::ptr_eq(&candidate.executor, executor);
+        !known.absent.contains_key(agent)
+            && known.candidates.get(agent).is_some_and(|candidates| candidates.iter().any(is_other))
+    }
+
+    /// Replaces what `executor` offers; `None` when it is gone.
+    pub(super) fn set(&self, executor: &Arc<ExecutorPeer>, offer: Option<Offer>) {
         let mut offers = self.0.offers.lock();
-        offers.set(address, offer, Instant::now());
+        offers.set(executor, offer, Instant::now());
+        self.publish(&offers);
+    }
+
+    /// Sets how many executors are being followed, reached or not.
+    pub(super) fn set_followed(&self, count: usize) {
+        let mut offers = self.0.offers.lock();
+        offers.set_followed(count);
         self.publish(&offers);
     }
 
@@ -114,12 +146,16 @@ impl CatalogView {
     }
 
     fn publish(&self, offers: &Offers) {
-        let agents = offers.agents(self.0.grace, Instant::now()).into_values();
-        let catalog = AgentCatalog::with_default(agents, self.0.default_agent.clone());
+        let catalog = || {
+            let agents = offers.agents(self.0.grace, Instant::now()).into_values();
+            AgentCatalog::with_default(agents, self.0.default_agent.clone())
+        };
         self.0.published.send_replace(KnownAgents {
-            catalog: Some(catalog),
+            catalog: offers.was_reached().then(catalog),
             absent: Arc::new(offers.absent()),
+            candidates: Arc::new(offers.candidates()),
             executors: offers.executors(),
+            unreachable: offers.unreachable(),
         });
     }
 }
@@ -143,6 +179,12 @@ impl KnownAgents {
     #[must_use]
     pub const fn executors(&self) -> usize {
         self.executors
+    }
+
+    /// Number of executors that are configured or resolved, but cannot be reached.
+    #[must_use]
+    pub const fn unreachable(&self) -> usize {
+        self.unreachable
     }
 
     /// Whether `agent` is in the catalog.

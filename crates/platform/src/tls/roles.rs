@@ -20,7 +20,7 @@ pub(super) const fn callers(service: Role) -> &'static [Role] {
     match service {
         Role::Gateway => &[],
         Role::Planner => &[Role::Gateway],
-        Role::Executor => &[Role::Planner, Role::Gateway],
+        Role::Executor => &[Role::Planner, Role::Health, Role::Gateway],
         Role::Health => &[Role::Gateway, Role::Planner, Role::Executor],
     }
 }

@@ -1,7 +1,7 @@
 //! Storage failures: a file that another process locks, a file that cannot grow.
 
 use phoenix_domain::{AgentSpec, OrchestratorErrorCode, health::Outcome};
-use phoenix_platform::postgres::Pooler;
+use phoenix_platform::{client, postgres::Pooler, service_token::ServiceToken};
 use sqlx::{Connection, SqliteConnection};
 
 use super::*;
@@ -28,7 +28,11 @@ impl Fixture {
         let agents = (0..agents).map(|n| AgentSpec::new(name(n), Vec::new()));
         let catalog = AgentCatalog::new(agents, name(0));
         let readiness = Readiness::needing(&[STORE_CONDITION]);
-        let (health, writer) = Health::start(CatalogView::fixed(catalog), store, readiness.clone());
+        let token = ServiceToken::new("of-the-test").unwrap();
+        // No call is made.
+        let executor = client::channel("http://127.0.0.1:1", token).unwrap();
+        let agents = CatalogView::fixed(&catalog, executor);
+        let (health, writer) = Health::start(agents, store, readiness.clone());
         let stop = CancellationToken::new();
         let writer = tokio::spawn(writer.run(stop.clone()));
         Self { health, readiness, url, stop, writer, _folder: folder }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use phoenix_platform::readiness::Readiness;
 use tokio_util::sync::CancellationToken;
 
-use crate::deps::Deps;
+use crate::{deps::Deps, metrics::set_executors};
 
 /// Applies every change of the agents until `stop`. Meets the condition `executor` of `readiness` while an executor is
 /// reached.
@@ -22,6 +22,7 @@ pub(crate) async fn run(deps: Arc<Deps>, readiness: Readiness, stop: Cancellatio
                 tracing::warn!(agent = %default, "default agent is offered by no executor; messages without a route are rejected");
             }
         }
+        set_executors(known.executors(), known.unreachable());
         // Last, because a planner that is ready accepts plans.
         readiness.set("executor", known.executors() > 0);
         match stop.run_until_cancelled(changes.changed()).await {

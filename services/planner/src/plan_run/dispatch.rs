@@ -1,6 +1,6 @@
 //! Dispatch of one task: sends it to the executor and turns the executor's messages into journal entries.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use jiff::Timestamp;
 use phoenix_domain::{
@@ -11,6 +11,7 @@ use phoenix_domain::{
 };
 use phoenix_platform::{
     RequestContext,
+    catalogs::ExecutorPeer,
     client::{UNREACHABLE_RETRY_AFTER, call_error, was_sent},
 };
 use phoenix_proto::{
@@ -34,6 +35,8 @@ use crate::{
 /// A task to dispatch.
 #[derive(Debug, Clone)]
 pub(crate) struct Dispatch<'a> {
+    /// The executor that gets the task.
+    pub(crate) executor: &'a Arc<ExecutorPeer>,
     /// Metrics of the task's plan.
     pub(crate) plan: &'a PlanMetricsGuard,
     pub(crate) task: &'a Task,
@@ -80,7 +83,9 @@ pub(crate) async fn dispatch(
     }
     dispatch.plan.dispatched();
     let (first, attempts) = (progress.next_number(), progress.attempts());
-    let mut events = deps.executor.call::<ExecuteTask>(context, request(&dispatch, progress, permit));
+    let _in_flight = dispatch.executor.start(&dispatch.task.spec.agent);
+    let calls = dispatch.executor.calls();
+    let mut events = calls.call::<ExecuteTask>(context, request(&dispatch, progress, permit));
     // Dropped with this future.
     let mut running = None;
     let mut heard_at = None;
@@ -115,7 +120,7 @@ pub(crate) async fn dispatch(
 }
 
 fn request(dispatch: &Dispatch<'_>, progress: &TaskProgress, permit: HealthPermit) -> ExecuteTaskRequest {
-    let Dispatch { plan: _, task, task_ref, payload, context } = dispatch;
+    let Dispatch { executor: _, plan: _, task, task_ref, payload, context } = dispatch;
     let plan_id: PlanId = task_ref.plan_id;
     ExecuteTaskRequest {
         plan_id: plan_id.to_string(),

@@ -35,6 +35,8 @@ pub(crate) struct Outage {
     pub(crate) heard_at: Option<Instant>,
     /// How often the agent may have been started so far.
     pub(crate) possible_starts: u32,
+    /// Whether another executor offers the agent.
+    pub(crate) has_alternative: bool,
 }
 
 /// Decides whether and when a task is dispatched again. A synchronous plan waits up to one deadline, which only a start of
@@ -56,7 +58,7 @@ impl RedispatchPolicy {
 
     /// Pause before the next dispatch; none when the task fails.
     pub(crate) fn after_interruption(&mut self, outage: &Outage, now: Instant) -> Option<Duration> {
-        let Outage { dispatched_at, heard_at, possible_starts } = *outage;
+        let Outage { dispatched_at, heard_at, possible_starts, has_alternative } = *outage;
         if possible_starts > self.possible_starts {
             self.possible_starts = possible_starts;
             self.interruptions += 1;
@@ -71,6 +73,11 @@ impl RedispatchPolicy {
             return None;
         }
         let pause = self.pause(&DISCONNECTED);
+        // Another executor is tried at once, and then as long as it takes to notice that it is lost, too.
+        let pause = if has_alternative && self.pauses == 1 { Duration::ZERO } else { pause };
+        if has_alternative {
+            self.give_up_at.get_or_insert(dispatched_at + UNHEARD_BUDGET);
+        }
         match self.wait_mode {
             WaitMode::Async => Some(pause),
             // Fails at once when nothing can be started. A started task is continued while there is time to find out
@@ -105,11 +112,12 @@ mod tests {
     fn gives_up_after(after: Duration, heard: Option<Duration>) -> Duration {
         let start = Instant::now();
         let (mut now, mut policy) = (start + after, RedispatchPolicy::new(WaitMode::Sync, 0));
+        let heard_at = heard.map(|heard| start + heard);
         let mut outage =
-            Outage { dispatched_at: start, heard_at: heard.map(|heard| start + heard), possible_starts: 1 };
+            Outage { dispatched_at: start, heard_at, possible_starts: 1, has_alternative: false };
         while let Some(pause) = policy.after_interruption(&outage, now) {
             now += pause;
-            outage = Outage { dispatched_at: now, heard_at: None, possible_starts: 1 };
+            outage = Outage { dispatched_at: now, heard_at: None, ..outage };
             // Frozen, so each try takes the longest time.
             now += CONNECT_TIMEOUT;
         }
@@ -138,8 +146,27 @@ mod tests {
     #[test]
     fn sync_plan_gives_up_at_once_when_nothing_can_start() {
         let now = Instant::now();
-        let outage = Outage { dispatched_at: now, heard_at: None, possible_starts: 0 };
+        let outage =
+            Outage { dispatched_at: now, heard_at: None, possible_starts: 0, has_alternative: false };
         assert_eq!(RedispatchPolicy::new(WaitMode::Sync, 0).after_interruption(&outage, now), None);
         assert!(RedispatchPolicy::new(WaitMode::Async, 0).after_interruption(&outage, now).is_some());
+    }
+
+    #[test]
+    fn another_executor_is_tried_at_once_and_not_for_ever() {
+        let start = Instant::now();
+        for possible_starts in [0, 1] {
+            let mut policy = RedispatchPolicy::new(WaitMode::Sync, 0);
+            let mut now = start;
+            let outage =
+                Outage { dispatched_at: start, heard_at: None, possible_starts, has_alternative: true };
+            assert_eq!(policy.after_interruption(&outage, now), Some(Duration::ZERO));
+            while let Some(pause) = policy.after_interruption(&outage, now) {
+                assert!(!pause.is_zero(), "a loop without a pause");
+                // Each try takes some time.
+                now += pause + Duration::from_millis(1);
+            }
+            assert!(now - start <= UNHEARD_BUDGET, "{:?}", now - start);
+        }
     }
 }

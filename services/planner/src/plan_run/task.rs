@@ -1,9 +1,18 @@
-//! One task that holds a permit: dispatched, and dispatched again when the executor disconnects or is at capacity.
+//! One task that holds a permit: dispatched to an executor that offers its agent, and dispatched again, preferably to another one,
+//! when the executor disconnects or is at capacity.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use phoenix_domain::{OrchestratorError, action::ActionResult, json::Object, plan::AttemptOutcome};
-use phoenix_platform::metrics::record_counter;
+use phoenix_domain::{
+    AgentName, OrchestratorError, action::ActionResult, json::Object, plan::AttemptOutcome,
+};
+use phoenix_platform::{
+    catalogs::{Choice, ExecutorPeer},
+    metrics::record_counter,
+};
 
 use crate::{
     metrics::REDISPATCHED,
@@ -17,6 +26,20 @@ use crate::{
 };
 
 impl ActivePlan {
+    /// The executor for a task of `agent`.
+    ///
+    /// # Errors
+    /// `agent_unavailable` when the agent is not known any more.
+    fn choose(
+        &self,
+        agent: &AgentName,
+        avoid: Option<&Arc<ExecutorPeer>>,
+    ) -> Result<Choice, OrchestratorError> {
+        self.deps.agents_of_task(agent)?;
+        // Every known agent has an executor; it may be forgotten at this moment.
+        self.deps.agents.choose(agent, avoid).ok_or_else(|| self.deps.forgotten(agent))
+    }
+
     /// Waits for `pause`, or until the agents of the executors change.
     async fn pause(&self, pause: Duration) {
         let mut changes = self.deps.agents.subscribe();
@@ -27,7 +50,7 @@ impl ActivePlan {
     ///
     /// - After the loss of an executor it is dispatched again, as [`RedispatchPolicy`] allows.
     /// - A task whose agent no executor offers any more waits until the agent is forgotten, and fails.
-    /// - An executor that other planners have filled is asked again until it accepts the task. The task keeps its permit, so
+    /// - When other planners have filled an executor, the executors are asked again until one accepts the task. The task keeps its permit, so
     ///   that later ones do not overtake it; a journaled plan never fails with `overloaded`.
     pub(crate) async fn run_task(
         &self,
@@ -41,20 +64,23 @@ impl ActivePlan {
             Err(error) => return Ok(Err(error)),
         };
         let task = &loaded.plan.tasks[ordinal];
-        let task_ref = self.task_ref(ordinal);
+        let (task_ref, agent) = (self.task_ref(ordinal), &task.spec.agent);
+        // The executor that failed last.
+        let mut avoid = None;
         let mut policy = RedispatchPolicy::new(self.wait_mode, progress.possible_starts());
         loop {
-            // The agent may have left the catalogs while the task waited.
-            if let Err(error) = self.deps.agents_of_task(&task.spec.agent) {
-                return Ok(Err(error));
-            }
-            progress.reserve(self.deps.max_attempts(&task.spec.agent).unwrap_or_default());
-            let permit = match self.deps.health.permit(&task.spec.agent, &self.context).await {
+            // The agent may have been forgotten while the task waited.
+            let Choice { executor, max_attempts } = match self.choose(agent, avoid.as_ref()) {
+                Ok(choice) => choice,
+                Err(error) => return Ok(Err(error)),
+            };
+            progress.reserve(max_attempts);
+            let permit = match self.deps.health.permit(agent, &self.context).await {
                 Ok(permit) => permit,
                 Err(error) => return Ok(Err(error)),
             };
             let (plan, payload, context) = (&self.metrics, &payload, loaded.plan.context.as_str());
-            let request = Dispatch { plan, task, task_ref, payload, context };
+            let request = Dispatch { executor: &executor, plan, task, task_ref, payload, context };
             let dispatched_at = Instant::now();
             let pause = match dispatch(&self.deps, request, progress, permit, &self.context).await? {
                 DispatchOutcome::Ended(result) => return Ok(result),
@@ -64,13 +90,15 @@ impl ActivePlan {
                         self.append(entry).await?;
                     }
                     let possible_starts = progress.possible_starts();
-                    let outage = Outage { dispatched_at, heard_at, possible_starts };
+                    let has_alternative = self.deps.agents.is_offered_elsewhere(agent, &executor);
+                    let outage = Outage { dispatched_at, heard_at, possible_starts, has_alternative };
                     match policy.after_interruption(&outage, Instant::now()) {
                         Some(pause) => pause,
                         None => return Ok(Err(error)),
                     }
                 }
             };
+            avoid = Some(executor);
             self.pause(pause).await;
             record_counter(&REDISPATCHED, 1);
         }

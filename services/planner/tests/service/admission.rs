@@ -267,11 +267,10 @@ async fn recovered_queued_plans_keep_their_order() {
 async fn serverless_planner(url: &str, executor_url: &str) -> (Planner, Journal) {
     let journal = Journal::open(url, Readiness::needing(&[])).await.unwrap();
     let health = HealthView::new(client::channel("http://127.0.0.1:1", token()).unwrap());
-    let executor = client::channel(executor_url, token()).unwrap();
+    let agents = CatalogView::fixed(&catalog(), client::channel(executor_url, token()).unwrap());
     let limits = Limits { plans: MAX_PLANS, key_ttl: KEY_LIFE, takeover_grace: GRACE };
     let stopping = CancellationToken::new();
-    let planner =
-        Planner::new(CatalogView::fixed(catalog()), limits, journal.clone(), health, executor, stopping);
+    let planner = Planner::new(agents, limits, journal.clone(), health, stopping);
     (planner, journal)
 }
 

@@ -14,6 +14,7 @@ mod chats;
 mod clock;
 mod damage;
 mod execute;
+mod executors;
 mod graphs;
 mod idempotency;
 mod inputs;
