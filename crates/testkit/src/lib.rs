@@ -17,6 +17,7 @@
 pub mod certificates;
 pub mod collector;
 pub mod http;
+mod ports;
 pub mod processes;
 pub mod sandbox;
 mod scrape;

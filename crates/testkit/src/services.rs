@@ -6,10 +6,8 @@
 use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
 };
 
 use nix::{
@@ -24,18 +22,12 @@ use crate::{
     certificates::Authority,
     http::Rest,
     phoenix_bin,
-    scrape::metric_in,
+    ports::{Ports, free_ports},
     wait::{TIMEOUT, until},
 };
 
 /// Order in which services stop: each before those that it depends on.
 const STOP_ORDER: [Role; 4] = [Role::Gateway, Role::Planner, Role::Executor, Role::Health];
-
-/// First port of the search: below the ephemeral ports, one of which could take the port of a service that is down.
-const FIRST_PORT: u16 = 12_000;
-
-/// End of the search; the servers of `phoenix-testkit-postgres` use the ports above.
-const LAST_PORT: u16 = 22_000;
 
 /// The four services in their own folder. Dropping it kills them; they drain when the test process exits.
 #[derive(Debug)]
@@ -45,14 +37,9 @@ pub struct Services {
     ports: BTreeMap<Role, Ports>,
     running: BTreeMap<Role, Child>,
     log: PathBuf,
+    second_executor: Option<Ports>,
     /// Folder of the certificates, with TLS between the services.
     certificates: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Ports {
-    requests: u16,
-    metrics: u16,
 }
 
 impl Services {
@@ -105,7 +92,8 @@ impl Services {
             dir.path().join("certificates")
         });
         let (running, log) = (BTreeMap::new(), log.to_owned());
-        let mut services = Self { dir, environment, ports, running, log, certificates };
+        let second_executor = None;
+        let mut services = Self { dir, environment, ports, running, log, second_executor, certificates };
         for role in Role::ALL {
             services.start_one(*role);
         }
@@ -179,6 +167,32 @@ impl Services {
         (requests, gateway.expect("phoenix can be started"))
     }
 
+    /// Starts a second executor with `config`, restarts planner and health service so that they follow both, and waits until
+    /// all are ready.
+    ///
+    /// # Panics
+    /// When they do not become ready.
+    pub async fn start_second_executor(&mut self, config: &str) -> SecondExecutor {
+        std::fs::write(self.dir.path().join("second.toml"), config)
+            .expect("the configuration can be written");
+        let mut free = free_ports();
+        let mut port = || free.next().expect("a free port");
+        let own = Ports { requests: port(), metrics: port() };
+        let mut ports = self.ports.clone();
+        ports.insert(Role::Executor, own);
+        let log = OpenOptions::new().append(true).open(&self.log).expect("the log can be written");
+        let mut command = self.command(Role::Executor, &ports);
+        command.args(["--config", "second.toml"]).stderr(log);
+        let executor = command.spawn().expect("phoenix can be started");
+        self.second_executor = Some(own);
+        for role in [Role::Planner, Role::Health] {
+            self.kill(role).await;
+            self.start_one(role);
+        }
+        self.until_ready().await;
+        SecondExecutor { executor }
+    }
+
     /// Starts a service that is not running.
     ///
     /// # Panics
@@ -236,7 +250,7 @@ impl Services {
     /// # Panics
     /// When the metric does not exist.
     pub async fn metric(&self, role: Role, name: &str) -> f64 {
-        metric(self.ports[&role], name).await
+        self.ports[&role].metric(name).await
     }
 
     fn command(&self, role: Role, ports: &BTreeMap<Role, Ports>) -> Command {
@@ -252,6 +266,8 @@ impl Services {
     fn command_for(&self, role: Role, ports: &BTreeMap<Role, Ports>, planners: &str) -> Command {
         let Ports { requests, metrics } = ports[&role];
         let url = |role| self.peer_url(ports[&role]);
+        let second_executor = self.second_executor.map(|second| self.peer_url(second));
+        let executors: Vec<_> = [url(Role::Executor)].into_iter().chain(second_executor).collect();
         let mut command = Command::new(phoenix_bin());
         command
             .args([role.as_str(), "--supervised", "--data-dir", "data"])
@@ -261,7 +277,7 @@ impl Services {
                 "--metrics-addr",
                 &format!("127.0.0.1:{metrics}"),
             ])
-            .args(["--planner-url", planners, "--executor-url", &url(Role::Executor)])
+            .args(["--planner-url", planners, "--executor-url", &executors.join(",")])
             .args(["--health-url", &url(Role::Health)])
             .current_dir(self.dir.path())
             .env_clear()
@@ -291,6 +307,30 @@ pub struct SecondPlanner {
     ports: BTreeMap<Role, Ports>,
 }
 
+/// A second executor.
+#[derive(Debug)]
+pub struct SecondExecutor {
+    executor: Child,
+}
+
+impl SecondExecutor {
+    /// Sends a signal to the executor.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn signal(&self, signal: Signal) {
+        kill(pid_of(&self.executor), signal).expect("the signal can be sent");
+    }
+
+    /// Kills the executor, and waits for its exit.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub async fn kill(&mut self) {
+        self.executor.kill().await.expect("the process can be killed");
+    }
+}
+
 /// A gateway in front of two planners.
 #[derive(Debug)]
 pub struct SharedGateway {
@@ -318,7 +358,7 @@ impl SecondPlanner {
     /// # Panics
     /// When the metric does not exist.
     pub async fn metric(&self, name: &str) -> f64 {
-        metric(self.ports[&Role::Planner], name).await
+        self.ports[&Role::Planner].metric(name).await
     }
 
     /// Sends a signal to the planner.
@@ -339,17 +379,6 @@ impl SecondPlanner {
     }
 }
 
-impl Ports {
-    fn url(self) -> String {
-        format!("http://127.0.0.1:{}", self.requests)
-    }
-}
-
-async fn metric(ports: Ports, name: &str) -> f64 {
-    let rest = Rest::new(format!("http://127.0.0.1:{}", ports.metrics));
-    metric_in(&rest.get("/metrics").await.text, name)
-}
-
 async fn until_ready(rest: &Rest) {
     until("the services are ready", async || {
         let answer = rest.try_send("GET".parse().unwrap(), "/readyz", None).await;
@@ -360,14 +389,4 @@ async fn until_ready(rest: &Rest) {
 
 fn pid_of(process: &Child) -> Pid {
     Pid::from_raw(i32::try_from(process.id().expect("it runs")).expect("a process id"))
-}
-
-/// Free ports, different from those of concurrent tests, of this process and of others.
-fn free_ports() -> impl Iterator<Item = u16> {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let span = LAST_PORT - FIRST_PORT;
-    let first = u16::try_from(std::process::id().wrapping_mul(7919) % u32::from(span)).expect("below 65536");
-    let step = move || NEXT.fetch_add(1, Ordering::Relaxed) % span;
-    let ports = (0..span).map(move |_| FIRST_PORT + (first + step()) % span);
-    ports.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
 }

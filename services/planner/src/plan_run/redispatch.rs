@@ -68,6 +68,10 @@ impl RedispatchPolicy {
                 let was_alive_at = now.checked_sub(DETECTION_TIME).unwrap_or(heard_at);
                 heard_at.max(was_alive_at) + STARTED_BUDGET
             }));
+            if has_alternative {
+                // A frozen executor is noticed late; another one is tried all the same.
+                self.give_up_at = self.give_up_at.max(Some(now + UNHEARD_BUDGET));
+            }
         }
         if self.interruptions >= MAX_INTERRUPTIONS {
             return None;
@@ -150,6 +154,15 @@ mod tests {
             Outage { dispatched_at: now, heard_at: None, possible_starts: 0, has_alternative: false };
         assert_eq!(RedispatchPolicy::new(WaitMode::Sync, 0).after_interruption(&outage, now), None);
         assert!(RedispatchPolicy::new(WaitMode::Async, 0).after_interruption(&outage, now).is_some());
+    }
+
+    #[test]
+    fn frozen_executor_leaves_time_for_another() {
+        let start = Instant::now();
+        let outage =
+            Outage { dispatched_at: start, heard_at: None, possible_starts: 1, has_alternative: true };
+        let mut policy = RedispatchPolicy::new(WaitMode::Sync, 0);
+        assert_eq!(policy.after_interruption(&outage, start + DETECTION_TIME), Some(Duration::ZERO));
     }
 
     #[test]
