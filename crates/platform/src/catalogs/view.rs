@@ -19,7 +19,7 @@ use super::{
 };
 use crate::client::{PeerChannel, UNREACHABLE_RETRY_AFTER};
 
-/// The agents of all executors, kept up to date by [`follow`](super::follow). Cheap to clone.
+/// The agents of all executors, kept up to date by [`follow`](super::follow()). Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct CatalogView(Arc<Shared>);
 
