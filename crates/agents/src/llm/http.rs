@@ -5,7 +5,10 @@ mod transport_error;
 
 use std::{
     fmt,
-    sync::Once,
+    sync::{
+        Once,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -39,6 +42,8 @@ pub(super) struct Http {
     runtime: Option<Runtime>,
     client: Client,
     connections: ConnectionCounter,
+    /// Whether a response has been read, so a connection may be kept alive.
+    has_response: AtomicBool,
     /// Variable that names the proxy, if there is one.
     proxy: Option<&'static str>,
 }
@@ -82,7 +87,8 @@ impl Http {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(|_| TransportError::NoClient)?;
         let client = builder.build().map_err(|_| TransportError::NoClient)?;
-        Ok(Self { runtime: Some(runtime), client, connections, proxy: variable })
+        let has_response = AtomicBool::new(false);
+        Ok(Self { runtime: Some(runtime), client, connections, has_response, proxy: variable })
     }
 
     /// Posts `request` and reads the response.
@@ -131,6 +137,9 @@ impl Http {
 
     /// Sends the request until its response begins. A kept-alive connection that turns out to be closed was closed by the
     /// provider while it was idle, so the request is sent again on another one.
+    ///
+    /// The client opens a connection while the one of the last response is on its way back to the pool, and may use either.
+    /// The first loss in such a case counts as one on the kept connection.
     async fn response(
         &self,
         build: impl Fn() -> Result<RequestBuilder, TransportError>,
@@ -139,10 +148,14 @@ impl Http {
         loop {
             let opened = self.connections.opened();
             let error = match build()?.send().await {
-                Ok(response) => return Ok(response),
+                Ok(response) => {
+                    self.has_response.store(true, Ordering::Relaxed);
+                    return Ok(response);
+                }
                 Err(error) => error,
             };
-            let was_kept_alive = self.connections.opened() == opened;
+            let may_be_either = resends == 0 && self.has_response.load(Ordering::Relaxed);
+            let was_kept_alive = may_be_either || self.connections.opened() == opened;
             if !was_kept_alive || resends == MAX_RESENDS || !transport_error::is_closed_connection(&error) {
                 return Err(TransportError::of(&error, self.proxy));
             }
