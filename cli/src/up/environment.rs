@@ -37,6 +37,9 @@ const SYSTEM: &[&str] = &[
 const SYSTEM_PREFIXES: &[&str] =
     &["LC_", "LD_", "LLVM_PROFILE_", "MALLOC_", "OTEL_", "RUST_", "SQLITE_", "TOKIO_"];
 
+/// Variable that sets the number of worker threads of a service's runtime.
+const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
+
 /// Prefix of the variables of libpq, such as `PGPASSWORD`, which only the services with a PostgreSQL database get.
 const POSTGRES_PREFIX: &str = "PG";
 
@@ -88,8 +91,15 @@ impl RecordedReads {
                 environment.extend(std::env::var_os(name).map(|value| (name.into(), value)));
             }
         }
+        environment.entry(WORKER_THREADS.into()).or_insert_with(|| worker_threads().to_string().into());
         environment.into_iter().collect()
     }
+}
+
+/// Worker threads of one service: half of the cores, at least one. The four services and the agents share the machine, and a
+/// thread that is woken without work costs more than a second thread gains.
+fn worker_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
 /// Variables whose values only the executor needs. The other services read the same file and need only know that they are set.
