@@ -1,7 +1,7 @@
 //! The built-in agents of Phoenix, and a library for agents written in Rust.
 //!
 //! An agent is a process that reads one [`ActionRequest`] per line and answers each with one [`ActionResponse`] line
-//! until its input ends. [`protocol`] is that loop, [`Agent`] the trait that a program implements, [`Payload`] a reader for
+//! until its input ends. An agent that streams sends parts of the result to an [`Output`] before. [`protocol`] is that loop, [`Agent`] the trait that a program implements, [`Payload`] a reader for
 //! its input. A complete agent:
 //!
 //! ```no_run
@@ -21,7 +21,7 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `protocol.rs` | lines in, lines out; invalid lines and panics are answered too |
+//! | `protocol.rs`, `protocol/` | lines in, lines out; invalid lines and panics are answered too |
 //! | `payload.rs` | typed access to the input, with errors that name the field |
 //! | `names.rs` | comparison of names in different Unicode forms |
 //! | `echo.rs` | answers with its input |
@@ -41,7 +41,7 @@ pub mod protocol;
 
 pub use payload::Payload;
 pub use phoenix_domain::action::{ActionRequest, ActionResponse, ActionResult};
-pub use protocol::{ActionError, Agent, serve, serve_stdio};
+pub use protocol::{ActionError, Agent, Output, serve, serve_stdio};
 
 /// A built-in agent, by the name of its subcommand: `phoenix agent git`. [`phoenix_domain::builtin`] registers and
 /// describes each.

@@ -1,8 +1,10 @@
 //! The agent's side of the contract: lines in, lines out.
 //!
-//! Each line of input gets exactly one line of output, in order. A line that is no request, a handler that fails and a
-//! handler that panics are answered as well; the loop ends with the input, or when the reader of the output is gone.
-//! Standard output belongs to the protocol: diagnostics go to standard error.
+//! Each line of input gets exactly one answer, in order, which an agent that streams precedes with chunks. A line that is no
+//! request, a handler that fails and a handler that panics are answered as well; the loop ends with the input, or when the
+//! reader of the output is gone. Standard output belongs to the protocol: diagnostics go to standard error.
+
+mod output;
 
 use std::{
     io::{self, BufRead, Read, Write},
@@ -21,6 +23,8 @@ use phoenix_domain::{
 use serde_json::Value;
 use uuid::Uuid;
 
+pub use self::output::Output;
+
 /// Longest response in bytes, newline included: the limit of the executor.
 pub const MAX_LINE_BYTES: usize = MAX_ANSWER_BYTES;
 
@@ -34,6 +38,20 @@ pub trait Agent {
     /// # Errors
     /// The error that the caller gets instead of a result.
     fn handle(&mut self, request: &ActionRequest) -> Result<ActionResult, ActionError>;
+
+    /// Handles `request`, and sends parts of the result to `output` as they come into being. The result is complete in any
+    /// case. An agent that does not stream leaves this method as it is.
+    ///
+    /// # Errors
+    /// As [`Self::handle`].
+    fn stream(
+        &mut self,
+        request: &ActionRequest,
+        output: &mut Output<'_>,
+    ) -> Result<ActionResult, ActionError> {
+        let _ = output;
+        self.handle(request)
+    }
 }
 
 impl<F> Agent for F
@@ -132,7 +150,10 @@ pub fn serve(mut agent: impl Agent, mut input: impl BufRead, mut output: impl Wr
     let mut line = Vec::new();
     while let Some(length) = read_line(&mut input, &mut line)? {
         let response = match length {
-            Length::Complete => answer(&mut agent, &line),
+            Length::Complete => match answer(&mut agent, &line, &mut output) {
+                Err(gone) if gone.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                answer => answer?,
+            },
             Length::TooLong => invalid_line(
                 &Value::Null,
                 413,
@@ -167,30 +188,34 @@ fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<
     Ok(Some(Length::Complete))
 }
 
-fn answer(agent: &mut impl Agent, line: &[u8]) -> ActionResponse {
+/// The answer to `line`, after the chunks before it were written to `sink`.
+fn answer(agent: &mut impl Agent, line: &[u8], sink: &mut impl Write) -> io::Result<ActionResponse> {
     let request: ActionRequest = match serde_json::from_slice(line) {
         Ok(request) => request,
         Err(problem) => {
             let fields = serde_json::from_slice(line).unwrap_or_default();
             let problem = shortened(&problem.to_string(), 256);
-            return invalid_line(&fields, 400, format!("the line is not an action request: {problem}"));
+            return Ok(invalid_line(&fields, 400, format!("the line is not an action request: {problem}")));
         }
     };
     if request.api_version != API_VERSION {
         let version = shortened(&request.api_version, 64);
         let problem = format!("unsupported api_version `{version}`; this agent speaks `{API_VERSION}`");
-        return ActionResponse::failure(&request, 400, problem);
+        return Ok(ActionResponse::failure(&request, 400, problem));
     }
+    let mut output = Output::of(&request, sink);
     // Unwind safety: a handler that panicked leaves its agent in a state that may be incomplete but is never unsound, and
     // serving the next request with it is better than ending the process.
-    match panic::catch_unwind(AssertUnwindSafe(|| agent.handle(&request))) {
+    let result = panic::catch_unwind(AssertUnwindSafe(|| agent.stream(&request, &mut output)));
+    output.into_failure().map_or(Ok(()), Err)?;
+    Ok(match result {
         Ok(Ok(result)) => ActionResponse::success(&request, result),
         Ok(Err(ActionError { code, message, retry_after })) => ActionResponse {
             retry_after_ms: retry_after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
             ..ActionResponse::failure(&request, code, message)
         },
         Err(_) => ActionResponse::failure(&request, 500, "the agent panicked; its standard error says where"),
-    }
+    })
 }
 
 /// The answer to a line that is no request, with the ids that the line contains and nil ids otherwise.

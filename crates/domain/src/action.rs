@@ -1,5 +1,7 @@
-//! The agent protocol: one [`ActionRequest`] per line on stdin, one [`ActionResponse`] per line on stdout. `docs/agents.md`
-//! describes the protocol in prose.
+//! The agent protocol: one [`ActionRequest`] per line on stdin, one [`ActionResponse`] per line on stdout, after any number of
+//! [`OutputLine`]s. `docs/agents.md` describes the protocol in prose.
+
+mod output;
 
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use crate::{
     json::{Json, Object},
     llm::FinishReason,
 };
+
+pub use self::output::{Chunk, InvalidLine, LineKind, OutputLine, ProgressReport};
 
 /// Version of the protocol.
 pub const API_VERSION: &str = "v1";
@@ -69,6 +73,9 @@ pub struct ActionMeta {
     pub deadline_ms: u64,
     /// Idempotency key: the same for every attempt of a task. Agents with side effects deduplicate by it.
     pub idempotency_key: String,
+    /// Whether chunks of the result are welcome before the answer. An agent may always ignore it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stream: bool,
 }
 
 /// Response of an agent.

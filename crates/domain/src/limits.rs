@@ -25,6 +25,10 @@ limits! {
     MAX_FILLED_INPUT_BYTES = 8 * 1024 * 1024;
     /// Bytes of an agent's response line.
     MAX_ANSWER_BYTES = 8 * 1024 * 1024;
+    /// Bytes of a line that an agent writes before its answer.
+    MAX_OUTPUT_LINE_BYTES = 64 * 1024;
+    /// Bytes of all chunks of an attempt: their texts and deltas.
+    MAX_OUTPUT_BYTES = 8 * 1024 * 1024;
     /// Bytes of an attempt's stderr tail.
     MAX_STDERR_BYTES = 64 * 1024;
     /// Tasks of one plan.

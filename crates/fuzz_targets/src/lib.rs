@@ -58,6 +58,7 @@ fn request() -> Option<ActionRequest> {
             attempt: 1,
             deadline_ms: 30_000,
             idempotency_key: id.to_string(),
+            stream: false,
         },
     })
 }

@@ -125,7 +125,13 @@ mod tests {
             task_id: TaskId::generate(),
             correlation_id: CorrelationId::generate(),
             payload: phoenix_domain::json::Object::new(),
-            meta: ActionMeta { traceparent: None, attempt: 1, deadline_ms: 1, idempotency_key: "k".into() },
+            meta: ActionMeta {
+                traceparent: None,
+                attempt: 1,
+                deadline_ms: 1,
+                idempotency_key: "k".into(),
+                stream: false,
+            },
         }
     }
 

@@ -113,6 +113,7 @@ fn request() -> Result<ActionRequest> {
             attempt: 1,
             deadline_ms: 30_000,
             idempotency_key: "bench".into(),
+            stream: false,
         },
     })
 }

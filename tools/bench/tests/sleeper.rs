@@ -26,7 +26,13 @@ fn request() -> ActionRequest {
         task_id: TaskId::generate(),
         correlation_id: CorrelationId::generate(),
         payload: phoenix_domain::json::Object::new(),
-        meta: ActionMeta { traceparent: None, attempt: 1, deadline_ms: 1000, idempotency_key: "test".into() },
+        meta: ActionMeta {
+            traceparent: None,
+            attempt: 1,
+            deadline_ms: 1000,
+            idempotency_key: "test".into(),
+            stream: false,
+        },
     }
 }
 

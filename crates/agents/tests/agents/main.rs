@@ -38,6 +38,7 @@ fn request(action: &str, payload: Value) -> ActionRequest {
             attempt: 1,
             deadline_ms: 60_000,
             idempotency_key: "key".into(),
+            stream: false,
         },
     }
 }

@@ -3,12 +3,16 @@
 use std::io::{self, BufReader, Write};
 
 use phoenix_agents::{
-    ActionError, ActionRequest, ActionResponse, ActionResult, Agent, Payload,
+    ActionError, ActionRequest, ActionResponse, ActionResult, Agent, Output, Payload,
     echo::EchoAgent,
     protocol::{MAX_LINE_BYTES, MAX_REQUEST_LINE_BYTES},
     serve,
 };
-use phoenix_domain::action::ActionStatus;
+use phoenix_domain::{
+    action::{ActionStatus, LineKind, ProgressReport},
+    json::Object,
+    limits::{MAX_OUTPUT_BYTES, MAX_OUTPUT_LINE_BYTES},
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -88,6 +92,72 @@ fn overlong_answer_becomes_an_error() {
     let answers = answers(agent, line(&request).as_bytes());
     assert_eq!((answers[0].code, answers[0].request_id), (413, request.request_id));
     assert!(answers[0].result.is_none());
+}
+
+/// Sends the message in chunks, and answers with it.
+struct Streamer;
+
+impl Agent for Streamer {
+    fn handle(&mut self, request: &ActionRequest) -> Result<ActionResult, ActionError> {
+        self.stream(request, &mut Output::none())
+    }
+
+    fn stream(
+        &mut self,
+        request: &ActionRequest,
+        output: &mut Output<'_>,
+    ) -> Result<ActionResult, ActionError> {
+        let text = Payload::of(request).text("message")?;
+        let repeats = Payload::of(request).count("repeats", 1, 100)?;
+        output.progress(ProgressReport { message: Some("starts".into()), ..ProgressReport::default() });
+        for _ in 0..repeats {
+            output.chunk(text);
+        }
+        output.delta("", Object::parse(r#"{"reasoning_content":"why"}"#).unwrap());
+        Ok(ActionResult::text(text))
+    }
+}
+
+/// The lines that the agent writes for a request.
+fn written(stream: bool, payload: Value) -> (ActionRequest, Vec<String>) {
+    let mut request = request("chat", payload);
+    request.meta.stream = stream;
+    let mut output = Vec::new();
+    serve(Streamer, line(&request).as_bytes(), &mut output).unwrap();
+    (request, String::from_utf8(output).unwrap().lines().map(String::from).collect())
+}
+
+#[test]
+fn chunks_precede_the_answer_when_they_are_wanted() {
+    let text = "\u{1}ö".repeat(40_000);
+    let (request, lines) = written(true, json!({"message": text}));
+    let (answer, before) = lines.split_last().unwrap();
+    assert_eq!(serde_json::from_str::<ActionResponse>(answer).unwrap().code, 0);
+    let (mut said, mut deltas, mut reports) = (String::new(), 0, 0);
+    for line in before {
+        assert!(line.len() < MAX_OUTPUT_LINE_BYTES);
+        match LineKind::of(line, request.request_id).unwrap() {
+            LineKind::Chunk(chunk) => {
+                said.push_str(&chunk.data);
+                deltas += usize::from(chunk.delta.is_some());
+            }
+            LineKind::Progress(_) => reports += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((said == text, deltas, reports), (true, 1, 1));
+    assert_eq!(written(false, json!({"message": text})).1.len(), 1, "only the answer");
+}
+
+#[test]
+fn output_over_the_limit_ends_without_a_gap() {
+    let text = "x".repeat(MAX_OUTPUT_BYTES / 10 * 3);
+    let (request, lines) = written(true, json!({"message": text, "repeats": 5}));
+    let kinds = lines.iter().map(|line| LineKind::of(line, request.request_id).unwrap());
+    let sizes = kinds.map(|kind| if let LineKind::Chunk(chunk) = kind { chunk.size() } else { 0 });
+    let size: usize = sizes.sum();
+    assert!(size <= MAX_OUTPUT_BYTES && size > MAX_OUTPUT_BYTES - MAX_OUTPUT_LINE_BYTES, "{size}");
+    assert_eq!(serde_json::from_str::<ActionResponse>(lines.last().unwrap()).unwrap().code, 0);
 }
 
 #[test]
