@@ -1,18 +1,19 @@
 //! `phoenix.executor.v1.ExecutorService`: decode, call, encode.
 
 use std::{
-    pin::Pin,
+    future::poll_fn,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
     vec::IntoIter,
 };
 
-use futures_util::{
-    Stream, StreamExt,
-    stream::{self, Chain, Iter},
+use futures_util::{Stream, StreamExt};
+use phoenix_domain::{
+    OrchestratorErrorCode, TaskId,
+    action::{Chunk, ProgressReport},
 };
-use phoenix_domain::{OrchestratorErrorCode, TaskId};
 use phoenix_platform::{
     RequestContext,
     multiplex::{Handler, ResponseSender},
@@ -24,8 +25,8 @@ use phoenix_proto::{
     action::json_object,
     executor::{
         AttemptFailed, AttemptStarted, CancelTaskRequest, CancelTaskResponse, Catalog, ExecuteTaskRequest,
-        ExecuteTaskResponse, TaskFinished, WatchCatalogRequest, execute_task_response::Event,
-        executor_service_server::ExecutorService, task_finished,
+        ExecuteTaskResponse, TaskFinished, TaskOutput, TaskProgress, WatchCatalogRequest,
+        execute_task_response::Event, executor_service_server::ExecutorService, task_finished,
     },
     id, status_from_error, to_timestamp,
 };
@@ -76,7 +77,7 @@ impl ExecutorService for ExecutorGrpc {
         let task = task(request.into_inner(), caller)?;
         let mut events = self.executor.execute_task(task).map_err(|error| status_from_error(&error))?;
         let first = first_events(&mut events).await;
-        Ok(Response::new(Responses { events: stream::iter(first).chain(events), span: Span::current() }))
+        Ok(Response::new(Responses { first: first.into_iter(), events, span: Span::current() }))
     }
 
     async fn cancel_task(
@@ -110,7 +111,17 @@ impl Handler for ExecutorGrpc {
     ) -> Result<(), Status> {
         let mut responses = self.execute_task(request).await?.into_inner();
         while let Some(response) = responses.next().await {
-            sender.send(&response?).await?;
+            let response = response?;
+            let mut sent = pin!(sender.send(&response));
+            poll_fn(|cx| {
+                let sent = sent.as_mut().poll(cx);
+                if sent.is_pending() {
+                    // The task runs on while its caller reads slowly.
+                    responses.events.poll_run(cx);
+                }
+                sent
+            })
+            .await?;
         }
         Ok(())
     }
@@ -118,7 +129,8 @@ impl Handler for ExecutorGrpc {
 
 /// Response stream of one call.
 pub(crate) struct Responses {
-    events: Chain<Iter<IntoIter<TaskEvent>>, TaskStream>,
+    first: IntoIter<TaskEvent>,
+    events: TaskStream,
     /// Span of the call.
     span: Span,
 }
@@ -127,7 +139,13 @@ impl Stream for Responses {
     type Item = Result<ExecuteTaskResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(event) = ready!(self.events.poll_next_unpin(cx)) else { return Poll::Ready(None) };
+        let event = match self.first.next() {
+            Some(event) => event,
+            None => match ready!(self.events.poll_next_unpin(cx)) {
+                Some(event) => event,
+                None => return Poll::Ready(None),
+            },
+        };
         // A failed task is a response and no error of the call, yet readers of traces look at the call's span first.
         if let TaskEvent::Finished { result: Err(error), .. } = &event
             && error.code != OrchestratorErrorCode::Cancelled
@@ -143,7 +161,12 @@ async fn first_events(events: &mut TaskStream) -> Vec<TaskEvent> {
     let mut first = Vec::with_capacity(2);
     let all = async {
         while let Some(event) = events.next().await {
+            let is_output = matches!(event, TaskEvent::Output { .. } | TaskEvent::Progress { .. });
             first.push(event);
+            // The caller waits for the first words.
+            if is_output {
+                return;
+            }
         }
     };
     // The caller of a longer task learns after this window that it was accepted and runs.
@@ -163,6 +186,7 @@ fn task(request: ExecuteTaskRequest, caller: RequestContext) -> Result<Task, Inv
         first_attempt,
         probe_lease,
         earlier_attempts,
+        with_output,
     } = request;
     for (field, text) in [("action", &action), ("idempotency_key", &idempotency_key)] {
         if text.is_empty() {
@@ -183,6 +207,7 @@ fn task(request: ExecuteTaskRequest, caller: RequestContext) -> Result<Task, Inv
         // Attempts have distinct numbers, so fewer were made than the first number here.
         earlier_attempts: earlier_attempts.map_or(first_attempt - 1, |made| made.min(first_attempt - 1)),
         probe_lease,
+        with_output,
     })
 }
 
@@ -203,6 +228,13 @@ fn encode(event: TaskEvent) -> Result<ExecuteTaskResponse, Status> {
                 stderr_tail: failure.stderr,
                 retry_in_ms: retry_in.map(|pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)),
             })
+        }
+        TaskEvent::Output { attempt, chunk: Chunk { data, delta } } => {
+            let delta_json = delta.map(|delta| delta.to_string()).unwrap_or_default();
+            Event::Output(TaskOutput { attempt, data, delta_json })
+        }
+        TaskEvent::Progress { attempt, report: ProgressReport { message, progress, total } } => {
+            Event::Progress(TaskProgress { attempt, message: message.unwrap_or_default(), progress, total })
         }
         TaskEvent::Finished { attempts, ended_at, result, health } => Event::Finished(TaskFinished {
             attempts,

@@ -1,4 +1,4 @@
-//! Output of an agent within bounds: one line of standard output, the end of standard error.
+//! Output of an agent within bounds: lines of standard output up to the answer, the end of standard error.
 
 use phoenix_domain::limits::{MAX_ANSWER_BYTES, MAX_STDERR_BYTES};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -14,65 +14,84 @@ const MIN_SPARE: usize = 1024;
 /// Capacity that a worker keeps for its next response.
 const MAX_RETAINED_CAPACITY: usize = 32 * 1024;
 
-/// Standard output up to the end of its first line.
+/// Standard output, line by line, up to the end of the answer.
 #[derive(Debug, Default)]
-pub(crate) struct ResponseLine {
+pub(crate) struct OutputLines {
     bytes: Vec<u8>,
+    /// Start of the present line.
+    start: usize,
+    /// End of the present line, once it is complete.
     end: Option<usize>,
 }
 
-/// State of a [`ResponseLine`] after a read.
+/// State of [`OutputLines`] after a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// The line is not complete.
     Open,
     /// The line is complete.
     Complete,
-    /// There is more output after the line.
-    Surplus,
     /// The line is longer than allowed.
     TooLong,
     /// The output has ended.
     Ended,
 }
 
-impl ResponseLine {
+impl OutputLines {
     /// Reads once. Cancel safe. A pipe that cannot be read counts as ended.
     pub(crate) async fn read(&mut self, from: &mut (impl AsyncRead + Unpin)) -> Progress {
+        let read = std::mem::take(&mut self.start);
+        self.bytes.drain(..read);
+        self.end = self.end.map(|end| end - read);
         reserve(&mut self.bytes);
         let before = self.bytes.len();
         match from.read_buf(&mut self.bytes).await {
-            Ok(1..) => {}
-            Ok(0) | Err(_) => return Progress::Ended,
+            Ok(1..) => self.find_end(before),
+            Ok(0) | Err(_) => Progress::Ended,
         }
+    }
+
+    /// Continues with the line after the present one, which is complete.
+    pub(crate) fn advance(&mut self) -> Progress {
+        if let Some(end) = self.end.take() {
+            self.start = end + 1;
+        }
+        self.find_end(self.start)
+    }
+
+    fn find_end(&mut self, from: usize) -> Progress {
         if self.end.is_none() {
-            let newline = self.bytes[before..].iter().position(|&byte| byte == b'\n');
-            self.end = newline.map(|index| before + index);
+            let newline = self.bytes[from..].iter().position(|&byte| byte == b'\n');
+            self.end = newline.map(|index| from + index);
         }
+        let length = self.bytes().len();
         match self.end {
-            None if self.bytes.len() >= MAX_ANSWER_BYTES => Progress::TooLong,
+            _ if length >= MAX_ANSWER_BYTES => Progress::TooLong,
             None => Progress::Open,
-            Some(end) if end >= MAX_ANSWER_BYTES => Progress::TooLong,
-            Some(end) if end + 1 < self.bytes.len() => Progress::Surplus,
             Some(_) => Progress::Complete,
         }
     }
 
-    /// Whether the end of the line was seen.
+    /// Whether the end of the present line was seen.
     pub(crate) const fn is_complete(&self) -> bool {
         self.end.is_some()
     }
 
-    /// The line without its newline; all output so far if there is none.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.end.unwrap_or(self.bytes.len())]
+    /// Whether there is output after the present line.
+    pub(crate) fn has_more(&self) -> bool {
+        self.end.is_some_and(|end| end + 1 < self.bytes.len())
     }
 
-    /// Discards the line. Keeps up to [`MAX_RETAINED_CAPACITY`] for the next.
+    /// The present line without its newline; all output after the line before it if it is not complete.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[self.start..self.end.unwrap_or(self.bytes.len())]
+    }
+
+    /// Discards everything. Keeps up to [`MAX_RETAINED_CAPACITY`] for the next answer.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(MAX_RETAINED_CAPACITY);
-        self.end = None;
+        (self.start, self.end) = (0, None);
     }
 }
 
@@ -184,21 +203,38 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn response_line_ends_at_its_newline_or_its_limit() {
-        let mut line = ResponseLine::default();
-        assert_eq!(line.read(&mut &b"half"[..]).await, Progress::Open);
-        assert_eq!(line.read(&mut &b" a line\n"[..]).await, Progress::Complete);
-        assert_eq!((line.bytes(), line.is_complete()), (&b"half a line"[..], true));
-        assert_eq!(line.read(&mut &b"more"[..]).await, Progress::Surplus);
-        line.clear();
-        assert_eq!((line.bytes(), line.is_complete()), (&b""[..], false));
-        assert_eq!(line.read(&mut &b""[..]).await, Progress::Ended);
+    async fn line_ends_at_its_newline_or_its_limit() {
+        let mut lines = OutputLines::default();
+        assert_eq!(lines.read(&mut &b"half"[..]).await, Progress::Open);
+        assert_eq!(lines.read(&mut &b" a line\n"[..]).await, Progress::Complete);
+        assert_eq!(
+            (lines.bytes(), lines.is_complete(), lines.has_more()),
+            (&b"half a line"[..], true, false)
+        );
+        assert_eq!(lines.read(&mut &b"more"[..]).await, Progress::Complete);
+        assert!(lines.has_more());
+        lines.clear();
+        assert_eq!((lines.bytes(), lines.is_complete()), (&b""[..], false));
+        assert_eq!(lines.read(&mut &b""[..]).await, Progress::Ended);
         let long = vec![b'x'; MAX_ANSWER_BYTES];
         let mut input = &long[..];
-        let (mut line, mut progress) = (ResponseLine::default(), Progress::Open);
+        let (mut lines, mut progress) = (OutputLines::default(), Progress::Open);
         while progress == Progress::Open {
-            progress = line.read(&mut input).await;
+            progress = lines.read(&mut input).await;
         }
         assert_eq!(progress, Progress::TooLong);
+    }
+
+    #[tokio::test]
+    async fn lines_that_arrive_together_are_read_one_by_one() {
+        let mut lines = OutputLines::default();
+        assert_eq!(lines.read(&mut &b"a\n\nlong\nres"[..]).await, Progress::Complete);
+        let mut found = vec![lines.bytes().to_vec()];
+        while lines.advance() == Progress::Complete {
+            found.push(lines.bytes().to_vec());
+        }
+        assert_eq!(found, [&b"a"[..], b"", b"long"]);
+        assert_eq!(lines.read(&mut &b"t\n"[..]).await, Progress::Complete);
+        assert_eq!((lines.bytes(), lines.has_more()), (&b"rest"[..], false));
     }
 }

@@ -4,6 +4,8 @@
 
 mod line_text;
 
+pub(crate) use self::line_text::without_byte_order_mark;
+
 use std::time::Duration;
 
 use phoenix_domain::{
@@ -31,7 +33,7 @@ pub(crate) fn read(
     redactor: &Redactor,
 ) -> Result<ActionResult, AttemptFailure> {
     let line = std::str::from_utf8(line).map_err(|_| broken("wrote a line that is not UTF-8"))?;
-    let line = line_text::without_byte_order_mark(line);
+    let line = without_byte_order_mark(line);
     if line.trim().is_empty() {
         return Err(broken("wrote an empty line instead of an answer"));
     }

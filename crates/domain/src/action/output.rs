@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use uuid::Uuid;
 
-use crate::json::Object;
+use crate::json::{Object, replace_lone_surrogates};
 
 /// A part of a result, sent before the result is complete.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -104,6 +104,7 @@ impl LineKind {
         if !line.contains("\"type\"") {
             return Ok(Self::Answer);
         }
+        let line = &*replace_lone_surrogates(line);
         // Garbage in place of the answer is reported by the reader of answers.
         let Ok(Header { kind: Some(kind), request_id: echoed, status: None }) = serde_json::from_str(line)
         else {

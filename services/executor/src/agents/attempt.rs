@@ -1,13 +1,14 @@
 //! One attempt of a task, and the trait of everything that can make one.
 
 use std::{
+    future::poll_fn,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use phoenix_domain::action::{ActionRequest, ActionResult};
+use phoenix_domain::action::{ActionRequest, ActionResult, Chunk, ProgressReport};
 use tokio::time::Instant;
 
 use crate::{
@@ -56,6 +57,25 @@ impl<'a> Attempt<'a> {
         let mut line = serde_json::to_vec(&self.request).unwrap_or_default();
         line.push(b'\n');
         line
+    }
+
+    /// Queues a chunk for the caller, if it wants chunks.
+    pub(crate) fn push_chunk(&self, chunk: Chunk) {
+        if self.request.meta.stream {
+            self.events.push_chunk(self.request.meta.attempt, chunk);
+        }
+    }
+
+    /// Queues a progress report for the caller, if it wants one.
+    pub(crate) fn push_progress(&self, report: ProgressReport) {
+        if self.request.meta.stream {
+            self.events.push_progress(self.request.meta.attempt, report);
+        }
+    }
+
+    /// Waits until the caller has read enough of the chunks.
+    pub(crate) async fn output_capacity(&self) {
+        poll_fn(|cx| self.events.poll_capacity(cx)).await;
     }
 
     /// Queues the event that the attempt started in process `pid`, once; `None` stands for an attempt without a process.

@@ -1,8 +1,13 @@
-//! One request and its response over the pipes of a process, for every mode.
+//! One request and its response over the pipes of a process, for every mode. Chunks and progress reports before the response
+//! are passed on as they arrive; while their reader is slow, the process is not read.
 
 use std::{future::ready, io, pin::pin, process::ExitStatus, time::Duration};
 
-use phoenix_domain::{FailureClass, action::ActionResult, limits::MAX_ANSWER_BYTES};
+use phoenix_domain::{
+    FailureClass,
+    action::{ActionResult, LineKind},
+    limits::{MAX_ANSWER_BYTES, MAX_OUTPUT_BYTES, MAX_OUTPUT_LINE_BYTES},
+};
 use tokio::{
     io::AsyncWriteExt,
     net::unix::pipe::Sender,
@@ -11,11 +16,11 @@ use tokio::{
 
 use super::{attempt::Attempt, stderr::Stderr};
 use crate::{
-    failure::AttemptFailure,
-    output::{Progress, ResponseLine},
+    failure::{AttemptFailure, truncate_message},
+    output::{OutputLines, Progress},
     pipes::OutputPipe,
     redact::Redactor,
-    response,
+    response::{self, without_byte_order_mark},
 };
 
 /// Time after the exit of a process during which its output is still read: a child of it may hold the pipes open.
@@ -44,7 +49,9 @@ pub(super) struct Exchange {
     stderr: Stderr,
     /// Whether standard error is read here instead of by the worker's watcher.
     reads_stderr: bool,
-    response: ResponseLine,
+    lines: OutputLines,
+    /// Bytes of all chunks of the present request.
+    chunk_bytes: usize,
     /// Whether the first byte of the next request has been written.
     opening_written: bool,
     /// Length of the last request, and how many bytes of it could not be written.
@@ -61,8 +68,10 @@ pub(super) enum ExchangeEnd {
     Exited(ExitStatus),
     /// The deadline passed.
     TimedOut,
-    /// The process wrote more than one line.
+    /// The process wrote more after its answer.
     Surplus,
+    /// A line before the answer is invalid, for this reason.
+    Invalid(String),
     /// The line exceeds the limit.
     TooLong,
     /// Waiting for the process failed.
@@ -83,7 +92,8 @@ impl Exchange {
             stdout,
             stderr,
             reads_stderr: false,
-            response: ResponseLine::default(),
+            lines: OutputLines::default(),
+            chunk_bytes: 0,
             opening_written: false,
             request_len: 0,
             unsent: 0,
@@ -102,20 +112,22 @@ impl Exchange {
         self.unread_bytes().is_none_or(|unread| unread == 0)
     }
 
-    /// Writes `request` and reads until the response is complete, cannot come any more, or `deadline` passes. `exit`
-    /// resolves when the process ends.
+    /// Writes `request`, the rest of that of `attempt`, and reads until the response is complete, cannot come any more, or the
+    /// deadline passes. `exit` resolves when the process ends.
     pub(super) async fn run(
         &mut self,
         request: &[u8],
         complete_on: CompleteOn,
-        deadline: Instant,
+        attempt: &Attempt<'_>,
         exit: impl Future<Output = io::Result<ExitStatus>>,
     ) -> ExchangeEnd {
         let request = match std::mem::take(&mut self.opening_written) {
             true => request.strip_prefix(OPENING).unwrap_or(request),
             false => request,
         };
+        let deadline = attempt.deadline;
         self.request_len = request.len();
+        self.chunk_bytes = 0;
         let mut unsent = request;
         let mut stdin_open = true;
         let (mut stdout_open, mut stderr_open) = (true, self.reads_stderr);
@@ -125,7 +137,7 @@ impl Exchange {
         let mut reading = complete_on == CompleteOn::Line || deadline <= read_at;
         let mut timer = pin!(sleep_until(if reading { deadline } else { read_at }));
         let end = loop {
-            let complete = self.response.is_complete();
+            let complete = self.lines.is_complete();
             match exited {
                 None if complete && complete_on == CompleteOn::Line => break ExchangeEnd::Answered,
                 Some(status) if !(stdout_open || stderr_open) => break ExchangeEnd::Exited(status),
@@ -157,10 +169,12 @@ impl Exchange {
                     }
                     Err(error) => break ExchangeEnd::Lost(error),
                 },
-                progress = self.response.read(&mut self.stdout), if reading && stdout_open => match progress {
-                    Progress::Open | Progress::Complete => {}
+                progress = read(&mut self.lines, &mut self.stdout, attempt), if reading && stdout_open => match progress {
+                    Progress::Open => {}
+                    Progress::Complete => if let Err(end) = self.accept_lines(attempt) {
+                        break end;
+                    },
                     Progress::Ended => stdout_open = false,
-                    Progress::Surplus => break ExchangeEnd::Surplus,
                     Progress::TooLong => break ExchangeEnd::TooLong,
                 },
                 more = self.stderr.read(), if reading && stderr_open => stderr_open = more,
@@ -169,6 +183,45 @@ impl Exchange {
         };
         self.unsent = unsent.len();
         end
+    }
+
+    /// Passes on the lines before the answer, the first of which is complete.
+    fn accept_lines(&mut self, attempt: &Attempt<'_>) -> Result<(), ExchangeEnd> {
+        loop {
+            let line = self.lines.bytes();
+            let kind = match std::str::from_utf8(line) {
+                Ok(text) => LineKind::of(without_byte_order_mark(text), attempt.request.request_id)
+                    .map_err(|invalid| ExchangeEnd::Invalid(invalid.to_string()))?,
+                Err(_) => LineKind::Answer,
+            };
+            if kind != LineKind::Answer && line.len() >= MAX_OUTPUT_LINE_BYTES {
+                let problem = format!(
+                    "wrote a line of {} bytes before its answer; at most {MAX_OUTPUT_LINE_BYTES} are allowed",
+                    line.len() + 1
+                );
+                return Err(ExchangeEnd::Invalid(problem));
+            }
+            match kind {
+                LineKind::Answer if self.lines.has_more() => return Err(ExchangeEnd::Surplus),
+                LineKind::Answer => return Ok(()),
+                LineKind::Chunk(chunk) => {
+                    self.chunk_bytes += chunk.size();
+                    if self.chunk_bytes > MAX_OUTPUT_BYTES {
+                        let limit = MAX_OUTPUT_BYTES >> 20;
+                        let problem = format!("wrote chunks of more than {limit} MiB before its answer");
+                        return Err(ExchangeEnd::Invalid(problem));
+                    }
+                    attempt.push_chunk(chunk);
+                }
+                LineKind::Progress(report) => attempt.push_progress(report),
+                LineKind::Unknown => {}
+            }
+            match self.lines.advance() {
+                Progress::Complete => {}
+                Progress::TooLong => return Err(ExchangeEnd::TooLong),
+                Progress::Open | Progress::Ended => return Ok(()),
+            }
+        }
     }
 
     /// The result of `attempt`, whose exchange ended with `end`.
@@ -181,19 +234,20 @@ impl Exchange {
         let broken = |description: &str| Err(AttemptFailure::new(FailureClass::BackendFailure, description));
         let result = match end {
             ExchangeEnd::Exited(status) if !status.success() => Err(AttemptFailure::exited(*status)),
-            ExchangeEnd::Answered | ExchangeEnd::Exited(_) => match self.response.bytes() {
+            ExchangeEnd::Answered | ExchangeEnd::Exited(_) => match self.lines.bytes() {
                 [] if self.unsent > 0 => Err(AttemptFailure::new(
                     FailureClass::Io,
                     "closed its input before it had read the request, and did not answer",
                 )),
-                [] if !self.response.is_complete() => broken("exited without an answer"),
+                [] if !self.lines.is_complete() => broken("exited without an answer"),
                 line => response::read(line, attempt.request, redactor),
             },
-            ExchangeEnd::TimedOut if self.response.is_complete() => {
+            ExchangeEnd::TimedOut if self.lines.is_complete() => {
                 Err(AttemptFailure::did_not_exit(attempt.limit))
             }
             ExchangeEnd::TimedOut => Err(AttemptFailure::timed_out(attempt.limit)),
-            ExchangeEnd::Surplus => broken("wrote more than one line"),
+            ExchangeEnd::Surplus => broken("wrote more after its answer"),
+            ExchangeEnd::Invalid(problem) => broken(&truncate_message(&redactor.clean(problem.as_str()))),
             ExchangeEnd::TooLong => {
                 broken(&format!("wrote a line of more than {} MiB", MAX_ANSWER_BYTES >> 20))
             }
@@ -222,7 +276,7 @@ impl Exchange {
 
     /// Discards the output that belongs to the answered request.
     pub(super) fn reset(&mut self) {
-        self.response.clear();
+        self.lines.clear();
         self.stderr.clear();
     }
 
@@ -232,6 +286,12 @@ impl Exchange {
         let read = self.stdout.read_now(&mut [0]);
         matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
+}
+
+/// Reads once, when the reader of the chunks has room for more.
+async fn read(lines: &mut OutputLines, stdout: &mut OutputPipe, attempt: &Attempt<'_>) -> Progress {
+    attempt.output_capacity().await;
+    lines.read(stdout).await
 }
 
 /// Writes some of `bytes` and returns how many; 0 when the reader closed its end. Never resolves without a pipe.

@@ -1,4 +1,4 @@
-//! Mode `oneshot`: one process per attempt. One line in, end of input, one line out, exit 0.
+//! Mode `oneshot`: one process per attempt. One line in, end of input, chunks and one answer out, exit 0.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ impl Oneshot {
         attempt.report_start(Some(pid));
         let unsent = if stdin.is_some() { &request[..] } else { &[] };
         let mut exchange = Exchange::new(stdin, stdout, stderr);
-        let end = exchange.run(unsent, CompleteOn::Exit, attempt.deadline, group.wait()).await;
+        let end = exchange.run(unsent, CompleteOn::Exit, attempt, group.wait()).await;
         group.kill();
         exchange.interpret(&end, attempt, &self.redactor)
     }

@@ -1,4 +1,5 @@
-//! Mode `workers`: processes that stay alive and serve one request after the other, one line in, one line out.
+//! Mode `workers`: processes that stay alive and serve one request after the other: one line in, chunks and one
+//! answer out.
 //!
 //! A task with a run permit takes the worker that became idle last, or starts one: there are never more workers than
 //! permits. A request costs a write and a read; nothing else runs on its behalf. Each worker has a [`watcher`], a task that
@@ -68,7 +69,7 @@ impl Workers {
             worker.descendants.begin_request();
             let request = attempt.request_line();
             let exit = wait_for_exit(&mut worker.exit);
-            let end = worker.exchange.run(&request, CompleteOn::Line, attempt.deadline, exit).await;
+            let end = worker.exchange.run(&request, CompleteOn::Line, attempt, exit).await;
             let was_used = worker.has_answered.load(Ordering::Relaxed);
             if was_used && !matches!(end, ExchangeEnd::TimedOut) && worker.exchange.request_is_unread() {
                 // The worker was exiting, or wrote more about the previous request. It never saw this one.

@@ -82,6 +82,7 @@ impl TaskRun {
             first_attempt,
             earlier_attempts: attempts,
             probe_lease,
+            with_output,
         } = task;
         let skipped = first_attempt.saturating_sub(1).saturating_sub(attempts);
         let request = ActionRequest {
@@ -94,7 +95,13 @@ impl TaskRun {
             task_id,
             correlation_id: caller.correlation_id,
             payload,
-            meta: ActionMeta { traceparent: None, attempt: attempts, deadline_ms: 0, idempotency_key },
+            meta: ActionMeta {
+                traceparent: None,
+                attempt: attempts,
+                deadline_ms: 0,
+                idempotency_key,
+                stream: with_output,
+            },
         };
         Self {
             health_reports,

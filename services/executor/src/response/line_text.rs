@@ -4,7 +4,7 @@
 const NOT_JSON: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 
 /// `line` without the byte-order mark that some writers emit.
-pub(super) fn without_byte_order_mark(line: &str) -> &str {
+pub(crate) fn without_byte_order_mark(line: &str) -> &str {
     line.strip_prefix('\u{feff}').unwrap_or(line)
 }
 

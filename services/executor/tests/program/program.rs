@@ -212,6 +212,7 @@ fn behave(behaviour: &[&str]) -> ExitCode {
             each_request(|request| respond(&answer(request)));
         }
         ["obey"] => each_request(obey),
+        ["stream", steps @ ..] => each_request(|request| steps.iter().for_each(|step| stream(step, request))),
         ["obey-with-helpers", name] => {
             leave_children(&format!("helper-{name}"), true);
             each_request(obey);
@@ -227,6 +228,34 @@ fn behave(behaviour: &[&str]) -> ExitCode {
         other => panic!("no such behaviour: {other:?}"),
     }
     ExitCode::SUCCESS
+}
+
+/// One step of an agent that writes lines before its answer; `ID` stands for the id of the request.
+fn stream(step: &str, request: &Value) {
+    let id = request["request_id"].as_str().unwrap();
+    let chunk = |data: &str| json!({ "type": "chunk", "request_id": id, "data": data }).to_string() + "\n";
+    match step.split_once(':').unwrap_or((step, "")) {
+        ("chunk", data) => out(chunk(data).as_bytes()),
+        ("line", line) => out((line.replace("ID", id) + "\n").as_bytes()),
+        // Chunks of 16 KiB, for ever or so many.
+        ("flood", count) => {
+            let line = chunk(&"x".repeat(16 * 1024));
+            (0..count.parse().unwrap()).for_each(|_| out(line.as_bytes()));
+        }
+        ("report for ever", _) => loop {
+            out((json!({ "type": "progress", "request_id": id }).to_string() + "\n").as_bytes());
+        },
+        ("wait", file) => {
+            while !std::path::Path::new(file).exists() {
+                pause(Duration::from_millis(2));
+            }
+        }
+        ("die unless", file) if !std::path::Path::new(file).exists() => std::process::exit(5),
+        ("die unless", _) => {}
+        ("note", file) => drop(append_line(file, &Value::Null)),
+        ("answer", _) => respond(&answer(request)),
+        other => panic!("no such step: {other:?}"),
+    }
 }
 
 /// Acts as the message says.

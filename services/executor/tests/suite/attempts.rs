@@ -131,7 +131,7 @@ async fn output_other_than_one_response_is_a_backend_failure() {
         ("nothing", "exited without an answer"),
         ("flood-stdout", "line of more than 8 MiB"),
         ("wrong-id", "`request_id` is not the one of the request"),
-        ("two-lines", "more than one line"),
+        ("two-lines", "more after its answer"),
         ("not-utf8", "not UTF-8"),
     ] {
         fails(unhurried(&[behaviour]), FailureClass::BackendFailure, says, "").await;

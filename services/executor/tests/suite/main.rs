@@ -9,5 +9,6 @@ mod orphans;
 mod reports;
 mod sandbox;
 mod settings;
+mod streaming;
 mod tasks;
 mod workers;

@@ -18,8 +18,8 @@ use phoenix_proto::{
     common,
     executor::{
         AttemptFailed, AttemptStarted, CancelTaskRequest, ExecuteTaskRequest, ExecuteTaskResponse,
-        TaskFinished, execute_task_response::Event, executor_service_client::ExecutorServiceClient,
-        task_finished,
+        TaskFinished, TaskOutput, TaskProgress, execute_task_response::Event,
+        executor_service_client::ExecutorServiceClient, task_finished,
     },
     health_v1::{
         self, AcquireProbeRequest, AcquireProbeResponse, GetAgentHealthRequest, GetAgentHealthResponse,
@@ -113,6 +113,7 @@ impl Sandbox {
             first_attempt: 0,
             probe_lease: String::new(),
             earlier_attempts: None,
+            with_output: true,
         }
     }
 
@@ -207,23 +208,33 @@ pub fn all_processes() -> impl Iterator<Item = i32> {
 pub struct TaskOutcome {
     pub started: Vec<AttemptStarted>,
     pub failed: Vec<AttemptFailed>,
+    pub output: Vec<TaskOutput>,
+    pub progress: Vec<TaskProgress>,
     pub finished: TaskFinished,
 }
 
 impl TaskOutcome {
     pub async fn collect(mut events: Streaming<ExecuteTaskResponse>) -> Result<Self, Status> {
         let (mut started, mut failed) = (Vec::new(), Vec::new());
+        let (mut output, mut progress) = (Vec::new(), Vec::new());
         loop {
             let event = timeout(TIMEOUT, events.message()).await.expect("an event")?;
             match event.expect("the task finishes").event.unwrap() {
                 Event::AttemptStarted(event) => started.push(event),
                 Event::AttemptFailed(event) => failed.push(event),
+                Event::Output(event) => output.push(event),
+                Event::Progress(event) => progress.push(event),
                 Event::Finished(finished) => {
                     assert_eq!(events.message().await.unwrap(), None, "no event follows the end");
-                    return Ok(Self { started, failed, finished });
+                    return Ok(Self { started, failed, output, progress, finished });
                 }
             }
         }
+    }
+
+    /// The text of all chunks.
+    pub fn said(&self) -> String {
+        self.output.iter().map(|output| output.data.as_str()).collect()
     }
 
     pub fn error(&self) -> OrchestratorError {

@@ -109,8 +109,8 @@ pub(crate) async fn dispatch(
             Some(Event::Finished(finished)) => {
                 return Ok(DispatchOutcome::Ended(task_result(&deps.health, finished)));
             }
-            // An event of a newer executor.
-            None => continue,
+            // Output that was not asked for, or an event of a newer executor.
+            Some(Event::Output(_) | Event::Progress(_)) | None => continue,
         };
         match entry {
             Ok(entry) => deps.journal.append(entry).await?,
@@ -133,6 +133,7 @@ fn request(dispatch: &Dispatch<'_>, progress: &TaskProgress, permit: HealthPermi
         first_attempt: progress.next_number(),
         probe_lease: permit.probe_lease,
         earlier_attempts: Some(progress.attempts()),
+        with_output: false,
     }
 }
 
@@ -187,7 +188,7 @@ fn measure_attempt<'p>(
         Some(Event::AttemptStarted(AttemptStarted { started_at, .. })) => (true, started_at),
         Some(Event::AttemptFailed(AttemptFailed { ended_at, .. })) => (false, ended_at),
         Some(Event::Finished(TaskFinished { ended_at, .. })) => (false, ended_at),
-        None => return,
+        Some(Event::Output(_) | Event::Progress(_)) | None => return,
     };
     // The conversion of the message rejects an invalid time.
     let Ok(Some(at)) = timestamp("at", *at) else { return };
