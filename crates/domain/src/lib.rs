@@ -10,6 +10,7 @@ mod agent_name;
 pub mod builtin;
 pub mod catalog;
 pub mod chat;
+pub mod conversation;
 pub mod dead_letter;
 pub mod error;
 pub mod graph;

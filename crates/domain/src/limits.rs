@@ -39,6 +39,12 @@ limits! {
     MAX_MESSAGE_BYTES = 32_768;
     /// Bytes of the context of a request.
     MAX_CONTEXT_BYTES = 262_144;
+    /// Messages of a conversation.
+    MAX_CONVERSATION_MESSAGES = 4096;
+    /// Bytes of the messages of a conversation as compact JSON, and of its options.
+    MAX_CONVERSATION_BYTES = 1024 * 1024;
+    /// Bytes of the name of a model.
+    MAX_MODEL_BYTES = 256;
     /// Bytes of the reason for a cancel, a redrive or a discard.
     MAX_REASON_BYTES = 1024;
     /// Characters of a task's key.
