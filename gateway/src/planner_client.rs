@@ -52,8 +52,15 @@ impl PlannerClient {
         let call = async {
             self.gateway.planner_calls.call_once::<PlanAndExecute>(&context, plan).await.map(Response::new)
         };
-        let PlanAndExecuteResponse { plan_id, output, agent: _, agent_time_us, replay_of, finish_reason } =
-            self.within(self.scope.deadline(), call).await?.ok_or_else(|| deadline_exceeded(continues))?;
+        let PlanAndExecuteResponse {
+            plan_id,
+            output,
+            agent: _,
+            agent_time_us,
+            replay_of,
+            finish_reason,
+            metadata_json: _,
+        } = self.within(self.scope.deadline(), call).await?.ok_or_else(|| deadline_exceeded(continues))?;
         self.record_replay(&replay_of)?;
         self.scope.set_agent_time(Duration::from_micros(agent_time_us));
         Ok(FinishedPlan { plan_id: read_id(&plan_id)?, output, finish_reason })

@@ -22,6 +22,12 @@ UNFIT = [
     r"^`tasks\[\d+\]\.depends_on` ",
     r"^`input\.",
     r"must be the message as text$",
+    r"^`(message|context)` and `messages` exclude each other",
+    r"^`message` is missing; send it or `messages`$",
+    r"^`messages\[\d+\]\.content` (is missing|must not be blank)$",
+    r"^`messages\[\d+\]\.content\[\d+\]\.(text|image_url\.url)` must be a string$",
+    r"^`messages\[\d+\]\.tool_call_id` (is missing|must be a string)$",
+    r"^`messages\[\d+\]\.tool_calls(\[\d+\])?` must be an ",
 ]
 
 # 422: the request is well-formed, and no plan can be made of it.

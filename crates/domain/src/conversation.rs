@@ -103,6 +103,12 @@ impl Conversation {
         !self.messages.is_empty()
     }
 
+    /// The conversation for an agent that chooses the model itself.
+    #[must_use]
+    pub fn without_model(self) -> Self {
+        Self { model: None, ..self }
+    }
+
     /// The message for agents that know only one: the text of the last message of the user, else of the last message.
     #[must_use]
     pub fn message(&self) -> Option<String> {

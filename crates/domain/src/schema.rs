@@ -75,6 +75,14 @@ impl InputSchema {
         &self.0.source
     }
 
+    /// Whether an input may have a member of this name: the schema lists it, or does not exclude other members than those it
+    /// lists.
+    #[must_use]
+    pub fn admits(&self, member: &str) -> bool {
+        let source = self.source();
+        source["additionalProperties"] != false || source["properties"].get(member).is_some()
+    }
+
     /// Validates a complete input.
     ///
     /// # Errors

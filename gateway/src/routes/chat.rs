@@ -7,7 +7,7 @@ use axum::{
     extract::{Extension, State},
     response::{IntoResponse, Response},
 };
-use phoenix_domain::{OrchestratorError, chat::Chat};
+use phoenix_domain::{OrchestratorError, chat::Chat, conversation::Conversation};
 use phoenix_proto::planner::PlanAndExecuteRequest;
 
 use super::accepted::submit;
@@ -30,7 +30,7 @@ use crate::{
 /// Send a chat
 ///
 /// Runs one agent (`agent`, else the agent whose words are in the message, else the default agent) and responds when it has
-/// ended. When the caller disconnects, the plan is cancelled, unless `on_disconnect` is `continue`.
+/// ended. `messages` sends a conversation instead of one `message`. When the caller disconnects, the plan is cancelled, unless `on_disconnect` is `continue`.
 ///
 /// With `Prefer: respond-async` the response has the path of the plan, as soon as the plan is durable. With
 /// `Accept: text/event-stream` it is a stream of the plan's events, as in `GET /api/v1/plans/{plan_id}/events`. The last event
@@ -105,19 +105,28 @@ pub(crate) async fn handle_chat(
 
 /// The chat of a request. Sets the correlation id first, so that every later error carries it.
 fn into_chat(request: ChatRequestV1, scope: &RequestScope) -> Result<Chat, OrchestratorError> {
-    let ChatRequestV1 { message, context, correlation_id, api_version, agent } = request;
+    let ChatRequestV1 { message, messages, context, model, options, correlation_id, api_version, agent } = request;
     scope.set_id_of_body(correlation_id.as_deref())?;
     if api_version.is_some_and(|version| version != API_VERSION) {
         return Err(OrchestratorError::invalid("api_version", format_args!("must be `{API_VERSION}`")));
     }
-    Chat::new(message, context, scope.id(), agent.as_deref())
+    let [messages, model, options] = [messages, model, options].map(Option::unwrap_or_default);
+    let conversation = Conversation::new(messages, model, options)?;
+    Chat::with_conversation(message, context, scope.id(), agent.as_deref(), conversation)
 }
 
 /// The chat as a request to the planner.
 fn into_request(chat: Chat, delivery: Delivery, key: IdempotencyKey) -> PlanAndExecuteRequest {
-    let Chat { message, context, correlation_id: _, agent } = chat;
+    let Chat { message, context, correlation_id: _, agent, conversation } = chat;
     let agent = agent.map(String::from);
-    let mut request = PlanAndExecuteRequest { message, context, agent, ..Default::default() };
+    let mut request = PlanAndExecuteRequest { agent, ..Default::default() };
+    // The planner derives message and context from messages.
+    if !conversation.has_messages() {
+        (request.message, request.context) = (message, context);
+    }
+    if !conversation.is_empty() {
+        request.chat_json = conversation.into_members().to_string();
+    }
     delivery.apply(&mut request, key);
     request
 }

@@ -1,6 +1,6 @@
 //! Bodies of chats.
 
-use phoenix_domain::{CorrelationId, PlanId};
+use phoenix_domain::{CorrelationId, PlanId, json::Json};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -12,17 +12,32 @@ pub(crate) const RESPONSE: &str = "response";
 /// The only version of the API.
 pub(crate) const API_VERSION: &str = "v1";
 
-/// A message for an agent. Unknown fields are rejected.
+/// A message for an agent, or a conversation that ends with one. Unknown fields are rejected.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ChatRequestV1 {
-    /// Message for the agent: 1 to 32 768 bytes of UTF-8, not blank.
-    #[schema(schema_with = schemas::message)]
-    pub(crate) message: String,
-    /// Context of the message: at most 262 144 bytes.
+    /// Message for the agent: 1 to 32 768 bytes of UTF-8, not blank. Either this or `messages`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = schemas::optional_message)]
+    pub(crate) message: Option<String>,
+    /// Messages in the shape of OpenAI's chat completions, the latest one last. An agent that knows only `message` gets the last
+    /// message of the user, and the others as context.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = schemas::optional_messages)]
+    pub(crate) messages: Option<Json>,
+    /// Context of the message: at most 262 144 bytes. Not with `messages`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 262_144)]
     pub(crate) context: Option<String>,
+    /// Model, such as `anthropic/claude-sonnet-4-5`, for agents that call one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = schemas::optional_model)]
+    pub(crate) model: Option<Json>,
+    /// Options for the model, members of OpenAI's request: `temperature`, `max_tokens`, `tools`, … They reach the agent as they
+    /// are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub(crate) options: Option<Json>,
     /// Correlation id in responses, logs and traces; generated when absent. Overrides the header `X-Correlation-Id`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = Uuid)]

@@ -2,7 +2,10 @@
 
 use phoenix_domain::{
     FailureClass, OrchestratorErrorCode,
-    limits::{MAX_ACTION_BYTES, MAX_MESSAGE_BYTES, MAX_REASON_BYTES},
+    conversation::ROLES,
+    limits::{
+        MAX_ACTION_BYTES, MAX_CONVERSATION_MESSAGES, MAX_MESSAGE_BYTES, MAX_MODEL_BYTES, MAX_REASON_BYTES,
+    },
     plan::PlanStatus,
 };
 use serde_json::{Value, json};
@@ -120,6 +123,59 @@ pub(crate) fn message() -> Object {
         .max_length(Some(MAX_MESSAGE_BYTES))
         .examples([json!("git status")])
         .description(Some("Message for the agent: 1 to 32 768 bytes of UTF-8, not blank."))
+        .build()
+}
+
+pub(crate) fn optional_message() -> Object {
+    or_null()
+        .pattern(Some(NOT_BLANK))
+        .min_length(Some(1))
+        .max_length(Some(MAX_MESSAGE_BYTES))
+        .examples([json!("git status")])
+        .description(Some(
+            "Message for the agent: 1 to 32 768 bytes of UTF-8, not blank. Either this or `messages`.",
+        ))
+        .build()
+}
+
+pub(crate) fn optional_messages() -> Schema {
+    let description =
+        "Messages in the shape of OpenAI's chat completions, the latest one last. Either this or `message`. An agent that knows \
+         only `message` gets the last message of the user, and the others as context.";
+    messages(SchemaType::Array(vec![Type::Array, Type::Null]), description)
+}
+
+/// Messages of a conversation: what Phoenix reads of them. Other members reach the agent as they are.
+fn messages(schema_type: SchemaType, description: &str) -> Schema {
+    let content = SchemaType::Array(vec![Type::String, Type::Array, Type::Null]);
+    let content = ArrayBuilder::new()
+        .schema_type(content)
+        .items(ObjectBuilder::new().property("type", text()).required("type"))
+        .description(Some(
+            "Text, or parts: `{\"type\": \"text\", \"text\": …}`, `{\"type\": \"image_url\", \"image_url\": {\"url\": …}}`, or \
+             another type that the model knows. Only an assistant's message may be without.",
+        ));
+    let message = ObjectBuilder::new()
+        .property("role", text().enum_values(Some(ROLES)))
+        .property("content", content)
+        .required("role")
+        .examples([json!({"role": "user", "content": "git status"})]);
+    ArrayBuilder::new()
+        .schema_type(schema_type)
+        .items(message)
+        .min_items(Some(1))
+        .max_items(Some(MAX_CONVERSATION_MESSAGES))
+        .description(Some(description))
+        .into()
+}
+
+pub(crate) fn optional_model() -> Object {
+    or_null()
+        .pattern(Some(NOT_BLANK))
+        .min_length(Some(1))
+        .max_length(Some(MAX_MODEL_BYTES))
+        .examples([json!("anthropic/claude-sonnet-4-5")])
+        .description(Some("Model for agents that call one, such as `provider/model`: at most 256 bytes."))
         .build()
 }
 

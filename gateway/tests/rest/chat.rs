@@ -167,3 +167,56 @@ async fn message_at_the_limit_is_accepted_and_one_byte_more_is_not() {
     assert_eq!(answer.json()["error"]["details"]["field"], "message");
     assert_eq!(stack.planner.seen().len(), 1);
 }
+
+#[tokio::test]
+async fn conversation_is_forwarded_as_it_was_sent() {
+    let stack = Stack::start().await;
+    let messages = json!([
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "hi"}], "name": "me"},
+    ]);
+    let chat = json!({"messages": messages, "model": "ollama/a:b", "options": {"seed": 7}, "agent": "git_agent"});
+    let answer = stack.http.post("/api/v1/chat", &chat).await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    let request = stack.planner.seen().remove(0).request;
+    assert_eq!((request.message.as_str(), request.context.as_str()), ("", ""), "the planner derives them");
+    let sent: serde_json::Value = serde_json::from_str(&request.chat_json).unwrap();
+    assert_eq!(sent, json!({"messages": messages, "model": "ollama/a:b", "options": {"seed": 7}}));
+}
+
+#[tokio::test]
+async fn invalid_conversation_names_its_field() {
+    let stack = Stack::start().await;
+    let messages = json!([{"role": "user", "content": "hi"}]);
+    for (chat, field) in [
+        (json!({"messages": messages, "message": "hi"}), "message"),
+        (json!({"messages": messages, "context": "c"}), "context"),
+        (json!({"messages": []}), "messages"),
+        (json!({"messages": [{"role": "user", "content": 5}]}), "messages[0].content"),
+        (json!({"message": "hi", "model": 5}), "model"),
+        (json!({"message": "hi", "options": []}), "options"),
+        (json!({"messages": null}), "message"),
+    ] {
+        let answer = stack.http.post("/api/v1/chat", &chat).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{chat}");
+        assert_eq!(answer.json()["error"]["details"]["field"], field, "{chat}");
+    }
+    assert!(stack.planner.seen().is_empty());
+}
+
+#[tokio::test]
+async fn idempotency_key_covers_the_conversation() {
+    let stack = Stack::start().await;
+    let chat = |model: &str, text: &str| {
+        json!({"messages": [{"role": "user", "content": text}], "model": model, "options": {"seed": 7}}).to_string()
+    };
+    let headers = [("content-type", "application/json"), ("idempotency-key", "k")];
+    for body in [chat("a", "hi"), chat("a", "hi"), chat("b", "hi"), chat("a", "ho"), chat("a", "hi").replace('7', "8")] {
+        stack.http.send(Method::POST, "/api/v1/chat", &headers, body).await;
+    }
+    let seen = stack.planner.seen().into_iter().map(|seen| seen.request.idempotency_digest);
+    let digests: Vec<_> = seen.collect();
+    assert_eq!(digests[0], digests[1]);
+    let distinct: std::collections::BTreeSet<_> = digests.iter().collect();
+    assert_eq!(distinct.len(), 4, "{digests:?}");
+}

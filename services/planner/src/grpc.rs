@@ -74,7 +74,8 @@ impl PlannerService for PlannerGrpc {
         request: Request<PlanAndExecuteRequest>,
     ) -> Result<Response<PlanAndExecuteResponse>, Status> {
         let context = RequestContext::of(&request);
-        let plan = plan_request(request.into_inner(), WaitMode::Sync, context.correlation_id)?;
+        let plan = plan_request(request.into_inner(), WaitMode::Sync, context.correlation_id);
+        let plan = plan.map_err(|error| status_from_error(&error))?;
         let result = self.planner.plan_and_execute_v1(context, plan).await;
         Ok(Response::new(encode_result(result.map_err(|error| status_from_error(&error))?)))
     }
@@ -93,7 +94,8 @@ impl PlannerService for PlannerGrpc {
         request: Request<PlanAndExecuteRequest>,
     ) -> Result<Response<SubmitPlanResponse>, Status> {
         let context = RequestContext::of(&request);
-        let plan = plan_request(request.into_inner(), WaitMode::Async, context.correlation_id)?;
+        let plan = plan_request(request.into_inner(), WaitMode::Async, context.correlation_id);
+        let plan = plan.map_err(|error| status_from_error(&error))?;
         let submitted = self.planner.submit_plan(context, plan).await;
         let Submitted { plan_id, replay_of } = submitted.map_err(|error| status_from_error(&error))?;
         Ok(Response::new(SubmitPlanResponse { plan_id: plan_id.to_string(), replay_of: text(replay_of) }))
@@ -104,7 +106,8 @@ impl PlannerService for PlannerGrpc {
         request: Request<PlanAndExecuteRequest>,
     ) -> Result<Response<DryRunPlanResponse>, Status> {
         let by = RequestContext::of(&request).correlation_id;
-        let plan = plan_request(request.into_inner(), WaitMode::Sync, by)?;
+        let plan = plan_request(request.into_inner(), WaitMode::Sync, by);
+        let plan = plan.map_err(|error| status_from_error(&error))?;
         let waves = self.planner.dry_run(plan).map_err(|error| status_from_error(&error))?;
         Ok(Response::new(DryRunPlanResponse { waves: waves.into_iter().map(|keys| Wave { keys }).collect() }))
     }

@@ -206,8 +206,6 @@ fn echo(request: PlanAndExecuteRequest) -> PlanAndExecuteResponse {
         plan_id: "0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f".into(),
         output: request.message,
         agent: "echo_agent".into(),
-        agent_time_us: 0,
-        replay_of: String::new(),
-        finish_reason: None,
+        ..PlanAndExecuteResponse::default()
     }
 }

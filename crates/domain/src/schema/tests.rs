@@ -19,6 +19,14 @@ fn mismatch(schema: &InputSchema, input: Value) -> String {
 }
 
 #[test]
+fn closed_schema_admits_only_the_members_it_lists() {
+    let open = schema(json!({"properties": {"message": {}}}));
+    let closed = schema(json!({"properties": {"message": {}}, "additionalProperties": false}));
+    assert!(open.admits("message") && open.admits("model"));
+    assert!(closed.admits("message") && !closed.admits("model"));
+}
+
+#[test]
 fn mismatch_names_field_and_expected_value() {
     let schema = schema(json!({
         "properties": {

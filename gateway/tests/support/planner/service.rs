@@ -89,6 +89,7 @@ impl PlannerService for FakePlanner {
             agent_time_us: 1_000,
             replay_of: self.replay_of(),
             finish_reason,
+            ..Default::default()
         }))
     }
 

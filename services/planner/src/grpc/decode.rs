@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use phoenix_domain::{
-    CorrelationId,
+    CorrelationId, OrchestratorError,
+    conversation::{self, Conversation},
+    json::Object,
     limits::MAX_IDEMPOTENCY_KEY_BYTES,
     plan::{MAX_DEADLINE_MS, TaskSpec},
 };
@@ -26,7 +28,7 @@ pub(super) fn plan_request(
     request: PlanAndExecuteRequest,
     wait_mode: WaitMode,
     by: CorrelationId,
-) -> Result<PlanRequest, InvalidField> {
+) -> Result<PlanRequest, OrchestratorError> {
     let PlanAndExecuteRequest {
         message,
         context,
@@ -36,17 +38,23 @@ pub(super) fn plan_request(
         continue_on_disconnect,
         idempotency_key,
         idempotency_digest,
+        chat_json,
     } = request;
     let work = if tasks.is_empty() {
-        Work::Chat { message, agent }
+        let conversation = conversation(&chat_json)?;
+        // A request with messages has no message; an empty one is invalid.
+        let message = (!message.is_empty() || !conversation.has_messages()).then_some(message);
+        Work::Chat { message, agent, conversation }
+    } else if !chat_json.is_empty() {
+        return Err(InvalidField::new("tasks", "and `chat_json` exclude each other").into());
     } else if message.is_empty() {
         Work::Tasks(tasks.into_iter().map(TaskSpec::try_from).collect::<Result<_, _>>()?)
     } else {
-        return Err(InvalidField::new("tasks", "and `message` exclude each other"));
+        return Err(InvalidField::new("tasks", "and `message` exclude each other").into());
     };
     if deadline_ms > MAX_DEADLINE_MS {
         let problem = format!("must be at most {MAX_DEADLINE_MS}, not {deadline_ms}");
-        return Err(InvalidField::new("deadline_ms", problem));
+        return Err(InvalidField::new("deadline_ms", problem).into());
     }
     Ok(PlanRequest {
         work,
@@ -56,6 +64,24 @@ pub(super) fn plan_request(
         continue_on_disconnect,
         key: idempotency_key_of(idempotency_key, idempotency_digest, by)?,
     })
+}
+
+/// The conversation of a chat; an empty one without text.
+fn conversation(chat_json: &str) -> Result<Conversation, OrchestratorError> {
+    if chat_json.is_empty() {
+        return Ok(Conversation::default());
+    }
+    let parsed = Object::parse(chat_json);
+    let mut members = parsed.map_err(|problem| InvalidField::new("chat_json", problem))?;
+    let conversation = Conversation::take_from(&mut members)?;
+    match members.keys().next() {
+        Some(unknown) => {
+            let known = conversation::MEMBERS.join(", ");
+            let problem = format!("has an unknown member `{unknown}`; known are {known}");
+            Err(InvalidField::new("chat_json", problem).into())
+        }
+        None => Ok(conversation),
+    }
 }
 
 /// The idempotency key of a request, if it has one.

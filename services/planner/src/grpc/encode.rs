@@ -10,7 +10,7 @@ use crate::{plan_run::active::PlanResult, store::query::Event};
 
 /// The response for the result of a plan.
 pub(super) fn encode_result(result: PlanResult) -> PlanAndExecuteResponse {
-    let PlanResult { plan_id, output, finish_reason, agent, agent_time, replay_of } = result;
+    let PlanResult { plan_id, output, finish_reason, metadata, agent, agent_time, replay_of } = result;
     PlanAndExecuteResponse {
         plan_id: plan_id.to_string(),
         output: output.unwrap_or_default(),
@@ -18,6 +18,7 @@ pub(super) fn encode_result(result: PlanResult) -> PlanAndExecuteResponse {
         agent_time_us: u64::try_from(agent_time.as_micros()).unwrap_or(u64::MAX),
         replay_of: text(replay_of),
         finish_reason,
+        metadata_json: if metadata.is_empty() { String::new() } else { metadata.to_string() },
     }
 }
 

@@ -39,7 +39,8 @@ pub(super) async fn open(
 ) -> Result<PlanStream, Status> {
     let stream = match required("subject", request.subject)? {
         Subject::Plan(request) => {
-            let plan = plan_request(request, WaitMode::Sync, context.correlation_id)?;
+            let plan = plan_request(request, WaitMode::Sync, context.correlation_id);
+            let plan = plan.map_err(|error| status_from_error(&error))?;
             planner.execute_plan(context, plan, shutdown).await
         }
         Subject::Resume(ResumeExecution { plan_id, after_position, continue_on_disconnect }) => {

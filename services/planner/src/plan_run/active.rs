@@ -10,7 +10,7 @@ use phoenix_domain::{
     AgentName, CorrelationId, OrchestratorError, PlanId,
     action::ActionResult,
     graph::Graph,
-    json::Json,
+    json::{Json, Object},
     plan::{Plan, PlanStatus, Task},
 };
 use phoenix_platform::RequestContext;
@@ -43,6 +43,8 @@ pub struct PlanResult {
     pub output: Option<String>,
     /// Reason why the output is incomplete; none when it is complete.
     pub finish_reason: Option<String>,
+    /// Metadata of that output.
+    pub metadata: Object,
     /// Agent of the last task.
     pub agent: AgentName,
     /// Time during which agents worked for this request; zero for a replay.
@@ -61,10 +63,13 @@ impl PlanResult {
         if status != PlanStatus::Succeeded {
             return Some(Err(error.unwrap_or_else(|| OrchestratorError::internal("the plan has no result"))));
         }
-        let last = tasks.last();
-        let agent = last.map_or(default_agent, |task| &task.spec.agent).clone();
-        let finish_reason = last.and_then(|task| task.output.as_ref()).and_then(ActionResult::finish_reason);
-        Some(Ok(Self { plan_id, output, finish_reason, agent, agent_time: Duration::ZERO, replay_of: None }))
+        let last = tasks.into_iter().next_back();
+        let agent = last.as_ref().map_or(default_agent, |task| &task.spec.agent).clone();
+        let last = last.and_then(|task| task.output);
+        let finish_reason = last.as_ref().and_then(ActionResult::finish_reason);
+        let metadata = last.map(|output| output.metadata).unwrap_or_default();
+        let agent_time = Duration::ZERO;
+        Some(Ok(Self { plan_id, output, finish_reason, metadata, agent, agent_time, replay_of: None }))
     }
 }
 

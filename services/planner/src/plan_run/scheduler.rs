@@ -256,8 +256,7 @@ fn end_task(
 ) -> Option<OrchestratorError> {
     match result {
         Ok(output) => {
-            let finish_reason = output.finish_reason();
-            *state = TaskState::Succeeded(output.data, finish_reason);
+            *state = TaskState::Succeeded(output.data, output.metadata);
             None
         }
         Err(error) => {

@@ -2,8 +2,9 @@
 
 use phoenix_domain::{
     AgentName,
+    action::finish_reason,
     graph::Graph,
-    json::Json,
+    json::{Json, Object},
     plan::{Plan, Task},
 };
 
@@ -13,8 +14,8 @@ pub(crate) enum TaskState {
     Waiting,
     /// Dispatched, or queued for a permit.
     Ready,
-    /// Succeeded, with this output and the reason why it is incomplete, if it is.
-    Succeeded(Json, Option<String>),
+    /// Succeeded, with this output and its metadata.
+    Succeeded(Json, Object),
     /// Ended without output.
     Failed,
 }
@@ -26,6 +27,8 @@ pub(crate) struct PlanOutput {
     pub(crate) text: Option<String>,
     /// Reason why the output is incomplete; none when it is complete.
     pub(crate) finish_reason: Option<String>,
+    /// Metadata of the output.
+    pub(crate) metadata: Object,
 }
 
 impl TaskState {
@@ -38,7 +41,7 @@ impl TaskState {
 /// The states that the journal knows.
 pub(crate) fn journaled_states(plan: &Plan) -> Vec<TaskState> {
     let state = |task: &Task| match &task.output {
-        Some(output) => TaskState::Succeeded(output.data.clone(), output.finish_reason()),
+        Some(output) => TaskState::Succeeded(output.data.clone(), output.metadata.clone()),
         None if task.status.is_terminal() => TaskState::Failed,
         None => TaskState::Waiting,
     };
@@ -75,8 +78,9 @@ pub(crate) fn agents_of(plan: &Plan, ordinals: impl IntoIterator<Item = usize>) 
 /// The plan's output: that of its last task, if it has one.
 pub(crate) fn plan_output(states: &[TaskState]) -> PlanOutput {
     match states.last() {
-        Some(TaskState::Succeeded(output, finish_reason)) => {
-            PlanOutput { text: Some(output.to_text()), finish_reason: finish_reason.clone() }
+        Some(TaskState::Succeeded(output, metadata)) => {
+            let (text, finish_reason) = (Some(output.to_text()), finish_reason(metadata));
+            PlanOutput { text, finish_reason, metadata: metadata.clone() }
         }
         Some(TaskState::Failed | TaskState::Waiting | TaskState::Ready) | None => PlanOutput::default(),
     }

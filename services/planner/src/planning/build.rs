@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    AgentCatalog, CorrelationId, OrchestratorError, PlanId, TaskId,
+    AgentCatalog, AgentSpec, CorrelationId, OrchestratorError, PlanId, TaskId,
     action::CHAT_ACTION,
     chat::Chat,
+    conversation,
     graph::{Graph, check_agent},
     input,
     json::Object,
@@ -66,10 +67,12 @@ pub(crate) fn build_plan(
     } = request;
     let deadline_at = time_limit.and_then(|limit| Timestamp::now().checked_add(limit).ok());
     let (kind, agents_context, specs) = match work {
-        Work::Chat { message, agent } => {
-            let chat = Chat::new(message, Some(agents_context), correlation_id, agent.as_deref())?;
-            let spec = chat_task(agents, &chat)?;
-            (PlanKind::Chat, chat.context, vec![spec])
+        Work::Chat { message, agent, conversation } => {
+            let context = Some(agents_context);
+            let agent = agent.as_deref();
+            let chat = Chat::with_conversation(message, context, correlation_id, agent, conversation)?;
+            let (context, spec) = chat_task(agents, chat)?;
+            (PlanKind::Chat, context, vec![spec])
         }
         Work::Tasks(specs) => (PlanKind::Graph, agents_context, specs),
     };
@@ -107,20 +110,37 @@ pub(crate) fn check_input(
     }
 }
 
-/// The single task of a chat, for the named or routed agent.
-fn chat_task(agents: &AgentCatalog, chat: &Chat) -> Result<TaskSpec, OrchestratorError> {
-    let agent = match &chat.agent {
+/// The context and the single task of a chat, for the named or routed agent.
+fn chat_task(agents: &AgentCatalog, chat: Chat) -> Result<(String, TaskSpec), OrchestratorError> {
+    let Chat { message, context, correlation_id: _, agent, conversation } = chat;
+    let agent = match &agent {
         Some(named) => agents.get(named)?,
-        None => agents.get(route(agents, &chat.message))?,
+        None => agents.get(route(agents, &message))?,
     };
-    Ok(TaskSpec {
+    let mut payload = Object::from_iter([("message".to_owned(), message.into())]);
+    if !conversation.is_empty() {
+        payload.extend(conversation.into_members());
+        omit_unknown_members(agent, &mut payload);
+    }
+    let spec = TaskSpec {
         key: "chat".into(),
         agent: agent.name.clone(),
         action: CHAT_ACTION.into(),
-        payload: Object::from_iter([("message".to_owned(), chat.message.clone().into())]),
+        payload,
         depends_on: Vec::new(),
         on_failure: OnFailure::Fail,
-    })
+    };
+    Ok((context, spec))
+}
+
+/// Omits the members of a conversation that the schema of the agent's chat excludes by name: such an agent knows only the
+/// message and the context.
+fn omit_unknown_members(agent: &AgentSpec, payload: &mut Object) {
+    let declared = agent.action(CHAT_ACTION).ok().flatten();
+    let Some(schema) = declared.and_then(|action| action.input_schema.as_ref()) else { return };
+    for name in conversation::MEMBERS.into_iter().filter(|name| !schema.admits(name)) {
+        payload.shift_remove(name);
+    }
 }
 
 /// The dependency graph of a plan. A chat's input is free text, so references in it are not resolved.

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use phoenix_domain::{
     AgentCatalog, CorrelationId, OrchestratorError, OrchestratorErrorCode,
     chat::Chat,
+    conversation::Conversation,
     graph::Graph,
     json::{Json, Object},
     plan::{Plan, PlanKind, TaskSpec, TaskStatus},
@@ -125,6 +126,12 @@ fn check_chat(input: &Object, correlation_id: CorrelationId) -> Result<(), Orche
     let Some(Json::String(message)) = input.get("message") else {
         return Err(OrchestratorError::invalid(FIELD, "must be the message as text"));
     };
-    let chat = Chat::new(message.clone(), None, correlation_id, None);
+    let conversation = Conversation::take_from(&mut input.clone()).map_err(|error| {
+        let field = error.details.get("field").map_or("input.chat".to_owned(), |field| format!("input.chat.{field}"));
+        error.with_detail("field", field)
+    })?;
+    // The messages of a conversation have no limit of their own.
+    let message = (!conversation.has_messages()).then(|| message.clone());
+    let chat = Chat::with_conversation(message, None, correlation_id, None, conversation);
     chat.map(drop).map_err(|error| error.with_detail("field", FIELD))
 }

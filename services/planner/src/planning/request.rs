@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use phoenix_domain::{PlanId, json::Object, plan::TaskSpec};
+use phoenix_domain::{PlanId, conversation::Conversation, json::Object, plan::TaskSpec};
 
 use crate::store::entry::IdempotencyKey;
 
@@ -37,10 +37,12 @@ pub enum WaitMode {
 pub enum Work {
     /// A chat message.
     Chat {
-        /// Text of the message.
-        message: String,
+        /// Text of the message; absent when the conversation has messages.
+        message: Option<String>,
         /// Agent to use instead of routing.
         agent: Option<String>,
+        /// Messages, model and options; empty for a chat with nothing but its message.
+        conversation: Conversation,
     },
     /// A graph of tasks.
     Tasks(Vec<TaskSpec>),

@@ -276,7 +276,11 @@ async fn serverless_planner(url: &str, executor_url: &str) -> (Planner, Journal)
 
 fn plan_request(agent: &str, wait_mode: WaitMode) -> PlanRequest {
     PlanRequest {
-        work: Work::Chat { message: "hello".into(), agent: Some(agent.into()) },
+        work: Work::Chat {
+            message: Some("hello".into()),
+            agent: Some(agent.into()),
+            conversation: Default::default(),
+        },
         context: String::new(),
         time_limit: None,
         wait_mode,

@@ -12,6 +12,7 @@ mod agents;
 mod bulk_redrive;
 mod chats;
 mod clock;
+mod conversations;
 mod damage;
 mod execute;
 mod executors;

@@ -32,7 +32,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Response;
 
 use self::peers::serve_peer;
-pub use self::peers::{FakeExecutor, FakeHealth, Script, answers, failed, finished, started, unhealthy};
+pub use self::peers::{
+    FakeExecutor, FakeHealth, Script, answers, failed, finished, started, succeeded, unhealthy,
+};
 
 /// Maximum number of plans in flight.
 pub const MAX_PLANS: u32 = 64;

@@ -221,10 +221,18 @@ pub fn failed(attempt: u32, retry_in_ms: Option<u64>) -> ExecuteTaskResponse {
 }
 
 pub fn finished(attempts: u32, result: Result<&str, OrchestratorError>) -> ExecuteTaskResponse {
-    let result = match result {
-        Ok(text) => task_finished::Result::Output((&ActionResult::text(text)).into()),
-        Err(error) => task_finished::Result::Error(error.into()),
-    };
+    match result {
+        Ok(text) => succeeded(attempts, &ActionResult::text(text)),
+        Err(error) => ended(attempts, task_finished::Result::Error(error.into())),
+    }
+}
+
+/// The end of a task that succeeds with this result.
+pub fn succeeded(attempts: u32, result: &ActionResult) -> ExecuteTaskResponse {
+    ended(attempts, task_finished::Result::Output(result.into()))
+}
+
+fn ended(attempts: u32, result: task_finished::Result) -> ExecuteTaskResponse {
     event(Event::Finished(TaskFinished {
         attempts,
         ended_at: Some(to_timestamp(Timestamp::now())),
