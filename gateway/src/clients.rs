@@ -34,6 +34,8 @@ pub(crate) struct Parts {
     channels: Channels,
     /// Language model that answers chats.
     pub(crate) llm: LlmDescription,
+    /// Models of the configured providers, as `provider/model`.
+    pub(crate) models: Vec<String>,
     /// Ends event streams at shutdown.
     pub(crate) shutdown: CancellationToken,
     /// Ends calls in flight when the drain is overdue.
@@ -87,6 +89,7 @@ impl Gateway {
             health: AgentHealthServiceClient::new(channels.health.clone()),
             channels,
             llm: config.llm.clone(),
+            models: config.models.clone(),
             shutdown,
             abort: CancellationToken::new(),
             background: TaskTracker::new(),

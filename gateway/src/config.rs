@@ -26,6 +26,8 @@ pub struct GatewayConfig {
     pub request_timeout: Duration,
     /// Language model that answers chats, for `GET /health`.
     pub llm: LlmDescription,
+    /// Models of the configured providers, as `provider/model`, for `GET /v1/models`.
+    pub models: Vec<String>,
 }
 
 impl GatewayConfig {
@@ -48,6 +50,7 @@ impl From<&RoleSettings> for GatewayConfig {
             cors_allowed_origins: gateway.cors_allowed_origins.clone(),
             request_timeout: gateway.request_timeout,
             llm: settings.config.llm.describe(),
+            models: settings.config.llm.configured_models(),
         }
     }
 }

@@ -14,5 +14,8 @@ pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempote
 /// Marks the response of an earlier request with the same key.
 pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
+/// Plan of a response.
+pub(crate) const X_PHOENIX_PLAN_ID: HeaderName = HeaderName::from_static("x-phoenix-plan-id");
+
 /// Id of the last event that a reader of a stream has.
 pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");

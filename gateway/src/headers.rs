@@ -12,7 +12,9 @@ use tower_http::cors::CorsLayer;
 
 use crate::{
     error::ServeError,
-    header_names::{IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, LAST_EVENT_ID, PREFER, PREFERENCE_APPLIED},
+    header_names::{
+        IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, LAST_EVENT_ID, PREFER, PREFERENCE_APPLIED, X_PHOENIX_PLAN_ID,
+    },
 };
 
 /// The page loads and calls its own origin only, and cannot be framed.
@@ -66,6 +68,7 @@ pub(crate) fn cors(origins: &[String]) -> Result<Option<CorsLayer>, ServeError> 
                 header::LOCATION,
                 PREFERENCE_APPLIED,
                 IDEMPOTENT_REPLAYED,
+                X_PHOENIX_PLAN_ID,
                 header::RETRY_AFTER,
             ]),
     ))

@@ -80,6 +80,9 @@ pub(crate) enum Endpoint {
     DeadLetterRedrive,
     DeadLetterDiscard,
     Health,
+    Completion,
+    ModelList,
+    ModelGet,
     OpenApi,
     Probe,
     Page,
@@ -112,6 +115,9 @@ impl Endpoint {
             "/api/v1/dead-letters" if read => Self::DeadLetterList,
             "/api/v1/dead-letters:redrive" if write => Self::DeadLetterRedrive,
             "/api/v1/dead-letters:discard" if write => Self::DeadLetterDiscard,
+            "/v1/chat/completions" if write => Self::Completion,
+            "/v1/models" if read => Self::ModelList,
+            "/v1/models/{*model}" if read => Self::ModelGet,
             "/health" if read => Self::Health,
             "/api/v1/openapi.json" if read => Self::OpenApi,
             "/livez" | "/readyz" if read => Self::Probe,
@@ -139,6 +145,9 @@ impl Endpoint {
             Self::DeadLetterRedrive => "dead_letter_redrive",
             Self::DeadLetterDiscard => "dead_letter_discard",
             Self::Health => "health",
+            Self::Completion => "completion",
+            Self::ModelList => "model_list",
+            Self::ModelGet => "model_get",
             Self::OpenApi => "openapi",
             Self::Probe => "probe",
             Self::Page => "page",
@@ -165,6 +174,9 @@ impl Endpoint {
             | Self::DeadLetterList
             | Self::DeadLetterRedrive
             | Self::DeadLetterDiscard
+            | Self::Completion
+            | Self::ModelList
+            | Self::ModelGet
             | Self::OpenApi
             | Self::Probe
             | Self::Page

@@ -25,7 +25,7 @@ use phoenix_proto::{
 use tonic::{Response, Status, Streaming};
 use tracing::Instrument;
 
-use crate::{clients::Gateway, request_scope::RequestScope, wire::chat::FinishedPlan};
+use crate::{clients::Gateway, request_scope::RequestScope};
 
 /// Time limit of reads from the journal. Independent of the request's deadline: the end of a plan is read after a timeout, too.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,24 +46,20 @@ impl PlannerClient {
     ///
     /// The call carries the deadline, and the planner responds before it; the call ends at the deadline in any case. A plan
     /// that continues without its caller has no deadline of the caller.
-    pub(crate) async fn run(&self, plan: PlanAndExecuteRequest) -> Result<FinishedPlan, OrchestratorError> {
+    pub(crate) async fn run(
+        &self,
+        plan: PlanAndExecuteRequest,
+    ) -> Result<(PlanId, PlanAndExecuteResponse), OrchestratorError> {
         let continues = plan.continue_on_disconnect;
         let context = if continues { self.scope.context_without_deadline() } else { self.scope.context() };
         let call = async {
             self.gateway.planner_calls.call_once::<PlanAndExecute>(&context, plan).await.map(Response::new)
         };
-        let PlanAndExecuteResponse {
-            plan_id,
-            output,
-            agent: _,
-            agent_time_us,
-            replay_of,
-            finish_reason,
-            metadata_json: _,
-        } = self.within(self.scope.deadline(), call).await?.ok_or_else(|| deadline_exceeded(continues))?;
-        self.record_replay(&replay_of)?;
-        self.scope.set_agent_time(Duration::from_micros(agent_time_us));
-        Ok(FinishedPlan { plan_id: read_id(&plan_id)?, output, finish_reason })
+        let answer =
+            self.within(self.scope.deadline(), call).await?.ok_or_else(|| deadline_exceeded(continues))?;
+        self.record_replay(&answer.replay_of)?;
+        self.scope.set_agent_time(Duration::from_micros(answer.agent_time_us));
+        Ok((read_id(&answer.plan_id)?, answer))
     }
 
     /// Executes a plan: its id, and the steps that follow its acceptance.

@@ -2,7 +2,7 @@
 //!
 //! A handler or layer that rejects a request returns a [`Failure`]: a status and an error, no body. [`render`] adds the body,
 //! where the path and the final correlation id are known: `ChatResponseV1` for chats, the legacy format for legacy chats,
-//! RFC 9457 for everything else.
+//! OpenAI's shape below `/v1`, RFC 9457 for everything else.
 //!
 //! The error table gives the HTTP status. Statuses outside the table belong to the HTTP layer; their code is
 //! `validation_failed` unless a better one exists: 403, 405, 408 (`timeout`), 413, 414, 415, 421 and 431.
@@ -11,15 +11,22 @@ use std::time::Duration;
 
 use axum::{
     body::Body,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId};
 use phoenix_proto::InvalidField;
 
-use crate::wire::{
-    chat::{API_VERSION, ChatResponseV1, ChatStatus, LegacyChatResponse},
-    error::{ErrorBody, Problem},
+use crate::{
+    header_names::X_PHOENIX_PLAN_ID,
+    wire::{
+        chat::{API_VERSION, ChatResponseV1, ChatStatus, LegacyChatResponse},
+        error::{ErrorBody, Problem},
+        openai::{
+            self,
+            error::{OpenAiError, X_SHOULD_RETRY},
+        },
+    },
 };
 
 /// The value of `Retry-After` when the error has none.
@@ -76,6 +83,8 @@ pub(crate) enum ErrorFormat {
     Chat,
     /// [`LegacyChatResponse`].
     LegacyChat,
+    /// [`OpenAiError`].
+    OpenAi,
     /// [`Problem`].
     Problem,
 }
@@ -86,6 +95,8 @@ impl ErrorFormat {
         match path {
             "/api/v1/chat" => Self::Chat,
             "/api/chat" => Self::LegacyChat,
+            "/v1" => Self::OpenAi,
+            path if path.starts_with("/v1/") => Self::OpenAi,
             _ => Self::Problem,
         }
     }
@@ -93,7 +104,7 @@ impl ErrorFormat {
     /// Media type of the bodies.
     pub(crate) const fn content_type(self) -> &'static str {
         match self {
-            Self::Chat | Self::LegacyChat => "application/json",
+            Self::Chat | Self::LegacyChat | Self::OpenAi => "application/json",
             Self::Problem => "application/problem+json",
         }
     }
@@ -101,6 +112,9 @@ impl ErrorFormat {
     /// The body that describes `failure`.
     pub(crate) fn body(self, failure: &Failure, correlation_id: CorrelationId) -> String {
         let Failure { status, error } = failure.clone();
+        if self == Self::OpenAi {
+            return serde_json::to_string(&OpenAiError::new(status, error)).unwrap_or_default();
+        }
         let OrchestratorError { code, message, mut details, retry_after: _ } = error;
         let body = match self {
             Self::Chat => {
@@ -121,7 +135,7 @@ impl ErrorFormat {
             Self::LegacyChat => {
                 serde_json::to_string(&LegacyChatResponse { status: ChatStatus::Error, output: message })
             }
-            Self::Problem => serde_json::to_string(&Problem {
+            Self::OpenAi | Self::Problem => serde_json::to_string(&Problem {
                 kind: "about:blank",
                 title: status.canonical_reason().unwrap_or("Error"),
                 status: status.as_u16(),
@@ -145,6 +159,13 @@ pub(crate) fn render(
 ) {
     let body = format.body(failure, correlation_id);
     let headers = response.headers_mut();
+    if format == ErrorFormat::OpenAi {
+        if openai::error::is_final(&failure.error) {
+            headers.insert(X_SHOULD_RETRY, openai::error::NO);
+        }
+        let plan = failure.error.details.get("plan_id").and_then(|plan| HeaderValue::from_str(plan).ok());
+        headers.extend(plan.map(|plan| (X_PHOENIX_PLAN_ID, plan)));
+    }
     headers.remove(header::CONTENT_LENGTH);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     match failure.status {
@@ -179,8 +200,14 @@ pub(crate) fn internal_error() -> Failure {
 }
 
 /// The failure of a request to a path that no route has.
-pub(crate) async fn unknown_path() -> Failure {
-    let message = "no endpoint has this path; GET /api/v1/openapi.json lists the endpoints";
+pub(crate) async fn unknown_path(uri: Uri) -> Failure {
+    let message = match uri.path() {
+        "/v1/responses" => "`/v1/responses` is not available; use POST /v1/chat/completions",
+        path if path.starts_with("/v1/responses/") => {
+            "no responses are stored; use POST /v1/chat/completions"
+        }
+        _ => "no endpoint has this path; GET /api/v1/openapi.json lists the endpoints",
+    };
     OrchestratorError::new(OrchestratorErrorCode::NotFound, message).into()
 }
 

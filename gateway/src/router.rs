@@ -26,7 +26,9 @@ use crate::{
     problem::{unknown_path, wrong_method},
     rejections::Rejections,
     routes::{
-        agents, chat, dead_letters, health, openapi, page,
+        agents, chat, dead_letters, health,
+        openai::{completions, models},
+        openapi, page,
         plans::{self, segment::PlanSegment},
     },
 };
@@ -62,6 +64,9 @@ fn routes(gateway: &Gateway) -> Vec<(&'static str, MethodRouter<Gateway>)> {
         ("/api/v1/dead-letters:discard", post(dead_letters::discard_dead_letters)),
         ("/api/v1/agents", get(agents::list_agents)),
         ("/api/v1/openapi.json", get(openapi::openapi_json)),
+        ("/v1/chat/completions", post(completions::create_completion)),
+        ("/v1/models", get(models::list_models)),
+        ("/v1/models/{*model}", get(models::get_model)),
         ("/health", get(health::health)),
         ("/livez", get(health::livez)),
         ("/readyz", get(health::readyz)),
@@ -81,7 +86,7 @@ fn plan_or_action(gateway: &Gateway) -> MethodRouter<Gateway> {
             None => plan,
             Some("cancel") => cancel,
             Some("redrive") => redrive,
-            Some(_) => return unknown_path().await.into_response(),
+            Some(_) => return unknown_path(request.uri().clone()).await.into_response(),
         };
         methods.oneshot(request).await.unwrap_or_else(|never| match never {})
     })

@@ -6,6 +6,7 @@ pub(crate) mod dead_letter;
 pub(crate) mod dead_letter_filter;
 pub(crate) mod error;
 pub(crate) mod event;
+pub(crate) mod openai;
 pub(crate) mod plan;
 pub(crate) mod plan_request;
 pub(crate) mod redrive;

@@ -65,7 +65,8 @@ impl Chat {
             return Err(OrchestratorError::invalid("message", "and `messages` exclude each other"));
         }
         if is_given(&context) {
-            let problem = "and `messages` exclude each other; send the context as a message of the role `system`";
+            let problem =
+                "and `messages` exclude each other; send the context as a message of the role `system`";
             return Err(OrchestratorError::invalid("context", problem));
         }
         let (context, agent) = (conversation.context(), agent_of(agent)?);
@@ -74,9 +75,9 @@ impl Chat {
 }
 
 fn agent_of(name: Option<&str>) -> Result<Option<AgentName>, OrchestratorError> {
-    name.map(str::parse).transpose().map_err(|problem: crate::agent::InvalidAgentName| {
-        OrchestratorError::invalid("agent", problem)
-    })
+    name.map(str::parse)
+        .transpose()
+        .map_err(|problem: crate::agent::InvalidAgentName| OrchestratorError::invalid("agent", problem))
 }
 
 #[cfg(test)]
@@ -105,7 +106,8 @@ mod tests {
     #[test]
     fn messages_exclude_message_and_context() {
         let long = "x".repeat(MAX_MESSAGE_BYTES + 1);
-        let messages = serde_json::json!([{"role": "user", "content": "a"}, {"role": "user", "content": long}]);
+        let messages =
+            serde_json::json!([{"role": "user", "content": "a"}, {"role": "user", "content": long}]);
         let conversation = Conversation::new(messages.into(), Json::Null, Json::Null).unwrap();
         let chat = |message: Option<&str>, context: Option<&str>, conversation: &Conversation| {
             let [message, context] = [message, context].map(|text| text.map(str::to_owned));

@@ -7,19 +7,18 @@
 mod message;
 mod text;
 
+pub use self::message::ROLES;
 use crate::{
     error::OrchestratorError,
     json::{Json, Object},
     limits::{
-        MAX_CONVERSATION_BYTES, MAX_CONVERSATION_MESSAGES, MAX_MODEL_BYTES, check_bytes, check_depth, check_text,
+        MAX_CONVERSATION_BYTES, MAX_CONVERSATION_MESSAGES, MAX_MODEL_BYTES, check_bytes, check_depth,
+        check_text,
     },
 };
 
 /// Members of a chat's input that hold a conversation, beside `message`.
 pub const MEMBERS: [&str; 3] = ["messages", "model", "options"];
-
-/// Roles of a message.
-pub const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
 /// A valid conversation. The default one is empty: a chat with nothing but its message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -61,8 +60,7 @@ impl Conversation {
     /// # Errors
     /// As [`Self::new`].
     pub fn take_from(object: &mut Object) -> Result<Self, OrchestratorError> {
-        let [messages, model, options] =
-            MEMBERS.map(|name| object.shift_remove(name).unwrap_or_default());
+        let [messages, model, options] = MEMBERS.map(|name| object.shift_remove(name).unwrap_or_default());
         Self::new(messages, model, options)
     }
 
@@ -86,7 +84,10 @@ impl Conversation {
             Some(subject) => subject,
         };
         if text::of(subject).trim().is_empty() {
-            return Err(OrchestratorError::invalid(&format!("messages[{index}].content"), "must not be blank"));
+            return Err(OrchestratorError::invalid(
+                &format!("messages[{index}].content"),
+                "must not be blank",
+            ));
         }
         Ok(())
     }
@@ -136,7 +137,9 @@ impl Conversation {
     /// The message that the agent answers, with its index.
     fn subject(&self) -> Option<(usize, &Json)> {
         let mut latest = self.messages.iter().enumerate().rev();
-        latest.find(|(_, message)| message["role"] == "user").or_else(|| self.messages.iter().enumerate().next_back())
+        latest
+            .find(|(_, message)| message["role"] == "user")
+            .or_else(|| self.messages.iter().enumerate().next_back())
     }
 }
 

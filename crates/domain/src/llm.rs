@@ -226,6 +226,15 @@ impl LlmSettings {
         }
     }
 
+    /// The models of the providers that have a key or whose model is set, as `provider/model`.
+    #[must_use]
+    pub fn configured_models(&self) -> Vec<String> {
+        let configured = ProviderKind::ALL.iter().map(|&kind| self.provider(kind)).filter(|provider| {
+            provider.api_key.is_some() || set(self.section(provider.kind).model_name.as_deref()).is_some()
+        });
+        configured.map(|provider| format!("{}/{}", provider.kind, provider.model_name)).collect()
+    }
+
     /// Settings of one provider.
     #[must_use]
     pub const fn section(&self, kind: ProviderKind) -> &ProviderSettings {

@@ -31,6 +31,7 @@ fn config() -> GatewayConfig {
         cors_allowed_origins: Vec::new(),
         request_timeout: Duration::from_secs(1),
         llm: LlmDescription { provider: "offline", model: "none".into() },
+        models: Vec::new(),
     }
 }
 
@@ -41,7 +42,9 @@ fn gateway() -> Gateway {
 /// Every path of the router, its parameters filled, and of a plan each action.
 fn paths() -> Vec<String> {
     let paths = routes(&gateway()).into_iter().map(|(path, _)| path);
-    let filled = paths.map(|path| path.replace("{plan_id}", PLAN).replace("{file}", "app.js"));
+    let filled = paths.map(|path| {
+        path.replace("{plan_id}", PLAN).replace("{file}", "app.js").replace("{*model}", "{model}")
+    });
     let actions = ["cancel", "redrive"].map(|action| format!("/api/v1/plans/{PLAN}:{action}"));
     filled.chain(actions).collect()
 }

@@ -39,20 +39,31 @@ pub(crate) async fn list_agents(
     State(gateway): State<Gateway>,
     Extension(scope): Extension<RequestScope>,
 ) -> Result<Json<Vec<AgentHealthSummaryV1>>, Failure> {
+    let agents = agents_of(&gateway, &scope).await?;
+    Ok(Json(agents.into_iter().map(Into::into).collect()))
+}
+
+/// The health of every agent, by name.
+///
+/// # Errors
+/// When the health service does not answer.
+pub(crate) async fn agents_of(
+    gateway: &Gateway,
+    scope: &RequestScope,
+) -> Result<Vec<HealthSnapshot>, OrchestratorError> {
     let context = scope.context().with_deadline(scope.deadline().min(Instant::now() + TIMEOUT));
     let mut health = gateway.health();
     let call =
         health.list_agent_health(context.request(ListAgentHealthRequest {})).instrument(scope.span().clone());
     let answer = match tokio::time::timeout(TIMEOUT, call).await {
         Ok(answer) => answer.map_err(|status| without_timeout(call_error("the health service", &status)))?,
-        Err(_) => return Err(unavailable().into()),
+        Err(_) => return Err(unavailable()),
     };
     let ListAgentHealthResponse { agents } = answer.into_inner();
-    let agents = agents.into_iter().map(|agent| HealthSnapshot::try_from(agent).map(Into::into));
-    let agents = agents
+    let agents = agents.into_iter().map(HealthSnapshot::try_from);
+    agents
         .collect::<Result<_, _>>()
-        .map_err(|_| OrchestratorError::internal("the health service answered in an unexpected way"))?;
-    Ok(Json(agents))
+        .map_err(|_| OrchestratorError::internal("the health service answered in an unexpected way"))
 }
 
 /// A timeout of the call is `unavailable`, because the request itself has time left.

@@ -74,7 +74,8 @@ pub(crate) async fn chat_v1(
     if respond_async {
         return submit(&planner, &scope, request).await;
     }
-    let finished = planner.run(request).await?;
+    let (plan_id, response) = planner.run(request).await?;
+    let finished = FinishedPlan::of(plan_id, response);
     Ok(Json(ChatResponseV1::success(scope.response_id(), finished)).into_response())
 }
 
@@ -99,13 +100,14 @@ pub(crate) async fn handle_chat(
     let LegacyChatRequest { message, context } = request;
     let chat = Chat::new(message, context, scope.id(), None)?;
     let request = into_request(chat, delivery?, key);
-    let FinishedPlan { output, .. } = PlannerClient::new(&gateway, &scope).run(request).await?;
-    Ok(Json(LegacyChatResponse { status: ChatStatus::Success, output }))
+    let (_, response) = PlannerClient::new(&gateway, &scope).run(request).await?;
+    Ok(Json(LegacyChatResponse { status: ChatStatus::Success, output: response.output }))
 }
 
 /// The chat of a request. Sets the correlation id first, so that every later error carries it.
 fn into_chat(request: ChatRequestV1, scope: &RequestScope) -> Result<Chat, OrchestratorError> {
-    let ChatRequestV1 { message, messages, context, model, options, correlation_id, api_version, agent } = request;
+    let ChatRequestV1 { message, messages, context, model, options, correlation_id, api_version, agent } =
+        request;
     scope.set_id_of_body(correlation_id.as_deref())?;
     if api_version.is_some_and(|version| version != API_VERSION) {
         return Err(OrchestratorError::invalid("api_version", format_args!("must be `{API_VERSION}`")));

@@ -19,8 +19,20 @@ use utoipa::{
     },
 };
 
-use super::{agents, chat, dead_letters, health, plans};
-use crate::wire::{error::Problem, event::PlanEventV1, schemas};
+use super::{
+    agents, chat, dead_letters, health,
+    openai::{
+        completions::{self, PATH as COMPLETIONS},
+        models,
+    },
+    plans,
+};
+use crate::wire::{
+    error::Problem,
+    event::PlanEventV1,
+    openai::{chunk::Chunk, error::OpenAiError},
+    schemas,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -32,14 +44,14 @@ use crate::wire::{error::Problem, event::PlanEventV1, schemas};
             for chats and plans, in the body; the body overrides the header.\n\n\
             **Authentication.** When the server has a token, every endpoint but `/livez` and `/readyz` requires \
             `Authorization: Bearer <token>`. Without a token only requests to `localhost` are served.\n\n\
-            **Limits.** Bodies are JSON objects of at most 1 MiB. Unknown fields are rejected, and `null` counts as absent \
+            **Limits.** Bodies are JSON objects of at most 1 MiB. Unknown fields are rejected, except below `/v1`, and `null` counts as absent \
             for every optional field. A request has a time limit \
             (`gateway.request_timeout_secs`, 120 s by default).\n\n\
             **Idempotency.** A `POST` with the header `Idempotency-Key` takes effect once. A repeated request with the same key gets \
             the same response, byte for byte, with the correlation id of the first request and `Idempotent-Replayed: true`. While \
             the first request runs, the response is 409 (`conflict`) with `Retry-After`; when the key belongs to a different request, \
             it is 422 (`idempotency_mismatch`). A key is valid for 24 hours by default (`planner.idempotency_key_ttl_secs`).\n\n\
-            **Errors.** Chats have their own error format, every other endpoint responds with `application/problem+json` (RFC 9457). \
+            **Errors.** Chats and the endpoints below `/v1` have their own error formats, every other endpoint responds with `application/problem+json` (RFC 9457). \
             `code` is one of a closed table. The HTTP layer itself responds with 403, 405, 408, 413, 414, 415, 421 and 431. \
             `Retry-After` on 409, 429 and 503 is in whole seconds.\n\n\
             **CORS.** Browsers may call the API from the origins in `gateway.cors_allowed_origins`; a `POST` from a page of \
@@ -49,9 +61,9 @@ use crate::wire::{error::Problem, event::PlanEventV1, schemas};
         chat::chat_v1, chat::handle_chat, plans::create_plan, plans::list_plans, plans::dry_run_plan, plans::get_plan,
         plans::cancel_plan, plans::redrive::redrive_plan, plans::events::plan_events, plans::outputs::task_output, plans::outputs::attempt_stderr,
         dead_letters::list_dead_letters,
-        dead_letters::redrive_dead_letters, dead_letters::discard_dead_letters, agents::list_agents, openapi_json, health::health, health::livez, health::readyz
+        dead_letters::redrive_dead_letters, dead_letters::discard_dead_letters, agents::list_agents, completions::create_completion, models::list_models, models::get_model, openapi_json, health::health, health::livez, health::readyz
     ),
-    components(schemas(Problem, PlanEventV1)),
+    components(schemas(Problem, PlanEventV1, Chunk, OpenAiError)),
     security(("bearer" = [])),
     modifiers(&Common)
 )]
@@ -99,16 +111,22 @@ fn describe(path: &str, operation: &mut Operation) {
     let is_open = matches!(path, "/livez" | "/readyz");
     let takes_body = operation.request_body.is_some();
     let runs = takes_body
-        && (matches!(path, "/api/chat" | "/api/v1/chat" | "/api/v1/plans") || path.ends_with("}:redrive"));
+        && (matches!(path, "/api/chat" | "/api/v1/chat" | "/api/v1/plans" | COMPLETIONS)
+            || path.ends_with("}:redrive"));
     // A dry run has no effect.
     let idempotent = takes_body && !path.ends_with(":dryRun");
     let traits = failures::Traits { is_open, takes_body, runs, idempotent };
     failures::add(path, operation, traits);
-    let prefer = runs && path != "/api/chat";
+    let prefer = runs && !matches!(path, "/api/chat" | COMPLETIONS);
     parameters::add(
         path,
         operation,
-        parameters::Accepts { id: !is_open, key: idempotent, disconnect: runs, prefer },
+        parameters::Accepts {
+            id: !is_open,
+            key: idempotent,
+            disconnect: runs && path != COMPLETIONS,
+            prefer,
+        },
     );
     streams::add(path, operation);
 }

@@ -2,7 +2,7 @@
 
 use axum::{
     extract::Path,
-    http::{HeaderValue, header},
+    http::{HeaderValue, Uri, header},
     response::{IntoResponse, Response},
 };
 
@@ -26,10 +26,10 @@ pub(crate) async fn index() -> Response {
     respond("text/html; charset=utf-8", include_str!("../../page/index.html"))
 }
 
-pub(crate) async fn file(Path(requested): Path<String>) -> Response {
+pub(crate) async fn file(Path(requested): Path<String>, uri: Uri) -> Response {
     match FILES.iter().find(|(name, _, _)| *name == requested) {
         Some((_, content_type, text)) => respond(content_type, text),
-        None => unknown_path().await.into_response(),
+        None => unknown_path(uri).await.into_response(),
     }
 }
 

@@ -67,7 +67,7 @@ pub(crate) async fn create_plan(
         return submit(&planner, &scope, request).await;
     }
     let plan = match planner.run(request).await {
-        Ok(finished) => planner.get(finished.plan_id).await?,
+        Ok((plan_id, _)) => planner.get(plan_id).await?,
         Err(error) => ended_plan(&planner, error).await?,
     };
     Ok(Json(encode_ended(plan)?).into_response())

@@ -1,6 +1,7 @@
 //! Bodies of chats.
 
 use phoenix_domain::{CorrelationId, PlanId, json::Json};
+use phoenix_proto::planner::PlanAndExecuteResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -102,6 +103,14 @@ pub(crate) struct FinishedPlan {
     pub(crate) output: String,
     /// Why the output is not complete; `None` when it is.
     pub(crate) finish_reason: Option<String>,
+}
+
+impl FinishedPlan {
+    /// The result in a planner's response for `plan_id`.
+    pub(crate) fn of(plan_id: PlanId, response: PlanAndExecuteResponse) -> Self {
+        let PlanAndExecuteResponse { output, finish_reason, .. } = response;
+        Self { plan_id, output, finish_reason }
+    }
 }
 
 impl ChatResponseV1 {

@@ -139,8 +139,7 @@ pub(crate) fn optional_message() -> Object {
 }
 
 pub(crate) fn optional_messages() -> Schema {
-    let description =
-        "Messages in the shape of OpenAI's chat completions, the latest one last. Either this or `message`. An agent that knows \
+    let description = "Messages in the shape of OpenAI's chat completions, the latest one last. Either this or `message`. An agent that knows \
          only `message` gets the last message of the user, and the others as context.";
     messages(SchemaType::Array(vec![Type::Array, Type::Null]), description)
 }
@@ -167,6 +166,38 @@ fn messages(schema_type: SchemaType, description: &str) -> Schema {
         .max_items(Some(MAX_CONVERSATION_MESSAGES))
         .description(Some(description))
         .into()
+}
+
+pub(crate) fn completion_messages() -> Schema {
+    messages(SchemaType::Type(Type::Array), "Messages of the conversation, the latest one last.")
+}
+
+pub(crate) fn completion_model() -> Object {
+    text()
+        .min_length(Some(1))
+        .max_length(Some(MAX_MODEL_BYTES))
+        .examples([json!("phoenix")])
+        .description(Some(
+            "`phoenix` (the message decides on the agent), the name of an agent, or `provider/model` (the language-model agent calls \
+             that model).",
+        ))
+        .build()
+}
+
+pub(crate) fn optional_flag(description: &str) -> Object {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::Array(vec![Type::Boolean, Type::Null]))
+        .description(Some(description))
+        .build()
+}
+
+pub(crate) fn one_choice() -> Object {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::Array(vec![Type::Integer, Type::Null]))
+        .minimum(Some(1))
+        .maximum(Some(1))
+        .description(Some("Number of answers: 1."))
+        .build()
 }
 
 pub(crate) fn optional_model() -> Object {

@@ -175,7 +175,8 @@ async fn conversation_is_forwarded_as_it_was_sent() {
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": [{"type": "text", "text": "hi"}], "name": "me"},
     ]);
-    let chat = json!({"messages": messages, "model": "ollama/a:b", "options": {"seed": 7}, "agent": "git_agent"});
+    let chat =
+        json!({"messages": messages, "model": "ollama/a:b", "options": {"seed": 7}, "agent": "git_agent"});
     let answer = stack.http.post("/api/v1/chat", &chat).await;
     assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
     let request = stack.planner.seen().remove(0).request;
@@ -208,10 +209,17 @@ async fn invalid_conversation_names_its_field() {
 async fn idempotency_key_covers_the_conversation() {
     let stack = Stack::start().await;
     let chat = |model: &str, text: &str| {
-        json!({"messages": [{"role": "user", "content": text}], "model": model, "options": {"seed": 7}}).to_string()
+        json!({"messages": [{"role": "user", "content": text}], "model": model, "options": {"seed": 7}})
+            .to_string()
     };
     let headers = [("content-type", "application/json"), ("idempotency-key", "k")];
-    for body in [chat("a", "hi"), chat("a", "hi"), chat("b", "hi"), chat("a", "ho"), chat("a", "hi").replace('7', "8")] {
+    for body in [
+        chat("a", "hi"),
+        chat("a", "hi"),
+        chat("b", "hi"),
+        chat("a", "ho"),
+        chat("a", "hi").replace('7', "8"),
+    ] {
         stack.http.send(Method::POST, "/api/v1/chat", &headers, body).await;
     }
     let seen = stack.planner.seen().into_iter().map(|seen| seen.request.idempotency_digest);

@@ -15,6 +15,7 @@ mod events;
 mod faults;
 mod http_edges;
 mod input;
+mod openai;
 mod openapi;
 mod plans;
 mod probes;

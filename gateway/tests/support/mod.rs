@@ -135,6 +135,7 @@ pub fn config(planner: &str, executor: &str, health: &str) -> GatewayConfig {
         cors_allowed_origins: Vec::new(),
         request_timeout: PATIENCE,
         llm: LlmDescription { provider: "offline", model: "none".into() },
+        models: vec!["ollama/llama3.2:1b".into()],
     }
 }
 

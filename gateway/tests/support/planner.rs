@@ -39,6 +39,8 @@ pub enum Reply {
     Output(String),
     /// Succeeds with this output, which is incomplete for this reason.
     Partial(String, &'static str),
+    /// Succeeds with this output and this metadata of it.
+    Result(String, String),
     /// Fails.
     Error(OrchestratorError),
     /// Never responds.

@@ -1,10 +1,12 @@
 //! Validation of one message.
 
-use super::ROLES;
 use crate::{
     error::OrchestratorError,
     json::{Json, Object},
 };
+
+/// Roles of a message.
+pub const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
 /// Checks what Phoenix reads of the message at `index`: its role, its content and its tool calls.
 ///

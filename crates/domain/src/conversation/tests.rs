@@ -37,12 +37,16 @@ fn tool_results_after_the_last_user_message_are_context() {
         {"role": "tool", "tool_call_id": "c1", "content": "rain"},
     ]))
     .unwrap();
-    assert_eq!((conversation.message().unwrap(), conversation.context()), ("weather?".into(), "tool: rain".into()));
+    assert_eq!(
+        (conversation.message().unwrap(), conversation.context()),
+        ("weather?".into(), "tool: rain".into())
+    );
 }
 
 #[test]
 fn invalid_member_of_a_conversation_is_named() {
-    let deep = serde_json::from_str::<serde_json::Value>(&format!("{}{}", "[".repeat(63), "]".repeat(63))).unwrap();
+    let deep =
+        serde_json::from_str::<serde_json::Value>(&format!("{}{}", "[".repeat(63), "]".repeat(63))).unwrap();
     for (messages, field) in [
         (json!("hi"), "messages"),
         (json!([]), "messages"),
@@ -94,7 +98,11 @@ fn transcript_keeps_the_latest_messages_that_fit() {
     .unwrap();
     let context = conversation.context();
     assert!(context.len() <= MAX_CONTEXT_BYTES, "{}", context.len());
-    assert!(context.starts_with("[earlier messages are left out]\n\nassistant: second"), "{}", &context[..80]);
+    assert!(
+        context.starts_with("[earlier messages are left out]\n\nassistant: second"),
+        "{}",
+        &context[..80]
+    );
     assert!(context.contains("third") && !context.contains("first"));
 }
 

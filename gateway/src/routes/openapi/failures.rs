@@ -17,6 +17,8 @@ use crate::{
     header_names::IDEMPOTENT_REPLAYED,
     planner_client::{deadline_exceeded, planner_unresponsive},
     problem::{DEFAULT_RETRY_AFTER, ErrorFormat, Failure, internal_error},
+    routes::openai::completions::PATH as COMPLETIONS,
+    wire::openai::request::unknown_model,
 };
 
 /// Identifiers in examples.
@@ -43,13 +45,15 @@ pub(super) fn add(path: &str, operation: &mut Operation, traits: Traits) {
     let calls_services = takes_body
         || path.starts_with("/api/v1/plans")
         || path.starts_with("/api/v1/dead-letters")
-        || path == "/api/v1/agents";
+        || path == "/api/v1/agents"
+        || path.starts_with("/v1/models");
     for (applies, failures) in [
         (!is_open, authentication()),
         (takes_body, body()),
-        (plans, vec![unknown_agent()]),
+        (plans && path != COMPLETIONS, vec![unknown_agent()]),
+        (path == COMPLETIONS || path == "/v1/models/{model}", vec![unknown_model("gpt-0").into()]),
         (runs, admission()),
-        (runs && path.ends_with("/chat"), vec![agent_failed()]),
+        (runs && (path.ends_with("/chat") || path == COMPLETIONS), vec![agent_failed()]),
         (path.contains("{plan_id}"), vec![rejections::no_such_plan(PlanId::from(PLAN)).into()]),
         (path.ends_with(":cancel"), vec![rejections::plan_has_ended(PlanStatus::Succeeded).into()]),
         (path.ends_with("}:redrive"), vec![rejections::plan_has_not_ended(PlanStatus::Running).into()]),
@@ -120,6 +124,7 @@ fn describe(format: ErrorFormat, failure: &Failure) -> Response {
     let schema = match format {
         ErrorFormat::Chat => "ChatResponseV1",
         ErrorFormat::LegacyChat => "LegacyChatResponse",
+        ErrorFormat::OpenAi => "OpenAiError",
         ErrorFormat::Problem => "Problem",
     };
     let content = ContentBuilder::new()

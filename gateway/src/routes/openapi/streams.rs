@@ -8,24 +8,49 @@ use utoipa::openapi::{
     schema::{SchemaType, Type},
 };
 
-use crate::wire::{chat::RESPONSE, event::KINDS};
+use crate::{
+    routes::openai::completions::PATH as COMPLETIONS,
+    wire::{chat::RESPONSE, event::KINDS},
+};
 
 const EVENT_STREAM: &str = "text/event-stream";
 
 /// Adds the stream of events to operations that respond with one.
 pub(super) fn add(path: &str, operation: &mut Operation) {
-    let (answers, description) = match path {
-        "/api/v1/plans/{plan_id}/events" => (false, "The events"),
-        "/api/v1/chat" => (true, "The agent's answer"),
+    let (events, description) = match path {
+        "/api/v1/plans/{plan_id}/events" => (plan_events(false), "The events"),
+        "/api/v1/chat" => (plan_events(true), "The agent's answer"),
+        COMPLETIONS => (ContentBuilder::new().schema(Some(chunks())), "The answer"),
         _ => return,
     };
     let response = operation.responses.responses.entry("200".to_owned());
     let response =
         response.or_insert_with(|| RefOr::T(ResponseBuilder::new().description(description).build()));
     if let RefOr::T(Response { content, .. }) = response {
-        let events = ContentBuilder::new().schema(Some(schema(answers))).extensions(Some(names(answers)));
         content.insert(EVENT_STREAM.to_owned(), events.build().into());
     }
+}
+
+fn plan_events(answers: bool) -> ContentBuilder {
+    ContentBuilder::new().schema(Some(schema(answers))).extensions(Some(names(answers)))
+}
+
+/// The chunks of a completion, as events without a name.
+fn chunks() -> Schema {
+    let data = json!({"anyOf": [
+        {"$ref": "#/components/schemas/ChatCompletionChunk"}, {"$ref": "#/components/schemas/OpenAiError"}
+    ]});
+    let content = [("contentMediaType", json!("application/json")), ("contentSchema", data)];
+    let payload =
+        ObjectBuilder::new().schema_type(Type::String).extensions(Some(Extensions::from_iter(content)));
+    ObjectBuilder::new()
+        .schema_type(SchemaType::Array(vec![Type::String, Type::Object]))
+        .description(Some(
+            "With `stream`: server-sent events whose `data` is a `ChatCompletionChunk`. The last one is `[DONE]`, or an \
+             `OpenAiError` when the answer breaks off. Comments keep the stream open.",
+        ))
+        .property("data", payload)
+        .into()
 }
 
 /// The stream is a string of events, whose `data` is JSON.

@@ -62,10 +62,14 @@ impl PlannerService for FakePlanner {
         let context = RequestContext::of(&request);
         self.seen.send_modify(|seen| seen.push(Seen { context, request: request.into_inner() }));
         let reply = self.reply.lock().unwrap().clone();
-        let mut finish_reason = None;
+        let (mut finish_reason, mut metadata_json) = (None, String::new());
         let (plan_id, output) = match reply {
             Reply::Partial(output, reason) => {
                 finish_reason = Some(reason.to_owned());
+                (Self::PLAN.into(), output)
+            }
+            Reply::Result(output, metadata) => {
+                metadata_json = metadata;
                 (Self::PLAN.into(), output)
             }
             Reply::Output(output) => (Self::PLAN.parse::<PlanId>().unwrap().to_string(), output),
@@ -89,7 +93,7 @@ impl PlannerService for FakePlanner {
             agent_time_us: 1_000,
             replay_of: self.replay_of(),
             finish_reason,
-            ..Default::default()
+            metadata_json,
         }))
     }
 

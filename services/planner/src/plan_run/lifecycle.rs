@@ -163,7 +163,15 @@ impl ActivePlan {
                 self.metrics.succeeded();
                 tracing::info!(%agent, plan_status = status.as_str(), elapsed_ms, "plan ended");
                 let (agent, agent_time) = (agent.clone(), self.metrics.agent_time());
-                Ok(PlanResult { plan_id, output, finish_reason, metadata, agent, agent_time, replay_of: None })
+                Ok(PlanResult {
+                    plan_id,
+                    output,
+                    finish_reason,
+                    metadata,
+                    agent,
+                    agent_time,
+                    replay_of: None,
+                })
             }
             Err(error) => {
                 if status == PlanStatus::Failed {

@@ -127,7 +127,8 @@ fn check_chat(input: &Object, correlation_id: CorrelationId) -> Result<(), Orche
         return Err(OrchestratorError::invalid(FIELD, "must be the message as text"));
     };
     let conversation = Conversation::take_from(&mut input.clone()).map_err(|error| {
-        let field = error.details.get("field").map_or("input.chat".to_owned(), |field| format!("input.chat.{field}"));
+        let field =
+            error.details.get("field").map_or("input.chat".to_owned(), |field| format!("input.chat.{field}"));
         error.with_detail("field", field)
     })?;
     // The messages of a conversation have no limit of their own.

@@ -1,10 +1,8 @@
 //! Chats with messages, a model and options.
 
 use phoenix_domain::{
-    ActionSpec, AgentSpec, OrchestratorError, OrchestratorErrorCode as Code,
-    action::ActionResult,
-    json::Object,
-    schema::InputSchema,
+    ActionSpec, AgentSpec, OrchestratorError, OrchestratorErrorCode as Code, action::ActionResult,
+    json::Object, schema::InputSchema,
 };
 use phoenix_proto::planner::{PlanAndExecuteRequest, PlanAndExecuteResponse};
 use serde_json::{Value, json};
@@ -53,13 +51,16 @@ async fn conversation_reaches_the_agent_and_its_last_message_is_routed() {
 
 #[tokio::test]
 async fn agent_with_a_closed_schema_gets_only_the_message() {
-    let schema = json!({"properties": {"message": {"type": "string"}, "model": {}}, "additionalProperties": false});
+    let schema =
+        json!({"properties": {"message": {"type": "string"}, "model": {}}, "additionalProperties": false});
     let chat = ActionSpec { input_schema: Some(InputSchema::new(schema).unwrap()), ..ActionSpec::default() };
     let mut closed = AgentSpec::new("closed".parse().unwrap(), vec!["unused".into()]);
     closed.actions = [("chat".to_owned(), chat)].into();
     let planner = TestPlanner::with(FakeExecutor::offering([closed]), FakeHealth::default(), ALL_PEERS).await;
     let chat = json!({"messages": messages(), "model": "m", "options": {"stop": "x"}});
-    send(&planner, PlanAndExecuteRequest { agent: Some("closed".into()), ..conversation(&chat) }).await.unwrap();
+    send(&planner, PlanAndExecuteRequest { agent: Some("closed".into()), ..conversation(&chat) })
+        .await
+        .unwrap();
     let call = planner.executor.log.lock().unwrap().calls.remove(0);
     assert_eq!(call.payload_json, r#"{"message":"and my notes?","model":"m"}"#);
     assert!(call.context.starts_with("system: be brief"), "{}", call.context);
@@ -101,7 +102,10 @@ async fn metadata_of_the_output_is_returned_and_replayed() {
     let first = send(&planner, request.clone()).await.unwrap();
     let again = send(&planner, request).await.unwrap();
     for answer in [first, again] {
-        assert_eq!((answer.metadata_json.as_str(), answer.finish_reason.as_deref()), (metadata, Some("length")));
+        assert_eq!(
+            (answer.metadata_json.as_str(), answer.finish_reason.as_deref()),
+            (metadata, Some("length"))
+        );
     }
     planner.script("model", Script::Says(answers("plain")));
     assert_eq!(planner.chat("hello").await.unwrap().metadata_json, "");

@@ -1,0 +1,130 @@
+//! A plan whose caller follows its stream: it ends with the plan, the request's deadline, or the gateway's shutdown. A caller that
+//! leaves cancels the plan, unless the request says otherwise.
+
+use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
+use phoenix_platform::client::UNREACHABLE_RETRY_AFTER;
+use phoenix_proto::planner::{CancelPlanRequest, PlanAndExecuteRequest};
+use tracing::Instrument;
+
+use crate::{
+    clients::Gateway,
+    plan_stream::{Backoff, PlanItem, PlanStream},
+    planner_client::{PlannerClient, deadline_exceeded, unexpected_response},
+    request_scope::RequestScope,
+};
+
+/// How often cancelling a plan is tried.
+const CANCEL_TRIES: u32 = 4;
+
+/// Why the gateway ends a stream before the plan has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Abort {
+    Deadline,
+    Shutdown,
+}
+
+/// The stream of one plan. Dropping it before the plan has ended cancels the plan, unless the request says otherwise.
+pub(super) struct FollowedPlan {
+    gateway: Gateway,
+    scope: RequestScope,
+    planner: PlannerClient,
+    stream: PlanStream,
+    continues: bool,
+    abort: Option<Abort>,
+}
+
+impl FollowedPlan {
+    /// Makes a plan and follows it.
+    ///
+    /// # Errors
+    /// What prevents the plan from being accepted.
+    pub(super) async fn start(
+        gateway: &Gateway,
+        scope: &RequestScope,
+        request: PlanAndExecuteRequest,
+    ) -> Result<Self, OrchestratorError> {
+        let planner = PlannerClient::new(gateway, scope);
+        let stream = PlanStream::execute(planner.clone(), request).await?;
+        let continues = stream.outlives_stream();
+        Ok(Self { gateway: gateway.clone(), scope: scope.clone(), planner, stream, continues, abort: None })
+    }
+
+    /// The plan.
+    pub(super) const fn plan_id(&self) -> PlanId {
+        self.stream.plan_id()
+    }
+
+    /// The scope of the request.
+    pub(super) const fn scope(&self) -> &RequestScope {
+        &self.scope
+    }
+
+    /// The next item; the result is the last one.
+    pub(super) async fn next(&mut self) -> PlanItem {
+        let (abort, error) = tokio::select! {
+            biased;
+            item = self.stream.next() => match item {
+                Some(item) => return item,
+                None => (None, unexpected_response()),
+            },
+            () = self.gateway.shutdown.cancelled() => (Some(Abort::Shutdown), stopping()),
+            () = tokio::time::sleep_until(self.scope.deadline().into()) => {
+                (Some(Abort::Deadline), deadline_exceeded(self.continues))
+            }
+        };
+        self.abort = abort;
+        PlanItem::Result(Err(error))
+    }
+}
+
+/// The error of a stream whose gateway stops.
+fn stopping() -> OrchestratorError {
+    OrchestratorError::new(OrchestratorErrorCode::Unavailable, "the gateway is stopping; try again shortly")
+        .with_retry_after(UNREACHABLE_RETRY_AFTER)
+}
+
+impl Drop for FollowedPlan {
+    fn drop(&mut self) {
+        if self.stream.outlives_stream() {
+            return;
+        }
+        let (plan_id, open) = (self.stream.plan_id(), self.stream.take_open());
+        let reason = match self.abort {
+            Some(Abort::Shutdown) => "the gateway stopped",
+            Some(Abort::Deadline) => "the request's time was up",
+            None => "the caller went away",
+        };
+        tracing::info!(parent: self.scope.span(), %plan_id, reason, "cancelling a plan without a caller");
+        // Closing an open stream cancels the plan, without a reason.
+        if open.is_some() && self.abort != Some(Abort::Shutdown) {
+            return;
+        }
+        let planner = self.planner.clone();
+        let request = CancelPlanRequest {
+            plan_id: plan_id.to_string(),
+            reason: reason.to_owned(),
+            ..Default::default()
+        };
+        let cancelled = async move {
+            if let Err(error) = cancel(&planner, request).await {
+                tracing::warn!(%plan_id, code = %error.code, "a plan without a caller could not be cancelled");
+            }
+            drop(open);
+        };
+        self.gateway.background.spawn(cancelled.instrument(self.scope.span().clone()));
+    }
+}
+
+/// Cancels a plan, through a restart of the planner.
+async fn cancel(planner: &PlannerClient, request: CancelPlanRequest) -> Result<(), OrchestratorError> {
+    let mut backoff = Backoff::default();
+    for _ in 1..CANCEL_TRIES {
+        match planner.cancel(request.clone()).await {
+            // Ended meanwhile.
+            Err(error) if error.code == OrchestratorErrorCode::Conflict => return Ok(()),
+            Err(error) if error.code.is_retryable() => backoff.wait().await,
+            answer => return answer,
+        }
+    }
+    planner.cancel(request).await
+}
