@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Each start appends a line with its process id to STARTS_FILE. While SWITCH_FILE exists, or when there is none, it
-//! behaves as MODE says; otherwise it answers with the message.
+//! behaves as MODE says; otherwise it answers with the message. With the variable `LEDGER` it keeps a ledger of executions.
 //!
 //! | MODE | behaviour |
 //! |---|---|
@@ -23,6 +23,8 @@
 //! | `stubborn` | ignores SIGTERM and never answers |
 //! | `snoop` | answers with the processes whose environment or memory it can open |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
+
+mod ledger;
 
 use std::{
     fs::OpenOptions,
@@ -46,6 +48,7 @@ fn main() {
     let misbehaves = mode == "quote" || switched_on();
     for line in std::io::stdin().lock().lines() {
         let request: ActionRequest = serde_json::from_str(&line.unwrap()).unwrap();
+        let _execution = ledger::enter(&request);
         while mode == "gate" && switched_on() {
             pause(Duration::from_millis(10));
         }

@@ -1,5 +1,10 @@
 //! A REST client for tests: status, headers, JSON, and streams of events.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use http_body_util::{BodyExt, Full};
 use hyper::{
     HeaderMap, Method, Request, StatusCode,
@@ -13,10 +18,12 @@ use serde_json::Value;
 
 use crate::wait::until_some;
 
-/// A client of one gateway.
+/// A client of one gateway, or of several.
 #[derive(Debug, Clone)]
 pub struct Rest {
-    base: String,
+    bases: Arc<[String]>,
+    /// Number of requests, which choose the gateway.
+    sent: Arc<AtomicUsize>,
     headers: Vec<(&'static str, String)>,
     client: Client<HttpConnector, Full<Bytes>>,
 }
@@ -110,8 +117,14 @@ impl Rest {
     /// A client of the gateway at `base`, such as `http://127.0.0.1:8181`.
     #[must_use]
     pub fn new(base: impl Into<String>) -> Self {
+        Self::balanced(vec![base.into()])
+    }
+
+    /// A client that sends its requests, and those of its clones, to one gateway after the other.
+    #[must_use]
+    pub fn balanced(bases: Vec<String>) -> Self {
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Self { base: base.into(), headers: Vec::new(), client }
+        Self { bases: bases.into(), sent: Arc::default(), headers: Vec::new(), client }
     }
 
     /// A client that presents `token`.
@@ -177,7 +190,8 @@ impl Rest {
     }
 
     fn request(&self, method: Method, path: &str, body: Option<String>) -> Request<Full<Bytes>> {
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        let base = &self.bases[self.sent.fetch_add(1, Ordering::Relaxed) % self.bases.len()];
+        let mut request = Request::builder().method(method).uri(format!("{base}{path}"));
         for (name, value) in &self.headers {
             request = request.header(*name, value);
         }

@@ -5,6 +5,7 @@
 //! | all four services in one process, each on its own port | [`sandbox`] |
 //! | the real executable as real processes, under `phoenix up` | [`stack`] |
 //! | the same without a supervisor, for tests that kill and restart services | [`services`] |
+//! | several instances of the roles on one database | [`cluster`] |
 //! | certificates | [`certificates`] |
 //! | a REST client | [`http`] |
 //! | processes of this system | [`processes`] |
@@ -15,7 +16,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 pub mod certificates;
+pub mod cluster;
 pub mod collector;
+mod command;
 pub mod http;
 mod ports;
 pub mod processes;

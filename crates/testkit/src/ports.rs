@@ -26,9 +26,14 @@ impl Ports {
         format!("http://127.0.0.1:{}", self.requests)
     }
 
+    /// URL of its metrics and probes.
+    pub(crate) fn metrics_url(self) -> String {
+        format!("http://127.0.0.1:{}", self.metrics)
+    }
+
     /// The value of a metric of the service.
     pub(crate) async fn metric(self, name: &str) -> f64 {
-        let rest = Rest::new(format!("http://127.0.0.1:{}", self.metrics));
+        let rest = Rest::new(self.metrics_url());
         metric_in(&rest.get("/metrics").await.text, name)
     }
 }

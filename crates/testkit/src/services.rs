@@ -7,27 +7,27 @@ use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::ExitStatus,
 };
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use phoenix_platform::{config::Role, service_token};
+use phoenix_platform::config::Role;
 use tempfile::TempDir;
 use tokio::process::{Child, ChildStdin, Command};
 
 use crate::{
     certificates::Authority,
+    command::RoleCommand,
     http::Rest,
-    phoenix_bin,
     ports::{Ports, free_ports},
     wait::{TIMEOUT, until},
 };
 
 /// Order in which services stop: each before those that it depends on.
-const STOP_ORDER: [Role; 4] = [Role::Gateway, Role::Planner, Role::Executor, Role::Health];
+pub(crate) const STOP_ORDER: [Role; 4] = [Role::Gateway, Role::Planner, Role::Executor, Role::Health];
 
 /// The four services in their own folder. Dropping it kills them; they drain when the test process exits.
 #[derive(Debug)]
@@ -264,31 +264,19 @@ impl Services {
     }
 
     fn command_for(&self, role: Role, ports: &BTreeMap<Role, Ports>, planners: &str) -> Command {
-        let Ports { requests, metrics } = ports[&role];
         let url = |role| self.peer_url(ports[&role]);
         let second_executor = self.second_executor.map(|second| self.peer_url(second));
         let executors: Vec<_> = [url(Role::Executor)].into_iter().chain(second_executor).collect();
-        let mut command = Command::new(phoenix_bin());
-        command
-            .args([role.as_str(), "--supervised", "--data-dir", "data"])
-            .args([
-                "--addr",
-                &format!("127.0.0.1:{requests}"),
-                "--metrics-addr",
-                &format!("127.0.0.1:{metrics}"),
-            ])
-            .args(["--planner-url", planners, "--executor-url", &executors.join(",")])
-            .args(["--health-url", &url(Role::Health)])
-            .current_dir(self.dir.path())
-            .env_clear()
-            .envs(["PATH", "HOME", "TMPDIR"].iter().filter_map(|name| Some((*name, std::env::var_os(name)?))))
-            .env("LOG_FORMAT", "json")
-            .env(service_token::VARIABLE, crate::SERVICE_TOKEN)
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            // Its end, which comes with that of this process, makes a service drain.
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .kill_on_drop(true);
+        let command = RoleCommand {
+            role,
+            ports: ports[&role],
+            planners,
+            executors: &executors.join(","),
+            health: &url(Role::Health),
+            dir: self.dir.path(),
+            environment: &self.environment,
+        };
+        let mut command = command.command();
         if let Some(certificates) = &self.certificates {
             let file = |name: &str| certificates.join(role.as_str()).join(name);
             command.arg("--tls-cert").arg(file("tls.crt")).arg("--tls-key").arg(file("tls.key"));

@@ -15,6 +15,8 @@ const DEBIAN: &str = "/usr/lib/postgresql";
 /// The programs of one version.
 #[derive(Debug, Clone)]
 pub(crate) struct Installation {
+    /// The major version.
+    pub(crate) version: u32,
     bin: PathBuf,
     /// The user of the server, which refuses to run as root.
     user: Option<(Uid, Gid)>,
@@ -29,8 +31,8 @@ impl Installation {
             let bin = version.path().join("bin");
             bin.join("postgres").is_file().then_some((number, bin))
         });
-        let (_, bin) = numbered.max_by_key(|(number, _)| *number)?;
-        Some(Self { bin, user: geteuid().is_root().then(unprivileged) })
+        let (version, bin) = numbered.max_by_key(|(number, _)| *number)?;
+        Some(Self { version, bin, user: geteuid().is_root().then(unprivileged) })
     }
 
     /// A new folder of the server's user, which is not removed with its path.

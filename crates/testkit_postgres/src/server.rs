@@ -82,7 +82,7 @@ impl Server {
         let guard = Guard::of(&folder, "data/postmaster.pid");
         initialise(&installation, &folder);
         let port = free_port();
-        configure(&folder, port, settings);
+        configure(&installation, &folder, port, settings);
         let (postmaster, databases) = (Mutex::new(None), AtomicU32::new(0));
         let inner = Inner { installation, folder, port, postmaster, databases, _guard: guard };
         inner.start();
@@ -296,7 +296,7 @@ fn initialise(installation: &Installation, folder: &Path) {
     assert!(output.status.success(), "initdb failed: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn configure(folder: &Path, port: u16, settings: &[(&str, &str)]) {
+fn configure(installation: &Installation, folder: &Path, port: u16, settings: &[(&str, &str)]) {
     use std::io::Write;
     let socket = folder.display().to_string();
     let port = port.to_string();
@@ -308,7 +308,9 @@ fn configure(folder: &Path, port: u16, settings: &[(&str, &str)]) {
         ("synchronous_commit", "on"),
         ("shared_buffers", "32MB"),
     ];
-    let lines = fixed.iter().chain(settings).map(|(name, value)| format!("{name} = '{value}'\n"));
+    // After a crash the server would sync its thousand files one by one.
+    let sync = (installation.version >= 14).then_some(&("recovery_init_sync_method", "syncfs"));
+    let lines = fixed.iter().chain(sync).chain(settings).map(|(name, value)| format!("{name} = '{value}'\n"));
     let file = OpenOptions::new().append(true).open(folder.join("data/postgresql.conf"));
     file.and_then(|mut file| file.write_all(lines.collect::<String>().as_bytes()))
         .expect("the settings can be written");

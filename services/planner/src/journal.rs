@@ -7,10 +7,14 @@
 mod batch;
 mod damage;
 mod ownership;
+mod registration;
 mod watchers;
 mod writer;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use phoenix_domain::{
@@ -21,10 +25,9 @@ use phoenix_domain::{
 use phoenix_platform::{postgres::Pooler, readiness::Readiness};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use uuid::Uuid;
 
 pub use self::watchers::PlanWatcher;
-use self::{batch::Job, watchers::Watchers};
+use self::{batch::Job, registration::Registration, watchers::Watchers};
 use crate::store::{
     self,
     backend::Store,
@@ -71,11 +74,11 @@ impl Journal {
     /// As [`Self::open`].
     pub async fn open_behind(url: &str, pooler: Pooler, readiness: Readiness) -> Result<Self, StartError> {
         let store = store::open_behind(url, pooler).await?;
-        let (instance, location) = (Uuid::new_v4().to_string(), store.location());
+        let location = store.location();
+        let registered = registration::register(&*store).await;
+        let Registration { instance, position } =
+            registered.map_err(|cause| StartError::Journal { location: location.clone(), cause })?;
         tracing::info!(database = location, planner = instance, "journal opened");
-        let unusable = |cause| StartError::Journal { location: location.clone(), cause };
-        store.register(&instance).await.map_err(&unusable)?;
-        let position = store.position().await.map_err(unusable)?;
         let (watchers, fenced) = (Watchers::default(), CancellationToken::new());
         let backlog = Arc::new(writer::Backlog::none(readiness));
         let (mut queues, mut writers) = (Vec::new(), Vec::new());
@@ -123,7 +126,7 @@ impl Journal {
         let alive = self.store.planners().await?;
         let mut peers = self.peers.lock().await;
         let (liveness, skipped) = &mut *peers;
-        let dead = liveness.dead(&self.instance, alive);
+        let dead = liveness.dead(&self.instance, alive, Instant::now());
         let mut regardless = skipped.overdue(grace);
         regardless.extend(self.store.cancel_requests().await?.into_iter().map(|(plan_id, _)| plan_id));
         let agents = agents.iter().map(|spec| spec.name.clone()).collect();

@@ -2,7 +2,10 @@
 
 use std::{cell::RefCell, time::Duration};
 
-use phoenix_testkit::http::{Answer, EventStream, Rest, ServerEvent};
+use phoenix_testkit::{
+    http::{Answer, EventStream, Rest, ServerEvent},
+    wait::until_some,
+};
 use serde_json::{Value, json};
 
 use crate::random::Random;
@@ -85,7 +88,7 @@ pub(crate) async fn plan(rest: Rest, mut random: Random) -> Observation {
 /// Sends a chat and waits for the answer; half of the chats are retried under a key.
 pub(crate) async fn chat(rest: Rest, mut random: Random) -> Observation {
     let correlation_id = random.uuid();
-    let mut sender = rest.with_header("x-correlation-id", correlation_id.clone());
+    let mut sender = rest.clone().with_header("x-correlation-id", correlation_id.clone());
     let (chat, message) = message(&mut random);
     let again = random.one_in(2);
     if again {
@@ -94,12 +97,14 @@ pub(crate) async fn chat(rest: Rest, mut random: Random) -> Observation {
     let ask = async || sender.try_send("POST".parse().unwrap(), "/api/v1/chat", Some(chat.clone())).await;
     let mut facts = Vec::new();
     if again {
-        let ended = retry("a chat is answered", &correlation_id, async || outcome(&ask().await?)).await;
-        let repeated = retry("it is answered again", &correlation_id, async || outcome(&ask().await?)).await;
+        let ended = async || outcome(&rest, &ask().await?).await;
+        let repeated = retry("it is answered again", &correlation_id, &ended);
+        let ended = retry("a chat is answered", &correlation_id, &ended).await;
+        let repeated = repeated.await;
         assert_eq!(ended, repeated, "the same key, the same answer: {correlation_id}");
         facts.push(Fact::Ended(ended.0, ended.1));
     } else if let Some(answer) = ask().await {
-        facts.extend(outcome(&answer).map(|(status, output)| Fact::Ended(status, output)));
+        facts.extend(outcome(&rest, &answer).await.map(|(status, output)| Fact::Ended(status, output)));
     }
     for fact in &facts {
         if let Fact::Ended("succeeded", output) = fact {
@@ -209,7 +214,11 @@ async fn watch(rest: &Rest, plan_id: &str) -> Fact {
 /// Every event of a plan that has ended.
 pub(crate) async fn events(rest: &Rest, plan_id: &str) -> Vec<ServerEvent> {
     let path = format!("/api/v1/plans/{plan_id}/events");
-    let mut stream: EventStream = rest.try_events("GET".parse().unwrap(), &path, None).await.unwrap();
+    let mut stream: EventStream = until_some(&path, async || {
+        let stream = rest.try_events("GET".parse().unwrap(), &path, None).await?;
+        (stream.status == 200).then_some(stream)
+    })
+    .await;
     let mut events = Vec::new();
     while let Some(sent) = stream.next().await {
         events.push(sent);
@@ -237,11 +246,17 @@ fn message(random: &mut Random) -> (Value, String) {
     (json!({"message": message, "agent": random.choose(&AGENTS)}), message)
 }
 
-/// The outcome of a chat's plan, if its answer contains it; an answer during a fault need not.
-fn outcome(answer: &Answer) -> Option<(&'static str, Option<String>)> {
+/// The outcome of a chat's plan, if it is known from the answer; an answer during a fault need not contain it.
+async fn outcome(rest: &Rest, answer: &Answer) -> Option<(&'static str, Option<String>)> {
     let ended = outcome_of(&answer.json);
     if ended.is_none() {
         assert!(is_retryable(answer), "a chat is answered with {}: {}", answer.status, answer.text);
+    }
+    if ended.is_none() && answer.json["plan_id"].is_string() {
+        // Either no executor was available, and the plan has failed, or its end could not be journaled or read.
+        let path = format!("/api/v1/plans/{}", answer.str("plan_id"));
+        let plan = rest.try_send("GET".parse().unwrap(), &path, None).await?.json;
+        return (plan["error"]["code"] == "unavailable").then_some(("failed", None));
     }
     ended
 }
@@ -251,8 +266,6 @@ fn outcome_of(answer: &Value) -> Option<(&'static str, Option<String>)> {
         ("success", None) => Some(("succeeded", answer["output"].as_str().map(str::to_owned))),
         (_, Some("execution_failed")) => Some(("failed", None)),
         (_, Some("cancelled")) => Some(("cancelled", None)),
-        // The executor was unavailable: an answer that names a plan reports its end.
-        (_, Some("unavailable")) if answer["plan_id"].is_string() => Some(("failed", None)),
         _ => None,
     }
 }

@@ -31,10 +31,10 @@ impl JournalSnapshot {
         let mut plans: HashMap<String, Vec<Entry>> = HashMap::new();
         let mut path = "/api/v1/plans?page_size=500".to_owned();
         loop {
-            let page = rest.get(&path).await.json;
+            let page = read(rest, &path).await;
             for summary in page["plans"].as_array().unwrap() {
                 let plan_id = summary["plan_id"].as_str().unwrap();
-                let plan = rest.get(&format!("/api/v1/plans/{plan_id}")).await.json;
+                let plan = read(rest, &format!("/api/v1/plans/{plan_id}")).await;
                 let events = events(rest, plan_id).await.into_iter().map(|sent| (sent.id, sent.event));
                 let entry = Entry { plan, events: events.collect() };
                 plans.entry(summary["correlation_id"].as_str().unwrap().into()).or_default().push(entry);
@@ -100,6 +100,15 @@ impl JournalSnapshot {
             assert!(agrees, "{fact:?} contradicts the journal: {plan:#}\n{events:#?}");
         }
     }
+}
+
+/// What is at `path`, once it can be read.
+async fn read(rest: &Rest, path: &str) -> Value {
+    until_some(path, async || {
+        let answer = rest.try_send("GET".parse().unwrap(), path, None).await?;
+        (answer.status == 200).then_some(answer.json)
+    })
+    .await
 }
 
 fn attempts(task: &Value) -> &[Value] {

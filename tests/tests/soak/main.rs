@@ -1,15 +1,18 @@
-//! Fault injection: services are killed with SIGKILL at random while plans and chats are sent, watched, cancelled and
-//! abandoned. In the end every plan has ended and is consistent with its attempts, its events and the responses that its
-//! caller got, and no process is left.
+//! Fault injection: services, and the server of PostgreSQL, are killed with SIGKILL at random while plans and chats are sent,
+//! watched, cancelled and abandoned. In the end every plan has ended and is consistent with its attempts, its events and the
+//! responses that its caller got; no attempt number was used twice, no task ran twice at once; and no process is left.
 //!
-//! Bounded and seeded: `PHOENIX_SOAK_ROUNDS` sets the length, `PHOENIX_SOAK_SEED` repeats the actions, but not their exact
-//! times (`cargo xtask soak --rounds N --seed S`).
+//! Bounded and seeded: `PHOENIX_SOAK_ROUNDS` and `PHOENIX_SOAK_POSTGRES_ROUNDS` set the length, `PHOENIX_SOAK_SEED` repeats the
+//! actions, but not their exact times; `PHOENIX_SOAK_PLANNERS`, `…_EXECUTORS` and `…_GATEWAYS` set the number of instances
+//! (`cargo xtask soak`).
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "helpers of tests")]
 
 mod callers;
 mod hostile;
 mod journal;
+mod ledger;
 mod random;
+mod system;
 
 use std::{
     path::Path,
@@ -17,16 +20,27 @@ use std::{
 };
 
 use phoenix_platform::config::Role;
-use phoenix_testkit::{processes::pids_with_environment, services::Services, wait::until};
-use serde_json::json;
-use tokio::task::{JoinSet, LocalSet};
+use phoenix_testkit::{cluster::Replicas, http::Rest, processes::pids_with_environment, wait::until};
+use tokio::{
+    sync::Mutex,
+    task::{JoinSet, LocalSet},
+};
 
-use crate::{callers::Observation, journal::JournalSnapshot, random::Random};
-
-const SCRIPTED: &str = env!("CARGO_BIN_EXE_scripted_agent");
+use crate::{
+    callers::Observation,
+    journal::JournalSnapshot,
+    random::Random,
+    system::{Store, System},
+};
 
 /// Rounds unless `PHOENIX_SOAK_ROUNDS` sets another number. `cargo xtask ci` runs ten times as many.
 const ROUNDS: u64 = 20;
+
+/// The same on PostgreSQL.
+const POSTGRES_ROUNDS: u64 = 10;
+
+/// Held by the soak that runs: two at once would only wait for each other.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 const SEED: u64 = 20_261_123;
 
@@ -42,99 +56,110 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(90);
 
 #[tokio::test]
 async fn every_acknowledged_plan_ends_under_random_kills() {
-    LocalSet::new().run_until(soak()).await;
+    LocalSet::new().run_until(soak(Store::Sqlite, Replicas::ONE)).await;
 }
 
-async fn soak() {
-    let setting = |name: &str| std::env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
-    let rounds = setting("PHOENIX_SOAK_ROUNDS").unwrap_or(ROUNDS);
-    let seed = setting("PHOENIX_SOAK_SEED").unwrap_or(SEED);
-    let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join("soak.log");
-    eprintln!("soak: {rounds} rounds, seed {seed}; the services log to {}", log.display());
+#[tokio::test]
+async fn every_plan_on_postgres_ends_once_under_random_kills() {
+    let two = Replicas { planners: 2, executors: 2, gateways: 2 };
+    LocalSet::new().run_until(soak(Store::Postgres, two)).await;
+}
+
+/// A number that an environment variable sets.
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(format!("PHOENIX_SOAK_{name}")).ok().map(|value| value.parse().unwrap())
+}
+
+/// The number of instances that environment variables set.
+fn replicas(default: Replicas) -> Replicas {
+    let count = |name, default| setting(name).map_or(default, |count| usize::try_from(count).unwrap());
+    Replicas {
+        planners: count("PLANNERS", default.planners),
+        executors: count("EXECUTORS", default.executors),
+        gateways: count("GATEWAYS", default.gateways),
+    }
+}
+
+async fn soak(store: Store, default: Replicas) {
+    let _turn = TURN.lock().await;
+    let rounds = match store {
+        Store::Sqlite => setting("ROUNDS").unwrap_or(ROUNDS),
+        Store::Postgres => setting("POSTGRES_ROUNDS").unwrap_or(POSTGRES_ROUNDS),
+    };
+    let seed = setting("SEED").unwrap_or(SEED);
+    let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("soak-{store}.log"));
+    let say = |what: &str| eprintln!("soak on {store}: {what}");
+    let replicas = replicas(default);
+    say(&format!("{rounds} rounds, seed {seed}, {replicas:?}; the services log to {}", log.display()));
     let mut random = Random(seed);
-    let mut services = Services::start(&config(), "MARK", &log).await;
+    let Some(mut system) = System::start(store, replicas, &log).await else { return };
+    let rest = system.cluster.rest();
     let began = Instant::now();
     let mut callers = JoinSet::new();
     let mut observations = Vec::new();
     for round in 1..=rounds {
-        spawn_callers(&services, &mut random, &mut callers);
-        let role = *random.choose(Role::ALL);
-        // The random pauses are the faults: they decide when the kill hits and how long the service is down.
+        spawn_callers(&rest, &mut random, &mut callers);
+        // The random pauses are the faults: they decide when the kill hits.
         tokio::time::sleep(MAX_PAUSE.mul_f64(random.below(100) as f64 / 100.0)).await;
-        services.kill(role).await;
-        tokio::time::sleep(Duration::from_millis(*random.choose(&[0, 0, 100, 300]))).await;
-        services.start_one(role);
+        system.kill_one(&mut random).await;
         while callers.len() > MAX_CALLERS {
             observations.extend(callers.join_next().await.transpose().unwrap());
         }
         if round % 10 == 0 {
             let (secs, busy) = (began.elapsed().as_secs_f64(), callers.len());
-            eprintln!("soak: round {round} of {rounds}, {secs:.0} s, {busy} callers busy");
+            say(&format!("round {round} of {rounds}, {secs:.0} s, {busy} callers busy"));
         }
     }
-    services.until_ready().await;
-    eprintln!("soak: the last service was killed after {:.0} s", began.elapsed().as_secs_f64());
+    system.cluster.until_ready().await;
+    say(&format!(
+        "the last kill was {:.0} s after the first round; {}",
+        began.elapsed().as_secs_f64(),
+        system.kills()
+    ));
     let last = tokio::time::timeout(SETTLE_LIMIT, async {
         while let Some(observation) = callers.join_next().await {
             observations.push(observation.unwrap());
         }
     });
     assert!(last.await.is_ok(), "{} callers got no answer", callers.len());
-    eprintln!("soak: the last caller had its answer after {:.0} s", began.elapsed().as_secs_f64());
-    check(&services, &observations).await;
-    eprintln!("soak: done after {:.0} s", began.elapsed().as_secs_f64());
+    say(&format!("the last caller had its answer after {:.0} s", began.elapsed().as_secs_f64()));
+    check(&system, &observations).await;
+    say(&format!("done after {:.0} s", began.elapsed().as_secs_f64()));
 
-    let mark = format!("MARK={}", services.dir().display());
-    for (role, status) in services.stop().await {
+    let mark = format!("MARK={}", system.cluster.dir().display());
+    for (role, status) in system.cluster.stop().await {
         assert!(status.success(), "the {role} ended with {status}");
     }
     until("no process is left", async || pids_with_environment(&mark).is_empty()).await;
 }
 
 /// Starts the callers of one round.
-fn spawn_callers(services: &Services, random: &mut Random, callers: &mut JoinSet<Observation>) {
-    callers.spawn_local(callers::plan(services.rest(), random.fork()));
-    callers.spawn_local(callers::plan(services.rest(), random.fork()));
-    callers.spawn_local(callers::chat(services.rest(), random.fork()));
-    callers.spawn_local(callers::hang_up(services.rest(), random.fork()));
-    callers.spawn_local(callers::stream(services.rest(), random.fork()));
-    callers.spawn_local(hostile::plan(services.rest(), random.fork()));
+fn spawn_callers(rest: &Rest, random: &mut Random, callers: &mut JoinSet<Observation>) {
+    callers.spawn_local(callers::plan(rest.clone(), random.fork()));
+    callers.spawn_local(callers::plan(rest.clone(), random.fork()));
+    callers.spawn_local(callers::chat(rest.clone(), random.fork()));
+    callers.spawn_local(callers::hang_up(rest.clone(), random.fork()));
+    callers.spawn_local(callers::stream(rest.clone(), random.fork()));
+    callers.spawn_local(hostile::plan(rest.clone(), random.fork()));
 }
 
-/// Checks the journal against every observation.
-async fn check(services: &Services, observations: &[Observation]) {
-    let journal = JournalSnapshot::read(&services.rest()).await;
+/// Checks the journal against every observation, and the ledger of the agents.
+async fn check(system: &System, observations: &[Observation]) {
+    let journal = JournalSnapshot::read(&system.cluster.rest()).await;
     let again = journal.attempts_made_again();
+    let executions = ledger::check(&system.ledger());
     eprintln!(
-        "soak: {} requests; plans {:?}; {again} attempts made again",
+        "soak: {} requests; plans {:?}; {executions} executions, {again} of them made again",
         observations.len(),
         journal.ends()
     );
     journal.check_consistency();
     observations.iter().for_each(|observation| journal.check_observation(observation));
-    let count = async |name: &str| services.metric(Role::Planner, name).await;
+    let sum = async |name: &str| system.cluster.metrics(Role::Planner, name).await.iter().sum::<f64>();
     until("started = succeeded + failed, and none is in flight", async || {
         let ended =
-            count("orchestrator_plan_succeeded_total").await + count("orchestrator_plan_failed_total").await;
-        count("orchestrator_plan_started_total").await == ended
-            && count("phoenix_plans_in_flight").await == 0.0
+            sum("orchestrator_plan_succeeded_total").await + sum("orchestrator_plan_failed_total").await;
+        sum("orchestrator_plan_started_total").await == ended && sum("phoenix_plans_in_flight").await == 0.0
     })
     .await;
-}
-
-fn config() -> String {
-    let agent = |name: &str, mode: &str, how: &str| {
-        let command = json!([SCRIPTED, mode]);
-        format!(
-            "[agents.{name}]\ncommand = {command}\nmode = \"{how}\"\nenv = [\"PATH\", \"MARK\"]\n\
-             [agents.{name}.retry]\nmax_attempts = 2\ninitial_backoff_ms = 10\n\
-             [agents.{name}.circuit_breaker]\nfailure_threshold = 1000000\n"
-        )
-    };
-    agent("quick", "echo", "workers")
-        + &agent("once", "echo", "oneshot")
-        + &agent("bad", "fail", "workers")
-        + &agent("slow", "slow", "workers")
-        + &agent("large", "large", "oneshot")
-        + &agent("deep", "deep", "oneshot")
 }

@@ -17,8 +17,12 @@ impl Random {
 
     /// A random element of `items`.
     pub(crate) fn choose<'a, T>(&mut self, items: &'a [T]) -> &'a T {
-        let index = self.below(u64::try_from(items.len()).unwrap());
-        &items[usize::try_from(index).unwrap()]
+        &items[self.index(items.len())]
+    }
+
+    /// An index below `length`.
+    pub(crate) fn index(&mut self, length: usize) -> usize {
+        usize::try_from(self.below(u64::try_from(length).unwrap())).unwrap()
     }
 
     /// An independent generator, whose draws do not influence this one.

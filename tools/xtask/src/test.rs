@@ -19,15 +19,18 @@ pub(crate) const SYSTEM_TESTS: &str = "phoenix-tests";
 /// Environment variable of the number of services that the soak test kills, one per round.
 pub(crate) const SOAK_ROUNDS: &str = "PHOENIX_SOAK_ROUNDS";
 
-/// Rounds of the soak test before a merge.
-const SOAK_ROUNDS_BEFORE_MERGE: u64 = 200;
+/// The same for the soak test on PostgreSQL.
+pub(crate) const SOAK_POSTGRES_ROUNDS: &str = "PHOENIX_SOAK_POSTGRES_ROUNDS";
+
+/// Rounds of the soak tests before a merge.
+const SOAK_ROUNDS_BEFORE_MERGE: [(&str, &str); 2] = [(SOAK_ROUNDS, "200"), (SOAK_POSTGRES_ROUNDS, "50")];
 
 #[derive(Args, Default)]
 pub(crate) struct TestArgs {
     /// Leave out the tests over real processes, and install nothing
     #[arg(long)]
     fast: bool,
-    /// Run the soak for as many rounds as before a merge: about three minutes instead of twenty seconds
+    /// Run the soaks for as many rounds as before a merge: about four minutes instead of forty seconds
     #[arg(long, conflicts_with = "fast")]
     soak: bool,
     /// Passed on to `cargo test`, such as `-p phoenix-planner`
@@ -123,7 +126,7 @@ async fn test(args: &TestArgs, binaries: &Binaries) -> Result<()> {
     command.args(&args.cargo_test);
     binaries.set_env(&mut command);
     if args.soak {
-        command.env(SOAK_ROUNDS, SOAK_ROUNDS_BEFORE_MERGE.to_string());
+        command.envs(SOAK_ROUNDS_BEFORE_MERGE);
     }
     execute(&mut command).await
 }

@@ -93,6 +93,8 @@ impl Database {
         let pool = PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            // Its end is an error, which is logged once; sqlx would log every wait of an outage.
+            .acquire_slow_threshold(ACQUIRE_TIMEOUT)
             // A round trip per statement. A broken connection is found by its first statement, which is tried again.
             .test_before_acquire(false)
             .before_acquire(move |_, meta| {
@@ -109,6 +111,13 @@ impl Database {
             })
             .connect_lazy_with(options);
         Self { pool, shown: shown.into(), pooler, doubts }
+    }
+
+    /// The same database, with a pool of its own of so many connections.
+    #[must_use]
+    pub fn with_own_pool(&self, connections: u32) -> Self {
+        let options = (*self.pool.connect_options()).clone();
+        Self::new(options, self.shown.to_string(), self.pooler, connections)
     }
 
     /// A connection of the pool.

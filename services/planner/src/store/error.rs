@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
-use phoenix_platform::sqlite::is_damage;
+use phoenix_platform::{postgres::transient, sqlite::is_damage};
 use sqlx::postgres::PgDatabaseError;
 
 /// Reasons why the journal cannot be written or read.
@@ -39,6 +39,15 @@ pub enum JournalError {
 }
 
 impl JournalError {
+    /// Whether a PostgreSQL server may accept the same work later.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Database(error) | Self::InDoubt(error) => transient(error).is_some(),
+            _ => false,
+        }
+    }
+
     /// Whether the database rejected a write because of its size: `SQLITE_TOOBIG`, `program_limit_exceeded` of PostgreSQL.
     #[must_use]
     pub fn is_too_large(&self) -> bool {

@@ -93,20 +93,17 @@ impl PostgresStore {
     /// # Errors
     /// When it cannot be opened or was written by a newer version.
     pub async fn open(url: &str, pooler: Pooler) -> Result<Self, OpenError> {
-        let options = OpenOptions {
-            role: "planner",
-            schema: SCHEMA,
-            pooler,
-            connections: WRITERS + READERS,
-            patience: PATIENCE,
-        };
+        let options =
+            OpenOptions { role: "planner", schema: SCHEMA, pooler, connections: READERS, patience: PATIENCE };
         let database = postgres::open(url, options, &MIGRATIONS).await?;
         // The hints of this process name it, so that it ignores them.
         let own = Uuid::new_v4().to_string();
         let hints = Mutex::new(database.hints(CHANNEL, own.clone()));
         let (tables, peers) = (Tables { database: database.clone() }, Arc::<Peers>::default());
         let notifier = AbortOnDropHandle::new(tokio::spawn(notify(tables.clone(), Arc::clone(&peers), own)));
-        let (writers, takeovers) = (Writers::new(database, WRITERS), Takeovers::default());
+        // Readers that queue for a connection do not delay writers and heartbeats.
+        let writers = Writers::new(database.with_own_pool(WRITERS), WRITERS);
+        let takeovers = Takeovers::default();
         Ok(Self { tables, writers, takeovers, hints, peers, _notifier: notifier })
     }
 }
@@ -169,7 +166,7 @@ impl Store for PostgresStore {
     }
 
     async fn heartbeat(&self, planner: &str, at: Timestamp) -> Result<(), JournalError> {
-        ownership::heartbeat(&self.tables, planner, at).await
+        ownership::heartbeat(self.tables.statements(), &self.writers, planner, at).await
     }
 
     async fn append(&self, batch: &BatchId, groups: &[Entries]) -> Result<Vec<usize>, JournalError> {

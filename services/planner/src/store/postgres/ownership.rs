@@ -3,8 +3,16 @@
 
 use jiff::Timestamp;
 
+use sqlx::PgConnection;
+
 use crate::store::{
-    error::JournalError, postgres::tables::Tables, stored::value::micros, takeover::Heartbeat,
+    error::JournalError,
+    postgres::{
+        tables::{Statements, Tables},
+        writers::Writers,
+    },
+    stored::value::micros,
+    takeover::Heartbeat,
 };
 
 /// Number of the writer that takes plans over.
@@ -37,15 +45,19 @@ pub(super) async fn release(tables: &Tables, planner: &str) -> Result<(), Journa
     tables.write(release).await
 }
 
-pub(super) async fn heartbeat(tables: &Tables, planner: &str, at: Timestamp) -> Result<(), JournalError> {
-    let statements = tables.statements();
-    let heartbeat = async |connection: &mut _| {
+pub(super) async fn heartbeat(
+    statements: Statements,
+    writers: &Writers,
+    planner: &str,
+    at: Timestamp,
+) -> Result<(), JournalError> {
+    let heartbeat = async |connection: &mut PgConnection| {
         let heartbeat = statements
             .query("UPDATE phoenix_planner.planners SET beat = beat + 1, seen_at = $2 WHERE instance = $1");
-        let beaten = heartbeat.bind(planner).bind(micros(at)).execute(connection).await?;
-        if beaten.rows_affected() == 0 { Err(JournalError::Fenced) } else { Ok(()) }
+        heartbeat.bind(planner).bind(micros(at)).execute(connection).await
     };
-    tables.write(heartbeat).await
+    let beaten = writers.execute(heartbeat).await?;
+    if beaten.rows_affected() == 0 { Err(JournalError::Fenced) } else { Ok(()) }
 }
 
 pub(super) async fn planners(tables: &Tables) -> Result<Vec<Heartbeat>, JournalError> {

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use phoenix_platform::postgres::{Database, Session};
-use sqlx::postgres::{PgDatabaseError, PgSeverity};
+use sqlx::{
+    PgConnection,
+    postgres::{PgDatabaseError, PgQueryResult, PgSeverity},
+};
 use tokio::sync::Mutex;
 
 use crate::store::{error::JournalError, postgres::tables::no_answer};
@@ -90,6 +93,24 @@ impl Writers {
         }
     }
 
+    /// Executes a statement that may be executed twice, on the connection of the first writer.
+    pub(super) async fn execute(
+        &self,
+        statement: impl AsyncFnOnce(&mut PgConnection) -> Result<PgQueryResult, sqlx::Error>,
+    ) -> Result<PgQueryResult, JournalError> {
+        let is_single = self.database.persistent();
+        let work = async |session: &mut Session| {
+            if is_single {
+                return statement(session).await.map_err(WriteError::certain);
+            }
+            let mut transaction = session.begin().await.map_err(WriteError::certain)?;
+            let done = statement(&mut transaction).await.map_err(WriteError::certain)?;
+            transaction.commit().await.map_err(WriteError::certain)?;
+            Ok(done)
+        };
+        self.run(0, work).await.map_err(|WriteError { error, .. }| error.into())
+    }
+
     /// Returns the connections to the pool, which closes them.
     pub(super) async fn close(&self) {
         for slot in &self.sessions {
@@ -98,5 +119,6 @@ impl Writers {
                 let _ = session.finish(Ok(()));
             }
         }
+        self.database.close().await;
     }
 }

@@ -1,0 +1,64 @@
+//! A ledger of executions: which attempts of a task ran, and whether two of them ran at once.
+//!
+//! A task has a file in the folder `LEDGER`, which an execution locks until its end, however that comes. Lines:
+//!
+//! | line | meaning |
+//! |---|---|
+//! | `start ATTEMPT PID EXECUTOR` | an execution has begun |
+//! | `overlap ATTEMPT by PID, held by PID of EXECUTOR` | … while another one ran whose executor lived |
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Write,
+    os::unix::process::parent_id,
+    path::Path,
+};
+
+use phoenix_domain::action::ActionRequest;
+
+/// An execution that is entered. It ends with this value.
+pub(crate) struct Execution(#[allow(dead_code, reason = "its lock")] File);
+
+/// Enters an execution, if the variable `LEDGER` names a folder.
+pub(crate) fn enter(request: &ActionRequest) -> Option<Execution> {
+    let folder = std::env::var_os("LEDGER")?;
+    let path = Path::new(&folder).join(request.task_id.to_string());
+    let mut file = OpenOptions::new().append(true).create(true).open(&path).unwrap();
+    let (attempt, own) = (request.meta.attempt, std::process::id());
+    if file.try_lock().is_err() {
+        let text = fs::read_to_string(&path).unwrap();
+        if let Some((pid, executor)) = holder(&text)
+            && parent_of(&pid).as_deref() == Some(&*executor)
+        {
+            writeln!(file, "overlap {attempt} by {own}, held by {pid} of {executor}").unwrap();
+        } else {
+            // An orphan, which the guard of its executor kills at this moment.
+            file.lock().unwrap();
+        }
+    }
+    writeln!(file, "start {attempt} {own} {}", parent_id()).unwrap();
+    Some(Execution(file))
+}
+
+/// Process and executor of the last execution.
+fn holder(text: &str) -> Option<(String, String)> {
+    let line = text.lines().rfind(|line| line.starts_with("start "))?;
+    let mut words = line.split(' ').skip(2);
+    Some((words.next()?.to_owned(), words.next()?.to_owned()))
+}
+
+/// The parent of a process that runs.
+fn parent_of(pid: &str) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    let parent = fields.next()?;
+    let parent_runs = fs::read_to_string(format!("/proc/{parent}/stat")).is_ok_and(|stat| !is_dead(&stat));
+    (!"ZX".contains(state) && parent_runs).then(|| parent.to_owned())
+}
+
+/// Whether a line of `/proc/PID/stat` is that of a process that has ended.
+fn is_dead(stat: &str) -> bool {
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
+    state.is_none_or(|state| "ZX".contains(state))
+}
