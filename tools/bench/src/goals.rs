@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::measure::{CEILING_CONCURRENCY, Chats, InFlight, Million, Start, Watchers};
+use crate::measure::{CEILING_CONCURRENCY, Chats, InFlight, Measured, Million, Postgres, Start, Watchers};
 
 /// One goal. Its JSON keys are stable, as those of the report.
 #[derive(Debug, Serialize)]
@@ -198,6 +198,40 @@ pub(crate) fn of_watchers(watched: &Watchers) -> [Goal; 2] {
             Unit::Count,
         ),
     ]
+}
+
+/// The goals for PostgreSQL, and for SQLite in the same run.
+pub(crate) fn of_postgres(measured: &Postgres) -> Vec<Goal> {
+    let Postgres { sqlite, postgres, near, far, added_ms, replicas } = measured;
+    let at = |rows: &[Measured], concurrency| {
+        let row = rows.iter().find(|row| row.concurrency == concurrency);
+        row.map_or([f64::NAN; 2], |row| [row.sample.req_per_sec, row.sample.p50_ms])
+    };
+    let ([_, sqlite_p50], [sqlite_rate, _]) = (at(sqlite, 1), at(sqlite, 64));
+    let ([_, p50], [rate, _]) = (at(postgres, 1), at(postgres, 64));
+    let share = |what, measured, wanted| Goal::new(what, measured, Bound::AtLeast, wanted, Unit::Share);
+    let mut goals = vec![
+        share("PostgreSQL: throughput at 64, as a share of SQLite's".to_owned(), rate / sqlite_rate, 0.30),
+        Goal::new("… p50 at 1, next to SQLite's", p50 / sqlite_p50, Bound::AtMost, 3.0, Unit::Times),
+        share(
+            format!(
+                "… throughput at {} with {added_ms:.1} ms more per round trip, as a share of that without",
+                far.concurrency
+            ),
+            far.sample.req_per_sec / near.sample.req_per_sec,
+            0.70,
+        ),
+        share(
+            "… throughput at 64 of two planners and two executors, as a share of one of each".to_owned(),
+            replicas.sample.req_per_sec / rate,
+            0.85,
+        ),
+    ];
+    goals.extend(sqlite.iter().map(|Measured { concurrency, sample, .. }| {
+        let what = format!("SQLite: p99 at {concurrency}, next to its own p50");
+        Goal::new(what, sample.p99_ms / sample.p50_ms, Bound::AtMost, 4.0, Unit::Times)
+    }));
+    goals
 }
 
 /// The goals for a fresh stack.

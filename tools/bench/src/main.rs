@@ -7,6 +7,7 @@
 //! | `spawn` | a process per chat next to the *spawn ceiling*: running `phoenix agent echo` again and again, with nothing around it (`ceiling.rs`) | `measure/chats.rs` |
 //! | `million` | a journal of a million plans next to an empty one | `measure/million.rs`, `measure/fill.rs` |
 //! | `inflight` | ten thousand plans at once | `measure/inflight.rs`, `sleeper.rs` |
+//! | `postgres` | chats on PostgreSQL next to SQLite, far away, and with two planners and executors | `measure/postgres.rs`, `replicas.rs`, `link.rs` |
 //! | `watchers` | a thousand watchers of plans on which nothing happens | `measure/watchers.rs`, `cpu.rs` |
 //!
 //! What is compared takes turns in rounds, so that a machine that gets slower or faster meanwhile does so for all of it, and
@@ -20,8 +21,10 @@ mod cpu;
 mod failure;
 mod goals;
 mod interrupt;
+mod link;
 mod measure;
 mod memory;
+mod replicas;
 mod report;
 mod rest;
 mod sleeper;
@@ -66,7 +69,7 @@ struct MeasureArgs {
     /// The executable to measure
     #[arg(long, default_value = "target/release/phoenix")]
     phoenix: PathBuf,
-    /// Fewer and shorter rounds, and no million unless --only names it: an estimate, not a result
+    /// Fewer and shorter rounds, and no million and no postgres unless --only names it: an estimate, not a result
     #[arg(long)]
     quick: bool,
     /// Measure only these parts
@@ -107,7 +110,8 @@ async fn measure(args: &MeasureArgs) -> Result<()> {
     let interrupted = interrupt::on_signal()?;
     // Absolute, because it is started in a folder of its own.
     let phoenix = args.phoenix.canonicalize().doing(args.phoenix.display())?;
-    let wanted = Wanted { phoenix, parts: args.parts(), quick: args.quick };
+    let is_chosen = !args.only.is_empty();
+    let wanted = Wanted { phoenix, parts: args.parts(), is_chosen, quick: args.quick };
     let measured = interrupted.run_until_cancelled(measure::measure(&wanted)).await;
     let report = measured.unwrap_or_else(|| Err(Failure::new("interrupted")))?.judged();
     std::io::stdout().write_all(report.to_string().as_bytes())?;
@@ -126,7 +130,7 @@ impl MeasureArgs {
         if !self.only.is_empty() {
             return self.only.clone();
         }
-        let takes_long = |part: &Part| *part == Part::Million;
+        let takes_long = |part: &Part| matches!(part, Part::Million | Part::Postgres);
         Part::value_variants().iter().copied().filter(|part| !(self.quick && takes_long(part))).collect()
     }
 }

@@ -5,6 +5,7 @@ mod disk;
 mod fill;
 mod inflight;
 mod million;
+mod postgres;
 mod sample;
 mod start;
 mod watchers;
@@ -18,11 +19,16 @@ pub(crate) use self::{
     chats::{CEILING_CONCURRENCY, Chats},
     inflight::InFlight,
     million::Million,
+    postgres::{Measured, Postgres},
     sample::{MESSAGE, Sample},
     start::Start,
     watchers::Watchers,
 };
-use crate::{failure::Result, report::Report, stack};
+use crate::{
+    failure::{Failure, Result},
+    report::Report,
+    stack,
+};
 
 /// Part of the benchmark that can be selected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -39,6 +45,8 @@ pub(crate) enum Part {
     Inflight,
     /// A thousand watchers of plans without events
     Watchers,
+    /// Chats on PostgreSQL, next to those on SQLite
+    Postgres,
 }
 
 /// Selection of parts, and thoroughness.
@@ -46,6 +54,8 @@ pub(crate) struct Wanted {
     /// The executable.
     pub(crate) phoenix: PathBuf,
     pub(crate) parts: Vec<Part>,
+    /// Whether the parts were named, as opposed to all of them.
+    pub(crate) is_chosen: bool,
     pub(crate) quick: bool,
 }
 
@@ -75,6 +85,14 @@ pub(crate) async fn measure(wanted: &Wanted) -> Result<Report> {
     }
     if wanted.has(Part::Watchers) {
         report.watchers = Some(watchers::measure(phoenix, &scale).await?);
+    }
+    if wanted.has(Part::Postgres) {
+        report.postgres = postgres::measure(phoenix, &scale).await?;
+        if report.postgres.is_none() && wanted.is_chosen {
+            return Err(Failure::new(
+                "the part `postgres` needs PostgreSQL: install the Debian package postgresql",
+            ));
+        }
     }
     Ok(report)
 }

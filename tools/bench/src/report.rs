@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     goals::{self, Goal, megabytes},
-    measure::{CEILING_CONCURRENCY, Chats, InFlight, Million, Sample, Start, Watchers},
+    measure::{CEILING_CONCURRENCY, Chats, InFlight, Measured, Million, Postgres, Sample, Start, Watchers},
 };
 
 /// The result: of each part that was measured. Its JSON keys are stable: new ones may come, none goes or changes its meaning.
@@ -22,6 +22,7 @@ pub(crate) struct Report {
     pub(crate) million: Option<Million>,
     pub(crate) in_flight: Option<InFlight>,
     pub(crate) watchers: Option<Watchers>,
+    pub(crate) postgres: Option<Postgres>,
     goals: Vec<Goal>,
 }
 
@@ -37,6 +38,7 @@ impl Report {
             million: None,
             in_flight: None,
             watchers: None,
+            postgres: None,
             goals: Vec::new(),
         }
     }
@@ -47,6 +49,7 @@ impl Report {
         self.goals.extend(self.million.iter().flat_map(goals::of_million));
         self.goals.extend(self.in_flight.iter().flat_map(goals::of_in_flight));
         self.goals.extend(self.watchers.iter().flat_map(goals::of_watchers));
+        self.goals.extend(self.postgres.iter().flat_map(goals::of_postgres));
         self.goals.extend(self.start.iter().flat_map(goals::of_start));
         self
     }
@@ -70,6 +73,7 @@ impl fmt::Display for Report {
         self.throughput(f)?;
         self.listings(f)?;
         self.crowd(f)?;
+        self.databases(f)?;
         writeln!(f, "\n| goal | measured | wanted | |\n|---|--:|--:|---|")?;
         self.goals.iter().try_for_each(|goal| writeln!(f, "{goal}"))
     }
@@ -124,6 +128,41 @@ impl Report {
         writeln!(f, "| longest from acceptance to end | {:.1} s |", crowd.longest_secs)?;
         writeln!(f, "| resident at the peak, planner | {planner:.1} MB |")?;
         writeln!(f, "| resident at the peak, executor | {executor:.1} MB |")
+    }
+}
+
+impl Report {
+    fn databases(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(Postgres { sqlite, postgres, near, far, added_ms, replicas }) = &self.postgres else {
+            return Ok(());
+        };
+        let far_name = format!("… which adds {added_ms:.1} ms to a round trip");
+        let sqlite = sqlite.iter().map(|row| ("SQLite", row));
+        let postgres = postgres.iter().map(|row| ("PostgreSQL", row));
+        let replicas = ("PostgreSQL, two planners and two executors", replicas);
+        let network = [("PostgreSQL, through a proxy", near), (&*far_name, far)];
+        let rows: Vec<_> = sqlite.chain(postgres).chain([replicas]).chain(network).collect();
+        writeln!(f, "\n| | concurrency | req/s | p50 ms | p99 ms | p99 / p50 |\n|---|--:|--:|--:|--:|--:|")?;
+        for (what, Measured { concurrency, sample, .. }) in &rows {
+            let Sample { req_per_sec, p50_ms, p99_ms } = sample;
+            let times = p99_ms / p50_ms;
+            writeln!(
+                f,
+                "| {what} | {concurrency} | {req_per_sec:.0} | {p50_ms:.2} | {p99_ms:.2} | {times:.1} |"
+            )?;
+        }
+        writeln!(
+            f,
+            "\n| processor time per chat in ms | concurrency | gateway | planner | executor | agents | health | postgres |"
+        )?;
+        writeln!(f, "|---|--:|--:|--:|--:|--:|--:|--:|")?;
+        for (what, Measured { concurrency, cpu_ms: spent, .. }) in &rows {
+            let all =
+                [spent.gateway, spent.planner, spent.executor, spent.agents, spent.health, spent.postgres];
+            let cells = all.map(|ms| format!("{ms:.3}")).join(" | ");
+            writeln!(f, "| {what} | {concurrency} | {cells} |")?;
+        }
+        Ok(())
     }
 }
 

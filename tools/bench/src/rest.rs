@@ -73,6 +73,13 @@ impl Rest {
         self.send(Method::GET, path, &[], Bytes::new(), StatusCode::OK).await
     }
 
+    /// Whether `GET path` is answered with 200.
+    pub(crate) async fn is_ok(&self, path: &str) -> bool {
+        let uri = format!("{}{path}", self.base).parse();
+        let Ok(uri) = uri else { return false };
+        self.client.get(uri).await.is_ok_and(|answer| answer.status() == StatusCode::OK)
+    }
+
     /// Submits a plan. Returns its id.
     pub(crate) async fn submit(&self, plan: Bytes) -> Result<String> {
         let headers = [("content-type", "application/json"), ("prefer", "respond-async")];

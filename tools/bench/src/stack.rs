@@ -56,12 +56,21 @@ impl Home {
         self.data().join("planner.db")
     }
 
-    fn data(&self) -> PathBuf {
+    /// The folder of the databases.
+    pub(crate) fn data(&self) -> PathBuf {
         self.0.path().join("data")
     }
 
-    fn log(&self) -> PathBuf {
+    /// The file of the logs.
+    pub(crate) fn log(&self) -> PathBuf {
         self.0.path().join("log")
+    }
+
+    /// The last lines of the logs.
+    pub(crate) fn end_of_log(&self) -> String {
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
     }
 }
 
@@ -121,10 +130,7 @@ impl<'home> Stack<'home> {
 
     /// `failure`, with the end of what the stack logged meanwhile.
     pub(crate) fn blamed(&self, failure: Failure) -> Failure {
-        let log = std::fs::read_to_string(self.home.log()).unwrap_or_default();
-        let lines: Vec<_> = log.lines().collect();
-        let tail = lines[lines.len().saturating_sub(20)..].join("\n");
-        Failure::new(format_args!("{failure}\nThe end of the log of phoenix up:\n{tail}"))
+        Failure::new(format_args!("{failure}\nThe end of the log of phoenix up:\n{}", self.home.end_of_log()))
     }
 
     /// Stops the stack and waits for its drain.

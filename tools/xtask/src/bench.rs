@@ -15,10 +15,10 @@ use crate::{
 
 #[derive(Args)]
 pub(crate) struct BenchArgs {
-    /// Fewer and shorter rounds, and no million unless --only names it: not a valid result
+    /// Fewer and shorter rounds, and no million and no postgres unless --only names it: not a valid result
     #[arg(long)]
     quick: bool,
-    /// Measure only these parts: start, warm, spawn, million, inflight
+    /// Measure only these parts: start, warm, spawn, million, inflight, watchers, postgres
     #[arg(long, value_name = "PART,…")]
     only: Option<String>,
     /// Exit with 1 when a goal is missed

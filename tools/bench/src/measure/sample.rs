@@ -94,23 +94,39 @@ pub(super) fn engine(url: &str) -> Result<Engine> {
 
 /// Sends chats for a while, after a warm-up. One that fails fails the benchmark.
 pub(super) async fn sample(engine: &mut Engine, concurrency: NonZeroUsize, scale: &Scale) -> Result<Sample> {
-    let measured = Load {
+    send(engine, concurrency, scale.warmup).await?;
+    Sample::of(&send_all(engine, concurrency, scale.duration).await?)
+}
+
+/// Sends chats for a while, of which some may fail.
+pub(super) async fn send(
+    engine: &mut Engine,
+    concurrency: NonZeroUsize,
+    duration: Duration,
+) -> Result<Tally> {
+    let load = Load {
         pace: Pace::Closed,
         connections: concurrency,
         requests: None,
-        duration: Some(scale.duration),
+        duration: Some(duration),
         timeout: Duration::from_secs(30),
     };
-    let warmup = Load { duration: Some(scale.warmup), ..measured.clone() };
-    let never = CancellationToken::new();
-    engine.run(&warmup, &Arc::new(Live::default()), &never).await?;
-    let tally = engine.run(&measured, &Arc::new(Live::default()), &never).await?;
+    Ok(engine.run(&load, &Arc::new(Live::default()), &CancellationToken::new()).await?)
+}
+
+/// Sends chats for a while. One that fails fails the benchmark.
+pub(super) async fn send_all(
+    engine: &mut Engine,
+    concurrency: NonZeroUsize,
+    duration: Duration,
+) -> Result<Tally> {
+    let tally = send(engine, concurrency, duration).await?;
     if tally.ok() < tally.sent() {
         let outcomes: Vec<_> =
             tally.outcomes().map(|(outcome, count)| format!("{count} × {}", outcome.code)).collect();
         return Err(Failure::new(format_args!("chats failed: {}", outcomes.join(", "))));
     }
-    Sample::of(&tally)
+    Ok(tally)
 }
 
 /// The `quantile` (0 to 1) of times in ascending order, in milliseconds.
