@@ -4,20 +4,23 @@
 //! language-model agent, and to no other process. This module opens no connection and does not read the environment:
 //! [`LlmSettings::fill_from_environment`] takes a lookup.
 
-use std::num::NonZeroU32;
+use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 mod address;
 mod finish;
 mod provider;
+mod retired;
 mod secret;
+mod selection;
 mod text;
 
 use self::text::set;
 pub use self::{
     finish::FinishReason,
-    provider::{DefaultProvider, InvalidProvider, ProviderKind},
+    provider::{DefaultProvider, Dialect, ProviderKind},
+    retired::{RETIRED, RetiredModel},
     secret::Secret,
 };
 
@@ -30,6 +33,9 @@ pub const SETTINGS_SOCKET_VARIABLE: &str = "PHOENIX_LLM_SETTINGS_SOCKET";
 
 /// Default limit of tokens per answer, which bounds the cost of a chat.
 pub const DEFAULT_MAX_TOKENS: NonZeroU32 = NonZeroU32::MIN.saturating_add(4095);
+
+/// Default of `llm.stall_timeout_secs`.
+pub const DEFAULT_STALL_TIMEOUT_SECS: NonZeroU32 = NonZeroU32::MIN.saturating_add(59);
 
 /// Settings of one provider. An absent or blank field stands for the provider's default.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -44,29 +50,31 @@ pub struct ProviderSettings {
     /// Model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_name: Option<String>,
+    /// As [`LlmSettings::first_token_timeout_secs`], for this provider.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_token_timeout_secs: Option<NonZeroU32>,
+    /// As [`LlmSettings::stall_timeout_secs`], for this provider.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stall_timeout_secs: Option<NonZeroU32>,
 }
 
 /// One provider with defaults filled in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Provider<'a> {
-    /// Provider.
-    pub kind: ProviderKind,
+    /// Name in configuration, metadata and messages.
+    pub name: &'a str,
+    /// Provider, if it is a known one.
+    pub kind: Option<ProviderKind>,
     /// API key, if set.
     pub api_key: Option<&'a Secret>,
     /// Base URL without a trailing slash.
     pub base_url: &'a str,
     /// Model.
     pub model_name: &'a str,
-}
-
-impl Provider<'_> {
-    /// Whether requests fail for lack of a key. A configured base URL may need no key.
-    #[must_use]
-    pub fn lacks_key(&self) -> bool {
-        self.api_key.is_none()
-            && !self.kind.key_variables().is_empty()
-            && self.base_url == self.kind.default_base_url()
-    }
+    /// Time until a streamed answer must begin, if there is a limit.
+    pub first_token_timeout: Option<Duration>,
+    /// Time between two pieces of a streamed answer.
+    pub stall_timeout: Duration,
 }
 
 /// The `[llm]` table of the configuration.
@@ -77,6 +85,14 @@ pub struct LlmSettings {
     pub default_provider: DefaultProvider,
     /// Limit of tokens per answer.
     pub max_tokens: NonZeroU32,
+    /// Models that answer instead when the chosen provider fails before its answer begins, in this order: `provider/model`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fallback: Vec<String>,
+    /// Time in seconds until a streamed answer must begin. Without it, the deadline of the task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_token_timeout_secs: Option<NonZeroU32>,
+    /// Time in seconds between two pieces of a streamed answer.
+    pub stall_timeout_secs: NonZeroU32,
     /// Instructions for the model before every chat, in front of the chat's own context.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_prompt: Option<String>,
@@ -94,6 +110,9 @@ pub struct LlmSettings {
     pub ollama: ProviderSettings,
     /// `[llm.lmstudio]`
     pub lmstudio: ProviderSettings,
+    /// `[llm.providers.NAME]`: other servers with OpenAI's API.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub providers: BTreeMap<String, ProviderSettings>,
 }
 
 impl Default for LlmSettings {
@@ -101,6 +120,9 @@ impl Default for LlmSettings {
         Self {
             default_provider: DefaultProvider::default(),
             max_tokens: DEFAULT_MAX_TOKENS,
+            fallback: Vec::new(),
+            first_token_timeout_secs: None,
+            stall_timeout_secs: DEFAULT_STALL_TIMEOUT_SECS,
             system_prompt: None,
             openai: ProviderSettings::default(),
             anthropic: ProviderSettings::default(),
@@ -109,6 +131,7 @@ impl Default for LlmSettings {
             openrouter: ProviderSettings::default(),
             ollama: ProviderSettings::default(),
             lmstudio: ProviderSettings::default(),
+            providers: BTreeMap::new(),
         }
     }
 }
@@ -117,45 +140,12 @@ impl Default for LlmSettings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LlmDescription {
     /// Name of the provider, `offline`, or `auto` while it depends on the request.
-    pub provider: &'static str,
+    pub provider: String,
     /// Name of the model, `none` when offline, or `auto` while it depends on the request.
     pub model: String,
 }
 
 impl LlmSettings {
-    /// One provider with defaults filled in.
-    #[must_use]
-    pub fn provider(&self, kind: ProviderKind) -> Provider<'_> {
-        let settings = self.section(kind);
-        let base_url = set(settings.base_url.as_deref()).unwrap_or(kind.default_base_url());
-        let base_url = match kind {
-            ProviderKind::Ollama => address::ollama_root(base_url),
-            _ => base_url.trim_end_matches('/'),
-        };
-        Provider {
-            kind,
-            api_key: settings.api_key.as_ref().filter(|key| !key.is_empty()),
-            base_url,
-            model_name: set(settings.model_name.as_deref()).unwrap_or(kind.default_model()),
-        }
-    }
-
-    /// The provider that the settings determine: the named one; under `auto` the first with a key, else Ollama if its model is
-    /// set.
-    #[must_use]
-    pub fn chosen_provider(&self) -> Option<Provider<'_>> {
-        let has_key = |provider: &Provider<'_>| provider.api_key.is_some();
-        match self.default_provider {
-            DefaultProvider::Offline => None,
-            DefaultProvider::Named(kind) => Some(self.provider(kind)),
-            DefaultProvider::Auto => {
-                (ProviderKind::ALL.iter().map(|&kind| self.provider(kind)).find(has_key)).or_else(|| {
-                    set(self.ollama.model_name.as_deref()).map(|_| self.provider(ProviderKind::Ollama))
-                })
-            }
-        }
-    }
-
     /// Whether `auto` without a key selects Ollama, because its model or a base URL is configured. Its failure then fails the
     /// chat, while an Ollama that is not configured is skipped when it does not respond.
     #[must_use]
@@ -207,32 +197,23 @@ impl LlmSettings {
                 variable.map_or_else(|| format!("llm.{kind}.base_url"), |(_, name)| (*name).to_owned());
             Some((setting, problem))
         };
-        ProviderKind::ALL.iter().filter_map(problem).collect()
+        let mut problems: Vec<_> = ProviderKind::ALL.iter().filter_map(problem).collect();
+        problems.extend(self.selection_problems());
+        problems
     }
 
     /// The provider and model that answer chats. Under `auto` without a key they depend on whether Ollama runs at the time of the
     /// chat, and on its models: the description is then `auto`, and the metadata of each chat names them.
     #[must_use]
     pub fn describe(&self) -> LlmDescription {
-        match (self.chosen_provider(), self.default_provider) {
-            (Some(provider), _) => {
-                LlmDescription { provider: provider.kind.as_str(), model: provider.model_name.into() }
-            }
-            (None, DefaultProvider::Offline) => LlmDescription { provider: "offline", model: "none".into() },
-            (None, _) if self.selects_ollama() => {
-                LlmDescription { provider: ProviderKind::Ollama.as_str(), model: "auto".into() }
-            }
-            (None, _) => LlmDescription { provider: "auto", model: "auto".into() },
+        let described =
+            |provider: &str, model: &str| LlmDescription { provider: provider.into(), model: model.into() };
+        match (self.chosen_provider(), &self.default_provider) {
+            (Some(provider), _) => described(provider.name, provider.model_name),
+            (None, DefaultProvider::Offline) => described("offline", "none"),
+            (None, _) if self.selects_ollama() => described(ProviderKind::Ollama.as_str(), "auto"),
+            (None, _) => described("auto", "auto"),
         }
-    }
-
-    /// The models of the providers that have a key or whose model is set, as `provider/model`.
-    #[must_use]
-    pub fn configured_models(&self) -> Vec<String> {
-        let configured = ProviderKind::ALL.iter().map(|&kind| self.provider(kind)).filter(|provider| {
-            provider.api_key.is_some() || set(self.section(provider.kind).model_name.as_deref()).is_some()
-        });
-        configured.map(|provider| format!("{}/{}", provider.kind, provider.model_name)).collect()
     }
 
     /// Settings of one provider.

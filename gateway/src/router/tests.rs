@@ -30,7 +30,7 @@ fn config() -> GatewayConfig {
         tls: None,
         cors_allowed_origins: Vec::new(),
         request_timeout: Duration::from_secs(1),
-        llm: LlmDescription { provider: "offline", model: "none".into() },
+        llm: LlmDescription { provider: "offline".into(), model: "none".into() },
         models: Vec::new(),
     }
 }

@@ -27,9 +27,9 @@ pub(crate) struct HealthResponse {
     status: &'static str,
     /// Provider of the language model: its name, `offline`, or `auto` when it is chosen per chat.
     #[schema(examples("openai"))]
-    llm_provider: &'static str,
+    llm_provider: String,
     /// Name of the model.
-    #[schema(examples("gpt-4o"))]
+    #[schema(examples("gpt-6-luna"))]
     llm_model: String,
 }
 
@@ -93,7 +93,7 @@ impl From<bool> for Check {
 )]
 pub(crate) async fn health(State(gateway): State<Gateway>) -> Json<HealthResponse> {
     let llm = &gateway.llm;
-    Json(HealthResponse { status: "ok", llm_provider: llm.provider, llm_model: llm.model.clone() })
+    Json(HealthResponse { status: "ok", llm_provider: llm.provider.clone(), llm_model: llm.model.clone() })
 }
 
 /// Check liveness

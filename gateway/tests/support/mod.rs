@@ -134,7 +134,7 @@ pub fn config(planner: &str, executor: &str, health: &str) -> GatewayConfig {
         tls: None,
         cors_allowed_origins: Vec::new(),
         request_timeout: PATIENCE,
-        llm: LlmDescription { provider: "offline", model: "none".into() },
+        llm: LlmDescription { provider: "offline".into(), model: "none".into() },
         models: vec!["ollama/llama3.2:1b".into()],
     }
 }

@@ -98,6 +98,20 @@ pub enum ServeError {
     Server(#[from] server::ServeError),
 }
 
+/// Warns about configured models whose end their provider has announced.
+fn warn_of_retired_models(llm: &LlmSettings) {
+    for (provider, model) in llm.retired_models() {
+        tracing::warn!(
+            provider = provider.name,
+            model = provider.model_name,
+            setting = provider.setting("model_name"),
+            end = model.end,
+            successor = model.successor,
+            "the provider shuts the configured model down"
+        );
+    }
+}
+
 /// Serves `phoenix.executor.v1.ExecutorService` on `listener` until `shutdown`. No agent process is left when it returns;
 /// dropping the future kills them too, in the background.
 ///
@@ -108,6 +122,7 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
+    warn_of_retired_models(&config.llm);
     let stop = CancellationToken::new();
     let stop_on_drop = stop.clone().drop_guard();
     let marker = Marker::new();

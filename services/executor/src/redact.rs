@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use phoenix_domain::llm::{LlmSettings, ProviderKind};
+use phoenix_domain::llm::LlmSettings;
 
 const REDACTED: &str = "[redacted]";
 
@@ -22,8 +22,7 @@ pub(crate) struct Redactor {
 impl Redactor {
     pub(crate) fn new(llm: &LlmSettings) -> Self {
         let mut secrets = Vec::new();
-        for &kind in ProviderKind::ALL {
-            let Some(key) = llm.provider(kind).api_key else { continue };
+        for key in llm.api_keys() {
             let plain = key.expose().to_owned();
             let escaped = serde_json::Value::from(plain.as_str()).to_string();
             secrets.push(escaped.trim_matches('"').to_owned());
@@ -51,13 +50,21 @@ impl Redactor {
 
 #[cfg(test)]
 mod tests {
+    use phoenix_domain::llm::{ProviderKind, ProviderSettings};
+
     use super::*;
+
+    /// Key of a provider below `[llm.providers]`.
+    const OWN_KEY: &str = "key-of-the-lab-0123456789";
 
     fn redactor(keys: &[&str]) -> Redactor {
         let mut llm = LlmSettings::default();
         for (key, &kind) in keys.iter().zip(ProviderKind::ALL) {
             llm.section_mut(kind).api_key = Some((*key).to_owned().into());
         }
+        let own =
+            ProviderSettings { api_key: Some(OWN_KEY.to_owned().into()), ..ProviderSettings::default() };
+        llm.providers.insert("lab".into(), own);
         Redactor::new(&llm)
     }
 
@@ -68,6 +75,7 @@ mod tests {
         let text =
             r#"sk-0123456789abc-and-more {"key":"0123456789\"quoted"} sk-0123456789abc 0123456789"quoted"#;
         assert_eq!(redactor.clean(text), r#"[redacted] {"key":"[redacted]"} [redacted] [redacted]"#);
+        assert_eq!(redactor.clean(OWN_KEY), "[redacted]");
         assert_eq!(redactor.longest(), keys[1].len());
     }
 

@@ -13,13 +13,16 @@
 
 use std::time::Duration;
 
-use phoenix_domain::llm::{Provider, ProviderKind, Secret};
+use phoenix_domain::llm::{Provider, Secret};
 
 use super::{
     error_body::ErrorBody,
-    http::{HttpResponse, MAX_BODY_BYTES, TransportError},
+    http::{Head, HttpResponse, MAX_BODY_BYTES, TransportError},
     redact::redact,
-    wire::types::ResponseError,
+    wire::{
+        frames::MAX_EVENT_BYTES,
+        types::{ResponseError, Unsupported},
+    },
 };
 use crate::protocol::{ActionError, shortened};
 
@@ -31,8 +34,7 @@ const MAX_INPUT_CHARS: usize = 16 * 1024;
 /// Errors of requests to one provider.
 #[derive(Clone, Copy)]
 pub(super) struct ProviderErrors<'a> {
-    kind: ProviderKind,
-    key: Option<&'a str>,
+    provider: Provider<'a>,
     /// Name of the agent in the configuration.
     agent: &'a str,
     /// Time of the attempt.
@@ -41,25 +43,49 @@ pub(super) struct ProviderErrors<'a> {
 
 impl<'a> ProviderErrors<'a> {
     pub(super) fn of(provider: Provider<'a>, agent: &'a str, granted: Duration) -> Self {
-        Self { kind: provider.kind, key: provider.api_key.map(Secret::expose), agent, granted }
+        Self { provider, agent, granted }
     }
 
     pub(super) fn no_key(self) -> ActionError {
         let hint = self.key_hint();
-        ActionError::dependency_refused(format!("{} has no API key: {hint}", self.kind))
+        ActionError::dependency_refused(format!("{} has no API key: {hint}", self.provider.name))
     }
 
     /// The provider has no model.
     pub(super) fn no_model(self) -> ActionError {
-        let kind = self.kind;
+        let (name, setting) = (self.provider.name, self.provider.setting("model_name"));
         ActionError::dependency_refused(format!(
-            "{kind} has no model; install one, such as `ollama pull {}`, or set llm.{kind}.model_name",
-            kind.default_model()
+            "{name} has no model; install one, such as `ollama pull {}`, or set {setting}",
+            self.provider.model_name
+        ))
+    }
+
+    /// The provider's API cannot express the conversation.
+    pub(super) fn unsupported(self, problem: Unsupported) -> ActionError {
+        ActionError::invalid(format!("{}: {}", self.provider.name, problem.0))
+    }
+
+    /// A streamed answer did not begin in `limit`.
+    pub(super) fn late(self, limit: Duration) -> ActionError {
+        let (name, setting) = (self.provider.name, self.provider.setting("first_token_timeout_secs"));
+        let (agent, limit) = (self.agent, limit.as_secs_f64());
+        ActionError::timeout(format!(
+            "{name} did not begin its answer within {limit:.1} s; if the model needs longer, raise {setting}, or \
+             timeout_secs of [agents.{agent}], which the fallbacks share"
+        ))
+    }
+
+    /// A streamed answer stopped for `limit`.
+    pub(super) fn stalled(self, limit: Duration) -> ActionError {
+        let (name, setting) = (self.provider.name, self.provider.setting("stall_timeout_secs"));
+        let limit = limit.as_secs_f64();
+        ActionError::timeout(format!(
+            "{name} sent nothing for {limit:.1} s in the middle of its answer; if the model needs longer, raise {setting}"
         ))
     }
 
     pub(super) fn transport(self, error: TransportError) -> ActionError {
-        let (kind, setting) = (self.kind, format!("llm.{}.base_url", self.kind));
+        let (kind, setting) = (self.provider.name, self.provider.setting("base_url"));
         let operator = ActionError::dependency_refused;
         match error {
             TransportError::NoClient => operator(
@@ -117,16 +143,21 @@ impl<'a> ProviderErrors<'a> {
 
     /// The error behind a response with a status other than 2xx.
     pub(super) fn status(self, response: &HttpResponse) -> ActionError {
-        self.rejected(response.status, &ErrorBody::read(&response.body), response.retry_after)
+        self.rejected(response.head.status, &ErrorBody::read(&response.body), &response.head)
     }
 
     /// The error behind a 2xx response without a completion.
-    pub(super) fn response(self, error: ResponseError, response: &HttpResponse) -> ActionError {
-        let kind = self.kind;
+    pub(super) fn response(self, error: ResponseError, head: &Head) -> ActionError {
+        let kind = self.provider.name;
+        let backend = |problem: String| ActionError::new(502, problem + &request(head));
         match error {
-            ResponseError::Malformed => {
-                ActionError::new(502, format!("the response of {kind} does not match its API"))
+            ResponseError::Malformed => backend(format!("the response of {kind} does not match its API")),
+            ResponseError::Unfinished => {
+                backend(format!("{kind} broke its answer off: the stream ended without a finish reason"))
             }
+            ResponseError::TooLarge => backend(format!(
+                "the streamed answer of {kind}, or one event of it, exceeds {MAX_EVENT_BYTES} bytes"
+            )),
             ResponseError::Empty(reason) => {
                 let reason = self.clean(&reason);
                 ActionError::invalid(format!("{kind} returned no text (finish reason: {reason})"))
@@ -138,68 +169,77 @@ impl<'a> ProviderErrors<'a> {
                 let reason = self.clean(&reason);
                 ActionError::invalid(format!("{kind} declined to answer this message: {reason}"))
             }
-            ResponseError::Error { status, body } => self.rejected(status, &body, response.retry_after),
+            ResponseError::Error { status, body } => self.rejected(status, &body, head),
         }
     }
 
-    fn rejected(self, status: u16, body: &ErrorBody, retry_after: Option<Duration>) -> ActionError {
-        let kind = self.kind;
+    fn rejected(self, status: u16, body: &ErrorBody, head: &Head) -> ActionError {
+        let (kind, base_url) = (self.provider.name, self.provider.setting("base_url"));
         let message = match self.clean(&body.message) {
             empty if empty.is_empty() => String::new(),
             message => format!(": {message}"),
         };
-        let retry_after = retry_after.or(body.retry_after);
+        let retry_after = head.retry_after.or(body.retry_after);
+        let answer = head
+            .request_id
+            .as_ref()
+            .map_or_else(|| status.to_string(), |id| format!("{status}, request {id}"));
         match status {
-            401 => self.key_rejected(status, &message),
-            400 | 403 if body.is_about_key => self.key_rejected(status, &message),
+            401 => self.key_rejected(&answer, &message),
+            400 | 403 if body.is_about_key => self.key_rejected(&answer, &message),
             402 => ActionError::dependency_refused(format!(
-                "{kind} requires the account's balance to be settled (402){message}"
+                "{kind} requires the account's balance to be settled ({answer}){message}"
             )),
             404 if message.is_empty() => {
-                ActionError::new(404, format!("{kind} rejected the request (404); check llm.{kind}.base_url"))
+                ActionError::new(404, format!("{kind} rejected the request ({answer}); check {base_url}"))
             }
             400 | 403 | 404 | 409 | 410 | 413..=415 | 422 | 451 => {
-                ActionError::new(status, format!("{kind} rejected the request ({status}){message}"))
+                ActionError::new(status, format!("{kind} rejected the request ({answer}){message}"))
             }
-            408 | 504 => ActionError::timeout(format!("{kind} did not finish in time ({status}){message}")),
+            408 | 504 => ActionError::timeout(format!("{kind} did not finish in time ({answer}){message}")),
             429 => ActionError::rate_limited(
-                format!("{kind} is over its rate limit or quota (429){message}"),
+                format!("{kind} is over its rate limit or quota ({answer}){message}"),
                 retry_after,
             ),
             500..=599 if retry_after.is_some() => {
-                ActionError::rate_limited(format!("{kind} has no capacity ({status}){message}"), retry_after)
+                ActionError::rate_limited(format!("{kind} has no capacity ({answer}){message}"), retry_after)
             }
-            425 | 500..=599 => ActionError::new(503, format!("{kind} failed ({status}){message}")),
+            425 | 500..=599 => ActionError::new(503, format!("{kind} failed ({answer}){message}")),
             _ => ActionError::dependency_refused(format!(
-                "{kind} answered {status}; check llm.{kind}.base_url{message}"
+                "{kind} answered {answer}; check {base_url}{message}"
             )),
         }
     }
 
-    fn key_rejected(self, status: u16, message: &str) -> ActionError {
+    fn key_rejected(self, answer: &str, message: &str) -> ActionError {
         let hint = self.key_hint();
         ActionError::dependency_refused(format!(
-            "{} rejected its API key ({status}){message}; {hint}",
-            self.kind
+            "{} rejected its API key ({answer}){message}; {hint}",
+            self.provider.name
         ))
     }
 
     fn key_hint(self) -> String {
-        let kind = self.kind;
-        match kind.key_variables().first() {
-            Some(variable) => format!("check llm.{kind}.api_key or {variable}"),
-            None => format!("check llm.{kind}.api_key"),
+        let setting = self.provider.setting("api_key");
+        match self.provider.kind.and_then(|kind| kind.key_variables().first()) {
+            Some(variable) => format!("check {setting} or {variable}"),
+            None => format!("check {setting}"),
         }
     }
 
     /// One short line without keys and control characters.
     fn clean(self, text: &str) -> String {
         let end = text.char_indices().nth(MAX_INPUT_CHARS).map_or(text.len(), |(end, _)| end);
-        let text = match self.key {
+        let text = match self.provider.api_key.map(Secret::expose) {
             Some(key) => redact(&text[..end], key),
             None => text[..end].to_owned(),
         };
         let text = text.replace(char::is_control, " ");
         shortened(&text.split_whitespace().collect::<Vec<_>>().join(" "), MAX_MESSAGE_CHARS)
     }
+}
+
+/// The provider's name for the request, at the end of a message.
+fn request(head: &Head) -> String {
+    head.request_id.as_ref().map(|id| format!(" (request {id})")).unwrap_or_default()
 }

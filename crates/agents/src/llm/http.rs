@@ -1,4 +1,4 @@
-//! One HTTP exchange: within the deadline, with a bounded body, to the configured address only.
+//! One HTTP exchange: within the deadline, with a bounded body at once or in parts, to the configured address only.
 
 mod connection_counter;
 mod transport_error;
@@ -14,7 +14,7 @@ use std::{
 
 use reqwest::{
     Client, Method, RequestBuilder, Response, Url,
-    header::{CONTENT_TYPE, HeaderValue},
+    header::{CONTENT_TYPE, HeaderMap, HeaderValue},
     redirect::Policy,
 };
 use tokio::runtime::{Builder, Runtime};
@@ -35,6 +35,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most retransmissions of a request that is lost on kept-alive connections: each failure leaves one connection fewer.
 const MAX_RESENDS: u32 = 4;
 
+/// Headers in which providers name a request.
+const REQUEST_ID_HEADERS: &[&str] = &["x-request-id", "request-id", "x-generation-id", "x-goog-request-id"];
+
+/// Longest name of a request that is passed on.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
 /// A client and its runtime. The runtime has its own thread, so that a connection that the provider closes between two
 /// requests is noticed at once.
 pub(super) struct Http {
@@ -48,12 +54,27 @@ pub(super) struct Http {
     proxy: Option<&'static str>,
 }
 
-/// Response of a provider.
-pub(super) struct HttpResponse {
+/// Head of a provider's response.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Head {
     pub(super) status: u16,
     /// Wait before the next request that the response asks for.
     pub(super) retry_after: Option<Duration>,
+    /// The provider's name for the request, by which its support finds it.
+    pub(super) request_id: Option<String>,
+}
+
+/// Response of a provider.
+pub(super) struct HttpResponse {
+    pub(super) head: Head,
     pub(super) body: Vec<u8>,
+}
+
+/// Response of a provider whose body is still to be read.
+pub(super) struct OpenResponse<'a> {
+    pub(super) head: Head,
+    response: Response,
+    runtime: &'a Runtime,
 }
 
 impl Http {
@@ -91,12 +112,12 @@ impl Http {
         Ok(Self { runtime: Some(runtime), client, connections, has_response, proxy: variable })
     }
 
-    /// Posts `request` and reads the response.
-    pub(super) fn send(
+    /// Posts `request`, until its response begins.
+    pub(super) fn post(
         &self,
         request: &ProviderRequest,
         until: Instant,
-    ) -> Result<HttpResponse, TransportError> {
+    ) -> Result<OpenResponse<'_>, TransportError> {
         self.exchange(Method::POST, request, until)
     }
 
@@ -106,7 +127,7 @@ impl Http {
         request: &ProviderRequest,
         until: Instant,
     ) -> Result<HttpResponse, TransportError> {
-        self.exchange(Method::GET, request, until)
+        self.exchange(Method::GET, request, until)?.whole(until)
     }
 
     fn exchange(
@@ -114,7 +135,7 @@ impl Http {
         method: Method,
         request: &ProviderRequest,
         until: Instant,
-    ) -> Result<HttpResponse, TransportError> {
+    ) -> Result<OpenResponse<'_>, TransportError> {
         let body = (method == Method::POST).then(|| request.body.to_string());
         let build = || {
             let url = Url::parse(&request.url).map_err(|_| TransportError::Address)?;
@@ -129,10 +150,14 @@ impl Http {
                 None => builder,
             })
         };
-        self.runtime.as_ref().ok_or(TransportError::NoClient)?.block_on(async {
-            let exchange = async { read(self.response(build).await?).await };
-            tokio::time::timeout_at(until.into(), exchange).await.map_err(|_| TransportError::Timeout)?
-        })
+        let runtime = self.runtime.as_ref().ok_or(TransportError::NoClient)?;
+        let response = within(runtime, until, self.response(build))?;
+        let head = Head {
+            status: response.status().as_u16(),
+            retry_after: retry_after::of_headers(response.headers()),
+            request_id: request_id(response.headers()),
+        };
+        Ok(OpenResponse { head, response, runtime })
     }
 
     /// Sends the request until its response begins. A kept-alive connection that turns out to be closed was closed by the
@@ -179,15 +204,49 @@ impl fmt::Debug for Http {
     }
 }
 
-async fn read(mut response: Response) -> Result<HttpResponse, TransportError> {
-    let status = response.status().as_u16();
-    let retry_after = retry_after::of_headers(response.headers());
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|_| TransportError::Interrupted)? {
-        if body.len() + chunk.len() > MAX_BODY_BYTES {
-            return Err(TransportError::TooLarge);
-        }
-        body.extend_from_slice(&chunk);
+impl OpenResponse<'_> {
+    /// The next part of the body; `None` at its end. The provider sends no more than the connection buffers until the part after
+    /// it is asked for.
+    pub(super) fn part(
+        &mut self,
+        until: Instant,
+    ) -> Result<Option<impl AsRef<[u8]> + use<>>, TransportError> {
+        let part = async { self.response.chunk().await.map_err(|_| TransportError::Interrupted) };
+        within(self.runtime, until, part)
     }
-    Ok(HttpResponse { status, retry_after, body })
+
+    /// The response with its whole body.
+    pub(super) fn whole(mut self, until: Instant) -> Result<HttpResponse, TransportError> {
+        let mut body = Vec::new();
+        while let Some(part) = self.part(until)? {
+            let part = part.as_ref();
+            if body.len() + part.len() > MAX_BODY_BYTES {
+                return Err(TransportError::TooLarge);
+            }
+            body.extend_from_slice(part);
+        }
+        Ok(HttpResponse { head: self.head, body })
+    }
+}
+
+/// Runs `step` on the client's runtime, at most `until` then.
+fn within<T>(
+    runtime: &Runtime,
+    until: Instant,
+    step: impl Future<Output = Result<T, TransportError>>,
+) -> Result<T, TransportError> {
+    runtime.block_on(async {
+        tokio::time::timeout_at(until.into(), step).await.map_err(|_| TransportError::Timeout)?
+    })
+}
+
+/// The provider's name for the request, if it is one.
+fn request_id(headers: &HeaderMap) -> Option<String> {
+    let is_plain = |id: &&str| {
+        !id.is_empty()
+            && id.len() <= MAX_REQUEST_ID_BYTES
+            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte))
+    };
+    let id = |name: &&str| headers.get(*name).and_then(|value| value.to_str().ok()).map(str::trim);
+    REQUEST_ID_HEADERS.iter().filter_map(id).find(is_plain).map(str::to_owned)
 }

@@ -24,7 +24,7 @@ fn how_to_configure(settings: &LlmSettings) -> String {
     let keys: Vec<&str> =
         ProviderKind::ALL.iter().filter_map(|kind| kind.key_variables().first().copied()).collect();
     let keys = keys.join(", ");
-    match settings.default_provider {
+    match &settings.default_provider {
         DefaultProvider::Offline => {
             format!(
                 "The configuration asks for this with default_provider = \"offline\" under [llm]. To get \

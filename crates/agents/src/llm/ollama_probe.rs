@@ -26,11 +26,11 @@ pub(super) fn usable_model(
     until: Instant,
 ) -> Result<String, ActionError> {
     let response = http.get(&wire::ollama::tags(ollama), until).map_err(|error| errors.transport(error))?;
-    if response.status != 200 {
+    if response.head.status != 200 {
         return Err(errors.status(&response));
     }
     let installed = wire::ollama::installed(&response.body);
-    let installed = installed.ok_or_else(|| errors.response(ResponseError::Malformed, &response))?;
+    let installed = installed.ok_or_else(|| errors.response(ResponseError::Malformed, &response.head))?;
     let default = ollama.model_name;
     if installed.iter().any(|name| name.split(':').next() == Some(default)) {
         return Ok(default.into());

@@ -61,8 +61,11 @@ fn openai_request_and_response_are_translated() {
         ]);
         assert_eq!(asked.body, json!({"model": "model-1", "messages": messages, limit: 4096}));
         assert_eq!(result.data, "Hello! How can I assist you today?");
+        let mut metadata = result.metadata;
+        let cost = metadata.shift_remove("cost_usd");
+        assert_eq!(cost, (kind == ProviderKind::OpenAi).then(|| json!(0.000_118).into()));
         assert_eq!(
-            Json::Object(result.metadata),
+            Json::Object(metadata),
             json!({"provider": kind.as_str(), "model": "gpt-4.1-2025-04-14", "finish_reason": "stop",
                 "usage": {"input_tokens": 19, "output_tokens": 10}})
         );

@@ -28,31 +28,31 @@ use crate::{llm_answers::settings, request};
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A server that runs a script for its connections, and ends with it.
-struct Server {
-    url: String,
+pub(crate) struct Server {
+    pub(crate) url: String,
     script: thread::JoinHandle<()>,
 }
 
 impl Server {
-    fn run(script: impl FnOnce(&TcpListener) + Send + 'static) -> Self {
+    pub(crate) fn run(script: impl FnOnce(&TcpListener) + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         Self { url, script: thread::spawn(move || script(&listener)) }
     }
 
-    fn end(self) {
+    pub(crate) fn end(self) {
         self.script.join().unwrap();
     }
 }
 
-fn accept(listener: &TcpListener) -> TcpStream {
+pub(crate) fn accept(listener: &TcpListener) -> TcpStream {
     let (connection, _) = listener.accept().unwrap();
     connection.set_read_timeout(Some(TIMEOUT)).unwrap();
     connection
 }
 
 /// Reads one request, head and body.
-fn read_request(connection: &mut TcpStream) -> String {
+pub(crate) fn read_request(connection: &mut TcpStream) -> String {
     let mut request = Vec::new();
     let mut chunk = [0; 4096];
     loop {

@@ -1,8 +1,21 @@
 //! Providers of language models, with their defaults.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+/// API of a provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// OpenAI's chat completions, which most servers copy.
+    OpenAi,
+    /// Anthropic's messages.
+    Anthropic,
+    /// Google's generateContent.
+    Gemini,
+    /// Ollama's chat.
+    Ollama,
+}
 
 /// A provider of language models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -91,14 +104,31 @@ impl ProviderKind {
         }
     }
 
-    /// Default model.
+    /// API that the provider speaks.
+    #[must_use]
+    pub const fn dialect(self) -> Dialect {
+        match self {
+            Self::OpenAi | Self::Grok | Self::OpenRouter | Self::LmStudio => Dialect::OpenAi,
+            Self::Anthropic => Dialect::Anthropic,
+            Self::Gemini => Dialect::Gemini,
+            Self::Ollama => Dialect::Ollama,
+        }
+    }
+
+    /// The provider of that name.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == name)
+    }
+
+    /// Default model. A test compares it with the table of [`super::retired`].
     #[must_use]
     pub const fn default_model(self) -> &'static str {
         match self {
-            Self::OpenAi => "gpt-4o",
-            Self::Anthropic => "claude-sonnet-4-5",
-            Self::Gemini => "gemini-2.5-flash",
-            Self::Grok => "grok-4",
+            Self::OpenAi => "gpt-6-luna",
+            Self::Anthropic => "claude-sonnet-5-5",
+            Self::Gemini => "gemini-3.5-flash-lite",
+            Self::Grok => "grok-4.7",
             Self::OpenRouter => "openrouter/auto",
             Self::Ollama => "llama3.2",
             Self::LmStudio => "local-model",
@@ -113,8 +143,8 @@ impl fmt::Display for ProviderKind {
 }
 
 /// Provider that answers chats.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub enum DefaultProvider {
     /// The first provider of [`ProviderKind::ALL`] with a key, else Ollama if it responds, else none.
     #[default]
@@ -123,45 +153,31 @@ pub enum DefaultProvider {
     Offline,
     /// A certain provider.
     Named(ProviderKind),
+    /// A provider below `[llm.providers]`. [`LlmSettings::problems`](super::LlmSettings::problems) names one that is not there.
+    Own(String),
 }
-
-/// Error of an unknown provider name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "must be `auto`, `offline`, `openai`, `anthropic`, `gemini`, `grok`, `openrouter`, `ollama` or `lmstudio`"
-)]
-pub struct InvalidProvider;
 
 impl DefaultProvider {
     /// The name in configuration.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &str {
         match self {
             Self::Auto => "auto",
             Self::Offline => "offline",
             Self::Named(kind) => kind.as_str(),
+            Self::Own(name) => name,
         }
     }
 }
 
-impl FromStr for DefaultProvider {
-    type Err = InvalidProvider;
-
-    fn from_str(name: &str) -> Result<Self, InvalidProvider> {
-        let named = || ProviderKind::ALL.iter().copied().find(|kind| kind.as_str() == name);
-        match name {
-            "auto" => Ok(Self::Auto),
-            "offline" => Ok(Self::Offline),
-            _ => named().map(Self::Named).ok_or(InvalidProvider),
+impl From<String> for DefaultProvider {
+    fn from(name: String) -> Self {
+        match (name.as_str(), ProviderKind::of_name(&name)) {
+            ("auto", _) => Self::Auto,
+            ("offline", _) => Self::Offline,
+            (_, Some(kind)) => Self::Named(kind),
+            (_, None) => Self::Own(name),
         }
-    }
-}
-
-impl TryFrom<String> for DefaultProvider {
-    type Error = InvalidProvider;
-
-    fn try_from(name: String) -> Result<Self, InvalidProvider> {
-        name.parse()
     }
 }
 

@@ -4,6 +4,10 @@ use super::*;
 
 const KEY: &str = "sk-live-0123456789";
 
+fn described(provider: &str, model: &str) -> LlmDescription {
+    LlmDescription { provider: provider.into(), model: model.into() }
+}
+
 fn parse(toml: &str) -> Result<LlmSettings, toml::de::Error> {
     toml::from_str(toml)
 }
@@ -34,13 +38,9 @@ fn documented_table_round_trips_through_json() {
 
 #[test]
 fn unknown_keys_providers_and_values_are_rejected() {
-    for wrong in [
-        "default_provder = 'auto'",
-        "default_provider = 'skynet'",
-        "max_tokens = 0",
-        "[openai]\nkey = 'x'",
-        "[cohere]\napi_key = 'x'",
-    ] {
+    for wrong in
+        ["default_provder = 'auto'", "max_tokens = 0", "[openai]\nkey = 'x'", "[cohere]\napi_key = 'x'"]
+    {
         assert!(parse(wrong).is_err(), "{wrong}");
     }
 }
@@ -49,8 +49,8 @@ fn unknown_keys_providers_and_values_are_rejected() {
 fn serde_names_equal_text_names() {
     for &kind in ProviderKind::ALL {
         assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
-        assert_eq!(kind.as_str().parse(), Ok(DefaultProvider::Named(kind)));
-        assert!(InvalidProvider.to_string().contains(kind.as_str()));
+        assert_eq!(DefaultProvider::from(kind.as_str().to_owned()), DefaultProvider::Named(kind));
+        assert_eq!(ProviderKind::of_name(kind.as_str()), Some(kind));
     }
 }
 
@@ -133,7 +133,7 @@ fn auto_selects_ollama_with_a_model_or_base_url() {
     assert!(!settings.selects_ollama(), "the default base URL");
     settings.ollama.base_url = Some("http://gpu-box:11434/v1".into());
     assert!(settings.selects_ollama() && settings.chosen_provider().is_none());
-    assert_eq!(settings.describe(), LlmDescription { provider: "ollama", model: "auto".into() });
+    assert_eq!(settings.describe(), described("ollama", "auto"));
     settings.ollama = ProviderSettings { model_name: Some("qwen3".into()), ..ProviderSettings::default() };
     assert_eq!(settings.chosen_provider().unwrap().model_name, "qwen3");
     settings.openai.api_key = Some(Secret::from(KEY.to_owned()));
@@ -143,16 +143,16 @@ fn auto_selects_ollama_with_a_model_or_base_url() {
 #[test]
 fn auto_selects_the_first_key_in_documented_order() {
     let mut settings = LlmSettings::default();
-    assert_eq!(settings.describe(), LlmDescription { provider: "auto", model: "auto".into() });
+    assert_eq!(settings.describe(), described("auto", "auto"));
     for &kind in ProviderKind::ALL.iter().rev() {
         settings.section_mut(kind).api_key = Some(Secret::from(KEY.to_owned()));
-        assert_eq!(settings.chosen_provider().unwrap().kind, kind);
+        assert_eq!(settings.chosen_provider().unwrap().kind, Some(kind));
         assert_eq!(settings.describe().provider, kind.as_str());
     }
     settings.default_provider = DefaultProvider::Offline;
-    assert_eq!(settings.describe(), LlmDescription { provider: "offline", model: "none".into() });
+    assert_eq!(settings.describe(), described("offline", "none"));
     settings.default_provider = DefaultProvider::Named(ProviderKind::Ollama);
-    assert_eq!(settings.describe(), LlmDescription { provider: "ollama", model: "llama3.2".into() });
+    assert_eq!(settings.describe(), described("ollama", "llama3.2"));
 }
 
 #[test]
@@ -163,4 +163,95 @@ fn key_is_required_by_public_base_urls_only() {
     settings.openai.base_url = Some("http://127.0.0.1:8000/v1/".into());
     assert!(!settings.provider(ProviderKind::OpenAi).lacks_key());
     assert_eq!(settings.provider(ProviderKind::OpenAi).base_url, "http://127.0.0.1:8000/v1");
+}
+
+#[test]
+fn name_of_a_model_selects_its_provider() {
+    let settings = parse(
+        "[openrouter]\nmodel_name = 'mistralai/mistral-large'\n[providers.lab]\nbase_url = 'http://lab:8000/v1/'\nmodel_name = 'm'\n",
+    )
+    .unwrap();
+    for (name, provider, model) in [
+        ("anthropic/claude-x", "anthropic", "claude-x"),
+        ("anthropic", "anthropic", ProviderKind::Anthropic.default_model()),
+        ("openrouter/auto", "openrouter", "openrouter/auto"),
+        ("openrouter/openai/gpt-x", "openrouter", "openai/gpt-x"),
+        ("openrouter", "openrouter", "mistralai/mistral-large"),
+        ("lab/org/model:7b", "lab", "org/model:7b"),
+        ("lab", "lab", "m"),
+    ] {
+        let target = settings.target(name).unwrap();
+        assert_eq!((target.name, target.model_name), (provider, model), "{name}");
+        assert_eq!(settings.target(&target.target()).unwrap(), target, "{name}");
+    }
+    assert!(settings.target("meta-llama/llama-4").is_none());
+    assert_eq!(settings.configured_models(), ["openrouter/mistralai/mistral-large", "lab/m"]);
+    let lab = settings.find("lab").unwrap();
+    assert_eq!(
+        (lab.base_url, lab.dialect(), lab.lacks_key()),
+        ("http://lab:8000/v1", Dialect::OpenAi, false)
+    );
+    assert_eq!(lab.setting("base_url"), "llm.providers.lab.base_url");
+}
+
+#[test]
+fn selection_problem_names_its_setting() {
+    let settings = parse(
+        r#"
+        default_provider = "skynet"
+        fallback = ["ollama/qwen3", "gpt-x"]
+        [providers.openai]
+        base_url = "http://a/v1"
+        model_name = "m"
+        [providers.lab]
+        base_url = "http://a/v1/chat/completions"
+        [providers."a b"]
+        [providers.phoenix]
+        base_url = "http://a/v1"
+        model_name = "m"
+        "#,
+    )
+    .unwrap();
+    let problems = settings.problems(&[]);
+    let names: Vec<_> = problems.iter().map(|(setting, _)| setting.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "llm.default_provider",
+            "llm.fallback[1]",
+            "llm.providers.a b",
+            "llm.providers.a b.base_url",
+            "llm.providers.a b.model_name",
+            "llm.providers.lab.base_url",
+            "llm.providers.lab.model_name",
+            "llm.providers.openai",
+            "llm.providers.phoenix",
+        ]
+    );
+    assert!(problems[0].1.contains("`lab`") && problems[0].1.contains("`anthropic`"), "{problems:?}");
+}
+
+#[test]
+fn timeouts_of_a_provider_precede_the_general_ones() {
+    let settings = parse(
+        "first_token_timeout_secs = 20\n[ollama]\nfirst_token_timeout_secs = 90\nstall_timeout_secs = 5",
+    )
+    .unwrap();
+    let seconds = |kind| {
+        let provider = settings.provider(kind);
+        (provider.first_token_timeout.map(|time| time.as_secs()), provider.stall_timeout.as_secs())
+    };
+    assert_eq!(seconds(ProviderKind::Ollama), (Some(90), 5));
+    assert_eq!(seconds(ProviderKind::OpenAi), (Some(20), 60));
+}
+
+#[test]
+fn configured_model_with_an_announced_end_is_listed() {
+    let settings = parse(
+        "default_provider = 'openai'\nfallback = ['anthropic/claude-sonnet-4-5', 'ollama/x']\n[openai]\nmodel_name = 'gpt-4o'",
+    )
+    .unwrap();
+    let ends: Vec<_> =
+        settings.retired_models().map(|(provider, entry)| (provider.name, entry.end)).collect();
+    assert_eq!(ends, [("openai", "2027-01-14"), ("anthropic", "2026-11-30")]);
 }

@@ -14,7 +14,7 @@ const MIN_BARE_BYTES: usize = 4;
 const SECRET_WORDS: [&str; 7] = ["key", "token", "secret", "passw", "credential", "auth", "database_url"];
 
 /// Keys of `[llm]` whose values are not secret. Any other value may be a misplaced key.
-const OPEN_LLM_KEYS: [&str; 4] = ["default_provider", "model_name", "base_url", "system_prompt"];
+const OPEN_LLM_KEYS: [&str; 5] = ["default_provider", "fallback", "model_name", "base_url", "system_prompt"];
 
 /// Confidential values.
 #[derive(Debug, Clone, Default)]

@@ -208,7 +208,9 @@ fn executor_variables(root: &toml::Value) -> BTreeSet<String> {
         let tables = root.get(section).and_then(toml::Value::as_table);
         tables.into_iter().flat_map(|table| table.values())
     };
-    let keys = tables("llm").filter_map(|provider| provider.get("api_key"));
+    let providers = root.get("llm").and_then(|llm| llm.get("providers")).and_then(toml::Value::as_table);
+    let own = providers.into_iter().flat_map(|table| table.values());
+    let keys = tables("llm").chain(own).filter_map(|provider| provider.get("api_key"));
     let commands = tables("agents").filter_map(|agent| agent.get("command"));
     keys.chain(commands).flat_map(interpolate::names_in).collect()
 }

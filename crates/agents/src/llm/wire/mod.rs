@@ -3,13 +3,16 @@
 //! Only the text of a response has to match the documentation. Everything beside it (usage, names, reasons) may be absent
 //! or of any type: servers that copy an API do not copy all of it.
 
-use phoenix_domain::llm::{FinishReason, Provider, ProviderKind};
-use serde_json::Value;
+use phoenix_domain::llm::{Dialect, FinishReason, Provider};
+use serde_json::{Map, Value};
 
-use self::types::{Completion, Prompt, ProviderRequest, ResponseError};
+use self::types::{Completion, Prompt, ProviderRequest, ResponseError, Step, Unsupported};
 use super::error_body::{ErrorBody, has_content};
 
 mod anthropic;
+pub(super) mod assembly;
+mod content;
+pub(super) mod frames;
 mod gemini;
 pub(super) mod json;
 pub(super) mod ollama;
@@ -17,37 +20,108 @@ mod openai;
 pub(super) mod types;
 
 /// The request to `provider`.
-pub(super) fn request(provider: Provider<'_>, prompt: &Prompt<'_>) -> ProviderRequest {
-    match provider.kind {
-        ProviderKind::OpenAi | ProviderKind::Grok | ProviderKind::OpenRouter | ProviderKind::LmStudio => {
-            openai::request(provider, prompt)
-        }
-        ProviderKind::Anthropic => anthropic::request(provider, prompt),
-        ProviderKind::Gemini => gemini::request(provider, prompt),
-        ProviderKind::Ollama => ollama::request(provider, prompt),
+///
+/// # Errors
+/// For a conversation that the provider's API cannot express.
+pub(super) fn request(provider: Provider<'_>, prompt: &Prompt<'_>) -> Result<ProviderRequest, Unsupported> {
+    match provider.dialect() {
+        Dialect::OpenAi => Ok(openai::request(provider, prompt)),
+        Dialect::Anthropic => anthropic::request(provider, prompt),
+        Dialect::Gemini => gemini::request(provider, prompt),
+        Dialect::Ollama => ollama::request(provider, prompt),
     }
 }
 
+/// The options among `options` that have no equivalent in the API, and so are not sent.
+pub(super) fn ignored_options(dialect: Dialect, options: &Map<String, Value>) -> Vec<&str> {
+    let known = match dialect {
+        Dialect::OpenAi => return Vec::new(),
+        Dialect::Anthropic => anthropic::OPTIONS,
+        Dialect::Gemini => gemini::OPTIONS,
+        Dialect::Ollama => ollama::OPTIONS,
+    };
+    options.keys().map(String::as_str).filter(|name| !known.contains(name)).collect()
+}
+
 /// The completion in a 2xx response.
-pub(super) fn completion(kind: ProviderKind, body: &[u8]) -> Result<Completion, ResponseError> {
+pub(super) fn completion(dialect: Dialect, body: &[u8]) -> Result<Completion, ResponseError> {
     let body = json::parse(body).ok_or(ResponseError::Malformed)?;
-    let completion = match kind {
-        ProviderKind::OpenAi | ProviderKind::Grok | ProviderKind::OpenRouter | ProviderKind::LmStudio => {
-            openai::completion(&body)
-        }
-        ProviderKind::Anthropic => anthropic::completion(&body),
-        ProviderKind::Gemini => gemini::completion(&body)?,
-        ProviderKind::Ollama => ollama::completion(&body),
+    let completion = match dialect {
+        Dialect::OpenAi => openai::completion(&body),
+        Dialect::Anthropic => anthropic::completion(&body),
+        Dialect::Gemini => gemini::completion(&body)?,
+        Dialect::Ollama => ollama::completion(&body),
     };
     match completion {
         // A completion with an error beside it was interrupted.
         Some(completion)
-            if !completion.text.trim().is_empty() && completion.finish_reason.as_deref() != Some("error") =>
+            if completion.has_content() && completion.finish_reason.as_deref() != Some("error") =>
         {
             Ok(completion)
         }
         completion => Err(response_error(&body, completion)),
     }
+}
+
+/// Reader of the events of a streamed answer.
+#[derive(Debug)]
+pub(super) enum Stream {
+    OpenAi,
+    Anthropic(anthropic::Stream),
+    Gemini(gemini::Stream),
+    Ollama(ollama::Stream),
+}
+
+impl Stream {
+    pub(super) fn of(dialect: Dialect) -> Self {
+        match dialect {
+            Dialect::OpenAi => Self::OpenAi,
+            Dialect::Anthropic => Self::Anthropic(anthropic::Stream::default()),
+            Dialect::Gemini => Self::Gemini(gemini::Stream::default()),
+            Dialect::Ollama => Self::Ollama(ollama::Stream::default()),
+        }
+    }
+
+    /// What an event says.
+    ///
+    /// # Errors
+    /// For an event that is an error, and for data that is no event of the API.
+    pub(super) fn step(&mut self, data: &Value) -> Result<Step, ResponseError> {
+        if let Some(error) = error_in(data) {
+            return Err(error);
+        }
+        let step = match self {
+            Self::OpenAi => openai::step(data),
+            Self::Anthropic(stream) => stream.step(data),
+            Self::Gemini(stream) => stream.step(data)?,
+            Self::Ollama(stream) => stream.step(data),
+        };
+        step.ok_or(ResponseError::Malformed)
+    }
+}
+
+/// The error that an event of a stream reports.
+fn error_in(data: &Value) -> Option<ResponseError> {
+    // Google writes an error in the middle of a stream as a list.
+    let event = data.get(0).unwrap_or(data);
+    let choice = event.pointer("/choices/0").unwrap_or(&Value::Null);
+    let source = if has_content(&choice["error"]) { choice } else { event };
+    let is_error = has_content(&source["error"])
+        || event["type"].as_str() == Some("error")
+        || event["object"].as_str() == Some("error")
+        || choice["finish_reason"].as_str() == Some("error");
+    is_error.then(|| {
+        let body = ErrorBody::of(source);
+        ResponseError::Error { status: body.status.unwrap_or(502), body }
+    })
+}
+
+/// The completion of a stream that has ended.
+///
+/// # Errors
+/// For one without content.
+pub(super) fn streamed(completion: Completion) -> Result<Completion, ResponseError> {
+    if completion.has_content() { Ok(completion) } else { Err(without_content(completion)) }
 }
 
 fn response_error(body: &Value, completion: Option<Completion>) -> ResponseError {
@@ -57,7 +131,10 @@ fn response_error(body: &Value, completion: Option<Completion>) -> ResponseError
     if !error.message.is_empty() && names_error {
         return ResponseError::Error { status: error.status.unwrap_or(502), body: error };
     }
-    let Some(completion) = completion else { return ResponseError::Malformed };
+    completion.map_or(ResponseError::Malformed, without_content)
+}
+
+fn without_content(completion: Completion) -> ResponseError {
     let reason = completion.finish_reason.unwrap_or_else(|| "not given".into());
     match FinishReason::of(&reason) {
         Some(FinishReason::Length) => ResponseError::CutOff,

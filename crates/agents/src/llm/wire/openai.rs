@@ -1,24 +1,33 @@
-//! OpenAI's chat completions, which Grok, OpenRouter and LM Studio speak too.
-//! <https://platform.openai.com/docs/api-reference/chat/create>
+//! OpenAI's chat completions, which Grok, OpenRouter, LM Studio and many servers speak too. Options and messages pass
+//! through as they are. <https://platform.openai.com/docs/api-reference/chat/create>
 
 use phoenix_domain::llm::{Provider, ProviderKind};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     json::{bearer, text_of, tokens, word},
-    types::{Completion, Prompt, ProviderRequest},
+    types::{Completion, Prompt, ProviderRequest, Step, Usage},
 };
 
 pub(super) fn request(provider: Provider<'_>, prompt: &Prompt<'_>) -> ProviderRequest {
     // Reasoning models of OpenAI and xAI reject the older name; servers that copy the API know only the older one.
     let limit = match provider.kind {
-        ProviderKind::OpenAi | ProviderKind::Grok => "max_completion_tokens",
+        Some(ProviderKind::OpenAi | ProviderKind::Grok) => "max_completion_tokens",
         _ => "max_tokens",
     };
+    let mut body =
+        json!({"model": provider.model_name, "messages": prompt.messages(), limit: prompt.max_tokens});
+    if let Some(members) = body.as_object_mut() {
+        members.extend(prompt.options.clone());
+    }
+    if prompt.is_streamed {
+        body["stream"] = true.into();
+        body["stream_options"] = json!({"include_usage": true});
+    }
     ProviderRequest {
         url: format!("{}/chat/completions", provider.base_url),
         headers: bearer(provider),
-        body: json!({"model": provider.model_name, "messages": prompt.messages(), limit: prompt.max_tokens}),
+        body,
     }
 }
 
@@ -31,9 +40,74 @@ pub(super) fn completion(body: &Value) -> Option<Completion> {
     let text = text_of(content).filter(|text| !text.is_empty()).or_else(|| word(&message["refusal"]));
     Some(Completion {
         text: text.unwrap_or_default(),
+        extra: extra(message),
         model: word(&body["model"]),
         finish_reason: word(&choice["finish_reason"]),
-        input_tokens: tokens(&body["usage"]["prompt_tokens"]),
-        output_tokens: tokens(&body["usage"]["completion_tokens"]),
+        usage: usage(&body["usage"]),
+    })
+}
+
+/// The content of a message or a delta beyond its text.
+fn extra(message: &Value) -> Map<String, Value> {
+    let has_content = |value: &Value| match value {
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(members) => !members.is_empty(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    };
+    let members = message.as_object().into_iter().flatten();
+    let members = members
+        .filter(|(name, value)| !matches!(name.as_str(), "role" | "content") && has_content(value))
+        .filter(|(name, value)| *name != "tool_calls" || value.is_array())
+        .map(|(name, value)| (name.clone(), value.clone()));
+    let mut members: Map<String, Value> = members.collect();
+    // OpenRouter and vLLM have a name of their own for it.
+    if let Some(reasoning) = members.remove("reasoning")
+        && reasoning.is_string()
+        && !members.contains_key("reasoning_content")
+    {
+        members.insert("reasoning_content".into(), reasoning);
+    }
+    members
+}
+
+pub(super) fn usage(usage: &Value) -> Usage {
+    let reasoning = tokens(&usage["completion_tokens_details"]["reasoning_tokens"]);
+    let (input, output) = (tokens(&usage["prompt_tokens"]), tokens(&usage["completion_tokens"]));
+    // xAI counts reasoning beside the completion, all others as a part of it. The total tells.
+    let beside = |output: u64| {
+        let (total, reasoning) = (tokens(&usage["total_tokens"])?, reasoning.filter(|count| *count > 0)?);
+        (total == input?.checked_add(output)?.checked_add(reasoning)?).then_some(output + reasoning)
+    };
+    Usage {
+        input,
+        output: output.map(|output| beside(output).unwrap_or(output)),
+        cached_input: tokens(&usage["prompt_tokens_details"]["cached_tokens"]),
+        cache_write: tokens(&usage["prompt_tokens_details"]["cache_write_tokens"]),
+        reasoning,
+        cost_usd: usage["cost"].as_f64().filter(|cost| cost.is_finite() && *cost >= 0.0),
+    }
+}
+
+/// `None` for data that is no event of this API.
+pub(super) fn step(data: &Value) -> Option<Step> {
+    let choices = data.get("choices").map(Value::as_array);
+    let choice = match choices {
+        Some(Some(choices)) => choices.first().unwrap_or(&Value::Null),
+        Some(None) => &Value::Null,
+        // Some servers send usage, warnings or timings in events of their own.
+        None if data.is_object() => &Value::Null,
+        None => return None,
+    };
+    // A server that ignores the request for a stream may send the message at once.
+    let delta = choice.get("delta").or_else(|| choice.get("message")).unwrap_or(&Value::Null);
+    let content = delta.get("content").or_else(|| choice.get("text")).unwrap_or(&Value::Null);
+    Some(Step {
+        text: text_of(content).unwrap_or_default(),
+        delta: extra(delta),
+        model: word(&data["model"]),
+        finish_reason: word(&choice["finish_reason"]),
+        usage: usage(&data["usage"]),
+        is_last: false,
     })
 }

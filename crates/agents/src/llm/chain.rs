@@ -1,0 +1,131 @@
+//! The models that may answer a chat: the chosen one, and the fallbacks of the settings when it fails before its answer begins.
+//!
+//! A model that the chat names has no fallback: the caller gets that model, or its failure.
+
+use std::{
+    io::{self, Write},
+    time::Instant,
+};
+
+use phoenix_domain::{
+    action::ActionResult,
+    llm::{LlmSettings, Provider},
+};
+
+use super::{
+    clients::{Clients, Limits},
+    conversation::Conversation,
+    cost,
+    exchange::{Exchange, Failure},
+    result,
+    wire::types::{Completion, Prompt},
+};
+use crate::protocol::{ActionError, Output};
+
+/// A chat and the models for it.
+pub(super) struct Chain<'a> {
+    settings: &'a LlmSettings,
+    targets: Vec<Provider<'a>>,
+    conversation: &'a Conversation,
+}
+
+impl<'a> Chain<'a> {
+    pub(super) fn new(
+        settings: &'a LlmSettings,
+        first: Provider<'a>,
+        conversation: &'a Conversation,
+    ) -> Self {
+        let mut targets = vec![first];
+        if conversation.model.is_none() {
+            for target in settings.fallback.iter().filter_map(|name| settings.target(name)) {
+                if !targets.contains(&target) {
+                    targets.push(target);
+                }
+            }
+        }
+        Self { settings, targets, conversation }
+    }
+
+    /// The answer of the first model that begins one.
+    pub(super) fn run(
+        self,
+        clients: &mut Clients,
+        limits: Limits<'_>,
+        output: &mut Output<'_>,
+    ) -> Result<ActionResult, ActionError> {
+        cost::prepare();
+        let mut failed: Vec<(Provider<'_>, ActionError)> = Vec::new();
+        for (index, target) in self.targets.iter().enumerate() {
+            let remaining = self.targets.len() - index;
+            match self.ask(*target, remaining, clients, limits, output) {
+                Ok(completion) => {
+                    return Ok(result::of(*target, completion, &self.conversation.options, &failed));
+                }
+                Err(Failure { error, has_begun }) => {
+                    let is_final = has_begun || remaining == 1 || !may_succeed_elsewhere(error.code);
+                    if is_final || Instant::now() >= limits.until {
+                        return Err(last(error, &failed));
+                    }
+                    log(&format!("{} failed before its answer: {}", target.target(), error.message));
+                    failed.push((*target, error));
+                }
+            }
+        }
+        Err(ActionError::internal("no model is configured"))
+    }
+
+    fn ask(
+        &self,
+        provider: Provider<'_>,
+        remaining: usize,
+        clients: &mut Clients,
+        limits: Limits<'_>,
+        output: &mut Output<'_>,
+    ) -> Result<Completion, Failure> {
+        let errors = limits.errors(provider);
+        if provider.lacks_key() {
+            return Err(errors.no_key().into());
+        }
+        let system = [self.settings.system_prompt.as_deref().unwrap_or_default(), &self.conversation.context]
+            .into_iter()
+            .map(str::trim)
+            .filter(|text| !text.is_empty())
+            .collect::<Vec<_>>()
+            .join("\n\n");
+        let prompt = Prompt {
+            system: &system,
+            messages: &self.conversation.messages,
+            options: &self.conversation.options,
+            max_tokens: self.conversation.max_tokens(self.settings.max_tokens.get()),
+            is_streamed: output.is_wanted(),
+        };
+        // Each of the models that remain gets its share of the time to begin.
+        let now = Instant::now();
+        let left = limits.until.saturating_duration_since(now);
+        let share = u32::try_from(remaining).ok().and_then(|remaining| left.checked_div(remaining));
+        let begin_until = now + share.unwrap_or(left);
+        let exchange = Exchange { provider, prompt: &prompt, errors, until: limits.until, begin_until };
+        exchange.run(clients.client(provider, errors)?, output)
+    }
+}
+
+/// Whether another model may answer what one failed at: not a request that is wrong, nor a message that was declined.
+const fn may_succeed_elsewhere(code: u16) -> bool {
+    matches!(code, 404 | 408 | 409 | 410 | 424 | 425 | 429 | 500..)
+}
+
+/// The failure of the last model, with those before it.
+fn last(error: ActionError, failed: &[(Provider<'_>, ActionError)]) -> ActionError {
+    if failed.is_empty() {
+        return error;
+    }
+    let before = failed.iter().map(|(target, error)| format!("{}: {}", target.target(), error.message));
+    let before = before.collect::<Vec<_>>().join("; ");
+    ActionError { message: format!("{}; before it failed {before}", error.message), ..error }
+}
+
+/// Writes a line to standard error, which the executor logs.
+fn log(line: &str) {
+    // Without a reader, the answer still names the model that failed.
+    let _ = writeln!(io::stderr(), "llm: {line}");
+}

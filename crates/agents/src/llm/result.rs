@@ -1,0 +1,88 @@
+//! The result of a chat: the model's text as it is, with metadata.
+
+use phoenix_domain::{
+    action::ActionResult,
+    json::{Json, Object},
+    llm::{FinishReason, Provider},
+};
+use serde_json::{Map, Value, json};
+
+use super::{
+    cost,
+    wire::{
+        self,
+        types::{Completion, Usage},
+    },
+};
+use crate::protocol::ActionError;
+
+/// The result of `completion`. `failed` are the models that were asked before.
+pub(super) fn of(
+    provider: Provider<'_>,
+    completion: Completion,
+    options: &Map<String, Value>,
+    failed: &[(Provider<'_>, ActionError)],
+) -> ActionResult {
+    let calls_tools = completion.calls_tools();
+    let Completion { text, extra, model, finish_reason, usage } = completion;
+    let cost = cost::of(provider, model.as_deref().unwrap_or(provider.model_name), usage)
+        .or_else(|| cost::of(provider, provider.model_name, usage));
+    let mut metadata = Map::new();
+    let mut add = |name: &str, value: Value| metadata.insert(name.to_owned(), value);
+    add("provider", provider.name.into());
+    add("model", model.unwrap_or_else(|| provider.model_name.into()).into());
+    if let Some(reason) = finish_reason {
+        // Each API has a name of its own for it, or none.
+        let is_call = calls_tools && matches!(FinishReason::of(&reason), None | Some(FinishReason::Stop));
+        add("finish_reason", if is_call { "tool_calls".into() } else { reason.into() });
+    }
+    if let Some(usage) = usage_of(usage) {
+        add("usage", usage);
+    }
+    if let Some(cost) = cost {
+        add("cost_usd", cost.into());
+    }
+    if !extra.is_empty() {
+        add("message", message(&text, extra));
+    }
+    if !failed.is_empty() {
+        let targets: Vec<String> = failed.iter().map(|(target, _)| target.target()).collect();
+        add("fallback_from", targets.into());
+    }
+    let ignored = wire::ignored_options(provider.dialect(), options);
+    if !ignored.is_empty() {
+        add("ignored_options", ignored.into());
+    }
+    ActionResult {
+        output_type: "markdown".into(),
+        data: Json::String(text),
+        metadata: Object::from(metadata),
+    }
+}
+
+fn usage_of(usage: Usage) -> Option<Value> {
+    let Usage { input, output, cached_input, cache_write: _, reasoning, cost_usd: _ } = usage;
+    input.or(output)?;
+    let mut members = json!({"input_tokens": input, "output_tokens": output});
+    for (name, count) in [("cached_input_tokens", cached_input), ("reasoning_tokens", reasoning)] {
+        if let Some(count) = count {
+            members[name] = count.into();
+        }
+    }
+    Some(members)
+}
+
+/// The assistant's message in OpenAI's shape.
+fn message(text: &str, mut extra: Map<String, Value>) -> Value {
+    for call in extra.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(members) = call.as_object_mut() {
+            members.remove("index");
+        }
+    }
+    let is_refusal = extra.get("refusal").and_then(Value::as_str) == Some(text);
+    let content = if text.is_empty() || is_refusal { Value::Null } else { text.into() };
+    let mut message =
+        Map::from_iter([("role".to_owned(), "assistant".into()), ("content".to_owned(), content)]);
+    message.extend(extra);
+    message.into()
+}

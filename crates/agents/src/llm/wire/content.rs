@@ -1,0 +1,183 @@
+//! Readers of messages in OpenAI's shape, for APIs with another one.
+
+use serde_json::{Map, Value, json};
+
+use super::types::Unsupported;
+
+/// Role of a message, for APIs with two of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// `system` and `developer`
+    System,
+    User,
+    Assistant,
+    Tool,
+}
+
+/// A part of a message's content.
+pub(super) enum Part<'a> {
+    Text(&'a str),
+    /// An image inside the message.
+    Data {
+        media_type: &'a str,
+        base64: &'a str,
+    },
+    /// An image elsewhere.
+    Url(&'a str),
+}
+
+/// The role of `message`. Unknown roles were refused before.
+pub(super) fn role(message: &Value) -> Role {
+    match message["role"].as_str() {
+        Some("system" | "developer") => Role::System,
+        Some("assistant") => Role::Assistant,
+        Some("tool" | "function") => Role::Tool,
+        _ => Role::User,
+    }
+}
+
+/// The text of a message's content, or of the text parts in it.
+pub(super) fn text(message: &Value) -> String {
+    match &message["content"] {
+        Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
+        content => content.as_str().unwrap_or_default().to_owned(),
+    }
+}
+
+/// The parts of message number `index`.
+///
+/// # Errors
+/// For a part that is neither text nor an image.
+pub(super) fn parts(message: &Value, index: usize) -> Result<Vec<Part<'_>>, Unsupported> {
+    let parts = match &message["content"] {
+        Value::Array(parts) => parts,
+        content => return Ok(content.as_str().map(Part::Text).into_iter().collect()),
+    };
+    parts.iter().enumerate().map(|(number, part)| part_of(part, index, number)).collect()
+}
+
+fn part_of(part: &Value, index: usize, number: usize) -> Result<Part<'_>, Unsupported> {
+    if let Some(text) = part["text"].as_str() {
+        return Ok(Part::Text(text));
+    }
+    let url = part["image_url"]["url"].as_str().or_else(|| part["image_url"].as_str());
+    let Some(url) = url else {
+        let kind = part["type"].as_str().unwrap_or("none").chars().take(64).collect::<String>();
+        return Err(Unsupported(format!(
+            "`messages[{index}].content[{number}]` has the type `{kind}`; this provider takes `text` and `image_url`"
+        )));
+    };
+    let Some(data) = url.strip_prefix("data:") else { return Ok(Part::Url(url)) };
+    let image = data.split_once(";base64,").filter(|(media_type, _)| media_type.starts_with("image/"));
+    let (media_type, base64) = image.ok_or_else(|| {
+        Unsupported(format!(
+            "`messages[{index}].content[{number}].image_url.url` must be a URL or `data:image/…;base64,…`"
+        ))
+    })?;
+    Ok(Part::Data { media_type: media_type.split(';').next().unwrap_or(media_type), base64 })
+}
+
+/// The error for an image that the provider does not load itself.
+pub(super) fn no_url(index: usize) -> Unsupported {
+    Unsupported(format!(
+        "`messages[{index}]` has an image by its address; this provider takes images as `data:image/…;base64,…`"
+    ))
+}
+
+/// A tool call in a message of the assistant.
+pub(super) struct ToolCall<'a> {
+    pub(super) id: &'a str,
+    pub(super) name: &'a str,
+    /// Always an object.
+    pub(super) arguments: Value,
+    pub(super) value: &'a Value,
+}
+
+/// The tool calls of `message`.
+pub(super) fn tool_calls(message: &Value) -> impl Iterator<Item = ToolCall<'_>> {
+    message["tool_calls"].as_array().into_iter().flatten().map(|call| {
+        let arguments =
+            call["function"]["arguments"].as_str().and_then(|text| serde_json::from_str(text).ok());
+        ToolCall {
+            id: call["id"].as_str().unwrap_or_default(),
+            name: call["function"]["name"].as_str().unwrap_or_default(),
+            arguments: arguments.filter(Value::is_object).unwrap_or_else(|| json!({})),
+            value: call,
+        }
+    })
+}
+
+/// The name of the function whose result the tool message answers: from the message itself, else from the call before it.
+pub(super) fn name_of_result(messages: &[Value], index: usize) -> String {
+    let message = &messages[index];
+    let id = message["tool_call_id"].as_str().unwrap_or_default();
+    let called = || {
+        let calls = messages[..index].iter().rev().flat_map(tool_calls);
+        calls.into_iter().find(|call| call.id == id).map(|call| call.name)
+    };
+    message["name"].as_str().or_else(called).unwrap_or(id).to_owned()
+}
+
+/// The functions among the tools of `options`.
+pub(super) fn functions(options: &Map<String, Value>) -> impl Iterator<Item = &Value> {
+    let tools = options.get("tools").and_then(Value::as_array).into_iter().flatten();
+    tools.map(|tool| &tool["function"]).filter(|function| function.is_object())
+}
+
+/// A function's parameters as a JSON Schema.
+pub(super) fn parameters(function: &Value) -> Value {
+    let schema = function.get("parameters").filter(|schema| schema.is_object());
+    schema.cloned().unwrap_or_else(|| json!({"type": "object", "properties": {}}))
+}
+
+/// What `tool_choice` asks for.
+pub(super) enum ToolChoice<'a> {
+    Auto,
+    None,
+    Required,
+    Function(&'a str),
+}
+
+pub(super) fn tool_choice(options: &Map<String, Value>) -> Option<ToolChoice<'_>> {
+    let choice = options.get("tool_choice")?;
+    Some(match choice.as_str() {
+        Some("none") => ToolChoice::None,
+        Some("required" | "any") => ToolChoice::Required,
+        Some(_) => ToolChoice::Auto,
+        None => choice["function"]["name"].as_str().map_or(ToolChoice::Auto, ToolChoice::Function),
+    })
+}
+
+/// The form that `response_format` asks for.
+pub(super) enum ResponseFormat<'a> {
+    /// Any JSON object.
+    Object,
+    Schema(&'a Value),
+}
+
+pub(super) fn response_format(options: &Map<String, Value>) -> Option<ResponseFormat<'_>> {
+    let format = options.get("response_format")?;
+    match format["type"].as_str()? {
+        "json_object" => Some(ResponseFormat::Object),
+        "json_schema" => Some(ResponseFormat::Schema(&format["json_schema"]["schema"])),
+        _ => None,
+    }
+}
+
+/// The texts of `stop`, which is a text or a list.
+pub(super) fn stops(options: &Map<String, Value>) -> Option<Value> {
+    match options.get("stop")? {
+        Value::String(text) => Some(json!([text])),
+        Value::Array(texts) if !texts.is_empty() => Some(texts.clone().into()),
+        _ => None,
+    }
+}
+
+/// Copies the options of the first names under the second names into `target`.
+pub(super) fn copy(options: &Map<String, Value>, names: &[(&str, &str)], target: &mut Value) {
+    for (from, to) in names {
+        if let Some(value) = options.get(*from).filter(|value| !value.is_null()) {
+            target[*to] = value.clone();
+        }
+    }
+}
