@@ -97,6 +97,75 @@ async fn frozen_planner_is_taken_over_by_another_and_stops() {
     services.stop().await;
 }
 
+/// The promised limit of a cancel through another planner, and a margin for a busy machine.
+const CANCEL_LIMIT: Duration = Duration::from_millis(500 + 500);
+
+/// Longest time of a cancel whose planner died: the lease, the takeover and a margin for a busy machine.
+const INHERITED_CANCEL_LIMIT: Duration = Duration::from_secs(8 + 2);
+
+/// Cancels a plan. Returns how long that took.
+async fn cancel(rest: &Rest, plan_id: &str) -> Duration {
+    let asked = Instant::now();
+    let answer = rest.post(&format!("/api/v1/plans/{plan_id}:cancel"), json!({"reason": "enough"})).await;
+    assert_eq!((answer.status.as_u16(), answer.str("status")), (200, "cancelled"), "{}", answer.text);
+    assert_eq!(answer.json["error"]["message"], "enough", "{}", answer.text);
+    asked.elapsed()
+}
+
+#[tokio::test]
+async fn cancel_through_another_planner_outlives_the_owner() {
+    let folder = tempfile::tempdir().unwrap();
+    let held = folder.path().join("held");
+    std::fs::write(&held, "").unwrap();
+    // Hangs while the file exists.
+    let command = json!([SCRIPTED, "hang", "", held]);
+    let config = format!(
+        "[agents.held]\ncommand = {command}\nmode = \"oneshot\"\ntimeout_secs = 600\nmax_concurrency = 16\n"
+    );
+    let mut services = Services::start(&config, "MARK", &folder.path().join("log")).await;
+    let one = services.rest();
+    let running = async |rest: &Rest| {
+        let plan_id = submit(rest, "held").await;
+        until("the agent runs", async || rest.plan(&plan_id).await["tasks"][0]["status"] == "in_progress").await;
+        plan_id
+    };
+    let second = services.start_second_planner().await;
+    let mut took = Vec::new();
+    for _ in 0..5 {
+        took.push(cancel(&one, &running(&second.rest()).await).await);
+    }
+    took.sort_unstable();
+    assert!(took[2] < CANCEL_LIMIT, "{took:?}");
+
+    let frozen = running(&second.rest()).await;
+    second.signal(Signal::SIGSTOP);
+    let took = cancel(&one, &frozen).await;
+    assert!(took < INHERITED_CANCEL_LIMIT, "frozen: {took:?}");
+    second.signal(Signal::SIGKILL);
+
+    let third = services.start_second_planner().await;
+    let (killed, frozen_later) = (running(&third.rest()).await, running(&third.rest()).await);
+    // The owner freezes with the forwarded call on its connection, and dies.
+    third.signal(Signal::SIGSTOP);
+    let cancels = async { tokio::join!(cancel(&one, &killed), cancel(&one, &frozen_later)) };
+    let journal = format!("sqlite://{}", services.dir().join("data/planner.db").display());
+    let journal = phoenix_planner::store::open(&journal).await.unwrap();
+    let dies = async {
+        until("both are journaled", async || journal.cancel_requests().await.unwrap().len() == 2).await;
+        third.signal(Signal::SIGKILL);
+    };
+    let (took, ()) = tokio::join!(cancels, dies);
+    assert!(took.0.max(took.1) < INHERITED_CANCEL_LIMIT, "killed: {took:?}");
+    for plan_id in [&frozen, &killed, &frozen_later] {
+        let plan = one.plan(plan_id).await;
+        assert_eq!(plan["status"], "cancelled", "{plan}");
+    }
+    journal.close().await;
+    drop(third);
+    drop(second);
+    services.stop().await;
+}
+
 /// Callers that chat one after the other, each with one chat in flight.
 struct Callers {
     tasks: JoinSet<usize>,

@@ -50,6 +50,7 @@ const MANAGED: &[(&str, &str)] = &[
     ("GRPC_ADDR", "--port-offset"),
     ("METRICS_ADDR", "--port-offset"),
     ("PLANNER_URL", "--port-offset"),
+    ("PLANNER_ADVERTISE_URL", "--port-offset"),
     ("EXECUTOR_URL", "--port-offset"),
     ("HEALTH_URL", "--port-offset"),
     ("TLS_CERT", "GATEWAY_TLS_CERT for the gateway; the services stay on loopback"),

@@ -36,7 +36,7 @@ pub(crate) use self::{
     balancer::{PeerSet, pick},
     peer::PeerCall,
 };
-use crate::{identity::ServiceIdentity, propagation::SendContext};
+use crate::{identity::ServiceIdentity, propagation::SendContext, tls::ServiceTls};
 
 /// A channel to the service at `urls`, which connects on first use. Every call presents `identity`. Must be called inside a tokio
 /// runtime.
@@ -52,6 +52,16 @@ pub fn channel(urls: &str, identity: impl Into<ServiceIdentity>) -> Result<PeerC
         return Ok(one(url, None, &identity));
     }
     Ok(PeerChannel::many(PeerSet::new(PeerAddresses::resolving(urls), identity)))
+}
+
+/// A channel to another instance of the caller's own service at `url`, which connects on first use. With TLS, the instance is
+/// recognised by its role, whatever host its certificate names. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// When `url` is not valid for [`channel()`].
+pub fn sibling(url: &str, identity: &ServiceIdentity) -> Result<PeerChannel, InvalidUrl> {
+    let tls = identity.tls.as_ref().map(ServiceTls::for_siblings);
+    channel(url, ServiceIdentity { token: identity.token.clone(), tls })
 }
 
 /// A channel to one instance of a service. Every call presents `identity`. Must be called inside a tokio runtime.

@@ -7,6 +7,7 @@
 
 mod cancel_reason;
 mod context;
+mod forwarded;
 mod frames;
 mod headers;
 mod send;
@@ -18,6 +19,7 @@ pub(crate) use self::span::mark_status;
 pub use self::{
     cancel_reason::CancelReason,
     context::RequestContext,
+    forwarded::ForwardedTo,
     headers::{CORRELATION_HEADER, correlation_header_value, correlation_id},
     send::{SendContext, SendContextService},
     serve::{ServeContext, ServeContextFuture, ServeContextService},

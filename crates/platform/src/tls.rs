@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Between services TLS is mutual: each side presents a certificate that the CA has signed. A client checks that the server's
-//! certificate names the host of the URL, a server that the client's certificate names a [role](roles) that may call it.
+//! certificate names the host of the URL, a server that the client's certificate names a [role](roles) that may call it. Calls
+//! between instances of one service check the role on both sides: they know each other by addresses.
 //! Files that change are read again within seconds; while they are not usable, the last good pair stays in use. Open
 //! connections keep the certificates with which they were opened.
 

@@ -1,7 +1,8 @@
 //! Cancellation of plans, whichever planner runs them.
 //!
-//! A plan that runs here is cancelled through its handle. For any other plan the request is journaled; the plan's owner, or
-//! the planner that takes the plan over, applies it. A durable request survives both planners.
+//! A plan that runs here is cancelled through its handle. For any other plan the request is journaled first; the plan's owner,
+//! or the planner that takes the plan over, applies it. A durable request survives both planners. Then the cancel is forwarded
+//! to the owner, which need not look for it in the journal.
 
 use std::time::{Duration, Instant};
 
@@ -11,11 +12,13 @@ use phoenix_domain::{
     plan::PlanStatus,
     rejections::{no_such_plan, plan_has_ended},
 };
+use phoenix_platform::RequestContext;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     idempotency::{IdempotencyKeys, Lookup, Reservation},
     journal::Journal,
+    peers::PeerPlanners,
     plan_run::registry::PlanRegistry,
     store::{entry::IdempotencyKey, error::JournalError},
 };
@@ -38,11 +41,27 @@ pub(crate) struct Cancellation {
     journal: Journal,
     registry: PlanRegistry,
     keys: IdempotencyKeys,
+    peers: PeerPlanners,
+}
+
+/// A request to cancel a plan.
+#[derive(Debug, Clone)]
+pub(crate) struct CancelRequest {
+    pub(crate) plan_id: PlanId,
+    /// Reason; may be empty.
+    pub(crate) reason: String,
+    /// Context of the call, for the planner that it is forwarded to.
+    pub(crate) context: RequestContext,
 }
 
 impl Cancellation {
-    pub(crate) const fn new(journal: Journal, registry: PlanRegistry, keys: IdempotencyKeys) -> Self {
-        Self { journal, registry, keys }
+    pub(crate) const fn new(
+        journal: Journal,
+        registry: PlanRegistry,
+        keys: IdempotencyKeys,
+        peers: PeerPlanners,
+    ) -> Self {
+        Self { journal, registry, keys, peers }
     }
 
     /// Cancels a plan, and returns when its end is durable. Running tasks are cancelled without waiting for their end.
@@ -52,39 +71,63 @@ impl Cancellation {
     /// `not_found`; `conflict` when the plan has ended, unless this request has cancelled it before.
     pub(crate) async fn cancel(
         &self,
-        plan_id: PlanId,
-        reason: String,
+        mut request: CancelRequest,
         key: Option<IdempotencyKey>,
     ) -> Result<Option<CorrelationId>, OrchestratorError> {
-        check_reason(&reason)?;
-        let reason = if reason.is_empty() { NO_REASON.to_owned() } else { reason };
+        check_reason(&request.reason)?;
+        if request.reason.is_empty() {
+            NO_REASON.clone_into(&mut request.reason);
+        }
         match self.keys.reserve(key).await? {
-            Lookup::New(reservation) => {
-                self.end(plan_id, reason, Some(reservation), false).await.map(|()| None)
-            }
+            Lookup::New(reservation) => self.end(&request, Some(reservation), false).await.map(|()| None),
             // A planner that died since may not have applied the first request, so it is applied again.
-            Lookup::Replay(used) => self.end(plan_id, reason, None, true).await.map(|()| used.by),
+            Lookup::Replay(used) => self.end(&request, None, true).await.map(|()| used.by),
+        }
+    }
+
+    /// Cancels a plan that runs here, for the planner that forwarded the cancel to `instance`. The request is in the journal
+    /// already. Returns when the plan's end is durable.
+    ///
+    /// # Errors
+    /// `conflict` when the plan has ended otherwise; `unavailable` when it does not run here, or this planner is another instance.
+    pub(crate) async fn cancel_forwarded(
+        &self,
+        instance: &str,
+        request: CancelRequest,
+    ) -> Result<(), OrchestratorError> {
+        let CancelRequest { plan_id, reason, context: _ } = request;
+        check_reason(&reason)?;
+        if instance != self.journal.instance() {
+            return Err(not_here("the planner that the call is for does not serve at this address"));
+        }
+        let Some(handle) = self.registry.get(plan_id) else {
+            return Err(not_here("the plan does not run in this planner"));
+        };
+        handle.cancel(reason);
+        match handle.ended().await {
+            Some(PlanStatus::Cancelled) => Ok(()),
+            Some(status) => Err(plan_has_ended(status)),
+            None => Err(not_here("this planner stops, and leaves the plan to the next one")),
         }
     }
 
     async fn end(
         &self,
-        plan_id: PlanId,
-        reason: String,
+        request: &CancelRequest,
         reservation: Option<Reservation>,
         is_replay: bool,
     ) -> Result<(), OrchestratorError> {
-        let Some(handle) = self.registry.get(plan_id) else {
-            return self.cancel_elsewhere(plan_id, &reason, reservation.as_ref(), is_replay).await;
+        let Some(handle) = self.registry.get(request.plan_id) else {
+            return self.cancel_elsewhere(request, reservation.as_ref(), is_replay).await;
         };
-        self.use_key(plan_id, reservation.as_ref()).await?;
-        handle.cancel(reason.clone());
+        self.use_key(request.plan_id, reservation.as_ref()).await?;
+        handle.cancel(request.reason.clone());
         match handle.ended().await {
             Some(PlanStatus::Cancelled) => Ok(()),
             // The plan ended before the cancel reached it.
             Some(status) => Err(plan_has_ended(status)),
             // This planner shuts down and leaves the plan to the next one.
-            None => self.cancel_elsewhere(plan_id, &reason, None, is_replay).await,
+            None => self.cancel_elsewhere(request, None, is_replay).await,
         }
     }
 
@@ -121,11 +164,12 @@ impl Cancellation {
     /// replay.
     async fn cancel_elsewhere(
         &self,
-        plan_id: PlanId,
-        reason: &str,
+        request: &CancelRequest,
         reservation: Option<&Reservation>,
         is_replay: bool,
     ) -> Result<(), OrchestratorError> {
+        let CancelRequest { plan_id, reason, context } = request;
+        let plan_id = *plan_id;
         let plan = self.journal.plan(plan_id).await?.ok_or_else(|| no_such_plan(plan_id))?;
         match plan.status {
             PlanStatus::Cancelled if is_replay => return Ok(()),
@@ -134,7 +178,25 @@ impl Cancellation {
         }
         drop(plan);
         self.use_key(plan_id, reservation).await?;
+        // First, so that the cancel holds when the owner dies.
         self.journal.request_cancel(plan_id, reason).await?;
+        let forwarded = async {
+            let owner = self.peers.owner_of(plan_id).await?;
+            match owner.cancel(context, plan_id, reason).await {
+                Ok(()) => Some(Ok(())),
+                Err(error) if error.code == OrchestratorErrorCode::Conflict => Some(Err(error)),
+                // The journaled request holds.
+                Err(_) => None,
+            }
+        };
+        tokio::select! {
+            Some(result) = forwarded => result,
+            result = self.until_applied(plan_id) => result,
+        }
+    }
+
+    /// Waits until a planner has applied the journaled cancel of a plan.
+    async fn until_applied(&self, plan_id: PlanId) -> Result<(), OrchestratorError> {
         let requested = Instant::now();
         while requested.elapsed() < APPLY_TIMEOUT {
             match self.journal.applied_status(plan_id).await? {
@@ -160,6 +222,12 @@ impl Cancellation {
             created => Ok(created?),
         }
     }
+}
+
+/// Error for the planner that forwarded a cancel; it waits for the journaled request then.
+fn not_here(message: &str) -> OrchestratorError {
+    OrchestratorError::new(OrchestratorErrorCode::Unavailable, message)
+        .with_retry_after(Duration::from_secs(1))
 }
 
 fn not_applied_yet() -> OrchestratorError {

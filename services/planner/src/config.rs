@@ -27,6 +27,8 @@ pub struct PlannerConfig {
     pub executor_url: String,
     /// URL of the health service.
     pub health_url: String,
+    /// URL at which other planners reach this one. When absent, the address that it serves on, unless that is unspecified.
+    pub advertise_url: Option<String>,
     /// Token that callers present, and what this planner presents to its peers.
     pub identity: ServiceIdentity,
     /// How long finished plans and idempotency keys are kept.
@@ -55,6 +57,7 @@ impl From<&RoleSettings> for PlannerConfig {
             database_pooler: settings.database_pooler,
             executor_url: settings.executor_url.clone(),
             health_url: settings.health_url.clone(),
+            advertise_url: settings.advertise_url.clone(),
             identity: settings.identity.clone(),
             retention: Retention {
                 plans: settings.config.planner.retention,

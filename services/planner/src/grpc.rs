@@ -17,6 +17,7 @@ use phoenix_domain::{
 use phoenix_platform::{
     RequestContext,
     multiplex::{Handler, ResponseSender},
+    propagation::ForwardedTo,
 };
 use phoenix_proto::{
     PlanAndExecute, id,
@@ -36,6 +37,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     background::bulk_redrive::StartedBulk,
+    cancellation::CancelRequest,
     events,
     grpc::{
         decode::{idempotency_key_of, plan_filter, plan_request},
@@ -180,11 +182,18 @@ impl PlannerService for PlannerGrpc {
         &self,
         request: Request<CancelPlanRequest>,
     ) -> Result<Response<CancelPlanResponse>, Status> {
-        let by = RequestContext::of(&request).correlation_id;
+        let (context, forwarded) = (RequestContext::of(&request), ForwardedTo::of(&request));
+        let by = context.correlation_id;
         let CancelPlanRequest { plan_id, reason, idempotency_key, idempotency_digest } = request.into_inner();
         let plan_id: PlanId = id("plan_id", &plan_id)?;
         let key = idempotency_key_of(idempotency_key, idempotency_digest, by)?;
-        let cancelled = self.planner.cancel(plan_id, reason, key).await;
+        let cancel = CancelRequest { plan_id, reason, context };
+        let cancelled = match forwarded {
+            Some(ForwardedTo(instance)) => {
+                self.planner.cancel_forwarded(&instance, cancel).await.map(|()| None)
+            }
+            None => self.planner.cancel(cancel, key).await,
+        };
         let replay_of = cancelled.map_err(|error| status_from_error(&error))?;
         Ok(Response::new(CancelPlanResponse { replay_of: text(replay_of) }))
     }

@@ -12,6 +12,7 @@ mod watchers;
 mod writer;
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -35,7 +36,7 @@ use crate::store::{
     entry::{BatchId, Entry, UsedKey},
     error::JournalError,
     query::{Event, OldPlans, Page, PlanFilter, Purged, StoreStats, Unreadable},
-    takeover::{OpenTask, SkippedPlan, TakeoverScope, Unfinished},
+    takeover::{OpenTask, PlanOwner, SkippedPlan, TakeoverScope, Unfinished},
 };
 
 /// Capacity of a writer's queue; beyond it, appends wait.
@@ -138,6 +139,36 @@ impl Journal {
             tracing::warn!(%plan_id, agent, grace_secs, "plan left to a planner that knows its agent");
         }
         Ok(taken)
+    }
+
+    /// Identity of this planner in the journal.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// Records the URL at which other planners reach this one.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub async fn advertise(&self, url: &str) -> Result<(), JournalError> {
+        self.store.advertise(&self.instance, url).await
+    }
+
+    /// The planner that runs a plan, this one or another, if the plan is unfinished and its planner advertises a URL.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn owner(&self, plan_id: PlanId) -> Result<Option<PlanOwner>, JournalError> {
+        self.store.owner(plan_id).await
+    }
+
+    /// Identities of every planner that is an owner of plans.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn planners(&self) -> Result<HashSet<String>, JournalError> {
+        Ok(self.store.planners().await?.into_iter().map(|heartbeat| heartbeat.planner).collect())
     }
 
     /// Requests the cancel of a plan from the planner that owns it.

@@ -8,6 +8,7 @@
 //! | [`background`] | retention, bulk operations, gauges, the agents that executors offer |
 //! | `plan_stream` | a plan followed from its acceptance to its result |
 //! | `plan_run` | the run of one plan: scheduler, tasks, dispatch |
+//! | `peers` | calls to other planners |
 //! | `idempotency` | requests that are sent twice |
 //! | `deps` | dependencies that all of these share |
 //! | [`planning`] | pure: a request becomes a plan |
@@ -31,6 +32,7 @@ pub mod grpc;
 mod idempotency;
 pub mod journal;
 pub mod metrics;
+mod peers;
 pub mod plan_metrics;
 mod plan_run;
 mod plan_stream;
@@ -46,6 +48,7 @@ use std::time::Duration;
 use phoenix_platform::{
     catalogs::{self, CatalogView, Follow},
     client::{self, InvalidUrl, PeerAddresses},
+    identity::ServiceIdentity,
     server::{self, GrpcServer, MAX_MESSAGE_BYTES},
 };
 use phoenix_proto::planner::planner_service_server::PlannerServiceServer;
@@ -101,6 +104,7 @@ pub async fn serve(
         database_pooler,
         executor_url,
         health_url,
+        advertise_url,
         identity,
         retention,
         readiness,
@@ -109,10 +113,18 @@ pub async fn serve(
     let executors = PeerAddresses::of(&executor_url)?;
     let health = HealthView::new(client::channel(&health_url, &identity)?);
     let journal = Journal::open_behind(database_url.expose(), database_pooler, readiness.clone()).await?;
+    advertise(&journal, advertise_url.or_else(|| served_url(&listener, &identity))).await;
     let limits = Limits { plans: max_plans_in_flight, key_ttl: retention.keys, takeover_grace };
     let stopping = shutdown.child_token();
     let known = CatalogView::new(default_agent, agent_grace);
-    let planner = Planner::new(known.clone(), limits, journal.clone(), health.clone(), stopping);
+    let planner = Planner::new(
+        known.clone(),
+        limits,
+        journal.clone(),
+        health.clone(),
+        identity.clone(),
+        stopping,
+    );
     let (background, stop) = (TaskTracker::new(), CancellationToken::new());
     // Stops background work on every return.
     let _stop_background = stop.clone().drop_guard();
@@ -139,4 +151,25 @@ pub async fn serve(
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, background.wait()).await;
     journal.close().await;
     Ok(())
+}
+
+/// The URL of a listener with one address.
+fn served_url(listener: &TcpListener, identity: &ServiceIdentity) -> Option<String> {
+    let addr = listener.local_addr().ok().filter(|addr| !addr.ip().is_unspecified())?;
+    let scheme = if identity.tls.is_some() { "https" } else { "http" };
+    Some(format!("{scheme}://{addr}"))
+}
+
+/// Tells the other planners of the journal where to reach this one.
+async fn advertise(journal: &Journal, url: Option<String>) {
+    let Some(url) = url else {
+        tracing::info!(
+            "this planner advertises no URL; other planners cancel its plans through the journal. Set PLANNER_ADVERTISE_URL to change that"
+        );
+        return;
+    };
+    match journal.advertise(&url).await {
+        Ok(()) => tracing::info!(url, "URL for other planners registered"),
+        Err(error) => tracing::warn!(url, %error, "the URL for other planners cannot be registered; they use the journal"),
+    }
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent_time,
-    cancellation::Cancellation,
+    cancellation::{CancelRequest, Cancellation},
     deps::Deps,
     events,
     plan_run::{active::PlanResult, registry::CancelHandle},
@@ -97,7 +97,7 @@ enum Target {
     /// A plan that runs in this planner.
     Own(CancelHandle),
     /// A plan that may run in another planner.
-    Other(Box<Cancellation>, PlanId),
+    Other(Box<(Cancellation, CancelRequest)>),
 }
 
 impl CancelGuard {
@@ -114,11 +114,12 @@ impl Drop for CancelGuard {
         let reason = self.cancel_reason.get().unwrap_or(CALLER_LEFT).to_owned();
         match &self.target {
             Target::Own(cancel) => cancel.cancel(reason),
-            Target::Other(cancellation, plan_id) => {
-                let (cancellation, plan_id) = (cancellation.clone(), *plan_id);
+            Target::Other(target) => {
+                let (cancellation, request) = (**target).clone();
+                let plan_id = request.plan_id;
                 tokio::spawn(async move {
                     // A conflict means that the plan has ended meanwhile.
-                    if let Err(error) = cancellation.cancel(plan_id, reason, None).await
+                    if let Err(error) = cancellation.cancel(CancelRequest { reason, ..request }, None).await
                         && error.code != OrchestratorErrorCode::Conflict
                     {
                         tracing::warn!(%plan_id, code = %error.code, "a plan without a caller could not be cancelled");
@@ -174,7 +175,12 @@ impl Executions {
         let has_ended = plan.status.is_terminal();
         let guard = (!continue_on_disconnect && !has_ended).then(|| {
             let here = self.submissions.registry.get(plan_id).map(Target::Own);
-            let target = here.unwrap_or_else(|| Target::Other(Box::new(self.cancellation.clone()), plan_id));
+            let target = here.unwrap_or_else(|| {
+                // The cancel outlives the call.
+                let context = RequestContext { deadline: None, ..context.clone() };
+                let request = CancelRequest { plan_id, reason: String::new(), context };
+                Target::Other(Box::new((self.cancellation.clone(), request)))
+            });
             CancelGuard::new(target, context.cancel_reason)
         });
         // The event that ends the plan may lie before `after_position`, and has to be read all the same.

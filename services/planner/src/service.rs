@@ -8,17 +8,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use phoenix_domain::{CorrelationId, OrchestratorError, PlanId};
-use phoenix_platform::{RequestContext, catalogs::CatalogView};
+use phoenix_domain::{CorrelationId, OrchestratorError};
+use phoenix_platform::{RequestContext, catalogs::CatalogView, identity::ServiceIdentity};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent_health::HealthView,
     background::bulk_redrive::{BulkOperations, BulkRequest, StartedBulk},
-    cancellation::Cancellation,
+    cancellation::{CancelRequest, Cancellation},
     deps::{Deps, Limits},
     idempotency::IdempotencyKeys,
     journal::Journal,
+    peers::PeerPlanners,
     plan_run::{
         active::PlanResult,
         registry::{CancelHandle, CancelOnDrop, PlanRegistry},
@@ -50,18 +51,20 @@ struct Parts {
 }
 
 impl Planner {
-    /// A planner with these dependencies. Its background work ends with `stopping`.
+    /// A planner with these dependencies, which calls other planners under `identity`. Its background work ends with `stopping`.
     #[must_use]
     pub fn new(
         agents: CatalogView,
         limits: Limits,
         journal: Journal,
         health: HealthView,
+        identity: ServiceIdentity,
         stopping: CancellationToken,
     ) -> Self {
         let keys = IdempotencyKeys::new(journal.clone(), limits.key_ttl);
         let registry = PlanRegistry::default();
-        let cancellation = Cancellation::new(journal.clone(), registry.clone(), keys.clone());
+        let peers = PeerPlanners::new(journal.clone(), identity);
+        let cancellation = Cancellation::new(journal.clone(), registry.clone(), keys.clone(), peers);
         let deps = Arc::new(Deps::new(agents, limits, journal, health, stopping));
         let submissions =
             Submissions { deps: Arc::clone(&deps), registry: registry.clone(), keys: keys.clone() };
@@ -176,13 +179,24 @@ impl Planner {
     ///
     /// # Errors
     /// `not_found`; `conflict` when the plan has ended, unless this request has cancelled it before.
-    pub async fn cancel(
+    pub(crate) async fn cancel(
         &self,
-        plan_id: PlanId,
-        reason: String,
+        request: CancelRequest,
         key: Option<IdempotencyKey>,
     ) -> Result<Option<CorrelationId>, OrchestratorError> {
-        self.0.cancellation.cancel(plan_id, reason, key).await
+        self.0.cancellation.cancel(request, key).await
+    }
+
+    /// Cancels a plan that runs here, for the planner that forwarded the cancel to `instance`.
+    ///
+    /// # Errors
+    /// `conflict` when the plan has ended; `unavailable` when it does not run here.
+    pub(crate) async fn cancel_forwarded(
+        &self,
+        instance: &str,
+        request: CancelRequest,
+    ) -> Result<(), OrchestratorError> {
+        self.0.cancellation.cancel_forwarded(instance, request).await
     }
 
     /// Redrives a plan and waits for the result of the new one. Dropping the future cancels the new plan, unless the request

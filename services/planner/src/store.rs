@@ -52,7 +52,7 @@ pub use query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats, 
 pub use record::rewrite_records;
 pub use sqlite::SqliteStore;
 pub use takeover::{
-    Heartbeat, OpenTask, SUSPECT_WINDOW, SkippedPlan, TakeoverScope, Unfinished, UnfinishedPlan,
+    Heartbeat, OpenTask, PlanOwner, SUSPECT_WINDOW, SkippedPlan, TakeoverScope, Unfinished, UnfinishedPlan,
 };
 pub use task_ref::TaskRef;
 

@@ -129,6 +129,10 @@ fn chart_starts_the_four_roles_on_their_ports() {
                 assert_eq!(manifests.get("Service", &full_name(peer))["spec"]["clusterIP"], "None");
             }
             assert_eq!(value("DATABASE_URL").is_some(), role.has_database(), "{name}: {role}");
+            let own = json!(format!("{scheme}://$(POD_IP):{}", role.default_port()));
+            assert_eq!(value("PLANNER_ADVERTISE_URL"), (role == Role::Planner).then_some(&own));
+            let address = manifests.variable(role, "POD_IP").map(|own| &own["valueFrom"]["fieldRef"]["fieldPath"]);
+            assert_eq!(address, (role == Role::Planner).then_some(&json!("status.podIP")));
         }
     }
 }
@@ -258,7 +262,7 @@ fn peers(rule: &Value, side: &str) -> BTreeSet<String> {
 fn chart_policies_allow_the_calls_between_services_only() {
     // Who is called, and by which roles.
     let calls = [
-        (Role::Planner, vec!["gateway"]),
+        (Role::Planner, vec!["gateway", "planner"]),
         (Role::Executor, vec!["gateway", "health", "planner"]),
         (Role::Health, vec!["executor", "gateway", "planner"]),
     ];

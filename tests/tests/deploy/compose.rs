@@ -51,9 +51,18 @@ fn compose_profile_postgres_replicates_every_role_on_one_database() {
         let (first, second) = (&services[role.as_str()], &services[format!("{role}-2")]);
         assert!(first.get("profiles").is_none(), "{role}");
         assert_eq!(second["profiles"], serde_json::json!(["postgres"]), "{role}");
-        for same in ["image", "command", "environment", "volumes", "read_only", "cap_drop"] {
+        for same in ["image", "command", "volumes", "read_only", "cap_drop"] {
             assert_eq!(first[same], second[same], "{role}: {same}");
         }
+        let [own, others] = [first, second].map(|service| {
+            let mut environment = service["environment"].clone();
+            let own = environment.as_object_mut().unwrap().remove("PLANNER_ADVERTISE_URL");
+            (own, environment)
+        });
+        assert_eq!(own.1, others.1, "{role}");
+        let advertised =
+            |name: &str| (*role == Role::Planner).then(|| serde_json::json!(format!("http://{name}:50051")));
+        assert_eq!((own.0, others.0), (advertised("planner"), advertised("planner-2")), "{role}");
         if *role == Role::Gateway {
             assert_ne!(first["ports"], second["ports"]);
             continue;

@@ -22,6 +22,10 @@ pub struct RoleFlags {
     /// URL of the health service; several are separated by commas [env: HEALTH_URL]
     #[arg(long, value_name = "URLS")]
     pub health_url: Option<String>,
+    /// URL at which other planners reach this one, for a planner [env: PLANNER_ADVERTISE_URL; default: the address it
+    /// serves on, unless that is 0.0.0.0]
+    #[arg(long, value_name = "URL")]
+    pub advertise_url: Option<String>,
     /// Database of the planner or the health service, such as sqlite://data/planner.db. A URL with a password belongs into
     /// the variable, which other users cannot read [env: DATABASE_URL]
     #[arg(long, value_name = "URL")]

@@ -28,6 +28,8 @@ pub struct RoleSettings {
     pub executor_url: String,
     /// The same of the health service.
     pub health_url: String,
+    /// URL at which other planners reach this one, for planners.
+    pub advertise_url: Option<String>,
     /// URL of its database, for roles with a database.
     pub database_url: DatabaseUrl,
     /// The pooler in front of a PostgreSQL database.
@@ -65,6 +67,7 @@ impl RoleSettings {
         let planner_url = sources.peer_url(&flags.planner_url, "PLANNER_URL", Role::Planner, &tls);
         let executor_url = sources.peer_url(&flags.executor_url, "EXECUTOR_URL", Role::Executor, &tls);
         let health_url = sources.peer_url(&flags.health_url, "HEALTH_URL", Role::Health, &tls);
+        let advertise_url = sources.advertise_url(&tls);
         let database_url = sources.database_url(file.database_url);
         let database_pooler = sources.database_pooler(config.database.pooler);
         let api_token = sources.api_token(&addrs);
@@ -81,6 +84,7 @@ impl RoleSettings {
             planner_url,
             executor_url,
             health_url,
+            advertise_url,
             database_url,
             database_pooler,
             api_token,
@@ -126,6 +130,22 @@ impl Sources<'_> {
             self.problems.add(variable, problem);
         }
         url
+    }
+
+    /// The URL that a planner advertises. Other roles never look the variable up, so `phoenix up` does not pass it to them.
+    fn advertise_url(&mut self, tls: &TlsSettings) -> Option<String> {
+        if self.role != Role::Planner {
+            return None;
+        }
+        let url = self.first(&self.flags.advertise_url, "PLANNER_ADVERTISE_URL", None)?;
+        match client::check_urls(&url, tls.is_required) {
+            Err(problem) => self.problems.add("PLANNER_ADVERTISE_URL", problem),
+            Ok(()) if url.contains(',') => {
+                self.problems.add("PLANNER_ADVERTISE_URL", format_args!("`{url}` must be one URL"));
+            }
+            Ok(()) => {}
+        }
+        Some(url)
     }
 
     /// The database of a role that has one. Other roles never look the variable up, so `phoenix up` does not pass it to them.

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use http::{HeaderValue, header};
 use tower::{Layer, Service};
 
-use super::{context::RequestContext, headers::inject};
+use super::{context::RequestContext, forwarded::ForwardedTo, headers::inject};
 use crate::service_token::ServiceToken;
 
 /// A layer that writes the [`RequestContext`] of a call and the service token into its metadata.
@@ -50,6 +50,9 @@ where
     fn call(&mut self, mut request: http::Request<B>) -> S::Future {
         if let Some(context) = request.extensions_mut().remove::<RequestContext>() {
             inject(&context, request.headers_mut());
+        }
+        if let Some(mark) = request.extensions_mut().remove::<ForwardedTo>() {
+            mark.inject(request.headers_mut());
         }
         request.headers_mut().insert(header::AUTHORIZATION, self.authorization.clone());
         self.inner.call(request)

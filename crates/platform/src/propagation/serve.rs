@@ -12,6 +12,7 @@ use tracing::{Instrument, Span, instrument::Instrumented};
 
 use super::{
     cancel_reason::CancelReason,
+    forwarded::ForwardedTo,
     headers::{extract, timeout},
     span::{correlation_span, mark_status},
 };
@@ -68,6 +69,9 @@ where
         let limit = timeout(request.headers()).map(tokio::time::sleep);
         let operation = request.uri().path().trim_start_matches('/');
         let span = correlation_span(operation, &context);
+        if let Some(mark) = ForwardedTo::extract(request.headers()) {
+            request.extensions_mut().insert(mark);
+        }
         request.extensions_mut().insert(context);
         let _entered = span.enter();
         ServeContextFuture {

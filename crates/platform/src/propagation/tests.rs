@@ -54,6 +54,23 @@ async fn call(
     }
 }
 
+#[test]
+fn mark_of_a_forwarded_call_round_trips_and_is_not_inherited() {
+    let mark = ForwardedTo("an-instance".into());
+    let request = mark.clone().mark(tonic::Request::new(()));
+    let (_, extensions, ()) = request.into_parts();
+    assert_eq!(extensions.get::<ForwardedTo>(), Some(&mark));
+    let mut headers = HeaderMap::new();
+    mark.clone().inject(&mut headers);
+    assert_eq!(ForwardedTo::extract(&headers), Some(mark));
+    assert_eq!(ForwardedTo::extract(&HeaderMap::new()), None);
+    headers.insert("x-phoenix-forwarded-to", HeaderValue::from_bytes(b"\xff").unwrap());
+    assert_eq!(ForwardedTo::extract(&headers), Some(ForwardedTo(String::new())), "it names no instance");
+    // The next call under the same context is not forwarded.
+    let next = RequestContext::new(CorrelationId::generate()).request(());
+    assert_eq!(ForwardedTo::of(&next), None);
+}
+
 /// Installs a layer that records spans, as when they are exported.
 fn with_traces() -> tracing::subscriber::DefaultGuard {
     let provider = SdkTracerProvider::builder().build();

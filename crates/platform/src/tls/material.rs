@@ -15,7 +15,7 @@ use rustls::{
 use super::{
     expiry,
     files::{TlsError, TlsFiles},
-    roles::{CallerVerifier, Names},
+    roles::{CallerVerifier, Names, RoleVerifier},
 };
 use crate::config::Role;
 
@@ -28,6 +28,8 @@ pub(super) struct Material {
     pub(super) server: Arc<ServerConfig>,
     /// Configuration of calls to other services.
     pub(super) client: Option<Arc<ClientConfig>>,
+    /// Configuration of calls to other instances of the same service, by their addresses.
+    pub(super) siblings: Option<Arc<ClientConfig>>,
     /// The certificate.
     pub(super) certificate: CertificateDer<'static>,
     /// Its expiry.
@@ -64,11 +66,15 @@ impl Material {
             .map_err(|error| of_key(files, &error))?;
         server.alpn_protocols = vec![H2.to_vec()];
         let mut client = versions(ClientConfig::builder_with_provider(provider()), files)?
-            .with_root_certificates(roots)
+            .with_root_certificates(Arc::clone(&roots))
             .with_client_auth_cert(certificates, key)
             .map_err(|error| of_key(files, &error))?;
         client.alpn_protocols = vec![H2.to_vec()];
-        Ok(Self { server: Arc::new(server), client: Some(Arc::new(client)), certificate: first, expires })
+        let mut siblings = client.clone();
+        let verifier = RoleVerifier { roots, provider: provider(), role };
+        siblings.dangerous().set_certificate_verifier(Arc::new(verifier));
+        let (client, siblings) = (Some(Arc::new(client)), Some(Arc::new(siblings)));
+        Ok(Self { server: Arc::new(server), client, siblings, certificate: first, expires })
     }
 
     /// Loads the files for HTTPS to any caller.
@@ -79,7 +85,7 @@ impl Material {
             .with_single_cert(certificates, files.key()?)
             .map_err(|error| of_key(files, &error))?;
         server.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
-        Ok(Self { server: Arc::new(server), client: None, certificate: first, expires })
+        Ok(Self { server: Arc::new(server), client: None, siblings: None, certificate: first, expires })
     }
 }
 

@@ -4,6 +4,8 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 
+use super::roles::{NotOfRole, WrongRole};
+
 /// Class of a failure. Closed, so that each can be logged at its own rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
@@ -47,7 +49,7 @@ impl Class {
                 "the peer's certificate has expired or is not valid yet; renew it, and check the clocks"
             }
             Self::UnknownCa => "the peer's certificate is not signed by a CA in TLS_CA",
-            Self::WrongRole => "the certificate of the peer is of a role that may not call this service",
+            Self::WrongRole => "the certificate of the peer is of a role that has no place on this connection",
             Self::WrongName => "the peer's certificate does not name the host in its URL",
             Self::WrongUsage => {
                 "the peer's certificate lacks an extended key usage; it needs serverAuth and clientAuth"
@@ -143,7 +145,7 @@ fn of_certificate(problem: &CertificateError) -> Class {
         E::UnknownIssuer | E::BadSignature => Class::UnknownCa,
         E::NotValidForName | E::NotValidForNameContext { .. } => Class::WrongName,
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => Class::WrongUsage,
-        E::Other(other) if other.0.is::<super::roles::WrongRole>() => Class::WrongRole,
+        E::Other(other) if other.0.is::<WrongRole>() || other.0.is::<NotOfRole>() => Class::WrongRole,
         _ => Class::Other,
     }
 }

@@ -25,7 +25,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Certificate, key and CA of a service, for mutual TLS with other services. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct ServiceTls(Arc<Reloaded>);
+pub struct ServiceTls {
+    reloaded: Arc<Reloaded>,
+    /// Whether servers are recognised by the role of this service instead of by their host.
+    calls_siblings: bool,
+}
 
 /// Certificate and key of the gateway, for HTTPS to its callers. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -76,23 +80,31 @@ impl ServiceTls {
     /// # Errors
     /// When a file cannot be used, the certificate names another role, or it has expired.
     pub fn load(files: TlsFiles, role: Role) -> Result<Self, TlsError> {
-        Reloaded::load(files, Use::Service(role)).map(Self)
+        let reloaded = Reloaded::load(files, Use::Service(role))?;
+        Ok(Self { reloaded, calls_siblings: false })
     }
 
     /// Uses changed files as soon as they are complete, until `stop`.
     pub async fn follow(&self, stop: &CancellationToken) {
-        self.0.follow(stop).await;
+        self.reloaded.follow(stop).await;
     }
 
     /// TLS of the service's listener.
     #[must_use]
     pub fn server(&self) -> ServerTls {
-        ServerTls(Arc::clone(&self.0))
+        ServerTls(Arc::clone(&self.reloaded))
+    }
+
+    /// The same for calls to other instances of this service: a server is recognised by its role, whatever host its certificate
+    /// names.
+    pub(crate) fn for_siblings(&self) -> Self {
+        Self { reloaded: Arc::clone(&self.reloaded), calls_siblings: true }
     }
 
     /// Configuration of a new connection to another service.
     pub(crate) fn client_config(&self) -> Option<Arc<ClientConfig>> {
-        self.0.current.read().client.clone()
+        let current = self.reloaded.current.read();
+        if self.calls_siblings { current.siblings.clone() } else { current.client.clone() }
     }
 }
 
@@ -218,11 +230,12 @@ impl ServiceTls {
     pub(super) fn load_expired(files: TlsFiles, role: Role) -> Self {
         let purpose = Use::Service(role);
         let current = RwLock::new(Arc::new(purpose.load(&files).unwrap()));
-        Self(Arc::new(Reloaded { loaded: files.fingerprint(), files, purpose, current }))
+        let reloaded = Reloaded { loaded: files.fingerprint(), files, purpose, current };
+        Self { reloaded: Arc::new(reloaded), calls_siblings: false }
     }
 
     pub(super) fn reload(&self) {
-        self.0.reload();
+        self.reloaded.reload();
     }
 }
 

@@ -6,10 +6,18 @@
 use std::{fmt, sync::Arc};
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-    pki_types::{CertificateDer, UnixTime},
-    server::danger::{ClientCertVerified, ClientCertVerifier},
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
+    client::{
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor,
+    },
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::{
+        ParsedCertificate,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
 };
 use webpki::EndEntityCert;
 
@@ -19,7 +27,7 @@ use crate::config::Role;
 pub(super) const fn callers(service: Role) -> &'static [Role] {
     match service {
         Role::Gateway => &[],
-        Role::Planner => &[Role::Gateway],
+        Role::Planner => &[Role::Gateway, Role::Planner],
         Role::Executor => &[Role::Planner, Role::Health, Role::Gateway],
         Role::Health => &[Role::Gateway, Role::Planner, Role::Executor],
     }
@@ -64,6 +72,68 @@ pub(super) struct WrongRole {
     service: Role,
     allowed: String,
     names: String,
+}
+
+/// A certificate of another role than that of the server that was called.
+#[derive(Debug, thiserror::Error)]
+#[error("the server is called as a {role}; its certificate names {names}")]
+pub(super) struct NotOfRole {
+    role: Role,
+    names: String,
+}
+
+/// Verifies that a server's certificate is signed by the CA and names a role, whatever host it names: a certificate that all
+/// instances of a service share names none of their addresses.
+#[derive(Debug)]
+pub(super) struct RoleVerifier {
+    pub(super) roots: Arc<RootCertStore>,
+    pub(super) provider: Arc<CryptoProvider>,
+    pub(super) role: Role,
+}
+
+impl ServerCertVerifier for RoleVerifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let parsed = ParsedCertificate::try_from(certificate)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
+        let names = Names::of(certificate);
+        if names.role(self.role) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let other = NotOfRole { role: self.role, names: names.to_string() };
+        Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(other)))))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 /// Verifies that a client's certificate is signed by the CA and names a role that may call the service.

@@ -234,6 +234,28 @@ async fn calls_over_mutual_tls_work_by_name_and_by_address() {
 }
 
 #[tokio::test]
+async fn sibling_is_recognised_by_its_role_at_any_address() {
+    let setup = Setup::new();
+    let shared = load(&setup.authority, &setup.path("shared"), &["planner.internal"], Role::Planner);
+    let (port, _stop) = server(identity(&shared)).await;
+    let url = format!("https://127.0.0.1:{port}");
+    check(&client::sibling(&url, &identity(&setup.planner)).unwrap()).await.unwrap();
+    let by_host = check(&client::channel(&url, identity(&setup.planner)).unwrap()).await.unwrap_err();
+    assert!(format!("{by_host:?}").contains("does not name the host"), "{by_host:?}");
+
+    let executor = load(&setup.authority, &setup.path("executor"), &["executor"], Role::Executor);
+    let (one, other) = duplex(64 * 1024);
+    let config = setup.planner.for_siblings().client_config().unwrap();
+    let server = executor.server();
+    let (_, called) = tokio::join!(serve_one(&server, one), call_one(config, "localhost", other));
+    assert_eq!(class(called), Some(Class::WrongRole), "a certificate of the same CA for another role");
+    let stranger = load(&Authority::new(), &setup.path("stranger"), &["planner"], Role::Planner);
+    let config = stranger.for_siblings().client_config().unwrap();
+    let classes = handshake(&shared.server(), config, "localhost").await;
+    assert_eq!(classes, (Some(Class::UnknownCa), Some(Class::UnknownCa)));
+}
+
+#[tokio::test]
 async fn call_without_the_right_certificate_is_unavailable() {
     let setup = Setup::new();
     let (port, _stop) = server(identity(&setup.planner)).await;

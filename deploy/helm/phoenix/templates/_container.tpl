@@ -50,6 +50,14 @@
 - name: GATEWAY_TLS_KEY
   value: /etc/phoenix-https/tls.key
 {{- end }}
+{{- if eq $role "planner" }}
+{{/* Where other planners reach this one: a name of the Service would lead to any of them. */}}
+- name: POD_IP
+  valueFrom:
+    fieldRef: { fieldPath: status.podIP }
+- name: PLANNER_ADVERTISE_URL
+  value: {{ ternary "https" "http" $values.tls.enabled }}://$(POD_IP):{{ $port }}
+{{- end }}
 {{- if has $role (list "planner" "health") }}
 {{- if include "phoenix.usesSqlite" . }}
 - name: DATABASE_URL

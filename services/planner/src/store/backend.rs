@@ -14,7 +14,7 @@ use crate::store::{
     entry::{BatchId, Entries, UsedKey},
     error::JournalError,
     query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats},
-    takeover::{Heartbeat, OpenTask, TakeoverScope, Unfinished},
+    takeover::{Heartbeat, OpenTask, PlanOwner, TakeoverScope, Unfinished},
 };
 
 /// A database that holds a journal.
@@ -29,6 +29,18 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When the database cannot be used.
     async fn register(&self, planner: &str) -> Result<(), JournalError>;
+
+    /// Records the URL at which other planners reach `planner`.
+    ///
+    /// # Errors
+    /// [`JournalError::Fenced`] when `planner` is not an owner.
+    async fn advertise(&self, planner: &str, url: &str) -> Result<(), JournalError>;
+
+    /// The planner that runs a plan, if the plan is unfinished and its planner is an owner that advertises a URL.
+    ///
+    /// # Errors
+    /// When the database cannot be used.
+    async fn owner(&self, plan_id: PlanId) -> Result<Option<PlanOwner>, JournalError>;
 
     /// Ends the ownership of `planner`: its plans can be taken over at once, and it can write no more.
     ///

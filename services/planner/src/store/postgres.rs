@@ -49,7 +49,7 @@ use crate::store::{
     entry::{BatchId, Entries, UsedKey},
     error::JournalError,
     query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats},
-    takeover::{Heartbeat, OpenTask, TakeoverScope, Unfinished},
+    takeover::{Heartbeat, OpenTask, PlanOwner, TakeoverScope, Unfinished},
 };
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| sqlx::migrate!("migrations/postgres"));
@@ -139,6 +139,14 @@ impl Store for PostgresStore {
 
     async fn register(&self, planner: &str) -> Result<(), JournalError> {
         ownership::register(&self.tables, planner, WRITERS).await
+    }
+
+    async fn advertise(&self, planner: &str, url: &str) -> Result<(), JournalError> {
+        ownership::advertise(&self.tables, planner, url).await
+    }
+
+    async fn owner(&self, plan_id: PlanId) -> Result<Option<PlanOwner>, JournalError> {
+        ownership::owner(&self.tables, plan_id).await
     }
 
     async fn release(&self, planner: &str) -> Result<(), JournalError> {

@@ -53,7 +53,7 @@ use crate::store::{
     entry::{BatchId, Entries, UsedKey},
     error::JournalError,
     query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats},
-    takeover::{Heartbeat, OpenTask, TakeoverScope, Unfinished},
+    takeover::{Heartbeat, OpenTask, PlanOwner, TakeoverScope, Unfinished},
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -112,6 +112,15 @@ impl Store for SqliteStore {
     async fn register(&self, planner: &str) -> Result<(), JournalError> {
         let register = async |connection: &mut _| ownership::register(connection, planner).await;
         self.log.connection.exclusively(register).await
+    }
+
+    async fn advertise(&self, planner: &str, url: &str) -> Result<(), JournalError> {
+        let advertise = async |connection: &mut _| ownership::advertise(connection, planner, url).await;
+        self.log.connection.exclusively(advertise).await
+    }
+
+    async fn owner(&self, plan_id: PlanId) -> Result<Option<PlanOwner>, JournalError> {
+        ownership::owner(self.tables().await?, plan_id).await
     }
 
     async fn release(&self, planner: &str) -> Result<(), JournalError> {

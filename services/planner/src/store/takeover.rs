@@ -18,6 +18,15 @@ pub struct Heartbeat {
     pub sequence: i64,
 }
 
+/// The planner that runs a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanOwner {
+    /// Identity of the planner.
+    pub planner: String,
+    /// URL at which other planners reach it.
+    pub url: String,
+}
+
 /// Unfinished plans that a planner takes over.
 #[derive(Debug, Clone, Default)]
 pub struct TakeoverScope {

@@ -270,7 +270,7 @@ async fn serverless_planner(url: &str, executor_url: &str) -> (Planner, Journal)
     let agents = CatalogView::fixed(&catalog(), client::channel(executor_url, token()).unwrap());
     let limits = Limits { plans: MAX_PLANS, key_ttl: KEY_LIFE, takeover_grace: GRACE };
     let stopping = CancellationToken::new();
-    let planner = Planner::new(agents, limits, journal.clone(), health, stopping);
+    let planner = Planner::new(agents, limits, journal.clone(), health, token().into(), stopping);
     (planner, journal)
 }
 

@@ -16,6 +16,7 @@ mod conversations;
 mod damage;
 mod execute;
 mod executors;
+mod forwarding;
 mod graphs;
 mod idempotency;
 mod inputs;

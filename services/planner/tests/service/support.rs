@@ -134,6 +134,7 @@ impl TestPlanner {
             database_pooler: Pooler::default(),
             executor_url: executor_url.clone(),
             health_url,
+            advertise_url: None,
             identity: token().into(),
             retention: Retention { plans: Some(30 * DAY), keys: KEY_LIFE },
             readiness: Readiness::starting(),

@@ -7,7 +7,7 @@ use phoenix_domain::{
     plan::{AttemptOutcome, TaskStatus},
 };
 use phoenix_planner::store::{
-    Entry, Heartbeat, JournalError, OpenTask, SkippedPlan, Store, TakeoverScope, UnfinishedPlan,
+    Entry, Heartbeat, JournalError, OpenTask, PlanOwner, SkippedPlan, Store, TakeoverScope, UnfinishedPlan,
 };
 
 use crate::{accepted, at, new_plan, plan_ended, stores, take_over, taken_over, task_of, write};
@@ -71,6 +71,30 @@ async fn plans_of_dead_and_released_planners_are_taken_over() {
         assert_eq!(taken_over(store, "third", &[]).await, [open.plan_id]);
         write(store, "third", &[plan_ended(&open, 3)]).await.unwrap();
         assert_eq!(taken_over(store, "third", &[]).await, []);
+    }
+}
+
+#[tokio::test]
+async fn owner_of_an_unfinished_plan_is_found_with_its_url() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let (open, ended) = (new_plan(&["a"]), new_plan(&["a"]));
+        write(store, "me", &[accepted(&open), accepted(&ended), plan_ended(&ended, 1)]).await.unwrap();
+        assert_eq!(store.owner(open.plan_id).await.unwrap(), None, "it advertises no URL");
+        store.advertise("me", "http://10.0.0.7:50051").await.unwrap();
+        let me = PlanOwner { planner: "me".into(), url: "http://10.0.0.7:50051".into() };
+        assert_eq!(store.owner(open.plan_id).await.unwrap(), Some(me));
+        assert_eq!(store.owner(ended.plan_id).await.unwrap(), None, "it has ended");
+        assert_eq!(store.owner(PlanId::generate()).await.unwrap(), None);
+
+        store.register("heir").await.unwrap();
+        store.advertise("heir", "http://10.0.0.8:50051").await.unwrap();
+        store.release("me").await.unwrap();
+        assert_eq!(store.owner(open.plan_id).await.unwrap(), None, "it waits for a takeover");
+        assert_eq!(taken_over(store, "heir", &[]).await, [open.plan_id]);
+        assert_eq!(store.owner(open.plan_id).await.unwrap().unwrap().planner, "heir");
+        let refused = store.advertise("me", "http://10.0.0.7:50051").await;
+        assert!(matches!(refused, Err(JournalError::Fenced)), "{refused:?}");
     }
 }
 

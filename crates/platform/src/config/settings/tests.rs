@@ -98,6 +98,22 @@ fn data_folder_with_special_characters_is_a_literal_path() {
 }
 
 #[test]
+fn advertised_url_is_one_url_of_a_planner() {
+    let resolved = |role, url| resolve(role, &RoleFlags::default(), &[("PLANNER_ADVERTISE_URL", url)]);
+    let advertised = |role| resolved(role, "http://planner-1:50051").unwrap().advertise_url;
+    assert_eq!(advertised(Role::Planner).as_deref(), Some("http://planner-1:50051"));
+    assert_eq!(advertised(Role::Gateway), None);
+    for (url, problem) in [
+        ("planner-1:50051", "must be a URL such as"),
+        ("http://a:1,http://b:1", "`http://a:1,http://b:1` must be one URL"),
+        ("https://a:1", "needs a certificate"),
+    ] {
+        let found = resolved(Role::Planner, url).unwrap_err().to_string();
+        assert!(found.contains("PLANNER_ADVERTISE_URL: ") && found.contains(problem), "{found}");
+    }
+}
+
+#[test]
 fn postgres_url_is_read_by_roles_with_a_database_only() {
     let env = [("DATABASE_URL", "postgres://u:sesame@h/db"), ("DATABASE_POOLER", "transaction")];
     for role in Role::ALL {

@@ -2,7 +2,7 @@
 //! waits for the batches that are being written, and no other batch follows.
 
 use jiff::Timestamp;
-
+use phoenix_domain::PlanId;
 use sqlx::PgConnection;
 
 use crate::store::{
@@ -11,8 +11,11 @@ use crate::store::{
         tables::{Statements, Tables},
         writers::Writers,
     },
-    stored::value::micros,
-    takeover::Heartbeat,
+    stored::{
+        text::{Text, escape},
+        value::micros,
+    },
+    takeover::{Heartbeat, PlanOwner},
 };
 
 /// Number of the writer that takes plans over.
@@ -30,6 +33,29 @@ pub(super) async fn register(tables: &Tables, planner: &str, writers: u32) -> Re
         Ok(())
     };
     tables.write(register).await
+}
+
+pub(super) async fn advertise(tables: &Tables, planner: &str, url: &str) -> Result<(), JournalError> {
+    let statements = tables.statements();
+    let advertise = async |connection: &mut _| {
+        let advertise = statements.query("UPDATE phoenix_planner.planners SET url = $2 WHERE instance = $1");
+        let advertised = advertise.bind(planner).bind(&*escape(url)).execute(connection).await?;
+        if advertised.rows_affected() == 0 { Err(JournalError::Fenced) } else { Ok(()) }
+    };
+    tables.write(advertise).await
+}
+
+pub(super) async fn owner(tables: &Tables, plan_id: PlanId) -> Result<Option<PlanOwner>, JournalError> {
+    let statements = tables.statements();
+    let owner = async |connection: &mut _| {
+        let owner = statements.rows(
+            "SELECT instance, url FROM phoenix_planner.plans JOIN phoenix_planner.planners ON instance = owner
+             WHERE plan_id = $1 AND status IN ('pending', 'running') AND url IS NOT NULL",
+        );
+        Ok(owner.bind(plan_id.as_uuid()).fetch_optional(connection).await?)
+    };
+    let owner: Option<(String, Text)> = tables.read(owner).await?;
+    Ok(owner.map(|(planner, url)| PlanOwner { planner, url: url.0 }))
 }
 
 pub(super) async fn release(tables: &Tables, planner: &str) -> Result<(), JournalError> {

@@ -12,7 +12,7 @@ use crate::store::{
     query::Unreadable,
     sqlite::bulk,
     stored::value::{json, micros, parse},
-    takeover::{Heartbeat, SUSPECT_WINDOW, SkippedPlan, TakeoverScope, Unfinished, UnfinishedPlan},
+    takeover::{Heartbeat, PlanOwner, SUSPECT_WINDOW, SkippedPlan, TakeoverScope, Unfinished, UnfinishedPlan},
 };
 
 /// Makes a planner the owner of orphaned plans. A running plan whose owner died is suspected of the crash when it had started
@@ -57,6 +57,30 @@ pub(super) async fn register(connection: &mut SqliteConnection, planner: &str) -
         .execute(connection)
         .await?;
     Ok(())
+}
+
+pub(super) async fn advertise(
+    connection: &mut SqliteConnection,
+    planner: &str,
+    url: &str,
+) -> Result<(), JournalError> {
+    let advertise = sqlx::query("UPDATE planners SET url = ? WHERE instance = ?");
+    match advertise.bind(url.to_owned()).bind(planner).execute(connection).await?.rows_affected() {
+        0 => Err(JournalError::Fenced),
+        _ => Ok(()),
+    }
+}
+
+/// The planner of an unfinished plan, if it is an owner that advertises a URL.
+pub(super) async fn owner(pool: &SqlitePool, plan_id: PlanId) -> Result<Option<PlanOwner>, JournalError> {
+    let owner: Option<(String, String)> = sqlx::query_as(
+        "SELECT instance, url FROM plans JOIN planners ON instance = owner
+         WHERE plan_id = ? AND status IN ('pending', 'running') AND url IS NOT NULL",
+    )
+    .bind(plan_id.to_string())
+    .fetch_optional(pool)
+    .await?;
+    Ok(owner.map(|(planner, url)| PlanOwner { planner, url }))
 }
 
 pub(super) async fn release(connection: &mut SqliteConnection, planner: &str) -> Result<(), JournalError> {
