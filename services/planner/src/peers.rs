@@ -41,7 +41,7 @@ impl PeerPlanners {
     }
 
     /// The other planner that runs a plan; none when this one does, when the plan has ended or waits for a takeover, and when its
-    /// planner says no URL.
+    /// planner advertises no URL.
     pub(crate) async fn owner_of(&self, plan_id: PlanId) -> Option<PeerPlanner> {
         let owner = match self.journal.owner(plan_id).await {
             Ok(owner) => owner.filter(|owner| owner.planner != self.journal.instance())?,
