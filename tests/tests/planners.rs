@@ -126,7 +126,8 @@ async fn cancel_through_another_planner_outlives_the_owner() {
     let one = services.rest();
     let running = async |rest: &Rest| {
         let plan_id = submit(rest, "held").await;
-        until("the agent runs", async || rest.plan(&plan_id).await["tasks"][0]["status"] == "in_progress").await;
+        until("the agent runs", async || rest.plan(&plan_id).await["tasks"][0]["status"] == "in_progress")
+            .await;
         plan_id
     };
     let second = services.start_second_planner().await;

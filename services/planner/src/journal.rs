@@ -8,6 +8,7 @@ mod batch;
 mod damage;
 mod ownership;
 mod registration;
+mod rejected;
 mod watchers;
 mod writer;
 
@@ -232,19 +233,33 @@ impl Journal {
     /// is retried, in order: the history of an accepted plan has no gaps.
     ///
     /// # Errors
-    /// Only when the process ends first.
+    /// When the process ends first, or the database rejects their content or that of earlier entries of the plan
+    /// ([`JournalError::Rejected`]): the plan must end then.
     pub async fn append_durable(&self, entries: Vec<Entry>) -> Result<(), JournalError> {
+        self.append_and_wait(entries, false).await
+    }
+
+    /// As [`Self::append_durable`], for the entries that end a plan of which the database rejected an entry.
+    ///
+    /// # Errors
+    /// As [`Self::append_durable`].
+    pub async fn append_end_of_rejected(&self, entries: Vec<Entry>) -> Result<(), JournalError> {
+        self.append_and_wait(entries, true).await
+    }
+
+    async fn append_and_wait(&self, entries: Vec<Entry>, ends_rejected: bool) -> Result<(), JournalError> {
         let (done, committed) = oneshot::channel();
-        self.send(Job::Append { entries: entries.into(), done: Some(done) }).await?;
-        committed.await.map_err(|_| JournalError::Closed)
+        self.send(Job::Append { entries: entries.into(), done: Some(done), ends_rejected }).await?;
+        committed.await.unwrap_or(Err(JournalError::Closed))
     }
 
     /// Appends an entry without waiting for its commit: for steps that no caller learns of before a later entry is durable.
     ///
     /// # Errors
-    /// Only when the process ends first.
+    /// Only when the process ends first. An entry whose content the database rejects fails the next
+    /// [`Self::append_durable`] of its plan.
     pub async fn append(&self, entry: Entry) -> Result<(), JournalError> {
-        self.send(Job::Append { entries: [entry].into(), done: None }).await
+        self.send(Job::Append { entries: [entry].into(), done: None, ends_rejected: false }).await
     }
 
     /// Reads a plan with its tasks and attempts.
@@ -420,7 +435,7 @@ async fn send_heartbeats(queue: mpsc::WeakSender<Job>) {
         ticks.tick().await;
         let Some(queue) = queue.upgrade() else { return };
         // With a full queue, the writer sends them between its commits.
-        let _ = queue.try_send(Job::Append { entries: Arc::default(), done: None });
+        let _ = queue.try_send(Job::Append { entries: Arc::default(), done: None, ends_rejected: false });
     }
 }
 

@@ -117,14 +117,8 @@ pub async fn serve(
     let limits = Limits { plans: max_plans_in_flight, key_ttl: retention.keys, takeover_grace };
     let stopping = shutdown.child_token();
     let known = CatalogView::new(default_agent, agent_grace);
-    let planner = Planner::new(
-        known.clone(),
-        limits,
-        journal.clone(),
-        health.clone(),
-        identity.clone(),
-        stopping,
-    );
+    let planner =
+        Planner::new(known.clone(), limits, journal.clone(), health.clone(), identity.clone(), stopping);
     let (background, stop) = (TaskTracker::new(), CancellationToken::new());
     // Stops background work on every return.
     let _stop_background = stop.clone().drop_guard();

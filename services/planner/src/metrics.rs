@@ -54,7 +54,7 @@ pub const UNREADABLE: Metric = Metric::gauge(
 /// Records in quarantine.
 pub const RECORDS_QUARANTINED: Metric = Metric::counter(
     "phoenix_journal_commits_set_aside_total",
-    "Journal records that cannot be used and are kept in quarantine.",
+    "Journal records that cannot be used: in quarantine, or rejected by the database.",
 );
 /// Plans deleted by retention.
 pub const PLANS_DELETED: Metric =

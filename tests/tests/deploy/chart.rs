@@ -131,7 +131,8 @@ fn chart_starts_the_four_roles_on_their_ports() {
             assert_eq!(value("DATABASE_URL").is_some(), role.has_database(), "{name}: {role}");
             let own = json!(format!("{scheme}://$(POD_IP):{}", role.default_port()));
             assert_eq!(value("PLANNER_ADVERTISE_URL"), (role == Role::Planner).then_some(&own));
-            let address = manifests.variable(role, "POD_IP").map(|own| &own["valueFrom"]["fieldRef"]["fieldPath"]);
+            let address =
+                manifests.variable(role, "POD_IP").map(|own| &own["valueFrom"]["fieldRef"]["fieldPath"]);
             assert_eq!(address, (role == Role::Planner).then_some(&json!("status.podIP")));
         }
     }

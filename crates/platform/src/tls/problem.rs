@@ -49,7 +49,9 @@ impl Class {
                 "the peer's certificate has expired or is not valid yet; renew it, and check the clocks"
             }
             Self::UnknownCa => "the peer's certificate is not signed by a CA in TLS_CA",
-            Self::WrongRole => "the certificate of the peer is of a role that has no place on this connection",
+            Self::WrongRole => {
+                "the certificate of the peer is of a role that has no place on this connection"
+            }
             Self::WrongName => "the peer's certificate does not name the host in its URL",
             Self::WrongUsage => {
                 "the peer's certificate lacks an extended key usage; it needs serverAuth and clientAuth"

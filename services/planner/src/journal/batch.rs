@@ -26,7 +26,12 @@ pub(super) enum Job {
     /// A creation: rejected when it cannot be committed now.
     Create { entries: Entries, done: oneshot::Sender<Result<(), JournalError>> },
     /// Progress of an accepted plan: kept until it is durable.
-    Append { entries: Entries, done: Option<oneshot::Sender<()>> },
+    Append {
+        entries: Entries,
+        done: Option<oneshot::Sender<Result<(), JournalError>>>,
+        /// Whether they end a plan of which the database rejected an entry.
+        ends_rejected: bool,
+    },
 }
 
 /// Jobs of one commit: at most [`MAX_BATCH_JOBS`], and at most [`MAX_BATCH_BYTES`] unless a single one is larger.
@@ -83,9 +88,10 @@ impl Batch {
         self.jobs.len() > before
     }
 
-    /// Leaves all but the first job for later commits.
+    /// Leaves the second half of the jobs for later commits.
     pub(super) fn split(&mut self) {
-        for job in self.jobs.drain(1..).rev() {
+        let half = self.jobs.len().div_ceil(2).max(1);
+        for job in self.jobs.drain(half..).rev() {
             self.later.push_front(job);
         }
         self.bytes = self.jobs.iter().map(Job::size).sum();
@@ -103,6 +109,21 @@ impl Batch {
         };
         self.jobs = std::mem::take(&mut self.jobs).into_iter().filter_map(&mut reject).collect();
         self.later = std::mem::take(&mut self.later).into_iter().filter_map(&mut reject).collect();
+        self.bytes = self.jobs.iter().map(Job::size).sum();
+    }
+
+    /// Completes and removes the jobs for which `reason` returns a reason to reject them.
+    pub(super) fn reject_if(&mut self, mut reason: impl FnMut(&Job) -> Option<String>) {
+        self.jobs = std::mem::take(&mut self.jobs)
+            .into_iter()
+            .filter_map(|job| match reason(&job) {
+                Some(reason) => {
+                    job.reject(JournalError::Rejected(reason));
+                    None
+                }
+                None => Some(job),
+            })
+            .collect();
         self.bytes = self.jobs.iter().map(Job::size).sum();
     }
 
@@ -133,7 +154,7 @@ impl Job {
     }
 
     /// Approximate size in the log, in bytes.
-    fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         self.entries().iter().map(Entry::size).sum()
     }
 
@@ -148,7 +169,15 @@ impl Job {
             Self::Create { done, .. } => {
                 drop(done.send(if is_rejected { Err(JournalError::AlreadyReserved) } else { Ok(()) }));
             }
-            Self::Append { done: Some(done), .. } => drop(done.send(())),
+            Self::Append { done: Some(done), .. } => drop(done.send(Ok(()))),
+            Self::Append { done: None, .. } => {}
+        }
+    }
+
+    /// Reports that the job is not written.
+    fn reject(self, error: JournalError) {
+        match self {
+            Self::Create { done, .. } | Self::Append { done: Some(done), .. } => drop(done.send(Err(error))),
             Self::Append { done: None, .. } => {}
         }
     }
@@ -208,7 +237,7 @@ mod tests {
             reason: "x".repeat(bytes),
             bulk: None,
         };
-        Job::Append { entries: [entry].into(), done: None }
+        Job::Append { entries: [entry].into(), done: None, ends_rejected: false }
     }
 
     #[tokio::test]
@@ -241,10 +270,11 @@ mod tests {
     #[test]
     fn oversized_batch_is_split_in_order() {
         let mut batch = Batch::default();
-        [1000, 2000, 3000].into_iter().for_each(|size| batch.push(append(size)));
-        batch.split();
-        assert_eq!((batch.jobs.len(), batch.later.len()), (1, 2));
-        assert!(batch.jobs[0].size() < batch.later[0].size());
-        assert!(batch.later[0].size() < batch.later[1].size());
+        (1..=5).for_each(|size| batch.push(append(1000 * size)));
+        for (now, later) in [(3, 2), (2, 3), (1, 4)] {
+            batch.split();
+            assert_eq!((batch.jobs.len(), batch.later.len()), (now, later));
+            assert!(batch.jobs.iter().chain(&batch.later).is_sorted_by_key(Job::size));
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! When a commit fails, queued creations are rejected, while progress of accepted plans is kept and committed again until it
 //! is durable; until then no writer accepts a plan and the planner is not ready. A commit that the database did not answer is
-//! repeated as it was, under the same identity, by which the store recognises it.
+//! repeated as it was, under the same identity, by which the store recognises it. A batch that the database rejects for its
+//! content is split until the entry is found; the entry is [left out](RejectedPlans), and its neighbours are committed.
 
 use std::{
     sync::{
@@ -25,6 +26,7 @@ use crate::{
     journal::{
         batch::{Batch, Job, batch_window, coalesce},
         ownership::HEARTBEAT_INTERVAL,
+        rejected::RejectedPlans,
         watchers::Watchers,
     },
     metrics::{JOURNAL_COMMIT_SECONDS, JOURNAL_ENTRIES, JOURNAL_FAILURES},
@@ -53,6 +55,7 @@ pub(super) struct Writer {
     fenced: CancellationToken,
     /// Notified of every commit.
     watchers: Watchers,
+    rejected: RejectedPlans,
     last_check: Instant,
     last_heartbeat: Instant,
 }
@@ -121,7 +124,18 @@ impl Writer {
         watchers: Watchers,
     ) -> Self {
         let (last_check, last_heartbeat) = (Instant::now(), Instant::now());
-        Self { store, batch, backlog, is_behind: false, fenced, watchers, last_check, last_heartbeat }
+        let rejected = RejectedPlans::default();
+        Self {
+            store,
+            batch,
+            backlog,
+            is_behind: false,
+            fenced,
+            watchers,
+            rejected,
+            last_check,
+            last_heartbeat,
+        }
     }
 
     /// Writes a batch, however long that takes. While it cannot be written, creations are rejected. A batch in doubt stays
@@ -134,6 +148,9 @@ impl Writer {
         let mut is_in_doubt = false;
         self.batch.sequence += 1;
         loop {
+            if !is_in_doubt {
+                batch.reject_if(|job| self.rejected.reason(job));
+            }
             let error = match self.commit_checked(&batch.jobs).await {
                 Ok(rejected) => {
                     self.set_behind(None);
@@ -149,21 +166,14 @@ impl Writer {
                 self.fenced.cancel();
                 return Err(Stopped);
             }
-            is_in_doubt |= matches!(error, JournalError::InDoubt(_));
-            if error.is_too_large() && !is_in_doubt {
-                match &batch.jobs[..] {
-                    [Job::Create { .. }] => {
-                        batch.reject_creations(JournalError::TooLarge);
-                        return Ok(Vec::new());
-                    }
-                    [_] => {}
-                    _ => {
-                        batch.split();
-                        self.batch.sequence += 1;
-                        continue;
-                    }
-                }
+            if error.is_rejection() {
+                // An answer, so that nothing of the batch is durable.
+                is_in_doubt = false;
+                self.reject(batch, &error);
+                self.batch.sequence += 1;
+                continue;
             }
+            is_in_doubt |= matches!(error, JournalError::InDoubt(_));
             record_counter(&JOURNAL_FAILURES, 1);
             self.set_behind(Some(&error));
             if is_in_doubt {
@@ -176,6 +186,15 @@ impl Writer {
                 batch.reject_creations(JournalError::Behind);
                 self.batch.sequence += 1;
             }
+        }
+    }
+
+    /// Halves a batch that the database rejects for its content, or leaves its only job out.
+    fn reject(&mut self, batch: &mut Batch, error: &JournalError) {
+        match &batch.jobs[..] {
+            [Job::Create { .. }] if error.is_too_large() => batch.reject_creations(JournalError::TooLarge),
+            [_] => batch.reject_if(|job| Some(self.rejected.add(job, error))),
+            _ => batch.split(),
         }
     }
 

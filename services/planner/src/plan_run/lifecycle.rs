@@ -13,7 +13,7 @@ use crate::{
     admission::Permits,
     plan_run::{
         active::{ActivePlan, LoadedPlan, PlanResult, RunState},
-        ending::{cancel_tasks, terminal_status},
+        ending::{cancel_tasks, fail_unread, terminal_status},
         scheduler::{RunOutcome, sleep_until},
         task_state::PlanOutput,
     },
@@ -33,6 +33,12 @@ impl ActivePlan {
                 // Boxed: while the plan is blocked, its task has not the size of a run.
                 RunState::Runnable { loaded, permits } => Box::pin(self.run_loaded(*loaded, permits)).await,
                 RunState::Finished { agent, result } => return self.finish(&agent, result),
+                RunState::Abandoned(JournalError::Rejected(reason)) => {
+                    match Box::pin(self.end_rejected(reason)).await {
+                        Ok(state) => state,
+                        Err(error) => return self.abandon(error),
+                    }
+                }
                 RunState::Abandoned(error) => return self.abandon(error),
             };
         }
@@ -135,12 +141,25 @@ impl ActivePlan {
     }
 
     async fn end_without_run(&self, mut entries: Vec<Entry>, error: OrchestratorError) -> RunState {
-        let (plan_id, status) = (self.plan_id(), terminal_status(Some(&error)));
-        entries.push(Entry::PlanEnded { plan_id, status, at: Timestamp::now(), result: Err(error.clone()) });
+        entries.push(self.ended(&error));
         match self.deps.journal.append_durable(entries).await {
             Ok(()) => RunState::Finished { agent: self.deps.default_agent(), result: Err(error) },
             Err(error) => RunState::Abandoned(error),
         }
+    }
+
+    /// Ends a plan of which the database rejected an entry: tasks that were dispatched fail, the others are cancelled.
+    async fn end_rejected(&self, reason: String) -> Result<RunState, JournalError> {
+        let error = OrchestratorError::from(JournalError::Rejected(reason));
+        let mut entries = fail_unread(self.plan_id(), &self.read_open_tasks().await?, &error);
+        entries.push(self.ended(&error));
+        self.deps.journal.append_end_of_rejected(entries).await?;
+        Ok(RunState::Finished { agent: self.deps.default_agent(), result: Err(error) })
+    }
+
+    fn ended(&self, error: &OrchestratorError) -> Entry {
+        let (plan_id, status) = (self.plan_id(), terminal_status(Some(error)));
+        Entry::PlanEnded { plan_id, status, at: Timestamp::now(), result: Err(error.clone()) }
     }
 
     /// Leaves the plan to the next planner.

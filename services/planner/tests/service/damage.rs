@@ -10,13 +10,17 @@ use std::{
 };
 
 use jiff::Timestamp;
-use phoenix_domain::{OrchestratorErrorCode as Code, plan::PlanStatus};
+use phoenix_domain::{CorrelationId, OrchestratorErrorCode as Code, plan::PlanStatus};
 use phoenix_planner::store::{self, Entry, Store};
-use phoenix_proto::planner::{ListPlansRequest, PlanAndExecuteRequest, PlanStatus as WireStatus};
+use phoenix_platform::RequestContext;
+use phoenix_proto::planner::{
+    ListPlansRequest, PlanAndExecuteRequest, PlanStatus as WireStatus, TaskStatus as WireTask,
+};
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
 
 use crate::support::{
-    ALL_PEERS, FakeExecutor, FakeHealth, Peers, TestPlanner, batch, eventually, new_plan, status_of,
+    ALL_PEERS, FakeExecutor, FakeHealth, Peers, Script, TestPlanner, answers, batch, eventually, new_plan,
+    status_of,
 };
 
 const PAGE: u64 = 4096;
@@ -49,6 +53,28 @@ async fn removed_journal_file_makes_the_planner_unready() {
         is_refused(&planner).await;
         assert_eq!(files[0].exists(), replaced || !removed.contains(&0), "no file is created in its place");
     }
+}
+
+#[tokio::test]
+async fn answer_that_the_database_rejects_fails_only_its_plan() {
+    let planner = TestPlanner::new().await;
+    let mut file = SqliteConnection::connect(&planner.database_url).await.unwrap();
+    let trigger = "CREATE TRIGGER poison BEFORE INSERT ON log WHEN CAST(NEW.entries AS TEXT) LIKE '%poison%'
+                   BEGIN SELECT RAISE(ABORT, 'this is not allowed'); END";
+    sqlx::raw_sql(trigger).execute(&mut file).await.unwrap();
+    planner.script("notes", Script::Says(answers("poison")));
+    let (bad, good) = tokio::join!(
+        planner.send(RequestContext::new(CorrelationId::generate()), "hello", Some("notes")),
+        planner.chat("hello"),
+    );
+    good.unwrap();
+    let error = bad.unwrap_err();
+    assert_eq!(error.code, Code::Internal, "{error}");
+    assert!(error.message.contains("this is not allowed"), "{error}");
+    let plan = planner.plan(&error.details["plan_id"]).await;
+    assert_eq!((status_of(&plan), plan.tasks[0].status()), (WireStatus::Failed, WireTask::DeadLettered));
+    assert!(planner.is_serving().await);
+    planner.chat("another").await.unwrap();
 }
 
 #[tokio::test]

@@ -114,7 +114,11 @@ async fn cancel_holds_when_its_owner_cannot_be_reached() {
         pair.execute(format!("UPDATE planners SET url = {url} WHERE instance = '{}'", own.planner)).await;
         pair.other.client.clone().cancel_plan(cancel(&plan_id)).await.unwrap();
         let plan = pair.other.plan(&plan_id).await;
-        assert_eq!((status_of(&plan), error_of(&plan).message.as_str()), (Status::Cancelled, "enough"), "{url}");
+        assert_eq!(
+            (status_of(&plan), error_of(&plan).message.as_str()),
+            (Status::Cancelled, "enough"),
+            "{url}"
+        );
     }
 }
 

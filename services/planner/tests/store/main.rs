@@ -9,6 +9,7 @@ mod ownership;
 mod pace;
 mod plans;
 mod postgres;
+mod rejected;
 mod reservations;
 mod retention;
 mod sqlite;

@@ -12,7 +12,9 @@ use crate::store::{
     query::Unreadable,
     sqlite::bulk,
     stored::value::{json, micros, parse},
-    takeover::{Heartbeat, PlanOwner, SUSPECT_WINDOW, SkippedPlan, TakeoverScope, Unfinished, UnfinishedPlan},
+    takeover::{
+        Heartbeat, PlanOwner, SUSPECT_WINDOW, SkippedPlan, TakeoverScope, Unfinished, UnfinishedPlan,
+    },
 };
 
 /// Makes a planner the owner of orphaned plans. A running plan whose owner died is suspected of the crash when it had started
