@@ -180,6 +180,8 @@ fn flags(
         planner_url: url(Role::Planner)?,
         executor_url: url(Role::Executor)?,
         health_url: url(Role::Health)?,
+        // Its address, as planners on loopback advertise it.
+        advertise_url: None,
         database_url: None,
         data_dir: Some(data_dir.to_owned()),
         service_token_file: None,
@@ -201,6 +203,7 @@ fn to_args(flags: &RoleFlags, log_format: LogFormat) -> Vec<OsString> {
         planner_url,
         executor_url,
         health_url,
+        advertise_url,
         database_url,
         data_dir,
         service_token_file,
@@ -217,6 +220,7 @@ fn to_args(flags: &RoleFlags, log_format: LogFormat) -> Vec<OsString> {
         ("--planner-url", planner_url),
         ("--executor-url", executor_url),
         ("--health-url", health_url),
+        ("--advertise-url", advertise_url),
         ("--database-url", database_url),
     ];
     let mut args: Vec<OsString> = Vec::new();
