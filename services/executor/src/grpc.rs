@@ -187,6 +187,7 @@ fn task(request: ExecuteTaskRequest, caller: RequestContext) -> Result<Task, Inv
         probe_lease,
         earlier_attempts,
         with_output,
+        reserved_attempts,
     } = request;
     for (field, text) in [("action", &action), ("idempotency_key", &idempotency_key)] {
         if text.is_empty() {
@@ -206,6 +207,10 @@ fn task(request: ExecuteTaskRequest, caller: RequestContext) -> Result<Task, Inv
         first_attempt,
         // Attempts have distinct numbers, so fewer were made than the first number here.
         earlier_attempts: earlier_attempts.map_or(first_attempt - 1, |made| made.min(first_attempt - 1)),
+        last_attempt: match reserved_attempts {
+            0 => u32::MAX,
+            reserved => first_attempt.saturating_add(reserved - 1),
+        },
         probe_lease,
         with_output,
     })

@@ -46,6 +46,8 @@ pub(crate) struct Task {
     pub(crate) first_attempt: u32,
     /// Number of attempts made before; less than `first_attempt`.
     pub(crate) earlier_attempts: u32,
+    /// Highest number of an attempt.
+    pub(crate) last_attempt: u32,
     /// Lease of the probe that the task is; empty when it is none.
     pub(crate) probe_lease: String,
     /// Whether the caller wants chunks and progress reports.

@@ -78,12 +78,6 @@ impl Deps {
         self.agents.default_agent()
     }
 
-    /// Limit of attempts of a task of `agent`, if it is known.
-    pub(crate) fn max_attempts(&self, agent: &AgentName) -> Option<u32> {
-        let agents = self.agents.catalog().ok()?;
-        agents.get(agent).ok().map(|spec| spec.retry.max_attempts)
-    }
-
     /// The agents for a task of an accepted plan.
     ///
     /// # Errors

@@ -169,7 +169,8 @@ impl KnownAgents {
         self.catalog.as_ref().ok_or_else(|| {
             OrchestratorError::new(
                 OrchestratorErrorCode::Unavailable,
-                "no executor has been reached yet, so no agent is known; try again shortly",
+                "no executor has been reached since this process started, so no agent is known; try again shortly, and check \
+                 that an executor runs at EXECUTOR_URL",
             )
             .with_retry_after(UNREACHABLE_RETRY_AFTER)
         })

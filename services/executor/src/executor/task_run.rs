@@ -40,6 +40,8 @@ pub(super) struct TaskRun {
     attempts: u32,
     /// Attempt numbers that were skipped.
     skipped: u32,
+    /// Highest number of an attempt that the caller has reserved.
+    last_attempt: u32,
     /// End of the last attempt made here.
     ended_at: Option<Timestamp>,
     /// Health of the agent after the last report.
@@ -81,6 +83,7 @@ impl TaskRun {
             idempotency_key,
             first_attempt,
             earlier_attempts: attempts,
+            last_attempt,
             probe_lease,
             with_output,
         } = task;
@@ -113,6 +116,7 @@ impl TaskRun {
             events,
             attempts,
             skipped,
+            last_attempt,
             ended_at: None,
             health: None,
         }
@@ -252,7 +256,9 @@ impl TaskRun {
 
     fn decide(&self, failure: &AttemptFailure) -> RetryDecision {
         let policy = &self.agent.spec.retry;
-        if !failure.class.is_retried() || !policy.allows_another(self.attempts) {
+        // Another executor may use the numbers that follow.
+        let is_last = self.attempt_number() >= self.last_attempt;
+        if !failure.class.is_retried() || !policy.allows_another(self.attempts) || is_last {
             return RetryDecision::GiveUp;
         }
         let pause = policy.backoff(self.attempts, fastrand::f64());

@@ -114,6 +114,7 @@ impl Sandbox {
             probe_lease: String::new(),
             earlier_attempts: None,
             with_output: true,
+            reserved_attempts: 0,
         }
     }
 

@@ -81,6 +81,24 @@ async fn skipped_numbers_do_not_count_as_attempts() {
 }
 
 #[tokio::test]
+async fn attempts_end_with_the_reserved_numbers() {
+    for (reserved, numbers) in [(0, &[16, 17, 18][..]), (1, &[16]), (2, &[16, 17]), (9, &[16, 17, 18])] {
+        let sandbox = Sandbox::start(AgentSpec { retry: quick_retries(), ..agent(&["exit", "1"]) }).await;
+        let request = ExecuteTaskRequest {
+            first_attempt: 16,
+            earlier_attempts: Some(0),
+            reserved_attempts: reserved,
+            ..sandbox.request()
+        };
+        let outcome = sandbox.run_request(request).await.unwrap();
+        let made: Vec<_> = outcome.failed.iter().map(|failed| failed.attempt).collect();
+        assert_eq!(made, numbers, "{reserved} reserved");
+        assert_eq!(outcome.error().code, OrchestratorErrorCode::ExecutionFailed);
+        sandbox.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn attempts_and_pauses_end_at_the_callers_deadline() {
     let slow_retries =
         RetryPolicy { max_attempts: 9, initial_backoff: TIMEOUT * 9, max_backoff: TIMEOUT * 9 };

@@ -54,7 +54,7 @@ async fn service_without_an_executor_is_unavailable_and_names_the_cause() {
             let error = service.get("a").await.unwrap_err();
             assert_eq!(error.code, OrchestratorErrorCode::Unavailable, "{error}");
             // Before, its own server starts.
-            if error.message.starts_with("no executor has been reached yet") {
+            if error.message.starts_with("no executor has been reached since") {
                 break;
             }
         }

@@ -134,6 +134,7 @@ fn request(dispatch: &Dispatch<'_>, progress: &TaskProgress, permit: HealthPermi
         probe_lease: permit.probe_lease,
         earlier_attempts: Some(progress.attempts()),
         with_output: false,
+        reserved_attempts: progress.reserved(),
     }
 }
 

@@ -20,12 +20,9 @@ use crate::{
 /// Dispatches of one task that may end with the loss of the executor; then the task fails.
 pub(crate) const MAX_INTERRUPTIONS: u32 = 5;
 
-/// Minimum size of the range of attempt numbers that each planner has for a task. One size for all agents, so that
-/// `max_attempts` may change between two planners.
+/// Size of the range of attempt numbers that each planner has for a task. One size for all agents, because `max_attempts` may
+/// differ between two planners, and between a planner and an executor that has restarted.
 const NUMBERS_PER_PLANNER: u32 = 100;
-
-/// Maximum number of attempts of one dispatch for which numbers are reserved.
-const MAX_RESERVED_ATTEMPTS: u32 = 10_000;
 
 /// Progress of a task. It can be read after the dispatch that updates it was dropped.
 #[derive(Debug, Default)]
@@ -42,8 +39,10 @@ pub(crate) struct TaskProgress {
     highest_before: u32,
     /// Lowest number that no attempt can have used.
     next_number: AtomicU32,
-    /// Maximum number of attempts of one dispatch so far.
-    max_attempts: AtomicU32,
+    /// Highest attempt number of this planner.
+    last_number: u32,
+    /// Numbers that are reserved for the present dispatch.
+    reserved: AtomicU32,
     /// When the task became ready.
     ready_at: OnceLock<Timestamp>,
     /// Whether the task was dispatched and the journal records it.
@@ -60,35 +59,42 @@ impl TaskProgress {
             attempts: AtomicU32::new(u32::try_from(task.attempts.len()).unwrap_or(u32::MAX)),
             highest_before: highest,
             next_number: AtomicU32::new(highest.saturating_add(1)),
+            last_number: NUMBERS_PER_PLANNER,
             is_dispatched: AtomicBool::new(task.dispatched_at.is_some()),
             ..Self::default()
         }
     }
 
-    /// Sets the range of attempt numbers for a task with up to `max_attempts` attempts whose plan was taken over
-    /// `takeovers` times.
+    /// Sets the range of attempt numbers for a task whose plan was taken over `takeovers` times.
     ///
-    /// Attempts of earlier planners need not have reached the journal, and each planner may have dispatched the task up to
-    /// [`MAX_INTERRUPTIONS`] times. Every planner therefore numbers from a base of its own (1, 101, 201 and so on): an agent
-    /// never sees a number twice, and nothing has to be durable before an attempt starts.
+    /// Attempts of earlier planners need not have reached the journal. Every planner therefore has a range of its own (from 1,
+    /// 101, 201 and so on), which it never leaves: an agent never sees a number twice, and nothing has to be durable before an
+    /// attempt starts.
     #[must_use]
-    pub(crate) fn numbered(mut self, takeovers: u32, max_attempts: u32) -> Self {
-        let max_attempts = max_attempts.clamp(1, MAX_RESERVED_ATTEMPTS);
-        self.max_attempts = AtomicU32::new(max_attempts);
+    pub(crate) fn numbered(mut self, takeovers: u32) -> Self {
         if takeovers > 0 {
-            let range = (max_attempts * MAX_INTERRUPTIONS).max(NUMBERS_PER_PLANNER);
-            let base = takeovers.saturating_mul(range);
-            // Exceeded only when an earlier planner ran with a larger `max_attempts`.
-            let base =
-                if self.highest_before > base { self.highest_before.saturating_add(range) } else { base };
+            let base = takeovers.saturating_mul(NUMBERS_PER_PLANNER);
+            // Exceeded only by planners of versions without a fixed range.
+            let above = self.highest_before.saturating_add(NUMBERS_PER_PLANNER);
+            let base = if self.highest_before > base { above } else { base };
             self.next_number = AtomicU32::new(base.saturating_add(1));
+            self.last_number = base.saturating_add(NUMBERS_PER_PLANNER);
         }
         self
     }
 
-    /// Reserves numbers for up to `max_attempts` attempts of each dispatch from now on: the agent may have changed.
-    pub(crate) fn reserve(&self, max_attempts: u32) {
-        self.max_attempts.fetch_max(max_attempts.min(MAX_RESERVED_ATTEMPTS), Relaxed);
+    /// Reserves numbers for up to `max_attempts` attempts of the next dispatch. Returns how many: fewer when the range of this
+    /// planner ends before, none when it has ended. The executor makes no more attempts than that.
+    pub(crate) fn reserve(&self, max_attempts: u32) -> Option<u32> {
+        let left = self.last_number.saturating_add(1).saturating_sub(self.next_number());
+        let reserved = max_attempts.max(1).min(left);
+        self.reserved.store(reserved, Relaxed);
+        (reserved > 0).then_some(reserved)
+    }
+
+    /// Numbers that are reserved for the present dispatch.
+    pub(crate) fn reserved(&self) -> u32 {
+        self.reserved.load(Relaxed)
     }
 
     /// Number of attempts so far.
@@ -114,7 +120,7 @@ impl TaskProgress {
         if self.attempts() == attempts {
             self.unacknowledged.fetch_add(1, Relaxed);
         }
-        self.next_number.fetch_max(first.saturating_add(self.max_attempts.load(Relaxed)), Relaxed);
+        self.next_number.fetch_max(first.saturating_add(self.reserved()), Relaxed);
     }
 
     /// Records when the last dependency of the task ended.
@@ -211,18 +217,19 @@ mod tests {
         }
     }
 
-    /// A dispatch: attempts that it started, how many of them reached the planner, and how many of those the journal.
+    /// A dispatch: attempts that the executor would start, how many of them reached the planner, and how many of those the journal.
     fn dispatch(max_attempts: u32) -> impl Strategy<Value = (u32, u32, u32)> {
         (0..=max_attempts).prop_flat_map(|started| {
             (0..=started).prop_flat_map(move |heard| (Just(started), Just(heard), 0..=heard))
         })
     }
 
-    /// The `max_attempts` of a planner, and its dispatches in order.
+    /// The `max_attempts` that a planner knows, and its dispatches in order, to executors that may have restarted with another one.
     fn planner() -> impl Strategy<Value = (u32, Vec<(u32, u32, u32)>)> {
-        (1u32..=20).prop_flat_map(|most| {
-            (Just(most), prop::collection::vec(dispatch(most), 0..=MAX_INTERRUPTIONS as usize))
-        })
+        let dispatches = (1u32..=150).prop_flat_map(|of_executor| {
+            prop::collection::vec(dispatch(of_executor), 0..=MAX_INTERRUPTIONS as usize)
+        });
+        (1u32..=150, dispatches)
     }
 
     proptest! {
@@ -234,9 +241,11 @@ mod tests {
             let plan = PlanMetricsGuard::start(&PlanMetrics::new());
             let (mut task, mut used) = (task(), HashSet::new());
             for (takeovers, (max_attempts, dispatches)) in planners.into_iter().enumerate() {
-                let progress = TaskProgress::of(&task).numbered(u32::try_from(takeovers).unwrap(), max_attempts);
+                let progress = TaskProgress::of(&task).numbered(u32::try_from(takeovers).unwrap());
                 let mut durable = true;
                 for (started, heard, journaled) in dispatches {
+                    let Some(reserved) = progress.reserve(max_attempts) else { break };
+                    let [started, heard, journaled] = [started, heard, journaled].map(|count| count.min(reserved));
                     let (first, attempts) = (progress.next_number(), progress.attempts());
                     for number in first..first + started {
                         prop_assert!(used.insert(number), "{} again, by planner {}", number, takeovers);
@@ -254,5 +263,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn reservation_ends_with_the_range_of_the_planner() {
+        let progress = TaskProgress::of(&task()).numbered(2);
+        let mut reserved = Vec::new();
+        while let Some(count) = progress.reserve(30) {
+            reserved.push((progress.next_number(), count));
+            progress.dispatch_broke(progress.next_number(), progress.attempts());
+        }
+        assert_eq!(reserved, [(201, 30), (231, 30), (261, 30), (291, 10)]);
     }
 }

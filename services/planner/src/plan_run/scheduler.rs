@@ -76,9 +76,7 @@ impl ActivePlan {
     }
 
     fn progress(&self, task: &Task) -> TaskProgress {
-        // A task of an unknown agent is not dispatched before its agent is known.
-        let max_attempts = self.deps.max_attempts(&task.spec.agent).unwrap_or(1);
-        TaskProgress::of(task).numbered(self.takeovers, max_attempts)
+        TaskProgress::of(task).numbered(self.takeovers)
     }
 
     /// Runs tasks as they become ready and acquire permits. Returns the entries that are left to write.

@@ -7,7 +7,8 @@ use std::{
 };
 
 use phoenix_domain::{
-    AgentName, OrchestratorError, action::ActionResult, json::Object, plan::AttemptOutcome,
+    AgentName, OrchestratorError, OrchestratorErrorCode, action::ActionResult, json::Object,
+    plan::AttemptOutcome,
 };
 use phoenix_platform::{
     catalogs::{Choice, ExecutorPeer},
@@ -74,7 +75,9 @@ impl ActivePlan {
                 Ok(choice) => choice,
                 Err(error) => return Ok(Err(error)),
             };
-            progress.reserve(max_attempts);
+            if progress.reserve(max_attempts).is_none() {
+                return Ok(Err(out_of_numbers(agent)));
+            }
             let permit = match self.deps.health.permit(agent, &self.context).await {
                 Ok(permit) => permit,
                 Err(error) => return Ok(Err(error)),
@@ -103,4 +106,10 @@ impl ActivePlan {
             record_counter(&REDISPATCHED, 1);
         }
     }
+}
+
+/// Error of a task whose dispatches broke so often that this planner has no attempt number left for it.
+fn out_of_numbers(agent: &AgentName) -> OrchestratorError {
+    let message = "the executors were lost during so many attempts of the task that no attempt number is left; redrive the plan";
+    OrchestratorError::new(OrchestratorErrorCode::ExecutionFailed, message).with_detail("agent", agent)
 }

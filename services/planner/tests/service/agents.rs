@@ -60,9 +60,13 @@ fn assert_dead_lettered(plan: &Plan, agent: &str) {
 async fn request_before_the_first_catalog_is_unavailable() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let planner = TestPlanner::unreached(dir).await;
-    let error = planner.chat("hello").await.unwrap_err();
-    assert_eq!(error.code, Code::Unavailable, "{error}");
-    assert!(error.retry_after.is_some() && !error.details.contains_key("plan_id"), "{error:?}");
+    let waiting = planner.chat("hello").await.unwrap_err();
+    let asynchronous = submit(&planner, chat("model")).await.unwrap_err();
+    for error in [waiting, asynchronous] {
+        assert_eq!(error.code, Code::Unavailable, "{error}");
+        assert!(error.retry_after.is_some() && !error.details.contains_key("plan_id"), "{error:?}");
+        assert!(error.message.contains("EXECUTOR_URL"), "{error}");
+    }
     assert!(!planner.is_serving().await);
     let plans = planner.client.clone().list_plans(ListPlansRequest::default()).await.unwrap();
     assert!(plans.into_inner().plans.is_empty());
