@@ -8,6 +8,7 @@ mod batch;
 mod damage;
 mod ownership;
 mod registration;
+mod reads;
 mod rejected;
 mod watchers;
 mod writer;
@@ -19,11 +20,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use phoenix_domain::{
-    AgentCatalog, BulkRedriveId, PlanId,
-    dead_letter::DeadLetter,
-    plan::{Plan, PlanStatus},
-};
+use phoenix_domain::{AgentCatalog, PlanId, plan::PlanStatus};
 use phoenix_platform::{postgres::Pooler, readiness::Readiness};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -33,11 +30,10 @@ use self::{batch::Job, registration::Registration, watchers::Watchers};
 use crate::store::{
     self,
     backend::Store,
-    dead_letter::{BulkOperation, DeadLetterCursor, DeadLetterQuery, OpenDeadLetters},
-    entry::{BatchId, Entry, UsedKey},
+    entry::{BatchId, Entry},
     error::JournalError,
-    query::{Event, OldPlans, Page, PlanFilter, Purged, StoreStats, Unreadable},
-    takeover::{OpenTask, PlanOwner, SkippedPlan, TakeoverScope, Unfinished},
+    query::{OldPlans, Purged},
+    takeover::{PlanOwner, SkippedPlan, TakeoverScope, Unfinished},
 };
 
 /// Capacity of a writer's queue; beyond it, appends wait.
@@ -262,88 +258,6 @@ impl Journal {
         self.send(Job::Append { entries: [entry].into(), done: None, ends_rejected: false }).await
     }
 
-    /// Reads a plan with its tasks and attempts.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn plan(&self, plan_id: PlanId) -> Result<Option<Plan>, JournalError> {
-        let plan = self.store.plan(plan_id).await;
-        if let Err(JournalError::Damaged(what)) = &plan {
-            self.damage.report(&Unreadable { id: plan_id.to_string(), what: what.clone() });
-        }
-        plan
-    }
-
-    /// Reads plans with their tasks and attempts. Missing plans are left out; an unreadable plan does not affect the others.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn plans_by_id(
-        &self,
-        plan_ids: &[PlanId],
-    ) -> Result<Vec<(PlanId, Result<Plan, JournalError>)>, JournalError> {
-        let plans = self.store.plans_by_id(plan_ids).await?;
-        for (plan_id, plan) in &plans {
-            if let Err(JournalError::Damaged(what)) = plan {
-                self.damage.report(&Unreadable { id: plan_id.to_string(), what: what.clone() });
-            }
-        }
-        Ok(plans)
-    }
-
-    /// The tasks of a plan that have not ended, also of a plan whose content cannot be read.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn open_tasks(&self, plan_id: PlanId) -> Result<Vec<OpenTask>, JournalError> {
-        self.store.open_tasks(plan_id).await
-    }
-
-    /// Lists plans, newest first, without their tasks.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn plans(&self, filter: &PlanFilter) -> Result<Page<Plan, PlanId>, JournalError> {
-        let page = self.store.plans(filter).await?;
-        page.unreadable.iter().for_each(|record| self.damage.report(record));
-        Ok(page)
-    }
-
-    /// The first use of `key`, if it was not before `not_before`.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn used_key(&self, key: &str, not_before: Timestamp) -> Result<Option<UsedKey>, JournalError> {
-        self.store.used_key(key, not_before).await
-    }
-
-    /// Events of a plan after `position`, oldest first, at most `limit`.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn events(
-        &self,
-        plan_id: PlanId,
-        position: u64,
-        limit: u32,
-    ) -> Result<Vec<Event>, JournalError> {
-        self.store.events(plan_id, position, limit).await
-    }
-
-    /// As [`Self::events`], but only from the tables: commits of the last moment may be missing. A watcher of the plan is
-    /// notified when they are there.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn applied_events(
-        &self,
-        plan_id: PlanId,
-        position: u64,
-        limit: u32,
-    ) -> Result<Vec<Event>, JournalError> {
-        self.store.applied_events(plan_id, position, limit).await
-    }
-
     /// Deletes a batch of old plans.
     ///
     /// # Errors
@@ -358,62 +272,6 @@ impl Journal {
     /// When the database cannot be used.
     pub async fn purge_keys(&self, before: Timestamp, limit: u32) -> Result<u64, JournalError> {
         self.store.purge_keys(&self.instance, before, limit).await
-    }
-
-    /// Acceptance time of the oldest unfinished plan of all planners.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn oldest_unfinished(&self) -> Result<Option<Timestamp>, JournalError> {
-        self.store.oldest_unfinished().await
-    }
-
-    /// Size and age of the journal.
-    ///
-    /// # Errors
-    /// When the database cannot be used.
-    pub async fn stats(&self) -> Result<StoreStats, JournalError> {
-        self.store.stats().await
-    }
-
-    /// Lists dead letters, newest first.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn dead_letters(
-        &self,
-        query: &DeadLetterQuery,
-    ) -> Result<Page<DeadLetter, DeadLetterCursor>, JournalError> {
-        let page = self.store.dead_letters(query).await?;
-        page.unreadable.iter().for_each(|record| self.damage.report(record));
-        Ok(page)
-    }
-
-    /// Number and age of the open dead letters; a change of the last moment may be missing.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn open_dead_letters(&self) -> Result<OpenDeadLetters, JournalError> {
-        self.store.open_dead_letters().await
-    }
-
-    /// A bulk operation, and the number of dead letters that it selected.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn bulk_operation(
-        &self,
-        sweep_id: BulkRedriveId,
-    ) -> Result<Option<(BulkOperation, u64)>, JournalError> {
-        self.store.bulk_operation(sweep_id).await
-    }
-
-    /// Plans with open dead letters that a bulk operation selected, oldest first.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub async fn bulk_plans(&self, sweep_id: BulkRedriveId) -> Result<Vec<PlanId>, JournalError> {
-        self.store.bulk_plans(sweep_id).await
     }
 
     /// Watches a plan from now on, whichever planner writes it.
