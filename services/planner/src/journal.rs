@@ -7,8 +7,8 @@
 mod batch;
 mod damage;
 mod ownership;
-mod registration;
 mod reads;
+mod registration;
 mod rejected;
 mod watchers;
 mod writer;

@@ -164,6 +164,8 @@ async fn advertise(journal: &Journal, url: Option<String>) {
     };
     match journal.advertise(&url).await {
         Ok(()) => tracing::info!(url, "URL for other planners registered"),
-        Err(error) => tracing::warn!(url, %error, "the URL for other planners cannot be registered; they use the journal"),
+        Err(error) => {
+            tracing::warn!(url, %error, "the URL for other planners cannot be registered; they use the journal");
+        }
     }
 }
