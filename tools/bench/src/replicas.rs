@@ -115,6 +115,7 @@ impl<'home> Replicas<'home> {
             .env("HOME", self.home.path())
             .env(service_token::VARIABLE, token)
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+            .env("TOKIO_WORKER_THREADS", worker_threads().to_string())
             .envs(database.map(|url| ("DATABASE_URL", url)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -194,6 +195,11 @@ impl Drop for Replicas<'_> {
             }
         }
     }
+}
+
+/// Worker threads of each process, as under `phoenix up`.
+fn worker_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
 }
 
 /// Ports that are free just now.
