@@ -1,7 +1,11 @@
 //! TLS on real processes: between the services, and at the gateway.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use phoenix_platform::{
     client, config::Role, identity::ServiceIdentity, service_token::ServiceToken, tls::ServiceTls,
@@ -15,6 +19,9 @@ use phoenix_testkit::{
 use tokio::process::Command;
 
 const READY: Duration = Duration::from_secs(1);
+
+/// Time after the end of a fault in which the service is back, and a margin for a busy machine.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(5 + 2);
 
 #[tokio::test]
 async fn stack_with_mutual_tls_answers_a_chat_and_renews_its_certificates() {
@@ -53,6 +60,57 @@ async fn stack_with_mutual_tls_answers_a_chat_and_renews_its_certificates() {
     let answer = services.rest().chat_with("echo_agent", "again").await;
     assert_eq!(answer.str("output"), "again", "{}", answer.text);
     assert_eq!(services.metric(Role::Planner, "phoenix_tls_reload_failures_total").await, 1.0);
+    services.stop().await;
+}
+
+#[tokio::test]
+async fn expired_certificate_is_named_and_its_renewal_ends_the_outage() {
+    let (authority, log) =
+        (Authority::new(), Path::new(env!("CARGO_TARGET_TMPDIR")).join("expired-certificate.log"));
+    let mut services = Services::start_with_tls("", &log, &authority).await;
+    let logged = async |text: &str| {
+        until(text, async || std::fs::read_to_string(&log).unwrap().contains(text)).await;
+    };
+    let planner = services.dir().join("certificates/planner");
+    let names = ["planner", "127.0.0.1"];
+    let _ = authority.issue_for(&planner, &names, Duration::from_secs(6));
+    logged("certificate reloaded").await;
+    until("the certificate has expired", async || {
+        let expires = "phoenix_tls_certificate_expires_timestamp_seconds{use=\"service\"}";
+        let left = services.metric(Role::Planner, expires).await - jiff::Timestamp::now().as_second() as f64;
+        left < -1.0
+    })
+    .await;
+    let rest = services.rest();
+    let answer = rest.chat_with("echo_agent", "still connected").await;
+    assert_eq!(answer.status.as_u16(), 200, "a connection outlives its certificate: {}", answer.text);
+
+    services.kill(Role::Gateway).await;
+    services.start_one(Role::Gateway);
+    until("the gateway says what is missing", async || {
+        let answer = rest.try_send("GET".parse().unwrap(), "/readyz", None).await;
+        answer.is_some_and(|answer| answer.status == 503 && answer.text.contains("planner"))
+    })
+    .await;
+    logged(r#""problem":"certificate_expired""#).await;
+
+    let _ = authority.issue(&planner, &names);
+    let renewed = Instant::now();
+    until("a chat is answered", async || {
+        let body = serde_json::json!({"message": "renewed", "agent": "echo_agent"});
+        let answer = rest.try_send("POST".parse().unwrap(), "/api/v1/chat", Some(body)).await;
+        answer.is_some_and(|answer| answer.status == 200)
+    })
+    .await;
+    assert!(renewed.elapsed() < RECOVERY_LIMIT, "{:?}", renewed.elapsed());
+
+    // A service does not start with an expired certificate.
+    services.kill(Role::Executor).await;
+    let executor = services.dir().join("certificates/executor");
+    let _ = authority.issue_for(&executor, &["executor", "127.0.0.1"], Duration::ZERO);
+    services.start_one(Role::Executor);
+    assert_eq!(services.ended(Role::Executor).await.code(), Some(64));
+    logged("the certificate expired at").await;
     services.stop().await;
 }
 

@@ -1,6 +1,9 @@
 //! Certificates of a CA that exists for one test.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use phoenix_platform::tls::TlsFiles;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
@@ -39,10 +42,21 @@ impl Authority {
     /// When a file cannot be written.
     #[must_use]
     pub fn issue(&self, dir: &Path, names: &[&str]) -> TlsFiles {
+        self.issue_for(dir, names, Duration::from_secs(24 * 60 * 60))
+    }
+
+    /// Like [`Self::issue`], with a certificate that expires after `lifetime`, rounded down to seconds; at once when it is zero.
+    ///
+    /// # Panics
+    /// When a file cannot be written.
+    #[must_use]
+    pub fn issue_for(&self, dir: &Path, names: &[&str], lifetime: Duration) -> TlsFiles {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("valid names");
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs((now + lifetime).as_secs());
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         std::fs::create_dir_all(dir).expect("a folder");

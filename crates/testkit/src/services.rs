@@ -3,6 +3,8 @@
 //! `phoenix up` restarts a service that keeps exiting with a growing backoff. A test that kills services continuously would
 //! mostly wait for it.
 
+mod further;
+
 use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
@@ -10,14 +12,13 @@ use std::{
     process::ExitStatus,
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::{Signal, kill};
 use phoenix_platform::config::Role;
 use tempfile::TempDir;
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, Command};
 
+use self::further::pid_of;
+pub use self::further::{SecondExecutor, SecondPlanner, SharedGateway};
 use crate::{
     certificates::Authority,
     command::RoleCommand,
@@ -49,7 +50,7 @@ impl Services {
     /// # Panics
     /// When they do not become ready.
     pub async fn start(config: &str, mark: &str, log: &Path) -> Self {
-        Self::start_with(None, config, mark, log, None).await
+        Self::start_with(&[], config, mark, log, None).await
     }
 
     /// Like [`Self::start`], with the database at `url`, such as `postgres://…`, for the planner and the health service.
@@ -57,7 +58,15 @@ impl Services {
     /// # Panics
     /// When they do not become ready.
     pub async fn start_on(url: &str, config: &str, mark: &str, log: &Path) -> Self {
-        Self::start_with(Some(url), config, mark, log, None).await
+        Self::start_in(&[("DATABASE_URL", url)], config, mark, log).await
+    }
+
+    /// Like [`Self::start`], with further variables in the environment of each service.
+    ///
+    /// # Panics
+    /// When they do not become ready.
+    pub async fn start_in(environment: &[(&str, &str)], config: &str, mark: &str, log: &Path) -> Self {
+        Self::start_with(environment, config, mark, log, None).await
     }
 
     /// Like [`Self::start`], with mutual TLS between the services, whose certificates `authority` signs.
@@ -65,11 +74,11 @@ impl Services {
     /// # Panics
     /// When they do not become ready.
     pub async fn start_with_tls(config: &str, log: &Path, authority: &Authority) -> Self {
-        Self::start_with(None, config, "MARK", log, Some(authority)).await
+        Self::start_with(&[], config, "MARK", log, Some(authority)).await
     }
 
     async fn start_with(
-        url: Option<&str>,
+        further: &[(&str, &str)],
         config: &str,
         mark: &str,
         log: &Path,
@@ -82,7 +91,7 @@ impl Services {
         let mut port = || free.next().expect("a free port");
         let ports = Role::ALL.iter().map(|role| (*role, Ports { requests: port(), metrics: port() }));
         let mut environment = vec![(mark.to_owned(), dir.path().display().to_string())];
-        environment.extend(url.map(|url| ("DATABASE_URL".to_owned(), url.to_owned())));
+        environment.extend(further.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let ports = ports.collect();
         let certificates = authority.map(|authority| {
             for role in Role::ALL {
@@ -114,6 +123,14 @@ impl Services {
     /// # Panics
     /// When they do not become ready.
     pub async fn start_second_planner(&self) -> SecondPlanner {
+        self.start_second_planner_in(&[]).await
+    }
+
+    /// Like [`Self::start_second_planner`], with further variables in the environment of the planner.
+    ///
+    /// # Panics
+    /// When they do not become ready.
+    pub async fn start_second_planner_in(&self, environment: &[(&str, &str)]) -> SecondPlanner {
         let mut free = free_ports();
         let mut port = || free.next().expect("a free port");
         let mut ports = self.ports.clone();
@@ -122,12 +139,14 @@ impl Services {
         }
         let start = |role| {
             let log = OpenOptions::new().append(true).open(&self.log).expect("the log can be written");
-            self.command(role, &ports).stderr(log).spawn().expect("phoenix can be started")
+            let mut command = self.command(role, &ports);
+            let environment = if role == Role::Planner { environment } else { &[] };
+            command.envs(environment.iter().copied()).stderr(log).spawn().expect("phoenix can be started")
         };
         let (mut planner, gateway) = (start(Role::Planner), start(Role::Gateway));
         // Taken, because waiting for the process would close it, which stops the planner.
         let stdin = planner.stdin.take();
-        let second = SecondPlanner { planner, _stdin: stdin, _gateway: gateway, ports };
+        let second = SecondPlanner::new(planner, stdin, gateway, ports);
         until_ready(&second.rest()).await;
         second
     }
@@ -141,11 +160,11 @@ impl Services {
         let mut port = || free.next().expect("a free port");
         let mut ports = self.ports.clone();
         ports.insert(Role::Gateway, Ports { requests: port(), metrics: port() });
-        let planners = [ports[&Role::Planner], second.ports[&Role::Planner]].map(Ports::url).join(",");
+        let planners = [ports[&Role::Planner], second.ports()[&Role::Planner]].map(Ports::url).join(",");
         let log = OpenOptions::new().append(true).open(&self.log).expect("the log can be written");
         let mut command = self.command_for(Role::Gateway, &ports, &planners);
         let gateway = command.stderr(log).spawn().expect("phoenix can be started");
-        let shared = SharedGateway { _gateway: gateway, url: ports[&Role::Gateway].url() };
+        let shared = SharedGateway::new(gateway, ports[&Role::Gateway].url());
         until_ready(&shared.rest()).await;
         shared
     }
@@ -156,15 +175,24 @@ impl Services {
     /// When it cannot be started.
     #[must_use]
     pub fn start_gateway_with(&self, environment: &[(&str, &Path)]) -> (u16, Child) {
+        self.start_further(Role::Gateway, environment)
+    }
+
+    /// Starts a further process of `role` with `environment`, and returns its port and itself.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start_further(&self, role: Role, environment: &[(&str, &Path)]) -> (u16, Child) {
         let mut free = free_ports();
         let mut port = || free.next().expect("a free port");
         let (requests, metrics) = (port(), port());
         let mut ports = self.ports.clone();
-        ports.insert(Role::Gateway, Ports { requests, metrics });
+        ports.insert(role, Ports { requests, metrics });
         let log = OpenOptions::new().append(true).open(&self.log).expect("the log can be written");
-        let mut command = self.command(Role::Gateway, &ports);
-        let gateway = command.envs(environment.iter().copied()).stderr(log).spawn();
-        (requests, gateway.expect("phoenix can be started"))
+        let mut command = self.command(role, &ports);
+        let process = command.envs(environment.iter().copied()).stderr(log).spawn();
+        (requests, process.expect("phoenix can be started"))
     }
 
     /// Starts a second executor with `config`, restarts planner and health service so that they follow both, and waits until
@@ -190,7 +218,7 @@ impl Services {
             self.start_one(role);
         }
         self.until_ready().await;
-        SecondExecutor { executor }
+        SecondExecutor::new(executor)
     }
 
     /// Starts a service that is not running.
@@ -198,8 +226,18 @@ impl Services {
     /// # Panics
     /// When it cannot be started.
     pub fn start_one(&mut self, role: Role) {
+        self.start_one_in(role, &[]);
+    }
+
+    /// Like [`Self::start_one`], with further variables in its environment.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_one_in(&mut self, role: Role, environment: &[(&str, &str)]) {
         let log = OpenOptions::new().append(true).open(&self.log).expect("the log can be written");
-        let process = self.command(role, &self.ports).stderr(log).spawn().expect("phoenix can be started");
+        let mut command = self.command(role, &self.ports);
+        let process = command.envs(environment.iter().copied()).stderr(log).spawn();
+        let process = process.expect("phoenix can be started");
         self.running.insert(role, process);
     }
 
@@ -210,6 +248,18 @@ impl Services {
     pub async fn kill(&mut self, role: Role) {
         let mut process = self.running.remove(&role).expect("the service runs");
         process.kill().await.expect("the process can be killed");
+    }
+
+    /// The exit status of a service that ends.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub async fn ended(&mut self, role: Role) -> ExitStatus {
+        let mut process = self.running.remove(&role).expect("the service was started");
+        // Waiting would close it, and the service would drain.
+        let _stdin = process.stdin.take();
+        let status = tokio::time::timeout(TIMEOUT, process.wait()).await;
+        status.expect("it ends in time").expect("it can be waited for")
     }
 
     /// Stops every service in order, and returns their exit statuses.
@@ -286,95 +336,10 @@ impl Services {
     }
 }
 
-/// A second planner of the same journal, with its own gateway.
-#[derive(Debug)]
-pub struct SecondPlanner {
-    planner: Child,
-    _stdin: Option<ChildStdin>,
-    _gateway: Child,
-    ports: BTreeMap<Role, Ports>,
-}
-
-/// A second executor.
-#[derive(Debug)]
-pub struct SecondExecutor {
-    executor: Child,
-}
-
-impl SecondExecutor {
-    /// Sends a signal to the executor.
-    ///
-    /// # Panics
-    /// When it is not running.
-    pub fn signal(&self, signal: Signal) {
-        kill(pid_of(&self.executor), signal).expect("the signal can be sent");
-    }
-
-    /// Kills the executor, and waits for its exit.
-    ///
-    /// # Panics
-    /// When it is not running.
-    pub async fn kill(&mut self) {
-        self.executor.kill().await.expect("the process can be killed");
-    }
-}
-
-/// A gateway in front of two planners.
-#[derive(Debug)]
-pub struct SharedGateway {
-    _gateway: Child,
-    url: String,
-}
-
-impl SharedGateway {
-    /// A client of the gateway.
-    #[must_use]
-    pub fn rest(&self) -> Rest {
-        Rest::new(self.url.clone())
-    }
-}
-
-impl SecondPlanner {
-    /// A client of its gateway.
-    #[must_use]
-    pub fn rest(&self) -> Rest {
-        Rest::new(self.ports[&Role::Gateway].url())
-    }
-
-    /// The value of a metric of the planner.
-    ///
-    /// # Panics
-    /// When the metric does not exist.
-    pub async fn metric(&self, name: &str) -> f64 {
-        self.ports[&Role::Planner].metric(name).await
-    }
-
-    /// Sends a signal to the planner.
-    ///
-    /// # Panics
-    /// When it is not running.
-    pub fn signal(&self, signal: Signal) {
-        kill(pid_of(&self.planner), signal).expect("the signal can be sent");
-    }
-
-    /// Waits for the exit of the planner.
-    ///
-    /// # Panics
-    /// When it does not exit in time.
-    pub async fn wait(&mut self) -> ExitStatus {
-        let status = tokio::time::timeout(TIMEOUT, self.planner.wait()).await;
-        status.expect("it exits in time").expect("it can be waited for")
-    }
-}
-
 async fn until_ready(rest: &Rest) {
     until("the services are ready", async || {
         let answer = rest.try_send("GET".parse().unwrap(), "/readyz", None).await;
         answer.is_some_and(|answer| answer.json["status"] == "ready")
     })
     .await;
-}
-
-fn pid_of(process: &Child) -> Pid {
-    Pid::from_raw(i32::try_from(process.id().expect("it runs")).expect("a process id"))
 }

@@ -140,10 +140,12 @@ impl HealthReports {
         }
         // With its own deadline: an attempt that ran until its caller's deadline must be reported too.
         let context = caller.clone().with_deadline(Instant::now() + REPORT_TIMEOUT);
+        let now = to_timestamp(Timestamp::now());
         let request = context.request(ReportOutcomeRequest {
             agent_id: agent.to_string(),
             outcome: health_v1::Outcome::from(outcome).into(),
-            ended_at: Some(to_timestamp(Timestamp::now())),
+            ended_at: Some(now),
+            sent_at: Some(now),
             probe_lease,
             task_id: task.to_string(),
         });

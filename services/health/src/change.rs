@@ -10,13 +10,24 @@ use phoenix_domain::{
 };
 use uuid::Uuid;
 
+use crate::store::stored_precision;
+
 /// A change to one agent's health.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Change {
     /// An attempt ended.
-    Report { outcome: Outcome, task: Option<TaskId>, ended_at: Timestamp, lease: Option<Uuid> },
+    Report { outcome: Outcome, task: Option<TaskId>, ended: Ended, lease: Option<Uuid> },
     /// A caller asks for the lease of the one probe.
     Probe { lease: Uuid, lease_time: Duration },
+}
+
+/// When an attempt ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Ended {
+    /// This long before its report arrived.
+    Before(Duration),
+    /// At this time of its reporter's clock, which may differ from the table's.
+    At(Timestamp),
 }
 
 /// Whether the attempt may run.
@@ -34,13 +45,23 @@ impl Change {
     /// Applies the change to `health` at `now`.
     pub(crate) fn apply(self, health: &mut AgentHealth, policy: &BreakerPolicy, now: Timestamp) {
         match self {
-            Self::Report { outcome, task, ended_at, lease } => {
-                // A reporter whose clock is ahead must not keep a circuit open for longer than its cooldown.
-                health.record(outcome, task, lease, ended_at.min(now), policy);
+            Self::Report { outcome, task, ended, lease } => {
+                health.record(outcome, task, lease, ended.by(now), policy);
             }
             Self::Probe { lease, lease_time } => {
                 health.acquire_probe(lease, now, lease_time);
             }
+        }
+    }
+}
+
+impl Ended {
+    /// The time of the end, when the table's clock shows `now`.
+    pub(crate) fn by(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::Before(age) => stored_precision(now.checked_sub(age).unwrap_or(Timestamp::MIN)),
+            // A reporter whose clock is ahead must not keep a circuit open for longer than its cooldown.
+            Self::At(time) => time.min(now),
         }
     }
 }

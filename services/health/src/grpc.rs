@@ -3,6 +3,7 @@
 use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt};
+use jiff::Timestamp;
 use phoenix_domain::{TaskId, health, ids::InvalidId};
 use phoenix_proto::{
     HealthSnapshot, InvalidField, common,
@@ -11,15 +12,16 @@ use phoenix_proto::{
         ListAgentHealthRequest, ListAgentHealthResponse, ReportOutcomeRequest, ReportOutcomeResponse,
         WatchAgentHealthRequest, WatchAgentHealthResponse, agent_health_service_server::AgentHealthService,
     },
-    id, optional, required_timestamp, status_from_error, to_timestamp,
+    id, optional, required_timestamp, status_from_error, timestamp, to_timestamp,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, async_trait};
 use uuid::Uuid;
 
 use crate::{
-    change::Verdict,
+    change::{Ended, Verdict},
     health::{Health, ProbeAnswer},
+    store::stored_precision,
     watch,
 };
 
@@ -84,14 +86,16 @@ impl AgentHealthService for HealthGrpc {
         &self,
         request: Request<ReportOutcomeRequest>,
     ) -> Result<Response<ReportOutcomeResponse>, Status> {
-        let ReportOutcomeRequest { agent_id, outcome, ended_at, probe_lease, task_id } = request.into_inner();
+        let ReportOutcomeRequest { agent_id, outcome, ended_at, probe_lease, task_id, sent_at } =
+            request.into_inner();
         let agent = id("agent_id", &agent_id)?;
         let outcome = decode_outcome(outcome)?;
         let ended_at = required_timestamp("ended_at", ended_at)?;
+        let ended = decode_end(ended_at, timestamp("sent_at", sent_at)?);
         let lease = optional::<Uuid>("probe_lease", &probe_lease)
             .map_err(|_| InvalidField::new("probe_lease", InvalidId))?;
         let task = optional::<TaskId>("task_id", &task_id)?;
-        let reported = self.health.report(agent, outcome, task, ended_at, lease).await;
+        let reported = self.health.report(agent, outcome, task, ended, lease).await;
         let snapshot = reported.map_err(|e| status_from_error(&e))?;
         Ok(Response::new(ReportOutcomeResponse { health: Some(snapshot.into()) }))
     }
@@ -108,13 +112,24 @@ impl AgentHealthService for HealthGrpc {
 }
 
 impl From<ProbeAnswer> for AcquireProbeResponse {
-    fn from(ProbeAnswer { verdict, snapshot }: ProbeAnswer) -> Self {
+    fn from(ProbeAnswer { verdict, at, snapshot }: ProbeAnswer) -> Self {
         let (granted, lease, refused_until) = match verdict {
             Verdict::Granted(lease) => (true, lease.to_string(), None),
             Verdict::NotNeeded => (true, String::new(), None),
-            Verdict::Refused(until) => (false, String::new(), Some(to_timestamp(until))),
+            Verdict::Refused(until) => (false, String::new(), Some(until)),
         };
-        Self { granted, lease, refused_until, health: Some(snapshot.into()) }
+        let wait = refused_until.map_or(0, |until| until.duration_since(at).as_millis().max(1));
+        let refused_for_ms = u64::try_from(wait).unwrap_or_default();
+        let (refused_until, health) = (refused_until.map(to_timestamp), Some(snapshot.into()));
+        Self { granted, lease, refused_until, health, refused_for_ms }
+    }
+}
+
+/// The end of an attempt. Two times of the reporter's clock give its age.
+fn decode_end(ended_at: Timestamp, sent_at: Option<Timestamp>) -> Ended {
+    match sent_at {
+        Some(sent_at) => Ended::Before(sent_at.duration_since(ended_at).try_into().unwrap_or_default()),
+        None => Ended::At(stored_precision(ended_at)),
     }
 }
 

@@ -17,8 +17,8 @@ use tracing::Span;
 use uuid::Uuid;
 
 use crate::{
-    change::{Change, Verdict, verdict},
-    store::{States, Store, stored_precision},
+    change::{Change, Ended, Verdict, verdict},
+    store::{States, Store},
     writer::{Applied, Command, Published, Writer},
 };
 
@@ -46,6 +46,8 @@ pub(crate) struct Health {
 #[derive(Debug)]
 pub(crate) struct ProbeAnswer {
     pub(crate) verdict: Verdict,
+    /// When the verdict was given.
+    pub(crate) at: Timestamp,
     pub(crate) snapshot: HealthSnapshot,
 }
 
@@ -97,19 +99,17 @@ impl Health {
         self.states.clone()
     }
 
-    /// Records the outcome of an attempt of `task` that ended at `ended_at` by the clock of its reporter. Returns after the
-    /// commit.
+    /// Records the outcome of an attempt of `task`. Returns after the commit.
     pub(crate) async fn report(
         &self,
         agent: AgentName,
         outcome: Outcome,
         task: Option<TaskId>,
-        ended_at: Timestamp,
+        ended: Ended,
         lease: Option<Uuid>,
     ) -> Result<HealthSnapshot, OrchestratorError> {
         self.spec(&agent).await?;
-        let ended_at = stored_precision(ended_at);
-        let applied = self.submit(&agent, Change::Report { outcome, task, ended_at, lease }).await?;
+        let applied = self.submit(&agent, Change::Report { outcome, task, ended, lease }).await?;
         Ok(HealthSnapshot::of(agent, &applied.health))
     }
 
@@ -123,7 +123,7 @@ impl Health {
         let lease = Uuid::new_v4();
         let Applied { health, at } = self.submit(&agent, Change::Probe { lease, lease_time }).await?;
         let verdict = verdict(&health, lease, at);
-        Ok(ProbeAnswer { verdict, snapshot: HealthSnapshot::of(agent, &health) })
+        Ok(ProbeAnswer { verdict, at, snapshot: HealthSnapshot::of(agent, &health) })
     }
 
     /// The specification of an agent. One that is unknown may be new: its executor is given time to be followed.

@@ -277,8 +277,8 @@ impl Writer {
     fn observe(&mut self, Command { agent, change, span, .. }: &Command, transition: &Transition) {
         let metrics = self.metrics.agent(agent);
         match *change {
-            Change::Report { outcome, ended_at, .. } => {
-                let ended_at = ended_at.min(transition.at);
+            Change::Report { outcome, ended, .. } => {
+                let ended_at = ended.by(transition.at);
                 metrics.reports(outcome).increment(1);
                 let reopened = transition.opens_circuit(ended_at);
                 if reopened {

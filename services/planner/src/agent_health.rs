@@ -179,7 +179,8 @@ impl HealthView {
             record_counter(&HEALTH_UNKNOWN, 1);
             return Ok(HealthPermit::default());
         };
-        let AcquireProbeResponse { granted, lease, refused_until, health } = response.into_inner();
+        let AcquireProbeResponse { granted, lease, refused_until, health, refused_for_ms } =
+            response.into_inner();
         if let Some(health) = health {
             self.learn(health);
         }
@@ -187,7 +188,10 @@ impl HealthView {
             return Ok(HealthPermit { probe_lease: lease });
         }
         let until = timestamp("refused_until", refused_until).ok().flatten().unwrap_or_else(Timestamp::now);
-        Err(unavailable(&snapshot, until, time_until(until)))
+        // An older service names no duration.
+        let wait =
+            if refused_for_ms == 0 { time_until(until) } else { Duration::from_millis(refused_for_ms) };
+        Err(unavailable(&snapshot, until, wait))
     }
 }
 

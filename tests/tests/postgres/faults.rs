@@ -8,11 +8,14 @@ use sqlx::{Connection, PgConnection};
 /// Time after a fault's end in which the service is back.
 pub(crate) const RECOVERY_LIMIT: Duration = Duration::from_secs(5);
 
+/// Duration of an outage that is longer than the lease of a planner.
+pub(crate) const SHORT_OUTAGE: Duration = Duration::from_secs(5);
+
 /// Duration of an outage: longer in the runs before a merge, which `cargo xtask test --soak` starts.
 pub(crate) fn outage() -> Duration {
     match std::env::var_os("PHOENIX_SOAK_ROUNDS") {
         Some(_) => Duration::from_secs(30),
-        None => Duration::from_secs(5),
+        None => SHORT_OUTAGE,
     }
 }
 

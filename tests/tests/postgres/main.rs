@@ -4,8 +4,13 @@
 
 mod faults;
 mod load;
+mod planners;
+mod stack;
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use nix::sys::signal::Signal;
 use phoenix_testkit::{services::Services, wait::until};
@@ -14,12 +19,23 @@ use tokio::time::Instant;
 
 use crate::load::Load;
 
+const SCRIPTED: &str = env!("CARGO_BIN_EXE_scripted_agent");
+
 /// The services, their database, and callers that chat all the time.
 struct Fixture {
     server: Server,
+    /// URL of the database, without the proxy.
+    database: String,
     proxy: Proxy,
     services: Services,
     load: Load,
+}
+
+/// The file that the services of `test` log to.
+fn log_of(test: &str) -> PathBuf {
+    let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("postgres-{test}.log"));
+    eprintln!("the services log to {}", log.display());
+    log
 }
 
 impl Fixture {
@@ -27,12 +43,10 @@ impl Fixture {
     async fn start(test: &str, settings: &'static [(&'static str, &'static str)]) -> Option<Self> {
         let server = Server::start_with(settings).await?;
         let proxy = Proxy::start(server.port()).await;
-        let url = proxy.url(&server.database().await);
-        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("postgres-{test}.log"));
-        eprintln!("the services log to {}", log.display());
-        let services = Services::start_on(&url, "", "MARK", &log).await;
+        let database = server.database().await;
+        let services = Services::start_on(&proxy.url(&database), "", "MARK", &log_of(test)).await;
         let load = Load::start(&services.rest());
-        let fixture = Self { server, proxy, services, load };
+        let fixture = Self { server, database, proxy, services, load };
         fixture.load.until_more().await;
         Some(fixture)
     }

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use sqlx::{
     ConnectOptions, PgConnection, Row,
     migrate::Migrator,
@@ -26,6 +27,9 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Pause before the next attempt.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Difference between the clocks of this process and the server from which on a start warns: more than the answer takes.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
 /// Longest wait for one connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -157,8 +161,10 @@ async fn check_server(
     open: impl Fn(sqlx::Error) -> OpenError,
 ) -> Result<(), OpenError> {
     const SETTINGS: &str = "SELECT current_setting('server_version_num'), current_setting('server_version'),
-                                   current_setting('fsync'), current_setting('synchronous_commit')";
+                                   current_setting('fsync'), current_setting('synchronous_commit'),
+                                   (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
     let row = sqlx::raw_sql(SETTINGS).fetch_one(connection).await.map_err(&open)?;
+    warn_of_clock(database, row.try_get(4).map_err(&open)?);
     let setting = |index: usize| row.try_get::<String, _>(index).map_err(&open);
     if setting(0)?.parse::<u32>().is_ok_and(|version| version < OLDEST) {
         return Err(OpenError::TooOld { database: database.to_owned(), version: setting(1)? });
@@ -169,6 +175,18 @@ async fn check_server(
         }
     }
     Ok(())
+}
+
+/// Warns when the clock of this process differs from that of the server, which shows `server_micros`.
+fn warn_of_clock(database: &str, server_micros: i64) {
+    let ahead = Timestamp::now().as_microsecond().saturating_sub(server_micros);
+    if ahead.unsigned_abs() > CLOCK_TOLERANCE.as_micros().try_into().unwrap_or(u64::MAX) {
+        tracing::warn!(
+            database,
+            clock_ahead_ms = ahead / 1000,
+            "the clock of this machine differs from the database's; synchronize both, for instance with chrony"
+        );
+    }
 }
 
 impl OpenError {

@@ -5,7 +5,7 @@ use phoenix_platform::{client, postgres::Pooler, service_token::ServiceToken};
 use sqlx::{Connection, SqliteConnection};
 
 use super::*;
-use crate::health::Health;
+use crate::{change::Ended, health::Health};
 
 /// A service without its gRPC server, on its own file.
 struct Fixture {
@@ -39,7 +39,10 @@ impl Fixture {
     }
 
     async fn fail(&self, agent: usize) -> Result<u32, OrchestratorError> {
-        let reported = self.health.report(name(agent), Outcome::Failure, None, Timestamp::now(), None).await;
+        let reported = self
+            .health
+            .report(name(agent), Outcome::Failure, None, Ended::Before(Duration::ZERO), None)
+            .await;
         reported.map(|snapshot| snapshot.consecutive_failures)
     }
 
@@ -114,7 +117,7 @@ fn probe_is_not_granted_to_a_caller_that_has_left() {
     let failure = Change::Report {
         outcome: Outcome::Failure,
         task: None,
-        ended_at: Timestamp::UNIX_EPOCH,
+        ended: Ended::At(Timestamp::UNIX_EPOCH),
         lease: None,
     };
     let (failed, _failed) = command(failure);

@@ -6,7 +6,10 @@ use phoenix_domain::{
     TaskId,
     health::{HealthState, Outcome},
 };
-use phoenix_proto::timestamp;
+use phoenix_proto::{
+    health_v1::{self, ReportOutcomeRequest},
+    timestamp, to_timestamp,
+};
 use tokio::task::JoinSet;
 
 use crate::harness::{LIMIT, LONG, Place, Service, agent, long_ago, now};
@@ -162,6 +165,31 @@ async fn reporter_clock_ahead_does_not_extend_the_cooldown() {
         let health = service.get("a").await.unwrap();
         assert!(health.circuit_open_until.unwrap() <= now() + LONG);
         assert!(health.last_failure_at.unwrap() <= now());
+        service.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn reporter_clock_a_minute_off_changes_no_cooldown() {
+    for place in Place::each().await {
+        let service = Service::start([agent("a", Duration::from_secs(60))], &place).await;
+        let mut health = None;
+        for clock in [now() - Duration::from_secs(61), now(), now() + Duration::from_secs(61)] {
+            let request = ReportOutcomeRequest {
+                agent_id: "a".into(),
+                outcome: health_v1::Outcome::Failure.into(),
+                ended_at: Some(to_timestamp(clock - Duration::from_secs(1))),
+                sent_at: Some(to_timestamp(clock)),
+                ..ReportOutcomeRequest::default()
+            };
+            health = Some(service.send(request).await.unwrap());
+        }
+        let health = health.unwrap();
+        let (failed_at, until) = (health.last_failure_at.unwrap(), health.circuit_open_until.unwrap());
+        assert_eq!(until, failed_at + Duration::from_secs(60));
+        assert!(failed_at <= now() - Duration::from_secs(1), "it failed a second before its report");
+        let refused = service.probe("a", 0).await.unwrap();
+        assert!(!refused.granted && (1..=59_000).contains(&refused.refused_for_ms), "{refused:?}");
         service.stop().await;
     }
 }

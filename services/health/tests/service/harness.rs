@@ -163,13 +163,22 @@ impl Service {
         ended_at: Timestamp,
         probe_lease: &str,
     ) -> Result<HealthSnapshot, OrchestratorError> {
-        let request = ReportOutcomeRequest {
+        self.send(ReportOutcomeRequest {
             agent_id: agent.into(),
             outcome: health_v1::Outcome::from(outcome).into(),
             ended_at: Some(to_timestamp(ended_at)),
             probe_lease: probe_lease.into(),
             task_id: task.into(),
-        };
+            sent_at: None,
+        })
+        .await
+    }
+
+    /// Sends a report.
+    pub(crate) async fn send(
+        &self,
+        request: ReportOutcomeRequest,
+    ) -> Result<HealthSnapshot, OrchestratorError> {
         let answer = self.client.clone().report_outcome(request).await;
         answer.map(|answer| decode(answer.into_inner().health)).map_err(|status| error_from_status(&status))
     }

@@ -90,6 +90,7 @@ async fn invalid_field_is_named() {
         ended_at: Some(phoenix_proto::to_timestamp(now())),
         probe_lease: String::new(),
         task_id: String::new(),
+        sent_at: None,
     };
     let mut no_time = phoenix_proto::to_timestamp(now());
     no_time.seconds = i64::MAX;
@@ -100,6 +101,7 @@ async fn invalid_field_is_named() {
         ("outcome", ReportOutcomeRequest { outcome: 99, ..good.clone() }),
         ("ended_at", ReportOutcomeRequest { ended_at: None, ..good.clone() }),
         ("ended_at", ReportOutcomeRequest { ended_at: Some(no_time), ..good.clone() }),
+        ("sent_at", ReportOutcomeRequest { sent_at: Some(no_time), ..good.clone() }),
         ("probe_lease", ReportOutcomeRequest { probe_lease: "mine".into(), ..good.clone() }),
         ("task_id", ReportOutcomeRequest { task_id: "seven".into(), ..good.clone() }),
     ];

@@ -3,8 +3,10 @@
 //! A planner is one process with an identity of its own, and each of its commits is a heartbeat. When no heartbeat arrives
 //! for [`LEASE`], on the clock of the observer, another planner (or the same one, restarted under a new identity) takes its
 //! unfinished plans over. The store fences the old owner: its next commit fails as a whole. Times of two processes are never
-//! compared, so a clock that jumps neither delays a takeover nor causes one. Only silence that was observed counts: while the
-//! observer cannot read the journal, or is frozen, the others may not be able to write it.
+//! compared, so a clock that jumps neither delays a takeover nor causes one.
+//!
+//! Silence counts only while the observer itself reaches the database: an outage of the database silences every planner, and
+//! the first one that is back must not take the others for dead.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,32 +23,46 @@ pub(super) const LEASE: Duration = Duration::from_secs(3);
 /// Interval of the heartbeats of a planner that has nothing to write.
 pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(800);
 
-/// Time between two observations after which silence is measured anew.
-const LONGEST_GAP: Duration = Duration::from_millis(1500);
+/// Longest silence that two observations in succession add, however far apart they are.
+const LONGEST_STEP: Duration = Duration::from_secs(1);
 
-/// The other planners, and since when each sends no heartbeat.
+/// Age of the observer's own last heartbeat from which on it knows nothing about the others.
+const OWN_SILENCE: Duration = Duration::from_millis(1500);
+
+/// The other planners, and for how long each is known to send no heartbeat.
 #[derive(Debug, Default)]
 pub(super) struct PeerLiveness {
-    silent_since: HashMap<Heartbeat, Instant>,
+    silences: HashMap<Heartbeat, Duration>,
     observed_at: Option<Instant>,
+    /// The observer's own heartbeat, and since when it is the last one.
+    own: Option<(Heartbeat, Instant)>,
 }
 
 impl PeerLiveness {
     /// Records the heartbeats that the journal holds `now`. Returns the planners whose lease has expired.
     pub(super) fn dead(&mut self, own: &str, heartbeats: Vec<Heartbeat>, now: Instant) -> Vec<Heartbeat> {
-        let mut known = std::mem::take(&mut self.silent_since);
-        if self.observed_at.replace(now).is_none_or(|before| now.duration_since(before) > LONGEST_GAP) {
-            known.clear();
-        }
-        let others = heartbeats.into_iter().filter(|heartbeat| heartbeat.planner != own);
-        self.silent_since = others
+        let elapsed = self.observed_at.replace(now).map_or(Duration::ZERO, |at| now.duration_since(at));
+        let known = std::mem::take(&mut self.silences);
+        let (own, others): (Vec<_>, Vec<_>) =
+            heartbeats.into_iter().partition(|heartbeat| heartbeat.planner == own);
+        let step = if self.is_alive(now, own) { elapsed.min(LONGEST_STEP) } else { Duration::ZERO };
+        self.silences = others
+            .into_iter()
             .map(|heartbeat| {
-                let since = known.get(&heartbeat).copied().unwrap_or(now);
-                (heartbeat, since)
+                let silence = known.get(&heartbeat).map_or(Duration::ZERO, |silence| *silence + step);
+                (heartbeat, silence)
             })
             .collect();
-        let silent = self.silent_since.iter().filter(|(_, since)| now.duration_since(**since) >= LEASE);
+        let silent = self.silences.iter().filter(|(_, silence)| **silence >= LEASE);
         silent.map(|(heartbeat, _)| heartbeat.clone()).collect()
+    }
+
+    /// Whether the observer itself, whose row is `own`, sends heartbeats.
+    fn is_alive(&mut self, now: Instant, own: Vec<Heartbeat>) -> bool {
+        let Some(heartbeat) = own.into_iter().next() else { return false };
+        let last = self.own.take().filter(|(last, _)| *last == heartbeat);
+        let (_, since) = self.own.insert(last.unwrap_or((heartbeat, now)));
+        now.duration_since(*since) < OWN_SILENCE
     }
 }
 
@@ -75,29 +91,60 @@ impl SkippedPlans {
 mod tests {
     use super::*;
 
-    /// Observes the other planner, with this heartbeat, at each of these times in milliseconds. Returns when it is dead.
-    fn death(times: impl IntoIterator<Item = u64>, heartbeat: impl Fn(u64) -> u64) -> Option<u64> {
-        let (mut liveness, start) = (PeerLiveness::default(), Instant::now());
-        times.into_iter().find(|at| {
-            let other = Heartbeat { planner: "other".into(), sequence: heartbeat(*at).cast_signed() };
-            let own = Heartbeat { planner: "own".into(), sequence: 0 };
-            !liveness.dead("own", vec![own, other], start + Duration::from_millis(*at)).is_empty()
-        })
+    const INTERVAL: Duration = Duration::from_millis(500);
+
+    fn heartbeat(planner: &str, sequence: i64) -> Heartbeat {
+        Heartbeat { planner: planner.into(), sequence }
+    }
+
+    /// Observes `steps` times that `peer` sends no further heartbeat, while `own` sends one each time or none.
+    fn observe(
+        liveness: &mut PeerLiveness,
+        at: &mut Instant,
+        own: (i64, bool),
+        steps: i64,
+    ) -> Vec<Heartbeat> {
+        let mut dead = Vec::new();
+        for step in 1..=steps {
+            *at += INTERVAL;
+            let own = own.0 + if own.1 { step } else { 0 };
+            dead = liveness.dead("own", vec![heartbeat("own", own), heartbeat("peer", 7)], *at);
+        }
+        dead
     }
 
     #[test]
-    fn silent_planner_is_dead_after_its_lease() {
-        assert_eq!(death((0..100).map(|n| n * 500), |at| at.min(2000)), Some(5000));
-        assert_eq!(death((0..100).map(|n| n * 500), |at| at / 800), None);
+    fn silent_peer_is_dead_after_its_lease() {
+        let (mut liveness, mut at) = (PeerLiveness::default(), Instant::now());
+        assert_eq!(observe(&mut liveness, &mut at, (0, true), 6), []);
+        assert_eq!(observe(&mut liveness, &mut at, (6, true), 1), [heartbeat("peer", 7)]);
+        let again = liveness.dead("own", vec![heartbeat("own", 8), heartbeat("peer", 8)], at);
+        assert_eq!(again, [], "a heartbeat ends the silence");
     }
 
     #[test]
-    fn silence_that_the_observer_missed_is_not_death() {
-        // It cannot read the journal for ten seconds, and the other one cannot write it.
-        let times = [0, 500, 10_500, 11_000, 11_500, 12_000];
-        assert_eq!(death(times, |at| at / 12_000), None);
-        // … which then stays silent.
-        let later = (0..10).map(|n| 12_500 + n * 500);
-        assert_eq!(death(times.into_iter().chain(later), |_| 0), Some(13_500));
+    fn outage_of_the_database_silences_no_peer() {
+        let (mut liveness, mut at) = (PeerLiveness::default(), Instant::now());
+        assert_eq!(observe(&mut liveness, &mut at, (0, true), 1), []);
+        // Nothing can be read for a minute. The peer's first heartbeat comes two seconds later than that of the observer.
+        at += Duration::from_secs(60);
+        assert_eq!(observe(&mut liveness, &mut at, (1, true), 4), []);
+    }
+
+    #[test]
+    fn observer_that_cannot_write_takes_no_peer_for_dead() {
+        let (mut liveness, mut at) = (PeerLiveness::default(), Instant::now());
+        assert_eq!(observe(&mut liveness, &mut at, (0, false), 100), []);
+        assert_eq!(observe(&mut liveness, &mut at, (0, true), 6), [heartbeat("peer", 7)]);
+    }
+
+    #[test]
+    fn peer_is_dead_at_last_when_each_observation_takes_long() {
+        let (mut liveness, mut at) = (PeerLiveness::default(), Instant::now());
+        for step in 0..4 {
+            at += Duration::from_secs(10);
+            let dead = liveness.dead("own", vec![heartbeat("own", step), heartbeat("peer", 7)], at);
+            assert_eq!(dead.len(), usize::from(step == 3), "observation {step}");
+        }
     }
 }

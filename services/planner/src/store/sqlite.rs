@@ -176,7 +176,7 @@ impl Store for SqliteStore {
     ) -> Result<Unfinished, JournalError> {
         if !dead.is_empty() {
             // First: everything they wrote is applied below, and nothing follows.
-            let fence = async |connection: &mut _| ownership::fence(connection, dead).await;
+            let fence = async |connection: &mut _| ownership::fence(connection, planner, dead).await;
             self.log.connection.exclusively(fence).await?;
         }
         // Called several times per second, mostly without effect: the log is not flushed then.

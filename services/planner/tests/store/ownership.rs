@@ -99,6 +99,32 @@ async fn owner_of_an_unfinished_plan_is_found_with_its_url() {
 }
 
 #[tokio::test]
+async fn one_of_two_planners_that_take_each_other_for_dead_survives() {
+    for fresh in stores().await {
+        let (one, other) = (&*fresh.store, &*fresh.store);
+        for n in 0..10 {
+            let names = [format!("one-{n}"), format!("other-{n}")];
+            for name in &names {
+                one.register(name).await.unwrap();
+            }
+            let [first, second] = [heartbeat(one, &names[0]).await, heartbeat(one, &names[1]).await];
+            let scope = TakeoverScope::default();
+            let (first, second) = ([first], [second]);
+            // A deadlock ends one of them, which tries again half a second later.
+            let _ = tokio::join!(
+                one.take_over(&names[0], &second, &scope, at(0)),
+                other.take_over(&names[1], &first, &scope, at(0))
+            );
+            let alive = one.planners().await.unwrap();
+            let alive: Vec<_> = alive.iter().filter(|known| names.contains(&known.planner)).collect();
+            assert_eq!(alive.len(), 1, "{alive:?}");
+            let late = one.heartbeat(names.iter().find(|name| **name != alive[0].planner).unwrap(), at(1));
+            assert!(matches!(late.await, Err(JournalError::Fenced)));
+        }
+    }
+}
+
+#[tokio::test]
 async fn crash_counts_only_for_running_plans_of_dead_planners() {
     for fresh in stores().await {
         let store = &*fresh.store;

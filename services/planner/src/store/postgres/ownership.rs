@@ -97,16 +97,20 @@ pub(super) async fn planners(tables: &Tables) -> Result<Vec<Heartbeat>, JournalE
 }
 
 /// Fences planners that have sent no heartbeat since, and records that they died, with the time of their last heartbeat.
-/// Returns after their last batch.
-pub(super) async fn fence(tables: &Tables, dead: &[Heartbeat]) -> Result<(), JournalError> {
+/// Returns after their last batch. A planner that was fenced itself fences none: its own row is locked, so that of two planners
+/// that take each other for dead one survives.
+pub(super) async fn fence(tables: &Tables, own: &str, dead: &[Heartbeat]) -> Result<(), JournalError> {
     let statements = tables.statements();
     let (planners, beats): (Vec<&str>, Vec<i64>) =
         dead.iter().map(|Heartbeat { planner, sequence }| (&**planner, *sequence)).unzip();
     let fence = async |connection: &mut _| {
         let fence = statements.query(
-            "WITH fenced AS (
+            "WITH own AS (
+                 SELECT instance FROM phoenix_planner.planners WHERE instance = $3 FOR NO KEY UPDATE
+             ), fenced AS (
                  DELETE FROM phoenix_planner.planners USING UNNEST($1, $2) AS dead (instance, beat)
                  WHERE planners.instance = dead.instance AND planners.beat = dead.beat
+                 AND EXISTS (SELECT 1 FROM own)
                  RETURNING planners.instance, planners.seen_at
              ), writers AS (
                  DELETE FROM phoenix_planner.writers WHERE planner IN (SELECT instance FROM fenced)
@@ -114,7 +118,7 @@ pub(super) async fn fence(tables: &Tables, dead: &[Heartbeat]) -> Result<(), Jou
              INSERT INTO phoenix_planner.dead_planners (instance, seen_at)
              SELECT instance, seen_at FROM fenced ON CONFLICT (instance) DO NOTHING",
         );
-        fence.bind(&planners[..]).bind(&beats[..]).execute(connection).await?;
+        fence.bind(&planners[..]).bind(&beats[..]).bind(own).execute(connection).await?;
         Ok(())
     };
     tables.write(fence).await

@@ -112,7 +112,7 @@ impl Takeovers {
     ) -> Result<Unfinished, JournalError> {
         if !dead.is_empty() {
             // First: whatever they wrote is visible below, and nothing follows.
-            ownership::fence(tables, dead).await?;
+            ownership::fence(tables, planner, dead).await?;
         }
         let mut unfinished = self.settle(tables, planner).await?;
         let (gone, has_bulk) = gone(tables).await?;

@@ -114,9 +114,17 @@ pub(super) async fn planners(pool: &SqlitePool) -> Result<Vec<Heartbeat>, Journa
     Ok(rows.into_iter().map(|(planner, sequence)| Heartbeat { planner, sequence }).collect())
 }
 
-/// Fences planners that have sent no heartbeat since, and records that they died, with the time of their last heartbeat.
-pub(super) async fn fence(connection: &mut SqliteConnection, dead: &[Heartbeat]) -> Result<(), JournalError> {
+/// Fences planners that have sent no heartbeat since, and records that they died, with the time of their last heartbeat. A
+/// planner that was fenced itself fences none.
+pub(super) async fn fence(
+    connection: &mut SqliteConnection,
+    own: &str,
+    dead: &[Heartbeat],
+) -> Result<(), JournalError> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    if !is_owner(&mut transaction, own).await? {
+        return Ok(());
+    }
     for Heartbeat { planner, sequence } in dead {
         let fenced: Option<i64> =
             sqlx::query_scalar("DELETE FROM planners WHERE instance = ? AND beat = ? RETURNING seen_at")

@@ -287,6 +287,7 @@ impl AgentHealthService for FakeHealth {
             granted: *granted == 1,
             lease: if *granted == 1 { "lease-1".into() } else { String::new() },
             refused_until: Some(to_timestamp(Timestamp::now() + Duration::from_secs(30))),
+            refused_for_ms: 30_000,
             health: None,
         }))
     }
