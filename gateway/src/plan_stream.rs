@@ -1,9 +1,12 @@
 //! A reader of one plan's stream, through restarts of the planner: every event once, in order, up to the end.
 //!
 //! `WatchPlan` gives the events of a plan that exists. `ExecutePlan` also makes the plan, gives its result, and cancels the
-//! plan when the stream is closed before that. A stream that breaks is opened again after the last event.
+//! plan when the stream is closed before that. A stream that breaks is opened again after the last event. What running tasks
+//! say comes between the events.
 
-use std::time::Duration;
+mod live;
+
+use std::{collections::VecDeque, time::Duration};
 
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
 use phoenix_proto::planner::{
@@ -12,6 +15,8 @@ use phoenix_proto::planner::{
 };
 use tonic::{Status, Streaming};
 
+pub(crate) use self::live::LiveOutput;
+use self::live::Seen;
 use crate::planner_client::{PlannerClient, unexpected_response};
 
 /// Kind of the event that ends a plan.
@@ -32,6 +37,10 @@ pub(crate) struct PlanStream {
     /// Position of the last event that was received.
     position: u64,
     open: Option<OpenStream>,
+    /// Output that was passed on.
+    seen: Seen,
+    /// Items that were received and not returned yet.
+    received: VecDeque<PlanItem>,
     backoff: Backoff,
     /// Whether the plan had ended before it was watched.
     had_ended: bool,
@@ -44,6 +53,8 @@ pub(crate) struct PlanStream {
 pub(crate) enum PlanItem {
     /// An event.
     Event(WatchPlanResponse),
+    /// What a running task says before it ends.
+    Output(LiveOutput),
     /// The result of a plan that is executed: the last item.
     Result(Result<PlanAndExecuteResponse, OrchestratorError>),
 }
@@ -104,6 +115,8 @@ impl PlanStream {
             after: 0,
             position: 0,
             open: Some(open),
+            seen: Seen::default(),
+            received: VecDeque::new(),
             backoff: Backoff::default(),
             had_ended: false,
             has_ended: false,
@@ -135,7 +148,13 @@ impl PlanStream {
     /// The next item; `None` after the last one, or when a watched plan no longer exists. Events that were added to a plan
     /// after its end follow its end when the plan had ended before it was watched.
     pub(crate) async fn next(&mut self) -> Option<PlanItem> {
-        while !self.is_over {
+        loop {
+            if let Some(item) = self.received.pop_front() {
+                return Some(item);
+            }
+            if self.is_over {
+                return None;
+            }
             let Some(open) = &mut self.open else {
                 self.backoff.wait().await;
                 match self.reopen().await {
@@ -149,12 +168,20 @@ impl PlanStream {
                 continue;
             };
             match open.message().await {
+                Ok(Some(PlanItem::Event(output))) if output.position == 0 => {
+                    self.backoff = Backoff::default();
+                    match self.seen.receive(output) {
+                        Ok(news) => self.received.extend(news.map(PlanItem::Output)),
+                        Err(error) => tracing::error!(%error, "the planner sent invalid output"),
+                    }
+                }
                 // Sent again.
                 Ok(Some(PlanItem::Event(event))) if event.position <= self.position => {}
                 Ok(Some(PlanItem::Event(event))) => {
-                    self.received(&event);
+                    self.reached(&event);
+                    self.received.extend(self.seen.event(&event).map(PlanItem::Output));
                     if event.position > self.after {
-                        return Some(PlanItem::Event(event));
+                        self.received.push_back(PlanItem::Event(event));
                     }
                 }
                 Ok(Some(result)) => {
@@ -167,10 +194,9 @@ impl PlanStream {
                 }
             }
         }
-        None
     }
 
-    fn received(&mut self, event: &WatchPlanResponse) {
+    fn reached(&mut self, event: &WatchPlanResponse) {
         self.position = event.position;
         self.backoff = Backoff::default();
         if event.kind == PLAN_ENDED {

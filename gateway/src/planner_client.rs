@@ -73,7 +73,8 @@ impl PlannerClient {
         } else {
             self.scope.context()
         };
-        let request = context.request(ExecutePlanRequest { subject: Some(Subject::Plan(plan)) });
+        let request =
+            context.request(ExecutePlanRequest { subject: Some(Subject::Plan(plan)), with_output: true });
         let mut planner = self.gateway.planner();
         let accepted = async {
             let mut steps = planner.execute_plan(request).await?.into_inner();
@@ -99,7 +100,7 @@ impl PlannerClient {
     ) -> Result<Streaming<ExecutePlanResponse>, OrchestratorError> {
         let plan_id = plan_id.to_string();
         let resume = ResumeExecution { plan_id, after_position, continue_on_disconnect };
-        let request = ExecutePlanRequest { subject: Some(Subject::Resume(resume)) };
+        let request = ExecutePlanRequest { subject: Some(Subject::Resume(resume)), with_output: true };
         let mut planner = self.gateway.planner();
         let call = planner.execute_plan(self.scope.context_without_deadline().request(request));
         self.response(Instant::now() + READ_TIMEOUT, call).await
@@ -169,7 +170,7 @@ impl PlannerClient {
         self.response(limit, call).await
     }
 
-    /// The events of a plan after `after_position`.
+    /// The events of a plan after `after_position`, and its output.
     pub(crate) async fn watch(
         &self,
         plan_id: PlanId,
@@ -178,7 +179,7 @@ impl PlannerClient {
         // The limit applies to the start of the stream; the stream itself lasts as long as the plan.
         let context = self.scope.context_without_deadline();
         let mut planner = self.gateway.planner();
-        let request = WatchPlanRequest { plan_id: plan_id.to_string(), after_position };
+        let request = WatchPlanRequest { plan_id: plan_id.to_string(), after_position, with_output: true };
         let call = planner.watch_plan(context.request(request));
         self.response(Instant::now() + READ_TIMEOUT, call).await
     }

@@ -12,7 +12,10 @@ use axum::{
 use futures_util::{Stream, StreamExt};
 use phoenix_proto::planner::WatchPlanResponse;
 
-use crate::wire::event::PlanEventV1;
+use crate::{
+    plan_stream::LiveOutput,
+    wire::event::{LiveEventV1, PlanEventV1},
+};
 
 /// Interval of comments on a stream without events.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -26,6 +29,12 @@ pub(super) fn encode(event: WatchPlanResponse) -> Option<Event> {
     let event = event.inspect_err(|error| tracing::error!(%error, "the planner sent an invalid event"));
     let event = event.ok()?;
     Event::default().id(event.position.to_string()).event(event.kind.as_str()).json_data(&event).ok()
+}
+
+/// An event with what a running task says. It has no id, so a stream resumes after the last event of the journal.
+pub(super) fn encode_live(output: LiveOutput) -> Option<Event> {
+    let event = LiveEventV1::from(output);
+    Event::default().event(event.kind).json_data(&event).ok()
 }
 
 /// A response that streams events.

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::wire::{
     error::Problem,
-    event::PlanEventV1,
+    event::{LiveEventV1, PlanEventV1},
     openai::{chunk::Chunk, error::OpenAiError},
     schemas,
 };
@@ -63,7 +63,7 @@ use crate::wire::{
         dead_letters::list_dead_letters,
         dead_letters::redrive_dead_letters, dead_letters::discard_dead_letters, agents::list_agents, completions::create_completion, models::list_models, models::get_model, openapi_json, health::health, health::livez, health::readyz
     ),
-    components(schemas(Problem, PlanEventV1, Chunk, OpenAiError)),
+    components(schemas(Problem, PlanEventV1, LiveEventV1, Chunk, OpenAiError)),
     security(("bearer" = [])),
     modifiers(&Common)
 )]

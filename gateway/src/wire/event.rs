@@ -3,8 +3,10 @@
 use jiff::Timestamp;
 use phoenix_proto::{InvalidField, action::raw_json, planner::WatchPlanResponse, required_timestamp};
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use utoipa::ToSchema;
+
+use crate::plan_stream::LiveOutput;
 
 /// Kinds of events. A planner of a later version may send others.
 pub(crate) const KINDS: [&str; 8] = [
@@ -17,6 +19,43 @@ pub(crate) const KINDS: [&str; 8] = [
     "plan_redriven",
     "dead_letter_discarded",
 ];
+
+/// Names of events that are not journaled: what running tasks say before they end.
+pub(crate) const LIVE_KINDS: [&str; 3] = ["output", "output_reset", "progress"];
+
+/// What a running task says before it ends: the `data` of the server-sent events `output`, `output_reset` and `progress`. They
+/// have no `id`, are not stored, and may be lost; the result of the task has everything.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LiveEventV1 {
+    /// Kind of the event, as in `event`. `output`: a part of the result. `output_reset`: a new attempt has begun, and what the
+    /// task has said before is void. `progress`: the newest progress report.
+    #[schema(examples("output"))]
+    pub(crate) kind: &'static str,
+    /// Key of the task.
+    task_key: String,
+    /// `attempt` in any case. `output`: `offset` (bytes of texts and deltas of the attempt before), `text`, and optionally `delta`,
+    /// in the shape of OpenAI's `choices[].delta`. `progress`: optionally `message`, `progress`, `total`.
+    #[schema(value_type = Object, examples(json!({"attempt": 1, "offset": 0, "text": "The answer"})))]
+    data: Box<RawValue>,
+}
+
+impl From<LiveOutput> for LiveEventV1 {
+    fn from(output: LiveOutput) -> Self {
+        // Numbers, strings and JSON can always be written.
+        let data =
+            |data: serde_json::Result<Box<RawValue>>| data.unwrap_or_else(|_| RawValue::NULL.to_owned());
+        match output {
+            LiveOutput::Output { task_key, part } => {
+                Self { kind: "output", task_key, data: data(to_raw_value(&part)) }
+            }
+            LiveOutput::Reset { task_key, attempt } => {
+                let data = data(to_raw_value(&serde_json::json!({ "attempt": attempt })));
+                Self { kind: "output_reset", task_key, data }
+            }
+            LiveOutput::Progress { task_key, report } => Self { kind: "progress", task_key, data: report },
+        }
+    }
+}
 
 /// An event of a plan: the `data` of a server-sent event.
 #[derive(Debug, Serialize, ToSchema)]

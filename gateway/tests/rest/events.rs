@@ -97,6 +97,56 @@ async fn stream_resumes_after_last_event_id() {
     assert_eq!(answer.json()["details"]["field"], "last_event_id", "{answer:?}");
 }
 
+/// What the task of the plan says in an attempt.
+fn says(attempt: u32, offset: u64, text: &str) -> WatchPlanResponse {
+    let facts = json!({"attempt": attempt, "offset": offset, "text": text});
+    WatchPlanResponse { at: None, ..plans::event(0, "output", &facts) }
+}
+
+#[tokio::test]
+async fn output_comes_between_events_and_is_reset_by_another_planner() {
+    let stack = Stack::start().await;
+    let whole = plans::whole();
+    for (method, path, headers, body) in
+        [(Method::GET, path().as_str(), &[][..], ""), (Method::POST, "/api/v1/chat", STREAM, CHAT)]
+    {
+        stack.planner.keep(plans::running());
+        let progress = json!({"attempt": 101, "message": "thinks", "progress": 0.5});
+        stack.planner.watches([
+            Watch::Breaks(vec![whole[0].clone(), says(1, 0, "half "), whole[1].clone()]),
+            // The same planner repeats what was said.
+            Watch::Breaks(vec![says(1, 0, "half "), says(1, 5, "of")]),
+            Watch::Breaks(vec![plans::event(0, "progress", &progress), says(101, 0, "whole")]),
+        ]);
+        let mut stream = stack.http.stream(method, path, headers, body).await;
+        let mut events = Vec::new();
+        while events.len() < 7 {
+            events.push(stream.next().await.unwrap());
+        }
+        stack.planner.keep(plans::succeeded("whole"));
+        stack.planner.watches([Watch::Ends(whole[2..].to_vec())]);
+        events.extend(stream.rest().await);
+        let found: Vec<_> = events.iter().map(|(id, kind, _)| (id.as_str(), kind.as_str())).collect();
+        let expected = [
+            ("11", "plan_accepted"),
+            ("", "output"),
+            ("13", "attempt_started"),
+            ("", "output"),
+            ("", "output_reset"),
+            ("", "progress"),
+            ("", "output"),
+            ("17", "task_ended"),
+            ("19", "plan_ended"),
+        ];
+        assert_eq!(found[..9], expected);
+        let part =
+            json!({"kind": "output", "task_key": "chat", "data": {"attempt": 1, "offset": 5, "text": "of"}});
+        assert_eq!(events[3].2, part);
+        assert_eq!(events[4].2["data"], json!({"attempt": 101}));
+        assert_eq!(events[5].2["data"], progress);
+    }
+}
+
 #[tokio::test]
 async fn event_stream_ends_at_shutdown() {
     let stack = Stack::start().await;

@@ -8,8 +8,8 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admission::Admission, agent_health::HealthView, journal::Journal, plan_metrics::PlanMetrics,
-    store::error::JournalError,
+    admission::Admission, agent_health::HealthView, journal::Journal, live::LiveOutputs,
+    plan_metrics::PlanMetrics, store::error::JournalError,
 };
 
 /// Concurrent reads of plans that are about to run. Few, so that other readers of the journal do not wait behind thousands
@@ -38,6 +38,8 @@ pub(crate) struct Deps {
     pub(crate) journal: Journal,
     /// Health of the agents.
     pub(crate) health: HealthView,
+    /// What running tasks have said so far.
+    pub(crate) live: LiveOutputs,
     /// Metrics of plans.
     pub(crate) metrics: PlanMetrics,
     /// Tasks of the runtime that drive plans and bulk operations; shutdown waits for them.
@@ -66,6 +68,7 @@ impl Deps {
             agents,
             journal,
             health,
+            live: LiveOutputs::default(),
             metrics: PlanMetrics::new(),
             tasks: TaskTracker::new(),
             stopping,

@@ -7,7 +7,7 @@ mod execute;
 
 use std::pin::Pin;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, stream};
 use phoenix_domain::{
     OrchestratorError, OrchestratorErrorCode, PlanId,
     limits::MAX_KEY_CHARS,
@@ -43,6 +43,7 @@ use crate::{
         decode::{idempotency_key_of, plan_filter, plan_request},
         encode::{encode_event, encode_result, text},
     },
+    live::PlanFeed,
     plan_run::active::PlanResult,
     planning::request::WaitMode,
     service::Planner,
@@ -168,14 +169,19 @@ impl PlannerService for PlannerGrpc {
         &self,
         request: Request<WatchPlanRequest>,
     ) -> Result<Response<Self::WatchPlanStream>, Status> {
-        let WatchPlanRequest { plan_id, after_position } = request.into_inner();
+        let WatchPlanRequest { plan_id, after_position, with_output } = request.into_inner();
         let plan_id: PlanId = id("plan_id", &plan_id)?;
         let journal = self.planner.journal().clone();
-        if journal.plan(plan_id).await.map_err(journal_status)?.is_none() {
-            return Err(status_from_error(&no_such_plan(plan_id)));
-        }
-        let stream = events::stream(journal, plan_id, after_position, self.shutdown.clone());
-        Ok(Response::new(Box::pin(stream.map(|event| event.map(encode_event).map_err(journal_status)))))
+        let plan = journal.plan(plan_id).await.map_err(journal_status)?;
+        let plan = plan.ok_or_else(|| status_from_error(&no_such_plan(plan_id)))?;
+        let has_output = with_output && !plan.status.is_terminal();
+        let output = has_output.then(|| self.planner.deps().live.reader(plan_id));
+        let events = events::stream(journal, plan_id, after_position, self.shutdown.clone());
+        let stream = stream::unfold(PlanFeed::new(events, output), async |mut feed| {
+            let event = feed.next().await?;
+            Some((event.map(encode_event).map_err(journal_status), feed))
+        });
+        Ok(Response::new(Box::pin(stream)))
     }
 
     async fn cancel_plan(

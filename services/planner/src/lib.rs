@@ -15,6 +15,7 @@
 //! | [`admission`] | which task may be dispatched now |
 //! | [`agent_health`] | whether an agent may run a task now |
 //! | [`events`] | event streams of plans |
+//! | `live` | what running tasks have said so far |
 //! | [`journal`] | durable writes, ownership, watchers |
 //! | [`store`] | the database of the journal |
 //!
@@ -31,6 +32,7 @@ pub mod events;
 pub mod grpc;
 mod idempotency;
 pub mod journal;
+mod live;
 pub mod metrics;
 mod peers;
 pub mod plan_metrics;

@@ -3,9 +3,8 @@
 //! The result is read from the journal after the event that ends the plan, so a stream that resumes another gives the same
 //! result. Dropping a stream before its plan has ended cancels the plan, unless the request says otherwise.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use futures_util::{Stream, StreamExt};
 use phoenix_domain::{
     CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId, rejections::no_such_plan,
 };
@@ -17,9 +16,10 @@ use crate::{
     cancellation::{CancelRequest, Cancellation},
     deps::Deps,
     events,
+    live::{OutputReader, PlanFeed},
     plan_run::{active::PlanResult, registry::CancelHandle},
     planning::request::PlanRequest,
-    store::{error::JournalError, query::Event},
+    store::query::Event,
     submission::{Accepted, Submissions, Submitted},
 };
 
@@ -39,7 +39,7 @@ pub(crate) enum PlanStep {
         /// The earlier request that the idempotency key belongs to.
         replay_of: Option<CorrelationId>,
     },
-    /// An event of the plan.
+    /// An event of the plan, or output of its tasks.
     Event(Event),
     /// The plan's result. The last step.
     Result(Result<PlanResult, OrchestratorError>),
@@ -52,6 +52,8 @@ pub(crate) struct Resume {
     pub(crate) plan_id: PlanId,
     /// Journal position of the last event that the caller has.
     pub(crate) after_position: u64,
+    /// Whether the stream has output.
+    pub(crate) with_output: bool,
     /// Whether the plan runs on when the stream is dropped.
     pub(crate) continue_on_disconnect: bool,
 }
@@ -68,7 +70,7 @@ pub(crate) struct PlanStream {
     deps: Arc<Deps>,
     plan_id: PlanId,
     replay_of: Option<CorrelationId>,
-    events: Pin<Box<dyn Stream<Item = Result<Event, JournalError>> + Send>>,
+    events: PlanFeed,
     /// Events up to this position are skipped.
     after: u64,
     phase: Phase,
@@ -145,7 +147,7 @@ impl Executions {
         mut request: PlanRequest,
         shutdown: &CancellationToken,
     ) -> Result<PlanStream, OrchestratorError> {
-        let cancel = CancelHandle::default();
+        let (cancel, with_output) = (CancelHandle::default(), request.with_output);
         let mut guard = None;
         if !request.continue_on_disconnect {
             guard = Some(CancelGuard::new(Target::Own(cancel.clone()), context.cancel_reason.clone()));
@@ -157,7 +159,8 @@ impl Executions {
             guard = None;
         }
         let Submitted { plan_id, replay_of } = accepted.submitted();
-        Ok(PlanStream { replay_of, ..self.stream(plan_id, 0, guard, shutdown) })
+        let output = with_output.then(|| self.submissions.deps.live.reader(plan_id));
+        Ok(PlanStream { replay_of, ..self.stream(plan_id, 0, guard, output, shutdown) })
     }
 
     /// Follows a plan again after its stream broke.
@@ -170,7 +173,7 @@ impl Executions {
         resume: Resume,
         shutdown: &CancellationToken,
     ) -> Result<PlanStream, OrchestratorError> {
-        let Resume { plan_id, after_position, continue_on_disconnect } = resume;
+        let Resume { plan_id, after_position, with_output, continue_on_disconnect } = resume;
         let plan = self.submissions.deps.journal.plan(plan_id).await?.ok_or_else(|| no_such_plan(plan_id))?;
         let has_ended = plan.status.is_terminal();
         let guard = (!continue_on_disconnect && !has_ended).then(|| {
@@ -185,7 +188,8 @@ impl Executions {
         });
         // The event that ends the plan may lie before `after_position`, and has to be read all the same.
         let from = if has_ended { 0 } else { after_position };
-        Ok(PlanStream { after: after_position, ..self.stream(plan_id, from, guard, shutdown) })
+        let output = (with_output && !has_ended).then(|| self.submissions.deps.live.reader(plan_id));
+        Ok(PlanStream { after: after_position, ..self.stream(plan_id, from, guard, output, shutdown) })
     }
 
     fn stream(
@@ -193,13 +197,14 @@ impl Executions {
         plan_id: PlanId,
         from: u64,
         guard: Option<CancelGuard>,
+        output: Option<OutputReader>,
         shutdown: &CancellationToken,
     ) -> PlanStream {
         // A waiting caller is served to the end of a plan that runs here, as by `PlanAndExecute`.
         let outlasts_shutdown = matches!(&guard, Some(CancelGuard { target: Target::Own(_), .. }));
         let end = if outlasts_shutdown { CancellationToken::new() } else { shutdown.clone() };
         let deps = Arc::clone(&self.submissions.deps);
-        let events = Box::pin(events::stream(deps.journal.clone(), plan_id, from, end));
+        let events = PlanFeed::new(events::stream(deps.journal.clone(), plan_id, from, end), output);
         PlanStream { deps, plan_id, replay_of: None, events, after: 0, phase: Phase::Accepted, guard }
     }
 }
@@ -231,7 +236,7 @@ impl PlanStream {
                         self.disarm();
                         self.phase = Phase::Result;
                     }
-                    if event.position > self.after {
+                    if event.position > self.after || event.is_live() {
                         return Ok(Some(PlanStep::Event(event)));
                     }
                 }

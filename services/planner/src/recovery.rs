@@ -158,6 +158,7 @@ impl Recovery {
             wait_mode: WaitMode::Async,
             priority,
             takeovers,
+            output: self.deps.live.recorder(plan_id, true),
             metrics: PlanMetricsGuard::start(&self.deps.metrics),
             _capacity: self.deps.admission.acquire_plan_over_limit(),
         }

@@ -60,7 +60,8 @@ impl Redrives {
             prepared.entries.push(Entry::PlanRedriven { plan_id, redriven_as, at, by, reason, bulk });
             prepared
         });
-        let options = StartOptions { context, wait_mode, metrics, cancel };
+        let with_output = wait_mode == WaitMode::Async;
+        let options = StartOptions { context, wait_mode, with_output, metrics, cancel };
         match self.submissions.start(options, prepared, reservation).await {
             // A concurrent redrive came first: the error is the same as for an earlier one.
             Err(error) if error.code == OrchestratorErrorCode::Conflict => {

@@ -61,6 +61,8 @@ pub(crate) struct Submissions {
 pub(crate) struct StartOptions {
     pub(crate) context: RequestContext,
     pub(crate) wait_mode: WaitMode,
+    /// As [`PlanRequest::with_output`].
+    pub(crate) with_output: bool,
     /// Counts the plan, and ends with it.
     pub(crate) metrics: PlanMetricsGuard,
     pub(crate) cancel: CancelHandle,
@@ -111,8 +113,9 @@ impl Submissions {
             Lookup::Replay(used) => return Ok(used.into()),
         };
         let metrics = PlanMetricsGuard::start(&self.deps.metrics);
-        let (wait_mode, by) = (request.wait_mode, context.correlation_id);
-        let options = StartOptions { context, wait_mode, metrics, cancel };
+        let PlanRequest { wait_mode, with_output, .. } = request;
+        let by = context.correlation_id;
+        let options = StartOptions { context, wait_mode, with_output, metrics, cancel };
         let agents = self.deps.agents.catalog();
         let prepared = agents.and_then(|agents| prepare_plan(&agents, by, request));
         self.start(options, prepared, reservation).await
@@ -156,7 +159,7 @@ impl Submissions {
         options: StartOptions,
         prepared: PreparedPlan,
     ) -> Result<AdmittedPlan, OrchestratorError> {
-        let StartOptions { context, wait_mode, metrics, cancel } = options;
+        let StartOptions { context, wait_mode, with_output, metrics, cancel } = options;
         let PreparedPlan { plan, graph, entries } = prepared;
         let admission = &self.deps.admission;
         let capacity = admission.try_acquire_plan()?;
@@ -173,6 +176,7 @@ impl Submissions {
             wait_mode,
             priority: admission.priority(),
             takeovers: 0,
+            output: self.deps.live.recorder(plan.plan_id, with_output),
             metrics,
             _capacity: capacity,
         };

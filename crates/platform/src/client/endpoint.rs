@@ -15,6 +15,13 @@ pub const PING_EVERY: Duration = Duration::from_secs(2);
 /// Time limit for the acknowledgement of a ping.
 pub const PING_TIMEOUT: Duration = Duration::from_millis(2500);
 
+/// Bytes that one response may have in flight before its caller reads.
+const STREAM_WINDOW: u32 = 512 * 1024;
+
+/// Bytes that all responses of a connection may have in flight. Responses that are not read count, and must not use it up: they
+/// would stop every other call.
+const CONNECTION_WINDOW: u32 = 1 << 30;
+
 /// A channel to `addr`, or to the host of `url`, which connects on first use and reconnects when needed.
 pub(super) fn open(url: &PeerUrl, addr: Option<SocketAddr>, tls: Option<&ServiceTls>) -> Channel {
     let (host, port) = match addr {
@@ -25,6 +32,8 @@ pub(super) fn open(url: &PeerUrl, addr: Option<SocketAddr>, tls: Option<&Service
     // tonic refuses https:// without its own TLS, which cannot be reloaded. It does not use this URI otherwise.
     Endpoint::from(Uri::from_static("http://peer"))
         .origin(url.origin())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true)

@@ -1,4 +1,4 @@
-//! A streamed chat: the events of its plan as they happen, then the answer.
+//! A streamed chat: the events of its plan and what its agent says, as they happen, then the answer.
 
 use axum::response::{Response, sse::Event};
 use futures_util::stream;
@@ -12,7 +12,7 @@ use crate::{
     problem::{ErrorFormat, Failure},
     request_scope::RequestScope,
     routes::{
-        event_stream::{encode, respond},
+        event_stream::{encode, encode_live, respond},
         followed_plan::FollowedPlan,
     },
     wire::chat::{ChatResponseV1, FinishedPlan, RESPONSE},
@@ -46,6 +46,10 @@ enum Step {
 async fn next(plan: &mut FollowedPlan) -> Step {
     let result = match plan.next().await {
         PlanItem::Event(event) => match encode(event) {
+            Some(event) => return Step::Event(event),
+            None => Err(unexpected_response()),
+        },
+        PlanItem::Output(output) => match encode_live(output) {
             Some(event) => return Step::Event(event),
             None => Err(unexpected_response()),
         },

@@ -77,7 +77,7 @@ impl CompletionStream {
         let plan_id = self.plan.plan_id();
         while self.chunks.is_empty() && !self.is_over {
             match self.plan.next().await {
-                PlanItem::Event(_) => {}
+                PlanItem::Event(_) | PlanItem::Output(_) => {}
                 PlanItem::Result(result) => {
                     let response = result.map_err(|error| error.with_detail("plan_id", plan_id))?;
                     self.is_over = true;

@@ -10,7 +10,10 @@ use utoipa::openapi::{
 
 use crate::{
     routes::openai::completions::PATH as COMPLETIONS,
-    wire::{chat::RESPONSE, event::KINDS},
+    wire::{
+        chat::RESPONSE,
+        event::{KINDS, LIVE_KINDS},
+    },
 };
 
 const EVENT_STREAM: &str = "text/event-stream";
@@ -55,12 +58,12 @@ fn chunks() -> Schema {
 
 /// The stream is a string of events, whose `data` is JSON.
 fn schema(answers: bool) -> Schema {
-    let plan_event = json!({"$ref": "#/components/schemas/PlanEventV1"});
-    let data = if answers {
-        json!({"anyOf": [plan_event, {"$ref": "#/components/schemas/ChatResponseV1"}]})
+    let schemas: &[&str] = if answers {
+        &["PlanEventV1", "LiveEventV1", "ChatResponseV1"]
     } else {
-        plan_event
+        &["PlanEventV1", "LiveEventV1"]
     };
+    let data = json!({"anyOf": schemas.iter().map(|schema| reference(schema)).collect::<Vec<_>>()});
     let text = || ObjectBuilder::new().schema_type(Type::String);
     let content = [("contentMediaType", json!("application/json")), ("contentSchema", data)];
     let payload = text().description(Some("JSON.")).extensions(Some(Extensions::from_iter(content)));
@@ -71,16 +74,20 @@ fn schema(answers: bool) -> Schema {
              name (`event`) and a JSON value (`data`); `x-events` lists both. Comments keep the stream open.",
         ))
         .property("event", text().description(Some("Kind of the event.")))
-        .property("id", text().description(Some("Journal position; `response` has none.")))
+        .property("id", text().description(Some("Journal position; `response`, `output`, `output_reset` and `progress` have none.")))
         .property("data", payload)
         .into()
 }
 
+fn reference(schema: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{schema}")})
+}
+
 /// Schema of the data of each event, by name.
 fn names(answers: bool) -> Extensions {
-    let reference = |schema: &str| json!({"$ref": format!("#/components/schemas/{schema}")});
     let mut events: serde_json::Map<String, Value> =
         KINDS.iter().map(|kind| ((*kind).to_owned(), reference("PlanEventV1"))).collect();
+    events.extend(LIVE_KINDS.iter().map(|kind| ((*kind).to_owned(), reference("LiveEventV1"))));
     if answers {
         events.insert(RESPONSE.to_owned(), reference("ChatResponseV1"));
     }

@@ -1,16 +1,15 @@
 //! The events of a plan as server-sent events.
 //!
 //! The id of an event is its journal position, so a reader that sends the last id continues without loss or repetition, also
-//! after restarts.
+//! after restarts. What running tasks say has no id; a stream begins with what was said so far.
 
 use axum::{
     extract::{Extension, State},
     http::{HeaderMap, StatusCode, Uri},
-    response::{IntoResponse, Response},
+    response::{IntoResponse, Response, sse::Event},
 };
 use futures_util::{StreamExt, stream};
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
-use phoenix_proto::planner::WatchPlanResponse;
 
 use super::segment::PlanSegment;
 use crate::{
@@ -21,7 +20,7 @@ use crate::{
     problem::Failure,
     query::Query,
     request_scope::RequestScope,
-    routes::event_stream::{encode, respond},
+    routes::event_stream::{encode, encode_live, respond},
     wire::error::Problem,
 };
 
@@ -33,7 +32,8 @@ const LAST_EVENT_ID_PARAMETER: &str = "last_event_id";
 /// Watch a plan
 ///
 /// Past and future events of the plan as server-sent events (`id` is the journal position, `event` the kind, `data` a
-/// `PlanEventV1`). The stream ends with `plan_ended` or, for a plan that had ended before, with later decisions about the plan. To resume a stream, send the id of
+/// `PlanEventV1`), and what its running tasks say before they end (`output`, `output_reset`, `progress`, without `id`; `data` is a
+/// `LiveEventV1`). A stream begins with what was said so far. The stream ends with `plan_ended` or, for a plan that had ended before, with later decisions about the plan. To resume a stream, send the id of
 /// the last event in the header `Last-Event-ID` or in `last_event_id`.
 #[utoipa::path(
     get, path = "/api/v1/plans/{plan_id}/events", tag = "plans",
@@ -70,15 +70,16 @@ pub(crate) async fn plan_events(
         Some((event, (plan, shutdown)))
     });
     // An invalid event ends the stream: a stream that continues would hide the gap.
-    let events = stream::iter(first).chain(rest).map(encode);
+    let events = stream::iter(first).chain(rest);
     Ok(respond(events.take_while(|event| std::future::ready(event.is_some())).filter_map(std::future::ready)))
 }
 
-/// The next event of a watched plan.
-async fn next_event(plan: &mut PlanStream) -> Option<WatchPlanResponse> {
-    match plan.next().await {
-        Some(PlanItem::Event(event)) => Some(event),
-        Some(PlanItem::Result(_)) | None => None,
+/// The next event of a watched plan, encoded unless it is invalid; `None` at the end.
+async fn next_event(plan: &mut PlanStream) -> Option<Option<Event>> {
+    match plan.next().await? {
+        PlanItem::Event(event) => Some(encode(event)),
+        PlanItem::Output(output) => Some(encode_live(output)),
+        PlanItem::Result(_) => None,
     }
 }
 

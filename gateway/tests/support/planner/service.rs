@@ -103,7 +103,7 @@ impl PlannerService for FakePlanner {
         &self,
         request: Request<WatchPlanRequest>,
     ) -> Result<Response<Self::WatchPlanStream>, Status> {
-        let WatchPlanRequest { plan_id, after_position } = request.into_inner();
+        let WatchPlanRequest { plan_id, after_position, with_output: _ } = request.into_inner();
         let (_, script) = self.script(&plan_id, after_position)?;
         let told = |events: Vec<WatchPlanResponse>| stream::iter(events.into_iter().map(Ok));
         let broken = || stream::iter([Err(Status::unavailable("the connection broke"))]);
@@ -130,8 +130,16 @@ impl PlannerService for FakePlanner {
             }
             Subject::Resume(ResumeExecution { plan_id, after_position, .. }) => (plan_id, after_position),
         };
-        let (plan, script) = self.script(&plan_id, after_position)?;
         let step = |step| Ok(ExecutePlanResponse { step: Some(step) });
+        let reply = self.reply.lock().unwrap().clone();
+        if let (Reply::Output(output), Err(_)) = (reply, self.find(&plan_id)) {
+            let accepted = PlanAccepted { plan_id: plan_id.clone(), replay_of: self.replay_of() };
+            let answer = PlanAndExecuteResponse { plan_id, output, ..Default::default() };
+            let result = PlanResult { outcome: Some(Outcome::Success(answer)) };
+            let steps = [step(Step::Accepted(accepted)), step(Step::Result(result))];
+            return Ok(Response::new(stream::iter(steps).boxed()));
+        }
+        let (plan, script) = self.script(&plan_id, after_position)?;
         let accepted = step(Step::Accepted(PlanAccepted { plan_id, replay_of: self.replay_of() }));
         let told = move |events: Vec<WatchPlanResponse>| {
             stream::iter([accepted])

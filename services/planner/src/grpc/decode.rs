@@ -61,6 +61,8 @@ pub(super) fn plan_request(
         context,
         time_limit: (deadline_ms > 0).then(|| Duration::from_millis(deadline_ms)),
         wait_mode,
+        // A caller that only waits for the result has no use for it. Others may watch the plan.
+        with_output: wait_mode == WaitMode::Async,
         continue_on_disconnect,
         key: idempotency_key_of(idempotency_key, idempotency_digest, by)?,
     })

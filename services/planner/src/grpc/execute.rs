@@ -23,7 +23,7 @@ use super::{
 use crate::{
     plan_run::active::PlanResult as StoredResult,
     plan_stream::{PlanStep, PlanStream, Resume},
-    planning::request::WaitMode,
+    planning::request::{PlanRequest, WaitMode},
     service::Planner,
 };
 
@@ -37,15 +37,17 @@ pub(super) async fn open(
     request: ExecutePlanRequest,
     shutdown: &CancellationToken,
 ) -> Result<PlanStream, Status> {
-    let stream = match required("subject", request.subject)? {
+    let ExecutePlanRequest { subject, with_output } = request;
+    let stream = match required("subject", subject)? {
         Subject::Plan(request) => {
             let plan = plan_request(request, WaitMode::Sync, context.correlation_id);
             let plan = plan.map_err(|error| status_from_error(&error))?;
+            let plan = PlanRequest { with_output, ..plan };
             planner.execute_plan(context, plan, shutdown).await
         }
         Subject::Resume(ResumeExecution { plan_id, after_position, continue_on_disconnect }) => {
             let plan_id = id("plan_id", &plan_id)?;
-            let resume = Resume { plan_id, after_position, continue_on_disconnect };
+            let resume = Resume { plan_id, after_position, with_output, continue_on_disconnect };
             planner.resume_execution(context, resume, shutdown).await
         }
     };

@@ -18,6 +18,7 @@ use phoenix_platform::RequestContext;
 use crate::{
     admission::{Permits, fair_semaphore::Permit, priority::PlanPriority},
     deps::Deps,
+    live::Recorder,
     plan_metrics::PlanMetricsGuard,
     plan_run::{
         registry::{CancelHandle, Registration},
@@ -83,6 +84,8 @@ pub(crate) struct ActivePlan {
     pub(crate) priority: PlanPriority,
     /// How often the plan was taken over.
     pub(crate) takeovers: u32,
+    /// What its tasks say before they end.
+    pub(crate) output: Recorder,
     pub(crate) metrics: PlanMetricsGuard,
     /// Capacity for one plan in flight.
     pub(crate) _capacity: Permit,

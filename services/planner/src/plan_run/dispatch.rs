@@ -27,6 +27,7 @@ use tonic::Status;
 use crate::{
     agent_health::{HealthPermit, HealthView},
     deps::Deps,
+    live::Recorder,
     plan_metrics::{AttemptMetricsGuard, PlanMetricsGuard},
     plan_run::progress::TaskProgress,
     store::{entry::Entry, error::JournalError, task_ref::TaskRef},
@@ -39,6 +40,8 @@ pub(crate) struct Dispatch<'a> {
     pub(crate) executor: &'a Arc<ExecutorPeer>,
     /// Metrics of the task's plan.
     pub(crate) plan: &'a PlanMetricsGuard,
+    /// Records what the task says before it ends.
+    pub(crate) output: &'a Recorder,
     pub(crate) task: &'a Task,
     /// The task's identity in the journal.
     pub(crate) task_ref: TaskRef,
@@ -109,8 +112,16 @@ pub(crate) async fn dispatch(
             Some(Event::Finished(finished)) => {
                 return Ok(DispatchOutcome::Ended(task_result(&deps.health, finished)));
             }
-            // Output that was not asked for, or an event of a newer executor.
-            Some(Event::Output(_) | Event::Progress(_)) | None => continue,
+            Some(Event::Output(output)) => match dispatch.output.output(&dispatch.task.spec.key, output) {
+                Ok(()) => continue,
+                Err(invalid) => return Ok(DispatchOutcome::Ended(Err(malformed(&invalid)))),
+            },
+            Some(Event::Progress(progress)) => {
+                dispatch.output.progress(&dispatch.task.spec.key, progress);
+                continue;
+            }
+            // An event of a newer executor.
+            None => continue,
         };
         match entry {
             Ok(entry) => deps.journal.append(entry).await?,
@@ -120,7 +131,7 @@ pub(crate) async fn dispatch(
 }
 
 fn request(dispatch: &Dispatch<'_>, progress: &TaskProgress, permit: HealthPermit) -> ExecuteTaskRequest {
-    let Dispatch { executor: _, plan: _, task, task_ref, payload, context } = dispatch;
+    let Dispatch { executor: _, plan: _, output, task, task_ref, payload, context } = dispatch;
     let plan_id: PlanId = task_ref.plan_id;
     ExecuteTaskRequest {
         plan_id: plan_id.to_string(),
@@ -133,7 +144,7 @@ fn request(dispatch: &Dispatch<'_>, progress: &TaskProgress, permit: HealthPermi
         first_attempt: progress.next_number(),
         probe_lease: permit.probe_lease,
         earlier_attempts: Some(progress.attempts()),
-        with_output: false,
+        with_output: output.is_wanted(),
         reserved_attempts: progress.reserved(),
     }
 }
@@ -209,6 +220,7 @@ fn attempt_started(
     let AttemptStarted { attempt, started_at, worker } = started;
     let at = required_timestamp("started_at", started_at)?;
     progress.attempt_started(attempt, at, dispatch.plan);
+    dispatch.output.attempt_started(&dispatch.task.spec.key, attempt);
     Ok(Entry::AttemptStarted { task: dispatch.task_ref, number: attempt, at, worker })
 }
 

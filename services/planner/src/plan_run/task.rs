@@ -83,7 +83,8 @@ impl ActivePlan {
                 Err(error) => return Ok(Err(error)),
             };
             let (plan, payload, context) = (&self.metrics, &payload, loaded.plan.context.as_str());
-            let request = Dispatch { executor: &executor, plan, task, task_ref, payload, context };
+            let output = &self.output;
+            let request = Dispatch { executor: &executor, plan, output, task, task_ref, payload, context };
             let dispatched_at = Instant::now();
             let pause = match dispatch(&self.deps, request, progress, permit, &self.context).await? {
                 DispatchOutcome::Ended(result) => return Ok(result),

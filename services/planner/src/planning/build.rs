@@ -62,6 +62,7 @@ pub(crate) fn build_plan(
         context: agents_context,
         time_limit,
         wait_mode: _,
+        with_output: _,
         continue_on_disconnect: _,
         key: _,
     } = request;

@@ -17,6 +17,8 @@ pub struct PlanRequest {
     pub time_limit: Option<Duration>,
     /// Whether the caller waits for the plan.
     pub wait_mode: WaitMode,
+    /// Whether agents are asked for what they have to say before they answer.
+    pub with_output: bool,
     /// Whether the plan continues after its caller disconnects.
     pub continue_on_disconnect: bool,
     /// Idempotency key of the request.

@@ -45,7 +45,7 @@ pub struct Unreadable {
 /// An event of the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Position in the journal.
+    /// Position in the journal, from 1; 0 for output, which is not journaled.
     pub position: u64,
     /// Kind of the event.
     pub kind: String,
@@ -55,6 +55,14 @@ pub struct Event {
     pub task_key: String,
     /// Facts, as a JSON object.
     pub data: String,
+}
+
+impl Event {
+    /// Whether the event is output of a running task, which is not journaled.
+    #[must_use]
+    pub const fn is_live(&self) -> bool {
+        self.position == 0
+    }
 }
 
 /// Plans that have changed.

@@ -203,7 +203,7 @@ async fn full_shared_executor_is_retried_invisibly() {
     planner.script("model", Script::Says(answers("at last")));
     let answer = call.await.unwrap().unwrap().into_inner();
     assert_eq!(answer.output, "at last");
-    let request = WatchPlanRequest { plan_id: answer.plan_id, after_position: 0 };
+    let request = WatchPlanRequest { plan_id: answer.plan_id, ..Default::default() };
     let mut events = planner.client.clone().watch_plan(request).await.unwrap().into_inner();
     let mut kinds = Vec::new();
     while let Some(event) = events.message().await.unwrap() {
@@ -284,6 +284,7 @@ fn plan_request(agent: &str, wait_mode: WaitMode) -> PlanRequest {
         context: String::new(),
         time_limit: None,
         wait_mode,
+        with_output: false,
         continue_on_disconnect: false,
         key: None,
     }

@@ -25,7 +25,7 @@ async fn open(
     context: &RequestContext,
     subject: Subject,
 ) -> Result<Steps, OrchestratorError> {
-    let request = ExecutePlanRequest { subject: Some(subject) };
+    let request = ExecutePlanRequest { subject: Some(subject), with_output: true };
     let answer = planner.client.clone().execute_plan(context.request(request)).await;
     answer.map(tonic::Response::into_inner).map_err(|status| error_from_status(&status))
 }
@@ -144,7 +144,7 @@ async fn refused_request_is_an_error_and_leaves_no_plan() {
     let refused = open(&planner, &context, Subject::Plan(unknown)).await.unwrap_err();
     assert_eq!(refused.code, Code::PlanningFailed);
     assert!(planner.plans_of(context.correlation_id).await.is_empty());
-    let request = ExecutePlanRequest { subject: None };
+    let request = ExecutePlanRequest { subject: None, with_output: false };
     let refused = planner.client.clone().execute_plan(request).await.unwrap_err();
     assert_eq!(error_from_status(&refused).details["field"], "subject");
     let missing = resume(&planner, "0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f", 0, false).await.unwrap_err();

@@ -20,6 +20,7 @@ mod forwarding;
 mod graphs;
 mod idempotency;
 mod inputs;
+mod output;
 mod recovery;
 mod redrive;
 mod retention;

@@ -87,7 +87,7 @@ async fn redrive_keeps_succeeded_tasks_and_reruns_the_others() {
     let mut after = planner.plan(&old.plan_id).await;
     assert_eq!(after.redriven_as.take(), Some(new.plan_id.clone()));
     assert_eq!(after, old, "a terminal state never changes");
-    let request = WatchPlanRequest { plan_id: old.plan_id.clone(), after_position: 0 };
+    let request = WatchPlanRequest { plan_id: old.plan_id.clone(), ..Default::default() };
     let mut events = planner.client.clone().watch_plan(request).await.unwrap().into_inner();
     let mut kinds = Vec::new();
     let mut last = None;

@@ -33,7 +33,7 @@ use tonic::Response;
 
 use self::peers::serve_peer;
 pub use self::peers::{
-    FakeExecutor, FakeHealth, Script, answers, failed, finished, started, succeeded, unhealthy,
+    FakeExecutor, FakeHealth, Script, answers, failed, finished, says, started, succeeded, unhealthy,
 };
 
 /// Maximum number of plans in flight.

@@ -70,7 +70,7 @@ async fn watchers_of_idle_plan_write_nothing() {
     let plan_id = planner.client.clone().submit_plan(request).await.unwrap().into_inner().plan_id;
     let mut streams = Vec::new();
     for _ in 0..20 {
-        let request = WatchPlanRequest { plan_id: plan_id.clone(), after_position: 0 };
+        let request = WatchPlanRequest { plan_id: plan_id.clone(), ..Default::default() };
         let mut events = planner.client.clone().watch_plan(request).await.unwrap().into_inner();
         while patiently(events.next()).await.unwrap().unwrap().kind != "attempt_started" {}
         streams.push(events);

@@ -16,7 +16,7 @@ use phoenix_proto::{
     common::{AgentHealth, HealthState},
     executor::{
         AgentList, AttemptFailed, AttemptStarted, CancelTaskRequest, CancelTaskResponse, Catalog,
-        ExecuteTaskRequest, ExecuteTaskResponse, TaskFinished, WatchCatalogRequest,
+        ExecuteTaskRequest, ExecuteTaskResponse, TaskFinished, TaskOutput, WatchCatalogRequest,
         execute_task_response::Event,
         executor_service_server::{ExecutorService, ExecutorServiceServer},
         task_finished,
@@ -48,6 +48,8 @@ pub enum Script {
     Hangs,
     /// Sends these events when the token is cancelled, and keeps the stream open.
     SaysLater(CancellationToken, Vec<ExecuteTaskResponse>),
+    /// Sends the first events, and the others when the token is cancelled.
+    SaysMoreLater(Vec<ExecuteTaskResponse>, CancellationToken, Vec<ExecuteTaskResponse>),
     /// Starts an attempt and succeeds when it can acquire one of these permits.
     Waits(Arc<Semaphore>),
     /// Starts an attempt and breaks the stream.
@@ -178,6 +180,14 @@ impl ExecutorService for FakeExecutor {
                 when.cancelled().await;
                 Box::pin(tokio_stream::iter(events.into_iter().map(Ok)).chain(self.nothing_more()))
             }
+            Script::SaysMoreLater(first, when, later) => {
+                let rest = futures_util::stream::once(async move {
+                    when.cancelled().await;
+                    tokio_stream::iter(later)
+                });
+                let rest = futures_util::StreamExt::flatten(rest);
+                Box::pin(tokio_stream::iter(first).chain(rest).map(Ok))
+            }
             Script::Waits(leave) => {
                 let answer = async move {
                     leave.acquire().await.unwrap().forget();
@@ -207,6 +217,11 @@ pub fn answers(text: &str) -> Vec<ExecuteTaskResponse> {
 pub fn started(attempt: u32) -> ExecuteTaskResponse {
     let started_at = Some(to_timestamp(Timestamp::now()));
     event(Event::AttemptStarted(AttemptStarted { attempt, started_at, worker: format!("pid {attempt}") }))
+}
+
+/// A chunk of the result.
+pub fn says(attempt: u32, data: &str) -> ExecuteTaskResponse {
+    event(Event::Output(TaskOutput { attempt, data: data.into(), delta_json: String::new() }))
 }
 
 pub fn failed(attempt: u32, retry_in_ms: Option<u64>) -> ExecuteTaskResponse {

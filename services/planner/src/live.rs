@@ -1,0 +1,19 @@
+//! What running tasks have said so far: chunks of their results, and their progress.
+//!
+//! ```text
+//! dispatch ──▶ Recorder ──▶ PlanOutput (bounded) ◀── OutputReader ◀── PlanFeed: journaled events and output
+//! ```
+//!
+//! The output is in memory only; the result of a task is what the journal has. Each reader has a cursor of its own, so a slow
+//! reader delays only itself, and one that attaches late begins with what was said first. A plan without output costs nothing.
+
+mod buffer;
+mod feed;
+mod plan_output;
+mod reader;
+
+pub(crate) use self::{
+    feed::PlanFeed,
+    plan_output::{LiveOutputs, Recorder},
+    reader::OutputReader,
+};
