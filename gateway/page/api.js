@@ -28,8 +28,33 @@ export function setToken(token) {
 }
 
 /** Sends a request and returns its JSON, or throws an `ApiError`. */
-export async function call(path, { method = "GET", body, signal } = {}) {
-  const headers = new Headers({ Accept: "application/json" });
+export async function call(path, options) {
+  const response = await send(path, "application/json", options);
+  const data = await response.json().catch(() => null);
+  if (response.ok && data !== null) return data;
+  throw refused(response, data);
+}
+
+/** Sends a chat and returns its answer, or throws an `ApiError`. `live` gets what the agent says before. */
+export async function chat(body, { signal, live }) {
+  const response = await send("/api/v1/chat", "text/event-stream", { method: "POST", body, signal });
+  if (!response.ok || !response.headers.get("Content-Type")?.startsWith("text/event-stream")) {
+    throw refused(response, await response.json().catch(() => null));
+  }
+  try {
+    for await (const { event, data } of serverSentEvents(response.body)) {
+      if (event !== "response") live(event, data);
+      else if (data.status === "success") return data;
+      else throw failure(response, data, 0);
+    }
+  } catch (cause) {
+    throw cause instanceof ApiError ? cause : broken(cause);
+  }
+  throw broken();
+}
+
+async function send(path, accept, { method = "GET", body, signal } = {}) {
+  const headers = new Headers({ Accept: accept });
   const token = sessionStorage.getItem(TOKEN);
   if (token) headers.set("Authorization", `Bearer ${token}`);
   if (body) headers.set("Content-Type", "application/json");
@@ -37,26 +62,49 @@ export async function call(path, { method = "GET", body, signal } = {}) {
   try {
     response = await fetch(path, { method, headers, signal, body: body && JSON.stringify(body), cache: "no-store" });
   } catch (cause) {
-    if (cause.name === "AbortError") throw new ApiError("You cancelled the chat.", { code: "cancelled" });
-    throw new ApiError("The gateway is unreachable. Check that it is running.");
+    throw broken(cause);
   }
   const date = Date.parse(response.headers.get("Date"));
   if (!Number.isNaN(date)) clockOffset = date - Date.now();
-  const data = await response.json().catch(() => null);
-  if (response.ok && data !== null) return data;
-  const error = failure(response, data);
+  return response;
+}
+
+/** Name and JSON of each event of a stream. */
+async function* serverSentEvents(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    text += value;
+    const blocks = text.split("\n\n");
+    text = blocks.pop();
+    for (const block of blocks) {
+      const field = (name) => block.split("\n").find((line) => line.startsWith(`${name}:`))?.slice(name.length + 1).trimStart();
+      if (field("data")) yield { event: field("event"), data: JSON.parse(field("data")) };
+    }
+  }
+}
+
+function broken(cause) {
+  if (cause?.name === "AbortError") return new ApiError("You cancelled the chat.", { code: "cancelled" });
+  return new ApiError("The gateway is unreachable. Check that it is running.");
+}
+
+function refused(response, data) {
+  const error = failure(response, data, response.status);
   if (response.status === 401) unauthorized(error);
-  throw error;
+  return error;
 }
 
 /** The error of a response: `ChatResponseV1` or `application/problem+json`. */
-function failure(response, data) {
+function failure(response, data, status) {
   const error = data?.error ?? data ?? {};
   const message = error.message ?? error.detail ?? "The gateway sent an invalid response.";
   const seconds = Number(response.headers.get("Retry-After"));
   return new ApiError(message, {
     code: error.code ?? "internal",
-    status: response.status,
+    status,
     details: error.details ?? {},
     correlationId: data?.correlation_id ?? response.headers.get("X-Correlation-Id"),
     planId: data?.plan_id ?? null,

@@ -1,7 +1,7 @@
 // The composer, and the history of this session.
 
 import { refreshAgents } from "./agents.js";
-import { ApiError, call } from "./api.js";
+import { ApiError, chat as sendChat } from "./api.js";
 import { announce, byId, copyable, duration, el, sentence } from "./dom.js";
 import { planDetails } from "./plan.js";
 
@@ -57,7 +57,7 @@ async function send(chat) {
   const started = performance.now();
   const clock = setInterval(() => entry.running(performance.now() - started), 100);
   try {
-    const answer = await call("/api/v1/chat", { method: "POST", body: chat, signal: entry.signal });
+    const answer = await sendChat(chat, { signal: entry.signal, live: entry.said });
     entry.answered(answer, performance.now() - started);
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
@@ -80,8 +80,10 @@ function chatCard(chat) {
     (chat.agent || chat.context) && el("p", { class: "small" }, chatOptions(chat)),
     foot,
   );
+  const growing = outputBlock("");
   const end = (status, took, { correlationId, planId }, ...body) => {
     node.dataset.status = status;
+    growing.remove();
     const ids = [
       correlationId && copyable("Correlation id", correlationId),
       planId && copyable("Plan id", planId),
@@ -93,6 +95,13 @@ function chatCard(chat) {
   return {
     node,
     signal: waiting.signal,
+    said: (event, { data }) => {
+      if (event === "output_reset") growing.textContent = "";
+      if (event === "output") growing.append(data.text);
+      if (event === "progress" && data.message) foot.childNodes[1].textContent = data.message;
+      if (growing.textContent === "") growing.remove();
+      else if (!growing.isConnected) foot.before(growing);
+    },
     running: (took) => (clock.textContent = `${(took / 1000).toFixed(1)} s`),
     answered: ({ output, correlation_id: correlationId, plan_id: planId }, took) => {
       end("success", took, { correlationId, planId }, outputBlock(output ?? ""));
@@ -133,7 +142,7 @@ function errorBlock(error, chat) {
 
 /** A button that sends the chat again, enabled after `Retry-After`. */
 function retryButton({ retryAfter, code }, chat) {
-  if (!retryAfter && !["unreachable", "unauthenticated", "timeout", "cancelled"].includes(code)) return null;
+  if (!retryAfter && !["unreachable", "unauthenticated", "timeout", "cancelled", "unavailable", "agent_unavailable"].includes(code)) return null;
   const button = el("button", { type: "button", class: "plain", on: { click: () => send(chat) } });
   const ready = performance.now() + (retryAfter ?? 0) * 1000;
   const render = () => {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, health::HealthState};
-use support::{FakePlanner, Reply, Stack, agent, browser::Browser, eventually, plans};
+use serde_json::json;
+use support::{FakePlanner, Reply, Stack, Watch, agent, browser::Browser, eventually, plans};
 
 /// When the circuit of an agent admits a probe.
 const UNTIL: &str = "2026-01-31T12:00:00Z";
@@ -26,6 +27,7 @@ async fn page_sends_chats_and_shows_agents() {
 
     sends_a_chat_and_copies_its_ids(&browser, &stack).await;
     shows_details_of_a_plan_while_it_runs(&browser, &stack).await;
+    shows_an_answer_as_it_grows(&browser, &stack).await;
     shows_an_error_with_its_details(&browser, &stack).await;
     shows_health_of_an_agent_as_it_changes(&browser, &stack).await;
     stack.health.set([healthy()]);
@@ -87,6 +89,29 @@ async fn shows_details_of_a_plan_while_it_runs(browser: &Browser, stack: &Stack)
     let text = browser.text(task).await;
     assert!(text.contains("queued 100 ms · backoff 200 ms · running 600 ms"), "{text}");
     assert!(text.contains("Attempt 2 · succeeded · 400 ms · pid 12"), "{text}");
+}
+
+async fn shows_an_answer_as_it_grows(browser: &Browser, stack: &Stack) {
+    let says = |attempt: u32, offset: u64, text: &str| {
+        plans::event(0, "output", &json!({"attempt": attempt, "offset": offset, "text": text}))
+    };
+    stack.planner.keep(plans::running());
+    let progress = plans::event(0, "progress", &json!({"attempt": 2, "message": "Counts"}));
+    let live = vec![says(1, 0, "void"), says(2, 0, "one <b>"), says(2, 7, "two"), progress];
+    stack.planner.watches([Watch::Stays(plans::whole().into_iter().take(2).chain(live).collect())]);
+    browser.type_into("#message", "count").await;
+    browser.click("#send").await;
+    browser.reads(".entry[data-status=running] .output", "one <b>two").await;
+    browser.reads(".entry[data-status=running] .foot", "Counts").await;
+    assert_eq!(
+        browser.text(".entry[data-status=running] .output").await,
+        "one <b>two",
+        "the first attempt is void"
+    );
+    browser.click(".entry[data-status=running] .foot button").await;
+    browser.reads(".entry[data-status=error] .failure .code", "cancelled").await;
+    browser.run("document.querySelector('.entry[data-status=error]').remove()", json!([])).await;
+    stack.planner.keep(plans::succeeded("done"));
 }
 
 async fn shows_an_error_with_its_details(browser: &Browser, stack: &Stack) {

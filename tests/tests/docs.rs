@@ -9,7 +9,7 @@ use std::{
 
 use phoenix_domain::{
     FailureClass,
-    action::{ActionRequest, ActionResponse, ActionResult, ActionStatus},
+    action::{ActionRequest, ActionResponse, ActionResult, ActionStatus, LineKind},
     limits::ALL,
 };
 use phoenix_platform::config::PhoenixConfig;
@@ -53,8 +53,14 @@ fn example_request() -> ActionRequest {
 
 /// The reviewer's answers to `requests`.
 fn review(requests: &[ActionRequest]) -> Vec<ActionResponse> {
+    let lines = lines_of("reviewer.py", requests);
+    lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// What the example writes for `requests`.
+fn lines_of(example: &str, requests: &[ActionRequest]) -> String {
     let mut agent = Command::new("python3");
-    agent.arg(root().join("examples/agents/reviewer.py")).stdin(Stdio::piped()).stdout(Stdio::piped());
+    agent.arg(root().join("examples/agents").join(example)).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut agent = agent.spawn().expect("python3 is installed");
     let lines: String =
         requests.iter().map(|request| serde_json::to_string(request).unwrap() + "\n").collect();
@@ -63,8 +69,7 @@ fn review(requests: &[ActionRequest]) -> Vec<ActionResponse> {
     drop(stdin);
     let output = agent.wait_with_output().unwrap();
     assert!(output.status.success());
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).expect("a line of the contract")).collect()
+    String::from_utf8(output.stdout).unwrap()
 }
 
 #[test]
@@ -86,6 +91,31 @@ fn lines_on_the_page_match_the_example() {
     );
     let response: ActionResponse = serde_json::from_str(response).unwrap();
     assert_eq!(review(&[example_request()]), [response]);
+}
+
+#[test]
+fn lines_before_the_answer_follow_the_contract() {
+    let id = example_request().request_id;
+    let kinds: Vec<_> = blocks("jsonl")[0].lines().map(|line| LineKind::of(line, id).unwrap()).collect();
+    assert!(
+        matches!(kinds[..], [LineKind::Chunk(_), LineKind::Chunk(_), LineKind::Progress(_)]),
+        "{kinds:?}"
+    );
+    let mut request = example_request();
+    request.payload.insert("message".into(), "any words".into());
+    for (stream, said) in [(true, "1 any\n2 words\n"), (false, "")] {
+        request.meta.stream = stream;
+        let written = lines_of("counter.py", std::slice::from_ref(&request));
+        let (mut chunks, mut answers) = (String::new(), Vec::new());
+        for line in written.lines() {
+            match LineKind::of(line, id).unwrap() {
+                LineKind::Chunk(chunk) => chunks += &chunk.data,
+                _ => answers.push(serde_json::from_str::<ActionResponse>(line).unwrap()),
+            }
+        }
+        assert_eq!(chunks, said);
+        assert_eq!(answers[0].result.as_ref().unwrap().to_text(), "1 any\n2 words\n");
+    }
 }
 
 #[test]
