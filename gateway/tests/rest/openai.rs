@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode as Code, health::HealthState};
+use phoenix_proto::planner::WatchPlanResponse;
 use serde_json::{Value, json};
 
 use crate::support::{Answer, FakePlanner, Reply, Stack, Watch, agent, plans};
@@ -249,4 +250,43 @@ async fn streamed_completion_ends_at_its_deadline_with_a_timeout() {
     stack.planner.watches([Watch::Stays(plans::whole()[..2].to_vec())]);
     let answer = complete(&stack, "phoenix", &json!({"stream": true})).await;
     assert_eq!((told(&answer).0, told(&answer).2.as_str()), (504, "timeout"));
+}
+
+/// What the task of a chat says before it ends.
+fn says(kind: &str, data: &Value) -> WatchPlanResponse {
+    WatchPlanResponse { task_key: "chat".into(), ..plans::event(0, kind, data) }
+}
+
+#[tokio::test]
+async fn streamed_completion_sends_parts_as_the_agent_says_them() {
+    let stack = Stack::start().await;
+    stack.planner.keep(plans::succeeded("On branch main"));
+    let mut events = vec![
+        says("progress", &json!({"attempt": 1, "message": "reads"})),
+        says("output", &json!({"attempt": 1, "offset": 0, "text": "On "})),
+        says("output", &json!({"attempt": 1, "offset": 3, "text": "branch main"})),
+    ];
+    events.extend(plans::whole());
+    stack.planner.watches([Watch::Ends(events)]);
+    let (_, data) = data(&stack, &json!({"stream": true})).await;
+    let chunks = data.iter().filter_map(|data| serde_json::from_str::<Value>(data).ok());
+    let texts: Vec<_> = chunks.map(|chunk| chunk["choices"][0]["delta"]["content"].clone()).collect();
+    assert_eq!(texts, [json!(""), json!("On "), json!("branch main"), json!(null)]);
+    assert_eq!(data.last().unwrap(), "[DONE]");
+}
+
+#[tokio::test]
+async fn streamed_completion_breaks_off_when_another_attempt_begins() {
+    let stack = Stack::start().await;
+    stack.planner.keep(plans::running());
+    stack.planner.watches([Watch::Stays(vec![
+        says("output", &json!({"attempt": 1, "offset": 0, "text": "On "})),
+        says("output_reset", &json!({"attempt": 2})),
+    ])]);
+    let (answer, data) = data(&stack, &json!({"stream": true})).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let last: Value = serde_json::from_str(data.last().unwrap()).unwrap();
+    assert_eq!(last["error"]["code"], "execution_failed", "{data:?}");
+    assert_eq!(data.len(), 3, "{data:?}");
+    stack.planner.has_lost(1).await;
 }

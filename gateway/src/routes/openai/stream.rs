@@ -8,13 +8,14 @@ use std::{collections::VecDeque, time::Duration};
 
 use axum::response::{IntoResponse, Response, sse::Event};
 use futures_util::stream;
-use phoenix_domain::OrchestratorError;
+use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
 use phoenix_proto::planner::PlanAndExecuteRequest;
+use serde_json::value::RawValue;
 
 use super::plan_header::plan_header;
 use crate::{
     clients::Gateway,
-    plan_stream::PlanItem,
+    plan_stream::{LiveOutput, PlanItem},
     problem::{ErrorFormat, Failure},
     request_scope::RequestScope,
     routes::{event_stream::respond, followed_plan::FollowedPlan},
@@ -77,14 +78,32 @@ impl CompletionStream {
         let plan_id = self.plan.plan_id();
         while self.chunks.is_empty() && !self.is_over {
             match self.plan.next().await {
-                PlanItem::Event(_) | PlanItem::Output(_) => {}
+                PlanItem::Event(_) | PlanItem::Output(LiveOutput::Progress { .. }) => {}
+                PlanItem::Output(LiveOutput::Output { part, .. }) => {
+                    let delta = part.delta.as_deref().map(RawValue::get);
+                    self.chunks.extend(self.writer.part(&part.text, delta));
+                }
+                PlanItem::Output(LiveOutput::Reset { attempt, .. }) => {
+                    if self.writer.has_started() {
+                        return Err(broken_off(attempt).with_detail("plan_id", plan_id));
+                    }
+                }
                 PlanItem::Result(result) => {
                     let response = result.map_err(|error| error.with_detail("plan_id", plan_id))?;
                     self.is_over = true;
-                    self.chunks.extend(self.writer.whole(&Answer::of(plan_id, response)));
+                    self.chunks.extend(self.writer.finish(&Answer::of(plan_id, response)));
                 }
             }
         }
         Ok(())
     }
+}
+
+/// The error of an answer of which a part was sent when its agent failed and was started again: a new attempt says something
+/// else, which must not be glued to that part.
+fn broken_off(attempt: u32) -> OrchestratorError {
+    let message = format!(
+        "the answer broke off: attempt {attempt} began after a part of the answer of an earlier one was sent; send the request again"
+    );
+    OrchestratorError::new(OrchestratorErrorCode::ExecutionFailed, message)
 }

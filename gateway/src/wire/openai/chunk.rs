@@ -1,5 +1,7 @@
 //! `POST /v1/chat/completions` with `stream`: the chunks of an answer.
 
+use std::collections::BTreeSet;
+
 use phoenix_domain::{
     PlanId,
     json::{Json, Object},
@@ -61,28 +63,52 @@ pub(crate) struct ChunkWriter {
     /// The model of the request: the same in every chunk, since the agent's own is known only at the end.
     model: String,
     include_usage: bool,
-    has_started: bool,
+    /// Members of the message that were written; none before the first chunk.
+    written: Option<BTreeSet<String>>,
 }
 
 impl ChunkWriter {
     /// A writer for the answer of a plan.
     pub(crate) fn new(plan_id: PlanId, model: String, include_usage: bool) -> Self {
-        Self {
-            id: completion_id(plan_id),
-            created: created(plan_id),
-            model,
-            include_usage,
-            has_started: false,
-        }
+        Self { id: completion_id(plan_id), created: created(plan_id), model, include_usage, written: None }
     }
 
-    /// The chunks of a whole answer and of its end.
-    pub(crate) fn whole(&mut self, answer: &Answer) -> Vec<String> {
+    /// Whether a part of the answer was written.
+    pub(crate) const fn has_started(&self) -> bool {
+        self.written.is_some()
+    }
+
+    /// The chunks of a part of the answer: its text, or the same in OpenAI's shape.
+    pub(crate) fn part(&mut self, text: &str, delta: Option<&str>) -> Vec<String> {
+        let delta = delta.and_then(|delta| Object::parse(delta).ok());
+        let mut delta = delta.unwrap_or_default();
+        // The first chunk has the role.
+        delta.shift_remove("role");
+        if !text.is_empty() && !delta.contains_key("content") {
+            delta.insert("content".to_owned(), text.into());
+        }
+        delta.retain(|_, value| !value.is_null());
+        if delta.is_empty() {
+            return Vec::new();
+        }
         let mut chunks = self.start();
+        self.written.get_or_insert_default().extend(delta.keys().cloned());
+        chunks.push(self.chunk(delta));
+        chunks
+    }
+
+    /// The chunks of what was not written of the answer, and of its end.
+    pub(crate) fn finish(&mut self, answer: &Answer) -> Vec<String> {
+        let mut chunks = self.start();
+        let is_new = |name: &str| self.written.as_ref().is_none_or(|written| !written.contains(name));
         // A model thinks before it speaks, and speaks before it calls.
-        let (before, after): (Vec<_>, Vec<_>) =
-            answer.members.iter().partition(|(name, _)| name.starts_with("reasoning"));
-        let text = (!answer.text.is_empty()).then(|| one("content", answer.text.as_str().into()));
+        let (before, after): (Vec<_>, Vec<_>) = answer
+            .members
+            .iter()
+            .filter(|(name, _)| is_new(name))
+            .partition(|(name, _)| name.starts_with("reasoning"));
+        let has_text = !answer.text.is_empty() && is_new("content");
+        let text = has_text.then(|| one("content", answer.text.as_str().into()));
         let deltas = before.into_iter().map(delta_of).chain(text).chain(after.into_iter().map(delta_of));
         chunks.extend(deltas.map(|delta| self.chunk(delta)));
         chunks.extend(self.end(answer));
@@ -91,9 +117,10 @@ impl ChunkWriter {
 
     /// The first chunk, with the role, unless it was written.
     fn start(&mut self) -> Vec<String> {
-        if std::mem::replace(&mut self.has_started, true) {
+        if self.has_started() {
             return Vec::new();
         }
+        self.written = Some(BTreeSet::new());
         let role = [("role".to_owned(), "assistant".into()), ("content".to_owned(), "".into())];
         vec![self.chunk(Object::from_iter(role))]
     }
@@ -176,7 +203,7 @@ mod tests {
             ..Default::default()
         };
         let answer = Answer::of(plan_id, response);
-        let mut chunks = ChunkWriter::new(plan_id, "phoenix".into(), include_usage).whole(&answer);
+        let mut chunks = ChunkWriter::new(plan_id, "phoenix".into(), include_usage).finish(&answer);
         assert_eq!(chunks.pop().as_deref(), Some(DONE));
         chunks.iter().map(|chunk| serde_json::from_str(chunk).unwrap()).collect()
     }
@@ -230,5 +257,32 @@ mod tests {
             ]
         );
         assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "tool_calls");
+    }
+
+    #[test]
+    fn part_is_written_once_and_the_rest_of_the_answer_follows() {
+        let plan_id: PlanId = PLAN.parse().unwrap();
+        let mut writer = ChunkWriter::new(plan_id, "phoenix".into(), false);
+        let deltas = |chunks: Vec<String>| {
+            let deltas = chunks.iter().filter_map(|chunk| serde_json::from_str::<Value>(chunk).ok());
+            deltas.map(|chunk| chunk["choices"][0]["delta"].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(deltas(writer.part("", Some(r#"{"role":"assistant","content":null}"#))), [Value::Null; 0]);
+        assert!(!writer.has_started());
+        let first = deltas(writer.part("", Some(r#"{"reasoning_content":"hm"}"#)));
+        assert_eq!(first, [json!({"role": "assistant", "content": ""}), json!({"reasoning_content": "hm"})]);
+        assert_eq!(deltas(writer.part("h", None)), [json!({"content": "h"})]);
+        assert_eq!(
+            deltas(writer.part("i", Some(r#"{"content":"i","x":1}"#))),
+            [json!({"content": "i", "x": 1})]
+        );
+        let metadata = json!({"message": {"reasoning_content": "hm", "tool_calls": [{"id": "a"}]}});
+        let response = PlanAndExecuteResponse {
+            output: "hi".into(),
+            metadata_json: metadata.to_string(),
+            ..Default::default()
+        };
+        let rest = deltas(writer.finish(&Answer::of(plan_id, response)));
+        assert_eq!(rest, [json!({"tool_calls": [{"index": 0, "id": "a"}]}), json!({})]);
     }
 }
