@@ -19,6 +19,7 @@
 //! | `hang` | never answers |
 //! | `fork` | starts a child that never exits, then never answers |
 //! | `slow` | answers after 1.5 s |
+//! | `talk` | says the first word, and the others once SWITCH_FILE is removed; then answers |
 //! | `gate` | answers once SWITCH_FILE is removed |
 //! | `stubborn` | ignores SIGTERM and never answers |
 //! | `snoop` | answers with the processes whose environment or memory it can open |
@@ -35,7 +36,7 @@ use std::{
     time::Duration,
 };
 
-use phoenix_domain::action::{ActionRequest, ActionResponse, ActionResult};
+use phoenix_domain::action::{ActionRequest, ActionResponse, ActionResult, Chunk, OutputLine};
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -52,6 +53,9 @@ fn main() {
         while mode == "gate" && switched_on() {
             pause(Duration::from_millis(10));
         }
+        if mode == "talk" {
+            talk(&request, switched_on);
+        }
         let response = if misbehaves { misbehave(mode, &request) } else { echo(&request) };
         println!("{}", serde_json::to_string(&response).unwrap());
     }
@@ -60,6 +64,21 @@ fn main() {
 fn echo(request: &ActionRequest) -> ActionResponse {
     let message = request.payload.get("message").and_then(|message| message.as_str()).unwrap_or_default();
     ActionResponse::success(request, ActionResult::text(message))
+}
+
+fn talk(request: &ActionRequest, is_held: impl Fn() -> bool) {
+    let message = echo(request).result.unwrap().to_text();
+    let (first, others) = message.split_at(message.find(' ').unwrap_or(message.len()));
+    let say = |data: &str| {
+        let chunk = Chunk { data: data.into(), delta: None };
+        let line = OutputLine::Chunk { request_id: request.request_id, chunk };
+        println!("{}", serde_json::to_string(&line).unwrap());
+    };
+    say(first);
+    while is_held() {
+        pause(Duration::from_millis(10));
+    }
+    say(others);
 }
 
 fn misbehave(mode: &str, request: &ActionRequest) -> ActionResponse {

@@ -1,10 +1,12 @@
 //! Streamed chats over real processes: killed planners and killed gateways.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use phoenix_platform::config::Role;
 use phoenix_testkit::{
-    http::Rest,
+    http::{EventStream, Rest, ServerEvent},
     stack::Stack,
     wait::{until, until_some},
 };
@@ -43,6 +45,52 @@ async fn streamed_chat_survives_a_killed_planner() {
     let (_, response) = answer.text.rsplit_once("data: ").unwrap();
     let response: serde_json::Value = serde_json::from_str(response.trim()).unwrap();
     assert_eq!((&response["status"], &response["output"]), (&json!("success"), &json!("hello")));
+}
+
+/// The next event of this kind.
+async fn next_of(events: &mut EventStream, kind: &str) -> ServerEvent {
+    let found = async {
+        loop {
+            let event = events.next().await.unwrap();
+            if event.event == kind {
+                return event;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(180), found).await.unwrap()
+}
+
+#[tokio::test]
+async fn partial_answer_is_reset_when_its_planner_is_killed() {
+    let builder = Stack::builder();
+    let (starts, held) = (builder.dir().join("starts"), builder.dir().join("held"));
+    std::fs::write(&held, "").unwrap();
+    let command = json!([SCRIPTED, "talk", starts, held]);
+    let config = format!("[agents.agent]\ncommand = {command}\ntimeout_secs = 600\n");
+    let stack = builder.config(&config).start().await;
+    let rest = streaming(&stack);
+    let body = json!({"message": "one two three", "agent": "agent"});
+    let mut chat = rest.try_events("POST".parse().unwrap(), "/api/v1/chat", Some(body)).await.unwrap();
+    let text = |event: &ServerEvent| event.data["data"]["text"].as_str().unwrap().to_owned();
+    assert_eq!(text(&next_of(&mut chat, "output").await), "one");
+    let plans = stack.rest().get("/api/v1/plans").await.json;
+    let path = format!("/api/v1/plans/{}/events", plans["plans"][0]["plan_id"].as_str().unwrap());
+    let mut late = rest.try_events("GET".parse().unwrap(), &path, None).await.unwrap();
+    assert_eq!(text(&next_of(&mut late, "output").await), "one", "what was said so far");
+
+    stack.signal_role(Role::Planner, Signal::SIGKILL);
+    for events in [&mut chat, &mut late] {
+        next_of(events, "output_reset").await;
+        let again = next_of(events, "output").await;
+        assert_eq!((text(&again).as_str(), &again.data["data"]["offset"]), ("one", &json!(0)));
+        assert!(again.data["data"]["attempt"].as_u64().unwrap() > 1, "{again:?}");
+    }
+    std::fs::remove_file(&held).unwrap();
+    assert_eq!(text(&next_of(&mut chat, "output").await), " two three");
+    let response = next_of(&mut chat, "response").await.data;
+    assert_eq!((&response["status"], &response["output"]), (&json!("success"), &json!("one two three")));
+    assert_eq!(text(&next_of(&mut late, "output").await), " two three");
+    next_of(&mut late, "plan_ended").await;
 }
 
 #[tokio::test]
