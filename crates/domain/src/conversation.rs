@@ -25,7 +25,7 @@ pub const MEMBERS: [&str; 3] = ["messages", "model", "options"];
 pub struct Conversation {
     /// Messages in their order; empty for a chat with a single message.
     messages: Vec<Json>,
-    /// Model, such as `anthropic/claude-sonnet-4-5`.
+    /// Model, such as `anthropic/claude-sonnet-5-5`.
     model: Option<String>,
     /// Members of OpenAI's request for the model: `temperature`, `tools`, `response_format`, …
     options: Object,

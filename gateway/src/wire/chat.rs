@@ -30,7 +30,7 @@ pub(crate) struct ChatRequestV1 {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 262_144)]
     pub(crate) context: Option<String>,
-    /// Model, such as `anthropic/claude-sonnet-4-5`, for agents that call one.
+    /// Model, such as `anthropic/claude-sonnet-5-5`, for agents that call one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = schemas::optional_model)]
     pub(crate) model: Option<Json>,

@@ -205,7 +205,7 @@ pub(crate) fn optional_model() -> Object {
         .pattern(Some(NOT_BLANK))
         .min_length(Some(1))
         .max_length(Some(MAX_MODEL_BYTES))
-        .examples([json!("anthropic/claude-sonnet-4-5")])
+        .examples([json!("anthropic/claude-sonnet-5-5")])
         .description(Some("Model for agents that call one, such as `provider/model`: at most 256 bytes."))
         .build()
 }
