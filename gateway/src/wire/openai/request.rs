@@ -253,7 +253,11 @@ mod tests {
             1,
             "the agent does not see how the answer is delivered"
         );
-        for (body, field) in [(r#"{"messages":[]}"#, "messages"), (r#"{"model":"phoenix"}"#, "messages")] {
+        for (body, field) in [
+            (r#"{"messages":[]}"#, "model"),
+            (r#"{"model":"phoenix","messages":[]}"#, "messages"),
+            (r#"{"model":"phoenix"}"#, "messages"),
+        ] {
             assert_eq!(request(body).unwrap_err().details["field"], field, "{body}");
         }
     }

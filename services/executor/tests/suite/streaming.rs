@@ -68,7 +68,7 @@ async fn invalid_line_before_or_after_the_answer_fails_the_attempt() {
         (&[long.as_str(), "answer"][..], "before its answer; at most 65536 are allowed"),
         (&["chunk:a", other, "answer"], "for another request"),
         (&[r#"line:{"type":"chunk","request_id":"ID","data":7}"#, "answer"], "invalid line of type `chunk`"),
-        (&["line:not json", "answer"], "wrote more after its answer"),
+        (&["chunk:a", "line:not json"], "not an action response"),
         (&["flood:1000", "answer"], "chunks of more than 8 MiB"),
     ] {
         for mode in MODES {
