@@ -13,6 +13,7 @@ mod rejected;
 mod reservations;
 mod retention;
 mod sqlite;
+mod takeover;
 
 use std::sync::{
     Arc,

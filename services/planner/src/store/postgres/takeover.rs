@@ -97,8 +97,16 @@ pub(super) struct Takeovers(Mutex<State>);
 struct State {
     /// Number of the last takeover, by planner.
     sequences: HashMap<String, i64>,
-    /// Times of takeovers that were not answered, by planner.
-    in_doubt: HashMap<String, i64>,
+    /// Takeovers that were not answered, by planner.
+    in_doubt: HashMap<String, InDoubt>,
+}
+
+/// A statement that was not answered.
+#[derive(Debug, Clone)]
+struct InDoubt {
+    at: i64,
+    /// The plans that it was to take over; earlier pages of the same takeover were returned.
+    plans: Vec<Uuid>,
 }
 
 impl Takeovers {
@@ -150,7 +158,8 @@ impl Takeovers {
 
     /// Finds out what a takeover that was not answered has taken over.
     async fn settle(&self, tables: &Tables, planner: &str) -> Result<Unfinished, JournalError> {
-        let Some(at) = self.0.lock().in_doubt.get(planner).copied() else { return Ok(Unfinished::default()) };
+        let in_doubt = self.0.lock().in_doubt.get(planner).cloned();
+        let Some(InDoubt { at, plans: wanted }) = in_doubt else { return Ok(Unfinished::default()) };
         let (sequence, statements) = (self.next(planner), tables.statements());
         let void = async |connection: &mut _| {
             let void = statements
@@ -162,10 +171,10 @@ impl Takeovers {
         let found = async |connection: &mut PgConnection| {
             let plans = statements.rows(
                 "SELECT plan_id, takeovers, crashes FROM phoenix_planner.plans
-                 WHERE owner = $1 AND taken_over_at = $2 AND status IN ('pending', 'running')",
+                 WHERE owner = $1 AND taken_over_at = $2 AND plan_id = ANY ($3) AND status IN ('pending', 'running')",
             );
             let plans: Vec<(Uuid, i32, i32)> =
-                plans.bind(planner).bind(at).fetch_all(&mut *connection).await?;
+                plans.bind(planner).bind(at).bind(&wanted[..]).fetch_all(&mut *connection).await?;
             let bulk = statements.rows(
                 "SELECT sweep_id::text, action, rate, reason, by::text, at, selected FROM phoenix_planner.sweeps
                  WHERE owner = $1 AND taken_over_at = $2 AND ended_at IS NULL",
@@ -234,7 +243,7 @@ impl Takeovers {
             let take_over = take_over.bind(window).bind(TAKEOVER_WRITER).bind(sequence);
             Ok(take_over.fetch_all(connection).await?)
         };
-        self.unless_in_doubt(planner, at, tables.write(take_over).await)
+        self.unless_in_doubt(planner, at, plans, tables.write(take_over).await)
     }
 
     async fn take_over_bulk(
@@ -248,7 +257,7 @@ impl Takeovers {
             let take_over = statements.rows(TAKE_OVER_BULK).bind(planner).bind(micros(at));
             Ok(take_over.bind(TAKEOVER_WRITER).bind(sequence).fetch_all(connection).await?)
         };
-        self.unless_in_doubt(planner, at, tables.write(take_over).await)
+        self.unless_in_doubt(planner, at, &[], tables.write(take_over).await)
     }
 
     /// Remembers a takeover that failed: it may have been executed.
@@ -256,10 +265,12 @@ impl Takeovers {
         &self,
         planner: &str,
         at: Timestamp,
+        plans: &[Uuid],
         result: Result<T, JournalError>,
     ) -> Result<T, JournalError> {
         if result.is_err() {
-            self.0.lock().in_doubt.insert(planner.to_owned(), micros(at));
+            let in_doubt = InDoubt { at: micros(at), plans: plans.to_vec() };
+            self.0.lock().in_doubt.insert(planner.to_owned(), in_doubt);
         }
         result
     }
