@@ -235,6 +235,20 @@ impl Server {
 impl Inner {
     /// Starts the server and waits until it accepts connections.
     fn start(&self) {
+        let mut postmaster = self.spawn();
+        let started_at = Instant::now();
+        while !self.is_ready() {
+            assert!(started_at.elapsed() <= TIMEOUT, "the server does not start:\n{}", self.log());
+            // A server refuses to start while a process of one that was killed still holds its shared memory.
+            if postmaster.has_ended() {
+                postmaster = self.spawn();
+            }
+            pause();
+        }
+        *self.postmaster.lock().unwrap() = Some(postmaster);
+    }
+
+    fn spawn(&self) -> Postmaster {
         let log = OpenOptions::new().append(true).create(true).open(self.folder.join("log"));
         let log = log.expect("the log can be written");
         let mut command = self.installation.command("postgres");
@@ -246,14 +260,7 @@ impl Inner {
             .stderr(log)
             // Not interrupted together with the tests.
             .process_group(0);
-        let mut postmaster = Postmaster(command.spawn().expect("postgres can be started"));
-        let started_at = Instant::now();
-        while !self.is_ready() {
-            let is_late = started_at.elapsed() > TIMEOUT;
-            assert!(!is_late && !postmaster.has_ended(), "the server does not start:\n{}", self.log());
-            pause();
-        }
-        *self.postmaster.lock().unwrap() = Some(postmaster);
+        Postmaster(command.spawn().expect("postgres can be started"))
     }
 
     fn is_ready(&self) -> bool {
