@@ -52,13 +52,15 @@ const ORPHANS: &str = "
 
 /// Makes a planner the owner of orphaned plans. The suspicion of a crash is that of the SQLite store: a running plan whose owner
 /// died, which had started or been taken over within the last stretch of that planner's life and, since a takeover, no task of
-/// which had ended. Plans that another planner is taking over are left to it.
+/// which had ended. Plans that another planner is taking over are left to it, also when it commits while this statement runs:
+/// PostgreSQL then checks the conditions on the row itself against the new row, so `owner` is one of them. It does not look
+/// into `planners` again.
 const TAKE_OVER: &str = "
     WITH claim AS (
         UPDATE phoenix_planner.writers SET sequence = $6 WHERE planner = $1 AND writer = $5 AND sequence < $6 RETURNING 1
     ), orphans AS (
         SELECT plan_id FROM phoenix_planner.plans
-        WHERE plan_id = ANY ($2) AND status IN ('pending', 'running')
+        WHERE plan_id = ANY ($2) AND owner = $7 AND status IN ('pending', 'running')
             AND NOT EXISTS (SELECT FROM phoenix_planner.planners WHERE instance = plans.owner)
             AND EXISTS (SELECT FROM claim)
         ORDER BY plan_id FOR UPDATE SKIP LOCKED
@@ -80,12 +82,14 @@ const TAKE_OVER: &str = "
     FROM orphans WHERE plans.plan_id = orphans.plan_id
     RETURNING plans.plan_id, plans.takeovers, plans.crashes";
 
+/// Makes a planner the owner of orphaned bulk operations. The condition on the owner is as in [`TAKE_OVER`].
 const TAKE_OVER_BULK: &str = "
     WITH claim AS (
         UPDATE phoenix_planner.writers SET sequence = $4 WHERE planner = $1 AND writer = $3 AND sequence < $4 RETURNING 1
     )
     UPDATE phoenix_planner.sweeps SET owner = $1, taken_over_at = $2
-    WHERE ended_at IS NULL AND NOT EXISTS (SELECT FROM phoenix_planner.planners WHERE instance = sweeps.owner)
+    WHERE ended_at IS NULL AND owner = ANY ($5)
+        AND NOT EXISTS (SELECT FROM phoenix_planner.planners WHERE instance = sweeps.owner)
         AND EXISTS (SELECT FROM claim)
     RETURNING sweep_id::text, action, rate, reason, by::text, at, selected";
 
@@ -123,16 +127,15 @@ impl Takeovers {
             ownership::fence(tables, planner, dead).await?;
         }
         let mut unfinished = self.settle(tables, planner).await?;
-        let (gone, has_bulk) = gone(tables).await?;
-        let owners = gone.len();
-        for owner in gone {
-            let taken = self.take_over_from(tables, planner, &owner, scope, at, &mut unfinished).await;
+        let Gone { of_plans, of_bulk } = gone(tables).await?;
+        for owner in &of_plans {
+            let taken = self.take_over_from(tables, planner, owner, scope, at, &mut unfinished).await;
             if let Err(error) = taken {
                 return self.partly(unfinished, error);
             }
         }
-        if has_bulk {
-            match self.take_over_bulk(tables, planner, at).await {
+        if !of_bulk.is_empty() {
+            match self.take_over_bulk(tables, planner, &of_bulk, at).await {
                 Ok(rows) => {
                     let (bulk, unreadable) = read_all(rows);
                     unfinished.bulk.extend(bulk);
@@ -141,7 +144,7 @@ impl Takeovers {
                 Err(error) => return self.partly(unfinished, error),
             }
         }
-        if owners > 0 {
+        if !of_plans.is_empty() {
             forget_dead(tables).await?;
         }
         Ok(unfinished)
@@ -220,7 +223,7 @@ impl Takeovers {
                 }
             }
             if !wanted.is_empty() {
-                let taken = self.take_over_plans(tables, planner, &wanted, at).await?;
+                let taken = self.take_over_plans(tables, planner, owner, &wanted, at).await?;
                 unfinished.plans.extend(taken.into_iter().map(unfinished_plan));
             }
             if is_last {
@@ -233,6 +236,7 @@ impl Takeovers {
         &self,
         tables: &Tables,
         planner: &str,
+        owner: &str,
         plans: &[Uuid],
         at: Timestamp,
     ) -> Result<Vec<(Uuid, i32, i32)>, JournalError> {
@@ -240,7 +244,7 @@ impl Takeovers {
         let window = i64::try_from(SUSPECT_WINDOW.as_micros()).unwrap_or(i64::MAX);
         let take_over = async |connection: &mut _| {
             let take_over = statements.rows(TAKE_OVER).bind(planner).bind(plans).bind(micros(at));
-            let take_over = take_over.bind(window).bind(TAKEOVER_WRITER).bind(sequence);
+            let take_over = take_over.bind(window).bind(TAKEOVER_WRITER).bind(sequence).bind(owner);
             Ok(take_over.fetch_all(connection).await?)
         };
         self.unless_in_doubt(planner, at, plans, tables.write(take_over).await)
@@ -250,12 +254,13 @@ impl Takeovers {
         &self,
         tables: &Tables,
         planner: &str,
+        owners: &[String],
         at: Timestamp,
     ) -> Result<Vec<BulkRow>, JournalError> {
         let (statements, sequence) = (tables.statements(), self.next(planner));
         let take_over = async |connection: &mut _| {
             let take_over = statements.rows(TAKE_OVER_BULK).bind(planner).bind(micros(at));
-            Ok(take_over.bind(TAKEOVER_WRITER).bind(sequence).fetch_all(connection).await?)
+            Ok(take_over.bind(TAKEOVER_WRITER).bind(sequence).bind(owners).fetch_all(connection).await?)
         };
         self.unless_in_doubt(planner, at, &[], tables.write(take_over).await)
     }
@@ -288,16 +293,23 @@ fn unfinished_plan((id, takeovers, crashes): (Uuid, i32, i32)) -> UnfinishedPlan
     UnfinishedPlan { plan_id: id.into(), takeovers: count(takeovers), crashes: count(crashes) }
 }
 
-/// Owners of unfinished plans that are gone, and whether there is a bulk operation of such an owner.
-async fn gone(tables: &Tables) -> Result<(Vec<String>, bool), JournalError> {
+/// Planners that are gone and own unfinished work.
+struct Gone {
+    /// Of plans.
+    of_plans: Vec<String>,
+    /// Of bulk operations.
+    of_bulk: Vec<String>,
+}
+
+async fn gone(tables: &Tables) -> Result<Gone, JournalError> {
     let statements = tables.statements();
     let gone = async |connection: &mut PgConnection| {
-        let gone = statements.values(GONE).fetch_all(&mut *connection).await?;
-        let has_bulk = statements.values(
-            "SELECT EXISTS (SELECT FROM phoenix_planner.sweeps WHERE ended_at IS NULL
-                AND NOT EXISTS (SELECT FROM phoenix_planner.planners WHERE instance = sweeps.owner))",
+        let of_plans = statements.values(GONE).fetch_all(&mut *connection).await?;
+        let of_bulk = statements.values(
+            "SELECT DISTINCT owner FROM phoenix_planner.sweeps WHERE ended_at IS NULL
+                AND NOT EXISTS (SELECT FROM phoenix_planner.planners WHERE instance = sweeps.owner)",
         );
-        Ok((gone, has_bulk.fetch_one(connection).await?))
+        Ok(Gone { of_plans, of_bulk: of_bulk.fetch_all(connection).await? })
     };
     tables.read(gone).await
 }
