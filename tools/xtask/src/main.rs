@@ -2,7 +2,7 @@
 //!
 //! | command | file |
 //! |---|---|
-//! | `test`: every check and test | `test.rs` |
+//! | `test`: every check and test | `test.rs`, `binaries.rs`, `lanes.rs` |
 //! | `setup`: the programs that tests need in addition to Rust | `programs.rs` |
 //! | `ci`: formatting, lints, documentation, then `test --soak` | `ci.rs` |
 //! | `lint-deps`: banned crates, and layers of the workspace | `deps.rs`, `deps/` |
@@ -12,9 +12,11 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the output of a command-line tool")]
 
 mod bench;
+mod binaries;
 mod ci;
 mod deps;
 mod failure;
+mod lanes;
 mod modules;
 mod phases;
 mod programs;

@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use crate::{
+    binaries,
     failure::Result,
     phases::{cargo, execute},
     test,
@@ -56,7 +57,7 @@ impl Store {
 }
 
 pub(crate) async fn run(args: &SoakArgs) -> Result<()> {
-    let binaries = test::build(&["--package", "phoenix-cli", "--package", "phoenix-load-tester"]).await?;
+    let binaries = binaries::build(&["--package", "phoenix-cli", "--package", "phoenix-load-tester"]).await?;
     let mut soak = cargo();
     soak.args(["test", "--package", test::SYSTEM_TESTS, "--test", "soak", "--", "--nocapture", "--exact"]);
     soak.arg(args.store.test());

@@ -1,15 +1,15 @@
 //! `cargo xtask test`: every check and test in one command.
 
-use std::{env, path::PathBuf};
+use std::env;
 
 use clap::Args;
-use tokio::process::Command;
 
 use crate::{
+    binaries::{self, Binaries},
     deps,
-    failure::{Context, Failure, Result},
-    modules,
-    phases::{Phases, cargo, execute, target_directory},
+    failure::{Failure, Result},
+    lanes, modules,
+    phases::{Phases, cargo, execute},
     programs,
 };
 
@@ -62,7 +62,7 @@ pub(crate) async fn run_in(phases: &mut Phases, args: &TestArgs) -> Result<()> {
     phases.run("dependency rules", async { deps::run() }).await?;
     phases.run("module cycles", async { modules::run() }).await?;
     // One build for executables and tests, which share every library.
-    let binaries = phases.run("build", build(&["--workspace", "--all-targets"])).await?;
+    let binaries = phases.run("build", binaries::build(&["--workspace", "--all-targets"])).await?;
     let tested = phases.run("tests", test(args, &binaries)).await;
     for what in &skipped {
         eprintln!("SKIPPED: {what}");
@@ -81,38 +81,12 @@ fn is_ci() -> bool {
     env::var_os("CI").is_some_and(|value| !value.is_empty())
 }
 
-/// Paths of the executables that the tests start.
-pub(crate) struct Binaries {
-    phoenix: PathBuf,
-    load_tester: PathBuf,
-    /// Variables of the installed programs from PyPI.
-    python: Vec<(&'static str, PathBuf)>,
-}
-
-impl Binaries {
-    /// Sets the environment variables of `command` for the paths.
-    pub(crate) fn set_env(&self, command: &mut Command) {
-        command.env("PHOENIX_BIN", &self.phoenix).env("LOAD_TESTER_BIN", &self.load_tester);
-        command.envs(self.python.iter().map(|(name, path)| (name, path)));
-    }
-}
-
-/// Builds the packages `what`, which include the executables.
-pub(crate) async fn build(what: &[&str]) -> Result<Binaries> {
-    execute(cargo().arg("build").args(what)).await?;
-    let debug = target_directory().await?.join("debug");
-    let binary = |name: &str| {
-        let path = debug.join(name).with_extension(env::consts::EXE_EXTENSION);
-        path.is_file().then_some(path).ok_or("the build made no such program").context(name)
-    };
-    let mut python = Vec::new();
-    for program in programs::PYTHON_PROGRAMS {
-        python.extend(program.path().await?.map(|path| (program.variable, path)));
-    }
-    Ok(Binaries { phoenix: binary("phoenix")?, load_tester: binary("load_tester")?, python })
-}
-
 async fn test(args: &TestArgs, binaries: &Binaries) -> Result<()> {
+    let settings: &[_] = if args.soak { &SOAK_ROUNDS_BEFORE_MERGE } else { &[] };
+    if args.cargo_test.is_empty() {
+        let excluded: &[_] = if args.fast { &[SYSTEM_TESTS] } else { &[] };
+        return lanes::run(excluded, binaries, settings).await;
+    }
     let mut command = cargo();
     command.args(["test", "--no-fail-fast"]);
     // With --workspace, cargo ignores --package silently.
@@ -125,8 +99,6 @@ async fn test(args: &TestArgs, binaries: &Binaries) -> Result<()> {
     }
     command.args(&args.cargo_test);
     binaries.set_env(&mut command);
-    if args.soak {
-        command.envs(SOAK_ROUNDS_BEFORE_MERGE);
-    }
+    command.envs(settings.iter().copied());
     execute(&mut command).await
 }

@@ -1,0 +1,148 @@
+//! Runs the test executables of the workspace in two lanes.
+//!
+//! Some tests mostly wait: for a database that is down, for services that restart. They run in a lane of their own beside all
+//! others, which halves the time of the whole. Within a lane, one executable runs after the other, as under `cargo test`.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+    time::Instant,
+};
+
+use serde::Deserialize;
+use tokio::process::Command;
+
+use crate::{
+    binaries::Binaries,
+    failure::{Context, Failure, Result},
+    phases::{cargo, execute, workspace},
+};
+
+/// Tests that mostly wait, the longest first.
+const WAITING: [&str; 2] = ["soak", "postgres"];
+
+/// A test executable, as cargo's message of kind `compiler-artifact` describes it.
+/// <https://doc.rust-lang.org/cargo/reference/external-tools.html#artifact-messages>
+#[derive(Deserialize)]
+struct Artifact {
+    manifest_path: PathBuf,
+    target: Target,
+    profile: Profile,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+impl Artifact {
+    /// Package and target, as `phoenix-planner (test store)`.
+    fn label(&self) -> String {
+        let package = self.folder().strip_prefix(workspace()).unwrap_or(self.folder());
+        format!("{} ({} {})", package.display(), self.target.kind.join(" "), self.target.name)
+    }
+
+    /// Folder of the package, in which cargo runs its tests.
+    fn folder(&self) -> &Path {
+        self.manifest_path.parent().unwrap_or(Path::new("."))
+    }
+
+    fn waits(&self) -> bool {
+        self.target.kind == ["test"] && WAITING.contains(&self.target.name.as_str())
+    }
+}
+
+/// Builds the tests of the workspace without the packages `excluded`, and runs them all, documentation tests last.
+///
+/// # Errors
+///
+/// When a test fails; the message names the executables, after all of them ran.
+pub(crate) async fn run(excluded: &[&str], binaries: &Binaries, settings: &[(&str, &str)]) -> Result<()> {
+    let selected: Vec<_> =
+        ["--workspace"].into_iter().chain(excluded.iter().flat_map(|name| ["--exclude", *name])).collect();
+    let (waiting, others): (Vec<_>, Vec<_>) = build(&selected).await?.into_iter().partition(Artifact::waits);
+    let environment = Environment { binaries, settings };
+    let (mut failed, failed_beside) =
+        tokio::try_join!(run_visibly(&others, &environment), run_beside(&waiting, &environment))?;
+    failed.extend(failed_beside);
+    if let Err(failure) = execute(cargo().args(["test", "--doc"]).args(&selected)).await {
+        failed.push(failure.to_string());
+    }
+    match failed.as_slice() {
+        [] => Ok(()),
+        failed => Err(Failure::new(format_args!("tests failed:\n    {}", failed.join("\n    ")))),
+    }
+}
+
+/// Environment of the tests.
+struct Environment<'a> {
+    binaries: &'a Binaries,
+    settings: &'a [(&'a str, &'a str)],
+}
+
+impl Environment<'_> {
+    fn command(&self, artifact: &Artifact) -> Command {
+        let mut command = Command::new(artifact.executable.as_deref().unwrap_or(Path::new("")));
+        command
+            .current_dir(artifact.folder())
+            .env("CARGO_MANIFEST_DIR", artifact.folder())
+            .kill_on_drop(true);
+        self.binaries.set_env(&mut command);
+        command.envs(self.settings.iter().copied());
+        command
+    }
+}
+
+/// Runs `artifacts`, whose output appears as it is written. Returns the labels of those that failed.
+async fn run_visibly(artifacts: &[Artifact], environment: &Environment<'_>) -> Result<Vec<String>> {
+    let mut failed = Vec::new();
+    for artifact in artifacts {
+        eprintln!("\n     Running {}", artifact.label());
+        if !environment.command(artifact).status().await.context(artifact.label())?.success() {
+            failed.push(artifact.label());
+        }
+    }
+    Ok(failed)
+}
+
+/// Runs `artifacts`, and prints the output of each in one piece. Returns the labels of those that failed.
+async fn run_beside(artifacts: &[Artifact], environment: &Environment<'_>) -> Result<Vec<String>> {
+    let mut failed = Vec::new();
+    for artifact in artifacts {
+        let started = Instant::now();
+        let mut command = environment.command(artifact);
+        let output = command.stdin(Stdio::null()).output().await.context(artifact.label())?;
+        show(artifact, started, &output);
+        if !output.status.success() {
+            failed.push(artifact.label());
+        }
+    }
+    Ok(failed)
+}
+
+/// Prints what `artifact` of the second lane wrote, in one piece.
+fn show(artifact: &Artifact, started: Instant, output: &Output) {
+    eprintln!("\n     Ran beside these, in {:.1} s: {}", started.elapsed().as_secs_f64(), artifact.label());
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Builds the tests of the packages `selected`.
+async fn build(selected: &[&str]) -> Result<Vec<Artifact>> {
+    let mut command = cargo();
+    command.args(["test", "--no-run", "--message-format", "json-render-diagnostics"]).args(selected);
+    let output = command.stderr(Stdio::inherit()).output().await.context("cannot run cargo test")?;
+    if !output.status.success() {
+        return Err(Failure::new(format_args!("the tests could not be built: {}", output.status)));
+    }
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let artifacts = messages.lines().filter_map(|line| serde_json::from_str::<Artifact>(line).ok());
+    Ok(artifacts.filter(|artifact| artifact.profile.test && artifact.executable.is_some()).collect())
+}
