@@ -1,6 +1,7 @@
 //! Authentication.
 //!
-//! With a token, every route but the [`OPEN`] ones requires `Authorization: Bearer <token>`. Without a token the gateway serves
+//! With a token, every route but the [`OPEN`] ones requires `Authorization: Bearer <token>`, or the token in `x-api-key`, as
+//! Anthropic's clients send it. Without a token the gateway serves
 //! loopback only, and the `Host` of a request must be a loopback name, because a web page elsewhere can resolve its own name to
 //! 127.0.0.1 and make a visitor's browser send requests here (DNS rebinding). In either case requests with effects from
 //! pages of other origins are rejected, because a browser sends a `POST` wherever a page asks it to (cross-site request
@@ -123,7 +124,7 @@ fn unauthenticated(message: &str) -> Failure {
 }
 
 fn check_token(headers: &HeaderMap, token: &Secret) -> Result<(), Failure> {
-    bearer::check(headers, token).map_err(|problem| unauthenticated(&problem.to_string()))
+    bearer::check_any(headers, token).map_err(|problem| unauthenticated(&problem.to_string()))
 }
 
 /// Checks that the request is addressed to this machine.

@@ -16,6 +16,7 @@ use crate::{
     problem::{self, ErrorFormat, Failure},
     rejections::{Rejections, Sender},
     request_scope::RequestScope,
+    wire::anthropic::error::REQUEST_ID,
 };
 
 /// Adds a [`RequestScope`] to the request, and the correlation id to the response: to the header, and to the body of a failure.
@@ -36,7 +37,11 @@ pub(crate) async fn correlate(
     if let Some(failure) = response.extensions_mut().remove::<Failure>() {
         problem::render(&failure, format, scope.response_id(), &mut response);
     }
-    response.headers_mut().insert(CORRELATION_HEADER, correlation_header_value(scope.response_id()));
+    let id = correlation_header_value(scope.response_id());
+    if format == ErrorFormat::Anthropic {
+        response.headers_mut().insert(REQUEST_ID, id.clone());
+    }
+    response.headers_mut().insert(CORRELATION_HEADER, id);
     if scope.replay_of().is_some() {
         response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }

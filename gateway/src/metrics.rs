@@ -81,6 +81,8 @@ pub(crate) enum Endpoint {
     DeadLetterDiscard,
     Health,
     Completion,
+    Message,
+    TokenCount,
     ModelList,
     ModelGet,
     OpenApi,
@@ -116,6 +118,8 @@ impl Endpoint {
             "/api/v1/dead-letters:redrive" if write => Self::DeadLetterRedrive,
             "/api/v1/dead-letters:discard" if write => Self::DeadLetterDiscard,
             "/v1/chat/completions" if write => Self::Completion,
+            "/v1/messages" if write => Self::Message,
+            "/v1/messages/count_tokens" if write => Self::TokenCount,
             "/v1/models" if read => Self::ModelList,
             "/v1/models/{*model}" if read => Self::ModelGet,
             "/health" if read => Self::Health,
@@ -146,6 +150,8 @@ impl Endpoint {
             Self::DeadLetterDiscard => "dead_letter_discard",
             Self::Health => "health",
             Self::Completion => "completion",
+            Self::Message => "message",
+            Self::TokenCount => "token_count",
             Self::ModelList => "model_list",
             Self::ModelGet => "model_get",
             Self::OpenApi => "openapi",
@@ -175,6 +181,8 @@ impl Endpoint {
             | Self::DeadLetterRedrive
             | Self::DeadLetterDiscard
             | Self::Completion
+            | Self::Message
+            | Self::TokenCount
             | Self::ModelList
             | Self::ModelGet
             | Self::OpenApi

@@ -2,7 +2,7 @@
 //!
 //! A handler or layer that rejects a request returns a [`Failure`]: a status and an error, no body. [`render`] adds the body,
 //! where the path and the final correlation id are known: `ChatResponseV1` for chats, the legacy format for legacy chats,
-//! OpenAI's shape below `/v1`, RFC 9457 for everything else.
+//! Anthropic's shape below `/v1/messages`, OpenAI's elsewhere below `/v1`, RFC 9457 for everything else.
 //!
 //! The error table gives the HTTP status. Statuses outside the table belong to the HTTP layer; their code is
 //! `validation_failed` unless a better one exists: 403, 405, 408 (`timeout`), 413, 414, 415, 421 and 431.
@@ -20,6 +20,7 @@ use phoenix_proto::InvalidField;
 use crate::{
     header_names::X_PHOENIX_PLAN_ID,
     wire::{
+        anthropic::error::AnthropicError,
         chat::{API_VERSION, ChatResponseV1, ChatStatus, LegacyChatResponse},
         error::{ErrorBody, Problem},
         openai::{
@@ -85,6 +86,8 @@ pub(crate) enum ErrorFormat {
     LegacyChat,
     /// [`OpenAiError`].
     OpenAi,
+    /// [`AnthropicError`].
+    Anthropic,
     /// [`Problem`].
     Problem,
 }
@@ -96,6 +99,8 @@ impl ErrorFormat {
             "/api/v1/chat" => Self::Chat,
             "/api/chat" => Self::LegacyChat,
             "/v1" => Self::OpenAi,
+            "/v1/messages" => Self::Anthropic,
+            path if path.starts_with("/v1/messages/") => Self::Anthropic,
             path if path.starts_with("/v1/") => Self::OpenAi,
             _ => Self::Problem,
         }
@@ -104,7 +109,7 @@ impl ErrorFormat {
     /// Media type of the bodies.
     pub(crate) const fn content_type(self) -> &'static str {
         match self {
-            Self::Chat | Self::LegacyChat | Self::OpenAi => "application/json",
+            Self::Chat | Self::LegacyChat | Self::OpenAi | Self::Anthropic => "application/json",
             Self::Problem => "application/problem+json",
         }
     }
@@ -112,8 +117,15 @@ impl ErrorFormat {
     /// The body that describes `failure`.
     pub(crate) fn body(self, failure: &Failure, correlation_id: CorrelationId) -> String {
         let Failure { status, error } = failure.clone();
-        if self == Self::OpenAi {
-            return serde_json::to_string(&OpenAiError::new(status, error)).unwrap_or_default();
+        match self {
+            Self::OpenAi => {
+                return serde_json::to_string(&OpenAiError::new(status, error)).unwrap_or_default();
+            }
+            Self::Anthropic => {
+                let body = AnthropicError::new(status, error, correlation_id);
+                return serde_json::to_string(&body).unwrap_or_default();
+            }
+            Self::Chat | Self::LegacyChat | Self::Problem => {}
         }
         let OrchestratorError { code, message, mut details, retry_after: _ } = error;
         let body = match self {
@@ -135,7 +147,7 @@ impl ErrorFormat {
             Self::LegacyChat => {
                 serde_json::to_string(&LegacyChatResponse { status: ChatStatus::Error, output: message })
             }
-            Self::OpenAi | Self::Problem => serde_json::to_string(&Problem {
+            Self::OpenAi | Self::Anthropic | Self::Problem => serde_json::to_string(&Problem {
                 kind: "about:blank",
                 title: status.canonical_reason().unwrap_or("Error"),
                 status: status.as_u16(),
@@ -159,7 +171,7 @@ pub(crate) fn render(
 ) {
     let body = format.body(failure, correlation_id);
     let headers = response.headers_mut();
-    if format == ErrorFormat::OpenAi {
+    if matches!(format, ErrorFormat::OpenAi | ErrorFormat::Anthropic) {
         if openai::error::is_final(&failure.error) {
             headers.insert(X_SHOULD_RETRY, openai::error::NO);
         }
@@ -203,6 +215,7 @@ pub(crate) fn internal_error() -> Failure {
 pub(crate) async fn unknown_path(uri: Uri) -> Failure {
     let message = match uri.path() {
         "/v1/responses" => "`/v1/responses` is not available; use POST /v1/chat/completions",
+        "/v1/messages/batches" => "batches are not available; use POST /v1/messages",
         path if path.starts_with("/v1/responses/") => {
             "no responses are stored; use POST /v1/chat/completions"
         }

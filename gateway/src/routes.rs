@@ -2,6 +2,8 @@
 
 mod accepted;
 pub(crate) mod agents;
+mod answer;
+pub(crate) mod anthropic;
 pub(crate) mod chat;
 pub(crate) mod dead_letters;
 mod event_stream;

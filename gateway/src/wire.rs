@@ -1,11 +1,16 @@
 //! Bodies of requests and responses, and their schemas. Conversions from and to the gRPC contract stand beside the types.
 
 pub(crate) mod agent;
+pub(crate) mod answer;
+pub(crate) mod answer_writer;
+pub(crate) mod anthropic;
 pub(crate) mod chat;
 pub(crate) mod dead_letter;
 pub(crate) mod dead_letter_filter;
 pub(crate) mod error;
 pub(crate) mod event;
+pub(crate) mod members_body;
+pub(crate) mod model_request;
 pub(crate) mod openai;
 pub(crate) mod plan;
 pub(crate) mod plan_request;

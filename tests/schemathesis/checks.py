@@ -26,6 +26,7 @@ UNFIT = [
     r"^`message` is missing; send it or `messages`$",
     r"^`messages\[\d+\]\.content` (is missing|must not be blank)$",
     r"^`messages\[\d+\]\.content\[\d+\]\.(text|image_url\.url)` must be a string$",
+    r"^`(messages\[\d+\]\.content|system)\[\d+\]\.",
     r"^`messages\[\d+\]\.tool_call_id` (is missing|must be a string)$",
     r"^`messages\[\d+\]\.tool_calls(\[\d+\])?` must be an ",
 ]

@@ -110,6 +110,12 @@ impl Conversation {
         Self { model: None, ..self }
     }
 
+    /// The conversation with `model`.
+    #[must_use]
+    pub fn with_model(self, model: impl Into<String>) -> Self {
+        Self { model: Some(model.into()), ..self }
+    }
+
     /// The message for agents that know only one: the text of the last message of the user, else of the last message.
     #[must_use]
     pub fn message(&self) -> Option<String> {

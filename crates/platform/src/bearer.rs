@@ -1,6 +1,6 @@
 //! Bearer tokens in `Authorization` headers, compared in constant time.
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, header};
 use phoenix_domain::llm::Secret;
 use subtle::{Choice, ConstantTimeEq};
 
@@ -33,6 +33,25 @@ pub fn check(headers: &HeaderMap, token: &Secret) -> Result<(), BearerError> {
         Some(presented) if is_equal(presented, token.expose().as_bytes()) => Ok(()),
         Some(_) => Err(BearerError::Wrong),
         None => Err(BearerError::Malformed),
+    }
+}
+
+/// Header in which some clients send a token, without a scheme.
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// Checks that `headers` carry `token`, as a bearer token or in `x-api-key`.
+///
+/// # Errors
+/// When neither of them does.
+pub fn check_any(headers: &HeaderMap, token: &Secret) -> Result<(), BearerError> {
+    let Err(error) = check(headers, token) else { return Ok(()) };
+    let keys = headers.get_all(X_API_KEY).into_iter().map(|key| key.as_bytes().trim_ascii());
+    let mut keys = keys.peekable();
+    let has_key = keys.peek().is_some();
+    match keys.all(|key| is_equal(key, token.expose().as_bytes())) {
+        true if has_key => Ok(()),
+        _ if has_key && error == BearerError::Missing => Err(BearerError::Wrong),
+        _ => Err(error),
     }
 }
 
@@ -72,5 +91,33 @@ mod tests {
         }
         assert_eq!(check(&HeaderMap::new(), &Secret::from("secret".to_owned())), Err(BearerError::Missing));
         assert_eq!(present(b"Bearer ", ""), Err(BearerError::Wrong), "an empty token admits no request");
+    }
+
+    #[test]
+    fn token_is_accepted_in_either_header() {
+        let with = |headers: &[(&str, &str)]| {
+            let header = |(name, value): &(&str, &str)| (name.parse().unwrap(), value.parse().unwrap());
+            let map: Vec<(HeaderName, HeaderValue)> = headers.iter().map(header).collect();
+            let mut all = HeaderMap::new();
+            map.into_iter().for_each(|(name, value)| {
+                all.append(name, value);
+            });
+            check_any(&all, &Secret::from("secret".to_owned()))
+        };
+        let (bearer, key) = (("authorization", "Bearer secret"), ("x-api-key", "secret"));
+        for right in
+            [&[bearer][..], &[key], &[bearer, ("x-api-key", "other")], &[("authorization", "Basic x"), key]]
+        {
+            assert_eq!(with(right), Ok(()), "{right:?}");
+        }
+        for (wrong, error) in [
+            (&[][..], BearerError::Missing),
+            (&[("x-api-key", "")], BearerError::Wrong),
+            (&[("x-api-key", "other")], BearerError::Wrong),
+            (&[key, ("x-api-key", "other")], BearerError::Wrong),
+            (&[("authorization", "Basic x"), ("x-api-key", "other")], BearerError::Malformed),
+        ] {
+            assert_eq!(with(wrong), Err(error), "{wrong:?}");
+        }
     }
 }

@@ -2,5 +2,3 @@
 
 pub(crate) mod completions;
 pub(crate) mod models;
-mod plan_header;
-mod stream;

@@ -15,12 +15,17 @@ use utoipa::{
     openapi::{
         HeaderBuilder, RefOr,
         path::Operation,
-        security::{Http, HttpAuthScheme, SecurityScheme},
+        security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme},
     },
 };
 
 use super::{
-    agents, chat, dead_letters, health,
+    agents,
+    anthropic::{
+        count_tokens::{self, PATH as TOKENS},
+        messages::{self, PATH as MESSAGES},
+    },
+    chat, dead_letters, health,
     openai::{
         completions::{self, PATH as COMPLETIONS},
         models,
@@ -28,6 +33,7 @@ use super::{
     plans,
 };
 use crate::wire::{
+    anthropic::{error::AnthropicError, event::MessageEvent},
     error::Problem,
     event::{LiveEventV1, PlanEventV1},
     openai::{chunk::Chunk, error::OpenAiError},
@@ -43,7 +49,7 @@ use crate::wire::{
             **Correlation id.** Every response has the header `X-Correlation-Id`, errors included. Send your own as that header or, \
             for chats and plans, in the body; the body overrides the header.\n\n\
             **Authentication.** When the server has a token, every endpoint but `/livez` and `/readyz` requires \
-            `Authorization: Bearer <token>`. Without a token only requests to `localhost` are served.\n\n\
+            `Authorization: Bearer <token>`, or the token in `x-api-key`. Without a token only requests to `localhost` are served.\n\n\
             **Limits.** Bodies are JSON objects of at most 1 MiB. Unknown fields are rejected, except below `/v1`, and `null` counts as absent \
             for every optional field. A request has a time limit \
             (`gateway.request_timeout_secs`, 120 s by default).\n\n\
@@ -61,9 +67,9 @@ use crate::wire::{
         chat::chat_v1, chat::handle_chat, plans::create_plan, plans::list_plans, plans::dry_run_plan, plans::get_plan,
         plans::cancel_plan, plans::redrive::redrive_plan, plans::events::plan_events, plans::outputs::task_output, plans::outputs::attempt_stderr,
         dead_letters::list_dead_letters,
-        dead_letters::redrive_dead_letters, dead_letters::discard_dead_letters, agents::list_agents, completions::create_completion, models::list_models, models::get_model, openapi_json, health::health, health::livez, health::readyz
+        dead_letters::redrive_dead_letters, dead_letters::discard_dead_letters, agents::list_agents, completions::create_completion, messages::create_message, count_tokens::count_tokens, models::list_models, models::get_model, openapi_json, health::health, health::livez, health::readyz
     ),
-    components(schemas(Problem, PlanEventV1, LiveEventV1, Chunk, OpenAiError)),
+    components(schemas(Problem, PlanEventV1, LiveEventV1, Chunk, OpenAiError, MessageEvent, AnthropicError)),
     security(("bearer" = [])),
     modifiers(&Common)
 )]
@@ -93,6 +99,8 @@ impl Modify for Common {
         if let Some(components) = &mut document.components {
             let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
             components.add_security_scheme("bearer", bearer);
+            let key = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("x-api-key")));
+            components.add_security_scheme("api_key", key);
         }
         for (path, item) in &mut document.paths.paths {
             for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
@@ -110,23 +118,20 @@ impl Modify for Common {
 fn describe(path: &str, operation: &mut Operation) {
     let is_open = matches!(path, "/livez" | "/readyz");
     let takes_body = operation.request_body.is_some();
+    let answers = matches!(path, COMPLETIONS | MESSAGES);
     let runs = takes_body
-        && (matches!(path, "/api/chat" | "/api/v1/chat" | "/api/v1/plans" | COMPLETIONS)
+        && (answers
+            || matches!(path, "/api/chat" | "/api/v1/chat" | "/api/v1/plans")
             || path.ends_with("}:redrive"));
-    // A dry run has no effect.
-    let idempotent = takes_body && !path.ends_with(":dryRun");
+    // A dry run and a count have no effect.
+    let idempotent = takes_body && !path.ends_with(":dryRun") && path != TOKENS;
     let traits = failures::Traits { is_open, takes_body, runs, idempotent };
     failures::add(path, operation, traits);
-    let prefer = runs && !matches!(path, "/api/chat" | COMPLETIONS);
+    let prefer = runs && !answers && path != "/api/chat";
     parameters::add(
         path,
         operation,
-        parameters::Accepts {
-            id: !is_open,
-            key: idempotent,
-            disconnect: runs && path != COMPLETIONS,
-            prefer,
-        },
+        parameters::Accepts { id: !is_open, key: idempotent, disconnect: runs && !answers, prefer },
     );
     streams::add(path, operation);
 }

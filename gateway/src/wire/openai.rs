@@ -1,6 +1,5 @@
 //! Bodies of the API that clients of OpenAI's chat completions speak.
 
-pub(crate) mod answer;
 pub(crate) mod chunk;
 pub(crate) mod completion;
 pub(crate) mod error;

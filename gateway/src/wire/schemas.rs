@@ -172,14 +172,46 @@ pub(crate) fn completion_messages() -> Schema {
     messages(SchemaType::Type(Type::Array), "Messages of the conversation, the latest one last.")
 }
 
+/// Messages of Anthropic's API: what Phoenix reads of them.
+pub(crate) fn anthropic_messages() -> Schema {
+    let content = SchemaType::Array(vec![Type::String, Type::Array]);
+    let content = ArrayBuilder::new()
+        .schema_type(content)
+        .items(ObjectBuilder::new().property("type", text()).required("type"))
+        .description(Some(
+            "Text, or blocks: `text`, `image`, `document`, `tool_use`, `tool_result`, `thinking`, or another type that the model knows.",
+        ));
+    let message = ObjectBuilder::new()
+        .property("role", text().enum_values(Some(["user", "assistant", "system"])))
+        .property("content", content)
+        .required("role")
+        .required("content")
+        .examples([json!({"role": "user", "content": "git status"})]);
+    ArrayBuilder::new()
+        .items(message)
+        .min_items(Some(1))
+        .max_items(Some(MAX_CONVERSATION_MESSAGES))
+        .description(Some("Messages of the conversation, the latest one last."))
+        .into()
+}
+
+pub(crate) fn max_tokens() -> Object {
+    ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .minimum(Some(1))
+        .examples([json!(1024)])
+        .description(Some("Most tokens of the answer; `llm.max_tokens` is the upper limit."))
+        .build()
+}
+
 pub(crate) fn completion_model() -> Object {
     text()
         .min_length(Some(1))
         .max_length(Some(MAX_MODEL_BYTES))
         .examples([json!("phoenix")])
         .description(Some(
-            "`phoenix` (the message decides on the agent), the name of an agent, or `provider/model` (the language-model agent calls \
-             that model).",
+            "`phoenix` (the message decides on the agent), the name of an agent, `provider/model` (the language-model agent calls \
+             that model), or the name of a model of a configured provider.",
         ))
         .build()
 }

@@ -5,6 +5,7 @@
 mod support;
 
 mod agents;
+mod anthropic;
 mod auth;
 mod chat;
 mod connections;

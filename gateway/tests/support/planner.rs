@@ -43,6 +43,8 @@ pub enum Reply {
     Result(String, String),
     /// Fails.
     Error(OrchestratorError),
+    /// Fails, except for this agent.
+    Unless(&'static str, OrchestratorError),
     /// Never responds.
     Hang,
     /// Succeeds once this was notified.

@@ -49,7 +49,7 @@ pub(super) fn of(
         let targets: Vec<String> = failed.iter().map(|(target, _)| target.target()).collect();
         add("fallback_from", targets.into());
     }
-    let ignored = wire::ignored_options(provider.dialect(), options);
+    let ignored = wire::ignored_options(provider, options);
     if !ignored.is_empty() {
         add("ignored_options", ignored.into());
     }

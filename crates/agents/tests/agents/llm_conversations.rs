@@ -82,6 +82,38 @@ fn anthropic_conversation_is_translated() {
 }
 
 #[test]
+fn members_of_anthropic_reach_anthropic_and_no_strict_server() {
+    let mark = json!({"type": "ephemeral"});
+    let thought = json!({"type": "thinking", "thinking": "hm", "signature": "s"});
+    let call = json!({"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+    let payload = json!({
+        "message": "x",
+        "messages": [
+            {"role": "system", "content": [{"type": "text", "text": "Be brief.", "cache_control": mark}]},
+            {"role": "user", "content": "x"},
+            {"role": "assistant", "content": null, "thinking_blocks": [thought], "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "a", "content": "no", "is_error": true},
+        ],
+        "options": {
+            "max_tokens": 4000, "top_k": 5, "thinking": {"type": "enabled", "budget_tokens": 31_999},
+            "tools": [{"type": "function", "function": {"name": "f"}, "cache_control": mark}],
+        },
+    });
+    let body = sent(Anthropic, payload.clone()).unwrap();
+    assert_eq!(body["system"], json!([{"type": "text", "text": "Be brief.", "cache_control": mark}]));
+    assert_eq!(body["tools"][0]["cache_control"], mark);
+    assert_eq!(body["messages"][1]["content"][0], thought);
+    assert_eq!(body["messages"][2]["content"][0]["is_error"], true);
+    assert_eq!((&body["top_k"], &body["thinking"]["budget_tokens"]), (&json!(5), &json!(2000)));
+
+    let body = sent(OpenAi, payload).unwrap();
+    let text = body.to_string();
+    for name in ["cache_control", "thinking", "is_error", "top_k"] {
+        assert!(!text.contains(name), "{name}: {text}");
+    }
+}
+
+#[test]
 fn gemini_conversation_is_translated() {
     let body = sent(Gemini, conversation()).unwrap();
     let call = |city: &str| json!({"functionCall": {"name": "weather", "args": {"city": city}}});

@@ -11,9 +11,9 @@ use crate::{
     problem::Failure,
     request_scope::RequestScope,
     routes::agents::agents_of,
-    wire::openai::{
-        model::{Model, ModelList},
-        request::{PHOENIX, unknown_model},
+    wire::{
+        model_request::{PHOENIX, unknown_model},
+        openai::model::{Model, ModelList},
     },
 };
 

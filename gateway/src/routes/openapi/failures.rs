@@ -17,8 +17,11 @@ use crate::{
     header_names::IDEMPOTENT_REPLAYED,
     planner_client::{deadline_exceeded, planner_unresponsive},
     problem::{DEFAULT_RETRY_AFTER, ErrorFormat, Failure, internal_error},
-    routes::openai::completions::PATH as COMPLETIONS,
-    wire::openai::request::unknown_model,
+    routes::{
+        anthropic::{count_tokens::PATH as TOKENS, messages::PATH as MESSAGES},
+        openai::completions::PATH as COMPLETIONS,
+    },
+    wire::model_request::unknown_model,
 };
 
 /// Identifiers in examples.
@@ -42,7 +45,8 @@ pub(super) struct Traits {
 pub(super) fn add(path: &str, operation: &mut Operation, traits: Traits) {
     let Traits { is_open, takes_body, runs, idempotent } = traits;
     let plans = takes_body && !path.ends_with(":cancel") && !path.starts_with("/api/v1/dead-letters");
-    let calls_services = takes_body
+    let names_model = matches!(path, COMPLETIONS | MESSAGES | TOKENS | "/v1/models/{model}");
+    let calls_services = takes_body && path != TOKENS
         || path.starts_with("/api/v1/plans")
         || path.starts_with("/api/v1/dead-letters")
         || path == "/api/v1/agents"
@@ -50,10 +54,10 @@ pub(super) fn add(path: &str, operation: &mut Operation, traits: Traits) {
     for (applies, failures) in [
         (!is_open, authentication()),
         (takes_body, body()),
-        (plans && path != COMPLETIONS, vec![unknown_agent()]),
-        (path == COMPLETIONS || path == "/v1/models/{model}", vec![unknown_model("gpt-0").into()]),
+        (plans && !names_model, vec![unknown_agent()]),
+        (names_model, vec![unknown_model("gpt-0").into()]),
         (runs, admission()),
-        (runs && (path.ends_with("/chat") || path == COMPLETIONS), vec![agent_failed()]),
+        (runs && (path.ends_with("/chat") || names_model), vec![agent_failed()]),
         (path.contains("{plan_id}"), vec![rejections::no_such_plan(PlanId::from(PLAN)).into()]),
         (path.ends_with(":cancel"), vec![rejections::plan_has_ended(PlanStatus::Succeeded).into()]),
         (path.ends_with("}:redrive"), vec![rejections::plan_has_not_ended(PlanStatus::Running).into()]),
@@ -125,6 +129,7 @@ fn describe(format: ErrorFormat, failure: &Failure) -> Response {
         ErrorFormat::Chat => "ChatResponseV1",
         ErrorFormat::LegacyChat => "LegacyChatResponse",
         ErrorFormat::OpenAi => "OpenAiError",
+        ErrorFormat::Anthropic => "AnthropicError",
         ErrorFormat::Problem => "Problem",
     };
     let content = ContentBuilder::new()

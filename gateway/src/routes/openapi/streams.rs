@@ -9,7 +9,7 @@ use utoipa::openapi::{
 };
 
 use crate::{
-    routes::openai::completions::PATH as COMPLETIONS,
+    routes::{anthropic::messages::PATH as MESSAGES, openai::completions::PATH as COMPLETIONS},
     wire::{
         chat::RESPONSE,
         event::{KINDS, LIVE_KINDS},
@@ -24,6 +24,7 @@ pub(super) fn add(path: &str, operation: &mut Operation) {
         "/api/v1/plans/{plan_id}/events" => (plan_events(false), "The events"),
         "/api/v1/chat" => (plan_events(true), "The agent's answer"),
         COMPLETIONS => (ContentBuilder::new().schema(Some(chunks())), "The answer"),
+        MESSAGES => (ContentBuilder::new().schema(Some(message_events())), "The answer"),
         _ => return,
     };
     let response = operation.responses.responses.entry("200".to_owned());
@@ -40,18 +41,31 @@ fn plan_events(answers: bool) -> ContentBuilder {
 
 /// The chunks of a completion, as events without a name.
 fn chunks() -> Schema {
-    let data = json!({"anyOf": [
-        {"$ref": "#/components/schemas/ChatCompletionChunk"}, {"$ref": "#/components/schemas/OpenAiError"}
-    ]});
+    answer_events(
+        ["ChatCompletionChunk", "OpenAiError"],
+        "With `stream`: server-sent events whose `data` is a `ChatCompletionChunk`. The last one is `[DONE]`, or an \
+         `OpenAiError` when the answer breaks off. Comments keep the stream open.",
+    )
+}
+
+/// The events of a message. Their name is their type.
+fn message_events() -> Schema {
+    answer_events(
+        ["MessageEvent", "AnthropicError"],
+        "With `stream`: server-sent events whose `data` is a `MessageEvent`, and whose name is its type. The last one is \
+         `message_stop`, or `error` with an `AnthropicError` when the answer breaks off. Comments keep the stream open.",
+    )
+}
+
+/// A stream whose events carry one of `schemas`.
+fn answer_events(schemas: [&str; 2], description: &str) -> Schema {
+    let data = json!({"anyOf": schemas.map(reference)});
     let content = [("contentMediaType", json!("application/json")), ("contentSchema", data)];
     let payload =
         ObjectBuilder::new().schema_type(Type::String).extensions(Some(Extensions::from_iter(content)));
     ObjectBuilder::new()
         .schema_type(SchemaType::Array(vec![Type::String, Type::Object]))
-        .description(Some(
-            "With `stream`: server-sent events whose `data` is a `ChatCompletionChunk`. The last one is `[DONE]`, or an \
-             `OpenAiError` when the answer breaks off. Comments keep the stream open.",
-        ))
+        .description(Some(description))
         .property("data", payload)
         .into()
 }

@@ -2,14 +2,24 @@
 
 use std::collections::BTreeSet;
 
+use axum::http::StatusCode;
 use phoenix_domain::{
-    PlanId,
+    CorrelationId, OrchestratorError, PlanId,
     json::{Json, Object},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::answer::{Answer, Finish, Usage, completion_id, created};
+use super::error::OpenAiError;
+use crate::wire::{
+    answer::{Answer, Finish, Usage, created},
+    answer_writer::{AnswerWriter, Frame},
+};
+
+/// Identifier of the completion of a plan.
+pub(super) fn completion_id(plan_id: PlanId) -> String {
+    format!("chatcmpl-{plan_id}")
+}
 
 /// Data of the event that ends a stream.
 pub(crate) const DONE: &str = "[DONE]";
@@ -73,50 +83,8 @@ impl ChunkWriter {
         Self { id: completion_id(plan_id), created: created(plan_id), model, include_usage, written: None }
     }
 
-    /// Whether a part of the answer was written.
-    pub(crate) const fn has_started(&self) -> bool {
-        self.written.is_some()
-    }
-
-    /// The chunks of a part of the answer: its text, or the same in OpenAI's shape.
-    pub(crate) fn part(&mut self, text: &str, delta: Option<&str>) -> Vec<String> {
-        let delta = delta.and_then(|delta| Object::parse(delta).ok());
-        let mut delta = delta.unwrap_or_default();
-        // The first chunk has the role.
-        delta.shift_remove("role");
-        if !text.is_empty() && !delta.contains_key("content") {
-            delta.insert("content".to_owned(), text.into());
-        }
-        delta.retain(|_, value| !value.is_null());
-        if delta.is_empty() {
-            return Vec::new();
-        }
-        let mut chunks = self.start();
-        self.written.get_or_insert_default().extend(delta.keys().cloned());
-        chunks.push(self.chunk(delta));
-        chunks
-    }
-
-    /// The chunks of what was not written of the answer, and of its end.
-    pub(crate) fn finish(&mut self, answer: &Answer) -> Vec<String> {
-        let mut chunks = self.start();
-        let is_new = |name: &str| self.written.as_ref().is_none_or(|written| !written.contains(name));
-        // A model thinks before it speaks, and speaks before it calls.
-        let (before, after): (Vec<_>, Vec<_>) = answer
-            .members
-            .iter()
-            .filter(|(name, _)| is_new(name))
-            .partition(|(name, _)| name.starts_with("reasoning"));
-        let has_text = !answer.text.is_empty() && is_new("content");
-        let text = has_text.then(|| one("content", answer.text.as_str().into()));
-        let deltas = before.into_iter().map(delta_of).chain(text).chain(after.into_iter().map(delta_of));
-        chunks.extend(deltas.map(|delta| self.chunk(delta)));
-        chunks.extend(self.end(answer));
-        chunks
-    }
-
     /// The first chunk, with the role, unless it was written.
-    fn start(&mut self) -> Vec<String> {
+    fn start(&mut self) -> Vec<Frame> {
         if self.has_started() {
             return Vec::new();
         }
@@ -126,17 +94,17 @@ impl ChunkWriter {
     }
 
     /// The chunks that follow the parts of an answer.
-    fn end(&self, answer: &Answer) -> Vec<String> {
+    fn end(&self, answer: &Answer) -> Vec<Frame> {
         let last = self.choice(Object::new(), Some(&answer.finish));
         let mut chunks = vec![self.write(vec![last], None)];
         if let Some(usage) = answer.usage.as_ref().filter(|_| self.include_usage) {
             chunks.push(self.write(Vec::new(), Some(usage)));
         }
-        chunks.push(DONE.to_owned());
+        chunks.push(Frame::plain(DONE.to_owned()));
         chunks
     }
 
-    fn chunk(&self, delta: Object) -> String {
+    fn chunk(&self, delta: Object) -> Frame {
         self.write(vec![self.choice(delta, None)], None)
     }
 
@@ -150,7 +118,7 @@ impl ChunkWriter {
         }
     }
 
-    fn write(&self, choices: Vec<ChunkChoice>, usage: Option<&Usage>) -> String {
+    fn write(&self, choices: Vec<ChunkChoice>, usage: Option<&Usage>) -> Frame {
         let chunk = Chunk {
             id: self.id.clone(),
             object: "chat.completion.chunk",
@@ -160,7 +128,53 @@ impl ChunkWriter {
             usage: self.include_usage.then(|| usage.cloned()),
         };
         // Strings, numbers and JSON can always be written.
-        serde_json::to_string(&chunk).unwrap_or_default()
+        Frame::plain(serde_json::to_string(&chunk).unwrap_or_default())
+    }
+}
+
+impl AnswerWriter for ChunkWriter {
+    fn has_started(&self) -> bool {
+        self.written.is_some()
+    }
+
+    fn part(&mut self, text: &str, delta: Option<&str>) -> Result<Vec<Frame>, OrchestratorError> {
+        let delta = delta.and_then(|delta| Object::parse(delta).ok());
+        let mut delta = delta.unwrap_or_default();
+        // The first chunk has the role.
+        delta.shift_remove("role");
+        if !text.is_empty() && !delta.contains_key("content") {
+            delta.insert("content".to_owned(), text.into());
+        }
+        delta.retain(|_, value| !value.is_null());
+        if delta.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut chunks = self.start();
+        self.written.get_or_insert_default().extend(delta.keys().cloned());
+        chunks.push(self.chunk(delta));
+        Ok(chunks)
+    }
+
+    fn finish(&mut self, answer: &Answer) -> Vec<Frame> {
+        let mut chunks = self.start();
+        let is_new = |name: &str| self.written.as_ref().is_none_or(|written| !written.contains(name));
+        // A model thinks before it speaks, and speaks before it calls.
+        let (before, after): (Vec<_>, Vec<_>) = answer
+            .members
+            .iter()
+            .filter(|(name, _)| is_new(name))
+            .partition(|(name, _)| name.starts_with("reasoning") || *name == "thinking_blocks");
+        let has_text = !answer.text.is_empty() && is_new("content");
+        let text = has_text.then(|| one("content", answer.text.as_str().into()));
+        let deltas = before.into_iter().map(delta_of).chain(text).chain(after.into_iter().map(delta_of));
+        chunks.extend(deltas.map(|delta| self.chunk(delta)));
+        chunks.extend(self.end(answer));
+        chunks
+    }
+
+    fn fail(&mut self, status: StatusCode, error: OrchestratorError, _id: CorrelationId) -> Vec<Frame> {
+        let body = OpenAiError::new(status, error);
+        vec![Frame::plain(serde_json::to_string(&body).unwrap_or_default())]
     }
 }
 
@@ -204,8 +218,8 @@ mod tests {
         };
         let answer = Answer::of(plan_id, response);
         let mut chunks = ChunkWriter::new(plan_id, "phoenix".into(), include_usage).finish(&answer);
-        assert_eq!(chunks.pop().as_deref(), Some(DONE));
-        chunks.iter().map(|chunk| serde_json::from_str(chunk).unwrap()).collect()
+        assert_eq!(chunks.pop(), Some(Frame::plain(DONE.to_owned())));
+        chunks.iter().map(|chunk| serde_json::from_str(&chunk.data).unwrap()).collect()
     }
 
     #[test]
@@ -263,19 +277,16 @@ mod tests {
     fn part_is_written_once_and_the_rest_of_the_answer_follows() {
         let plan_id: PlanId = PLAN.parse().unwrap();
         let mut writer = ChunkWriter::new(plan_id, "phoenix".into(), false);
-        let deltas = |chunks: Vec<String>| {
-            let deltas = chunks.iter().filter_map(|chunk| serde_json::from_str::<Value>(chunk).ok());
+        let deltas = |chunks: Vec<Frame>| {
+            let deltas = chunks.iter().filter_map(|chunk| serde_json::from_str::<Value>(&chunk.data).ok());
             deltas.map(|chunk| chunk["choices"][0]["delta"].clone()).collect::<Vec<_>>()
         };
-        assert_eq!(deltas(writer.part("", Some(r#"{"role":"assistant","content":null}"#))), [Value::Null; 0]);
-        assert!(!writer.has_started());
-        let first = deltas(writer.part("", Some(r#"{"reasoning_content":"hm"}"#)));
+        let mut part = |text: &str, delta| deltas(writer.part(text, delta).unwrap());
+        assert_eq!(part("", Some(r#"{"role":"assistant","content":null}"#)), [Value::Null; 0]);
+        let first = part("", Some(r#"{"reasoning_content":"hm"}"#));
         assert_eq!(first, [json!({"role": "assistant", "content": ""}), json!({"reasoning_content": "hm"})]);
-        assert_eq!(deltas(writer.part("h", None)), [json!({"content": "h"})]);
-        assert_eq!(
-            deltas(writer.part("i", Some(r#"{"content":"i","x":1}"#))),
-            [json!({"content": "i", "x": 1})]
-        );
+        assert_eq!(part("h", None), [json!({"content": "h"})]);
+        assert_eq!(part("i", Some(r#"{"content":"i","x":1}"#)), [json!({"content": "i", "x": 1})]);
         let metadata = json!({"message": {"reasoning_content": "hm", "tool_calls": [{"id": "a"}]}});
         let response = PlanAndExecuteResponse {
             output: "hi".into(),

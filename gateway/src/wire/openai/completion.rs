@@ -4,7 +4,8 @@ use phoenix_domain::json::{Json, Object};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::answer::{Answer, Usage, created};
+use super::chunk::completion_id;
+use crate::wire::answer::{Answer, Usage, created};
 
 /// A completion, as OpenAI's clients decode it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -49,7 +50,7 @@ pub(crate) struct Choice {
 
 impl From<Answer> for Completion {
     fn from(answer: Answer) -> Self {
-        let id = answer.id();
+        let id = completion_id(answer.plan_id);
         let Answer { plan_id, model, text, members, finish, usage } = answer;
         let content =
             if text.is_empty() && members.contains_key("tool_calls") { Json::Null } else { text.into() };

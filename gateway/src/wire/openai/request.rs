@@ -3,40 +3,29 @@
 //! Unknown members are accepted and reach the agent in `options`, because the members of OpenAI's request differ between
 //! providers and change with every release of a client. What Phoenix would ignore silently is refused.
 
-use std::fmt;
-
-use phoenix_domain::{
-    AgentName, OrchestratorError, OrchestratorErrorCode,
-    builtin::llm_router,
-    conversation::Conversation,
-    json::{Json, Object},
-};
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{MapAccess, Visitor},
-};
+use phoenix_domain::{OrchestratorError, conversation::Conversation, json::Json};
+use serde::{Deserialize, Serialize};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{ObjectBuilder, RefOr, Schema},
 };
 
-use crate::wire::schemas;
-
-/// Name of the model that leaves the choice of the agent to routing.
-pub(crate) const PHOENIX: &str = "phoenix";
+use crate::wire::{
+    members_body::{AnyMembers, optional_flag},
+    model_request::ModelRequest,
+    schemas,
+};
 
 /// The body, with every member as it was sent.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(crate) struct CompletionBody(Object);
+pub(crate) struct CompletionBody(AnyMembers);
 
 /// A valid request.
 #[derive(Debug)]
 pub(crate) struct CompletionRequest {
-    /// Agent that answers; routing chooses one when absent.
-    pub(crate) agent: Option<AgentName>,
-    /// Messages, model and options.
-    pub(crate) conversation: Conversation,
+    /// Who answers, and what.
+    pub(crate) request: ModelRequest,
     /// How the answer is streamed; absent for an answer in one piece.
     pub(crate) stream: Option<StreamOptions>,
 }
@@ -48,96 +37,22 @@ pub(crate) struct StreamOptions {
     pub(crate) include_usage: bool,
 }
 
-impl<'de> Deserialize<'de> for CompletionBody {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Members;
-
-        impl<'de> Visitor<'de> for Members {
-            type Value = CompletionBody;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<CompletionBody, A::Error> {
-                let mut members = Object::new();
-                while let Some((name, value)) = map.next_entry::<String, Json>()? {
-                    members.insert(name, value);
-                }
-                Ok(CompletionBody(members))
-            }
-        }
-
-        from.deserialize_map(Members)
-    }
-}
-
 impl CompletionBody {
-    /// The model as it is named in the request; empty without one.
-    pub(crate) fn model(&self) -> &str {
-        self.0.get("model").and_then(Json::as_str).unwrap_or_default()
-    }
-
-    /// Validates the request.
+    /// Validates the request. `configured` are the models in the settings.
     ///
     /// # Errors
     /// `validation_failed` that names the member, `not_found` for a name that no model can have.
-    pub(crate) fn into_request(self) -> Result<CompletionRequest, OrchestratorError> {
+    pub(crate) fn into_request(self, configured: &[String]) -> Result<CompletionRequest, OrchestratorError> {
         let Self(mut members) = self;
-        let mut take = |name: &str| members.shift_remove(name).unwrap_or_default();
-        let messages = take("messages");
-        let model = take("model");
-        let (stream, stream_options, choices) = (take("stream"), take("stream_options"), take("n"));
-        check_choices(&choices)?;
-        let stream = optional_flag("stream", &stream)?.then(|| stream_options_of(&stream_options));
-        let stream = stream.transpose()?;
-        if messages.is_null() {
-            return Err(OrchestratorError::invalid("messages", "is missing"));
-        }
-        let model = match model {
-            Json::String(model) => model,
-            Json::Null => return Err(OrchestratorError::invalid("model", "is missing")),
-            _ => return Err(OrchestratorError::invalid("model", "must be a string")),
-        };
+        check_choices(&members.take("n"))?;
+        let stream_options = members.take("stream_options");
+        let stream = members.take_flag("stream")?.then(|| stream_options_of(&stream_options)).transpose()?;
+        let messages = members.take_messages()?;
+        let model = members.take_model()?;
         // Checked together with the other members, before it is looked up.
-        let conversation = Conversation::new(messages, model.as_str().into(), Json::Object(members))?;
-        let (agent, conversation) = match Target::of(&model)? {
-            Target::Routed => (None, conversation.without_model()),
-            Target::Agent(agent) => (Some(agent), conversation.without_model()),
-            Target::Model => (Some(llm_router()), conversation),
-        };
-        Ok(CompletionRequest { agent, conversation, stream })
+        let conversation = Conversation::new(messages, model.as_str().into(), members.rest().into())?;
+        Ok(CompletionRequest { request: ModelRequest::new(&model, conversation, configured)?, stream })
     }
-}
-
-/// What a model's name stands for.
-enum Target {
-    /// The agent that routing chooses.
-    Routed,
-    /// An agent.
-    Agent(AgentName),
-    /// A model of a provider, called by the language-model agent.
-    Model,
-}
-
-impl Target {
-    fn of(model: &str) -> Result<Self, OrchestratorError> {
-        if model == PHOENIX {
-            return Ok(Self::Routed);
-        }
-        match model.split_once('/') {
-            Some((provider, name)) if !provider.is_empty() && !name.is_empty() => Ok(Self::Model),
-            _ => model.parse().map(Self::Agent).map_err(|_| unknown_model(model)),
-        }
-    }
-}
-
-/// The error of a model that does not exist.
-pub(crate) fn unknown_model(model: &str) -> OrchestratorError {
-    let message = format!(
-        "the model `{model}` does not exist; send `{PHOENIX}`, the name of an agent, or `provider/model`; GET /v1/models lists them"
-    );
-    OrchestratorError::new(OrchestratorErrorCode::NotFound, message).with_detail("field", "model")
 }
 
 /// One answer per request: more of them would be left out silently.
@@ -157,13 +72,6 @@ fn stream_options_of(options: &Json) -> Result<StreamOptions, OrchestratorError>
             Ok(StreamOptions { include_usage })
         }
         _ => Err(OrchestratorError::invalid("stream_options", "must be an object")),
-    }
-}
-
-fn optional_flag(field: &str, value: &Json) -> Result<bool, OrchestratorError> {
-    match value {
-        Json::Null => Ok(false),
-        value => value.as_bool().ok_or_else(|| OrchestratorError::invalid(field, "must be a boolean")),
     }
 }
 
@@ -193,17 +101,23 @@ impl ToSchema for CompletionBody {
 
 #[cfg(test)]
 mod tests {
+    use phoenix_proto::planner::PlanAndExecuteRequest;
+
     use super::*;
 
     fn request(text: &str) -> Result<CompletionRequest, OrchestratorError> {
-        serde_json::from_str::<CompletionBody>(text).unwrap().into_request()
+        serde_json::from_str::<CompletionBody>(text).unwrap().into_request(&[])
     }
 
-    fn of_model(model: &str) -> Result<(Option<String>, String), OrchestratorError> {
+    fn chat_of(request: CompletionRequest) -> (Option<String>, String) {
+        let plan = request.request.into_plans(&PlanAndExecuteRequest::default()).first;
+        (plan.agent, plan.chat_json)
+    }
+
+    fn of_model(model: &str) -> (Option<String>, String) {
         let body =
             format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"hi"}}],"top_p":0.10}}"#);
-        let CompletionRequest { agent, conversation, .. } = request(&body)?;
-        Ok((agent.map(String::from), conversation.into_members().to_string()))
+        chat_of(request(&body).unwrap())
     }
 
     #[test]
@@ -211,19 +125,11 @@ mod tests {
         let messages = r#""messages":[{"role":"user","content":"hi"}]"#;
         let options = r#""options":{"top_p":0.10}"#;
         let plain = format!("{{{messages},{options}}}");
-        assert_eq!(of_model("phoenix"), Ok((None, plain.clone())));
-        assert_eq!(of_model("git_agent"), Ok((Some("git_agent".into()), plain)));
+        assert_eq!(of_model("phoenix"), (None, plain.clone()));
+        assert_eq!(of_model("git_agent"), (Some("git_agent".into()), plain));
         for model in ["openai/gpt-4o", "ollama/llama3.2:1b", "openrouter/meta-llama/llama-3:free"] {
             let named = format!(r#"{{{messages},"model":"{model}",{options}}}"#);
-            assert_eq!(of_model(model), Ok((Some("llm_router_agent".into()), named)));
-        }
-        for unknown in ["llama3:8b", "/x", "openai/", "a b"] {
-            let error = of_model(unknown).unwrap_err();
-            assert_eq!(
-                (error.code, &*error.details["field"]),
-                (OrchestratorErrorCode::NotFound, "model"),
-                "{unknown}"
-            );
+            assert_eq!(of_model(model), (Some("llm_router_agent".into()), named));
         }
     }
 
@@ -248,9 +154,9 @@ mod tests {
         }
         let streamed = with(r#""stream":true,"stream_options":{"include_usage":true}"#).unwrap();
         assert_eq!(streamed.stream, Some(StreamOptions { include_usage: true }));
+        let (_, chat) = chat_of(streamed);
         assert_eq!(
-            streamed.conversation.into_members().len(),
-            1,
+            chat, r#"{"messages":[{"role":"user","content":"hi"}]}"#,
             "the agent does not see how the answer is delivered"
         );
         for (body, field) in [

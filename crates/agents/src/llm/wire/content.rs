@@ -118,10 +118,15 @@ pub(super) fn name_of_result(messages: &[Value], index: usize) -> String {
     message["name"].as_str().or_else(called).unwrap_or(id).to_owned()
 }
 
+/// The tools of `options` that are functions.
+pub(super) fn tools(options: &Map<String, Value>) -> impl Iterator<Item = &Value> {
+    let tools = options.get("tools").and_then(Value::as_array).into_iter().flatten();
+    tools.filter(|tool| tool["function"].is_object())
+}
+
 /// The functions among the tools of `options`.
 pub(super) fn functions(options: &Map<String, Value>) -> impl Iterator<Item = &Value> {
-    let tools = options.get("tools").and_then(Value::as_array).into_iter().flatten();
-    tools.map(|tool| &tool["function"]).filter(|function| function.is_object())
+    tools(options).map(|tool| &tool["function"])
 }
 
 /// A function's parameters as a JSON Schema.

@@ -33,9 +33,12 @@ pub(super) fn request(provider: Provider<'_>, prompt: &Prompt<'_>) -> Result<Pro
 }
 
 /// The options among `options` that have no equivalent in the API, and so are not sent.
-pub(super) fn ignored_options(dialect: Dialect, options: &Map<String, Value>) -> Vec<&str> {
-    let known = match dialect {
-        Dialect::OpenAi => return Vec::new(),
+pub(super) fn ignored_options<'a>(provider: Provider<'_>, options: &'a Map<String, Value>) -> Vec<&'a str> {
+    let known = match provider.dialect() {
+        Dialect::OpenAi => {
+            let names = options.keys().map(String::as_str);
+            return names.filter(|name| openai::is_foreign(provider, name)).collect();
+        }
         Dialect::Anthropic => anthropic::OPTIONS,
         Dialect::Gemini => gemini::OPTIONS,
         Dialect::Ollama => ollama::OPTIONS,

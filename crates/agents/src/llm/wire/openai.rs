@@ -18,7 +18,11 @@ pub(super) fn request(provider: Provider<'_>, prompt: &Prompt<'_>) -> ProviderRe
     let mut body =
         json!({"model": provider.model_name, "messages": prompt.messages(), limit: prompt.max_tokens});
     if let Some(members) = body.as_object_mut() {
-        members.extend(prompt.options.clone());
+        let options = prompt.options.iter().filter(|(name, _)| !is_foreign(provider, name));
+        members.extend(options.map(|(name, value)| (name.clone(), value.clone())));
+    }
+    if provider.kind != Some(ProviderKind::OpenRouter) {
+        remove_foreign(&mut body);
     }
     if prompt.is_streamed {
         body["stream"] = true.into();
@@ -28,6 +32,36 @@ pub(super) fn request(provider: Provider<'_>, prompt: &Prompt<'_>) -> ProviderRe
         url: format!("{}/chat/completions", provider.base_url),
         headers: bearer(provider),
         body,
+    }
+}
+
+/// Whether an option is Anthropic's own, which these providers refuse.
+pub(super) fn is_foreign(provider: Provider<'_>, option: &str) -> bool {
+    matches!(provider.kind, Some(ProviderKind::OpenAi | ProviderKind::Grok))
+        && matches!(option, "thinking" | "top_k" | "cache_control")
+}
+
+/// Removes the members of messages and tools that are Anthropic's own; some servers refuse unknown members.
+fn remove_foreign(body: &mut Value) {
+    let items = |value: &mut Value| value.as_array_mut().map(std::mem::take).unwrap_or_default();
+    let without = |mut value: Value, names: &[&str]| {
+        if let Some(members) = value.as_object_mut() {
+            members.retain(|name, _| !names.contains(&name.as_str()));
+        }
+        value
+    };
+    let mut messages = items(&mut body["messages"]);
+    for message in &mut messages {
+        *message = without(message.take(), &["thinking_blocks", "is_error"]);
+        if message["content"].is_array() {
+            let parts = items(&mut message["content"]);
+            message["content"] = parts.into_iter().map(|part| without(part, &["cache_control"])).collect();
+        }
+    }
+    body["messages"] = messages.into();
+    if body["tools"].is_array() {
+        let tools = items(&mut body["tools"]);
+        body["tools"] = tools.into_iter().map(|tool| without(tool, &["cache_control"])).collect();
     }
 }
 

@@ -13,17 +13,20 @@ use super::{
 /// The body without model and limit.
 pub(super) fn body(prompt: &Prompt<'_>) -> Result<Value, Unsupported> {
     let mut body = json!({"messages": messages(prompt.messages)?});
-    let mut system: Vec<String> = vec![prompt.system.to_owned()];
-    system.extend(prompt.messages.iter().filter(|m| content::role(m) == Role::System).map(content::text));
-    if matches!(content::response_format(prompt.options), Some(ResponseFormat::Object)) {
-        system.push("Answer with one JSON object and nothing else.".into());
-    }
-    system.retain(|text| !text.is_empty());
+    let system = system(prompt)?;
     if !system.is_empty() {
-        body["system"] = system.join("\n\n").into();
+        body["system"] = match system.iter().any(is_marked) {
+            true => system.into(),
+            false => system
+                .iter()
+                .filter_map(|block| block["text"].as_str())
+                .collect::<Vec<_>>()
+                .join("\n\n")
+                .into(),
+        };
     }
     let options = prompt.options;
-    let same = ["temperature", "top_p", "top_k", "thinking"].map(|name| (name, name));
+    let same = ["temperature", "top_p", "top_k", "thinking", "cache_control"].map(|name| (name, name));
     content::copy(options, &same, &mut body);
     if let Some(stops) = content::stops(options) {
         body["stop_sequences"] = stops;
@@ -35,15 +38,40 @@ pub(super) fn body(prompt: &Prompt<'_>) -> Result<Value, Unsupported> {
     Ok(body)
 }
 
+/// The instructions as blocks of text.
+fn system(prompt: &Prompt<'_>) -> Result<Vec<Value>, Unsupported> {
+    let text = |text: &str| json!({"type": "text", "text": text});
+    let mut all = vec![text(prompt.system)];
+    for (index, message) in prompt.messages.iter().enumerate() {
+        if content::role(message) == Role::System {
+            all.extend(blocks(message, index)?);
+        }
+    }
+    if matches!(content::response_format(prompt.options), Some(ResponseFormat::Object)) {
+        all.push(text("Answer with one JSON object and nothing else."));
+    }
+    all.retain(|block| block["text"] != "");
+    Ok(all)
+}
+
+/// Whether a block is marked as one to cache.
+fn is_marked(block: &Value) -> bool {
+    block["cache_control"].is_object()
+}
+
 fn tools(prompt: &Prompt<'_>, body: &mut Value) -> Result<(), Unsupported> {
-    let tool = |function: &Value| {
+    let tool = |whole: &Value| {
+        let function = &whole["function"];
         let mut tool = json!({"name": function["name"], "input_schema": content::parameters(function)});
         if let Some(description) = function["description"].as_str() {
             tool["description"] = description.into();
         }
+        if is_marked(whole) {
+            tool["cache_control"] = whole["cache_control"].clone();
+        }
         tool
     };
-    let mut tools: Vec<Value> = content::functions(prompt.options).map(tool).collect();
+    let mut tools: Vec<Value> = content::tools(prompt.options).map(tool).collect();
     let mut choice = content::tool_choice(prompt.options).map(|choice| match choice {
         ToolChoice::Auto => json!({"type": "auto"}),
         ToolChoice::None => json!({"type": "none"}),
@@ -94,8 +122,7 @@ fn messages(messages: &[Value]) -> Result<Vec<Value>, Unsupported> {
     }
     let turn = |(role, blocks): (&str, Vec<Value>)| {
         // One plain text is written as one.
-        let is_text =
-            blocks.len() == 1 && blocks[0]["type"] == "text" && blocks[0].get("cache_control").is_none();
+        let is_text = blocks.len() == 1 && blocks[0]["type"] == "text" && !is_marked(&blocks[0]);
         let content = if is_text { blocks[0]["text"].clone() } else { blocks.into() };
         json!({"role": role, "content": content})
     };
@@ -117,7 +144,7 @@ fn blocks(message: &Value, index: usize) -> Result<Vec<Value>, Unsupported> {
     // Marks of what to cache are Anthropic's own, and pass through.
     if let Some(parts) = message["content"].as_array().filter(|parts| parts.len() == blocks.len()) {
         for (block, part) in blocks.iter_mut().zip(parts) {
-            if part["cache_control"].is_object() {
+            if is_marked(part) {
                 block["cache_control"] = part["cache_control"].clone();
             }
         }
@@ -141,5 +168,10 @@ fn result(message: &Value, index: usize) -> Result<Value, Unsupported> {
     let blocks = blocks(message, index)?;
     let is_text = blocks.iter().all(|block| block["type"] == "text");
     let content = if is_text { content::text(message).into() } else { Value::from(blocks) };
-    Ok(json!({"type": "tool_result", "tool_use_id": message["tool_call_id"], "content": content}))
+    let mut result =
+        json!({"type": "tool_result", "tool_use_id": message["tool_call_id"], "content": content});
+    if message["is_error"] == true {
+        result["is_error"] = true.into();
+    }
+    Ok(result)
 }

@@ -1,7 +1,9 @@
 //! Anthropic's Messages API. <https://docs.anthropic.com/en/api/messages>
 
-use super::types::{Prompt, ProviderRequest, Unsupported};
 use phoenix_domain::llm::Provider;
+use serde_json::{Value, json};
+
+use super::types::{Prompt, ProviderRequest, Unsupported};
 
 mod answer;
 mod conversation;
@@ -16,6 +18,7 @@ pub(super) const OPTIONS: &[&str] = &[
     "top_p",
     "top_k",
     "thinking",
+    "cache_control",
     "stop",
     "tools",
     "tool_choice",
@@ -24,10 +27,25 @@ pub(super) const OPTIONS: &[&str] = &[
     "user",
 ];
 
+/// Least budget of thinking.
+const MIN_THINKING_TOKENS: u32 = 1024;
+
+/// Lowers the budget of thinking where the limit of the answer was lowered below it: it must leave room for an answer.
+fn fit_thinking(body: &mut Value, max_tokens: u32) {
+    let budget = body["thinking"]["budget_tokens"].as_u64();
+    if budget.is_some_and(|budget| budget >= u64::from(max_tokens)) {
+        match max_tokens / 2 {
+            fitting @ MIN_THINKING_TOKENS.. => body["thinking"]["budget_tokens"] = fitting.into(),
+            _ => body["thinking"] = json!({"type": "disabled"}),
+        }
+    }
+}
+
 pub(super) fn request(provider: Provider<'_>, prompt: &Prompt<'_>) -> Result<ProviderRequest, Unsupported> {
     let mut body = conversation::body(prompt)?;
     body["model"] = provider.model_name.into();
     body["max_tokens"] = prompt.max_tokens.into();
+    fit_thinking(&mut body, prompt.max_tokens);
     if prompt.is_streamed {
         body["stream"] = true.into();
     }

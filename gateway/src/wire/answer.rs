@@ -1,4 +1,4 @@
-//! The answer of an agent as OpenAI's clients read it, from the output of its plan and the metadata of the output.
+//! The answer of an agent as clients of models read it, from the output of its plan and the metadata of the output.
 
 use phoenix_domain::{
     PlanId,
@@ -9,7 +9,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 /// Members of an assistant's message that an agent adds to its text in `metadata.message`.
-const MEMBERS: [&str; 5] = ["tool_calls", "refusal", "reasoning_content", "reasoning_details", "annotations"];
+const MEMBERS: [&str; 6] =
+    ["tool_calls", "refusal", "reasoning_content", "reasoning_details", "thinking_blocks", "annotations"];
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,7 +21,7 @@ pub(crate) struct Answer {
     pub(crate) model: String,
     /// Text; empty when the answer is nothing but tool calls.
     pub(crate) text: String,
-    /// What the message has beside its text.
+    /// What the message has beside its text, in OpenAI's shape.
     pub(crate) members: Object,
     /// Why the answer ended.
     pub(crate) finish: Finish,
@@ -35,6 +36,8 @@ pub(crate) struct Finish {
     pub(crate) reason: &'static str,
     /// The agent's own word.
     pub(crate) native: Option<String>,
+    /// The word of the model's provider, if the agent passes it on.
+    pub(crate) of_provider: Option<String>,
 }
 
 /// Tokens of a request and its answer.
@@ -42,9 +45,9 @@ pub(crate) struct Finish {
 #[schema(as = CompletionUsage)]
 pub(crate) struct Usage {
     /// Tokens of the request.
-    prompt_tokens: u64,
+    pub(crate) prompt_tokens: u64,
     /// Tokens of the answer, reasoning included.
-    completion_tokens: u64,
+    pub(crate) completion_tokens: u64,
     /// Sum of both.
     total_tokens: u64,
     /// Parts of the request's tokens.
@@ -79,25 +82,19 @@ impl Answer {
             (None, Some(model)) => model.to_owned(),
             (_, None) => agent,
         };
-        Self {
-            plan_id,
-            model,
-            text: output,
-            members,
-            finish: Finish::of(finish_reason, calls_tools),
-            usage: Usage::of(&metadata),
-        }
+        let finish = Finish::of(finish_reason, word("finish_reason"), calls_tools);
+        Self { plan_id, model, text: output, members, finish, usage: Usage::of(&metadata) }
     }
 
-    /// Identifier of the completion.
-    pub(crate) fn id(&self) -> String {
-        completion_id(self.plan_id)
+    /// A member of the message, unless it has none.
+    pub(crate) fn member(&self, name: &str) -> Option<&Json> {
+        self.members.get(name)
     }
-}
 
-/// Identifier of the completion of a plan.
-pub(crate) fn completion_id(plan_id: PlanId) -> String {
-    format!("chatcmpl-{plan_id}")
+    /// The tool calls of the message.
+    pub(crate) fn tool_calls(&self) -> &[Json] {
+        self.member("tool_calls").and_then(Json::as_array).unwrap_or_default()
+    }
 }
 
 /// When a plan was accepted, in seconds since 1970: the time in its id, so that a replayed answer has the same.
@@ -106,12 +103,13 @@ pub(crate) fn created(plan_id: PlanId) -> u64 {
 }
 
 impl Finish {
-    fn of(reason: Option<String>, calls_tools: bool) -> Self {
+    fn of(reason: Option<String>, of_provider: Option<&str>, calls_tools: bool) -> Self {
         let known = ["length", "content_filter"].into_iter().find(|known| reason.as_deref() == Some(known));
+        let of_provider = of_provider.map(str::to_owned);
         match (known, calls_tools) {
-            (Some(reason), _) => Self { reason, native: None },
-            (None, true) => Self { reason: "tool_calls", native: None },
-            (None, false) => Self { reason: "stop", native: reason },
+            (Some(reason), _) => Self { reason, native: None, of_provider },
+            (None, true) => Self { reason: "tool_calls", native: None, of_provider },
+            (None, false) => Self { reason: "stop", native: reason, of_provider },
         }
     }
 }
@@ -120,10 +118,7 @@ impl Usage {
     /// The usage in an output's metadata.
     fn of(metadata: &Object) -> Option<Self> {
         let usage = metadata.get("usage")?;
-        let count = |name: &str| -> Option<u64> {
-            let Json::Number(number) = &usage[name] else { return None };
-            number.as_str().parse().ok()
-        };
+        let count = |name: &str| count(Some(&usage[name]));
         let (input, output) = (count("input_tokens"), count("output_tokens"));
         if input.is_none() && output.is_none() {
             return None;
@@ -140,6 +135,18 @@ impl Usage {
             cost: metadata.get("cost_usd").filter(|cost| cost.as_f64().is_some()).cloned(),
         })
     }
+
+    /// Tokens of the request that were read from a cache.
+    pub(crate) fn cached_tokens(&self) -> u64 {
+        count(self.prompt_tokens_details.as_ref().and_then(|details| details.get("cached_tokens")))
+            .unwrap_or(0)
+    }
+}
+
+/// A number of tokens.
+fn count(value: Option<&Json>) -> Option<u64> {
+    let Some(Json::Number(number)) = value else { return None };
+    number.as_str().parse().ok()
 }
 
 #[cfg(test)]

@@ -1,87 +1,92 @@
-//! A streamed completion.
+//! A streamed answer.
 //!
 //! The response starts with the answer, so that a plan that fails before has a status of its own. A plan that takes longer than
 //! [`HEADERS_AFTER`] gets its headers before, since proxies and clients drop a connection that stays silent; its failure is then an
-//! error in the stream. The stream ends with `[DONE]` or with an error, never without either.
+//! event of the stream. The stream ends as its API says, or with an error, never without either.
 
 use std::{collections::VecDeque, time::Duration};
 
 use axum::response::{IntoResponse, Response, sse::Event};
 use futures_util::stream;
-use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
-use phoenix_proto::planner::PlanAndExecuteRequest;
+use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
 use serde_json::value::RawValue;
 
-use super::plan_header::plan_header;
+use super::{plan_header::plan_header, plans};
 use crate::{
     clients::Gateway,
+    delivery::IdempotencyKey,
     plan_stream::{LiveOutput, PlanItem},
-    problem::{ErrorFormat, Failure},
+    problem::Failure,
     request_scope::RequestScope,
     routes::{event_stream::respond, followed_plan::FollowedPlan},
-    wire::openai::{answer::Answer, chunk::ChunkWriter, request::StreamOptions},
+    wire::{
+        answer::Answer,
+        answer_writer::{AnswerWriter, Frame},
+        model_request::ModelRequest,
+    },
 };
 
-/// Time after which a response starts without its first chunk.
+/// Time after which a response starts without the first part of its answer.
 const HEADERS_AFTER: Duration = Duration::from_secs(15);
 
-/// Makes the plan of a completion, and answers with its chunks.
+/// Makes the plan of `request`, and responds with its answer as the events that a writer of `writer` writes.
 ///
 /// # Errors
 /// What prevents the plan from being accepted, and what fails it before its answer begins.
-pub(super) async fn completion(
+pub(crate) async fn streamed<W: AnswerWriter>(
     gateway: &Gateway,
     scope: &RequestScope,
-    request: PlanAndExecuteRequest,
-    model: &str,
-    options: StreamOptions,
+    request: ModelRequest,
+    key: IdempotencyKey,
+    writer: impl FnOnce(PlanId) -> W,
 ) -> Result<Response, OrchestratorError> {
-    let plan = FollowedPlan::start(gateway, scope, request).await?;
+    let plan = plans::run((gateway, scope), request, key, FollowedPlan::start).await?;
     let plan_id = plan.plan_id();
-    let writer = ChunkWriter::new(plan_id, model.to_owned(), options.include_usage);
-    let mut completion = CompletionStream { plan, writer, chunks: VecDeque::new(), is_over: false };
-    if let Ok(begun) = tokio::time::timeout(HEADERS_AFTER, completion.read()).await {
+    let mut answer = AnswerStream { plan, writer: writer(plan_id), frames: VecDeque::new(), is_over: false };
+    if let Ok(begun) = tokio::time::timeout(HEADERS_AFTER, answer.read()).await {
         begun?;
     }
-    let chunks = stream::unfold(completion, |mut completion| async move {
-        let chunk = completion.next().await?;
-        Some((Event::default().data(chunk), completion))
+    let events = stream::unfold(answer, |mut answer| async move {
+        let Frame { name, data } = answer.next().await?;
+        let event = name.map_or_else(Event::default, |name| Event::default().event(name));
+        Some((event.data(data), answer))
     });
-    Ok((plan_header(plan_id), respond(chunks)).into_response())
+    Ok((plan_header(plan_id), respond(events)).into_response())
 }
 
-/// The chunks of one completion.
-struct CompletionStream {
+/// The events of one answer.
+struct AnswerStream<W> {
     plan: FollowedPlan,
-    writer: ChunkWriter,
-    /// Chunks that are written and not sent.
-    chunks: VecDeque<String>,
+    writer: W,
+    /// Events that are written and not sent.
+    frames: VecDeque<Frame>,
     is_over: bool,
 }
 
-impl CompletionStream {
-    /// The next chunk; `None` after the last one.
-    async fn next(&mut self) -> Option<String> {
-        if self.chunks.is_empty()
+impl<W: AnswerWriter> AnswerStream<W> {
+    /// The next event; `None` after the last one.
+    async fn next(&mut self) -> Option<Frame> {
+        if self.frames.is_empty()
             && !self.is_over
             && let Err(error) = self.read().await
         {
             self.is_over = true;
-            let body = ErrorFormat::OpenAi.body(&Failure::from(error), self.plan.scope().response_id());
-            self.chunks.push_back(body);
+            let Failure { status, error } = Failure::from(error);
+            self.frames.extend(self.writer.fail(status, error, self.plan.scope().response_id()));
         }
-        self.chunks.pop_front()
+        self.frames.pop_front()
     }
 
-    /// Reads the plan up to its next chunks.
+    /// Reads the plan up to its next events.
     async fn read(&mut self) -> Result<(), OrchestratorError> {
         let plan_id = self.plan.plan_id();
-        while self.chunks.is_empty() && !self.is_over {
+        while self.frames.is_empty() && !self.is_over {
             match self.plan.next().await {
                 PlanItem::Event(_) | PlanItem::Output(LiveOutput::Progress { .. }) => {}
                 PlanItem::Output(LiveOutput::Output { part, .. }) => {
                     let delta = part.delta.as_deref().map(RawValue::get);
-                    self.chunks.extend(self.writer.part(&part.text, delta));
+                    let frames = self.writer.part(&part.text, delta);
+                    self.frames.extend(frames.map_err(|error| error.with_detail("plan_id", plan_id))?);
                 }
                 PlanItem::Output(LiveOutput::Reset { attempt, .. }) => {
                     if self.writer.has_started() {
@@ -91,7 +96,7 @@ impl CompletionStream {
                 PlanItem::Result(result) => {
                     let response = result.map_err(|error| error.with_detail("plan_id", plan_id))?;
                     self.is_over = true;
-                    self.chunks.extend(self.writer.finish(&Answer::of(plan_id, response)));
+                    self.frames.extend(self.writer.finish(&Answer::of(plan_id, response)));
                 }
             }
         }

@@ -1,0 +1,35 @@
+//! The plans of a request: the one of an agent, and the one of the model with the same name.
+
+use phoenix_domain::OrchestratorError;
+use phoenix_proto::planner::PlanAndExecuteRequest;
+
+use crate::{
+    clients::Gateway,
+    delivery::IdempotencyKey,
+    request_scope::RequestScope,
+    wire::model_request::{ModelPlans, ModelRequest, names_unknown_agent, of_model},
+};
+
+/// Runs the first plan of `request` by `run`, and the other one when no agent has the name of the first one's.
+///
+/// # Errors
+/// Those of `run`; an unknown agent is a model that does not exist.
+pub(super) async fn run<T>(
+    (gateway, scope): (&Gateway, &RequestScope),
+    request: ModelRequest,
+    key: IdempotencyKey,
+    run: impl AsyncFn(&Gateway, &RequestScope, PlanAndExecuteRequest) -> Result<T, OrchestratorError>,
+) -> Result<T, OrchestratorError> {
+    let base = PlanAndExecuteRequest {
+        idempotency_key: key.key,
+        idempotency_digest: key.digest,
+        ..Default::default()
+    };
+    let name = request.name().to_owned();
+    let ModelPlans { first, otherwise } = request.into_plans(&base);
+    let result = match (run(gateway, scope, first).await, otherwise) {
+        (Err(error), Some(plan)) if names_unknown_agent(&error) => run(gateway, scope, plan).await,
+        (result, _) => result,
+    };
+    result.map_err(|error| of_model(error, &name))
+}
