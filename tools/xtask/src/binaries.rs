@@ -14,15 +14,15 @@ use crate::{
 pub(crate) struct Binaries {
     phoenix: PathBuf,
     load_tester: PathBuf,
-    /// Variables of the installed programs from PyPI.
-    python: Vec<(&'static str, PathBuf)>,
+    /// Variables of the installed programs from PyPI, and of the packages from npm.
+    installed: Vec<(&'static str, PathBuf)>,
 }
 
 impl Binaries {
     /// Sets the environment variables of `command` for the paths.
     pub(crate) fn set_env(&self, command: &mut Command) {
         command.env("PHOENIX_BIN", &self.phoenix).env("LOAD_TESTER_BIN", &self.load_tester);
-        command.envs(self.python.iter().map(|(name, path)| (name, path)));
+        command.envs(self.installed.iter().map(|(name, path)| (name, path)));
     }
 }
 
@@ -34,9 +34,10 @@ pub(crate) async fn build(what: &[&str]) -> Result<Binaries> {
         let path = debug.join(name).with_extension(env::consts::EXE_EXTENSION);
         path.is_file().then_some(path).ok_or("the build made no such program").context(name)
     };
-    let mut python = Vec::new();
+    let mut installed = Vec::new();
     for program in programs::PYTHON_PROGRAMS {
-        python.extend(program.path().await?.map(|path| (program.variable, path)));
+        installed.extend(program.path().await?.map(|path| (program.variable, path)));
     }
-    Ok(Binaries { phoenix: binary("phoenix")?, load_tester: binary("load_tester")?, python })
+    installed.extend(programs::npm::path().await?.map(|path| (programs::npm::VARIABLE, path)));
+    Ok(Binaries { phoenix: binary("phoenix")?, load_tester: binary("load_tester")?, installed })
 }

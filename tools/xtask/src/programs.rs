@@ -1,6 +1,7 @@
 //! Programs that tests need in addition to Rust: found, installed if possible, else reported.
 
 mod debian;
+pub(crate) mod npm;
 mod python;
 
 use self::debian::{install, is_debian_root, is_installed};
@@ -50,6 +51,7 @@ pub(crate) async fn provide(nothing_skipped: bool) -> Result<Vec<String>> {
     for program in PYTHON_PROGRAMS {
         skipped.extend(program.provide().await);
     }
+    skipped.extend(npm::provide().await);
     if nothing_skipped && !skipped.is_empty() {
         return Err(Failure::new(format_args!(
             "CI is set, so nothing may be skipped:\n  {}",

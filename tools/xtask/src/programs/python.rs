@@ -36,12 +36,12 @@ pub(crate) const PYTHON_PROGRAMS: &[PythonProgram] = &[
         extract: None,
     },
     PythonProgram {
-        // Its environment has the official client of OpenAI, too.
+        // Its environment has the other clients in Python, too.
         requirement: "llm==0.36",
-        dependencies: &["openai==3.57.0"],
+        dependencies: &["anthropic==2.14.0", "langchain-openai==1.7.4", "openai==3.57.0"],
         name: "llm",
         variable: "LLM_BIN",
-        tests: "clients of OpenAI's API",
+        tests: "clients of OpenAI's and Anthropic's APIs in Python",
         extract: None,
     },
     PythonProgram {
@@ -125,8 +125,11 @@ impl PythonProgram {
         execute(&mut pip).await
     }
 
+    /// The folder of the environment, which is named after its packages: another set of them is another environment.
     async fn folder(&self) -> Result<PathBuf> {
-        Ok(target_directory().await?.join("tools").join(self.requirement))
+        let packages: Vec<_> =
+            [self.requirement].into_iter().chain(self.dependencies.iter().copied()).collect();
+        Ok(target_directory().await?.join("tools").join(packages.join("+")))
     }
 }
 

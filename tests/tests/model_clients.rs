@@ -1,0 +1,145 @@
+//! Unmodified clients of OpenAI's and Anthropic's APIs, for Python and Node.js, and the command line `llm`.
+#![allow(clippy::print_stderr, clippy::unwrap_used, reason = "a skipped test says so; helpers of tests")]
+
+use std::{
+    path::{Path, PathBuf},
+    process::Output,
+};
+
+use phoenix_platform::config::Role;
+use phoenix_testkit::sandbox::Sandbox;
+use serde_json::json;
+use tokio::process::Command;
+
+const SCRIPTED: &str = env!("CARGO_BIN_EXE_scripted_agent");
+
+/// The program `llm`, as `cargo xtask test` installs it, beside a Python that has the library `openai`.
+fn llm() -> Option<PathBuf> {
+    let program = std::env::var_os("LLM_BIN").map(PathBuf::from);
+    if program.is_none() {
+        let is_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+        assert!(!is_ci, "LLM_BIN must be set in CI; cargo xtask test sets it");
+        eprintln!("SKIPPED: clients in Python, because LLM_BIN is not set");
+    }
+    program
+}
+
+fn own(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(file)
+}
+
+/// A sandbox with an agent that answers like a model, and one that fails and records its runs in `starts`.
+async fn sandbox(starts: &Path) -> Sandbox {
+    let model = json!(["python3", own("agent.py")]);
+    let broken = json!([SCRIPTED, "fail", starts]);
+    let config = format!(
+        "[llm.ollama]\nmodel_name = \"a:b\"\n[agents.model]\ncommand = {model}\nmode = \"workers\"\nworkers = 1\n\
+         [agents.broken]\ncommand = {broken}\n[agents.broken.retry]\nmax_attempts = 1\n\
+         [agents.broken.circuit_breaker]\nfailure_threshold = 100\n"
+    );
+    let path = std::env::var("PATH").unwrap();
+    Sandbox::start_with(&config, &[("PATH", path.as_str())]).await
+}
+
+fn assert_succeeded(output: &Output) -> String {
+    let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    assert!(output.status.success(), "{out}\n{err}");
+    out
+}
+
+/// Runs `script` with a client in Python against the address of `sandbox` and `path`.
+async fn run_python(llm: &Path, script: &str, url: String) {
+    let mut python = Command::new(llm.with_file_name("python3"));
+    python.arg(own(script)).arg(url).env("PYTHONDONTWRITEBYTECODE", "1").kill_on_drop(true);
+    for variable in [
+        "OPENAI_API_KEY",
+        "OPENAI_BASE_URL",
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_AUTH_TOKEN",
+        "ANTHROPIC_BASE_URL",
+    ] {
+        python.env_remove(variable);
+    }
+    assert_succeeded(&python.output().await.unwrap());
+}
+
+/// Runs `script` against a sandbox. It fails twice, and sends each failed request once.
+async fn official_client_does_not_repeat_final_errors(script: &str, path: &str) {
+    let Some(llm) = llm() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let starts = dir.path().join("starts");
+    let sandbox = sandbox(&starts).await;
+    run_python(&llm, script, format!("{}{path}", sandbox.url(Role::Gateway))).await;
+    let runs = std::fs::read_to_string(&starts).unwrap().lines().count();
+    assert_eq!(runs, 2, "a failed request is sent once");
+}
+
+#[tokio::test]
+async fn client_of_openai_completes_streams_and_does_not_repeat_final_errors() {
+    official_client_does_not_repeat_final_errors("openai_client.py", "/v1").await;
+}
+
+#[tokio::test]
+async fn client_of_anthropic_completes_streams_and_does_not_repeat_final_errors() {
+    official_client_does_not_repeat_final_errors("anthropic_client.py", "").await;
+}
+
+#[tokio::test]
+async fn langchain_completes_streams_and_calls_tools() {
+    let Some(llm) = llm() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(&dir.path().join("starts")).await;
+    run_python(&llm, "langchain_client.py", format!("{}/v1", sandbox.url(Role::Gateway))).await;
+}
+
+/// Node.js and the folder of its packages, as `cargo xtask test` installs them.
+fn node() -> Option<(PathBuf, PathBuf)> {
+    let Some(folder) = std::env::var_os("NPM_CLIENTS").map(PathBuf::from) else {
+        let is_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+        assert!(!is_ci, "NPM_CLIENTS must be set in CI; cargo xtask test sets it");
+        eprintln!("SKIPPED: clients for Node.js, because NPM_CLIENTS is not set");
+        return None;
+    };
+    let own = ["x64", "arm64"].map(|cpu| folder.join(format!("node_modules/node-linux-{cpu}/bin/node")));
+    let node = own.into_iter().find(|node| node.is_file()).unwrap_or_else(|| "node".into());
+    Some((node, folder))
+}
+
+#[tokio::test]
+async fn clients_for_node_complete_stream_and_call_tools() {
+    let Some((node, folder)) = node() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(&dir.path().join("starts")).await;
+    let mut command = Command::new(node);
+    command.arg(own("clients.mjs")).arg(folder).arg(sandbox.url(Role::Gateway)).kill_on_drop(true);
+    for variable in [
+        "OPENAI_API_KEY",
+        "OPENAI_BASE_URL",
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_AUTH_TOKEN",
+        "ANTHROPIC_BASE_URL",
+    ] {
+        command.env_remove(variable);
+    }
+    assert_succeeded(&command.output().await.unwrap());
+}
+
+#[tokio::test]
+async fn command_line_llm_prints_a_streamed_answer() {
+    let Some(llm) = llm() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(&dir.path().join("starts")).await;
+    let url = format!("{}/v1", sandbox.url(Role::Gateway));
+    let models = json!([{"model_id": "phoenix-model", "model_name": "model", "api_base": url}]);
+    std::fs::write(dir.path().join("extra-openai-models.yaml"), models.to_string()).unwrap();
+    for options in [&[][..], &["--no-stream"]] {
+        let mut command = Command::new(&llm);
+        command
+            .args(["prompt", "-m", "phoenix-model", "-s", "be brief", "--no-log"])
+            .args(options)
+            .arg("hello");
+        command.env("LLM_USER_PATH", dir.path()).env_remove("OPENAI_API_KEY").kill_on_drop(true);
+        let printed = assert_succeeded(&command.output().await.unwrap());
+        assert_eq!(printed.trim(), "2 messages, the last: hello", "{options:?}");
+    }
+}
