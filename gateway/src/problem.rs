@@ -141,6 +141,7 @@ impl ErrorFormat {
                     plan_id,
                     output: None,
                     finish_reason: None,
+                    usage: None,
                     error: Some(ErrorBody { code, message, details }),
                 })
             }

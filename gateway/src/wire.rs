@@ -19,3 +19,4 @@ pub(crate) mod schemas;
 pub(crate) mod task;
 pub(crate) mod timeline;
 pub(crate) mod truncation;
+pub(crate) mod usage;

@@ -14,6 +14,7 @@ mod method;
 mod plan;
 mod preview;
 mod status;
+mod usage;
 
 pub use field::{InvalidField, id, optional, required, required_timestamp, timestamp, to_timestamp};
 pub use generated::{
@@ -22,6 +23,7 @@ pub use generated::{
 pub use health::HealthSnapshot;
 pub use method::{ExecuteTask, Method, PlanAndExecute};
 pub use status::{error_from_status, status_from_error};
+pub use usage::wire_usage;
 
 /// Descriptors of the whole contract, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/phoenix.bin"));

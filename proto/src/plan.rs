@@ -1,10 +1,13 @@
 //! Plans on the wire.
 
-use phoenix_domain::plan::{
-    Attempt, AttemptOutcome, OnFailure, Plan, PlanStatus, Task, TaskSpec, TaskStatus,
+use phoenix_domain::{
+    plan::{Attempt, AttemptOutcome, OnFailure, Plan, PlanStatus, Task, TaskSpec, TaskStatus},
+    usage::Usage,
 };
 
-use crate::{InvalidField, action::json_object, id, planner, preview::PreviewBudget, to_timestamp};
+use crate::{
+    InvalidField, action::json_object, id, planner, preview::PreviewBudget, to_timestamp, usage::wire_usage,
+};
 
 impl From<PlanStatus> for planner::PlanStatus {
     fn from(status: PlanStatus) -> Self {
@@ -51,6 +54,7 @@ impl From<TaskStatus> for planner::TaskStatus {
 /// A view of a plan with large texts cut ([`crate::preview`]).
 impl From<Plan> for planner::Plan {
     fn from(plan: Plan) -> Self {
+        let usage = wire_usage(plan.usage());
         let Plan {
             plan_id,
             correlation_id,
@@ -83,11 +87,13 @@ impl From<Plan> for planner::Plan {
             redrive_of: redrive_of.map(|id| id.to_string()),
             redriven_as: redriven_as.map(|id| id.to_string()),
             output_size: output_size.unwrap_or_default(),
+            usage,
         }
     }
 }
 
 fn task_view(task: Task, budget: &mut PreviewBudget) -> planner::Task {
+    let usages: Vec<Usage> = task.attempts.iter().map(|attempt| task.usage_of(attempt)).collect();
     let Task { task_id, spec, status, queued_at, dispatched_at, ended_at, output, error, attempts } = task;
     let TaskSpec { key, agent, action, payload, depends_on, on_failure } = spec;
     let error = error.map(|error| budget.error(error));
@@ -103,7 +109,11 @@ fn task_view(task: Task, budget: &mut PreviewBudget) -> planner::Task {
         ended_at: ended_at.map(to_timestamp),
         output,
         error,
-        attempts: attempts.into_iter().map(|attempt| attempt_view(attempt, budget)).collect(),
+        attempts: attempts
+            .into_iter()
+            .zip(usages)
+            .map(|(attempt, usage)| attempt_view(attempt, usage, budget))
+            .collect(),
         depends_on,
         input_json: payload.to_string(),
         continue_on_failure: on_failure == OnFailure::Continue,
@@ -111,11 +121,11 @@ fn task_view(task: Task, budget: &mut PreviewBudget) -> planner::Task {
     }
 }
 
-fn attempt_view(attempt: Attempt, budget: &mut PreviewBudget) -> planner::Attempt {
+fn attempt_view(attempt: Attempt, usage: Usage, budget: &mut PreviewBudget) -> planner::Attempt {
     let Attempt { number, started_at, ended_at, outcome, worker } = attempt;
     let name = outcome.as_ref().map_or("", AttemptOutcome::as_str);
     let (error_class, message, stderr_tail) = match outcome {
-        Some(AttemptOutcome::Failed { class, message, stderr_tail }) => {
+        Some(AttemptOutcome::Failed { class, message, stderr_tail, model_calls: _ }) => {
             (class.as_str(), message, stderr_tail)
         }
         Some(AttemptOutcome::Succeeded | AttemptOutcome::Cancelled) | None => {
@@ -134,6 +144,7 @@ fn attempt_view(attempt: Attempt, budget: &mut PreviewBudget) -> planner::Attemp
         stderr_tail,
         worker,
         stderr_size,
+        usage: wire_usage(usage),
     }
 }
 

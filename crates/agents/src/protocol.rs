@@ -18,7 +18,9 @@ use phoenix_domain::{
         API_VERSION, ActionRequest, ActionResponse, ActionResult, ActionStatus, DEPENDENCY_REFUSED,
         RATE_LIMITED,
     },
+    json::{Json, Object},
     limits::{MAX_ANSWER_BYTES, MAX_FILLED_INPUT_BYTES},
+    usage::{FAILED_CALLS, ModelCall},
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -74,13 +76,15 @@ pub struct ActionError {
     pub message: String,
     /// For code 429: wait after which the same request may succeed.
     pub retry_after: Option<Duration>,
+    /// Calls of models that used tokens before the error.
+    pub model_calls: Vec<ModelCall>,
 }
 
 impl ActionError {
     /// An error with any code.
     #[must_use]
     pub fn new(code: u16, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retry_after: None }
+        Self { code, message: message.into(), retry_after: None, model_calls: Vec::new() }
     }
 
     /// 400: the request is invalid, or this installation cannot serve it. A retry does not help.
@@ -210,12 +214,19 @@ fn answer(agent: &mut impl Agent, line: &[u8], sink: &mut impl Write) -> io::Res
     output.into_failure().map_or(Ok(()), Err)?;
     Ok(match result {
         Ok(Ok(result)) => ActionResponse::success(&request, result),
-        Ok(Err(ActionError { code, message, retry_after })) => ActionResponse {
+        Ok(Err(ActionError { code, message, retry_after, model_calls })) => ActionResponse {
+            metadata: failed_calls(&model_calls).into_iter().collect(),
             retry_after_ms: retry_after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
             ..ActionResponse::failure(&request, code, message)
         },
         Err(_) => ActionResponse::failure(&request, 500, "the agent panicked; its standard error says where"),
     })
+}
+
+/// The member of the metadata that lists `calls`, unless there are none.
+pub(crate) fn failed_calls(calls: &[ModelCall]) -> Option<(String, Json)> {
+    let listed = || Json::Array(calls.iter().map(ModelCall::to_json).collect());
+    (!calls.is_empty()).then(|| (FAILED_CALLS.to_owned(), listed()))
 }
 
 /// The answer to a line that is no request, with the ids that the line contains and nil ids otherwise.
@@ -229,6 +240,7 @@ fn invalid_line(line: &Value, code: u16, error: String) -> ActionResponse {
         result: None,
         error: Some(error),
         retry_after_ms: None,
+        metadata: Object::new(),
         plan_id: id("plan_id").into(),
         task_id: id("task_id").into(),
         correlation_id: id("correlation_id").into(),

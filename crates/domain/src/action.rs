@@ -99,6 +99,10 @@ pub struct ActionResponse {
     /// With code 429: time in milliseconds after which the same request may succeed.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole_millis")]
     pub retry_after_ms: Option<u64>,
+    /// With an error: what the agent used before it, in the members of a result's metadata: `provider`, `model`, `usage`,
+    /// `cost_usd`, `failed_calls`.
+    #[serde(default, skip_serializing_if = "has_no_members", deserialize_with = "members")]
+    pub metadata: Object,
     /// Echo.
     pub plan_id: PlanId,
     /// Echo.
@@ -189,6 +193,7 @@ impl ActionResponse {
             result,
             error,
             retry_after_ms: None,
+            metadata: Object::new(),
             plan_id: request.plan_id,
             task_id: request.task_id,
             correlation_id: request.correlation_id,
@@ -201,6 +206,15 @@ fn whole_millis<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Er
     let Some(millis) = Option::<f64>::deserialize(from)? else { return Ok(None) };
     let time = Duration::try_from_secs_f64(millis / 1000.0).ok();
     Ok(time.and_then(|time| u64::try_from(time.as_micros().div_ceil(1000)).ok()))
+}
+
+fn has_no_members(object: &Object) -> bool {
+    object.is_empty()
+}
+
+/// Deserializes an object; any other value is absent.
+fn members<'de, D: Deserializer<'de>>(from: D) -> Result<Object, D::Error> {
+    Ok(Json::deserialize(from)?.try_into().unwrap_or_default())
 }
 
 /// Deserializes `null` as the default.

@@ -25,6 +25,7 @@ pub mod rejections;
 pub mod retry;
 pub mod schema;
 pub mod template;
+pub mod usage;
 
 pub use action::{ActionRequest, ActionResponse, FailureClass};
 pub use agent::{ActionSpec, AgentMode, AgentName, AgentSpec};

@@ -18,6 +18,7 @@ use crate::{
     error::OrchestratorError,
     ids::{CorrelationId, PlanId, TaskId},
     json::Object,
+    usage::{ModelCall, Usage},
 };
 
 /// Limit of the time until a plan's deadline in milliseconds: 365 days.
@@ -269,7 +270,35 @@ pub enum AttemptOutcome {
         message: String,
         /// Tail of the process's stderr.
         stderr_tail: String,
+        /// Calls of models that used tokens all the same.
+        model_calls: Vec<ModelCall>,
     },
+}
+
+impl Plan {
+    /// What the attempts of its tasks used. A task that was kept from a redriven plan used nothing here.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let mut sum = Usage::default();
+        for task in &self.tasks {
+            task.attempts.iter().for_each(|attempt| sum += task.usage_of(attempt));
+        }
+        sum
+    }
+}
+
+impl Task {
+    /// What an attempt used: as the output says if it succeeded, else as it is recorded with the failure.
+    #[must_use]
+    pub fn usage_of(&self, attempt: &Attempt) -> Usage {
+        match (&attempt.outcome, &self.output) {
+            (Some(AttemptOutcome::Failed { model_calls, .. }), _) => Usage::of(model_calls),
+            (Some(AttemptOutcome::Succeeded), Some(output)) => {
+                Usage::of(&ModelCall::in_metadata(&output.metadata))
+            }
+            _ => Usage::default(),
+        }
+    }
 }
 
 impl AttemptOutcome {

@@ -5,7 +5,7 @@ use phoenix_proto::planner::PlanAndExecuteResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{error::ErrorBody, schemas};
+use super::{error::ErrorBody, schemas, usage::UsageV1};
 
 /// Name of the event with the response of a streamed chat, a [`ChatResponseV1`].
 pub(crate) const RESPONSE: &str = "response";
@@ -89,6 +89,10 @@ pub(crate) struct ChatResponseV1 {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false, examples("length"))]
     pub(crate) finish_reason: Option<String>,
+    /// What the answer used, if its agent called a language model and says so. The plan has the sum of all attempts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = UsageV1, required = false)]
+    pub(crate) usage: Option<UsageV1>,
     /// Error of the chat; null on success.
     #[schema(required)]
     pub(crate) error: Option<ErrorBody>,
@@ -103,20 +107,22 @@ pub(crate) struct FinishedPlan {
     pub(crate) output: String,
     /// Why the output is not complete; `None` when it is.
     pub(crate) finish_reason: Option<String>,
+    /// What it used, as far as its agent says.
+    pub(crate) usage: Option<UsageV1>,
 }
 
 impl FinishedPlan {
     /// The result in a planner's response for `plan_id`.
     pub(crate) fn of(plan_id: PlanId, response: PlanAndExecuteResponse) -> Self {
-        let PlanAndExecuteResponse { output, finish_reason, .. } = response;
-        Self { plan_id, output, finish_reason }
+        let PlanAndExecuteResponse { output, finish_reason, metadata_json, .. } = response;
+        Self { plan_id, output, finish_reason, usage: UsageV1::in_metadata(&metadata_json) }
     }
 }
 
 impl ChatResponseV1 {
     /// The response of a chat that succeeded.
     pub(crate) fn success(correlation_id: CorrelationId, finished: FinishedPlan) -> Self {
-        let FinishedPlan { plan_id, output, finish_reason } = finished;
+        let FinishedPlan { plan_id, output, finish_reason, usage } = finished;
         Self {
             api_version: API_VERSION,
             correlation_id,
@@ -124,6 +130,7 @@ impl ChatResponseV1 {
             plan_id: Some(plan_id),
             output: Some(output),
             finish_reason,
+            usage,
             error: None,
         }
     }

@@ -11,6 +11,7 @@ use super::{
     schemas::{as_text, states},
     task::TaskV1,
     truncation::{Truncation, output_path},
+    usage::UsageV1,
 };
 
 /// A plan that was accepted.
@@ -98,6 +99,9 @@ pub(crate) struct PlanSummaryV1 {
 pub(crate) struct PlanV1 {
     #[serde(flatten)]
     summary: PlanSummaryV1,
+    /// What the attempts used; null when none reported anything.
+    #[schema(required)]
+    usage: Option<UsageV1>,
     /// Tasks, in the order of the request.
     tasks: Vec<TaskV1>,
 }
@@ -120,6 +124,7 @@ impl TryFrom<planner::Plan> for PlanSummaryV1 {
             redrive_of,
             redriven_as,
             output_size,
+            usage: _,
         } = wire;
         let last_key = tasks.last().map(|task| task.key.as_str()).unwrap_or_default();
         Ok(Self {
@@ -147,8 +152,10 @@ impl PlanV1 {
             |task: &planner::Task| planner::Task { key: task.key.clone(), ..planner::Task::default() };
         let last = wire.tasks.last().map(key_only).into_iter().collect();
         let tasks = std::mem::replace(&mut wire.tasks, last);
+        let usage = wire.usage.take().map(UsageV1::from);
         Ok(Self {
             summary: wire.try_into()?,
+            usage,
             tasks: tasks.into_iter().map(|task| TaskV1::at(now, &plan_id, task)).collect::<Result<_, _>>()?,
         })
     }

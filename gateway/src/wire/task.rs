@@ -13,6 +13,7 @@ use super::{
     schemas::{as_text, states},
     timeline::TimelineV1,
     truncation::{Truncation, output_path, stderr_path},
+    usage::UsageV1,
 };
 
 /// A task with its output and attempts.
@@ -106,6 +107,9 @@ struct AttemptV1 {
     /// Process that ran the attempt.
     #[schema(examples("pid 4711"))]
     worker: String,
+    /// What its calls of language models used; null when it reported nothing.
+    #[schema(required)]
+    usage: Option<UsageV1>,
 }
 
 impl TaskV1 {
@@ -174,6 +178,7 @@ impl TaskOutputV1 {
 impl AttemptV1 {
     fn of(plan_id: &str, key: &str, wire: planner::Attempt) -> Result<Self, InvalidField> {
         let planner::Attempt {
+            usage,
             number,
             started_at,
             ended_at,
@@ -195,6 +200,7 @@ impl AttemptV1 {
             stderr_tail: given(stderr_tail),
             truncation: Truncation::of(stderr_size, || stderr_path(plan_id, key, number)),
             worker,
+            usage: usage.map(UsageV1::from),
         })
     }
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
 use phoenix_proto::{
-    common,
+    common::{self, Tokens, Usage},
     planner::{
         Attempt, DeadLetter, DeadLetterState, Plan, PlanStatus, Task, TaskStatus, WatchPlanResponse,
         dead_letter::Settled,
@@ -37,6 +37,7 @@ pub fn running() -> Plan {
         redrive_of: None,
         redriven_as: None,
         output_size: 0,
+        usage: used(),
     }
 }
 
@@ -96,6 +97,12 @@ pub fn dead_letter(message: &str) -> DeadLetter {
     }
 }
 
+/// 10 tokens of input and 5 of output, for 0.0015 dollars.
+fn used() -> Option<Usage> {
+    let tokens = Some(Tokens { input: 10, output: 5, cached_input: 4, reasoning: 0 });
+    Some(Usage { calls: 2, tokens, cost_nanos: Some(1_500_000), unpriced_calls: 1 })
+}
+
 /// A task whose first attempt has failed.
 fn task() -> Task {
     Task {
@@ -119,6 +126,7 @@ fn task() -> Task {
             stderr_tail: "boom\n".into(),
             worker: "pid 11".into(),
             stderr_size: 0,
+            usage: used(),
         }],
         depends_on: vec!["before".into()],
         input_json: r#"{"message":"hi"}"#.into(),

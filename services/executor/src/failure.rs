@@ -8,6 +8,7 @@ use phoenix_domain::{
     action::{DEPENDENCY_REFUSED, RATE_LIMITED},
     health::Outcome,
     rejections::agent_failure,
+    usage::ModelCall,
 };
 
 /// Longest part of an agent's own message that is quoted.
@@ -31,6 +32,8 @@ pub(crate) struct AttemptFailure {
     /// Whether the failure is no evidence about the agent: the caller's own deadline passed, or no process received the
     /// request.
     pub(crate) neutral: bool,
+    /// Calls of models that used tokens before the failure.
+    pub(crate) model_calls: Vec<ModelCall>,
 }
 
 impl AttemptFailure {
@@ -43,6 +46,7 @@ impl AttemptFailure {
             response_code: None,
             retry_after: None,
             neutral: false,
+            model_calls: Vec::new(),
         }
     }
 

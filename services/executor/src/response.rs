@@ -11,8 +11,9 @@ use std::time::Duration;
 use phoenix_domain::{
     FailureClass,
     action::{API_VERSION, ActionRequest, ActionResponse, ActionResult, ActionStatus},
-    json::replace_lone_surrogates,
+    json::{Object, replace_lone_surrogates},
     limits::MAX_DEPTH,
+    usage::ModelCall,
 };
 
 use crate::{
@@ -48,6 +49,7 @@ pub(crate) fn read(
         result,
         error,
         retry_after_ms,
+        metadata,
         plan_id,
         task_id,
         correlation_id,
@@ -70,9 +72,20 @@ pub(crate) fn read(
         (ActionStatus::Success, None) => Err(broken("answered with status success, but without a result")),
         (ActionStatus::Error, _) => Err(AttemptFailure {
             retry_after: retry_after_ms.map(Duration::from_millis),
+            model_calls: model_calls(&metadata, redactor),
             ..error_response(code, &redactor.clean(error.unwrap_or_default()))
         }),
     }
+}
+
+/// The calls of models before an error response, without secrets in their names.
+fn model_calls(metadata: &Object, redactor: &Redactor) -> Vec<ModelCall> {
+    let clean = |call: ModelCall| ModelCall {
+        provider: redactor.clean(call.provider).into_owned(),
+        model: redactor.clean(call.model).into_owned(),
+        ..call
+    };
+    ModelCall::in_metadata(metadata).into_iter().map(clean).collect()
 }
 
 /// The failure behind a response with status `error`.
@@ -252,6 +265,25 @@ mod tests {
             let failure = answer(|line| line[field] = value.clone()).unwrap_err();
             assert_eq!(failure.class, FailureClass::BackendFailure, "{field}");
             assert!(failure.description.contains(says), "{field}: {}", failure.description);
+        }
+    }
+
+    #[test]
+    fn error_response_reports_what_was_used() {
+        let failed = |metadata: Value| {
+            let failure = answer(|line| {
+                line["status"] = json!("error");
+                line["code"] = json!(500);
+                line["metadata"] = metadata.clone();
+            });
+            failure.unwrap_err().model_calls
+        };
+        let calls = failed(json!({"provider": KEY, "usage": {"input_tokens": 7}, "cost_usd": 0.25}));
+        let [call] = &calls[..] else { panic!("{calls:?}") };
+        assert_eq!((&*call.provider, call.tokens.input), ("[redacted]", 7));
+        assert_eq!(call.cost.unwrap().to_string(), "0.25");
+        for metadata in [json!(null), json!(3), json!([]), json!({})] {
+            assert_eq!(failed(metadata), []);
         }
     }
 

@@ -10,6 +10,7 @@
 //! | `plan_run` | the run of one plan: scheduler, tasks, dispatch |
 //! | `peers` | calls to other planners |
 //! | `idempotency` | requests that are sent twice |
+//! | `usage_metrics` | metrics of calls of language models |
 //! | `deps` | dependencies that all of these share |
 //! | [`planning`] | pure: a request becomes a plan |
 //! | [`admission`] | which task may be dispatched now |
@@ -44,6 +45,7 @@ mod redrive;
 pub mod service;
 pub mod store;
 mod submission;
+mod usage_metrics;
 
 use std::time::Duration;
 

@@ -132,6 +132,25 @@ pub const PLANS_REFUSED: Metric = Metric::counter(
     "Plans rejected before they were journaled because the maximum number of plans was in flight.",
 );
 
+/// Calls of language models.
+pub const MODEL_CALLS: Metric = Metric::counter(
+    "phoenix_model_calls_total",
+    "Calls of language models that reported what they used, by provider and by whether their cost is known.",
+)
+.labelled();
+/// Tokens of calls of language models.
+pub const MODEL_TOKENS: Metric = Metric::counter(
+    "phoenix_model_tokens_total",
+    "Tokens of calls of language models by provider and kind; cached_input is a part of input, reasoning of output.",
+)
+.labelled();
+/// Cost of calls of language models.
+pub const MODEL_COST: Metric = Metric::counter(
+    "phoenix_model_cost_nanodollars_total",
+    "Known cost of calls of language models in billionths of a US dollar, by provider.",
+)
+.labelled();
+
 /// Every metric of the planner.
 pub const METRICS: &[Metric] = &[
     PLAN_STARTED,
@@ -162,6 +181,9 @@ pub const METRICS: &[Metric] = &[
     ADMISSION_WAITING,
     ADMISSION_REFUSED,
     PLANS_REFUSED,
+    MODEL_CALLS,
+    MODEL_TOKENS,
+    MODEL_COST,
     RPC_SECONDS,
 ];
 

@@ -121,7 +121,10 @@ fn last(error: ActionError, failed: &[(Provider<'_>, ActionError)]) -> ActionErr
     }
     let before = failed.iter().map(|(target, error)| format!("{}: {}", target.target(), error.message));
     let before = before.collect::<Vec<_>>().join("; ");
-    ActionError { message: format!("{}; before it failed {before}", error.message), ..error }
+    let message = format!("{}; before it failed {before}", error.message);
+    let used_before = failed.iter().flat_map(|(_, error)| error.model_calls.iter().cloned());
+    let model_calls = used_before.chain(error.model_calls.iter().cloned()).collect();
+    ActionError { message, model_calls, ..error }
 }
 
 /// Writes a line to standard error, which the executor logs.

@@ -4,7 +4,10 @@
 use std::{sync::Once, thread};
 
 use genai_prices::{Calculator, PriceRequest, UsageKey};
-use phoenix_domain::llm::{Provider, ProviderKind};
+use phoenix_domain::{
+    llm::{Provider, ProviderKind},
+    usage::{ModelCall, Money, Tokens},
+};
 
 use super::wire::types::Usage;
 
@@ -36,6 +39,29 @@ pub(super) fn of(provider: Provider<'_>, model: &str, usage: Usage) -> Option<f6
     let cost = usage.cost_usd.or_else(|| by_table(provider_id(provider.kind?)?, model, usage))?;
     // Without the noise of sums of floats.
     Some((cost * 1e12).round() / 1e12)
+}
+
+/// A call that failed and used something all the same; `None` when the provider reported nothing.
+pub(super) fn call(provider: Provider<'_>, model: Option<&str>, usage: Usage) -> Option<ModelCall> {
+    let Usage { input, output, cached_input, cache_write: _, reasoning, cost_usd } = usage;
+    if input.or(output).is_none() && cost_usd.is_none() {
+        return None;
+    }
+    let name = model.unwrap_or(provider.model_name);
+    // A stream that breaks off has reported its input, and its output only in part or not at all.
+    let whole = Usage { input: Some(input.unwrap_or(0)), output: Some(output.unwrap_or(0)), ..usage };
+    let cost = of(provider, name, whole).or_else(|| of(provider, provider.model_name, whole));
+    Some(ModelCall {
+        provider: provider.name.to_owned(),
+        model: name.to_owned(),
+        tokens: Tokens {
+            input: input.unwrap_or(0),
+            output: output.unwrap_or(0),
+            cached_input: cached_input.unwrap_or(0),
+            reasoning: reasoning.unwrap_or(0),
+        },
+        cost: cost.and_then(Money::of_float),
+    })
 }
 
 fn by_table(provider: &str, model: &str, usage: Usage) -> Option<f64> {

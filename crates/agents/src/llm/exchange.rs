@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use phoenix_domain::llm::Provider;
 
 use super::{
+    cost,
     errors::ProviderErrors,
     http::{Head, Http, OpenResponse, TransportError},
     pieces,
@@ -12,7 +13,7 @@ use super::{
         self, Stream,
         assembly::Assembly,
         frames::{Format, Frame, Frames},
-        types::{Completion, Prompt, ResponseError, Step},
+        types::{Completion, Prompt, Rejected, ResponseError, Step, Usage},
     },
 };
 use crate::protocol::{ActionError, Output};
@@ -67,7 +68,18 @@ impl Exchange<'_> {
         }
         let response = response.whole(begin_until).map_err(late)?;
         let completion = wire::completion(self.provider.dialect(), &response.body);
-        completion.map_err(|error| self.errors.response(error, &response.head).into())
+        completion.map_err(|rejected| self.rejected(*rejected, &response.head).into())
+    }
+
+    fn rejected(&self, rejected: Rejected, head: &Head) -> ActionError {
+        let Rejected { error, model, usage } = rejected;
+        self.having_used(self.errors.response(error, head), model.as_deref(), usage)
+    }
+
+    /// The error, with what was used before it.
+    fn having_used(&self, mut error: ActionError, model: Option<&str>, usage: Usage) -> ActionError {
+        error.model_calls.extend(cost::call(self.provider, model, usage));
+        error
     }
 }
 
@@ -101,12 +113,16 @@ impl<'a> Streaming<'a> {
             Ok(()) => {
                 let has_begun = self.assembly.has_begun;
                 let completion = wire::streamed(self.assembly.into_completion());
-                completion.map_err(|error| Failure {
-                    error: self.exchange.errors.response(error, &self.head),
+                completion.map_err(|rejected| Failure {
+                    error: self.exchange.rejected(*rejected, &self.head),
                     has_begun,
                 })
             }
-            Err(error) => Err(Failure { error, has_begun: self.assembly.has_begun }),
+            Err(error) => {
+                let (model, usage) = self.assembly.used();
+                let error = self.exchange.having_used(error, model.as_deref(), usage);
+                Err(Failure { error, has_begun: self.assembly.has_begun })
+            }
         }
     }
 
@@ -197,8 +213,15 @@ impl<'a> Streaming<'a> {
             }
         }
         let completion = wire::completion(self.exchange.provider.dialect(), &body);
-        let Completion { text, extra, model, finish_reason, usage } =
-            completion.map_err(|error| self.error(error))?;
+        let Completion { text, extra, model, finish_reason, usage } = match completion {
+            Ok(completion) => completion,
+            Err(rejected) => {
+                let Rejected { error, model, usage } = *rejected;
+                let mut used = Step { model, usage, ..Step::default() };
+                self.assembly.add(&mut used).map_err(|error| self.error(error))?;
+                return Err(self.error(error));
+            }
+        };
         let mut step = Step { text, delta: extra, model, finish_reason, usage, is_last: true };
         self.assembly.add(&mut step).map_err(|error| self.error(error))?;
         pieces::send(step, output);

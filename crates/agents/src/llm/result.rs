@@ -4,6 +4,7 @@ use phoenix_domain::{
     action::ActionResult,
     json::{Json, Object},
     llm::{FinishReason, Provider},
+    usage::ModelCall,
 };
 use serde_json::{Map, Value, json};
 
@@ -14,7 +15,7 @@ use super::{
         types::{Completion, Usage},
     },
 };
-use crate::protocol::ActionError;
+use crate::protocol::{ActionError, failed_calls};
 
 /// The result of `completion`. `failed` are the models that were asked before.
 pub(super) fn of(
@@ -48,6 +49,11 @@ pub(super) fn of(
     if !failed.is_empty() {
         let targets: Vec<String> = failed.iter().map(|(target, _)| target.target()).collect();
         add("fallback_from", targets.into());
+        let calls: Vec<ModelCall> =
+            failed.iter().flat_map(|(_, error)| error.model_calls.iter().cloned()).collect();
+        if let Some((name, calls)) = failed_calls(&calls) {
+            add(&name, calls.to_value());
+        }
     }
     let ignored = wire::ignored_options(provider, options);
     if !ignored.is_empty() {

@@ -1,7 +1,10 @@
 //! Fallbacks before an answer begins, names of models, and providers under a name of one's own.
 
 use phoenix_agents::{ActionError, ActionResult, Agent, llm::LlmRouter};
-use phoenix_domain::llm::{LlmSettings, ProviderKind, ProviderSettings, Secret};
+use phoenix_domain::{
+    llm::{LlmSettings, ProviderKind, ProviderSettings, Secret},
+    usage::{ModelCall, Money},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -64,6 +67,35 @@ fn fallback_answers_when_the_chosen_model_fails() {
         assert_eq!(asked.body["model"], "other-model");
         assert_eq!(asked.header("authorization"), Some("Bearer key-of-the-lab"));
     }
+}
+
+/// An answer that ended in an error after it was paid for.
+fn paid_failure() -> Provider {
+    let body = json!({
+        "model": "gpt-4o-mini",
+        "choices": [{"message": {"content": "half"}, "finish_reason": "error"}],
+        "usage": {"prompt_tokens": 1000, "completion_tokens": 10},
+    });
+    Provider::answering(200, body.to_string())
+}
+
+#[test]
+fn failed_calls_report_what_they_used() {
+    let lab = Provider::answering(200, openai_answer("lab"));
+    let result = chat(chain(&paid_failure(), &lab, &ollama()), json!({"message": "m"})).unwrap();
+    let calls = ModelCall::in_metadata(&result.metadata);
+    let [call] = &calls[..] else { panic!("{calls:?}") };
+    assert_eq!((&*call.provider, &*call.model, call.tokens.total()), ("openai", "gpt-4o-mini", 1010));
+    assert!(call.cost.is_some_and(|cost| cost > Money::ZERO));
+
+    let (openai, lab, local) = (paid_failure(), paid_failure(), Provider::answering(500, "{}"));
+    let error = chat(chain(&openai, &lab, &local), json!({"message": "m"})).unwrap_err();
+    let used: Vec<_> = error
+        .model_calls
+        .iter()
+        .map(|call| (&*call.provider, call.tokens.input, call.cost.is_some()))
+        .collect();
+    assert_eq!(used, [("openai", 1000, true), ("lab", 1000, false)]);
 }
 
 #[test]

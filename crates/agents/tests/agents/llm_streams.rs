@@ -14,6 +14,7 @@ use phoenix_domain::{
         LlmSettings,
         ProviderKind::{self, Anthropic, Gemini, Ollama, OpenAi},
     },
+    usage::ModelCall,
 };
 use serde_json::{Value, json};
 
@@ -51,6 +52,18 @@ fn text(chunks: &[Value]) -> String {
 fn answer(kind: ProviderKind, body: impl Into<String>) -> (Vec<Value>, ActionResponse) {
     let provider = Provider::answering(200, body);
     stream(settings(kind, provider.url("/v1")), json!({"message": "m"}), 30_000)
+}
+
+#[test]
+fn broken_stream_reports_the_tokens_of_its_beginning() {
+    let start = json!({"type": "message_start", "message": {"model": "claude-haiku-4-5", "usage":
+        {"input_tokens": 100, "output_tokens": 1}}});
+    let piece =
+        json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "half"}});
+    let (_, answer) = answer(Anthropic, sse(&[start, piece]));
+    let calls = ModelCall::in_metadata(&answer.metadata);
+    let [call] = &calls[..] else { panic!("{answer:?}") };
+    assert_eq!((&*call.provider, call.tokens.input, call.tokens.output), ("anthropic", 100, 1));
 }
 
 /// The events as server-sent events.

@@ -8,6 +8,7 @@ use phoenix_domain::{
     action::ActionResult,
     json::Object,
     plan::{AttemptOutcome, Task},
+    usage::ModelCall,
 };
 use phoenix_platform::{
     RequestContext,
@@ -31,6 +32,7 @@ use crate::{
     plan_metrics::{AttemptMetricsGuard, PlanMetricsGuard},
     plan_run::progress::TaskProgress,
     store::{entry::Entry, error::JournalError, task_ref::TaskRef},
+    usage_metrics::record_calls,
 };
 
 /// A task to dispatch.
@@ -156,7 +158,9 @@ fn task_result(health: &HealthView, finished: TaskFinished) -> Result<ActionResu
     }
     match required("result", result).map_err(|invalid| malformed(&invalid))? {
         task_finished::Result::Output(output) => {
-            ActionResult::try_from(output).map_err(|invalid| malformed(&invalid))
+            let output = ActionResult::try_from(output).map_err(|invalid| malformed(&invalid))?;
+            record_calls(&ModelCall::in_metadata(&output.metadata));
+            Ok(output)
         }
         task_finished::Result::Error(error) => Err(error.into()),
     }
@@ -229,7 +233,10 @@ fn attempt_failed(
     progress: &TaskProgress,
     failed: AttemptFailed,
 ) -> Result<Entry, InvalidField> {
-    let AttemptFailed { attempt, ended_at, error_class, message, stderr_tail, retry_in_ms } = failed;
+    let AttemptFailed { attempt, ended_at, error_class, message, stderr_tail, retry_in_ms, model_calls } =
+        failed;
+    let model_calls: Vec<ModelCall> = model_calls.into_iter().map(Into::into).collect();
+    record_calls(&model_calls);
     progress.attempt_ended();
     let class = FailureClass::from_name(&error_class)
         .ok_or_else(|| InvalidField::new("error_class", "is not a failure class"))?;
@@ -237,7 +244,7 @@ fn attempt_failed(
         task,
         number: attempt,
         at: required_timestamp("ended_at", ended_at)?,
-        outcome: AttemptOutcome::Failed { class, message, stderr_tail },
+        outcome: AttemptOutcome::Failed { class, message, stderr_tail, model_calls },
         retried: retry_in_ms.is_some(),
     })
 }

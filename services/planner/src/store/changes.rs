@@ -7,6 +7,7 @@ use phoenix_domain::{
     OrchestratorError, PlanId,
     action::ActionResult,
     plan::{AttemptOutcome, Plan, Task, TaskStatus},
+    usage::ModelCall,
 };
 
 use crate::store::{
@@ -111,6 +112,7 @@ pub(super) struct AttemptEnd<'a> {
     pub(super) error_class: Option<&'a str>,
     pub(super) message: Option<&'a str>,
     pub(super) stderr_tail: Option<&'a str>,
+    pub(super) model_calls: &'a [ModelCall],
 }
 
 impl<'a> RowChanges<'a> {
@@ -217,10 +219,11 @@ impl<'a> AttemptEnd<'a> {
         let Some((at, outcome)) = attempt.ended else { return Self::default() };
         let ended = Self { ended_at: Some(micros(at)), outcome: Some(outcome.as_str()), ..Self::default() };
         match outcome {
-            AttemptOutcome::Failed { class, message, stderr_tail } => Self {
+            AttemptOutcome::Failed { class, message, stderr_tail, model_calls } => Self {
                 error_class: Some(class.as_str()),
                 message: Some(message),
                 stderr_tail: Some(stderr_tail),
+                model_calls,
                 ..ended
             },
             AttemptOutcome::Succeeded | AttemptOutcome::Cancelled => ended,

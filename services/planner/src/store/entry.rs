@@ -154,9 +154,9 @@ impl Entry {
                 Self::TaskEnded { result: Err(problem), .. }
                 | Self::PlanEnded { result: Err(problem), .. } => error(problem),
                 Self::AttemptEnded {
-                    outcome: AttemptOutcome::Failed { class: _, message, stderr_tail },
+                    outcome: AttemptOutcome::Failed { class: _, message, stderr_tail, model_calls },
                     ..
-                } => message.len() + stderr_tail.len(),
+                } => message.len() + stderr_tail.len() + FRAME * model_calls.len(),
                 Self::PlanRedriven { reason, .. } => reason.len(),
                 Self::KeyUsed { .. }
                 | Self::TaskDispatched { .. }

@@ -14,12 +14,12 @@
 pub(super) mod unusable;
 mod v1;
 
-use phoenix_domain::{OrchestratorError, PlanId, action::ActionResult};
+use phoenix_domain::{OrchestratorError, PlanId, action::ActionResult, usage::ModelCall};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use self::v1::RecordV1;
-pub(super) use self::v1::{AnswerV1, ErrorV1};
+pub(super) use self::v1::{AnswerV1, CallV1, ErrorV1};
 use crate::store::{entry::Entry, record::unusable::Unusable};
 
 /// Version of new records.
@@ -60,6 +60,16 @@ pub(super) fn output_text(output: &ActionResult) -> String {
 /// Stored form of an error in a column.
 pub(super) fn error_text(error: &OrchestratorError) -> String {
     text_of(&ErrorV1::from(error))
+}
+
+/// Stored form of calls of models in a column.
+pub(super) fn calls_text(calls: &[ModelCall]) -> String {
+    text_of(&calls.iter().map(CallV1::from).collect::<Vec<_>>())
+}
+
+/// Reads the result of [`calls_text`].
+pub(super) fn read_calls(text: &str) -> Result<Vec<ModelCall>, Unusable> {
+    Ok(read_text::<Vec<CallV1>>(text)?.into_iter().map(Into::into).collect())
 }
 
 /// Reads the result of [`output_text`].

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode as Code};
 use phoenix_platform::RequestContext;
 use phoenix_proto::{
-    common::AgentHealth,
+    common::{AgentHealth, Usage},
     planner::{PlanStatus, TaskStatus},
     to_timestamp,
 };
@@ -83,6 +83,11 @@ async fn every_attempt_is_journaled_with_its_failure() {
     let attempts: Vec<_> =
         plan.tasks[0].attempts.iter().map(|a| (a.number, a.outcome.as_str(), &*a.stderr_tail)).collect();
     assert_eq!(attempts, [(1, "failed", "boom"), (2, "failed", "boom")]);
+    let tokens = |usage: &Usage| usage.tokens.map(|tokens| tokens.input + tokens.output);
+    let used: Vec<_> = plan.tasks[0].attempts.iter().map(|a| tokens(a.usage.as_ref().unwrap())).collect();
+    assert_eq!(used, [Some(12), Some(12)]);
+    let sum = plan.usage.unwrap();
+    assert_eq!((sum.calls, tokens(&sum), sum.cost_nanos), (2, Some(24), Some(10)));
 }
 
 #[tokio::test]

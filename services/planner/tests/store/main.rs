@@ -26,6 +26,7 @@ use phoenix_domain::{
     action::ActionResult,
     json::Json,
     plan::{AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
+    usage::{ModelCall, Money, Tokens},
 };
 use phoenix_planner::store::{
     self, BatchId, Entries, Entry, Heartbeat, IdempotencyKey, JournalError, Store, TakeoverScope, TaskRef,
@@ -150,6 +151,17 @@ fn plan_ended(plan: &Plan, second: i64) -> Entry {
     Entry::PlanEnded { plan_id, status, at: at(second), result: Ok(()) }
 }
 
+/// A call of a model.
+fn call() -> ModelCall {
+    let tokens = Tokens { input: 1200, output: 30, cached_input: 1000, reasoning: 0 };
+    ModelCall {
+        provider: "anthropic".into(),
+        model: "m".into(),
+        tokens,
+        cost: Some(Money::from_nanos(1_234_567)),
+    }
+}
+
 /// A plan of two tasks: the first fails once and is retried, the second is dead-lettered, and the plan succeeds.
 fn life(plan: &Plan) -> Vec<Entry> {
     let (first, second) = (task_of(plan, 0), task_of(plan, 1));
@@ -167,6 +179,7 @@ fn life(plan: &Plan) -> Vec<Entry> {
             class: FailureClass::BackendFailure,
             message: "exited with code 3".into(),
             stderr_tail: "boom".into(),
+            model_calls: vec![call()],
         },
         retried,
     };

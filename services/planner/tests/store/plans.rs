@@ -3,7 +3,7 @@
 use phoenix_domain::plan::{AttemptOutcome, PlanStatus, TaskStatus};
 use phoenix_planner::store::{Entry, PlanFilter};
 
-use crate::{accepted, at, life, new_plan, plan_ended, stores, task_of, write};
+use crate::{accepted, at, call, life, new_plan, plan_ended, stores, task_of, write};
 
 #[tokio::test]
 async fn plan_is_independent_of_the_batching_of_its_entries() {
@@ -38,7 +38,12 @@ async fn plan_is_independent_of_the_batching_of_its_entries() {
         assert_eq!((first.dispatched_at, first.ended_at), (Some(at(1)), Some(at(5))));
         assert_eq!(first.spec, new_plan(&["a"]).tasks[0].spec);
         let outcomes: Vec<_> = first.attempts.iter().filter_map(|attempt| attempt.outcome.clone()).collect();
-        assert!(matches!(outcomes[..], [AttemptOutcome::Failed { .. }, AttemptOutcome::Succeeded]));
+        let [AttemptOutcome::Failed { model_calls, .. }, AttemptOutcome::Succeeded] = &outcomes[..] else {
+            panic!("{outcomes:?}")
+        };
+        assert_eq!(model_calls[..], [call()]);
+        let usage = plan.usage();
+        assert_eq!((usage.calls, usage.tokens.total()), (2, 2 * 1230));
         let error = second.error.clone().unwrap();
         assert_eq!((&*error.message, error.retry_after.unwrap().as_millis()), ("no", 1500));
         let kinds: Vec<_> = facts.iter().map(|(kind, ..)| kind.as_str()).collect();

@@ -50,6 +50,7 @@ async fn free_text_with_nul_is_read_as_it_was_written() {
     plan.tasks[1].spec.payload = Json::from(big).try_into().unwrap();
     let (first, second) = (task_of(&plan, 0), task_of(&plan, 1));
     let failed = AttemptOutcome::Failed {
+        model_calls: Vec::new(),
         class: phoenix_domain::FailureClass::Io,
         message: odd.into(),
         stderr_tail: odd.into(),

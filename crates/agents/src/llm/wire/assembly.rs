@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{
     frames::MAX_EVENT_BYTES,
-    types::{Completion, ResponseError, Step},
+    types::{Completion, ResponseError, Step, Usage},
 };
 
 /// Longest answer in bytes: text, tool calls and reasoning together.
@@ -82,6 +82,11 @@ impl Assembly {
             add_call(&mut self.tool_calls[index], call);
         }
         Ok(())
+    }
+
+    /// The model so far, and what it has used.
+    pub(in crate::llm) fn used(&self) -> (Option<String>, Usage) {
+        (self.completion.model.clone(), self.completion.usage)
     }
 
     /// The whole completion.

@@ -6,7 +6,7 @@
 use phoenix_domain::llm::{Dialect, FinishReason, Provider};
 use serde_json::{Map, Value};
 
-use self::types::{Completion, Prompt, ProviderRequest, ResponseError, Step, Unsupported};
+use self::types::{Completion, Prompt, ProviderRequest, Rejected, ResponseError, Step, Unsupported, Usage};
 use super::error_body::{ErrorBody, has_content};
 
 mod anthropic;
@@ -47,12 +47,12 @@ pub(super) fn ignored_options<'a>(provider: Provider<'_>, options: &'a Map<Strin
 }
 
 /// The completion in a 2xx response.
-pub(super) fn completion(dialect: Dialect, body: &[u8]) -> Result<Completion, ResponseError> {
-    let body = json::parse(body).ok_or(ResponseError::Malformed)?;
+pub(super) fn completion(dialect: Dialect, body: &[u8]) -> Result<Completion, Box<Rejected>> {
+    let body = json::parse(body).ok_or_else(|| boxed(ResponseError::Malformed))?;
     let completion = match dialect {
         Dialect::OpenAi => openai::completion(&body),
         Dialect::Anthropic => anthropic::completion(&body),
-        Dialect::Gemini => gemini::completion(&body)?,
+        Dialect::Gemini => gemini::completion(&body).map_err(boxed)?,
         Dialect::Ollama => ollama::completion(&body),
     };
     match completion {
@@ -62,7 +62,10 @@ pub(super) fn completion(dialect: Dialect, body: &[u8]) -> Result<Completion, Re
         {
             Ok(completion)
         }
-        completion => Err(response_error(&body, completion)),
+        completion => {
+            let (model, usage) = completion.as_ref().map(used).unwrap_or_default();
+            Err(Box::new(Rejected { error: response_error(&body, completion), model, usage }))
+        }
     }
 }
 
@@ -123,8 +126,21 @@ fn error_in(data: &Value) -> Option<ResponseError> {
 ///
 /// # Errors
 /// For one without content.
-pub(super) fn streamed(completion: Completion) -> Result<Completion, ResponseError> {
-    if completion.has_content() { Ok(completion) } else { Err(without_content(completion)) }
+pub(super) fn streamed(completion: Completion) -> Result<Completion, Box<Rejected>> {
+    if completion.has_content() {
+        return Ok(completion);
+    }
+    let (model, usage) = used(&completion);
+    Err(Box::new(Rejected { error: without_content(completion), model, usage }))
+}
+
+fn boxed(error: ResponseError) -> Box<Rejected> {
+    Box::new(error.into())
+}
+
+/// The model of a completion, and what it used.
+fn used(completion: &Completion) -> (Option<String>, Usage) {
+    (completion.model.clone(), completion.usage)
 }
 
 fn response_error(body: &Value, completion: Option<Completion>) -> ResponseError {

@@ -103,6 +103,20 @@ pub(in crate::llm) struct Step {
     pub(in crate::llm) is_last: bool,
 }
 
+/// A 2xx response that is no completion, with what it used all the same.
+#[derive(Debug, PartialEq)]
+pub(in crate::llm) struct Rejected {
+    pub(in crate::llm) error: ResponseError,
+    pub(in crate::llm) model: Option<String>,
+    pub(in crate::llm) usage: Usage,
+}
+
+impl From<ResponseError> for Rejected {
+    fn from(error: ResponseError) -> Self {
+        Self { error, model: None, usage: Usage::default() }
+    }
+}
+
 /// Reason why a 2xx response is no completion.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::llm) enum ResponseError {

@@ -43,7 +43,9 @@ const NOT_REDRIVABLE: &str = "PX002";
 /// Attempts to write a batch that lost against concurrent transactions.
 const ATTEMPTS: u32 = 8;
 
-static APPEND: LazyLock<String> = LazyLock::new(append_statement);
+static APPEND: LazyLock<String> = LazyLock::new(|| append_statement(false));
+
+static APPEND_WITH_CALLS: LazyLock<String> = LazyLock::new(|| append_statement(true));
 
 /// Makes `groups` durable, without those that reserve what is reserved already. Returns the indices of those.
 pub(super) async fn append(
@@ -117,8 +119,9 @@ async fn write(
     commit[0].entries().for_each(|entry| columns.add_key(entry));
     let operations: Vec<&Entry> = commit[0].entries().filter(|entry| is_bulk(entry)).collect();
     let persistent = tables.database.persistent();
+    let statement = if columns.has_calls() { &APPEND_WITH_CALLS } else { &APPEND };
     let append = async |connection: &mut PgConnection| {
-        let query = sqlx::query_scalar(APPEND.as_str()).persistent(persistent);
+        let query = sqlx::query_scalar(statement.as_str()).persistent(persistent);
         columns.bind(batch, query).fetch_one(connection).await
     };
     let work = async |session: &mut Session| {

@@ -5,6 +5,7 @@ use std::{borrow::Cow, fmt::Write};
 use phoenix_domain::{
     PlanId,
     plan::{Plan, Task},
+    usage::ModelCall,
 };
 use sqlx::{Postgres, postgres::PgArguments, query::QueryScalar};
 use uuid::Uuid;
@@ -16,7 +17,7 @@ use crate::store::{
     entry::{BatchId, Entry},
     plan_events::Events,
     projection::Redrive,
-    record::{error_text, output_text},
+    record::{calls_text, error_text, output_text},
     stored::{
         text::escape,
         value::{json, micros},
@@ -117,6 +118,8 @@ columns!(Ends {
     stderr_tail: Option<Text>,
 });
 
+columns!(Calls { plan_id: Uuid, ordinal: i32, number: i64, model_calls: Text });
+
 columns!(Steps {
     plan_id: Uuid,
     ordinal: i32,
@@ -148,10 +151,12 @@ pub(super) struct Columns {
     states: States,
     redrives: Redrives,
     events: PlanEvents,
+    /// Few batches have any.
+    calls: Calls,
 }
 
-/// Text of the statement.
-pub(super) fn append_statement() -> String {
+/// Text of the statement, with or without calls of models.
+pub(super) fn append_statement(has_calls: bool) -> String {
     let columns = Keys::COUNT
         + Plans::COUNT
         + Tasks::COUNT
@@ -161,8 +166,10 @@ pub(super) fn append_statement() -> String {
         + Steps::COUNT
         + States::COUNT
         + Redrives::COUNT
-        + PlanEvents::COUNT;
-    let mut text = String::from("SELECT phoenix_planner.append_batch($1, $2, $3");
+        + PlanEvents::COUNT
+        + if has_calls { Calls::COUNT } else { 0 };
+    let function = if has_calls { "append_batch_with_calls" } else { "append_batch" };
+    let mut text = format!("SELECT phoenix_planner.{function}($1, $2, $3");
     for number in 4..4 + columns {
         // Writing to a string does not fail.
         let _ = write!(text, ", ${number}");
@@ -273,7 +280,8 @@ impl Columns {
 
     fn add_attempt(&mut self, attempt: NewAttempt<'_>) {
         let NewAttempt { plan_id, ordinal, number: own, started_at, worker, end } = attempt;
-        let AttemptEnd { ended_at, outcome, error_class, message, stderr_tail } = end;
+        let AttemptEnd { ended_at, outcome, error_class, message, stderr_tail, model_calls } = end;
+        self.add_calls(plan_id, ordinal, own, model_calls);
         self.attempts.push((
             id(plan_id),
             number(ordinal),
@@ -290,7 +298,8 @@ impl Columns {
 
     fn add_attempt_end(&mut self, ended: ChangedAttempt<'_>) {
         let ChangedAttempt { plan_id, ordinal, number: own, end } = ended;
-        let AttemptEnd { ended_at, outcome, error_class, message, stderr_tail } = end;
+        let AttemptEnd { ended_at, outcome, error_class, message, stderr_tail, model_calls } = end;
+        self.add_calls(plan_id, ordinal, own, model_calls);
         self.ends.push((
             id(plan_id),
             number(ordinal),
@@ -303,10 +312,21 @@ impl Columns {
         ));
     }
 
+    fn add_calls(&mut self, plan_id: PlanId, ordinal: usize, own: u32, calls: &[ModelCall]) {
+        if !calls.is_empty() {
+            self.calls.push((id(plan_id), number(ordinal), own.into(), text(calls_text(calls))));
+        }
+    }
+
     fn add_events(&mut self, plan_id: PlanId, events: Events) {
         for block in events.into_blocks() {
             self.events.push((id(plan_id), text(block)));
         }
+    }
+
+    /// Whether there are calls of models.
+    pub(super) const fn has_calls(&self) -> bool {
+        !self.calls.plan_id.is_empty()
     }
 
     /// Binds the identity of the batch and every column.
@@ -317,7 +337,8 @@ impl Columns {
         let query = self.tasks.bind(self.plans.bind(self.keys.bind(query)));
         let query = self.ends.bind(self.attempts.bind(self.failed.bind(query)));
         let query = self.redrives.bind(self.states.bind(self.steps.bind(query)));
-        self.events.bind(query)
+        let query = self.events.bind(query);
+        if self.has_calls() { self.calls.bind(query) } else { query }
     }
 }
 

@@ -40,7 +40,8 @@ const TASKS: &str = "
     FROM phoenix_planner.tasks WHERE tasks.plan_id = ANY ($1) ORDER BY tasks.plan_id, ordinal";
 
 const ATTEMPTS: &str = "
-    SELECT plan_id::text, ordinal::bigint, number, started_at, ended_at, outcome, error_class, message, stderr_tail, worker
+    SELECT plan_id::text, ordinal::bigint, number, started_at, ended_at, outcome, error_class, message, stderr_tail,
+        model_calls, worker
     FROM phoenix_planner.attempts WHERE attempts.plan_id = ANY ($1) ORDER BY attempts.plan_id, attempts.ordinal, number";
 
 /// Plans with their tasks and attempts, in the order of their ids, from one snapshot.

@@ -15,7 +15,7 @@ use phoenix_domain::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub(crate) use self::outcome::{AnswerV1, ErrorV1};
+pub(crate) use self::outcome::{AnswerV1, CallV1, ErrorV1};
 use self::{
     bulk::{FilterV1, SweepV1},
     outcome::OutcomeV1,

@@ -3,7 +3,7 @@
 use phoenix_domain::{TaskId, json::Object};
 use serde::Serialize;
 
-use crate::store::record::{AnswerV1, ErrorV1};
+use crate::store::record::{AnswerV1, CallV1, ErrorV1};
 
 /// The document, to be written.
 #[derive(Debug, Serialize)]
@@ -48,4 +48,6 @@ pub(super) struct EndedAttempt<'a> {
     pub(super) message: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) stderr_tail: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) model_calls: Vec<CallV1>,
 }

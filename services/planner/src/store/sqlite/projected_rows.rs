@@ -8,7 +8,7 @@ use crate::store::{
         TaskState,
     },
     projection::{AttemptChanges, PlanChanges, Projection, Redrive},
-    record::{error_text, output_text},
+    record::{calls_text, error_text, output_text},
     sqlite::{
         document::{Document, EndedAttempt, EndedTask},
         rows::{Cell, Row, Rows, row},
@@ -62,6 +62,13 @@ fn add_changes(changes: RowChanges<'_>, firsts: Vec<i64>, rows: &mut Rows) {
     } = changes;
     rows.plans.extend(plans.iter().map(|plan| plan_row(plan, None)));
     rows.tasks.extend(tasks.iter().map(task_row));
+    let ends = attempt_ends.iter().map(|ended| (ended.plan_id, ended.ordinal, ended.number, &ended.end));
+    let whole =
+        attempts.iter().map(|attempt| (attempt.plan_id, attempt.ordinal, attempt.number, &attempt.end));
+    let used = whole.chain(ends).filter(|(.., end)| !end.model_calls.is_empty());
+    let used = used
+        .map(|(plan_id, ordinal, number, end)| row![plan_id, ordinal, number, calls_text(end.model_calls)]);
+    rows.attempt_calls.extend(used);
     rows.attempts.extend(attempts.into_iter().map(attempt_row));
     rows.attempt_ends.extend(attempt_ends.into_iter().map(attempt_end_row));
     rows.task_updates.extend(task_updates.iter().map(task_update_row));
@@ -149,7 +156,7 @@ fn attempt_end_row(ChangedAttempt { plan_id, ordinal, number, end }: ChangedAtte
 
 /// Cells of an attempt's end, in the order of the columns.
 fn end_cells(
-    AttemptEnd { ended_at, outcome, error_class, message, stderr_tail }: AttemptEnd<'_>,
+    AttemptEnd { ended_at, outcome, error_class, message, stderr_tail, model_calls: _ }: AttemptEnd<'_>,
 ) -> [Cell; 5] {
     [ended_at.into(), outcome.into(), error_class.into(), message.into(), stderr_tail.into()]
 }
@@ -162,7 +169,8 @@ fn document<'s>(plan: &'s PlanChanges<'_>, task: &'s Task) -> Document<'s> {
         TaskState::of_new(task, changes.and_then(|changes| changes.update.as_ref()));
     let attempt = |attempt: &'s AttemptChanges<'_>| {
         let (started_at, worker) = attempt.started?;
-        let AttemptEnd { ended_at, outcome, error_class, message, stderr_tail } = AttemptEnd::of(attempt);
+        let AttemptEnd { ended_at, outcome, error_class, message, stderr_tail, model_calls } =
+            AttemptEnd::of(attempt);
         let (number, started_at) = (attempt.number, micros(started_at));
         Some(EndedAttempt {
             number,
@@ -173,6 +181,7 @@ fn document<'s>(plan: &'s PlanChanges<'_>, task: &'s Task) -> Document<'s> {
             error_class,
             message,
             stderr_tail,
+            model_calls: model_calls.iter().map(Into::into).collect(),
         })
     };
     Document {

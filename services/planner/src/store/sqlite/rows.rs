@@ -36,6 +36,8 @@ pub(super) struct Rows {
     pub(super) attempts: Vec<Row>,
     /// Ends of attempts that started in an earlier batch.
     pub(super) attempt_ends: Vec<Row>,
+    /// Calls of models of failed attempts.
+    pub(super) attempt_calls: Vec<Row>,
     /// Updates of tasks and plans that were accepted in an earlier batch.
     pub(super) task_updates: Vec<Row>,
     pub(super) plan_updates: Vec<Row>,
@@ -91,6 +93,16 @@ const ATTEMPT_ENDS: Statement = Statement(
      FROM ended
      WHERE attempts.plan_id = ended.plan_id AND attempts.ordinal = ended.ordinal AND attempts.number = ended.number
        AND attempts.outcome IS NULL",
+);
+
+/// The first end counts.
+const ATTEMPT_CALLS: Statement = Statement(
+    "WITH used (plan_id, ordinal, number, model_calls) AS (",
+    ")
+     UPDATE attempts SET model_calls = used.model_calls
+     FROM used
+     WHERE attempts.plan_id = used.plan_id AND attempts.ordinal = used.ordinal AND attempts.number = used.number
+       AND attempts.outcome = 'failed' AND attempts.model_calls IS NULL",
 );
 
 /// A terminal state never changes.
@@ -172,6 +184,7 @@ impl Rows {
             tasks,
             attempts,
             attempt_ends,
+            attempt_calls,
             task_updates,
             plan_updates,
             dead_letters,
@@ -190,6 +203,7 @@ impl Rows {
             (TASKS, tasks),
             (ATTEMPTS, attempts),
             (ATTEMPT_ENDS, attempt_ends),
+            (ATTEMPT_CALLS, attempt_calls),
             (TASK_UPDATES, task_updates),
             (PLAN_UPDATES, plan_updates),
             (DEAD_LETTERS, dead_letters),

@@ -188,6 +188,8 @@ pub(in crate::store) struct AttemptRow {
     error_class: Option<String>,
     message: Option<Text>,
     stderr_tail: Option<Text>,
+    #[serde(default, deserialize_with = "optional_text")]
+    model_calls: Option<Text>,
     worker: Text,
 }
 
@@ -203,6 +205,7 @@ impl AttemptRow {
             error_class,
             message,
             stderr_tail,
+            model_calls,
             worker,
         } = self;
         let outcome = match outcome.as_deref() {
@@ -216,6 +219,9 @@ impl AttemptRow {
                         .ok_or_else(|| damaged("attempts.error_class", &class))?,
                     message: message.unwrap_or_default().0,
                     stderr_tail: stderr_tail.unwrap_or_default().0,
+                    model_calls: model_calls
+                        .map_or_else(|| Ok(Vec::new()), |text| record::read_calls(&text.0))
+                        .map_err(|problem| unreadable("attempts.model_calls", &problem))?,
                 })
             }
             Some(other) => return Err(damaged("attempts.outcome", other)),

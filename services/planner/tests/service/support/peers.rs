@@ -13,7 +13,7 @@ use phoenix_domain::{
 };
 use phoenix_platform::{RequestContext, readiness::Readiness, server::GrpcServer};
 use phoenix_proto::{
-    common::{AgentHealth, HealthState},
+    common::{AgentHealth, HealthState, ModelCall, Tokens},
     executor::{
         AgentList, AttemptFailed, AttemptStarted, CancelTaskRequest, CancelTaskResponse, Catalog,
         ExecuteTaskRequest, ExecuteTaskResponse, TaskFinished, TaskOutput, WatchCatalogRequest,
@@ -224,8 +224,15 @@ pub fn says(attempt: u32, data: &str) -> ExecuteTaskResponse {
     event(Event::Output(TaskOutput { attempt, data: data.into(), delta_json: String::new() }))
 }
 
+/// A call of a model for 12 tokens and 5 billionths of a dollar.
+fn a_call() -> ModelCall {
+    let tokens = Some(Tokens { input: 7, output: 5, cached_input: 0, reasoning: 0 });
+    ModelCall { provider: "openai".into(), model: "m".into(), tokens, cost_nanos: Some(5) }
+}
+
 pub fn failed(attempt: u32, retry_in_ms: Option<u64>) -> ExecuteTaskResponse {
     event(Event::AttemptFailed(AttemptFailed {
+        model_calls: vec![a_call()],
         attempt,
         ended_at: Some(to_timestamp(Timestamp::now())),
         error_class: "backend_failure".into(),

@@ -7,6 +7,7 @@ use phoenix_domain::{
     action::ActionResult,
     json::{Json, Object},
     plan::AttemptOutcome,
+    usage::{ModelCall, Money, Tokens},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -21,7 +22,33 @@ use crate::store::record::{
 pub(crate) enum OutcomeV1 {
     Succeeded,
     Cancelled,
-    Failed { class: String, message: String, stderr_tail: String },
+    Failed {
+        class: String,
+        message: String,
+        stderr_tail: String,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        model_calls: Vec<CallV1>,
+    },
+}
+
+/// A call of a model.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CallV1 {
+    provider: String,
+    model: String,
+    input: u64,
+    output: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    cached_input: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    reasoning: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cost_nanos: Option<u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,10 +74,11 @@ impl From<&AttemptOutcome> for OutcomeV1 {
         match outcome {
             AttemptOutcome::Succeeded => Self::Succeeded,
             AttemptOutcome::Cancelled => Self::Cancelled,
-            AttemptOutcome::Failed { class, message, stderr_tail } => Self::Failed {
+            AttemptOutcome::Failed { class, message, stderr_tail, model_calls } => Self::Failed {
                 class: class.as_str().into(),
                 message: message.clone(),
                 stderr_tail: stderr_tail.clone(),
+                model_calls: model_calls.iter().map(Into::into).collect(),
             },
         }
     }
@@ -63,10 +91,30 @@ impl TryFrom<OutcomeV1> for AttemptOutcome {
         Ok(match outcome {
             OutcomeV1::Succeeded => Self::Succeeded,
             OutcomeV1::Cancelled => Self::Cancelled,
-            OutcomeV1::Failed { class, message, stderr_tail } => {
-                Self::Failed { class: named("class", &class, FailureClass::from_name)?, message, stderr_tail }
-            }
+            OutcomeV1::Failed { class, message, stderr_tail, model_calls } => Self::Failed {
+                class: named("class", &class, FailureClass::from_name)?,
+                message,
+                stderr_tail,
+                model_calls: model_calls.into_iter().map(Into::into).collect(),
+            },
         })
+    }
+}
+
+impl From<&ModelCall> for CallV1 {
+    fn from(ModelCall { provider, model, tokens, cost }: &ModelCall) -> Self {
+        let Tokens { input, output, cached_input, reasoning } = *tokens;
+        let (provider, model) = (provider.clone(), model.clone());
+        let cost_nanos = cost.map(Money::nanos);
+        Self { provider, model, input, output, cached_input, reasoning, cost_nanos }
+    }
+}
+
+impl From<CallV1> for ModelCall {
+    fn from(stored: CallV1) -> Self {
+        let CallV1 { provider, model, input, output, cached_input, reasoning, cost_nanos } = stored;
+        let tokens = Tokens { input, output, cached_input, reasoning };
+        Self { provider, model, tokens, cost: cost_nanos.map(Money::from_nanos) }
     }
 }
 
