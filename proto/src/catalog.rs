@@ -16,6 +16,7 @@ impl From<&AgentSpec> for executor::Agent {
             // Known to the executor only: they may hold paths and names of secrets.
             command: _,
             env: _,
+            mcp: _,
             route,
             actions,
             mode,
@@ -35,6 +36,7 @@ impl From<&AgentSpec> for executor::Agent {
             mode: match mode {
                 AgentMode::Oneshot => executor::AgentMode::Oneshot,
                 AgentMode::Workers => executor::AgentMode::Workers,
+                AgentMode::Mcp => executor::AgentMode::Mcp,
             }
             .into(),
             workers: *workers,
@@ -74,6 +76,7 @@ impl TryFrom<executor::Agent> for AgentSpec {
         let mode = match agent.mode() {
             executor::AgentMode::Oneshot => AgentMode::Oneshot,
             executor::AgentMode::Workers => AgentMode::Workers,
+            executor::AgentMode::Mcp => AgentMode::Mcp,
             executor::AgentMode::Unspecified => return Err(InvalidField::new("mode", "is missing")),
         };
         let executor::Agent {
@@ -102,6 +105,7 @@ impl TryFrom<executor::Agent> for AgentSpec {
             description,
             command: Vec::new(),
             env: Vec::new(),
+            mcp: None,
             route,
             actions,
             mode,

@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub use crate::agent_name::{AgentName, InvalidAgentName};
-use crate::{action::CHAT_ACTION, health::BreakerPolicy, retry::RetryPolicy, schema::InputSchema};
+use crate::{
+    action::CHAT_ACTION, health::BreakerPolicy, mcp::McpSettings, retry::RetryPolicy, schema::InputSchema,
+};
 
 /// Process model of an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -16,6 +18,9 @@ pub enum AgentMode {
     Oneshot,
     /// Long-running processes, one line per request, many requests per process.
     Workers,
+    /// One MCP server, which serves many requests at the same time. Follows from [`AgentSpec::mcp`].
+    #[serde(skip)]
+    Mcp,
 }
 
 /// Length limit, in characters, of an unknown action in an error message.
@@ -59,6 +64,8 @@ pub struct AgentSpec {
     pub route: Vec<String>,
     /// Declared actions by name. An agent without declarations accepts any action.
     pub actions: BTreeMap<String, ActionSpec>,
+    /// Settings of an agent that is an MCP server. Absent outside of the executor.
+    pub mcp: Option<McpSettings>,
     /// Process model.
     pub mode: AgentMode,
     /// Number of processes in mode `workers`.
@@ -71,7 +78,7 @@ pub struct AgentSpec {
     pub retry: RetryPolicy,
     /// Circuit breaker.
     pub breaker: BreakerPolicy,
-    /// Limit of concurrent attempts in mode `oneshot`.
+    /// Limit of concurrent attempts in the modes `oneshot` and `mcp`.
     pub max_concurrency: u32,
     /// Limit of queued tasks; a task beyond it is rejected with `overloaded`.
     pub max_queue: u32,
@@ -88,6 +95,7 @@ impl AgentSpec {
             env: Vec::new(),
             route: Vec::new(),
             actions: BTreeMap::new(),
+            mcp: None,
             mode: AgentMode::default(),
             workers: 4,
             timeout: Duration::from_secs(30),
@@ -120,7 +128,7 @@ impl AgentSpec {
     #[must_use]
     pub const fn concurrency(&self) -> u32 {
         match self.mode {
-            AgentMode::Oneshot => self.max_concurrency,
+            AgentMode::Oneshot | AgentMode::Mcp => self.max_concurrency,
             AgentMode::Workers => self.workers,
         }
     }

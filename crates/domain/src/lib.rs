@@ -20,6 +20,7 @@ pub mod input;
 pub mod json;
 pub mod limits;
 pub mod llm;
+pub mod mcp;
 pub mod plan;
 pub mod rejections;
 pub mod retry;

@@ -11,6 +11,7 @@ mod env;
 mod file;
 mod flags;
 mod interpolate;
+mod mcp;
 mod otel;
 mod problems;
 mod role;

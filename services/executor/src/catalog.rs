@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::{Stream, stream};
-use phoenix_domain::{AgentCatalog, limits::MAX_CATALOG_BYTES};
+use phoenix_domain::limits::MAX_CATALOG_BYTES;
 use phoenix_platform::readiness::Readiness;
 use phoenix_proto::executor::{AgentList, AgentLoad, Catalog};
 use prost::Message;
@@ -11,10 +11,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::published::PublishedAgents;
+
 /// Source of catalog streams. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct CatalogFeed {
+    /// The catalog without its agents.
     catalog: Catalog,
+    agents: PublishedAgents,
     loads: watch::Receiver<Vec<AgentLoad>>,
 }
 
@@ -34,50 +38,66 @@ impl CatalogFeed {
     /// # Errors
     /// When it is too large to be sent.
     pub(crate) fn new(
-        agents: &AgentCatalog,
+        agents: PublishedAgents,
         labels: &BTreeMap<String, String>,
         loads: watch::Receiver<Vec<AgentLoad>>,
     ) -> Result<Self, CatalogTooLarge> {
         let catalog = Catalog {
             instance_id: Uuid::new_v4().to_string(),
             labels: labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
-            agents: Some(AgentList { agents: agents.iter().map(Into::into).collect() }),
+            agents: Some(agents.subscribe().borrow().clone()),
             loads: Vec::new(),
         };
         match catalog.encoded_len() {
             bytes if bytes > MAX_CATALOG_BYTES => Err(CatalogTooLarge { bytes }),
-            _ => Ok(Self { catalog, loads }),
+            _ => Ok(Self { catalog: Catalog { agents: None, ..catalog }, agents, loads }),
         }
     }
 
-    /// The catalog once the executor is ready, then each change of the load if `with_load`, until `shutdown`.
+    /// The catalog once the executor is ready, then each change of the agents, and of the load if `with_load`, until
+    /// `shutdown`.
     pub(crate) fn watch(
         &self,
         with_load: bool,
         readiness: Readiness,
         shutdown: CancellationToken,
     ) -> impl Stream<Item = Catalog> + Send + use<> {
-        let Self { catalog, loads } = self.clone();
-        let first = Some(catalog.clone());
-        stream::unfold((first, loads, shutdown), move |(first, mut loads, shutdown)| {
-            let (readiness, catalog) = (readiness.clone(), Catalog { agents: None, ..catalog.clone() });
+        let Self { catalog, agents, loads } = self.clone();
+        let state = Watch { is_first: true, agents: agents.subscribe(), loads, _source: agents };
+        stream::unfold((state, shutdown), move |(mut state, shutdown)| {
+            let (readiness, mut catalog) = (readiness.clone(), catalog.clone());
             async move {
-                let next = async {
-                    match first {
-                        Some(first) => {
-                            readiness.ready().await;
-                            Some(first)
-                        }
-                        None if with_load => loads.changed().await.ok().map(|()| catalog),
-                        None => std::future::pending().await,
-                    }
-                };
-                let mut catalog = shutdown.run_until_cancelled(next).await??;
+                let with_agents = shutdown.run_until_cancelled(state.next(with_load, &readiness)).await??;
+                catalog.agents = with_agents.then(|| state.agents.borrow_and_update().clone());
                 if with_load {
-                    catalog.loads.clone_from(&loads.borrow_and_update());
+                    catalog.loads.clone_from(&state.loads.borrow_and_update());
                 }
-                Some((catalog, (None, loads, shutdown)))
+                Some((catalog, (state, shutdown)))
             }
         })
+    }
+}
+
+/// State of one stream.
+struct Watch {
+    is_first: bool,
+    agents: watch::Receiver<AgentList>,
+    loads: watch::Receiver<Vec<AgentLoad>>,
+    /// Keeps `agents` open.
+    _source: PublishedAgents,
+}
+
+impl Watch {
+    /// Waits for a change. Returns whether it is one of the agents; `None` when the executor is gone.
+    async fn next(&mut self, with_load: bool, readiness: &Readiness) -> Option<bool> {
+        if std::mem::take(&mut self.is_first) {
+            readiness.ready().await;
+            return Some(true);
+        }
+        tokio::select! {
+            biased;
+            changed = self.agents.changed() => changed.ok().map(|()| true),
+            changed = self.loads.changed(), if with_load => changed.ok().map(|()| false),
+        }
     }
 }

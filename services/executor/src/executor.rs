@@ -29,6 +29,7 @@ use crate::{
     load::LoadSignal,
     metrics::TASKS_STARTED,
     process::ExecutorIdentity,
+    published::PublishedAgents,
     redact::Redactor,
     running::RunningTasks,
     settings_socket::SettingsSocket,
@@ -43,6 +44,7 @@ pub(crate) struct Executor {
     running: Arc<RunningTasks>,
     cleanup: Cleanup,
     loads: watch::Receiver<Vec<AgentLoad>>,
+    published: PublishedAgents,
     _load_publisher: AbortOnDropHandle<()>,
     /// Serves the model settings for as long as the executor can start agents.
     _settings: Option<SettingsSocket>,
@@ -56,12 +58,13 @@ impl Executor {
         running: Arc<RunningTasks>,
         cleanup: Cleanup,
     ) -> Result<Arc<Self>, InvalidUrl> {
-        let redactor = Arc::new(Redactor::new(&config.llm));
+        let redactor = Arc::new(Redactor::with_agents(&config.llm, &config.agents));
+        let catalog = PublishedAgents::new(&config.agents);
         let settings = settings_socket(config, identity);
         let socket = settings.as_ref().map(SettingsSocket::name);
         let changes = LoadSignal::default();
         let agents = config.agents.iter().map(|spec| {
-            let agent = Agent::new(spec, config, socket, identity, &redactor, &cleanup, &changes);
+            let agent = Agent::new(spec, config, socket, identity, &redactor, &cleanup, &changes, &catalog);
             (spec.name.clone(), Arc::new(agent))
         });
         let agents: BTreeMap<_, _> = agents.collect();
@@ -76,9 +79,15 @@ impl Executor {
             running,
             cleanup,
             loads,
+            published: catalog,
             _load_publisher: publisher,
             _settings: settings,
         }))
+    }
+
+    /// The agents as they are published now.
+    pub(crate) const fn published(&self) -> &PublishedAgents {
+        &self.published
     }
 
     /// A receiver of the load of every agent after each change.

@@ -34,6 +34,8 @@ pub(crate) struct AttemptFailure {
     pub(crate) neutral: bool,
     /// Calls of models that used tokens before the failure.
     pub(crate) model_calls: Vec<ModelCall>,
+    /// Whether another attempt might repeat an effect of this one, and is not made.
+    pub(crate) may_have_effect: bool,
 }
 
 impl AttemptFailure {
@@ -47,6 +49,7 @@ impl AttemptFailure {
             retry_after: None,
             neutral: false,
             model_calls: Vec::new(),
+            may_have_effect: false,
         }
     }
 

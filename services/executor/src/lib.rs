@@ -40,6 +40,7 @@ mod output;
 mod pipes;
 mod process;
 mod processes;
+mod published;
 mod reaper;
 mod redact;
 mod registry;
@@ -136,7 +137,7 @@ pub async fn serve(
     let running = RunningTasks::new(stop.clone());
     let cleanup = Cleanup::new(stop);
     let executor = Executor::new(&config, &identity, running.clone(), cleanup.clone())?;
-    let catalog = CatalogFeed::new(&config.agents, &config.labels, executor.loads())?;
+    let catalog = CatalogFeed::new(executor.published().clone(), &config.labels, executor.loads())?;
 
     let conditions: &[_] = if config.guard.is_some() { &[GUARD_CONDITION] } else { &[] };
     let readiness = config.readiness;

@@ -1,4 +1,4 @@
-//! Removes API keys of model providers from what Phoenix writes about an agent.
+//! Removes API keys of model providers, and secrets of MCP servers, from what Phoenix writes about an agent.
 //!
 //! An agent that received a key may print it in a stack trace or quote it from its provider's error. Standard error and
 //! error messages are redacted before they are stored, logged or sent. The result of an action is not: it reaches the
@@ -6,7 +6,11 @@
 
 use std::borrow::Cow;
 
-use phoenix_domain::llm::LlmSettings;
+use phoenix_domain::{
+    AgentCatalog,
+    llm::{LlmSettings, Secret},
+    mcp::McpSettings,
+};
 
 const REDACTED: &str = "[redacted]";
 
@@ -21,9 +25,20 @@ pub(crate) struct Redactor {
 
 impl Redactor {
     pub(crate) fn new(llm: &LlmSettings) -> Self {
+        Self::of(llm.api_keys().map(Secret::expose))
+    }
+
+    /// Knows the secrets of `agents`, too.
+    pub(crate) fn with_agents(llm: &LlmSettings, agents: &AgentCatalog) -> Self {
+        let servers = agents.iter().filter_map(|spec| spec.mcp.as_ref());
+        let secrets = llm.api_keys().chain(servers.flat_map(McpSettings::secrets));
+        Self::of(secrets.map(Secret::expose))
+    }
+
+    fn of<'a>(values: impl Iterator<Item = &'a str>) -> Self {
         let mut secrets = Vec::new();
-        for key in llm.api_keys() {
-            let plain = key.expose().to_owned();
+        for value in values {
+            let plain = value.to_owned();
             let escaped = serde_json::Value::from(plain.as_str()).to_string();
             secrets.push(escaped.trim_matches('"').to_owned());
             secrets.push(plain);

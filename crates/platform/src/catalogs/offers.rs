@@ -160,7 +160,7 @@ impl AbsentAgent {
 fn add_capacity(spec: &mut AgentSpec, other: &AgentSpec) {
     let concurrency = spec.concurrency().saturating_add(other.concurrency());
     match spec.mode {
-        AgentMode::Oneshot => spec.max_concurrency = concurrency,
+        AgentMode::Oneshot | AgentMode::Mcp => spec.max_concurrency = concurrency,
         AgentMode::Workers => spec.workers = concurrency,
     }
     spec.max_queue = spec.max_queue.saturating_add(other.max_queue);

@@ -8,7 +8,7 @@ use phoenix_domain::{
 };
 use serde::Deserialize;
 
-use super::{actions::ActionTable, problems::Problems, sections::section};
+use super::{actions::ActionTable, mcp::McpTable, problems::Problems, sections::section};
 use crate::service_token;
 
 /// Name of the table with defaults for every agent.
@@ -20,6 +20,8 @@ const DEFAULT_TABLE: &str = "default";
 pub(super) struct AgentTable {
     enabled: Option<bool>,
     command: Option<Vec<String>>,
+    mcp: Option<McpTable>,
+    tools: Option<Vec<String>>,
     description: Option<String>,
     route: Option<Vec<String>>,
     actions: BTreeMap<String, ActionTable>,
@@ -115,11 +117,45 @@ impl AgentTable {
         let env = BASE_ENV.iter().map(|name| (*name).to_owned()).collect();
         let mut spec = AgentSpec { name, command: Vec::new(), env, ..base.clone() };
         self.apply(&mut spec, &at, problems);
+        if let Some(server) = &self.mcp {
+            self.refuse_beside_mcp(&at, problems);
+            server.apply(&mut spec, self.tools.as_deref(), &at, problems);
+            return spec;
+        }
+        if self.tools.is_some() {
+            problems.add(format!("{at}.tools"), "is only for MCP servers; remove it, or set `mcp`");
+        }
         if spec.command.first().is_none_or(|program| program.trim().is_empty()) {
             problems
                 .add(format!("{at}.command"), "must name a program, such as [\"python3\", \"reviewer.py\"]");
         }
         spec
+    }
+}
+
+impl AgentTable {
+    /// Reports settings that have no meaning for an MCP server.
+    fn refuse_beside_mcp(&self, at: &str, problems: &mut Problems) {
+        for (name, is_set, instead) in [
+            ("command", self.command.is_some(), "set `mcp.command`"),
+            ("mode", self.mode.is_some(), "one process serves all requests of an MCP server"),
+            ("workers", self.workers.is_some(), "set `max_concurrency`"),
+            ("actions", !self.actions.is_empty(), "the tools of an MCP server are its actions"),
+        ] {
+            if is_set {
+                problems.add(format!("{at}.{name}"), format_args!("must not be set beside `mcp`: {instead}"));
+            }
+        }
+    }
+
+    /// Reports settings of an MCP server in the table of an agent that cannot be one.
+    fn refuse_mcp(&self, at: &str, problems: &mut Problems) {
+        for (name, is_set) in [("mcp", self.mcp.is_some()), ("tools", self.tools.is_some())] {
+            if is_set {
+                problems
+                    .add(format!("{at}.{name}"), "is only for agents of your own, such as [agents.files]");
+            }
+        }
     }
 }
 
@@ -166,12 +202,14 @@ pub(super) fn agents(
     let Ok(default) = DEFAULT_TABLE.parse::<AgentName>() else { return agents };
     let mut base = AgentSpec::new(default, Vec::new());
     let defaults = tables.remove(DEFAULT_TABLE).unwrap_or_default();
+    defaults.refuse_mcp("agents.default", problems);
     defaults.apply(&mut base, "agents.default", problems);
     defaults.declare(&mut base, folder, problems);
     for builtin in BUILTINS {
         let own = tables.remove(builtin.name).unwrap_or_default();
         let Ok(mut spec) = builtin.spec(&base, exe) else { continue };
         defaults.apply_to_builtin(&mut spec);
+        own.refuse_mcp(&format!("agents.{}", builtin.name), problems);
         own.apply(&mut spec, &format!("agents.{}", builtin.name), problems);
         own.declare(&mut spec, folder, problems);
         if !own.is_disabled() {

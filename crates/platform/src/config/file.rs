@@ -202,7 +202,7 @@ fn position(path: &Path, text: &str, error: &toml::de::Error) -> String {
     }
 }
 
-/// Variables that only the executor needs: those in provider keys and agent commands.
+/// Variables that only the executor needs: those in provider keys, agent commands and MCP servers.
 fn executor_variables(root: &toml::Value) -> BTreeSet<String> {
     let tables = |section: &str| {
         let tables = root.get(section).and_then(toml::Value::as_table);
@@ -211,7 +211,8 @@ fn executor_variables(root: &toml::Value) -> BTreeSet<String> {
     let providers = root.get("llm").and_then(|llm| llm.get("providers")).and_then(toml::Value::as_table);
     let own = providers.into_iter().flat_map(|table| table.values());
     let keys = tables("llm").chain(own).filter_map(|provider| provider.get("api_key"));
-    let commands = tables("agents").filter_map(|agent| agent.get("command"));
+    let programs = ["command", "mcp"];
+    let commands = tables("agents").flat_map(|agent| programs.iter().filter_map(|name| agent.get(name)));
     keys.chain(commands).flat_map(interpolate::names_in).collect()
 }
 

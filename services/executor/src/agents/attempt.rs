@@ -24,6 +24,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) limit: Duration,
     /// Moment at which that time is over.
     pub(crate) deadline: Instant,
+    /// Whether attempts of the task were made in an earlier dispatch, whose end is not known.
+    pub(crate) follows_lost_dispatch: bool,
     events: &'a EventQueue,
     started_at: Timestamp,
     start_reported: AtomicBool,
@@ -43,6 +45,7 @@ impl<'a> Attempt<'a> {
             request,
             limit,
             deadline: Instant::now() + limit,
+            follows_lost_dispatch: false,
             events,
             started_at: Timestamp::now(),
             start_reported: AtomicBool::new(false),

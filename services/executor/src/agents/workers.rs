@@ -12,7 +12,6 @@
 //! (deadline, broken output, a caller that left) it is retired: that costs one start and affects no other request. A
 //! request of which a worker has read no byte before it exits moves to another worker.
 
-mod crash_backoff;
 mod descendants;
 mod pool;
 mod watcher;
@@ -32,6 +31,7 @@ use self::{
 };
 use super::{
     attempt::{AgentRunner, Attempt},
+    crash_backoff::CrashBackoff,
     exchange::{CompleteOn, ExchangeEnd},
 };
 use crate::{
@@ -41,7 +41,6 @@ use crate::{
     process::Program,
     redact::Redactor,
 };
-pub(crate) use crash_backoff::CrashBackoff;
 
 /// Runs one agent in this mode.
 pub(crate) struct Workers {

@@ -9,13 +9,14 @@ use phoenix_domain::{
 };
 
 use crate::{
-    agents::{AgentRunner, CrashBackoff, Oneshot, Workers},
+    agents::{AgentRunner, CrashBackoff, Mcp, Oneshot, Workers},
     cleanup::Cleanup,
     config::ExecutorConfig,
     load::LoadSignal,
     metrics::AgentMetrics,
     process::{ExecutorIdentity, Launch, Program},
     processes::MARKER_VARIABLE,
+    published::PublishedAgents,
     redact::Redactor,
     task_queue::TaskQueue,
 };
@@ -32,7 +33,12 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    /// The agent that `spec` describes. `socket` is the name of the settings socket. Its queue raises `changes`.
+    /// The agent that `spec` describes. `socket` is the name of the settings socket. Its queue raises `changes`; the actions
+    /// that it discovers are `published`.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts of an executor, at the only place that joins them"
+    )]
     pub(super) fn new(
         spec: &AgentSpec,
         config: &ExecutorConfig,
@@ -41,15 +47,12 @@ impl Agent {
         redactor: &Arc<Redactor>,
         cleanup: &Cleanup,
         changes: &LoadSignal,
+        published: &PublishedAgents,
     ) -> Self {
-        let running = match spec.mode {
-            AgentMode::Oneshot => spec.max_concurrency,
-            AgentMode::Workers => spec.workers,
-        };
-        let metrics = AgentMetrics::new(&spec.name, running);
+        let metrics = AgentMetrics::new(&spec.name, spec.concurrency());
         let socket = socket.filter(|_| collects_settings(spec, config));
         let environment = environment_of(spec, config, socket);
-        let search_path = (environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value))
+        let search_path = (environment.iter().rfind(|(name, _)| name == "PATH").map(|(_, value)| value))
             .or_else(|| config.environment.get("PATH"))
             .map_or(DEFAULT_PATH, String::as_str)
             .to_owned();
@@ -63,6 +66,12 @@ impl Agent {
                 let crashes = CrashBackoff::new(spec.name.clone(), &metrics);
                 let start_timeout = spec.start_timeout;
                 Box::new(Workers::new(program, start_timeout, redactor, crashes, &metrics, cleanup.clone()))
+            }
+            AgentMode::Mcp => {
+                let (published, name) = (published.clone(), spec.name.clone());
+                let publish = Box::new(move |actions| published.replace_actions(&name, actions));
+                let readiness = config.readiness.clone();
+                Box::new(Mcp::start(spec, program, redactor, &metrics, publish, readiness, cleanup))
             }
         };
         let queue = TaskQueue::new(spec.concurrency(), spec.max_queue, &metrics, changes.clone());
@@ -83,7 +92,8 @@ pub(super) fn collects_settings(spec: &AgentSpec, config: &ExecutorConfig) -> bo
     is_llm_router && names_settings && agent == "agent" && Path::new(program) == executable
 }
 
-/// Environment of the processes of `spec`, except for the marker: the variables that it names, as far as they are set.
+/// Environment of the processes of `spec`, except for the marker: the variables that it names, as far as they are set, and those
+/// that it sets, which come later and so take precedence.
 /// With a `socket`, its name takes the place of the model settings.
 fn environment_of(spec: &AgentSpec, config: &ExecutorConfig, socket: Option<&str>) -> Vec<(String, String)> {
     let variable = |name: &String| match name.as_str() {
@@ -95,5 +105,8 @@ fn environment_of(spec: &AgentSpec, config: &ExecutorConfig, socket: Option<&str
         },
         _ => Some((name.clone(), config.environment.get(name)?.clone())),
     };
-    spec.env.iter().filter_map(variable).collect()
+    let inherited = spec.env.iter().filter_map(variable);
+    let own = spec.mcp.iter().flat_map(|server| &server.variables);
+    let own = own.filter(|(name, _)| name.as_str() != MARKER_VARIABLE);
+    inherited.chain(own.map(|(name, value)| (name.clone(), value.expose().to_owned()))).collect()
 }

@@ -38,6 +38,8 @@ pub(super) struct TaskRun {
     events: EventQueue,
     /// Attempts made in all, those of earlier runs included.
     attempts: u32,
+    /// Whether an earlier run made attempts.
+    was_run_before: bool,
     /// Attempt numbers that were skipped.
     skipped: u32,
     /// Highest number of an attempt that the caller has reserved.
@@ -115,6 +117,7 @@ impl TaskRun {
             registration,
             events,
             attempts,
+            was_run_before: attempts > 0,
             skipped,
             last_attempt,
             ended_at: None,
@@ -224,6 +227,7 @@ impl TaskRun {
         self.request.meta.attempt = number;
         self.request.meta.traceparent = Some(span.in_scope(|| self.caller.traceparent()));
         let mut attempt = Attempt::new(&mut self.request, limit, &self.events);
+        attempt.follows_lost_dispatch = self.was_run_before;
         let outcome = tokio::select! {
             biased;
             // First, so that no process is started for a caller that has left already.
@@ -258,7 +262,8 @@ impl TaskRun {
         let policy = &self.agent.spec.retry;
         // Another executor may use the numbers that follow.
         let is_last = self.attempt_number() >= self.last_attempt;
-        if !failure.class.is_retried() || !policy.allows_another(self.attempts) || is_last {
+        let is_final = !failure.class.is_retried() || failure.may_have_effect;
+        if is_final || !policy.allows_another(self.attempts) || is_last {
             return RetryDecision::GiveUp;
         }
         let pause = policy.backoff(self.attempts, fastrand::f64());

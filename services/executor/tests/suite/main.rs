@@ -5,6 +5,7 @@
 mod attempts;
 mod catalog;
 mod lifetime;
+mod mcp;
 mod orphans;
 mod reports;
 mod sandbox;

@@ -45,6 +45,14 @@ pub(crate) const PYTHON_PROGRAMS: &[PythonProgram] = &[
         extract: None,
     },
     PythonProgram {
+        requirement: "mcp-server-time==2026.10.19",
+        dependencies: &["mcp-server-git==2026.10.19"],
+        name: "mcp-server-time",
+        variable: "MCP_SERVER_TIME_BIN",
+        tests: "real MCP servers as agents",
+        extract: None,
+    },
+    PythonProgram {
         requirement: "kubernetes-validate==1.37.0",
         dependencies: &[],
         name: "kubernetes-validate",

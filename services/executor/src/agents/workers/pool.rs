@@ -14,10 +14,14 @@ use parking_lot::{Mutex, MutexGuard};
 use phoenix_domain::FailureClass;
 use tokio::{sync::oneshot, time::timeout_at};
 
-use super::{crash_backoff::CrashBackoff, worker::Worker};
+use super::worker::Worker;
 use crate::{
-    agents::attempt::Attempt, cleanup::Cleanup, failure::AttemptFailure, metrics::AgentMetrics,
-    process::Program, redact::Redactor,
+    agents::{attempt::Attempt, crash_backoff::CrashBackoff},
+    cleanup::Cleanup,
+    failure::AttemptFailure,
+    metrics::AgentMetrics,
+    process::Program,
+    redact::Redactor,
 };
 
 /// The workers of one agent.

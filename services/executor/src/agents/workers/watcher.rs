@@ -17,13 +17,12 @@ use tokio::{
 };
 
 use super::{
-    crash_backoff::STABLE_AFTER,
     descendants::Descendants,
     pool::Pool,
     worker::{KillNow, PoolSlot, Worker},
 };
 use crate::{
-    agents::{exchange::Exchange, stderr::Stderr},
+    agents::{crash_backoff::STABLE_AFTER, exchange::Exchange, stderr::Stderr},
     failure::{AttemptFailure, format_duration},
     process::{AgentProcess, ProcessGroup},
 };

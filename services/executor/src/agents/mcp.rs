@@ -1,0 +1,186 @@
+//! Mode `mcp`: one process that is a server of the [Model Context Protocol](https://modelcontextprotocol.io), whose tools are
+//! the actions of the agent.
+//!
+//! ```text
+//!  Mcp::run ──▶ connection.rs ◀──▶ session.rs ◀── pipes ──▶ process
+//!  an attempt   requests by id     lines          │
+//!                     ▲                           │
+//!                     └── server.rs: start, handshake, tools, pings, restart
+//! ```
+//!
+//! The process starts with the executor, because its tools are part of the catalog, and is started again whenever it ends, with
+//! the backoff of crashing workers. Many attempts use it at the same time. A request whose response is late, invalid or too
+//! long fails alone; a process that does not read, writes only noise, or answers no ping is restarted.
+//!
+//! A tool may have effects, and a call cannot be undone. Therefore an attempt whose request may have been read is retried only
+//! if the server says that its tool is read-only or idempotent. The same holds for a task that is sent again after its executor or
+//! planner was lost, as far as the planner knows that an attempt had started.
+
+mod connection;
+mod lines;
+mod message;
+mod result;
+mod server;
+mod session;
+mod tools;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use phoenix_domain::{
+    AgentSpec, FailureClass,
+    action::{ActionRequest, ActionResult},
+    json::{Json, Object},
+};
+use phoenix_platform::readiness::Readiness;
+use tokio::time::sleep_until;
+
+use self::{
+    connection::{Call, LostResponse, Response},
+    message::{INVALID_PARAMS, object},
+    server::{Process, Publish, Server},
+    tools::{Selected, Tool},
+};
+use super::{
+    attempt::{AgentRunner, Attempt},
+    crash_backoff::CrashBackoff,
+};
+use crate::{
+    cleanup::Cleanup, failure::AttemptFailure, metrics::AgentMetrics, process::Program, redact::Redactor,
+};
+
+/// Runs one agent in this mode.
+pub(crate) struct Mcp {
+    server: Arc<Server>,
+    redactor: Arc<Redactor>,
+}
+
+impl Mcp {
+    /// The server of `spec`, which is started as soon as the executor is ready. `publish` receives its tools.
+    pub(crate) fn start(
+        spec: &AgentSpec,
+        program: Program,
+        redactor: Arc<Redactor>,
+        metrics: &AgentMetrics,
+        publish: Publish,
+        readiness: Readiness,
+        cleanup: &Cleanup,
+    ) -> Self {
+        let crashes = CrashBackoff::new(spec.name.clone(), metrics);
+        let restarts = metrics.restarts.clone();
+        let server = Server::new(spec, program, Arc::clone(&redactor), crashes, restarts, publish);
+        let server = Arc::new(server);
+        cleanup.spawn(Arc::clone(&server).supervise(readiness, cleanup.clone()));
+        Self { server, redactor }
+    }
+
+    async fn run_attempt(&self, attempt: &mut Attempt<'_>) -> Result<ActionResult, AttemptFailure> {
+        loop {
+            let process = self.server.ready(attempt).await?;
+            let tools = process.tools();
+            let Selected { name, tool, arguments } =
+                tools.select(&attempt.request.action, &attempt.request.payload)?;
+            if attempt.follows_lost_dispatch && !tool.is_repeatable {
+                return Err(may_have_been_called(name));
+            }
+            attempt.report_start(Some(process.pid));
+            let params = |id| call_params(&*attempt.request, id, name, arguments);
+            // A process that has just ended gets no request.
+            let Ok(mut call) = process.connection.call("tools/call", params) else { continue };
+            match wait(&mut call, attempt).await {
+                Some(Err(LostResponse { was_written: false, .. })) => {}
+                Some(response) => return self.read(response, name, tool, &process),
+                None => {
+                    let was_written = call.was_written();
+                    call.doubt_server();
+                    return Err(repeatable(
+                        AttemptFailure::timed_out(attempt.limit),
+                        was_written,
+                        name,
+                        tool,
+                    ));
+                }
+            }
+        }
+    }
+
+    fn read(
+        &self,
+        response: Response,
+        name: &str,
+        tool: &Tool,
+        process: &Process,
+    ) -> Result<ActionResult, AttemptFailure> {
+        let failure = match response {
+            Ok(Ok(result)) => match result::read(result, tool, &self.redactor) {
+                Ok(result) => return Ok(result),
+                Err(failure) => failure,
+            },
+            Ok(Err(error)) => {
+                if error.code == INVALID_PARAMS {
+                    // The tool may be gone.
+                    process.connection.tools_changed.notify_one();
+                }
+                result::failure(&error, &self.redactor)
+            }
+            Err(LostResponse { failure, .. }) => failure,
+        };
+        Err(repeatable(failure, true, name, tool))
+    }
+}
+
+impl AgentRunner for Mcp {
+    fn run<'a>(
+        &'a self,
+        attempt: &'a mut Attempt<'_>,
+    ) -> BoxFuture<'a, Result<ActionResult, AttemptFailure>> {
+        Box::pin(self.run_attempt(attempt))
+    }
+}
+
+/// Waits for the response to `call` until the deadline of `attempt`, and passes on reports of progress.
+async fn wait(call: &mut Call, attempt: &Attempt<'_>) -> Option<Response> {
+    let mut progress = call.progress.clone();
+    loop {
+        tokio::select! {
+            biased;
+            () = sleep_until(attempt.deadline) => return None,
+            Ok(()) = progress.changed() => {
+                let report = progress.borrow_and_update().clone();
+                report.into_iter().for_each(|report| attempt.push_progress(report));
+            }
+            response = call.response() => return Some(response),
+        }
+    }
+}
+
+/// The failure of a call of `tool`, which is final if a second call might repeat the effect of the first.
+fn repeatable(failure: AttemptFailure, was_written: bool, name: &str, tool: &Tool) -> AttemptFailure {
+    if !was_written || tool.is_repeatable || !failure.class.is_retried() {
+        return failure;
+    }
+    let description =
+        format!("{}; the call of `{name}` may have had an effect, and is not repeated", failure.description);
+    AttemptFailure { description, may_have_effect: true, ..failure }
+}
+
+/// The failure of a task that was sent again because its executor or its planner was lost.
+fn may_have_been_called(name: &str) -> AttemptFailure {
+    let description = format!(
+        "was called before contact with it was lost; the call of `{name}` may have had an effect, and is not repeated"
+    );
+    let failure = AttemptFailure::new(FailureClass::Io, description).neutral_if(true);
+    AttemptFailure { may_have_effect: true, ..failure }
+}
+
+/// The parameters of `tools/call`.
+fn call_params(request: &ActionRequest, id: u64, tool: &str, arguments: Object) -> Object {
+    let mut meta = object([("phoenix/idempotency_key", request.meta.idempotency_key.as_str().into())]);
+    if let Some(traceparent) = &request.meta.traceparent {
+        meta.insert("traceparent".into(), Json::from(traceparent.as_str()));
+    }
+    if request.meta.stream {
+        meta.insert("progressToken".into(), id.into());
+    }
+    object([("name", tool.into()), ("arguments", arguments.into()), ("_meta", meta.into())])
+}

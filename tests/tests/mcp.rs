@@ -1,0 +1,126 @@
+//! Real MCP servers as agents, as README.md and docs/mcp.md configure them.
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a skipped test says so; helpers of tests"
+)]
+
+use std::path::{Path, PathBuf};
+
+use phoenix_platform::config::PhoenixConfig;
+use phoenix_testkit::{http::Rest, sandbox::Sandbox, wait::until};
+use serde_json::{Value, json};
+
+/// The folder of the servers from PyPI, as `cargo xtask test` installs them.
+fn servers() -> Option<PathBuf> {
+    let program = std::env::var_os("MCP_SERVER_TIME_BIN").map(PathBuf::from);
+    if program.is_none() {
+        let is_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+        assert!(!is_ci, "MCP_SERVER_TIME_BIN must be set in CI; cargo xtask test sets it");
+        eprintln!("SKIPPED: real MCP servers, because MCP_SERVER_TIME_BIN is not set");
+    }
+    program?.parent().map(Path::to_owned)
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(path)).unwrap()
+}
+
+/// The first block in one language after a heading.
+fn block(page: &str, heading: &str, language: &str) -> String {
+    let text = read(page);
+    let section = text.split_once(heading).unwrap_or_else(|| panic!("{page} has no {heading}")).1;
+    let block = section.split_once(&format!("```{language}\n")).unwrap().1;
+    block.split_once("```").unwrap().0.to_owned()
+}
+
+/// The body of a `curl` command on a page.
+fn body(command: &str) -> Value {
+    let body = command.split_once("-d '").unwrap().1.split_once('\'').unwrap().0;
+    serde_json::from_str(body).unwrap()
+}
+
+async fn sandbox(config: &str, servers: &Path) -> Sandbox {
+    let path = format!("{}:{}", servers.display(), std::env::var("PATH").unwrap());
+    Sandbox::start_with(config, &[("PATH", path.as_str())]).await
+}
+
+/// The errors of a plan with an action that no server has list its tools, once they are known.
+async fn until_tools_are_known(rest: &Rest, agent: &str, tool: &str) {
+    until("the tools are published", async || {
+        let plan = json!({"tasks": [{"key": "t", "agent": agent, "action": "no_such_tool", "input": {}}]});
+        let refused = rest.post("/api/v1/plans:dryRun", plan).await;
+        refused.status == 422 && refused.text.contains(tool)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn chat_and_plan_of_the_readme_run_a_real_server() {
+    let Some(servers) = servers() else { return };
+    let heading = "## MCP servers as agents";
+    let sandbox = sandbox(&block("README.md", heading, "toml"), &servers).await;
+    let rest = sandbox.rest();
+    // The server is not up yet; the chat waits for it.
+    let chat = rest.post("/api/v1/chat", body(&block("README.md", heading, "console"))).await;
+    assert_eq!(chat.status, 200, "{}", chat.text);
+    assert!(chat.str("output").contains("\"timezone\":\"Europe/Berlin\""), "{}", chat.text);
+
+    until_tools_are_known(&rest, "clock", "get_current_time").await;
+    let task = |action: &str, input: Value| json!({"tasks": [{"key": "t", "agent": "clock", "action": action, "input": input}]});
+    let filtered = rest.post("/api/v1/plans", task("convert_time", json!({}))).await;
+    assert_eq!(filtered.status, 422, "it is not in `tools`: {}", filtered.text);
+    let invalid = rest.post("/api/v1/plans", task("get_current_time", json!({"timezone": 7}))).await;
+    assert_eq!(invalid.status, 400, "{}", invalid.text);
+    assert!(invalid.text.contains("`tasks[0].input.timezone` must be a string"), "{}", invalid.text);
+    let unknown = rest.post("/api/v1/plans", task("get_current_time", json!({"timezone": "Nowhere"}))).await;
+    assert_eq!(unknown.json["error"]["code"], "validation_failed", "{}", unknown.text);
+
+    let agents = rest.get("/api/v1/agents").await.json;
+    let clock = agents.as_array().unwrap().iter().find(|agent| agent["agent_id"] == "clock").unwrap();
+    assert_eq!((&clock["health"], &clock["consecutive_failures"]), (&json!("healthy"), &json!(0)));
+}
+
+#[tokio::test]
+async fn plan_combines_tools_of_a_real_server() {
+    let Some(servers) = servers() else { return };
+    let repository = tempfile::tempdir().unwrap();
+    let git = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("git");
+        command.args(["-c", "user.name=A", "-c", "user.email=a@b"]).args(arguments);
+        assert!(command.current_dir(repository.path()).status().unwrap().success());
+    };
+    git(&["init", "--quiet"]);
+    git(&["commit", "--quiet", "--allow-empty", "-m", "the only commit"]);
+    let folder = repository.path().to_str().unwrap();
+    let command = json!(["mcp-server-git", "--repository", folder]);
+    let sandbox = sandbox(&format!("[agents.repository]\nmcp = {{ command = {command} }}\n"), &servers).await;
+    let rest = sandbox.rest();
+    until_tools_are_known(&rest, "repository", "git_log").await;
+    let task = |key: &str, action: &str| json!({"key": key, "agent": "repository", "action": action, "input": {"repo_path": folder}});
+    let mut last = task("status", "git_status");
+    last["depends_on"] = json!(["log"]);
+    let plan = rest.post("/api/v1/plans", json!({"tasks": [task("log", "git_log"), last]})).await;
+    assert_eq!(plan.status, 200, "{}", plan.text);
+    assert!(
+        plan.text.contains("the only commit") && plan.text.contains("nothing to commit"),
+        "{}",
+        plan.text
+    );
+    let chat = rest.post("/api/v1/chat", json!({"message": "hello", "agent": "repository"})).await;
+    assert_eq!(chat.status, 422, "{}", chat.text);
+    assert!(chat.text.contains("send a plan with a tool as the action"), "{}", chat.text);
+}
+
+#[test]
+fn settings_of_the_page_are_valid() {
+    let page = read("docs/mcp.md");
+    let blocks: Vec<_> =
+        page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(blocks.len() >= 2);
+    for block in blocks {
+        PhoenixConfig::parse(block, "phoenix", &|_| None)
+            .unwrap_or_else(|problems| panic!("{problems}\n{block}"));
+    }
+}
