@@ -9,7 +9,10 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode, limits::MAX_REQUEST_BYTES};
+use phoenix_domain::{
+    CorrelationId, OrchestratorError, OrchestratorErrorCode,
+    limits::{MAX_CONVERSATION_REQUEST_BYTES, MAX_REQUEST_BYTES},
+};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
@@ -34,19 +37,22 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 /// Character that some programs write before JSON, although it is not part of JSON.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// A body that is one JSON object.
+/// A body that is one JSON object of at most `MAX_BYTES`.
 ///
 /// The response to an invalid object with a valid `correlation_id` carries that id.
 #[derive(Debug)]
-pub(crate) struct JsonObject<T>(pub(crate) T);
+pub(crate) struct JsonObject<T, const MAX_BYTES: usize = MAX_BODY_BYTES>(pub(crate) T);
 
-impl<S: Sync, T: DeserializeOwned> FromRequest<S> for JsonObject<T> {
+/// A body with a conversation.
+pub(crate) type ConversationBody<T> = JsonObject<T, MAX_CONVERSATION_REQUEST_BYTES>;
+
+impl<S: Sync, T: DeserializeOwned, const MAX_BYTES: usize> FromRequest<S> for JsonObject<T, MAX_BYTES> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Failure> {
         let (parts, body) = request.into_parts();
         check_type(&parts.headers)?;
-        let (scope, bytes) = receive(&parts, body).await?;
+        let (scope, bytes) = receive(&parts, body, MAX_BYTES).await?;
         decode(&scope, text(&bytes)?).map(Self)
     }
 }
@@ -60,7 +66,7 @@ impl<S: Sync, T: DeserializeOwned> OptionalFromRequest<S> for JsonObject<T> {
         if body.is_end_stream() {
             return Ok(None);
         }
-        let (scope, bytes) = receive(&parts, body).await?;
+        let (scope, bytes) = receive(&parts, body, MAX_BODY_BYTES).await?;
         if bytes.is_empty() {
             return Ok(None);
         }
@@ -106,12 +112,12 @@ fn encoded(coding: &str) -> Failure {
 }
 
 /// The whole body, within the deadline of the request.
-async fn receive(parts: &Parts, body: Body) -> Result<(RequestScope, Bytes), Failure> {
+async fn receive(parts: &Parts, body: Body, max_bytes: usize) -> Result<(RequestScope, Bytes), Failure> {
     let Some(scope) = parts.extensions.get::<RequestScope>() else {
         return Err(OrchestratorError::internal("a body was read outside a request").into());
     };
     let mut reserved = scope.bodies().reservation();
-    let bytes = read(&parts.headers, body, scope.deadline(), &mut reserved).await?;
+    let bytes = read(&parts.headers, (body, max_bytes), scope.deadline(), &mut reserved).await?;
     Ok((scope.clone(), bytes))
 }
 
@@ -135,15 +141,15 @@ fn decode<T: DeserializeOwned>(scope: &RequestScope, text: &str) -> Result<T, Fa
 
 async fn read(
     headers: &HeaderMap,
-    mut body: Body,
+    (mut body, max_bytes): (Body, usize),
     deadline: Instant,
     reserved: &mut BodyReservation,
 ) -> Result<Bytes, Failure> {
     let announced: Option<usize> =
         headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if announced.is_none_or(|length| length <= MAX_BODY_BYTES) {
+    if announced.is_none_or(|length| length <= max_bytes) {
         let deadline = deadline.min(Instant::now() + BODY_TIMEOUT);
-        match tokio::time::timeout_at(deadline.into(), collect(&mut body, reserved)).await {
+        match tokio::time::timeout_at(deadline.into(), collect(&mut body, max_bytes, reserved)).await {
             Ok(Ok(Some(bytes))) => return Ok(bytes),
             Ok(Ok(None)) => {}
             Ok(Err(error)) => return Err(error.into()),
@@ -154,12 +160,12 @@ async fn read(
     if !headers.contains_key(header::EXPECT) {
         let _ = tokio::time::timeout(DISCARD_TIMEOUT, discard(&mut body)).await;
     }
-    Err(too_large())
+    Err(too_large(max_bytes))
 }
 
-/// The failure of a body of more than [`MAX_BODY_BYTES`].
-pub(crate) fn too_large() -> Failure {
-    let message = format!("the body is larger than {MAX_BODY_BYTES} bytes");
+/// The failure of a body of more than `max_bytes`.
+pub(crate) fn too_large(max_bytes: usize) -> Failure {
+    let message = format!("the body is larger than {max_bytes} bytes");
     Failure::invalid(StatusCode::PAYLOAD_TOO_LARGE, message)
 }
 
@@ -175,13 +181,14 @@ pub(crate) fn too_slow() -> Failure {
 /// The whole body, or `None` when it is too large.
 async fn collect(
     body: &mut Body,
+    max_bytes: usize,
     reserved: &mut BodyReservation,
 ) -> Result<Option<Bytes>, OrchestratorError> {
     let mut collected = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| invalid_body("the body ended before it was complete"))?;
         let Ok(data) = frame.into_data() else { continue };
-        if collected.len() + data.len() > MAX_BODY_BYTES {
+        if collected.len() + data.len() > max_bytes {
             return Ok(None);
         }
         reserved.reserve(data.len())?;

@@ -8,13 +8,12 @@ use axum::{
 };
 use phoenix_platform::propagation::CORRELATION_HEADER;
 use tower::{Layer, ServiceExt};
-use tower_http::cors::CorsLayer;
+use tower_http::cors::{AllowHeaders, CorsLayer};
 
 use crate::{
     error::ServeError,
-    header_names::{
-        IDEMPOTENCY_KEY, IDEMPOTENT_REPLAYED, LAST_EVENT_ID, PREFER, PREFERENCE_APPLIED, X_PHOENIX_PLAN_ID,
-    },
+    header_names::{IDEMPOTENT_REPLAYED, PREFERENCE_APPLIED, X_PHOENIX_PLAN_ID},
+    wire::{anthropic::error::REQUEST_ID, openai::error::X_SHOULD_RETRY},
 };
 
 /// The page loads and calls its own origin only, and cannot be framed.
@@ -55,14 +54,8 @@ pub(crate) fn cors(origins: &[String]) -> Result<Option<CorsLayer>, ServeError> 
         CorsLayer::new()
             .allow_origin(origins)
             .allow_methods([Method::GET, Method::POST])
-            .allow_headers([
-                header::AUTHORIZATION,
-                header::CONTENT_TYPE,
-                CORRELATION_HEADER,
-                IDEMPOTENCY_KEY,
-                LAST_EVENT_ID,
-                PREFER,
-            ])
+            // Clients send headers of their own, which differ from release to release; the origins are trusted.
+            .allow_headers(AllowHeaders::mirror_request())
             .expose_headers([
                 CORRELATION_HEADER,
                 header::LOCATION,
@@ -70,6 +63,8 @@ pub(crate) fn cors(origins: &[String]) -> Result<Option<CorsLayer>, ServeError> 
                 IDEMPOTENT_REPLAYED,
                 X_PHOENIX_PLAN_ID,
                 header::RETRY_AFTER,
+                REQUEST_ID,
+                X_SHOULD_RETRY,
             ]),
     ))
 }

@@ -10,7 +10,7 @@
 //! ├─ correlation      correlation id of every response, error bodies
 //! ├─ auth             bearer token, hosts and origins
 //! ├─ observe          counters and the access log; panics become responses
-//! routes/           the endpoints: decode, call, encode; openai/ and anthropic/ are the APIs that their clients speak
+//! routes/           the endpoints: decode, call, encode; openai/, responses/ and anthropic/ are the APIs of models
 //! plan_stream       the stream of a plan, through restarts of the planner
 //! planner_client    calls to the planner, each with a time limit
 //! clients           channels to planner, executor and health service

@@ -83,6 +83,9 @@ pub(crate) enum Endpoint {
     Completion,
     Message,
     TokenCount,
+    ResponseCreate,
+    ResponseGet,
+    ResponseCancel,
     ModelList,
     ModelGet,
     OpenApi,
@@ -120,6 +123,9 @@ impl Endpoint {
             "/v1/chat/completions" if write => Self::Completion,
             "/v1/messages" if write => Self::Message,
             "/v1/messages/count_tokens" if write => Self::TokenCount,
+            "/v1/responses" if write => Self::ResponseCreate,
+            "/v1/responses/{response_id}" if read => Self::ResponseGet,
+            "/v1/responses/{response_id}/cancel" if write => Self::ResponseCancel,
             "/v1/models" if read => Self::ModelList,
             "/v1/models/{*model}" if read => Self::ModelGet,
             "/health" if read => Self::Health,
@@ -152,6 +158,9 @@ impl Endpoint {
             Self::Completion => "completion",
             Self::Message => "message",
             Self::TokenCount => "token_count",
+            Self::ResponseCreate => "response_create",
+            Self::ResponseGet => "response_get",
+            Self::ResponseCancel => "response_cancel",
             Self::ModelList => "model_list",
             Self::ModelGet => "model_get",
             Self::OpenApi => "openapi",
@@ -183,6 +192,9 @@ impl Endpoint {
             | Self::Completion
             | Self::Message
             | Self::TokenCount
+            | Self::ResponseCreate
+            | Self::ResponseGet
+            | Self::ResponseCancel
             | Self::ModelList
             | Self::ModelGet
             | Self::OpenApi

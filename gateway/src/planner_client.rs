@@ -62,13 +62,15 @@ impl PlannerClient {
         Ok((read_id(&answer.plan_id)?, answer))
     }
 
-    /// Executes a plan: its id, and the steps that follow its acceptance.
+    /// Executes a plan: its id, and the steps that follow its acceptance. With `is_limited`, the deadline of the request is the
+    /// plan's.
     pub(crate) async fn execute(
         &self,
         plan: PlanAndExecuteRequest,
+        is_limited: bool,
     ) -> Result<(PlanId, Streaming<ExecutePlanResponse>), OrchestratorError> {
         // A plan that continues without its caller is not bound by the caller's time.
-        let context = if plan.continue_on_disconnect {
+        let context = if plan.continue_on_disconnect || !is_limited {
             self.scope.context_without_deadline()
         } else {
             self.scope.context()

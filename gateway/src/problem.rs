@@ -215,11 +215,7 @@ pub(crate) fn internal_error() -> Failure {
 /// The failure of a request to a path that no route has.
 pub(crate) async fn unknown_path(uri: Uri) -> Failure {
     let message = match uri.path() {
-        "/v1/responses" => "`/v1/responses` is not available; use POST /v1/chat/completions",
         "/v1/messages/batches" => "batches are not available; use POST /v1/messages",
-        path if path.starts_with("/v1/responses/") => {
-            "no responses are stored; use POST /v1/chat/completions"
-        }
         _ => "no endpoint has this path; GET /api/v1/openapi.json lists the endpoints",
     };
     OrchestratorError::new(OrchestratorErrorCode::NotFound, message).into()

@@ -32,6 +32,7 @@ use crate::{
         openai::{completions, models},
         openapi, page,
         plans::{self, segment::PlanSegment},
+        responses::{create, stored},
     },
 };
 
@@ -67,6 +68,9 @@ fn routes(gateway: &Gateway) -> Vec<(&'static str, MethodRouter<Gateway>)> {
         ("/api/v1/agents", get(agents::list_agents)),
         ("/api/v1/openapi.json", get(openapi::openapi_json)),
         ("/v1/chat/completions", post(completions::create_completion)),
+        ("/v1/responses", post(create::create_response)),
+        ("/v1/responses/{response_id}", get(stored::get_response)),
+        ("/v1/responses/{response_id}/cancel", post(stored::cancel_response)),
         ("/v1/messages", post(messages::create_message)),
         ("/v1/messages/count_tokens", post(count_tokens::count_tokens)),
         ("/v1/models", get(models::list_models)),

@@ -13,3 +13,4 @@ pub(crate) mod openai;
 pub(crate) mod openapi;
 pub(crate) mod page;
 pub(crate) mod plans;
+pub(crate) mod responses;

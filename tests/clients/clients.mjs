@@ -32,6 +32,14 @@ async function openai() {
   const streamed = await client.chat.completions.stream({ model: "model", messages, tools }).finalMessage();
   assert.equal(streamed.tool_calls[0].function.name, "weather");
 
+  const asked = { model: "model", instructions: "be brief", input: "hello" };
+  assert.equal((await client.responses.create(asked)).output_text, said);
+  let output = "";
+  for await (const event of await client.responses.create({ ...asked, stream: true })) {
+    if (event.type === "response.output_text.delta") output += event.delta;
+  }
+  assert.equal(output, said);
+
   await rejects(client.chat.completions.create({ model: "gpt-0", messages }), (error) => {
     assert.ok(error instanceof OpenAI.NotFoundError, error);
     assert.equal(error.code, "model_not_found");

@@ -1,6 +1,7 @@
 """What a program with the official client of OpenAI does, against the base URL in the first argument."""
 
 import sys
+import time
 
 import openai
 
@@ -40,6 +41,41 @@ assert final.choices[0].message.tool_calls[0].function.arguments == '{"city": "B
 result = {"role": "tool", "tool_call_id": "call_1", "content": "rain"}
 answer = client.chat.completions.create(model="model", messages=[*hello, message, result], tools=tools)
 assert answer.choices[0].message.content == "4 messages, the last: hello", answer
+
+# Responses: whole, streamed, with a function, and in the background.
+response = client.responses.create(model="model", instructions="be brief", input="hello")
+assert response.output_text == said and response.status == "completed", response
+assert response.usage.total_tokens == 8 and response.usage.input_tokens_details.cached_tokens == 1, response
+with client.responses.stream(model="model", instructions="be brief", input="hello") as stream:
+    text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+    final = stream.get_final_response()
+assert text == said and final.output_text == said, (text, final)
+function = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": False}
+response = client.responses.create(model="model", input="hello", tools=[function, {"type": "web_search"}])
+call = response.output[0]
+assert (call.type, call.name, call.arguments) == ("function_call", "weather", '{"city": "Bonn"}'), response
+events = list(client.responses.create(model="model", input="hello", tools=[function], stream=True))
+assert [event.sequence_number for event in events] == list(range(len(events))), events
+assert events[-1].response.output[0].call_id == "call_1", events
+result = {"type": "function_call_output", "call_id": call.call_id, "output": "rain"}
+response = client.responses.create(
+    model="model", input=[{"role": "user", "content": "hello"}, call, result], tools=[function]
+)
+assert response.output_text == "3 messages, the last: hello", response
+response = client.responses.create(model="model", input="hello", background=True)
+for _ in range(600):
+    if response.status not in ("queued", "in_progress"):
+        break
+    time.sleep(0.05)
+    response = client.responses.retrieve(response.id)
+assert response.status == "completed" and response.output_text == "1 messages, the last: hello", response
+assert client.responses.cancel(response.id).status == "completed"
+try:
+    client.responses.create(model="model", input="hello", previous_response_id=response.id)
+except openai.BadRequestError as refused:
+    assert refused.param == "previous_response_id", refused
+else:
+    raise AssertionError("a conversation is not stored")
 
 # Models, whose ids may have slashes.
 models = [model.id for model in client.models.list()]

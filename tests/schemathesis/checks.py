@@ -27,6 +27,8 @@ UNFIT = [
     r"^`messages\[\d+\]\.content` (is missing|must not be blank)$",
     r"^`messages\[\d+\]\.content\[\d+\]\.(text|image_url\.url)` must be a string$",
     r"^`(messages\[\d+\]\.content|system)\[\d+\]\.",
+    r"^`input\[\d+\]\.",
+    r"^`(previous_response_id|conversation|prompt|mcp_servers|container)` is not supported",
     r"^`messages\[\d+\]\.tool_call_id` (is missing|must be a string)$",
     r"^`messages\[\d+\]\.tool_calls(\[\d+\])?` must be an ",
 ]

@@ -12,8 +12,8 @@ use crate::{
     error::OrchestratorError,
     json::{Json, Object},
     limits::{
-        MAX_CONVERSATION_BYTES, MAX_CONVERSATION_MESSAGES, MAX_MODEL_BYTES, check_bytes, check_depth,
-        check_text,
+        MAX_CONVERSATION_BYTES, MAX_CONVERSATION_FILE_BYTES, MAX_CONVERSATION_MESSAGES, MAX_MODEL_BYTES,
+        check_bytes, check_depth, check_text,
     },
 };
 
@@ -77,7 +77,14 @@ impl Conversation {
         }
         check_depth("options", 1 + self.options.depth())?;
         let messages: usize = self.messages.iter().map(|message| 1 + message.text_len()).sum();
-        check_bytes("messages", messages, MAX_CONVERSATION_BYTES)?;
+        let files: usize = self.messages.iter().map(message::file_bytes).sum();
+        check_bytes("messages", messages.saturating_sub(files), MAX_CONVERSATION_BYTES)?;
+        if files > MAX_CONVERSATION_FILE_BYTES {
+            let problem = format!(
+                "has {files} bytes of files and images; at most {MAX_CONVERSATION_FILE_BYTES} are allowed"
+            );
+            return Err(OrchestratorError::invalid("messages", problem));
+        }
         check_bytes("options", self.options.text_len(), MAX_CONVERSATION_BYTES)?;
         let (index, subject) = match self.subject() {
             None => return Ok(()),

@@ -21,6 +21,8 @@ limits! {
     MAX_STORED_DEPTH = 512;
     /// Bytes of a request body at the gateway.
     MAX_REQUEST_BYTES = 1024 * 1024;
+    /// Bytes of a request body with a conversation, which may have images, below `/v1`.
+    MAX_CONVERSATION_REQUEST_BYTES = 3 * 1024 * 1024;
     /// Bytes of a task's rendered input, as compact JSON.
     MAX_FILLED_INPUT_BYTES = 8 * 1024 * 1024;
     /// Bytes of an agent's response line.
@@ -41,8 +43,10 @@ limits! {
     MAX_CONTEXT_BYTES = 262_144;
     /// Messages of a conversation.
     MAX_CONVERSATION_MESSAGES = 4096;
-    /// Bytes of the messages of a conversation as compact JSON, and of its options.
+    /// Bytes of the messages of a conversation as compact JSON, without the data of files and images in them, and of its options.
     MAX_CONVERSATION_BYTES = 1024 * 1024;
+    /// Bytes of the data of all files and images in the messages of a conversation, in base64.
+    MAX_CONVERSATION_FILE_BYTES = 2 * 1024 * 1024;
     /// Bytes of the name of a model.
     MAX_MODEL_BYTES = 256;
     /// Bytes of the reason for a cancel, a redrive or a discard.

@@ -3,6 +3,9 @@
 mod plan_header;
 mod plans;
 mod stream;
+mod submitted;
 mod whole;
 
-pub(super) use self::{plan_header::plan_header, stream::streamed, whole::whole};
+pub(super) use self::{
+    plan_header::plan_header, plans::AnswerCall, stream::streamed, submitted::submitted, whole::whole,
+};

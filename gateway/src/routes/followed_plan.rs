@@ -1,5 +1,7 @@
-//! A plan whose caller follows its stream: it ends with the plan, the request's deadline, or the gateway's shutdown. A caller that
+//! A plan whose caller follows its stream: it ends with the plan, the request's deadline if it has one, or the gateway's shutdown. A caller that
 //! leaves cancels the plan, unless the request says otherwise.
+
+use std::time::Instant;
 
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
 use phoenix_platform::client::UNREACHABLE_RETRY_AFTER;
@@ -30,11 +32,12 @@ pub(super) struct FollowedPlan {
     planner: PlannerClient,
     stream: PlanStream,
     continues: bool,
+    deadline: Option<Instant>,
     abort: Option<Abort>,
 }
 
 impl FollowedPlan {
-    /// Makes a plan and follows it.
+    /// Makes a plan and follows it, up to the deadline of the request.
     ///
     /// # Errors
     /// What prevents the plan from being accepted.
@@ -43,10 +46,32 @@ impl FollowedPlan {
         scope: &RequestScope,
         request: PlanAndExecuteRequest,
     ) -> Result<Self, OrchestratorError> {
+        Self::begin(gateway, scope, request, Some(scope.deadline())).await
+    }
+
+    /// Makes a plan and follows it to its end. The time limits of its tasks are the only ones.
+    ///
+    /// # Errors
+    /// What prevents the plan from being accepted.
+    pub(super) async fn start_without_limit(
+        gateway: &Gateway,
+        scope: &RequestScope,
+        request: PlanAndExecuteRequest,
+    ) -> Result<Self, OrchestratorError> {
+        Self::begin(gateway, scope, request, None).await
+    }
+
+    async fn begin(
+        gateway: &Gateway,
+        scope: &RequestScope,
+        request: PlanAndExecuteRequest,
+        deadline: Option<Instant>,
+    ) -> Result<Self, OrchestratorError> {
         let planner = PlannerClient::new(gateway, scope);
-        let stream = PlanStream::execute(planner.clone(), request).await?;
+        let stream = PlanStream::execute(planner.clone(), request, deadline.is_some()).await?;
         let continues = stream.outlives_stream();
-        Ok(Self { gateway: gateway.clone(), scope: scope.clone(), planner, stream, continues, abort: None })
+        let (gateway, scope) = (gateway.clone(), scope.clone());
+        Ok(Self { gateway, scope, planner, stream, continues, deadline, abort: None })
     }
 
     /// The plan.
@@ -68,12 +93,20 @@ impl FollowedPlan {
                 None => (None, unexpected_response()),
             },
             () = self.gateway.shutdown.cancelled() => (Some(Abort::Shutdown), stopping()),
-            () = tokio::time::sleep_until(self.scope.deadline().into()) => {
+            () = until(self.deadline) => {
                 (Some(Abort::Deadline), deadline_exceeded(self.continues))
             }
         };
         self.abort = abort;
         PlanItem::Result(Err(error))
+    }
+}
+
+/// Waits until `deadline`; for ever without one.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
     }
 }
 

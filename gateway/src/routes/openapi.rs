@@ -31,12 +31,17 @@ use super::{
         models,
     },
     plans,
+    responses::{
+        create::{self, PATH as RESPONSES},
+        stored,
+    },
 };
 use crate::wire::{
     anthropic::{error::AnthropicError, event::MessageEvent},
     error::Problem,
     event::{LiveEventV1, PlanEventV1},
     openai::{chunk::Chunk, error::OpenAiError},
+    responses::writer::ResponseEvent,
     schemas,
 };
 
@@ -50,7 +55,7 @@ use crate::wire::{
             for chats and plans, in the body; the body overrides the header.\n\n\
             **Authentication.** When the server has a token, every endpoint but `/livez` and `/readyz` requires \
             `Authorization: Bearer <token>`, or the token in `x-api-key`. Without a token only requests to `localhost` are served.\n\n\
-            **Limits.** Bodies are JSON objects of at most 1 MiB. Unknown fields are rejected, except below `/v1`, and `null` counts as absent \
+            **Limits.** Bodies are JSON objects of at most 1 MiB, or 3 MiB with a conversation below `/v1`. Unknown fields are rejected, except below `/v1`, and `null` counts as absent \
             for every optional field. A request has a time limit \
             (`gateway.request_timeout_secs`, 120 s by default).\n\n\
             **Idempotency.** A `POST` with the header `Idempotency-Key` takes effect once. A repeated request with the same key gets \
@@ -67,9 +72,9 @@ use crate::wire::{
         chat::chat_v1, chat::handle_chat, plans::create_plan, plans::list_plans, plans::dry_run_plan, plans::get_plan,
         plans::cancel_plan, plans::redrive::redrive_plan, plans::events::plan_events, plans::outputs::task_output, plans::outputs::attempt_stderr,
         dead_letters::list_dead_letters,
-        dead_letters::redrive_dead_letters, dead_letters::discard_dead_letters, agents::list_agents, completions::create_completion, messages::create_message, count_tokens::count_tokens, models::list_models, models::get_model, openapi_json, health::health, health::livez, health::readyz
+        dead_letters::redrive_dead_letters, dead_letters::discard_dead_letters, agents::list_agents, completions::create_completion, messages::create_message, count_tokens::count_tokens, create::create_response, stored::get_response, stored::cancel_response, models::list_models, models::get_model, openapi_json, health::health, health::livez, health::readyz
     ),
-    components(schemas(Problem, PlanEventV1, LiveEventV1, Chunk, OpenAiError, MessageEvent, AnthropicError)),
+    components(schemas(Problem, PlanEventV1, LiveEventV1, Chunk, OpenAiError, MessageEvent, AnthropicError, ResponseEvent)),
     security(("bearer" = [])),
     modifiers(&Common)
 )]
@@ -118,7 +123,7 @@ impl Modify for Common {
 fn describe(path: &str, operation: &mut Operation) {
     let is_open = matches!(path, "/livez" | "/readyz");
     let takes_body = operation.request_body.is_some();
-    let answers = matches!(path, COMPLETIONS | MESSAGES);
+    let answers = matches!(path, COMPLETIONS | MESSAGES | RESPONSES);
     let runs = takes_body
         && (answers
             || matches!(path, "/api/chat" | "/api/v1/chat" | "/api/v1/plans")

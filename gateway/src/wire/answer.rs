@@ -2,9 +2,10 @@
 
 use phoenix_domain::{
     PlanId,
+    action::finish_reason,
     json::{Json, Object},
 };
-use phoenix_proto::{action::json_object, planner::PlanAndExecuteResponse};
+use phoenix_proto::{action::json_object, common::ActionOutput, planner::PlanAndExecuteResponse};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -86,6 +87,22 @@ impl Answer {
         Self { plan_id, model, text: output, members, finish, usage: Usage::of(&metadata) }
     }
 
+    /// The answer in the output of the task of `agent`.
+    pub(crate) fn of_output(plan_id: PlanId, agent: String, output: ActionOutput) -> Self {
+        let ActionOutput { output_type: _, data_json, metadata_json } = output;
+        let metadata = json_object("metadata_json", &metadata_json).unwrap_or_default();
+        let text = Json::parse_stored(&data_json).map_or(data_json, |data| data.to_text());
+        let finish_reason = finish_reason(&metadata);
+        let response = PlanAndExecuteResponse {
+            output: text,
+            agent,
+            finish_reason,
+            metadata_json,
+            ..Default::default()
+        };
+        Self::of(plan_id, response)
+    }
+
     /// A member of the message, unless it has none.
     pub(crate) fn member(&self, name: &str) -> Option<&Json> {
         self.members.get(name)
@@ -134,6 +151,12 @@ impl Usage {
             completion_tokens_details: part("reasoning_tokens", "reasoning_tokens"),
             cost: metadata.get("cost_usd").filter(|cost| cost.as_f64().is_some()).cloned(),
         })
+    }
+
+    /// Tokens of the answer that are reasoning.
+    pub(crate) fn reasoning_tokens(&self) -> u64 {
+        let details = self.completion_tokens_details.as_ref();
+        count(details.and_then(|details| details.get("reasoning_tokens"))).unwrap_or(0)
     }
 
     /// Tokens of the request that were read from a cache.

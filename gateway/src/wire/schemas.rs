@@ -195,6 +195,25 @@ pub(crate) fn anthropic_messages() -> Schema {
         .into()
 }
 
+/// The input of a response: what Phoenix reads of it.
+pub(crate) fn response_input() -> Schema {
+    let item = ObjectBuilder::new()
+        .property("role", text().enum_values(Some(["user", "assistant", "system", "developer"])))
+        .property("content", text())
+        .required("role")
+        .required("content")
+        .examples([json!({"role": "user", "content": "git status"})]);
+    ArrayBuilder::new()
+        .schema_type(SchemaType::Array(vec![Type::String, Type::Array]))
+        .items(item)
+        .min_items(Some(1))
+        .max_items(Some(MAX_CONVERSATION_MESSAGES))
+        .description(Some(
+            "Text, or items: messages, whose content may also be parts, `function_call`, `function_call_output` and `reasoning`.",
+        ))
+        .into()
+}
+
 pub(crate) fn max_tokens() -> Object {
     ObjectBuilder::new()
         .schema_type(Type::Integer)

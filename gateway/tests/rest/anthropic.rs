@@ -109,7 +109,7 @@ async fn invalid_message_is_refused_in_anthropic_shape() {
     assert_eq!(told(&stack.http.post("/v1/messages/batches", &json!({})).await).0, 404);
     assert_eq!(told(&stack.http.get(MESSAGES).await).0, 405);
     assert_eq!(told(&stack.http.send(Method::POST, MESSAGES, JSON, "x").await).1, "invalid_request_error");
-    let large = "x".repeat(2 * 1024 * 1024);
+    let large = "x".repeat(4 * 1024 * 1024);
     let large = body("phoenix", &json!({ "system": large })).to_string();
     assert_eq!(told(&stack.http.send(Method::POST, MESSAGES, JSON, large).await).1, "request_too_large");
     assert!(stack.planner.seen().is_empty());

@@ -81,11 +81,15 @@ async fn cors_allows_configured_origins_only() {
         let headers = [
             ("origin", asked),
             ("access-control-request-method", "POST"),
-            ("access-control-request-headers", "authorization,content-type"),
+            (
+                "access-control-request-headers",
+                "authorization,content-type,x-api-key,anthropic-version,x-stainless-os,openai-organization",
+            ),
         ];
         let preflight = stack.http.send(Method::OPTIONS, "/api/v1/chat", &headers, "").await;
         assert_eq!(preflight.status, StatusCode::OK, "a preflight carries no token");
         assert_eq!(preflight.header("access-control-allow-origin"), allowed);
+        assert!(preflight.header("access-control-allow-headers").contains("x-stainless-os"), "{preflight:?}");
         let refused = stack.http.send(Method::GET, "/api/v1/agents", &[("origin", asked)], "").await;
         assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
         assert_eq!(refused.header("access-control-allow-origin"), allowed);

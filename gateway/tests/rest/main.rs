@@ -20,3 +20,4 @@ mod openai;
 mod openapi;
 mod plans;
 mod probes;
+mod responses;

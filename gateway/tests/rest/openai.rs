@@ -104,12 +104,10 @@ async fn invalid_completion_is_refused_in_openai_shape() {
     }
     let answer = stack.http.send(Method::POST, COMPLETIONS, JSON, "[1]").await;
     assert_eq!(told(&answer).0, 400);
-    for path in ["/v1/responses", "/v1/embeddings", "/v1"] {
+    for path in ["/v1/embeddings", "/v1"] {
         let answer = stack.http.post(path, &json!({})).await;
         assert_eq!(told(&answer).0, 404, "{path}");
     }
-    let responses = stack.http.post("/v1/responses", &json!({})).await;
-    assert!(responses.text.contains("/v1/chat/completions"), "{responses:?}");
     assert_eq!(told(&stack.http.get(COMPLETIONS).await).0, 405);
     assert!(stack.planner.seen().is_empty());
 }
@@ -244,12 +242,29 @@ async fn caller_that_leaves_a_streamed_completion_cancels_its_plan() {
 }
 
 #[tokio::test]
-async fn streamed_completion_ends_at_its_deadline_with_a_timeout() {
-    let stack = Stack::start_with(|config| config.request_timeout = Duration::from_millis(400)).await;
-    stack.planner.keep(plans::running());
-    stack.planner.watches([Watch::Stays(plans::whole()[..2].to_vec())]);
-    let answer = complete(&stack, "phoenix", &json!({"stream": true})).await;
-    assert_eq!((told(&answer).0, told(&answer).2.as_str()), (504, "timeout"));
+async fn streamed_completion_is_not_bound_by_the_time_limit_of_requests() {
+    let stack = Stack::start().await;
+    stack.planner.keep(plans::succeeded("On branch main"));
+    for more in [json!({"stream": true}), json!({})] {
+        complete(&stack, "phoenix", &more).await;
+    }
+    let limited: Vec<_> = stack.planner.seen().iter().map(|seen| seen.context.deadline.is_some()).collect();
+    assert_eq!(limited, [false, true]);
+}
+
+#[tokio::test]
+async fn images_may_make_a_completion_larger_than_other_requests() {
+    let stack = Stack::start().await;
+    let image = |bytes: usize| {
+        let url = format!("data:image/png;base64,{}", "A".repeat(bytes));
+        json!({"messages": [{"role": "user", "content": [
+            {"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": url}},
+        ]}]})
+    };
+    assert_eq!(complete(&stack, "phoenix", &image(2_000_000)).await.status, StatusCode::OK);
+    let refused = complete(&stack, "phoenix", &image(2_200_000)).await;
+    assert_eq!((told(&refused).0, told(&refused).3), (400, json!("messages")), "{}", refused.text);
+    assert_eq!(told(&complete(&stack, "phoenix", &image(3_200_000)).await).0, 413);
 }
 
 /// What the task of a chat says before it ends.

@@ -39,6 +39,18 @@ pub(super) fn check(index: usize, message: &Json) -> Result<(), OrchestratorErro
     }
 }
 
+/// Bytes of the data of files and images inside a message.
+pub(super) fn file_bytes(message: &Json) -> usize {
+    let parts = message["content"].as_array().unwrap_or_default();
+    let data = parts.iter().filter_map(|part| match part["type"].as_str() {
+        Some("image_url") => part["image_url"]["url"].as_str().filter(|url| url.starts_with("data:")),
+        Some("file") => part["file"]["file_data"].as_str(),
+        Some("input_audio") => part["input_audio"]["data"].as_str(),
+        _ => None,
+    });
+    data.map(str::len).sum()
+}
+
 fn check_content(field: &str, content: &Json) -> Result<(), OrchestratorError> {
     let parts = match content {
         Json::String(_) => return Ok(()),

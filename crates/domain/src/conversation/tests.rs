@@ -115,3 +115,18 @@ fn members_are_read_back_with_their_digits_and_order() {
     assert_eq!(conversation.into_members().to_string(), text);
     assert!(Conversation::default().is_empty() && Conversation::default().into_members().is_empty());
 }
+
+#[test]
+fn images_have_a_limit_of_their_own() {
+    let image = |bytes: usize| {
+        let url = format!("data:{}", "x".repeat(bytes));
+        json!([{"role": "user", "content": [
+            {"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": url}},
+        ]}])
+    };
+    let new = |messages| Conversation::new(Json::from(messages), Json::Null, Json::Null);
+    assert!(new(image(MAX_CONVERSATION_FILE_BYTES - "data:".len())).is_ok());
+    let error = new(image(MAX_CONVERSATION_FILE_BYTES)).unwrap_err();
+    assert_eq!(error.details["field"], "messages");
+    assert!(error.message.contains("2097157 bytes of files and images"), "{error}");
+}

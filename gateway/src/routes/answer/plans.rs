@@ -10,19 +10,30 @@ use crate::{
     wire::model_request::{ModelPlans, ModelRequest, names_unknown_agent, of_model},
 };
 
-/// Runs the first plan of `request` by `run`, and the other one when no agent has the name of the first one's.
+/// A request of a client of a model's API.
+pub(crate) struct AnswerCall {
+    /// Who answers, and what.
+    pub(crate) request: ModelRequest,
+    /// Idempotency key of the request.
+    pub(crate) key: IdempotencyKey,
+    /// Whether the plan continues when the caller disconnects.
+    pub(crate) continues: bool,
+}
+
+/// Runs the first plan of `call` by `run`, and the other one when no agent has the name of the first one's.
 ///
 /// # Errors
 /// Those of `run`; an unknown agent is a model that does not exist.
 pub(super) async fn run<T>(
     (gateway, scope): (&Gateway, &RequestScope),
-    request: ModelRequest,
-    key: IdempotencyKey,
+    call: AnswerCall,
     run: impl AsyncFn(&Gateway, &RequestScope, PlanAndExecuteRequest) -> Result<T, OrchestratorError>,
 ) -> Result<T, OrchestratorError> {
+    let AnswerCall { request, key, continues } = call;
     let base = PlanAndExecuteRequest {
         idempotency_key: key.key,
         idempotency_digest: key.digest,
+        continue_on_disconnect: continues,
         ..Default::default()
     };
     let name = request.name().to_owned();

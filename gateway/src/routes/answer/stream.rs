@@ -11,10 +11,12 @@ use futures_util::stream;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
 use serde_json::value::RawValue;
 
-use super::{plan_header::plan_header, plans};
+use super::{
+    plan_header::plan_header,
+    plans::{self, AnswerCall},
+};
 use crate::{
     clients::Gateway,
-    delivery::IdempotencyKey,
     plan_stream::{LiveOutput, PlanItem},
     problem::Failure,
     request_scope::RequestScope,
@@ -22,25 +24,23 @@ use crate::{
     wire::{
         answer::Answer,
         answer_writer::{AnswerWriter, Frame},
-        model_request::ModelRequest,
     },
 };
 
 /// Time after which a response starts without the first part of its answer.
 const HEADERS_AFTER: Duration = Duration::from_secs(15);
 
-/// Makes the plan of `request`, and responds with its answer as the events that a writer of `writer` writes.
+/// Makes the plan of `call`, and responds with its answer as the events that a writer of `writer` writes.
 ///
 /// # Errors
 /// What prevents the plan from being accepted, and what fails it before its answer begins.
 pub(crate) async fn streamed<W: AnswerWriter>(
     gateway: &Gateway,
     scope: &RequestScope,
-    request: ModelRequest,
-    key: IdempotencyKey,
+    call: AnswerCall,
     writer: impl FnOnce(PlanId) -> W,
 ) -> Result<Response, OrchestratorError> {
-    let plan = plans::run((gateway, scope), request, key, FollowedPlan::start).await?;
+    let plan = plans::run((gateway, scope), call, FollowedPlan::start_without_limit).await?;
     let plan_id = plan.plan_id();
     let mut answer = AnswerStream { plan, writer: writer(plan_id), frames: VecDeque::new(), is_over: false };
     if let Ok(begun) = tokio::time::timeout(HEADERS_AFTER, answer.read()).await {

@@ -2,26 +2,21 @@
 
 use phoenix_domain::OrchestratorError;
 
-use super::plans;
+use super::plans::{self, AnswerCall};
 use crate::{
-    clients::Gateway,
-    delivery::IdempotencyKey,
-    planner_client::PlannerClient,
-    request_scope::RequestScope,
-    wire::{answer::Answer, model_request::ModelRequest},
+    clients::Gateway, planner_client::PlannerClient, request_scope::RequestScope, wire::answer::Answer,
 };
 
-/// Runs the plan of `request` to its end.
+/// Runs the plan of `call` to its end.
 ///
 /// # Errors
 /// What prevents the plan from being accepted, and what fails it.
 pub(crate) async fn whole(
     gateway: &Gateway,
     scope: &RequestScope,
-    request: ModelRequest,
-    key: IdempotencyKey,
+    call: AnswerCall,
 ) -> Result<Answer, OrchestratorError> {
-    let (plan_id, response) = plans::run((gateway, scope), request, key, async |gateway, scope, plan| {
+    let (plan_id, response) = plans::run((gateway, scope), call, async |gateway, scope, plan| {
         PlannerClient::new(gateway, scope).run(plan).await
     })
     .await?;

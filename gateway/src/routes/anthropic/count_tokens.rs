@@ -4,7 +4,7 @@ use axum::{Json, extract::State};
 
 use crate::{
     clients::Gateway,
-    extract::JsonObject,
+    extract::{ConversationBody, JsonObject},
     problem::Failure,
     wire::anthropic::{request::TokenCountBody, tokens::TokenCount},
 };
@@ -23,7 +23,7 @@ pub(crate) const PATH: &str = "/v1/messages/count_tokens";
 )]
 pub(crate) async fn count_tokens(
     State(gateway): State<Gateway>,
-    JsonObject(body): JsonObject<TokenCountBody>,
+    JsonObject(body): ConversationBody<TokenCountBody>,
 ) -> Result<Json<TokenCount>, Failure> {
     let conversation = body.into_conversation(&gateway.models)?;
     Ok(Json(TokenCount::of(conversation)?))

@@ -9,10 +9,10 @@ use axum::{
 use crate::{
     clients::Gateway,
     delivery::{KeyHeader, Operation},
-    extract::JsonObject,
+    extract::{ConversationBody, JsonObject},
     problem::Failure,
     request_scope::RequestScope,
-    routes::answer::{plan_header, streamed, whole},
+    routes::answer::{AnswerCall, plan_header, streamed, whole},
     wire::anthropic::{
         message::Message,
         request::{MessageBody, MessageRequest},
@@ -44,14 +44,15 @@ pub(crate) async fn create_message(
     State(gateway): State<Gateway>,
     Extension(scope): Extension<RequestScope>,
     key: Result<KeyHeader, Failure>,
-    JsonObject(body): JsonObject<MessageBody>,
+    JsonObject(body): ConversationBody<MessageBody>,
 ) -> Result<Response, Failure> {
     let key = key?.key_of(&Operation::new("POST /v1/messages"), &body);
     let MessageRequest { request, stream } = body.into_request(&gateway.models)?;
+    let model = request.name().to_owned();
+    let call = AnswerCall { request, key, continues: false };
     if stream {
-        let model = request.name().to_owned();
-        return Ok(streamed(&gateway, &scope, request, key, |plan| MessageWriter::new(plan, model)).await?);
+        return Ok(streamed(&gateway, &scope, call, |plan| MessageWriter::new(plan, model)).await?);
     }
-    let answer = whole(&gateway, &scope, request, key).await?;
+    let answer = whole(&gateway, &scope, call).await?;
     Ok((plan_header(answer.plan_id), Json(Message::from(answer))).into_response())
 }

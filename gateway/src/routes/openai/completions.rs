@@ -9,10 +9,10 @@ use axum::{
 use crate::{
     clients::Gateway,
     delivery::{KeyHeader, Operation},
-    extract::JsonObject,
+    extract::{ConversationBody, JsonObject},
     problem::Failure,
     request_scope::RequestScope,
-    routes::answer::{plan_header, streamed, whole},
+    routes::answer::{AnswerCall, plan_header, streamed, whole},
     wire::openai::{
         chunk::ChunkWriter,
         completion::Completion,
@@ -43,15 +43,16 @@ pub(crate) async fn create_completion(
     State(gateway): State<Gateway>,
     Extension(scope): Extension<RequestScope>,
     key: Result<KeyHeader, Failure>,
-    JsonObject(body): JsonObject<CompletionBody>,
+    JsonObject(body): ConversationBody<CompletionBody>,
 ) -> Result<Response, Failure> {
     let key = key?.key_of(&Operation::new("POST /v1/chat/completions"), &body);
     let CompletionRequest { request, stream } = body.into_request(&gateway.models)?;
+    let model = request.name().to_owned();
+    let call = AnswerCall { request, key, continues: false };
     if let Some(options) = stream {
-        let model = request.name().to_owned();
         let writer = |plan_id| ChunkWriter::new(plan_id, model, options.include_usage);
-        return Ok(streamed(&gateway, &scope, request, key, writer).await?);
+        return Ok(streamed(&gateway, &scope, call, writer).await?);
     }
-    let answer = whole(&gateway, &scope, request, key).await?;
+    let answer = whole(&gateway, &scope, call).await?;
     Ok((plan_header(answer.plan_id), Json(Completion::from(answer))).into_response())
 }

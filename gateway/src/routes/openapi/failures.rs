@@ -2,8 +2,8 @@
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use phoenix_domain::{
-    AgentCatalog, AgentName, AgentSpec, CorrelationId, PlanId, builtin::BUILTINS, plan::PlanStatus,
-    rejections,
+    AgentCatalog, AgentName, AgentSpec, CorrelationId, PlanId, builtin::BUILTINS,
+    limits::MAX_CONVERSATION_REQUEST_BYTES, plan::PlanStatus, rejections,
 };
 use phoenix_platform::propagation::{CORRELATION_HEADER, correlation_id};
 use utoipa::openapi::{
@@ -13,13 +13,15 @@ use utoipa::openapi::{
 use uuid::Uuid;
 
 use crate::{
-    auth, extract,
+    auth,
+    extract::{self, MAX_BODY_BYTES},
     header_names::IDEMPOTENT_REPLAYED,
     planner_client::{deadline_exceeded, planner_unresponsive},
     problem::{DEFAULT_RETRY_AFTER, ErrorFormat, Failure, internal_error},
     routes::{
         anthropic::{count_tokens::PATH as TOKENS, messages::PATH as MESSAGES},
         openai::completions::PATH as COMPLETIONS,
+        responses::{create::PATH as RESPONSES, stored::no_such_response},
     },
     wire::model_request::unknown_model,
 };
@@ -45,19 +47,21 @@ pub(super) struct Traits {
 pub(super) fn add(path: &str, operation: &mut Operation, traits: Traits) {
     let Traits { is_open, takes_body, runs, idempotent } = traits;
     let plans = takes_body && !path.ends_with(":cancel") && !path.starts_with("/api/v1/dead-letters");
-    let names_model = matches!(path, COMPLETIONS | MESSAGES | TOKENS | "/v1/models/{model}");
+    let names_model = matches!(path, COMPLETIONS | MESSAGES | RESPONSES | TOKENS | "/v1/models/{model}");
     let calls_services = takes_body && path != TOKENS
         || path.starts_with("/api/v1/plans")
         || path.starts_with("/api/v1/dead-letters")
         || path == "/api/v1/agents"
-        || path.starts_with("/v1/models");
+        || path.starts_with("/v1/models")
+        || path.starts_with("/v1/responses/");
     for (applies, failures) in [
         (!is_open, authentication()),
-        (takes_body, body()),
+        (takes_body, body(if names_model { MAX_CONVERSATION_REQUEST_BYTES } else { MAX_BODY_BYTES })),
         (plans && !names_model, vec![unknown_agent()]),
         (names_model, vec![unknown_model("gpt-0").into()]),
         (runs, admission()),
         (runs && (path.ends_with("/chat") || names_model), vec![agent_failed()]),
+        (path.contains("{response_id}"), vec![no_such_response("resp_0").into()]),
         (path.contains("{plan_id}"), vec![rejections::no_such_plan(PlanId::from(PLAN)).into()]),
         (path.ends_with(":cancel"), vec![rejections::plan_has_ended(PlanStatus::Succeeded).into()]),
         (path.ends_with("}:redrive"), vec![rejections::plan_has_not_ended(PlanStatus::Running).into()]),
@@ -98,8 +102,8 @@ fn invalid_correlation_id() -> Failure {
 }
 
 /// Failures of an endpoint with a body.
-fn body() -> Vec<Failure> {
-    vec![auth::foreign(), extract::too_slow(), extract::too_large(), extract::wrong_type()]
+fn body(max_bytes: usize) -> Vec<Failure> {
+    vec![auth::foreign(), extract::too_slow(), extract::too_large(max_bytes), extract::wrong_type()]
 }
 
 /// The failure of a plan with an unknown agent.

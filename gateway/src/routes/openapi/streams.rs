@@ -9,7 +9,10 @@ use utoipa::openapi::{
 };
 
 use crate::{
-    routes::{anthropic::messages::PATH as MESSAGES, openai::completions::PATH as COMPLETIONS},
+    routes::{
+        anthropic::messages::PATH as MESSAGES, openai::completions::PATH as COMPLETIONS,
+        responses::create::PATH as RESPONSES,
+    },
     wire::{
         chat::RESPONSE,
         event::{KINDS, LIVE_KINDS},
@@ -24,6 +27,7 @@ pub(super) fn add(path: &str, operation: &mut Operation) {
         "/api/v1/plans/{plan_id}/events" => (plan_events(false), "The events"),
         "/api/v1/chat" => (plan_events(true), "The agent's answer"),
         COMPLETIONS => (ContentBuilder::new().schema(Some(chunks())), "The answer"),
+        RESPONSES => (ContentBuilder::new().schema(Some(response_events())), "The response"),
         MESSAGES => (ContentBuilder::new().schema(Some(message_events())), "The answer"),
         _ => return,
     };
@@ -54,6 +58,15 @@ fn message_events() -> Schema {
         ["MessageEvent", "AnthropicError"],
         "With `stream`: server-sent events whose `data` is a `MessageEvent`, and whose name is its type. The last one is \
          `message_stop`, or `error` with an `AnthropicError` when the answer breaks off. Comments keep the stream open.",
+    )
+}
+
+/// The events of a response. Their name is their type.
+fn response_events() -> Schema {
+    answer_events(
+        ["ResponseEvent", "OpenAiError"],
+        "With `stream`: server-sent events whose `data` is a `ResponseEvent`, and whose name is its type. The last one is \
+         `response.completed`, `response.incomplete`, or `response.failed` after `error`. Comments keep the stream open.",
     )
 }
 

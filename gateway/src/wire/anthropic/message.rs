@@ -109,7 +109,7 @@ pub(super) fn stop_reason(finish: &Finish) -> &'static str {
 }
 
 /// The thinking of an answer: with its signatures, where the provider signs it.
-pub(super) fn thinking(answer: &Answer) -> Vec<Object> {
+fn thinking(answer: &Answer) -> Vec<Object> {
     let blocks = answer.member("thinking_blocks").and_then(Json::as_array).unwrap_or_default();
     let blocks: Vec<Object> = blocks.iter().filter_map(Json::as_object).cloned().collect();
     match answer.member("reasoning_content").and_then(Json::as_str) {

@@ -2,22 +2,21 @@
 //!
 //! A message is a list of blocks, of which one at a time is open. A part that belongs to another block closes the open one.
 
-use std::collections::BTreeSet;
-
 use axum::http::StatusCode;
 use phoenix_domain::{
-    CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
+    CorrelationId, OrchestratorError, PlanId,
     json::{Json, Object},
 };
 
 use super::{
     error::AnthropicError,
     event::{Ending, MessageEvent},
-    message::{Message, block, stop_reason, thinking},
+    message::{Message, block, stop_reason},
 };
 use crate::wire::{
     answer::Answer,
     answer_writer::{AnswerWriter, Frame},
+    pieces::{Piece, Pieces},
 };
 
 /// Writes the events of one answer.
@@ -27,39 +26,27 @@ pub(crate) struct MessageWriter {
     /// The model of the request.
     model: String,
     has_started: bool,
+    pieces: Pieces,
     /// Index of the block that is open, or of the next one.
     index: usize,
     open: Option<Block>,
-    /// Calls whose blocks have begun.
-    calls: BTreeSet<String>,
-    /// Members of the message that were written.
-    written: BTreeSet<&'static str>,
     /// Events that are written and not returned.
     frames: Vec<Frame>,
 }
 
 /// A block that is open.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Block {
     Text,
     Thinking,
-    /// The call of a tool, by its index.
-    Call(String),
+    Call,
 }
 
 impl MessageWriter {
     /// A writer for the answer of a plan.
     pub(crate) fn new(plan_id: PlanId, model: String) -> Self {
-        Self {
-            plan_id,
-            model,
-            has_started: false,
-            index: 0,
-            open: None,
-            calls: BTreeSet::new(),
-            written: BTreeSet::new(),
-            frames: Vec::new(),
-        }
+        let (pieces, frames) = (Pieces::default(), Vec::new());
+        Self { plan_id, model, has_started: false, pieces, index: 0, open: None, frames }
     }
 
     fn write(&mut self, event: &MessageEvent) {
@@ -78,13 +65,10 @@ impl MessageWriter {
         }
     }
 
-    /// Opens `block`, which begins with `content_block`, unless it is open.
-    fn open(&mut self, block: Block, content_block: impl FnOnce() -> Object) {
-        if self.open.as_ref() == Some(&block) {
-            return;
-        }
+    /// Opens `block`, which begins with `content_block`.
+    fn open(&mut self, block: Block, content_block: Object) {
         self.close();
-        self.write(&MessageEvent::ContentBlockStart { index: self.index, content_block: content_block() });
+        self.write(&MessageEvent::ContentBlockStart { index: self.index, content_block });
         self.open = Some(block);
     }
 
@@ -95,63 +79,44 @@ impl MessageWriter {
         }
     }
 
-    fn text(&mut self, text: &str) {
-        if text.is_empty() {
-            return;
+    fn piece(&mut self, piece: Piece) {
+        match piece {
+            Piece::Text(text) => {
+                if self.open != Some(Block::Text) {
+                    self.open(Block::Text, block("text", [("text", "".into())]));
+                }
+                self.delta("text_delta", "text", &text);
+            }
+            Piece::Reasoning(text) => self.reasoning(&text),
+            Piece::Thinking(whole) => self.thinking_block(whole),
+            Piece::Call { id, name } => {
+                let members = [("id", id.into()), ("name", name.into()), ("input", Object::new().into())];
+                self.open(Block::Call, block("tool_use", members));
+            }
+            Piece::Arguments(text) => self.delta("input_json_delta", "partial_json", &text),
         }
-        self.written.insert("text");
-        self.open(Block::Text, || block("text", [("text", "".into())]));
-        self.delta("text_delta", "text", text);
     }
 
     fn reasoning(&mut self, text: &str) {
-        if text.is_empty() {
-            return;
+        if self.open != Some(Block::Thinking) {
+            let empty = block("thinking", [("thinking", "".into()), ("signature", "".into())]);
+            self.open(Block::Thinking, empty);
         }
-        self.written.insert("thinking");
-        self.open(Block::Thinking, || block("thinking", [("thinking", "".into()), ("signature", "".into())]));
         self.delta("thinking_delta", "thinking", text);
     }
 
     /// A whole block of thinking. Its text may have been written before it.
-    fn thinking_block(&mut self, whole: &Object) {
-        let text = |name: &str| whole.get(name).and_then(Json::as_str).unwrap_or_default();
-        self.written.insert("thinking");
+    fn thinking_block(&mut self, whole: Object) {
         if whole.get("type").is_none_or(|kind| *kind != "thinking") {
-            self.close();
-            self.write(&MessageEvent::ContentBlockStart { index: self.index, content_block: whole.clone() });
-            self.write(&MessageEvent::ContentBlockStop { index: self.index });
-            self.index += 1;
-            return;
+            self.open(Block::Thinking, whole);
+            return self.close();
         }
+        let text = |name: &str| whole.get(name).and_then(Json::as_str).unwrap_or_default();
         if self.open != Some(Block::Thinking) {
             self.reasoning(text("thinking"));
         }
-        if self.open == Some(Block::Thinking) {
-            self.delta("signature_delta", "signature", text("signature"));
-            self.close();
-        }
-    }
-
-    /// A part of the call of a tool.
-    fn call(&mut self, call: &Json) -> Result<(), OrchestratorError> {
-        let index = match (&call["index"], &self.open) {
-            (Json::Null, Some(Block::Call(open))) if call["id"].is_null() => open.clone(),
-            (Json::Null, _) => self.calls.len().to_string(),
-            (index, _) => index.to_text(),
-        };
-        let function = &call["function"];
-        let block_of_call = Block::Call(index.clone());
-        if self.open.as_ref() != Some(&block_of_call) && !self.calls.insert(index) {
-            return Err(interleaved());
-        }
-        self.written.insert("tool_calls");
-        self.open(block_of_call, || {
-            let (id, name) = (call["id"].clone(), function["name"].clone());
-            block("tool_use", [("id", id), ("name", name), ("input", Object::new().into())])
-        });
-        self.delta("input_json_delta", "partial_json", function["arguments"].as_str().unwrap_or_default());
-        Ok(())
+        self.delta("signature_delta", "signature", text("signature"));
+        self.close();
     }
 
     fn take_frames(&mut self) -> Vec<Frame> {
@@ -165,35 +130,15 @@ impl AnswerWriter for MessageWriter {
     }
 
     fn part(&mut self, text: &str, delta: Option<&str>) -> Result<Vec<Frame>, OrchestratorError> {
-        let delta = delta.and_then(|delta| Object::parse(delta).ok()).unwrap_or_default();
-        let member = |name: &str| delta.get(name).and_then(Json::as_str).unwrap_or_default();
-        let list = |name: &str| delta.get(name).and_then(Json::as_array).unwrap_or_default();
-        self.reasoning(member("reasoning_content"));
-        list("thinking_blocks")
-            .iter()
-            .filter_map(Json::as_object)
-            .for_each(|block| self.thinking_block(block));
-        self.text(if delta.contains_key("content") { member("content") } else { text });
-        self.text(member("refusal"));
-        list("tool_calls").iter().try_for_each(|call| self.call(call))?;
+        for piece in self.pieces.of_part(text, delta)? {
+            self.piece(piece);
+        }
         Ok(self.take_frames())
     }
 
     fn finish(&mut self, answer: &Answer) -> Vec<Frame> {
-        if !self.written.contains("thinking") {
-            thinking(answer).iter().for_each(|block| self.thinking_block(block));
-        }
-        if !self.written.contains("text") {
-            self.text(&answer.text);
-        }
-        if !self.written.contains("tool_calls") {
-            for (index, call) in answer.tool_calls().iter().enumerate() {
-                // The calls of a whole answer have no index.
-                let mut numbered = call.as_object().cloned().unwrap_or_default();
-                numbered.insert("index".to_owned(), index.into());
-                // Each has an index of its own, so none returns to an earlier one.
-                let _ = self.call(&numbered.into());
-            }
+        for piece in self.pieces.of_rest(answer) {
+            self.piece(piece);
         }
         self.close();
         let delta = Ending { stop_reason: stop_reason(&answer.finish), stop_sequence: () };
@@ -206,13 +151,6 @@ impl AnswerWriter for MessageWriter {
         let body = AnthropicError::new(status, error, id);
         vec![Frame { name: Some("error"), data: serde_json::to_string(&body).unwrap_or_default() }]
     }
-}
-
-/// The error of an answer whose calls are not written one after the other, which this API cannot express.
-fn interleaved() -> OrchestratorError {
-    let message =
-        "the agent returned to a tool call after it had begun another one; send the request without `stream`";
-    OrchestratorError::new(OrchestratorErrorCode::ExecutionFailed, message)
 }
 
 #[cfg(test)]

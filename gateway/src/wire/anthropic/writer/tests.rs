@@ -1,6 +1,8 @@
 use phoenix_proto::planner::PlanAndExecuteResponse;
 use serde_json::{Value, json};
 
+use phoenix_domain::OrchestratorErrorCode;
+
 use super::*;
 
 const PLAN: &str = "0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f";

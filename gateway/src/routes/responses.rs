@@ -1,0 +1,4 @@
+//! OpenAI's Responses API. Every response is a plan: one that runs in the background is read from the journal later.
+
+pub(crate) mod create;
+pub(crate) mod stored;
