@@ -4,19 +4,18 @@
 //! plan when the stream is closed before that. A stream that breaks is opened again after the last event. What running tasks
 //! say comes between the events.
 
-mod live;
-
 use std::{collections::VecDeque, time::Duration};
 
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
-use phoenix_proto::planner::{
-    ExecutePlanResponse, Plan, PlanAndExecuteRequest, PlanAndExecuteResponse, PlanResult, WatchPlanResponse,
-    execute_plan_response::Step, plan_result::Outcome,
+use phoenix_proto::{
+    live_output::{LiveOutput, SeenOutput},
+    planner::{
+        ExecutePlanResponse, Plan, PlanAndExecuteRequest, PlanAndExecuteResponse, PlanResult,
+        WatchPlanResponse, execute_plan_response::Step, plan_result::Outcome,
+    },
 };
 use tonic::{Status, Streaming};
 
-pub(crate) use self::live::LiveOutput;
-use self::live::Seen;
 use crate::planner_client::{PlannerClient, unexpected_response};
 
 /// Kind of the event that ends a plan.
@@ -38,7 +37,7 @@ pub(crate) struct PlanStream {
     position: u64,
     open: Option<OpenStream>,
     /// Output that was passed on.
-    seen: Seen,
+    seen: SeenOutput,
     /// Items that were received and not returned yet.
     received: VecDeque<PlanItem>,
     backoff: Backoff,
@@ -116,7 +115,7 @@ impl PlanStream {
             after: 0,
             position: 0,
             open: Some(open),
-            seen: Seen::default(),
+            seen: SeenOutput::default(),
             received: VecDeque::new(),
             backoff: Backoff::default(),
             had_ended: false,
@@ -171,7 +170,8 @@ impl PlanStream {
             match open.message().await {
                 Ok(Some(PlanItem::Event(output))) if output.position == 0 => {
                     self.backoff = Backoff::default();
-                    match self.seen.receive(output) {
+                    let WatchPlanResponse { kind, task_key, data_json, .. } = output;
+                    match self.seen.receive(&kind, task_key, data_json) {
                         Ok(news) => self.received.extend(news.map(PlanItem::Output)),
                         Err(error) => tracing::error!(%error, "the planner sent invalid output"),
                     }
@@ -180,7 +180,8 @@ impl PlanStream {
                 Ok(Some(PlanItem::Event(event))) if event.position <= self.position => {}
                 Ok(Some(PlanItem::Event(event))) => {
                     self.reached(&event);
-                    self.received.extend(self.seen.event(&event).map(PlanItem::Output));
+                    let news = self.seen.journaled(&event.kind, &event.task_key, &event.data_json);
+                    self.received.extend(news.map(PlanItem::Output));
                     if event.position > self.after {
                         self.received.push_back(PlanItem::Event(event));
                     }

@@ -10,6 +10,7 @@ mod dead_letter;
 mod field;
 mod generated;
 mod health;
+pub mod live_output;
 mod method;
 mod plan;
 mod preview;

@@ -1,4 +1,4 @@
-//! Streamed chats over real processes: killed planners and killed gateways.
+//! Streams over real processes: killed planners and killed gateways.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
 use std::time::Duration;
@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 use phoenix_platform::config::Role;
 use phoenix_testkit::{
     http::{EventStream, Rest, ServerEvent},
+    services::Services,
     stack::Stack,
     wait::{until, until_some},
 };
@@ -111,4 +112,34 @@ async fn streamed_chat_of_a_killed_gateway_is_cancelled() {
     .await;
     assert_eq!(status, "cancelled");
     chat.abort();
+}
+
+#[tokio::test]
+async fn output_through_another_planner_outlives_its_planner() {
+    let folder = tempfile::tempdir().unwrap();
+    let held = folder.path().join("held");
+    std::fs::write(&held, "").unwrap();
+    let command = json!([SCRIPTED, "talk", "", held]);
+    let config = format!("[agents.agent]\ncommand = {command}\ntimeout_secs = 600\n");
+    let mut services = Services::start(&config, "MARK", &folder.path().join("log")).await;
+    let second = services.start_second_planner().await;
+    let input = json!({"message": "one two three"});
+    let task = json!({"key": "t", "agent": "agent", "action": "chat", "input": input});
+    let plan_id = second.rest().submit("/api/v1/plans", json!({"tasks": [task]})).await;
+    let rest = services.rest().with_header("accept", "text/event-stream");
+    let path = format!("/api/v1/plans/{plan_id}/events");
+    let mut events = rest.try_events("GET".parse().unwrap(), &path, None).await.unwrap();
+    let text = |event: &ServerEvent| event.data["data"]["text"].as_str().unwrap().to_owned();
+    assert_eq!(text(&next_of(&mut events, "output").await), "one", "the other planner has it");
+
+    second.signal(Signal::SIGKILL);
+    next_of(&mut events, "output_reset").await;
+    let again = next_of(&mut events, "output").await;
+    assert_eq!((text(&again).as_str(), &again.data["data"]["offset"]), ("one", &json!(0)));
+    assert!(again.data["data"]["attempt"].as_u64().unwrap() > 1, "{again:?}");
+    std::fs::remove_file(&held).unwrap();
+    assert_eq!(text(&next_of(&mut events, "output").await), " two three");
+    next_of(&mut events, "plan_ended").await;
+    drop(second);
+    services.stop().await;
 }

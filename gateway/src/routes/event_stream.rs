@@ -10,12 +10,9 @@ use axum::{
     },
 };
 use futures_util::{Stream, StreamExt};
-use phoenix_proto::planner::WatchPlanResponse;
+use phoenix_proto::{live_output::LiveOutput, planner::WatchPlanResponse};
 
-use crate::{
-    plan_stream::LiveOutput,
-    wire::event::{LiveEventV1, PlanEventV1},
-};
+use crate::wire::event::{LiveEventV1, PlanEventV1};
 
 /// Interval of comments on a stream without events.
 const HEARTBEAT: Duration = Duration::from_secs(15);

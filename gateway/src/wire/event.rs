@@ -1,12 +1,12 @@
 //! Events of a plan.
 
 use jiff::Timestamp;
-use phoenix_proto::{InvalidField, action::raw_json, planner::WatchPlanResponse, required_timestamp};
+use phoenix_proto::{
+    InvalidField, action::raw_json, live_output::LiveOutput, planner::WatchPlanResponse, required_timestamp,
+};
 use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
-
-use crate::plan_stream::LiveOutput;
 
 /// Kinds of events. A planner of a later version may send others.
 pub(crate) const KINDS: [&str; 8] = [
@@ -41,19 +41,8 @@ pub(crate) struct LiveEventV1 {
 
 impl From<LiveOutput> for LiveEventV1 {
     fn from(output: LiveOutput) -> Self {
-        // Numbers, strings and JSON can always be written.
-        let data =
-            |data: serde_json::Result<Box<RawValue>>| data.unwrap_or_else(|_| RawValue::NULL.to_owned());
-        match output {
-            LiveOutput::Output { task_key, part } => {
-                Self { kind: "output", task_key, data: data(to_raw_value(&part)) }
-            }
-            LiveOutput::Reset { task_key, attempt } => {
-                let data = data(to_raw_value(&serde_json::json!({ "attempt": attempt })));
-                Self { kind: "output_reset", task_key, data }
-            }
-            LiveOutput::Progress { task_key, report } => Self { kind: "progress", task_key, data: report },
-        }
+        let (kind, task_key, data) = output.into_parts();
+        Self { kind, task_key, data }
     }
 }
 

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     idempotency::{IdempotencyKeys, Lookup, Reservation},
     journal::Journal,
-    peers::PeerPlanners,
+    peers::{PeerPlanners, not_here},
     plan_run::registry::PlanRegistry,
     store::{entry::IdempotencyKey, error::JournalError},
 };
@@ -97,9 +97,7 @@ impl Cancellation {
     ) -> Result<(), OrchestratorError> {
         let CancelRequest { plan_id, reason, context: _ } = request;
         check_reason(&reason)?;
-        if instance != self.journal.instance() {
-            return Err(not_here("the planner that the call is for does not serve at this address"));
-        }
+        self.peers.accept(instance)?;
         let Some(handle) = self.registry.get(plan_id) else {
             return Err(not_here("the plan does not run in this planner"));
         };
@@ -222,12 +220,6 @@ impl Cancellation {
             created => Ok(created?),
         }
     }
-}
-
-/// Error for the planner that forwarded a cancel; it waits for the journaled request then.
-fn not_here(message: &str) -> OrchestratorError {
-    OrchestratorError::new(OrchestratorErrorCode::Unavailable, message)
-        .with_retry_after(Duration::from_secs(1))
 }
 
 fn not_applied_yet() -> OrchestratorError {

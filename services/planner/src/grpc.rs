@@ -38,12 +38,11 @@ use tonic::{Request, Response, Status};
 use crate::{
     background::bulk_redrive::StartedBulk,
     cancellation::CancelRequest,
-    events,
     grpc::{
         decode::{idempotency_key_of, plan_filter, plan_request},
         encode::{encode_event, encode_result, text},
     },
-    live::PlanFeed,
+    plan_feed::{PlanFeed, Selection},
     plan_run::active::PlanResult,
     planning::request::WaitMode,
     service::Planner,
@@ -169,15 +168,16 @@ impl PlannerService for PlannerGrpc {
         &self,
         request: Request<WatchPlanRequest>,
     ) -> Result<Response<Self::WatchPlanStream>, Status> {
+        let (context, forwarded) = (RequestContext::of(&request), ForwardedTo::of(&request));
         let WatchPlanRequest { plan_id, after_position, with_output } = request.into_inner();
         let plan_id: PlanId = id("plan_id", &plan_id)?;
-        let journal = self.planner.journal().clone();
-        let plan = journal.plan(plan_id).await.map_err(journal_status)?;
-        let plan = plan.ok_or_else(|| status_from_error(&no_such_plan(plan_id)))?;
-        let has_output = with_output && !plan.status.is_terminal();
-        let output = has_output.then(|| self.planner.deps().live.reader(plan_id));
-        let events = events::stream(journal, plan_id, after_position, self.shutdown.clone());
-        let stream = stream::unfold(PlanFeed::new(events, output), async |mut feed| {
+        let selection = Selection { plan_id, after: after_position, with_output, end: self.shutdown.clone() };
+        let feed = match forwarded {
+            Some(ForwardedTo(instance)) => self.planner.feeds().open_forwarded(&instance, selection),
+            None => Ok(self.feed(&context, selection).await?),
+        };
+        let feed = feed.map_err(|error| status_from_error(&error))?;
+        let stream = stream::unfold(feed, async |mut feed| {
             let event = feed.next().await?;
             Some((event.map(encode_event).map_err(journal_status), feed))
         });
@@ -261,6 +261,16 @@ impl PlannerService for PlannerGrpc {
 }
 
 impl PlannerGrpc {
+    /// Opens the feed of a plan, whichever planner runs it.
+    async fn feed(&self, context: &RequestContext, selection: Selection) -> Result<PlanFeed, Status> {
+        let plan_id = selection.plan_id;
+        let plan = self.planner.journal().plan(plan_id).await.map_err(journal_status)?;
+        let plan = plan.ok_or_else(|| status_from_error(&no_such_plan(plan_id)))?;
+        // What has ended says no more.
+        let with_output = selection.with_output && !plan.status.is_terminal();
+        Ok(self.planner.feeds().open(context, Selection { with_output, ..selection }).await)
+    }
+
     /// Reads a task of a plan, by its key.
     async fn task(&self, plan_id: &str, key: &str) -> Result<Task, Status> {
         let plan_id: PlanId = id("plan_id", plan_id)?;

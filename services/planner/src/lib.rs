@@ -7,6 +7,7 @@
 //! | `submission`, `redrive`, `cancellation`, `recovery` | plans that start, run again, are cancelled, are taken over |
 //! | [`background`] | retention, bulk operations, gauges, the agents that executors offer |
 //! | `plan_stream` | a plan followed from its acceptance to its result |
+//! | `plan_feed` | the events and the output of a plan, whichever planner runs it |
 //! | `plan_run` | the run of one plan: scheduler, tasks, dispatch |
 //! | `peers` | calls to other planners |
 //! | `idempotency` | requests that are sent twice |
@@ -36,6 +37,7 @@ pub mod journal;
 mod live;
 pub mod metrics;
 mod peers;
+mod plan_feed;
 pub mod plan_metrics;
 mod plan_run;
 mod plan_stream;

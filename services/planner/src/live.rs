@@ -1,7 +1,7 @@
 //! What running tasks have said so far: chunks of their results, and their progress.
 //!
 //! ```text
-//! dispatch ──▶ Recorder ──▶ PlanOutput (bounded) ◀── OutputReader ◀── PlanFeed: journaled events and output
+//! dispatch ──▶ Recorder ──▶ PlanOutput (bounded) ◀── OutputReader ◀── LocalFeed: journaled events and output
 //! ```
 //!
 //! The output is in memory only; the result of a task is what the journal has. Each reader has a cursor of its own, so a slow
@@ -13,7 +13,6 @@ mod plan_output;
 mod reader;
 
 pub(crate) use self::{
-    feed::PlanFeed,
+    feed::LocalFeed,
     plan_output::{LiveOutputs, Recorder},
-    reader::OutputReader,
 };

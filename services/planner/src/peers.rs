@@ -4,40 +4,68 @@
 //! [forwarded](ForwardedTo) call is answered by the planner that it names, or refused. Every forwarded call has a fallback in
 //! the journal, so no caller depends on it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
-use phoenix_domain::{OrchestratorError, PlanId};
+use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
 use phoenix_platform::{
     RequestContext,
     client::{self, PeerChannel, call_error},
     identity::ServiceIdentity,
     propagation::ForwardedTo,
+    server::MAX_MESSAGE_BYTES,
 };
-use phoenix_proto::planner::{CancelPlanRequest, planner_service_client::PlannerServiceClient};
+use phoenix_proto::planner::{
+    CancelPlanRequest, WatchPlanRequest, WatchPlanResponse, planner_service_client::PlannerServiceClient,
+};
+use tonic::{Code, Status, Streaming};
 
 use crate::{journal::Journal, store::takeover::PlanOwner};
+
+/// How long a planner may take to answer that it lets a plan be watched.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The other planners of a journal. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct PeerPlanners {
     journal: Journal,
     identity: ServiceIdentity,
-    /// Channels to planners, by their instance. A channel connects on first use.
-    channels: Arc<Mutex<HashMap<String, PeerChannel>>>,
+    /// Channels to planners, by their instance, and the URL of each. A channel connects on first use.
+    channels: Arc<Mutex<HashMap<String, (String, PeerChannel)>>>,
+    silent: SilentPeers,
 }
+
+/// The planners that could not be reached, so that each is reported once. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+struct SilentPeers(Arc<Mutex<HashSet<String>>>);
 
 /// The planner that runs a plan.
 #[derive(Debug)]
 pub(crate) struct PeerPlanner {
     owner: PlanOwner,
     client: PlannerServiceClient<PeerChannel>,
+    silent: SilentPeers,
 }
 
 impl PeerPlanners {
     /// The planners that share `journal`, called under `identity`.
     pub(crate) fn new(journal: Journal, identity: ServiceIdentity) -> Self {
-        Self { journal, identity, channels: Arc::default() }
+        Self { journal, identity, channels: Arc::default(), silent: SilentPeers::default() }
+    }
+
+    /// Accepts a call that another planner forwarded to `instance`.
+    ///
+    /// # Errors
+    /// `unavailable` when this planner is another instance.
+    pub(crate) fn accept(&self, instance: &str) -> Result<(), OrchestratorError> {
+        if instance == self.journal.instance() {
+            return Ok(());
+        }
+        Err(not_here("the planner that the call is for does not serve at this address"))
     }
 
     /// The other planner that runs a plan; none when this one does, when the plan has ended or waits for a takeover, and when its
@@ -59,11 +87,14 @@ impl PeerPlanners {
                 return None;
             }
         };
-        Some(PeerPlanner { owner, client: PlannerServiceClient::new(channel) })
+        let client = PlannerServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Some(PeerPlanner { owner, client, silent: self.silent.clone() })
     }
 
     async fn channel(&self, owner: &PlanOwner) -> Result<PeerChannel, client::InvalidUrl> {
-        if let Some(channel) = self.channels.lock().get(&owner.planner) {
+        if let Some((url, channel)) = self.channels.lock().get(&owner.planner)
+            && *url == owner.url
+        {
             return Ok(channel.clone());
         }
         let channel = client::sibling(&owner.url, &self.identity)?;
@@ -72,8 +103,10 @@ impl PeerPlanners {
         let mut channels = self.channels.lock();
         if let Some(registered) = registered {
             channels.retain(|planner, _| registered.contains(planner));
+            self.silent.0.lock().retain(|planner| registered.contains(planner));
         }
-        Ok(channels.entry(owner.planner.clone()).or_insert(channel).clone())
+        channels.insert(owner.planner.clone(), (owner.url.clone(), channel.clone()));
+        Ok(channel)
     }
 }
 
@@ -101,4 +134,46 @@ impl PeerPlanner {
             error
         })
     }
+
+    /// Watches a plan of this planner from the event that follows position `after`, with output.
+    ///
+    /// # Errors
+    /// When the planner cannot be reached, or does not run the plan any more (`NOT_FOUND`).
+    pub(crate) async fn watch(
+        mut self,
+        context: &RequestContext,
+        plan_id: PlanId,
+        after: u64,
+    ) -> Result<Streaming<WatchPlanResponse>, Status> {
+        let request =
+            WatchPlanRequest { plan_id: plan_id.to_string(), after_position: after, with_output: true };
+        let mark = ForwardedTo(self.owner.planner.clone());
+        let answer = self.client.watch_plan(mark.mark(context.request(request)));
+        let late = |_| Status::deadline_exceeded(format!("no answer within {} s", WATCH_TIMEOUT.as_secs()));
+        let answer = tokio::time::timeout(WATCH_TIMEOUT, answer).await.map_err(late).flatten();
+        self.silent.watched(&self.owner, answer.as_ref().err());
+        Ok(answer?.into_inner())
+    }
+}
+
+impl SilentPeers {
+    /// Records whether a planner could be asked for the output of its plans.
+    fn watched(&self, owner: &PlanOwner, failure: Option<&Status>) {
+        let PlanOwner { planner, url } = owner;
+        // A plan that has ended or moved says nothing about its planner.
+        let Some(status) = failure.filter(|status| status.code() != Code::NotFound) else {
+            self.0.lock().remove(planner);
+            return;
+        };
+        if self.0.lock().insert(planner.clone()) {
+            let error = call_error("the planner that runs the plan", status);
+            tracing::warn!(planner, url, code = %error.code, reason = error.message, "plans of another planner are followed without their output");
+        }
+    }
+}
+
+/// Error for the planner that forwarded a call; it uses the journal then.
+pub(crate) fn not_here(message: &str) -> OrchestratorError {
+    OrchestratorError::new(OrchestratorErrorCode::Unavailable, message)
+        .with_retry_after(Duration::from_secs(1))
 }

@@ -15,8 +15,7 @@ use crate::{
     agent_time,
     cancellation::{CancelRequest, Cancellation},
     deps::Deps,
-    events,
-    live::{OutputReader, PlanFeed},
+    plan_feed::{PlanFeed, PlanFeeds, Selection},
     plan_run::{active::PlanResult, registry::CancelHandle},
     planning::request::PlanRequest,
     store::query::Event,
@@ -63,6 +62,7 @@ pub(crate) struct Resume {
 pub(crate) struct Executions {
     submissions: Submissions,
     cancellation: Cancellation,
+    feeds: PlanFeeds,
 }
 
 /// A plan that is followed to its result.
@@ -70,7 +70,7 @@ pub(crate) struct PlanStream {
     deps: Arc<Deps>,
     plan_id: PlanId,
     replay_of: Option<CorrelationId>,
-    events: PlanFeed,
+    feed: PlanFeed,
     /// Events up to this position are skipped.
     after: u64,
     phase: Phase,
@@ -133,8 +133,8 @@ impl Drop for CancelGuard {
 }
 
 impl Executions {
-    pub(crate) const fn new(submissions: Submissions, cancellation: Cancellation) -> Self {
-        Self { submissions, cancellation }
+    pub(crate) const fn new(submissions: Submissions, cancellation: Cancellation, feeds: PlanFeeds) -> Self {
+        Self { submissions, cancellation, feeds }
     }
 
     /// Starts a plan and follows it to its result. The caller's deadline becomes the plan's, durably.
@@ -153,14 +153,20 @@ impl Executions {
             guard = Some(CancelGuard::new(Target::Own(cancel.clone()), context.cancel_reason.clone()));
             request.time_limit = request.time_limit.into_iter().chain(context.remaining()).min();
         }
-        let accepted = self.submissions.submit(context, request, cancel).await?;
-        if matches!(accepted, Accepted::Replay(..)) {
-            // The plan of an earlier request is not this caller's to cancel.
-            guard = None;
-        }
+        let accepted = self.submissions.submit(context.clone(), request, cancel).await?;
         let Submitted { plan_id, replay_of } = accepted.submitted();
-        let output = with_output.then(|| self.submissions.deps.live.reader(plan_id));
-        Ok(PlanStream { replay_of, ..self.stream(plan_id, 0, guard, output, shutdown) })
+        let select = |guard: Option<&CancelGuard>| {
+            let end = end_of_feed(guard, shutdown);
+            Selection { plan_id, after: 0, with_output, end }
+        };
+        let feed = if matches!(accepted, Accepted::Replay(..)) {
+            // The plan of an earlier request is not this caller's to cancel, and may run in another planner.
+            guard = None;
+            self.feeds.open(&context, select(None)).await
+        } else {
+            PlanFeed::Local(self.feeds.local(select(guard.as_ref())))
+        };
+        Ok(PlanStream { replay_of, ..self.stream(plan_id, guard, feed) })
     }
 
     /// Follows a plan again after its stream broke.
@@ -184,29 +190,26 @@ impl Executions {
                 let request = CancelRequest { plan_id, reason: String::new(), context };
                 Target::Other(Box::new((self.cancellation.clone(), request)))
             });
-            CancelGuard::new(target, context.cancel_reason)
+            CancelGuard::new(target, context.cancel_reason.clone())
         });
         // The event that ends the plan may lie before `after_position`, and has to be read all the same.
         let from = if has_ended { 0 } else { after_position };
-        let output = (with_output && !has_ended).then(|| self.submissions.deps.live.reader(plan_id));
-        Ok(PlanStream { after: after_position, ..self.stream(plan_id, from, guard, output, shutdown) })
+        let end = end_of_feed(guard.as_ref(), shutdown);
+        let selection = Selection { plan_id, after: from, with_output: with_output && !has_ended, end };
+        let feed = self.feeds.open(&context, selection).await;
+        Ok(PlanStream { after: after_position, ..self.stream(plan_id, guard, feed) })
     }
 
-    fn stream(
-        &self,
-        plan_id: PlanId,
-        from: u64,
-        guard: Option<CancelGuard>,
-        output: Option<OutputReader>,
-        shutdown: &CancellationToken,
-    ) -> PlanStream {
-        // A waiting caller is served to the end of a plan that runs here, as by `PlanAndExecute`.
-        let outlasts_shutdown = matches!(&guard, Some(CancelGuard { target: Target::Own(_), .. }));
-        let end = if outlasts_shutdown { CancellationToken::new() } else { shutdown.clone() };
+    fn stream(&self, plan_id: PlanId, guard: Option<CancelGuard>, feed: PlanFeed) -> PlanStream {
         let deps = Arc::clone(&self.submissions.deps);
-        let events = PlanFeed::new(events::stream(deps.journal.clone(), plan_id, from, end), output);
-        PlanStream { deps, plan_id, replay_of: None, events, after: 0, phase: Phase::Accepted, guard }
+        PlanStream { deps, plan_id, replay_of: None, feed, after: 0, phase: Phase::Accepted, guard }
     }
+}
+
+/// When a feed ends. A waiting caller is served to the end of a plan that runs here, as by `PlanAndExecute`.
+fn end_of_feed(guard: Option<&CancelGuard>, shutdown: &CancellationToken) -> CancellationToken {
+    let outlasts_shutdown = matches!(guard, Some(CancelGuard { target: Target::Own(_), .. }));
+    if outlasts_shutdown { CancellationToken::new() } else { shutdown.clone() }
 }
 
 impl PlanStream {
@@ -231,7 +234,7 @@ impl PlanStream {
                     return Ok(Some(PlanStep::Accepted { plan_id, replay_of }));
                 }
                 Phase::Events => {
-                    let event = self.events.next().await.ok_or_else(stopping)??;
+                    let event = self.feed.next().await.ok_or_else(stopping)??;
                     if event.kind == PLAN_ENDED {
                         self.disarm();
                         self.phase = Phase::Result;

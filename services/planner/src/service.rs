@@ -20,6 +20,7 @@ use crate::{
     idempotency::IdempotencyKeys,
     journal::Journal,
     peers::PeerPlanners,
+    plan_feed::PlanFeeds,
     plan_run::{
         active::PlanResult,
         registry::{CancelHandle, CancelOnDrop, PlanRegistry},
@@ -43,6 +44,7 @@ pub struct Planner(Arc<Parts>);
 struct Parts {
     deps: Arc<Deps>,
     submissions: Submissions,
+    feeds: PlanFeeds,
     executions: Executions,
     redrives: Redrives,
     cancellation: Cancellation,
@@ -64,15 +66,16 @@ impl Planner {
         let keys = IdempotencyKeys::new(journal.clone(), limits.key_ttl);
         let registry = PlanRegistry::default();
         let peers = PeerPlanners::new(journal.clone(), identity);
-        let cancellation = Cancellation::new(journal.clone(), registry.clone(), keys.clone(), peers);
+        let cancellation = Cancellation::new(journal.clone(), registry.clone(), keys.clone(), peers.clone());
         let deps = Arc::new(Deps::new(agents, limits, journal, health, stopping));
         let submissions =
             Submissions { deps: Arc::clone(&deps), registry: registry.clone(), keys: keys.clone() };
-        let executions = Executions::new(submissions.clone(), cancellation.clone());
+        let feeds = PlanFeeds::new(Arc::clone(&deps), registry.clone(), peers);
+        let executions = Executions::new(submissions.clone(), cancellation.clone(), feeds.clone());
         let redrives = Redrives::new(submissions.clone());
         let bulk = BulkOperations::new(Arc::clone(&deps), keys, redrives.clone());
         let recovery = Recovery::new(Arc::clone(&deps), registry, cancellation.clone(), bulk.clone());
-        Self(Arc::new(Parts { deps, submissions, executions, redrives, cancellation, bulk, recovery }))
+        Self(Arc::new(Parts { deps, submissions, feeds, executions, redrives, cancellation, bulk, recovery }))
     }
 
     /// The journal, for reads.
@@ -83,6 +86,10 @@ impl Planner {
 
     pub(crate) fn deps(&self) -> Arc<Deps> {
         Arc::clone(&self.0.deps)
+    }
+
+    pub(crate) fn feeds(&self) -> &PlanFeeds {
+        &self.0.feeds
     }
 
     pub(crate) fn recovery(&self) -> Recovery {

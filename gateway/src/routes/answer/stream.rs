@@ -9,6 +9,7 @@ use std::{collections::VecDeque, time::Duration};
 use axum::response::{IntoResponse, Response, sse::Event};
 use futures_util::stream;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
+use phoenix_proto::live_output::LiveOutput;
 use serde_json::value::RawValue;
 
 use super::{
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     clients::Gateway,
-    plan_stream::{LiveOutput, PlanItem},
+    plan_stream::PlanItem,
     problem::Failure,
     request_scope::RequestScope,
     routes::{event_stream::respond, followed_plan::FollowedPlan},

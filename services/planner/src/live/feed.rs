@@ -8,14 +8,14 @@ use super::reader::OutputReader;
 use crate::store::{error::JournalError, query::Event};
 
 /// The events of a plan, and what its tasks say between them. Output has position 0.
-pub(crate) struct PlanFeed {
+pub(crate) struct LocalFeed {
     events: Pin<Box<dyn Stream<Item = Result<Event, JournalError>> + Send>>,
     output: Option<OutputReader>,
     /// An event that ends output, which is read before it.
     ending: Option<Event>,
 }
 
-impl PlanFeed {
+impl LocalFeed {
     /// The feed of `events`, with the output of a reader, if there is one.
     pub(crate) fn new(
         events: impl Stream<Item = Result<Event, JournalError>> + Send + 'static,

@@ -14,10 +14,10 @@ use crate::support::{
 };
 
 /// Two planners on one journal, and the store for a look at it.
-struct Pair {
-    owner: TestPlanner,
-    other: TestPlanner,
-    store: Arc<dyn Store>,
+pub(super) struct Pair {
+    pub(super) owner: TestPlanner,
+    pub(super) other: TestPlanner,
+    pub(super) store: Arc<dyn Store>,
     dir: Arc<tempfile::TempDir>,
 }
 
@@ -26,31 +26,33 @@ fn url(dir: &Path) -> String {
 }
 
 impl Pair {
-    async fn new() -> Self {
-        let dir = Arc::new(tempfile::tempdir().unwrap());
-        let start =
-            || TestPlanner::on(Arc::clone(&dir), FakeExecutor::default(), FakeHealth::default(), ALL_PEERS);
-        let (owner, other) = (start().await, start().await);
+    pub(super) async fn new() -> Self {
+        Self::in_folder(Arc::new(tempfile::tempdir().unwrap()), FakeExecutor::default()).await
+    }
+
+    /// As [`Self::new`], in this folder, with this executor of the other planner.
+    pub(super) async fn in_folder(dir: Arc<tempfile::TempDir>, executor: FakeExecutor) -> Self {
+        let start = |executor| TestPlanner::on(Arc::clone(&dir), executor, FakeHealth::default(), ALL_PEERS);
+        let (owner, other) = (start(FakeExecutor::default()).await, start(executor).await);
         owner.script("model", Script::Hangs);
         let store = store::open(&url(dir.path())).await.unwrap();
         Self { owner, other, store, dir }
     }
 
     /// A plan whose task runs at the owner.
-    async fn running(&self) -> String {
-        let calls = || self.owner.executor.log.lock().unwrap().calls.len();
-        let before = calls();
+    pub(super) async fn running(&self) -> String {
         let request = graph(vec![task("a", "model", "{}", &[])]);
         let plan_id = self.owner.client.clone().submit_plan(request).await.unwrap().into_inner().plan_id;
-        eventually(async || calls() > before).await;
+        // Its start is journaled after the executor has it.
+        eventually(async || status_of(&self.owner.plan(&plan_id).await) == Status::Running).await;
         plan_id
     }
 
-    async fn owner_of(&self, plan_id: &str) -> PlanOwner {
+    pub(super) async fn owner_of(&self, plan_id: &str) -> PlanOwner {
         self.store.owner(plan_id.parse().unwrap()).await.unwrap().unwrap()
     }
 
-    async fn execute(&self, sql: String) {
+    pub(super) async fn execute(&self, sql: String) {
         let mut file = SqliteConnection::connect(&url(self.dir.path())).await.unwrap();
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut file).await.unwrap();
     }

@@ -16,6 +16,7 @@ mod conversations;
 mod damage;
 mod execute;
 mod executors;
+mod forwarded_output;
 mod forwarding;
 mod graphs;
 mod idempotency;

@@ -10,25 +10,29 @@ use tonic::Streaming;
 
 use crate::support::{PATIENCE, Script, TestPlanner, failed, finished, says, started};
 
-fn chat() -> PlanAndExecuteRequest {
+pub(super) fn chat() -> PlanAndExecuteRequest {
     PlanAndExecuteRequest { message: "hello".into(), ..Default::default() }
 }
 
-async fn submit(planner: &TestPlanner) -> String {
+pub(super) async fn submit(planner: &TestPlanner) -> String {
     planner.client.clone().submit_plan(chat()).await.unwrap().into_inner().plan_id
 }
 
-async fn watch(planner: &TestPlanner, plan_id: &str, with_output: bool) -> Streaming<WatchPlanResponse> {
+pub(super) async fn watch(
+    planner: &TestPlanner,
+    plan_id: &str,
+    with_output: bool,
+) -> Streaming<WatchPlanResponse> {
     let request = WatchPlanRequest { plan_id: plan_id.into(), after_position: 0, with_output };
     planner.client.clone().watch_plan(request).await.unwrap().into_inner()
 }
 
-async fn next(events: &mut Streaming<WatchPlanResponse>) -> Option<WatchPlanResponse> {
+pub(super) async fn next(events: &mut Streaming<WatchPlanResponse>) -> Option<WatchPlanResponse> {
     tokio::time::timeout(PATIENCE, events.message()).await.expect("an event comes in time").unwrap()
 }
 
 /// The next output.
-async fn said(events: &mut Streaming<WatchPlanResponse>) -> WatchPlanResponse {
+pub(super) async fn said(events: &mut Streaming<WatchPlanResponse>) -> WatchPlanResponse {
     loop {
         let event = next(events).await.expect("the plan has not ended");
         if event.position == 0 {
@@ -37,7 +41,7 @@ async fn said(events: &mut Streaming<WatchPlanResponse>) -> WatchPlanResponse {
     }
 }
 
-async fn rest(mut events: Streaming<WatchPlanResponse>) -> Vec<WatchPlanResponse> {
+pub(super) async fn rest(mut events: Streaming<WatchPlanResponse>) -> Vec<WatchPlanResponse> {
     let mut found = Vec::new();
     while let Some(event) = next(&mut events).await {
         found.push(event);
@@ -45,11 +49,11 @@ async fn rest(mut events: Streaming<WatchPlanResponse>) -> Vec<WatchPlanResponse
     found
 }
 
-fn facts(event: &WatchPlanResponse) -> Value {
+pub(super) fn facts(event: &WatchPlanResponse) -> Value {
     serde_json::from_str(&event.data_json).unwrap()
 }
 
-fn text(events: &[WatchPlanResponse]) -> String {
+pub(super) fn text(events: &[WatchPlanResponse]) -> String {
     let outputs = events.iter().filter(|event| event.kind == "output");
     outputs.map(|event| facts(event)["text"].as_str().unwrap().to_owned()).collect()
 }

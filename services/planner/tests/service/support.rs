@@ -31,9 +31,9 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::Response;
 
-use self::peers::serve_peer;
 pub use self::peers::{
-    FakeExecutor, FakeHealth, Script, answers, failed, finished, says, started, succeeded, unhealthy,
+    FakeExecutor, FakeHealth, Script, answers, failed, finished, says, serve_peer, started, succeeded,
+    unhealthy,
 };
 
 /// Maximum number of plans in flight.
