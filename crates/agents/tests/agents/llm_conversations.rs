@@ -114,6 +114,24 @@ fn members_of_anthropic_reach_anthropic_and_no_strict_server() {
 }
 
 #[test]
+fn document_reaches_providers_that_read_it() {
+    let payload = json!({"message": "x", "messages": [{"role": "user", "content": [
+        {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBE"}},
+    ]}]});
+    let source = json!({"type": "base64", "media_type": "application/pdf", "data": "JVBE"});
+    assert_eq!(
+        sent(Anthropic, payload.clone()).unwrap()["messages"][0]["content"],
+        json!([{"type": "document", "source": source}])
+    );
+    assert_eq!(
+        sent(Gemini, payload.clone()).unwrap()["contents"][0]["parts"],
+        json!([{"inlineData": {"mimeType": "application/pdf", "data": "JVBE"}}])
+    );
+    let refused = sent(Ollama, payload).unwrap_err();
+    assert!(refused.message.contains("has a document"), "{}", refused.message);
+}
+
+#[test]
 fn gemini_conversation_is_translated() {
     let body = sent(Gemini, conversation()).unwrap();
     let call = |city: &str| json!({"functionCall": {"name": "weather", "args": {"city": city}}});

@@ -24,6 +24,11 @@ pub(super) enum Part<'a> {
     },
     /// An image elsewhere.
     Url(&'a str),
+    /// A document inside the message.
+    Document {
+        media_type: &'a str,
+        base64: &'a str,
+    },
 }
 
 /// The role of `message`. Unknown roles were refused before.
@@ -47,7 +52,7 @@ pub(super) fn text(message: &Value) -> String {
 /// The parts of message number `index`.
 ///
 /// # Errors
-/// For a part that is neither text nor an image.
+/// For a part that is neither text nor an image nor a document.
 pub(super) fn parts(message: &Value, index: usize) -> Result<Vec<Part<'_>>, Unsupported> {
     let parts = match &message["content"] {
         Value::Array(parts) => parts,
@@ -59,6 +64,9 @@ pub(super) fn parts(message: &Value, index: usize) -> Result<Vec<Part<'_>>, Unsu
 fn part_of(part: &Value, index: usize, number: usize) -> Result<Part<'_>, Unsupported> {
     if let Some(text) = part["text"].as_str() {
         return Ok(Part::Text(text));
+    }
+    if part["type"] == "file" {
+        return document(part, index, number);
     }
     let url = part["image_url"]["url"].as_str().or_else(|| part["image_url"].as_str());
     let Some(url) = url else {
@@ -75,6 +83,22 @@ fn part_of(part: &Value, index: usize, number: usize) -> Result<Part<'_>, Unsupp
         ))
     })?;
     Ok(Part::Data { media_type: media_type.split(';').next().unwrap_or(media_type), base64 })
+}
+
+fn document(part: &Value, index: usize, number: usize) -> Result<Part<'_>, Unsupported> {
+    let data = part["file"]["file_data"].as_str().and_then(|data| data.strip_prefix("data:"));
+    let document = data.and_then(|data| data.split_once(";base64,"));
+    let (media_type, base64) = document.ok_or_else(|| {
+        Unsupported(format!(
+            "`messages[{index}].content[{number}].file.file_data` must be `data:application/pdf;base64,…`"
+        ))
+    })?;
+    Ok(Part::Document { media_type, base64 })
+}
+
+/// The error for a document, which the provider does not read.
+pub(super) fn no_document(index: usize) -> Unsupported {
+    Unsupported(format!("`messages[{index}]` has a document; this provider takes `text` and `image_url`"))
 }
 
 /// The error for an image that the provider does not load itself.

@@ -60,6 +60,7 @@ fn converted(messages: &[Value], message: &Value, index: usize) -> Result<Value,
             Part::Text(part) => text.push_str(part),
             Part::Data { base64, .. } => images.push(base64),
             Part::Url(_) => return Err(content::no_url(index)),
+            Part::Document { .. } => return Err(content::no_document(index)),
         }
     }
     let role = content::role(message);

@@ -138,6 +138,10 @@ fn blocks(message: &Value, index: usize) -> Result<Vec<Value>, Unsupported> {
             let source = json!({"type": "base64", "media_type": media_type, "data": base64});
             Some(json!({"type": "image", "source": source}))
         }
+        Part::Document { media_type, base64 } => {
+            let source = json!({"type": "base64", "media_type": media_type, "data": base64});
+            Some(json!({"type": "document", "source": source}))
+        }
         Part::Url(url) => Some(json!({"type": "image", "source": {"type": "url", "url": url}})),
     };
     let mut blocks: Vec<_> = content::parts(message, index)?.into_iter().filter_map(block).collect();

@@ -96,7 +96,7 @@ fn parts(message: &Value, index: usize) -> Result<Vec<Value>, Unsupported> {
     let part = |part: Part<'_>| match part {
         Part::Text("") => Ok(None),
         Part::Text(text) => Ok(Some(json!({ "text": text }))),
-        Part::Data { media_type, base64 } => {
+        Part::Data { media_type, base64 } | Part::Document { media_type, base64 } => {
             Ok(Some(json!({"inlineData": {"mimeType": media_type, "data": base64}})))
         }
         Part::Url(_) => Err(content::no_url(index)),
