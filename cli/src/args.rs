@@ -3,8 +3,11 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use phoenix_agents::BuiltinAgent;
 use phoenix_platform::config::RoleFlags;
+
+use crate::client::args::{AgentsArgs, ChatArgs, DeadLettersArgs, PlansArgs, TraceArgs};
 
 /// Durable orchestrator for AI agents: plans which agents run, supervises them and journals every step.
 ///
@@ -31,6 +34,16 @@ pub(crate) enum Command {
     Executor(RoleArgs),
     /// Track the health of agents
     Health(RoleArgs),
+    /// Send a message to an agent of a running stack, and print its answer
+    Chat(ChatArgs),
+    /// List, show, watch, submit, cancel and redrive plans of a running stack
+    Plans(PlansArgs),
+    /// Show the agents of a running stack, their health and circuits
+    Agents(AgentsArgs),
+    /// List, redrive and discard tasks that failed permanently
+    DeadLetters(DeadLettersArgs),
+    /// Show everything that happened under a correlation id
+    Trace(TraceArgs),
     /// Back up a data folder while the stack runs
     Backup(BackupArgs),
     /// Restore a backup
@@ -39,6 +52,16 @@ pub(crate) enum Command {
     Agent {
         /// llm-router, git, obsidian or echo
         name: BuiltinAgent,
+    },
+    /// Print the completions of a shell, such as for `phoenix completions bash > /etc/bash_completion.d/phoenix`
+    Completions {
+        /// Shell that completes
+        shell: Shell,
+    },
+    /// Write the manual pages into a folder
+    Man {
+        /// The folder, which must exist
+        folder: PathBuf,
     },
     /// Kill the agents of an executor that was killed (started by the executor)
     #[command(hide = true)]

@@ -2,11 +2,13 @@
 //!
 //! `phoenix` alone is `phoenix up`: the four services as child processes on this machine. `phoenix gateway`, `planner`,
 //! `executor` and `health` are the services, `phoenix agent NAME` the built-in agents, and `phoenix backup` and `restore`
-//! copy data folders.
+//! copy data folders. `phoenix chat`, `plans`, `agents`, `dead-letters` and `trace` talk to a running gateway.
 
 mod agent;
 mod args;
 mod backup;
+mod client;
+mod manual;
 mod role;
 mod terminal;
 mod up;
@@ -18,6 +20,7 @@ use phoenix_platform::{config::EXIT_CONFIG, privacy};
 
 use crate::{
     args::{Cli, Command},
+    client::Request,
     terminal::print_error,
 };
 
@@ -52,6 +55,13 @@ fn run(cli: Cli) -> ExitCode {
         Command::Planner(args) => role::run(phoenix_platform::config::Role::Planner, args),
         Command::Executor(args) => role::run(phoenix_platform::config::Role::Executor, args),
         Command::Health(args) => role::run(phoenix_platform::config::Role::Health, args),
+        Command::Chat(args) => client::run(Request::Chat(args)),
+        Command::Plans(args) => client::run(Request::Plans(args)),
+        Command::Agents(args) => client::run(Request::Agents(args)),
+        Command::DeadLetters(args) => client::run(Request::DeadLetters(args)),
+        Command::Trace(args) => client::run(Request::Trace(args)),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { folder } => manual::pages(&folder),
         Command::Backup(args) => backup::backup(args),
         Command::Restore(args) => backup::restore(args),
         Command::Agent { name } => agent::run(name),

@@ -1,0 +1,229 @@
+//! Command line of the commands that talk to a gateway.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use url::Url;
+
+/// The gateway, and the form of the output.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct GatewayArgs {
+    /// Address of the gateway
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "PHOENIX_URL",
+        default_value = "http://127.0.0.1:8181"
+    )]
+    pub(crate) url: Url,
+    /// Token of the gateway
+    #[arg(long, global = true, value_name = "TOKEN", env = "ORCH_API_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// File with the token of the gateway
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "token")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// File with the certificates (PEM) of the authorities to trust, instead of those of this machine
+    #[arg(long, global = true, value_name = "FILE", env = "PHOENIX_CA")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Print JSON, one document per line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// Arguments of `phoenix chat`.
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// The message; read from standard input when absent or `-`
+    pub(crate) message: Option<String>,
+    /// Agent that answers; the message decides when absent
+    #[arg(long, short)]
+    pub(crate) agent: Option<String>,
+    /// Model, such as anthropic/claude-sonnet-5-5, for agents that call one
+    #[arg(long, short)]
+    pub(crate) model: Option<String>,
+    /// File with the context of the message
+    #[arg(long, value_name = "FILE")]
+    pub(crate) context: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) gateway: GatewayArgs,
+}
+
+/// Arguments of `phoenix plans`.
+#[derive(Debug, Args)]
+pub(crate) struct PlansArgs {
+    #[command(subcommand)]
+    pub(crate) command: PlansCommand,
+    #[command(flatten)]
+    pub(crate) gateway: GatewayArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PlansCommand {
+    /// List plans, the newest first
+    List(PlanFilter),
+    /// Show a plan with its tasks and attempts
+    Get {
+        /// Id of the plan
+        plan_id: String,
+    },
+    /// Print the events of a plan as they happen, until it ends
+    Watch {
+        /// Id of the plan
+        plan_id: String,
+    },
+    /// Submit a plan, and print its id
+    Submit {
+        /// File with the plan, JSON as for POST /api/v1/plans; `-` is standard input
+        file: PathBuf,
+        /// Print the events of the plan until it ends
+        #[arg(long, short)]
+        wait: bool,
+        /// A repeat with the same key returns the first plan
+        #[arg(long, value_name = "KEY")]
+        idempotency_key: Option<String>,
+    },
+    /// Cancel a plan and kill its running tasks
+    Cancel {
+        /// Id of the plan
+        plan_id: String,
+        /// Reason, kept with the plan
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Continue a failed plan as a new one, and print its id
+    Redrive {
+        /// Id of the plan
+        plan_id: String,
+        /// File with new inputs: a JSON object, by key of the task; `-` is standard input
+        #[arg(long, value_name = "FILE")]
+        input: Option<PathBuf>,
+        /// Reason, kept with the plan
+        #[arg(long)]
+        reason: Option<String>,
+        /// Print the events of the new plan until it ends
+        #[arg(long, short)]
+        wait: bool,
+    },
+}
+
+/// Which plans to list.
+#[derive(Debug, Args)]
+pub(crate) struct PlanFilter {
+    /// pending, running, succeeded, failed or cancelled
+    #[arg(long)]
+    pub(crate) status: Option<String>,
+    /// Plans with a task of this agent
+    #[arg(long)]
+    pub(crate) agent: Option<String>,
+    /// Plans of this correlation id
+    #[arg(long, value_name = "ID")]
+    pub(crate) correlation_id: Option<String>,
+    /// Plans since this time (2026-11-27T08:00:00Z), or of the time until now (90m, 2h, 1d)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// At most this many
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: u64,
+}
+
+/// Arguments of `phoenix agents`.
+#[derive(Debug, Args)]
+pub(crate) struct AgentsArgs {
+    #[command(subcommand)]
+    pub(crate) command: AgentsCommand,
+    #[command(flatten)]
+    pub(crate) gateway: GatewayArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentsCommand {
+    /// List agents with their health and circuit
+    List,
+    /// Show one agent
+    Get {
+        /// Name of the agent
+        name: String,
+    },
+}
+
+/// Arguments of `phoenix dead-letters`.
+#[derive(Debug, Args)]
+pub(crate) struct DeadLettersArgs {
+    #[command(subcommand)]
+    pub(crate) command: DeadLettersCommand,
+    #[command(flatten)]
+    pub(crate) gateway: GatewayArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLettersCommand {
+    /// List tasks that failed permanently, the newest first
+    List {
+        #[command(flatten)]
+        filter: DeadLetterFilter,
+        /// open, redriven or discarded
+        #[arg(long)]
+        state: Option<String>,
+        /// At most this many
+        #[arg(long, short = 'n', value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+        limit: u64,
+    },
+    /// Redrive the plans of open dead letters, one after another
+    Redrive {
+        #[command(flatten)]
+        filter: DeadLetterFilter,
+        /// Plans per second
+        #[arg(long, value_name = "N")]
+        rate: Option<f64>,
+        /// At most this many
+        #[arg(long, short = 'n', value_name = "N")]
+        limit: Option<u64>,
+        /// Reason, kept with the plans
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Mark open dead letters as resolved, without running anything
+    Discard {
+        #[command(flatten)]
+        filter: DeadLetterFilter,
+        /// At most this many
+        #[arg(long, short = 'n', value_name = "N")]
+        limit: Option<u64>,
+        /// Reason, kept with the dead letters
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+/// Which dead letters.
+#[derive(Debug, Args)]
+pub(crate) struct DeadLetterFilter {
+    /// Tasks of this agent
+    #[arg(long)]
+    pub(crate) agent: Option<String>,
+    /// Tasks that ended with this error code
+    #[arg(long)]
+    pub(crate) code: Option<String>,
+    /// Tasks whose last attempt has this failure class, such as timeout
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) error_class: Option<String>,
+    /// Tasks of this plan
+    #[arg(long, value_name = "ID")]
+    pub(crate) plan_id: Option<String>,
+    /// Tasks of plans of this correlation id
+    #[arg(long, value_name = "ID")]
+    pub(crate) correlation_id: Option<String>,
+    /// Tasks that failed since this time (2026-11-27T08:00:00Z), or in the time until now (90m, 2h, 1d)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+}
+
+/// Arguments of `phoenix trace`.
+#[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    /// Correlation id, as in the header X-Correlation-Id and in every log line; the id of a plan works, too
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) gateway: GatewayArgs,
+}

@@ -1,0 +1,110 @@
+//! `phoenix chat`: sends a message, and prints the answer as the agent says it.
+
+use std::io::{IsTerminal, Read, stdin};
+
+use reqwest::Method;
+use serde_json::{Map, Value};
+
+use super::{
+    args::ChatArgs,
+    error::ClientError,
+    gateway::{Gateway, read},
+    output::{is_terminal, line, part, plain, text},
+};
+use crate::terminal::print_error;
+
+/// # Errors
+/// When the request is refused, or the chat does not succeed.
+pub(super) async fn run(args: ChatArgs) -> Result<(), ClientError> {
+    let gateway = Gateway::new(&args.gateway)?;
+    let mut body = Map::new();
+    body.insert("message".into(), message(args.message)?.into());
+    body.extend(args.agent.map(|agent| ("agent".into(), agent.into())));
+    body.extend(args.model.map(|model| ("model".into(), model.into())));
+    if let Some(path) = &args.context {
+        body.insert("context".into(), read(path)?.into());
+    }
+    let mut events = gateway.events(gateway.request(Method::POST, "/api/v1/chat").json(&body)).await?;
+    let mut answer = Answer { live: is_terminal() && !args.gateway.json, shown: String::new() };
+    while let Some(event) = events.next().await? {
+        let data = event.data.unwrap_or_default();
+        let name = event.event.unwrap_or_default();
+        if args.gateway.json {
+            line(&data)?;
+        }
+        let facts: Value = serde_json::from_str(&data).unwrap_or_default();
+        match name.as_str() {
+            "output" => answer.grow(text(&facts["data"], "text"))?,
+            "output_reset" => answer.reset(&facts["data"]["attempt"])?,
+            "response" => return answer.end(&facts, args.gateway.json),
+            _ => {}
+        }
+    }
+    Err(ClientError::Broken { url: gateway.url().into(), problem: "it ended without a response".into() })
+}
+
+/// The message of the command line, or of standard input.
+fn message(argument: Option<String>) -> Result<String, ClientError> {
+    match argument {
+        Some(message) if message != "-" => Ok(message),
+        None if stdin().is_terminal() => {
+            Err(ClientError::Usage("a message is missing: phoenix chat 'git status', or from a pipe".into()))
+        }
+        _ => {
+            let mut text = String::new();
+            let read = stdin().read_to_string(&mut text);
+            read.map_err(|error| ClientError::File { path: "standard input".into(), error })?;
+            Ok(text.trim_end().to_owned())
+        }
+    }
+}
+
+/// An answer that is being printed.
+struct Answer {
+    /// Whether parts are shown before the end. A program that reads the output gets the whole answer only.
+    live: bool,
+    /// What was shown of the present attempt.
+    shown: String,
+}
+
+impl Answer {
+    fn grow(&mut self, said: &str) -> Result<(), ClientError> {
+        if self.live {
+            part(plain(said))?;
+            self.shown.push_str(said);
+        }
+        Ok(())
+    }
+
+    /// A new attempt has begun: what was said before is void.
+    fn reset(&mut self, attempt: &Value) -> Result<(), ClientError> {
+        if !std::mem::take(&mut self.shown).is_empty() {
+            line("")?;
+        }
+        if self.live {
+            print_error(format_args!("the attempt failed; attempt {attempt} begins"));
+        }
+        Ok(())
+    }
+
+    /// Prints what of the answer was not shown.
+    fn end(&self, response: &Value, is_json: bool) -> Result<(), ClientError> {
+        if !self.shown.is_empty() && (response["status"] != "success" || response["output"] != self.shown) {
+            line("")?;
+        }
+        if response["status"] != "success" {
+            let error = &response["error"];
+            let (code, message) = (text(error, "code"), plain(text(error, "message")));
+            let id = text(response, "correlation_id");
+            let message = format!("{code}: {message}\nphoenix trace {id} shows what happened");
+            return Err(ClientError::Unsuccessful(message));
+        }
+        match &response["output"] {
+            _ if is_json => Ok(()),
+            Value::String(output) if self.live && *output == self.shown => line(""),
+            Value::String(output) if self.live => line(plain(output)),
+            Value::String(output) => line(output),
+            output => line(output.to_string()),
+        }
+    }
+}

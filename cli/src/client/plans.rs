@@ -1,0 +1,120 @@
+//! `phoenix plans`.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Map, Value, value::RawValue};
+
+use super::{
+    args::{PlanFilter, PlansArgs, PlansCommand},
+    error::ClientError,
+    gateway::{Gateway, id, read},
+    output::{between, cell, json_lines, line, parsed, since, table, text, time},
+    trace, watch,
+};
+
+/// # Errors
+/// When the request is refused, or a plan that was awaited does not succeed.
+pub(super) async fn run(args: PlansArgs) -> Result<(), ClientError> {
+    let gateway = &Gateway::new(&args.gateway)?;
+    let is_json = args.gateway.json;
+    match args.command {
+        PlansCommand::List(filter) => list(gateway, &filter, is_json).await,
+        PlansCommand::Get { plan_id } => get(gateway, &id(&plan_id)?, is_json).await,
+        PlansCommand::Watch { plan_id } => watch::until_end(gateway, &id(&plan_id)?, is_json).await,
+        PlansCommand::Submit { file, wait, idempotency_key } => {
+            let mut request = gateway.request(Method::POST, "/api/v1/plans");
+            request = request.body(document(&file)?).header("content-type", "application/json");
+            if let Some(key) = idempotency_key {
+                request = request.header("idempotency-key", key);
+            }
+            accept(gateway, request, wait, is_json).await
+        }
+        PlansCommand::Cancel { plan_id, reason } => {
+            let mut body = Map::new();
+            body.extend(reason.map(|reason| ("reason".into(), reason.into())));
+            let path = format!("/api/v1/plans/{}:cancel", id(&plan_id)?);
+            let plan = gateway.json(gateway.request(Method::POST, &path).json(&body)).await?;
+            show(&plan, is_json)
+        }
+        PlansCommand::Redrive { plan_id, input, reason, wait } => {
+            let mut body = Map::new();
+            if let Some(path) = input {
+                let input = serde_json::from_str(&document(&path)?);
+                let invalid =
+                    |error| ClientError::Usage(format!("`{}` is not JSON: {error}", path.display()));
+                body.insert("input".into(), input.map_err(invalid)?);
+            }
+            body.extend(reason.map(|reason| ("reason".into(), reason.into())));
+            let path = format!("/api/v1/plans/{}:redrive", id(&plan_id)?);
+            accept(gateway, gateway.request(Method::POST, &path).json(&body), wait, is_json).await
+        }
+    }
+}
+
+/// The text of a file, or of standard input.
+fn document(path: &Path) -> Result<String, ClientError> {
+    if path == Path::new("-") {
+        return std::io::read_to_string(std::io::stdin())
+            .map_err(|error| ClientError::File { path: "standard input".into(), error });
+    }
+    read(path)
+}
+
+async fn list(gateway: &Gateway, filter: &PlanFilter, is_json: bool) -> Result<(), ClientError> {
+    let since = filter.since.as_deref().map(since).transpose()?;
+    let query = [
+        ("status", filter.status.as_deref()),
+        ("agent", filter.agent.as_deref()),
+        ("correlation_id", filter.correlation_id.as_deref()),
+        ("since", since.as_deref()),
+    ];
+    let query: Vec<_> = query.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    let plans = gateway.list("/api/v1/plans", &query, "plans", filter.limit).await?;
+    if is_json {
+        return json_lines(&plans);
+    }
+    let now = Timestamp::now();
+    let row = |plan: &Value| {
+        let (created, ended) = (time(plan, "created_at"), time(plan, "ended_at"));
+        vec![
+            text(plan, "plan_id").to_owned(),
+            text(plan, "status").to_owned(),
+            between(created, Some(now)),
+            between(created, ended.or(Some(now))),
+            cell(text(&plan["error"], "message")),
+        ]
+    };
+    table(&["PLAN", "STATUS", "AGE", "TOOK", "ERROR"], &plans, row)
+}
+
+async fn get(gateway: &Gateway, plan_id: &str, is_json: bool) -> Result<(), ClientError> {
+    let plan = gateway.json(gateway.request(Method::GET, &format!("/api/v1/plans/{plan_id}"))).await?;
+    show(&plan, is_json)
+}
+
+fn show(plan: &RawValue, is_json: bool) -> Result<(), ClientError> {
+    if is_json {
+        return line(plan.get());
+    }
+    line(trace::story(&parsed(plan)))
+}
+
+/// Sends a request for a new plan, and prints its id or, with `wait`, its events.
+async fn accept(
+    gateway: &Gateway,
+    request: RequestBuilder,
+    wait: bool,
+    is_json: bool,
+) -> Result<(), ClientError> {
+    let accepted = gateway.json(request.header("prefer", "respond-async")).await?;
+    let plan = parsed(&accepted);
+    let plan_id = text(&plan, "plan_id");
+    if is_json {
+        line(accepted.get())?;
+    } else {
+        line(plan_id)?;
+    }
+    if wait { watch::until_end(gateway, plan_id, is_json).await } else { Ok(()) }
+}

@@ -1,0 +1,205 @@
+//! `phoenix trace`: everything that happened under a correlation id, in order.
+
+use std::fmt::Write;
+
+use jiff::Timestamp;
+use reqwest::Method;
+use serde_json::Value;
+
+use super::{
+    args::TraceArgs,
+    error::ClientError,
+    gateway::{Gateway, id},
+    output::{between, indented, line, parsed, plain, short, text, time},
+};
+
+/// Most plans of one correlation id that are shown.
+const MAX_PLANS: u64 = 50;
+
+/// Longest output that is shown whole, in bytes.
+const LONGEST_OUTPUT: usize = 2_000;
+
+/// # Errors
+/// When there is no plan of that id, or a request is refused.
+pub(super) async fn run(args: TraceArgs) -> Result<(), ClientError> {
+    let gateway = Gateway::new(&args.gateway)?;
+    let id = id(&args.id)?;
+    let query = [("correlation_id", id.as_str())];
+    let found = gateway.list("/api/v1/plans", &query, "plans", MAX_PLANS).await?;
+    let mut plan_ids: Vec<_> = found.iter().map(|plan| text(&parsed(plan), "plan_id").to_owned()).collect();
+    // The listing begins with the newest, a story with the oldest.
+    plan_ids.reverse();
+    if plan_ids.is_empty() {
+        plan_ids.push(id);
+    }
+    for (index, plan_id) in plan_ids.iter().enumerate() {
+        let request = gateway.request(Method::GET, &format!("/api/v1/plans/{plan_id}"));
+        let plan = gateway.json(request).await.map_err(|error| match error {
+            ClientError::Refused { status: 404, .. } => ClientError::Unsuccessful(format!(
+                "there is no plan with the correlation id or the id {}; plans are kept for a limited time",
+                args.id
+            )),
+            other => other,
+        })?;
+        if args.gateway.json {
+            line(plan.get())?;
+            continue;
+        }
+        if index > 0 {
+            line("")?;
+        }
+        line(story(&parsed(&plan)))?;
+    }
+    Ok(())
+}
+
+/// A plan with its tasks and attempts, as lines without a line break at the end.
+pub(super) fn story(plan: &Value) -> String {
+    let created = time(plan, "created_at");
+    let took = between(created, time(plan, "ended_at").or_else(|| Some(Timestamp::now())));
+    let status = text(plan, "status");
+    let word = if plan["ended_at"].is_null() { "for" } else { "after" };
+    let mut out = format!("plan {}  {status} {word} {took}\n", text(plan, "plan_id"));
+    let mut fact = |name: &str, value: &str| {
+        if !value.is_empty() {
+            let _ = writeln!(out, "  {name:<12}{}", plain(value));
+        }
+    };
+    fact("correlation", text(plan, "correlation_id"));
+    fact("accepted", text(plan, "created_at"));
+    fact("deadline", text(plan, "deadline_at"));
+    fact("redrive of", text(plan, "redrive_of"));
+    fact("redriven as", text(plan, "redriven_as"));
+    fact("usage", &usage(&plan["usage"]));
+    fact("error", &error(&plan["error"]));
+    for task in plan["tasks"].as_array().into_iter().flatten() {
+        out.push_str(&task_story(task, created));
+    }
+    if let Some(output) = plan["output"].as_str() {
+        let shown = output.get(..LONGEST_OUTPUT).unwrap_or(output);
+        let more = if shown.len() < output.len() || plan["truncated"] == true { "\n    …" } else { "" };
+        let _ = writeln!(out, "  output\n{}{more}", indented(shown, "    "));
+    }
+    out.truncate(out.trim_end().len());
+    out
+}
+
+fn task_story(task: &Value, created: Option<Timestamp>) -> String {
+    let mut out = format!(
+        "  task {}  {} {}  {}",
+        plain(text(task, "key")),
+        plain(text(task, "agent")),
+        plain(text(task, "action")),
+        text(task, "status")
+    );
+    let phases = [("queued", "queue_ms"), ("backoff", "backoff_ms"), ("ran", "run_ms")];
+    for (word, name) in phases {
+        if let Some(millis) = task["timeline"][name].as_u64().filter(|millis| *millis > 0) {
+            let _ = write!(out, "  {word} {}", short(std::time::Duration::from_millis(millis)));
+        }
+    }
+    out.push('\n');
+    let after: Vec<_> =
+        task["depends_on"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if !after.is_empty() {
+        let _ = writeln!(out, "    after {}", plain(&after.join(", ")));
+    }
+    let attempts = task["attempts"].as_array();
+    for attempt in attempts.into_iter().flatten() {
+        out.push_str(&attempt_story(attempt, created));
+    }
+    // The last attempt says the same in other words.
+    if attempts.is_none_or(Vec::is_empty) && task["error"].is_object() {
+        let _ = writeln!(out, "    error {}", plain(&error(&task["error"])));
+    }
+    out
+}
+
+fn attempt_story(attempt: &Value, created: Option<Timestamp>) -> String {
+    let (started, ended) = (time(attempt, "started_at"), time(attempt, "ended_at"));
+    let outcome = attempt["outcome"].as_str().unwrap_or("running");
+    let mut out = format!(
+        "    attempt {}  at +{}  {outcome}  {}",
+        attempt["number"],
+        between(created, started),
+        between(started, ended.or_else(|| Some(Timestamp::now())))
+    );
+    for word in [text(attempt, "error_class"), text(attempt, "worker"), &usage(&attempt["usage"])] {
+        if !word.is_empty() {
+            let _ = write!(out, "  {}", plain(word));
+        }
+    }
+    out.push('\n');
+    for (name, indent) in [("message", "      "), ("stderr_tail", "      stderr| ")] {
+        if let Some(words) = attempt[name].as_str().filter(|words| !words.is_empty()) {
+            let _ = writeln!(out, "{}", indented(words, indent));
+        }
+    }
+    out
+}
+
+fn error(error: &Value) -> String {
+    if error.is_object() {
+        format!("{}: {}", text(error, "code"), text(error, "message"))
+    } else {
+        String::new()
+    }
+}
+
+/// Tokens and cost; empty when there are none.
+fn usage(usage: &Value) -> String {
+    let counts = [("input", "input_tokens"), ("output", "output_tokens")];
+    let tokens = counts.map(|(word, name)| Some(format!("{} {word} tokens", usage[name].as_u64()?)));
+    let cost = usage["cost_usd"].as_f64().map(|cost| format!("USD {cost}"));
+    tokens.into_iter().chain([cost]).flatten().collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn story_shows_each_attempt_with_its_cause() {
+        let plan = json!({
+            "plan_id": "P", "correlation_id": "C", "status": "failed",
+            "created_at": "2026-11-27T08:00:00Z", "ended_at": "2026-11-27T08:00:03.2Z",
+            "error": {"code": "execution_failed", "message": "no\u{1b}[1m luck"},
+            "tasks": [{
+                "key": "a", "agent": "echo", "action": "chat", "status": "dead_lettered", "depends_on": ["b", "c"],
+                "timeline": {"queue_ms": 4, "backoff_ms": 0, "run_ms": 1200},
+                "attempts": [
+                    {"number": 1, "started_at": "2026-11-27T08:00:01Z", "ended_at": "2026-11-27T08:00:01.5Z",
+                     "outcome": "failed", "error_class": "timeout", "message": "too slow", "worker": "pid 7",
+                     "stderr_tail": "one\ntwo"},
+                    {"number": 2, "started_at": "2026-11-27T08:00:02Z", "ended_at": "2026-11-27T08:00:03Z",
+                     "outcome": "failed", "error_class": "crash", "worker": "pid 8",
+                     "usage": {"input_tokens": 3, "output_tokens": 5, "cost_usd": 0.01}},
+                ],
+            }],
+        });
+        let expected = "\
+plan P  failed after 3.2s
+  correlation C
+  accepted    2026-11-27T08:00:00Z
+  error       execution_failed: no\u{fffd}[1m luck
+  task a  echo chat  dead_lettered  queued 4ms  ran 1.2s
+    after b, c
+    attempt 1  at +1.0s  failed  500ms  timeout  pid 7
+      too slow
+      stderr| one
+      stderr| two
+    attempt 2  at +2.0s  failed  1.0s  crash  pid 8  3 input tokens, 5 output tokens, USD 0.01";
+        assert_eq!(story(&plan), expected);
+    }
+
+    #[test]
+    fn story_of_any_document_is_text() {
+        for odd in
+            [json!(null), json!([]), json!({"tasks": [null, {"attempts": [3]}], "output": "é".repeat(3_000)})]
+        {
+            assert!(story(&odd).starts_with("plan "), "{odd}");
+        }
+    }
+}

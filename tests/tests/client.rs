@@ -1,0 +1,161 @@
+//! The commands of `phoenix` that talk to a gateway, as a person or a script runs them.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{path::Path, process::Stdio};
+
+use phoenix_platform::config::Role;
+use phoenix_testkit::{phoenix_bin, sandbox::Sandbox};
+use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt, process::Command};
+
+const SCRIPTED: &str = env!("CARGO_BIN_EXE_scripted_agent");
+
+/// What a command printed, and its exit code.
+#[derive(Debug)]
+struct Ran {
+    out: String,
+    err: String,
+    code: i32,
+}
+
+impl Ran {
+    /// The output without its last line break.
+    fn succeeded(&self) -> &str {
+        assert_eq!((self.code, self.err.as_str()), (0, ""), "{self:?}");
+        self.out.trim_end()
+    }
+
+    /// The lines of the output as JSON.
+    fn json(&self) -> Vec<Value> {
+        self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// Runs `phoenix` with `words`, whose `stdin` is a pipe.
+async fn phoenix(url: &str, words: &[&str], stdin: &str) -> Ran {
+    let mut command = Command::new(phoenix_bin());
+    command.args(words).env_clear().env("PHOENIX_URL", url).kill_on_drop(true);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    // A command that takes no input ends without reading it.
+    let _ = pipe.write_all(stdin.as_bytes()).await;
+    drop(pipe);
+    let output = child.wait_with_output().await.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Ran { out: text(output.stdout), err: text(output.stderr), code: output.status.code().unwrap() }
+}
+
+/// An agent that echoes unless the file `broken` exists.
+fn agent(dir: &Path) -> String {
+    let command = json!([SCRIPTED, "fail", dir.join("starts"), dir.join("broken")]);
+    format!("[agents.fickle]\ncommand = {command}\n[agents.fickle.retry]\nmax_attempts = 1\n")
+}
+
+fn plan(dir: &Path) -> String {
+    let task = |key: &str, message: &str| json!({"key": key, "agent": "fickle", "action": "chat", "input": {"message": message}});
+    let path = dir.join("plan.json");
+    let mut tasks = [task("first", "one"), task("second", "{{tasks.first.output}} two")];
+    tasks[1]["depends_on"] = json!(["first"]);
+    std::fs::write(&path, json!({ "tasks": tasks }).to_string()).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn chats_and_plans_are_run_shown_and_traced() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = Sandbox::start(&agent(dir.path())).await;
+    let url = sandbox.url(Role::Gateway);
+    let run = async |words: &[&str]| phoenix(&url, words, "").await;
+
+    assert_eq!(run(&["chat", "--agent", "fickle", "hello"]).await.succeeded(), "hello");
+    let piped = phoenix(&url, &["chat", "--agent=fickle", "--json"], "from a pipe\n").await;
+    assert_eq!(piped.json().last().unwrap()["output"], "from a pipe");
+
+    let file = plan(dir.path());
+    let waited = run(&["plans", "submit", &file, "--wait"]).await;
+    let plan_id = waited.succeeded().lines().next().unwrap();
+    assert!(waited.out.contains("plan_ended") && waited.out.ends_with("one two\n"), "{}", waited.out);
+    let submitted = phoenix(&url, &["plans", "submit", "-"], &std::fs::read_to_string(&file).unwrap()).await;
+    let watched = run(&["plans", "watch", submitted.succeeded(), "--json"]).await;
+    assert_eq!(watched.json().last().unwrap()["status"], "succeeded");
+
+    let listed = run(&["plans", "list", "--status=succeeded", "--since", "1h", "-n", "3"]).await;
+    let rows: Vec<_> = listed.succeeded().lines().collect();
+    assert!(rows.len() == 4 && rows[0].starts_with("PLAN") && listed.out.contains(plan_id), "{}", listed.out);
+    let plan = &run(&["plans", "get", plan_id, "--json"]).await.json()[0];
+    let correlation_id = plan["correlation_id"].as_str().unwrap();
+    for id in [plan_id, correlation_id] {
+        let trace = run(&["trace", id]).await;
+        let story = trace.succeeded();
+        assert!(story.starts_with(&format!("plan {plan_id}  succeeded after ")), "{story}");
+        assert!(
+            story.contains("task second  fickle chat  succeeded") && story.contains("after first"),
+            "{story}"
+        );
+    }
+    let agents = run(&["agents", "list"]).await;
+    assert!(agents.succeeded().lines().any(|row| row.starts_with("fickle")), "{}", agents.out);
+}
+
+#[tokio::test]
+async fn failures_name_their_cause_and_are_redriven() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = Sandbox::start(&agent(dir.path())).await;
+    let url = sandbox.url(Role::Gateway);
+    let run = async |words: &[&str]| phoenix(&url, words, "").await;
+    std::fs::write(dir.path().join("broken"), "").unwrap();
+
+    let chat = run(&["chat", "--agent", "fickle", "hello"]).await;
+    assert_eq!((chat.code, chat.out.as_str()), (1, ""), "{chat:?}");
+    assert!(chat.err.starts_with("phoenix: execution_failed: "), "{chat:?}");
+    let trace = chat.err.lines().find_map(|line| line.strip_prefix("phoenix trace ")).unwrap();
+    let trace = run(&["trace", trace.split(' ').next().unwrap()]).await;
+    assert!(trace.succeeded().contains("attempt 1") && trace.out.contains("failed"), "{}", trace.out);
+
+    let failed = run(&["plans", "submit", &plan(dir.path()), "--wait"]).await;
+    let plan_id = failed.out.lines().next().unwrap();
+    assert_eq!(failed.code, 1, "{failed:?}");
+    assert!(
+        failed.err.starts_with(&format!("phoenix: plan {plan_id} failed: execution_failed")),
+        "{failed:?}"
+    );
+    let letters = run(&["dead-letters", "list", "--plan-id", plan_id, "--json"]).await.json();
+    assert_eq!((letters.len(), &letters[0]["state"]), (1, &json!("open")));
+
+    std::fs::remove_file(dir.path().join("broken")).unwrap();
+    let redriven = run(&["plans", "redrive", plan_id, "--reason", "repaired", "--wait"]).await;
+    assert!(redriven.succeeded().ends_with("one two"), "{redriven:?}");
+    let discarded = run(&["dead-letters", "discard", "--agent=fickle", "--reason", "a test"]).await;
+    assert_eq!(discarded.succeeded(), "1 dead letters are discarded");
+}
+
+#[tokio::test]
+async fn exit_codes_tell_wrong_usage_refusal_and_absence_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = Sandbox::start(&agent(dir.path())).await;
+    let url = sandbox.url(Role::Gateway);
+    let cases: [(&str, &[&str], i32, &str); 8] = [
+        (&url, &["plans", "get", "7"], 64, "`7` is not an id"),
+        (&url, &["plans", "list", "--since", "soon"], 64, "`soon` is no time"),
+        (&url, &["plans", "submit", "missing.json"], 64, "cannot read `missing.json`"),
+        ("ftp://host", &["agents", "list"], 64, "begins with http:// or https://"),
+        (&url, &["plans", "list", "--status", "happy"], 1, "`status` must be one of"),
+        (&url, &["trace", "01a21740-b794-71a6-8e39-3e0fbea051f5"], 1, "there is no plan"),
+        (&url, &["agents", "get", "unknown"], 1, "there are echo_agent, fickle, git_agent"),
+        ("http://127.0.0.1:1", &["agents", "list"], 69, "cannot reach the gateway at http://127.0.0.1:1/"),
+    ];
+    for (url, words, code, message) in cases {
+        let ran = phoenix(url, words, "").await;
+        assert!(ran.code == code && ran.out.is_empty() && ran.err.contains(message), "{words:?}: {ran:?}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(
+            phoenix(&url, &["completions", shell], "").await.succeeded().contains("dead-letters"),
+            "{shell}"
+        );
+    }
+    let folder = dir.path().to_str().unwrap();
+    phoenix(&url, &["man", folder], "").await.succeeded();
+    assert!(dir.path().join("phoenix-plans-submit.1").is_file());
+}
