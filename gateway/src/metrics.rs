@@ -67,6 +67,7 @@ pub(crate) enum Endpoint {
     ChatV1,
     ChatLegacy,
     AgentsV1,
+    BudgetList,
     PlanCreate,
     PlanList,
     PlanDryRun,
@@ -105,6 +106,7 @@ impl Endpoint {
             "/api/v1/chat" if write => Self::ChatV1,
             "/api/chat" if write => Self::ChatLegacy,
             "/api/v1/agents" if read => Self::AgentsV1,
+            "/api/v1/budgets" if read => Self::BudgetList,
             "/api/v1/plans" if write => Self::PlanCreate,
             "/api/v1/plans" if read => Self::PlanList,
             "/api/v1/plans:dryRun" if write => Self::PlanDryRun,
@@ -142,6 +144,7 @@ impl Endpoint {
             Self::ChatV1 => "chat_v1",
             Self::ChatLegacy => "chat_legacy",
             Self::AgentsV1 => "agents_v1",
+            Self::BudgetList => "budget_list",
             Self::PlanCreate => "plan_create",
             Self::PlanList => "plan_list",
             Self::PlanDryRun => "plan_dry_run",
@@ -177,7 +180,8 @@ impl Endpoint {
             Self::ChatLegacy => Some(&CHAT_LEGACY),
             Self::AgentsV1 => Some(&AGENTS_V1),
             Self::Health => Some(&HEALTH),
-            Self::PlanCreate
+            Self::BudgetList
+            | Self::PlanCreate
             | Self::PlanList
             | Self::PlanDryRun
             | Self::PlanGet

@@ -15,11 +15,11 @@ use phoenix_proto::{
     planner::{
         CancelPlanRequest, CancelPlanResponse, DiscardDeadLettersRequest, DiscardDeadLettersResponse,
         DryRunPlanResponse, ExecutePlanRequest, ExecutePlanResponse, GetPlanRequest, GetStderrRequest,
-        GetTaskOutputRequest, ListDeadLettersRequest, ListDeadLettersResponse, ListPlansRequest,
-        ListPlansResponse, Plan, PlanAccepted, PlanAndExecuteRequest, PlanAndExecuteResponse,
-        RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse,
-        ResumeExecution, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
-        execute_plan_request::Subject, execute_plan_response::Step,
+        GetTaskOutputRequest, ListBudgetsRequest, ListBudgetsResponse, ListDeadLettersRequest,
+        ListDeadLettersResponse, ListPlansRequest, ListPlansResponse, Plan, PlanAccepted,
+        PlanAndExecuteRequest, PlanAndExecuteResponse, RedriveDeadLettersRequest, RedriveDeadLettersResponse,
+        RedrivePlanRequest, RedrivePlanResponse, ResumeExecution, SubmitPlanResponse, WatchPlanRequest,
+        WatchPlanResponse, execute_plan_request::Subject, execute_plan_response::Step,
     },
 };
 use tonic::{Response, Status, Streaming};
@@ -217,6 +217,17 @@ impl PlannerClient {
         let (limit, context) = self.read_context();
         let mut planner = self.gateway.planner();
         let call = planner.list_dead_letters(context.request(request));
+        self.response(limit, call).await
+    }
+
+    /// The budgets.
+    pub(crate) async fn budgets(
+        &self,
+        request: ListBudgetsRequest,
+    ) -> Result<ListBudgetsResponse, OrchestratorError> {
+        let (limit, context) = self.read_context();
+        let mut planner = self.gateway.planner();
+        let call = planner.list_budgets(context.request(request));
         self.response(limit, call).await
     }
 

@@ -172,10 +172,13 @@ pub(crate) fn render(
 ) {
     let body = format.body(failure, correlation_id);
     let headers = response.headers_mut();
-    if matches!(format, ErrorFormat::OpenAi | ErrorFormat::Anthropic) {
-        if openai::error::is_final(&failure.error) {
-            headers.insert(X_SHOULD_RETRY, openai::error::NO);
-        }
+    // A 429 that waiting does not end looks like one that it ends.
+    let is_budget = failure.error.code == OrchestratorErrorCode::BudgetExhausted;
+    let is_for_clients = matches!(format, ErrorFormat::OpenAi | ErrorFormat::Anthropic);
+    if is_budget || (is_for_clients && openai::error::is_final(&failure.error)) {
+        headers.insert(X_SHOULD_RETRY, openai::error::NO);
+    }
+    if is_for_clients {
         let plan = failure.error.details.get("plan_id").and_then(|plan| HeaderValue::from_str(plan).ok());
         headers.extend(plan.map(|plan| (X_PHOENIX_PLAN_ID, plan)));
     }
@@ -188,7 +191,7 @@ pub(crate) fn render(
         StatusCode::UNSUPPORTED_MEDIA_TYPE if failure.error.details.contains_key("field") => {
             headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE if !is_budget => {
             headers.insert(header::RETRY_AFTER, retry_after(failure.error.retry_after));
         }
         // The conflict may end soon, or never.

@@ -28,7 +28,7 @@ use crate::{
     routes::{
         agents,
         anthropic::{count_tokens, messages},
-        chat, dead_letters, health,
+        budgets, chat, dead_letters, health,
         openai::{completions, models},
         openapi, page,
         plans::{self, segment::PlanSegment},
@@ -65,6 +65,7 @@ fn routes(gateway: &Gateway) -> Vec<(&'static str, MethodRouter<Gateway>)> {
         ("/api/v1/dead-letters", get(dead_letters::list_dead_letters)),
         ("/api/v1/dead-letters:redrive", post(dead_letters::redrive_dead_letters)),
         ("/api/v1/dead-letters:discard", post(dead_letters::discard_dead_letters)),
+        ("/api/v1/budgets", get(budgets::list_budgets)),
         ("/api/v1/agents", get(agents::list_agents)),
         ("/api/v1/openapi.json", get(openapi::openapi_json)),
         ("/v1/chat/completions", post(completions::create_completion)),

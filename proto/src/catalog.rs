@@ -17,6 +17,7 @@ impl From<&AgentSpec> for executor::Agent {
             command: _,
             env: _,
             mcp: _,
+            provider,
             route,
             actions,
             mode,
@@ -31,6 +32,7 @@ impl From<&AgentSpec> for executor::Agent {
         Self {
             name: name.to_string(),
             description: description.clone(),
+            provider: provider.clone().unwrap_or_default(),
             route: route.clone(),
             actions: actions.iter().map(|(name, action)| (name.clone(), action.into())).collect(),
             mode: match mode {
@@ -82,6 +84,7 @@ impl TryFrom<executor::Agent> for AgentSpec {
         let executor::Agent {
             name,
             description,
+            provider,
             route,
             actions,
             mode: _,
@@ -106,6 +109,7 @@ impl TryFrom<executor::Agent> for AgentSpec {
             command: Vec::new(),
             env: Vec::new(),
             mcp: None,
+            provider: Some(provider).filter(|name| !name.is_empty()),
             route,
             actions,
             mode,

@@ -5,6 +5,7 @@
 //! it. An invalid message is an [`InvalidField`] that names the field.
 
 pub mod action;
+mod budget;
 mod catalog;
 mod dead_letter;
 mod field;
@@ -17,6 +18,7 @@ mod preview;
 mod status;
 mod usage;
 
+pub use budget::wire_limits;
 pub use field::{InvalidField, id, optional, required, required_timestamp, timestamp, to_timestamp};
 pub use generated::{
     common::v1 as common, executor::v1 as executor, health::v1 as health_v1, planner::v1 as planner,

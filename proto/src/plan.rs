@@ -6,7 +6,8 @@ use phoenix_domain::{
 };
 
 use crate::{
-    InvalidField, action::json_object, id, planner, preview::PreviewBudget, to_timestamp, usage::wire_usage,
+    InvalidField, action::json_object, budget::wire_limits, id, planner, preview::PreviewBudget,
+    to_timestamp, usage::wire_usage,
 };
 
 impl From<PlanStatus> for planner::PlanStatus {
@@ -64,6 +65,7 @@ impl From<Plan> for planner::Plan {
             deadline_at,
             ended_at,
             context: _,
+            budget: limits,
             output,
             error,
             redrive_of,
@@ -88,6 +90,7 @@ impl From<Plan> for planner::Plan {
             redriven_as: redriven_as.map(|id| id.to_string()),
             output_size: output_size.unwrap_or_default(),
             usage,
+            budget: wire_limits(limits),
         }
     }
 }

@@ -126,6 +126,7 @@ fn plan() -> Plan {
         error: None,
         redrive_of: None,
         redriven_as: None,
+        budget: phoenix_domain::budget::Limits::NONE,
         tasks: Vec::new(),
     }
 }

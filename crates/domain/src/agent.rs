@@ -60,6 +60,8 @@ pub struct AgentSpec {
     pub command: Vec<String>,
     /// Variables of the executor's environment that the process gets; it gets no others. Empty outside of the executor.
     pub env: Vec<String>,
+    /// Provider of models that it asks first, if it is an agent for language models.
+    pub provider: Option<String>,
     /// Words or phrases that route a message to the agent.
     pub route: Vec<String>,
     /// Declared actions by name. An agent without declarations accepts any action.
@@ -93,6 +95,7 @@ impl AgentSpec {
             description: String::new(),
             command,
             env: Vec::new(),
+            provider: None,
             route: Vec::new(),
             actions: BTreeMap::new(),
             mcp: None,

@@ -62,6 +62,8 @@ error_table! {
     ExecutionFailed = "execution_failed", grpc 10, http 502, retry false;
     /// A queue is full; nothing was started.
     Overloaded = "overloaded", grpc 8, http 429, retry true;
+    /// A budget is used up; the message names it, and when it resets.
+    BudgetExhausted = "budget_exhausted", grpc 8, http 429, retry false;
     /// The work was cancelled before it ended.
     Cancelled = "cancelled", grpc 1, http 409, retry false;
     /// The named resource does not exist.
@@ -181,10 +183,13 @@ mod tests {
 
     #[test]
     fn bare_grpc_status_stands_for_the_first_row_that_has_it() {
-        use OrchestratorErrorCode::{AgentUnavailable, IdempotencyMismatch, PlanningFailed, Unavailable};
+        use OrchestratorErrorCode::{
+            AgentUnavailable, BudgetExhausted, IdempotencyMismatch, Overloaded, PlanningFailed, Unavailable,
+        };
         for &code in OrchestratorErrorCode::ALL {
             let first = match code {
                 AgentUnavailable => Unavailable,
+                BudgetExhausted => Overloaded,
                 IdempotencyMismatch => PlanningFailed,
                 code => code,
             };

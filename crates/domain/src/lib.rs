@@ -7,6 +7,7 @@
 pub mod action;
 pub mod agent;
 mod agent_name;
+pub mod budget;
 pub mod builtin;
 pub mod catalog;
 pub mod chat;

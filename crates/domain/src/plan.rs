@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     action::{ActionResult, FailureClass},
     agent_name::AgentName,
+    budget::Limits,
     error::OrchestratorError,
     ids::{CorrelationId, PlanId, TaskId},
     json::Object,
@@ -187,6 +188,8 @@ pub struct Plan {
     pub ended_at: Option<Timestamp>,
     /// Context from the caller in addition to the inputs.
     pub context: String,
+    /// Limits on what its tasks may use together.
+    pub budget: Limits,
     /// Output for display, once it has succeeded.
     pub output: Option<String>,
     /// Error, if it failed or was cancelled.

@@ -6,6 +6,7 @@
 mod actions;
 mod address;
 mod agents;
+mod budgets;
 mod confidential;
 mod env;
 mod file;

@@ -8,13 +8,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use phoenix_domain::{OrchestratorError, chat::Chat, conversation::Conversation};
-use phoenix_proto::planner::PlanAndExecuteRequest;
+use phoenix_proto::{common::Budget, planner::PlanAndExecuteRequest};
 
 use super::accepted::submit;
 use crate::{
     clients::Gateway,
     delivery::{Delivery, IdempotencyKey, Operation},
     extract::JsonObject,
+    members::Members,
     planner_client::PlannerClient,
     problem::Failure,
     request_scope::RequestScope,
@@ -63,10 +64,10 @@ pub(crate) async fn chat_v1(
     let operation = Operation::new("POST /api/v1/chat");
     let key = delivery.as_ref().map(|delivery| delivery.key_of(&operation, &request));
     let key = key.unwrap_or_default();
-    let chat = into_chat(request, &scope)?;
+    let (chat, budget) = into_chat(request, &scope)?;
     let delivery = delivery?;
     let (streams, respond_async) = (delivery.stream, delivery.respond_async);
-    let request = into_request(chat, delivery, key);
+    let request = PlanAndExecuteRequest { budget, ..into_request(chat, delivery, key) };
     if streams {
         return stream::chat(&gateway, &scope, request).await;
     }
@@ -104,17 +105,30 @@ pub(crate) async fn handle_chat(
     Ok(Json(LegacyChatResponse { status: ChatStatus::Success, output: response.output }))
 }
 
-/// The chat of a request. Sets the correlation id first, so that every later error carries it.
-fn into_chat(request: ChatRequestV1, scope: &RequestScope) -> Result<Chat, OrchestratorError> {
-    let ChatRequestV1 { message, messages, context, model, options, correlation_id, api_version, agent } =
-        request;
+/// The chat of a request, and its budget. Sets the correlation id first, so that every later error carries it.
+fn into_chat(
+    request: ChatRequestV1,
+    scope: &RequestScope,
+) -> Result<(Chat, Option<Budget>), OrchestratorError> {
+    let ChatRequestV1 {
+        message,
+        messages,
+        context,
+        model,
+        options,
+        budget,
+        correlation_id,
+        api_version,
+        agent,
+    } = request;
     scope.set_id_of_body(correlation_id.as_deref())?;
     if api_version.is_some_and(|version| version != API_VERSION) {
         return Err(OrchestratorError::invalid("api_version", format_args!("must be `{API_VERSION}`")));
     }
     let [messages, model, options] = [messages, model, options].map(Option::unwrap_or_default);
     let conversation = Conversation::new(messages, model, options)?;
-    Chat::with_conversation(message, context, scope.id(), agent.as_deref(), conversation)
+    let chat = Chat::with_conversation(message, context, scope.id(), agent.as_deref(), conversation)?;
+    Ok((chat, budget.map(|Members(budget)| budget.into())))
 }
 
 /// The chat as a request to the planner.

@@ -5,7 +5,8 @@ use phoenix_proto::planner::PlanAndExecuteResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{error::ErrorBody, schemas, usage::UsageV1};
+use super::{budget::BudgetV1, error::ErrorBody, schemas, usage::UsageV1};
+use crate::members::Members;
 
 /// Name of the event with the response of a streamed chat, a [`ChatResponseV1`].
 pub(crate) const RESPONSE: &str = "response";
@@ -39,6 +40,10 @@ pub(crate) struct ChatRequestV1 {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub(crate) options: Option<Json>,
+    /// Limits on what the chat may use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<BudgetV1>)]
+    pub(crate) budget: Option<Members<BudgetV1>>,
     /// Correlation id in responses, logs and traces; generated when absent. Overrides the header `X-Correlation-Id`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = Uuid)]

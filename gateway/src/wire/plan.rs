@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{ToSchema, openapi::schema::Object};
 
 use super::{
+    budget::BudgetLimitsV1,
     error::ErrorBody,
     schemas::{as_text, states},
     task::TaskV1,
@@ -102,6 +103,9 @@ pub(crate) struct PlanV1 {
     /// What the attempts used; null when none reported anything.
     #[schema(required)]
     usage: Option<UsageV1>,
+    /// Limits on what the tasks may use together; null without any. `GET /api/v1/budgets` shows what is used of them.
+    #[schema(required)]
+    budget: Option<BudgetLimitsV1>,
     /// Tasks, in the order of the request.
     tasks: Vec<TaskV1>,
 }
@@ -125,6 +129,7 @@ impl TryFrom<planner::Plan> for PlanSummaryV1 {
             redriven_as,
             output_size,
             usage: _,
+            budget: _,
         } = wire;
         let last_key = tasks.last().map(|task| task.key.as_str()).unwrap_or_default();
         Ok(Self {
@@ -153,9 +158,11 @@ impl PlanV1 {
         let last = wire.tasks.last().map(key_only).into_iter().collect();
         let tasks = std::mem::replace(&mut wire.tasks, last);
         let usage = wire.usage.take().map(UsageV1::from);
+        let budget = wire.budget.take().map(BudgetLimitsV1::from);
         Ok(Self {
             summary: wire.try_into()?,
             usage,
+            budget,
             tasks: tasks.into_iter().map(|task| TaskV1::at(now, &plan_id, task)).collect::<Result<_, _>>()?,
         })
     }

@@ -12,7 +12,7 @@ use phoenix_proto::planner::{PlanAndExecuteRequest, TaskSpec};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::schemas;
+use super::{budget::BudgetV1, schemas};
 use crate::members::{Members, Whole, is_default, or_absent};
 
 /// A graph of tasks. Unknown fields are rejected.
@@ -34,6 +34,10 @@ pub(crate) struct PlanRequestV1 {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>, minimum = 1, maximum = 31_536_000_000_u64)]
     deadline_ms: Option<Whole<1, MAX_DEADLINE_MS>>,
+    /// Limits on what the tasks may use together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<BudgetV1>)]
+    budget: Option<Members<BudgetV1>>,
 }
 
 /// A task. Unknown fields are rejected.
@@ -110,7 +114,7 @@ impl PlanRequestV1 {
     /// # Errors
     /// `validation_failed` that names the field.
     pub(crate) fn into_request(self) -> Result<PlanAndExecuteRequest, OrchestratorError> {
-        let Self { tasks, context, correlation_id: _, deadline_ms } = self;
+        let Self { tasks, context, correlation_id: _, deadline_ms, budget } = self;
         let context = context.unwrap_or_default();
         check_text("context", &context, MAX_CONTEXT_BYTES)?;
         if tasks.is_empty() {
@@ -121,6 +125,7 @@ impl PlanRequestV1 {
             context,
             tasks: tasks.collect::<Result<_, _>>()?,
             deadline_ms: deadline_ms.map_or(0, Whole::get),
+            budget: budget.map(|Members(budget)| budget.into()),
             ..Default::default()
         })
     }

@@ -7,6 +7,7 @@ mod support;
 mod agents;
 mod anthropic;
 mod auth;
+mod budgets;
 mod chat;
 mod connections;
 mod contract;

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
 use phoenix_proto::{
-    common::{self, Tokens, Usage},
+    common::{self, Budget, Tokens, Usage},
     planner::{
         Attempt, DeadLetter, DeadLetterState, Plan, PlanStatus, Task, TaskStatus, WatchPlanResponse,
         dead_letter::Settled,
@@ -38,7 +38,13 @@ pub fn running() -> Plan {
         redriven_as: None,
         output_size: 0,
         usage: used(),
+        budget: Some(budget()),
     }
+}
+
+/// At most 2.50 dollars and ten calls.
+pub fn budget() -> Budget {
+    Budget { max_cost_nanos: Some(2_500_000_000), max_tokens: None, max_calls: Some(10), max_wall_ms: None }
 }
 
 /// The same plan after its only task has succeeded in the second attempt.

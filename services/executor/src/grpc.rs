@@ -232,6 +232,7 @@ fn encode(event: TaskEvent) -> Result<ExecuteTaskResponse, Status> {
                 message: failure.message(),
                 stderr_tail: failure.stderr,
                 retry_in_ms: retry_in.map(|pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)),
+                is_final: failure.may_have_effect,
                 model_calls: failure.model_calls.into_iter().map(Into::into).collect(),
             })
         }

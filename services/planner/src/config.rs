@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use phoenix_domain::AgentName;
+use phoenix_domain::{AgentName, budget::BudgetSettings};
 use phoenix_platform::{
     config::RoleSettings, database_url::DatabaseUrl, identity::ServiceIdentity, postgres::Pooler,
     readiness::Readiness,
@@ -31,6 +31,8 @@ pub struct PlannerConfig {
     pub advertise_url: Option<String>,
     /// Token that callers present, and what this planner presents to its peers.
     pub identity: ServiceIdentity,
+    /// Limits on what plans, agents and providers may use.
+    pub budgets: BudgetSettings,
     /// How long finished plans and idempotency keys are kept.
     pub retention: Retention,
     /// Readiness, which the process reports.
@@ -59,6 +61,7 @@ impl From<&RoleSettings> for PlannerConfig {
             health_url: settings.health_url.clone(),
             advertise_url: settings.advertise_url.clone(),
             identity: settings.identity.clone(),
+            budgets: settings.config.budgets.clone(),
             retention: Retention {
                 plans: settings.config.planner.retention,
                 keys: settings.config.planner.idempotency_key_ttl,

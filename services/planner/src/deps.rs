@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use phoenix_domain::{AgentCatalog, AgentName, OrchestratorError, OrchestratorErrorCode, PlanId, plan::Plan};
+use phoenix_domain::{
+    AgentCatalog, AgentName, OrchestratorError, OrchestratorErrorCode, PlanId, budget::BudgetSettings,
+    plan::Plan,
+};
 use phoenix_platform::{catalogs::CatalogView, client::UNREACHABLE_RETRY_AFTER};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -17,7 +20,7 @@ use crate::{
 const CONCURRENT_READS: usize = 2;
 
 /// Limits of a planner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Maximum number of plans in flight; further requests are rejected before anything is journaled.
     pub plans: u32,
@@ -25,6 +28,8 @@ pub struct Limits {
     pub key_ttl: Duration,
     /// How long an unfinished plan waits for a planner that knows its agents.
     pub takeover_grace: Duration,
+    /// Budgets.
+    pub budgets: BudgetSettings,
 }
 
 /// Shared dependencies; one per planner, behind an `Arc`.
@@ -48,6 +53,8 @@ pub(crate) struct Deps {
     pub(crate) stopping: CancellationToken,
     /// As [`Limits::takeover_grace`].
     pub(crate) takeover_grace: Duration,
+    /// As [`Limits::budgets`].
+    pub(crate) budgets: BudgetSettings,
     reads: Semaphore,
 }
 
@@ -73,6 +80,7 @@ impl Deps {
             tasks: TaskTracker::new(),
             stopping,
             takeover_grace: limits.takeover_grace,
+            budgets: limits.budgets,
             reads: Semaphore::new(CONCURRENT_READS),
         }
     }

@@ -1,5 +1,6 @@
 //! `PlannerService`: decode, call, encode.
 
+mod budgets;
 mod dead_letters;
 mod decode;
 mod encode;
@@ -8,6 +9,7 @@ mod execute;
 use std::pin::Pin;
 
 use futures_util::{Stream, stream};
+use jiff::Timestamp;
 use phoenix_domain::{
     OrchestratorError, OrchestratorErrorCode, PlanId,
     limits::MAX_KEY_CHARS,
@@ -24,11 +26,12 @@ use phoenix_proto::{
     planner::{
         CancelPlanRequest, CancelPlanResponse, DiscardDeadLettersRequest, DiscardDeadLettersResponse,
         DryRunPlanResponse, ExecutePlanRequest, GetPlanRequest, GetPlanResponse, GetStderrRequest,
-        GetStderrResponse, GetTaskOutputRequest, GetTaskOutputResponse, ListDeadLettersRequest,
-        ListDeadLettersResponse, ListPlansRequest, ListPlansResponse, PlanAndExecuteRequest,
-        PlanAndExecuteResponse, RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest,
-        RedrivePlanResponse, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
-        dry_run_plan_response::Wave, planner_service_server::PlannerService,
+        GetStderrResponse, GetTaskOutputRequest, GetTaskOutputResponse, ListBudgetsRequest,
+        ListBudgetsResponse, ListDeadLettersRequest, ListDeadLettersResponse, ListPlansRequest,
+        ListPlansResponse, PlanAndExecuteRequest, PlanAndExecuteResponse, RedriveDeadLettersRequest,
+        RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse, SubmitPlanResponse,
+        WatchPlanRequest, WatchPlanResponse, dry_run_plan_response::Wave,
+        planner_service_server::PlannerService,
     },
     status_from_error,
 };
@@ -229,6 +232,14 @@ impl PlannerService for PlannerGrpc {
         let next_page_token = page.last.map(|last| last.to_string()).unwrap_or_default();
         let dead_letters = page.items.into_iter().map(Into::into).collect();
         Ok(Response::new(ListDeadLettersResponse { dead_letters, next_page_token }))
+    }
+
+    async fn list_budgets(
+        &self,
+        request: Request<ListBudgetsRequest>,
+    ) -> Result<Response<ListBudgetsResponse>, Status> {
+        let budgets = budgets::list(&self.planner, request.into_inner(), Timestamp::now()).await;
+        Ok(Response::new(budgets.map_err(|error| status_from_error(&error))?))
     }
 
     async fn redrive_dead_letters(

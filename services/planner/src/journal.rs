@@ -20,7 +20,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use phoenix_domain::{AgentCatalog, PlanId, plan::PlanStatus};
+use phoenix_domain::{AgentCatalog, PlanId, budget::Account, plan::PlanStatus};
 use phoenix_platform::{postgres::Pooler, readiness::Readiness};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -30,11 +30,15 @@ use self::{batch::Job, registration::Registration, watchers::Watchers};
 use crate::store::{
     self,
     backend::Store,
+    budget::{Balance, Call, Charge, Use, Verdict},
     entry::{BatchId, Entry},
     error::JournalError,
     query::{OldPlans, Purged},
     takeover::{PlanOwner, SkippedPlan, TakeoverScope, Unfinished},
 };
+
+/// Pause before a budget is written again.
+const BUDGET_RETRY_AFTER: Duration = Duration::from_millis(250);
 
 /// Capacity of a writer's queue; beyond it, appends wait.
 const QUEUE: usize = 4096;
@@ -136,6 +140,57 @@ impl Journal {
             tracing::warn!(%plan_id, agent, grace_secs, "plan left to a planner that knows its agent");
         }
         Ok(taken)
+    }
+
+    /// Reserves what a call needs, as soon as the database allows it.
+    ///
+    /// # Errors
+    /// When the process ends first, or this planner was fenced.
+    pub async fn reserve(&self, call: Call, charges: &[Charge]) -> Result<Vec<Verdict>, JournalError> {
+        let mut is_logged = false;
+        loop {
+            match self.store.reserve(&self.instance, call, charges, Timestamp::now()).await {
+                Err(error) if self.may_pass(&error, &mut is_logged) => {}
+                done => return done,
+            }
+            tokio::time::sleep(BUDGET_RETRY_AFTER).await;
+        }
+    }
+
+    /// Ends the reservation of a call, and counts what it used, as soon as the database allows it.
+    ///
+    /// # Errors
+    /// As [`Self::reserve`].
+    pub async fn settle(&self, call: Call, used: &[Use]) -> Result<(), JournalError> {
+        let mut is_logged = false;
+        loop {
+            match self.store.settle(&self.instance, call, used, Timestamp::now()).await {
+                Err(error) if self.may_pass(&error, &mut is_logged) => {}
+                done => return done,
+            }
+            tokio::time::sleep(BUDGET_RETRY_AFTER).await;
+        }
+    }
+
+    /// The state of accounts of budgets.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn balances(&self, accounts: &[Account]) -> Result<Vec<Balance>, JournalError> {
+        self.store.balances(accounts).await
+    }
+
+    /// Whether a write of a budget, which may be repeated, may succeed later. Logs the first failure.
+    fn may_pass(&self, error: &JournalError, is_logged: &mut bool) -> bool {
+        let may_pass = !self.fenced.is_cancelled()
+            && matches!(
+                error,
+                JournalError::Database(_) | JournalError::InDoubt(_) | JournalError::FileGone(_)
+            );
+        if may_pass && !std::mem::replace(is_logged, true) {
+            tracing::warn!(%error, "a budget cannot be written; retrying");
+        }
+        may_pass
     }
 
     /// Identity of this planner in the journal.

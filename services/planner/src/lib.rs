@@ -11,6 +11,7 @@
 //! | `plan_run` | the run of one plan: scheduler, tasks, dispatch |
 //! | `peers` | calls to other planners |
 //! | `idempotency` | requests that are sent twice |
+//! | `budgets` | what calls reserve and use |
 //! | `usage_metrics` | metrics of calls of language models |
 //! | `deps` | dependencies that all of these share |
 //! | [`planning`] | pure: a request becomes a plan |
@@ -27,6 +28,7 @@ pub mod admission;
 pub mod agent_health;
 pub mod agent_time;
 pub mod background;
+mod budgets;
 mod cancellation;
 pub mod config;
 pub mod deps;
@@ -112,6 +114,7 @@ pub async fn serve(
         health_url,
         advertise_url,
         identity,
+        budgets,
         retention,
         readiness,
     } = config;
@@ -120,7 +123,7 @@ pub async fn serve(
     let health = HealthView::new(client::channel(&health_url, &identity)?);
     let journal = Journal::open_behind(database_url.expose(), database_pooler, readiness.clone()).await?;
     advertise(&journal, advertise_url.or_else(|| served_url(&listener, &identity))).await;
-    let limits = Limits { plans: max_plans_in_flight, key_ttl: retention.keys, takeover_grace };
+    let limits = Limits { plans: max_plans_in_flight, key_ttl: retention.keys, takeover_grace, budgets };
     let stopping = shutdown.child_token();
     let known = CatalogView::new(default_agent, agent_grace);
     let planner =

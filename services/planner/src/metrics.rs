@@ -151,6 +151,13 @@ pub const MODEL_COST: Metric = Metric::counter(
 )
 .labelled();
 
+/// Calls that a budget refused.
+pub const BUDGET_REFUSALS: Metric = Metric::counter(
+    "phoenix_budget_refusals_total",
+    "Calls that were refused because a budget was used up, by scope: plan, agent or provider.",
+)
+.labelled();
+
 /// Every metric of the planner.
 pub const METRICS: &[Metric] = &[
     PLAN_STARTED,
@@ -184,6 +191,7 @@ pub const METRICS: &[Metric] = &[
     MODEL_CALLS,
     MODEL_TOKENS,
     MODEL_COST,
+    BUDGET_REFUSALS,
     RPC_SECONDS,
 ];
 

@@ -5,10 +5,11 @@
 //!                   ▲                    │
 //!                   └──no permit left────┘
 //! scheduler.rs   which tasks are ready, which run, how the plan ends
-//! task.rs        one task: dispatch.rs, and again when the executor disconnects (redispatch.rs)
+//! task.rs        one task: budgeted.rs, dispatch.rs, and again when the executor disconnects (redispatch.rs)
 //! ```
 
 pub(crate) mod active;
+mod budgeted;
 pub(crate) mod dispatch;
 pub(crate) mod ending;
 pub(crate) mod lifecycle;

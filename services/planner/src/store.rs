@@ -13,9 +13,11 @@
 //! | `stored`, `listing` | rows become plans, events, dead letters and pages, for any database |
 //! | `record` | the stored format of entries |
 //! | `backend` | what a database provides |
+//! | `budget` | reservations of budgets, for any database |
 //! | `entry`, `query`, `takeover`, `dead_letter`, `error` | values that are written and read |
 
 pub(crate) mod backend;
+pub(crate) mod budget;
 mod changes;
 pub(crate) mod dead_letter;
 pub(crate) mod entry;
@@ -40,6 +42,7 @@ use phoenix_platform::{
 };
 
 pub use backend::Store;
+pub use budget::{Balance, Call, Charge, Use, Verdict, is_granted};
 pub use dead_letter::{
     BulkAction, BulkOperation, DeadLetterCursor, DeadLetterFilter, DeadLetterQuery, InvalidCursor,
     OpenDeadLetters,

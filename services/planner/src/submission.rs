@@ -117,6 +117,7 @@ impl Submissions {
         let by = context.correlation_id;
         let options = StartOptions { context, wait_mode, with_output, metrics, cancel };
         let agents = self.deps.agents.catalog();
+        let request = PlanRequest { budget: request.budget.or(self.deps.budgets.plan), ..request };
         let prepared = agents.and_then(|agents| prepare_plan(&agents, by, request));
         self.start(options, prepared, reservation).await
     }

@@ -162,6 +162,17 @@ impl LlmSettings {
         }
     }
 
+    /// Name of the provider that is asked first; `None` when none is.
+    #[must_use]
+    pub fn first_provider(&self) -> Option<String> {
+        match (self.chosen_provider(), &self.default_provider) {
+            (Some(provider), _) => Some(provider.name.to_owned()),
+            // If one answers.
+            (None, DefaultProvider::Auto) => Some(ProviderKind::Ollama.as_str().to_owned()),
+            (None, _) => None,
+        }
+    }
+
     /// The configured models that are about to end, each with the setting that names it: of the chosen provider and of the
     /// fallbacks.
     pub fn retired_models(&self) -> impl Iterator<Item = (Provider<'_>, &'static RetiredModel)> {

@@ -6,10 +6,11 @@ use std::{
     path::Path,
 };
 
-use phoenix_domain::{AgentCatalog, llm::LlmSettings};
+use phoenix_domain::{AgentCatalog, budget::BudgetSettings, builtin::llm_router, llm::LlmSettings};
 
 use super::{
     agents::agents,
+    budgets::BudgetsTable,
     confidential::Confidential,
     env::Lookup,
     interpolate,
@@ -29,6 +30,8 @@ const DEFAULT_PATH: &str = "phoenix.toml";
 pub struct PhoenixConfig {
     /// `[agents]`, for the executor: the other services learn its agents from its catalog.
     pub agents: AgentCatalog,
+    /// `[budgets]`, for the planner.
+    pub budgets: BudgetSettings,
     /// `[llm]`.
     pub llm: LlmSettings,
     /// `[gateway]`.
@@ -144,12 +147,18 @@ impl PhoenixConfig {
         for (setting, problem) in llm.problems(&variables) {
             problems.add(setting, problem);
         }
-        let agents = agents(take("agents"), folder, exe, problems);
+        let budgets: BudgetsTable = section("budgets", take("budgets"), problems);
+        let budgets = budgets.into_settings(&llm, problems);
+        let mut agents = agents(take("agents"), folder, exe, problems);
+        if let Some(router) = agents.get_mut(&llm_router()) {
+            router.provider = llm.first_provider();
+        }
         let (gateway, gateway_role) = gateway.into_sections();
         let (planner, planner_role) = planner.into_sections(problems);
         let (executor, executor_role) = executor.into_sections(problems);
         Some(Self {
             agents: AgentCatalog::with_default(agents.into_values(), planner.default_agent.clone()),
+            budgets,
             llm,
             gateway,
             planner,

@@ -13,7 +13,8 @@ use super::{problems::Problems, role::Role};
 use crate::postgres::{Pooler, is_postgres_url};
 
 /// Names of the sections.
-pub(super) const NAMES: &[&str] = &["agents", "database", "executor", "gateway", "health", "llm", "planner"];
+pub(super) const NAMES: &[&str] =
+    &["agents", "budgets", "database", "executor", "gateway", "health", "llm", "planner"];
 
 /// Default lifetime of an idempotency key.
 const DEFAULT_KEY_TTL: Duration = Duration::from_secs(24 * 60 * 60);

@@ -38,6 +38,8 @@ const DEAD_LETTERS: [(&str, Parameter, &str); 9] = [
     ("page_token", Parameter::DeadLetter, PAGE_TOKEN),
 ];
 
+const BUDGETS: [(&str, Parameter, &str); 1] = [("plan_id", Parameter::Id, "Also the budget of this plan")];
+
 /// Parameters of an operation beside its path and body.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Accepts {
@@ -60,6 +62,7 @@ pub(super) fn add(path: &str, operation: &mut Operation, accepts: Accepts) {
     let mut parameters: Vec<Documented> = match path {
         "/api/v1/plans" if reads => query(&PLANS),
         "/api/v1/dead-letters" => query(&DEAD_LETTERS),
+        "/api/v1/budgets" => query(&BUDGETS),
         "/api/v1/plans/{plan_id}/events" => positions(),
         _ => Vec::new(),
     };

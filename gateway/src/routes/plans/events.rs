@@ -66,7 +66,7 @@ pub(crate) async fn plan_events(
     }
     let shutdown = gateway.shutdown.clone();
     let rest = stream::unfold((plan, shutdown), |(mut plan, shutdown)| async move {
-        let event = shutdown.run_until_cancelled(next_event(&mut plan)).await??;
+        let event = Box::pin(shutdown.run_until_cancelled(next_event(&mut plan))).await??;
         Some((event, (plan, shutdown)))
     });
     // An invalid event ends the stream: a stream that continues would hide the gap.

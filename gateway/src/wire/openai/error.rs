@@ -24,7 +24,7 @@ pub(crate) struct OpenAiError {
 pub(crate) struct ErrorMembers {
     /// The error in one sentence, for people.
     message: String,
-    /// `invalid_request_error`, `rate_limit_error` or `server_error`.
+    /// `invalid_request_error`, `rate_limit_error`, `insufficient_quota` or `server_error`.
     #[serde(rename = "type")]
     #[schema(value_type = String)]
     kind: &'static str,
@@ -42,6 +42,7 @@ impl OpenAiError {
         let OrchestratorError { code, message, mut details, retry_after: _ } = error;
         let param = details.remove("field");
         let kind = match status.as_u16() {
+            429 if code == OrchestratorErrorCode::BudgetExhausted => "insufficient_quota",
             429 => "rate_limit_error",
             500.. => "server_error",
             _ => "invalid_request_error",

@@ -7,13 +7,14 @@ use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
 use phoenix_platform::RequestContext;
 use phoenix_proto::{
     planner::{
-        CancelPlanRequest, CancelPlanResponse, DiscardDeadLettersRequest, DiscardDeadLettersResponse,
-        DryRunPlanResponse, ExecutePlanRequest, ExecutePlanResponse, GetPlanRequest, GetPlanResponse,
-        GetStderrRequest, GetStderrResponse, GetTaskOutputRequest, GetTaskOutputResponse,
-        ListDeadLettersRequest, ListDeadLettersResponse, ListPlansRequest, ListPlansResponse, Plan,
-        PlanAccepted, PlanAndExecuteRequest, PlanAndExecuteResponse, PlanResult, PlanStatus,
-        RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse,
-        ResumeExecution, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
+        BudgetState, CancelPlanRequest, CancelPlanResponse, DiscardDeadLettersRequest,
+        DiscardDeadLettersResponse, DryRunPlanResponse, ExecutePlanRequest, ExecutePlanResponse,
+        GetPlanRequest, GetPlanResponse, GetStderrRequest, GetStderrResponse, GetTaskOutputRequest,
+        GetTaskOutputResponse, ListBudgetsRequest, ListBudgetsResponse, ListDeadLettersRequest,
+        ListDeadLettersResponse, ListPlansRequest, ListPlansResponse, Plan, PlanAccepted,
+        PlanAndExecuteRequest, PlanAndExecuteResponse, PlanResult, PlanStatus, RedriveDeadLettersRequest,
+        RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse, ResumeExecution,
+        SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse, budget_state::Amounts,
         dry_run_plan_response::Wave, execute_plan_request::Subject, execute_plan_response::Step,
         plan_result::Outcome, planner_service_server::PlannerService,
     },
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::{FakePlanner, Reply, Seen, Watch};
+use crate::support::plans::budget;
 
 /// The result of a plan that has ended.
 fn result_of(plan: Plan) -> PlanResult {
@@ -237,6 +239,27 @@ impl PlannerService for FakePlanner {
         self.failure()?;
         let dead_letters = self.dead_letters.lock().unwrap().clone();
         Ok(Response::new(ListDeadLettersResponse { dead_letters, next_page_token: "next".into() }))
+    }
+
+    /// That of the plan, if one is named, and one of an agent.
+    async fn list_budgets(
+        &self,
+        request: Request<ListBudgetsRequest>,
+    ) -> Result<Response<ListBudgetsResponse>, Status> {
+        self.failure()?;
+        let plan_id = request.into_inner().plan_id;
+        let state = |scope: &str, name: &str, resets_at| BudgetState {
+            scope: scope.into(),
+            name: name.into(),
+            limits: Some(budget()),
+            used: Some(Amounts { cost_nanos: 1_250_000_000, tokens: 300, calls: 4, wall_ms: 1500 }),
+            reserved: Some(Amounts { cost_nanos: 100_000_000, tokens: 5000, calls: 1, wall_ms: 30_000 }),
+            resets_at,
+        };
+        let of_plan = (!plan_id.is_empty()).then(|| state("plan", &plan_id, None));
+        let midnight = prost_types::Timestamp { seconds: 1_769_904_000, nanos: 0 };
+        let of_agent = state("agent", "echo_agent", Some(midnight));
+        Ok(Response::new(ListBudgetsResponse { budgets: of_plan.into_iter().chain([of_agent]).collect() }))
     }
 
     async fn redrive_dead_letters(

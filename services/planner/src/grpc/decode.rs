@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use phoenix_domain::{
     CorrelationId, OrchestratorError,
+    budget::Limits,
     conversation::{self, Conversation},
     json::Object,
     limits::MAX_IDEMPOTENCY_KEY_BYTES,
@@ -39,6 +40,7 @@ pub(super) fn plan_request(
         idempotency_key,
         idempotency_digest,
         chat_json,
+        budget,
     } = request;
     let work = if tasks.is_empty() {
         let conversation = conversation(&chat_json)?;
@@ -60,6 +62,7 @@ pub(super) fn plan_request(
         work,
         context,
         time_limit: (deadline_ms > 0).then(|| Duration::from_millis(deadline_ms)),
+        budget: budget.map_or(Limits::NONE, Limits::from),
         wait_mode,
         // A caller that only waits for the result has no use for it. Others may watch the plan.
         with_output: wait_mode == WaitMode::Async,

@@ -1,6 +1,9 @@
 //! Dispatch of one task: sends it to the executor and turns the executor's messages into journal entries.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use phoenix_domain::{
@@ -8,6 +11,7 @@ use phoenix_domain::{
     action::ActionResult,
     json::Object,
     plan::{AttemptOutcome, Task},
+    retry::RetryPolicy,
     usage::ModelCall,
 };
 use phoenix_platform::{
@@ -30,7 +34,7 @@ use crate::{
     deps::Deps,
     live::Recorder,
     plan_metrics::{AttemptMetricsGuard, PlanMetricsGuard},
-    plan_run::progress::TaskProgress,
+    plan_run::progress::{Failure, TaskProgress},
     store::{entry::Entry, error::JournalError, task_ref::TaskRef},
     usage_metrics::record_calls,
 };
@@ -51,6 +55,8 @@ pub(crate) struct Dispatch<'a> {
     pub(crate) payload: &'a Object,
     /// Context that the plan's caller gave for agents.
     pub(crate) context: &'a str,
+    /// When the planner repeats an attempt itself, the agent's policy.
+    pub(crate) retry: Option<&'a RetryPolicy>,
 }
 
 /// Outcome of a dispatch.
@@ -67,6 +73,8 @@ pub(crate) enum DispatchOutcome {
     },
     /// The executor was at capacity and started nothing. The task may be dispatched again.
     AtCapacity,
+    /// The attempt failed; the next one is to follow after this pause.
+    Retry(Duration),
 }
 
 /// Dispatches a task and follows it until the executor reports its end. Dropping the future cancels the task at the executor;
@@ -110,7 +118,7 @@ pub(crate) async fn dispatch(
         measure_attempt(&mut running, dispatch.plan, event.as_ref());
         let entry = match event {
             Some(Event::AttemptStarted(started)) => attempt_started(&dispatch, progress, started),
-            Some(Event::AttemptFailed(failed)) => attempt_failed(task, progress, failed),
+            Some(Event::AttemptFailed(failed)) => attempt_failed(&dispatch, progress, failed),
             Some(Event::Finished(finished)) => {
                 return Ok(DispatchOutcome::Ended(task_result(&deps.health, finished)));
             }
@@ -133,7 +141,7 @@ pub(crate) async fn dispatch(
 }
 
 fn request(dispatch: &Dispatch<'_>, progress: &TaskProgress, permit: HealthPermit) -> ExecuteTaskRequest {
-    let Dispatch { executor: _, plan: _, output, task, task_ref, payload, context } = dispatch;
+    let Dispatch { executor: _, plan: _, output, task, task_ref, payload, context, retry: _ } = dispatch;
     let plan_id: PlanId = task_ref.plan_id;
     ExecuteTaskRequest {
         plan_id: plan_id.to_string(),
@@ -229,22 +237,36 @@ fn attempt_started(
 }
 
 fn attempt_failed(
-    task: TaskRef,
+    dispatch: &Dispatch<'_>,
     progress: &TaskProgress,
     failed: AttemptFailed,
 ) -> Result<Entry, InvalidField> {
-    let AttemptFailed { attempt, ended_at, error_class, message, stderr_tail, retry_in_ms, model_calls } =
-        failed;
+    let AttemptFailed {
+        attempt,
+        ended_at,
+        error_class,
+        message,
+        stderr_tail,
+        retry_in_ms,
+        model_calls,
+        is_final,
+    } = failed;
     let model_calls: Vec<ModelCall> = model_calls.into_iter().map(Into::into).collect();
     record_calls(&model_calls);
     progress.attempt_ended();
     let class = FailureClass::from_name(&error_class)
         .ok_or_else(|| InvalidField::new("error_class", "is not a failure class"))?;
+    let is_repeated = dispatch
+        .retry
+        .is_some_and(|policy| class.is_retried() && !is_final && policy.allows_another(progress.attempts()));
+    if dispatch.retry.is_some() {
+        progress.failed_with(Failure { model_calls: model_calls.clone(), is_repeated });
+    }
     Ok(Entry::AttemptEnded {
-        task,
+        task: dispatch.task_ref,
         number: attempt,
         at: required_timestamp("ended_at", ended_at)?,
         outcome: AttemptOutcome::Failed { class, message, stderr_tail, model_calls },
-        retried: retry_in_ms.is_some(),
+        retried: retry_in_ms.is_some() || is_repeated,
     })
 }

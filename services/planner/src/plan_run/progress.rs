@@ -6,15 +6,18 @@ use std::sync::{
 };
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use phoenix_domain::{
     OrchestratorError, OrchestratorErrorCode,
     action::ActionResult,
     plan::{AttemptOutcome, Task, TaskStatus},
+    usage::ModelCall,
 };
 
 use crate::{
+    budgets::Hold,
     plan_metrics::PlanMetricsGuard,
-    store::{entry::Entry, task_ref::TaskRef},
+    store::{budget::Verdict, entry::Entry, task_ref::TaskRef},
 };
 
 /// Dispatches of one task that may end with the loss of the executor; then the task fails.
@@ -47,6 +50,19 @@ pub(crate) struct TaskProgress {
     ready_at: OnceLock<Timestamp>,
     /// Whether the task was dispatched and the journal records it.
     is_dispatched: AtomicBool,
+    /// What is reserved for its call.
+    hold: Mutex<Option<Hold>>,
+    /// Its last failed attempt, when this planner decides about the next one.
+    failure: Mutex<Failure>,
+}
+
+/// A failed attempt.
+#[derive(Debug, Default)]
+pub(crate) struct Failure {
+    /// Calls of models that it reported.
+    pub(crate) model_calls: Vec<ModelCall>,
+    /// Whether another attempt may follow.
+    pub(crate) is_repeated: bool,
 }
 
 impl TaskProgress {
@@ -155,6 +171,38 @@ impl TaskProgress {
     /// Records that the running attempt ended.
     pub(crate) fn attempt_ended(&self) {
         self.open_attempt.store(0, Relaxed);
+    }
+
+    /// Records a reservation, before it is made.
+    pub(crate) fn hold(&self, hold: Hold) {
+        *self.hold.lock() = Some(hold);
+    }
+
+    /// Records that the reservation is made.
+    pub(crate) fn granted(&self, verdicts: &[Verdict]) {
+        if let Some(hold) = &mut *self.hold.lock() {
+            hold.granted(verdicts);
+        }
+    }
+
+    /// The reservation, if there is one.
+    pub(crate) fn held(&self) -> Option<Hold> {
+        self.hold.lock().clone()
+    }
+
+    /// Records that the reservation is settled.
+    pub(crate) fn release(&self) {
+        *self.hold.lock() = None;
+    }
+
+    /// Records a failed attempt.
+    pub(crate) fn failed_with(&self, failure: Failure) {
+        *self.failure.lock() = failure;
+    }
+
+    /// Takes the last failed attempt.
+    pub(crate) fn take_failure(&self) -> Failure {
+        std::mem::take(&mut self.failure.lock())
     }
 
     /// The entry that closes the running attempt, if there is one.

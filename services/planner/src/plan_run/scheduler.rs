@@ -62,7 +62,10 @@ impl ActivePlan {
         permits: Permits,
     ) -> Result<RunOutcome, JournalError> {
         let progress: Vec<_> = loaded.plan.tasks.iter().map(|task| self.progress(task)).collect();
-        let (mut entries, outcome) = self.run_tasks(loaded, permits, &progress).await?;
+        let run = self.run_tasks(loaded, permits, &progress).await;
+        // Before the plan ends: what is left then belongs to a planner that is gone.
+        self.settle_abandoned(&progress).await?;
+        let (mut entries, outcome) = run?;
         if let RunOutcome::Finished(result) = &outcome {
             entries.push(Entry::PlanEnded {
                 plan_id: self.plan_id(),

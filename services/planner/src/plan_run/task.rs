@@ -7,8 +7,7 @@ use std::{
 };
 
 use phoenix_domain::{
-    AgentName, OrchestratorError, OrchestratorErrorCode, action::ActionResult, json::Object,
-    plan::AttemptOutcome,
+    AgentCatalog, AgentName, OrchestratorError, action::ActionResult, json::Object, plan::AttemptOutcome,
 };
 use phoenix_platform::{
     catalogs::{Choice, ExecutorPeer},
@@ -19,7 +18,7 @@ use crate::{
     metrics::REDISPATCHED,
     plan_run::{
         active::{ActivePlan, LoadedPlan},
-        dispatch::{Dispatch, DispatchOutcome, dispatch},
+        dispatch::{Dispatch, DispatchOutcome},
         progress::TaskProgress,
         redispatch::{Outage, RedispatchPolicy},
     },
@@ -27,7 +26,7 @@ use crate::{
 };
 
 impl ActivePlan {
-    /// The executor for a task of `agent`.
+    /// The agents, and the executor for a task of `agent`.
     ///
     /// # Errors
     /// `agent_unavailable` when the agent is not known any more.
@@ -35,10 +34,11 @@ impl ActivePlan {
         &self,
         agent: &AgentName,
         avoid: Option<&Arc<ExecutorPeer>>,
-    ) -> Result<Choice, OrchestratorError> {
-        self.deps.agents_of_task(agent)?;
+    ) -> Result<(AgentCatalog, Choice), OrchestratorError> {
+        let agents = self.deps.agents_of_task(agent)?;
         // Every known agent has an executor; it may be forgotten at this moment.
-        self.deps.agents.choose(agent, avoid).ok_or_else(|| self.deps.forgotten(agent))
+        let choice = self.deps.agents.choose(agent, avoid).ok_or_else(|| self.deps.forgotten(agent))?;
+        Ok((agents, choice))
     }
 
     /// Waits for `pause`, or until the agents of the executors change.
@@ -71,23 +71,24 @@ impl ActivePlan {
         let mut policy = RedispatchPolicy::new(self.wait_mode, progress.possible_starts());
         loop {
             // The agent may have been forgotten while the task waited.
-            let Choice { executor, max_attempts } = match self.choose(agent, avoid.as_ref()) {
+            let (agents, Choice { executor, max_attempts }) = match self.choose(agent, avoid.as_ref()) {
                 Ok(choice) => choice,
-                Err(error) => return Ok(Err(error)),
-            };
-            if progress.reserve(max_attempts).is_none() {
-                return Ok(Err(out_of_numbers(agent)));
-            }
-            let permit = match self.deps.health.permit(agent, &self.context).await {
-                Ok(permit) => permit,
                 Err(error) => return Ok(Err(error)),
             };
             let (plan, payload, context) = (&self.metrics, &payload, loaded.plan.context.as_str());
             let output = &self.output;
-            let request = Dispatch { executor: &executor, plan, output, task, task_ref, payload, context };
+            let retry = None;
+            let request =
+                Dispatch { executor: &executor, plan, output, task, task_ref, payload, context, retry };
             let dispatched_at = Instant::now();
-            let pause = match dispatch(&self.deps, request, progress, permit, &self.context).await? {
+            let outcome =
+                self.dispatch(&loaded.plan, agents.get(agent), max_attempts, request, progress).await?;
+            let pause = match outcome {
                 DispatchOutcome::Ended(result) => return Ok(result),
+                DispatchOutcome::Retry(pause) => {
+                    tokio::time::sleep(pause).await;
+                    continue;
+                }
                 DispatchOutcome::AtCapacity => policy.after_rejection(),
                 DispatchOutcome::Interrupted { error, heard_at } => {
                     if let Some(entry) = progress.close_attempt(task_ref, AttemptOutcome::Cancelled, true) {
@@ -107,10 +108,4 @@ impl ActivePlan {
             record_counter(&REDISPATCHED, 1);
         }
     }
-}
-
-/// Error of a task whose dispatches broke so often that this planner has no attempt number left for it.
-fn out_of_numbers(agent: &AgentName) -> OrchestratorError {
-    let message = "the executors were lost during so many attempts of the task that no attempt number is left; redrive the plan";
-    OrchestratorError::new(OrchestratorErrorCode::ExecutionFailed, message).with_detail("agent", agent)
 }

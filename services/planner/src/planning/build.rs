@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use phoenix_domain::{
     AgentCatalog, AgentSpec, CorrelationId, OrchestratorError, PlanId, TaskId,
     action::CHAT_ACTION,
+    budget::Limits,
     chat::Chat,
     conversation,
     graph::{Graph, check_agent},
@@ -61,6 +62,7 @@ pub(crate) fn build_plan(
         work,
         context: agents_context,
         time_limit,
+        budget,
         wait_mode: _,
         with_output: _,
         continue_on_disconnect: _,
@@ -77,7 +79,8 @@ pub(crate) fn build_plan(
         }
         Work::Tasks(specs) => (PlanKind::Graph, agents_context, specs),
     };
-    let plan = pending_plan(correlation_id, kind, agents_context, deadline_at, specs);
+    let mut plan = pending_plan(correlation_id, kind, agents_context, deadline_at, specs);
+    plan.budget = budget;
     check_limits(&plan)?;
     let graph = graph_of(&plan, agents)?;
     (0..plan.tasks.len()).try_for_each(|ordinal| check_input(&plan, ordinal, agents))?;
@@ -208,6 +211,7 @@ pub(crate) fn pending_plan(
         deadline_at,
         ended_at: None,
         context,
+        budget: Limits::NONE,
         output: None,
         error: None,
         redrive_of: None,

@@ -73,6 +73,8 @@ pub(crate) fn prepare_redrive(
     let deadline_at = limit.and_then(|limit| Timestamp::now().checked_add(limit).ok());
     let mut plan = pending_plan(correlation_id, original.kind, original.context.clone(), deadline_at, specs);
     plan.redrive_of = Some(original.plan_id);
+    // And the same budget, of which nothing is used.
+    plan.budget = original.budget;
     check_limits(&plan)?;
     let graph = graph_of(&plan, agents)?;
     (0..plan.tasks.len())

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use phoenix_domain::{PlanId, conversation::Conversation, json::Object, plan::TaskSpec};
+use phoenix_domain::{PlanId, budget::Limits, conversation::Conversation, json::Object, plan::TaskSpec};
 
 use crate::store::entry::IdempotencyKey;
 
@@ -15,6 +15,8 @@ pub struct PlanRequest {
     pub context: String,
     /// Time that the plan may take.
     pub time_limit: Option<Duration>,
+    /// Limits on what the plan may use.
+    pub budget: Limits,
     /// Whether the caller waits for the plan.
     pub wait_mode: WaitMode,
     /// Whether agents are asked for what they have to say before they answer.

@@ -5,11 +5,13 @@ use std::fmt;
 use jiff::Timestamp;
 use phoenix_domain::{
     BulkRedriveId, PlanId,
+    budget::Account,
     dead_letter::DeadLetter,
     plan::{Plan, PlanStatus},
 };
 
 use crate::store::{
+    budget::{Balance, Call, Charge, Use, Verdict},
     dead_letter::{BulkOperation, DeadLetterCursor, DeadLetterQuery, OpenDeadLetters},
     entry::{BatchId, Entries, UsedKey},
     error::JournalError,
@@ -107,6 +109,38 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         scope: &TakeoverScope,
         at: Timestamp,
     ) -> Result<Unfinished, JournalError>;
+
+    /// Reserves what a call needs in the accounts of `charges`: in all, or in none. A call that has reservations already gets
+    /// the same verdicts. `at` is the current time of `planner`'s clock.
+    ///
+    /// # Errors
+    /// [`JournalError::Fenced`] when `planner` is not an owner. After another error the call may have reservations.
+    async fn reserve(
+        &self,
+        planner: &str,
+        call: Call,
+        charges: &[Charge],
+        at: Timestamp,
+    ) -> Result<Vec<Verdict>, JournalError>;
+
+    /// Ends the reservations of a call, and counts what it used. A call without reservations was settled before: nothing
+    /// changes. Reservations of planners that are gone are settled as they are by [`Self::take_over`].
+    ///
+    /// # Errors
+    /// [`JournalError::Fenced`] when `planner` is not an owner. After another error the call may be settled.
+    async fn settle(
+        &self,
+        planner: &str,
+        call: Call,
+        used: &[Use],
+        at: Timestamp,
+    ) -> Result<(), JournalError>;
+
+    /// The state of accounts, in their order; zero for those that do not exist yet.
+    ///
+    /// # Errors
+    /// When the database cannot be used.
+    async fn balances(&self, accounts: &[Account]) -> Result<Vec<Balance>, JournalError>;
 
     /// Requests the cancel of a plan from the planner that owns it, on behalf of `planner`. The first reason counts.
     ///

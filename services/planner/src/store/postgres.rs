@@ -11,6 +11,7 @@
 //! The server's clock is never read, and times of two planners are never compared.
 
 mod append;
+mod budgets;
 mod bulk;
 mod cancels;
 mod columns;
@@ -33,6 +34,7 @@ use std::{
 use jiff::Timestamp;
 use phoenix_domain::{
     BulkRedriveId, PlanId,
+    budget::Account,
     dead_letter::DeadLetter,
     plan::{Plan, PlanStatus},
 };
@@ -45,6 +47,7 @@ use uuid::Uuid;
 use self::{tables::Tables, takeover::Takeovers, writers::Writers};
 use crate::store::{
     backend::Store,
+    budget::{Balance, Call, Charge, Use, Verdict},
     dead_letter::{BulkOperation, DeadLetterCursor, DeadLetterQuery, OpenDeadLetters},
     entry::{BatchId, Entries, UsedKey},
     error::JournalError,
@@ -191,6 +194,30 @@ impl Store for PostgresStore {
         at: Timestamp,
     ) -> Result<Unfinished, JournalError> {
         self.takeovers.take_over(&self.tables, planner, dead, scope, at).await
+    }
+
+    async fn reserve(
+        &self,
+        planner: &str,
+        call: Call,
+        charges: &[Charge],
+        at: Timestamp,
+    ) -> Result<Vec<Verdict>, JournalError> {
+        budgets::reserve(&self.tables, planner, call, charges, at).await
+    }
+
+    async fn settle(
+        &self,
+        planner: &str,
+        call: Call,
+        used: &[Use],
+        at: Timestamp,
+    ) -> Result<(), JournalError> {
+        budgets::settle(&self.tables, planner, call, used, at).await
+    }
+
+    async fn balances(&self, accounts: &[Account]) -> Result<Vec<Balance>, JournalError> {
+        budgets::balances(&self.tables, accounts).await
     }
 
     async fn request_cancel(

@@ -14,7 +14,7 @@
 pub(super) mod unusable;
 mod v1;
 
-use phoenix_domain::{OrchestratorError, PlanId, action::ActionResult, usage::ModelCall};
+use phoenix_domain::{OrchestratorError, PlanId, action::ActionResult, budget::Limits, usage::ModelCall};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -60,6 +60,16 @@ pub(super) fn output_text(output: &ActionResult) -> String {
 /// Stored form of an error in a column.
 pub(super) fn error_text(error: &OrchestratorError) -> String {
     text_of(&ErrorV1::from(error))
+}
+
+/// Stored form of the limits of a plan in a column; none without limits.
+pub(super) fn budget_text(limits: &Limits) -> Option<String> {
+    limits.is_limited().then(|| text_of(&limits.values()))
+}
+
+/// Reads the result of [`budget_text`].
+pub(super) fn read_budget(text: &str) -> Result<Limits, Unusable> {
+    read_text(text).map(Limits::new)
 }
 
 /// Stored form of calls of models in a column.

@@ -14,6 +14,7 @@
 //! its own transaction, after everything durable is applied: reservations.rs, bulk.rs.
 
 mod apply;
+mod budgets;
 mod bulk;
 mod cancels;
 mod connection;
@@ -36,6 +37,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use phoenix_domain::{
     BulkRedriveId, PlanId,
+    budget::Account,
     dead_letter::DeadLetter,
     plan::{Plan, PlanStatus},
 };
@@ -49,6 +51,7 @@ use tokio_util::{
 use self::{log::Log, presence::Presence};
 use crate::store::{
     backend::Store,
+    budget::{Balance, Call, Charge, Use, Verdict},
     dead_letter::{BulkOperation, DeadLetterCursor, DeadLetterQuery, OpenDeadLetters},
     entry::{BatchId, Entries, UsedKey},
     error::JournalError,
@@ -183,6 +186,7 @@ impl Store for SqliteStore {
         if !ownership::has_orphans(&self.readers).await? {
             return Ok(Unfinished::default());
         }
+        self.log.connection.exclusively(budgets::settle_orphans).await?;
         self.log.flush(&self.readers).await?;
         let orphans = ownership::orphans(&self.readers, scope).await?;
         let unfinished = if orphans.is_empty() {
@@ -194,6 +198,33 @@ impl Store for SqliteStore {
             self.log.connection.exclusively(take_over).await?
         };
         Ok(Unfinished { skipped: orphans.skipped, ..unfinished })
+    }
+
+    async fn reserve(
+        &self,
+        planner: &str,
+        call: Call,
+        charges: &[Charge],
+        at: Timestamp,
+    ) -> Result<Vec<Verdict>, JournalError> {
+        let reserve =
+            async |connection: &mut _| budgets::reserve(connection, planner, call, charges, at).await;
+        self.log.connection.exclusively(reserve).await
+    }
+
+    async fn settle(
+        &self,
+        planner: &str,
+        call: Call,
+        used: &[Use],
+        at: Timestamp,
+    ) -> Result<(), JournalError> {
+        let settle = async |connection: &mut _| budgets::settle(connection, planner, call, used, at).await;
+        self.log.connection.exclusively(settle).await
+    }
+
+    async fn balances(&self, accounts: &[Account]) -> Result<Vec<Balance>, JournalError> {
+        budgets::balances(&self.readers, accounts).await
     }
 
     async fn request_cancel(

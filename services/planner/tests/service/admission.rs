@@ -12,7 +12,8 @@ use crate::{
 };
 use futures_util::FutureExt;
 use phoenix_domain::{
-    CorrelationId, OrchestratorError, OrchestratorErrorCode as Code, plan::PlanStatus as Status,
+    CorrelationId, OrchestratorError, OrchestratorErrorCode as Code, budget::BudgetSettings,
+    plan::PlanStatus as Status,
 };
 use phoenix_planner::{
     agent_health::HealthView,
@@ -268,7 +269,12 @@ async fn serverless_planner(url: &str, executor_url: &str) -> (Planner, Journal)
     let journal = Journal::open(url, Readiness::needing(&[])).await.unwrap();
     let health = HealthView::new(client::channel("http://127.0.0.1:1", token()).unwrap());
     let agents = CatalogView::fixed(&catalog(), client::channel(executor_url, token()).unwrap());
-    let limits = Limits { plans: MAX_PLANS, key_ttl: KEY_LIFE, takeover_grace: GRACE };
+    let limits = Limits {
+        plans: MAX_PLANS,
+        key_ttl: KEY_LIFE,
+        takeover_grace: GRACE,
+        budgets: BudgetSettings::default(),
+    };
     let stopping = CancellationToken::new();
     let planner = Planner::new(agents, limits, journal.clone(), health, token().into(), stopping);
     (planner, journal)
@@ -276,6 +282,7 @@ async fn serverless_planner(url: &str, executor_url: &str) -> (Planner, Journal)
 
 fn plan_request(agent: &str, wait_mode: WaitMode) -> PlanRequest {
     PlanRequest {
+        budget: Default::default(),
         work: Work::Chat {
             message: Some("hello".into()),
             agent: Some(agent.into()),

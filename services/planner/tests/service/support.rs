@@ -12,8 +12,8 @@ use std::{
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    ActionSpec, AgentCatalog, AgentSpec, CorrelationId, OrchestratorError, TaskId, plan as domain,
-    schema::InputSchema,
+    ActionSpec, AgentCatalog, AgentSpec, CorrelationId, OrchestratorError, TaskId, budget::BudgetSettings,
+    plan as domain, schema::InputSchema,
 };
 use phoenix_planner::{PlannerConfig, config::Retention, store::BatchId};
 use phoenix_platform::{
@@ -136,6 +136,7 @@ impl TestPlanner {
             health_url,
             advertise_url: None,
             identity: token().into(),
+            budgets: BudgetSettings::default(),
             retention: Retention { plans: Some(30 * DAY), keys: KEY_LIFE },
             readiness: Readiness::starting(),
         };
@@ -309,6 +310,7 @@ pub fn new_plan(at: Timestamp, agents: &[&str]) -> domain::Plan {
         error: None,
         redrive_of: None,
         redriven_as: None,
+        budget: phoenix_domain::budget::Limits::NONE,
         tasks: tasks.collect(),
     }
 }

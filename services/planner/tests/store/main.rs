@@ -1,6 +1,7 @@
 //! Conformance suite of the journal's stores. A new store is one more line in [`stores`].
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests are tests too")]
 
+mod budgets;
 mod bulk;
 mod compaction;
 mod damage;
@@ -24,6 +25,7 @@ use jiff::Timestamp;
 use phoenix_domain::{
     CorrelationId, FailureClass, OrchestratorError, OrchestratorErrorCode, PlanId, TaskId,
     action::ActionResult,
+    budget::Limits,
     json::Json,
     plan::{AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
     usage::{ModelCall, Money, Tokens},
@@ -127,6 +129,7 @@ fn new_plan(agents: &[&str]) -> Plan {
         deadline_at: Some(at(100)),
         ended_at: None,
         context: "some context".into(),
+        budget: Limits::NONE,
         output: None,
         error: None,
         redrive_of: None,

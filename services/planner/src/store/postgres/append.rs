@@ -35,7 +35,7 @@ use crate::store::{
 };
 
 /// Code of a batch whose planner is fenced.
-const FENCED: &str = "PX001";
+pub(super) const FENCED: &str = "PX001";
 
 /// Code of a batch with a redrive that comes too late.
 const NOT_REDRIVABLE: &str = "PX002";
@@ -45,7 +45,7 @@ const ATTEMPTS: u32 = 8;
 
 static APPEND: LazyLock<String> = LazyLock::new(|| append_statement(false));
 
-static APPEND_WITH_CALLS: LazyLock<String> = LazyLock::new(|| append_statement(true));
+static APPEND_MORE: LazyLock<String> = LazyLock::new(|| append_statement(true));
 
 /// Makes `groups` durable, without those that reserve what is reserved already. Returns the indices of those.
 pub(super) async fn append(
@@ -119,7 +119,7 @@ async fn write(
     commit[0].entries().for_each(|entry| columns.add_key(entry));
     let operations: Vec<&Entry> = commit[0].entries().filter(|entry| is_bulk(entry)).collect();
     let persistent = tables.database.persistent();
-    let statement = if columns.has_calls() { &APPEND_WITH_CALLS } else { &APPEND };
+    let statement = if columns.has_more() { &APPEND_MORE } else { &APPEND };
     let append = async |connection: &mut PgConnection| {
         let query = sqlx::query_scalar(statement.as_str()).persistent(persistent);
         columns.bind(batch, query).fetch_one(connection).await

@@ -17,7 +17,7 @@ use crate::store::{
     entry::{BatchId, Entry},
     plan_events::Events,
     projection::Redrive,
-    record::{calls_text, error_text, output_text},
+    record::{budget_text, calls_text, error_text, output_text},
     stored::{
         text::escape,
         value::{json, micros},
@@ -120,6 +120,8 @@ columns!(Ends {
 
 columns!(Calls { plan_id: Uuid, ordinal: i32, number: i64, model_calls: Text });
 
+columns!(Budgets { plan_id: Uuid, budget: Text });
+
 columns!(Steps {
     plan_id: Uuid,
     ordinal: i32,
@@ -151,12 +153,13 @@ pub(super) struct Columns {
     states: States,
     redrives: Redrives,
     events: PlanEvents,
-    /// Few batches have any.
+    /// Few batches have any of these.
     calls: Calls,
+    budgets: Budgets,
 }
 
-/// Text of the statement, with or without calls of models.
-pub(super) fn append_statement(has_calls: bool) -> String {
+/// Text of the statement, with or without what few batches have.
+pub(super) fn append_statement(has_more: bool) -> String {
     let columns = Keys::COUNT
         + Plans::COUNT
         + Tasks::COUNT
@@ -167,8 +170,8 @@ pub(super) fn append_statement(has_calls: bool) -> String {
         + States::COUNT
         + Redrives::COUNT
         + PlanEvents::COUNT
-        + if has_calls { Calls::COUNT } else { 0 };
-    let function = if has_calls { "append_batch_with_calls" } else { "append_batch" };
+        + if has_more { Calls::COUNT + Budgets::COUNT } else { 0 };
+    let function = if has_more { "append_more" } else { "append_batch" };
     let mut text = format!("SELECT phoenix_planner.{function}($1, $2, $3");
     for number in 4..4 + columns {
         // Writing to a string does not fail.
@@ -217,6 +220,9 @@ impl Columns {
 
     fn add_plan(&mut self, NewPlan { planner: _, plan, status, ended_at, error }: NewPlan<'_>) {
         let Plan { plan_id, correlation_id, kind, created_at, deadline_at, context, redrive_of, .. } = plan;
+        if let Some(budget) = budget_text(&plan.budget) {
+            self.budgets.push((id(*plan_id), budget));
+        }
         self.plans.push((
             id(*plan_id),
             *correlation_id.as_uuid(),
@@ -324,9 +330,9 @@ impl Columns {
         }
     }
 
-    /// Whether there are calls of models.
-    pub(super) const fn has_calls(&self) -> bool {
-        !self.calls.plan_id.is_empty()
+    /// Whether there is something that few batches have.
+    pub(super) const fn has_more(&self) -> bool {
+        !self.calls.plan_id.is_empty() || !self.budgets.plan_id.is_empty()
     }
 
     /// Binds the identity of the batch and every column.
@@ -338,7 +344,7 @@ impl Columns {
         let query = self.ends.bind(self.attempts.bind(self.failed.bind(query)));
         let query = self.redrives.bind(self.states.bind(self.steps.bind(query)));
         let query = self.events.bind(query);
-        if self.has_calls() { self.calls.bind(query) } else { query }
+        if self.has_more() { self.budgets.bind(self.calls.bind(query)) } else { query }
     }
 }
 

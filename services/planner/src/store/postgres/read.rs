@@ -22,15 +22,15 @@ use crate::store::{
 };
 
 const PLANS: &str = "
-    SELECT plan_id::text, correlation_id::text, kind, status, created_at, deadline_at, ended_at, context, NULL AS output, error,
-        redrive_of::text,
+    SELECT plan_id::text, correlation_id::text, kind, status, created_at, deadline_at, ended_at, context, budget, NULL AS output,
+        error, redrive_of::text,
         (SELECT later.plan_id FROM phoenix_planner.plans AS later WHERE later.redrive_of = plans.plan_id)::text AS redriven_as
     FROM phoenix_planner.plans WHERE plans.plan_id = ANY ($1) ORDER BY plans.plan_id";
 
 /// A listing shows no output and no context.
 const SUMMARIES: &str = "
     SELECT plan_id::text, correlation_id::text, kind, status, created_at, deadline_at, ended_at, '' AS context,
-        NULL AS output, error, redrive_of::text,
+        NULL AS budget, NULL AS output, error, redrive_of::text,
         (SELECT later.plan_id FROM phoenix_planner.plans AS later WHERE later.redrive_of = plans.plan_id)::text AS redriven_as
     FROM phoenix_planner.plans WHERE TRUE";
 

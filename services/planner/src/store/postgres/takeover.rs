@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::store::{
     error::JournalError,
     postgres::{
+        budgets,
         ownership::{self, TAKEOVER_WRITER},
         tables::Tables,
     },
@@ -128,6 +129,9 @@ impl Takeovers {
         }
         let mut unfinished = self.settle(tables, planner).await?;
         let Gone { of_plans, of_bulk } = gone(tables).await?;
+        if !dead.is_empty() || !of_plans.is_empty() {
+            budgets::settle_orphans(tables).await?;
+        }
         for owner in &of_plans {
             let taken = self.take_over_from(tables, planner, owner, scope, at, &mut unfinished).await;
             if let Err(error) = taken {

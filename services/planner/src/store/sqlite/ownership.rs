@@ -145,6 +145,7 @@ pub(super) async fn fence(
 pub(super) async fn has_orphans(pool: &SqlitePool) -> Result<bool, JournalError> {
     let orphaned = sqlx::query_scalar(
         "SELECT EXISTS (SELECT 1 FROM log WHERE planner NOT IN (SELECT instance FROM planners))
+         OR EXISTS (SELECT 1 FROM budget_reservations WHERE planner NOT IN (SELECT instance FROM planners))
          OR EXISTS (SELECT 1 FROM plans WHERE status IN ('pending', 'running')
          AND owner NOT IN (SELECT instance FROM planners))
          OR EXISTS (SELECT 1 FROM sweeps WHERE ended_at IS NULL AND owner NOT IN (SELECT instance FROM planners))",

@@ -8,7 +8,7 @@ use crate::store::{
         TaskState,
     },
     projection::{AttemptChanges, PlanChanges, Projection, Redrive},
-    record::{calls_text, error_text, output_text},
+    record::{budget_text, calls_text, error_text, output_text},
     sqlite::{
         document::{Document, EndedAttempt, EndedTask},
         rows::{Cell, Row, Rows, row},
@@ -41,6 +41,7 @@ pub(super) fn rows_of(projection: Projection<'_>, position: i64) -> Rows {
 fn add_compacted(plan: PlanChanges<'_>, task: &Task, first: i64, rows: &mut Rows) {
     if let Some(accepted) = plan.accepted {
         let new = NewPlan::of(accepted, plan.update.as_ref());
+        rows.plan_budgets.extend(budget_row(&new));
         rows.compacted_plans.push(plan_row(&new, Some((first, task.spec.agent.as_str()))));
     }
     let document = json(&document(&plan, task));
@@ -61,6 +62,7 @@ fn add_changes(changes: RowChanges<'_>, firsts: Vec<i64>, rows: &mut Rows) {
         events,
     } = changes;
     rows.plans.extend(plans.iter().map(|plan| plan_row(plan, None)));
+    rows.plan_budgets.extend(plans.iter().filter_map(budget_row));
     rows.tasks.extend(tasks.iter().map(task_row));
     let ends = attempt_ends.iter().map(|ended| (ended.plan_id, ended.ordinal, ended.number, &ended.end));
     let whole =
@@ -103,6 +105,12 @@ fn plan_row(new: &NewPlan<'_>, compacted: Option<(i64, &str)>) -> Row {
         document,
         agent
     ]
+}
+
+/// The budget of a new plan, if it has one.
+fn budget_row(NewPlan { plan, .. }: &NewPlan<'_>) -> Option<Row> {
+    let budget = budget_text(&plan.budget)?;
+    Some(row![plan.plan_id, budget])
 }
 
 /// The state of a new task after the batch.

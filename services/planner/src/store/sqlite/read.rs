@@ -20,7 +20,7 @@ use crate::store::{
 };
 
 const PLAN_COLUMNS: &str =
-    "plan_id, correlation_id, kind, status, created_at, deadline_at, ended_at, context, output, error, redrive_of,
+    "plan_id, correlation_id, kind, status, created_at, deadline_at, ended_at, context, budget, output, error, redrive_of,
      (SELECT later.plan_id FROM plans AS later WHERE later.redrive_of = plans.plan_id) AS redriven_as";
 
 const DOCUMENT_COLUMN: &str = "documents.document";
@@ -31,8 +31,8 @@ const DOCUMENT: &str =
 
 /// Columns of a listing, which shows no output and no context.
 const SUMMARY_COLUMNS: &str =
-    "plan_id, correlation_id, kind, status, created_at, deadline_at, ended_at, '' AS context, NULL AS output, error,
-     redrive_of, (SELECT later.plan_id FROM plans AS later WHERE later.redrive_of = plans.plan_id) AS redriven_as";
+    "plan_id, correlation_id, kind, status, created_at, deadline_at, ended_at, '' AS context, NULL AS budget,
+     NULL AS output, error, redrive_of, (SELECT later.plan_id FROM plans AS later WHERE later.redrive_of = plans.plan_id) AS redriven_as";
 
 /// Plans with their tasks and attempts, in the order of their ids, from one snapshot.
 pub(super) async fn plans_by_id(

@@ -32,6 +32,8 @@ pub(super) struct Rows {
     pub(super) compacted_plans: Vec<Row>,
     pub(super) documents: Vec<Row>,
     pub(super) plans: Vec<Row>,
+    /// Budgets of new plans that have one.
+    pub(super) plan_budgets: Vec<Row>,
     pub(super) tasks: Vec<Row>,
     pub(super) attempts: Vec<Row>,
     /// Ends of attempts that started in an earlier batch.
@@ -62,6 +64,12 @@ const PLANS: Statement = Statement(
      (plan_id, correlation_id, kind, status, owner, created_at, deadline_at, context, ended_at, error,
       redrive_of, document, agent) ",
     "",
+);
+
+const PLAN_BUDGETS: Statement = Statement(
+    "WITH new (plan_id, budget) AS (",
+    ")
+     UPDATE plans SET budget = new.budget FROM new WHERE plans.plan_id = new.plan_id",
 );
 
 const DOCUMENTS: Statement = Statement("INSERT OR ROLLBACK INTO documents (position, document, events) ", "");
@@ -181,6 +189,7 @@ impl Rows {
             mut compacted_plans,
             mut documents,
             mut plans,
+            plan_budgets,
             tasks,
             attempts,
             attempt_ends,
@@ -200,6 +209,7 @@ impl Rows {
         for (statement, rows) in [
             (DOCUMENTS, documents),
             (PLANS, plans),
+            (PLAN_BUDGETS, plan_budgets),
             (TASKS, tasks),
             (ATTEMPTS, attempts),
             (ATTEMPT_ENDS, attempt_ends),

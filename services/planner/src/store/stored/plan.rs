@@ -5,6 +5,7 @@ use std::{iter::Peekable, vec};
 use phoenix_domain::{
     FailureClass, PlanId,
     action::ActionResult,
+    budget::Limits,
     json::Object,
     plan::{Attempt, AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
 };
@@ -32,6 +33,7 @@ pub(in crate::store) struct PlanRow {
     deadline_at: Option<i64>,
     ended_at: Option<i64>,
     context: Text,
+    budget: Option<Text>,
     output: Option<Text>,
     error: Option<Text>,
     redrive_of: Option<String>,
@@ -67,6 +69,7 @@ impl PlanRow {
             deadline_at,
             ended_at,
             context,
+            budget,
             output,
             error,
             redrive_of,
@@ -81,6 +84,9 @@ impl PlanRow {
             deadline_at: deadline_at.map(time).transpose()?,
             ended_at: ended_at.map(time).transpose()?,
             context: context.0,
+            budget: budget
+                .map_or(Ok(Limits::NONE), |text| record::read_budget(&text.0))
+                .map_err(|problem| unreadable("plans.budget", &problem))?,
             output: output.map(|output| output.0),
             error: stored_error(error.as_ref().map(|error| &*error.0))?,
             redrive_of: redrive_of.map(|id| parse("plans.redrive_of", &id)).transpose()?,

@@ -52,6 +52,8 @@ pub enum Script {
     SaysMoreLater(Vec<ExecuteTaskResponse>, CancellationToken, Vec<ExecuteTaskResponse>),
     /// Starts an attempt and succeeds when it can acquire one of these permits.
     Waits(Arc<Semaphore>),
+    /// Starts an attempt, which fails, and ends with this error.
+    Fails(OrchestratorError),
     /// Starts an attempt and breaks the stream.
     Breaks,
     /// Rejects the call.
@@ -195,6 +197,10 @@ impl ExecutorService for FakeExecutor {
                 };
                 Box::pin(tokio_stream::iter([Ok(started(1))]).chain(futures_util::stream::once(answer)))
             }
+            Script::Fails(error) => {
+                let events = [started(first_attempt), failed(first_attempt, None), finished(1, Err(error))];
+                Box::pin(tokio_stream::iter(events.map(Ok)))
+            }
             Script::Breaks => Box::pin(tokio_stream::iter([Ok(started(first_attempt))])),
             Script::Refuses(error) => return Err(phoenix_proto::status_from_error(&error)),
         };
@@ -233,6 +239,7 @@ fn a_call() -> ModelCall {
 pub fn failed(attempt: u32, retry_in_ms: Option<u64>) -> ExecuteTaskResponse {
     event(Event::AttemptFailed(AttemptFailed {
         model_calls: vec![a_call()],
+        is_final: false,
         attempt,
         ended_at: Some(to_timestamp(Timestamp::now())),
         error_class: "backend_failure".into(),

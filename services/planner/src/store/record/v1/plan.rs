@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use phoenix_domain::{
     CorrelationId, PlanId, TaskId,
+    budget::Limits,
     json::Object,
     plan::{OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
 };
@@ -24,6 +25,9 @@ pub(crate) struct PlanV1 {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     deadline_at: Option<Timestamp>,
     context: String,
+    /// Limits in billionths of a dollar, tokens, calls and milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    budget: Option<[Option<u64>; 4]>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     redrive_of: Option<PlanId>,
     tasks: Vec<TaskV1>,
@@ -59,6 +63,7 @@ impl From<&Plan> for PlanV1 {
             deadline_at,
             ended_at: _,
             context,
+            budget,
             output: _,
             error: _,
             redrive_of,
@@ -73,6 +78,7 @@ impl From<&Plan> for PlanV1 {
             created_at: *created_at,
             deadline_at: *deadline_at,
             context: context.clone(),
+            budget: budget.is_limited().then(|| budget.values()),
             redrive_of: *redrive_of,
             tasks: tasks.iter().map(Into::into).collect(),
         }
@@ -91,6 +97,7 @@ impl TryFrom<PlanV1> for Plan {
             created_at,
             deadline_at,
             context,
+            budget,
             redrive_of,
             tasks,
         } = stored;
@@ -103,6 +110,7 @@ impl TryFrom<PlanV1> for Plan {
             deadline_at,
             ended_at: None,
             context,
+            budget: budget.map_or(Limits::NONE, Limits::new),
             output: None,
             error: None,
             redrive_of,
