@@ -8,12 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
 use sqlx::{
     Connection, PgConnection, PgPool, Postgres, Transaction,
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tokio::sync::watch;
 
 use super::{
     failure::transient,
@@ -22,6 +22,13 @@ use super::{
 
 /// Longest wait for a connection. While the server refuses connections, the pool tries again within this time.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The same for writers, which try again themselves: an attempt to connect that began before the end of an outage must not
+/// outlast it for long.
+const WRITER_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a statement may still be answered after another connection has failed.
+const LOST_AFTER: Duration = Duration::from_secs(1);
 
 /// Longest wait for open statements when the pool is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,8 +80,14 @@ pub struct Database {
 }
 
 /// The last failure after which older connections are useless.
-#[derive(Debug, Default)]
-struct Doubts(Mutex<Option<Instant>>);
+#[derive(Debug)]
+struct Doubts(watch::Sender<Option<Instant>>);
+
+impl Default for Doubts {
+    fn default() -> Self {
+        Self(watch::Sender::new(None))
+    }
+}
 
 /// A connection of the pool for a few statements. A session that is dropped without [`finish`](Self::finish) closes its
 /// connection: an answer may be outstanding.
@@ -83,18 +96,31 @@ pub struct Session {
     connection: Option<PoolConnection<Postgres>>,
     pooler: Pooler,
     doubts: Arc<Doubts>,
+    acquired_at: Instant,
     is_good: bool,
+    /// Whether its failure says something about other connections.
+    is_broken: bool,
 }
 
 impl Database {
     pub(super) fn new(options: PgConnectOptions, shown: String, pooler: Pooler, connections: u32) -> Self {
-        let doubts = Arc::new(Doubts::default());
+        Self::open(options, shown.into(), pooler, (connections, ACQUIRE_TIMEOUT), Arc::default())
+    }
+
+    /// A database with so many connections, of which each is waited for no longer than the given time.
+    fn open(
+        options: PgConnectOptions,
+        shown: Arc<str>,
+        pooler: Pooler,
+        (connections, longest_wait): (u32, Duration),
+        doubts: Arc<Doubts>,
+    ) -> Self {
         let trusted = Arc::clone(&doubts);
         let pool = PgPoolOptions::new()
             .max_connections(connections)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .acquire_timeout(longest_wait)
             // Its end is an error, which is logged once; sqlx would log every wait of an outage.
-            .acquire_slow_threshold(ACQUIRE_TIMEOUT)
+            .acquire_slow_threshold(longest_wait)
             // A round trip per statement. A broken connection is found by its first statement, which is tried again.
             .test_before_acquire(false)
             .before_acquire(move |_, meta| {
@@ -110,25 +136,48 @@ impl Database {
                 })
             })
             .connect_lazy_with(options);
-        Self { pool, shown: shown.into(), pooler, doubts }
+        Self { pool, shown, pooler, doubts }
     }
 
-    /// The same database, with a pool of its own of so many connections.
+    /// The same database, with a pool of so many connections for writers, which try again when none is available within two
+    /// seconds. A failure of one pool's connection makes those of both suspect.
     #[must_use]
-    pub fn with_own_pool(&self, connections: u32) -> Self {
+    pub fn for_writers(&self, connections: u32) -> Self {
         let options = (*self.pool.connect_options()).clone();
-        Self::new(options, self.shown.to_string(), self.pooler, connections)
+        let (shown, doubts) = (Arc::clone(&self.shown), Arc::clone(&self.doubts));
+        Self::open(options, shown, self.pooler, (connections, WRITER_ACQUIRE_TIMEOUT), doubts)
+    }
+
+    /// Whether the server still works on a statement of the session with this process id. Asked on a connection of its own,
+    /// since an answer on the session's own one may never come.
+    ///
+    /// # Errors
+    /// When the server cannot be asked.
+    pub async fn works_for(&self, backend: i32) -> Result<bool, sqlx::Error> {
+        let mut connection = PgConnection::connect_with(&self.pool.connect_options()).await?;
+        let state = sqlx::query_scalar("SELECT state FROM pg_stat_activity WHERE pid = $1").bind(backend);
+        let state: Option<Option<String>> = state.fetch_optional(&mut connection).await?;
+        connection.close().await?;
+        // Without a state, the server does not say.
+        Ok(state.is_some_and(|state| !state.is_some_and(|state| state.starts_with("idle"))))
     }
 
     /// A connection of the pool.
     ///
     /// # Errors
-    /// When none is available within five seconds.
+    /// When none is available within five seconds, for writers within two.
     pub async fn session(&self) -> Result<Session, sqlx::Error> {
         let acquired = self.pool.acquire().await;
         let connection = acquired.map_err(|error| self.explain(error))?;
         let (pooler, doubts) = (self.pooler, Arc::clone(&self.doubts));
-        Ok(Session { connection: Some(connection), pooler, doubts, is_good: false })
+        Ok(Session {
+            connection: Some(connection),
+            pooler,
+            doubts,
+            acquired_at: Instant::now(),
+            is_good: false,
+            is_broken: false,
+        })
     }
 
     /// Replaces the error of a full wait, which names neither the database nor the time.
@@ -140,7 +189,7 @@ impl Database {
         let text = format!(
             "no connection to {} within {} s; {busy} of {} connections are in use",
             self.shown,
-            ACQUIRE_TIMEOUT.as_secs(),
+            self.pool.options().get_acquire_timeout().as_secs(),
             self.pool.options().get_max_connections(),
         );
         sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, text))
@@ -192,6 +241,27 @@ impl Session {
         }
     }
 
+    /// Whether no connection has failed since this one was taken from the pool. After a restart of the server one failure tells
+    /// that every older connection is useless.
+    #[must_use]
+    pub fn is_trusted(&self) -> bool {
+        self.doubts.trust(self.acquired_at.elapsed())
+    }
+
+    /// Waits until another connection has failed since this one was taken from the pool, and then for as long as an answer may
+    /// still take.
+    pub fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (mut failures, acquired_at) = (self.doubts.0.subscribe(), self.acquired_at);
+        async move {
+            let is_later = |failed_at: &Option<Instant>| failed_at.is_some_and(|at| at > acquired_at);
+            let is_closed = failures.wait_for(is_later).await.is_err();
+            if is_closed {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(LOST_AFTER).await;
+        }
+    }
+
     /// Returns the connection to the pool, unless `result` shows that it is broken.
     ///
     /// # Errors
@@ -201,6 +271,7 @@ impl Session {
             Ok(_) => true,
             Err(error) => transient(error).is_none_or(|kind| !kind.spoils_connections()),
         };
+        self.is_broken = !self.is_good;
         result
     }
 }
@@ -226,7 +297,9 @@ impl Drop for Session {
         if self.is_good {
             return;
         }
-        self.doubts.raise();
+        if self.is_broken {
+            self.doubts.raise();
+        }
         if let Some(connection) = &mut self.connection {
             // The pool would wait for an answer that may never come.
             connection.close_on_drop();
@@ -243,11 +316,11 @@ impl fmt::Debug for Session {
 impl Doubts {
     /// Doubts every connection that exists now.
     fn raise(&self) {
-        *self.0.lock() = Some(Instant::now());
+        self.0.send_replace(Some(Instant::now()));
     }
 
     /// Whether a connection of this age was made after the last failure.
     fn trust(&self, age: Duration) -> bool {
-        self.0.lock().is_none_or(|failed_at| age < failed_at.elapsed())
+        self.0.borrow().is_none_or(|failed_at| age < failed_at.elapsed())
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::logging::LogFormat;
 
 /// Log filter when `RUST_LOG` is not set.
-pub const DEFAULT_FILTER: &str = "info,h2=warn,hyper=warn,hyper_util=warn,opentelemetry=warn,opentelemetry_sdk=warn,sqlx=warn,sqlx::pool=error,sqlx::query=error,sqlx_core::pool=error,tonic=warn,tower=warn";
+pub const DEFAULT_FILTER: &str = "info,h2=warn,hyper=warn,hyper_util=warn,opentelemetry=warn,opentelemetry_sdk=warn,sqlx=warn,sqlx::pool=error,sqlx::query=error,sqlx_core::pool=off,tonic=warn,tower=warn";
 
 /// Logging and tracing of one process.
 #[derive(Debug, Clone)]

@@ -105,7 +105,7 @@ impl PostgresStore {
         let (tables, peers) = (Tables { database: database.clone() }, Arc::<Peers>::default());
         let notifier = AbortOnDropHandle::new(tokio::spawn(notify(tables.clone(), Arc::clone(&peers), own)));
         // Readers that queue for a connection do not delay writers and heartbeats.
-        let writers = Writers::new(database.with_own_pool(WRITERS), WRITERS);
+        let writers = Writers::new(database.for_writers(WRITERS), WRITERS);
         let takeovers = Takeovers::default();
         Ok(Self { tables, writers, takeovers, hints, peers, _notifier: notifier })
     }

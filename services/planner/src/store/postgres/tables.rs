@@ -68,12 +68,12 @@ impl Tables {
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, JournalError>,
     ) -> Result<T, JournalError> {
         let mut session = self.snapshot().await?;
-        let limited = tokio::time::timeout(TIMEOUT, async {
+        let read = answered(session.lost(), async {
             let found = work(&mut session).await?;
             sqlx::raw_sql("COMMIT").execute(&mut *session).await?;
             Ok(found)
         });
-        let result = limited.await.unwrap_or_else(|_| Err(no_answer(TIMEOUT).into()));
+        let result = read.await;
         finish(session, result)
     }
 
@@ -83,8 +83,7 @@ impl Tables {
         loop {
             attempts += 1;
             let mut session = self.database.session().await?;
-            let limited = tokio::time::timeout(TIMEOUT, sqlx::raw_sql(SNAPSHOT).execute(&mut *session));
-            match limited.await.unwrap_or_else(|_| Err(no_answer(TIMEOUT))) {
+            match answered(session.lost(), sqlx::raw_sql(SNAPSHOT).execute(&mut *session)).await {
                 Ok(_) => return Ok(session),
                 Err(error) if attempts < ATTEMPTS && transient(&error) == Some(Transient::Unreachable) => {
                     let _ = session.finish::<()>(Err(error));
@@ -103,7 +102,7 @@ impl Tables {
     ) -> Result<T, JournalError> {
         let mut session = self.database.session().await?;
         let is_single = self.database.persistent();
-        let limited = tokio::time::timeout(TIMEOUT, async {
+        let written = answered(session.lost(), async {
             if is_single {
                 return statement(&mut session).await;
             }
@@ -112,8 +111,21 @@ impl Tables {
             transaction.commit().await?;
             Ok(done)
         });
-        let result = limited.await.unwrap_or_else(|_| Err(no_answer(TIMEOUT).into()));
+        let result = written.await;
         finish(session, result)
+    }
+}
+
+/// The result of `work`, unless its connection is `lost` or its answer takes too long.
+async fn answered<T, E: From<sqlx::Error>>(
+    lost: impl Future<Output = ()>,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    tokio::select! {
+        biased;
+        result = work => result,
+        () = lost => Err(lost_connection().into()),
+        () = tokio::time::sleep(TIMEOUT) => Err(no_answer(TIMEOUT).into()),
     }
 }
 
@@ -121,6 +133,12 @@ impl Tables {
 pub(super) fn no_answer(limit: Duration) -> sqlx::Error {
     let text = format!("no answer within {} s", limit.as_secs());
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, text))
+}
+
+/// The error of a connection on which no answer can be expected any more.
+pub(super) fn lost_connection() -> sqlx::Error {
+    let text = "the connection to the server is lost";
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::ConnectionReset, text))
 }
 
 /// Returns the connection of a session to the pool, unless the result shows that it is broken.
