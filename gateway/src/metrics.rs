@@ -68,6 +68,7 @@ pub(crate) enum Endpoint {
     ChatLegacy,
     AgentsV1,
     BudgetList,
+    AgentGet,
     PlanCreate,
     PlanList,
     PlanDryRun,
@@ -107,6 +108,7 @@ impl Endpoint {
             "/api/chat" if write => Self::ChatLegacy,
             "/api/v1/agents" if read => Self::AgentsV1,
             "/api/v1/budgets" if read => Self::BudgetList,
+            "/api/v1/agents/{agent_id}" if read => Self::AgentGet,
             "/api/v1/plans" if write => Self::PlanCreate,
             "/api/v1/plans" if read => Self::PlanList,
             "/api/v1/plans:dryRun" if write => Self::PlanDryRun,
@@ -145,6 +147,7 @@ impl Endpoint {
             Self::ChatLegacy => "chat_legacy",
             Self::AgentsV1 => "agents_v1",
             Self::BudgetList => "budget_list",
+            Self::AgentGet => "agent_get",
             Self::PlanCreate => "plan_create",
             Self::PlanList => "plan_list",
             Self::PlanDryRun => "plan_dry_run",
@@ -181,6 +184,7 @@ impl Endpoint {
             Self::AgentsV1 => Some(&AGENTS_V1),
             Self::Health => Some(&HEALTH),
             Self::BudgetList
+            | Self::AgentGet
             | Self::PlanCreate
             | Self::PlanList
             | Self::PlanDryRun

@@ -67,6 +67,7 @@ fn routes(gateway: &Gateway) -> Vec<(&'static str, MethodRouter<Gateway>)> {
         ("/api/v1/dead-letters:discard", post(dead_letters::discard_dead_letters)),
         ("/api/v1/budgets", get(budgets::list_budgets)),
         ("/api/v1/agents", get(agents::list_agents)),
+        ("/api/v1/agents/{agent_id}", get(agents::get_agent)),
         ("/api/v1/openapi.json", get(openapi::openapi_json)),
         ("/v1/chat/completions", post(completions::create_completion)),
         ("/v1/responses", post(create::create_response)),

@@ -96,6 +96,8 @@ async fn chats_and_plans_are_run_shown_and_traced() {
     }
     let agents = run(&["agents", "list"]).await;
     assert!(agents.succeeded().lines().any(|row| row.starts_with("fickle")), "{}", agents.out);
+    let git = run(&["agents", "get", "git_agent"]).await;
+    assert!(git.succeeded().lines().any(|row| row.starts_with("git_status")), "{}", git.out);
 }
 
 #[tokio::test]
@@ -142,7 +144,7 @@ async fn exit_codes_tell_wrong_usage_refusal_and_absence_apart() {
         ("ftp://host", &["agents", "list"], 64, "begins with http:// or https://"),
         (&url, &["plans", "list", "--status", "happy"], 1, "`status` must be one of"),
         (&url, &["trace", "01a21740-b794-71a6-8e39-3e0fbea051f5"], 1, "there is no plan"),
-        (&url, &["agents", "get", "unknown"], 1, "there are echo_agent, fickle, git_agent"),
+        (&url, &["agents", "get", "unknown"], 1, "unknown agent `unknown`"),
         ("http://127.0.0.1:1", &["agents", "list"], 69, "cannot reach the gateway at http://127.0.0.1:1/"),
     ];
     for (url, words, code, message) in cases {

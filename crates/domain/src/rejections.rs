@@ -12,6 +12,19 @@ use crate::{
 /// Error detail of a replayed response: the correlation id of the original request.
 pub const REPLAY_OF: &str = "replay_of";
 
+/// The agent does not exist, but those of `known` do.
+#[must_use]
+pub fn no_such_agent<'a>(
+    agent: &AgentName,
+    known: impl IntoIterator<Item = &'a AgentName>,
+) -> OrchestratorError {
+    let known: Vec<_> = known.into_iter().map(AgentName::as_str).collect();
+    let message = format!("unknown agent `{agent}`; configured agents: {}", known.join(", "));
+    OrchestratorError::new(Code::NotFound, message)
+        .with_detail("field", "agent_id")
+        .with_detail("agent", agent)
+}
+
 /// The plan does not exist.
 #[must_use]
 pub fn no_such_plan(plan_id: PlanId) -> OrchestratorError {

@@ -1,21 +1,24 @@
-//! `GET /api/v1/agents`: the health of every agent.
+//! `GET /api/v1/agents`: the health of every agent; `GET /api/v1/agents/{agent_id}`: one agent with its actions.
 
 use std::time::{Duration, Instant};
 
 use axum::{
     Json,
-    extract::{Extension, State},
+    extract::{Extension, Path, State, rejection::PathRejection},
 };
-use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
+use phoenix_domain::{AgentName, OrchestratorError, OrchestratorErrorCode, agent::InvalidAgentName};
 use phoenix_platform::client::{UNREACHABLE_RETRY_AFTER, call_error};
 use phoenix_proto::{
     HealthSnapshot,
-    health_v1::{ListAgentHealthRequest, ListAgentHealthResponse},
+    health_v1::{GetAgentHealthRequest, ListAgentHealthRequest, ListAgentHealthResponse},
 };
 use tracing::Instrument;
 
 use crate::{
-    clients::Gateway, problem::Failure, request_scope::RequestScope, wire::agent::AgentHealthSummaryV1,
+    clients::Gateway,
+    problem::Failure,
+    request_scope::RequestScope,
+    wire::agent::{AgentHealthSummaryV1, AgentV1},
 };
 
 /// Time limit of the call to the health service.
@@ -43,6 +46,36 @@ pub(crate) async fn list_agents(
     Ok(Json(agents.into_iter().map(Into::into).collect()))
 }
 
+/// Get an agent
+///
+/// Its health, and its actions with their input schemas. Those of an MCP server are its tools.
+#[utoipa::path(
+    get, path = "/api/v1/agents/{agent_id}", tag = "agents",
+    params((
+        "agent_id" = String, Path, description = "Name of the agent",
+        pattern = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", min_length = 1, max_length = 64,
+    )),
+    responses((status = 200, body = AgentV1, description = "The agent"))
+)]
+pub(crate) async fn get_agent(
+    State(gateway): State<Gateway>,
+    Extension(scope): Extension<RequestScope>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<AgentV1>, Failure> {
+    let name = name.map(|Path(name)| name).unwrap_or_default();
+    let agent: AgentName =
+        name.parse().map_err(|problem: InvalidAgentName| OrchestratorError::invalid("agent_id", problem))?;
+    let context = scope.context().with_deadline(scope.deadline().min(Instant::now() + TIMEOUT));
+    let mut health = gateway.health();
+    let request = GetAgentHealthRequest { agent_id: agent.to_string() };
+    let call = health.get_agent_health(context.request(request)).instrument(scope.span().clone());
+    let answer = match tokio::time::timeout(TIMEOUT, call).await {
+        Ok(answer) => answer.map_err(|status| without_timeout(call_error("the health service", &status)))?,
+        Err(_) => return Err(unavailable().into()),
+    };
+    Ok(Json(answer.into_inner().try_into().map_err(|_| unexpected())?))
+}
+
 /// The health of every agent, by name.
 ///
 /// # Errors
@@ -61,9 +94,11 @@ pub(crate) async fn agents_of(
     };
     let ListAgentHealthResponse { agents } = answer.into_inner();
     let agents = agents.into_iter().map(HealthSnapshot::try_from);
-    agents
-        .collect::<Result<_, _>>()
-        .map_err(|_| OrchestratorError::internal("the health service answered in an unexpected way"))
+    agents.collect::<Result<_, _>>().map_err(|_| unexpected())
+}
+
+fn unexpected() -> OrchestratorError {
+    OrchestratorError::internal("the health service answered in an unexpected way")
 }
 
 /// A timeout of the call is `unavailable`, because the request itself has time left.

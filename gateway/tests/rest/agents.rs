@@ -1,6 +1,6 @@
 //! Health of agents.
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use phoenix_domain::health::HealthState;
 use serde_json::json;
 
@@ -30,6 +30,38 @@ async fn list_of_agents_has_every_agent_with_utc_times() {
             },
         ])
     );
+}
+
+#[tokio::test]
+async fn agent_has_its_actions_and_an_unknown_one_is_named() {
+    let stack = Stack::start().await;
+    stack.health.set([agent("git_agent", HealthState::Healthy, 0, None)]);
+    let answer = stack.http.get("/api/v1/agents/git_agent").await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    assert_eq!(
+        answer.json(),
+        json!({
+            "agent_id": "git_agent", "health": "healthy", "consecutive_failures": 0, "last_failure_at": null,
+            "last_success_at": null, "circuit_open_until": null, "description": "An agent of the test",
+            "actions": [
+                {"name": "any", "description": "Does any", "input_schema": null},
+                {"name": "strict", "description": "Does strict", "input_schema": {"required": ["path"]}},
+            ],
+        })
+    );
+    let unknown = stack.http.get("/api/v1/agents/nobody").await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+    assert_eq!(unknown.json()["detail"], "unknown agent `nobody`; configured agents: git_agent");
+    let invalid = stack.http.get("/api/v1/agents/-rf").await;
+    assert_eq!(
+        (invalid.status, &invalid.json()["code"]),
+        (StatusCode::BAD_REQUEST, &"validation_failed".into())
+    );
+    let header = [("x-correlation-id", "42")];
+    let refused = stack.http.send(Method::GET, "/api/v1/agents/git_agent", &header, "").await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{refused:?}");
+    stack.health.hang();
+    assert_eq!(stack.http.get("/api/v1/agents/git_agent").await.status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ async fn api_requires_token_and_open_routes_do_not() {
             (Method::POST, "/api/v1/chat"),
             (Method::POST, "/api/chat"),
             (Method::GET, "/api/v1/agents"),
+            (Method::GET, "/api/v1/agents/git_agent"),
             (Method::GET, "/api/v1/openapi.json"),
             (Method::POST, "/api/v1/plans"),
             (Method::GET, "/api/v1/plans"),

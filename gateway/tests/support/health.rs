@@ -1,16 +1,17 @@
 //! A scripted health service.
 
 use jiff::Timestamp;
-use phoenix_domain::health::HealthState;
+use phoenix_domain::{AgentName, health::HealthState, rejections::no_such_agent};
 use phoenix_platform::{readiness::Readiness, server::GrpcServer};
 use phoenix_proto::{
     HealthSnapshot, common,
     health_v1::{
-        AcquireProbeRequest, AcquireProbeResponse, GetAgentHealthRequest, GetAgentHealthResponse,
-        ListAgentHealthRequest, ListAgentHealthResponse, ReportOutcomeRequest, ReportOutcomeResponse,
-        WatchAgentHealthRequest, WatchAgentHealthResponse,
+        AcquireProbeRequest, AcquireProbeResponse, AgentAction, GetAgentHealthRequest,
+        GetAgentHealthResponse, ListAgentHealthRequest, ListAgentHealthResponse, ReportOutcomeRequest,
+        ReportOutcomeResponse, WatchAgentHealthRequest, WatchAgentHealthResponse,
         agent_health_service_server::{AgentHealthService, AgentHealthServiceServer},
     },
+    status_from_error,
 };
 use tonic::{Request, Response, Status};
 
@@ -66,9 +67,27 @@ impl AgentHealthService for FakeHealth {
 
     async fn get_agent_health(
         &self,
-        _: Request<GetAgentHealthRequest>,
+        request: Request<GetAgentHealthRequest>,
     ) -> Result<Response<GetAgentHealthResponse>, Status> {
-        Err(Status::unimplemented("the gateway does not ask"))
+        if *self.hangs.lock().unwrap() {
+            std::future::pending::<()>().await;
+        }
+        let name = request.into_inner().agent_id;
+        let agents = self.agents.lock().unwrap().clone();
+        let Some(health) = agents.iter().find(|agent| agent.agent_id == name).cloned() else {
+            let known: Vec<AgentName> = agents.iter().map(|agent| agent.agent_id.parse().unwrap()).collect();
+            return Err(status_from_error(&no_such_agent(&name.parse().unwrap(), &known)));
+        };
+        let action = |name: &str, schema: &str| AgentAction {
+            name: name.into(),
+            description: format!("Does {name}"),
+            input_schema_json: schema.into(),
+        };
+        Ok(Response::new(GetAgentHealthResponse {
+            health: Some(health),
+            description: "An agent of the test".into(),
+            actions: vec![action("any", ""), action("strict", r#"{"required":["path"]}"#)],
+        }))
     }
 
     type WatchAgentHealthStream = tokio_stream::Empty<Result<WatchAgentHealthResponse, Status>>;

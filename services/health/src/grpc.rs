@@ -4,13 +4,14 @@ use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
-use phoenix_domain::{TaskId, health, ids::InvalidId};
+use phoenix_domain::{ActionSpec, TaskId, health, ids::InvalidId};
 use phoenix_proto::{
     HealthSnapshot, InvalidField, common,
     health_v1::{
-        self, AcquireProbeRequest, AcquireProbeResponse, GetAgentHealthRequest, GetAgentHealthResponse,
-        ListAgentHealthRequest, ListAgentHealthResponse, ReportOutcomeRequest, ReportOutcomeResponse,
-        WatchAgentHealthRequest, WatchAgentHealthResponse, agent_health_service_server::AgentHealthService,
+        self, AcquireProbeRequest, AcquireProbeResponse, AgentAction, GetAgentHealthRequest,
+        GetAgentHealthResponse, ListAgentHealthRequest, ListAgentHealthResponse, ReportOutcomeRequest,
+        ReportOutcomeResponse, WatchAgentHealthRequest, WatchAgentHealthResponse,
+        agent_health_service_server::AgentHealthService,
     },
     id, optional, required_timestamp, status_from_error, timestamp, to_timestamp,
 };
@@ -66,8 +67,12 @@ impl AgentHealthService for HealthGrpc {
     ) -> Result<Response<GetAgentHealthResponse>, Status> {
         let GetAgentHealthRequest { agent_id } = request.into_inner();
         let agent = id("agent_id", &agent_id)?;
-        let snapshot = self.health.get(&agent).await.map_err(|e| status_from_error(&e))?;
-        Ok(Response::new(GetAgentHealthResponse { health: Some(snapshot.into()) }))
+        let (spec, snapshot) = self.health.get(&agent).await.map_err(|e| status_from_error(&e))?;
+        Ok(Response::new(GetAgentHealthResponse {
+            health: Some(snapshot.into()),
+            description: spec.description,
+            actions: spec.actions.into_iter().map(encode_action).collect(),
+        }))
     }
 
     async fn watch_agent_health(
@@ -146,6 +151,12 @@ fn decode_lease_time(lease_ms: u64) -> Result<Option<Duration>, InvalidField> {
         return Err(InvalidField::new("lease_ms", problem));
     }
     Ok((lease_ms > 0).then_some(lease_time))
+}
+
+fn encode_action((name, action): (String, ActionSpec)) -> AgentAction {
+    let ActionSpec { description, input_schema } = action;
+    let input_schema_json = input_schema.map(|schema| schema.source().to_string()).unwrap_or_default();
+    AgentAction { name, description, input_schema_json }
 }
 
 fn encode(snapshots: Vec<HealthSnapshot>) -> Vec<common::AgentHealth> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    AgentName, AgentSpec, OrchestratorError, OrchestratorErrorCode, TaskId, health::Outcome,
+    AgentName, AgentSpec, OrchestratorError, OrchestratorErrorCode, TaskId, health::Outcome, rejections,
 };
 use phoenix_platform::{catalogs::CatalogView, readiness::Readiness};
 use phoenix_proto::HealthSnapshot;
@@ -79,13 +79,16 @@ impl Health {
         agents.iter().map(|spec| self.snapshot(&spec.name)).collect()
     }
 
-    /// The health of one agent.
+    /// One agent, and its health.
     ///
     /// # Errors
     /// `not_found` for an unknown agent; as [`Self::list`].
-    pub(crate) async fn get(&self, agent: &AgentName) -> Result<HealthSnapshot, OrchestratorError> {
-        self.spec(agent).await?;
-        self.snapshot(agent)
+    pub(crate) async fn get(
+        &self,
+        agent: &AgentName,
+    ) -> Result<(AgentSpec, HealthSnapshot), OrchestratorError> {
+        let spec = self.spec(agent).await?;
+        Ok((spec, self.snapshot(agent)?))
     }
 
     /// The health of a known agent. Its stored health may not be read yet.
@@ -133,13 +136,10 @@ impl Health {
         // After the limit, the catalog decides.
         let _ = tokio::time::timeout(AGENTS_WAIT, known).await;
         let agents = self.agents.catalog()?;
-        agents.get(agent).cloned().map_err(|_| {
-            let known: Vec<_> = agents.iter().map(|spec| spec.name.as_str()).collect();
-            let message = format!("unknown agent `{agent}`; configured agents: {}", known.join(", "));
-            OrchestratorError::new(OrchestratorErrorCode::NotFound, message)
-                .with_detail("field", "agent_id")
-                .with_detail("agent", agent)
-        })
+        agents
+            .get(agent)
+            .cloned()
+            .map_err(|_| rejections::no_such_agent(agent, agents.iter().map(|spec| &spec.name)))
     }
 
     async fn submit(&self, agent: &AgentName, change: Change) -> Result<Applied, OrchestratorError> {

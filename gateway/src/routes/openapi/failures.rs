@@ -51,7 +51,7 @@ pub(super) fn add(path: &str, operation: &mut Operation, traits: Traits) {
     let calls_services = takes_body && path != TOKENS
         || path.starts_with("/api/v1/plans")
         || path.starts_with("/api/v1/dead-letters")
-        || path == "/api/v1/agents"
+        || path.starts_with("/api/v1/agents")
         || path == "/api/v1/budgets"
         || path.starts_with("/v1/models")
         || path.starts_with("/v1/responses/");
@@ -64,6 +64,7 @@ pub(super) fn add(path: &str, operation: &mut Operation, traits: Traits) {
         (runs && (path.ends_with("/chat") || names_model), vec![agent_failed()]),
         (path.contains("{response_id}"), vec![no_such_response("resp_0").into()]),
         (path.contains("{plan_id}"), vec![rejections::no_such_plan(PlanId::from(PLAN)).into()]),
+        (path.contains("{agent_id}"), vec![no_such_agent()]),
         (path.ends_with(":cancel"), vec![rejections::plan_has_ended(PlanStatus::Succeeded).into()]),
         (path.ends_with("}:redrive"), vec![rejections::plan_has_not_ended(PlanStatus::Running).into()]),
         (idempotent, vec![rejections::key_in_use().into(), rejections::key_used_otherwise().into()]),
@@ -105,6 +106,13 @@ fn invalid_correlation_id() -> Failure {
 /// Failures of an endpoint with a body.
 fn body(max_bytes: usize) -> Vec<Failure> {
     vec![auth::foreign(), extract::too_slow(), extract::too_large(max_bytes), extract::wrong_type()]
+}
+
+/// The failure of a request for an unknown agent.
+fn no_such_agent() -> Failure {
+    let known: Vec<AgentName> = BUILTINS.iter().filter_map(|agent| agent.name.parse().ok()).collect();
+    let unknown = "reviewer".parse().map(|name: AgentName| rejections::no_such_agent(&name, &known));
+    unknown.map_or_else(|_| internal_error(), Failure::from)
 }
 
 /// The failure of a plan with an unknown agent.

@@ -68,7 +68,7 @@ async fn locked_file_rejects_changes_and_serves_reads() {
     assert_eq!(refused.code, OrchestratorErrorCode::Unavailable);
     assert!(refused.retry_after.is_some());
     assert_eq!(service.readiness.unmet(), [STORE_CONDITION]);
-    assert_eq!(service.health.get(&name(0)).await.unwrap().consecutive_failures, 1);
+    assert_eq!(service.health.get(&name(0)).await.unwrap().1.consecutive_failures, 1);
 
     sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
     let ready = async {
@@ -97,7 +97,7 @@ async fn full_disk_rejects_what_does_not_fit_and_keeps_the_rest() {
     assert_eq!(refused.code, OrchestratorErrorCode::Unavailable);
     assert_eq!(service.readiness.unmet(), [STORE_CONDITION]);
     assert_eq!(
-        service.health.get(&name(stored)).await.unwrap().revision,
+        service.health.get(&name(stored)).await.unwrap().1.revision,
         0,
         "the rejected report is not visible"
     );
