@@ -1,7 +1,8 @@
 //! Runs the test executables of the workspace in two lanes.
 //!
-//! Some tests mostly wait: for a database that is down, for services that restart. They run in a lane of their own beside all
-//! others, which halves the time of the whole. Within a lane, one executable runs after the other, as under `cargo test`.
+//! The soak, a third of the time of all tests, mostly waits for services that restart. It runs in a lane of its own beside the
+//! first of the others. Within a lane, one executable runs after the other, as under `cargo test`. The faults of PostgreSQL, which
+//! have limits of time, are among the last of the other lane, when the soak is over.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,8 +19,8 @@ use crate::{
     phases::{cargo, execute, workspace},
 };
 
-/// Tests that mostly wait, the longest first.
-const WAITING: [&str; 2] = ["soak", "postgres"];
+/// Tests that mostly wait.
+const WAITING: [&str; 1] = ["soak"];
 
 /// A test executable, as cargo's message of kind `compiler-artifact` describes it.
 /// <https://doc.rust-lang.org/cargo/reference/external-tools.html#artifact-messages>
