@@ -151,8 +151,11 @@ async fn planner_error_keeps_code_details_and_plan_id() {
                 "error": {"code": code.as_str(), "message": "why", "details": {"stderr": "boom\n"}},
             })
         );
+        // A budget that is used up stays so for a day.
+        let is_final = code == OrchestratorErrorCode::BudgetExhausted;
         let waits = matches!(answer.status.as_u16(), 429 | 503) || code == OrchestratorErrorCode::Conflict;
-        assert_eq!(answer.header("retry-after"), if waits { "3" } else { "" }, "{code}");
+        assert_eq!(answer.header("retry-after"), if waits && !is_final { "3" } else { "" }, "{code}");
+        assert_eq!(answer.header("x-should-retry"), if is_final { "false" } else { "" }, "{code}");
     }
 }
 

@@ -233,7 +233,7 @@ pub(super) fn section<T: DeserializeOwned + Default>(
     problems: &mut Problems,
 ) -> T {
     let mut unknown = Vec::new();
-    let read = serde_ignored::deserialize(value, |path| unknown.push(path.to_string()));
+    let read = serde_ignored::deserialize(value, |path| unknown.push(keys(&path).join(".")));
     for key in unknown {
         problems.add(format_args!("{name}.{key}"), "unknown key");
     }
@@ -241,6 +241,22 @@ pub(super) fn section<T: DeserializeOwned + Default>(
         problems.add(name, error.message());
         T::default()
     })
+}
+
+/// The keys to a value, without the optional values in between, which a file does not have.
+fn keys(path: &serde_ignored::Path<'_>) -> Vec<String> {
+    use serde_ignored::Path;
+    let (parent, key) = match path {
+        Path::Root => return Vec::new(),
+        Path::Map { parent, key } => (parent, Some(key.clone())),
+        Path::Seq { parent, index } => (parent, Some(index.to_string())),
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            (parent, None)
+        }
+    };
+    let mut keys = keys(parent);
+    keys.extend(key);
+    keys
 }
 
 /// A retention in days; 0 is unlimited.
