@@ -163,10 +163,13 @@ async fn crash_loop_backs_off_and_names_itself() {
     let refused = loop {
         let outcome = sandbox.run().await;
         asked += 1;
+        assert!(asked < 20, "{outcome:?}");
         match outcome.failed[0].error_class.as_str() {
             "backend_failure" => {
                 assert!(outcome.failed[0].stderr_tail.contains("cannot continue"), "{outcome:?}");
             }
+            // On a busy machine, a process may start too slowly to crash in time.
+            "timeout" => {}
             _ => break outcome,
         }
     };
@@ -174,7 +177,7 @@ async fn crash_loop_backs_off_and_names_itself() {
     assert!(refused.failed[0].message.contains("crashes again and again"), "{refused:?}");
     assert_eq!(refused.started[0].worker, "", "no process was started");
     let starts = std::fs::read_to_string(notes).unwrap().lines().count();
-    assert!(starts < asked && asked < 20, "{starts} starts for {asked} requests");
+    assert!(starts < asked, "{starts} starts for {asked} requests");
     sandbox.stop().await;
 }
 
