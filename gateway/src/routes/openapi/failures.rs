@@ -63,7 +63,10 @@ pub(super) fn add(path: &str, operation: &mut Operation, traits: Traits) {
         (runs, admission()),
         (runs && (path.ends_with("/chat") || names_model), vec![agent_failed()]),
         (path.contains("{response_id}"), vec![no_such_response("resp_0").into()]),
-        (path.contains("{plan_id}"), vec![rejections::no_such_plan(PlanId::from(PLAN)).into()]),
+        (
+            path.contains("{plan_id}") || path == "/api/v1/budgets",
+            vec![rejections::no_such_plan(PlanId::from(PLAN)).into()],
+        ),
         (path.contains("{agent_id}"), vec![no_such_agent()]),
         (path.ends_with(":cancel"), vec![rejections::plan_has_ended(PlanStatus::Succeeded).into()]),
         (path.ends_with("}:redrive"), vec![rejections::plan_has_not_ended(PlanStatus::Running).into()]),
