@@ -49,9 +49,9 @@ async fn agent_has_its_actions_and_an_unknown_one_is_named() {
             ],
         })
     );
-    let unknown = stack.http.get("/api/v1/agents/nobody").await;
+    let unknown = stack.http.get("/api/v1/agents/unknown").await;
     assert_eq!(unknown.status, StatusCode::NOT_FOUND);
-    assert_eq!(unknown.json()["detail"], "unknown agent `nobody`; configured agents: git_agent");
+    assert_eq!(unknown.json()["detail"], "unknown agent `unknown`; configured agents: git_agent");
     let invalid = stack.http.get("/api/v1/agents/-rf").await;
     assert_eq!(
         (invalid.status, &invalid.json()["code"]),

@@ -88,7 +88,11 @@ async fn test(args: &TestArgs, binaries: &Binaries) -> Result<()> {
         return lanes::run(excluded, binaries, settings).await;
     }
     let mut command = cargo();
-    command.args(["test", "--no-fail-fast"]);
+    command.arg("test");
+    // Cargo refuses the flag when it is given twice.
+    if !args.cargo_test.iter().any(|word| word == "--no-fail-fast") {
+        command.arg("--no-fail-fast");
+    }
     // With --workspace, cargo ignores --package silently.
     let selected = args.cargo_test.iter().any(|word| word.starts_with("-p") || word.starts_with("--package"));
     if !selected {

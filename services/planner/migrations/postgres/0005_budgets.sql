@@ -132,7 +132,8 @@ BEGIN
     END LOOP;
 END $$;
 
--- As append_batch, for the few batches with calls of models of failed attempts, or with budgets of plans.
+-- As append_batch, for the few batches with calls of models of failed attempts, or with budgets of plans. The first end of an
+-- attempt counts.
 CREATE FUNCTION phoenix_planner.append_more(
     by_planner text, by_writer integer, batch_sequence bigint,
     keys_key text[], keys_digest text[], keys_subject uuid[], keys_created_at bigint[], keys_correlation_id uuid[],
@@ -159,7 +160,7 @@ CREATE FUNCTION phoenix_planner.append_more(
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
 AS $$
 BEGIN
-    IF NOT phoenix_planner.append_batch_with_calls(
+    IF NOT phoenix_planner.append_batch(
         by_planner, by_writer, batch_sequence, keys_key, keys_digest, keys_subject, keys_created_at, keys_correlation_id,
         plans_plan_id, plans_correlation_id, plans_kind, plans_status, plans_created_at, plans_deadline_at, plans_ended_at,
         plans_context, plans_error, plans_redrive_of, tasks_plan_id, tasks_ordinal, tasks_task_id, tasks_key, tasks_agent,
@@ -171,10 +172,14 @@ BEGIN
         ends_message, ends_stderr_tail, steps_plan_id, steps_ordinal, steps_status, steps_dispatched_at, steps_ended_at,
         steps_output, steps_error, steps_code, steps_error_class, states_plan_id, states_status, states_ended_at,
         states_error, redrives_plan_id, redrives_at, redrives_by, redrives_reason, redrives_is_bulk, events_plan_id,
-        events_events, calls_plan_id, calls_ordinal, calls_number, calls_model_calls
+        events_events
     ) THEN
         RETURN FALSE;
     END IF;
+    UPDATE phoenix_planner.attempts SET model_calls = used.model_calls
+    FROM UNNEST(calls_plan_id, calls_ordinal, calls_number, calls_model_calls) AS used (plan_id, ordinal, number, model_calls)
+    WHERE attempts.plan_id = used.plan_id AND attempts.ordinal = used.ordinal AND attempts.number = used.number
+        AND attempts.outcome = 'failed' AND attempts.model_calls IS NULL;
     UPDATE phoenix_planner.plans SET budget = new.budget
     FROM UNNEST(budgets_plan_id, budgets_budget) AS new (plan_id, budget) WHERE plans.plan_id = new.plan_id;
     RETURN TRUE;
