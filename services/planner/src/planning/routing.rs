@@ -42,8 +42,13 @@ fn specificity(spec: &AgentSpec, message: &[String]) -> Option<(usize, usize, us
 
 /// Normalized words of a text. A combining mark belongs to the letter before it; many letters have no precomposed form.
 fn words(text: &str) -> Vec<String> {
-    // Lower case follows compatibility decomposition, which may produce upper case, and precedes another composition.
-    let text: String = text.nfkc().collect::<String>().to_lowercase().nfkc().collect();
+    let text: String = if text.is_ascii() {
+        // Normalization changes nothing.
+        text.to_ascii_lowercase()
+    } else {
+        // Lower case follows compatibility decomposition, which may produce upper case, and precedes another composition.
+        text.nfkc().collect::<String>().to_lowercase().nfkc().collect()
+    };
     text.split(|c: char| !c.is_alphanumeric() && !is_combining_mark(c) && c != '_')
         .filter(|word| !word.is_empty())
         .map(str::to_owned)

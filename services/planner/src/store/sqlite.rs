@@ -17,6 +17,7 @@ mod apply;
 mod budgets;
 mod bulk;
 mod cancels;
+mod checkpoint;
 mod connection;
 mod dead_letters;
 mod document;
@@ -95,6 +96,7 @@ impl SqliteStore {
         let (applier, stop) = (TaskTracker::new(), CancellationToken::new());
         let applying = apply::run(Arc::clone(&log), readers.clone());
         applier.spawn(stop.clone().run_until_cancelled_owned(applying));
+        applier.spawn(checkpoint::run(Arc::clone(&log), stop.clone()));
         applier.close();
         Ok(Self { readers, log, presence, applier, stop_applier: stop.drop_guard() })
     }
@@ -153,6 +155,7 @@ impl Store for SqliteStore {
         self.stop_applier.token().cancel();
         self.applier.wait().await;
         self.readers.close().await;
+        self.log.checkpoints.close().await;
         self.log.connection.close().await;
     }
 

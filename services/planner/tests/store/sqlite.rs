@@ -1,5 +1,7 @@
 //! Properties of the SQLite store.
 
+use std::time::Duration;
+
 use phoenix_domain::PlanId;
 use phoenix_planner::store::{self, OldPlans, Store};
 use sqlx::{Connection, SqliteConnection, migrate::Migrator};
@@ -53,6 +55,30 @@ async fn entries_survive_reopening_the_file() {
     write(&*fresh.store, "me", &[crate::accepted(&plan)]).await.unwrap();
     let again = store::open(&fresh.url).await.unwrap();
     assert_eq!(again.plan(plan.plan_id).await.unwrap(), Some(plan));
+}
+
+/// Commits copy it themselves only from 64 MiB.
+#[tokio::test]
+async fn write_ahead_log_is_copied_beside_commits() {
+    let fresh = sqlite().await;
+    let mut file = SqliteConnection::connect(&fresh.url).await.unwrap();
+    let mut pages_to_copy = async || {
+        let (_busy, pages, copied): (i64, i64, i64) =
+            sqlx::query_as("PRAGMA wal_checkpoint(NOOP)").fetch_one(&mut file).await.unwrap();
+        pages - copied
+    };
+    fill(&*fresh.store, 0, 1000).await;
+    let written = pages_to_copy().await;
+    assert!(written > 100, "{written}");
+    let copied = async {
+        for plan in 1000.. {
+            fill(&*fresh.store, plan, 1).await;
+            if pages_to_copy().await < 50 {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), copied).await.unwrap();
 }
 
 /// With any number of open connections.

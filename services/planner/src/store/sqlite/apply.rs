@@ -76,6 +76,7 @@ impl Log {
         match applied.await {
             Ok(()) => {
                 quarantined.iter().for_each(Quarantined::log);
+                self.applied.notify_one();
                 Ok(Some(last))
             }
             Err(JournalError::Database(sqlx::Error::Database(error))) if error.message() == "moved" => {

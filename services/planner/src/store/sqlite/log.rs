@@ -31,24 +31,33 @@ use crate::store::{
 const APPEND: &str = "
     INSERT INTO log (planner, entries) SELECT ?1, ?2 WHERE EXISTS (SELECT 1 FROM planners WHERE instance = ?1)";
 
+/// Length of the write-ahead log, in pages, at which commits checkpoint it themselves: the limit when `checkpoint.rs` fails to.
+const COMMITS_CHECKPOINT_AT: &str = "16384";
+
 /// The log of a journal.
 #[derive(Debug)]
 pub(super) struct Log {
     pub(super) connection: WriterConnection,
+    /// Copies the write-ahead log into the database file.
+    pub(super) checkpoints: WriterConnection,
     /// Held while a part of the log is applied.
     pub(super) applying: Mutex<()>,
     pub(super) recent: RecentCommits,
     /// Notified of every append.
     pub(super) appended: Notify,
+    /// Notified of every application.
+    pub(super) applied: Notify,
 }
 
 impl Log {
     pub(super) fn new(options: SqliteConnectOptions) -> Self {
         Self {
-            connection: WriterConnection::new(options),
+            checkpoints: WriterConnection::new(options.clone()),
+            connection: WriterConnection::new(options.pragma("wal_autocheckpoint", COMMITS_CHECKPOINT_AT)),
             applying: Mutex::default(),
             recent: RecentCommits::default(),
             appended: Notify::new(),
+            applied: Notify::new(),
         }
     }
 

@@ -23,7 +23,7 @@ pub(super) const PREFIX_BYTES: i64 = 256 * 1024;
 /// The oldest commits, up to a number of bytes.
 const OLDEST: &str = "
     SELECT seq, planner, CAST(entries AS BLOB)
-    FROM (SELECT *, sum(length(entries)) OVER (ORDER BY seq) - length(entries) AS before FROM log ORDER BY seq LIMIT 1024)
+    FROM (SELECT *, sum(octet_length(entries)) OVER (ORDER BY seq) - octet_length(entries) AS before FROM log ORDER BY seq LIMIT 1024)
     WHERE before < ? ORDER BY seq";
 
 /// A row of the log.
