@@ -14,7 +14,7 @@ use phoenix_proto::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{config::GatewayConfig, error::ServeError};
+use crate::{action_tools::ActionTools, config::GatewayConfig, error::ServeError};
 
 /// Time between the announcement of a reason and the end of the calls.
 const ABORT_AFTER: Duration = Duration::from_millis(200);
@@ -36,6 +36,8 @@ pub(crate) struct Parts {
     pub(crate) llm: LlmDescription,
     /// Models of the configured providers, as `provider/model`.
     pub(crate) models: Vec<String>,
+    /// Actions that are tools.
+    pub(crate) action_tools: ActionTools,
     /// Ends event streams at shutdown.
     pub(crate) shutdown: CancellationToken,
     /// Ends calls in flight when the drain is overdue.
@@ -90,6 +92,7 @@ impl Gateway {
             channels,
             llm: config.llm.clone(),
             models: config.models.clone(),
+            action_tools: ActionTools::new(config.mcp_actions.clone()),
             shutdown,
             abort: CancellationToken::new(),
             background: TaskTracker::new(),

@@ -22,6 +22,8 @@ pub struct GatewayConfig {
     pub tls: Option<PublicTls>,
     /// Web origins, such as `https://ops.example.com`, that may call the API from a browser.
     pub cors_allowed_origins: Vec<String>,
+    /// Patterns of actions, such as `git_agent.*`, that are tools at `/mcp`.
+    pub mcp_actions: Vec<String>,
     /// Time limit of a request, from its first byte to its response.
     pub request_timeout: Duration,
     /// Language model that answers chats, for `GET /health`.
@@ -48,6 +50,7 @@ impl From<&RoleSettings> for GatewayConfig {
             identity: settings.identity.clone(),
             tls: settings.gateway_tls.clone(),
             cors_allowed_origins: gateway.cors_allowed_origins.clone(),
+            mcp_actions: gateway.mcp_actions.clone(),
             request_timeout: gateway.request_timeout,
             llm: settings.config.llm.describe(),
             models: settings.config.llm.configured_models(),

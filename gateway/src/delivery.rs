@@ -58,6 +58,11 @@ impl Delivery {
         self.key.bind(operation, on_disconnect, request)
     }
 
+    /// The delivery of a call whose caller waits for the result.
+    pub(crate) const fn of_call(key: KeyHeader) -> Self {
+        Self { respond_async: false, stream: false, continue_on_disconnect: false, key }
+    }
+
     /// Sets the members of `request` that depend on the delivery.
     pub(crate) fn apply(self, request: &mut PlanAndExecuteRequest, key: IdempotencyKey) {
         request.continue_on_disconnect = self.continue_on_disconnect;
@@ -102,6 +107,14 @@ impl<S: Sync> FromRequestParts<S> for KeyHeader {
 }
 
 impl KeyHeader {
+    /// The key that a message names, if it names one.
+    ///
+    /// # Errors
+    /// `validation_failed` for a key that is not valid.
+    pub(crate) fn of(key: Option<String>) -> Result<Self, OrchestratorError> {
+        key.map(|key| check_key(&key).map(|()| key)).transpose().map(Self)
+    }
+
     /// The idempotency key of `request`, sent to `operation`.
     pub(crate) fn key_of(&self, operation: &Operation<'_>, request: &impl Serialize) -> IdempotencyKey {
         self.bind(operation, None, request)
@@ -151,17 +164,24 @@ fn continue_on_disconnect(uri: &Uri) -> Result<bool, OrchestratorError> {
 }
 
 fn parse_key(headers: &HeaderMap) -> Result<Option<String>, OrchestratorError> {
-    let invalid = |problem: &str| OrchestratorError::invalid("Idempotency-Key", problem);
     let mut values = headers.get_all(IDEMPOTENCY_KEY).into_iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err(invalid("is given twice"));
+        return Err(OrchestratorError::invalid("Idempotency-Key", "is given twice"));
     }
     let text = value.to_str().unwrap_or_default();
-    if text.is_empty() || text.len() > MAX_KEY_BYTES || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(invalid("must be 1 to 255 visible ASCII characters"));
-    }
+    check_key(text)?;
     Ok(Some(text.to_owned()))
+}
+
+fn check_key(text: &str) -> Result<(), OrchestratorError> {
+    if text.is_empty() || text.len() > MAX_KEY_BYTES || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(OrchestratorError::invalid(
+            "Idempotency-Key",
+            "must be 1 to 255 visible ASCII characters",
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -207,7 +207,11 @@ async fn discard(body: &mut Body) {
     }
 }
 
-fn parse<T: DeserializeOwned>(text: &str) -> Result<T, OrchestratorError> {
+/// Decodes a JSON object. Errors name the field.
+///
+/// # Errors
+/// `validation_failed` with what is wrong.
+pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, OrchestratorError> {
     if text.trim_ascii_start().is_empty() {
         return Err(invalid_body("the body is empty; send a JSON object"));
     }

@@ -19,3 +19,15 @@ pub(crate) const X_PHOENIX_PLAN_ID: HeaderName = HeaderName::from_static("x-phoe
 
 /// Id of the last event that a reader of a stream has.
 pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// Version of the Model Context Protocol.
+pub(crate) const MCP_PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+
+/// Method of a message of the Model Context Protocol.
+pub(crate) const MCP_METHOD: HeaderName = HeaderName::from_static("mcp-method");
+
+/// Tool, prompt or resource of a message of the Model Context Protocol.
+pub(crate) const MCP_NAME: HeaderName = HeaderName::from_static("mcp-name");
+
+/// Session of a client of the Model Context Protocol.
+pub(crate) const MCP_SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");

@@ -12,7 +12,7 @@ use tower_http::cors::{AllowHeaders, CorsLayer};
 
 use crate::{
     error::ServeError,
-    header_names::{IDEMPOTENT_REPLAYED, PREFERENCE_APPLIED, X_PHOENIX_PLAN_ID},
+    header_names::{IDEMPOTENT_REPLAYED, MCP_SESSION_ID, PREFERENCE_APPLIED, X_PHOENIX_PLAN_ID},
     wire::{anthropic::error::REQUEST_ID, openai::error::X_SHOULD_RETRY},
 };
 
@@ -62,6 +62,7 @@ pub(crate) fn cors(origins: &[String]) -> Result<Option<CorsLayer>, ServeError> 
                 PREFERENCE_APPLIED,
                 IDEMPOTENT_REPLAYED,
                 X_PHOENIX_PLAN_ID,
+                MCP_SESSION_ID,
                 header::RETRY_AFTER,
                 REQUEST_ID,
                 X_SHOULD_RETRY,

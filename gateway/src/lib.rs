@@ -10,7 +10,7 @@
 //! ├─ correlation      correlation id of every response, error bodies
 //! ├─ auth             bearer token, hosts and origins
 //! ├─ observe          counters and the access log; panics become responses
-//! routes/           the endpoints: decode, call, encode; openai/, responses/ and anthropic/ are the APIs of models
+//! routes/           the endpoints: decode, call, encode; openai/, responses/ and anthropic/ are the APIs of models, mcp/ is that of tools
 //! plan_stream       the stream of a plan, through restarts of the planner
 //! planner_client    calls to the planner, each with a time limit
 //! clients           channels to planner, executor and health service
@@ -18,6 +18,7 @@
 //! extract           JSON bodies
 //! request_scope     correlation id, span and deadline of a request
 //! ├─ bodies           memory of request bodies
+//! ├─ action_tools     actions of agents as tools
 //! ├─ query, accept    query strings; lists in headers
 //! problem           error responses
 //! wire/             bodies of requests and responses
@@ -30,6 +31,7 @@
 
 mod accept;
 mod access_log;
+mod action_tools;
 mod auth;
 mod bodies;
 mod clients;

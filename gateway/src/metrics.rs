@@ -90,6 +90,7 @@ pub(crate) enum Endpoint {
     ResponseCancel,
     ModelList,
     ModelGet,
+    Mcp,
     OpenApi,
     Probe,
     Page,
@@ -132,6 +133,7 @@ impl Endpoint {
             "/v1/responses/{response_id}/cancel" if write => Self::ResponseCancel,
             "/v1/models" if read => Self::ModelList,
             "/v1/models/{*model}" if read => Self::ModelGet,
+            "/mcp" if write => Self::Mcp,
             "/health" if read => Self::Health,
             "/api/v1/openapi.json" if read => Self::OpenApi,
             "/livez" | "/readyz" if read => Self::Probe,
@@ -169,6 +171,7 @@ impl Endpoint {
             Self::ResponseCancel => "response_cancel",
             Self::ModelList => "model_list",
             Self::ModelGet => "model_get",
+            Self::Mcp => "mcp",
             Self::OpenApi => "openapi",
             Self::Probe => "probe",
             Self::Page => "page",
@@ -205,6 +208,7 @@ impl Endpoint {
             | Self::ResponseCancel
             | Self::ModelList
             | Self::ModelGet
+            | Self::Mcp
             | Self::OpenApi
             | Self::Probe
             | Self::Page

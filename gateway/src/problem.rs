@@ -23,6 +23,7 @@ use crate::{
         anthropic::error::AnthropicError,
         chat::{API_VERSION, ChatResponseV1, ChatStatus, LegacyChatResponse},
         error::{ErrorBody, Problem},
+        mcp::{self, message::RpcError},
         openai::{
             self,
             error::{OpenAiError, X_SHOULD_RETRY},
@@ -88,6 +89,8 @@ pub(crate) enum ErrorFormat {
     OpenAi,
     /// [`AnthropicError`].
     Anthropic,
+    /// An error of the Model Context Protocol.
+    Mcp,
     /// [`Problem`].
     Problem,
 }
@@ -98,6 +101,7 @@ impl ErrorFormat {
         match path {
             "/api/v1/chat" => Self::Chat,
             "/api/chat" => Self::LegacyChat,
+            "/mcp" => Self::Mcp,
             "/v1" => Self::OpenAi,
             "/v1/messages" => Self::Anthropic,
             path if path.starts_with("/v1/messages/") => Self::Anthropic,
@@ -109,7 +113,7 @@ impl ErrorFormat {
     /// Media type of the bodies.
     pub(crate) const fn content_type(self) -> &'static str {
         match self {
-            Self::Chat | Self::LegacyChat | Self::OpenAi | Self::Anthropic => "application/json",
+            Self::Chat | Self::LegacyChat | Self::OpenAi | Self::Anthropic | Self::Mcp => "application/json",
             Self::Problem => "application/problem+json",
         }
     }
@@ -124,6 +128,9 @@ impl ErrorFormat {
             Self::Anthropic => {
                 let body = AnthropicError::new(status, error, correlation_id);
                 return serde_json::to_string(&body).unwrap_or_default();
+            }
+            Self::Mcp => {
+                return mcp::message::error(None, &RpcError::of_failure(status, error, correlation_id));
             }
             Self::Chat | Self::LegacyChat | Self::Problem => {}
         }
@@ -148,7 +155,7 @@ impl ErrorFormat {
             Self::LegacyChat => {
                 serde_json::to_string(&LegacyChatResponse { status: ChatStatus::Error, output: message })
             }
-            Self::OpenAi | Self::Anthropic | Self::Problem => serde_json::to_string(&Problem {
+            Self::OpenAi | Self::Anthropic | Self::Mcp | Self::Problem => serde_json::to_string(&Problem {
                 kind: "about:blank",
                 title: status.canonical_reason().unwrap_or("Error"),
                 status: status.as_u16(),

@@ -35,7 +35,7 @@ struct Facts {
     id: Mutex<CorrelationId>,
     invalid_header: Option<InvalidField>,
     /// The trace context of the caller, or a new one.
-    trace: TraceContext,
+    trace: Mutex<TraceContext>,
     span: OnceLock<Span>,
     /// Time during which agents worked for the request.
     agent_time: OnceLock<Duration>,
@@ -60,7 +60,7 @@ impl RequestScope {
             deadline: started + timeout,
             id: Mutex::new(id.unwrap_or_else(CorrelationId::generate)),
             invalid_header,
-            trace: TraceContext::of(request.headers()).unwrap_or_else(TraceContext::generate),
+            trace: Mutex::new(TraceContext::of(request.headers()).unwrap_or_else(TraceContext::generate)),
             span: OnceLock::new(),
             agent_time: OnceLock::new(),
             bodies,
@@ -131,6 +131,11 @@ impl RequestScope {
         Ok(())
     }
 
+    /// Sets the trace that the body names, which overrides the header's. Called before the span is used.
+    pub(crate) fn set_trace(&self, trace: TraceContext) {
+        *self.0.trace.lock() = trace;
+    }
+
     /// Records that the response is the one of the request `original`. The first call counts.
     pub(crate) fn set_replay_of(&self, original: CorrelationId) {
         let _ = self.0.replay_of.set(original);
@@ -158,7 +163,7 @@ impl RequestScope {
 
     /// The context of calls that may take longer than the request.
     pub(crate) fn context_without_deadline(&self) -> RequestContext {
-        RequestContext::in_trace(self.id(), self.0.trace.clone())
+        RequestContext::in_trace(self.id(), self.0.trace.lock().clone())
     }
 
     /// Checks the correlation id of the header.

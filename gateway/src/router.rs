@@ -28,7 +28,7 @@ use crate::{
     routes::{
         agents,
         anthropic::{count_tokens, messages},
-        budgets, chat, dead_letters, health,
+        budgets, chat, dead_letters, health, mcp,
         openai::{completions, models},
         openapi, page,
         plans::{self, segment::PlanSegment},
@@ -77,6 +77,7 @@ fn routes(gateway: &Gateway) -> Vec<(&'static str, MethodRouter<Gateway>)> {
         ("/v1/messages/count_tokens", post(count_tokens::count_tokens)),
         ("/v1/models", get(models::list_models)),
         ("/v1/models/{*model}", get(models::get_model)),
+        (mcp::PATH, post(mcp::post_message)),
         ("/health", get(health::health)),
         ("/livez", get(health::livez)),
         ("/readyz", get(health::readyz)),

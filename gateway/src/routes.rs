@@ -10,6 +10,7 @@ pub(crate) mod dead_letters;
 mod event_stream;
 mod followed_plan;
 pub(crate) mod health;
+pub(crate) mod mcp;
 pub(crate) mod openai;
 pub(crate) mod openapi;
 pub(crate) mod page;

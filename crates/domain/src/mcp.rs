@@ -20,7 +20,7 @@ impl McpSettings {
     /// Whether the tool `name` becomes an action.
     #[must_use]
     pub fn offers(&self, name: &str) -> bool {
-        self.tools.is_empty() || self.tools.iter().any(|pattern| matches(pattern, name))
+        self.tools.is_empty() || self.tools.iter().any(|pattern| matches_pattern(pattern, name))
     }
 
     /// The values of variables whose names say that they are secret.
@@ -34,7 +34,8 @@ impl McpSettings {
 }
 
 /// Whether `name` matches `pattern`, in which `*` stands for any text.
-fn matches(pattern: &str, name: &str) -> bool {
+#[must_use]
+pub fn matches_pattern(pattern: &str, name: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
     let Some(mut name) = name.strip_prefix(start) else { return false };
     let mut parts: Vec<_> = rest.split('*').collect();
@@ -61,8 +62,8 @@ mod tests {
             ("a*a", &["aa", "aba"], &["a"]),
             ("exact", &["exact"], &["exactly", ""]),
         ] {
-            assert!(matching.iter().all(|name| matches(pattern, name)), "{pattern}");
-            assert!(!other.iter().any(|name| matches(pattern, name)), "{pattern}");
+            assert!(matching.iter().all(|name| matches_pattern(pattern, name)), "{pattern}");
+            assert!(!other.iter().any(|name| matches_pattern(pattern, name)), "{pattern}");
         }
         assert!(McpSettings::default().offers("anything"));
     }

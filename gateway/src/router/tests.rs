@@ -29,6 +29,7 @@ fn config() -> GatewayConfig {
         identity: ServiceToken::new("of-the-test").unwrap().into(),
         tls: None,
         cors_allowed_origins: Vec::new(),
+        mcp_actions: Vec::new(),
         request_timeout: Duration::from_secs(1),
         llm: LlmDescription { provider: "offline".into(), model: "none".into() },
         models: Vec::new(),
@@ -86,7 +87,8 @@ async fn documented_methods_are_those_that_allow_lists() {
         );
     }
     let mut allowed = BTreeSet::new();
-    for path in paths().into_iter().filter(|path| !matches!(path.as_str(), "/" | "/page/app.js")) {
+    // The protocol of `/mcp` describes itself.
+    for path in paths().into_iter().filter(|path| !matches!(path.as_str(), "/" | "/page/app.js" | "/mcp")) {
         let refused = ask(&router, Method::PATCH, &path).await;
         assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
         let methods = refused.headers()["allow"].to_str().unwrap().to_owned();

@@ -7,11 +7,18 @@ use axum::{
     extract::{Extension, Path, State, rejection::PathRejection},
 };
 use phoenix_domain::{AgentName, OrchestratorError, OrchestratorErrorCode, agent::InvalidAgentName};
-use phoenix_platform::client::{UNREACHABLE_RETRY_AFTER, call_error};
+use phoenix_platform::{
+    RequestContext,
+    client::{UNREACHABLE_RETRY_AFTER, call_error},
+};
 use phoenix_proto::{
     HealthSnapshot,
-    health_v1::{GetAgentHealthRequest, ListAgentHealthRequest, ListAgentHealthResponse},
+    health_v1::{
+        GetAgentHealthRequest, GetAgentHealthResponse, ListAgentHealthRequest, ListAgentHealthResponse,
+        ListAgentsRequest,
+    },
 };
+use tonic::{Response, Status};
 use tracing::Instrument;
 
 use crate::{
@@ -65,15 +72,35 @@ pub(crate) async fn get_agent(
     let name = name.map(|Path(name)| name).unwrap_or_default();
     let agent: AgentName =
         name.parse().map_err(|problem: InvalidAgentName| OrchestratorError::invalid("agent_id", problem))?;
-    let context = scope.context().with_deadline(scope.deadline().min(Instant::now() + TIMEOUT));
-    let mut health = gateway.health();
+    let agent = described_agent(&gateway, &scope, &agent).await?;
+    Ok(Json(agent.try_into().map_err(|_| unexpected())?))
+}
+
+/// One agent with its actions.
+///
+/// # Errors
+/// `not_found`, or what keeps the health service from answering.
+pub(crate) async fn described_agent(
+    gateway: &Gateway,
+    scope: &RequestScope,
+    agent: &AgentName,
+) -> Result<GetAgentHealthResponse, OrchestratorError> {
     let request = GetAgentHealthRequest { agent_id: agent.to_string() };
-    let call = health.get_agent_health(context.request(request)).instrument(scope.span().clone());
-    let answer = match tokio::time::timeout(TIMEOUT, call).await {
-        Ok(answer) => answer.map_err(|status| without_timeout(call_error("the health service", &status)))?,
-        Err(_) => return Err(unavailable().into()),
-    };
-    Ok(Json(answer.into_inner().try_into().map_err(|_| unexpected())?))
+    let mut health = gateway.health();
+    answer(scope, health.get_agent_health(context(scope).request(request))).await
+}
+
+/// Every agent with its actions, by name.
+///
+/// # Errors
+/// When the health service does not answer.
+pub(crate) async fn described_agents(
+    gateway: &Gateway,
+    scope: &RequestScope,
+) -> Result<Vec<GetAgentHealthResponse>, OrchestratorError> {
+    let mut health = gateway.health();
+    let answered = answer(scope, health.list_agents(context(scope).request(ListAgentsRequest {}))).await?;
+    Ok(answered.agents)
 }
 
 /// The health of every agent, by name.
@@ -84,20 +111,32 @@ pub(crate) async fn agents_of(
     gateway: &Gateway,
     scope: &RequestScope,
 ) -> Result<Vec<HealthSnapshot>, OrchestratorError> {
-    let context = scope.context().with_deadline(scope.deadline().min(Instant::now() + TIMEOUT));
     let mut health = gateway.health();
-    let call =
-        health.list_agent_health(context.request(ListAgentHealthRequest {})).instrument(scope.span().clone());
-    let answer = match tokio::time::timeout(TIMEOUT, call).await {
-        Ok(answer) => answer.map_err(|status| without_timeout(call_error("the health service", &status)))?,
-        Err(_) => return Err(unavailable()),
-    };
-    let ListAgentHealthResponse { agents } = answer.into_inner();
+    let call = health.list_agent_health(context(scope).request(ListAgentHealthRequest {}));
+    let ListAgentHealthResponse { agents } = answer(scope, call).await?;
     let agents = agents.into_iter().map(HealthSnapshot::try_from);
     agents.collect::<Result<_, _>>().map_err(|_| unexpected())
 }
 
-fn unexpected() -> OrchestratorError {
+/// The context of a call to the health service.
+fn context(scope: &RequestScope) -> RequestContext {
+    scope.context().with_deadline(scope.deadline().min(Instant::now() + TIMEOUT))
+}
+
+/// The answer to a call to the health service.
+async fn answer<T>(
+    scope: &RequestScope,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, OrchestratorError> {
+    match tokio::time::timeout(TIMEOUT, call.instrument(scope.span().clone())).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(without_timeout(call_error("the health service", &status))),
+        Err(_) => Err(unavailable()),
+    }
+}
+
+/// The error of an answer that violates the contract.
+pub(super) fn unexpected() -> OrchestratorError {
     OrchestratorError::internal("the health service answered in an unexpected way")
 }
 

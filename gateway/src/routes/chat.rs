@@ -106,7 +106,7 @@ pub(crate) async fn handle_chat(
 }
 
 /// The chat of a request, and its budget. Sets the correlation id first, so that every later error carries it.
-fn into_chat(
+pub(super) fn into_chat(
     request: ChatRequestV1,
     scope: &RequestScope,
 ) -> Result<(Chat, Option<Budget>), OrchestratorError> {
@@ -132,7 +132,7 @@ fn into_chat(
 }
 
 /// The chat as a request to the planner.
-fn into_request(chat: Chat, delivery: Delivery, key: IdempotencyKey) -> PlanAndExecuteRequest {
+pub(super) fn into_request(chat: Chat, delivery: Delivery, key: IdempotencyKey) -> PlanAndExecuteRequest {
     let Chat { message, context, correlation_id: _, agent, conversation } = chat;
     let agent = agent.map(String::from);
     let mut request = PlanAndExecuteRequest { agent, ..Default::default() };

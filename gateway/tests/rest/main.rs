@@ -17,6 +17,7 @@ mod events;
 mod faults;
 mod http_edges;
 mod input;
+mod mcp;
 mod openai;
 mod openapi;
 mod plans;

@@ -7,8 +7,9 @@ use phoenix_proto::{
     HealthSnapshot, common,
     health_v1::{
         AcquireProbeRequest, AcquireProbeResponse, AgentAction, GetAgentHealthRequest,
-        GetAgentHealthResponse, ListAgentHealthRequest, ListAgentHealthResponse, ReportOutcomeRequest,
-        ReportOutcomeResponse, WatchAgentHealthRequest, WatchAgentHealthResponse,
+        GetAgentHealthResponse, ListAgentHealthRequest, ListAgentHealthResponse, ListAgentsRequest,
+        ListAgentsResponse, ReportOutcomeRequest, ReportOutcomeResponse, WatchAgentHealthRequest,
+        WatchAgentHealthResponse,
         agent_health_service_server::{AgentHealthService, AgentHealthServiceServer},
     },
     status_from_error,
@@ -51,6 +52,20 @@ impl FakeHealth {
     }
 }
 
+/// An agent with two actions.
+fn described(health: common::AgentHealth) -> GetAgentHealthResponse {
+    let action = |name: &str, schema: &str| AgentAction {
+        name: name.into(),
+        description: format!("Does {name}"),
+        input_schema_json: schema.into(),
+    };
+    GetAgentHealthResponse {
+        health: Some(health),
+        description: "An agent of the test".into(),
+        actions: vec![action("any", ""), action("strict", r#"{"required":["path"]}"#)],
+    }
+}
+
 #[tonic::async_trait]
 impl AgentHealthService for FakeHealth {
     async fn list_agent_health(
@@ -78,16 +93,18 @@ impl AgentHealthService for FakeHealth {
             let known: Vec<AgentName> = agents.iter().map(|agent| agent.agent_id.parse().unwrap()).collect();
             return Err(status_from_error(&no_such_agent(&name.parse().unwrap(), &known)));
         };
-        let action = |name: &str, schema: &str| AgentAction {
-            name: name.into(),
-            description: format!("Does {name}"),
-            input_schema_json: schema.into(),
-        };
-        Ok(Response::new(GetAgentHealthResponse {
-            health: Some(health),
-            description: "An agent of the test".into(),
-            actions: vec![action("any", ""), action("strict", r#"{"required":["path"]}"#)],
-        }))
+        Ok(Response::new(described(health)))
+    }
+
+    async fn list_agents(
+        &self,
+        _: Request<ListAgentsRequest>,
+    ) -> Result<Response<ListAgentsResponse>, Status> {
+        if *self.hangs.lock().unwrap() {
+            std::future::pending::<()>().await;
+        }
+        let agents = self.agents.lock().unwrap().clone();
+        Ok(Response::new(ListAgentsResponse { agents: agents.into_iter().map(described).collect() }))
     }
 
     type WatchAgentHealthStream = tokio_stream::Empty<Result<WatchAgentHealthResponse, Status>>;

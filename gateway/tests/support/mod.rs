@@ -133,6 +133,7 @@ pub fn config(planner: &str, executor: &str, health: &str) -> GatewayConfig {
         identity: token().into(),
         tls: None,
         cors_allowed_origins: Vec::new(),
+        mcp_actions: Vec::new(),
         request_timeout: PATIENCE,
         llm: LlmDescription { provider: "offline".into(), model: "none".into() },
         models: vec!["ollama/llama3.2:1b".into()],

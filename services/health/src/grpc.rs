@@ -4,14 +4,14 @@ use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
-use phoenix_domain::{ActionSpec, TaskId, health, ids::InvalidId};
+use phoenix_domain::{ActionSpec, AgentSpec, TaskId, health, ids::InvalidId};
 use phoenix_proto::{
     HealthSnapshot, InvalidField, common,
     health_v1::{
         self, AcquireProbeRequest, AcquireProbeResponse, AgentAction, GetAgentHealthRequest,
-        GetAgentHealthResponse, ListAgentHealthRequest, ListAgentHealthResponse, ReportOutcomeRequest,
-        ReportOutcomeResponse, WatchAgentHealthRequest, WatchAgentHealthResponse,
-        agent_health_service_server::AgentHealthService,
+        GetAgentHealthResponse, ListAgentHealthRequest, ListAgentHealthResponse, ListAgentsRequest,
+        ListAgentsResponse, ReportOutcomeRequest, ReportOutcomeResponse, WatchAgentHealthRequest,
+        WatchAgentHealthResponse, agent_health_service_server::AgentHealthService,
     },
     id, optional, required_timestamp, status_from_error, timestamp, to_timestamp,
 };
@@ -67,12 +67,17 @@ impl AgentHealthService for HealthGrpc {
     ) -> Result<Response<GetAgentHealthResponse>, Status> {
         let GetAgentHealthRequest { agent_id } = request.into_inner();
         let agent = id("agent_id", &agent_id)?;
-        let (spec, snapshot) = self.health.get(&agent).await.map_err(|e| status_from_error(&e))?;
-        Ok(Response::new(GetAgentHealthResponse {
-            health: Some(snapshot.into()),
-            description: spec.description,
-            actions: spec.actions.into_iter().map(encode_action).collect(),
-        }))
+        let agent = self.health.get(&agent).await.map_err(|e| status_from_error(&e))?;
+        Ok(Response::new(encode_agent(agent)))
+    }
+
+    async fn list_agents(
+        &self,
+        request: Request<ListAgentsRequest>,
+    ) -> Result<Response<ListAgentsResponse>, Status> {
+        let ListAgentsRequest {} = request.into_inner();
+        let agents = self.health.agents().await.map_err(|e| status_from_error(&e))?;
+        Ok(Response::new(ListAgentsResponse { agents: agents.into_iter().map(encode_agent).collect() }))
     }
 
     async fn watch_agent_health(
@@ -151,6 +156,14 @@ fn decode_lease_time(lease_ms: u64) -> Result<Option<Duration>, InvalidField> {
         return Err(InvalidField::new("lease_ms", problem));
     }
     Ok((lease_ms > 0).then_some(lease_time))
+}
+
+fn encode_agent((spec, snapshot): (AgentSpec, HealthSnapshot)) -> GetAgentHealthResponse {
+    GetAgentHealthResponse {
+        health: Some(snapshot.into()),
+        description: spec.description,
+        actions: spec.actions.into_iter().map(encode_action).collect(),
+    }
 }
 
 fn encode_action((name, action): (String, ActionSpec)) -> AgentAction {

@@ -79,6 +79,16 @@ impl Health {
         agents.iter().map(|spec| self.snapshot(&spec.name)).collect()
     }
 
+    /// Every agent, and its health, by name.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub(crate) async fn agents(&self) -> Result<Vec<(AgentSpec, HealthSnapshot)>, OrchestratorError> {
+        self.loaded(AGENTS_WAIT).await;
+        let agents = self.agents.catalog()?;
+        agents.iter().map(|spec| Ok((spec.clone(), self.snapshot(&spec.name)?))).collect()
+    }
+
     /// One agent, and its health.
     ///
     /// # Errors

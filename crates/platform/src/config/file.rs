@@ -153,7 +153,7 @@ impl PhoenixConfig {
         if let Some(router) = agents.get_mut(&llm_router()) {
             router.provider = llm.first_provider();
         }
-        let (gateway, gateway_role) = gateway.into_sections();
+        let (gateway, gateway_role) = gateway.into_sections(problems);
         let (planner, planner_role) = planner.into_sections(problems);
         let (executor, executor_role) = executor.into_sections(problems);
         Some(Self {

@@ -36,6 +36,8 @@ const REQUEST_TIMEOUT_SECS: u64 = 120;
 pub struct GatewaySection {
     /// Web origins that may call the API from a browser.
     pub cors_allowed_origins: Vec<String>,
+    /// Patterns of actions, such as `git_agent.*`, that are tools of the gateway's MCP server.
+    pub mcp_actions: Vec<String>,
     /// Time after which a running chat is answered with `timeout`.
     pub request_timeout: Duration,
 }
@@ -89,6 +91,7 @@ pub struct RoleSection {
 #[serde(default)]
 pub(super) struct GatewayTable {
     cors_allowed_origins: Vec<String>,
+    mcp_actions: Vec<String>,
     request_timeout_secs: Option<u64>,
     http_addr: Option<String>,
     metrics_addr: Option<String>,
@@ -132,11 +135,16 @@ pub(super) struct ExecutorTable {
 
 impl GatewayTable {
     /// The section, and the gateway's addresses.
-    pub(super) fn into_sections(self) -> (GatewaySection, RoleSection) {
-        let Self { cors_allowed_origins, request_timeout_secs, http_addr, metrics_addr } = self;
+    pub(super) fn into_sections(self, problems: &mut Problems) -> (GatewaySection, RoleSection) {
+        let Self { cors_allowed_origins, mcp_actions, request_timeout_secs, http_addr, metrics_addr } = self;
         let request_timeout =
             Duration::from_secs(request_timeout_secs.unwrap_or(REQUEST_TIMEOUT_SECS).max(1));
-        let section = GatewaySection { cors_allowed_origins, request_timeout };
+        for pattern in mcp_actions.iter().filter(|pattern| !pattern.contains(['.', '*'])) {
+            let problem =
+                format_args!("`{pattern}` must be `agent.action`, in which `*` stands for any text");
+            problems.add("gateway.mcp_actions", problem);
+        }
+        let section = GatewaySection { cors_allowed_origins, mcp_actions, request_timeout };
         (section, RoleSection { http_addr, metrics_addr, ..RoleSection::default() })
     }
 }

@@ -50,8 +50,10 @@ impl TraceContext {
         Some(Self { traceparent, tracestate, is_remote: true })
     }
 
-    /// The trace context of a `traceparent` and a `tracestate`, either of which may be empty.
-    pub(super) fn of_texts(traceparent: String, tracestate: String) -> Option<Self> {
+    /// The trace context of a `traceparent` and a `tracestate`, either of which may be empty. A `traceparent` that is not valid
+    /// counts as absent.
+    #[must_use]
+    pub fn of_texts(traceparent: String, tracestate: String) -> Option<Self> {
         if !is_valid(traceparent.as_bytes()) {
             return None;
         }

@@ -146,7 +146,8 @@ fn describe(format: ErrorFormat, failure: &Failure) -> Response {
         ErrorFormat::LegacyChat => "LegacyChatResponse",
         ErrorFormat::OpenAi => "OpenAiError",
         ErrorFormat::Anthropic => "AnthropicError",
-        ErrorFormat::Problem => "Problem",
+        // `/mcp` describes itself, and is not in the document.
+        ErrorFormat::Problem | ErrorFormat::Mcp => "Problem",
     };
     let content = ContentBuilder::new()
         .schema(Some(Ref::from_schema_name(schema)))

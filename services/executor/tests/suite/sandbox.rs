@@ -23,8 +23,8 @@ use phoenix_proto::{
     },
     health_v1::{
         self, AcquireProbeRequest, AcquireProbeResponse, GetAgentHealthRequest, GetAgentHealthResponse,
-        ListAgentHealthRequest, ListAgentHealthResponse, ReportOutcomeRequest, ReportOutcomeResponse,
-        WatchAgentHealthRequest, WatchAgentHealthResponse,
+        ListAgentHealthRequest, ListAgentHealthResponse, ListAgentsRequest, ListAgentsResponse,
+        ReportOutcomeRequest, ReportOutcomeResponse, WatchAgentHealthRequest, WatchAgentHealthResponse,
         agent_health_service_server::{AgentHealthService, AgentHealthServiceServer},
     },
 };
@@ -316,6 +316,13 @@ impl AgentHealthService for FakeHealth {
         &self,
         _: Request<ListAgentHealthRequest>,
     ) -> Result<Response<ListAgentHealthResponse>, Status> {
+        Err(Status::unimplemented("not called by the executor"))
+    }
+
+    async fn list_agents(
+        &self,
+        _: Request<ListAgentsRequest>,
+    ) -> Result<Response<ListAgentsResponse>, Status> {
         Err(Status::unimplemented("not called by the executor"))
     }
 

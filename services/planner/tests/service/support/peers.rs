@@ -23,8 +23,9 @@ use phoenix_proto::{
     },
     health_v1::{
         AcquireProbeRequest, AcquireProbeResponse, GetAgentHealthRequest, GetAgentHealthResponse,
-        ListAgentHealthRequest, ListAgentHealthResponse, ReportOutcomeRequest, ReportOutcomeResponse,
-        WatchAgentHealthRequest, WatchAgentHealthResponse, agent_health_service_server::AgentHealthService,
+        ListAgentHealthRequest, ListAgentHealthResponse, ListAgentsRequest, ListAgentsResponse,
+        ReportOutcomeRequest, ReportOutcomeResponse, WatchAgentHealthRequest, WatchAgentHealthResponse,
+        agent_health_service_server::AgentHealthService,
     },
     to_timestamp,
 };
@@ -325,6 +326,13 @@ impl AgentHealthService for FakeHealth {
         &self,
         _: Request<ListAgentHealthRequest>,
     ) -> Result<Response<ListAgentHealthResponse>, Status> {
+        Err(Status::unimplemented("not asked by the planner"))
+    }
+
+    async fn list_agents(
+        &self,
+        _: Request<ListAgentsRequest>,
+    ) -> Result<Response<ListAgentsResponse>, Status> {
         Err(Status::unimplemented("not asked by the planner"))
     }
 

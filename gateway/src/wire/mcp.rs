@@ -1,0 +1,11 @@
+//! Messages of the Model Context Protocol (<https://modelcontextprotocol.io>), for the side of the server.
+
+pub(crate) mod agent;
+pub(crate) mod call;
+pub(crate) mod era;
+pub(crate) mod message;
+pub(crate) mod progress;
+pub(crate) mod result;
+pub(crate) mod schema;
+pub(crate) mod tool;
+pub(crate) mod tool_name;
