@@ -7,7 +7,7 @@ use clap_complete::Shell;
 use phoenix_agents::BuiltinAgent;
 use phoenix_platform::config::RoleFlags;
 
-use crate::client::args::{AgentsArgs, ChatArgs, DeadLettersArgs, PlansArgs, TraceArgs};
+use crate::client::args::{AgentsArgs, ChatArgs, DeadLettersArgs, McpArgs, PlansArgs, TraceArgs};
 
 /// Durable orchestrator for AI agents: plans which agents run, supervises them and journals every step.
 ///
@@ -44,6 +44,8 @@ pub(crate) enum Command {
     DeadLetters(DeadLettersArgs),
     /// Show everything that happened under a correlation id
     Trace(TraceArgs),
+    /// Serve the tools of a running stack to an MCP client, over standard input and output
+    Mcp(McpArgs),
     /// Back up a data folder while the stack runs
     Backup(BackupArgs),
     /// Restore a backup

@@ -1,4 +1,4 @@
-//! Commands that talk to a running gateway: chats, plans, agents, dead letters, and the story of a correlation id.
+//! Commands that talk to a running gateway: chats, plans, agents, dead letters, the story of a correlation id, and MCP over pipes.
 //!
 //! Results go to standard output, everything else to standard error. With `--json` a result is JSON as the gateway sends it, one
 //! document per line.
@@ -18,6 +18,7 @@ mod chat;
 mod dead_letters;
 mod error;
 mod gateway;
+mod mcp;
 mod output;
 mod plans;
 mod trace;
@@ -25,7 +26,7 @@ mod watch;
 
 use std::process::ExitCode;
 
-use args::{AgentsArgs, ChatArgs, DeadLettersArgs, PlansArgs, TraceArgs};
+use args::{AgentsArgs, ChatArgs, DeadLettersArgs, McpArgs, PlansArgs, TraceArgs};
 use error::ClientError;
 
 use crate::terminal::print_error;
@@ -37,6 +38,7 @@ pub(crate) enum Request {
     Agents(AgentsArgs),
     DeadLetters(DeadLettersArgs),
     Trace(TraceArgs),
+    Mcp(McpArgs),
 }
 
 /// Runs a command, prints its result or its error, and returns the exit code.
@@ -55,6 +57,7 @@ pub(crate) fn run(request: Request) -> ExitCode {
             Request::Agents(args) => agents::run(args).await,
             Request::DeadLetters(args) => dead_letters::run(args).await,
             Request::Trace(args) => trace::run(args).await,
+            Request::Mcp(args) => mcp::run(args).await,
         }
     });
     match result {

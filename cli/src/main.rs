@@ -2,7 +2,7 @@
 //!
 //! `phoenix` alone is `phoenix up`: the four services as child processes on this machine. `phoenix gateway`, `planner`,
 //! `executor` and `health` are the services, `phoenix agent NAME` the built-in agents, and `phoenix backup` and `restore`
-//! copy data folders. `phoenix chat`, `plans`, `agents`, `dead-letters` and `trace` talk to a running gateway.
+//! copy data folders. `phoenix chat`, `plans`, `agents`, `dead-letters`, `trace` and `mcp` talk to a running gateway.
 
 mod agent;
 mod args;
@@ -60,6 +60,7 @@ fn run(cli: Cli) -> ExitCode {
         Command::Agents(args) => client::run(Request::Agents(args)),
         Command::DeadLetters(args) => client::run(Request::DeadLetters(args)),
         Command::Trace(args) => client::run(Request::Trace(args)),
+        Command::Mcp(args) => client::run(Request::Mcp(args)),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { folder } => manual::pages(&folder),
         Command::Backup(args) => backup::backup(args),

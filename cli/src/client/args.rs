@@ -219,6 +219,13 @@ pub(crate) struct DeadLetterFilter {
     pub(crate) since: Option<String>,
 }
 
+/// Arguments of `phoenix mcp`.
+#[derive(Debug, Args)]
+pub(crate) struct McpArgs {
+    #[command(flatten)]
+    pub(crate) gateway: GatewayArgs,
+}
+
 /// Arguments of `phoenix trace`.
 #[derive(Debug, Args)]
 pub(crate) struct TraceArgs {

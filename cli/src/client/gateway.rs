@@ -150,15 +150,23 @@ impl Gateway {
         Ok(Events { stream, url: self.url.to_string() })
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
-        let response = request.send().await.map_err(|error| {
+    /// The response to `request`, whatever its status.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) async fn respond(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        request.send().await.map_err(|error| {
             let (url, problem) = (self.url.to_string(), cause(&error));
             if error.is_builder() {
                 ClientError::Usage(problem)
             } else {
                 ClientError::Unreachable { url, problem }
             }
-        })?;
+        })
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let response = self.respond(request).await?;
         if response.status().is_success() {
             return Ok(response);
         }

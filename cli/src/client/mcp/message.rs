@@ -1,0 +1,159 @@
+//! Messages of the protocol, as far as they must be understood to be passed on.
+
+use serde_json::{Value, json};
+
+/// Version of a request that carries its version in `_meta`.
+const VERSION_MEMBER: &str = "io.modelcontextprotocol/protocolVersion";
+
+/// A message of the client.
+#[derive(Debug)]
+pub(super) struct Message {
+    text: String,
+    content: Value,
+}
+
+impl Message {
+    /// The message of a line.
+    ///
+    /// # Errors
+    /// When it is not a JSON object.
+    pub(super) fn read(text: String) -> Result<Self, String> {
+        let content: Value =
+            serde_json::from_str(&text).map_err(|error| format!("the line is not JSON: {error}"))?;
+        match content {
+            Value::Object(_) => Ok(Self { text, content }),
+            _ => Err("the line must be one JSON object; batches are not supported".into()),
+        }
+    }
+
+    /// The message as it was sent.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The identifier as JSON.
+    pub(super) fn id(&self) -> Option<String> {
+        id_of(&self.content["id"])
+    }
+
+    /// Name of the method.
+    pub(super) fn method(&self) -> Option<&str> {
+        self.content["method"].as_str()
+    }
+
+    /// Whether the message is the answer to a request.
+    pub(super) fn is_response(&self) -> bool {
+        self.content.get("result").or(self.content.get("error")).is_some()
+    }
+
+    /// Identifier, as JSON, of the request that the notification cancels.
+    pub(super) fn cancelled(&self) -> Option<String> {
+        id_of(&self.content["params"]["requestId"])
+    }
+
+    /// Version of a request that carries one.
+    pub(super) fn version(&self) -> Option<&str> {
+        self.content["params"]["_meta"][VERSION_MEMBER].as_str()
+    }
+
+    /// What the header `Mcp-Name` of a request repeats, as a header can carry it.
+    pub(super) fn header_name(&self) -> Option<String> {
+        let member = match self.method()? {
+            "tools/call" | "prompts/get" => "name",
+            "resources/read" => "uri",
+            _ => return None,
+        };
+        self.content["params"][member].as_str().map(for_header)
+    }
+}
+
+fn id_of(value: &Value) -> Option<String> {
+    matches!(value, Value::String(_) | Value::Number(_)).then(|| value.to_string())
+}
+
+/// An answer that the bridge gives itself. `id` is JSON.
+pub(super) fn error(id: Option<&str>, code: i64, message: &str) -> String {
+    let mut answer = json!({"jsonrpc": "2.0", "error": {"code": code, "message": message}});
+    if let Some(id) = id {
+        answer["id"] = serde_json::from_str(id).unwrap_or_default();
+    }
+    answer.to_string()
+}
+
+/// The text of a message of the gateway on one line, and whether it is an answer. An answer without an identifier gets `id`: the
+/// request was refused before it was read. `None` when it is no message.
+pub(super) fn received(text: &str, id: &str) -> Option<(String, bool)> {
+    let mut content: Value = serde_json::from_str(text).ok()?;
+    if content["jsonrpc"] != "2.0" {
+        return None;
+    }
+    let is_answer = content.get("method").is_none();
+    if is_answer && content.get("id").is_none_or(Value::is_null) {
+        content["id"] = serde_json::from_str(id).unwrap_or_default();
+        return Some((content.to_string(), true));
+    }
+    // Line breaks of JSON are outside of its strings.
+    Some((text.replace(['\n', '\r'], " "), is_answer))
+}
+
+/// The version that the answer to `initialize` agrees to.
+pub(super) fn agreed_version(answer: &str) -> Option<String> {
+    let answer: Value = serde_json::from_str(answer).ok()?;
+    answer["result"]["protocolVersion"].as_str().map(str::to_owned)
+}
+
+/// `text` as a header can carry it: as it is, or in base64 between `=?base64?` and `?=`.
+fn for_header(text: &str) -> String {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')
+        && text.trim() == text
+        && !(text.starts_with("=?base64?") && text.ends_with("?="));
+    if is_plain { text.to_owned() } else { format!("=?base64?{}?=", base64(text.as_bytes())) }
+}
+
+/// RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let mut bits = [0; 3];
+        bits[..chunk.len()].copy_from_slice(chunk);
+        let bits = u32::from_be_bytes([0, bits[0], bits[1], bits[2]]);
+        for index in 0..4 {
+            let value = (bits >> (18 - 6 * index)) & 63;
+            let letter = ALPHABET.get(value as usize).copied().unwrap_or(b'=');
+            text.push(if index <= chunk.len() { char::from(letter) } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_is_encoded_for_a_header_when_it_must_be() {
+        for (name, header) in [
+            ("chat", "chat"),
+            ("git über", "=?base64?Z2l0IMO8YmVy?="),
+            ("a ", "=?base64?YSA=?="),
+            ("ä", "=?base64?w6Q=?="),
+            ("=?base64?x?=", "=?base64?PT9iYXNlNjQ/eD89?="),
+        ] {
+            assert_eq!(for_header(name), header);
+        }
+    }
+
+    #[test]
+    fn answer_without_an_identifier_gets_that_of_the_request() {
+        let refused = r#"{"jsonrpc":"2.0","error":{"code":-32600,"message":"m"}}"#;
+        let (text, is_answer) = received(refused, "\"a\"").unwrap();
+        assert!(is_answer && serde_json::from_str::<Value>(&text).unwrap()["id"] == "a", "{text}");
+        assert_eq!(
+            received("{\"jsonrpc\":\"2.0\",\n\"id\":1,\"result\":{}}", "1").unwrap().0,
+            "{\"jsonrpc\":\"2.0\", \"id\":1,\"result\":{}}"
+        );
+        assert!(!received(r#"{"jsonrpc":"2.0","method":"notifications/progress"}"#, "1").unwrap().1);
+        assert_eq!(received("<html>", "1"), None);
+    }
+}

@@ -1,0 +1,47 @@
+// What programs with the official MCP clients for Node.js do: `@modelcontextprotocol/sdk`, which begins with a handshake, and
+// `@modelcontextprotocol/client`, which does not. Arguments: the folder with `node_modules`, the address of the gateway, and the
+// program `phoenix`.
+
+import assert from "node:assert/strict";
+import { createRequire } from "node:module";
+import { pathToFileURL } from "node:url";
+
+const [folder, url, phoenix] = process.argv.slice(2);
+const require = createRequire(`${folder}/package.json`);
+const load = (name) => import(pathToFileURL(require.resolve(name)));
+
+async function use(client, transport, takesSchema) {
+  await client.connect(transport);
+  const { tools } = await client.listTools();
+  const names = tools.map((tool) => tool.name);
+  assert.ok(names.includes("chat") && names.includes("git_agent.git_status"), `${names}`);
+  const reports = [];
+  const call = (message, options) => {
+    const params = { name: "chat", arguments: { message, agent: "echo_agent" } };
+    return takesSchema ? client.callTool(params, undefined, options) : client.callTool(params, options);
+  };
+  const answer = await call("hello", { onprogress: (report) => reports.push(report) });
+  assert.equal(answer.content[0].text, "hello");
+  assert.match(answer._meta["phoenix/plan_id"], /^[0-9a-f-]{36}$/);
+  assert.ok(reports.length > 0 && reports[0].message.includes("is accepted"), JSON.stringify(reports));
+  const wrong = await call("", {});
+  assert.ok(wrong.isError && wrong.content[0].text.includes("`message`"), JSON.stringify(wrong));
+  await client.close();
+}
+
+const identity = { name: "test", version: "1" };
+const pipes = { command: phoenix, args: ["mcp", "--url", url] };
+
+const legacy = await load("@modelcontextprotocol/sdk/client/index.js");
+const legacyHttp = await load("@modelcontextprotocol/sdk/client/streamableHttp.js");
+const legacyPipes = await load("@modelcontextprotocol/sdk/client/stdio.js");
+for (const transport of [new legacyHttp.StreamableHTTPClientTransport(new URL(`${url}/mcp`)), new legacyPipes.StdioClientTransport(pipes)]) {
+  await use(new legacy.Client(identity), transport, true);
+}
+
+const modern = await load("@modelcontextprotocol/client");
+const modernPipes = await load("@modelcontextprotocol/client/stdio");
+for (const transport of [new modern.StreamableHTTPClientTransport(new URL(`${url}/mcp`)), new modernPipes.StdioClientTransport(pipes)]) {
+  const client = new modern.Client(identity, { versionNegotiation: { mode: { pin: "2026-07-28" } } });
+  await use(client, transport, false);
+}
