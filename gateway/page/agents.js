@@ -76,7 +76,7 @@ function agentRow(name) {
   const node = el("li", { data: { agent: name } }, el("span", { class: "name" }, name), state, facts);
   let agent = null;
   const render = () => {
-    const text = agent ? factsOf(agent) : "";
+    const text = agent ? factsOf(agent, serverNow()) : "";
     if (facts.textContent !== text) facts.textContent = text;
   };
   const update = (next) => {
@@ -89,14 +89,15 @@ function agentRow(name) {
   return { node, update, render };
 }
 
-function factsOf({ health, consecutive_failures: failures, ...times }) {
+/** The health of an agent in one line, at `now`. */
+export function factsOf({ health, consecutive_failures: failures, ...times }, now) {
   const facts = [];
   if (failures > 0) facts.push(failures === 1 ? "1 failure" : `${failures} failures`);
   if (health === "unhealthy" && times.circuit_open_until) {
-    const left = Date.parse(times.circuit_open_until) - serverNow();
+    const left = Date.parse(times.circuit_open_until) - now;
     facts.push(left > 0 ? `rejects chats for ${countdown(left)}` : "the next chat is a probe");
   }
-  if (times.last_success_at) facts.push(`last success ${span(serverNow() - Date.parse(times.last_success_at))} ago`);
+  if (times.last_success_at) facts.push(`last success ${span(now - Date.parse(times.last_success_at))} ago`);
   else if (failures === 0) facts.push("not used yet");
   return facts.join(" · ");
 }

@@ -53,8 +53,27 @@ export async function chat(body, { signal, live }) {
   throw broken();
 }
 
-async function send(path, accept, { method = "GET", body, signal } = {}) {
-  const headers = new Headers({ Accept: accept });
+/** Downloads a file, or throws an `ApiError`. */
+export async function download(path) {
+  const response = await send(path, "*/*");
+  if (!response.ok) throw refused(response, await response.json().catch(() => null));
+  return response.blob();
+}
+
+/** Name, id and JSON of each event of a stream, or throws an `ApiError`. Ends with the stream. */
+export async function* events(path, { signal }) {
+  const response = await send(path, "text/event-stream", { signal });
+  if (response.status === 204) return;
+  if (!response.ok) throw refused(response, await response.json().catch(() => null));
+  try {
+    yield* serverSentEvents(response.body);
+  } catch (cause) {
+    throw cause instanceof ApiError ? cause : broken(cause);
+  }
+}
+
+async function send(path, accept, { method = "GET", body, signal, headers: more } = {}) {
+  const headers = new Headers({ Accept: accept, ...more });
   const token = sessionStorage.getItem(TOKEN);
   if (token) headers.set("Authorization", `Bearer ${token}`);
   if (body) headers.set("Content-Type", "application/json");
@@ -81,13 +100,13 @@ async function* serverSentEvents(body) {
     text = blocks.pop();
     for (const block of blocks) {
       const field = (name) => block.split("\n").find((line) => line.startsWith(`${name}:`))?.slice(name.length + 1).trimStart();
-      if (field("data")) yield { event: field("event"), data: JSON.parse(field("data")) };
+      if (field("data")) yield { event: field("event"), id: field("id"), data: JSON.parse(field("data")) };
     }
   }
 }
 
 function broken(cause) {
-  if (cause?.name === "AbortError") return new ApiError("You cancelled the chat.", { code: "cancelled" });
+  if (cause?.name === "AbortError") return new ApiError("You cancelled the request.", { code: "cancelled" });
   return new ApiError("The gateway is unreachable. Check that it is running.");
 }
 

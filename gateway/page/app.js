@@ -1,9 +1,10 @@
-// Entry point: the token, the composer, the agents.
+// Entry point: the token, the chat, the agents, the views.
 
 import { refreshAgents, watchAgents } from "./agents.js";
 import { ApiError, call, hasToken, onUnauthorized, setToken } from "./api.js";
 import { startComposer } from "./chats.js";
 import { byId } from "./dom.js";
+import { reopen, startRouter } from "./router.js";
 
 function askForToken(error) {
   const form = byId("token-form");
@@ -63,10 +64,12 @@ async function openDescription(event) {
 function begin() {
   showModel();
   refreshAgents();
+  reopen();
 }
 
 startTokenForm();
 startComposer();
 byId("description").addEventListener("click", openDescription);
+startRouter();
 showModel();
 watchAgents();

@@ -1,9 +1,13 @@
 // Helpers for the DOM and for times. Server data only becomes text nodes: nothing here parses HTML.
 
 /** Creates an element. `props` are attributes, plus `on` (listeners) and `data` (dataset). Empty children are skipped. */
-export function el(tag, props = {}, ...children) {
+export const el = (tag, props, ...children) => filled(document.createElement(tag), props, children);
+
+/** Creates an element of a drawing, as `el` does. */
+export const svg = (tag, props, ...children) => filled(document.createElementNS("http://www.w3.org/2000/svg", tag), props, children);
+
+function filled(node, props = {}, children) {
   const { on = {}, data = {}, ...attributes } = props;
-  const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value === true) node.setAttribute(name, "");
     else if (value !== undefined && value !== null && value !== false) node.setAttribute(name, value);
@@ -84,6 +88,19 @@ export function countdown(milliseconds) {
 export function duration(milliseconds) {
   if (milliseconds < 1000) return `${Math.round(milliseconds)} ms`;
   return milliseconds < 10_000 ? `${(milliseconds / 1000).toFixed(1)} s` : span(milliseconds);
+}
+
+/** A text of any length: its beginning, and a button for the rest. */
+export function preview(text, { class: kind = "block", limit = 2000, label = "text" } = {}) {
+  const shown = el("pre", { class: kind, tabindex: "0", role: "group", "aria-label": label }, text.slice(0, limit));
+  if (text.length <= limit) return shown;
+  const more = el("button", { type: "button", class: "plain" }, `Show all ${text.length.toLocaleString("en")} characters`);
+  more.addEventListener("click", () => {
+    shown.textContent = text;
+    shown.focus();
+    more.remove();
+  });
+  return el("div", { class: "preview" }, shown, more);
 }
 
 /** A sentence with `code` in a code font, and times in the reader's time zone. */

@@ -13,7 +13,8 @@ const PARTS = [
 /** A disclosure that shows the plan, and polls it until it has ended. */
 export function planDetails(planId) {
   const view = el("div", { class: "plan" });
-  const fold = el("details", { class: "happened" }, el("summary", {}, "Plan details"), view);
+  const whole = el("a", { class: "small", href: `/plans/${planId}` }, "Open the plan");
+  const fold = el("details", { class: "happened" }, el("summary", {}, "Plan details"), view, whole);
   let timer;
   const poll = async () => {
     clearTimeout(timer);

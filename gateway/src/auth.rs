@@ -25,7 +25,18 @@ use crate::problem::Failure;
 
 /// Routes without authentication: probes, and the files of the page, which contain no data. Every other route is guarded,
 /// including routes that are added later.
-const OPEN: [&str; 4] = ["/", "/page/{file}", "/livez", "/readyz"];
+const OPEN: [&str; 10] = [
+    "/",
+    "/plans",
+    "/plans/{plan_id}",
+    "/agents",
+    "/agents/{agent_id}",
+    "/dead-letters",
+    "/docs",
+    "/page/{file}",
+    "/livez",
+    "/readyz",
+];
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 

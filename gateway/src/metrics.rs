@@ -137,7 +137,12 @@ impl Endpoint {
             "/health" if read => Self::Health,
             "/api/v1/openapi.json" if read => Self::OpenApi,
             "/livez" | "/readyz" if read => Self::Probe,
-            "/" | "/page/{file}" if read => Self::Page,
+            "/" | "/plans" | "/plans/{plan_id}" | "/agents" | "/agents/{agent_id}" | "/dead-letters"
+            | "/docs" | "/page/{file}"
+                if read =>
+            {
+                Self::Page
+            }
             _ => Self::Unknown,
         }
     }

@@ -82,6 +82,12 @@ fn routes(gateway: &Gateway) -> Vec<(&'static str, MethodRouter<Gateway>)> {
         ("/livez", get(health::livez)),
         ("/readyz", get(health::readyz)),
         ("/", get(page::index)),
+        ("/plans", get(page::index)),
+        ("/plans/{plan_id}", get(page::index)),
+        ("/agents", get(page::index)),
+        ("/agents/{agent_id}", get(page::index)),
+        ("/dead-letters", get(page::index)),
+        ("/docs", get(page::index)),
         ("/page/{file}", get(page::file)),
     ]
 }

@@ -15,8 +15,20 @@ use super::*;
 
 const PLAN: &str = "0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f";
 
-/// Paths without authentication.
-const OPEN: [&str; 4] = ["/", "/page/app.js", "/livez", "/readyz"];
+/// Paths of the page.
+const PAGE: [&str; 8] = [
+    "/",
+    "/plans",
+    "/plans/0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f",
+    "/agents",
+    "/agents/{agent_id}",
+    "/dead-letters",
+    "/docs",
+    "/page/app.js",
+];
+
+/// Paths of probes.
+const PROBES: [&str; 2] = ["/livez", "/readyz"];
 
 fn config() -> GatewayConfig {
     // Nothing listens there: what comes as far as a handler is answered with 5xx at the latest.
@@ -66,12 +78,15 @@ async fn route_without_token_is_refused_unless_it_is_listed_as_open() {
         for method in [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE] {
             let status = ask(&router, method.clone(), &path).await.status();
             if status != StatusCode::UNAUTHORIZED {
-                assert!(OPEN.contains(&path.as_str()), "{method} {path} is open: {status}");
+                assert!(
+                    PAGE.iter().chain(&PROBES).any(|open| *open == path),
+                    "{method} {path} is open: {status}"
+                );
                 open.insert(path.clone());
             }
         }
     }
-    assert_eq!(open, OPEN.map(str::to_owned).into());
+    assert_eq!(open, PAGE.into_iter().chain(PROBES).map(str::to_owned).collect());
 }
 
 #[tokio::test]
@@ -88,7 +103,8 @@ async fn documented_methods_are_those_that_allow_lists() {
     }
     let mut allowed = BTreeSet::new();
     // The protocol of `/mcp` describes itself.
-    for path in paths().into_iter().filter(|path| !matches!(path.as_str(), "/" | "/page/app.js" | "/mcp")) {
+    let described = |path: &String| !PAGE.contains(&path.as_str()) && path != "/mcp";
+    for path in paths().into_iter().filter(described) {
         let refused = ask(&router, Method::PATCH, &path).await;
         assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
         let methods = refused.headers()["allow"].to_str().unwrap().to_owned();

@@ -152,7 +152,7 @@ async fn json_media_types_are_accepted_and_probes_ignore_headers() {
 #[tokio::test]
 async fn every_response_has_security_headers() {
     let stack = Stack::start().await;
-    for path in ["/", "/page/app.js", "/health", "/nowhere", "/api/v1/chat"] {
+    for path in ["/", "/plans", "/page/app.js", "/health", "/nowhere", "/api/v1/chat"] {
         let answer = stack.http.get(path).await;
         for (header, value) in [
             ("x-content-type-options", "nosniff"),
@@ -163,7 +163,7 @@ async fn every_response_has_security_headers() {
         }
         let policy = answer.header("content-security-policy");
         assert!(policy.starts_with("default-src 'none';") && !policy.contains("unsafe"), "{policy}");
-        let kept = if path == "/" || path.starts_with("/page") { "no-cache" } else { "no-store" };
+        let kept = if ["/", "/plans", "/page/app.js"].contains(&path) { "no-cache" } else { "no-store" };
         assert_eq!(answer.header("cache-control"), kept, "{path}");
         assert_eq!(answer.header("access-control-allow-origin"), "", "{path}");
     }

@@ -22,6 +22,7 @@ const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 const CONTROL: char = '\u{e009}';
 const ENTER: char = '\u{e007}';
+pub const ARROW_DOWN: char = '\u{e015}';
 /// Releases every key that is held.
 const NULL: char = '\u{e000}';
 
@@ -135,8 +136,42 @@ impl Browser {
     /// Sets the window to the width of a phone.
     pub async fn be_a_phone(&self, width: u32) {
         let params = json!({"width": width, "height": 740, "deviceScaleFactor": 2, "mobile": true});
-        let command = json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": params});
-        self.command(Method::POST, "/goog/cdp/execute", &command).await;
+        self.devtools("Emulation.setDeviceMetricsOverride", &params).await;
+    }
+
+    /// Sets the window to the size of a desktop.
+    pub async fn be_a_desktop(&self) {
+        self.devtools("Emulation.clearDeviceMetricsOverride", &json!({})).await;
+    }
+
+    /// Sets the preferred colours: `light` or `dark`.
+    pub async fn prefer(&self, colors: &str) {
+        let feature = json!({"name": "prefers-color-scheme", "value": colors});
+        self.devtools("Emulation.setEmulatedMedia", &json!({"features": [feature]})).await;
+    }
+
+    /// The whole page as a PNG.
+    pub async fn screenshot(&self) -> Vec<u8> {
+        let params = json!({"format": "png", "captureBeyondViewport": true});
+        let shot = self.devtools("Page.captureScreenshot", &params).await;
+        decode_base64(shot["data"].as_str().unwrap())
+    }
+
+    /// Presses keys in the element that has the focus.
+    pub async fn press(&self, keys: &str) {
+        let keys: Vec<_> = keys
+            .chars()
+            .flat_map(|key| {
+                [json!({"type": "keyDown", "value": key}), json!({"type": "keyUp", "value": key})]
+            })
+            .collect();
+        let actions = json!({"actions": [{"type": "key", "id": "keyboard", "actions": keys}]});
+        self.command(Method::POST, "/actions", &actions).await;
+    }
+
+    async fn devtools(&self, command: &str, params: &Value) -> Value {
+        let command = json!({"cmd": command, "params": params});
+        self.command(Method::POST, "/goog/cdp/execute", &command).await
     }
 
     /// Lines of the console since the last call.
@@ -176,6 +211,17 @@ async fn command_of(http: &Http, method: Method, path: &str, body: &Value) -> Va
     let answer = http.send(method, path, &[("content-type", "application/json")], body.to_string()).await;
     assert!(answer.status.is_success(), "{path}: {}", answer.text);
     answer.json()["value"].take()
+}
+
+fn decode_base64(text: &str) -> Vec<u8> {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digits = text.bytes().filter_map(|byte| DIGITS.iter().position(|digit| *digit == byte));
+    let digits: Vec<usize> = digits.collect();
+    let bytes = digits.chunks(4).flat_map(|group| {
+        let value = (0..4).fold(0, |value, index| (value << 6) | group.get(index).copied().unwrap_or(0));
+        u32::try_from(value).unwrap().to_be_bytes()[1..group.len()].to_vec()
+    });
+    bytes.collect()
 }
 
 /// The port in the output of the driver.

@@ -1,7 +1,7 @@
 //! Plans, as the planner returns them.
 
 use jiff::Timestamp;
-use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
+use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
 use phoenix_proto::{
     common::{self, Budget, Tokens, Usage},
     planner::{
@@ -52,11 +52,7 @@ pub fn succeeded(output: &str) -> Plan {
     let mut task = task();
     task.set_status(TaskStatus::Succeeded);
     task.ended_at = at(900);
-    task.output = Some(common::ActionOutput {
-        output_type: "text".into(),
-        data_json: json!(output).to_string(),
-        metadata_json: r#"{"exit":0}"#.into(),
-    });
+    task.output = Some(common::ActionOutput { metadata_json: r#"{"exit":0}"#.into(), ..output_of(output) });
     task.attempts.push(Attempt {
         number: 2,
         started_at: at(500),
@@ -149,6 +145,71 @@ pub fn event(position: u64, kind: &str, data: &Value) -> WatchPlanResponse {
         at: at(i64::try_from(position).unwrap()),
         task_key: if kind.starts_with("plan") { String::new() } else { "chat".into() },
         data_json: data.to_string(),
+    }
+}
+
+/// A plan of `count` tasks: each depends on up to two before it, and has four attempts. When the plan runs, the last attempts of
+/// the last three tasks do, too; otherwise the last task has failed.
+pub fn large(count: usize, runs: bool) -> Plan {
+    let task = |index: usize| {
+        let begin = i64::try_from(index).unwrap() * 40;
+        let is_running = runs && index + 3 >= count;
+        let attempts = (0..4_u32).map(|number| attempt(begin, number, is_running && number == 3)).collect();
+        let needs = [index.checked_sub(1), index.checked_sub(7)].into_iter().flatten();
+        Task {
+            task_id: PlanId::generate().to_string(),
+            key: format!("step-{index:03}"),
+            agent: ["git_agent", "echo_agent", "llm_router_agent"][index % 3].into(),
+            status: if is_running { TaskStatus::InProgress } else { TaskStatus::Succeeded }.into(),
+            queued_at: at(0),
+            dispatched_at: at(begin),
+            ended_at: if is_running { None } else { at(begin + 460) },
+            output: (!is_running).then(|| output_of(&format!("result of {index}"))),
+            attempts,
+            depends_on: needs
+                .filter(|_| !index.is_multiple_of(8))
+                .map(|index| format!("step-{index:03}"))
+                .collect(),
+            ..task()
+        }
+    };
+    let mut tasks: Vec<_> = (0..count).map(task).collect();
+    let (Some(last), false) = (tasks.last_mut(), runs) else { return Plan { tasks, ..running() } };
+    let Plan { error, tasks: failed, .. } = failed("the agent did not answer within 80 ms");
+    (last.status, last.output, last.error) = (failed[0].status, None, error.clone());
+    last.attempts.truncate(3);
+    let ended_at = last.ended_at;
+    Plan { status: PlanStatus::Failed.into(), tasks, error, ended_at, ..running() }
+}
+
+/// An attempt of a task of a [`large`] plan that began at `begin`.
+fn attempt(begin: i64, number: u32, is_running: bool) -> Attempt {
+    let begin = begin + 20 + i64::from(number) * 110;
+    let is_last = number == 3;
+    Attempt {
+        number: number + 1,
+        started_at: at(begin),
+        ended_at: if is_running { None } else { at(begin + 80) },
+        outcome: if is_running {
+            ""
+        } else if is_last {
+            "succeeded"
+        } else {
+            "failed"
+        }
+        .into(),
+        error_class: if is_last { "" } else { "timeout" }.into(),
+        message: if is_last { "" } else { "the agent did not answer within 80 ms" }.into(),
+        worker: format!("pid {}", 4000 + number),
+        ..Default::default()
+    }
+}
+
+fn output_of(text: &str) -> common::ActionOutput {
+    common::ActionOutput {
+        output_type: "text".into(),
+        data_json: json!(text).to_string(),
+        metadata_json: "{}".into(),
     }
 }
 

@@ -14,8 +14,8 @@ use crate::{
 pub(crate) const VARIABLE: &str = "NPM_CLIENTS";
 
 /// Tests that need the packages.
-const TESTS: &str =
-    "clients of OpenAI's and Anthropic's APIs and of MCP for Node.js, and MCP's conformance suite";
+const TESTS: &str = "clients of OpenAI's and Anthropic's APIs and of MCP for Node.js, MCP's conformance suite, accessibility of \
+     the console";
 
 /// Packages with fixed versions. Debian's Node.js is older than some of them need, so npm brings its own, of this architecture.
 const MANIFEST: &str = r#"{
@@ -27,6 +27,7 @@ const MANIFEST: &str = r#"{
     "@modelcontextprotocol/conformance": "0.2.0-alpha.12",
     "@modelcontextprotocol/sdk": "1.32.2",
     "ai": "6.0.325",
+    "axe-core": "4.14.1",
     "openai": "6.49.0"
   },
   "optionalDependencies": {

@@ -1,0 +1,56 @@
+// What a task did when: waits by their kind, and attempts.
+
+import { millis } from "./format.js";
+
+/** Kinds of waits, in the order of the legend, with what they mean. */
+export const WAITS = {
+  dependencies: "waits for other tasks",
+  queue: "waits for a place at its agent",
+  approval: "waits for an approval",
+  backoff: "waits before the next attempt",
+  takeover: "waits for another planner after the end of its own",
+};
+
+const NUMBERS_PER_PLANNER = 100;
+const ENDED = ["succeeded", "dead_lettered", "cancelled"];
+
+/** Whether a task has ended. */
+export const hasEnded = (task) => ENDED.includes(task.status);
+
+/** The phases of `task` up to `now`: `{ kind, from, to, attempt }`, in their order. `ends` has the end of each task by key. */
+export function phasesOf(task, ends, now) {
+  const queued = millis(task.queued_at);
+  const until = millis(task.ended_at) ?? now;
+  const found = [];
+  const add = (kind, from, to, attempt = null) => {
+    if (attempt || to > from) found.push({ kind, from, to: Math.max(from, to), attempt });
+  };
+  const first = task.attempts.length > 0 ? millis(task.attempts[0].started_at) : until;
+  const needed = Math.max(queued, ...task.depends_on.map((key) => ends.get(key) ?? now));
+  const ready = Math.min(needed, first);
+  add("dependencies", queued, ready);
+  addQueue(add, task.approval, ready, first);
+  task.attempts.forEach((attempt, index) => {
+    const [from, to] = [millis(attempt.started_at), millis(attempt.ended_at) ?? until];
+    add(attempt.outcome ?? "running", from, to, attempt);
+    const next = task.attempts[index + 1];
+    if (next) add(waitBetween(attempt, next), to, millis(next.started_at));
+    else if (!hasEnded(task) && attempt.ended_at) add(task.status === "retried" ? "backoff" : "queue", to, until);
+  });
+  return found;
+}
+
+function addQueue(add, approval, from, to) {
+  const asked = millis(approval?.requested_at);
+  if (asked === null) return add("queue", from, to);
+  const decided = Math.min(millis(approval.decided_at) ?? to, to);
+  add("queue", from, asked);
+  add("approval", Math.max(from, asked), decided);
+  return add("queue", Math.max(from, decided), to);
+}
+
+/** Each planner numbers attempts in a range of its own. */
+function waitBetween(attempt, next) {
+  const planner = ({ number }) => Math.floor((number - 1) / NUMBERS_PER_PLANNER);
+  return planner(attempt) === planner(next) ? "backoff" : "takeover";
+}

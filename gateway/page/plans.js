@@ -1,0 +1,159 @@
+// The list of plans, live, with filters in the address.
+
+import { call, serverNow } from "./api.js";
+import { el, sentence } from "./dom.js";
+import { ago, badge, millis, moment, took } from "./format.js";
+import { repeat, setQuery } from "./router.js";
+
+const POLL_EVERY = 2000;
+const STEP = 50;
+const MOST = 500;
+const STATES = ["pending", "running", "succeeded", "failed", "cancelled"];
+const AGES = [["", "any time"], ["15m", "15 minutes"], ["1h", "1 hour"], ["24h", "24 hours"], ["7d", "7 days"]];
+const UNITS = { m: 60_000, h: 3_600_000, d: 86_400_000 };
+const FIELDS = ["status", "agent", "correlation_id", "age"];
+
+export function open(root, { query, signal }) {
+  const filter = Object.fromEntries(FIELDS.map((name) => [name, query.get(name) ?? ""]));
+  const list = planList();
+  let size = STEP;
+  const refresh = repeat(async () => {
+    try {
+      list.show(await call(`/api/v1/plans?${listQuery(filter, size)}`, { signal }), size);
+    } catch (error) {
+      if (!signal.aborted) list.fail(error);
+    }
+  }, POLL_EVERY, signal);
+  const change = (changes) => {
+    Object.assign(filter, changes);
+    setQuery(changes);
+    size = STEP;
+    list.clear();
+    refresh();
+  };
+  list.onMore(() => {
+    size = Math.min(MOST, size + STEP * 2);
+    refresh();
+  });
+  const clock = setInterval(list.tick, 1000);
+  signal.addEventListener("abort", () => clearInterval(clock));
+  root.append(
+    el("header", { class: "head" }, el("h2", {}, "Plans"), list.count),
+    filters(filter, change, signal),
+    list.node,
+  );
+}
+
+function listQuery({ age, ...filter }, size) {
+  const given = Object.entries(filter).filter(([, value]) => value !== "");
+  const query = new URLSearchParams([...given, ["page_size", size]]);
+  const known = /^(\d{1,4})([mhd])$/.exec(age);
+  if (known) query.set("since", new Date(serverNow() - known[1] * UNITS[known[2]]).toISOString());
+  return query;
+}
+
+function filters(filter, change, signal) {
+  const agent = el("select", { name: "agent" }, el("option", { value: "" }, "any agent"));
+  const addAgents = (names) => {
+    const missing = names.filter((name) => ![...agent.options].some((option) => option.value === name));
+    agent.append(...missing.map((name) => el("option", { value: name }, name)));
+    agent.value = filter.agent;
+  };
+  addAgents([filter.agent].filter(Boolean));
+  call("/api/v1/agents", { signal }).then((agents) => addAgents(agents.map(({ agent_id: name }) => name))).catch(() => {});
+  const form = el(
+    "form",
+    { class: "filters", role: "search", "aria-label": "Filter plans" },
+    field("State", select("status", [["", "any state"], ...STATES.map((state) => [state, state])], filter.status)),
+    field("Agent", agent),
+    field("Accepted within", select("age", AGES, filter.age)),
+    field(
+      "Correlation id",
+      el("input", { name: "correlation_id", value: filter.correlation_id, placeholder: "UUID", spellcheck: "false", autocomplete: "off" }),
+      "wide",
+    ),
+  );
+  form.addEventListener("change", ({ target }) => change({ [target.name]: target.value.trim() }));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    change({ correlation_id: form.elements.correlation_id.value.trim() });
+  });
+  return form;
+}
+
+export const field = (label, control, kind = "") => el("label", { class: kind }, el("span", {}, label), control);
+
+export function select(name, options, value) {
+  const node = el("select", { name }, ...options.map(([key, text]) => el("option", { value: key }, text)));
+  node.value = value;
+  return node;
+}
+
+/** Rows by plan id. A row keeps its element, so that focus and selection survive a refresh. */
+function planList() {
+  const rows = new Map();
+  const problem = el("p", { class: "card notice", role: "status", hidden: true });
+  const items = el("ol", { class: "card rows plans" });
+  const empty = el("p", { class: "small", hidden: true }, "No plan matches.");
+  const more = el("button", { type: "button", class: "plain", hidden: true }, "Show more");
+  const count = el("p", { class: "small", role: "status" }, "loading…");
+  const clear = () => {
+    rows.clear();
+    items.replaceChildren();
+  };
+  const show = ({ plans, next_page_token: next }, size) => {
+    problem.hidden = true;
+    const shown = plans.map((plan) => {
+      const row = rows.get(plan.plan_id) ?? planRow(plan.plan_id);
+      row.update(plan);
+      return [plan.plan_id, row];
+    });
+    const isSame = shown.length === items.children.length && shown.every(([, row], index) => items.children[index] === row.node);
+    if (!isSame) items.replaceChildren(...shown.map(([, row]) => row.node));
+    rows.clear();
+    shown.forEach(([id, row]) => rows.set(id, row));
+    items.hidden = plans.length === 0;
+    empty.hidden = plans.length > 0;
+    more.hidden = !next || size >= MOST;
+    const text = `${plans.length}${next ? " newest" : ""} ${plans.length === 1 ? "plan" : "plans"}`;
+    if (count.textContent !== text) count.textContent = text;
+  };
+  const fail = (error) => {
+    problem.replaceChildren(...sentence(error.message), ` (${error.code})`);
+    problem.hidden = error.status === 401;
+    count.textContent = "not up to date";
+  };
+  return {
+    node: el("div", { class: "listing" }, problem, items, empty, more),
+    count,
+    show,
+    fail,
+    clear,
+    tick: () => rows.forEach((row) => row.tick()),
+    onMore: (listener) => more.addEventListener("click", listener),
+  };
+}
+
+function planRow(id) {
+  const state = el("span");
+  const error = el("span", { class: "row-error" });
+  const times = el("span", { class: "small row-times" });
+  const node = el("li", {}, el("a", { href: `/plans/${id}` }, state, el("code", {}, id), error, times));
+  let plan;
+  const tick = () => {
+    const now = serverNow();
+    const started = millis(plan.created_at);
+    const ended = millis(plan.ended_at);
+    const text = `${ago(started, now)} · ${ended ? `took ${took(ended - started)}` : `for ${took(now - started)}`}`;
+    if (times.textContent !== text) times.textContent = text;
+  };
+  const update = (next) => {
+    if (plan?.status !== next.status) state.replaceChildren(badge(next.status));
+    plan = next;
+    const text = plan.error ? `${plan.error.code}: ${plan.error.message}` : "";
+    if (error.textContent !== text) error.textContent = text;
+    times.title = moment(plan.created_at).textContent;
+    tick();
+  };
+  return { node, update, tick };
+}
