@@ -2,6 +2,7 @@
 //! the service is back within five seconds, and every plan that was acknowledged has succeeded once.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "helpers of tests")]
 
+mod clocks;
 mod faults;
 mod load;
 mod planners;

@@ -8,7 +8,7 @@ use phoenix_testkit::{
     services::{SecondPlanner, Services},
     wait::until,
 };
-use phoenix_testkit_postgres::{PgBouncer, Server};
+use phoenix_testkit_postgres::{PgBouncer, Proxy, Server};
 use serde_json::json;
 
 use crate::{Fixture, SCRIPTED, faults, load::Load, log_of};
@@ -42,6 +42,68 @@ async fn outage_with_two_planners_costs_neither() {
     assert!(second.is_running(), "an outage of the database silences both, and kills neither");
     other.check(&fixture.services.rest()).await;
     fixture.check().await;
+}
+
+/// Waits until `survivor` has taken plans over, and checks that the planner of `cut` ends when its link is back.
+async fn taken_over(recovered: impl AsyncFn() -> f64, cut: &Proxy) {
+    let before = recovered().await;
+    cut.cut();
+    until("the plans of the planner that is cut off are taken over", async || recovered().await > before)
+        .await;
+    cut.restore();
+}
+
+#[tokio::test]
+async fn planners_that_take_each_other_for_dead_lose_no_plan() {
+    let Some(server) = Server::start().await else { return };
+    let database = server.database().await;
+    let (one, other) = (Proxy::start(server.port()).await, Proxy::start(server.port()).await);
+    let folder = tempfile::tempdir().unwrap();
+    let log = log_of("each-other");
+    let mut services = Services::start_in(
+        &[("DATABASE_URL", &one.url(&database))],
+        &held_agent(folder.path()),
+        "MARK",
+        &log,
+    )
+    .await;
+    let own_link = other.url(&database);
+    let mut second = services.start_second_planner_in(&[("DATABASE_URL", &own_link)]).await;
+    // Each has a plan that does not end before it is taken over.
+    let mut plans = Vec::new();
+    for rest in [services.rest(), second.rest()] {
+        let body = json!({"message": "held", "agent": "held"});
+        let plan_id = rest.submit("/api/v1/chat", body).await;
+        until("the agent runs", async || rest.plan(&plan_id).await["tasks"][0]["status"] == "in_progress")
+            .await;
+        plans.push(plan_id);
+    }
+    let (mut first_load, mut second_load) = (Load::start(&services.rest()), Load::start(&second.rest()));
+    first_load.until_more().await;
+    second_load.until_more().await;
+
+    taken_over(async || second.metric(RECOVERED).await, &one).await;
+    assert_eq!(services.ended(Role::Planner).await.code(), Some(1), "so that a supervisor restarts it");
+    services.start_one(Role::Planner);
+    services.until_ready().await;
+    first_load.until_more().await;
+    taken_over(async || services.metric(Role::Planner, RECOVERED).await, &other).await;
+    assert_eq!(second.wait().await.code(), Some(1), "so that a supervisor restarts it");
+    first_load.until_more().await;
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(text.matches("another planner took this one for dead").count(), 2, "one line for each");
+
+    std::fs::remove_file(folder.path().join("held")).unwrap();
+    for plan_id in plans {
+        let plan = services.rest().wait_for_end(&plan_id).await;
+        assert_eq!(plan["output"], "held", "{plan}");
+        let attempts = plan["tasks"][0]["attempts"].as_array().unwrap();
+        let numbers: Vec<_> = attempts.iter().map(|attempt| attempt["number"].as_u64()).collect();
+        assert!(numbers.len() > 1 && numbers.is_sorted_by(|one, other| one < other), "{plan}");
+    }
+    second_load.check(&services.rest()).await;
+    first_load.check(&services.rest()).await;
+    services.stop().await;
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ const PROGRAMS: &[Program] = &[
     Program { name: "tini", package: "tini", tests: "process 1 of the container image" },
     Program { name: "postgres", package: "postgresql", tests: "databases of PostgreSQL" },
     Program { name: "pgbouncer", package: "pgbouncer", tests: "poolers in front of PostgreSQL" },
+    Program { name: "faketime", package: "faketime", tests: "services whose clocks differ" },
     Program { name: "docker-compose", package: "docker-compose", tests: "docker-compose.yml" },
 ];
 
