@@ -26,7 +26,7 @@ use crate::{
     problem::{unknown_path, wrong_method},
     rejections::Rejections,
     routes::{
-        agents,
+        agents::{self, segment::AgentSegment},
         anthropic::{count_tokens, messages},
         budgets, chat, dead_letters, health, mcp,
         openai::{completions, models},
@@ -67,7 +67,7 @@ fn routes(gateway: &Gateway) -> Vec<(&'static str, MethodRouter<Gateway>)> {
         ("/api/v1/dead-letters:discard", post(dead_letters::discard_dead_letters)),
         ("/api/v1/budgets", get(budgets::list_budgets)),
         ("/api/v1/agents", get(agents::list_agents)),
-        ("/api/v1/agents/{agent_id}", get(agents::get_agent)),
+        ("/api/v1/agents/{agent_id}", agent_or_action(gateway)),
         ("/api/v1/openapi.json", get(openapi::openapi_json)),
         ("/v1/chat/completions", post(completions::create_completion)),
         ("/v1/responses", post(create::create_response)),
@@ -103,6 +103,22 @@ fn plan_or_action(gateway: &Gateway) -> MethodRouter<Gateway> {
             None => plan,
             Some("cancel") => cancel,
             Some("redrive") => redrive,
+            Some(_) => return unknown_path(request.uri().clone()).await.into_response(),
+        };
+        methods.oneshot(request).await.unwrap_or_else(|never| match never {})
+    })
+}
+
+/// `{agent_id}`, `{agent_id}:isolate` and `{agent_id}:restore`, as [`plan_or_action`].
+fn agent_or_action(gateway: &Gateway) -> MethodRouter<Gateway> {
+    let methods = [get(agents::get_agent), post(agents::isolate_agent), post(agents::restore_agent)];
+    let [agent, isolate, restore] =
+        methods.map(|methods| methods.fallback(wrong_method).with_state::<()>(gateway.clone()));
+    any(move |segment: AgentSegment, request: Request| async move {
+        let methods = match segment.action() {
+            None => agent,
+            Some("isolate") => isolate,
+            Some("restore") => restore,
             Some(_) => return unknown_path(request.uri().clone()).await.into_response(),
         };
         methods.oneshot(request).await.unwrap_or_else(|never| match never {})

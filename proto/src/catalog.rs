@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use phoenix_domain::{
-    ActionSpec, AgentMode, AgentSpec, health::BreakerPolicy, retry::RetryPolicy, schema::InputSchema,
+    ActionSpec, AgentMode, AgentSpec,
+    health::{BreakerPolicy, MAX_WINDOW_CALLS, MIN_TASKS},
+    retry::RetryPolicy,
+    schema::InputSchema,
 };
 
 use crate::{InvalidField, executor, id, required};
@@ -54,6 +57,15 @@ impl From<&AgentSpec> for executor::Agent {
             breaker: Some(executor::BreakerPolicy {
                 failure_threshold: breaker.failure_threshold,
                 cooldown_ms: millis(breaker.cooldown),
+                max_cooldown_ms: millis(breaker.max_cooldown),
+                success_threshold: breaker.success_threshold,
+                window_ms: millis(breaker.window),
+                window_calls: breaker.window_calls,
+                min_calls: breaker.min_calls,
+                min_tasks: breaker.min_tasks,
+                failure_percent: breaker.failure_percent,
+                slow_call_ms: millis(breaker.slow_call),
+                slow_percent: breaker.slow_percent,
             }),
         }
     }
@@ -98,7 +110,6 @@ impl TryFrom<executor::Agent> for AgentSpec {
         } = agent;
         let executor::RetryPolicy { max_attempts, initial_backoff_ms, max_backoff_ms } =
             required("retry", retry)?;
-        let executor::BreakerPolicy { failure_threshold, cooldown_ms } = required("breaker", breaker)?;
         let actions = actions
             .into_iter()
             .map(|(name, action)| Ok((name, action.try_into()?)))
@@ -121,13 +132,42 @@ impl TryFrom<executor::Agent> for AgentSpec {
                 initial_backoff: Duration::from_millis(initial_backoff_ms),
                 max_backoff: Duration::from_millis(max_backoff_ms),
             },
-            breaker: BreakerPolicy {
-                failure_threshold: failure_threshold.max(1),
-                cooldown: Duration::from_millis(cooldown_ms),
-            },
+            breaker: required("breaker", breaker)?.into(),
             max_concurrency,
             max_queue,
         })
+    }
+}
+
+impl From<executor::BreakerPolicy> for BreakerPolicy {
+    /// An executor of an older version knows no rates: its zeros switch them off.
+    fn from(policy: executor::BreakerPolicy) -> Self {
+        let executor::BreakerPolicy {
+            failure_threshold,
+            cooldown_ms,
+            max_cooldown_ms,
+            success_threshold,
+            window_ms,
+            window_calls,
+            min_calls,
+            min_tasks,
+            failure_percent,
+            slow_call_ms,
+            slow_percent,
+        } = policy;
+        Self {
+            failure_threshold: failure_threshold.max(1),
+            cooldown: Duration::from_millis(cooldown_ms),
+            max_cooldown: Duration::from_millis(max_cooldown_ms),
+            success_threshold: success_threshold.max(1),
+            window: Duration::from_millis(window_ms),
+            window_calls: window_calls.min(MAX_WINDOW_CALLS),
+            min_calls,
+            min_tasks: min_tasks.max(MIN_TASKS),
+            failure_percent,
+            slow_call: Duration::from_millis(slow_call_ms),
+            slow_percent,
+        }
     }
 }
 
@@ -168,7 +208,19 @@ mod tests {
             mode: AgentMode::Workers,
             workers: 3,
             timeout: Duration::from_millis(1500),
-            breaker: BreakerPolicy { failure_threshold: 7, cooldown: Duration::from_secs(9) },
+            breaker: BreakerPolicy {
+                failure_threshold: 7,
+                cooldown: Duration::from_secs(9),
+                max_cooldown: Duration::from_secs(10),
+                success_threshold: 2,
+                window: Duration::from_secs(11),
+                window_calls: 12,
+                min_calls: 13,
+                min_tasks: 14,
+                failure_percent: 15,
+                slow_call: Duration::from_secs(16),
+                slow_percent: 17,
+            },
             ..AgentSpec::new("notes".parse().unwrap(), Vec::new())
         }
     }

@@ -3,10 +3,13 @@
 use jiff::Timestamp;
 use phoenix_domain::{
     AgentName,
-    health::{AgentHealth, HealthState, Outcome, Probe},
+    health::{
+        AgentHealth, Cause, Circuit, CircuitState, Evidence, HealthState, Isolation, Outcome, Probe,
+        Standing, Transition,
+    },
 };
 
-use crate::{InvalidField, common, health_v1, id, timestamp, to_timestamp};
+use crate::{InvalidField, common, health_v1, id, optional, required_timestamp, timestamp, to_timestamp};
 
 /// Health of one agent as callers see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +28,10 @@ pub struct HealthSnapshot {
     pub circuit_open_until: Option<Timestamp>,
     /// Expiry of the current probe.
     pub probe_until: Option<Timestamp>,
+    /// Why and since when the circuit is closed, open or isolated; absent when it has never changed.
+    pub standing: Option<Standing>,
+    /// The operator's decision, while the agent is isolated.
+    pub isolation: Option<Isolation>,
     /// Revision. The snapshot with the higher revision is newer.
     pub revision: u64,
 }
@@ -40,6 +47,7 @@ impl HealthSnapshot {
             last_success_at,
             circuit_open_until,
             probe,
+            circuit: Circuit { ref standing, ref isolation, .. },
             revision,
         } = *health;
         Self {
@@ -50,6 +58,8 @@ impl HealthSnapshot {
             last_success_at,
             circuit_open_until,
             probe_until: probe.map(|Probe { lease: _, expires_at }| expires_at),
+            standing: standing.clone(),
+            isolation: isolation.clone(),
             revision,
         }
     }
@@ -65,6 +75,8 @@ impl From<HealthSnapshot> for common::AgentHealth {
             last_success_at,
             circuit_open_until,
             probe_until,
+            standing,
+            isolation,
             revision,
         } = snapshot;
         let health = match state {
@@ -80,6 +92,8 @@ impl From<HealthSnapshot> for common::AgentHealth {
             last_success_at: last_success_at.map(to_timestamp),
             circuit_open_until: circuit_open_until.map(to_timestamp),
             probe_until: probe_until.map(to_timestamp),
+            standing: standing.map(Into::into),
+            isolation: isolation.map(Into::into),
             revision,
         }
     }
@@ -103,6 +117,8 @@ impl TryFrom<common::AgentHealth> for HealthSnapshot {
             last_success_at,
             circuit_open_until,
             probe_until,
+            standing,
+            isolation,
             revision,
         } = wire;
         Ok(Self {
@@ -113,9 +129,119 @@ impl TryFrom<common::AgentHealth> for HealthSnapshot {
             last_success_at: timestamp("last_success_at", last_success_at)?,
             circuit_open_until: timestamp("circuit_open_until", circuit_open_until)?,
             probe_until: timestamp("probe_until", probe_until)?,
+            // A cause of a newer service is not worth the whole snapshot.
+            standing: standing.and_then(|standing| standing.try_into().ok()),
+            isolation: isolation.map(TryInto::try_into).transpose()?,
             revision,
         })
     }
+}
+
+impl From<Standing> for common::CircuitStanding {
+    fn from(Standing { since, cause, reason }: Standing) -> Self {
+        Self { since: Some(to_timestamp(since)), cause: cause.as_str().into(), reason }
+    }
+}
+
+impl TryFrom<common::CircuitStanding> for Standing {
+    type Error = InvalidField;
+
+    fn try_from(wire: common::CircuitStanding) -> Result<Self, InvalidField> {
+        let common::CircuitStanding { since, cause, reason } = wire;
+        Ok(Self { since: required_timestamp("since", since)?, cause: decode_cause(&cause)?, reason })
+    }
+}
+
+impl From<Isolation> for common::Isolation {
+    fn from(Isolation { actor, reason, at }: Isolation) -> Self {
+        Self { actor, reason, at: Some(to_timestamp(at)) }
+    }
+}
+
+impl TryFrom<common::Isolation> for Isolation {
+    type Error = InvalidField;
+
+    fn try_from(common::Isolation { actor, reason, at }: common::Isolation) -> Result<Self, InvalidField> {
+        Ok(Self { actor, reason, at: required_timestamp("at", at)? })
+    }
+}
+
+impl From<Transition> for health_v1::CircuitTransition {
+    fn from(transition: Transition) -> Self {
+        let Transition { at, from, to, cause, reason, actor, evidence, revision: _ } = transition;
+        let Evidence { consecutive_failures, calls, failed, slow, tasks, took_ms, task, open_until } =
+            evidence;
+        let evidence = health_v1::CircuitEvidence {
+            consecutive_failures,
+            calls,
+            failed,
+            slow,
+            tasks,
+            took_ms,
+            task_id: task.map(|task| task.to_string()).unwrap_or_default(),
+            open_until: open_until.map(to_timestamp),
+        };
+        Self {
+            at: Some(to_timestamp(at)),
+            from: from.as_str().into(),
+            to: to.as_str().into(),
+            cause: cause.as_str().into(),
+            reason,
+            actor: actor.unwrap_or_default(),
+            evidence: Some(evidence),
+        }
+    }
+}
+
+impl TryFrom<health_v1::CircuitTransition> for Transition {
+    type Error = InvalidField;
+
+    /// The change without its revision, which stays in the table.
+    fn try_from(wire: health_v1::CircuitTransition) -> Result<Self, InvalidField> {
+        let health_v1::CircuitTransition { at, from, to, cause, reason, actor, evidence } = wire;
+        let health_v1::CircuitEvidence {
+            consecutive_failures,
+            calls,
+            failed,
+            slow,
+            tasks,
+            took_ms,
+            task_id,
+            open_until,
+        } = evidence.unwrap_or_default();
+        Ok(Self {
+            at: required_timestamp("at", at)?,
+            from: decode_state("from", &from)?,
+            to: decode_state("to", &to)?,
+            cause: decode_cause(&cause)?,
+            reason,
+            actor: Some(actor).filter(|actor| !actor.is_empty()),
+            evidence: Evidence {
+                consecutive_failures,
+                calls,
+                failed,
+                slow,
+                tasks,
+                took_ms,
+                task: optional("task_id", &task_id)?,
+                open_until: timestamp("open_until", open_until)?,
+            },
+            revision: 0,
+        })
+    }
+}
+
+/// The state of a circuit with this name.
+///
+/// # Errors
+/// For a name that this version does not know.
+pub fn decode_state(field: &'static str, name: &str) -> Result<CircuitState, InvalidField> {
+    CircuitState::from_name(name)
+        .ok_or_else(|| InvalidField::new(field, "is not a state that this version knows"))
+}
+
+fn decode_cause(name: &str) -> Result<Cause, InvalidField> {
+    Cause::from_name(name).ok_or_else(|| InvalidField::new("cause", "is not a cause that this version knows"))
 }
 
 impl From<Outcome> for health_v1::Outcome {
@@ -167,6 +293,8 @@ mod tests {
                 last_success_at: times.1,
                 circuit_open_until: times.2,
                 probe_until: times.3,
+                standing: times.0.map(|since| Standing { since, cause: Cause::SlowCalls, reason: "slow".into() }),
+                isolation: times.1.map(|at| Isolation { actor: "a".into(), reason: "b".into(), at }),
                 revision,
             };
             let wire = common::AgentHealth::from(snapshot.clone());

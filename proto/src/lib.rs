@@ -23,7 +23,7 @@ pub use field::{InvalidField, id, optional, required, required_timestamp, timest
 pub use generated::{
     common::v1 as common, executor::v1 as executor, health::v1 as health_v1, planner::v1 as planner,
 };
-pub use health::HealthSnapshot;
+pub use health::{HealthSnapshot, decode_state};
 pub use method::{ExecuteTask, Method, PlanAndExecute};
 pub use status::{error_from_status, status_from_error};
 pub use usage::wire_usage;

@@ -4,7 +4,7 @@
 use std::{path::Path, process::Stdio};
 
 use phoenix_platform::config::Role;
-use phoenix_testkit::{phoenix_bin, sandbox::Sandbox};
+use phoenix_testkit::{phoenix_bin, sandbox::Sandbox, wait::until};
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, process::Command};
 
@@ -98,6 +98,40 @@ async fn chats_and_plans_are_run_shown_and_traced() {
     assert!(agents.succeeded().lines().any(|row| row.starts_with("fickle")), "{}", agents.out);
     let git = run(&["agents", "get", "git_agent"]).await;
     assert!(git.succeeded().lines().any(|row| row.starts_with("git_status")), "{}", git.out);
+}
+
+#[tokio::test]
+async fn agents_are_isolated_and_restored_with_a_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sandbox = Sandbox::start(&agent(dir.path())).await;
+    let url = sandbox.url(Role::Gateway);
+    let run = async |words: &[&str]| phoenix(&url, words, "").await;
+    let isolate =
+        ["agents", "isolate", "fickle", "--reason", "it deletes\nfiles", "--actor", "alice", "--json"];
+    assert_eq!(run(&isolate).await.json()[0]["isolated_by"], "alice");
+    let chat = async || run(&["chat", "--agent", "fickle", "hello"]).await;
+    until("the planner has learnt it", async || chat().await.code == 75).await;
+    let refused = chat().await;
+    assert!(refused.err.contains("agent `fickle` was isolated by alice at "), "{refused:?}");
+    let id = refused.err.lines().find_map(|line| line.strip_prefix("phoenix trace ")).unwrap();
+    let trace = run(&["trace", id.split(' ').next().unwrap()]).await;
+    assert!(trace.succeeded().contains("it deletes"), "{}", trace.out);
+
+    // The decision is in the table, and holds without the health service.
+    sandbox.stop(Role::Health).await;
+    assert!(chat().await.err.contains("isolated by alice"));
+    sandbox.restart(Role::Health).await;
+    until("the agent is shown", async || run(&["agents", "get", "fickle"]).await.code == 0).await;
+    assert!(chat().await.err.contains("isolated by alice"));
+    let shown = run(&["agents", "get", "fickle"]).await;
+    assert!(shown.succeeded().contains(", isolated by alice: it deletes\nfiles"), "{}", shown.out);
+    assert!(shown.out.contains("closed → isolated  isolated  it deletes files (alice)"), "{}", shown.out);
+
+    let restore = ["agents", "restore", "fickle", "--reason", "repaired"];
+    assert_eq!(run(&restore).await.succeeded(), "fickle  closed");
+    until("the planner has learnt it", async || chat().await.code == 0).await;
+    let unknown = run(&["agents", "isolate", "unknown", "--reason", "x"]).await;
+    assert!(unknown.code == 1 && unknown.err.contains("unknown agent `unknown`"), "{unknown:?}");
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
 //! `phoenix agents`.
 
+use std::fmt::Write;
+
 use jiff::Timestamp;
 use reqwest::Method;
-use serde_json::{Value, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    args::{AgentsArgs, AgentsCommand},
+    args::{AgentsArgs, AgentsCommand, DecisionArgs},
     error::ClientError,
     gateway::Gateway,
     output::{between, cell, indented, json_lines, line, parsed, table, text, time},
@@ -24,22 +26,45 @@ pub(super) async fn run(args: AgentsArgs) -> Result<(), ClientError> {
             if args.gateway.json { json_lines(&agents) } else { show(&agents) }
         }
         AgentsCommand::Get { name } => {
-            let is_name =
-                !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-            if !is_name {
-                return Err(ClientError::Usage(format!("`{name}` is not the name of an agent")));
-            }
-            let path = format!("/api/v1/agents/{name}");
-            let agent = gateway.json(gateway.request(Method::GET, &path)).await?;
+            let agent = gateway.json(gateway.request(Method::GET, &path(&name, "")?)).await?;
             if args.gateway.json { line(agent.get()) } else { show_one(agent) }
         }
+        AgentsCommand::Isolate(decision) => decide(&gateway, ":isolate", decision, args.gateway.json).await,
+        AgentsCommand::Restore(decision) => decide(&gateway, ":restore", decision, args.gateway.json).await,
     }
 }
 
-/// Prints an agent and its actions.
+/// The path of an agent, or of an action on it.
+fn path(name: &str, action: &str) -> Result<String, ClientError> {
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    if !is_name {
+        return Err(ClientError::Usage(format!("`{name}` is not the name of an agent")));
+    }
+    Ok(format!("/api/v1/agents/{name}{action}"))
+}
+
+async fn decide(
+    gateway: &Gateway,
+    action: &str,
+    decision: DecisionArgs,
+    is_json: bool,
+) -> Result<(), ClientError> {
+    let DecisionArgs { name, reason, actor } = decision;
+    let body = json!({"reason": reason, "actor": actor});
+    let request = gateway.request(Method::POST, &path(&name, action)?).json(&body);
+    let agent = gateway.json(request).await?;
+    if is_json {
+        return line(agent.get());
+    }
+    let agent = parsed(&agent);
+    line(format!("{}  {}", text(&agent, "agent_id"), text(&agent, "state")))
+}
+
+/// Prints an agent, its circuit and its actions.
 fn show_one(agent: Box<RawValue>) -> Result<(), ClientError> {
     let facts = parsed(&agent);
     show(&[agent])?;
+    show_circuit(&facts)?;
     if let Some(description) = facts["description"].as_str().filter(|text| !text.is_empty()) {
         line(format!("\n{}", indented(description, "")))?;
     }
@@ -53,6 +78,44 @@ fn show_one(agent: Box<RawValue>) -> Result<(), ClientError> {
     table(&["ACTION", "PURPOSE"], &actions, row)
 }
 
+/// Prints why the circuit is as it is, and its newest changes.
+fn show_circuit(agent: &Value) -> Result<(), ClientError> {
+    let now = Some(Timestamp::now());
+    let since = between(time(agent, "since"), now);
+    if since.is_empty() {
+        return Ok(());
+    }
+    let mut story = format!("circuit {} for {since}", text(agent, "state"));
+    if let Some(actor) = agent["isolated_by"].as_str() {
+        let _ = write!(story, ", isolated by {actor}");
+    }
+    let _ = write!(story, ": {}", text(agent, "reason"));
+    if let Some(at) = time(agent, "next_probe_at") {
+        let wait = match between(now, Some(at)).as_str() {
+            "" | "0ms" => "now".to_owned(),
+            wait => format!("in {wait}"),
+        };
+        let _ = write!(story, "; next probe {wait}");
+    }
+    line(format!("\n{}", indented(&story, "")))?;
+    let changes = agent["transitions"].as_array().into_iter().flatten();
+    let changes: Vec<_> = changes.filter_map(|change| serde_json::value::to_raw_value(change).ok()).collect();
+    if changes.is_empty() {
+        return Ok(());
+    }
+    line("")?;
+    let row = |change: &Value| {
+        let by = change["actor"].as_str().map(|actor| format!(" ({actor})")).unwrap_or_default();
+        vec![
+            format!("{} ago", between(time(change, "at"), now)),
+            format!("{} → {}", text(change, "from"), text(change, "to")),
+            text(change, "cause").to_owned(),
+            cell(&format!("{}{by}", text(change, "reason"))),
+        ]
+    };
+    table(&["CHANGED", "CIRCUIT", "CAUSE", "REASON"], &changes, row)
+}
+
 fn show(agents: &[Box<RawValue>]) -> Result<(), ClientError> {
     let now = Timestamp::now();
     let ago = |agent: &Value, name| match between(time(agent, name), Some(now)) {
@@ -61,6 +124,8 @@ fn show(agents: &[Box<RawValue>]) -> Result<(), ClientError> {
     };
     let row = |agent: &Value| {
         let opens = match between(Some(now), time(agent, "circuit_open_until")) {
+            // Unhealthy without a time of the next probe.
+            wait if wait.is_empty() && text(agent, "health") == "unhealthy" => "isolated".to_owned(),
             wait if wait.is_empty() => "closed".to_owned(),
             wait => format!("open for {wait}"),
         };

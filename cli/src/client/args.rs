@@ -145,6 +145,23 @@ pub(crate) enum AgentsCommand {
         /// Name of the agent
         name: String,
     },
+    /// Give an agent no tasks until it is restored
+    Isolate(DecisionArgs),
+    /// End an isolation, or close an open circuit at once
+    Restore(DecisionArgs),
+}
+
+/// An operator's decision about an agent.
+#[derive(Debug, Args)]
+pub(crate) struct DecisionArgs {
+    /// Name of the agent
+    pub(crate) name: String,
+    /// Reason, shown with the agent and to callers whose tasks are rejected
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    /// Who decides
+    #[arg(long, value_name = "NAME", env = "USER", default_value = "operator", hide_env_values = true)]
+    pub(crate) actor: String,
 }
 
 /// Arguments of `phoenix dead-letters`.

@@ -1,12 +1,15 @@
-//! `GET /api/v1/agents`: the health of every agent; `GET /api/v1/agents/{agent_id}`: one agent with its actions.
+//! `GET /api/v1/agents`: the health of every agent; `GET /api/v1/agents/{agent_id}`: one agent with its actions and its circuit;
+//! `POST …:isolate` and `…:restore`: decisions of operators.
+
+pub(crate) mod segment;
 
 use std::time::{Duration, Instant};
 
 use axum::{
     Json,
-    extract::{Extension, Path, State, rejection::PathRejection},
+    extract::{Extension, State},
 };
-use phoenix_domain::{AgentName, OrchestratorError, OrchestratorErrorCode, agent::InvalidAgentName};
+use phoenix_domain::{AgentName, OrchestratorError, OrchestratorErrorCode};
 use phoenix_platform::{
     RequestContext,
     client::{UNREACHABLE_RETRY_AFTER, call_error},
@@ -14,18 +17,20 @@ use phoenix_platform::{
 use phoenix_proto::{
     HealthSnapshot,
     health_v1::{
-        GetAgentHealthRequest, GetAgentHealthResponse, ListAgentHealthRequest, ListAgentHealthResponse,
-        ListAgentsRequest,
+        GetAgentHealthRequest, GetAgentHealthResponse, IsolateAgentRequest, ListAgentHealthRequest,
+        ListAgentHealthResponse, ListAgentsRequest, RestoreAgentRequest,
     },
 };
 use tonic::{Response, Status};
 use tracing::Instrument;
 
+use self::segment::AgentSegment;
 use crate::{
     clients::Gateway,
+    extract::JsonObject,
     problem::Failure,
     request_scope::RequestScope,
-    wire::agent::{AgentHealthSummaryV1, AgentV1},
+    wire::agent::{AgentHealthSummaryV1, AgentV1, DecisionV1},
 };
 
 /// Time limit of the call to the health service.
@@ -55,7 +60,8 @@ pub(crate) async fn list_agents(
 
 /// Get an agent
 ///
-/// Its health, and its actions with their input schemas. Those of an MCP server are its tools.
+/// Its health and its actions with their input schemas, why and since when its circuit is as it is, and the newest changes of
+/// the circuit. The actions of an MCP server are its tools.
 #[utoipa::path(
     get, path = "/api/v1/agents/{agent_id}", tag = "agents",
     params((
@@ -67,13 +73,69 @@ pub(crate) async fn list_agents(
 pub(crate) async fn get_agent(
     State(gateway): State<Gateway>,
     Extension(scope): Extension<RequestScope>,
-    name: Result<Path<String>, PathRejection>,
+    segment: AgentSegment,
 ) -> Result<Json<AgentV1>, Failure> {
-    let name = name.map(|Path(name)| name).unwrap_or_default();
-    let agent: AgentName =
-        name.parse().map_err(|problem: InvalidAgentName| OrchestratorError::invalid("agent_id", problem))?;
-    let agent = described_agent(&gateway, &scope, &agent).await?;
-    Ok(Json(agent.try_into().map_err(|_| unexpected())?))
+    Ok(Json(agent_of(&gateway, &scope, &segment.agent()?).await?))
+}
+
+/// Isolate an agent
+///
+/// The agent gets no tasks until it is restored: tasks are rejected with `agent_unavailable`, which names the reason. Tasks
+/// that run are not stopped. Responds when the decision is durable.
+#[utoipa::path(
+    post, path = "/api/v1/agents/{agent_id}:isolate", tag = "agents", request_body = DecisionV1,
+    params((
+        "agent_id" = String, Path, description = "Name of the agent",
+        pattern = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", min_length = 1, max_length = 64,
+    )),
+    responses((status = 200, body = AgentV1, description = "The isolated agent"))
+)]
+pub(crate) async fn isolate_agent(
+    State(gateway): State<Gateway>,
+    Extension(scope): Extension<RequestScope>,
+    segment: AgentSegment,
+    JsonObject(decision): JsonObject<DecisionV1>,
+) -> Result<Json<AgentV1>, Failure> {
+    let agent = segment.agent()?;
+    let (actor, reason) = decision.checked()?;
+    let request = IsolateAgentRequest { agent_id: agent.to_string(), actor, reason };
+    let mut health = gateway.health();
+    answer(&scope, health.isolate_agent(context(&scope).request(request))).await?;
+    Ok(Json(agent_of(&gateway, &scope, &agent).await?))
+}
+
+/// Restore an agent
+///
+/// Ends an isolation, or closes an open circuit at once. Earlier failures no longer count. Responds when the decision is
+/// durable. An agent with a closed circuit stays as it is.
+#[utoipa::path(
+    post, path = "/api/v1/agents/{agent_id}:restore", tag = "agents", request_body = DecisionV1,
+    params((
+        "agent_id" = String, Path, description = "Name of the agent",
+        pattern = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", min_length = 1, max_length = 64,
+    )),
+    responses((status = 200, body = AgentV1, description = "The restored agent"))
+)]
+pub(crate) async fn restore_agent(
+    State(gateway): State<Gateway>,
+    Extension(scope): Extension<RequestScope>,
+    segment: AgentSegment,
+    JsonObject(decision): JsonObject<DecisionV1>,
+) -> Result<Json<AgentV1>, Failure> {
+    let agent = segment.agent()?;
+    let (actor, reason) = decision.checked()?;
+    let request = RestoreAgentRequest { agent_id: agent.to_string(), actor, reason };
+    let mut health = gateway.health();
+    answer(&scope, health.restore_agent(context(&scope).request(request))).await?;
+    Ok(Json(agent_of(&gateway, &scope, &agent).await?))
+}
+
+async fn agent_of(
+    gateway: &Gateway,
+    scope: &RequestScope,
+    agent: &AgentName,
+) -> Result<AgentV1, OrchestratorError> {
+    described_agent(gateway, scope, agent).await?.try_into().map_err(|_| unexpected())
 }
 
 /// One agent with its actions.

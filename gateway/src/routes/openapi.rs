@@ -72,7 +72,7 @@ use crate::wire::{
         chat::chat_v1, chat::handle_chat, plans::create_plan, plans::list_plans, plans::dry_run_plan, plans::get_plan,
         plans::cancel_plan, plans::redrive::redrive_plan, plans::events::plan_events, plans::outputs::task_output, plans::outputs::attempt_stderr,
         dead_letters::list_dead_letters,
-        dead_letters::redrive_dead_letters, dead_letters::discard_dead_letters, budgets::list_budgets, agents::list_agents, agents::get_agent, completions::create_completion, messages::create_message, count_tokens::count_tokens, create::create_response, stored::get_response, stored::cancel_response, models::list_models, models::get_model, openapi_json, health::health, health::livez, health::readyz
+        dead_letters::redrive_dead_letters, dead_letters::discard_dead_letters, budgets::list_budgets, agents::list_agents, agents::get_agent, agents::isolate_agent, agents::restore_agent, completions::create_completion, messages::create_message, count_tokens::count_tokens, create::create_response, stored::get_response, stored::cancel_response, models::list_models, models::get_model, openapi_json, health::health, health::livez, health::readyz
     ),
     components(schemas(Problem, PlanEventV1, LiveEventV1, Chunk, OpenAiError, MessageEvent, AnthropicError, ResponseEvent)),
     security(("bearer" = [])),
@@ -128,8 +128,9 @@ fn describe(path: &str, operation: &mut Operation) {
         && (answers
             || matches!(path, "/api/chat" | "/api/v1/chat" | "/api/v1/plans")
             || path.ends_with("}:redrive"));
-    // A dry run and a count have no effect.
-    let idempotent = takes_body && !path.ends_with(":dryRun") && path != TOKENS;
+    // A dry run and a count have no effect; a decision about an agent has none when it is repeated.
+    let idempotent =
+        takes_body && !path.ends_with(":dryRun") && path != TOKENS && !path.starts_with("/api/v1/agents");
     let traits = failures::Traits { is_open, takes_body, runs, idempotent };
     failures::add(path, operation, traits);
     let prefer = runs && !answers && path != "/api/chat";

@@ -1,17 +1,20 @@
 //! Bodies of agents.
 
 use jiff::Timestamp;
-use phoenix_domain::{AgentName, health::HealthState};
-use phoenix_proto::{
-    HealthSnapshot, InvalidField,
-    health_v1::{AgentAction, GetAgentHealthResponse},
-    required,
+use phoenix_domain::{
+    AgentName, OrchestratorError, TaskId,
+    health::{Cause, CircuitState, Evidence, HealthState, Isolation, Standing, Transition, check_decision},
 };
-use serde::Serialize;
+use phoenix_proto::{
+    HealthSnapshot, InvalidField, decode_state,
+    health_v1::{AgentAction, CircuitDetails, GetAgentHealthResponse},
+    required, timestamp,
+};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::schemas::states;
+use super::schemas::{self, states};
 
 /// Health of one agent.
 #[derive(Debug, Serialize, ToSchema)]
@@ -19,7 +22,7 @@ pub(crate) struct AgentHealthSummaryV1 {
     /// Name of the agent.
     #[schema(value_type = String, examples("git_agent"))]
     agent_id: AgentName,
-    /// `healthy`, `degraded` after a failure, `unhealthy` while the circuit is open.
+    /// `healthy`, `degraded` after a failure, `unhealthy` while the circuit is open or the agent is isolated.
     #[schema(schema_with = health_states)]
     health: HealthState,
     /// Failures since the last success.
@@ -30,7 +33,7 @@ pub(crate) struct AgentHealthSummaryV1 {
     /// When the agent last succeeded.
     #[schema(value_type = Option<String>, format = DateTime, required)]
     last_success_at: Option<Timestamp>,
-    /// When the circuit admits one chat as a probe; chats are rejected until then.
+    /// When the circuit admits one chat as a probe; chats are rejected until then. Null for a closed circuit and an isolated agent.
     #[schema(value_type = Option<String>, format = DateTime, required)]
     circuit_open_until: Option<Timestamp>,
 }
@@ -40,11 +43,110 @@ pub(crate) struct AgentHealthSummaryV1 {
 pub(crate) struct AgentV1 {
     #[serde(flatten)]
     health: AgentHealthSummaryV1,
+    #[serde(flatten)]
+    circuit: CircuitV1,
     /// Purpose in one line.
     #[schema(examples("Shows and changes a git repository: status, diff, log, add, commit"))]
     description: String,
     /// Declared actions by name, in addition to `chat`. An agent without declarations accepts any action.
     actions: Vec<AgentActionV1>,
+}
+
+/// Circuit of an agent.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CircuitV1 {
+    /// `closed`: tasks run. `open`: tasks are rejected. `half_open`: one probe runs or may run, other tasks are rejected.
+    /// `isolated`: tasks are rejected until an operator restores the agent.
+    #[schema(schema_with = circuit_states)]
+    state: CircuitState,
+    /// Why the circuit is in this state; an operator's reason after an isolation or a restoration. Null before the first change.
+    #[schema(required)]
+    reason: Option<String>,
+    /// Since when. Null before the first change.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    since: Option<Timestamp>,
+    /// Who isolated the agent. Null for an agent that is not isolated.
+    #[schema(required)]
+    isolated_by: Option<String>,
+    /// When the next probe is allowed: at the end of the open time, or when the current probe ends or is given up. Null for a circuit
+    /// that is closed or isolated.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    next_probe_at: Option<Timestamp>,
+    /// The newest changes of the circuit, at most 20, the newest first. Null while they cannot be read, and in lists.
+    #[schema(required)]
+    transitions: Option<Vec<TransitionV1>>,
+}
+
+/// A change of a circuit.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TransitionV1 {
+    /// When it changed.
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    /// State before it.
+    #[schema(schema_with = circuit_states)]
+    from: CircuitState,
+    /// State after it.
+    #[schema(schema_with = circuit_states)]
+    to: CircuitState,
+    /// Cause.
+    #[schema(schema_with = causes)]
+    cause: Cause,
+    /// The cause for readers; an operator's reason after an isolation or a restoration.
+    #[schema(examples("17 of 20 calls failed (85 %)"))]
+    reason: String,
+    /// Who isolated or restored the agent.
+    #[schema(required)]
+    actor: Option<String>,
+    /// What was known.
+    evidence: EvidenceV1,
+}
+
+/// What was known at a change of a circuit.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct EvidenceV1 {
+    /// Failures since the last success.
+    consecutive_failures: u32,
+    /// Calls in the window.
+    calls: u32,
+    /// Failed calls in the window.
+    failed_calls: u32,
+    /// Slow calls in the window.
+    slow_calls: u32,
+    /// Tasks of the calls that opened the circuit.
+    tasks: u32,
+    /// Time of the last call in milliseconds.
+    took_ms: u64,
+    /// Task whose outcome changed the circuit.
+    #[schema(value_type = Option<String>, format = Uuid, required)]
+    task_id: Option<TaskId>,
+    /// When the circuit admits the next probe, if it was open then.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    open_until: Option<Timestamp>,
+}
+
+/// A decision of an operator. Unknown fields are rejected.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DecisionV1 {
+    /// Reason, shown with the agent and to callers whose tasks are rejected: 1 to 1024 bytes.
+    #[schema(schema_with = schemas::decision_reason)]
+    reason: String,
+    /// Who decides, such as `alice`: at most 128 characters; `api` when it is absent.
+    #[schema(schema_with = schemas::actor)]
+    actor: Option<String>,
+}
+
+impl DecisionV1 {
+    /// Actor and reason.
+    ///
+    /// # Errors
+    /// `validation_failed` that names the field.
+    pub(crate) fn checked(self) -> Result<(String, String), OrchestratorError> {
+        let (actor, reason) = (self.actor.unwrap_or_else(|| "api".into()), self.reason);
+        check_decision(&actor, &reason)?;
+        Ok((actor, reason))
+    }
 }
 
 /// An action of an agent.
@@ -61,8 +163,16 @@ pub(crate) struct AgentActionV1 {
 }
 
 fn health_states() -> utoipa::openapi::schema::Object {
-    let description = "`healthy`, `degraded` after a failure, `unhealthy` while the circuit is open.";
+    let description = "`healthy`, `degraded` after a failure, `unhealthy` while the circuit is open or the agent is isolated.";
     states(description, HealthState::ALL.iter().map(|state| state.as_str()))
+}
+
+fn circuit_states() -> utoipa::openapi::schema::Object {
+    states("State of a circuit.", CircuitState::ALL.iter().map(|state| state.as_str()))
+}
+
+fn causes() -> utoipa::openapi::schema::Object {
+    states("Cause of a change.", Cause::ALL.iter().map(|cause| cause.as_str()))
 }
 
 impl From<HealthSnapshot> for AgentHealthSummaryV1 {
@@ -75,6 +185,8 @@ impl From<HealthSnapshot> for AgentHealthSummaryV1 {
             last_success_at,
             circuit_open_until,
             probe_until: _,
+            standing: _,
+            isolation: _,
             revision: _,
         } = snapshot;
         Self {
@@ -92,10 +204,54 @@ impl TryFrom<GetAgentHealthResponse> for AgentV1 {
     type Error = InvalidField;
 
     fn try_from(agent: GetAgentHealthResponse) -> Result<Self, InvalidField> {
-        let GetAgentHealthResponse { health, description, actions } = agent;
-        let health = HealthSnapshot::try_from(required("health", health)?)?.into();
+        let GetAgentHealthResponse { health, description, actions, circuit } = agent;
+        let health = HealthSnapshot::try_from(required("health", health)?)?;
+        let circuit = CircuitV1::new(&health, required("circuit", circuit)?)?;
         let actions = actions.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
-        Ok(Self { health, description, actions })
+        Ok(Self { health: health.into(), circuit, description, actions })
+    }
+}
+
+impl CircuitV1 {
+    fn new(health: &HealthSnapshot, details: CircuitDetails) -> Result<Self, InvalidField> {
+        let CircuitDetails { state, next_probe_at, transitions, has_transitions } = details;
+        let state = decode_state("state", &state)?;
+        let (reason, since) = match &health.standing {
+            Some(Standing { since, cause: _, reason }) => (Some(reason.clone()), Some(*since)),
+            None => (None, None),
+        };
+        // Half open since the end of the open time.
+        let since = if state == CircuitState::HalfOpen { health.circuit_open_until } else { since };
+        // A cause of a newer service is left out.
+        let transitions = transitions.into_iter().filter_map(|change| Transition::try_from(change).ok());
+        let isolated_by = health.isolation.as_ref().map(|Isolation { actor, .. }| actor.clone());
+        Ok(Self {
+            state,
+            reason,
+            since,
+            isolated_by,
+            next_probe_at: timestamp("next_probe_at", next_probe_at)?,
+            transitions: has_transitions.then(|| transitions.map(Into::into).collect()),
+        })
+    }
+}
+
+impl From<Transition> for TransitionV1 {
+    fn from(transition: Transition) -> Self {
+        let Transition { at, from, to, cause, reason, actor, evidence, revision: _ } = transition;
+        let Evidence { consecutive_failures, calls, failed, slow, tasks, took_ms, task, open_until } =
+            evidence;
+        let evidence = EvidenceV1 {
+            consecutive_failures,
+            calls,
+            failed_calls: failed,
+            slow_calls: slow,
+            tasks,
+            took_ms,
+            task_id: task,
+            open_until,
+        };
+        Self { at, from, to, cause, reason, actor, evidence }
     }
 }
 

@@ -4,7 +4,8 @@ use phoenix_domain::{
     FailureClass, OrchestratorErrorCode,
     conversation::ROLES,
     limits::{
-        MAX_ACTION_BYTES, MAX_CONVERSATION_MESSAGES, MAX_MESSAGE_BYTES, MAX_MODEL_BYTES, MAX_REASON_BYTES,
+        MAX_ACTION_BYTES, MAX_ACTOR_CHARS, MAX_CONVERSATION_MESSAGES, MAX_MESSAGE_BYTES, MAX_MODEL_BYTES,
+        MAX_REASON_BYTES,
     },
     plan::PlanStatus,
 };
@@ -258,6 +259,27 @@ pub(crate) fn optional_model() -> Object {
         .max_length(Some(MAX_MODEL_BYTES))
         .examples([json!("anthropic/claude-sonnet-5-5")])
         .description(Some("Model for agents that call one, such as `provider/model`: at most 256 bytes."))
+        .build()
+}
+
+pub(crate) fn decision_reason() -> Object {
+    text()
+        .pattern(Some(NOT_BLANK))
+        .min_length(Some(1))
+        .max_length(Some(MAX_REASON_BYTES))
+        .description(Some(
+            "Reason, shown with the agent and to callers whose tasks are rejected: at most 1024 bytes, not blank.",
+        ))
+        .build()
+}
+
+pub(crate) fn actor() -> Object {
+    or_null()
+        .pattern(Some(NOT_BLANK))
+        .min_length(Some(1))
+        .max_length(Some(MAX_ACTOR_CHARS))
+        .examples([json!("alice")])
+        .description(Some("Who decides: at most 128 characters, not blank; `api` when it is absent."))
         .build()
 }
 

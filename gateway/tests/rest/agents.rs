@@ -42,7 +42,8 @@ async fn agent_has_its_actions_and_an_unknown_one_is_named() {
         answer.json(),
         json!({
             "agent_id": "git_agent", "health": "healthy", "consecutive_failures": 0, "last_failure_at": null,
-            "last_success_at": null, "circuit_open_until": null, "description": "An agent of the test",
+            "last_success_at": null, "circuit_open_until": null, "state": "closed", "reason": null, "since": null,
+            "isolated_by": null, "next_probe_at": null, "transitions": [], "description": "An agent of the test",
             "actions": [
                 {"name": "any", "description": "Does any", "input_schema": null},
                 {"name": "strict", "description": "Does strict", "input_schema": {"required": ["path"]}},
@@ -62,6 +63,66 @@ async fn agent_has_its_actions_and_an_unknown_one_is_named() {
     assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{refused:?}");
     stack.health.hang();
     assert_eq!(stack.http.get("/api/v1/agents/git_agent").await.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn agent_is_isolated_and_restored_with_a_reason() {
+    let stack = Stack::start().await;
+    stack.health.set([agent("git_agent", HealthState::Healthy, 0, None)]);
+    let body = json!({"reason": "it deletes files", "actor": "alice"});
+    let isolated = stack.http.post("/api/v1/agents/git_agent:isolate", &body).await;
+    assert_eq!(isolated.status, StatusCode::OK, "{isolated:?}");
+    let isolated = isolated.json();
+    let at = "2026-01-31T12:00:00Z";
+    for (member, value) in [
+        ("health", json!("unhealthy")),
+        ("circuit_open_until", json!(null)),
+        ("state", json!("isolated")),
+        ("reason", json!("it deletes files")),
+        ("since", json!(at)),
+        ("isolated_by", json!("alice")),
+        ("next_probe_at", json!(null)),
+    ] {
+        assert_eq!(isolated[member], value, "{member}");
+    }
+    let evidence = json!({
+        "consecutive_failures": 0, "calls": 0, "failed_calls": 0, "slow_calls": 0, "tasks": 0, "took_ms": 0,
+        "task_id": null, "open_until": null,
+    });
+    let change = json!({
+        "at": at, "from": "closed", "to": "isolated", "cause": "isolated", "reason": "it deletes files",
+        "actor": "alice", "evidence": evidence,
+    });
+    assert_eq!(isolated["transitions"], json!([change]));
+    assert_eq!(stack.http.get("/api/v1/agents/git_agent").await.json(), isolated);
+
+    let restored =
+        stack.http.post("/api/v1/agents/git_agent:restore", &json!({"reason": "repaired"})).await.json();
+    assert_eq!((&restored["state"], &restored["isolated_by"]), (&json!("closed"), &json!(null)));
+    assert_eq!(
+        (&restored["reason"], &restored["transitions"][0]["actor"]),
+        (&json!("repaired"), &json!("api"))
+    );
+
+    let long = "x".repeat(1025);
+    for (path, body, status, field) in [
+        ("git_agent:isolate", json!({}), StatusCode::BAD_REQUEST, "reason"),
+        ("git_agent:isolate", json!({"reason": " "}), StatusCode::BAD_REQUEST, "reason"),
+        ("git_agent:isolate", json!({"reason": long}), StatusCode::BAD_REQUEST, "reason"),
+        ("git_agent:restore", json!({"reason": "x", "actor": "\n"}), StatusCode::BAD_REQUEST, "actor"),
+        ("git_agent:restore", json!({"reason": "x", "who": "me"}), StatusCode::BAD_REQUEST, "who"),
+        ("-rf:isolate", json!({"reason": "x"}), StatusCode::BAD_REQUEST, "agent_id"),
+        ("unknown:isolate", json!({"reason": "x"}), StatusCode::NOT_FOUND, "unknown"),
+        ("git_agent:destroy", json!({"reason": "x"}), StatusCode::NOT_FOUND, ""),
+    ] {
+        let refused = stack.http.post(&format!("/api/v1/agents/{path}"), &body).await;
+        assert_eq!(refused.status, status, "{path}: {refused:?}");
+        assert!(refused.json()["detail"].as_str().unwrap().contains(field), "{path}: {refused:?}");
+    }
+    assert_eq!(
+        stack.http.get("/api/v1/agents/git_agent:isolate").await.status,
+        StatusCode::METHOD_NOT_ALLOWED
+    );
 }
 
 #[tokio::test]

@@ -1,15 +1,20 @@
 //! A scripted health service.
 
 use jiff::Timestamp;
-use phoenix_domain::{AgentName, health::HealthState, rejections::no_such_agent};
+use phoenix_domain::{
+    AgentName,
+    health::{AgentHealth, Cause, HealthState},
+    rejections::no_such_agent,
+};
 use phoenix_platform::{readiness::Readiness, server::GrpcServer};
 use phoenix_proto::{
     HealthSnapshot, common,
     health_v1::{
-        AcquireProbeRequest, AcquireProbeResponse, AgentAction, GetAgentHealthRequest,
-        GetAgentHealthResponse, ListAgentHealthRequest, ListAgentHealthResponse, ListAgentsRequest,
-        ListAgentsResponse, ReportOutcomeRequest, ReportOutcomeResponse, WatchAgentHealthRequest,
-        WatchAgentHealthResponse,
+        AcquireProbeRequest, AcquireProbeResponse, AgentAction, CircuitDetails, CircuitTransition,
+        GetAgentHealthRequest, GetAgentHealthResponse, IsolateAgentRequest, IsolateAgentResponse,
+        ListAgentHealthRequest, ListAgentHealthResponse, ListAgentsRequest, ListAgentsResponse,
+        ReportOutcomeRequest, ReportOutcomeResponse, RestoreAgentRequest, RestoreAgentResponse,
+        WatchAgentHealthRequest, WatchAgentHealthResponse,
         agent_health_service_server::{AgentHealthService, AgentHealthServiceServer},
     },
     status_from_error,
@@ -21,6 +26,7 @@ use super::Shared;
 #[derive(Debug, Clone, Default)]
 pub struct FakeHealth {
     agents: Shared<Vec<common::AgentHealth>>,
+    transitions: Shared<Vec<CircuitTransition>>,
     hangs: Shared<bool>,
 }
 
@@ -34,6 +40,8 @@ pub fn agent(name: &str, state: HealthState, failures: u32, open_until: Option<T
         last_success_at: None,
         circuit_open_until: open_until,
         probe_until: None,
+        standing: None,
+        isolation: None,
         revision: 1,
     }
 }
@@ -47,19 +55,55 @@ impl FakeHealth {
         *self.agents.lock().unwrap() = agents.into_iter().map(Into::into).collect();
     }
 
+    /// Applies a decision of an operator, as the health service does.
+    fn decide(
+        &self,
+        name: &str,
+        cause: Cause,
+        actor: &str,
+        reason: &str,
+    ) -> Result<common::AgentHealth, Status> {
+        let mut agents = self.agents.lock().unwrap();
+        let known: Vec<AgentName> = agents.iter().map(|agent| agent.agent_id.parse().unwrap()).collect();
+        let found = agents.iter_mut().find(|agent| agent.agent_id == name);
+        let agent = found.ok_or_else(|| status_from_error(&no_such_agent(&name.parse().unwrap(), &known)))?;
+        let mut health = AgentHealth::default();
+        let at = "2026-01-31T12:00:00Z".parse().unwrap();
+        let isolated = health.isolate(actor, reason, at).unwrap();
+        let transition = match cause {
+            Cause::Restored => health.restore(actor, reason, at).unwrap(),
+            _ => isolated,
+        };
+        *agent = HealthSnapshot::of(name.parse().unwrap(), &health).into();
+        self.transitions.lock().unwrap().insert(0, transition.into());
+        Ok(agent.clone())
+    }
+
     pub fn hang(&self) {
         *self.hangs.lock().unwrap() = true;
     }
 }
 
 /// An agent with two actions.
-fn described(health: common::AgentHealth) -> GetAgentHealthResponse {
+fn described(health: common::AgentHealth, transitions: Vec<CircuitTransition>) -> GetAgentHealthResponse {
+    let state = match (&health.isolation, health.circuit_open_until) {
+        (Some(_), _) => "isolated",
+        (None, Some(_)) => "open",
+        (None, None) => "closed",
+    };
+    let circuit = CircuitDetails {
+        state: state.into(),
+        next_probe_at: health.circuit_open_until,
+        transitions,
+        has_transitions: true,
+    };
     let action = |name: &str, schema: &str| AgentAction {
         name: name.into(),
         description: format!("Does {name}"),
         input_schema_json: schema.into(),
     };
     GetAgentHealthResponse {
+        circuit: Some(circuit),
         health: Some(health),
         description: "An agent of the test".into(),
         actions: vec![action("any", ""), action("strict", r#"{"required":["path"]}"#)],
@@ -93,7 +137,8 @@ impl AgentHealthService for FakeHealth {
             let known: Vec<AgentName> = agents.iter().map(|agent| agent.agent_id.parse().unwrap()).collect();
             return Err(status_from_error(&no_such_agent(&name.parse().unwrap(), &known)));
         };
-        Ok(Response::new(described(health)))
+        let transitions = self.transitions.lock().unwrap().clone();
+        Ok(Response::new(described(health, transitions)))
     }
 
     async fn list_agents(
@@ -104,7 +149,26 @@ impl AgentHealthService for FakeHealth {
             std::future::pending::<()>().await;
         }
         let agents = self.agents.lock().unwrap().clone();
-        Ok(Response::new(ListAgentsResponse { agents: agents.into_iter().map(described).collect() }))
+        let agents = agents.into_iter().map(|agent| described(agent, Vec::new())).collect();
+        Ok(Response::new(ListAgentsResponse { agents }))
+    }
+
+    async fn isolate_agent(
+        &self,
+        request: Request<IsolateAgentRequest>,
+    ) -> Result<Response<IsolateAgentResponse>, Status> {
+        let IsolateAgentRequest { agent_id, actor, reason } = request.into_inner();
+        let health = self.decide(&agent_id, Cause::Isolated, &actor, &reason)?;
+        Ok(Response::new(IsolateAgentResponse { health: Some(health) }))
+    }
+
+    async fn restore_agent(
+        &self,
+        request: Request<RestoreAgentRequest>,
+    ) -> Result<Response<RestoreAgentResponse>, Status> {
+        let RestoreAgentRequest { agent_id, actor, reason } = request.into_inner();
+        let health = self.decide(&agent_id, Cause::Restored, &actor, &reason)?;
+        Ok(Response::new(RestoreAgentResponse { health: Some(health) }))
     }
 
     type WatchAgentHealthStream = tokio_stream::Empty<Result<WatchAgentHealthResponse, Status>>;

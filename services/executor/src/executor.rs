@@ -10,7 +10,7 @@ mod agent;
 mod errors;
 mod task_run;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use phoenix_domain::{
     AgentCatalog, AgentName, OrchestratorError, OrchestratorErrorCode, TaskId, health::Outcome,
@@ -156,7 +156,9 @@ impl Executor {
         let (caller, task_id, probe_lease) = (task.caller.clone(), task.task_id, task.probe_lease.clone());
         let report = async move {
             let outcome = Outcome::Neutral;
-            let report = Report { caller: &caller, agent: &agent, task: task_id, outcome, probe_lease };
+            let (took, is_slow) = (Duration::ZERO, false);
+            let report =
+                Report { caller: &caller, agent: &agent, task: task_id, outcome, probe_lease, took, is_slow };
             health.send(report).await;
         };
         self.cleanup.spawn(report.in_current_span());

@@ -13,6 +13,7 @@ use futures_util::{Stream, StreamExt};
 use phoenix_domain::{
     OrchestratorErrorCode, TaskId,
     action::{Chunk, ProgressReport},
+    health::HealthState,
 };
 use phoenix_platform::{
     RequestContext,
@@ -21,7 +22,7 @@ use phoenix_platform::{
     readiness::Readiness,
 };
 use phoenix_proto::{
-    ExecuteTask, InvalidField,
+    ExecuteTask, HealthSnapshot, InvalidField,
     action::json_object,
     executor::{
         AttemptFailed, AttemptStarted, CancelTaskRequest, CancelTaskResponse, Catalog, ExecuteTaskRequest,
@@ -250,9 +251,17 @@ fn encode(event: TaskEvent) -> Result<ExecuteTaskResponse, Status> {
                 Ok(output) => task_finished::Result::Output((&output).into()),
                 Err(error) => task_finished::Result::Error(error.into()),
             }),
-            health: health.map(Into::into),
+            health: health.map(|health| short(*health).into()),
         }),
         TaskEvent::Interrupted(error) => return Err(status_from_error(&error)),
     };
     Ok(ExecuteTaskResponse { event: Some(event) })
+}
+
+/// The health of an agent without the reason of a change that no longer refuses tasks, which every answer would repeat.
+fn short(health: HealthSnapshot) -> HealthSnapshot {
+    match health.state {
+        HealthState::Unhealthy => health,
+        HealthState::Healthy | HealthState::Degraded => HealthSnapshot { standing: None, ..health },
+    }
 }

@@ -2,9 +2,9 @@
 //!
 //! Tasks do not depend on it: when the service is down, reports are lost and counted, and the outage is logged once.
 //!
-//! A success of an agent that is known to be healthy changes only the time of its last success. Such successes are batched:
-//! the first is reported at once, those that follow within [`BATCH_WINDOW`] as one. Every other outcome is reported and
-//! awaited, so that it counts in the next decision.
+//! A success of an agent that is known to be healthy changes only the time of its last success and the number of its calls. Such
+//! successes are batched, unless they were slow: the first is reported at once, those that follow within [`BATCH_WINDOW`] as one.
+//! Every other outcome is reported and awaited, so that it counts in the next decision. It takes the batched successes along.
 
 use std::{
     collections::HashMap,
@@ -59,8 +59,8 @@ struct LastReport {
     health: HealthSnapshot,
     /// When the health was received, or when a later report was sent.
     sent_at: Instant,
-    /// Whether a batch of successes is scheduled.
-    batch_scheduled: bool,
+    /// Successes of a batch that is scheduled.
+    batched: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -78,6 +78,10 @@ pub(crate) struct Report<'a> {
     pub(crate) outcome: Outcome,
     /// Lease of the probe; empty when the attempt was none.
     pub(crate) probe_lease: String,
+    /// Time of the attempt.
+    pub(crate) took: Duration,
+    /// Whether the attempt was slow, by the agent's circuit breaker.
+    pub(crate) is_slow: bool,
 }
 
 impl HealthReports {
@@ -89,15 +93,19 @@ impl HealthReports {
 
     /// Sends one report. Returns the agent's health after it, or `None` when the report was lost.
     pub(crate) async fn send(&self, report: Report<'_>) -> Option<HealthSnapshot> {
-        if report.outcome == Outcome::Success && report.probe_lease.is_empty() {
-            if let Some(health) = self.try_batch(&report) {
-                return Some(health);
-            }
-        } else if let Some(last) = lock(&self.shared.last_reports).get_mut(report.agent) {
-            // A success that came before this outcome must not be reported after it.
-            last.batch_scheduled = false;
+        let may_wait = report.outcome == Outcome::Success && report.probe_lease.is_empty() && !report.is_slow;
+        if may_wait && let Some(health) = self.try_batch(&report) {
+            return Some(health);
         }
-        self.send_now(report).await
+        // Successes that came before this outcome must not be reported after it.
+        let earlier = self.take_batch(report.agent);
+        self.send_now(report, earlier).await
+    }
+
+    /// Takes the successes of the batch that is scheduled.
+    fn take_batch(&self, agent: &AgentName) -> u32 {
+        let mut last_reports = lock(&self.shared.last_reports);
+        last_reports.get_mut(agent).map_or(0, |last| std::mem::take(&mut last.batched))
     }
 
     /// Adds a success to a batch, if the agent is known to be healthy.
@@ -112,7 +120,8 @@ impl HealthReports {
             last.sent_at = Instant::now();
             return None;
         }
-        if !std::mem::replace(&mut last.batch_scheduled, true) {
+        last.batched = last.batched.saturating_add(1);
+        if last.batched == 1 {
             let (reports, agent, task, caller) =
                 (self.clone(), report.agent.clone(), report.task, report.caller.clone());
             // Ends after one report, for which a shutdown need not wait.
@@ -123,17 +132,21 @@ impl HealthReports {
 
     async fn send_batch(&self, agent: AgentName, task: TaskId, caller: RequestContext) {
         tokio::time::sleep(BATCH_WINDOW).await;
-        let is_due = lock(&self.shared.last_reports)
-            .get_mut(&agent)
-            .is_some_and(|last| std::mem::take(&mut last.batch_scheduled));
-        if is_due {
-            let (outcome, probe_lease) = (Outcome::Success, String::new());
-            self.send_now(Report { caller: &caller, agent: &agent, task, outcome, probe_lease }).await;
-        }
+        let Some(earlier) = self.take_batch(&agent).checked_sub(1) else { return };
+        let report = Report {
+            caller: &caller,
+            agent: &agent,
+            task,
+            outcome: Outcome::Success,
+            probe_lease: String::new(),
+            took: Duration::ZERO,
+            is_slow: false,
+        };
+        self.send_now(report, earlier).await;
     }
 
-    async fn send_now(&self, report: Report<'_>) -> Option<HealthSnapshot> {
-        let Report { caller, agent, task, outcome, probe_lease } = report;
+    async fn send_now(&self, report: Report<'_>, earlier_successes: u32) -> Option<HealthSnapshot> {
+        let Report { caller, agent, task, outcome, probe_lease, took, is_slow: _ } = report;
         if self.is_paused() {
             record_counter(&HEALTH_REPORTS_LOST, 1);
             return None;
@@ -148,6 +161,8 @@ impl HealthReports {
             sent_at: Some(now),
             probe_lease,
             task_id: task.to_string(),
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            earlier_successes,
         });
         let mut client = self.client.clone();
         match tokio::time::timeout(REPORT_TIMEOUT, client.report_outcome(request)).await {
@@ -165,9 +180,9 @@ impl HealthReports {
     fn record_health(&self, agent: &AgentName, health: &HealthSnapshot) {
         let mut last_reports = lock(&self.shared.last_reports);
         let last = last_reports.get(agent);
-        let batch_scheduled = last.is_some_and(|last| last.batch_scheduled);
+        let batched = last.map_or(0, |last| last.batched);
         if last.is_none_or(|last| last.health.revision <= health.revision) {
-            let last = LastReport { health: health.clone(), sent_at: Instant::now(), batch_scheduled };
+            let last = LastReport { health: health.clone(), sent_at: Instant::now(), batched };
             last_reports.insert(agent.clone(), last);
         }
     }
@@ -218,6 +233,8 @@ mod tests {
             task: TaskId::generate(),
             outcome: Outcome::Success,
             probe_lease: String::new(),
+            took: Duration::ZERO,
+            is_slow: false,
         };
         assert!(reports.try_batch(&success()).is_none(), "the agent's health is unknown");
         let health = HealthSnapshot {
@@ -228,6 +245,8 @@ mod tests {
             last_success_at: None,
             circuit_open_until: None,
             probe_until: None,
+            standing: None,
+            isolation: None,
             revision: 1,
         };
         reports.record_health(&agent, &health);
@@ -235,5 +254,11 @@ mod tests {
         lock(&reports.shared.last_reports).get_mut(&agent).unwrap().sent_at -= BATCH_WINDOW;
         assert!(reports.try_batch(&success()).is_none(), "one is reported");
         assert!(reports.try_batch(&success()).is_some(), "the next is batched before the response");
+        assert!(reports.try_batch(&success()).is_some());
+        assert_eq!(
+            (reports.take_batch(&agent), reports.take_batch(&agent)),
+            (3, 0),
+            "none is lost or sent twice"
+        );
     }
 }

@@ -70,7 +70,7 @@ pub(crate) enum TaskEvent {
         attempts: u32,
         ended_at: Timestamp,
         result: Result<ActionResult, OrchestratorError>,
-        health: Option<HealthSnapshot>,
+        health: Option<Box<HealthSnapshot>>,
     },
     /// The executor stops before the task ends. The task may be sent again.
     Interrupted(OrchestratorError),

@@ -6,19 +6,44 @@ use std::time::Duration;
 use jiff::Timestamp;
 use phoenix_domain::{
     TaskId,
-    health::{Admission, AgentHealth, BreakerPolicy, Outcome},
+    health::{Admission, AgentHealth, BreakerPolicy, Outcome, Report, Transition},
 };
 use uuid::Uuid;
 
 use crate::store::stored_precision;
 
 /// A change to one agent's health.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) enum Change {
     /// An attempt ended.
-    Report { outcome: Outcome, task: Option<TaskId>, ended: Ended, lease: Option<Uuid> },
+    Report(AttemptEnd),
     /// A caller asks for the lease of the one probe.
     Probe { lease: Uuid, lease_time: Duration },
+    /// An operator isolates the agent.
+    Isolate(Decision),
+    /// An operator restores the agent.
+    Restore(Decision),
+}
+
+/// The end of an attempt, as its reporter saw it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AttemptEnd {
+    pub(crate) outcome: Outcome,
+    pub(crate) task: Option<TaskId>,
+    pub(crate) lease: Option<Uuid>,
+    pub(crate) ended: Ended,
+    pub(crate) took: Duration,
+    /// Successes before it that were not slow, and are reported with it.
+    pub(crate) earlier_successes: u32,
+    /// A random number from 0 to 1. The same for each attempt to write the change.
+    pub(crate) jitter: f64,
+}
+
+/// A decision of an operator.
+#[derive(Debug, Clone)]
+pub(crate) struct Decision {
+    pub(crate) actor: String,
+    pub(crate) reason: String,
 }
 
 /// When an attempt ended.
@@ -39,18 +64,36 @@ pub(crate) enum Verdict {
     NotNeeded,
     /// Not before this time.
     Refused(Timestamp),
+    /// Not before an operator restores the agent.
+    Isolated,
+}
+
+impl AttemptEnd {
+    /// The end of an attempt of which only this is known.
+    #[cfg(test)]
+    pub(crate) fn of(outcome: Outcome, ended: Ended) -> Self {
+        let took = Duration::ZERO;
+        Self { outcome, task: None, lease: None, ended, took, earlier_successes: 0, jitter: 0.0 }
+    }
 }
 
 impl Change {
-    /// Applies the change to `health` at `now`.
-    pub(crate) fn apply(self, health: &mut AgentHealth, policy: &BreakerPolicy, now: Timestamp) {
+    /// Applies the change to `health` at `now`. Returns the change of the circuit.
+    pub(crate) fn apply(
+        &self,
+        health: &mut AgentHealth,
+        policy: &BreakerPolicy,
+        now: Timestamp,
+    ) -> Option<Transition> {
         match self {
-            Self::Report { outcome, task, ended, lease } => {
-                health.record(outcome, task, lease, ended.by(now), policy);
+            Self::Report(end) => {
+                let AttemptEnd { outcome, task, lease, ended, took, earlier_successes, jitter } = *end;
+                let at = ended.by(now);
+                health.record(&Report { outcome, task, lease, at, took, earlier_successes, jitter }, policy)
             }
-            Self::Probe { lease, lease_time } => {
-                health.acquire_probe(lease, now, lease_time);
-            }
+            Self::Probe { lease, lease_time } => health.acquire_probe(*lease, now, *lease_time).1,
+            Self::Isolate(Decision { actor, reason }) => health.isolate(actor, reason, now),
+            Self::Restore(Decision { actor, reason }) => health.restore(actor, reason, now),
         }
     }
 }
@@ -74,6 +117,7 @@ pub(crate) fn verdict(health: &AgentHealth, lease: Uuid, now: Timestamp) -> Verd
     match health.admission(now) {
         Admission::Allowed => Verdict::NotNeeded,
         Admission::Refused { until } => Verdict::Refused(until),
+        Admission::Isolated => Verdict::Isolated,
         // The lease was available and not granted: the writer saw that the caller had left. Nothing reads this verdict.
         Admission::NeedsProbe => Verdict::Refused(now),
     }

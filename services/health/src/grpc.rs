@@ -4,13 +4,14 @@ use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
-use phoenix_domain::{ActionSpec, AgentSpec, TaskId, health, ids::InvalidId};
+use phoenix_domain::{ActionSpec, TaskId, health, ids::InvalidId};
 use phoenix_proto::{
     HealthSnapshot, InvalidField, common,
     health_v1::{
-        self, AcquireProbeRequest, AcquireProbeResponse, AgentAction, GetAgentHealthRequest,
-        GetAgentHealthResponse, ListAgentHealthRequest, ListAgentHealthResponse, ListAgentsRequest,
-        ListAgentsResponse, ReportOutcomeRequest, ReportOutcomeResponse, WatchAgentHealthRequest,
+        self, AcquireProbeRequest, AcquireProbeResponse, AgentAction, CircuitDetails, GetAgentHealthRequest,
+        GetAgentHealthResponse, IsolateAgentRequest, IsolateAgentResponse, ListAgentHealthRequest,
+        ListAgentHealthResponse, ListAgentsRequest, ListAgentsResponse, ReportOutcomeRequest,
+        ReportOutcomeResponse, RestoreAgentRequest, RestoreAgentResponse, WatchAgentHealthRequest,
         WatchAgentHealthResponse, agent_health_service_server::AgentHealthService,
     },
     id, optional, required_timestamp, status_from_error, timestamp, to_timestamp,
@@ -20,8 +21,8 @@ use tonic::{Request, Response, Status, async_trait};
 use uuid::Uuid;
 
 use crate::{
-    change::{Ended, Verdict},
-    health::{Health, ProbeAnswer},
+    change::{AttemptEnd, Change, Decision, Ended, Verdict},
+    health::{AgentDetails, Health, ProbeAnswer},
     store::stored_precision,
     watch,
 };
@@ -96,8 +97,16 @@ impl AgentHealthService for HealthGrpc {
         &self,
         request: Request<ReportOutcomeRequest>,
     ) -> Result<Response<ReportOutcomeResponse>, Status> {
-        let ReportOutcomeRequest { agent_id, outcome, ended_at, probe_lease, task_id, sent_at } =
-            request.into_inner();
+        let ReportOutcomeRequest {
+            agent_id,
+            outcome,
+            ended_at,
+            probe_lease,
+            task_id,
+            sent_at,
+            took_ms,
+            earlier_successes,
+        } = request.into_inner();
         let agent = id("agent_id", &agent_id)?;
         let outcome = decode_outcome(outcome)?;
         let ended_at = required_timestamp("ended_at", ended_at)?;
@@ -105,7 +114,9 @@ impl AgentHealthService for HealthGrpc {
         let lease = optional::<Uuid>("probe_lease", &probe_lease)
             .map_err(|_| InvalidField::new("probe_lease", InvalidId))?;
         let task = optional::<TaskId>("task_id", &task_id)?;
-        let reported = self.health.report(agent, outcome, task, ended, lease).await;
+        let (took, jitter) = (Duration::from_millis(took_ms), fastrand::f64());
+        let end = AttemptEnd { outcome, task, lease, ended, took, earlier_successes, jitter };
+        let reported = self.health.report(agent, end).await;
         let snapshot = reported.map_err(|e| status_from_error(&e))?;
         Ok(Response::new(ReportOutcomeResponse { health: Some(snapshot.into()) }))
     }
@@ -119,6 +130,28 @@ impl AgentHealthService for HealthGrpc {
         let answer = self.health.acquire_probe(agent, lease_time).await.map_err(|e| status_from_error(&e))?;
         Ok(Response::new(answer.into()))
     }
+
+    async fn isolate_agent(
+        &self,
+        request: Request<IsolateAgentRequest>,
+    ) -> Result<Response<IsolateAgentResponse>, Status> {
+        let IsolateAgentRequest { agent_id, actor, reason } = request.into_inner();
+        let decided =
+            self.health.decide(id("agent_id", &agent_id)?, Decision { actor, reason }, Change::Isolate).await;
+        let snapshot = decided.map_err(|e| status_from_error(&e))?;
+        Ok(Response::new(IsolateAgentResponse { health: Some(snapshot.into()) }))
+    }
+
+    async fn restore_agent(
+        &self,
+        request: Request<RestoreAgentRequest>,
+    ) -> Result<Response<RestoreAgentResponse>, Status> {
+        let RestoreAgentRequest { agent_id, actor, reason } = request.into_inner();
+        let decided =
+            self.health.decide(id("agent_id", &agent_id)?, Decision { actor, reason }, Change::Restore).await;
+        let snapshot = decided.map_err(|e| status_from_error(&e))?;
+        Ok(Response::new(RestoreAgentResponse { health: Some(snapshot.into()) }))
+    }
 }
 
 impl From<ProbeAnswer> for AcquireProbeResponse {
@@ -127,6 +160,7 @@ impl From<ProbeAnswer> for AcquireProbeResponse {
             Verdict::Granted(lease) => (true, lease.to_string(), None),
             Verdict::NotNeeded => (true, String::new(), None),
             Verdict::Refused(until) => (false, String::new(), Some(until)),
+            Verdict::Isolated => (false, String::new(), None),
         };
         let wait = refused_until.map_or(0, |until| until.duration_since(at).as_millis().max(1));
         let refused_for_ms = u64::try_from(wait).unwrap_or_default();
@@ -158,8 +192,16 @@ fn decode_lease_time(lease_ms: u64) -> Result<Option<Duration>, InvalidField> {
     Ok((lease_ms > 0).then_some(lease_time))
 }
 
-fn encode_agent((spec, snapshot): (AgentSpec, HealthSnapshot)) -> GetAgentHealthResponse {
+fn encode_agent(details: AgentDetails) -> GetAgentHealthResponse {
+    let AgentDetails { spec, snapshot, circuit, next_probe_at, transitions } = details;
+    let circuit = CircuitDetails {
+        state: circuit.as_str().into(),
+        next_probe_at: next_probe_at.map(to_timestamp),
+        has_transitions: transitions.is_some(),
+        transitions: transitions.into_iter().flatten().map(Into::into).collect(),
+    };
     GetAgentHealthResponse {
+        circuit: Some(circuit),
         health: Some(snapshot.into()),
         description: spec.description,
         actions: spec.actions.into_iter().map(encode_action).collect(),

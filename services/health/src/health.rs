@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    AgentName, AgentSpec, OrchestratorError, OrchestratorErrorCode, TaskId, health::Outcome, rejections,
+    AgentName, AgentSpec, OrchestratorError, OrchestratorErrorCode,
+    health::{CircuitState, Transition, check_decision},
+    rejections,
 };
 use phoenix_platform::{catalogs::CatalogView, readiness::Readiness};
 use phoenix_proto::HealthSnapshot;
@@ -17,13 +19,22 @@ use tracing::Span;
 use uuid::Uuid;
 
 use crate::{
-    change::{Change, Ended, Verdict, verdict},
-    store::{States, Store},
-    writer::{Applied, Command, Published, Writer},
+    change::{AttemptEnd, Change, Decision, Verdict, verdict},
+    store::{States, Store, stored_precision},
+    writer::{Applied, Command, HistoryRequest, Published, Received, Writer},
 };
 
 /// Capacity of the queue of changes; one more is `overloaded`.
 const QUEUE_CAPACITY: usize = 4096;
+
+/// Capacity of the queue of requests for the changes of a circuit; one more is answered without them.
+const HISTORY_CAPACITY: usize = 16;
+
+/// Longest wait for the changes of a circuit. Less than the time limits of the callers.
+const HISTORY_WAIT: Duration = Duration::from_millis(500);
+
+/// Changes of a circuit in an answer.
+const SHOWN_TRANSITIONS: u32 = 20;
 
 /// Time for the calls around a task, added to the agent's own limit when the caller names no lease time.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
@@ -40,6 +51,18 @@ pub(crate) struct Health {
     /// Whether the stored health of the first agents was read.
     is_loaded: watch::Receiver<bool>,
     commands: mpsc::Sender<Command>,
+    history: mpsc::Sender<HistoryRequest>,
+}
+
+/// One agent: what it is, its health, and the state of its circuit.
+#[derive(Debug)]
+pub(crate) struct AgentDetails {
+    pub(crate) spec: AgentSpec,
+    pub(crate) snapshot: HealthSnapshot,
+    pub(crate) circuit: CircuitState,
+    pub(crate) next_probe_at: Option<Timestamp>,
+    /// The newest changes of the circuit, the newest first; absent while they cannot be read.
+    pub(crate) transitions: Option<Vec<Transition>>,
 }
 
 /// Answer to a request for a probe.
@@ -57,9 +80,11 @@ impl Health {
         let (published, states) = watch::channel(States::new());
         let (loaded, is_loaded) = watch::channel(false);
         let (commands, queue) = mpsc::channel(QUEUE_CAPACITY);
+        let (history, requests) = mpsc::channel(HISTORY_CAPACITY);
         let published = Published { states: published, loaded };
-        let writer = Writer::new(agents.clone(), store, queue, published, readiness);
-        (Self { agents, states, is_loaded, commands }, writer)
+        let received = Received { commands: queue, history: requests };
+        let writer = Writer::new(agents.clone(), store, received, published, readiness);
+        (Self { agents, states, is_loaded, commands, history }, writer)
     }
 
     /// Waits until the stored health of the first agents was read, at most for `limit`.
@@ -83,22 +108,46 @@ impl Health {
     ///
     /// # Errors
     /// As [`Self::list`].
-    pub(crate) async fn agents(&self) -> Result<Vec<(AgentSpec, HealthSnapshot)>, OrchestratorError> {
+    pub(crate) async fn agents(&self) -> Result<Vec<AgentDetails>, OrchestratorError> {
         self.loaded(AGENTS_WAIT).await;
         let agents = self.agents.catalog()?;
-        agents.iter().map(|spec| Ok((spec.clone(), self.snapshot(&spec.name)?))).collect()
+        agents.iter().map(|spec| self.details(spec.clone(), None)).collect()
     }
 
     /// One agent, and its health.
     ///
     /// # Errors
     /// `not_found` for an unknown agent; as [`Self::list`].
-    pub(crate) async fn get(
-        &self,
-        agent: &AgentName,
-    ) -> Result<(AgentSpec, HealthSnapshot), OrchestratorError> {
+    pub(crate) async fn get(&self, agent: &AgentName) -> Result<AgentDetails, OrchestratorError> {
         let spec = self.spec(agent).await?;
-        Ok((spec, self.snapshot(agent)?))
+        let transitions = self.transitions(agent).await;
+        self.details(spec, transitions)
+    }
+
+    /// A known agent. Its stored health may not be read yet.
+    fn details(
+        &self,
+        spec: AgentSpec,
+        transitions: Option<Vec<Transition>>,
+    ) -> Result<AgentDetails, OrchestratorError> {
+        let states = self.states.borrow();
+        let health = states.get(&spec.name).ok_or_else(not_read_yet)?;
+        let now = stored_precision(Timestamp::now());
+        Ok(AgentDetails {
+            circuit: health.circuit_state(now),
+            next_probe_at: health.next_probe_at(now),
+            snapshot: HealthSnapshot::of(spec.name.clone(), health),
+            spec,
+            transitions,
+        })
+    }
+
+    /// The newest changes of an agent's circuit. `None` while they cannot be read.
+    async fn transitions(&self, agent: &AgentName) -> Option<Vec<Transition>> {
+        let (reply, answer) = oneshot::channel();
+        let request = HistoryRequest { agent: agent.clone(), limit: SHOWN_TRANSITIONS, reply };
+        self.history.try_send(request).ok()?;
+        tokio::time::timeout(HISTORY_WAIT, answer).await.ok()?.ok()
     }
 
     /// The health of a known agent. Its stored health may not be read yet.
@@ -112,17 +161,32 @@ impl Health {
         self.states.clone()
     }
 
-    /// Records the outcome of an attempt of `task`. Returns after the commit.
+    /// Records the end of an attempt. Returns after the commit.
     pub(crate) async fn report(
         &self,
         agent: AgentName,
-        outcome: Outcome,
-        task: Option<TaskId>,
-        ended: Ended,
-        lease: Option<Uuid>,
+        end: AttemptEnd,
     ) -> Result<HealthSnapshot, OrchestratorError> {
+        self.change(agent, Change::Report(end)).await
+    }
+
+    /// Applies a decision of an operator. Returns after the commit.
+    ///
+    /// # Errors
+    /// `validation_failed` for a missing or too long actor or reason; as [`Self::get`].
+    pub(crate) async fn decide(
+        &self,
+        agent: AgentName,
+        decision: Decision,
+        change: impl FnOnce(Decision) -> Change,
+    ) -> Result<HealthSnapshot, OrchestratorError> {
+        check_decision(&decision.actor, &decision.reason)?;
+        self.change(agent, change(decision)).await
+    }
+
+    async fn change(&self, agent: AgentName, change: Change) -> Result<HealthSnapshot, OrchestratorError> {
         self.spec(&agent).await?;
-        let applied = self.submit(&agent, Change::Report { outcome, task, ended, lease }).await?;
+        let applied = self.submit(&agent, change).await?;
         Ok(HealthSnapshot::of(agent, &applied.health))
     }
 

@@ -1,19 +1,21 @@
 //! The `agent_health` table, which only this module reads and writes: in a file of SQLite, or in PostgreSQL, where any number of
 //! health services share it.
 //!
-//! The interface is two calls: [`Store::read`], and [`Store::update`], which passes the current rows to a closure and writes the
-//! changed ones back, in one transaction that holds the rows from its first read. The closure gets the time, too: that of the
-//! database, so that processes whose clocks differ agree on every deadline.
+//! The interface is [`Store::read`], and [`Store::update`], which passes the current rows to a closure and writes the changed ones
+//! back, in one transaction that holds the rows from its first read. The closure gets the time, too: that of the database, so that
+//! processes whose clocks differ agree on every deadline. It returns the changes of circuits, which the same transaction appends to
+//! the table `circuit_transitions`; [`Store::transitions`] reads them.
 
 mod error;
 mod postgres;
 mod row;
 mod sqlite;
+mod transition;
 
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use phoenix_domain::AgentName;
+use phoenix_domain::{AgentName, health::Transition};
 use phoenix_platform::{
     database_url::DatabaseUrl,
     postgres::{OpenError as PostgresOpenError, Pooler},
@@ -21,10 +23,13 @@ use phoenix_platform::{
 };
 
 pub use self::error::StoreError;
-pub(crate) use self::row::{States, stored_precision};
 use self::{
     postgres::{Changes, PostgresStore},
     sqlite::SqliteStore,
+};
+pub(crate) use self::{
+    row::{States, stored_precision},
+    transition::Transitions,
 };
 
 /// The table.
@@ -64,16 +69,28 @@ impl Store {
         }
     }
 
-    /// Lets `change` alter the health of `names` atomically, and returns the result. `change` is called again for each attempt. A
-    /// failed update changes nothing, unless the answer to its commit was lost.
+    /// Lets `change` alter the health of `names` atomically, and returns the result. `change` is called again for each attempt, and
+    /// returns the changes of circuits. A failed update changes nothing, unless the answer to its commit was lost.
     pub(crate) async fn update(
         &self,
         names: &BTreeSet<AgentName>,
-        change: impl FnMut(&mut States, Timestamp) + Send,
+        change: impl FnMut(&mut States, Timestamp) -> Transitions + Send,
     ) -> Result<States, StoreError> {
         match self {
             Self::Sqlite(store) => store.update(names, change).await,
             Self::Postgres(store) => store.update(names, change).await,
+        }
+    }
+
+    /// The newest changes of an agent's circuit, the newest first.
+    pub(crate) async fn transitions(
+        &self,
+        agent: &AgentName,
+        limit: u32,
+    ) -> Result<Vec<Transition>, StoreError> {
+        match self {
+            Self::Sqlite(store) => store.transitions(agent, limit).await,
+            Self::Postgres(store) => store.transitions(agent, limit).await,
         }
     }
 

@@ -7,24 +7,30 @@
 //! Deadlines are wall-clock times, because they must survive a restart. The wall clock may be set back: every
 //! [`CLOCK_CHECK_INTERVAL`], circuits that would stay open for longer than their cooldown are brought back to the clock.
 
+mod command;
+mod effects;
+
 use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
-use phoenix_domain::{AgentCatalog, AgentName, OrchestratorError, health::AgentHealth};
+use phoenix_domain::{
+    AgentCatalog, AgentName, OrchestratorError,
+    health::{CircuitState, Transition},
+};
 use phoenix_platform::{catalogs::CatalogView, readiness::Readiness};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::MissedTickBehavior,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Span, field};
+use tracing::field;
 
+pub(crate) use self::command::{Applied, Command};
+use self::effects::{Effect, apply, observe};
 use crate::{
-    change::{Change, Verdict, verdict},
-    metrics::{AgentMetrics, HealthMetrics},
+    metrics::HealthMetrics,
     store::{States, Store, StoreError},
 };
 
@@ -40,31 +46,19 @@ const RECHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Interval at which open circuits are compared with the clock.
 const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A queued change and the channel for its answer.
+/// A request for the newest changes of an agent's circuit.
 #[derive(Debug)]
-pub(crate) struct Command {
+pub(crate) struct HistoryRequest {
     pub(crate) agent: AgentName,
-    pub(crate) change: Change,
-    /// Span of the request, in which the change is logged.
-    pub(crate) span: Span,
-    pub(crate) reply: oneshot::Sender<Result<Applied, OrchestratorError>>,
+    pub(crate) limit: u32,
+    pub(crate) reply: oneshot::Sender<Vec<Transition>>,
 }
 
-/// The result of a change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Applied {
-    /// The health after it.
-    pub(crate) health: AgentHealth,
-    /// When it was applied, by the clock of the table.
-    pub(crate) at: Timestamp,
-}
-
-impl Command {
-    /// Whether it asks for a probe and its caller has left: the lease would block the agent for an attempt that never runs.
-    /// A report is a fact, whether or not its caller waits.
-    fn is_abandoned_probe(&self) -> bool {
-        matches!(self.change, Change::Probe { .. }) && self.reply.is_closed()
-    }
+/// What the writer receives.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) history: mpsc::Receiver<HistoryRequest>,
 }
 
 /// What the writer publishes.
@@ -81,31 +75,24 @@ pub(crate) struct Writer {
     agents: CatalogView,
     store: Store,
     queue: mpsc::Receiver<Command>,
+    history: mpsc::Receiver<HistoryRequest>,
     published: Published,
     readiness: Readiness,
     metrics: HealthMetrics,
     writable: bool,
 }
 
-/// The effect of one change.
-#[derive(Debug, Clone)]
-struct Transition {
-    before: AgentHealth,
-    after: AgentHealth,
-    at: Timestamp,
-}
-
 impl Writer {
     pub(crate) fn new(
         agents: CatalogView,
         store: Store,
-        queue: mpsc::Receiver<Command>,
+        received: Received,
         published: Published,
         readiness: Readiness,
     ) -> Self {
         readiness.set(STORE_CONDITION, true);
-        let metrics = HealthMetrics::new();
-        Self { agents, store, queue, published, readiness, metrics, writable: true }
+        let (metrics, Received { commands: queue, history }) = (HealthMetrics::new(), received);
+        Self { agents, store, queue, history, published, readiness, metrics, writable: true }
     }
 
     /// Writes until `stop`; changes that are queued by then are still written.
@@ -130,6 +117,7 @@ impl Writer {
                 _ = catalogs.changed() => self.read_new_agents().await?,
                 _ = clock.tick() => self.adjust_to_clock().await,
                 () = changes.next() => self.refresh().await,
+                Some(request) = self.history.recv() => self.read_history(request).await,
                 () = tokio::time::sleep(RECHECK_INTERVAL), if !self.writable => {
                     self.recheck().await;
                     self.read_new_agents().await?;
@@ -169,22 +157,30 @@ impl Writer {
 
     async fn commit(&mut self, batch: &mut Vec<Command>) {
         let agents: BTreeSet<_> = batch.iter().map(|command| command.agent.clone()).collect();
-        let mut transitions = Vec::new();
+        let mut effects = Vec::new();
         let (catalog, started_at) = (self.catalog(), Instant::now());
-        let change = |states: &mut States, now| transitions = apply(&catalog, batch, states, now);
+        let change = |states: &mut States, now| {
+            effects = apply(&catalog, batch, states, now);
+            let changed = batch
+                .iter()
+                .zip(&effects)
+                .filter_map(|(command, effect)| Some((command.agent.clone(), effect.transition.clone()?)));
+            changed.collect()
+        };
         let stored = self.store.update(&agents, change).await;
         match stored {
             Ok(states) => {
                 self.metrics.commit_seconds.record(started_at.elapsed());
                 // A transaction without a change does not prove that the disk works.
-                if transitions.iter().any(|transition| transition.before != transition.after) {
+                if effects.iter().any(|effect| effect.is_change) {
                     self.record_success();
                 }
                 self.publish(states);
-                for (command, transition) in batch.drain(..).zip(transitions) {
-                    self.observe(&command, &transition);
+                for (command, effect) in batch.drain(..).zip(effects) {
+                    observe(self.metrics.agent(&command.agent), &command, &effect);
+                    let Effect { after: health, at, .. } = effect;
                     // The caller may have left; the change is applied in any case.
-                    let _ = command.reply.send(Ok(Applied { health: transition.after, at: transition.at }));
+                    let _ = command.reply.send(Ok(Applied { health, at }));
                 }
             }
             Err(error) => {
@@ -196,9 +192,14 @@ impl Writer {
         }
     }
 
-    /// Brings circuits back to a wall clock that was set back.
+    /// Brings circuits back to a wall clock that was set back, and the gauges of open circuits forward.
     async fn adjust_to_clock(&mut self) {
         let now = self.store.now();
+        for (agent, health) in self.published.states.borrow().iter() {
+            if health.circuit_state(now) != CircuitState::Closed {
+                self.metrics.agent(agent).set_state(health, now);
+            }
+        }
         let catalog = self.catalog();
         let policy = |agent: &AgentName| catalog.get(agent).map(|spec| spec.breaker).unwrap_or_default();
         let ahead: BTreeSet<_> = {
@@ -212,6 +213,7 @@ impl Writer {
         }
         let moved = |states: &mut States, now| {
             states.iter_mut().for_each(|(agent, health)| health.adjust_to_clock(now, &policy(agent)));
+            Vec::new()
         };
         match self.store.update(&ahead, moved).await {
             Ok(states) => {
@@ -238,6 +240,14 @@ impl Writer {
         }
     }
 
+    async fn read_history(&self, HistoryRequest { agent, limit, reply }: HistoryRequest) {
+        match self.store.transitions(&agent, limit).await {
+            // The caller may have left.
+            Ok(transitions) => drop(reply.send(transitions)),
+            Err(error) => tracing::warn!(%agent, %error, "changes of the circuit cannot be read"),
+        }
+    }
+
     async fn recheck(&mut self) {
         match self.store.check_writable().await {
             Ok(()) => self.record_success(),
@@ -260,82 +270,19 @@ impl Writer {
     }
 
     fn publish(&mut self, states: States) {
+        let now = self.store.now();
         self.published.states.send_if_modified(|published| {
             let mut changed = false;
             for (agent, health) in states {
                 if published.get(&agent) != Some(&health) {
                     changed = true;
-                    self.metrics.agent(&agent).set_state(&health);
+                    self.metrics.agent(&agent).set_state(&health, now);
                     published.insert(agent, health);
                 }
             }
             changed
         });
     }
-
-    /// Counts a committed change, and logs it if it changed the agent's state.
-    fn observe(&mut self, Command { agent, change, span, .. }: &Command, transition: &Transition) {
-        let metrics = self.metrics.agent(agent);
-        match *change {
-            Change::Report { outcome, ended, .. } => {
-                let ended_at = ended.by(transition.at);
-                metrics.reports(outcome).increment(1);
-                let reopened = transition.opens_circuit(ended_at);
-                if reopened {
-                    metrics.opened.increment(1);
-                }
-                if reopened || transition.before.state() != transition.after.state() {
-                    log_change(span, agent, transition);
-                }
-            }
-            Change::Probe { lease, .. } => {
-                count_probe(metrics, verdict(&transition.after, lease, transition.at));
-            }
-        }
-    }
-}
-
-impl Transition {
-    /// Whether the circuit admitted attempts at `at` and no longer does. A late failure of an attempt from before the
-    /// opening moves the deadline, but is no opening.
-    fn opens_circuit(&self, at: Timestamp) -> bool {
-        let (before, after) = (self.before.circuit_open_until, self.after.circuit_open_until);
-        after > before && before.is_none_or(|until| until <= at)
-    }
-}
-
-/// Applies the changes of `batch` in order at `now`. Returns the effect of each.
-fn apply(catalog: &AgentCatalog, batch: &[Command], states: &mut States, now: Timestamp) -> Vec<Transition> {
-    let apply = |command: &Command| {
-        let policy = catalog.get(&command.agent).map(|spec| spec.breaker).unwrap_or_default();
-        let health = states.entry(command.agent.clone()).or_default();
-        let before = health.clone();
-        if !command.is_abandoned_probe() {
-            command.change.apply(health, &policy, now);
-        }
-        Transition { before, after: health.clone(), at: now }
-    };
-    batch.iter().map(apply).collect()
-}
-
-fn count_probe(metrics: &AgentMetrics, verdict: Verdict) {
-    match verdict {
-        Verdict::Granted(_) => metrics.probe_granted.increment(1),
-        Verdict::Refused(_) => metrics.probe_refused.increment(1),
-        Verdict::NotNeeded => {}
-    }
-}
-
-fn log_change(span: &Span, agent: &AgentName, Transition { before, after, .. }: &Transition) {
-    tracing::info!(
-        parent: span,
-        %agent,
-        from = before.state().as_str(),
-        to = after.state().as_str(),
-        consecutive_failures = after.consecutive_failures,
-        circuit_open_until = after.circuit_open_until.map(field::display),
-        "agent's health changed"
-    );
 }
 
 #[cfg(test)]

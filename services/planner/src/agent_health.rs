@@ -5,7 +5,7 @@
 //! failure at once.
 //!
 //! While the health service is unreachable the copy is unknown and every task may run: to stop plans because of a monitor
-//! would be worse than a failing agent.
+//! would be worse than a failing agent. Only agents that an operator has isolated stay refused.
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,10 @@ use std::{
 
 use jiff::Timestamp;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
-use phoenix_domain::{AgentName, OrchestratorError, OrchestratorErrorCode, health::HealthState};
+use phoenix_domain::{
+    AgentName, OrchestratorError, OrchestratorErrorCode,
+    health::{Cause, HealthState, Isolation, Standing},
+};
 use phoenix_platform::{RequestContext, client::PeerChannel, metrics::record_counter, readiness::Readiness};
 use phoenix_proto::{
     HealthSnapshot,
@@ -36,8 +39,17 @@ const PROBE_LIMIT: Duration = Duration::from_millis(500);
 /// Pause before another connection to the health service.
 const RECONNECT_EVERY: Duration = Duration::from_millis(250);
 
-/// Health by agent; absent while the health service is not connected.
-type Known = Option<HashMap<AgentName, ReceivedHealth>>;
+/// Wait that callers of an isolated agent are asked for: no probe ends an isolation.
+const ISOLATED_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// The copy.
+#[derive(Debug, Default)]
+struct Known {
+    /// Whether the health service is connected.
+    is_current: bool,
+    /// Health by agent; of isolated agents only, while the service is not connected.
+    agents: HashMap<AgentName, ReceivedHealth>,
+}
 
 /// Health of an agent, and when this planner received it.
 #[derive(Debug, Clone)]
@@ -76,7 +88,7 @@ impl HealthView {
                 lost = self.follow_once(&readiness, &mut outage_logged) => lost,
                 () = stop.cancelled() => return,
             };
-            self.set(None);
+            self.lose();
             readiness.set("health", true);
             if !outage_logged {
                 outage_logged = true;
@@ -104,7 +116,7 @@ impl HealthView {
                 Ok(Some(update)) if first => {
                     first = false;
                     // Replaces the copy: the service may have restarted with another database.
-                    self.set(Some(HashMap::new()));
+                    *write(&self.known) = Known { is_current: true, agents: HashMap::new() };
                     self.learn_all(update.agents);
                     readiness.set("health", true);
                     if std::mem::take(outage_logged) {
@@ -125,7 +137,10 @@ impl HealthView {
 
     fn learn_all(&self, agents: Vec<AgentHealth>) {
         let mut known = write(&self.known);
-        let Some(known) = known.as_mut() else { return };
+        if !known.is_current {
+            return;
+        }
+        let known = &mut known.agents;
         for snapshot in agents.into_iter().filter_map(|wire| HealthSnapshot::try_from(wire).ok()) {
             let newer = known.get(&snapshot.agent).is_none_or(|old| old.health.revision < snapshot.revision);
             if newer {
@@ -134,30 +149,35 @@ impl HealthView {
         }
     }
 
-    fn set(&self, value: Known) {
-        *write(&self.known) = value;
+    /// Forgets everything but the decisions of operators.
+    fn lose(&self) {
+        let mut known = write(&self.known);
+        known.is_current = false;
+        known.agents.retain(|_, received| received.health.isolation.is_some());
     }
 
     /// Permission for a task of `agent` to run now.
     ///
     /// # Errors
-    /// `agent_unavailable`, with the time of the next probe, while its circuit is open.
+    /// `agent_unavailable`, with the time of the next probe, while its circuit is open; with the operator's reason, while it is
+    /// isolated.
     pub async fn permit(
         &self,
         agent: &AgentName,
         context: &RequestContext,
     ) -> Result<HealthPermit, OrchestratorError> {
-        let received = match read(&self.known).as_ref() {
-            None => {
+        let received = {
+            let known = read(&self.known);
+            if !known.is_current {
                 record_counter(&HEALTH_UNKNOWN, 1);
-                return Ok(HealthPermit::default());
             }
-            Some(known) => known.get(agent).cloned(),
+            let received = known.agents.get(agent);
+            received.filter(|received| received.health.state == HealthState::Unhealthy).cloned()
         };
-        let Some(received) = received.filter(|received| received.health.state == HealthState::Unhealthy)
-        else {
-            return Ok(HealthPermit::default());
-        };
+        let Some(received) = received else { return Ok(HealthPermit::default()) };
+        if let Some(isolation) = &received.health.isolation {
+            return Err(isolated(agent, isolation));
+        }
         match received.rejected_for() {
             Some(wait) => {
                 let until = received.health.circuit_open_until.unwrap_or(Timestamp::MIN);
@@ -181,11 +201,16 @@ impl HealthView {
         };
         let AcquireProbeResponse { granted, lease, refused_until, health, refused_for_ms } =
             response.into_inner();
+        let newest = health.clone().and_then(|health| HealthSnapshot::try_from(health).ok());
         if let Some(health) = health {
             self.learn(health);
         }
         if granted {
             return Ok(HealthPermit { probe_lease: lease });
+        }
+        let snapshot = newest.unwrap_or(snapshot);
+        if let Some(isolation) = &snapshot.isolation {
+            return Err(isolated(&snapshot.agent, isolation));
         }
         let until = timestamp("refused_until", refused_until).ok().flatten().unwrap_or_else(Timestamp::now);
         // An older service names no duration.
@@ -197,12 +222,14 @@ impl HealthView {
 
 impl ReceivedHealth {
     /// Time until the next probe; none when it is due. The deadline is a time of the health service's clock, and this
-    /// planner's may differ or be set back: the wait is bounded by the time for which the circuit stays open after a failure.
+    /// planner's may differ or be set back: the wait is bounded by the time for which the circuit stays open after its opening, or
+    /// after a later failure.
     fn rejected_for(&self) -> Option<Duration> {
         let until = self.health.circuit_open_until?;
         let wait = time_until(until);
-        let Some(failed_at) = self.health.last_failure_at else { return positive(wait) };
-        let cooldown = Duration::try_from(until.duration_since(failed_at)).unwrap_or_default();
+        let opened_at = self.health.standing.as_ref().map(|standing| standing.since);
+        let Some(since) = self.health.last_failure_at.max(opened_at) else { return positive(wait) };
+        let cooldown = Duration::try_from(until.duration_since(since)).unwrap_or_default();
         positive(wait.min(cooldown.saturating_sub(self.at.elapsed())))
     }
 }
@@ -218,19 +245,39 @@ fn positive(wait: Duration) -> Option<Duration> {
 
 fn unavailable(health: &HealthSnapshot, until: Timestamp, wait: Duration) -> OrchestratorError {
     record_counter(&FAILED_FAST, 1);
-    OrchestratorError::new(
-        OrchestratorErrorCode::AgentUnavailable,
-        format!(
-            "agent `{}` failed {} times in a row and is not tried again before {}",
-            health.agent,
-            health.consecutive_failures,
-            until.strftime("%Y-%m-%dT%H:%M:%SZ")
-        ),
-    )
-    .with_detail("agent", &health.agent)
-    .with_detail("consecutive_failures", health.consecutive_failures)
-    .with_detail("circuit_open_until", until)
-    .with_retry_after(wait.max(Duration::from_millis(1)))
+    let (agent, failures) = (&health.agent, health.consecutive_failures);
+    let time = until.strftime("%Y-%m-%dT%H:%M:%SZ");
+    let message = match &health.standing {
+        Some(Standing { cause, reason, .. }) if *cause != Cause::ConsecutiveFailures => {
+            format!("agent `{agent}` is not tried again before {time}, because its circuit is open: {reason}")
+        }
+        _ => format!("agent `{agent}` failed {failures} times in a row and is not tried again before {time}"),
+    };
+    let error = OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, message)
+        .with_detail("agent", agent)
+        .with_detail("consecutive_failures", failures)
+        .with_detail("circuit_open_until", until)
+        .with_retry_after(wait.max(Duration::from_millis(1)));
+    match &health.standing {
+        Some(Standing { reason, .. }) => error.with_detail("reason", reason),
+        None => error,
+    }
+}
+
+fn isolated(agent: &AgentName, isolation: &Isolation) -> OrchestratorError {
+    record_counter(&FAILED_FAST, 1);
+    let Isolation { actor, reason, at } = isolation;
+    let message = format!(
+        "agent `{agent}` was isolated by {actor} at {}: {reason}; it takes tasks again when it is restored \
+         (`phoenix agents restore {agent}`)",
+        at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    );
+    OrchestratorError::new(OrchestratorErrorCode::AgentUnavailable, message)
+        .with_detail("agent", agent)
+        .with_detail("isolated_by", actor)
+        .with_detail("isolated_at", at)
+        .with_detail("reason", reason)
+        .with_retry_after(ISOLATED_RETRY_AFTER)
 }
 
 // Writers replace or insert whole values, so the map is consistent even after a panic.

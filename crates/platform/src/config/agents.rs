@@ -1,10 +1,11 @@
 //! `[agents]`: each agent takes its settings from `[agents.default]`, the built-in defaults, and its own table.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, path::Path, time::Duration};
 
 use phoenix_domain::{
     AgentMode, AgentName, AgentSpec,
     builtin::{BASE_ENV, BUILTINS},
+    health::{BreakerPolicy, MAX_WINDOW_CALLS, MIN_TASKS},
 };
 use serde::Deserialize;
 
@@ -44,11 +45,20 @@ struct RetryTable {
     max_backoff_ms: Option<u64>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(default)]
 struct BreakerTable {
     failure_threshold: Option<u32>,
     cooldown_ms: Option<u64>,
+    max_cooldown_ms: Option<u64>,
+    success_threshold: Option<u32>,
+    window_ms: Option<u64>,
+    window_calls: Option<u32>,
+    min_calls: Option<u32>,
+    min_tasks: Option<u32>,
+    failure_percent: Option<u32>,
+    slow_call_ms: Option<u64>,
+    slow_percent: Option<u32>,
 }
 
 impl AgentTable {
@@ -94,10 +104,7 @@ impl AgentTable {
         positive(&mut spec.retry.max_attempts, max_attempts, &format!("{at}.retry.max_attempts"), problems);
         set(&mut spec.retry.initial_backoff, initial_backoff_ms.map(Duration::from_millis).as_ref());
         set(&mut spec.retry.max_backoff, max_backoff_ms.map(Duration::from_millis).as_ref());
-        let BreakerTable { failure_threshold, cooldown_ms } = self.circuit_breaker;
-        let at_threshold = format!("{at}.circuit_breaker.failure_threshold");
-        positive(&mut spec.breaker.failure_threshold, failure_threshold, &at_threshold, problems);
-        set(&mut spec.breaker.cooldown, cooldown_ms.map(Duration::from_millis).as_ref());
+        self.circuit_breaker.apply(&mut spec.breaker, &format!("{at}.circuit_breaker"), problems);
     }
 
     /// Adds the declared actions to `spec`. Paths are relative to `folder`.
@@ -156,6 +163,70 @@ impl AgentTable {
                     .add(format!("{at}.{name}"), "is only for agents of your own, such as [agents.files]");
             }
         }
+    }
+}
+
+impl BreakerTable {
+    fn apply(self, policy: &mut BreakerPolicy, at: &str, problems: &mut Problems) {
+        let Self {
+            failure_threshold,
+            cooldown_ms,
+            max_cooldown_ms,
+            success_threshold,
+            window_ms,
+            window_calls,
+            min_calls,
+            min_tasks,
+            failure_percent,
+            slow_call_ms,
+            slow_percent,
+        } = self;
+        for (target, value, name, range) in [
+            (&mut policy.failure_threshold, failure_threshold, "failure_threshold", 1..=u32::MAX),
+            (&mut policy.success_threshold, success_threshold, "success_threshold", 1..=u32::MAX),
+            (&mut policy.window_calls, window_calls, "window_calls", 1..=MAX_WINDOW_CALLS),
+            (&mut policy.min_calls, min_calls, "min_calls", 1..=MAX_WINDOW_CALLS),
+            (&mut policy.min_tasks, min_tasks, "min_tasks", MIN_TASKS..=MAX_WINDOW_CALLS),
+            (&mut policy.failure_percent, failure_percent, "failure_percent", 0..=100),
+            (&mut policy.slow_percent, slow_percent, "slow_percent", 0..=100),
+        ] {
+            within(target, value, range, &format!("{at}.{name}"), problems);
+        }
+        for (target, milliseconds) in [
+            (&mut policy.cooldown, cooldown_ms),
+            (&mut policy.max_cooldown, max_cooldown_ms),
+            (&mut policy.window, window_ms),
+            (&mut policy.slow_call, slow_call_ms),
+        ] {
+            set(target, milliseconds.map(Duration::from_millis).as_ref());
+        }
+        if policy.min_calls > policy.window_calls && (min_calls.is_some() || window_calls.is_some()) {
+            problems.add(
+                format!("{at}.min_calls"),
+                format_args!(
+                    "is {}, more than the {} of window_calls, so that no rate opens the circuit; set 0 for failure_percent and \
+                     slow_percent instead",
+                    policy.min_calls, policy.window_calls
+                ),
+            );
+        }
+    }
+}
+
+fn within(
+    target: &mut u32,
+    value: Option<u32>,
+    range: RangeInclusive<u32>,
+    at: &str,
+    problems: &mut Problems,
+) {
+    match value {
+        Some(value) if range.contains(&value) => *target = value,
+        Some(value) if value < *range.start() => {
+            problems.add(at, format_args!("must be at least {}", range.start()));
+        }
+        Some(_) => problems.add(at, format_args!("must be at most {}", range.end())),
+        None => {}
     }
 }
 

@@ -46,7 +46,10 @@ pub(super) struct Traits {
 /// Adds the failures of the operation at `path` to its responses.
 pub(super) fn add(path: &str, operation: &mut Operation, traits: Traits) {
     let Traits { is_open, takes_body, runs, idempotent } = traits;
-    let plans = takes_body && !path.ends_with(":cancel") && !path.starts_with("/api/v1/dead-letters");
+    let plans = takes_body
+        && !path.ends_with(":cancel")
+        && !path.starts_with("/api/v1/dead-letters")
+        && !path.starts_with("/api/v1/agents");
     let names_model = matches!(path, COMPLETIONS | MESSAGES | RESPONSES | TOKENS | "/v1/models/{model}");
     let calls_services = takes_body && path != TOKENS
         || path.starts_with("/api/v1/plans")

@@ -46,6 +46,8 @@ pub(super) struct TaskRun {
     last_attempt: u32,
     /// End of the last attempt made here.
     ended_at: Option<Timestamp>,
+    /// Time of the last attempt made here.
+    took: Duration,
     /// Health of the agent after the last report.
     health: Option<HealthSnapshot>,
 }
@@ -121,6 +123,7 @@ impl TaskRun {
             skipped,
             last_attempt,
             ended_at: None,
+            took: Duration::ZERO,
             health: None,
         }
     }
@@ -159,7 +162,7 @@ impl TaskRun {
             attempts: self.attempts,
             ended_at: self.ended_at.unwrap_or_else(Timestamp::now),
             result,
-            health: self.health,
+            health: self.health.map(Box::new),
         });
     }
 
@@ -246,7 +249,8 @@ impl TaskRun {
             }
         };
         self.ended_at = Some(Timestamp::now());
-        record_histogram(&CALL_SECONDS, started_at.elapsed().as_secs_f64());
+        self.took = started_at.elapsed();
+        record_histogram(&CALL_SECONDS, self.took.as_secs_f64());
         let verdict =
             outcome.as_ref().ok().map(|attempt| attempt.as_ref().map(drop).map_err(|failure| failure.class));
         self.agent.metrics.record_attempt(verdict);
@@ -305,7 +309,8 @@ impl TaskRun {
         let probe_lease = if is_last { std::mem::take(&mut self.probe_lease) } else { String::new() };
         let agent = &self.agent.spec.name;
         let task = self.request.task_id;
-        let report = Report { caller: &self.caller, agent, task, outcome, probe_lease };
+        let (took, is_slow) = (self.took, self.agent.spec.breaker.is_slow(self.took));
+        let report = Report { caller: &self.caller, agent, task, outcome, probe_lease, took, is_slow };
         self.health = self.health_reports.send(report).await.or(self.health.take());
     }
 

@@ -23,8 +23,9 @@ use phoenix_proto::{
     },
     health_v1::{
         self, AcquireProbeRequest, AcquireProbeResponse, GetAgentHealthRequest, GetAgentHealthResponse,
-        ListAgentHealthRequest, ListAgentHealthResponse, ListAgentsRequest, ListAgentsResponse,
-        ReportOutcomeRequest, ReportOutcomeResponse, WatchAgentHealthRequest, WatchAgentHealthResponse,
+        IsolateAgentRequest, IsolateAgentResponse, ListAgentHealthRequest, ListAgentHealthResponse,
+        ListAgentsRequest, ListAgentsResponse, ReportOutcomeRequest, ReportOutcomeResponse,
+        RestoreAgentRequest, RestoreAgentResponse, WatchAgentHealthRequest, WatchAgentHealthResponse,
         agent_health_service_server::{AgentHealthService, AgentHealthServiceServer},
     },
 };
@@ -344,6 +345,20 @@ impl AgentHealthService for FakeHealth {
         &self,
         _: Request<AcquireProbeRequest>,
     ) -> Result<Response<AcquireProbeResponse>, Status> {
+        Err(Status::unimplemented("not called by the executor"))
+    }
+
+    async fn isolate_agent(
+        &self,
+        _: Request<IsolateAgentRequest>,
+    ) -> Result<Response<IsolateAgentResponse>, Status> {
+        Err(Status::unimplemented("not called by the executor"))
+    }
+
+    async fn restore_agent(
+        &self,
+        _: Request<RestoreAgentRequest>,
+    ) -> Result<Response<RestoreAgentResponse>, Status> {
         Err(Status::unimplemented("not called by the executor"))
     }
 }

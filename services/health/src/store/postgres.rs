@@ -12,14 +12,14 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
-use phoenix_domain::AgentName;
+use phoenix_domain::{AgentName, health::Transition};
 use phoenix_platform::postgres::{self, Database, Hints, OpenError, OpenOptions, PATIENCE, Pooler, Session};
 use sqlx::migrate::Migrator;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use uuid::Uuid;
 
 use self::statements::{Locked, XactStatus};
-use super::{error::StoreError, row::States};
+use super::{error::StoreError, row::States, transition::Transitions};
 
 /// Migrations of the table.
 static MIGRATOR: Migrator = sqlx::migrate!("migrations/postgres");
@@ -139,7 +139,7 @@ impl PostgresStore {
     pub(super) async fn update(
         &self,
         names: &BTreeSet<AgentName>,
-        mut change: impl FnMut(&mut States, Timestamp) + Send,
+        mut change: impl FnMut(&mut States, Timestamp) -> Transitions + Send,
     ) -> Result<States, StoreError> {
         let mut retries = Retries::begin();
         loop {
@@ -184,7 +184,7 @@ impl PostgresStore {
     async fn try_update(
         &self,
         names: &BTreeSet<AgentName>,
-        change: &mut (impl FnMut(&mut States, Timestamp) + Send),
+        change: &mut (impl FnMut(&mut States, Timestamp) -> Transitions + Send),
     ) -> Result<Attempt, StoreError> {
         let mut session = self.database.session().await?;
         match self.attempt(&mut session, names, change).await {
@@ -203,7 +203,7 @@ impl PostgresStore {
         &self,
         session: &mut Session,
         names: &BTreeSet<AgentName>,
-        change: &mut (impl FnMut(&mut States, Timestamp) + Send),
+        change: &mut (impl FnMut(&mut States, Timestamp) -> Transitions + Send),
     ) -> Result<Attempt, StoreError> {
         let persistent = self.database.persistent();
         let mut transaction = answered(session.begin()).await?;
@@ -217,7 +217,7 @@ impl PostgresStore {
         let now = rows.now;
         let before = rows.decode(names)?;
         let mut after = before.clone();
-        change(&mut after, now);
+        let transitions = change(&mut after, now);
         let changed: Vec<_> =
             after.iter().filter(|(agent, health)| before.get(*agent) != Some(health)).collect();
         if changed.is_empty() {
@@ -225,6 +225,7 @@ impl PostgresStore {
             return Ok(Attempt::Done(after));
         }
         answered(statements::write(&mut transaction, &changed, &self.id, persistent)).await?;
+        answered(statements::append(&mut transaction, &transitions, persistent)).await?;
         match answered(transaction.commit()).await {
             Ok(()) => Ok(Attempt::Done(after)),
             Err(cause) => Ok(Attempt::Unanswered { xid, states: after, cause }),
@@ -253,6 +254,17 @@ impl PostgresStore {
                 }
             }
         }
+    }
+
+    pub(super) async fn transitions(
+        &self,
+        agent: &AgentName,
+        limit: u32,
+    ) -> Result<Vec<Transition>, StoreError> {
+        let mut session = self.database.session().await?;
+        let persistent = self.database.persistent();
+        let read = answered(statements::transitions(&mut session, agent, limit, persistent)).await;
+        session.finish(read)?.into_iter().map(|row| row.decode(agent)).collect()
     }
 
     pub(super) async fn check_writable(&self) -> Result<(), StoreError> {

@@ -29,6 +29,8 @@ pub(super) struct Row {
     pub(super) circuit_open_until: Option<i64>,
     pub(super) probe_lease: Option<String>,
     pub(super) probe_expires_at: Option<i64>,
+    /// Further state of the circuit as JSON.
+    pub(super) circuit: String,
     pub(super) revision: i64,
 }
 
@@ -41,6 +43,7 @@ impl From<&AgentHealth> for Row {
             last_success_at,
             circuit_open_until,
             probe,
+            ref circuit,
             revision,
         } = *health;
         let micros = |time: Option<Timestamp>| time.map(Timestamp::as_microsecond);
@@ -52,6 +55,8 @@ impl From<&AgentHealth> for Row {
             circuit_open_until: micros(circuit_open_until),
             probe_lease: probe.map(|probe| probe.lease.to_string()),
             probe_expires_at: micros(probe.map(|probe| probe.expires_at)),
+            // Numbers, times and texts, which always have a JSON form.
+            circuit: serde_json::to_string(circuit).unwrap_or_else(|_| "{}".into()),
             revision: i64::try_from(revision).unwrap_or(i64::MAX),
         }
     }
@@ -68,6 +73,7 @@ impl Row {
             circuit_open_until,
             probe_lease,
             probe_expires_at,
+            circuit,
             revision,
         } = self;
         let corrupt = |column| StoreError::CorruptRow { agent: agent.clone(), column };
@@ -85,6 +91,7 @@ impl Row {
             last_success_at: time("last_success_at", last_success_at)?,
             circuit_open_until: time("circuit_open_until", circuit_open_until)?,
             probe: probe.map(|(lease, expires_at)| Probe { lease, expires_at }),
+            circuit: serde_json::from_str(&circuit).map_err(|_| corrupt("circuit"))?,
             revision: u64::try_from(revision).map_err(|_| corrupt("revision"))?,
         })
     }

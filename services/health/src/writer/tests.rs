@@ -1,11 +1,19 @@
 //! Storage failures: a file that another process locks, a file that cannot grow.
 
-use phoenix_domain::{AgentSpec, OrchestratorErrorCode, health::Outcome};
+use jiff::Timestamp;
+use phoenix_domain::{
+    AgentSpec, OrchestratorErrorCode,
+    health::{BreakerPolicy, Outcome},
+};
 use phoenix_platform::{client, postgres::Pooler, service_token::ServiceToken};
 use sqlx::{Connection, SqliteConnection};
+use tracing::Span;
 
 use super::*;
-use crate::{change::Ended, health::Health};
+use crate::{
+    change::{AttemptEnd, Change, Ended},
+    health::Health,
+};
 
 /// A service without its gRPC server, on its own file.
 struct Fixture {
@@ -25,7 +33,10 @@ impl Fixture {
         let store = Store::open(&url.clone().into(), Pooler::default()).await.unwrap();
         let Store::Sqlite(file) = &store else { unreachable!("a file") };
         file.execute(pragma).await;
-        let agents = (0..agents).map(|n| AgentSpec::new(name(n), Vec::new()));
+        // Failures of one agent are one run of its window, so that its row does not grow.
+        let breaker =
+            BreakerPolicy { window: Duration::from_secs(u32::MAX.into()), ..BreakerPolicy::default() };
+        let agents = (0..agents).map(|n| AgentSpec { breaker, ..AgentSpec::new(name(n), Vec::new()) });
         let catalog = AgentCatalog::new(agents, name(0));
         let readiness = Readiness::needing(&[STORE_CONDITION]);
         let token = ServiceToken::new("of-the-test").unwrap();
@@ -41,7 +52,7 @@ impl Fixture {
     async fn fail(&self, agent: usize) -> Result<u32, OrchestratorError> {
         let reported = self
             .health
-            .report(name(agent), Outcome::Failure, None, Ended::Before(Duration::ZERO), None)
+            .report(name(agent), AttemptEnd::of(Outcome::Failure, Ended::Before(Duration::ZERO)))
             .await;
         reported.map(|snapshot| snapshot.consecutive_failures)
     }
@@ -68,7 +79,7 @@ async fn locked_file_rejects_changes_and_serves_reads() {
     assert_eq!(refused.code, OrchestratorErrorCode::Unavailable);
     assert!(refused.retry_after.is_some());
     assert_eq!(service.readiness.unmet(), [STORE_CONDITION]);
-    assert_eq!(service.health.get(&name(0)).await.unwrap().1.consecutive_failures, 1);
+    assert_eq!(service.health.get(&name(0)).await.unwrap().snapshot.consecutive_failures, 1);
 
     sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
     let ready = async {
@@ -97,7 +108,7 @@ async fn full_disk_rejects_what_does_not_fit_and_keeps_the_rest() {
     assert_eq!(refused.code, OrchestratorErrorCode::Unavailable);
     assert_eq!(service.readiness.unmet(), [STORE_CONDITION]);
     assert_eq!(
-        service.health.get(&name(stored)).await.unwrap().1.revision,
+        service.health.get(&name(stored)).await.unwrap().snapshot.revision,
         0,
         "the rejected report is not visible"
     );
@@ -110,23 +121,18 @@ async fn full_disk_rejects_what_does_not_fit_and_keeps_the_rest() {
 
 #[test]
 fn probe_is_not_granted_to_a_caller_that_has_left() {
-    let policy = phoenix_domain::health::BreakerPolicy { failure_threshold: 1, cooldown: Duration::ZERO };
+    let policy = BreakerPolicy { failure_threshold: 1, cooldown: Duration::ZERO, ..Default::default() };
     let spec = AgentSpec { breaker: policy, ..AgentSpec::new(name(0), Vec::new()) };
     let catalog = AgentCatalog::new([spec], name(0));
     let probe = || Change::Probe { lease: uuid::Uuid::new_v4(), lease_time: Duration::from_secs(60) };
-    let failure = Change::Report {
-        outcome: Outcome::Failure,
-        task: None,
-        ended: Ended::At(Timestamp::UNIX_EPOCH),
-        lease: None,
-    };
+    let failure = Change::Report(AttemptEnd::of(Outcome::Failure, Ended::At(Timestamp::UNIX_EPOCH)));
     let (failed, _failed) = command(failure);
     let (gone, receiver) = command(probe());
     drop(receiver);
     let (waiting, _waiting) = command(probe());
-    let transitions = apply(&catalog, &[failed, gone, waiting], &mut States::new(), Timestamp::now());
-    assert_eq!(transitions[1].before, transitions[1].after);
-    assert!(transitions[2].after.probe.is_some());
+    let effects = apply(&catalog, &[failed, gone, waiting], &mut States::new(), Timestamp::now());
+    assert!(!effects[1].is_change && effects[1].after.probe.is_none());
+    assert!(effects[2].after.probe.is_some());
 }
 
 type Answer = oneshot::Receiver<Result<Applied, OrchestratorError>>;

@@ -24,6 +24,7 @@ use phoenix_proto::{
     to_timestamp,
 };
 use phoenix_testkit_postgres::Server;
+use sqlx::{Connection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -53,7 +54,7 @@ pub(crate) struct Service {
 
 /// An agent whose circuit opens after three failures, for `cooldown`.
 pub(crate) fn agent(name: &str, cooldown: Duration) -> AgentSpec {
-    let breaker = BreakerPolicy { failure_threshold: 3, cooldown };
+    let breaker = BreakerPolicy { failure_threshold: 3, cooldown, ..BreakerPolicy::default() };
     AgentSpec { breaker, ..AgentSpec::new(name.parse().unwrap(), vec!["true".into()]) }
 }
 
@@ -80,6 +81,23 @@ impl Place {
             places.push(Self::Server(server.database().await));
         }
         places
+    }
+
+    /// Number of rows of `agent` in `table`.
+    pub(crate) async fn count(&self, table: &str, agent: &str) -> i64 {
+        let sql = |schema| {
+            sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {schema}{table} WHERE agent_id = '{agent}'"))
+        };
+        match self {
+            Self::Folder(_) => {
+                let mut connection = SqliteConnection::connect(&self.url()).await.unwrap();
+                sqlx::query_scalar(sql("")).fetch_one(&mut connection).await.unwrap()
+            }
+            Self::Server(url) => {
+                let mut connection = PgConnection::connect(url).await.unwrap();
+                sqlx::query_scalar(sql("phoenix_health.")).fetch_one(&mut connection).await.unwrap()
+            }
+        }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -169,7 +187,7 @@ impl Service {
             ended_at: Some(to_timestamp(ended_at)),
             probe_lease: probe_lease.into(),
             task_id: task.into(),
-            sent_at: None,
+            ..ReportOutcomeRequest::default()
         })
         .await
     }

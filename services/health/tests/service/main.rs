@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "helpers of tests, outside test functions")]
 
 mod breaker;
+mod circuits;
 mod executor;
 mod harness;
 mod metrics;

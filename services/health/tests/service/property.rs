@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use phoenix_domain::health::{AgentHealth, BreakerPolicy, Outcome};
+use phoenix_domain::health::{AgentHealth, BreakerPolicy, Outcome, Report};
 use phoenix_proto::HealthSnapshot;
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -42,19 +42,20 @@ fn comparable(mut snapshot: HealthSnapshot) -> HealthSnapshot {
 async fn run(place: &Place, steps: &[(Step, u64)]) -> Result<(), TestCaseError> {
     let start = || Service::start([agent("a", LONG)], place);
     let mut service = start().await;
-    let policy = BreakerPolicy { failure_threshold: 3, cooldown: LONG };
+    let policy = BreakerPolicy { failure_threshold: 3, cooldown: LONG, ..BreakerPolicy::default() };
     let (mut model, mut at, mut lease) = (AgentHealth::default(), long_ago(), None::<Uuid>);
     for &(step, wait_ms) in steps {
         at += Duration::from_millis(wait_ms);
         match step {
             Step::Report(outcome, task) => {
                 service.report_of(TASKS[task], "a", outcome, at, "").await.unwrap();
-                model.record(outcome, TASKS[task].parse().ok(), None, at, &policy);
+                let task = TASKS[task].parse().ok();
+                model.record(&Report { task, ..Report::new(outcome, at) }, &policy);
             }
             Step::ReportProbe(outcome) => {
                 let text = lease.map(|lease| lease.to_string()).unwrap_or_default();
                 service.report("a", outcome, at, &text).await.unwrap();
-                model.record(outcome, None, lease, at, &policy);
+                model.record(&Report { lease, ..Report::new(outcome, at) }, &policy);
             }
             Step::Acquire => {
                 let answer = service.probe("a", 3_600_000).await.unwrap();

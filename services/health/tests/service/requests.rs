@@ -88,9 +88,7 @@ async fn invalid_field_is_named() {
         agent_id: "a".into(),
         outcome: health_v1::Outcome::Success.into(),
         ended_at: Some(phoenix_proto::to_timestamp(now())),
-        probe_lease: String::new(),
-        task_id: String::new(),
-        sent_at: None,
+        ..ReportOutcomeRequest::default()
     };
     let mut no_time = phoenix_proto::to_timestamp(now());
     no_time.seconds = i64::MAX;

@@ -7,7 +7,7 @@ use std::{
 
 use crate::support::{
     ALL_PEERS, FakeExecutor, FakeHealth, Peers, Script, TestPlanner, answers, error_of, eventually, failed,
-    finished, started, status_of, unhealthy,
+    finished, isolated, started, status_of, unhealthy,
 };
 use jiff::Timestamp;
 use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode as Code};
@@ -104,6 +104,27 @@ async fn unhealthy_agent_fails_fast_until_its_deadline() {
     let plan = planner.plan(&error.details["plan_id"]).await;
     assert_eq!((status_of(&plan), plan.tasks[0].status()), (PlanStatus::Failed, TaskStatus::DeadLettered));
     planner.chat("show my notes").await.expect("another agent is not affected");
+}
+
+#[tokio::test]
+async fn isolated_agent_stays_refused_without_the_health_service() {
+    let health = FakeHealth::default();
+    let open = unhealthy("notes", Timestamp::now() + Duration::from_secs(60));
+    health.agents.lock().unwrap().extend([isolated("model"), open]);
+    let planner = TestPlanner::with(FakeExecutor::default(), health.clone(), ALL_PEERS).await;
+    let refused = async || {
+        let error = planner.chat("hello").await.unwrap_err();
+        assert_eq!(error.code, Code::AgentUnavailable);
+        assert!(error.message.starts_with("agent `model` was isolated by alice at "), "{error}");
+        assert_eq!(error.details["reason"], "it deletes files");
+        assert!(error.retry_after.is_some());
+    };
+    refused().await;
+    assert_eq!(planner.chat("show my notes").await.unwrap_err().code, Code::AgentUnavailable);
+    health.gone.cancel();
+    eventually(async || planner.chat("show my notes").await.is_ok()).await;
+    refused().await;
+    assert_eq!(*health.probes_granted.lock().unwrap(), 0, "no probe ends an isolation");
 }
 
 #[tokio::test]

@@ -32,8 +32,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::Response;
 
 pub use self::peers::{
-    FakeExecutor, FakeHealth, Script, answers, failed, finished, says, serve_peer, started, succeeded,
-    unhealthy,
+    FakeExecutor, FakeHealth, Script, answers, failed, finished, isolated, says, serve_peer, started,
+    succeeded, unhealthy,
 };
 
 /// Maximum number of plans in flight.

@@ -10,6 +10,7 @@ use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row as _, postgres::PgRow};
 use super::super::{
     error::StoreError,
     row::{Row, States},
+    transition::{KEPT, TransitionRow, Transitions},
 };
 
 /// Schema of the table.
@@ -73,7 +74,8 @@ pub(super) async fn read(
     // One row without an agent, for the time, if there are no others.
     let rows = sqlx::query(
         "SELECT agent_id, coalesce(consecutive_failures, 0) AS consecutive_failures, failing_task::text, last_failure_at,
-                last_success_at, circuit_open_until, probe_lease::text, probe_expires_at, coalesce(revision, 0) AS revision,
+                last_success_at, circuit_open_until, probe_lease::text, probe_expires_at, coalesce(circuit, '{}') AS circuit,
+                coalesce(revision, 0) AS revision,
                 (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now
          FROM (SELECT 1) AS one LEFT JOIN phoenix_health.agent_health ON agent_id = ANY($1)",
     )
@@ -117,7 +119,7 @@ pub(super) async fn lock(
              SELECT * FROM phoenix_health.agent_health WHERE agent_id = ANY($1) ORDER BY agent_id FOR UPDATE
          )
          SELECT agent_id, consecutive_failures, failing_task::text, last_failure_at, last_success_at, circuit_open_until,
-                probe_lease::text, probe_expires_at, revision,
+                probe_lease::text, probe_expires_at, circuit, revision,
                 (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now, pg_current_xact_id()::text AS xid
          FROM locked",
     )
@@ -152,14 +154,15 @@ pub(super) async fn write(
                  circuit_open_until = new.circuit_open_until,
                  probe_lease = new.probe_lease::uuid,
                  probe_expires_at = new.probe_expires_at,
+                 circuit = new.circuit,
                  revision = new.revision
              FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[],
-                         $8::bigint[], $9::bigint[])
+                         $8::bigint[], $9::text[], $10::bigint[])
                  AS new(agent_id, consecutive_failures, failing_task, last_failure_at, last_success_at,
-                        circuit_open_until, probe_lease, probe_expires_at, revision)
+                        circuit_open_until, probe_lease, probe_expires_at, circuit, revision)
              WHERE stored.agent_id = new.agent_id
          )
-         SELECT pg_notify($10, $11)",
+         SELECT pg_notify($11, $12)",
     )
     .bind(agents)
     .bind(column(&rows, |row| row.consecutive_failures))
@@ -169,6 +172,7 @@ pub(super) async fn write(
     .bind(column(&rows, |row| row.circuit_open_until))
     .bind(column(&rows, |row| row.probe_lease.clone()))
     .bind(column(&rows, |row| row.probe_expires_at))
+    .bind(column(&rows, |row| row.circuit.clone()))
     .bind(column(&rows, |row| row.revision))
     .bind(CHANNEL)
     .bind(id)
@@ -176,6 +180,64 @@ pub(super) async fn write(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Appends changes of circuits, and deletes the oldest ones of their agents.
+pub(super) async fn append(
+    connection: &mut PgConnection,
+    transitions: &Transitions,
+    persistent: bool,
+) -> Result<(), sqlx::Error> {
+    for (agent, transition) in transitions {
+        let row = TransitionRow::from(transition);
+        sqlx::query(
+            "WITH kept AS (
+                 SELECT revision FROM phoenix_health.circuit_transitions
+                 WHERE agent_id = $1 ORDER BY revision DESC LIMIT 1 OFFSET $10::bigint - 1
+             ), deleted AS (
+                 DELETE FROM phoenix_health.circuit_transitions
+                 WHERE agent_id = $1 AND revision <= (SELECT revision FROM kept)
+             )
+             INSERT INTO phoenix_health.circuit_transitions
+                 (agent_id, revision, changed_at, from_state, to_state, cause, reason, actor, evidence)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        )
+        .bind(agent.as_str())
+        .bind(row.revision)
+        .bind(row.changed_at)
+        .bind(row.from_state)
+        .bind(row.to_state)
+        .bind(row.cause)
+        .bind(row.reason)
+        .bind(row.actor)
+        .bind(row.evidence)
+        .bind(KEPT)
+        .persistent(persistent)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Reads the newest changes of an agent's circuit, the newest first.
+pub(super) async fn transitions(
+    session: &mut Session,
+    agent: &AgentName,
+    limit: u32,
+    persistent: bool,
+) -> Result<Vec<TransitionRow>, sqlx::Error> {
+    let mut transaction = session.begin().await?;
+    let rows = sqlx::query_as(
+        "SELECT revision, changed_at, from_state, to_state, cause, reason, actor, evidence
+         FROM phoenix_health.circuit_transitions WHERE agent_id = $1 ORDER BY revision DESC LIMIT $2",
+    )
+    .bind(agent.as_str())
+    .bind(i64::from(limit))
+    .persistent(persistent)
+    .fetch_all(&mut *transaction)
+    .await?;
+    transaction.rollback().await?;
+    Ok(rows)
 }
 
 /// The fate of the transaction `xid`.

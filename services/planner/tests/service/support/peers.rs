@@ -13,7 +13,7 @@ use phoenix_domain::{
 };
 use phoenix_platform::{RequestContext, readiness::Readiness, server::GrpcServer};
 use phoenix_proto::{
-    common::{AgentHealth, HealthState, ModelCall, Tokens},
+    common::{AgentHealth, HealthState, Isolation, ModelCall, Tokens},
     executor::{
         AgentList, AttemptFailed, AttemptStarted, CancelTaskRequest, CancelTaskResponse, Catalog,
         ExecuteTaskRequest, ExecuteTaskResponse, TaskFinished, TaskOutput, WatchCatalogRequest,
@@ -23,8 +23,9 @@ use phoenix_proto::{
     },
     health_v1::{
         AcquireProbeRequest, AcquireProbeResponse, GetAgentHealthRequest, GetAgentHealthResponse,
-        ListAgentHealthRequest, ListAgentHealthResponse, ListAgentsRequest, ListAgentsResponse,
-        ReportOutcomeRequest, ReportOutcomeResponse, WatchAgentHealthRequest, WatchAgentHealthResponse,
+        IsolateAgentRequest, IsolateAgentResponse, ListAgentHealthRequest, ListAgentHealthResponse,
+        ListAgentsRequest, ListAgentsResponse, ReportOutcomeRequest, ReportOutcomeResponse,
+        RestoreAgentRequest, RestoreAgentResponse, WatchAgentHealthRequest, WatchAgentHealthResponse,
         agent_health_service_server::AgentHealthService,
     },
     to_timestamp,
@@ -280,6 +281,8 @@ fn event(event: Event) -> ExecuteTaskResponse {
 pub struct FakeHealth {
     pub agents: Arc<Mutex<Vec<AgentHealth>>>,
     pub probes_granted: Arc<Mutex<u32>>,
+    /// Ends the stream, and refuses others.
+    pub gone: CancellationToken,
 }
 
 pub fn unhealthy(agent: &str, circuit_open_until: Timestamp) -> AgentHealth {
@@ -288,6 +291,21 @@ pub fn unhealthy(agent: &str, circuit_open_until: Timestamp) -> AgentHealth {
         health: HealthState::Unhealthy.into(),
         consecutive_failures: 3,
         circuit_open_until: Some(to_timestamp(circuit_open_until)),
+        revision: 3,
+        ..AgentHealth::default()
+    }
+}
+
+pub fn isolated(agent: &str) -> AgentHealth {
+    let isolation = Isolation {
+        actor: "alice".into(),
+        reason: "it deletes files".into(),
+        at: Some(to_timestamp(Timestamp::now())),
+    };
+    AgentHealth {
+        agent_id: agent.into(),
+        health: HealthState::Unhealthy.into(),
+        isolation: Some(isolation),
         revision: 3,
         ..AgentHealth::default()
     }
@@ -302,8 +320,13 @@ impl AgentHealthService for FakeHealth {
         &self,
         _: Request<WatchAgentHealthRequest>,
     ) -> Result<Response<Self::WatchAgentHealthStream>, Status> {
+        if self.gone.is_cancelled() {
+            return Err(Status::unavailable("gone"));
+        }
         let snapshot = WatchAgentHealthResponse { agents: self.agents.lock().unwrap().clone() };
-        Ok(Response::new(Box::pin(tokio_stream::iter([Ok(snapshot)]).chain(tokio_stream::pending()))))
+        let messages = tokio_stream::iter([Ok(snapshot)]).chain(tokio_stream::pending());
+        let messages = futures_util::StreamExt::take_until(messages, self.gone.clone().cancelled_owned());
+        Ok(Response::new(Box::pin(messages)))
     }
 
     async fn acquire_probe(
@@ -347,6 +370,20 @@ impl AgentHealthService for FakeHealth {
         &self,
         _: Request<ReportOutcomeRequest>,
     ) -> Result<Response<ReportOutcomeResponse>, Status> {
+        Err(Status::unimplemented("not asked by the planner"))
+    }
+
+    async fn isolate_agent(
+        &self,
+        _: Request<IsolateAgentRequest>,
+    ) -> Result<Response<IsolateAgentResponse>, Status> {
+        Err(Status::unimplemented("not asked by the planner"))
+    }
+
+    async fn restore_agent(
+        &self,
+        _: Request<RestoreAgentRequest>,
+    ) -> Result<Response<RestoreAgentResponse>, Status> {
         Err(Status::unimplemented("not asked by the planner"))
     }
 }
