@@ -16,7 +16,7 @@ use phoenix_proto::{
 };
 use tonic::{Status, Streaming};
 
-use crate::planner_client::{PlannerClient, unexpected_response};
+use crate::planner_client::{PlannerClient, WatchedOutput, unexpected_response};
 
 /// Kind of the event that ends a plan.
 pub(crate) const PLAN_ENDED: &str = "plan_ended";
@@ -61,7 +61,7 @@ pub(crate) enum PlanItem {
 /// How the stream is opened again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Method {
-    Watch,
+    Watch(WatchedOutput),
     Execute { continue_on_disconnect: bool },
 }
 
@@ -83,12 +83,13 @@ impl PlanStream {
         planner: PlannerClient,
         plan_id: PlanId,
         after: u64,
+        output: WatchedOutput,
     ) -> Result<Self, OrchestratorError> {
         let had_ended = has_ended(&planner.get(plan_id).await?);
         // A plan that has ended is read from its beginning: its end, which may lie before `after`, is then sure to come.
         let position = if had_ended { 0 } else { after };
-        let open = OpenStream::Watch(planner.watch(plan_id, position).await?);
-        Ok(Self { after, position, had_ended, ..Self::new(planner, plan_id, Method::Watch, open) })
+        let open = OpenStream::Watch(planner.watch(plan_id, position, output).await?);
+        Ok(Self { after, position, had_ended, ..Self::new(planner, plan_id, Method::Watch(output), open) })
     }
 
     /// Makes a plan and follows it to its result. Dropping the stream before that cancels the plan, unless the request says
@@ -192,10 +193,14 @@ impl PlanStream {
                 }
                 Ok(None) | Err(_) => {
                     self.open = None;
-                    self.is_over = self.method == Method::Watch && self.has_ended;
+                    self.is_over = self.is_watched() && self.has_ended;
                 }
             }
         }
+    }
+
+    const fn is_watched(&self) -> bool {
+        matches!(self.method, Method::Watch(_))
     }
 
     fn reached(&mut self, event: &WatchPlanResponse) {
@@ -203,14 +208,14 @@ impl PlanStream {
         self.backoff = Backoff::default();
         if event.kind == PLAN_ENDED {
             self.has_ended = true;
-            self.is_over = self.method == Method::Watch && !self.had_ended;
+            self.is_over = self.is_watched() && !self.had_ended;
         }
     }
 
     async fn reopen(&self) -> Result<OpenStream, OrchestratorError> {
         let Self { planner, plan_id, position, .. } = self;
         match self.method {
-            Method::Watch => planner.watch(*plan_id, *position).await.map(OpenStream::Watch),
+            Method::Watch(output) => planner.watch(*plan_id, *position, output).await.map(OpenStream::Watch),
             Method::Execute { continue_on_disconnect } => {
                 planner.resume(*plan_id, *position, continue_on_disconnect).await.map(OpenStream::Execute)
             }
@@ -220,7 +225,7 @@ impl PlanStream {
     /// What to return when the stream could not be opened again; `None` when it is tried once more.
     fn failed(&mut self, error: OrchestratorError) -> Option<Option<PlanItem>> {
         let is_final = match self.method {
-            Method::Watch => error.code == OrchestratorErrorCode::NotFound,
+            Method::Watch(_) => error.code == OrchestratorErrorCode::NotFound,
             Method::Execute { .. } => !error.code.is_retryable(),
         };
         if !is_final {
@@ -228,7 +233,7 @@ impl PlanStream {
             return None;
         }
         self.is_over = true;
-        Some((self.method != Method::Watch).then_some(PlanItem::Result(Err(error))))
+        Some((!self.is_watched()).then_some(PlanItem::Result(Err(error))))
     }
 }
 

@@ -37,6 +37,15 @@ pub(crate) struct PlannerClient {
     scope: RequestScope,
 }
 
+/// Output in the stream of a plan that is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WatchedOutput {
+    /// As it is said, not journaled.
+    Live,
+    /// As it is journaled, for plans that record it.
+    Recorded,
+}
+
 impl PlannerClient {
     pub(crate) fn new(gateway: &Gateway, scope: &RequestScope) -> Self {
         Self { gateway: gateway.clone(), scope: scope.clone() }
@@ -177,11 +186,17 @@ impl PlannerClient {
         &self,
         plan_id: PlanId,
         after_position: u64,
+        output: WatchedOutput,
     ) -> Result<Streaming<WatchPlanResponse>, OrchestratorError> {
         // The limit applies to the start of the stream; the stream itself lasts as long as the plan.
         let context = self.scope.context_without_deadline();
         let mut planner = self.gateway.planner();
-        let request = WatchPlanRequest { plan_id: plan_id.to_string(), after_position, with_output: true };
+        let request = WatchPlanRequest {
+            plan_id: plan_id.to_string(),
+            after_position,
+            with_output: output == WatchedOutput::Live,
+            with_recorded_output: output == WatchedOutput::Recorded,
+        };
         let call = planner.watch_plan(context.request(request));
         self.response(Instant::now() + READ_TIMEOUT, call).await
     }

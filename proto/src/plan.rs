@@ -59,7 +59,7 @@ impl From<Plan> for planner::Plan {
         let Plan {
             plan_id,
             correlation_id,
-            kind: _,
+            kind,
             status,
             created_at,
             deadline_at,
@@ -91,6 +91,7 @@ impl From<Plan> for planner::Plan {
             output_size: output_size.unwrap_or_default(),
             usage,
             budget: wire_limits(limits),
+            records_output: kind.records_output(),
         }
     }
 }

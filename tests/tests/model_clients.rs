@@ -6,8 +6,9 @@ use std::{
     process::Output,
 };
 
+use nix::sys::signal::Signal;
 use phoenix_platform::config::Role;
-use phoenix_testkit::sandbox::Sandbox;
+use phoenix_testkit::{sandbox::Sandbox, stack::Stack};
 use serde_json::json;
 use tokio::process::Command;
 
@@ -47,10 +48,15 @@ fn assert_succeeded(output: &Output) -> String {
     out
 }
 
-/// Runs `script` with a client in Python against the address of `sandbox` and `path`.
+/// Runs `script` with a client in Python against `url`.
 async fn run_python(llm: &Path, script: &str, url: String) {
+    run_python_with(llm, script, &[&url]).await;
+}
+
+/// Runs `script` with a client in Python, and returns what it prints.
+async fn run_python_with(llm: &Path, script: &str, arguments: &[&str]) -> String {
     let mut python = Command::new(llm.with_file_name("python3"));
-    python.arg(own(script)).arg(url).env("PYTHONDONTWRITEBYTECODE", "1").kill_on_drop(true);
+    python.arg(own(script)).args(arguments).env("PYTHONDONTWRITEBYTECODE", "1").kill_on_drop(true);
     for variable in [
         "OPENAI_API_KEY",
         "OPENAI_BASE_URL",
@@ -60,7 +66,7 @@ async fn run_python(llm: &Path, script: &str, url: String) {
     ] {
         python.env_remove(variable);
     }
-    assert_succeeded(&python.output().await.unwrap());
+    assert_succeeded(&python.output().await.unwrap())
 }
 
 /// Runs `script` against a sandbox. It fails twice, and sends each failed request once.
@@ -77,6 +83,23 @@ async fn official_client_does_not_repeat_final_errors(script: &str, path: &str) 
 #[tokio::test]
 async fn client_of_openai_completes_streams_and_does_not_repeat_final_errors() {
     official_client_does_not_repeat_final_errors("openai_client.py", "/v1").await;
+}
+
+#[tokio::test]
+async fn client_of_openai_resumes_a_stream_after_a_killed_planner() {
+    let Some(llm) = llm() else { return };
+    let builder = Stack::builder();
+    let held = builder.dir().join("held");
+    std::fs::write(&held, "").unwrap();
+    let command = json!([SCRIPTED, "talk", "", held]);
+    let config = format!("[agents.agent]\ncommand = {command}\ntimeout_secs = 600\n");
+    let stack = builder.config(&config).start().await;
+    let url = format!("{}/v1", stack.url(Role::Gateway));
+    let printed = run_python_with(&llm, "resume_client.py", &[&url, "start"]).await;
+    let (response, last): (String, u64) = serde_json::from_str(&printed).unwrap();
+    stack.signal_role(Role::Planner, Signal::SIGKILL);
+    let held = held.to_str().unwrap();
+    run_python_with(&llm, "resume_client.py", &[&url, "resume", &response, &last.to_string(), held]).await;
 }
 
 #[tokio::test]

@@ -105,6 +105,22 @@ states! {
         Chat = "chat",
         /// Tasks, whose inputs may refer to outputs of other tasks.
         Graph = "graph",
+        /// A chat whose output is journaled while it runs, so that a reader can continue where another one ended.
+        RecordedChat = "recorded_chat",
+    }
+}
+
+impl PlanKind {
+    /// Whether the plan is a chat: one task, whose input is not a template.
+    #[must_use]
+    pub const fn is_chat(self) -> bool {
+        matches!(self, Self::Chat | Self::RecordedChat)
+    }
+
+    /// Whether the output of running tasks is journaled.
+    #[must_use]
+    pub const fn records_output(self) -> bool {
+        matches!(self, Self::RecordedChat)
     }
 }
 

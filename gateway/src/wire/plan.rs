@@ -130,6 +130,7 @@ impl TryFrom<planner::Plan> for PlanSummaryV1 {
             output_size,
             usage: _,
             budget: _,
+            records_output: _,
         } = wire;
         let last_key = tasks.last().map(|task| task.key.as_str()).unwrap_or_default();
         Ok(Self {

@@ -22,4 +22,5 @@ mod openai;
 mod openapi;
 mod plans;
 mod probes;
+mod recorded_responses;
 mod responses;

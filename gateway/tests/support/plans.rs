@@ -39,6 +39,7 @@ pub fn running() -> Plan {
         output_size: 0,
         usage: used(),
         budget: Some(budget()),
+        records_output: false,
     }
 }
 

@@ -172,9 +172,11 @@ impl PlannerService for PlannerGrpc {
         request: Request<WatchPlanRequest>,
     ) -> Result<Response<Self::WatchPlanStream>, Status> {
         let (context, forwarded) = (RequestContext::of(&request), ForwardedTo::of(&request));
-        let WatchPlanRequest { plan_id, after_position, with_output } = request.into_inner();
+        let WatchPlanRequest { plan_id, after_position, with_output, with_recorded_output } =
+            request.into_inner();
         let plan_id: PlanId = id("plan_id", &plan_id)?;
-        let selection = Selection { plan_id, after: after_position, with_output, end: self.shutdown.clone() };
+        let (after, end) = (after_position, self.shutdown.clone());
+        let selection = Selection { plan_id, after, with_output, with_recorded_output, end };
         let feed = match forwarded {
             Some(ForwardedTo(instance)) => self.planner.feeds().open_forwarded(&instance, selection),
             None => Ok(self.feed(&context, selection).await?),

@@ -145,8 +145,12 @@ impl PeerPlanner {
         plan_id: PlanId,
         after: u64,
     ) -> Result<Streaming<WatchPlanResponse>, Status> {
-        let request =
-            WatchPlanRequest { plan_id: plan_id.to_string(), after_position: after, with_output: true };
+        let request = WatchPlanRequest {
+            plan_id: plan_id.to_string(),
+            after_position: after,
+            with_output: true,
+            with_recorded_output: false,
+        };
         let mark = ForwardedTo(self.owner.planner.clone());
         let answer = self.client.watch_plan(mark.mark(context.request(request)));
         let late = |_| Status::deadline_exceeded(format!("no answer within {} s", WATCH_TIMEOUT.as_secs()));

@@ -6,6 +6,7 @@
 //!                   └──no permit left────┘
 //! scheduler.rs   which tasks are ready, which run, how the plan ends
 //! task.rs        one task: budgeted.rs, dispatch.rs, and again when the executor disconnects (redispatch.rs)
+//! recording.rs   the output of a task that is journaled
 //! ```
 
 pub(crate) mod active;
@@ -14,6 +15,7 @@ pub(crate) mod dispatch;
 pub(crate) mod ending;
 pub(crate) mod lifecycle;
 pub(crate) mod progress;
+mod recording;
 mod redispatch;
 pub(crate) mod registry;
 mod scheduler;

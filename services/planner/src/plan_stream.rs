@@ -157,7 +157,7 @@ impl Executions {
         let Submitted { plan_id, replay_of } = accepted.submitted();
         let select = |guard: Option<&CancelGuard>| {
             let end = end_of_feed(guard, shutdown);
-            Selection { plan_id, after: 0, with_output, end }
+            Selection { plan_id, after: 0, with_output, with_recorded_output: false, end }
         };
         let feed = if matches!(accepted, Accepted::Replay(..)) {
             // The plan of an earlier request is not this caller's to cancel, and may run in another planner.
@@ -195,7 +195,13 @@ impl Executions {
         // The event that ends the plan may lie before `after_position`, and has to be read all the same.
         let from = if has_ended { 0 } else { after_position };
         let end = end_of_feed(guard.as_ref(), shutdown);
-        let selection = Selection { plan_id, after: from, with_output: with_output && !has_ended, end };
+        let selection = Selection {
+            plan_id,
+            after: from,
+            with_output: with_output && !has_ended,
+            with_recorded_output: false,
+            end,
+        };
         let feed = self.feeds.open(&context, selection).await;
         Ok(PlanStream { after: after_position, ..self.stream(plan_id, guard, feed) })
     }

@@ -47,7 +47,7 @@ pub use dead_letter::{
     BulkAction, BulkOperation, DeadLetterCursor, DeadLetterFilter, DeadLetterQuery, InvalidCursor,
     OpenDeadLetters,
 };
-pub use entry::{BatchId, Entries, Entry, IdempotencyKey, UsedKey};
+pub use entry::{BatchId, Entries, Entry, IdempotencyKey, OutputPart, UsedKey};
 pub use error::JournalError;
 pub use postgres::PostgresStore;
 pub use query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats, Unreadable};

@@ -177,7 +177,7 @@ impl Submissions {
             wait_mode,
             priority: admission.priority(),
             takeovers: 0,
-            output: self.deps.live.recorder(plan.plan_id, with_output),
+            output: self.deps.live.recorder(plan.plan_id, with_output || plan.kind.records_output()),
             metrics,
             _capacity: capacity,
         };

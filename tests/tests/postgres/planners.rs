@@ -149,6 +149,52 @@ async fn pooler_in_transaction_mode_serves_chats_cancels_and_takeovers() {
 }
 
 #[tokio::test]
+async fn stream_of_a_response_continues_with_the_next_planner() {
+    let Some(server) = Server::start().await else { return };
+    let url = server.database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let held = folder.path().join("held");
+    std::fs::write(&held, "").unwrap();
+    let command = json!([SCRIPTED, "talk", "", held]);
+    let config = format!("[agents.talk]\ncommand = {command}\ntimeout_secs = 600\n");
+    let environment = [("DATABASE_URL", &*url)];
+    let mut services = Services::start_in(&environment, &config, "MARK", &log_of("response")).await;
+    let second: SecondPlanner = services.start_second_planner().await;
+    let body = json!({"model": "talk", "input": "one two three", "background": true, "stream": true});
+    let mut stream =
+        second.rest().try_events("POST".parse().unwrap(), "/v1/responses", Some(body)).await.unwrap();
+    let (mut id, mut last) = (String::new(), 0);
+    while id.is_empty() || last < 4 {
+        let event = stream.next().await.unwrap();
+        last = event.data["sequence_number"].as_u64().unwrap();
+        if event.event == "response.created" {
+            id = event.data["response"]["id"].as_str().unwrap().to_owned();
+        }
+    }
+    second.signal(Signal::SIGKILL);
+    let path = format!("/v1/responses/{id}?stream=true&starting_after={last}");
+    let mut stream = services.rest().try_events("GET".parse().unwrap(), &path, None).await.unwrap();
+    let mut ended = Vec::new();
+    while let Some(event) = stream.next().await {
+        last += 1;
+        assert_eq!(event.data["sequence_number"], last, "{event:?}");
+        match event.event.as_str() {
+            "response.output_text.delta" if held.exists() => std::fs::remove_file(&held).unwrap(),
+            "response.output_item.done" => {
+                let item = &event.data["item"];
+                ended.push((item["status"].clone(), item["content"][0]["text"].clone()));
+            }
+            _ => {}
+        }
+    }
+    let expected = [("incomplete", "one"), ("completed", "one two three")];
+    assert_eq!(ended, expected.map(|(status, text)| (json!(status), json!(text))));
+    for (role, status) in services.stop().await {
+        assert!(status.success(), "the {role} ended with {status}");
+    }
+}
+
+#[tokio::test]
 async fn newer_schema_refuses_a_start_and_ends_no_running_planner() {
     let Some(fixture) = Fixture::start("newer", &[]).await else { return };
     let migrated = "INSERT INTO phoenix_planner._sqlx_migrations

@@ -12,6 +12,7 @@ mod hostile;
 mod journal;
 mod ledger;
 mod random;
+mod responses;
 mod system;
 
 use std::{
@@ -140,6 +141,7 @@ fn spawn_callers(rest: &Rest, random: &mut Random, callers: &mut JoinSet<Observa
     callers.spawn_local(callers::chat(rest.clone(), random.fork()));
     callers.spawn_local(callers::hang_up(rest.clone(), random.fork()));
     callers.spawn_local(callers::stream(rest.clone(), random.fork()));
+    callers.spawn_local(responses::response(rest.clone(), random.fork()));
     callers.spawn_local(hostile::plan(rest.clone(), random.fork()));
 }
 

@@ -103,7 +103,8 @@ impl System {
 
 fn config() -> String {
     let agent = |name: &str, mode: &str, how: &str| {
-        let command = json!([SCRIPTED, mode]);
+        // `talk` says its words at once, because there is no file that holds it.
+        let command = json!([SCRIPTED, mode, "", "/nowhere/held"]);
         format!(
             "[agents.{name}]\ncommand = {command}\nmode = \"{how}\"\nenv = [\"PATH\", \"MARK\", \"LEDGER\"]\n\
              [agents.{name}.retry]\nmax_attempts = 2\ninitial_backoff_ms = 10\n\
@@ -114,6 +115,7 @@ fn config() -> String {
         + &agent("once", "echo", "oneshot")
         + &agent("bad", "fail", "workers")
         + &agent("slow", "slow", "workers")
+        + &agent("talk", "talk", "workers")
         + &agent("large", "large", "oneshot")
         + &agent("deep", "deep", "oneshot")
 }

@@ -18,6 +18,8 @@ pub(crate) struct AnswerCall {
     pub(crate) key: IdempotencyKey,
     /// Whether the plan continues when the caller disconnects.
     pub(crate) continues: bool,
+    /// Whether what the agent says before it ends is journaled.
+    pub(crate) records_output: bool,
 }
 
 /// Runs the first plan of `call` by `run`, and the other one when no agent has the name of the first one's.
@@ -29,11 +31,12 @@ pub(super) async fn run<T>(
     call: AnswerCall,
     run: impl AsyncFn(&Gateway, &RequestScope, PlanAndExecuteRequest) -> Result<T, OrchestratorError>,
 ) -> Result<T, OrchestratorError> {
-    let AnswerCall { request, key, continues } = call;
+    let AnswerCall { request, key, continues, records_output } = call;
     let base = PlanAndExecuteRequest {
         idempotency_key: key.key,
         idempotency_digest: key.digest,
         continue_on_disconnect: continues,
+        record_output: records_output,
         ..Default::default()
     };
     let name = request.name().to_owned();

@@ -49,7 +49,7 @@ pub(crate) async fn create_message(
     let key = key?.key_of(&Operation::new("POST /v1/messages"), &body);
     let MessageRequest { request, stream } = body.into_request(&gateway.models)?;
     let model = request.name().to_owned();
-    let call = AnswerCall { request, key, continues: false };
+    let call = AnswerCall { request, key, continues: false, records_output: false };
     if stream {
         return Ok(streamed(&gateway, &scope, call, |plan| MessageWriter::new(plan, model)).await?);
     }

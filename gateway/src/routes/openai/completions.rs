@@ -48,7 +48,7 @@ pub(crate) async fn create_completion(
     let key = key?.key_of(&Operation::new("POST /v1/chat/completions"), &body);
     let CompletionRequest { request, stream } = body.into_request(&gateway.models)?;
     let model = request.name().to_owned();
-    let call = AnswerCall { request, key, continues: false };
+    let call = AnswerCall { request, key, continues: false, records_output: false };
     if let Some(options) = stream {
         let writer = |plan_id| ChunkWriter::new(plan_id, model, options.include_usage);
         return Ok(streamed(&gateway, &scope, call, writer).await?);

@@ -21,7 +21,7 @@ use crate::{
     routes::{
         anthropic::{count_tokens::PATH as TOKENS, messages::PATH as MESSAGES},
         openai::completions::PATH as COMPLETIONS,
-        responses::{create::PATH as RESPONSES, stored::no_such_response},
+        responses::{create::PATH as RESPONSES, ending::no_such_response},
     },
     wire::model_request::unknown_model,
 };
@@ -51,6 +51,7 @@ pub(super) fn add(path: &str, operation: &mut Operation, traits: Traits) {
         && !path.starts_with("/api/v1/dead-letters")
         && !path.starts_with("/api/v1/agents");
     let names_model = matches!(path, COMPLETIONS | MESSAGES | RESPONSES | TOKENS | "/v1/models/{model}");
+    let has_conversation = names_model || path == "/api/v1/chat";
     let calls_services = takes_body && path != TOKENS
         || path.starts_with("/api/v1/plans")
         || path.starts_with("/api/v1/dead-letters")
@@ -60,7 +61,7 @@ pub(super) fn add(path: &str, operation: &mut Operation, traits: Traits) {
         || path.starts_with("/v1/responses/");
     for (applies, failures) in [
         (!is_open, authentication()),
-        (takes_body, body(if names_model { MAX_CONVERSATION_REQUEST_BYTES } else { MAX_BODY_BYTES })),
+        (takes_body, body(if has_conversation { MAX_CONVERSATION_REQUEST_BYTES } else { MAX_BODY_BYTES })),
         (plans && !names_model, vec![unknown_agent()]),
         (names_model, vec![unknown_model("gpt-0").into()]),
         (runs, admission()),

@@ -16,7 +16,7 @@ use crate::{
     clients::Gateway,
     header_names::LAST_EVENT_ID,
     plan_stream::{PlanItem, PlanStream},
-    planner_client::PlannerClient,
+    planner_client::{PlannerClient, WatchedOutput},
     problem::Failure,
     query::Query,
     request_scope::RequestScope,
@@ -52,7 +52,7 @@ pub(crate) async fn plan_events(
 ) -> Result<Response, Failure> {
     let after = last_event_id(&headers, &uri)?;
     let planner = PlannerClient::new(&gateway, &scope);
-    let mut plan = PlanStream::watch(planner, segment.plan_id()?, after).await?;
+    let mut plan = PlanStream::watch(planner, segment.plan_id()?, after, WatchedOutput::Live).await?;
     let mut first = None;
     if plan.had_ended() {
         let next = tokio::time::timeout_at(scope.deadline().into(), next_event(&mut plan)).await;

@@ -12,7 +12,10 @@ use crate::{
     extract::{ConversationBody, JsonObject},
     problem::Failure,
     request_scope::RequestScope,
-    routes::answer::{AnswerCall, plan_header, streamed, submitted, whole},
+    routes::{
+        answer::{AnswerCall, plan_header, streamed, submitted, whole},
+        responses::recorded::recorded,
+    },
     wire::responses::{
         request::{ResponseBody, ResponseRequest},
         response::{Head, Response as Body},
@@ -30,7 +33,7 @@ pub(crate) const PATH: &str = "/v1/responses";
 ///
 /// Every response is a plan, whose id is in the header `X-Phoenix-Plan-Id`. With `stream` the response is a stream of events that ends
 /// with `response.completed`, `response.incomplete` or `response.failed`. When the caller disconnects, the plan is cancelled, unless
-/// `background` is set: then the plan continues, and the response is read by its id.
+/// `background` is set: then the plan continues, and the response is read by its id, its stream included.
 #[utoipa::path(
     post, path = "/v1/responses", tag = "openai", request_body = ResponseBody,
     responses(
@@ -50,7 +53,11 @@ pub(crate) async fn create_response(
     let ResponseRequest { request, stream, background, echo } = body.into_request(&gateway.models)?;
     let model = request.name().to_owned();
     let head = |plan_id| Head { plan_id, model, background: Some(background), echo };
-    let call = AnswerCall { request, key, continues: background };
+    let call = AnswerCall { request, key, continues: background, records_output: background && stream };
+    if stream && background {
+        let plan_id = submitted(&gateway, &scope, call).await?;
+        return Ok(recorded(&gateway, &scope, head(plan_id), None).await?);
+    }
     if stream {
         let writer = |plan_id| ResponseWriter::new(head(plan_id));
         return Ok(streamed(&gateway, &scope, call, writer).await?);

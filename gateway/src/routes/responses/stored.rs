@@ -4,33 +4,38 @@ use axum::{
     Json,
     extract::{Extension, Path, State, rejection::PathRejection},
     http::Uri,
+    response::{IntoResponse, Response as HttpResponse},
 };
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
-use phoenix_proto::planner::{CancelPlanRequest, GetTaskOutputRequest, Plan, PlanStatus};
+use phoenix_proto::planner::{CancelPlanRequest, Plan, PlanStatus};
 
+use super::{
+    ending::{Ending, ending, no_such_response},
+    recorded::recorded,
+};
 use crate::{
     clients::Gateway,
-    decode_error::shorten,
-    planner_client::{PlannerClient, unexpected_response},
+    planner_client::PlannerClient,
     problem::Failure,
     query::Query,
     request_scope::RequestScope,
-    wire::{
-        answer::Answer,
-        responses::{
-            echo::Echo,
-            response::{Head, Response},
-        },
+    wire::responses::{
+        echo::Echo,
+        response::{Head, Response},
     },
 };
+
+/// Parameter with the number after which a stream continues.
+const STARTING_AFTER: &str = "starting_after";
 
 /// Action of the plan of a response.
 const CHAT: &str = "chat";
 
 /// Get a response
 ///
-/// The state of a response, and its output when it has ended. The members that repeat the request have their defaults. A stream of an
-/// earlier response is not available; `stream` is refused.
+/// The state of a response, and its output when it has ended. The members that repeat the request have their defaults. With `stream`, the
+/// events of a response that was created with `background` and `stream`, from the first one or after the number `starting_after`:
+/// the same ones, with the same numbers, for every reader.
 #[utoipa::path(
     get, path = "/v1/responses/{response_id}", tag = "openai",
     params(("response_id" = String, Path, description = "Id of the response")),
@@ -41,15 +46,41 @@ pub(crate) async fn get_response(
     Extension(scope): Extension<RequestScope>,
     id: Result<Path<String>, PathRejection>,
     uri: Uri,
-) -> Result<Json<Response>, Failure> {
-    let plan_id = plan_of(id)?;
-    let query = Query::of(&uri, &["stream", "starting_after", "include", "include_obfuscation"])?;
-    if !matches!(query.get("stream"), None | Some("false")) || query.get("starting_after").is_some() {
-        let problem =
-            "is not supported: a response is streamed by its first request only; poll it without `stream`";
+) -> Result<HttpResponse, Failure> {
+    let (plan_id, stream) = (plan_of(id)?, streamed_part(&uri)?);
+    let planner = PlannerClient::new(&gateway, &scope);
+    let plan = plan(&planner, plan_id).await?;
+    let head = head(plan_id, &plan)?;
+    let Some(after) = stream else {
+        return Ok(Json(state(&planner, &head, &plan).await?).into_response());
+    };
+    if !plan.records_output {
+        let problem = "is not available: the response was not created with `background` and `stream`; read it without `stream`";
         return Err(OrchestratorError::invalid("stream", problem).into());
     }
-    Ok(Json(stored(&PlannerClient::new(&gateway, &scope), plan_id).await?))
+    Ok(recorded(&gateway, &scope, head, after).await?)
+}
+
+/// Whether events are read, and the number after which.
+fn streamed_part(uri: &Uri) -> Result<Option<Option<u64>>, OrchestratorError> {
+    let query = Query::of(uri, &["stream", STARTING_AFTER, "include", "include_obfuscation"])?;
+    let is_streamed = match query.get("stream") {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(OrchestratorError::invalid("stream", "must be `true` or `false`")),
+    };
+    let after = query.get(STARTING_AFTER).map(|text| {
+        let number = Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let problem = "must be the `sequence_number` of an event: a whole number";
+        number
+            .and_then(|number| number.parse().ok())
+            .ok_or_else(|| OrchestratorError::invalid(STARTING_AFTER, problem))
+    });
+    match (is_streamed, after.transpose()?) {
+        (false, Some(_)) => Err(OrchestratorError::invalid(STARTING_AFTER, "needs `stream=true`")),
+        (false, None) => Ok(None),
+        (true, after) => Ok(Some(after)),
+    }
 }
 
 /// Cancel a response
@@ -86,33 +117,38 @@ fn plan_of(id: Result<Path<String>, PathRejection>) -> Result<PlanId, Orchestrat
     Head::plan_of(&id).ok_or_else(|| no_such_response(&id))
 }
 
-/// The error of a response that does not exist.
-pub(crate) fn no_such_response(id: &str) -> OrchestratorError {
-    let message = format!("there is no response `{}`", shorten(id));
-    OrchestratorError::new(OrchestratorErrorCode::NotFound, message).with_detail("field", "response_id")
+/// The plan of a response.
+async fn plan(planner: &PlannerClient, plan_id: PlanId) -> Result<Plan, OrchestratorError> {
+    planner.get(plan_id).await.map_err(|error| match error.code {
+        OrchestratorErrorCode::NotFound => no_such_response(&Head::id(plan_id)),
+        _ => error,
+    })
+}
+
+/// What the states of a response have in common, if the plan is one of a chat.
+fn head(plan_id: PlanId, plan: &Plan) -> Result<Head, OrchestratorError> {
+    match plan.tasks.as_slice() {
+        [task] if task.action == CHAT => {
+            let background = plan.records_output.then_some(true);
+            Ok(Head { plan_id, model: task.agent.clone(), background, echo: Echo::default() })
+        }
+        _ => Err(no_such_response(&Head::id(plan_id))),
+    }
+}
+
+/// The response in its present state.
+async fn state(planner: &PlannerClient, head: &Head, plan: &Plan) -> Result<Response, OrchestratorError> {
+    Ok(match ending(planner, head.plan_id, plan).await? {
+        Some(Ending::Answer(answer)) => head.answered(&answer),
+        Some(Ending::Failure(_)) if plan.status() == PlanStatus::Cancelled => head.pending("cancelled"),
+        Some(Ending::Failure(error)) => head.failed("failed", &error, Vec::new()),
+        None if plan.tasks.iter().all(|task| task.dispatched_at.is_none()) => head.pending("queued"),
+        None => head.pending("in_progress"),
+    })
 }
 
 /// The response of a plan.
 async fn stored(planner: &PlannerClient, plan_id: PlanId) -> Result<Response, OrchestratorError> {
-    let plan = planner.get(plan_id).await.map_err(|error| match error.code {
-        OrchestratorErrorCode::NotFound => no_such_response(&Head::id(plan_id)),
-        _ => error,
-    })?;
-    let [task] = plan.tasks.as_slice() else { return Err(no_such_response(&Head::id(plan_id))) };
-    if task.action != CHAT {
-        return Err(no_such_response(&Head::id(plan_id)));
-    }
-    let head = Head { plan_id, model: task.agent.clone(), background: None, echo: Echo::default() };
-    let error = |plan: &Plan| plan.error.clone().map_or_else(unexpected_response, OrchestratorError::from);
-    Ok(match plan.status() {
-        PlanStatus::Succeeded => {
-            let (plan_id, task_key) = (plan.plan_id.clone(), task.key.clone());
-            let output = planner.task_output(GetTaskOutputRequest { plan_id, task_key }).await?;
-            head.answered(&Answer::of_output(head.plan_id, task.agent.clone(), output))
-        }
-        PlanStatus::Failed => head.failed("failed", &error(&plan), Vec::new()),
-        PlanStatus::Cancelled => head.pending("cancelled"),
-        _ if task.dispatched_at.is_none() => head.pending("queued"),
-        _ => head.pending("in_progress"),
-    })
+    let plan = plan(planner, plan_id).await?;
+    state(planner, &head(plan_id, &plan)?, &plan).await
 }

@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 use phoenix_domain::{
-    CorrelationId, OrchestratorError,
+    CorrelationId, OrchestratorError, OrchestratorErrorCode,
     json::{Json, Object},
 };
 
@@ -60,8 +60,11 @@ pub(crate) struct ResponseWriter {
     pieces: Pieces,
     /// Number of the next event.
     number: u64,
+    is_started: bool,
     /// Items that have ended.
     output: Vec<Json>,
+    /// Number of the first items that are void.
+    discarded: usize,
     open: Option<Item>,
     /// Events that are written and not returned.
     frames: Vec<Frame>,
@@ -74,7 +77,9 @@ impl ResponseWriter {
             head,
             pieces: Pieces::default(),
             number: 0,
+            is_started: false,
             output: Vec::new(),
+            discarded: 0,
             open: None,
             frames: Vec::new(),
         }
@@ -93,12 +98,87 @@ impl ResponseWriter {
         self.write(kind, [("response", response.into_members().into())]);
     }
 
-    fn start(&mut self) {
+    /// The first event of a response that waits.
+    pub(crate) fn created(&mut self) -> Vec<Frame> {
         if self.number == 0 {
-            let response = self.head.pending("in_progress");
-            self.write_response("response.created", response.clone());
-            self.write_response("response.in_progress", response);
+            self.write_response("response.created", self.head.pending("queued"));
         }
+        self.take_frames()
+    }
+
+    /// The events of a response that starts.
+    pub(crate) fn started(&mut self) -> Vec<Frame> {
+        self.start();
+        self.take_frames()
+    }
+
+    /// The events of a part of the answer, as [`AnswerWriter::part`].
+    ///
+    /// # Errors
+    /// As [`AnswerWriter::part`].
+    pub(crate) fn said(&mut self, text: &str, delta: Option<&str>) -> Result<Vec<Frame>, OrchestratorError> {
+        for piece in self.pieces.of_part(text, delta)? {
+            self.piece(piece);
+        }
+        Ok(self.take_frames())
+    }
+
+    /// The events of an answer that breaks off: the open item ends as incomplete, and no item so far is part of the response.
+    pub(crate) fn discard(&mut self) -> Vec<Frame> {
+        self.close("incomplete");
+        (self.discarded, self.pieces) = (self.output.len(), Pieces::default());
+        self.take_frames()
+    }
+
+    /// The events of what was not said of the answer, and of its end.
+    pub(crate) fn completed(&mut self, answer: &Answer) -> Vec<Frame> {
+        self.start();
+        for piece in self.pieces.of_rest(answer) {
+            self.piece(piece);
+        }
+        let (status, _) = ending(&answer.finish);
+        self.close(status);
+        let response = self.head.ended(answer, self.kept());
+        let kind = if status == "completed" { "response.completed" } else { "response.incomplete" };
+        self.write_response(kind, response);
+        self.take_frames()
+    }
+
+    /// The events of a response that fails or is cancelled.
+    pub(crate) fn failed(&mut self, error: &OrchestratorError) -> Vec<Frame> {
+        self.start();
+        self.close("incomplete");
+        self.write("error", members_of(error));
+        let is_cancelled = error.code == OrchestratorErrorCode::Cancelled;
+        let status = if is_cancelled { "cancelled" } else { "failed" };
+        let response = self.head.failed(status, error, self.kept());
+        self.write_response("response.failed", response);
+        self.take_frames()
+    }
+
+    /// An event that is not the response's: its stream ends, and can be continued after the number `last`.
+    pub(crate) fn interrupted(&self, error: &OrchestratorError, last: u64) -> Frame {
+        let common = [("type", "error".into()), ("sequence_number", last.into())];
+        let members = common.into_iter().chain(members_of(error));
+        let event = ResponseEvent(members.map(|(name, value)| (name.to_owned(), value)).collect());
+        Frame { name: Some("error"), data: serde_json::to_string(&event).unwrap_or_default() }
+    }
+
+    /// The items of the response.
+    fn kept(&self) -> Vec<Json> {
+        self.output.get(self.discarded..).unwrap_or_default().to_vec()
+    }
+
+    fn start(&mut self) {
+        if self.is_started {
+            return;
+        }
+        self.is_started = true;
+        let response = self.head.pending("in_progress");
+        if self.number == 0 {
+            self.write_response("response.created", response.clone());
+        }
+        self.write_response("response.in_progress", response);
     }
 
     fn piece(&mut self, piece: Piece) {
@@ -195,39 +275,26 @@ const fn kinds(item: &Item) -> (&'static str, &'static str, &'static str) {
     }
 }
 
+/// Members of an event about an error.
+fn members_of(error: &OrchestratorError) -> [(&'static str, Json); 3] {
+    let param = error.details.get("field").map_or(Json::Null, |field| field.as_str().into());
+    [("code", error.code.as_str().into()), ("message", error.message.as_str().into()), ("param", param)]
+}
+
 impl AnswerWriter for ResponseWriter {
     fn has_started(&self) -> bool {
         self.number > 0
     }
 
     fn part(&mut self, text: &str, delta: Option<&str>) -> Result<Vec<Frame>, OrchestratorError> {
-        for piece in self.pieces.of_part(text, delta)? {
-            self.piece(piece);
-        }
-        Ok(self.take_frames())
+        self.said(text, delta)
     }
 
     fn finish(&mut self, answer: &Answer) -> Vec<Frame> {
-        self.start();
-        for piece in self.pieces.of_rest(answer) {
-            self.piece(piece);
-        }
-        let (status, _) = ending(&answer.finish);
-        self.close(status);
-        let response = self.head.ended(answer, self.output.clone());
-        let kind = if status == "completed" { "response.completed" } else { "response.incomplete" };
-        self.write_response(kind, response);
-        self.take_frames()
+        self.completed(answer)
     }
 
     fn fail(&mut self, _status: StatusCode, error: OrchestratorError, _id: CorrelationId) -> Vec<Frame> {
-        self.start();
-        self.close("incomplete");
-        let param = error.details.get("field").map_or(Json::Null, |field| field.as_str().into());
-        let (code, message) = (error.code.as_str().into(), error.message.as_str().into());
-        self.write("error", [("code", code), ("message", message), ("param", param)]);
-        let response = self.head.failed("failed", &error, self.output.clone());
-        self.write_response("response.failed", response);
-        self.take_frames()
+        self.failed(&error)
     }
 }

@@ -108,7 +108,7 @@ impl PlannerService for FakePlanner {
         &self,
         request: Request<WatchPlanRequest>,
     ) -> Result<Response<Self::WatchPlanStream>, Status> {
-        let WatchPlanRequest { plan_id, after_position, with_output: _ } = request.into_inner();
+        let WatchPlanRequest { plan_id, after_position, .. } = request.into_inner();
         let (_, script) = self.script(&plan_id, after_position)?;
         let told = |events: Vec<WatchPlanResponse>| stream::iter(events.into_iter().map(Ok));
         let broken = || stream::iter([Err(Status::unavailable("the connection broke"))]);

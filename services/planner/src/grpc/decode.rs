@@ -41,6 +41,7 @@ pub(super) fn plan_request(
         idempotency_digest,
         chat_json,
         budget,
+        record_output,
     } = request;
     let work = if tasks.is_empty() {
         let conversation = conversation(&chat_json)?;
@@ -54,6 +55,9 @@ pub(super) fn plan_request(
     } else {
         return Err(InvalidField::new("tasks", "and `message` exclude each other").into());
     };
+    if record_output && matches!(work, Work::Tasks(_)) {
+        return Err(InvalidField::new("record_output", "is for chats only").into());
+    }
     if deadline_ms > MAX_DEADLINE_MS {
         let problem = format!("must be at most {MAX_DEADLINE_MS}, not {deadline_ms}");
         return Err(InvalidField::new("deadline_ms", problem).into());
@@ -65,7 +69,8 @@ pub(super) fn plan_request(
         budget: budget.map_or(Limits::NONE, Limits::from),
         wait_mode,
         // A caller that only waits for the result has no use for it. Others may watch the plan.
-        with_output: wait_mode == WaitMode::Async,
+        with_output: wait_mode == WaitMode::Async || record_output,
+        record_output,
         continue_on_disconnect,
         key: idempotency_key_of(idempotency_key, idempotency_digest, by)?,
     })

@@ -1,11 +1,21 @@
 //! Where the feed of a plan comes from.
 
-use std::sync::Arc;
+use std::{future::ready, sync::Arc};
 
+use futures_util::StreamExt;
 use phoenix_domain::PlanId;
 use tokio_util::sync::CancellationToken;
 
-use crate::{deps::Deps, events, live::LocalFeed, peers::PeerPlanners};
+use crate::{
+    deps::Deps,
+    events,
+    live::LocalFeed,
+    peers::PeerPlanners,
+    store::{
+        error::JournalError,
+        query::{Event, TASK_OUTPUT},
+    },
+};
 
 /// Part of a plan's feed that is read.
 #[derive(Debug, Clone)]
@@ -16,6 +26,8 @@ pub(crate) struct Selection {
     pub(crate) after: u64,
     /// Whether output is read, too.
     pub(crate) with_output: bool,
+    /// Whether journaled output is read, too.
+    pub(crate) with_recorded_output: bool,
     /// Ends the feed.
     pub(crate) end: CancellationToken,
 }
@@ -30,8 +42,12 @@ pub(super) struct Sources {
 impl Sources {
     /// The events in the journal and the output in this process.
     pub(super) fn local(&self, selection: Selection) -> LocalFeed {
-        let Selection { plan_id, after, with_output, end } = selection;
+        let Selection { plan_id, after, with_output, with_recorded_output, end } = selection;
         let output = with_output.then(|| self.deps.live.reader(plan_id));
-        LocalFeed::new(events::stream(self.deps.journal.clone(), plan_id, after, end), output)
+        let events = events::stream(self.deps.journal.clone(), plan_id, after, end);
+        let is_selected = move |event: &Result<Event, JournalError>| {
+            with_recorded_output || !matches!(event, Ok(event) if event.kind == TASK_OUTPUT)
+        };
+        LocalFeed::new(events.filter(move |event| ready(is_selected(event))), output)
     }
 }

@@ -18,6 +18,7 @@ use phoenix_platform::{
     RequestContext,
     catalogs::ExecutorPeer,
     client::{UNREACHABLE_RETRY_AFTER, call_error, was_sent},
+    multiplex::ResponseStream,
 };
 use phoenix_proto::{
     ExecuteTask, InvalidField,
@@ -34,7 +35,10 @@ use crate::{
     deps::Deps,
     live::Recorder,
     plan_metrics::{AttemptMetricsGuard, PlanMetricsGuard},
-    plan_run::progress::{Failure, TaskProgress},
+    plan_run::{
+        progress::{Failure, TaskProgress},
+        recording::OutputRecording,
+    },
     store::{entry::Entry, error::JournalError, task_ref::TaskRef},
     usage_metrics::record_calls,
 };
@@ -48,6 +52,8 @@ pub(crate) struct Dispatch<'a> {
     pub(crate) plan: &'a PlanMetricsGuard,
     /// Records what the task says before it ends.
     pub(crate) output: &'a Recorder,
+    /// Whether that is journaled, too.
+    pub(crate) records_output: bool,
     pub(crate) task: &'a Task,
     /// The task's identity in the journal.
     pub(crate) task_ref: TaskRef,
@@ -102,8 +108,9 @@ pub(crate) async fn dispatch(
     // Dropped with this future.
     let mut running = None;
     let mut heard_at = None;
+    let mut recording = OutputRecording::new(&deps.journal, task, dispatch.records_output);
     loop {
-        let event = match events.message().await {
+        let event = match next_message(&mut events, &mut recording).await? {
             Ok(Some(ExecuteTaskResponse { event })) => event,
             Ok(None) => return Ok(DispatchOutcome::Interrupted { error: disconnected(), heard_at }),
             Err(status) => {
@@ -122,10 +129,16 @@ pub(crate) async fn dispatch(
             Some(Event::Finished(finished)) => {
                 return Ok(DispatchOutcome::Ended(task_result(&deps.health, finished)));
             }
-            Some(Event::Output(output)) => match dispatch.output.output(&dispatch.task.spec.key, output) {
-                Ok(()) => continue,
-                Err(invalid) => return Ok(DispatchOutcome::Ended(Err(malformed(&invalid)))),
-            },
+            Some(Event::Output(output)) => {
+                let recorded = recording.is_wanted().then(|| output.clone());
+                if let Err(invalid) = dispatch.output.output(&dispatch.task.spec.key, output) {
+                    return Ok(DispatchOutcome::Ended(Err(malformed(&invalid))));
+                }
+                if let Some(output) = recorded {
+                    recording.push(output).await?;
+                }
+                continue;
+            }
             Some(Event::Progress(progress)) => {
                 dispatch.output.progress(&dispatch.task.spec.key, progress);
                 continue;
@@ -140,8 +153,28 @@ pub(crate) async fn dispatch(
     }
 }
 
+/// The next message about a task. What the task said before is journaled first, unless the message is more of it; while there is no
+/// message, it is journaled when it is due.
+async fn next_message(
+    events: &mut ResponseStream<ExecuteTaskResponse>,
+    recording: &mut OutputRecording<'_>,
+) -> Result<Result<Option<ExecuteTaskResponse>, Status>, JournalError> {
+    loop {
+        tokio::select! {
+            biased;
+            () = recording.is_due() => recording.flush().await?,
+            message = events.message() => {
+                if !matches!(&message, Ok(Some(ExecuteTaskResponse { event: Some(Event::Output(_)) }))) {
+                    recording.flush().await?;
+                }
+                return Ok(message);
+            }
+        }
+    }
+}
+
 fn request(dispatch: &Dispatch<'_>, progress: &TaskProgress, permit: HealthPermit) -> ExecuteTaskRequest {
-    let Dispatch { executor: _, plan: _, output, task, task_ref, payload, context, retry: _ } = dispatch;
+    let Dispatch { output, task, task_ref, payload, context, .. } = dispatch;
     let plan_id: PlanId = task_ref.plan_id;
     ExecuteTaskRequest {
         plan_id: plan_id.to_string(),

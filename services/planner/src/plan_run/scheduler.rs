@@ -16,7 +16,7 @@ use phoenix_domain::{
     action::ActionResult,
     input,
     json::Object,
-    plan::{OnFailure, PlanKind, Task},
+    plan::{OnFailure, Task},
     template::{self, Referent},
 };
 
@@ -191,7 +191,7 @@ impl ActivePlan {
         let plan = &loaded.plan;
         let task = &plan.tasks[ordinal];
         let agents = self.deps.agents_of_task(&task.spec.agent)?;
-        if plan.kind == PlanKind::Chat {
+        if plan.kind.is_chat() {
             return Ok(task.spec.payload.clone());
         }
         let output = |key: &str| {

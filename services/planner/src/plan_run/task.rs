@@ -76,10 +76,17 @@ impl ActivePlan {
                 Err(error) => return Ok(Err(error)),
             };
             let (plan, payload, context) = (&self.metrics, &payload, loaded.plan.context.as_str());
-            let output = &self.output;
-            let retry = None;
-            let request =
-                Dispatch { executor: &executor, plan, output, task, task_ref, payload, context, retry };
+            let request = Dispatch {
+                executor: &executor,
+                plan,
+                output: &self.output,
+                records_output: loaded.plan.kind.records_output(),
+                task,
+                task_ref,
+                payload,
+                context,
+                retry: None,
+            };
             let dispatched_at = Instant::now();
             let outcome =
                 self.dispatch(&loaded.plan, agents.get(agent), max_attempts, request, progress).await?;

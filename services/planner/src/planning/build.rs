@@ -65,6 +65,7 @@ pub(crate) fn build_plan(
         budget,
         wait_mode: _,
         with_output: _,
+        record_output,
         continue_on_disconnect: _,
         key: _,
     } = request;
@@ -75,7 +76,8 @@ pub(crate) fn build_plan(
             let agent = agent.as_deref();
             let chat = Chat::with_conversation(message, context, correlation_id, agent, conversation)?;
             let (context, spec) = chat_task(agents, chat)?;
-            (PlanKind::Chat, context, vec![spec])
+            let kind = if record_output { PlanKind::RecordedChat } else { PlanKind::Chat };
+            (kind, context, vec![spec])
         }
         Work::Tasks(specs) => (PlanKind::Graph, agents_context, specs),
     };
@@ -109,7 +111,7 @@ pub(crate) fn check_input(
 ) -> Result<(), OrchestratorError> {
     let spec = &plan.tasks[ordinal].spec;
     match plan.kind {
-        PlanKind::Chat => input::check_chat(spec, agents),
+        PlanKind::Chat | PlanKind::RecordedChat => input::check_chat(spec, agents),
         PlanKind::Graph => input::check_task(ordinal, spec, agents),
     }
 }
@@ -169,7 +171,7 @@ pub(crate) fn graph_of_recovered(plan: &Plan, agents: &AgentCatalog) -> Result<G
 /// Task specs from which the graph is built.
 pub(crate) fn specs_of(plan: &Plan) -> Vec<TaskSpec> {
     let spec = |task: &Task| match plan.kind {
-        PlanKind::Chat => TaskSpec {
+        PlanKind::Chat | PlanKind::RecordedChat => TaskSpec {
             key: task.spec.key.clone(),
             agent: task.spec.agent.clone(),
             action: task.spec.action.clone(),

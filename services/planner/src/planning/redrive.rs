@@ -13,7 +13,7 @@ use phoenix_domain::{
     conversation::Conversation,
     graph::Graph,
     json::{Json, Object},
-    plan::{Plan, PlanKind, TaskSpec, TaskStatus},
+    plan::{Plan, TaskSpec, TaskStatus},
     rejections::plan_has_not_ended,
 };
 
@@ -63,7 +63,7 @@ pub(crate) fn prepare_redrive(
     let mut specs: Vec<_> = original.tasks.iter().map(|task| task.spec.clone()).collect();
     for (key, input) in inputs {
         let ordinal = editable_task(&specs, &runs_again, &key)?;
-        if original.kind == PlanKind::Chat {
+        if original.kind.is_chat() {
             check_chat(&input, correlation_id)?;
         }
         specs[ordinal].payload = input;

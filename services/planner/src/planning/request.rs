@@ -21,6 +21,8 @@ pub struct PlanRequest {
     pub wait_mode: WaitMode,
     /// Whether agents are asked for what they have to say before they answer.
     pub with_output: bool,
+    /// Whether what the task of a chat says is journaled while it runs.
+    pub record_output: bool,
     /// Whether the plan continues after its caller disconnects.
     pub continue_on_disconnect: bool,
     /// Idempotency key of the request.

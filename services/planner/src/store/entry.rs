@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use phoenix_domain::{
     BulkRedriveId, CorrelationId, OrchestratorError, PlanId,
     action::ActionResult,
+    json::Object,
     plan::{AttemptOutcome, Plan, PlanStatus, TaskStatus},
 };
 use uuid::Uuid;
@@ -79,6 +80,17 @@ pub enum Entry {
         /// Whether another attempt follows.
         retried: bool,
     },
+    /// The agent said something before it ends, which a reader of the plan can read again.
+    TaskOutput {
+        /// The task.
+        task: TaskRef,
+        /// Number of the attempt, from 1.
+        number: u32,
+        /// Time at which the last part was received.
+        at: Timestamp,
+        /// What was said since the last entry of this kind, in order.
+        parts: Vec<OutputPart>,
+    },
     /// A task reached a terminal state.
     TaskEnded {
         /// The task.
@@ -136,6 +148,15 @@ pub enum Entry {
     },
 }
 
+/// A part of what an agent says before it ends.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutputPart {
+    /// Text.
+    pub text: String,
+    /// The same part in the shape of OpenAI's deltas.
+    pub delta: Option<Object>,
+}
+
 impl Entry {
     /// Approximate size in the log, in bytes.
     #[must_use]
@@ -157,6 +178,10 @@ impl Entry {
                     outcome: AttemptOutcome::Failed { class: _, message, stderr_tail, model_calls },
                     ..
                 } => message.len() + stderr_tail.len() + FRAME * model_calls.len(),
+                Self::TaskOutput { parts, .. } => parts
+                    .iter()
+                    .map(|part| part.text.len() + part.delta.as_ref().map_or(0, Object::text_len))
+                    .sum(),
                 Self::PlanRedriven { reason, .. } => reason.len(),
                 Self::KeyUsed { .. }
                 | Self::TaskDispatched { .. }
@@ -177,6 +202,7 @@ impl Entry {
             Self::TaskDispatched { task, .. }
             | Self::AttemptStarted { task, .. }
             | Self::AttemptEnded { task, .. }
+            | Self::TaskOutput { task, .. }
             | Self::TaskEnded { task, .. } => Some(task.plan_id),
             Self::KeyUsed { .. } | Self::BulkStarted { .. } | Self::BulkEnded { .. } => None,
         }

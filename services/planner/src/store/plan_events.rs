@@ -1,8 +1,10 @@
 //! Events of a plan, as JSON text: `[ordinal of the task or null, kind, time, facts]` each.
 
 use jiff::Timestamp;
-use phoenix_domain::{BulkRedriveId, CorrelationId, PlanId};
+use phoenix_domain::{BulkRedriveId, CorrelationId, PlanId, json::Object};
 use serde::Serialize;
+
+use crate::store::entry::OutputPart;
 
 /// Maximum number of events in a block ([`Events::into_blocks`]).
 pub(super) const BLOCK: i64 = 64;
@@ -83,6 +85,25 @@ pub(super) struct AttemptEnded<'a> {
     pub(super) outcome: &'a str,
     pub(super) error_class: Option<&'a str>,
     pub(super) retried: bool,
+}
+
+#[derive(Serialize)]
+pub(super) struct Output<'a> {
+    pub(super) attempt: u32,
+    pub(super) parts: Vec<Part<'a>>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Part<'a> {
+    pub(super) text: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) delta: Option<&'a Object>,
+}
+
+impl<'a> From<&'a OutputPart> for Part<'a> {
+    fn from(OutputPart { text, delta }: &'a OutputPart) -> Self {
+        Self { text, delta: delta.as_ref() }
+    }
 }
 
 #[derive(Serialize)]

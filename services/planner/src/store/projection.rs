@@ -17,7 +17,8 @@ use phoenix_domain::{
 
 use crate::store::{
     entry::{Entries, Entry},
-    plan_events::{Accepted, AttemptEnded, AttemptStarted, Ended, Events, NoFacts, Redriven},
+    plan_events::{Accepted, AttemptEnded, AttemptStarted, Ended, Events, NoFacts, Output, Part, Redriven},
+    query::TASK_OUTPUT,
     task_ref::TaskRef,
 };
 
@@ -192,6 +193,10 @@ impl<'a> Projection<'a> {
             }
             Entry::AttemptEnded { task, number, at, outcome, retried } => {
                 self.end_attempt(*task, *number, *at, outcome, *retried);
+            }
+            Entry::TaskOutput { task, number, at, parts } => {
+                let facts = Output { attempt: *number, parts: parts.iter().map(Part::from).collect() };
+                self.plan(task.plan_id).events.add(Some(task.ordinal), TASK_OUTPUT, *at, &facts);
             }
             Entry::TaskEnded { task, status, at, result } => {
                 let changes = self.plan(task.plan_id);

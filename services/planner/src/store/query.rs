@@ -5,6 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use phoenix_domain::{AgentName, CorrelationId, PlanId, plan::PlanStatus};
 
+/// Kind of the events with journaled output.
+pub(crate) const TASK_OUTPUT: &str = "task_output";
+
 /// Filter of a listing of plans; every given condition must hold.
 #[derive(Debug, Clone, Default)]
 pub struct PlanFilter {

@@ -292,6 +292,7 @@ fn plan_request(agent: &str, wait_mode: WaitMode) -> PlanRequest {
         time_limit: None,
         wait_mode,
         with_output: false,
+        record_output: false,
         continue_on_disconnect: false,
         key: None,
     }

@@ -156,7 +156,12 @@ async fn forwarded_watch_is_answered_by_the_named_planner_only() {
     let plan_id = submit(&pair.owner).await;
     let own = pair.owner_of(&plan_id).await.planner;
     let watch = async |planner: &TestPlanner, instance: &str| {
-        let request = WatchPlanRequest { plan_id: plan_id.clone(), after_position: 0, with_output: true };
+        let request = WatchPlanRequest {
+            plan_id: plan_id.clone(),
+            after_position: 0,
+            with_output: true,
+            ..Default::default()
+        };
         let request = ForwardedTo(instance.into()).mark(Request::new(request));
         let answer = planner.client.clone().watch_plan(request).await;
         answer

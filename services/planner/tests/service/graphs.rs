@@ -123,7 +123,12 @@ async fn event_stream_resumes_without_loss_or_repeat() {
     let planner = TestPlanner::new().await;
     let plan_id = submit(&planner, graph(vec![task("a", "model", "{}", &[])])).await.unwrap();
     let watch = async |after_position| {
-        let request = WatchPlanRequest { plan_id: plan_id.clone(), after_position, with_output: false };
+        let request = WatchPlanRequest {
+            plan_id: plan_id.clone(),
+            after_position,
+            with_output: false,
+            ..Default::default()
+        };
         let mut stream = planner.client.clone().watch_plan(request).await.unwrap().into_inner();
         let mut events = Vec::new();
         while let Some(event) = stream.message().await.unwrap() {

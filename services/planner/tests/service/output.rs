@@ -1,7 +1,7 @@
 //! Output of running tasks: what they say before they end.
 
 use phoenix_proto::planner::{
-    ExecutePlanRequest, PlanAndExecuteRequest, WatchPlanRequest, WatchPlanResponse,
+    ExecutePlanRequest, PlanAndExecuteRequest, TaskSpec, WatchPlanRequest, WatchPlanResponse,
     execute_plan_request::Subject, execute_plan_response::Step,
 };
 use serde_json::Value;
@@ -23,7 +23,8 @@ pub(super) async fn watch(
     plan_id: &str,
     with_output: bool,
 ) -> Streaming<WatchPlanResponse> {
-    let request = WatchPlanRequest { plan_id: plan_id.into(), after_position: 0, with_output };
+    let request =
+        WatchPlanRequest { plan_id: plan_id.into(), after_position: 0, with_output, ..Default::default() };
     planner.client.clone().watch_plan(request).await.unwrap().into_inner()
 }
 
@@ -149,4 +150,53 @@ async fn slow_readers_delay_neither_plan_nor_other_readers() {
     for reader in slow {
         assert_eq!(text(&rest(reader).await).len(), 120 * 60_000);
     }
+}
+
+#[tokio::test]
+async fn recorded_output_is_journaled_in_few_events() {
+    let planner = TestPlanner::new().await;
+    let more = CancellationToken::new();
+    let first = vec![started(1), says(1, "one "), says(1, "two "), says(1, "three ")];
+    let later = vec![failed(1, Some(1)), started(2), says(2, "all of it"), finished(2, Ok("all of it"))];
+    planner.script("model", Script::SaysMoreLater(first, more.clone(), later));
+    let request = PlanAndExecuteRequest { record_output: true, ..chat() };
+    let plan_id = planner.client.clone().submit_plan(request).await.unwrap().into_inner().plan_id;
+    let recorded =
+        WatchPlanRequest { plan_id: plan_id.clone(), with_recorded_output: true, ..Default::default() };
+    let watch_recorded = || {
+        let (mut client, request) = (planner.client.clone(), recorded.clone());
+        async move { client.watch_plan(request).await.unwrap().into_inner() }
+    };
+    let (mut early, without) = (watch_recorded().await, watch(&planner, &plan_id, false).await);
+    let (mut heard, mut entries) = (String::new(), 0);
+    while heard != "one two three " {
+        let event = next(&mut early).await.expect("the plan has not ended");
+        if event.kind == "task_output" {
+            assert!(event.position > 0 && event.task_key == "chat", "{event:?}");
+            let parts = facts(&event)["parts"].clone();
+            heard.extend(
+                parts.as_array().unwrap().iter().map(|part| part["text"].as_str().unwrap().to_owned()),
+            );
+            entries += 1;
+        }
+    }
+    assert!(entries <= 2, "the first part, and the others together");
+    more.cancel();
+    let kinds = |events: &[WatchPlanResponse]| -> Vec<String> {
+        events.iter().map(|event| event.kind.clone()).collect()
+    };
+    let rest_of_early = rest(early).await;
+    let expected =
+        ["attempt_ended", "attempt_started", "task_output", "attempt_ended", "task_ended", "plan_ended"]
+            .map(str::to_owned);
+    assert_eq!(kinds(&rest_of_early), expected);
+    let late = rest(watch_recorded().await).await;
+    assert!(late.ends_with(&rest_of_early), "the same events for every reader");
+    assert!(!kinds(&rest(without).await).contains(&"task_output".to_owned()));
+
+    let [key, agent, action, input_json] = ["a", "model", "chat", "{}"].map(str::to_owned);
+    let tasks = vec![TaskSpec { key, agent, action, input_json, ..Default::default() }];
+    let graph = PlanAndExecuteRequest { tasks, record_output: true, ..Default::default() };
+    let refused = planner.client.clone().submit_plan(graph).await.unwrap_err();
+    assert!(refused.message().contains("record_output"), "{refused}");
 }

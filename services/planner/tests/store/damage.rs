@@ -268,6 +268,13 @@ async fn records_of_every_version_are_read() {
         let error = b.error.as_ref().unwrap();
         assert_eq!((&*error.message, error.retry_after.unwrap().as_millis()), ("no", 1500));
         assert_eq!(fresh.store.events(plan.plan_id, 0, 100).await.unwrap().len(), 12);
+        let recorded = "01a21740-b794-71a6-8e39-000000000003".parse().unwrap();
+        // Version 0.1.0 had no such plans.
+        if let Some(event) = fresh.store.events(recorded, 0, 100).await.unwrap().get(1) {
+            let parts =
+                r#"{"attempt":1,"parts":[{"text":"hel"},{"text":"","delta":{"reasoning_content":"hm"}}]}"#;
+            assert_eq!((event.kind.as_str(), event.data.as_str()), ("task_output", parts));
+        }
     }
 }
 

@@ -1,7 +1,11 @@
 //! Plans are read as they were written.
 
-use phoenix_domain::plan::{AttemptOutcome, PlanStatus, TaskStatus};
-use phoenix_planner::store::{Entry, PlanFilter};
+use phoenix_domain::{
+    action::ActionResult,
+    json::Object,
+    plan::{AttemptOutcome, Plan, PlanKind, PlanStatus, TaskStatus},
+};
+use phoenix_planner::store::{Entry, OutputPart, PlanFilter};
 
 use crate::{accepted, at, call, life, new_plan, plan_ended, stores, task_of, write};
 
@@ -54,6 +58,46 @@ async fn plan_is_independent_of_the_batching_of_its_entries() {
         );
         for other in &read[1..] {
             assert_eq!(other, &read[0]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn recorded_output_is_an_event_in_its_place() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        for batch in [1, 100] {
+            let plan = Plan { kind: PlanKind::RecordedChat, ..new_plan(&["a"]) };
+            let (task, delta) = (task_of(&plan, 0), r#"{"n":12345678901234567890123,"b":1,"a":"\u0000"}"#);
+            let part = |text: &str, delta: Option<&str>| OutputPart {
+                text: text.into(),
+                delta: delta.map(|delta| Object::parse(delta).unwrap()),
+            };
+            let output = |number, parts| Entry::TaskOutput { task, number, at: at(3), parts };
+            let started = |number| Entry::AttemptStarted { task, number, at: at(2), worker: "pid 1".into() };
+            let mut entries = vec![
+                accepted(&plan),
+                started(1),
+                output(1, vec![part("a\0 \"", None), part("", Some(delta))]),
+                started(101),
+                output(101, vec![part("b", None)]),
+            ];
+            let result = Ok(ActionResult::text("b"));
+            entries.push(Entry::TaskEnded { task, status: TaskStatus::Succeeded, at: at(4), result });
+            entries.push(plan_ended(&plan, 5));
+            for entries in entries.chunks(batch) {
+                write(store, "me", entries).await.unwrap();
+            }
+            let events = store.events(plan.plan_id, 0, 100).await.unwrap();
+            let kinds: Vec<_> = events.iter().map(|event| event.kind.as_str()).collect();
+            let expected =
+                "plan_accepted attempt_started task_output attempt_started task_output task_ended plan_ended";
+            assert_eq!(kinds.join(" "), expected);
+            let facts =
+                format!(r#"{{"attempt":1,"parts":[{{"text":"a\u0000 \""}},{{"text":"","delta":{delta}}}]}}"#);
+            assert_eq!((events[2].data.as_str(), events[2].task_key.as_str()), (facts.as_str(), "t0"));
+            let read = store.plan(plan.plan_id).await.unwrap().unwrap();
+            assert_eq!((read.kind, read.status), (PlanKind::RecordedChat, PlanStatus::Succeeded));
         }
     }
 }

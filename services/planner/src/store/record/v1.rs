@@ -2,6 +2,7 @@
 
 mod bulk;
 mod outcome;
+mod output;
 mod plan;
 mod value;
 
@@ -19,6 +20,7 @@ pub(crate) use self::outcome::{AnswerV1, CallV1, ErrorV1};
 use self::{
     bulk::{FilterV1, SweepV1},
     outcome::OutcomeV1,
+    output::PartV1,
     plan::PlanV1,
     value::named,
 };
@@ -29,12 +31,13 @@ use crate::store::{
 };
 
 /// Stored names of the record kinds.
-pub(super) const KINDS: [&str; 10] = [
+pub(super) const KINDS: [&str; 11] = [
     "plan_accepted",
     "key_used",
     "task_dispatched",
     "attempt_started",
     "attempt_ended",
+    "task_output",
     "task_ended",
     "plan_ended",
     "plan_redriven",
@@ -71,6 +74,12 @@ pub(super) enum RecordV1 {
         at: Timestamp,
         outcome: OutcomeV1,
         retried: bool,
+    },
+    TaskOutput {
+        task: TaskRefV1,
+        number: u32,
+        at: Timestamp,
+        parts: Vec<PartV1>,
     },
     TaskEnded {
         task: TaskRefV1,
@@ -148,6 +157,12 @@ impl From<&Entry> for RecordV1 {
                 outcome: outcome.into(),
                 retried: *retried,
             },
+            Entry::TaskOutput { task, number, at, parts } => Self::TaskOutput {
+                task: (*task).into(),
+                number: *number,
+                at: *at,
+                parts: parts.iter().map(Into::into).collect(),
+            },
             Entry::TaskEnded { task, status, at, result } => Self::TaskEnded {
                 task: (*task).into(),
                 status: status.as_str().into(),
@@ -192,6 +207,12 @@ impl TryFrom<RecordV1> for Entry {
             RecordV1::AttemptEnded { task, number, at, outcome, retried } => {
                 Self::AttemptEnded { task: task.into(), number, at, outcome: outcome.try_into()?, retried }
             }
+            RecordV1::TaskOutput { task, number, at, parts } => Self::TaskOutput {
+                task: task.into(),
+                number,
+                at,
+                parts: parts.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            },
             RecordV1::TaskEnded { task, status, at, result } => Self::TaskEnded {
                 task: task.into(),
                 status: named("status", &status, TaskStatus::from_name)?,
