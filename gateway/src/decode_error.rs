@@ -56,6 +56,19 @@ pub(crate) fn explain(path: &str, error: &serde_json::Error) -> OrchestratorErro
     }
 }
 
+/// The `validation_failed` for `error`, which a decoder found in the JSON object of the header `name`.
+pub(crate) fn explain_header(name: &str, error: &serde_json::Error) -> OrchestratorError {
+    if error.classify() == Category::Data {
+        return explain(name, error);
+    }
+    let text = error.to_string();
+    let (text, _) = text.rsplit_once(" at line ").unwrap_or((&text, ""));
+    OrchestratorError::invalid(
+        name,
+        format_args!("must be a JSON object such as {{\"max_calls\": 2}}: {text}"),
+    )
+}
+
 /// The full path of `field` of the value at `path`.
 fn below(path: &str, field: &str) -> String {
     match path {

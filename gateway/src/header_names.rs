@@ -17,6 +17,9 @@ pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idem
 /// Plan of a response.
 pub(crate) const X_PHOENIX_PLAN_ID: HeaderName = HeaderName::from_static("x-phoenix-plan-id");
 
+/// Budget of a plan, a JSON object.
+pub(crate) const X_PHOENIX_BUDGET: HeaderName = HeaderName::from_static("x-phoenix-budget");
+
 /// Id of the last event that a reader of a stream has.
 pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 

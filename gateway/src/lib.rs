@@ -34,6 +34,7 @@ mod access_log;
 mod action_tools;
 mod auth;
 mod bodies;
+mod budget_header;
 mod clients;
 mod config;
 mod correlation;

@@ -93,17 +93,16 @@ impl PlanStream {
     }
 
     /// Makes a plan and follows it to its result. Dropping the stream before that cancels the plan, unless the request says
-    /// otherwise or repeats an earlier one. With `is_limited`, the deadline of the request is the plan's.
+    /// otherwise or repeats an earlier one.
     ///
     /// # Errors
     /// What prevents the plan from being accepted.
     pub(crate) async fn execute(
         planner: PlannerClient,
         request: PlanAndExecuteRequest,
-        is_limited: bool,
     ) -> Result<Self, OrchestratorError> {
         let continues = request.continue_on_disconnect;
-        let (plan_id, steps) = planner.execute(request, is_limited).await?;
+        let (plan_id, steps) = planner.execute(request).await?;
         let method = Method::Execute { continue_on_disconnect: continues || planner.is_replay() };
         Ok(Self::new(planner, plan_id, method, OpenStream::Execute(steps)))
     }

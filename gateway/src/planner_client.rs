@@ -71,19 +71,12 @@ impl PlannerClient {
         Ok((read_id(&answer.plan_id)?, answer))
     }
 
-    /// Executes a plan: its id, and the steps that follow its acceptance. With `is_limited`, the deadline of the request is the
-    /// plan's.
+    /// Executes a plan: its id, and the steps that follow its acceptance. The plan is not bound by the deadline of the request.
     pub(crate) async fn execute(
         &self,
         plan: PlanAndExecuteRequest,
-        is_limited: bool,
     ) -> Result<(PlanId, Streaming<ExecutePlanResponse>), OrchestratorError> {
-        // A plan that continues without its caller is not bound by the caller's time.
-        let context = if plan.continue_on_disconnect || !is_limited {
-            self.scope.context_without_deadline()
-        } else {
-            self.scope.context()
-        };
+        let context = self.scope.context_without_deadline();
         let request =
             context.request(ExecutePlanRequest { subject: Some(Subject::Plan(plan)), with_output: true });
         let mut planner = self.gateway.planner();

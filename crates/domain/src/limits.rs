@@ -21,7 +21,7 @@ limits! {
     MAX_STORED_DEPTH = 512;
     /// Bytes of a request body at the gateway.
     MAX_REQUEST_BYTES = 1024 * 1024;
-    /// Bytes of a request body with a conversation, which may have images, below `/v1`.
+    /// Bytes of a request body with a conversation, which may have images.
     MAX_CONVERSATION_REQUEST_BYTES = 3 * 1024 * 1024;
     /// Bytes of a task's rendered input, as compact JSON.
     MAX_FILLED_INPUT_BYTES = 8 * 1024 * 1024;

@@ -14,7 +14,7 @@ use super::accepted::submit;
 use crate::{
     clients::Gateway,
     delivery::{Delivery, IdempotencyKey, Operation},
-    extract::JsonObject,
+    extract::{ConversationBody, JsonObject},
     members::Members,
     planner_client::PlannerClient,
     problem::Failure,
@@ -59,7 +59,7 @@ pub(crate) async fn chat_v1(
     State(gateway): State<Gateway>,
     Extension(scope): Extension<RequestScope>,
     delivery: Result<Delivery, Failure>,
-    JsonObject(request): JsonObject<ChatRequestV1>,
+    JsonObject(request): ConversationBody<ChatRequestV1>,
 ) -> Result<Response, Failure> {
     let operation = Operation::new("POST /api/v1/chat");
     let key = delivery.as_ref().map(|delivery| delivery.key_of(&operation, &request));

@@ -1,7 +1,5 @@
-//! A plan whose caller follows its stream: it ends with the plan, the request's deadline if it has one, or the gateway's shutdown. A caller that
-//! leaves cancels the plan, unless the request says otherwise.
-
-use std::time::Instant;
+//! A plan whose caller follows its stream: it ends with the plan, or with the gateway's shutdown. A caller that leaves cancels the plan,
+//! unless the request says otherwise.
 
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
 use phoenix_platform::client::UNREACHABLE_RETRY_AFTER;
@@ -11,19 +9,12 @@ use tracing::Instrument;
 use crate::{
     clients::Gateway,
     plan_stream::{Backoff, PlanItem, PlanStream},
-    planner_client::{PlannerClient, deadline_exceeded, unexpected_response},
+    planner_client::{PlannerClient, unexpected_response},
     request_scope::RequestScope,
 };
 
 /// How often cancelling a plan is tried.
 const CANCEL_TRIES: u32 = 4;
-
-/// Why the gateway ends a stream before the plan has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Abort {
-    Deadline,
-    Shutdown,
-}
 
 /// The stream of one plan. Dropping it before the plan has ended cancels the plan, unless the request says otherwise.
 pub(super) struct FollowedPlan {
@@ -31,13 +22,12 @@ pub(super) struct FollowedPlan {
     scope: RequestScope,
     planner: PlannerClient,
     stream: PlanStream,
-    continues: bool,
-    deadline: Option<Instant>,
-    abort: Option<Abort>,
+    /// Whether the gateway ends the stream before the plan has ended.
+    is_aborted: bool,
 }
 
 impl FollowedPlan {
-    /// Makes a plan and follows it, up to the deadline of the request.
+    /// Makes a plan and follows it to its end. The time limits of its tasks are the only ones.
     ///
     /// # Errors
     /// What prevents the plan from being accepted.
@@ -46,32 +36,10 @@ impl FollowedPlan {
         scope: &RequestScope,
         request: PlanAndExecuteRequest,
     ) -> Result<Self, OrchestratorError> {
-        Self::begin(gateway, scope, request, Some(scope.deadline())).await
-    }
-
-    /// Makes a plan and follows it to its end. The time limits of its tasks are the only ones.
-    ///
-    /// # Errors
-    /// What prevents the plan from being accepted.
-    pub(super) async fn start_without_limit(
-        gateway: &Gateway,
-        scope: &RequestScope,
-        request: PlanAndExecuteRequest,
-    ) -> Result<Self, OrchestratorError> {
-        Self::begin(gateway, scope, request, None).await
-    }
-
-    async fn begin(
-        gateway: &Gateway,
-        scope: &RequestScope,
-        request: PlanAndExecuteRequest,
-        deadline: Option<Instant>,
-    ) -> Result<Self, OrchestratorError> {
         let planner = PlannerClient::new(gateway, scope);
-        let stream = PlanStream::execute(planner.clone(), request, deadline.is_some()).await?;
-        let continues = stream.outlives_stream();
+        let stream = PlanStream::execute(planner.clone(), request).await?;
         let (gateway, scope) = (gateway.clone(), scope.clone());
-        Ok(Self { gateway, scope, planner, stream, continues, deadline, abort: None })
+        Ok(Self { gateway, scope, planner, stream, is_aborted: false })
     }
 
     /// The plan.
@@ -86,27 +54,14 @@ impl FollowedPlan {
 
     /// The next item; the result is the last one.
     pub(super) async fn next(&mut self) -> PlanItem {
-        let (abort, error) = tokio::select! {
+        tokio::select! {
             biased;
-            item = self.stream.next() => match item {
-                Some(item) => return item,
-                None => (None, unexpected_response()),
-            },
-            () = self.gateway.shutdown.cancelled() => (Some(Abort::Shutdown), stopping()),
-            () = until(self.deadline) => {
-                (Some(Abort::Deadline), deadline_exceeded(self.continues))
+            item = self.stream.next() => item.unwrap_or_else(|| PlanItem::Result(Err(unexpected_response()))),
+            () = self.gateway.shutdown.cancelled() => {
+                self.is_aborted = true;
+                PlanItem::Result(Err(stopping()))
             }
-        };
-        self.abort = abort;
-        PlanItem::Result(Err(error))
-    }
-}
-
-/// Waits until `deadline`; for ever without one.
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
+        }
     }
 }
 
@@ -122,14 +77,10 @@ impl Drop for FollowedPlan {
             return;
         }
         let (plan_id, open) = (self.stream.plan_id(), self.stream.take_open());
-        let reason = match self.abort {
-            Some(Abort::Shutdown) => "the gateway stopped",
-            Some(Abort::Deadline) => "the request's time was up",
-            None => "the caller went away",
-        };
+        let reason = if self.is_aborted { "the gateway stopped" } else { "the caller went away" };
         tracing::info!(parent: self.scope.span(), %plan_id, reason, "cancelling a plan without a caller");
         // Closing an open stream cancels the plan, without a reason.
-        if open.is_some() && self.abort != Some(Abort::Shutdown) {
+        if open.is_some() && !self.is_aborted {
             return;
         }
         let planner = self.planner.clone();

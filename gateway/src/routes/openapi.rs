@@ -55,8 +55,8 @@ use crate::wire::{
             for chats and plans, in the body; the body overrides the header.\n\n\
             **Authentication.** When the server has a token, every endpoint but `/livez` and `/readyz` requires \
             `Authorization: Bearer <token>`, or the token in `x-api-key`. Without a token only requests to `localhost` are served.\n\n\
-            **Limits.** Bodies are JSON objects of at most 1 MiB, or 3 MiB with a conversation below `/v1`. Unknown fields are rejected, except below `/v1`, and `null` counts as absent \
-            for every optional field. A request has a time limit \
+            **Limits.** Bodies are JSON objects of at most 1 MiB, or 3 MiB with a conversation. Unknown fields are rejected, except below `/v1`, and `null` counts as absent \
+            for every optional field. A request that is not streamed has a time limit \
             (`gateway.request_timeout_secs`, 120 s by default).\n\n\
             **Idempotency.** A `POST` with the header `Idempotency-Key` takes effect once. A repeated request with the same key gets \
             the same response, byte for byte, with the correlation id of the first request and `Idempotent-Replayed: true`. While \
@@ -134,11 +134,14 @@ fn describe(path: &str, operation: &mut Operation) {
     let traits = failures::Traits { is_open, takes_body, runs, idempotent };
     failures::add(path, operation, traits);
     let prefer = runs && !answers && path != "/api/chat";
-    parameters::add(
-        path,
-        operation,
-        parameters::Accepts { id: !is_open, key: idempotent, disconnect: runs && !answers, prefer },
-    );
+    let accepts = parameters::Accepts {
+        id: !is_open,
+        key: idempotent,
+        disconnect: runs && !answers,
+        prefer,
+        budget: answers,
+    };
+    parameters::add(path, operation, accepts);
     streams::add(path, operation);
 }
 

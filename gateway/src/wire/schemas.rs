@@ -337,6 +337,7 @@ pub(crate) enum Parameter {
     DeadLetter,
     PageSize,
     Position,
+    Flag,
 }
 
 impl Parameter {
@@ -347,6 +348,7 @@ impl Parameter {
                 names(&PlanStatus::ALL.iter().map(|status| status.as_str()).collect::<Vec<_>>())
             }
             Self::DeadLetterState => names(&["open", "redriven", "discarded"]),
+            Self::Flag => names(&["true", "false"]),
             Self::Code => names(&codes()),
             Self::ErrorClass => names(&error_classes()),
             Self::Agent => return or_empty(text().pattern(Some(AGENT_NAME)).max_length(Some(64))),

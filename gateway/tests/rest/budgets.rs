@@ -1,6 +1,6 @@
 //! Budgets in requests and responses.
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode as Code};
 use phoenix_proto::common::Budget;
 use serde_json::{Value, json};
@@ -74,6 +74,45 @@ async fn budget_of_a_request_reaches_the_planner_exactly() {
             assert!(answer.text.contains(named), "{wrong}: {answer:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn header_limits_the_plan_of_a_client_of_a_model() {
+    let stack = Stack::start().await;
+    let messages = json!([{"role": "user", "content": "hi"}]);
+    let send = async |path: &str, body: &Value, budgets: &[&str], key: &str| {
+        let mut headers = vec![("content-type", "application/json"), ("idempotency-key", key)];
+        headers.extend(budgets.iter().map(|budget| ("x-phoenix-budget", *budget)));
+        stack.http.send(Method::POST, path, &headers, body.to_string()).await
+    };
+    let expected = Budget { max_cost_nanos: Some(50_000_000), max_calls: Some(2), ..Default::default() };
+    let mut digests = Vec::new();
+    for (path, body) in [
+        ("/v1/chat/completions", json!({"model": "phoenix", "messages": messages})),
+        ("/v1/messages", json!({"model": "phoenix", "messages": messages, "max_tokens": 9})),
+        ("/v1/responses", json!({"model": "phoenix", "input": "hi"})),
+        ("/v1/responses", json!({"model": "phoenix", "input": "hi", "background": true})),
+    ] {
+        let limits = r#"{"max_cost_usd": 0.05, "max_calls": 2}"#;
+        for (budgets, expected) in [(&[limits][..], Some(expected)), (&[], None)] {
+            let answer = send(path, &body, budgets, "k").await;
+            assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.text);
+            let request = stack.planner.seen().pop().unwrap().request;
+            assert_eq!(request.budget, expected, "{path}");
+            digests.push(request.idempotency_digest);
+        }
+        for wrong in
+            [&["{"][..], &["[]"], &["2"], &[r#"{"max_call": 1}"#], &[r#"{"max_calls": -1}"#], &["{}", "{}"]]
+        {
+            let answer = send(path, &body, wrong, "k").await;
+            assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path} {wrong:?}: {}", answer.text);
+            assert!(answer.text.contains("X-Phoenix-Budget"), "{wrong:?}: {}", answer.text);
+        }
+    }
+    assert_eq!(stack.planner.seen().len(), 8);
+    digests.sort();
+    digests.dedup();
+    assert_eq!(digests.len(), 8, "a key belongs to a request with its budget");
 }
 
 #[tokio::test]

@@ -83,13 +83,14 @@ async fn error_of_a_chat_names_the_field() {
 async fn error_of_the_http_layer_has_the_format_of_its_path() {
     let stack = Stack::start().await;
     let json = "application/json";
-    let too_large = format!(r#"{{"message":"{}"}}"#, "x".repeat(1024 * 1024 + 1 - 14));
+    let of_bytes = |bytes: usize| format!(r#"{{"message":"{}"}}"#, "x".repeat(bytes - 14));
+    let [too_large, conversation] = [1024 * 1024 + 1, 3 * 1024 * 1024 + 1].map(of_bytes);
     assert_eq!(too_large.len(), 1024 * 1024 + 1);
     let cases: &[Case<'_>] = &[
         ("no media type", Method::POST, "/api/v1/chat", &[], "{}"),
         ("wrong media type", Method::POST, "/api/v1/chat", &[("content-type", "text/plain")], "{}"),
         ("wrong media type, legacy", Method::POST, "/api/chat", &[("content-type", "text/json")], "{}"),
-        ("a byte too many", Method::POST, "/api/v1/chat", &[("content-type", json)], &too_large),
+        ("a byte too many", Method::POST, "/api/v1/chat", &[("content-type", json)], &conversation),
         ("a byte too many, legacy", Method::POST, "/api/chat", &[("content-type", json)], &too_large),
         ("header is no UUID", Method::GET, "/api/v1/agents", &[("x-correlation-id", "42")], ""),
         (

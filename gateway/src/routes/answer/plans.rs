@@ -1,7 +1,7 @@
 //! The plans of a request: the one of an agent, and the one of the model with the same name.
 
 use phoenix_domain::OrchestratorError;
-use phoenix_proto::planner::PlanAndExecuteRequest;
+use phoenix_proto::{common::Budget, planner::PlanAndExecuteRequest};
 
 use crate::{
     clients::Gateway,
@@ -18,6 +18,8 @@ pub(crate) struct AnswerCall {
     pub(crate) key: IdempotencyKey,
     /// Whether the plan continues when the caller disconnects.
     pub(crate) continues: bool,
+    /// Limits of the plan.
+    pub(crate) budget: Option<Budget>,
     /// Whether what the agent says before it ends is journaled.
     pub(crate) records_output: bool,
 }
@@ -31,11 +33,12 @@ pub(super) async fn run<T>(
     call: AnswerCall,
     run: impl AsyncFn(&Gateway, &RequestScope, PlanAndExecuteRequest) -> Result<T, OrchestratorError>,
 ) -> Result<T, OrchestratorError> {
-    let AnswerCall { request, key, continues, records_output } = call;
+    let AnswerCall { request, key, continues, budget, records_output } = call;
     let base = PlanAndExecuteRequest {
         idempotency_key: key.key,
         idempotency_digest: key.digest,
         continue_on_disconnect: continues,
+        budget,
         record_output: records_output,
         ..Default::default()
     };

@@ -41,7 +41,7 @@ pub(crate) async fn streamed<W: AnswerWriter>(
     call: AnswerCall,
     writer: impl FnOnce(PlanId) -> W,
 ) -> Result<Response, OrchestratorError> {
-    let plan = plans::run((gateway, scope), call, FollowedPlan::start_without_limit).await?;
+    let plan = plans::run((gateway, scope), call, FollowedPlan::start).await?;
     let plan_id = plan.plan_id();
     let mut answer = AnswerStream { plan, writer: writer(plan_id), frames: VecDeque::new(), is_over: false };
     if let Ok(begun) = tokio::time::timeout(HEADERS_AFTER, answer.read()).await {

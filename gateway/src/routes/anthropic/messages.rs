@@ -7,6 +7,7 @@ use axum::{
 };
 
 use crate::{
+    budget_header::BudgetHeader,
     clients::Gateway,
     delivery::{KeyHeader, Operation},
     extract::{ConversationBody, JsonObject},
@@ -44,12 +45,15 @@ pub(crate) async fn create_message(
     State(gateway): State<Gateway>,
     Extension(scope): Extension<RequestScope>,
     key: Result<KeyHeader, Failure>,
+    budget: Result<BudgetHeader, Failure>,
     JsonObject(body): ConversationBody<MessageBody>,
 ) -> Result<Response, Failure> {
-    let key = key?.key_of(&Operation::new("POST /v1/messages"), &body);
+    let budget = budget?;
+    let key = key?.key_of(&Operation::new("POST /v1/messages"), &budget.with(&body));
     let MessageRequest { request, stream } = body.into_request(&gateway.models)?;
     let model = request.name().to_owned();
-    let call = AnswerCall { request, key, continues: false, records_output: false };
+    let budget = budget.into_limits();
+    let call = AnswerCall { request, key, continues: false, budget, records_output: false };
     if stream {
         return Ok(streamed(&gateway, &scope, call, |plan| MessageWriter::new(plan, model)).await?);
     }

@@ -18,7 +18,7 @@ use crate::{
     wire::chat::{ChatResponseV1, FinishedPlan, RESPONSE},
 };
 
-/// Makes the chat's plan, and answers with its stream: until its result, the request's deadline, or the gateway's shutdown.
+/// Makes the chat's plan, and answers with its stream: until its result, or the gateway's shutdown.
 pub(super) async fn chat(
     gateway: &Gateway,
     scope: &RequestScope,

@@ -121,7 +121,7 @@ impl RunningCall {
         progress: Option<Progress>,
         (id, ending): (RequestId, Ending),
     ) -> Result<Self, (OrchestratorError, Ending)> {
-        let plan = match FollowedPlan::start_without_limit(gateway, &ending.scope, request).await {
+        let plan = match FollowedPlan::start(gateway, &ending.scope, request).await {
             Ok(plan) => plan,
             Err(error) => return Err((error, ending)),
         };

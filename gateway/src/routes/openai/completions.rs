@@ -7,6 +7,7 @@ use axum::{
 };
 
 use crate::{
+    budget_header::BudgetHeader,
     clients::Gateway,
     delivery::{KeyHeader, Operation},
     extract::{ConversationBody, JsonObject},
@@ -43,12 +44,15 @@ pub(crate) async fn create_completion(
     State(gateway): State<Gateway>,
     Extension(scope): Extension<RequestScope>,
     key: Result<KeyHeader, Failure>,
+    budget: Result<BudgetHeader, Failure>,
     JsonObject(body): ConversationBody<CompletionBody>,
 ) -> Result<Response, Failure> {
-    let key = key?.key_of(&Operation::new("POST /v1/chat/completions"), &body);
+    let budget = budget?;
+    let key = key?.key_of(&Operation::new("POST /v1/chat/completions"), &budget.with(&body));
     let CompletionRequest { request, stream } = body.into_request(&gateway.models)?;
     let model = request.name().to_owned();
-    let call = AnswerCall { request, key, continues: false, records_output: false };
+    let budget = budget.into_limits();
+    let call = AnswerCall { request, key, continues: false, budget, records_output: false };
     if let Some(options) = stream {
         let writer = |plan_id| ChunkWriter::new(plan_id, model, options.include_usage);
         return Ok(streamed(&gateway, &scope, call, writer).await?);

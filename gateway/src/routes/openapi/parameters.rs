@@ -6,7 +6,10 @@ use utoipa::openapi::{
     schema::Type,
 };
 
-use crate::wire::schemas::{self, Parameter};
+use crate::{
+    budget_header,
+    wire::schemas::{self, Parameter},
+};
 
 const PAGE_SIZE: (&str, Parameter, &str) =
     ("page_size", Parameter::PageSize, "Size of a page: 1 to 500, 50 when absent");
@@ -38,6 +41,11 @@ const DEAD_LETTERS: [(&str, Parameter, &str); 9] = [
     ("page_token", Parameter::DeadLetter, PAGE_TOKEN),
 ];
 
+const RESPONSE: [(&str, Parameter, &str); 2] = [
+    ("stream", Parameter::Flag, "Whether the events are read"),
+    ("starting_after", Parameter::Position, "With `stream`: number of the last event that the reader has"),
+];
+
 const BUDGETS: [(&str, Parameter, &str); 1] = [("plan_id", Parameter::Id, "Also the budget of this plan")];
 
 /// Parameters of an operation beside its path and body.
@@ -51,6 +59,8 @@ pub(super) struct Accepts {
     pub(super) disconnect: bool,
     /// `Prefer`.
     pub(super) prefer: bool,
+    /// `X-Phoenix-Budget`.
+    pub(super) budget: bool,
 }
 
 /// Adds parameters to the operation at `path`.
@@ -62,6 +72,7 @@ pub(super) fn add(path: &str, operation: &mut Operation, accepts: Accepts) {
     let mut parameters: Vec<Documented> = match path {
         "/api/v1/plans" if reads => query(&PLANS),
         "/api/v1/dead-letters" => query(&DEAD_LETTERS),
+        "/v1/responses/{response_id}" => query(&RESPONSE),
         "/api/v1/budgets" => query(&BUDGETS),
         "/api/v1/plans/{plan_id}/events" => positions(),
         _ => Vec::new(),
@@ -71,6 +82,7 @@ pub(super) fn add(path: &str, operation: &mut Operation, accepts: Accepts) {
         accepts.key.then(key),
         accepts.disconnect.then(on_disconnect),
         accepts.prefer.then(prefer),
+        accepts.budget.then(budget),
     ];
     parameters.extend(headers.into_iter().flatten());
     if !parameters.is_empty() {
@@ -120,6 +132,15 @@ fn on_disconnect() -> Documented {
 fn prefer() -> Documented {
     let description = "`respond-async`: respond with 202 as soon as the plan is durable.";
     parameter("Prefer", ParameterIn::Header, description).schema(Some(Schema::from(text()))).build()
+}
+
+/// The budget of the plan.
+fn budget() -> Documented {
+    let description =
+        "Limits of the plan, a JSON object as `budget` of `POST /api/v1/chat`: `{\"max_calls\": 2}`.";
+    parameter(budget_header::NAME, ParameterIn::Header, description)
+        .schema(Some(Schema::from(text())))
+        .build()
 }
 
 fn text() -> ObjectBuilder {

@@ -7,6 +7,7 @@ use axum::{
 };
 
 use crate::{
+    budget_header::BudgetHeader,
     clients::Gateway,
     delivery::{KeyHeader, Operation},
     extract::{ConversationBody, JsonObject},
@@ -47,13 +48,16 @@ pub(crate) async fn create_response(
     State(gateway): State<Gateway>,
     Extension(scope): Extension<RequestScope>,
     key: Result<KeyHeader, Failure>,
+    budget: Result<BudgetHeader, Failure>,
     JsonObject(body): ConversationBody<ResponseBody>,
 ) -> Result<Response, Failure> {
-    let key = key?.key_of(&Operation::new("POST /v1/responses"), &body);
+    let budget = budget?;
+    let key = key?.key_of(&Operation::new("POST /v1/responses"), &budget.with(&body));
     let ResponseRequest { request, stream, background, echo } = body.into_request(&gateway.models)?;
     let model = request.name().to_owned();
     let head = |plan_id| Head { plan_id, model, background: Some(background), echo };
-    let call = AnswerCall { request, key, continues: background, records_output: background && stream };
+    let (budget, records_output) = (budget.into_limits(), background && stream);
+    let call = AnswerCall { request, key, continues: background, budget, records_output };
     if stream && background {
         let plan_id = submitted(&gateway, &scope, call).await?;
         return Ok(recorded(&gateway, &scope, head(plan_id), None).await?);
