@@ -14,8 +14,8 @@ use crate::{
 pub(crate) const VARIABLE: &str = "NPM_CLIENTS";
 
 /// Tests that need the packages.
-const TESTS: &str = "clients of OpenAI's and Anthropic's APIs and of MCP for Node.js, MCP's conformance suite, accessibility of \
-     the console";
+const TESTS: &str = "clients of OpenAI's and Anthropic's APIs and of MCP for Node.js, an upstream, MCP's conformance suite, \
+     accessibility of the console";
 
 /// Packages with fixed versions. Debian's Node.js is older than some of them need, so npm brings its own, of this architecture.
 const MANIFEST: &str = r#"{
@@ -23,6 +23,7 @@ const MANIFEST: &str = r#"{
   "dependencies": {
     "@ai-sdk/openai-compatible": "2.0.92",
     "@anthropic-ai/sdk": "1.14.0",
+    "@copilotkit/aimock": "1.43.0",
     "@modelcontextprotocol/client": "2.4.0",
     "@modelcontextprotocol/conformance": "0.2.0-alpha.12",
     "@modelcontextprotocol/sdk": "1.32.2",

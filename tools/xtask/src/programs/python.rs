@@ -36,9 +36,9 @@ pub(crate) const PYTHON_PROGRAMS: &[PythonProgram] = &[
         extract: None,
     },
     PythonProgram {
-        // Its environment has the other clients in Python, too.
+        // Its environment has the other clients in Python, too, and an upstream.
         requirement: "llm==0.36",
-        dependencies: &["anthropic==2.14.0", "langchain-openai==1.7.4", "openai==3.57.0"],
+        dependencies: &["anthropic==2.14.0", "langchain-openai==1.7.4", "llmock==0.2.2", "openai==3.57.0"],
         name: "llm",
         variable: "LLM_BIN",
         tests: "clients of OpenAI's and Anthropic's APIs in Python",

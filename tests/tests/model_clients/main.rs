@@ -1,5 +1,12 @@
-//! Unmodified clients of OpenAI's and Anthropic's APIs, for Python and Node.js, and the command line `llm`.
-#![allow(clippy::print_stderr, clippy::unwrap_used, reason = "a skipped test says so; helpers of tests")]
+//! Unmodified clients of OpenAI's and Anthropic's APIs, for Python and Node.js, and the command line `llm`; and upstreams that others wrote.
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a skipped test says so; helpers of tests"
+)]
+
+mod upstreams;
 
 use std::{
     path::{Path, PathBuf},
