@@ -29,6 +29,9 @@ UNFIT = [
     r"^`(messages\[\d+\]\.content|system)\[\d+\]\.",
     r"^`input\[\d+\]\.",
     r"^`(previous_response_id|conversation|prompt|mcp_servers|container)` is not supported",
+    r"^`X-Phoenix-Budget(\..*)?` ",
+    r"^`starting_after` needs `stream=true`$",
+    r"^`stream` is not available: the response was not created with",
     r"^`messages\[\d+\]\.tool_call_id` (is missing|must be a string)$",
     r"^`messages\[\d+\]\.tool_calls(\[\d+\])?` must be an ",
 ]
