@@ -8,12 +8,17 @@
 
 use std::{
     path::{Path, PathBuf},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
 use phoenix_platform::config::PhoenixConfig;
 use phoenix_testkit::{http::Rest, sandbox::Sandbox};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
 
 /// Longest start of a server, never reached on a slow machine.
 const START_LIMIT: Duration = Duration::from_secs(300);
@@ -127,6 +132,29 @@ async fn plan_combines_tools_of_a_real_server() {
     let chat = rest.post("/api/v1/chat", json!({"message": "hello", "agent": "repository"})).await;
     assert_eq!(chat.status, 422, "{}", chat.text);
     assert!(chat.text.contains("send a plan with a tool as the action"), "{}", chat.text);
+}
+
+#[tokio::test]
+async fn plan_calls_a_real_server_over_http() {
+    let Some(servers) = servers() else { return };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/mcp_http_server.py");
+    let mut command = Command::new(servers.join("python3"));
+    command.arg(script).env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut server = command.kill_on_drop(true).spawn().unwrap();
+    let mut port = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut port).await.unwrap();
+    let config = format!("[agents.sums]\nmcp = {{ url = \"http://127.0.0.1:{}/mcp\" }}\n", port.trim());
+    let sandbox = sandbox(&config, &servers).await;
+    let rest = sandbox.rest();
+    until_tools_are_known(&rest, "sums", "add").await;
+    let task =
+        |key: &str, input: Value| json!({"key": key, "agent": "sums", "action": "add", "input": input});
+    let second = task("second", json!({"a": "{{tasks.first.output.sum}}", "b": 10}));
+    let plan =
+        rest.post("/api/v1/plans", json!({"tasks": [task("first", json!({"a": 1, "b": 2})), second]})).await;
+    assert_eq!((plan.status.as_u16(), plan.str("output")), (200, "{\"sum\":13}"), "{}", plan.text);
+    let invalid = rest.post("/api/v1/plans", json!({"tasks": [task("t", json!({"a": "x"}))]})).await;
+    assert_eq!(invalid.status, 400, "{}", invalid.text);
 }
 
 #[test]

@@ -7,9 +7,20 @@ use crate::llm::Secret;
 /// Parts of the names of variables whose values are secret.
 const SECRET_WORDS: [&str; 6] = ["key", "token", "secret", "passw", "credential", "auth"];
 
+/// An MCP server that is reached over streamable HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteServer {
+    /// Its address: `http` or `https`.
+    pub url: String,
+    /// Headers of every request, by name.
+    pub headers: BTreeMap<String, Secret>,
+}
+
 /// Settings of an agent that is an MCP server.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct McpSettings {
+    /// Where the server is; absent for a server that is started as a process.
+    pub remote: Option<RemoteServer>,
     /// Environment variables of the server with their values, in addition to those that the agent inherits by name.
     pub variables: BTreeMap<String, Secret>,
     /// Patterns of the names of the tools that become actions, in which `*` stands for any text. Every tool when empty.
@@ -23,13 +34,15 @@ impl McpSettings {
         self.tools.is_empty() || self.tools.iter().any(|pattern| matches_pattern(pattern, name))
     }
 
-    /// The values of variables whose names say that they are secret.
+    /// The values of variables whose names say that they are secret, and of headers.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
         let is_secret = |name: &str| {
             let name = name.to_ascii_lowercase();
             SECRET_WORDS.iter().any(|word| name.contains(word))
         };
-        self.variables.iter().filter(move |(name, _)| is_secret(name)).map(|(_, value)| value)
+        let variables =
+            self.variables.iter().filter(move |(name, _)| is_secret(name)).map(|(_, value)| value);
+        variables.chain(self.remote.iter().flat_map(|remote| remote.headers.values()))
     }
 }
 
@@ -72,7 +85,7 @@ mod tests {
     fn variable_is_secret_by_its_name() {
         let variables = [("GITHUB_TOKEN", "a"), ("ApiKey", "b"), ("FOLDER", "c")];
         let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned().into()));
-        let settings = McpSettings { variables: variables.into(), tools: Vec::new() };
+        let settings = McpSettings { variables: variables.into(), ..McpSettings::default() };
         let secrets: Vec<_> = settings.secrets().map(Secret::expose).collect();
         assert_eq!(secrets, ["b", "a"]);
     }

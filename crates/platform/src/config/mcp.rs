@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use phoenix_domain::{AgentMode, AgentSpec, mcp::McpSettings};
+use http::{HeaderName, HeaderValue, Uri};
+use phoenix_domain::{
+    AgentMode, AgentSpec,
+    mcp::{McpSettings, RemoteServer},
+};
 use serde::Deserialize;
 
 use super::problems::Problems;
@@ -14,7 +18,22 @@ use crate::service_token;
 pub(super) struct McpTable {
     command: Vec<String>,
     env: BTreeMap<String, String>,
+    url: Option<String>,
+    headers: BTreeMap<String, String>,
 }
+
+/// Headers that the protocol sets.
+const RESERVED_HEADERS: [&str; 9] = [
+    "accept",
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "mcp-method",
+    "mcp-name",
+    "mcp-protocol-version",
+    "mcp-session-id",
+];
 
 impl McpTable {
     /// Makes `spec`, at `at` in the file, an MCP server that offers `tools`.
@@ -25,9 +44,13 @@ impl McpTable {
         at: &str,
         problems: &mut Problems,
     ) {
-        let Self { command, env } = self;
-        if command.first().is_none_or(|program| program.trim().is_empty()) {
-            let problem = "must name a program, such as [\"npx\", \"-y\", \"@modelcontextprotocol/server-filesystem\", \".\"]";
+        let Self { command, env, url, headers: _ } = self;
+        if let Some(url) = url {
+            self.check_remote(url, at, problems);
+        } else if !self.headers.is_empty() {
+            problems.add(format!("{at}.mcp.headers"), "are only for a server with a `url`");
+        } else if command.first().is_none_or(|program| program.trim().is_empty()) {
+            let problem = "must name a program (or `url` a server), such as [\"npx\", \"-y\", \"@modelcontextprotocol/server-filesystem\", \".\"]";
             problems.add(format!("{at}.mcp.command"), problem);
         }
         for name in env.keys() {
@@ -48,9 +71,46 @@ impl McpTable {
         // Those of `[agents.default]` are for other agents.
         spec.actions.clear();
         spec.mcp = Some(McpSettings {
+            remote: self.remote(),
             variables: env.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect(),
             tools: tools.unwrap_or_default().to_vec(),
         });
+    }
+}
+
+impl McpTable {
+    fn remote(&self) -> Option<RemoteServer> {
+        let headers = self.headers.iter().map(|(name, value)| (name.clone(), value.clone().into()));
+        Some(RemoteServer { url: self.url.clone()?, headers: headers.collect() })
+    }
+
+    fn check_remote(&self, url: &str, at: &str, problems: &mut Problems) {
+        let is_address = url.parse::<Uri>().is_ok_and(|url| {
+            matches!(url.scheme_str(), Some("http" | "https"))
+                && url.host().is_some_and(|host| !host.is_empty())
+        });
+        if !is_address {
+            problems.add(format!("{at}.mcp.url"), "must be an address such as https://tools.example.com/mcp");
+        }
+        for (name, is_set) in [("command", !self.command.is_empty()), ("env", !self.env.is_empty())] {
+            if is_set {
+                problems.add(
+                    format!("{at}.mcp.{name}"),
+                    "must not be set beside `url`: the server is no process",
+                );
+            }
+        }
+        for (name, value) in &self.headers {
+            let problem = match HeaderName::try_from(name.as_str()) {
+                Err(_) => "is no name of a header",
+                Ok(name) if RESERVED_HEADERS.contains(&name.as_str()) => "is set by the protocol; remove it",
+                Ok(_) if HeaderValue::try_from(value.as_str()).is_err() => {
+                    "has a value that no header can carry"
+                }
+                Ok(_) => continue,
+            };
+            problems.add(format!("{at}.mcp.headers.{name}"), problem);
+        }
     }
 }
 
@@ -93,7 +153,25 @@ mod tests {
     fn settings_without_meaning_for_an_mcp_server_are_rejected() {
         for (text, expected) in [
             ("[agents.a]\nmcp = {}", "agents.a.mcp.command: must name a program"),
-            ("[agents.a]\nmcp = { command = [\"x\"], url = \"y\" }", "agents.a.mcp.url: unknown key"),
+            (
+                "[agents.a]\nmcp = { command = [\"x\"], url = \"http://y\" }",
+                "agents.a.mcp.command: must not be set beside `url`",
+            ),
+            ("[agents.a]\nmcp = { url = \"y\" }", "agents.a.mcp.url: must be an address"),
+            ("[agents.a]\nmcp = { url = \"ftp://y\" }", "agents.a.mcp.url: must be an address"),
+            (
+                "[agents.a]\nmcp = { url = \"http://y\", headers = { \"a b\" = \"c\" } }",
+                "agents.a.mcp.headers.a b: is no name",
+            ),
+            (
+                "[agents.a]\nmcp = { url = \"http://y\", headers = { Accept = \"c\" } }",
+                "headers.Accept: is set by the protocol",
+            ),
+            ("[agents.a]\nmcp = { url = \"http://y\", headers = { a = \"\\n\" } }", "no header can carry"),
+            (
+                "[agents.a]\nmcp = { url = \"http://y\", env = { a = \"b\" } }",
+                "agents.a.mcp.env: must not be set",
+            ),
             (
                 "[agents.a]\nmcp = { command = [\"x\"], env = { \"A=B\" = \"\" } }",
                 "`A=B` is no name of a variable",

@@ -1,4 +1,4 @@
-//! Mode `mcp`: one process that is a server of the [Model Context Protocol](https://modelcontextprotocol.io), whose tools are
+//! Mode `mcp`: one process, or one address, that is a server of the [Model Context Protocol](https://modelcontextprotocol.io), whose tools are
 //! the actions of the agent.
 //!
 //! ```text
@@ -7,6 +7,9 @@
 //!                     ▲                           │
 //!                     └── server.rs: start, handshake, tools, pings, restart
 //! ```
+//!
+//! A server at an address has `remote.rs` instead of a session and a process: each request is a `POST`. `handshake.rs` finds out
+//! which era of the protocol it speaks.
 //!
 //! The process starts with the executor, because its tools are part of the catalog, and is started again whenever it ends, with
 //! the backoff of crashing workers. Many attempts use it at the same time. A request whose response is late, invalid or too
@@ -17,8 +20,12 @@
 //! planner was lost, as far as the planner knows that an attempt had started.
 
 mod connection;
+mod events;
+mod handshake;
+mod header_text;
 mod lines;
 mod message;
+mod remote;
 mod result;
 mod server;
 mod session;
@@ -38,7 +45,8 @@ use tokio::time::sleep_until;
 use self::{
     connection::{Call, LostResponse, Response},
     message::{INVALID_PARAMS, object},
-    server::{Process, Publish, Server},
+    remote::Remote,
+    server::{Process, Publish, Server, Transport},
     tools::{Selected, Tool},
 };
 use super::{
@@ -68,7 +76,12 @@ impl Mcp {
     ) -> Self {
         let crashes = CrashBackoff::new(spec.name.clone(), metrics);
         let restarts = metrics.restarts.clone();
-        let server = Server::new(spec, program, Arc::clone(&redactor), crashes, restarts, publish);
+        let remote = spec.mcp.as_ref().and_then(|settings| settings.remote.as_ref());
+        let transport = match remote {
+            Some(settings) => Transport::Remote(Remote::new(settings).map(Arc::new)),
+            None => Transport::Process(program),
+        };
+        let server = Server::new(spec, transport, Arc::clone(&redactor), crashes, restarts, publish);
         let server = Arc::new(server);
         cleanup.spawn(Arc::clone(&server).supervise(readiness, cleanup.clone()));
         Self { server, redactor }
@@ -83,12 +96,14 @@ impl Mcp {
             if attempt.follows_lost_dispatch && !tool.is_repeatable {
                 return Err(may_have_been_called(name));
             }
-            attempt.report_start(Some(process.pid));
+            attempt.report_start(process.pid);
             let params = |id| call_params(&*attempt.request, id, name, arguments);
             // A process that has just ended gets no request.
             let Ok(mut call) = process.connection.call("tools/call", params) else { continue };
             match wait(&mut call, attempt).await {
-                Some(Err(LostResponse { was_written: false, .. })) => {}
+                // The next process gets it. Without one the attempt has failed, and can be repeated.
+                Some(Err(LostResponse { was_written: false, .. })) if process.pid.is_some() => {}
+                Some(Err(LostResponse { was_written: false, failure })) => return Err(failure),
                 Some(response) => return self.read(response, name, tool, &process),
                 None => {
                     let was_written = call.was_written();

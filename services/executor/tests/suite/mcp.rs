@@ -62,7 +62,7 @@ fn starts(path: &Path) -> usize {
 #[tokio::test]
 async fn tools_are_published_and_called() {
     let variables = [("OWN_KEY".to_owned(), "of the configuration".to_owned().into())];
-    let mcp = Some(McpSettings { variables: variables.into(), tools: Vec::new() });
+    let mcp = Some(McpSettings { variables: variables.into(), ..McpSettings::default() });
     let sandbox = Sandbox::start(AgentSpec { mcp, ..server(&[]) }).await;
     let agent = published(&mut watch(&sandbox).await, |agent| !agent.actions.is_empty()).await;
     let echo = &agent.actions["echo"];

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use parking_lot::Mutex;
@@ -35,22 +35,38 @@ pub(super) struct Connection {
     pub(super) tools_changed: Notify,
     /// Raised when a request was not answered in time.
     pub(super) doubted: Notify,
+    /// Members of `_meta` of every request; empty until a handshake sets them.
+    pub(super) meta: OnceLock<Object>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     last_id: u64,
-    waiting: VecDeque<Message>,
+    waiting: VecDeque<Outgoing>,
     calls: HashMap<u64, Pending>,
     /// Reason why no further request is possible.
     closed: Option<AttemptFailure>,
 }
 
+/// A message to the server.
 #[derive(Debug)]
-struct Message {
-    line: Vec<u8>,
+pub(super) struct Outgoing {
+    /// The message with a newline.
+    pub(super) line: Vec<u8>,
     /// The request that the message is.
-    id: Option<u64>,
+    pub(super) id: Option<u64>,
+    /// Name of the method; empty for a response.
+    pub(super) method: String,
+    /// The tool that it calls.
+    pub(super) name: Option<String>,
+    /// The request that it cancels.
+    pub(super) cancels: Option<u64>,
+}
+
+impl Outgoing {
+    const fn new(line: Vec<u8>) -> Self {
+        Self { line, id: None, method: String::new(), name: None, cancels: None }
+    }
 }
 
 /// A request without a response.
@@ -101,26 +117,63 @@ impl Connection {
         let id = state.last_id;
         let pending = Pending { response: sender, progress: progress_sender, was_written: false };
         state.calls.insert(id, pending);
-        state.waiting.push_back(Message { line: request(id, method, params(id)), id: Some(id) });
+        let params = self.with_meta(params(id));
+        let name = params.get("name").and_then(Json::as_str).map(str::to_owned);
+        let line = request(id, method, params);
+        state.waiting.push_back(Outgoing {
+            id: Some(id),
+            method: method.to_owned(),
+            name,
+            ..Outgoing::new(line)
+        });
         drop(state);
         self.to_write.notify_one();
         Ok(Call { connection: Arc::clone(self), id, response, progress })
     }
 
+    /// `params` with the members that every request has in `_meta`.
+    fn with_meta(&self, mut params: Object) -> Object {
+        if let Some(common) = self.meta.get() {
+            let own =
+                params.shift_remove("_meta").and_then(|own| Object::try_from(own).ok()).unwrap_or_default();
+            let meta: Object = common.clone().into_iter().chain(own).collect();
+            params.insert("_meta".into(), meta.into());
+        }
+        params
+    }
+
     /// Queues a notification.
     pub(super) fn notify(&self, method: &str, params: Object) {
-        self.state.lock().waiting.push_back(Message { line: notification(method, params), id: None });
+        let cancels = params.get("requestId").and_then(message::number);
+        let outgoing =
+            Outgoing { method: method.to_owned(), cancels, ..Outgoing::new(notification(method, params)) };
+        self.state.lock().waiting.push_back(outgoing);
         self.to_write.notify_one();
     }
 
-    /// The next line to write. A request counts as written from then on.
-    pub(super) fn next_line(&self) -> Option<Vec<u8>> {
+    /// The next message to write. A request counts as written from then on.
+    pub(super) fn next_outgoing(&self) -> Option<Outgoing> {
         let mut state = self.state.lock();
-        let Message { line, id } = state.waiting.pop_front()?;
-        if let Some(pending) = id.and_then(|id| state.calls.get_mut(&id)) {
+        let outgoing = state.waiting.pop_front()?;
+        if let Some(pending) = outgoing.id.and_then(|id| state.calls.get_mut(&id)) {
             pending.was_written = true;
         }
-        Some(line)
+        Some(outgoing)
+    }
+
+    /// The line of the next message to write.
+    pub(super) fn next_line(&self) -> Option<Vec<u8>> {
+        self.next_outgoing().map(|outgoing| outgoing.line)
+    }
+
+    /// Whether the request `id` waits for its response.
+    pub(super) fn is_pending(&self, id: u64) -> bool {
+        self.state.lock().calls.contains_key(&id)
+    }
+
+    /// Fails the request `id`, which the server has read if `was_read`.
+    pub(super) fn lose(&self, id: u64, failure: AttemptFailure, was_read: bool) {
+        self.resolve(id, |_| Err(LostResponse { failure, was_written: was_read }));
     }
 
     /// Takes a line of the server. Returns whether it is a message.
@@ -148,7 +201,7 @@ impl Connection {
                 let mut state = self.state.lock();
                 let waiting: usize = state.waiting.iter().map(|message| message.line.len()).sum();
                 if waiting <= MAX_WAITING_BYTES {
-                    state.waiting.push_back(Message { line: response(id, &method), id: None });
+                    state.waiting.push_back(Outgoing::new(response(id, &method)));
                     self.to_write.notify_one();
                 }
             }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
 use metrics::Counter;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use phoenix_domain::{
     ActionSpec, AgentName, AgentSpec, FailureClass,
     json::{Json, Object},
@@ -16,9 +16,10 @@ use tokio::{
 };
 
 use super::{
-    connection::{Connection, LostResponse},
-    message::{RpcError, object},
-    result,
+    connection::Connection,
+    handshake::{Handshake, MODERN_VERSION},
+    message::object,
+    remote::{Agreed, DISCOVER, Remote, RemoteSession},
     session::{Session, SessionEnd},
     tools::{Collector, Tools},
 };
@@ -33,11 +34,11 @@ use crate::{
     redact::Redactor,
 };
 
-/// Newest version of the protocol with a handshake. A server answers with the version that it prefers.
-const PROTOCOL_VERSION: &str = "2025-11-25";
-
 /// Limit of the pages of `tools/list`.
 const MAX_PAGES: usize = 64;
+
+/// Time between two readings of the list of tools of a server at an address.
+const REMOTE_REFRESH: Duration = Duration::from_secs(60);
 
 /// Shortest time between two readings of the list of tools.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
@@ -49,15 +50,24 @@ pub(crate) type Publish = Box<dyn Fn(BTreeMap<String, ActionSpec>) + Send + Sync
 pub(super) struct Server {
     agent: AgentName,
     settings: McpSettings,
-    program: Program,
+    transport: Transport,
     start_timeout: Duration,
     /// Time limit of an attempt, after which a server that does not answer a ping is restarted.
     timeout: Duration,
+    handshake: Handshake,
     redactor: Arc<Redactor>,
     crashes: CrashBackoff,
     restarts: Counter,
     publish: Publish,
     state: watch::Sender<State>,
+}
+
+/// How a server is reached.
+pub(super) enum Transport {
+    /// A process that is started.
+    Process(Program),
+    /// An address, or the reason why it cannot be used.
+    Remote(Result<Arc<Remote>, AttemptFailure>),
 }
 
 /// State of the process.
@@ -69,9 +79,10 @@ enum State {
     Failed(AttemptFailure),
 }
 
-/// A process that is ready.
+/// A process, or a server at an address, that is ready.
 pub(super) struct Process {
-    pub(super) pid: u32,
+    /// Absent for a server at an address.
+    pub(super) pid: Option<u32>,
     pub(super) connection: Arc<Connection>,
     tools: RwLock<Arc<Tools>>,
 }
@@ -79,7 +90,7 @@ pub(super) struct Process {
 impl Server {
     pub(super) fn new(
         spec: &AgentSpec,
-        program: Program,
+        transport: Transport,
         redactor: Arc<Redactor>,
         crashes: CrashBackoff,
         restarts: Counter,
@@ -88,7 +99,8 @@ impl Server {
         Self {
             agent: spec.name.clone(),
             settings: spec.mcp.clone().unwrap_or_default(),
-            program,
+            transport,
+            handshake: Handshake::new(Arc::clone(&redactor)),
             start_timeout: spec.start_timeout,
             timeout: spec.timeout,
             redactor,
@@ -116,35 +128,21 @@ impl Server {
             if !std::mem::take(&mut is_first) {
                 self.restarts.increment(1);
             }
-            let process = match self.program.spawn(None) {
-                Ok(process) => process,
-                Err(error) => {
-                    self.fail_start(AttemptFailure::not_started(&error));
-                    continue;
-                }
-            };
-            let (pid, started_at) = (process.pid, Instant::now());
             let connection = Arc::new(Connection::default());
-            let mut session = Session::new(process, Arc::clone(&connection));
-            let end = tokio::select! {
+            let started_at = Instant::now();
+            let ended = tokio::select! {
                 biased;
                 () = &mut stopping => None,
-                end = session.run() => Some(end),
-                failure = self.use_process(pid, &connection) => Some(SessionEnd::Broken(failure)),
+                failure = self.run_once(&connection) => Some(failure),
             };
-            let Some(end) = end else {
+            let Some(failure) = ended else {
                 let failure =
                     AttemptFailure::new(FailureClass::Io, "was ended: the executor is shutting down");
                 connection.close(&failure.neutral_if(true));
                 return;
             };
-            let failure = end.failure().with_stderr(session.stderr_text(&self.redactor));
-            if !matches!(end, SessionEnd::Exited(_)) {
-                session.group.kill();
-            }
-            drop(session);
             if matches!(*self.state.borrow(), State::Ready(_)) {
-                tracing::warn!(agent = %self.agent, pid, reason = failure.description, "MCP server ended; starting it again");
+                tracing::warn!(agent = %self.agent, reason = failure.description, "MCP server ended; starting it again");
                 self.crashes.record_crash(started_at.elapsed() >= STABLE_AFTER);
                 // First, so that an attempt whose request was not written waits for the next process.
                 self.state.send_replace(State::Starting);
@@ -155,6 +153,40 @@ impl Server {
         }
     }
 
+    /// Runs the process, or uses the server at the address, until it is of no use any more. Returns why.
+    async fn run_once(&self, connection: &Arc<Connection>) -> AttemptFailure {
+        match &self.transport {
+            Transport::Process(program) => {
+                let process = match program.spawn(None) {
+                    Ok(process) => process,
+                    Err(error) => return AttemptFailure::not_started(&error),
+                };
+                let pid = process.pid;
+                let mut session = Session::new(process, Arc::clone(connection));
+                let end = tokio::select! {
+                    biased;
+                    end = session.run() => end,
+                    failure = self.use_process(Some(pid), connection, None) => SessionEnd::Broken(failure),
+                };
+                let failure = end.failure().with_stderr(session.stderr_text(&self.redactor));
+                if !matches!(end, SessionEnd::Exited(_)) {
+                    session.group.kill();
+                }
+                failure
+            }
+            Transport::Remote(Err(failure)) => failure.clone(),
+            Transport::Remote(Ok(remote)) => {
+                let session = RemoteSession::new(Arc::clone(remote), Arc::clone(connection));
+                let agreed = session.agreed();
+                tokio::select! {
+                    biased;
+                    failure = session.run() => failure,
+                    failure = self.use_process(None, connection, Some(&agreed)) => failure,
+                }
+            }
+        }
+    }
+
     fn fail_start(&self, failure: AttemptFailure) {
         tracing::warn!(agent = %self.agent, reason = failure.description, "MCP server could not be started");
         self.crashes.record_crash(false);
@@ -162,8 +194,13 @@ impl Server {
     }
 
     /// Starts a conversation with a new process, then keeps its tools up to date. Returns when the process is of no use.
-    async fn use_process(&self, pid: u32, connection: &Arc<Connection>) -> AttemptFailure {
-        let started = timeout(self.start_timeout, self.start(connection)).await;
+    async fn use_process(
+        &self,
+        pid: Option<u32>,
+        connection: &Arc<Connection>,
+        agreed: Option<&Mutex<Agreed>>,
+    ) -> AttemptFailure {
+        let started = timeout(self.start_timeout, self.start(connection, agreed)).await;
         let tools = match started {
             Ok(Ok(tools)) => tools,
             Ok(Err(failure)) => return failure,
@@ -183,6 +220,8 @@ impl Server {
         let mut is_stable = false;
         loop {
             tokio::select! {
+                // A server at an address has no way to say that its tools have changed.
+                () = tokio::time::sleep(REMOTE_REFRESH), if pid.is_none() => connection.tools_changed.notify_one(),
                 () = connection.tools_changed.notified() => {
                     match timeout(self.timeout, self.list_tools(connection)).await {
                         Ok(Ok(tools)) => self.replace_tools(&process, tools),
@@ -212,25 +251,26 @@ impl Server {
         }
     }
 
-    /// The handshake, and the first list of tools.
-    async fn start(&self, connection: &Arc<Connection>) -> Result<Tools, AttemptFailure> {
-        let client = object([("name", "phoenix".into()), ("version", env!("CARGO_PKG_VERSION").into())]);
-        let params = object([
-            ("protocolVersion", PROTOCOL_VERSION.into()),
-            ("capabilities", Object::new().into()),
-            ("clientInfo", client.into()),
-        ]);
-        let server = self.request(connection, "initialize", params).await?;
-        connection.notify("notifications/initialized", Object::new());
+    /// The handshake, if the server needs one, and the first list of tools.
+    async fn start(
+        &self,
+        connection: &Arc<Connection>,
+        agreed: Option<&Mutex<Agreed>>,
+    ) -> Result<Tools, AttemptFailure> {
+        let server = self.handshake.begin(connection, agreed).await?;
         let tools = match &server["capabilities"]["tools"] {
             Json::Null => Collector::new(&self.agent, &self.settings).finish(),
             _ => self.list_tools(connection).await?,
         };
+        let identity = match &server["serverInfo"] {
+            Json::Null => &server["_meta"]["io.modelcontextprotocol/serverInfo"],
+            identity => identity,
+        };
         tracing::info!(
             agent = %self.agent,
-            server = server["serverInfo"]["name"].as_str(),
-            server_version = server["serverInfo"]["version"].as_str(),
-            protocol_version = server["protocolVersion"].as_str(),
+            server = identity["name"].as_str(),
+            server_version = identity["version"].as_str(),
+            protocol_version = server["protocolVersion"].as_str().unwrap_or(MODERN_VERSION),
             tools = tools.actions().len(),
             "MCP server is ready"
         );
@@ -245,7 +285,7 @@ impl Server {
                 Json::Null => Object::new(),
                 cursor => object([("cursor", cursor.clone())]),
             };
-            let page = self.request(connection, "tools/list", params).await?;
+            let page = self.handshake.request(connection, "tools/list", params).await?;
             let Some(definitions) = page["tools"].as_array() else {
                 let problem = "answered `tools/list` without a list of tools";
                 return Err(AttemptFailure::new(FailureClass::BackendFailure, problem));
@@ -260,27 +300,11 @@ impl Server {
         Ok(collector.finish())
     }
 
-    /// The result of a request.
-    async fn request(
-        &self,
-        connection: &Arc<Connection>,
-        method: &str,
-        params: Object,
-    ) -> Result<Json, AttemptFailure> {
-        let lost = |LostResponse { failure, .. }| failure;
-        let mut call = connection.call(method, |_| params).map_err(lost)?;
-        call.response().await.map_err(lost)?.map_err(|error: RpcError| {
-            let failure = result::failure(&error, &self.redactor);
-            // What is wrong with these requests is not the caller's fault.
-            let description =
-                format!("refused `{method}`: {}", failure.description.trim_start_matches("answered: "));
-            AttemptFailure::new(FailureClass::BackendFailure, description)
-        })
-    }
-
     /// Checks that the server still answers, for as long as an attempt may take.
     async fn ping(&self, connection: &Arc<Connection>) -> Result<(), AttemptFailure> {
-        let Ok(mut call) = connection.call("ping", |_| Object::new()) else { return Ok(()) };
+        // Without a handshake there is no ping.
+        let method = if connection.meta.get().is_some() { DISCOVER } else { "ping" };
+        let Ok(mut call) = connection.call(method, |_| Object::new()) else { return Ok(()) };
         if timeout(self.timeout, call.response()).await.is_ok() {
             // Any response, even an error, is one.
             return Ok(());
