@@ -7,7 +7,9 @@ use clap_complete::Shell;
 use phoenix_agents::BuiltinAgent;
 use phoenix_platform::config::RoleFlags;
 
-use crate::client::args::{AgentsArgs, ChatArgs, DeadLettersArgs, McpArgs, PlansArgs, TraceArgs};
+use crate::client::args::{
+    AgentsArgs, ChatArgs, DeadLettersArgs, McpArgs, PlansArgs, StatsArgs, TopArgs, TraceArgs,
+};
 
 /// Durable orchestrator for AI agents: plans which agents run, supervises them and journals every step.
 ///
@@ -42,6 +44,10 @@ pub(crate) enum Command {
     Agents(AgentsArgs),
     /// List, redrive and discard tasks that failed permanently
     DeadLetters(DeadLettersArgs),
+    /// Show how many plans ran in the last minutes or hours, how long they took and what they cost
+    Stats(StatsArgs),
+    /// Show what happens now: statistics, agents and running plans, refreshed in place
+    Top(TopArgs),
     /// Show everything that happened under a correlation id
     Trace(TraceArgs),
     /// Serve the tools of a running stack to an MCP client, over standard input and output

@@ -1,4 +1,5 @@
-//! Commands that talk to a running gateway: chats, plans, agents, dead letters, the story of a correlation id, and MCP over pipes.
+//! Commands that talk to a running gateway: chats, plans, agents, dead letters, statistics, the story of a correlation id, and
+//! MCP over pipes.
 //!
 //! Results go to standard output, everything else to standard error. With `--json` a result is JSON as the gateway sends it, one
 //! document per line.
@@ -21,12 +22,14 @@ mod gateway;
 mod mcp;
 mod output;
 mod plans;
+mod stats;
+mod top;
 mod trace;
 mod watch;
 
 use std::process::ExitCode;
 
-use args::{AgentsArgs, ChatArgs, DeadLettersArgs, McpArgs, PlansArgs, TraceArgs};
+use args::{AgentsArgs, ChatArgs, DeadLettersArgs, McpArgs, PlansArgs, StatsArgs, TopArgs, TraceArgs};
 use error::ClientError;
 
 use crate::terminal::print_error;
@@ -37,6 +40,8 @@ pub(crate) enum Request {
     Plans(PlansArgs),
     Agents(AgentsArgs),
     DeadLetters(DeadLettersArgs),
+    Stats(StatsArgs),
+    Top(TopArgs),
     Trace(TraceArgs),
     Mcp(McpArgs),
 }
@@ -56,6 +61,8 @@ pub(crate) fn run(request: Request) -> ExitCode {
             Request::Plans(args) => plans::run(args).await,
             Request::Agents(args) => agents::run(args).await,
             Request::DeadLetters(args) => dead_letters::run(args).await,
+            Request::Stats(args) => stats::run(args).await,
+            Request::Top(args) => top::run(args).await,
             Request::Trace(args) => trace::run(args).await,
             Request::Mcp(args) => mcp::run(args).await,
         }

@@ -59,6 +59,8 @@ fn run(cli: Cli) -> ExitCode {
         Command::Plans(args) => client::run(Request::Plans(args)),
         Command::Agents(args) => client::run(Request::Agents(args)),
         Command::DeadLetters(args) => client::run(Request::DeadLetters(args)),
+        Command::Stats(args) => client::run(Request::Stats(args)),
+        Command::Top(args) => client::run(Request::Top(args)),
         Command::Trace(args) => client::run(Request::Trace(args)),
         Command::Mcp(args) => client::run(Request::Mcp(args)),
         Command::Completions { shell } => manual::completions(shell),

@@ -1,9 +1,12 @@
-// One agent: its health, and its actions with their inputs.
+// One agent: its health, its circuit with what changed it, and its actions with their inputs.
 
 import { factsOf } from "./agents.js";
 import { call, serverNow } from "./api.js";
-import { el, preview, sentence } from "./dom.js";
-import { badge, moment } from "./format.js";
+import { confirmed, reasonField } from "./dialog.js";
+import { announce, el, preview, sentence } from "./dom.js";
+import { badge, moment, took, words } from "./format.js";
+import { button } from "./plan_actions.js";
+import { field } from "./plans.js";
 import { repeat } from "./router.js";
 
 const POLL_EVERY = 2000;
@@ -14,16 +17,19 @@ export function open(root, { parameters: [name], signal }) {
   const lead = el("p", { class: "small" });
   const facts = el("div");
   const actions = el("div", { class: "listing" });
+  const changes = el("div", { class: "listing" });
+  const buttons = el("div", { class: "row actions" });
   root.append(
     el(
       "header",
       { class: "plan-head" },
       el("nav", { class: "small", "aria-label": "Path" }, el("a", { href: "/agents" }, "Agents"), " / ", el("code", {}, name)),
-      el("div", { class: "head" }, el("h2", {}, name), state),
+      el("div", { class: "head" }, el("h2", {}, name), state, buttons),
       lead,
     ),
     problem,
     facts,
+    changes,
     actions,
   );
   let shown = "";
@@ -36,6 +42,8 @@ export function open(root, { parameters: [name], signal }) {
     if (next !== shown) {
       state.replaceChildren(badge(agent.health));
       facts.replaceChildren(healthOf(agent));
+      changes.replaceChildren(...changesOf(agent));
+      buttons.replaceChildren(decision(agent, (next) => show(next)));
     }
     shown = next;
     if (JSON.stringify(list) !== declared) actions.replaceChildren(...actionsOf(list));
@@ -53,16 +61,56 @@ export function open(root, { parameters: [name], signal }) {
 }
 
 function healthOf(agent) {
-  const { agent_id: name, last_success_at: success, last_failure_at: failure, circuit_open_until: until, consecutive_failures: failures } = agent;
+  const { state, reason, since, isolated_by: actor, next_probe_at: probe } = agent;
+  const { agent_id: name, last_success_at: success, last_failure_at: failure, consecutive_failures: failures } = agent;
   const rows = [
+    ["Circuit", badge(state)],
+    reason && ["Reason", reason],
+    actor && ["Isolated by", actor],
+    since && ["Since", moment(since)],
+    probe && ["Next probe", moment(probe)],
     ["Failures in a row", String(failures)],
     ["Last success", success ? moment(success) : "none"],
     ["Last failure", failure ? moment(failure) : "none"],
-    until && ["Next probe", moment(until)],
     ["Work", el("a", { href: `/plans?agent=${encodeURIComponent(name)}` }, "its plans")],
     ["Failed for good", el("a", { href: `/dead-letters?agent=${encodeURIComponent(name)}` }, "its dead letters")],
   ].filter(Boolean);
   return el("dl", { class: "card facts-card" }, ...rows.flatMap(([label, value]) => [el("dt", {}, label), el("dd", {}, value)]));
+}
+
+/** The button that isolates an agent, or restores one that is isolated. `done` gets the agent afterwards. */
+function decision({ agent_id: name, state }, done) {
+  const isIsolated = state === "isolated";
+  const verb = isIsolated ? "restore" : "isolate";
+  const title = isIsolated ? "Restore" : "Isolate";
+  return button(title, async () => {
+    const agent = await confirmed({
+      title: `${title} ${name}?`,
+      text: isIsolated ? "The agent gets tasks again, and its circuit is closed." : "The agent gets no tasks until it is restored. Tasks that run are not affected.",
+      button: title,
+      isDangerous: !isIsolated,
+      fields: [reasonField(true), field("Your name (optional)", el("input", { name: "actor", maxlength: "128", autocomplete: "name" }))],
+      act: ({ reason, actor }) => call(`/api/v1/agents/${encodeURIComponent(name)}:${verb}`, { method: "POST", body: actor ? { reason, actor } : { reason } }),
+    });
+    if (!agent) return;
+    announce(`${name} is ${isIsolated ? "restored" : "isolated"}`);
+    done(agent);
+  });
+}
+
+function changesOf({ transitions }) {
+  if (!transitions || transitions.length === 0) return [];
+  const view = ({ at, from, to, cause, reason, actor, evidence }) => {
+    const facts = [words(cause), actor && `by ${actor}`, `${evidence.failed_calls} of ${evidence.calls} calls failed`, evidence.slow_calls > 0 && `${evidence.slow_calls} slow`, evidence.took_ms > 0 && `the last took ${took(evidence.took_ms)}`];
+    return el(
+      "li",
+      { class: "action" },
+      el("p", { class: "change" }, badge(from), "→", badge(to), moment(at)),
+      el("p", { class: "why" }, ...sentence(reason)),
+      el("p", { class: "small" }, facts.filter(Boolean).join(" · ")),
+    );
+  };
+  return [el("h3", { class: "quiet" }, "Changes of the circuit, newest first"), el("ol", { class: "card rows" }, ...transitions.map(view))];
 }
 
 function actionsOf(actions) {

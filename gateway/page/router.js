@@ -12,6 +12,7 @@ const VIEWS = [
   { path: /^\/agents$/, tab: "/agents", title: "Agents", load: () => import("./agents_view.js") },
   { path: /^\/agents\/([^/]+)$/, tab: "/agents", title: "Agent", load: () => import("./agent_view.js") },
   { path: /^\/dead-letters$/, tab: "/dead-letters", title: "Dead letters", load: () => import("./dead_letters.js") },
+  { path: /^\/overview$/, tab: "/overview", title: "Overview", load: () => import("./overview.js") },
   { path: /^\/docs$/, tab: "/docs", title: "API", load: () => import("./docs.js") },
 ];
 

@@ -25,13 +25,14 @@ use crate::problem::Failure;
 
 /// Routes without authentication: probes, and the files of the page, which contain no data. Every other route is guarded,
 /// including routes that are added later.
-const OPEN: [&str; 10] = [
+const OPEN: [&str; 11] = [
     "/",
     "/plans",
     "/plans/{plan_id}",
     "/agents",
     "/agents/{agent_id}",
     "/dead-letters",
+    "/overview",
     "/docs",
     "/page/{file}",
     "/livez",

@@ -68,6 +68,7 @@ pub(crate) enum Endpoint {
     ChatLegacy,
     AgentsV1,
     BudgetList,
+    Statistics,
     AgentGet,
     PlanCreate,
     PlanList,
@@ -109,6 +110,7 @@ impl Endpoint {
             "/api/chat" if write => Self::ChatLegacy,
             "/api/v1/agents" if read => Self::AgentsV1,
             "/api/v1/budgets" if read => Self::BudgetList,
+            "/api/v1/stats" if read => Self::Statistics,
             "/api/v1/agents/{agent_id}" if read => Self::AgentGet,
             "/api/v1/plans" if write => Self::PlanCreate,
             "/api/v1/plans" if read => Self::PlanList,
@@ -138,7 +140,7 @@ impl Endpoint {
             "/api/v1/openapi.json" if read => Self::OpenApi,
             "/livez" | "/readyz" if read => Self::Probe,
             "/" | "/plans" | "/plans/{plan_id}" | "/agents" | "/agents/{agent_id}" | "/dead-letters"
-            | "/docs" | "/page/{file}"
+            | "/overview" | "/docs" | "/page/{file}"
                 if read =>
             {
                 Self::Page
@@ -154,6 +156,7 @@ impl Endpoint {
             Self::ChatLegacy => "chat_legacy",
             Self::AgentsV1 => "agents_v1",
             Self::BudgetList => "budget_list",
+            Self::Statistics => "stats",
             Self::AgentGet => "agent_get",
             Self::PlanCreate => "plan_create",
             Self::PlanList => "plan_list",
@@ -192,6 +195,7 @@ impl Endpoint {
             Self::AgentsV1 => Some(&AGENTS_V1),
             Self::Health => Some(&HEALTH),
             Self::BudgetList
+            | Self::Statistics
             | Self::AgentGet
             | Self::PlanCreate
             | Self::PlanList

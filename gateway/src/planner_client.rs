@@ -14,12 +14,13 @@ use phoenix_proto::{
     common::ActionOutput,
     planner::{
         CancelPlanRequest, CancelPlanResponse, DiscardDeadLettersRequest, DiscardDeadLettersResponse,
-        DryRunPlanResponse, ExecutePlanRequest, ExecutePlanResponse, GetPlanRequest, GetStderrRequest,
-        GetTaskOutputRequest, ListBudgetsRequest, ListBudgetsResponse, ListDeadLettersRequest,
-        ListDeadLettersResponse, ListPlansRequest, ListPlansResponse, Plan, PlanAccepted,
-        PlanAndExecuteRequest, PlanAndExecuteResponse, RedriveDeadLettersRequest, RedriveDeadLettersResponse,
-        RedrivePlanRequest, RedrivePlanResponse, ResumeExecution, SubmitPlanResponse, WatchPlanRequest,
-        WatchPlanResponse, execute_plan_request::Subject, execute_plan_response::Step,
+        DryRunPlanResponse, ExecutePlanRequest, ExecutePlanResponse, GetPlanRequest, GetStatisticsRequest,
+        GetStatisticsResponse, GetStderrRequest, GetTaskOutputRequest, ListBudgetsRequest,
+        ListBudgetsResponse, ListDeadLettersRequest, ListDeadLettersResponse, ListPlansRequest,
+        ListPlansResponse, Plan, PlanAccepted, PlanAndExecuteRequest, PlanAndExecuteResponse,
+        RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse,
+        ResumeExecution, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
+        execute_plan_request::Subject, execute_plan_response::Step,
     },
 };
 use tonic::{Response, Status, Streaming};
@@ -236,6 +237,17 @@ impl PlannerClient {
         let (limit, context) = self.read_context();
         let mut planner = self.gateway.planner();
         let call = planner.list_budgets(context.request(request));
+        self.response(limit, call).await
+    }
+
+    /// The statistics of a window.
+    pub(crate) async fn statistics(
+        &self,
+        request: GetStatisticsRequest,
+    ) -> Result<GetStatisticsResponse, OrchestratorError> {
+        let (limit, context) = self.read_context();
+        let mut planner = self.gateway.planner();
+        let call = planner.get_statistics(context.request(request));
         self.response(limit, call).await
     }
 

@@ -33,6 +33,7 @@ use crate::{
         openapi, page,
         plans::{self, segment::PlanSegment},
         responses::{create, stored},
+        statistics,
     },
 };
 
@@ -66,6 +67,7 @@ fn routes(gateway: &Gateway) -> Vec<(&'static str, MethodRouter<Gateway>)> {
         ("/api/v1/dead-letters:redrive", post(dead_letters::redrive_dead_letters)),
         ("/api/v1/dead-letters:discard", post(dead_letters::discard_dead_letters)),
         ("/api/v1/budgets", get(budgets::list_budgets)),
+        ("/api/v1/stats", get(statistics::get_statistics)),
         ("/api/v1/agents", get(agents::list_agents)),
         ("/api/v1/agents/{agent_id}", agent_or_action(gateway)),
         ("/api/v1/openapi.json", get(openapi::openapi_json)),
@@ -87,6 +89,7 @@ fn routes(gateway: &Gateway) -> Vec<(&'static str, MethodRouter<Gateway>)> {
         ("/agents", get(page::index)),
         ("/agents/{agent_id}", get(page::index)),
         ("/dead-letters", get(page::index)),
+        ("/overview", get(page::index)),
         ("/docs", get(page::index)),
         ("/page/{file}", get(page::file)),
     ]

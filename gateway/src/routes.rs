@@ -16,3 +16,4 @@ pub(crate) mod openapi;
 pub(crate) mod page;
 pub(crate) mod plans;
 pub(crate) mod responses;
+pub(crate) mod statistics;

@@ -11,6 +11,8 @@ mod dead_letters;
 mod docs;
 #[path = "console/looks.rs"]
 mod looks;
+#[path = "console/overview.rs"]
+mod overview;
 #[path = "console/plans.rs"]
 mod plan_views;
 #[path = "console/speed.rs"]

@@ -94,6 +94,21 @@ async fn chats_and_plans_are_run_shown_and_traced() {
             "{story}"
         );
     }
+    let stats = run(&["stats", "--window", "15m"]).await;
+    assert!(
+        stats.succeeded().starts_with("plans     4 accepted, 4 succeeded, 0 failed, 0 cancelled in 15m"),
+        "{}",
+        stats.out
+    );
+    assert!(stats.out.contains("success   100.00 %\nlatency   p50 "), "{}", stats.out);
+    let top = run(&["top"]).await;
+    assert!(
+        top.succeeded().contains("plans     4 accepted") && top.out.ends_with("\n0 plans run\n"),
+        "{}",
+        top.out
+    );
+    assert!(!top.out.contains('\u{1b}'), "a pipe gets no escapes");
+    assert_eq!(run(&["top", "--json"]).await.json()[0]["stats"]["total"]["failed"], 0);
     let agents = run(&["agents", "list"]).await;
     assert!(agents.succeeded().lines().any(|row| row.starts_with("fickle")), "{}", agents.out);
     let git = run(&["agents", "get", "git_agent"]).await;

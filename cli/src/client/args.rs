@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use url::Url;
 
 /// The gateway, and the form of the output.
@@ -239,6 +239,54 @@ pub(crate) struct DeadLetterFilter {
 /// Arguments of `phoenix mcp`.
 #[derive(Debug, Args)]
 pub(crate) struct McpArgs {
+    #[command(flatten)]
+    pub(crate) gateway: GatewayArgs,
+}
+
+/// Arguments of `phoenix stats`.
+#[derive(Debug, Args)]
+pub(crate) struct StatsArgs {
+    /// Time until now
+    #[arg(long, short, value_enum, default_value_t = Window::Hour)]
+    pub(crate) window: Window,
+    #[command(flatten)]
+    pub(crate) gateway: GatewayArgs,
+}
+
+/// A time until now.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Window {
+    #[value(name = "15m")]
+    QuarterHour,
+    #[value(name = "1h")]
+    Hour,
+    #[value(name = "6h")]
+    SixHours,
+    #[value(name = "24h")]
+    Day,
+}
+
+impl Window {
+    /// The window as the API names it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::QuarterHour => "15m",
+            Self::Hour => "1h",
+            Self::SixHours => "6h",
+            Self::Day => "24h",
+        }
+    }
+}
+
+/// Arguments of `phoenix top`.
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Seconds between refreshes
+    #[arg(long, short, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) interval: u64,
+    /// At most this many running plans, the oldest first
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 10)]
+    pub(crate) limit: usize,
     #[command(flatten)]
     pub(crate) gateway: GatewayArgs,
 }

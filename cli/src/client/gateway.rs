@@ -86,6 +86,13 @@ impl Gateway {
         self.client.request(method, self.address(path))
     }
 
+    /// A request that reads `path` with a query.
+    pub(crate) fn read(&self, path: &str, query: &[(&str, &str)]) -> RequestBuilder {
+        let mut url = self.address(path);
+        url.query_pairs_mut().extend_pairs(query);
+        self.client.get(url)
+    }
+
     /// The address of `path` below the gateway's.
     fn address(&self, path: &str) -> Url {
         let mut url = self.url.clone();

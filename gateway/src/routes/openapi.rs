@@ -35,6 +35,7 @@ use super::{
         create::{self, PATH as RESPONSES},
         stored,
     },
+    statistics,
 };
 use crate::wire::{
     anthropic::{error::AnthropicError, event::MessageEvent},
@@ -72,7 +73,7 @@ use crate::wire::{
         chat::chat_v1, chat::handle_chat, plans::create_plan, plans::list_plans, plans::dry_run_plan, plans::get_plan,
         plans::cancel_plan, plans::redrive::redrive_plan, plans::events::plan_events, plans::outputs::task_output, plans::outputs::attempt_stderr,
         dead_letters::list_dead_letters,
-        dead_letters::redrive_dead_letters, dead_letters::discard_dead_letters, budgets::list_budgets, agents::list_agents, agents::get_agent, agents::isolate_agent, agents::restore_agent, completions::create_completion, messages::create_message, count_tokens::count_tokens, create::create_response, stored::get_response, stored::cancel_response, models::list_models, models::get_model, openapi_json, health::health, health::livez, health::readyz
+        dead_letters::redrive_dead_letters, dead_letters::discard_dead_letters, budgets::list_budgets, statistics::get_statistics, agents::list_agents, agents::get_agent, agents::isolate_agent, agents::restore_agent, completions::create_completion, messages::create_message, count_tokens::count_tokens, create::create_response, stored::get_response, stored::cancel_response, models::list_models, models::get_model, openapi_json, health::health, health::livez, health::readyz
     ),
     components(schemas(Problem, PlanEventV1, LiveEventV1, Chunk, OpenAiError, MessageEvent, AnthropicError, ResponseEvent)),
     security(("bearer" = [])),

@@ -338,6 +338,7 @@ pub(crate) enum Parameter {
     PageSize,
     Position,
     Flag,
+    Window,
 }
 
 impl Parameter {
@@ -347,6 +348,7 @@ impl Parameter {
             Self::PlanStatus => {
                 names(&PlanStatus::ALL.iter().map(|status| status.as_str()).collect::<Vec<_>>())
             }
+            Self::Window => names(&super::window::WINDOWS.map(|(name, _)| name)),
             Self::DeadLetterState => names(&["open", "redriven", "discarded"]),
             Self::Flag => names(&["true", "false"]),
             Self::Code => names(&codes()),

@@ -26,6 +26,16 @@ async fn agents_show_their_health_and_actions() {
     browser.click(".action details summary").await;
     browser.reads(".action details", "\"required\"").await;
     looks::check(&browser, "agent").await;
+    browser.reads(".plan-head .actions", "Isolate").await;
+    browser.click(".plan-head .actions button").await;
+    browser.type_into("dialog input[name=reason]", "maintenance <b>").await;
+    browser.type_into("dialog input[name=actor]", "alice").await;
+    browser.click("dialog [type=submit]").await;
+    browser.reads(".plan-head .actions", "Restore").await;
+    browser.reads(".facts-card", "maintenance <b>").await;
+    browser.reads(".facts-card", "alice").await;
+    browser.reads(".change", "isolated").await;
+    looks::check(&browser, "agent-isolated").await;
     stack.health.set([agent("git_agent", HealthState::Degraded, 1, None)]);
     browser.reads(".plan-head .status", "degraded").await;
     browser.click(".facts-card a").await;

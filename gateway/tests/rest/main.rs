@@ -24,3 +24,4 @@ mod plans;
 mod probes;
 mod recorded_responses;
 mod responses;
+mod statistics;

@@ -1,5 +1,5 @@
 //! A gateway on its own port, in front of scripted gRPC servers.
-#![allow(dead_code, missing_docs, unreachable_pub, unused_imports)] // Each test binary uses its part of it.
+#![allow(clippy::cast_precision_loss, dead_code, missing_docs, unreachable_pub, unused_imports)] // Each test binary uses its part of it.
 
 use std::{
     net::SocketAddr,

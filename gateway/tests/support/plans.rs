@@ -5,8 +5,9 @@ use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
 use phoenix_proto::{
     common::{self, Budget, Tokens, Usage},
     planner::{
-        Attempt, DeadLetter, DeadLetterState, Plan, PlanStatus, Task, TaskStatus, WatchPlanResponse,
-        dead_letter::Settled,
+        Attempt, DeadLetter, DeadLetterState, GetStatisticsResponse, Plan, PlanStatus, Statistics, Task,
+        TaskStatus, WatchPlanResponse, dead_letter::Settled, get_statistics_response::Bucket,
+        statistics::Percentiles,
     },
     to_timestamp,
 };
@@ -211,6 +212,34 @@ fn output_of(text: &str) -> common::ActionOutput {
         output_type: "text".into(),
         data_json: json!(text).to_string(),
         metadata_json: "{}".into(),
+    }
+}
+
+/// Statistics in buckets of a minute, the last of which begins with every plan here.
+#[allow(clippy::cast_precision_loss)] // Small numbers.
+pub fn statistics(window_secs: u32) -> GetStatisticsResponse {
+    let percentiles = |p50: f64| Percentiles { p50, p95: p50 * 2.5, p99: p50 * 4.0 };
+    let of = |accepted: u64| Statistics {
+        accepted,
+        succeeded: accepted * 9 / 10,
+        failed: accepted / 20,
+        cancelled: accepted / 60,
+        latency: (accepted > 0).then(|| percentiles(200.0 + 10.0 * (accepted % 7) as f64)),
+        wait: (accepted > 0).then(|| percentiles(12.0)),
+        cost_nanos: accepted * 1_500_000,
+        input_tokens: accepted * 10,
+        output_tokens: accepted * 5,
+    };
+    let buckets = window_secs / 60;
+    let count = |index: u32| if index % 20 == 3 { 0 } else { u64::from(index * index % 97) };
+    let bucket = |index: u32| Bucket {
+        at: at((i64::from(index + 1) - i64::from(buckets)) * 60_000),
+        statistics: Some(of(count(index))),
+    };
+    GetStatisticsResponse {
+        total: Some(of((0..buckets).map(count).sum())),
+        buckets: (0..buckets).map(bucket).collect(),
+        bucket_secs: 60,
     }
 }
 

@@ -5,6 +5,7 @@ mod dead_letters;
 mod decode;
 mod encode;
 mod execute;
+mod statistics;
 
 use std::pin::Pin;
 
@@ -25,13 +26,13 @@ use phoenix_proto::{
     PlanAndExecute, id,
     planner::{
         CancelPlanRequest, CancelPlanResponse, DiscardDeadLettersRequest, DiscardDeadLettersResponse,
-        DryRunPlanResponse, ExecutePlanRequest, GetPlanRequest, GetPlanResponse, GetStderrRequest,
-        GetStderrResponse, GetTaskOutputRequest, GetTaskOutputResponse, ListBudgetsRequest,
-        ListBudgetsResponse, ListDeadLettersRequest, ListDeadLettersResponse, ListPlansRequest,
-        ListPlansResponse, PlanAndExecuteRequest, PlanAndExecuteResponse, RedriveDeadLettersRequest,
-        RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse, SubmitPlanResponse,
-        WatchPlanRequest, WatchPlanResponse, dry_run_plan_response::Wave,
-        planner_service_server::PlannerService,
+        DryRunPlanResponse, ExecutePlanRequest, GetPlanRequest, GetPlanResponse, GetStatisticsRequest,
+        GetStatisticsResponse, GetStderrRequest, GetStderrResponse, GetTaskOutputRequest,
+        GetTaskOutputResponse, ListBudgetsRequest, ListBudgetsResponse, ListDeadLettersRequest,
+        ListDeadLettersResponse, ListPlansRequest, ListPlansResponse, PlanAndExecuteRequest,
+        PlanAndExecuteResponse, RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest,
+        RedrivePlanResponse, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
+        dry_run_plan_response::Wave, planner_service_server::PlannerService,
     },
     status_from_error,
 };
@@ -242,6 +243,14 @@ impl PlannerService for PlannerGrpc {
     ) -> Result<Response<ListBudgetsResponse>, Status> {
         let budgets = budgets::list(&self.planner, request.into_inner(), Timestamp::now()).await;
         Ok(Response::new(budgets.map_err(|error| status_from_error(&error))?))
+    }
+
+    async fn get_statistics(
+        &self,
+        request: Request<GetStatisticsRequest>,
+    ) -> Result<Response<GetStatisticsResponse>, Status> {
+        let statistics = statistics::get(&self.planner, request.into_inner(), Timestamp::now()).await;
+        Ok(Response::new(statistics.map_err(|error| status_from_error(&error))?))
     }
 
     async fn redrive_dead_letters(

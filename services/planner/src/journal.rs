@@ -10,6 +10,7 @@ mod ownership;
 mod reads;
 mod registration;
 mod rejected;
+pub(crate) mod statistics;
 mod watchers;
 mod writer;
 
@@ -26,7 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 pub use self::watchers::PlanWatcher;
-use self::{batch::Job, registration::Registration, watchers::Watchers};
+use self::{batch::Job, registration::Registration, statistics::Statistics, watchers::Watchers};
 use crate::store::{
     self,
     backend::Store,
@@ -39,6 +40,9 @@ use crate::store::{
 
 /// Pause before a budget is written again.
 const BUDGET_RETRY_AFTER: Duration = Duration::from_millis(250);
+
+/// Longest wait for the statistics at the end.
+const LAST_STATISTICS: Duration = Duration::from_secs(1);
 
 /// Capacity of a writer's queue; beyond it, appends wait.
 const QUEUE: usize = 4096;
@@ -54,9 +58,11 @@ pub struct Journal {
     peers: Arc<tokio::sync::Mutex<(ownership::PeerLiveness, ownership::SkippedPlans)>>,
     fenced: CancellationToken,
     watchers: Watchers,
+    statistics: Statistics,
     damage: Arc<damage::DamageLog>,
     heartbeat: Arc<AbortOnDropHandle<()>>,
     publisher: Arc<AbortOnDropHandle<()>>,
+    counting: Arc<AbortOnDropHandle<()>>,
     _writers: Arc<[AbortOnDropHandle<()>]>,
 }
 
@@ -81,19 +87,22 @@ impl Journal {
         let Registration { instance, position } =
             registered.map_err(|cause| StartError::Journal { location: location.clone(), cause })?;
         tracing::info!(database = location, planner = instance, "journal opened");
-        let (watchers, fenced) = (Watchers::default(), CancellationToken::new());
+        let (watchers, statistics) = (Watchers::default(), Statistics::default());
+        let fenced = CancellationToken::new();
         let backlog = Arc::new(writer::Backlog::none(readiness));
         let (mut queues, mut writers) = (Vec::new(), Vec::new());
         for number in 0..store.writers().max(1) {
             let (queue, jobs) = mpsc::channel(QUEUE);
             let (store, backlog) = (Arc::clone(&store), Arc::clone(&backlog));
             let batch = BatchId { planner: instance.clone(), writer: number, sequence: 0 };
-            let writer = writer::Writer::new(store, batch, backlog, fenced.clone(), watchers.clone());
+            let committed = (watchers.clone(), statistics.clone());
+            let writer = writer::Writer::new(store, batch, backlog, fenced.clone(), committed);
             writers.push(AbortOnDropHandle::new(tokio::spawn(writer::run(writer, jobs))));
             queues.push(queue);
         }
         let heartbeat = tokio::spawn(send_heartbeats(queues[0].downgrade()));
         let publisher = tokio::spawn(watchers::run(watchers.clone(), Arc::clone(&store), position));
+        let counting = statistics::run(statistics.clone(), Arc::clone(&store), instance.clone());
         Ok(Self {
             queues: queues.into(),
             store,
@@ -102,9 +111,11 @@ impl Journal {
             peers: Arc::default(),
             fenced,
             watchers,
+            statistics,
             damage: Arc::default(),
             heartbeat: Arc::new(AbortOnDropHandle::new(heartbeat)),
             publisher: Arc::new(AbortOnDropHandle::new(publisher)),
+            counting: Arc::new(AbortOnDropHandle::new(tokio::spawn(counting))),
             _writers: writers.into(),
         })
     }
@@ -260,6 +271,10 @@ impl Journal {
     pub async fn close(&self) {
         self.heartbeat.abort();
         self.publisher.abort();
+        self.counting.abort();
+        // A database that does not answer must not delay the shutdown.
+        let stored = self.statistics.store(&*self.store, &self.instance);
+        let _ = tokio::time::timeout(LAST_STATISTICS, stored).await;
         if let Err(error) = self.store.release(&self.instance).await {
             tracing::warn!(%error, "the lease could not be released; it expires on its own");
         }

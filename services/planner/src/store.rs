@@ -14,6 +14,7 @@
 //! | `record` | the stored format of entries |
 //! | `backend` | what a database provides |
 //! | `budget` | reservations of budgets, for any database |
+//! | `statistics` | counts and durations of a minute, for any database |
 //! | `entry`, `query`, `takeover`, `dead_letter`, `error` | values that are written and read |
 
 pub(crate) mod backend;
@@ -30,6 +31,7 @@ pub(crate) mod query;
 mod record;
 mod reservation;
 mod sqlite;
+pub(crate) mod statistics;
 mod stored;
 pub(crate) mod takeover;
 pub(crate) mod task_ref;
@@ -54,6 +56,7 @@ pub use query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats, 
 #[doc(hidden)]
 pub use record::rewrite_records;
 pub use sqlite::SqliteStore;
+pub use statistics::{Counts, Histogram, StoredCounts};
 pub use takeover::{
     Heartbeat, OpenTask, PlanOwner, SUSPECT_WINDOW, SkippedPlan, TakeoverScope, Unfinished, UnfinishedPlan,
 };

@@ -57,6 +57,7 @@ pub(super) fn add(path: &str, operation: &mut Operation, traits: Traits) {
         || path.starts_with("/api/v1/dead-letters")
         || path.starts_with("/api/v1/agents")
         || path == "/api/v1/budgets"
+        || path == "/api/v1/stats"
         || path.starts_with("/v1/models")
         || path.starts_with("/v1/responses/");
     for (applies, failures) in [

@@ -48,6 +48,9 @@ const RESPONSE: [(&str, Parameter, &str); 2] = [
 
 const BUDGETS: [(&str, Parameter, &str); 1] = [("plan_id", Parameter::Id, "Also the budget of this plan")];
 
+const STATISTICS: [(&str, Parameter, &str); 1] =
+    [("window", Parameter::Window, "Time until now; `1h` when absent")];
+
 /// Parameters of an operation beside its path and body.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Accepts {
@@ -74,6 +77,7 @@ pub(super) fn add(path: &str, operation: &mut Operation, accepts: Accepts) {
         "/api/v1/dead-letters" => query(&DEAD_LETTERS),
         "/v1/responses/{response_id}" => query(&RESPONSE),
         "/api/v1/budgets" => query(&BUDGETS),
+        "/api/v1/stats" => query(&STATISTICS),
         "/api/v1/plans/{plan_id}/events" => positions(),
         _ => Vec::new(),
     };

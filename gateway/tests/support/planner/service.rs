@@ -9,14 +9,14 @@ use phoenix_proto::{
     planner::{
         BudgetState, CancelPlanRequest, CancelPlanResponse, DiscardDeadLettersRequest,
         DiscardDeadLettersResponse, DryRunPlanResponse, ExecutePlanRequest, ExecutePlanResponse,
-        GetPlanRequest, GetPlanResponse, GetStderrRequest, GetStderrResponse, GetTaskOutputRequest,
-        GetTaskOutputResponse, ListBudgetsRequest, ListBudgetsResponse, ListDeadLettersRequest,
-        ListDeadLettersResponse, ListPlansRequest, ListPlansResponse, Plan, PlanAccepted,
-        PlanAndExecuteRequest, PlanAndExecuteResponse, PlanResult, PlanStatus, RedriveDeadLettersRequest,
-        RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse, ResumeExecution,
-        SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse, budget_state::Amounts,
-        dry_run_plan_response::Wave, execute_plan_request::Subject, execute_plan_response::Step,
-        plan_result::Outcome, planner_service_server::PlannerService,
+        GetPlanRequest, GetPlanResponse, GetStatisticsRequest, GetStatisticsResponse, GetStderrRequest,
+        GetStderrResponse, GetTaskOutputRequest, GetTaskOutputResponse, ListBudgetsRequest,
+        ListBudgetsResponse, ListDeadLettersRequest, ListDeadLettersResponse, ListPlansRequest,
+        ListPlansResponse, Plan, PlanAccepted, PlanAndExecuteRequest, PlanAndExecuteResponse, PlanResult,
+        PlanStatus, RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest,
+        RedrivePlanResponse, ResumeExecution, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
+        budget_state::Amounts, dry_run_plan_response::Wave, execute_plan_request::Subject,
+        execute_plan_response::Step, plan_result::Outcome, planner_service_server::PlannerService,
     },
     status_from_error,
 };
@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::{FakePlanner, Reply, Seen, Watch};
-use crate::support::plans::budget;
+use crate::support::plans::{self, budget};
 
 /// The result of a plan that has ended.
 fn result_of(plan: Plan) -> PlanResult {
@@ -260,6 +260,14 @@ impl PlannerService for FakePlanner {
         let midnight = prost_types::Timestamp { seconds: 1_769_904_000, nanos: 0 };
         let of_agent = state("agent", "echo_agent", Some(midnight));
         Ok(Response::new(ListBudgetsResponse { budgets: of_plan.into_iter().chain([of_agent]).collect() }))
+    }
+
+    async fn get_statistics(
+        &self,
+        request: Request<GetStatisticsRequest>,
+    ) -> Result<Response<GetStatisticsResponse>, Status> {
+        self.failure()?;
+        Ok(Response::new(plans::statistics(request.into_inner().window_secs)))
     }
 
     async fn redrive_dead_letters(

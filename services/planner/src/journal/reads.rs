@@ -1,5 +1,7 @@
 //! Reads of the journal: they bypass the writers and see the committed state.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use phoenix_domain::{BulkRedriveId, PlanId, dead_letter::DeadLetter, plan::Plan};
 
@@ -9,6 +11,7 @@ use crate::store::{
     entry::UsedKey,
     error::JournalError,
     query::{Event, Page, PlanFilter, StoreStats, Unreadable},
+    statistics::{Counts, StoredCounts},
     takeover::OpenTask,
 };
 
@@ -58,6 +61,28 @@ impl Journal {
         let page = self.store.plans(filter).await?;
         page.unreadable.iter().for_each(|record| self.damage.report(record));
         Ok(page)
+    }
+
+    /// What all planners counted in each minute from `since` on; other planners store their counts every few seconds. Minutes are
+    /// numbered since 1970.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn statistics(&self, since: i64) -> Result<BTreeMap<i64, Counts>, JournalError> {
+        // Read first: what is stored meanwhile is still in the rows or in memory, and counts once.
+        let own = self.statistics.since(since);
+        let stored = self.store.statistics(since).await?;
+        let mut minutes: BTreeMap<i64, Counts> = BTreeMap::new();
+        let others = stored.iter().filter(|StoredCounts { minute, planner, .. }| {
+            *planner != *self.instance || !own.contains_key(minute)
+        });
+        for StoredCounts { minute, counts, .. } in others {
+            *minutes.entry(*minute).or_default() += counts;
+        }
+        for (minute, counts) in &own {
+            *minutes.entry(*minute).or_default() += counts;
+        }
+        Ok(minutes)
     }
 
     /// The first use of `key`, if it was not before `not_before`.

@@ -27,6 +27,7 @@ use crate::{
         batch::{Batch, Job, batch_window, coalesce},
         ownership::HEARTBEAT_INTERVAL,
         rejected::RejectedPlans,
+        statistics::Statistics,
         watchers::Watchers,
     },
     metrics::{JOURNAL_COMMIT_SECONDS, JOURNAL_ENTRIES, JOURNAL_FAILURES},
@@ -55,6 +56,8 @@ pub(super) struct Writer {
     fenced: CancellationToken,
     /// Notified of every commit.
     watchers: Watchers,
+    /// Counts every commit.
+    statistics: Statistics,
     rejected: RejectedPlans,
     last_check: Instant,
     last_heartbeat: Instant,
@@ -121,7 +124,7 @@ impl Writer {
         batch: BatchId,
         backlog: Arc<Backlog>,
         fenced: CancellationToken,
-        watchers: Watchers,
+        (watchers, statistics): (Watchers, Statistics),
     ) -> Self {
         let (last_check, last_heartbeat) = (Instant::now(), Instant::now());
         let rejected = RejectedPlans::default();
@@ -132,6 +135,7 @@ impl Writer {
             is_behind: false,
             fenced,
             watchers,
+            statistics,
             rejected,
             last_check,
             last_heartbeat,
@@ -231,6 +235,7 @@ impl Writer {
         record_histogram(&JOURNAL_COMMIT_SECONDS, started.elapsed().as_secs_f64());
         record_counter(&JOURNAL_ENTRIES, count as u64);
         self.watchers.committed(&groups);
+        self.statistics.committed(&groups, &rejected, Timestamp::now());
         Ok(rejected)
     }
 }

@@ -16,6 +16,7 @@ use crate::store::{
     entry::{BatchId, Entries, UsedKey},
     error::JournalError,
     query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats},
+    statistics::{Counts, StoredCounts},
     takeover::{Heartbeat, OpenTask, PlanOwner, TakeoverScope, Unfinished},
 };
 
@@ -262,6 +263,24 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// As [`Self::purge_plans`].
     async fn purge_keys(&self, planner: &str, before: Timestamp, limit: u32) -> Result<u64, JournalError>;
+
+    /// Stores what `planner` counted in each of `minutes`, in place of what it stored for the same minutes before, and deletes
+    /// what planners counted before the minute `before`. Minutes are numbered since 1970. Done twice, it changes nothing.
+    ///
+    /// # Errors
+    /// When the database cannot be used.
+    async fn write_statistics(
+        &self,
+        planner: &str,
+        minutes: &[(i64, Counts)],
+        before: i64,
+    ) -> Result<(), JournalError>;
+
+    /// What planners counted in the minute `since` and later, oldest first.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    async fn statistics(&self, since: i64) -> Result<Vec<StoredCounts>, JournalError>;
 
     /// Size and age of the journal.
     ///

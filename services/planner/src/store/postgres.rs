@@ -19,6 +19,7 @@ mod dead_letters;
 mod ownership;
 mod read;
 mod retention;
+mod statistics;
 mod tables;
 mod takeover;
 mod writers;
@@ -52,6 +53,7 @@ use crate::store::{
     entry::{BatchId, Entries, UsedKey},
     error::JournalError,
     query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats},
+    statistics::{Counts, StoredCounts},
     takeover::{Heartbeat, OpenTask, PlanOwner, TakeoverScope, Unfinished},
 };
 
@@ -292,6 +294,19 @@ impl Store for PostgresStore {
 
     async fn purge_plans(&self, planner: &str, old: &OldPlans) -> Result<Purged, JournalError> {
         retention::purge_plans(&self.tables, planner, old).await
+    }
+
+    async fn write_statistics(
+        &self,
+        planner: &str,
+        minutes: &[(i64, Counts)],
+        before: i64,
+    ) -> Result<(), JournalError> {
+        statistics::write(&self.tables, planner, minutes, before).await
+    }
+
+    async fn statistics(&self, since: i64) -> Result<Vec<StoredCounts>, JournalError> {
+        statistics::read(&self.tables, since).await
     }
 
     async fn purge_keys(&self, planner: &str, before: Timestamp, limit: u32) -> Result<u64, JournalError> {

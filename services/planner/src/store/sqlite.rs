@@ -32,6 +32,7 @@ mod recent;
 mod reservations;
 mod retention;
 mod rows;
+mod statistics;
 
 use std::sync::Arc;
 
@@ -57,6 +58,7 @@ use crate::store::{
     entry::{BatchId, Entries, UsedKey},
     error::JournalError,
     query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats},
+    statistics::{Counts, StoredCounts},
     takeover::{Heartbeat, OpenTask, PlanOwner, TakeoverScope, Unfinished},
 };
 
@@ -306,6 +308,20 @@ impl Store for SqliteStore {
         // Old plans are applied; only the first batch of a search includes what was written just now.
         let tables = if old.after.is_none() { self.tables().await? } else { &self.readers };
         retention::purge_plans(tables, &self.log.connection, planner, old).await
+    }
+
+    async fn write_statistics(
+        &self,
+        planner: &str,
+        minutes: &[(i64, Counts)],
+        before: i64,
+    ) -> Result<(), JournalError> {
+        let write = async |connection: &mut _| statistics::write(connection, planner, minutes, before).await;
+        self.log.connection.exclusively(write).await
+    }
+
+    async fn statistics(&self, since: i64) -> Result<Vec<StoredCounts>, JournalError> {
+        statistics::read(&self.readers, since).await
     }
 
     async fn purge_keys(&self, planner: &str, before: Timestamp, limit: u32) -> Result<u64, JournalError> {

@@ -14,6 +14,7 @@ mod rejected;
 mod reservations;
 mod retention;
 mod sqlite;
+mod statistics;
 mod takeover;
 
 use std::sync::{
