@@ -4,9 +4,10 @@
 
 use std::{
     io::{self, Write},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use phoenix_domain::{
     action::ActionResult,
     llm::{LlmSettings, Provider},
@@ -57,7 +58,21 @@ impl<'a> Chain<'a> {
         let mut failed: Vec<(Provider<'_>, ActionError)> = Vec::new();
         for (index, target) in self.targets.iter().enumerate() {
             let remaining = self.targets.len() - index;
-            match self.ask(*target, remaining, clients, limits, output) {
+            // The last one is asked in any case: there is no other.
+            let admitted = match clients.breakers.admit(target.name, Timestamp::now()) {
+                Err(wait) if remaining > 1 => {
+                    let error = passed_over(*target, wait);
+                    log(&error.message);
+                    failed.push((*target, error));
+                    continue;
+                }
+                admitted => admitted.unwrap_or_default(),
+            };
+            let time = Self::share(remaining, limits);
+            let asked = self.ask(*target, time, clients, limits, output);
+            let ended = asked.as_ref().map(drop).map_err(|failure| failure.error.code);
+            clients.breakers.record(target.name, admitted, ended, time, Timestamp::now());
+            match asked {
                 Ok(completion) => {
                     return Ok(result::of(*target, completion, &self.conversation.options, &failed));
                 }
@@ -74,10 +89,17 @@ impl<'a> Chain<'a> {
         Err(ActionError::internal("no model is configured"))
     }
 
+    /// Time for a model to begin its answer: each of those that remain gets its share.
+    fn share(remaining: usize, limits: Limits<'_>) -> Duration {
+        let left = limits.until.saturating_duration_since(Instant::now());
+        let share = u32::try_from(remaining).ok().and_then(|remaining| left.checked_div(remaining));
+        share.unwrap_or(left)
+    }
+
     fn ask(
         &self,
         provider: Provider<'_>,
-        remaining: usize,
+        time: Duration,
         clients: &mut Clients,
         limits: Limits<'_>,
         output: &mut Output<'_>,
@@ -99,14 +121,21 @@ impl<'a> Chain<'a> {
             max_tokens: self.conversation.max_tokens(self.settings.max_tokens.get()),
             is_streamed: output.is_wanted(),
         };
-        // Each of the models that remain gets its share of the time to begin.
-        let now = Instant::now();
-        let left = limits.until.saturating_duration_since(now);
-        let share = u32::try_from(remaining).ok().and_then(|remaining| left.checked_div(remaining));
-        let begin_until = now + share.unwrap_or(left);
+        let begin_until = Instant::now() + time;
         let exchange = Exchange { provider, prompt: &prompt, errors, until: limits.until, begin_until };
         exchange.run(clients.client(provider, errors)?, output)
     }
+}
+
+/// The error of a provider that was not asked.
+fn passed_over(target: Provider<'_>, wait: Duration) -> ActionError {
+    let seconds = wait.as_secs().max(1);
+    let message = format!(
+        "{} was passed over: {} failed several times in a row and is asked again in {seconds} s",
+        target.target(),
+        target.name
+    );
+    ActionError::new(503, message)
 }
 
 /// Whether another model may answer what one failed at: not a request that is wrong, nor a message that was declined.

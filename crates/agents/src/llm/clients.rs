@@ -5,6 +5,7 @@ use std::{collections::HashMap, time::Instant};
 use phoenix_domain::llm::{LlmSettings, Provider, ProviderKind};
 
 use super::{
+    breakers::Breakers,
     conversation::Conversation,
     errors::ProviderErrors,
     http::{Http, TransportError},
@@ -13,11 +14,12 @@ use super::{
 };
 use crate::protocol::ActionError;
 
-/// The clients by base URL, built when first needed. The settings name all base URLs, so there are few.
+/// The clients by base URL, built when first needed, and the breakers. The settings name all base URLs, so there are few.
 #[derive(Debug)]
 pub(super) struct Clients {
     proxies: Proxies,
     http: HashMap<String, Http>,
+    pub(super) breakers: Breakers,
 }
 
 /// The limits of one chat.
@@ -36,7 +38,7 @@ impl<'a> Limits<'a> {
 
 impl Clients {
     pub(super) fn new(proxies: Proxies) -> Self {
-        Self { proxies, http: HashMap::new() }
+        Self { proxies, http: HashMap::new(), breakers: Breakers::default() }
     }
 
     pub(super) fn client(

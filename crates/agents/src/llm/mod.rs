@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `conversation.rs` | messages, model and options of a chat |
 //! | `chain.rs` | the models that may answer, one after the other, until an answer begins |
+//! | `breakers.rs` | which providers are down, and are passed over |
 //! | `clients.rs` | the HTTP clients, one for each base URL, and the limits of a chat |
 //! | `exchange.rs` | one completion of one model, at once or in pieces |
 //! | `pieces.rs` | pieces of an answer on their way to the caller |
@@ -35,6 +36,7 @@ use self::{
 };
 use crate::protocol::{ActionError, Agent, Output, deadline};
 
+mod breakers;
 mod chain;
 mod clients;
 mod conversation;

@@ -69,6 +69,21 @@ fn fallback_answers_when_the_chosen_model_fails() {
     }
 }
 
+#[test]
+fn provider_that_is_down_is_passed_over() {
+    let (openai, lab) = (Provider::answering(503, "{}"), Provider::answering(200, openai_answer("lab")));
+    let mut agent = LlmRouter::new(chain(&openai, &lab, &ollama()));
+    for n in 1..=5 {
+        let result = agent.handle(&request("chat", json!({"message": "m"}))).unwrap();
+        assert_eq!(result.to_text(), "lab");
+        assert_eq!(result.metadata["fallback_from"], json!(["openai/model-1"]));
+        assert_eq!(openai.asked().len(), n.min(3), "three failures are enough");
+    }
+    // A chat that names the model gets it, or its failure.
+    let named = agent.handle(&request("chat", json!({"message": "m", "model": "openai/model-1"})));
+    assert_eq!((named.is_err(), openai.asked().len()), (true, 4));
+}
+
 /// An answer that ended in an error after it was paid for.
 fn paid_failure() -> Provider {
     let body = json!({
