@@ -86,3 +86,20 @@ async fn isolation_survives_the_death_of_every_service() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn agent_shows_its_processes_and_last_stderr() {
+    let command = json!([SCRIPTED, "fail", "/dev/null"]);
+    let config = format!("[agents.bad]\ncommand = {command}\n[agents.bad.retry]\nmax_attempts = 1\n");
+    let stack = Stack::builder().config(&config).start().await;
+    let rest = stack.rest();
+    let fresh = rest.get("/api/v1/agents/bad").await.json;
+    assert_eq!((&fresh["last_stderr"], &fresh["state"]), (&json!(null), &json!("closed")), "{fresh}");
+    assert_eq!(rest.chat_with("bad", "hello").await.status, 502);
+    let shown = rest.get("/api/v1/agents/bad").await.json;
+    assert!(shown["last_stderr"]["text"].as_str().is_some_and(|text| text.contains("boom")), "{shown}");
+    let workers = shown["workers"].as_array().unwrap();
+    assert_eq!(workers.len(), 1, "one executor: {shown}");
+    assert_eq!((&workers[0]["restarts"], &workers[0]["crash_loop"]), (&json!(0), &json!(false)), "{shown}");
+    assert!(workers[0]["free"].as_u64().unwrap() > 0 && workers[0]["executor"].is_string(), "{shown}");
+}

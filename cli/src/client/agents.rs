@@ -65,6 +65,7 @@ fn show_one(agent: Box<RawValue>) -> Result<(), ClientError> {
     let facts = parsed(&agent);
     show(&[agent])?;
     show_circuit(&facts)?;
+    show_workers(&facts)?;
     if let Some(description) = facts["description"].as_str().filter(|text| !text.is_empty()) {
         line(format!("\n{}", indented(description, "")))?;
     }
@@ -76,6 +77,34 @@ fn show_one(agent: Box<RawValue>) -> Result<(), ClientError> {
     line("")?;
     let row = |action: &Value| vec![cell(text(action, "name")), cell(text(action, "description"))];
     table(&["ACTION", "PURPOSE"], &actions, row)
+}
+
+/// Prints the processes at each executor, and the last standard error.
+fn show_workers(agent: &Value) -> Result<(), ClientError> {
+    let workers = agent["workers"].as_array().into_iter().flatten();
+    let workers: Vec<_> = workers.filter_map(|one| serde_json::value::to_raw_value(one).ok()).collect();
+    if !workers.is_empty() {
+        line("")?;
+        let row = |one: &Value| {
+            let loops = if one["crash_loop"] == true { "yes" } else { "-" };
+            let number = |name: &str| one[name].to_string();
+            vec![
+                text(one, "executor").to_owned(),
+                number("running"),
+                number("free"),
+                number("processes"),
+                number("restarts"),
+                loops.to_owned(),
+            ]
+        };
+        table(&["EXECUTOR", "RUNNING", "FREE", "PROCESSES", "RESTARTS", "CRASH LOOP"], &workers, row)?;
+    }
+    let last = &agent["last_stderr"];
+    let ago = between(time(last, "at"), Some(Timestamp::now()));
+    if ago.is_empty() {
+        return Ok(());
+    }
+    line(format!("\nlast stderr, {ago} ago\n{}", indented(text(last, "text"), "  stderr| ")))
 }
 
 /// Prints why the circuit is as it is, and its newest changes.

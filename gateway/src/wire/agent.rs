@@ -7,7 +7,7 @@ use phoenix_domain::{
 };
 use phoenix_proto::{
     HealthSnapshot, InvalidField, decode_state,
-    health_v1::{AgentAction, CircuitDetails, GetAgentHealthResponse},
+    health_v1::{AgentAction, AgentProcesses, CircuitDetails, GetAgentHealthResponse},
     required, timestamp,
 };
 use serde::{Deserialize, Serialize};
@@ -45,11 +45,43 @@ pub(crate) struct AgentV1 {
     health: AgentHealthSummaryV1,
     #[serde(flatten)]
     circuit: CircuitV1,
+    /// Its processes, by executor. Executors that do not answer in time are missing.
+    workers: Vec<WorkersV1>,
+    /// Standard error of the last failed attempt that wrote any, of all executors. Null when there is none.
+    #[schema(required)]
+    last_stderr: Option<StderrV1>,
     /// Purpose in one line.
     #[schema(examples("Shows and changes a git repository: status, diff, log, add, commit"))]
     description: String,
     /// Declared actions by name, in addition to `chat`. An agent without declarations accepts any action.
     actions: Vec<AgentActionV1>,
+}
+
+/// Processes of an agent at one executor.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WorkersV1 {
+    /// Identifier of the executor process, new at each start.
+    executor: String,
+    /// Tasks that run.
+    running: u32,
+    /// Tasks that the executor would accept in addition.
+    free: u32,
+    /// Processes that run.
+    processes: u32,
+    /// Workers that were started to replace others, since the executor started.
+    restarts: u64,
+    /// Whether workers crash again and again and are started slowly.
+    crash_loop: bool,
+}
+
+/// The end of a standard error.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct StderrV1 {
+    /// When the attempt ended.
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    /// At most 4 KiB, with secrets of the configuration replaced.
+    text: String,
 }
 
 /// Circuit of an agent.
@@ -204,11 +236,33 @@ impl TryFrom<GetAgentHealthResponse> for AgentV1 {
     type Error = InvalidField;
 
     fn try_from(agent: GetAgentHealthResponse) -> Result<Self, InvalidField> {
-        let GetAgentHealthResponse { health, description, actions, circuit } = agent;
+        let GetAgentHealthResponse { health, description, actions, circuit, processes } = agent;
         let health = HealthSnapshot::try_from(required("health", health)?)?;
         let circuit = CircuitV1::new(&health, required("circuit", circuit)?)?;
         let actions = actions.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
-        Ok(Self { health: health.into(), circuit, description, actions })
+        let stderrs = processes.iter().filter_map(|at_executor| {
+            let at = timestamp("last_stderr_at", at_executor.last_stderr_at).ok()??;
+            Some(StderrV1 { at, text: at_executor.last_stderr.clone() })
+        });
+        let last_stderr = stderrs.max_by_key(|stderr| stderr.at);
+        let workers = processes.into_iter().map(Into::into).collect();
+        Ok(Self { health: health.into(), circuit, workers, last_stderr, description, actions })
+    }
+}
+
+impl From<AgentProcesses> for WorkersV1 {
+    fn from(processes: AgentProcesses) -> Self {
+        let AgentProcesses {
+            executor,
+            running,
+            free,
+            processes,
+            restarts,
+            crash_loop,
+            last_stderr: _,
+            last_stderr_at: _,
+        } = processes;
+        Self { executor, running, free, processes, restarts, crash_loop }
     }
 }
 

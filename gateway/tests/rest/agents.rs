@@ -43,7 +43,7 @@ async fn agent_has_its_actions_and_an_unknown_one_is_named() {
         json!({
             "agent_id": "git_agent", "health": "healthy", "consecutive_failures": 0, "last_failure_at": null,
             "last_success_at": null, "circuit_open_until": null, "state": "closed", "reason": null, "since": null,
-            "isolated_by": null, "next_probe_at": null, "transitions": [], "description": "An agent of the test",
+            "isolated_by": null, "next_probe_at": null, "transitions": [], "workers": [], "last_stderr": null, "description": "An agent of the test",
             "actions": [
                 {"name": "any", "description": "Does any", "input_schema": null},
                 {"name": "strict", "description": "Does strict", "input_schema": {"required": ["path"]}},

@@ -104,6 +104,7 @@ fn described(health: common::AgentHealth, transitions: Vec<CircuitTransition>) -
     };
     GetAgentHealthResponse {
         circuit: Some(circuit),
+        processes: Vec::new(),
         health: Some(health),
         description: "An agent of the test".into(),
         actions: vec![action("any", ""), action("strict", r#"{"required":["path"]}"#)],

@@ -54,6 +54,11 @@ impl CatalogFeed {
         }
     }
 
+    /// Identifier of this executor process.
+    pub(crate) fn instance_id(&self) -> &str {
+        &self.catalog.instance_id
+    }
+
     /// The catalog once the executor is ready, then each change of the agents, and of the load if `with_load`, until
     /// `shutdown`.
     pub(crate) fn watch(

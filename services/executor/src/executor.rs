@@ -16,7 +16,10 @@ use phoenix_domain::{
     AgentCatalog, AgentName, OrchestratorError, OrchestratorErrorCode, TaskId, health::Outcome,
 };
 use phoenix_platform::{client::InvalidUrl, record_counter};
-use phoenix_proto::executor::AgentLoad;
+use phoenix_proto::{
+    executor::{AgentLoad, InspectAgentResponse},
+    to_timestamp,
+};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
@@ -126,6 +129,25 @@ impl Executor {
         let run = TaskRun::new(self.health.clone(), agent, task, registration, events.clone());
         let run = run.execute_agent_for_task(ticket).instrument(span);
         Ok(TaskStream::new(run, events, cancel, self.cleanup.clone()))
+    }
+
+    /// What is known about the processes of an agent.
+    ///
+    /// # Errors
+    /// `planning_failed` for an unknown agent.
+    pub(crate) fn inspect(&self, name: &AgentName) -> Result<InspectAgentResponse, OrchestratorError> {
+        let agent = self.agents.get(name).ok_or_else(|| self.unknown(name))?;
+        let observed = &agent.metrics.observed;
+        let (last_stderr_at, last_stderr) = observed.last_stderr.get().unzip();
+        Ok(InspectAgentResponse {
+            instance_id: String::new(),
+            load: Some(load_of(agent)),
+            processes: observed.processes.get(),
+            restarts: observed.restarts.get(),
+            crash_loop: observed.crash_loop.get() > 0,
+            last_stderr: last_stderr.unwrap_or_default(),
+            last_stderr_at: last_stderr_at.map(to_timestamp),
+        })
     }
 
     /// Cancels a task, of any caller.

@@ -26,8 +26,9 @@ use phoenix_proto::{
     action::json_object,
     executor::{
         AttemptFailed, AttemptStarted, CancelTaskRequest, CancelTaskResponse, Catalog, ExecuteTaskRequest,
-        ExecuteTaskResponse, TaskFinished, TaskOutput, TaskProgress, WatchCatalogRequest,
-        execute_task_response::Event, executor_service_server::ExecutorService, task_finished,
+        ExecuteTaskResponse, InspectAgentRequest, InspectAgentResponse, TaskFinished, TaskOutput,
+        TaskProgress, WatchCatalogRequest, execute_task_response::Event,
+        executor_service_server::ExecutorService, task_finished,
     },
     id, status_from_error, to_timestamp,
 };
@@ -99,6 +100,16 @@ impl ExecutorService for ExecutorGrpc {
         let WatchCatalogRequest { with_load } = request.into_inner();
         let catalogs = self.catalog.watch(with_load, self.readiness.clone(), self.shutdown.clone());
         Ok(Response::new(Box::pin(catalogs.map(Ok))))
+    }
+
+    async fn inspect_agent(
+        &self,
+        request: Request<InspectAgentRequest>,
+    ) -> Result<Response<InspectAgentResponse>, Status> {
+        let InspectAgentRequest { agent } = request.into_inner();
+        let known = self.executor.inspect(&id("agent", &agent)?).map_err(|e| status_from_error(&e))?;
+        let instance_id = self.catalog.instance_id().to_owned();
+        Ok(Response::new(InspectAgentResponse { instance_id, ..known }))
     }
 }
 

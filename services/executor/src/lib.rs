@@ -35,6 +35,7 @@ pub mod guard;
 mod health_reports;
 mod load;
 pub mod metrics;
+mod observed;
 mod orphans;
 mod output;
 mod pipes;

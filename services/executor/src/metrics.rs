@@ -2,9 +2,13 @@
 //!
 //! Labels come from closed sets: the agents of the catalog, and the outcomes of an attempt.
 
+use std::sync::Arc;
+
 use metrics::{Counter, Gauge, counter, gauge};
 use phoenix_domain::{AgentName, FailureClass};
 use phoenix_platform::metrics::Metric;
+
+use crate::observed::{LastStderr, ReadableCounter, ReadableGauge};
 
 /// Tasks that were accepted.
 pub const TASKS_STARTED: Metric = Metric::counter(
@@ -145,6 +149,14 @@ pub const METRICS: &[Metric] = &[
     phoenix_platform::rpc_metrics::RPC_SECONDS,
 ];
 
+/// What can be read about an agent's processes.
+pub(crate) struct Observed {
+    pub(crate) processes: Arc<ReadableGauge>,
+    pub(crate) restarts: Arc<ReadableCounter>,
+    pub(crate) crash_loop: Arc<ReadableGauge>,
+    pub(crate) last_stderr: LastStderr,
+}
+
 /// Handles of one agent's metrics, looked up once; every series exists from the start.
 pub(crate) struct AgentMetrics {
     pub(crate) queued: Gauge,
@@ -155,6 +167,7 @@ pub(crate) struct AgentMetrics {
     pub(crate) restarts: Counter,
     pub(crate) crashes: Counter,
     pub(crate) crash_loop: Gauge,
+    pub(crate) observed: Observed,
     succeeded: Counter,
     cancelled: Counter,
     failed: Vec<(FailureClass, Counter)>,
@@ -168,15 +181,22 @@ impl AgentMetrics {
         let retries = |class: FailureClass| counter!(RETRIES.name, "agent" => agent.to_string(), "class" => class.as_str());
         let classes = || FailureClass::ALL.iter().copied();
         gauge!(CAPACITY.name, "agent" => agent.to_string()).set(capacity);
+        let observed = Observed {
+            processes: ReadableGauge::new(gauge!(PROCESSES.name, "agent" => agent.to_string())),
+            restarts: ReadableCounter::new(counter!(WORKER_RESTARTS.name, "agent" => agent.to_string())),
+            crash_loop: ReadableGauge::new(gauge!(WORKER_CRASH_LOOP.name, "agent" => agent.to_string())),
+            last_stderr: LastStderr::default(),
+        };
         Self {
             queued: gauge!(QUEUED.name, "agent" => agent.to_string()),
             running: gauge!(RUNNING.name, "agent" => agent.to_string()),
             overloaded: counter!(OVERLOADED.name, "agent" => agent.to_string()),
-            processes: gauge!(PROCESSES.name, "agent" => agent.to_string()),
+            processes: Gauge::from_arc(Arc::clone(&observed.processes)),
             busy: gauge!(WORKERS_BUSY.name, "agent" => agent.to_string()),
-            restarts: counter!(WORKER_RESTARTS.name, "agent" => agent.to_string()),
+            restarts: Counter::from_arc(Arc::clone(&observed.restarts)),
             crashes: counter!(WORKER_CRASHES.name, "agent" => agent.to_string()),
-            crash_loop: gauge!(WORKER_CRASH_LOOP.name, "agent" => agent.to_string()),
+            crash_loop: Gauge::from_arc(Arc::clone(&observed.crash_loop)),
+            observed,
             succeeded: attempts("succeeded"),
             cancelled: attempts("cancelled"),
             failed: classes().map(|class| (class, attempts(class.as_str()))).collect(),

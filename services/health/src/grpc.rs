@@ -193,7 +193,7 @@ fn decode_lease_time(lease_ms: u64) -> Result<Option<Duration>, InvalidField> {
 }
 
 fn encode_agent(details: AgentDetails) -> GetAgentHealthResponse {
-    let AgentDetails { spec, snapshot, circuit, next_probe_at, transitions } = details;
+    let AgentDetails { spec, snapshot, circuit, next_probe_at, transitions, processes } = details;
     let circuit = CircuitDetails {
         state: circuit.as_str().into(),
         next_probe_at: next_probe_at.map(to_timestamp),
@@ -202,6 +202,7 @@ fn encode_agent(details: AgentDetails) -> GetAgentHealthResponse {
     };
     GetAgentHealthResponse {
         circuit: Some(circuit),
+        processes,
         health: Some(snapshot.into()),
         description: spec.description,
         actions: spec.actions.into_iter().map(encode_action).collect(),

@@ -13,13 +13,14 @@ use phoenix_domain::{
     rejections,
 };
 use phoenix_platform::{catalogs::CatalogView, readiness::Readiness};
-use phoenix_proto::HealthSnapshot;
+use phoenix_proto::{HealthSnapshot, health_v1::AgentProcesses};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Span;
 use uuid::Uuid;
 
 use crate::{
     change::{AttemptEnd, Change, Decision, Verdict, verdict},
+    processes::processes_of,
     store::{States, Store, stored_precision},
     writer::{Applied, Command, HistoryRequest, Published, Received, Writer},
 };
@@ -63,6 +64,7 @@ pub(crate) struct AgentDetails {
     pub(crate) next_probe_at: Option<Timestamp>,
     /// The newest changes of the circuit, the newest first; absent while they cannot be read.
     pub(crate) transitions: Option<Vec<Transition>>,
+    pub(crate) processes: Vec<AgentProcesses>,
 }
 
 /// Answer to a request for a probe.
@@ -120,8 +122,9 @@ impl Health {
     /// `not_found` for an unknown agent; as [`Self::list`].
     pub(crate) async fn get(&self, agent: &AgentName) -> Result<AgentDetails, OrchestratorError> {
         let spec = self.spec(agent).await?;
-        let transitions = self.transitions(agent).await;
-        self.details(spec, transitions)
+        let (transitions, processes) =
+            tokio::join!(self.transitions(agent), processes_of(&self.agents, agent));
+        Ok(AgentDetails { processes, ..self.details(spec, transitions)? })
     }
 
     /// A known agent. Its stored health may not be read yet.
@@ -139,6 +142,7 @@ impl Health {
             snapshot: HealthSnapshot::of(spec.name.clone(), health),
             spec,
             transitions,
+            processes: Vec::new(),
         })
     }
 

@@ -22,6 +22,7 @@ pub mod config;
 mod grpc;
 mod health;
 pub mod metrics;
+mod processes;
 mod store;
 mod watch;
 mod writer;

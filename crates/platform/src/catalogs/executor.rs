@@ -11,6 +11,7 @@ use crate::{client::PeerChannel, multiplex::MultiplexClient};
 #[derive(Debug)]
 pub struct ExecutorPeer {
     address: String,
+    channel: PeerChannel,
     calls: MultiplexClient,
     loads: Mutex<HashMap<AgentName, Load>>,
 }
@@ -34,13 +35,20 @@ pub struct TaskInFlight {
 impl ExecutorPeer {
     /// The executor behind `channel`. `address` is its address in log lines.
     pub(super) fn new(address: String, channel: PeerChannel) -> Arc<Self> {
-        Arc::new(Self { address, calls: MultiplexClient::new(channel), loads: Mutex::default() })
+        let calls = MultiplexClient::new(channel.clone());
+        Arc::new(Self { address, channel, calls, loads: Mutex::default() })
     }
 
     /// Address in log lines.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Channel to the executor, for calls that do not share a stream.
+    #[must_use]
+    pub fn channel(&self) -> PeerChannel {
+        self.channel.clone()
     }
 
     /// Calls to the executor.

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use phoenix_domain::{AgentSpec, OrchestratorErrorCode};
 use phoenix_proto::executor::{
     Agent, AgentList, CancelTaskRequest, CancelTaskResponse, Catalog, ExecuteTaskRequest,
-    ExecuteTaskResponse, WatchCatalogRequest,
+    ExecuteTaskResponse, InspectAgentRequest, InspectAgentResponse, WatchCatalogRequest,
     executor_service_server::{ExecutorService, ExecutorServiceServer},
 };
 use tokio::{net::TcpListener, sync::watch};
@@ -75,6 +75,13 @@ impl ExecutorService for FakeExecutor {
         _: Request<CancelTaskRequest>,
     ) -> Result<Response<CancelTaskResponse>, Status> {
         Err(Status::unimplemented("not called by a view"))
+    }
+
+    async fn inspect_agent(
+        &self,
+        _: Request<InspectAgentRequest>,
+    ) -> Result<Response<InspectAgentResponse>, Status> {
+        Err(Status::unimplemented("not asked"))
     }
 
     async fn watch_catalog(

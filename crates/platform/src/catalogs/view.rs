@@ -103,6 +103,14 @@ impl CatalogView {
         choose(candidates.get(agent)?, agent, avoid)
     }
 
+    /// The executors that offer `agent`.
+    #[must_use]
+    pub fn executors_of(&self, agent: &AgentName) -> Vec<Arc<ExecutorPeer>> {
+        let candidates = Arc::clone(&self.0.published.borrow().candidates);
+        let offering = candidates.get(agent).into_iter().flatten();
+        offering.map(|candidate| Arc::clone(&candidate.executor)).collect()
+    }
+
     /// Whether another executor than `executor` offers `agent` now.
     #[must_use]
     pub fn is_offered_elsewhere(&self, agent: &AgentName, executor: &Arc<ExecutorPeer>) -> bool {

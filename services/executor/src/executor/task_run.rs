@@ -287,6 +287,8 @@ impl TaskRun {
             }
             RetryDecision::GiveUp | RetryDecision::DeadlineTooClose => None,
         };
+        let ended_at = self.ended_at.unwrap_or_else(Timestamp::now);
+        self.agent.metrics.observed.last_stderr.record(&failure.stderr, ended_at);
         // Without the agent's message, which may quote the caller's input. The plan keeps it.
         tracing::warn!(
             attempt = self.attempt_number(),
@@ -298,7 +300,7 @@ impl TaskRun {
         );
         self.events.push(TaskEvent::AttemptFailed {
             attempt: self.attempt_number(),
-            ended_at: self.ended_at.unwrap_or_else(Timestamp::now),
+            ended_at,
             failure: failure.clone(),
             retry_in,
         });

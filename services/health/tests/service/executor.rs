@@ -7,7 +7,7 @@ use phoenix_domain::AgentSpec;
 use phoenix_platform::{readiness::Readiness, server::GrpcServer};
 use phoenix_proto::executor::{
     AgentList, CancelTaskRequest, CancelTaskResponse, Catalog, ExecuteTaskRequest, ExecuteTaskResponse,
-    WatchCatalogRequest,
+    InspectAgentRequest, InspectAgentResponse, WatchCatalogRequest,
     executor_service_server::{ExecutorService, ExecutorServiceServer},
 };
 use tokio::{net::TcpListener, sync::watch};
@@ -76,6 +76,13 @@ impl ExecutorService for Peer {
         _: Request<CancelTaskRequest>,
     ) -> Result<Response<CancelTaskResponse>, Status> {
         Err(Status::unimplemented("not called by the health service"))
+    }
+
+    async fn inspect_agent(
+        &self,
+        _: Request<InspectAgentRequest>,
+    ) -> Result<Response<InspectAgentResponse>, Status> {
+        Err(Status::unimplemented("not asked"))
     }
 
     async fn watch_catalog(

@@ -16,7 +16,8 @@ use phoenix_proto::{
     common::{AgentHealth, HealthState, Isolation, ModelCall, Tokens},
     executor::{
         AgentList, AttemptFailed, AttemptStarted, CancelTaskRequest, CancelTaskResponse, Catalog,
-        ExecuteTaskRequest, ExecuteTaskResponse, TaskFinished, TaskOutput, WatchCatalogRequest,
+        ExecuteTaskRequest, ExecuteTaskResponse, InspectAgentRequest, InspectAgentResponse, TaskFinished,
+        TaskOutput, WatchCatalogRequest,
         execute_task_response::Event,
         executor_service_server::{ExecutorService, ExecutorServiceServer},
         task_finished,
@@ -149,6 +150,13 @@ impl Drop for Abandoned {
 impl ExecutorService for FakeExecutor {
     type ExecuteTaskStream = Pin<Box<dyn Stream<Item = Result<ExecuteTaskResponse, Status>> + Send>>;
     type WatchCatalogStream = Pin<Box<dyn Stream<Item = Result<Catalog, Status>> + Send>>;
+
+    async fn inspect_agent(
+        &self,
+        _: Request<InspectAgentRequest>,
+    ) -> Result<Response<InspectAgentResponse>, Status> {
+        Err(Status::unimplemented("not asked"))
+    }
 
     async fn watch_catalog(
         &self,
