@@ -8,7 +8,7 @@ use phoenix_agents::BuiltinAgent;
 use phoenix_platform::config::RoleFlags;
 
 use crate::client::args::{
-    AgentsArgs, ChatArgs, DeadLettersArgs, McpArgs, PlansArgs, StatsArgs, TopArgs, TraceArgs,
+    AgentsArgs, ApprovalsArgs, ChatArgs, DeadLettersArgs, McpArgs, PlansArgs, StatsArgs, TopArgs, TraceArgs,
 };
 
 /// Durable orchestrator for AI agents: plans which agents run, supervises them and journals every step.
@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Plans(PlansArgs),
     /// Show the agents of a running stack, their health and circuits
     Agents(AgentsArgs),
+    /// List the tasks that wait for an approval, the longest wait first
+    Approvals(ApprovalsArgs),
     /// List, redrive and discard tasks that failed permanently
     DeadLetters(DeadLettersArgs),
     /// Show how many plans ran in the last minutes or hours, how long they took and what they cost

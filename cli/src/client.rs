@@ -1,5 +1,5 @@
-//! Commands that talk to a running gateway: chats, plans, agents, dead letters, statistics, the story of a correlation id, and
-//! MCP over pipes.
+//! Commands that talk to a running gateway: chats, plans, agents, approvals, dead letters, statistics, the story of a correlation
+//! id, and MCP over pipes.
 //!
 //! Results go to standard output, everything else to standard error. With `--json` a result is JSON as the gateway sends it, one
 //! document per line.
@@ -14,6 +14,7 @@
 //! | 77 | the token is missing or not accepted |
 
 mod agents;
+mod approvals;
 pub(crate) mod args;
 mod chat;
 mod dead_letters;
@@ -29,7 +30,9 @@ mod watch;
 
 use std::process::ExitCode;
 
-use args::{AgentsArgs, ChatArgs, DeadLettersArgs, McpArgs, PlansArgs, StatsArgs, TopArgs, TraceArgs};
+use args::{
+    AgentsArgs, ApprovalsArgs, ChatArgs, DeadLettersArgs, McpArgs, PlansArgs, StatsArgs, TopArgs, TraceArgs,
+};
 use error::ClientError;
 
 use crate::terminal::print_error;
@@ -39,6 +42,7 @@ pub(crate) enum Request {
     Chat(ChatArgs),
     Plans(PlansArgs),
     Agents(AgentsArgs),
+    Approvals(ApprovalsArgs),
     DeadLetters(DeadLettersArgs),
     Stats(StatsArgs),
     Top(TopArgs),
@@ -60,6 +64,7 @@ pub(crate) fn run(request: Request) -> ExitCode {
             Request::Chat(args) => chat::run(args).await,
             Request::Plans(args) => plans::run(args).await,
             Request::Agents(args) => agents::run(args).await,
+            Request::Approvals(args) => approvals::run(args).await,
             Request::DeadLetters(args) => dead_letters::run(args).await,
             Request::Stats(args) => stats::run(args).await,
             Request::Top(args) => top::run(args).await,

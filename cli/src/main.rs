@@ -58,6 +58,7 @@ fn run(cli: Cli) -> ExitCode {
         Command::Chat(args) => client::run(Request::Chat(args)),
         Command::Plans(args) => client::run(Request::Plans(args)),
         Command::Agents(args) => client::run(Request::Agents(args)),
+        Command::Approvals(args) => client::run(Request::Approvals(args)),
         Command::DeadLetters(args) => client::run(Request::DeadLetters(args)),
         Command::Stats(args) => client::run(Request::Stats(args)),
         Command::Top(args) => client::run(Request::Top(args)),

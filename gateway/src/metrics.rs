@@ -67,6 +67,7 @@ pub(crate) enum Endpoint {
     ChatV1,
     ChatLegacy,
     AgentsV1,
+    ApprovalList,
     BudgetList,
     Statistics,
     AgentGet,
@@ -76,6 +77,8 @@ pub(crate) enum Endpoint {
     PlanGet,
     PlanCancel,
     PlanRedrive,
+    PlanApprove,
+    PlanReject,
     PlanEvents,
     TaskOutput,
     AttemptStderr,
@@ -109,6 +112,7 @@ impl Endpoint {
             "/api/v1/chat" if write => Self::ChatV1,
             "/api/chat" if write => Self::ChatLegacy,
             "/api/v1/agents" if read => Self::AgentsV1,
+            "/api/v1/approvals" if read => Self::ApprovalList,
             "/api/v1/budgets" if read => Self::BudgetList,
             "/api/v1/stats" if read => Self::Statistics,
             "/api/v1/agents/{agent_id}" if read => Self::AgentGet,
@@ -119,6 +123,8 @@ impl Endpoint {
                 None if read => Self::PlanGet,
                 Some((_, "cancel")) if write => Self::PlanCancel,
                 Some((_, "redrive")) if write => Self::PlanRedrive,
+                Some((_, "approve")) if write => Self::PlanApprove,
+                Some((_, "reject")) if write => Self::PlanReject,
                 _ => Self::Unknown,
             },
             "/api/v1/plans/{plan_id}/events" if read => Self::PlanEvents,
@@ -155,6 +161,7 @@ impl Endpoint {
             Self::ChatV1 => "chat_v1",
             Self::ChatLegacy => "chat_legacy",
             Self::AgentsV1 => "agents_v1",
+            Self::ApprovalList => "approval_list",
             Self::BudgetList => "budget_list",
             Self::Statistics => "stats",
             Self::AgentGet => "agent_get",
@@ -164,6 +171,8 @@ impl Endpoint {
             Self::PlanGet => "plan_get",
             Self::PlanCancel => "plan_cancel",
             Self::PlanRedrive => "plan_redrive",
+            Self::PlanApprove => "plan_approve",
+            Self::PlanReject => "plan_reject",
             Self::PlanEvents => "plan_events",
             Self::TaskOutput => "task_output",
             Self::AttemptStderr => "attempt_stderr",
@@ -194,7 +203,8 @@ impl Endpoint {
             Self::ChatLegacy => Some(&CHAT_LEGACY),
             Self::AgentsV1 => Some(&AGENTS_V1),
             Self::Health => Some(&HEALTH),
-            Self::BudgetList
+            Self::ApprovalList
+            | Self::BudgetList
             | Self::Statistics
             | Self::AgentGet
             | Self::PlanCreate
@@ -203,6 +213,8 @@ impl Endpoint {
             | Self::PlanGet
             | Self::PlanCancel
             | Self::PlanRedrive
+            | Self::PlanApprove
+            | Self::PlanReject
             | Self::PlanEvents
             | Self::TaskOutput
             | Self::AttemptStderr

@@ -13,9 +13,10 @@ use phoenix_proto::{
     InvalidField, PlanAndExecute,
     common::ActionOutput,
     planner::{
-        CancelPlanRequest, CancelPlanResponse, DiscardDeadLettersRequest, DiscardDeadLettersResponse,
-        DryRunPlanResponse, ExecutePlanRequest, ExecutePlanResponse, GetPlanRequest, GetStatisticsRequest,
-        GetStatisticsResponse, GetStderrRequest, GetTaskOutputRequest, ListBudgetsRequest,
+        CancelPlanRequest, CancelPlanResponse, DecideApprovalRequest, DecideApprovalResponse,
+        DiscardDeadLettersRequest, DiscardDeadLettersResponse, DryRunPlanResponse, ExecutePlanRequest,
+        ExecutePlanResponse, GetPlanRequest, GetStatisticsRequest, GetStatisticsResponse, GetStderrRequest,
+        GetTaskOutputRequest, ListApprovalsRequest, ListApprovalsResponse, ListBudgetsRequest,
         ListBudgetsResponse, ListDeadLettersRequest, ListDeadLettersResponse, ListPlansRequest,
         ListPlansResponse, Plan, PlanAccepted, PlanAndExecuteRequest, PlanAndExecuteResponse,
         RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse,
@@ -226,6 +227,31 @@ impl PlannerClient {
         let (limit, context) = self.read_context();
         let mut planner = self.gateway.planner();
         let call = planner.list_dead_letters(context.request(request));
+        self.response(limit, call).await
+    }
+
+    /// Decides about an approval.
+    pub(crate) async fn decide_approval(
+        &self,
+        request: DecideApprovalRequest,
+    ) -> Result<DecideApprovalResponse, OrchestratorError> {
+        let limit = self.scope.deadline().max(Instant::now() + READ_TIMEOUT);
+        let context = self.scope.context().with_deadline(limit);
+        let mut planner = self.gateway.planner();
+        let call = planner.decide_approval(context.request(request));
+        let decided = self.response(limit, call).await?;
+        self.record_replay(&decided.replay_of)?;
+        Ok(decided)
+    }
+
+    /// One page of approvals that wait.
+    pub(crate) async fn approvals(
+        &self,
+        request: ListApprovalsRequest,
+    ) -> Result<ListApprovalsResponse, OrchestratorError> {
+        let (limit, context) = self.read_context();
+        let mut planner = self.gateway.planner();
+        let call = planner.list_approvals(context.request(request));
         self.response(limit, call).await
     }
 

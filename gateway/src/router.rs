@@ -28,7 +28,7 @@ use crate::{
     routes::{
         agents::{self, segment::AgentSegment},
         anthropic::{count_tokens, messages},
-        budgets, chat, dead_letters, health, mcp,
+        approvals, budgets, chat, dead_letters, health, mcp,
         openai::{completions, models},
         openapi, page,
         plans::{self, segment::PlanSegment},
@@ -66,6 +66,7 @@ fn routes(gateway: &Gateway) -> Vec<(&'static str, MethodRouter<Gateway>)> {
         ("/api/v1/dead-letters", get(dead_letters::list_dead_letters)),
         ("/api/v1/dead-letters:redrive", post(dead_letters::redrive_dead_letters)),
         ("/api/v1/dead-letters:discard", post(dead_letters::discard_dead_letters)),
+        ("/api/v1/approvals", get(approvals::list_approvals)),
         ("/api/v1/budgets", get(budgets::list_budgets)),
         ("/api/v1/stats", get(statistics::get_statistics)),
         ("/api/v1/agents", get(agents::list_agents)),
@@ -95,17 +96,25 @@ fn routes(gateway: &Gateway) -> Vec<(&'static str, MethodRouter<Gateway>)> {
     ]
 }
 
-/// `{plan_id}`, `{plan_id}:cancel` and `{plan_id}:redrive`. The router matches whole segments, so the action after the colon is
+/// `{plan_id}`, and `{plan_id}:` with `cancel`, `redrive`, `approve` or `reject`. The router matches whole segments, so the action after the colon is
 /// dispatched here; each has its own methods.
 fn plan_or_action(gateway: &Gateway) -> MethodRouter<Gateway> {
-    let methods = [get(plans::get_plan), post(plans::cancel_plan), post(plans::redrive::redrive_plan)];
-    let [plan, cancel, redrive] =
+    let methods = [
+        get(plans::get_plan),
+        post(plans::cancel_plan),
+        post(plans::redrive::redrive_plan),
+        post(approvals::approve_task),
+        post(approvals::reject_task),
+    ];
+    let [plan, cancel, redrive, approve, reject] =
         methods.map(|methods| methods.fallback(wrong_method).with_state::<()>(gateway.clone()));
     any(move |segment: PlanSegment, request: Request| async move {
         let methods = match segment.action() {
             None => plan,
             Some("cancel") => cancel,
             Some("redrive") => redrive,
+            Some("approve") => approve,
+            Some("reject") => reject,
             Some(_) => return unknown_path(request.uri().clone()).await.into_response(),
         };
         methods.oneshot(request).await.unwrap_or_else(|never| match never {})

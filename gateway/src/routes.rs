@@ -4,6 +4,7 @@ mod accepted;
 pub(crate) mod agents;
 mod answer;
 pub(crate) mod anthropic;
+pub(crate) mod approvals;
 pub(crate) mod budgets;
 pub(crate) mod chat;
 pub(crate) mod dead_letters;

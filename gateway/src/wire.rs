@@ -4,6 +4,8 @@ pub(crate) mod agent;
 pub(crate) mod answer;
 pub(crate) mod answer_writer;
 pub(crate) mod anthropic;
+pub(crate) mod approval;
+pub(crate) mod approval_request;
 pub(crate) mod budget;
 pub(crate) mod chat;
 pub(crate) mod dead_letter;

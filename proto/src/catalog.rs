@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use phoenix_domain::{
     ActionSpec, AgentMode, AgentSpec,
+    approval::{ApprovalPolicy, DEFAULT_APPROVAL_TIMEOUT},
     health::{BreakerPolicy, MAX_WINDOW_CALLS, MIN_TASKS},
     retry::RetryPolicy,
     schema::InputSchema,
@@ -31,6 +32,7 @@ impl From<&AgentSpec> for executor::Agent {
             breaker,
             max_concurrency,
             max_queue,
+            approval,
         } = spec;
         Self {
             name: name.to_string(),
@@ -67,6 +69,8 @@ impl From<&AgentSpec> for executor::Agent {
                 slow_call_ms: millis(breaker.slow_call),
                 slow_percent: breaker.slow_percent,
             }),
+            approval_actions: approval.actions.clone(),
+            approval_timeout_ms: millis(approval.timeout),
         }
     }
 }
@@ -107,6 +111,8 @@ impl TryFrom<executor::Agent> for AgentSpec {
             start_timeout_ms,
             retry,
             breaker,
+            approval_actions,
+            approval_timeout_ms,
         } = agent;
         let executor::RetryPolicy { max_attempts, initial_backoff_ms, max_backoff_ms } =
             required("retry", retry)?;
@@ -135,6 +141,14 @@ impl TryFrom<executor::Agent> for AgentSpec {
             breaker: required("breaker", breaker)?.into(),
             max_concurrency,
             max_queue,
+            approval: ApprovalPolicy {
+                actions: approval_actions,
+                timeout: match approval_timeout_ms {
+                    // An executor of a version without approvals.
+                    0 => DEFAULT_APPROVAL_TIMEOUT,
+                    millis => Duration::from_millis(millis),
+                },
+            },
         })
     }
 }
@@ -221,6 +235,7 @@ mod tests {
                 slow_call: Duration::from_secs(16),
                 slow_percent: 17,
             },
+            approval: ApprovalPolicy { actions: vec!["write".into()], timeout: Duration::from_secs(3600) },
             ..AgentSpec::new("notes".parse().unwrap(), Vec::new())
         }
     }

@@ -5,6 +5,7 @@
 //! it. An invalid message is an [`InvalidField`] that names the field.
 
 pub mod action;
+mod approval;
 mod budget;
 mod catalog;
 mod dead_letter;
@@ -18,6 +19,7 @@ mod preview;
 mod status;
 mod usage;
 
+pub use approval::wire_approval;
 pub use budget::wire_limits;
 pub use field::{InvalidField, id, optional, required, required_timestamp, timestamp, to_timestamp};
 pub use generated::{

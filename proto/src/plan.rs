@@ -1,13 +1,16 @@
 //! Plans on the wire.
 
 use phoenix_domain::{
-    plan::{Attempt, AttemptOutcome, OnFailure, Plan, PlanStatus, Task, TaskSpec, TaskStatus},
+    approval::ApprovalTerms,
+    plan::{
+        Attempt, AttemptOutcome, OnFailure, Plan, PlanStatus, StartConditions, Task, TaskSpec, TaskStatus,
+    },
     usage::Usage,
 };
 
 use crate::{
-    InvalidField, action::json_object, budget::wire_limits, id, planner, preview::PreviewBudget,
-    to_timestamp, usage::wire_usage,
+    InvalidField, action::json_object, approval::approval_view, budget::wire_limits, id, planner,
+    preview::PreviewBudget, to_timestamp, usage::wire_usage,
 };
 
 impl From<PlanStatus> for planner::PlanStatus {
@@ -42,6 +45,7 @@ impl From<TaskStatus> for planner::TaskStatus {
     fn from(status: TaskStatus) -> Self {
         match status {
             TaskStatus::Queued => Self::Queued,
+            TaskStatus::AwaitingApproval => Self::AwaitingApproval,
             TaskStatus::Dispatched => Self::Dispatched,
             TaskStatus::InProgress => Self::InProgress,
             TaskStatus::Retried => Self::Retried,
@@ -98,8 +102,9 @@ impl From<Plan> for planner::Plan {
 
 fn task_view(task: Task, budget: &mut PreviewBudget) -> planner::Task {
     let usages: Vec<Usage> = task.attempts.iter().map(|attempt| task.usage_of(attempt)).collect();
-    let Task { task_id, spec, status, queued_at, dispatched_at, ended_at, output, error, attempts } = task;
-    let TaskSpec { key, agent, action, payload, depends_on, on_failure } = spec;
+    let Task { task_id, spec, status, queued_at, dispatched_at, ended_at, output, error, attempts, approval } =
+        task;
+    let TaskSpec { key, agent, action, payload, depends_on, on_failure, start: _ } = spec;
     let error = error.map(|error| budget.error(error));
     let (output, output_size) = output.as_ref().map(|output| budget.output(output)).unzip();
     planner::Task {
@@ -122,6 +127,7 @@ fn task_view(task: Task, budget: &mut PreviewBudget) -> planner::Task {
         input_json: payload.to_string(),
         continue_on_failure: on_failure == OnFailure::Continue,
         output_size: output_size.unwrap_or_default(),
+        approval: approval.map(|approval| approval_view(*approval, budget)),
     }
 }
 
@@ -156,7 +162,8 @@ impl TryFrom<planner::TaskSpec> for TaskSpec {
     type Error = InvalidField;
 
     fn try_from(wire: planner::TaskSpec) -> Result<Self, InvalidField> {
-        let planner::TaskSpec { key, agent, action, input_json, depends_on, continue_on_failure } = wire;
+        let planner::TaskSpec { key, agent, action, input_json, depends_on, continue_on_failure, approval } =
+            wire;
         Ok(Self {
             key,
             agent: id("agent", &agent)?,
@@ -164,6 +171,7 @@ impl TryFrom<planner::TaskSpec> for TaskSpec {
             payload: json_object("input_json", &input_json)?,
             depends_on,
             on_failure: if continue_on_failure { OnFailure::Continue } else { OnFailure::Fail },
+            start: StartConditions { approval: approval.map(ApprovalTerms::try_from).transpose()? },
         })
     }
 }

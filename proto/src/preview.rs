@@ -6,7 +6,7 @@
 use phoenix_domain::{
     OrchestratorError,
     action::ActionResult,
-    json::Json,
+    json::{Json, Object},
     limits::{MAX_PREVIEW_BYTES, MAX_VIEW_BYTES},
 };
 
@@ -57,6 +57,16 @@ impl PreviewBudget {
             metadata_json: if shows_metadata { metadata.to_string() } else { String::new() },
         };
         (wire, size)
+    }
+
+    /// An object as JSON, if it fits.
+    pub(crate) fn whole(&mut self, object: &Object) -> Option<String> {
+        let whole = object.text_len();
+        if whole > MAX_PREVIEW_BYTES.min(self.0) {
+            return None;
+        }
+        self.0 -= whole;
+        Some(object.to_string())
     }
 
     /// An error with cut message and details.

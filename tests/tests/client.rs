@@ -182,6 +182,58 @@ async fn failures_name_their_cause_and_are_redriven() {
 }
 
 #[tokio::test]
+async fn waiting_tasks_are_listed_and_decided() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = agent(dir.path()).replacen("command", "approval = \"required\"\ncommand", 1);
+    let sandbox = Sandbox::start(&config).await;
+    let url = sandbox.url(Role::Gateway);
+    let run = async |words: &[&str]| phoenix(&url, words, "").await;
+    let submitted = run(&["plans", "submit", &plan(dir.path())]).await;
+    let plan_id = submitted.succeeded();
+    let listed = async || run(&["approvals", "--json"]).await.json();
+    until("the first task waits", async || listed().await.len() == 1).await;
+    let rows = run(&["approvals"]).await;
+    assert!(rows.succeeded().starts_with("PLAN") && rows.out.contains("fickle.chat"), "{rows:?}");
+    let hash = listed().await[0]["input_hash"].as_str().unwrap().to_owned();
+    let trace = run(&["plans", "get", plan_id]).await;
+    assert!(trace.succeeded().contains("  waiting  ") && trace.out.contains(&hash), "{}", trace.out);
+
+    let wrong = ["plans", "approve", plan_id, "--actor=ann", "--input-hash", &"0".repeat(64)];
+    let wrong = run(&wrong).await;
+    assert!(wrong.code == 1 && wrong.err.contains("conflict"), "{wrong:?}");
+    let nameless = run(&["plans", "approve", plan_id]).await;
+    assert!(nameless.code == 64 && nameless.err.contains("--actor"), "{nameless:?}");
+    let approved = run(&["plans", "approve", plan_id, "first", "--actor=ann", "--input-hash", &hash]).await;
+    assert_eq!(approved.succeeded(), "task first is approved");
+    until("the second task waits", async || {
+        listed().await.first().is_some_and(|next| next["task"] == "second")
+    })
+    .await;
+    let edited = ["plans", "approve", plan_id, "--actor=ann", "--input=-", "--json"];
+    let edited = phoenix(&url, &edited, r#"{"message": "other"}"#).await;
+    assert_eq!(edited.json()[0]["approval"]["decision"]["input"]["message"], "other");
+    let watched = run(&["plans", "watch", plan_id]).await;
+    assert!(
+        watched.succeeded().ends_with("other") && watched.out.contains("approval_requested"),
+        "{watched:?}"
+    );
+    let trace = run(&["trace", plan_id]).await;
+    assert!(
+        trace.succeeded().contains("by ann") && trace.out.contains("with another input"),
+        "{}",
+        trace.out
+    );
+
+    let submitted = run(&["plans", "submit", &plan(dir.path())]).await;
+    let plan_id = submitted.succeeded();
+    until("the first task waits", async || listed().await.len() == 1).await;
+    let rejected = run(&["plans", "reject", plan_id, "--actor=ann", "--reason=no"]).await;
+    assert_eq!(rejected.succeeded(), "task first is rejected");
+    let watched = run(&["plans", "watch", plan_id]).await;
+    assert!(watched.code == 1 && watched.err.contains("rejected by ann: no"), "{watched:?}");
+}
+
+#[tokio::test]
 async fn exit_codes_tell_wrong_usage_refusal_and_absence_apart() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = Sandbox::start(&agent(dir.path())).await;

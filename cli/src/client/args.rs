@@ -91,6 +91,19 @@ pub(crate) enum PlansCommand {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// Approve a task that waits, so that it runs
+    Approve {
+        #[command(flatten)]
+        decision: Decision,
+        /// File with another input for the task: a JSON object; `-` is standard input
+        #[arg(long, value_name = "FILE")]
+        input: Option<PathBuf>,
+    },
+    /// Reject a task that waits, so that it never runs
+    Reject {
+        #[command(flatten)]
+        decision: Decision,
+    },
     /// Continue a failed plan as a new one, and print its id
     Redrive {
         /// Id of the plan
@@ -105,6 +118,34 @@ pub(crate) enum PlansCommand {
         #[arg(long, short)]
         wait: bool,
     },
+}
+
+/// A decision about a task that waits for an approval.
+#[derive(Debug, Args)]
+pub(crate) struct Decision {
+    /// Id of the plan
+    pub(crate) plan_id: String,
+    /// Key of the task; may be absent when only one task of the plan waits
+    pub(crate) task: Option<String>,
+    /// Name of the person or program that decides, kept in the journal
+    #[arg(long, value_name = "NAME", env = "USER", hide_env_values = true)]
+    pub(crate) actor: String,
+    /// Reason, kept in the journal
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+    /// Hash of the input that the decision is about; refused when the task waits with another one
+    #[arg(long, value_name = "HASH")]
+    pub(crate) input_hash: Option<String>,
+}
+
+/// Arguments of `phoenix approvals`.
+#[derive(Debug, Args)]
+pub(crate) struct ApprovalsArgs {
+    /// At most this many
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: u64,
+    #[command(flatten)]
+    pub(crate) gateway: GatewayArgs,
 }
 
 /// Which plans to list.

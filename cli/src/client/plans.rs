@@ -7,6 +7,7 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Map, Value, value::RawValue};
 
 use super::{
+    approvals,
     args::{PlanFilter, PlansArgs, PlansCommand},
     error::ClientError,
     gateway::{Gateway, id, read},
@@ -38,13 +39,17 @@ pub(super) async fn run(args: PlansArgs) -> Result<(), ClientError> {
             let plan = gateway.json(gateway.request(Method::POST, &path).json(&body)).await?;
             show(&plan, is_json)
         }
+        PlansCommand::Approve { decision, input } => {
+            let input = input.map(|path| json_document(&path)).transpose()?;
+            approvals::decide(gateway, "approve", decision, input, is_json).await
+        }
+        PlansCommand::Reject { decision } => {
+            approvals::decide(gateway, "reject", decision, None, is_json).await
+        }
         PlansCommand::Redrive { plan_id, input, reason, wait } => {
             let mut body = Map::new();
             if let Some(path) = input {
-                let input = serde_json::from_str(&document(&path)?);
-                let invalid =
-                    |error| ClientError::Usage(format!("`{}` is not JSON: {error}", path.display()));
-                body.insert("input".into(), input.map_err(invalid)?);
+                body.insert("input".into(), json_document(&path)?);
             }
             body.extend(reason.map(|reason| ("reason".into(), reason.into())));
             let path = format!("/api/v1/plans/{}:redrive", id(&plan_id)?);
@@ -60,6 +65,12 @@ fn document(path: &Path) -> Result<String, ClientError> {
             .map_err(|error| ClientError::File { path: "standard input".into(), error });
     }
     read(path)
+}
+
+/// The JSON of a file, or of standard input.
+fn json_document(path: &Path) -> Result<Value, ClientError> {
+    let invalid = |error| ClientError::Usage(format!("`{}` is not JSON: {error}", path.display()));
+    serde_json::from_str(&document(path)?).map_err(invalid)
 }
 
 async fn list(gateway: &Gateway, filter: &PlanFilter, is_json: bool) -> Result<(), ClientError> {

@@ -10,7 +10,7 @@ use super::{
     args::TraceArgs,
     error::ClientError,
     gateway::{Gateway, id},
-    output::{between, indented, line, parsed, plain, short, text, time},
+    output::{between, cell, indented, line, parsed, plain, short, text, time},
 };
 
 /// Most plans of one correlation id that are shown.
@@ -104,6 +104,9 @@ fn task_story(task: &Value, created: Option<Timestamp>) -> String {
     if !after.is_empty() {
         let _ = writeln!(out, "    after {}", plain(&after.join(", ")));
     }
+    if task["approval"].is_object() {
+        out.push_str(&approval_story(&task["approval"], created));
+    }
     let attempts = task["attempts"].as_array();
     for attempt in attempts.into_iter().flatten() {
         out.push_str(&attempt_story(attempt, created));
@@ -112,6 +115,40 @@ fn task_story(task: &Value, created: Option<Timestamp>) -> String {
     if attempts.is_none_or(Vec::is_empty) && task["error"].is_object() {
         let _ = writeln!(out, "    error {}", plain(&error(&task["error"])));
     }
+    out
+}
+
+fn approval_story(approval: &Value, created: Option<Timestamp>) -> String {
+    let (requested, decided) = (time(approval, "requested_at"), time(&approval["decision"], "at"));
+    let mut out = format!(
+        "    approval  at +{}  {}  {}",
+        between(created, requested),
+        text(approval, "state"),
+        between(requested, decided.or_else(|| Some(Timestamp::now())))
+    );
+    let decision = &approval["decision"];
+    let edited = if decision["input"].is_object() { "with another input" } else { "" };
+    let by = decision["actor"].as_str().map_or_else(String::new, |actor| format!("by {actor}"));
+    for word in [&*by, edited, text(decision, "reason")] {
+        if !word.is_empty() {
+            let _ = write!(out, "  {}", plain(word));
+        }
+    }
+    if text(approval, "state") == "waiting" {
+        let _ = write!(out, "  expires {}", text(approval, "expires_at"));
+        for (name, word) in [("reason", text(approval, "reason")), ("asks", text(approval, "approver"))] {
+            if !word.is_empty() {
+                let _ = write!(out, "\n      {name} {}", plain(word));
+            }
+        }
+        let _ = write!(
+            out,
+            "\n      input {}\n      hash {}",
+            cell(&approval["input"].to_string()),
+            text(approval, "input_hash")
+        );
+    }
+    out.push('\n');
     out
 }
 

@@ -103,7 +103,7 @@ fn described(event: &Value) -> Option<String> {
         other => format!("{name}={other}"),
     });
     let time = text(event, "at").get(11..23).unwrap_or("            ");
-    let words = [time.to_owned(), format!("{kind:<16}"), text(event, "task_key").to_owned()];
+    let words = [time.to_owned(), format!("{kind:<18}"), text(event, "task_key").to_owned()];
     let words: Vec<_> = words.into_iter().chain(facts).filter(|word| !word.is_empty()).collect();
     Some(plain(&words.join(" ")))
 }

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::agent_name::{AgentName, InvalidAgentName};
 use crate::{
-    action::CHAT_ACTION, health::BreakerPolicy, mcp::McpSettings, retry::RetryPolicy, schema::InputSchema,
+    action::CHAT_ACTION, approval::ApprovalPolicy, health::BreakerPolicy, mcp::McpSettings,
+    retry::RetryPolicy, schema::InputSchema,
 };
 
 /// Process model of an agent.
@@ -84,6 +85,8 @@ pub struct AgentSpec {
     pub max_concurrency: u32,
     /// Limit of queued tasks; a task beyond it is rejected with `overloaded`.
     pub max_queue: u32,
+    /// Actions that need an approval.
+    pub approval: ApprovalPolicy,
 }
 
 impl AgentSpec {
@@ -107,6 +110,7 @@ impl AgentSpec {
             breaker: BreakerPolicy::default(),
             max_concurrency: 16,
             max_queue: 256,
+            approval: ApprovalPolicy::default(),
         }
     }
 

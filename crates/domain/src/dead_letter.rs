@@ -14,7 +14,7 @@ use crate::{
     error::OrchestratorError,
     ids::{CorrelationId, PlanId, TaskId},
     limits::{MAX_REASON_BYTES, check_text},
-    plan::states,
+    states::states,
 };
 
 states! {

@@ -199,6 +199,7 @@ mod tests {
             payload: crate::json::Object::from_iter([("x".to_owned(), input.into())]),
             depends_on: depends_on.iter().map(|key| (*key).to_owned()).collect(),
             on_failure: OnFailure::Fail,
+            start: crate::plan::StartConditions::default(),
         }
     }
 

@@ -81,7 +81,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{agent::ActionSpec, plan::OnFailure};
+    use crate::{
+        agent::ActionSpec,
+        plan::{OnFailure, StartConditions},
+    };
 
     fn agents() -> AgentCatalog {
         let schema = |source| Some(InputSchema::new(source).unwrap());
@@ -109,7 +112,15 @@ mod tests {
     fn task(agent: &str, action: &str, input: Value) -> TaskSpec {
         let crate::json::Json::Object(payload) = input.into() else { panic!("an input is an object") };
         let (agent, action) = (agent.parse().unwrap(), action.into());
-        TaskSpec { key: "k".into(), agent, action, payload, depends_on: vec![], on_failure: OnFailure::Fail }
+        TaskSpec {
+            key: "k".into(),
+            agent,
+            action,
+            payload,
+            depends_on: vec![],
+            on_failure: OnFailure::Fail,
+            start: StartConditions::default(),
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod action;
 pub mod agent;
 mod agent_name;
+pub mod approval;
 pub mod budget;
 pub mod builtin;
 pub mod catalog;
@@ -26,6 +27,7 @@ pub mod plan;
 pub mod rejections;
 pub mod retry;
 pub mod schema;
+mod states;
 pub mod template;
 pub mod usage;
 

@@ -49,10 +49,13 @@ limits! {
     MAX_CONVERSATION_FILE_BYTES = 2 * 1024 * 1024;
     /// Bytes of the name of a model.
     MAX_MODEL_BYTES = 256;
-    /// Bytes of the reason for a cancel, a redrive, a discard, an isolation or a restoration.
+    /// Bytes of the reason for a cancel, a redrive, a discard, an isolation or a restoration, or an approval and the decision
+    /// about it.
     MAX_REASON_BYTES = 1024;
     /// Characters of the name of an operator.
     MAX_ACTOR_CHARS = 128;
+    /// Bytes of the name of the person or program that decides about an approval, or is asked to.
+    MAX_ACTOR_BYTES = 256;
     /// Characters of a task's key.
     MAX_KEY_CHARS = 64;
     /// Bytes of an action's name.

@@ -3,6 +3,7 @@
 //! ```text
 //! plan   draft → pending → running → succeeded | failed | cancelled
 //! task   queued → dispatched → in_progress → succeeded
+//!        queued → awaiting_approval → queued
 //!                               in_progress → retried → in_progress …
 //!        any of these → dead_lettered | cancelled
 //! ```
@@ -15,50 +16,17 @@ use serde::{Deserialize, Serialize};
 use crate::{
     action::{ActionResult, FailureClass},
     agent_name::AgentName,
+    approval::{Approval, ApprovalTerms},
     budget::Limits,
     error::OrchestratorError,
     ids::{CorrelationId, PlanId, TaskId},
     json::Object,
+    states::states,
     usage::{ModelCall, Usage},
 };
 
 /// Limit of the time until a plan's deadline in milliseconds: 365 days.
 pub const MAX_DEADLINE_MS: u64 = 31_536_000_000;
-
-macro_rules! states {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-        pub enum $name {
-            $($(#[$vdoc])* #[serde(rename = $text)] $variant,)*
-        }
-
-        impl $name {
-            /// Every state.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// Name in the journal and in responses.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text,)* }
-            }
-
-            /// The state with this name.
-            #[must_use]
-            pub fn from_name(name: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|state| state.as_str() == name)
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-    };
-}
-
-pub(crate) use states;
 
 states! {
     /// State of a plan.
@@ -83,6 +51,8 @@ states! {
     TaskStatus {
         /// Waits for dispatch.
         Queued = "queued",
+        /// Waits for a decision about its approval.
+        AwaitingApproval = "awaiting_approval",
         /// Sent to an executor.
         Dispatched = "dispatched",
         /// An attempt is running.
@@ -155,6 +125,29 @@ pub struct TaskSpec {
     pub depends_on: Vec<String>,
     /// Effect of a failure on the plan.
     pub on_failure: OnFailure,
+    /// Conditions on which it starts, beside its dependencies.
+    pub start: StartConditions,
+}
+
+/// Conditions on which a task starts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StartConditions {
+    /// Terms on which the caller wants it to be approved.
+    pub approval: Option<ApprovalTerms>,
+}
+
+impl StartConditions {
+    /// Whether there is any condition.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.approval.is_none()
+    }
+
+    /// Size in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.approval.as_ref().map_or(0, ApprovalTerms::size)
+    }
 }
 
 /// Effect of a failed task on its plan.
@@ -222,9 +215,9 @@ impl TaskSpec {
     /// Size of the specification in bytes: key, agent, action, input and dependencies.
     #[must_use]
     pub fn size(&self) -> usize {
-        let Self { key, agent, action, payload, depends_on, on_failure: _ } = self;
+        let Self { key, agent, action, payload, depends_on, on_failure: _, start } = self;
         let before: usize = depends_on.iter().map(String::len).sum();
-        key.len() + agent.as_str().len() + action.len() + payload.text_len() + before
+        key.len() + agent.as_str().len() + action.len() + payload.text_len() + before + start.size()
     }
 }
 
@@ -255,6 +248,8 @@ pub struct Task {
     pub output: Option<ActionResult>,
     /// Error, if it failed or was cancelled.
     pub error: Option<OrchestratorError>,
+    /// The approval that it waits or waited for.
+    pub approval: Option<Box<Approval>>,
     /// Attempts in order of their numbers.
     pub attempts: Vec<Attempt>,
 }

@@ -6,7 +6,7 @@ use crate::{
     agent_name::AgentName,
     error::{OrchestratorError, OrchestratorErrorCode as Code},
     ids::PlanId,
-    plan::PlanStatus,
+    plan::{PlanStatus, TaskStatus},
 };
 
 /// Error detail of a replayed response: the correlation id of the original request.
@@ -41,6 +41,13 @@ pub fn plan_has_ended(status: PlanStatus) -> OrchestratorError {
 #[must_use]
 pub fn plan_has_not_ended(status: PlanStatus) -> OrchestratorError {
     OrchestratorError::new(Code::Conflict, format!("the plan has not ended yet: it is {status}"))
+}
+
+/// The task does not wait for an approval.
+#[must_use]
+pub fn does_not_await_approval(key: &str, status: TaskStatus) -> OrchestratorError {
+    let message = format!("task `{key}` does not wait for an approval: it is {status}");
+    OrchestratorError::new(Code::Conflict, message).with_detail("key", key)
 }
 
 /// The original request with an idempotency key is still running.

@@ -6,6 +6,7 @@
 mod actions;
 mod address;
 mod agents;
+mod approval;
 mod budgets;
 mod confidential;
 mod env;

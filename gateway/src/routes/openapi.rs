@@ -25,7 +25,7 @@ use super::{
         count_tokens::{self, PATH as TOKENS},
         messages::{self, PATH as MESSAGES},
     },
-    budgets, chat, dead_letters, health,
+    approvals, budgets, chat, dead_letters, health,
     openai::{
         completions::{self, PATH as COMPLETIONS},
         models,
@@ -71,7 +71,7 @@ use crate::wire::{
     ),
     paths(
         chat::chat_v1, chat::handle_chat, plans::create_plan, plans::list_plans, plans::dry_run_plan, plans::get_plan,
-        plans::cancel_plan, plans::redrive::redrive_plan, plans::events::plan_events, plans::outputs::task_output, plans::outputs::attempt_stderr,
+        plans::cancel_plan, plans::redrive::redrive_plan, approvals::approve_task, approvals::reject_task, approvals::list_approvals, plans::events::plan_events, plans::outputs::task_output, plans::outputs::attempt_stderr,
         dead_letters::list_dead_letters,
         dead_letters::redrive_dead_letters, dead_letters::discard_dead_letters, budgets::list_budgets, statistics::get_statistics, agents::list_agents, agents::get_agent, agents::isolate_agent, agents::restore_agent, completions::create_completion, messages::create_message, count_tokens::count_tokens, create::create_response, stored::get_response, stored::cancel_response, models::list_models, models::get_model, openapi_json, health::health, health::livez, health::readyz
     ),

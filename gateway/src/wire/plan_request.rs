@@ -12,7 +12,11 @@ use phoenix_proto::planner::{PlanAndExecuteRequest, TaskSpec};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{budget::BudgetV1, schemas};
+use super::{
+    approval_request::{ApprovalRequestV1, approval_request},
+    budget::BudgetV1,
+    schemas,
+};
 use crate::members::{Members, Whole, is_default, or_absent};
 
 /// A graph of tasks. Unknown fields are rejected.
@@ -66,6 +70,11 @@ struct TaskRequestV1 {
     #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "is_default")]
     #[schema(value_type = Option<OnFailureV1>)]
     on_failure: OnFailureV1,
+    /// Wait for an approval before the task runs: `required`, or the terms on which it waits. A task also waits when its agent
+    /// requires it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = approval_request)]
+    approval: Option<ApprovalRequestV1>,
 }
 
 /// Whether an input is the default.
@@ -133,7 +142,7 @@ impl PlanRequestV1 {
 
 impl TaskRequestV1 {
     fn into_spec(self, index: usize) -> Result<TaskSpec, OrchestratorError> {
-        let Self { key, agent, action, input, depends_on, on_failure } = self;
+        let Self { key, agent, action, input, depends_on, on_failure, approval } = self;
         let named: Result<AgentName, InvalidAgentName> = agent.parse();
         let agent = named.map_err(|problem| {
             OrchestratorError::invalid(&format!("tasks[{index}].agent"), problem).with_detail("key", &key)
@@ -145,6 +154,7 @@ impl TaskRequestV1 {
             input_json: input.to_string(),
             depends_on,
             continue_on_failure: on_failure == OnFailureV1::Continue,
+            approval: approval.map(ApprovalRequestV1::into_terms),
         })
     }
 }

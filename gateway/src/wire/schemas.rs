@@ -16,7 +16,7 @@ use utoipa::openapi::{
 };
 
 /// Pattern of a task's key.
-const TASK_KEY: &str = "^[A-Za-z0-9_-]{1,64}$";
+pub(super) const TASK_KEY: &str = "^[A-Za-z0-9_-]{1,64}$";
 
 /// Pattern of an agent's name.
 const AGENT_NAME: &str = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$";
@@ -28,7 +28,7 @@ const POSITION: &str = "^[0-9]{0,18}$";
 const DEAD_LETTER: &str = "^-?[0-9]{1,17}\\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\\.[0-9]{1,4}$";
 
 /// Pattern of a text with at least one character that is not Unicode white space.
-const NOT_BLANK: &str = r"[^\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]";
+pub(super) const NOT_BLANK: &str = r"[^\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]";
 
 /// The names of a closed set.
 pub(crate) fn states(description: &str, names: impl Iterator<Item = &'static str>) -> Object {

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use utoipa::{ToSchema, openapi::schema::Object};
 
 use super::{
+    approval::ApprovalV1,
     error::ErrorBody,
     plan_request::OnFailureV1,
     schemas::{as_text, states},
@@ -58,6 +59,9 @@ pub(crate) struct TaskV1 {
     /// Error of a task that did not succeed.
     #[schema(required)]
     error: Option<ErrorBody>,
+    /// The approval that it waits or waited for; null without one.
+    #[schema(required)]
+    approval: Option<ApprovalV1>,
     /// Attempts, by number.
     attempts: Vec<AttemptV1>,
 }
@@ -133,6 +137,7 @@ impl TaskV1 {
             input_json,
             continue_on_failure,
             output_size,
+            approval,
         } = wire;
         let queued_at = required_timestamp("queued_at", queued_at)?;
         let ended_at = timestamp("ended_at", ended_at)?;
@@ -158,6 +163,7 @@ impl TaskV1 {
             timeline: TimelineV1::of(status, queued_at, ended_at.unwrap_or(now), times),
             output: output.map(|output| TaskOutputV1::of(output, truncation)).transpose()?,
             error: error.map(ErrorBody::from),
+            approval: approval.map(ApprovalV1::try_from).transpose()?,
             attempts,
         })
     }

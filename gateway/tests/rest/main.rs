@@ -6,6 +6,7 @@ mod support;
 
 mod agents;
 mod anthropic;
+mod approvals;
 mod auth;
 mod budgets;
 mod chat;

@@ -8,9 +8,9 @@ use phoenix_domain::{CorrelationId, OrchestratorError, OrchestratorErrorCode};
 use phoenix_platform::{RequestContext, readiness::Readiness, server::GrpcServer};
 use phoenix_proto::{
     planner::{
-        CancelPlanRequest, DeadLetter, DiscardDeadLettersRequest, ListDeadLettersRequest, ListPlansRequest,
-        Plan, PlanAndExecuteRequest, RedriveDeadLettersRequest, RedrivePlanRequest, WatchPlanResponse,
-        planner_service_server::PlannerServiceServer,
+        CancelPlanRequest, DeadLetter, DecideApprovalRequest, DiscardDeadLettersRequest,
+        ListDeadLettersRequest, ListPlansRequest, Plan, PlanAndExecuteRequest, RedriveDeadLettersRequest,
+        RedrivePlanRequest, WatchPlanResponse, planner_service_server::PlannerServiceServer,
     },
     status_from_error,
 };
@@ -82,17 +82,18 @@ pub struct FakePlanner {
     pub dead_letters: Shared<Vec<DeadLetter>>,
     /// Correlation id of the request that every response replays; empty without one.
     pub replays: Shared<String>,
-    /// Requests about redrives and dead letters.
+    /// Requests about redrives, dead letters and approvals.
     pub asked: Shared<Asked>,
 }
 
-/// Requests about redrives and dead letters.
+/// Requests about redrives, dead letters and approvals.
 #[derive(Debug, Default)]
 pub struct Asked {
     pub redrives: Vec<RedrivePlanRequest>,
     pub lists: Vec<ListDeadLettersRequest>,
     pub sweeps: Vec<RedriveDeadLettersRequest>,
     pub discards: Vec<DiscardDeadLettersRequest>,
+    pub decisions: Vec<DecideApprovalRequest>,
 }
 
 impl Default for FakePlanner {

@@ -5,9 +5,9 @@ use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
 use phoenix_proto::{
     common::{self, Budget, Tokens, Usage},
     planner::{
-        Attempt, DeadLetter, DeadLetterState, GetStatisticsResponse, Plan, PlanStatus, Statistics, Task,
-        TaskStatus, WatchPlanResponse, dead_letter::Settled, get_statistics_response::Bucket,
-        statistics::Percentiles,
+        Approval, Attempt, DeadLetter, DeadLetterState, GetStatisticsResponse, Plan, PlanStatus, Statistics,
+        Task, TaskStatus, WaitingApproval, WatchPlanResponse, approval::Decision, dead_letter::Settled,
+        get_statistics_response::Bucket, statistics::Percentiles,
     },
     to_timestamp,
 };
@@ -78,6 +78,47 @@ pub fn failed(message: &str) -> Plan {
     Plan { status: PlanStatus::Failed.into(), ended_at, error, tasks: vec![task], ..running() }
 }
 
+/// An approval that was given with another input.
+pub fn approval() -> Approval {
+    Approval {
+        state: "approved".into(),
+        requested_at: at(0),
+        expires_at: at(3_600_000),
+        reason: "it writes".into(),
+        approver: String::new(),
+        on_expiry: "reject".into(),
+        input_json: r#"{"n":1.50}"#.into(),
+        input_hash: "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a".into(),
+        decision: Some(Decision {
+            at: at(90_000),
+            actor: "ann".into(),
+            reason: String::new(),
+            correlation_id: CORRELATION.into(),
+            input_json: r#"{"n":2}"#.into(),
+        }),
+    }
+}
+
+/// The only task, as it waits for an approval.
+pub fn waiting() -> WaitingApproval {
+    let Approval { requested_at, expires_at, reason, approver, on_expiry, input_json, input_hash, .. } =
+        approval();
+    WaitingApproval {
+        plan_id: FakePlanner::PLAN.into(),
+        correlation_id: CORRELATION.into(),
+        key: "chat".into(),
+        agent: "echo_agent".into(),
+        action: "chat".into(),
+        requested_at,
+        expires_at,
+        on_expiry,
+        reason,
+        approver,
+        input_hash,
+        input_preview: input_json,
+    }
+}
+
 /// The task of the plan that has [`failed`], as a dead letter that was redriven.
 pub fn dead_letter(message: &str) -> DeadLetter {
     let error = OrchestratorError::new(OrchestratorErrorCode::ExecutionFailed, message);
@@ -136,6 +177,7 @@ fn task() -> Task {
         input_json: r#"{"message":"hi"}"#.into(),
         continue_on_failure: false,
         output_size: 0,
+        approval: None,
     }
 }
 

@@ -12,6 +12,8 @@
 //!   ([`AtCapacity`]) before anything is journaled.
 //! - Asynchronous plans are accepted up to a number of plans in flight, and queue.
 //!
+//! A task that waits for an approval has no permit, and a plan of which every open task waits is not in flight.
+//!
 //! An agent that no executor offers any more has no limit: its tasks need not wait for a permit to fail.
 //!
 //! Several planners may share an executor. It can then be at capacity although this planner has a permit; the task keeps the
@@ -49,11 +51,16 @@ use crate::{
 const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
+/// Plans that wait for approvals and are not counted as in flight. Each takes a few kilobytes of memory; further ones are counted.
+const MAX_WAITING_PLANS: u32 = 100_000;
+
 /// Capacity of a planner: one semaphore per agent, and one for plans in flight.
 #[derive(Debug)]
 pub struct Admission {
     plans: Arc<FairSemaphore>,
     max_plans: u32,
+    /// Places of plans that only wait for approvals.
+    waiting: Arc<FairSemaphore>,
     agents: RwLock<HashMap<AgentName, Arc<AgentCapacity>>>,
     /// Unlimited, for agents that were never known: their tasks fail.
     unknown_agents: Arc<FairSemaphore>,
@@ -87,6 +94,7 @@ impl Admission {
         Self {
             plans: FairSemaphore::new(max_plans, Gauge::noop()),
             max_plans,
+            waiting: FairSemaphore::new(MAX_WAITING_PLANS, Gauge::noop()),
             agents: RwLock::default(),
             unknown_agents: FairSemaphore::new(u32::MAX, Gauge::noop()),
             next_priority: AtomicU64::new(0),
@@ -125,6 +133,12 @@ impl Admission {
     #[must_use]
     pub fn acquire_plan_over_limit(&self) -> Permit {
         self.plans.acquire_over_limit()
+    }
+
+    /// A place for a plan that only waits for approvals, and need not count as in flight meanwhile.
+    #[must_use]
+    pub fn try_acquire_waiting(&self) -> Option<Permit> {
+        self.waiting.try_acquire()
     }
 
     /// The next priority.

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use phoenix_domain::{
-    AgentCatalog, AgentName, OrchestratorError, OrchestratorErrorCode, PlanId, budget::BudgetSettings,
-    plan::Plan,
+    AgentCatalog, AgentName, OrchestratorError, OrchestratorErrorCode, PlanId,
+    approval::ApprovalPolicy,
+    budget::BudgetSettings,
+    plan::{Plan, Task, TaskSpec},
 };
 use phoenix_platform::{catalogs::CatalogView, client::UNREACHABLE_RETRY_AFTER};
 use tokio::sync::Semaphore;
@@ -100,6 +102,24 @@ impl Deps {
             return Ok(agents.clone());
         }
         Err(self.forgotten(agent))
+    }
+
+    /// The policy of the task's agent and whether it requires an approval, if the task needs one.
+    pub(crate) fn approval_policy(&self, spec: &TaskSpec) -> Option<(ApprovalPolicy, bool)> {
+        let known = self.agents.known();
+        let policy =
+            known.catalog().ok().and_then(|agents| agents.get(&spec.agent).ok()).map(|agent| &agent.approval);
+        let is_required = policy.is_some_and(|policy| policy.requires(&spec.action));
+        let is_needed = is_required || spec.start.approval.is_some();
+        is_needed.then(|| (policy.cloned().unwrap_or_default(), is_required))
+    }
+
+    /// Whether a task that is ready waits for an approval before it runs.
+    pub(crate) fn awaits_approval(&self, task: &Task) -> bool {
+        match &task.approval {
+            Some(approval) => approval.approved_input().is_none(),
+            None => self.approval_policy(&task.spec).is_some(),
+        }
     }
 
     /// Error of a task whose agent no executor offers any more.

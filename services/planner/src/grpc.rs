@@ -1,5 +1,6 @@
 //! `PlannerService`: decode, call, encode.
 
+mod approvals;
 mod budgets;
 mod dead_letters;
 mod decode;
@@ -25,10 +26,11 @@ use phoenix_platform::{
 use phoenix_proto::{
     PlanAndExecute, id,
     planner::{
-        CancelPlanRequest, CancelPlanResponse, DiscardDeadLettersRequest, DiscardDeadLettersResponse,
-        DryRunPlanResponse, ExecutePlanRequest, GetPlanRequest, GetPlanResponse, GetStatisticsRequest,
-        GetStatisticsResponse, GetStderrRequest, GetStderrResponse, GetTaskOutputRequest,
-        GetTaskOutputResponse, ListBudgetsRequest, ListBudgetsResponse, ListDeadLettersRequest,
+        CancelPlanRequest, CancelPlanResponse, DecideApprovalRequest, DecideApprovalResponse,
+        DiscardDeadLettersRequest, DiscardDeadLettersResponse, DryRunPlanResponse, ExecutePlanRequest,
+        GetPlanRequest, GetPlanResponse, GetStatisticsRequest, GetStatisticsResponse, GetStderrRequest,
+        GetStderrResponse, GetTaskOutputRequest, GetTaskOutputResponse, ListApprovalsRequest,
+        ListApprovalsResponse, ListBudgetsRequest, ListBudgetsResponse, ListDeadLettersRequest,
         ListDeadLettersResponse, ListPlansRequest, ListPlansResponse, PlanAndExecuteRequest,
         PlanAndExecuteResponse, RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest,
         RedrivePlanResponse, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
@@ -235,6 +237,24 @@ impl PlannerService for PlannerGrpc {
         let next_page_token = page.last.map(|last| last.to_string()).unwrap_or_default();
         let dead_letters = page.items.into_iter().map(Into::into).collect();
         Ok(Response::new(ListDeadLettersResponse { dead_letters, next_page_token }))
+    }
+
+    async fn decide_approval(
+        &self,
+        request: Request<DecideApprovalRequest>,
+    ) -> Result<Response<DecideApprovalResponse>, Status> {
+        let by = RequestContext::of(&request).correlation_id;
+        let request = approvals::decision_request(request.into_inner(), by)?;
+        let decided = self.planner.approvals().decide(request).await;
+        Ok(Response::new(approvals::decided(decided.map_err(|error| status_from_error(&error))?)))
+    }
+
+    async fn list_approvals(
+        &self,
+        request: Request<ListApprovalsRequest>,
+    ) -> Result<Response<ListApprovalsResponse>, Status> {
+        let listed = approvals::list(self.planner.journal(), request.into_inner()).await;
+        Ok(Response::new(listed.map_err(|error| status_from_error(&error))?))
     }
 
     async fn list_budgets(

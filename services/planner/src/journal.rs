@@ -30,12 +30,14 @@ pub use self::watchers::PlanWatcher;
 use self::{batch::Job, registration::Registration, statistics::Statistics, watchers::Watchers};
 use crate::store::{
     self,
+    approval::NewDecision,
     backend::Store,
     budget::{Balance, Call, Charge, Use, Verdict},
     entry::{BatchId, Entry},
     error::JournalError,
     query::{OldPlans, Purged},
     takeover::{PlanOwner, SkippedPlan, TakeoverScope, Unfinished},
+    task_ref::TaskRef,
 };
 
 /// Pause before a budget is written again.
@@ -256,6 +258,15 @@ impl Journal {
     /// When the database cannot be used.
     pub async fn delete_finished_cancel_requests(&self) -> Result<(), JournalError> {
         self.store.delete_finished_cancel_requests().await
+    }
+
+    /// Writes a decision about the approval of a task, unless there is one, the task does not wait, or its approval has expired.
+    /// Returns whether it was written.
+    ///
+    /// # Errors
+    /// When the decision cannot be made durable. It may have been written all the same.
+    pub async fn decide(&self, task: TaskRef, decision: &NewDecision) -> Result<bool, JournalError> {
+        self.store.decide(&self.instance, task, decision).await
     }
 
     /// Status of a plan as the tables have it; a change of the last moment may be missing.

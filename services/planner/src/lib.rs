@@ -5,6 +5,7 @@
 //! | [`grpc`] | gRPC service: decode, call, encode |
 //! | [`service`] | facade: the operations on plans |
 //! | `submission`, `redrive`, `cancellation`, `recovery` | plans that start, run again, are cancelled, are taken over |
+//! | `approvals` | decisions about tasks that wait for an approval |
 //! | [`background`] | retention, bulk operations, gauges, the agents that executors offer |
 //! | `plan_stream` | a plan followed from its acceptance to its result |
 //! | `plan_feed` | the events and the output of a plan, whichever planner runs it |
@@ -27,6 +28,7 @@
 pub mod admission;
 pub mod agent_health;
 pub mod agent_time;
+mod approvals;
 pub mod background;
 mod budgets;
 mod cancellation;
@@ -139,6 +141,7 @@ pub async fn serve(
     background.spawn(gauges::run(journal.clone(), stop.clone()));
     background.spawn(planner.recovery().run(readiness.clone(), stop.clone()));
     background.spawn(planner.cancellation().follow_requests(stop.clone()));
+    background.spawn(planner.approvals().follow(stop.clone()));
     let grpc = PlannerGrpc::new(planner.clone(), shutdown.clone());
     let service = PlannerServiceServer::new(grpc.clone())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)

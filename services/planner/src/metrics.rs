@@ -28,7 +28,7 @@ pub const PLANS: Metric = Metric::gauge(
 /// Age of the oldest unfinished plan.
 pub const PLANS_OLDEST: Metric = Metric::gauge(
     "phoenix_plans_oldest_seconds",
-    "Age of the oldest unfinished plan of all planners in seconds; 0 without one.",
+    "Age of the oldest unfinished plan of all planners that does not wait for an approval, in seconds; 0 without one.",
 );
 /// Queue time of tasks.
 pub const TASK_QUEUE_SECONDS: Metric = Metric::histogram(
@@ -114,6 +114,15 @@ pub const DEAD_LETTERS_OLDEST: Metric = Metric::gauge(
     "Age of the oldest open dead letter in seconds; 0 without one.",
 );
 
+/// Tasks that wait for an approval.
+pub const APPROVALS_WAITING: Metric =
+    Metric::gauge("phoenix_approvals_waiting", "Tasks of all planners that wait for an approval.");
+/// Age of the oldest approval that waits.
+pub const APPROVALS_OLDEST: Metric = Metric::gauge(
+    "phoenix_approvals_oldest_seconds",
+    "Time since the oldest approval that waits was requested, in seconds; 0 without one.",
+);
+
 /// Tasks that queue for a permit.
 pub const ADMISSION_WAITING: Metric = Metric::gauge(
     "phoenix_admission_waiting_tasks",
@@ -185,6 +194,8 @@ pub const METRICS: &[Metric] = &[
     DEAD_LETTERS_DISCARDED,
     DEAD_LETTERS_OPEN,
     DEAD_LETTERS_OLDEST,
+    APPROVALS_WAITING,
+    APPROVALS_OLDEST,
     ADMISSION_WAITING,
     ADMISSION_REFUSED,
     PLANS_REFUSED,

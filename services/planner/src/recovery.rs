@@ -160,7 +160,7 @@ impl Recovery {
             takeovers,
             output: self.deps.live.recorder(plan_id, true),
             metrics: PlanMetricsGuard::start(&self.deps.metrics),
-            _capacity: self.deps.admission.acquire_plan_over_limit(),
+            capacity: Some(self.deps.admission.acquire_plan_over_limit()).into(),
         }
     }
 }
@@ -186,7 +186,7 @@ async fn resume(mut active: ActivePlan, plan: Plan) -> Result<(), JournalError> 
     let graph = deps.agents.catalog().and_then(|agents| graph_of_recovered(&plan, &agents));
     let state = match graph {
         Ok(graph) => {
-            let agents = ready_agents(&plan, &graph);
+            let agents = ready_agents(&plan, &graph, |task| deps.awaits_approval(task));
             let permits = deps.admission.try_acquire_all(agents.iter().map(|(agent, _)| agent)).ok();
             RunState::new(LoadedPlan { plan: Arc::new(plan), graph }, agents, permits)
         }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent_health::HealthView,
+    approvals::Approvals,
     background::bulk_redrive::{BulkOperations, BulkRequest, StartedBulk},
     cancellation::{CancelRequest, Cancellation},
     deps::{Deps, Limits},
@@ -47,6 +48,7 @@ struct Parts {
     feeds: PlanFeeds,
     executions: Executions,
     redrives: Redrives,
+    approvals: Approvals,
     cancellation: Cancellation,
     bulk: BulkOperations,
     recovery: Recovery,
@@ -73,9 +75,20 @@ impl Planner {
         let feeds = PlanFeeds::new(Arc::clone(&deps), registry.clone(), peers);
         let executions = Executions::new(submissions.clone(), cancellation.clone(), feeds.clone());
         let redrives = Redrives::new(submissions.clone());
+        let approvals = Approvals::new(Arc::clone(&deps), registry.clone(), keys.clone());
         let bulk = BulkOperations::new(Arc::clone(&deps), keys, redrives.clone());
         let recovery = Recovery::new(Arc::clone(&deps), registry, cancellation.clone(), bulk.clone());
-        Self(Arc::new(Parts { deps, submissions, feeds, executions, redrives, cancellation, bulk, recovery }))
+        Self(Arc::new(Parts {
+            deps,
+            submissions,
+            feeds,
+            executions,
+            redrives,
+            approvals,
+            cancellation,
+            bulk,
+            recovery,
+        }))
     }
 
     /// The journal, for reads.
@@ -94,6 +107,10 @@ impl Planner {
 
     pub(crate) fn recovery(&self) -> Recovery {
         self.0.recovery.clone()
+    }
+
+    pub(crate) fn approvals(&self) -> Approvals {
+        self.0.approvals.clone()
     }
 
     pub(crate) fn cancellation(&self) -> Cancellation {

@@ -15,8 +15,10 @@
 //! | `backend` | what a database provides |
 //! | `budget` | reservations of budgets, for any database |
 //! | `statistics` | counts and durations of a minute, for any database |
+//! | `approval` | decisions about approvals, for any database |
 //! | `entry`, `query`, `takeover`, `dead_letter`, `error` | values that are written and read |
 
+pub(crate) mod approval;
 pub(crate) mod backend;
 pub(crate) mod budget;
 mod changes;
@@ -43,13 +45,14 @@ use phoenix_platform::{
     sqlite as sqlite_file,
 };
 
+pub use approval::{ApprovalCursor, ApprovalQuery, NewDecision, WaitingApprovals};
 pub use backend::Store;
 pub use budget::{Balance, Call, Charge, Use, Verdict, is_granted};
 pub use dead_letter::{
     BulkAction, BulkOperation, DeadLetterCursor, DeadLetterFilter, DeadLetterQuery, InvalidCursor,
     OpenDeadLetters,
 };
-pub use entry::{BatchId, Entries, Entry, IdempotencyKey, OutputPart, UsedKey};
+pub use entry::{ApprovalOutcome, BatchId, Entries, Entry, IdempotencyKey, OutputPart, UsedKey};
 pub use error::JournalError;
 pub use postgres::PostgresStore;
 pub use query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats, Unreadable};

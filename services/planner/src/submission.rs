@@ -164,7 +164,7 @@ impl Submissions {
         let PreparedPlan { plan, graph, entries } = prepared;
         let admission = &self.deps.admission;
         let capacity = admission.try_acquire_plan()?;
-        let agents = ready_agents(&plan, &graph);
+        let agents = ready_agents(&plan, &graph, |task| self.deps.awaits_approval(task));
         let permits = match admission.try_acquire_all(agents.iter().map(|(agent, _)| agent)) {
             Ok(permits) => Some(permits),
             Err(at_capacity) if wait_mode == WaitMode::Sync => return Err(at_capacity.reject()),
@@ -179,7 +179,7 @@ impl Submissions {
             takeovers: 0,
             output: self.deps.live.recorder(plan.plan_id, with_output || plan.kind.records_output()),
             metrics,
-            _capacity: capacity,
+            capacity: Some(capacity).into(),
         };
         let state = RunState::new(LoadedPlan { plan, graph }, agents, permits);
         Ok(AdmittedPlan { active, state, entries })

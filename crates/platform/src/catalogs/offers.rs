@@ -94,7 +94,7 @@ impl Offers {
             absent.map(|(name, absent)| (name.clone(), absent.spec.clone())).collect();
         for (name, spec) in self.offers.values().flat_map(|(_, offer)| &offer.agents) {
             match agents.get_mut(name) {
-                Some(known) => add_capacity(known, spec),
+                Some(known) => add_offer(known, spec),
                 None => drop(agents.insert(name.clone(), spec.clone())),
             }
         }
@@ -156,14 +156,16 @@ impl AbsentAgent {
     }
 }
 
-/// Adds the capacity of `other`, the same agent at another executor.
-fn add_capacity(spec: &mut AgentSpec, other: &AgentSpec) {
+/// Adds the capacity of `other`, the same agent at another executor, and the actions that need an approval there: a task may run
+/// at either.
+fn add_offer(spec: &mut AgentSpec, other: &AgentSpec) {
     let concurrency = spec.concurrency().saturating_add(other.concurrency());
     match spec.mode {
         AgentMode::Oneshot | AgentMode::Mcp => spec.max_concurrency = concurrency,
         AgentMode::Workers => spec.workers = concurrency,
     }
     spec.max_queue = spec.max_queue.saturating_add(other.max_queue);
+    spec.approval.add(&other.approval);
 }
 
 /// Names of the fields in which two specifications of an agent differ, apart from its capacity.
@@ -175,6 +177,7 @@ fn differing_fields(a: &AgentSpec, b: &AgentSpec) -> Vec<&'static str> {
         ("timeout", a.timeout != b.timeout),
         ("retry", a.retry != b.retry),
         ("circuit_breaker", a.breaker != b.breaker),
+        ("approval", a.approval != b.approval),
     ]
     .into_iter()
     .filter_map(|(name, differs)| differs.then_some(name))

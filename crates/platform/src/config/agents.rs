@@ -9,7 +9,9 @@ use phoenix_domain::{
 };
 use serde::Deserialize;
 
-use super::{actions::ActionTable, mcp::McpTable, problems::Problems, sections::section};
+use super::{
+    actions::ActionTable, approval::ApprovalSetting, mcp::McpTable, problems::Problems, sections::section,
+};
 use crate::service_token;
 
 /// Name of the table with defaults for every agent.
@@ -33,6 +35,8 @@ pub(super) struct AgentTable {
     start_timeout_secs: Option<f64>,
     max_concurrency: Option<u32>,
     max_queue: Option<u32>,
+    approval: Option<ApprovalSetting>,
+    approval_timeout_secs: Option<f64>,
     retry: RetryTable,
     circuit_breaker: BreakerTable,
 }
@@ -100,6 +104,11 @@ impl AgentTable {
         time(&mut spec.timeout, self.timeout_secs, &format!("{at}.timeout_secs"), problems);
         let at_start = format!("{at}.start_timeout_secs");
         time(&mut spec.start_timeout, self.start_timeout_secs, &at_start, problems);
+        if let Some(approval) = &self.approval {
+            spec.approval.actions = approval.patterns(&format!("{at}.approval"), problems);
+        }
+        let at_approval = format!("{at}.approval_timeout_secs");
+        time(&mut spec.approval.timeout, self.approval_timeout_secs, &at_approval, problems);
         let RetryTable { max_attempts, initial_backoff_ms, max_backoff_ms } = self.retry;
         positive(&mut spec.retry.max_attempts, max_attempts, &format!("{at}.retry.max_attempts"), problems);
         set(&mut spec.retry.initial_backoff, initial_backoff_ms.map(Duration::from_millis).as_ref());

@@ -2,8 +2,11 @@
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use phoenix_domain::{
-    AgentCatalog, AgentName, AgentSpec, CorrelationId, PlanId, builtin::BUILTINS,
-    limits::MAX_CONVERSATION_REQUEST_BYTES, plan::PlanStatus, rejections,
+    AgentCatalog, AgentName, AgentSpec, CorrelationId, PlanId,
+    builtin::BUILTINS,
+    limits::MAX_CONVERSATION_REQUEST_BYTES,
+    plan::{PlanStatus, TaskStatus},
+    rejections,
 };
 use phoenix_platform::propagation::{CORRELATION_HEADER, correlation_id};
 use utoipa::openapi::{
@@ -46,8 +49,10 @@ pub(super) struct Traits {
 /// Adds the failures of the operation at `path` to its responses.
 pub(super) fn add(path: &str, operation: &mut Operation, traits: Traits) {
     let Traits { is_open, takes_body, runs, idempotent } = traits;
+    let decides = path.ends_with("}:approve") || path.ends_with("}:reject");
     let plans = takes_body
         && !path.ends_with(":cancel")
+        && !decides
         && !path.starts_with("/api/v1/dead-letters")
         && !path.starts_with("/api/v1/agents");
     let names_model = matches!(path, COMPLETIONS | MESSAGES | RESPONSES | TOKENS | "/v1/models/{model}");
@@ -58,6 +63,7 @@ pub(super) fn add(path: &str, operation: &mut Operation, traits: Traits) {
         || path.starts_with("/api/v1/agents")
         || path == "/api/v1/budgets"
         || path == "/api/v1/stats"
+        || path == "/api/v1/approvals"
         || path.starts_with("/v1/models")
         || path.starts_with("/v1/responses/");
     for (applies, failures) in [
@@ -74,6 +80,7 @@ pub(super) fn add(path: &str, operation: &mut Operation, traits: Traits) {
         ),
         (path.contains("{agent_id}"), vec![no_such_agent()]),
         (path.ends_with(":cancel"), vec![rejections::plan_has_ended(PlanStatus::Succeeded).into()]),
+        (decides, vec![rejections::does_not_await_approval("commit", TaskStatus::Succeeded).into()]),
         (path.ends_with("}:redrive"), vec![rejections::plan_has_not_ended(PlanStatus::Running).into()]),
         (idempotent, vec![rejections::key_in_use().into(), rejections::key_used_otherwise().into()]),
         (calls_services, vec![planner_unresponsive().into()]),

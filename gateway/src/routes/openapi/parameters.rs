@@ -45,6 +45,8 @@ const RESPONSE: [(&str, Parameter, &str); 2] = [
     ("stream", Parameter::Flag, "Whether the events are read"),
     ("starting_after", Parameter::Position, "With `stream`: number of the last event that the reader has"),
 ];
+const APPROVALS: [(&str, Parameter, &str); 2] =
+    [PAGE_SIZE, ("page_token", Parameter::DeadLetter, PAGE_TOKEN)];
 
 const BUDGETS: [(&str, Parameter, &str); 1] = [("plan_id", Parameter::Id, "Also the budget of this plan")];
 
@@ -76,6 +78,7 @@ pub(super) fn add(path: &str, operation: &mut Operation, accepts: Accepts) {
         "/api/v1/plans" if reads => query(&PLANS),
         "/api/v1/dead-letters" => query(&DEAD_LETTERS),
         "/v1/responses/{response_id}" => query(&RESPONSE),
+        "/api/v1/approvals" => query(&APPROVALS),
         "/api/v1/budgets" => query(&BUDGETS),
         "/api/v1/stats" => query(&STATISTICS),
         "/api/v1/plans/{plan_id}/events" => positions(),

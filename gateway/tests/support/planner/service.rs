@@ -7,16 +7,17 @@ use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
 use phoenix_platform::RequestContext;
 use phoenix_proto::{
     planner::{
-        BudgetState, CancelPlanRequest, CancelPlanResponse, DiscardDeadLettersRequest,
-        DiscardDeadLettersResponse, DryRunPlanResponse, ExecutePlanRequest, ExecutePlanResponse,
-        GetPlanRequest, GetPlanResponse, GetStatisticsRequest, GetStatisticsResponse, GetStderrRequest,
-        GetStderrResponse, GetTaskOutputRequest, GetTaskOutputResponse, ListBudgetsRequest,
-        ListBudgetsResponse, ListDeadLettersRequest, ListDeadLettersResponse, ListPlansRequest,
-        ListPlansResponse, Plan, PlanAccepted, PlanAndExecuteRequest, PlanAndExecuteResponse, PlanResult,
-        PlanStatus, RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest,
-        RedrivePlanResponse, ResumeExecution, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
-        budget_state::Amounts, dry_run_plan_response::Wave, execute_plan_request::Subject,
-        execute_plan_response::Step, plan_result::Outcome, planner_service_server::PlannerService,
+        BudgetState, CancelPlanRequest, CancelPlanResponse, DecideApprovalRequest, DecideApprovalResponse,
+        DiscardDeadLettersRequest, DiscardDeadLettersResponse, DryRunPlanResponse, ExecutePlanRequest,
+        ExecutePlanResponse, GetPlanRequest, GetPlanResponse, GetStatisticsRequest, GetStatisticsResponse,
+        GetStderrRequest, GetStderrResponse, GetTaskOutputRequest, GetTaskOutputResponse,
+        ListApprovalsRequest, ListApprovalsResponse, ListBudgetsRequest, ListBudgetsResponse,
+        ListDeadLettersRequest, ListDeadLettersResponse, ListPlansRequest, ListPlansResponse, Plan,
+        PlanAccepted, PlanAndExecuteRequest, PlanAndExecuteResponse, PlanResult, PlanStatus,
+        RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse,
+        ResumeExecution, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse, budget_state::Amounts,
+        dry_run_plan_response::Wave, execute_plan_request::Subject, execute_plan_response::Step,
+        plan_result::Outcome, planner_service_server::PlannerService,
     },
     status_from_error,
 };
@@ -24,7 +25,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::{FakePlanner, Reply, Seen, Watch};
-use crate::support::plans::{self, budget};
+use crate::support::plans::{self, approval, budget, waiting};
 
 /// The result of a plan that has ended.
 fn result_of(plan: Plan) -> PlanResult {
@@ -239,6 +240,28 @@ impl PlannerService for FakePlanner {
         self.failure()?;
         let dead_letters = self.dead_letters.lock().unwrap().clone();
         Ok(Response::new(ListDeadLettersResponse { dead_letters, next_page_token: "next".into() }))
+    }
+
+    async fn decide_approval(
+        &self,
+        request: Request<DecideApprovalRequest>,
+    ) -> Result<Response<DecideApprovalResponse>, Status> {
+        let request = request.into_inner();
+        let task_key = request.task_key.clone();
+        self.asked.lock().unwrap().decisions.push(request);
+        self.failure()?;
+        let approval = Some(approval());
+        Ok(Response::new(DecideApprovalResponse { task_key, approval, replay_of: self.replay_of() }))
+    }
+
+    async fn list_approvals(
+        &self,
+        request: Request<ListApprovalsRequest>,
+    ) -> Result<Response<ListApprovalsResponse>, Status> {
+        self.failure()?;
+        let ListApprovalsRequest { page_size, page_token: _ } = request.into_inner();
+        let next_page_token = if page_size == 1 { "next".into() } else { String::new() };
+        Ok(Response::new(ListApprovalsResponse { approvals: vec![waiting()], next_page_token }))
     }
 
     /// That of the plan, if one is named, and one of an agent.

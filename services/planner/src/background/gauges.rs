@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     journal::Journal,
-    metrics::{DEAD_LETTERS_OLDEST, DEAD_LETTERS_OPEN, PLANS_OLDEST},
-    store::{dead_letter::OpenDeadLetters, error::JournalError},
+    metrics::{APPROVALS_OLDEST, APPROVALS_WAITING, DEAD_LETTERS_OLDEST, DEAD_LETTERS_OPEN, PLANS_OLDEST},
+    store::{approval::WaitingApprovals, dead_letter::OpenDeadLetters, error::JournalError},
 };
 
 /// Interval of the samples.
@@ -21,6 +21,7 @@ pub(crate) async fn run(journal: Journal, stop: CancellationToken) {
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         // The writer logs a journal that cannot be used; the gauges keep their last values.
         let _ = sample_dead_letters(&journal).await;
+        let _ = sample_approvals(&journal).await;
         let _ = sample_plans(&journal).await;
     }
 }
@@ -30,6 +31,14 @@ async fn sample_dead_letters(journal: &Journal) -> Result<(), JournalError> {
     #[expect(clippy::cast_precision_loss, reason = "there are never 2^52 dead letters")]
     gauge!(DEAD_LETTERS_OPEN.name).set(count as f64);
     gauge!(DEAD_LETTERS_OLDEST.name).set(age_of(oldest));
+    Ok(())
+}
+
+async fn sample_approvals(journal: &Journal) -> Result<(), JournalError> {
+    let WaitingApprovals { count, oldest } = journal.waiting_approvals().await?;
+    #[expect(clippy::cast_precision_loss, reason = "there are never 2^52 approvals")]
+    gauge!(APPROVALS_WAITING.name).set(count as f64);
+    gauge!(APPROVALS_OLDEST.name).set(age_of(oldest));
     Ok(())
 }
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use phoenix_domain::{BulkRedriveId, PlanId, dead_letter::DeadLetter, plan::Plan};
+use phoenix_domain::{BulkRedriveId, PlanId, approval::WaitingApproval, dead_letter::DeadLetter, plan::Plan};
 
 use super::Journal;
 use crate::store::{
+    approval::{ApprovalCursor, ApprovalQuery, WaitingApprovals},
     dead_letter::{BulkOperation, DeadLetterCursor, DeadLetterQuery, OpenDeadLetters},
     entry::UsedKey,
     error::JournalError,
@@ -120,7 +121,7 @@ impl Journal {
         self.store.applied_events(plan_id, position, limit).await
     }
 
-    /// Acceptance time of the oldest unfinished plan of all planners.
+    /// Acceptance time of the oldest unfinished plan of all planners that does not wait for an approval.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -155,6 +156,35 @@ impl Journal {
     /// When the database cannot be read.
     pub async fn open_dead_letters(&self) -> Result<OpenDeadLetters, JournalError> {
         self.store.open_dead_letters().await
+    }
+
+    /// Plans with tasks that wait although the decision about their approval is written; one of the last moment may be missing.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn decided_approvals(&self) -> Result<Vec<PlanId>, JournalError> {
+        self.store.decided_approvals().await
+    }
+
+    /// Number and age of the approvals that wait; a change of the last moment may be missing.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn waiting_approvals(&self) -> Result<WaitingApprovals, JournalError> {
+        self.store.waiting_approvals().await
+    }
+
+    /// Lists approvals that wait, the longest wait first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn approvals(
+        &self,
+        query: &ApprovalQuery,
+    ) -> Result<Page<WaitingApproval, ApprovalCursor>, JournalError> {
+        let page = self.store.approvals(query).await?;
+        page.unreadable.iter().for_each(|record| self.damage.report(record));
+        Ok(page)
     }
 
     /// A bulk operation, and the number of dead letters that it selected.

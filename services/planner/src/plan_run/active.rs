@@ -6,6 +6,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use phoenix_domain::{
     AgentName, CorrelationId, OrchestratorError, PlanId,
     action::ActionResult,
@@ -22,7 +23,7 @@ use crate::{
     plan_metrics::PlanMetricsGuard,
     plan_run::{
         registry::{CancelHandle, Registration},
-        task_state::PlanOutput,
+        task_state::{PlanOutput, next_expiry},
     },
     planning::request::WaitMode,
     store::{entry::Entry, error::JournalError, task_ref::TaskRef},
@@ -87,8 +88,8 @@ pub(crate) struct ActivePlan {
     /// What its tasks say before they end.
     pub(crate) output: Recorder,
     pub(crate) metrics: PlanMetricsGuard,
-    /// Capacity for one plan in flight.
-    pub(crate) _capacity: Permit,
+    /// Capacity for one plan in flight; none while the plan only waits.
+    pub(crate) capacity: Mutex<Option<Permit>>,
 }
 
 /// A plan in memory, with its dependencies.
@@ -99,9 +100,9 @@ pub(crate) struct LoadedPlan {
 
 /// States of a plan's run.
 pub(crate) enum RunState {
-    /// Queued until one of these agents has a permit. With each agent goes the ordinal of its first ready task. Only small
-    /// plans stay loaded, so that tens of thousands can queue.
-    Blocked { agents: Vec<(AgentName, usize)>, loaded: Option<Box<LoadedPlan>> },
+    /// Queued until one of these agents has a permit, or a decision about an approval is made or due. With each agent goes the
+    /// ordinal of its first ready task. Only small plans stay loaded, so that tens of thousands can queue.
+    Blocked { agents: Vec<(AgentName, usize)>, expiry: Option<Timestamp>, loaded: Option<Box<LoadedPlan>> },
     /// Has permits for tasks that are ready.
     Runnable { loaded: Box<LoadedPlan>, permits: Permits },
     /// Ended, durably. The agent is that of the last task.
@@ -117,7 +118,8 @@ impl RunState {
             Some(permits) => Self::Runnable { loaded: Box::new(loaded), permits },
             None => {
                 let is_small = approximate_size(&loaded.plan) <= KEPT_BYTES;
-                Self::Blocked { agents, loaded: is_small.then(|| Box::new(loaded)) }
+                let expiry = next_expiry(&loaded.plan);
+                Self::Blocked { agents, expiry, loaded: is_small.then(|| Box::new(loaded)) }
             }
         }
     }
@@ -147,6 +149,27 @@ impl ActivePlan {
         if status == PlanStatus::Running {
             self.metrics.dispatched();
         }
+    }
+}
+
+/// A plan that only waits, until it is dropped.
+pub(crate) struct WaitingPlan<'p> {
+    plan: &'p ActivePlan,
+    _place: Permit,
+}
+
+impl ActivePlan {
+    /// Gives the plan's capacity to others while it only waits, as far as there is a place for it.
+    pub(crate) fn wait_outside(&self) -> Option<WaitingPlan<'_>> {
+        let place = self.deps.admission.try_acquire_waiting()?;
+        drop(self.capacity.lock().take());
+        Some(WaitingPlan { plan: self, _place: place })
+    }
+}
+
+impl Drop for WaitingPlan<'_> {
+    fn drop(&mut self) {
+        *self.plan.capacity.lock() = Some(self.plan.deps.admission.acquire_plan_over_limit());
     }
 }
 

@@ -1,4 +1,4 @@
-//! Lifecycle of an active plan: it queues for a permit, runs its tasks, queues again while none can run, and ends.
+//! Lifecycle of an active plan: it queues for a permit, runs its tasks, waits again while none can run, and ends.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,6 +13,7 @@ use crate::{
     admission::Permits,
     plan_run::{
         active::{ActivePlan, LoadedPlan, PlanResult, RunState},
+        approvals::reached_if,
         ending::{cancel_tasks, fail_unread, terminal_status},
         scheduler::{RunOutcome, sleep_until},
         task_state::PlanOutput,
@@ -29,7 +30,9 @@ impl ActivePlan {
     pub(crate) async fn run(self, mut state: RunState) -> Result<PlanResult, OrchestratorError> {
         loop {
             state = match state {
-                RunState::Blocked { agents, loaded } => self.wait_for_permit(&agents, loaded).await,
+                RunState::Blocked { agents, expiry, loaded } => {
+                    self.wait_to_run(&agents, expiry, loaded).await
+                }
                 // Boxed: while the plan is blocked, its task has not the size of a run.
                 RunState::Runnable { loaded, permits } => Box::pin(self.run_loaded(*loaded, permits)).await,
                 RunState::Finished { agent, result } => return self.finish(&agent, result),
@@ -49,26 +52,41 @@ impl ActivePlan {
         let agent = last.map_or_else(|| self.deps.default_agent(), |task| task.spec.agent.clone());
         match self.schedule(&loaded, permits).await {
             Ok(RunOutcome::Finished(result)) => RunState::Finished { agent, result },
-            Ok(RunOutcome::Blocked(agents)) => RunState::Blocked { agents, loaded: None },
+            Ok(RunOutcome::Blocked { agents, expiry }) => RunState::Blocked { agents, expiry, loaded: None },
             Err(error) => RunState::Abandoned(error),
         }
     }
 
-    /// Waits for a permit of one of `agents`, and reads the plan if it is not loaded. A plan that is cancelled or past its
-    /// deadline needs no permit: its run ends it.
-    async fn wait_for_permit(
+    /// Waits for a permit of one of `agents`, or for a decision about an approval, of which the first expires at `expiry`. Reads
+    /// the plan if it is not loaded, or may have changed. A plan that is cancelled or past its deadline needs no permit: its run
+    /// ends it.
+    async fn wait_to_run(
         &self,
         agents: &[(AgentName, usize)],
-        loaded: Option<Box<LoadedPlan>>,
+        expiry: Option<Timestamp>,
+        mut loaded: Option<Box<LoadedPlan>>,
     ) -> RunState {
         let agents: Vec<_> =
             agents.iter().map(|(agent, task)| (agent.clone(), self.priority.task(*task))).collect();
+        let only_waits = agents.is_empty();
+        let _waiting = if only_waits { self.wait_outside() } else { None };
         loop {
             let permits = tokio::select! {
                 biased;
                 _ = self.cancel_handle().cancelled() => Permits::default(),
                 () = sleep_until(self.context.deadline) => Permits::default(),
-                permits = self.deps.admission.acquire_any(&agents) => match permits {
+                () = self.deps.stopping.cancelled(), if only_waits => {
+                    return RunState::Abandoned(JournalError::Closed);
+                }
+                () = self.cancel_handle().woken() => {
+                    loaded = None;
+                    Permits::default()
+                }
+                () = reached_if(expiry) => {
+                    loaded = None;
+                    Permits::default()
+                }
+                permits = self.deps.admission.acquire_any(&agents), if !only_waits => match permits {
                     Ok(permits) => permits,
                     Err(_) => return RunState::Abandoned(JournalError::Closed),
                 },

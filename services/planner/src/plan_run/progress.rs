@@ -237,7 +237,7 @@ mod tests {
 
     use phoenix_domain::{
         TaskId,
-        plan::{Attempt, OnFailure, TaskSpec},
+        plan::{Attempt, OnFailure, StartConditions, TaskSpec},
     };
     use proptest::prelude::*;
 
@@ -254,6 +254,7 @@ mod tests {
                 payload: phoenix_domain::json::Object::new(),
                 depends_on: Vec::new(),
                 on_failure: OnFailure::Fail,
+                start: StartConditions::default(),
             },
             status: TaskStatus::Queued,
             queued_at: Timestamp::now(),
@@ -261,6 +262,7 @@ mod tests {
             ended_at: None,
             output: None,
             error: None,
+            approval: None,
             attempts: Vec::new(),
         }
     }

@@ -5,13 +5,13 @@ use std::{collections::HashMap, sync::Arc};
 use parking_lot::{Mutex, MutexGuard};
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId, plan::PlanStatus};
 use phoenix_platform::propagation::CancelReason;
-use tokio::sync::SetOnce;
+use tokio::sync::{Notify, SetOnce};
 
 /// The plans that run here. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PlanRegistry(Arc<Mutex<HashMap<PlanId, CancelHandle>>>);
 
-/// Cancels one plan, and reports its end. Cheap to clone.
+/// Cancels or wakes one plan, and reports its end. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CancelHandle(Arc<Signals>);
 
@@ -20,6 +20,8 @@ struct Signals {
     cancelled: SetOnce<String>,
     /// Final state of the run: a terminal status, or none when another planner continues the plan.
     ended: SetOnce<Option<PlanStatus>>,
+    /// Notified when a decision about a task was written.
+    decided: Notify,
 }
 
 /// Keeps a plan in the registry until it is dropped.
@@ -66,6 +68,16 @@ impl CancelHandle {
     pub(crate) async fn cancelled(&self) -> OrchestratorError {
         let reason = self.0.cancelled.wait().await;
         OrchestratorError::new(OrchestratorErrorCode::Cancelled, reason)
+    }
+
+    /// Makes the plan look for decisions about its tasks.
+    pub(crate) fn wake(&self) {
+        self.0.decided.notify_one();
+    }
+
+    /// Waits until a decision about a task may have been written.
+    pub(crate) async fn woken(&self) {
+        self.0.decided.notified().await;
     }
 
     /// Waits until the plan's end is durable; `None` when it was left to another planner.

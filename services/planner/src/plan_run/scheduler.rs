@@ -1,8 +1,8 @@
 //! Scheduler of one plan's tasks: which are ready, which run, and how the plan ends.
 //!
 //! Every step is in the journal before a later one depends on it, so a run can start from any journaled state: new plans,
-//! plans of a dead planner and plans that were blocked take the same path. When only queued tasks are left, the run returns
-//! as blocked, and the plan need not stay in memory.
+//! plans of a dead planner and plans that were blocked take the same path. When only queued tasks and tasks that wait for an
+//! approval are left, the run returns as blocked, and the plan need not stay in memory.
 
 use std::{
     pin::pin,
@@ -27,6 +27,7 @@ use crate::{
     },
     plan_run::{
         active::{ActivePlan, LoadedPlan},
+        approvals::{Gate, TaskApprovals},
         ending::{plan_ended_first, terminal_status},
         progress::TaskProgress,
         task_state::{PlanOutput, TaskState, agents_of, journaled_states, plan_output, ready_tasks},
@@ -38,9 +39,13 @@ use crate::{
 pub(crate) enum RunOutcome {
     /// The plan ended.
     Finished(Result<PlanOutput, OrchestratorError>),
-    /// Every task that is ready needs a permit of one of these agents. With each agent goes the ordinal of its first ready
-    /// task.
-    Blocked(Vec<(AgentName, usize)>),
+    /// Every task that is ready needs a permit of one of these agents, or waits for a decision about its approval.
+    Blocked {
+        /// With each agent goes the ordinal of its first ready task.
+        agents: Vec<(AgentName, usize)>,
+        /// When the first approval expires.
+        expiry: Option<Timestamp>,
+    },
 }
 
 /// Waits until `deadline`; for ever without one.
@@ -90,27 +95,31 @@ impl ActivePlan {
         progress: &[TaskProgress],
     ) -> Result<(Vec<Entry>, RunOutcome), JournalError> {
         let mut states = journaled_states(&loaded.plan);
+        let mut approvals = TaskApprovals::of(&loaded.plan);
         let mut entries = Vec::new();
         let (mut running, mut queued) = (FuturesUnordered::new(), FuturesUnordered::new());
         let mut deadline = pin!(sleep_until(self.context.deadline));
-        let start = |ordinal: usize, permit: Permit, states: &[TaskState]| {
-            let payload = self.payload(loaded, ordinal, states);
+        let start = |ordinal: usize, permit: Permit, states: &[TaskState], approvals: &TaskApprovals| {
+            let approved = approvals.approved_input(ordinal);
+            let payload = approved.map_or_else(|| self.payload(loaded, ordinal, states), Ok);
             async move { (ordinal, self.run_task(loaded, ordinal, payload, &progress[ordinal]).await, permit) }
         };
         let error = loop {
-            for ordinal in ready_tasks(&loaded.graph, &states) {
-                states[ordinal] = TaskState::Ready;
-                progress[ordinal].became_ready(self.ready_since(loaded, ordinal));
+            let opened = match self.open_ready(loaded, progress, &mut states, &mut approvals, &mut entries) {
+                Ok(opened) => opened,
+                Err(error) => break error,
+            };
+            for ordinal in opened {
                 let agent = &loaded.plan.tasks[ordinal].spec.agent;
                 match permits.take(agent).or_else(|| self.deps.admission.try_acquire(agent)) {
-                    Some(permit) => running.push(start(ordinal, permit, &states)),
+                    Some(permit) => running.push(start(ordinal, permit, &states, &approvals)),
                     None => queued.push(self.queue(agent, ordinal)),
                 }
             }
             // No task of the plan can use them now.
             permits.clear();
             if running.is_empty()
-                && let Some(outcome) = self.idle(loaded, &states)
+                && let Some(outcome) = self.idle(loaded, &states, &approvals)
             {
                 return Ok((entries, outcome));
             }
@@ -119,8 +128,8 @@ impl ActivePlan {
             let (ordinal, result) = tokio::select! {
                 // In this order, so that nothing starts for a plan that is cancelled.
                 biased;
-                error = self.cancel_handle().cancelled() => break self.cancelled(error, loaded, progress),
-                () = &mut deadline => break timed_out(loaded, progress),
+                error = self.cancel_handle().cancelled() => break self.cancelled(error, loaded, progress, &states),
+                () = &mut deadline => break timed_out(loaded, progress, &states),
                 Some((ordinal, ended, permit)) = running.next() => {
                     // The next task of this plan precedes those of other plans.
                     permits.put(&loaded.plan.tasks[ordinal].spec.agent, permit);
@@ -128,7 +137,13 @@ impl ActivePlan {
                 }
                 Some((ordinal, permit)) = queued.next() => {
                     // During shutdown no permit is given out; running tasks continue for now.
-                    running.extend(permit.ok().map(|permit| start(ordinal, permit, &states)));
+                    running.extend(permit.ok().map(|permit| start(ordinal, permit, &states, &approvals)));
+                    continue;
+                }
+                () = approvals.changed(self.cancel_handle()) => {
+                    for ordinal in self.look_at_approvals(&mut approvals).await? {
+                        states[ordinal] = TaskState::Waiting;
+                    }
                     continue;
                 }
             };
@@ -142,6 +157,51 @@ impl ActivePlan {
         drop(running);
         entries.extend(self.end_unfinished(&states, progress, &error));
         Ok((entries, RunOutcome::Finished(Err(error))))
+    }
+
+    /// Opens the tasks whose dependencies have ended: those that may start, those that wait for an approval, and those that their
+    /// approval ends. Returns those that may start.
+    ///
+    /// # Errors
+    /// The plan's error if a task that ends fails the plan.
+    fn open_ready(
+        &self,
+        loaded: &LoadedPlan,
+        progress: &[TaskProgress],
+        states: &mut [TaskState],
+        approvals: &mut TaskApprovals,
+        entries: &mut Vec<Entry>,
+    ) -> Result<Vec<usize>, OrchestratorError> {
+        let mut opened = Vec::new();
+        loop {
+            let ready = ready_tasks(&loaded.graph, states);
+            // The end of a task may make others ready.
+            let mut has_ended = false;
+            for ordinal in ready {
+                match self.gate(loaded, ordinal, states, approvals, entries) {
+                    Gate::Open => {
+                        states[ordinal] = TaskState::Ready;
+                        let ready_at = self.ready_since(loaded, ordinal);
+                        let decided_at = approvals.decided_at(ordinal).unwrap_or(ready_at);
+                        progress[ordinal].became_ready(ready_at.max(decided_at));
+                        opened.push(ordinal);
+                    }
+                    Gate::Waits => states[ordinal] = TaskState::Awaiting,
+                    Gate::Refused(error) => {
+                        let result = Err(error);
+                        entries.extend(progress[ordinal].end(self.task_ref(ordinal), &result));
+                        let on_failure = loaded.plan.tasks[ordinal].spec.on_failure;
+                        if let Some(error) = end_task(&mut states[ordinal], result, on_failure) {
+                            return Err(error);
+                        }
+                        has_ended = true;
+                    }
+                }
+            }
+            if !has_ended {
+                return Ok(opened);
+            }
+        }
     }
 
     /// Queues a task for a permit, at once; the future resolves to the permit.
@@ -161,13 +221,19 @@ impl ActivePlan {
         Ok(())
     }
 
-    /// Outcome of a run in which no task runs; none when the plan is about to be cancelled or to time out.
-    fn idle(&self, loaded: &LoadedPlan, states: &[TaskState]) -> Option<RunOutcome> {
-        let queued = (0..states.len()).filter(|ordinal| matches!(states[*ordinal], TaskState::Ready));
-        match agents_of(&loaded.plan, queued) {
+    /// Outcome of a run in which no task runs; none when the plan is about to be cancelled or to time out, or an approval expires.
+    fn idle(
+        &self,
+        loaded: &LoadedPlan,
+        states: &[TaskState],
+        approvals: &TaskApprovals,
+    ) -> Option<RunOutcome> {
+        let is_queued = |ordinal: &usize| matches!(states[*ordinal], TaskState::Ready);
+        let agents = agents_of(&loaded.plan, (0..states.len()).filter(is_queued));
+        match approvals.next_expiry() {
             // Every task has ended: a cancel comes too late.
-            none if none.is_empty() => Some(RunOutcome::Finished(Ok(plan_output(states)))),
-            agents if !self.must_end() => Some(RunOutcome::Blocked(agents)),
+            None if agents.is_empty() => Some(RunOutcome::Finished(Ok(plan_output(states)))),
+            expiry if !self.must_end() && !approvals.is_due() => Some(RunOutcome::Blocked { agents, expiry }),
             _ => None,
         }
     }
@@ -182,7 +248,7 @@ impl ActivePlan {
     }
 
     /// Input of a task, with its references resolved.
-    fn payload(
+    pub(super) fn payload(
         &self,
         loaded: &LoadedPlan,
         ordinal: usize,
@@ -198,7 +264,8 @@ impl ActivePlan {
             let ordinal = plan.tasks.iter().position(|task| task.spec.key == key);
             match ordinal.map(|ordinal| &states[ordinal]) {
                 Some(TaskState::Succeeded(output, _)) => Referent::Answer(output),
-                Some(TaskState::Failed | TaskState::Waiting | TaskState::Ready) | None => Referent::Failed,
+                Some(TaskState::Failed | TaskState::Waiting | TaskState::Awaiting | TaskState::Ready)
+                | None => Referent::Failed,
             }
         };
         let payload = template::render(&task.spec.payload, &output).map_err(|error| {
@@ -221,8 +288,10 @@ impl ActivePlan {
             let result = match state {
                 TaskState::Succeeded(..) | TaskState::Failed => continue,
                 // The timeout of a plan is a failure of the tasks that ran or were ready.
-                TaskState::Ready if error.code == OrchestratorErrorCode::Timeout => Err(error.clone()),
-                TaskState::Ready | TaskState::Waiting => Err(plan_ended_first()),
+                TaskState::Ready | TaskState::Awaiting if error.code == OrchestratorErrorCode::Timeout => {
+                    Err(error.clone())
+                }
+                TaskState::Ready | TaskState::Awaiting | TaskState::Waiting => Err(plan_ended_first()),
             };
             entries.extend(progress[ordinal].end(self.task_ref(ordinal), &result));
         }
@@ -235,8 +304,9 @@ impl ActivePlan {
         error: OrchestratorError,
         loaded: &LoadedPlan,
         progress: &[TaskProgress],
+        states: &[TaskState],
     ) -> OrchestratorError {
-        if self.is_past_deadline() { timed_out(loaded, progress) } else { error }
+        if self.is_past_deadline() { timed_out(loaded, progress, states) } else { error }
     }
 
     /// Whether the plan ends before its tasks do.
@@ -267,8 +337,15 @@ fn end_task(
     }
 }
 
-fn timed_out(loaded: &LoadedPlan, progress: &[TaskProgress]) -> OrchestratorError {
+fn timed_out(loaded: &LoadedPlan, progress: &[TaskProgress], states: &[TaskState]) -> OrchestratorError {
+    let awaiting = states.iter().position(|state| matches!(state, TaskState::Awaiting));
     let message = match (&loaded.plan.tasks[..], progress) {
+        (tasks, _) if let Some(task) = awaiting.map(|ordinal| &tasks[ordinal]) => {
+            format!(
+                "task `{}` was neither approved nor rejected before the deadline of the plan",
+                task.spec.key
+            )
+        }
         ([only], [progress]) if progress.is_dispatched() => {
             format!("agent `{}` did not finish before the deadline", only.spec.agent)
         }

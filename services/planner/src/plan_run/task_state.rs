@@ -1,17 +1,20 @@
 //! States of a plan's tasks during its run, and what follows from them: which tasks are ready, and the plan's output.
 
+use jiff::Timestamp;
 use phoenix_domain::{
     AgentName,
     action::finish_reason,
     graph::Graph,
     json::{Json, Object},
-    plan::{Plan, Task},
+    plan::{Plan, Task, TaskStatus},
 };
 
 /// State of a task as far as its dependents are concerned.
 pub(crate) enum TaskState {
     /// Waits for its dependencies.
     Waiting,
+    /// Waits for a decision about its approval.
+    Awaiting,
     /// Dispatched, or queued for a permit.
     Ready,
     /// Succeeded, with this output and its metadata.
@@ -58,9 +61,15 @@ pub(crate) fn ready_tasks(graph: &Graph, states: &[TaskState]) -> Vec<usize> {
         .collect()
 }
 
-/// Agents that the plan can start or continue with, each with the ordinal of its first ready task.
-pub(crate) fn ready_agents(plan: &Plan, graph: &Graph) -> Vec<(AgentName, usize)> {
-    agents_of(plan, ready_tasks(graph, &journaled_states(plan)))
+/// Agents that the plan can start or continue with, each with the ordinal of its first ready task. Tasks that `wait` need no
+/// agent yet.
+pub(crate) fn ready_agents(
+    plan: &Plan,
+    graph: &Graph,
+    wait: impl Fn(&Task) -> bool,
+) -> Vec<(AgentName, usize)> {
+    let ready = ready_tasks(graph, &journaled_states(plan)).into_iter();
+    agents_of(plan, ready.filter(|ordinal| !wait(&plan.tasks[*ordinal])))
 }
 
 /// The agents of some tasks, each with the ordinal of its first task.
@@ -75,6 +84,12 @@ pub(crate) fn agents_of(plan: &Plan, ordinals: impl IntoIterator<Item = usize>) 
     agents
 }
 
+/// When the first approval that a plan waits for expires.
+pub(crate) fn next_expiry(plan: &Plan) -> Option<Timestamp> {
+    let waiting = plan.tasks.iter().filter(|task| task.status == TaskStatus::AwaitingApproval);
+    waiting.filter_map(|task| Some(task.approval.as_ref()?.expires_at)).min()
+}
+
 /// The plan's output: that of its last task, if it has one.
 pub(crate) fn plan_output(states: &[TaskState]) -> PlanOutput {
     match states.last() {
@@ -82,6 +97,8 @@ pub(crate) fn plan_output(states: &[TaskState]) -> PlanOutput {
             let (text, finish_reason) = (Some(output.to_text()), finish_reason(metadata));
             PlanOutput { text, finish_reason, metadata: metadata.clone() }
         }
-        Some(TaskState::Failed | TaskState::Waiting | TaskState::Ready) | None => PlanOutput::default(),
+        Some(TaskState::Failed | TaskState::Waiting | TaskState::Awaiting | TaskState::Ready) | None => {
+            PlanOutput::default()
+        }
     }
 }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use phoenix_domain::{
     AgentCatalog, AgentSpec, CorrelationId, OrchestratorError, PlanId, TaskId,
     action::CHAT_ACTION,
+    approval::OnExpiry,
     budget::Limits,
     chat::Chat,
     conversation,
@@ -13,7 +14,7 @@ use phoenix_domain::{
     input,
     json::Object,
     limits::{MAX_ACTION_BYTES, MAX_CONTEXT_BYTES, MAX_PLAN_BYTES, check_bytes, check_depth, check_text},
-    plan::{OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
+    plan::{OnFailure, Plan, PlanKind, PlanStatus, StartConditions, Task, TaskSpec, TaskStatus},
 };
 
 use crate::{
@@ -86,6 +87,7 @@ pub(crate) fn build_plan(
     check_limits(&plan)?;
     let graph = graph_of(&plan, agents)?;
     (0..plan.tasks.len()).try_for_each(|ordinal| check_input(&plan, ordinal, agents))?;
+    (0..plan.tasks.len()).try_for_each(|ordinal| check_approval(&plan, ordinal, agents))?;
     Ok((plan, graph))
 }
 
@@ -98,6 +100,9 @@ pub(crate) fn check_limits(plan: &Plan) -> Result<(), OrchestratorError> {
     for (ordinal, task) in plan.tasks.iter().enumerate() {
         check_text(&format!("tasks[{ordinal}].action"), &task.spec.action, MAX_ACTION_BYTES)?;
         check_depth(&format!("tasks[{ordinal}].input"), task.spec.payload.depth())?;
+        if let Some(terms) = &task.spec.start.approval {
+            terms.check(&format!("tasks[{ordinal}].approval"))?;
+        }
     }
     check_bytes("tasks", plan.size(), MAX_PLAN_BYTES)
 }
@@ -114,6 +119,21 @@ pub(crate) fn check_input(
         PlanKind::Chat | PlanKind::RecordedChat => input::check_chat(spec, agents),
         PlanKind::Graph => input::check_task(ordinal, spec, agents),
     }
+}
+
+/// Checks that a task does not ask to run without the decision that its agent requires.
+fn check_approval(plan: &Plan, ordinal: usize, agents: &AgentCatalog) -> Result<(), OrchestratorError> {
+    let spec = &plan.tasks[ordinal].spec;
+    let runs_anyway = spec.start.approval.as_ref().is_some_and(|terms| terms.on_expiry == OnExpiry::Approve);
+    if runs_anyway && agents.get(&spec.agent)?.approval.requires(&spec.action) {
+        let problem = format!(
+            "must not be `approve`: agent `{}` requires an approval of `{}`; use `fail` or `reject`",
+            spec.agent, spec.action
+        );
+        let field = format!("tasks[{ordinal}].approval.on_expiry");
+        return Err(OrchestratorError::invalid(&field, problem).with_detail("key", &spec.key));
+    }
+    Ok(())
 }
 
 /// The context and the single task of a chat, for the named or routed agent.
@@ -135,6 +155,7 @@ fn chat_task(agents: &AgentCatalog, chat: Chat) -> Result<(String, TaskSpec), Or
         payload,
         depends_on: Vec::new(),
         on_failure: OnFailure::Fail,
+        start: StartConditions::default(),
     };
     Ok((context, spec))
 }
@@ -178,6 +199,7 @@ pub(crate) fn specs_of(plan: &Plan) -> Vec<TaskSpec> {
             payload: Object::new(),
             depends_on: task.spec.depends_on.clone(),
             on_failure: task.spec.on_failure,
+            start: StartConditions::default(),
         },
         PlanKind::Graph => task.spec.clone(),
     };
@@ -202,6 +224,7 @@ pub(crate) fn pending_plan(
         ended_at: None,
         output: None,
         error: None,
+        approval: None,
         attempts: Vec::new(),
     });
     Plan {

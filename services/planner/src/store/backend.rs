@@ -5,12 +5,14 @@ use std::fmt;
 use jiff::Timestamp;
 use phoenix_domain::{
     BulkRedriveId, PlanId,
+    approval::WaitingApproval,
     budget::Account,
     dead_letter::DeadLetter,
     plan::{Plan, PlanStatus},
 };
 
 use crate::store::{
+    approval::{ApprovalCursor, ApprovalQuery, NewDecision, WaitingApprovals},
     budget::{Balance, Call, Charge, Use, Verdict},
     dead_letter::{BulkOperation, DeadLetterCursor, DeadLetterQuery, OpenDeadLetters},
     entry::{BatchId, Entries, UsedKey},
@@ -18,6 +20,7 @@ use crate::store::{
     query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats},
     statistics::{Counts, StoredCounts},
     takeover::{Heartbeat, OpenTask, PlanOwner, TakeoverScope, Unfinished},
+    task_ref::TaskRef,
 };
 
 /// A database that holds a journal.
@@ -57,7 +60,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [`JournalError::FileGone`] when it is not.
     async fn check_presence(&self) -> Result<(), JournalError>;
 
-    /// Acceptance time of the oldest unfinished plan, if there is one. Reads applied entries.
+    /// Acceptance time of the oldest unfinished plan that does not wait for an approval, if there is one. Reads applied entries.
     ///
     /// # Errors
     /// When the database cannot be used.
@@ -166,6 +169,39 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// When the database cannot be used.
     async fn delete_finished_cancel_requests(&self) -> Result<(), JournalError>;
+
+    /// Writes a decision about the approval of a task, unless there is one, the task does not wait, or its approval has expired
+    /// by the time of the decision. Returns whether it was written.
+    ///
+    /// # Errors
+    /// [`JournalError::Fenced`] when `planner` is not an owner. After another error the decision may have been written.
+    async fn decide(
+        &self,
+        planner: &str,
+        task: TaskRef,
+        decision: &NewDecision,
+    ) -> Result<bool, JournalError>;
+
+    /// Plans with tasks that wait although the decision about their approval is written. Reads applied entries.
+    ///
+    /// # Errors
+    /// When the database cannot be used.
+    async fn decided_approvals(&self) -> Result<Vec<PlanId>, JournalError>;
+
+    /// Number and age of the approvals that wait. Reads applied entries.
+    ///
+    /// # Errors
+    /// When the database cannot be used.
+    async fn waiting_approvals(&self) -> Result<WaitingApprovals, JournalError>;
+
+    /// Approvals that wait, the longest wait first.
+    ///
+    /// # Errors
+    /// When the database cannot be used.
+    async fn approvals(
+        &self,
+        query: &ApprovalQuery,
+    ) -> Result<Page<WaitingApproval, ApprovalCursor>, JournalError>;
 
     /// Applied status of a plan, if the plan exists.
     ///

@@ -6,6 +6,7 @@
 use phoenix_domain::{
     OrchestratorError, PlanId,
     action::ActionResult,
+    approval::Approval,
     plan::{AttemptOutcome, Plan, Task, TaskStatus},
     usage::ModelCall,
 };
@@ -32,6 +33,8 @@ pub(super) struct RowChanges<'a> {
     /// Updates of tasks and plans that were accepted in an earlier batch.
     pub(super) task_updates: Vec<ChangedTask<'a>>,
     pub(super) plan_updates: Vec<ChangedPlan<'a>>,
+    /// Approvals that tasks begin to wait for.
+    pub(super) approvals: Vec<NewApproval<'a>>,
     /// Tasks that entries dead-letter, new or not.
     pub(super) dead_letters: Vec<(PlanId, usize)>,
     pub(super) redrives: Vec<Redrive<'a>>,
@@ -104,6 +107,14 @@ pub(super) struct ChangedAttempt<'a> {
     pub(super) end: AttemptEnd<'a>,
 }
 
+/// An approval that a task, new or not, begins to wait for. It is open if the task waits after the batch.
+#[derive(Debug)]
+pub(super) struct NewApproval<'a> {
+    pub(super) plan_id: PlanId,
+    pub(super) ordinal: usize,
+    pub(super) approval: &'a Approval,
+}
+
 /// End of an attempt, if it has ended.
 #[derive(Debug, Default)]
 pub(super) struct AttemptEnd<'a> {
@@ -138,7 +149,9 @@ impl<'a> RowChanges<'a> {
             (None, None) => {}
         }
         self.add_tasks(plan_id, accepted, &tasks);
-        for TaskChanges { ordinal, dead_lettered, attempts, .. } in &tasks {
+        for TaskChanges { ordinal, dead_lettered, approval, attempts, .. } in &tasks {
+            let approval = approval.map(|approval| NewApproval { plan_id, ordinal: *ordinal, approval });
+            self.approvals.extend(approval);
             for attempt in attempts {
                 self.add_attempt(plan_id, *ordinal, attempt);
             }

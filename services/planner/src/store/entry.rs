@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use phoenix_domain::{
     BulkRedriveId, CorrelationId, OrchestratorError, PlanId,
     action::ActionResult,
+    approval::{Approval, ApprovalState, input_hash},
     json::Object,
     plan::{AttemptOutcome, Plan, PlanStatus, TaskStatus},
 };
@@ -90,6 +91,22 @@ pub enum Entry {
         at: Timestamp,
         /// What was said since the last entry of this kind, in order.
         parts: Vec<OutputPart>,
+    },
+    /// A task began to wait for an approval.
+    ApprovalRequested {
+        /// The task.
+        task: TaskRef,
+        /// The approval, which is waiting.
+        approval: Arc<Approval>,
+    },
+    /// A task took notice of the decision about its approval. One that was approved is queued again.
+    ApprovalDecided {
+        /// The task.
+        task: TaskRef,
+        /// Time of the notice.
+        at: Timestamp,
+        /// The decision.
+        outcome: ApprovalOutcome,
     },
     /// A task reached a terminal state.
     TaskEnded {
@@ -183,6 +200,10 @@ impl Entry {
                     .map(|part| part.text.len() + part.delta.as_ref().map_or(0, Object::text_len))
                     .sum(),
                 Self::PlanRedriven { reason, .. } => reason.len(),
+                Self::ApprovalRequested { approval, .. } => {
+                    approval.input.text_len() + approval.reason.len() + approval.approver.len()
+                }
+                Self::ApprovalDecided { outcome, .. } => outcome.actor.len() + outcome.reason.len(),
                 Self::KeyUsed { .. }
                 | Self::TaskDispatched { .. }
                 | Self::AttemptStarted { .. }
@@ -203,8 +224,44 @@ impl Entry {
             | Self::AttemptStarted { task, .. }
             | Self::AttemptEnded { task, .. }
             | Self::TaskOutput { task, .. }
+            | Self::ApprovalRequested { task, .. }
+            | Self::ApprovalDecided { task, .. }
             | Self::TaskEnded { task, .. } => Some(task.plan_id),
             Self::KeyUsed { .. } | Self::BulkStarted { .. } | Self::BulkEnded { .. } => None,
+        }
+    }
+}
+
+/// The decision about an approval, without inputs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApprovalOutcome {
+    /// State of the approval.
+    pub state: ApprovalState,
+    /// Whether the task runs.
+    pub runs: bool,
+    /// Name of the person or program that decided; empty for an expiry.
+    pub actor: String,
+    /// Reason; may be empty.
+    pub reason: String,
+    /// Hash of the input that was decided about.
+    pub input_hash: String,
+    /// Hash of the input with which the task runs instead, if it was replaced.
+    pub new_input_hash: Option<String>,
+}
+
+impl ApprovalOutcome {
+    /// The outcome of an approval that was decided.
+    #[must_use]
+    pub fn of(approval: &Approval) -> Self {
+        let decision = approval.decision.as_ref();
+        let new_input = decision.and_then(|decision| decision.input.as_ref());
+        Self {
+            state: approval.state,
+            runs: approval.approved_input().is_some(),
+            actor: decision.map(|decision| decision.actor.clone()).unwrap_or_default(),
+            reason: decision.map(|decision| decision.reason.clone()).unwrap_or_default(),
+            input_hash: approval.input_hash.clone(),
+            new_input_hash: new_input.map(input_hash),
         }
     }
 }

@@ -107,6 +107,28 @@ impl<'a> From<&'a OutputPart> for Part<'a> {
 }
 
 #[derive(Serialize)]
+pub(super) struct ApprovalRequested<'a> {
+    pub(super) input_hash: &'a str,
+    pub(super) expires_at: Timestamp,
+    pub(super) on_expiry: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) reason: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) approver: &'a str,
+}
+
+#[derive(Serialize)]
+pub(super) struct ApprovalDecided<'a> {
+    pub(super) input_hash: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) new_input_hash: Option<&'a str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) actor: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) reason: &'a str,
+}
+
+#[derive(Serialize)]
 pub(super) struct Ended<'a> {
     pub(super) status: &'a str,
 }

@@ -11,6 +11,7 @@
 //! The server's clock is never read, and times of two planners are never compared.
 
 mod append;
+mod approvals;
 mod budgets;
 mod bulk;
 mod cancels;
@@ -35,6 +36,7 @@ use std::{
 use jiff::Timestamp;
 use phoenix_domain::{
     BulkRedriveId, PlanId,
+    approval::WaitingApproval,
     budget::Account,
     dead_letter::DeadLetter,
     plan::{Plan, PlanStatus},
@@ -47,6 +49,7 @@ use uuid::Uuid;
 
 use self::{tables::Tables, takeover::Takeovers, writers::Writers};
 use crate::store::{
+    approval::{ApprovalCursor, ApprovalQuery, NewDecision, WaitingApprovals},
     backend::Store,
     budget::{Balance, Call, Charge, Use, Verdict},
     dead_letter::{BulkOperation, DeadLetterCursor, DeadLetterQuery, OpenDeadLetters},
@@ -55,6 +58,7 @@ use crate::store::{
     query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats},
     statistics::{Counts, StoredCounts},
     takeover::{Heartbeat, OpenTask, PlanOwner, TakeoverScope, Unfinished},
+    task_ref::TaskRef,
 };
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| sqlx::migrate!("migrations/postgres"));
@@ -238,6 +242,30 @@ impl Store for PostgresStore {
 
     async fn delete_finished_cancel_requests(&self) -> Result<(), JournalError> {
         cancels::delete_finished(&self.tables).await
+    }
+
+    async fn decide(
+        &self,
+        planner: &str,
+        task: TaskRef,
+        decision: &NewDecision,
+    ) -> Result<bool, JournalError> {
+        approvals::decide(&self.tables, planner, task, decision).await
+    }
+
+    async fn decided_approvals(&self) -> Result<Vec<PlanId>, JournalError> {
+        approvals::decided(&self.tables).await
+    }
+
+    async fn waiting_approvals(&self) -> Result<WaitingApprovals, JournalError> {
+        approvals::waiting(&self.tables).await
+    }
+
+    async fn approvals(
+        &self,
+        query: &ApprovalQuery,
+    ) -> Result<Page<WaitingApproval, ApprovalCursor>, JournalError> {
+        approvals::list(&self.tables, query).await
     }
 
     async fn applied_status(&self, plan_id: PlanId) -> Result<Option<PlanStatus>, JournalError> {

@@ -12,12 +12,16 @@ use jiff::Timestamp;
 use phoenix_domain::{
     CorrelationId, OrchestratorError, PlanId,
     action::ActionResult,
+    approval::{Approval, ApprovalState},
     plan::{AttemptOutcome, Plan, PlanStatus, Task, TaskStatus},
 };
 
 use crate::store::{
-    entry::{Entries, Entry},
-    plan_events::{Accepted, AttemptEnded, AttemptStarted, Ended, Events, NoFacts, Output, Part, Redriven},
+    entry::{ApprovalOutcome, Entries, Entry},
+    plan_events::{
+        Accepted, ApprovalDecided, ApprovalRequested, AttemptEnded, AttemptStarted, Ended, Events, NoFacts,
+        Output, Part, Redriven,
+    },
     query::TASK_OUTPUT,
     task_ref::TaskRef,
 };
@@ -83,6 +87,8 @@ pub(super) struct TaskChanges<'a> {
     pub(super) update: Option<TaskUpdate<'a>>,
     /// Whether an entry dead-letters the task.
     pub(super) dead_lettered: bool,
+    /// The approval that it begins to wait for.
+    pub(super) approval: Option<&'a Approval>,
     pub(super) attempts: Vec<AttemptChanges<'a>>,
 }
 
@@ -198,6 +204,8 @@ impl<'a> Projection<'a> {
                 let facts = Output { attempt: *number, parts: parts.iter().map(Part::from).collect() };
                 self.plan(task.plan_id).events.add(Some(task.ordinal), TASK_OUTPUT, *at, &facts);
             }
+            Entry::ApprovalRequested { task, approval } => self.request_approval(*task, approval),
+            Entry::ApprovalDecided { task, at, outcome } => self.decide_approval(*task, *at, outcome),
             Entry::TaskEnded { task, status, at, result } => {
                 let changes = self.plan(task.plan_id);
                 let own = changes.task(task.ordinal);
@@ -217,6 +225,32 @@ impl<'a> Projection<'a> {
                 changes.events.add(None, "plan_ended", *at, &Ended { status: status.as_str() });
             }
         }
+    }
+
+    fn request_approval(&mut self, task: TaskRef, approval: &'a Approval) {
+        let Approval { requested_at, expires_at, reason, approver, on_expiry, input_hash, .. } = approval;
+        let changes = self.plan(task.plan_id);
+        changes.task_waits(task.ordinal, TaskStatus::AwaitingApproval);
+        // The first request counts.
+        changes.task(task.ordinal).approval.get_or_insert(approval);
+        let (expires_at, on_expiry) = (*expires_at, on_expiry.as_str());
+        let facts = ApprovalRequested { input_hash, expires_at, on_expiry, reason, approver };
+        changes.events.add(Some(task.ordinal), "approval_requested", *requested_at, &facts);
+    }
+
+    fn decide_approval(&mut self, task: TaskRef, at: Timestamp, outcome: &'a ApprovalOutcome) {
+        let ApprovalOutcome { state, runs, actor, reason, input_hash, new_input_hash } = outcome;
+        let changes = self.plan(task.plan_id);
+        if *runs {
+            changes.task_waits(task.ordinal, TaskStatus::Queued);
+        }
+        let kind = match state {
+            ApprovalState::Approved => "approved",
+            ApprovalState::Rejected => "rejected",
+            ApprovalState::Expired | ApprovalState::Waiting | ApprovalState::Withdrawn => "approval_expired",
+        };
+        let facts = ApprovalDecided { input_hash, new_input_hash: new_input_hash.as_deref(), actor, reason };
+        changes.events.add(Some(task.ordinal), kind, at, &facts);
     }
 
     fn end_attempt(
@@ -270,7 +304,8 @@ impl<'a> PlanChanges<'a> {
             return None;
         };
         let task_has_ended = changes.update.as_ref().is_some_and(|update| update.status.is_terminal());
-        let is_final = self.has_ended() && task_has_ended && !changes.dead_lettered;
+        let waits = changes.approval.is_some() || !task.spec.start.is_empty();
+        let is_final = self.has_ended() && task_has_ended && !changes.dead_lettered && !waits;
         (is_final && changes.attempts.iter().all(|attempt| attempt.started.is_some())).then_some(task)
     }
 
@@ -284,12 +319,15 @@ impl<'a> PlanChanges<'a> {
                     || entries.iter().any(|entry| starts(entry, *number))
             }
             Entry::TaskEnded { status, .. } => *status != TaskStatus::DeadLettered,
-            Entry::PlanRedriven { .. } => false,
+            Entry::PlanRedriven { .. } | Entry::ApprovalRequested { .. } => false,
             _ => true,
         };
         self.accepted.is_some_and(|accepted| accepted.plan.tasks.len() == 1)
             && attempts().all(|attempt| attempt.started.is_some())
-            && self.tasks.iter().all(|task| !task.dead_lettered)
+            && self.tasks.iter().all(|task| !task.dead_lettered && task.approval.is_none())
+            && self
+                .accepted
+                .is_some_and(|accepted| accepted.plan.tasks.iter().all(|task| task.spec.start.is_empty()))
             && entries.iter().any(|entry| matches!(entry, Entry::TaskEnded { .. }))
             && entries.iter().all(fits)
     }
@@ -298,10 +336,21 @@ impl<'a> PlanChanges<'a> {
         let found = self.tasks.binary_search_by_key(&ordinal, |task| task.ordinal);
         let index = found.unwrap_or_else(|index| {
             let (update, attempts) = (None, Vec::new());
-            self.tasks.insert(index, TaskChanges { ordinal, update, dead_lettered: false, attempts });
+            self.tasks.insert(
+                index,
+                TaskChanges { ordinal, update, dead_lettered: false, approval: None, attempts },
+            );
             index
         });
         &mut self.tasks[index]
+    }
+
+    /// A task waits in this state. Its plan does not change.
+    fn task_waits(&mut self, ordinal: usize, status: TaskStatus) {
+        let update = self.task(ordinal).update.get_or_insert_default();
+        if !update.status.is_terminal() {
+            update.status = status;
+        }
     }
 
     /// A task progressed. Its first step dispatches it, which makes its plan `running`.

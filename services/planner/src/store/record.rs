@@ -14,10 +14,13 @@
 pub(super) mod unusable;
 mod v1;
 
-use phoenix_domain::{OrchestratorError, PlanId, action::ActionResult, budget::Limits, usage::ModelCall};
+use phoenix_domain::{
+    OrchestratorError, PlanId, action::ActionResult, budget::Limits, plan::StartConditions, usage::ModelCall,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use self::v1::ConditionsV1;
 use self::v1::RecordV1;
 pub(super) use self::v1::{AnswerV1, CallV1, ErrorV1};
 use crate::store::{entry::Entry, record::unusable::Unusable};
@@ -70,6 +73,16 @@ pub(super) fn budget_text(limits: &Limits) -> Option<String> {
 /// Reads the result of [`budget_text`].
 pub(super) fn read_budget(text: &str) -> Result<Limits, Unusable> {
     read_text(text).map(Limits::new)
+}
+
+/// Stored form of the conditions of a task in a column; none without conditions.
+pub(super) fn conditions_text(conditions: &StartConditions) -> Option<String> {
+    (!conditions.is_empty()).then(|| text_of(&ConditionsV1::from(conditions)))
+}
+
+/// Reads the result of [`conditions_text`].
+pub(super) fn read_conditions(text: &str) -> Result<StartConditions, Unusable> {
+    read_text::<ConditionsV1>(text)?.try_into()
 }
 
 /// Stored form of calls of models in a column.

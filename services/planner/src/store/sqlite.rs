@@ -14,6 +14,7 @@
 //! its own transaction, after everything durable is applied: reservations.rs, bulk.rs.
 
 mod apply;
+mod approvals;
 mod budgets;
 mod bulk;
 mod cancels;
@@ -39,6 +40,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use phoenix_domain::{
     BulkRedriveId, PlanId,
+    approval::WaitingApproval,
     budget::Account,
     dead_letter::DeadLetter,
     plan::{Plan, PlanStatus},
@@ -52,6 +54,7 @@ use tokio_util::{
 
 use self::{log::Log, presence::Presence};
 use crate::store::{
+    approval::{ApprovalCursor, ApprovalQuery, NewDecision, WaitingApprovals},
     backend::Store,
     budget::{Balance, Call, Charge, Use, Verdict},
     dead_letter::{BulkOperation, DeadLetterCursor, DeadLetterQuery, OpenDeadLetters},
@@ -60,6 +63,7 @@ use crate::store::{
     query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats},
     statistics::{Counts, StoredCounts},
     takeover::{Heartbeat, OpenTask, PlanOwner, TakeoverScope, Unfinished},
+    task_ref::TaskRef,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -253,6 +257,32 @@ impl Store for SqliteStore {
     async fn delete_finished_cancel_requests(&self) -> Result<(), JournalError> {
         let delete = async |connection: &mut _| cancels::delete_finished(connection).await;
         self.log.connection.exclusively(delete).await
+    }
+
+    async fn decide(
+        &self,
+        planner: &str,
+        task: TaskRef,
+        decision: &NewDecision,
+    ) -> Result<bool, JournalError> {
+        self.log.flush(&self.readers).await?;
+        let decide = async |connection: &mut _| approvals::decide(connection, planner, task, decision).await;
+        self.log.connection.exclusively(decide).await
+    }
+
+    async fn decided_approvals(&self) -> Result<Vec<PlanId>, JournalError> {
+        approvals::decided(&self.readers).await
+    }
+
+    async fn waiting_approvals(&self) -> Result<WaitingApprovals, JournalError> {
+        approvals::waiting(&self.readers).await
+    }
+
+    async fn approvals(
+        &self,
+        query: &ApprovalQuery,
+    ) -> Result<Page<WaitingApproval, ApprovalCursor>, JournalError> {
+        approvals::list(self.tables().await?, query).await
     }
 
     async fn applied_status(&self, plan_id: PlanId) -> Result<Option<PlanStatus>, JournalError> {

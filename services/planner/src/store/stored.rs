@@ -2,6 +2,7 @@
 //!
 //! Ids are text, times are microseconds, JSON is text. `Text` is free text, in whichever form its database can hold it.
 
+pub(in crate::store) mod approval;
 pub(in crate::store) mod bulk;
 pub(in crate::store) mod dead_letter;
 pub(in crate::store) mod event;

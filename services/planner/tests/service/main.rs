@@ -9,6 +9,7 @@
 
 mod admission;
 mod agents;
+mod approvals;
 mod budgets;
 mod bulk_redrive;
 mod chats;

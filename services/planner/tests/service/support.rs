@@ -285,6 +285,7 @@ pub fn new_plan(at: Timestamp, agents: &[&str]) -> domain::Plan {
             payload: phoenix_domain::json::Object::new(),
             depends_on: Vec::new(),
             on_failure: domain::OnFailure::Fail,
+            start: domain::StartConditions::default(),
         },
         status: domain::TaskStatus::Queued,
         queued_at: at,
@@ -292,6 +293,7 @@ pub fn new_plan(at: Timestamp, agents: &[&str]) -> domain::Plan {
         ended_at: None,
         output: None,
         error: None,
+        approval: None,
         attempts: Vec::new(),
     });
     let millis = u64::try_from(at.as_millisecond()).unwrap();
@@ -324,6 +326,7 @@ pub fn task(key: &str, agent: &str, input: &str, depends_on: &[&str]) -> TaskSpe
         input_json: input.into(),
         depends_on: depends_on.iter().map(|key| (*key).to_owned()).collect(),
         continue_on_failure: false,
+        approval: None,
     }
 }
 

@@ -279,6 +279,27 @@ async fn records_of_every_version_are_read() {
 }
 
 #[tokio::test]
+async fn records_of_approvals_are_read() {
+    let fresh = sqlite().await;
+    fresh.append(include_bytes!("records/1-approvals.jsonl")).await;
+    let plan_id = "01a21740-b794-71a6-8e39-000000000003".parse().unwrap();
+    let plan = fresh.store.plan(plan_id).await.unwrap().unwrap();
+    assert_eq!(fresh.quarantined().await, 0);
+    let terms = plan.tasks[0].spec.start.approval.as_ref().unwrap();
+    assert_eq!(
+        (&*terms.reason, &*terms.approver, terms.timeout.unwrap().as_secs()),
+        ("it writes", "ops", 60)
+    );
+    let approval = plan.tasks[0].approval.as_ref().unwrap();
+    assert_eq!((approval.state.as_str(), approval.on_expiry.as_str()), ("waiting", "reject"));
+    assert_eq!(approval.input.to_string(), r#"{"n":12345678901234567890123}"#);
+    assert_eq!(plan.tasks[0].status.as_str(), "awaiting_approval");
+    let events = fresh.store.events(plan_id, 0, 10).await.unwrap();
+    assert_eq!((events.len(), &*events[2].kind, &*events[2].task_key), (3, "rejected", "t1"));
+    assert_eq!(events[2].data, r#"{"input_hash":"3bd6","actor":"ann","reason":"no"}"#);
+}
+
+#[tokio::test]
 async fn deep_json_of_older_version_is_read() {
     let fresh = sqlite().await;
     let mut deep = new_plan(&["a", "b"]);

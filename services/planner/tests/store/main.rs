@@ -1,6 +1,7 @@
 //! Conformance suite of the journal's stores. A new store is one more line in [`stores`].
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests are tests too")]
 
+mod approvals;
 mod budgets;
 mod bulk;
 mod compaction;
@@ -28,7 +29,9 @@ use phoenix_domain::{
     action::ActionResult,
     budget::Limits,
     json::Json,
-    plan::{AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
+    plan::{
+        AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, StartConditions, Task, TaskSpec, TaskStatus,
+    },
     usage::{ModelCall, Money, Tokens},
 };
 use phoenix_planner::store::{
@@ -112,6 +115,7 @@ fn new_plan(agents: &[&str]) -> Plan {
             payload: Json::from(json!({"text": "ünïcode \" \\ \n", "n": [1, 2.5, null]})).try_into().unwrap(),
             depends_on: (0..ordinal).map(|before| format!("t{before}")).collect(),
             on_failure: OnFailure::Continue,
+            start: StartConditions::default(),
         },
         status: TaskStatus::Queued,
         queued_at: at(0),
@@ -119,6 +123,7 @@ fn new_plan(agents: &[&str]) -> Plan {
         ended_at: None,
         output: None,
         error: None,
+        approval: None,
         attempts: Vec::new(),
     });
     Plan {

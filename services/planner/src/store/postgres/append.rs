@@ -2,7 +2,8 @@
 //!
 //! A batch is one call of the function `append_batch`, which fences, reserves and writes in one transaction. Reservations are
 //! made without asking first: if one turns out to be made already, nothing is written, and the batch is sent again without the
-//! groups that come too late. A batch with a bulk operation takes several statements in one transaction.
+//! groups that come too late. A batch with a bulk operation, with conditions of tasks or with approvals takes several statements in one
+//! transaction.
 
 use std::{
     collections::HashSet,
@@ -20,6 +21,7 @@ use crate::store::{
     entry::{BatchId, Entries, Entry},
     error::{JournalError, postgres_code},
     postgres::{
+        approvals::ConditionRows,
         bulk,
         columns::{Columns, append_statement},
         tables::Tables,
@@ -115,7 +117,9 @@ async fn write(
     groups: Vec<Entries>,
 ) -> Result<bool, WriteError> {
     let commit = [Arc::new(Commit { planner: batch.planner.clone(), groups })];
-    let mut columns = Columns::of(RowChanges::of(Projection::of(&commit, &HashSet::new())));
+    let changes = RowChanges::of(Projection::of(&commit, &HashSet::new()));
+    let conditions = ConditionRows::of(&changes);
+    let mut columns = Columns::of(changes);
     commit[0].entries().for_each(|entry| columns.add_key(entry));
     let operations: Vec<&Entry> = commit[0].entries().filter(|entry| is_bulk(entry)).collect();
     let persistent = tables.database.persistent();
@@ -125,13 +129,14 @@ async fn write(
         columns.bind(batch, query).fetch_one(connection).await
     };
     let work = async |session: &mut Session| {
-        if persistent && operations.is_empty() {
+        if persistent && operations.is_empty() && conditions.is_empty() {
             return append(session).await.map_err(WriteError::of_commit);
         }
         let mut transaction = session.begin().await.map_err(WriteError::certain)?;
         if !append(&mut transaction).await.map_err(WriteError::certain)? {
             return Ok(false);
         }
+        conditions.write(tables.statements(), &mut transaction).await.map_err(WriteError::certain)?;
         for entry in operations {
             let applied = bulk::apply(tables.statements(), &mut transaction, &batch.planner, entry).await;
             applied.map_err(WriteError::certain)?;

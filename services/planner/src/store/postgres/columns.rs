@@ -190,6 +190,8 @@ impl Columns {
             attempt_ends,
             task_updates,
             plan_updates,
+            // Written by statements of their own.
+            approvals: _,
             dead_letters: _,
             redrives,
             events,

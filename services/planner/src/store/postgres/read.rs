@@ -13,6 +13,7 @@ use crate::store::{
     postgres::tables::Tables,
     query::{Changes, Event, Page, PlanFilter},
     stored::{
+        approval::ApprovalRow,
         event::{EventRow, read_events},
         plan::{AttemptRow, PlanRow, RowsByPlan, TaskRow, listed},
         text::{Text, escape},
@@ -36,13 +37,18 @@ const SUMMARIES: &str = "
 
 const TASKS: &str = "
     SELECT plan_id::text, task_id::text, key, agent, action, payload, depends_on, on_failure, status, queued_at, dispatched_at,
-        ended_at, output, error
+        ended_at, output, error, conditions
     FROM phoenix_planner.tasks WHERE tasks.plan_id = ANY ($1) ORDER BY tasks.plan_id, ordinal";
 
 const ATTEMPTS: &str = "
     SELECT plan_id::text, ordinal::bigint, number, started_at, ended_at, outcome, error_class, message, stderr_tail,
         model_calls, worker
     FROM phoenix_planner.attempts WHERE attempts.plan_id = ANY ($1) ORDER BY attempts.plan_id, attempts.ordinal, number";
+
+const APPROVALS: &str = "
+    SELECT plan_id::text, ordinal::bigint, requested_at, expires_at, reason, approver, on_expiry, input, input_hash, state,
+        decided_at, actor, decision_reason, decided_by::text, new_input
+    FROM phoenix_planner.approvals WHERE approvals.plan_id = ANY ($1) ORDER BY approvals.plan_id, approvals.ordinal";
 
 /// Plans with their tasks and attempts, in the order of their ids, from one snapshot.
 pub(super) async fn plans_by_id(
@@ -55,14 +61,16 @@ pub(super) async fn plans_by_id(
         let plans: Vec<PlanRow> = statements.rows(PLANS).bind(&ids[..]).fetch_all(&mut *connection).await?;
         let tasks: Vec<TaskRow> = statements.rows(TASKS).bind(&ids[..]).fetch_all(&mut *connection).await?;
         let attempts: Vec<AttemptRow> =
-            statements.rows(ATTEMPTS).bind(&ids[..]).fetch_all(connection).await?;
-        Ok((plans, tasks, attempts))
+            statements.rows(ATTEMPTS).bind(&ids[..]).fetch_all(&mut *connection).await?;
+        let approvals: Vec<ApprovalRow> =
+            statements.rows(APPROVALS).bind(&ids[..]).fetch_all(connection).await?;
+        Ok((plans, tasks, attempts, approvals))
     };
-    let (plans, tasks, attempts) = tables.read(rows).await?;
-    let mut rows = RowsByPlan::new(tasks, attempts);
+    let (plans, tasks, attempts, approvals) = tables.read(rows).await?;
+    let mut rows = RowsByPlan::new(tasks, attempts, approvals);
     let read = |plan: PlanRow| {
-        let (tasks, attempts) = rows.of(&plan.plan_id);
-        Ok((parse("plans.plan_id", &plan.plan_id)?, plan.with(tasks, attempts)))
+        let rows = rows.of(&plan.plan_id);
+        Ok((parse("plans.plan_id", &plan.plan_id)?, plan.with(rows)))
     };
     plans.into_iter().map(read).collect()
 }
@@ -156,7 +164,7 @@ pub(super) async fn events(
     read_events(rows, &keys, after, limit)
 }
 
-/// Acceptance time of the oldest unfinished plan.
+/// Acceptance time of the oldest unfinished plan that does not wait for an approval.
 pub(super) async fn oldest_unfinished(tables: &Tables) -> Result<Option<Timestamp>, JournalError> {
     oldest(tables, "pending", "running", "running").await
 }
@@ -166,7 +174,7 @@ pub(super) async fn oldest_terminal(tables: &Tables) -> Result<Option<Timestamp>
     oldest(tables, "succeeded", "failed", "cancelled").await
 }
 
-/// Acceptance time of the oldest plan in one of three states. Ids grow with time.
+/// Acceptance time of the oldest plan in one of three states, without those that wait for an approval. Ids grow with time.
 async fn oldest(
     tables: &Tables,
     first: &str,
@@ -177,9 +185,12 @@ async fn oldest(
     let oldest = async |connection: &mut _| {
         let oldest = statements.values(
             "SELECT plan_id FROM (
-                 (SELECT plan_id FROM phoenix_planner.plans WHERE status = $1 ORDER BY plan_id LIMIT 1)
-                 UNION ALL (SELECT plan_id FROM phoenix_planner.plans WHERE status = $2 ORDER BY plan_id LIMIT 1)
-                 UNION ALL (SELECT plan_id FROM phoenix_planner.plans WHERE status = $3 ORDER BY plan_id LIMIT 1)
+                 (SELECT plan_id FROM phoenix_planner.plans WHERE status = $1 AND NOT EXISTS (
+                     SELECT FROM phoenix_planner.approvals WHERE approvals.plan_id = plans.plan_id AND is_open) ORDER BY plan_id LIMIT 1)
+                 UNION ALL (SELECT plan_id FROM phoenix_planner.plans WHERE status = $2 AND NOT EXISTS (
+                     SELECT FROM phoenix_planner.approvals WHERE approvals.plan_id = plans.plan_id AND is_open) ORDER BY plan_id LIMIT 1)
+                 UNION ALL (SELECT plan_id FROM phoenix_planner.plans WHERE status = $3 AND NOT EXISTS (
+                     SELECT FROM phoenix_planner.approvals WHERE approvals.plan_id = plans.plan_id AND is_open) ORDER BY plan_id LIMIT 1)
              ) AS oldest ORDER BY plan_id LIMIT 1",
         );
         Ok(oldest.bind(first).bind(second).bind(third).fetch_optional(connection).await?)

@@ -70,6 +70,11 @@ const TAKE_OVER: &str = "
         crashes = CASE
             WHEN status <> 'running' OR NOT EXISTS (SELECT FROM phoenix_planner.dead_planners WHERE instance = plans.owner)
                 THEN crashes
+            WHEN EXISTS (SELECT FROM phoenix_planner.tasks
+                         WHERE tasks.plan_id = plans.plan_id AND tasks.status = 'awaiting_approval')
+                AND NOT EXISTS (SELECT FROM phoenix_planner.tasks
+                                WHERE tasks.plan_id = plans.plan_id AND tasks.status IN ('dispatched', 'in_progress', 'retried'))
+                THEN crashes
             WHEN (SELECT seen_at FROM phoenix_planner.dead_planners WHERE instance = plans.owner) - coalesce(
                      taken_over_at,
                      (SELECT min(tasks.dispatched_at) FROM phoenix_planner.tasks WHERE tasks.plan_id = plans.plan_id),

@@ -1,5 +1,6 @@
 //! Version 1 of the records.
 
+mod approval;
 mod bulk;
 mod outcome;
 mod output;
@@ -16,8 +17,12 @@ use phoenix_domain::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub(crate) use self::outcome::{AnswerV1, CallV1, ErrorV1};
+pub(crate) use self::{
+    approval::ConditionsV1,
+    outcome::{AnswerV1, CallV1, ErrorV1},
+};
 use self::{
+    approval::{ApprovalOutcomeV1, ApprovalV1},
     bulk::{FilterV1, SweepV1},
     outcome::OutcomeV1,
     output::PartV1,
@@ -31,13 +36,15 @@ use crate::store::{
 };
 
 /// Stored names of the record kinds.
-pub(super) const KINDS: [&str; 11] = [
+pub(super) const KINDS: [&str; 13] = [
     "plan_accepted",
     "key_used",
     "task_dispatched",
     "attempt_started",
     "attempt_ended",
     "task_output",
+    "approval_requested",
+    "approval_decided",
     "task_ended",
     "plan_ended",
     "plan_redriven",
@@ -80,6 +87,15 @@ pub(super) enum RecordV1 {
         number: u32,
         at: Timestamp,
         parts: Vec<PartV1>,
+    },
+    ApprovalRequested {
+        task: TaskRefV1,
+        approval: ApprovalV1,
+    },
+    ApprovalDecided {
+        task: TaskRefV1,
+        at: Timestamp,
+        outcome: ApprovalOutcomeV1,
     },
     TaskEnded {
         task: TaskRefV1,
@@ -163,6 +179,12 @@ impl From<&Entry> for RecordV1 {
                 at: *at,
                 parts: parts.iter().map(Into::into).collect(),
             },
+            Entry::ApprovalRequested { task, approval } => {
+                Self::ApprovalRequested { task: (*task).into(), approval: (&**approval).into() }
+            }
+            Entry::ApprovalDecided { task, at, outcome } => {
+                Self::ApprovalDecided { task: (*task).into(), at: *at, outcome: outcome.into() }
+            }
             Entry::TaskEnded { task, status, at, result } => Self::TaskEnded {
                 task: (*task).into(),
                 status: status.as_str().into(),
@@ -213,6 +235,12 @@ impl TryFrom<RecordV1> for Entry {
                 at,
                 parts: parts.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             },
+            RecordV1::ApprovalRequested { task, approval } => {
+                Self::ApprovalRequested { task: task.into(), approval: Arc::new(approval.try_into()?) }
+            }
+            RecordV1::ApprovalDecided { task, at, outcome } => {
+                Self::ApprovalDecided { task: task.into(), at, outcome: outcome.try_into()? }
+            }
             RecordV1::TaskEnded { task, status, at, result } => Self::TaskEnded {
                 task: task.into(),
                 status: named("status", &status, TaskStatus::from_name)?,

@@ -4,11 +4,11 @@ use phoenix_domain::plan::{Plan, Task};
 
 use crate::store::{
     changes::{
-        AttemptEnd, ChangedAttempt, ChangedPlan, ChangedTask, NewAttempt, NewPlan, NewTask, RowChanges,
-        TaskState,
+        AttemptEnd, ChangedAttempt, ChangedPlan, ChangedTask, NewApproval, NewAttempt, NewPlan, NewTask,
+        RowChanges, TaskState,
     },
     projection::{AttemptChanges, PlanChanges, Projection, Redrive},
-    record::{budget_text, calls_text, error_text, output_text},
+    record::{budget_text, calls_text, conditions_text, error_text, output_text},
     sqlite::{
         document::{Document, EndedAttempt, EndedTask},
         rows::{Cell, Row, Rows, row},
@@ -57,6 +57,7 @@ fn add_changes(changes: RowChanges<'_>, firsts: Vec<i64>, rows: &mut Rows) {
         attempt_ends,
         task_updates,
         plan_updates,
+        approvals,
         dead_letters,
         redrives,
         events,
@@ -64,6 +65,8 @@ fn add_changes(changes: RowChanges<'_>, firsts: Vec<i64>, rows: &mut Rows) {
     rows.plans.extend(plans.iter().map(|plan| plan_row(plan, None)));
     rows.plan_budgets.extend(plans.iter().filter_map(budget_row));
     rows.tasks.extend(tasks.iter().map(task_row));
+    rows.task_conditions.extend(tasks.iter().filter_map(conditions_row));
+    rows.approvals.extend(approvals.iter().map(approval_row));
     let ends = attempt_ends.iter().map(|ended| (ended.plan_id, ended.ordinal, ended.number, &ended.end));
     let whole =
         attempts.iter().map(|attempt| (attempt.plan_id, attempt.ordinal, attempt.number, &attempt.end));
@@ -132,6 +135,26 @@ fn task_row(NewTask { plan_id, ordinal, task, state }: &NewTask<'_>) -> Row {
         state.ended_at,
         state.output.map(output_text),
         state.error.map(error_text)
+    ]
+}
+
+/// The conditions of a new task, if it has any.
+fn conditions_row(NewTask { plan_id, ordinal, task, .. }: &NewTask<'_>) -> Option<Row> {
+    let conditions = conditions_text(&task.spec.start)?;
+    Some(row![*plan_id, *ordinal, conditions])
+}
+
+fn approval_row(NewApproval { plan_id, ordinal, approval }: &NewApproval<'_>) -> Row {
+    row![
+        *plan_id,
+        *ordinal,
+        micros(approval.requested_at),
+        micros(approval.expires_at),
+        approval.reason.as_str(),
+        approval.approver.as_str(),
+        approval.on_expiry.as_str(),
+        json(&approval.input),
+        approval.input_hash.as_str()
     ]
 }
 

@@ -12,8 +12,9 @@ use crate::store::{
     query::{Changes, Event, Page, PlanFilter},
     sqlite::quarantine,
     stored::{
+        approval::ApprovalRow,
         event::{EventRow, read_events},
-        plan::{AttemptRow, PlanRow, RowsByPlan, StoredDocument, TaskRow, listed},
+        plan::{AttemptRow, PlanRow, RowsByPlan, RowsOfPlan, StoredDocument, TaskRow, listed},
         value::{damaged, from_json, json, micros, parse},
     },
     takeover::OpenTask,
@@ -55,6 +56,10 @@ pub(super) async fn plans_by_id(
         .bind(&plan_ids)
         .fetch_all(&mut *snapshot)
         .await?;
+    let approvals: Vec<ApprovalRow> = sqlx::query_as(select("* FROM approvals", ", ordinal"))
+        .bind(&plan_ids)
+        .fetch_all(&mut *snapshot)
+        .await?;
     let lost: Vec<String> = sqlx::query_scalar(
         "SELECT DISTINCT plan_id FROM quarantined_records
          WHERE plan_id IN (SELECT value FROM json_each(?)) AND plan_id NOT IN (SELECT plan_id FROM plans)",
@@ -63,7 +68,7 @@ pub(super) async fn plans_by_id(
     .fetch_all(&mut *snapshot)
     .await?;
     drop(snapshot);
-    let mut rows = RowsByPlan::new(tasks, attempts);
+    let mut rows = RowsByPlan::new(tasks, attempts, approvals);
     let mut found = Vec::with_capacity(plans.len());
     for FullPlanRow { plan, document, is_blocked } in plans {
         let plan_id = parse("plans.plan_id", &plan.plan_id)?;
@@ -71,8 +76,8 @@ pub(super) async fn plans_by_id(
             _ if is_blocked => Err(quarantine::unreadable(plan_id)),
             Some(document) => compacted_plan(plan, &document),
             None => {
-                let (tasks, attempts) = rows.of(&plan.plan_id);
-                plan.with(tasks, attempts)
+                let rows = rows.of(&plan.plan_id);
+                plan.with(rows)
             }
         };
         found.push((plan_id, read));
@@ -95,7 +100,8 @@ struct FullPlanRow {
 
 fn compacted_plan(plan: PlanRow, document: &str) -> Result<Plan, JournalError> {
     let StoredDocument { task, attempts } = from_json(DOCUMENT_COLUMN, document)?;
-    plan.with(vec![task], attempts).map_err(|error| match error {
+    let rows = RowsOfPlan { tasks: vec![task], attempts, approvals: Vec::new() };
+    plan.with(rows).map_err(|error| match error {
         JournalError::Damaged(what) => JournalError::Damaged(format!("{DOCUMENT_COLUMN}, as {what}")),
         error => error,
     })
@@ -206,13 +212,15 @@ pub(super) async fn events(
     read_events(rows, &keys, after, limit)
 }
 
-/// Acceptance time of the oldest unfinished plan.
+/// Acceptance time of the oldest unfinished plan that does not wait for an approval.
 pub(super) async fn oldest_unfinished(pool: &SqlitePool) -> Result<Option<Timestamp>, JournalError> {
     // Ids grow with time.
     let oldest: Option<String> = sqlx::query_scalar(
         "SELECT min(first) FROM (
              SELECT min(plan_id) AS first FROM plans WHERE status = 'pending'
-             UNION ALL SELECT min(plan_id) FROM plans WHERE status = 'running')",
+                 AND NOT EXISTS (SELECT 1 FROM approvals WHERE approvals.plan_id = plans.plan_id AND is_open)
+             UNION ALL SELECT min(plan_id) FROM plans WHERE status = 'running'
+                 AND NOT EXISTS (SELECT 1 FROM approvals WHERE approvals.plan_id = plans.plan_id AND is_open))",
     )
     .fetch_one(pool)
     .await?;

@@ -45,6 +45,10 @@ pub(super) struct Rows {
     pub(super) plan_updates: Vec<Row>,
     /// Tasks that entries dead-letter.
     pub(super) dead_letters: Vec<Row>,
+    /// Conditions of new tasks that have any.
+    pub(super) task_conditions: Vec<Row>,
+    /// Approvals that tasks begin to wait for.
+    pub(super) approvals: Vec<Row>,
     /// Plans that were redriven.
     pub(super) redrives: Vec<Row>,
     pub(super) events: Vec<Row>,
@@ -146,6 +150,25 @@ const DEAD_LETTERS: Statement = Statement(
      WHERE tasks.status = 'dead_lettered' ON CONFLICT (plan_id, ordinal) DO NOTHING",
 );
 
+const TASK_CONDITIONS: Statement = Statement(
+    "WITH new (plan_id, ordinal, conditions) AS (",
+    ")
+     UPDATE tasks SET conditions = new.conditions
+     FROM new WHERE tasks.plan_id = new.plan_id AND tasks.ordinal = new.ordinal",
+);
+
+/// A task that has ended by now waits for nothing.
+const APPROVALS: Statement = Statement(
+    "WITH new (plan_id, ordinal, requested_at, expires_at, reason, approver, on_expiry, input, input_hash) AS (",
+    ")
+     INSERT INTO approvals
+     (plan_id, ordinal, requested_at, expires_at, reason, approver, on_expiry, input, input_hash, state, is_open)
+     SELECT new.*, CASE WHEN tasks.status = 'awaiting_approval' THEN 'waiting' ELSE 'withdrawn' END,
+            tasks.status = 'awaiting_approval'
+     FROM new CROSS JOIN tasks ON tasks.plan_id = new.plan_id AND tasks.ordinal = new.ordinal
+     WHERE TRUE ON CONFLICT (plan_id, ordinal) DO NOTHING",
+);
+
 const REDRIVES: Statement = Statement(
     "WITH redriven (plan_id, at, by, reason) AS (",
     ")
@@ -197,6 +220,8 @@ impl Rows {
             task_updates,
             plan_updates,
             dead_letters,
+            task_conditions,
+            approvals,
             redrives,
             events,
             quarantined,
@@ -217,6 +242,8 @@ impl Rows {
             (TASK_UPDATES, task_updates),
             (PLAN_UPDATES, plan_updates),
             (DEAD_LETTERS, dead_letters),
+            (TASK_CONDITIONS, task_conditions),
+            (APPROVALS, approvals),
             (REDRIVES, redrives),
             (EVENTS, events),
             (QUARANTINED, quarantined),

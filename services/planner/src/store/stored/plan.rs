@@ -7,7 +7,10 @@ use phoenix_domain::{
     action::ActionResult,
     budget::Limits,
     json::Object,
-    plan::{Attempt, AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, Task, TaskSpec, TaskStatus},
+    plan::{
+        Attempt, AttemptOutcome, OnFailure, Plan, PlanKind, PlanStatus, StartConditions, Task, TaskSpec,
+        TaskStatus,
+    },
 };
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -18,6 +21,7 @@ use crate::store::{
     listing::Listed,
     record,
     stored::{
+        approval::ApprovalRow,
         text::Text,
         value::{damaged, from_json, parse, stored_error, time, unreadable},
     },
@@ -41,11 +45,8 @@ pub(in crate::store) struct PlanRow {
 }
 
 impl PlanRow {
-    pub(in crate::store) fn with(
-        self,
-        tasks: Vec<TaskRow>,
-        attempts: Vec<AttemptRow>,
-    ) -> Result<Plan, JournalError> {
+    pub(in crate::store) fn with(self, rows: RowsOfPlan) -> Result<Plan, JournalError> {
+        let RowsOfPlan { tasks, attempts, approvals } = rows;
         let mut plan = self.read()?;
         plan.tasks = tasks.into_iter().map(TaskRow::read).collect::<Result<_, _>>()?;
         if plan.status == PlanStatus::Succeeded && plan.output.is_none() {
@@ -55,6 +56,12 @@ impl PlanRow {
             let ordinal = usize::try_from(row.ordinal).unwrap_or(usize::MAX);
             let task = plan.tasks.get_mut(ordinal).ok_or_else(|| damaged("attempts.ordinal", row.ordinal))?;
             task.attempts.push(row.read()?);
+        }
+        for row in approvals {
+            let ordinal = usize::try_from(row.ordinal).unwrap_or(usize::MAX);
+            let task =
+                plan.tasks.get_mut(ordinal).ok_or_else(|| damaged("approvals.ordinal", row.ordinal))?;
+            task.approval = Some(Box::new(row.read()?));
         }
         Ok(plan)
     }
@@ -131,6 +138,9 @@ pub(in crate::store) struct TaskRow {
     output: Option<Text>,
     #[serde(default, deserialize_with = "optional_text")]
     error: Option<Text>,
+    /// A plan whose tasks have conditions is not compacted.
+    #[serde(skip)]
+    conditions: Option<Text>,
 }
 
 impl TaskRow {
@@ -150,6 +160,7 @@ impl TaskRow {
             ended_at,
             output,
             error,
+            conditions,
         } = self;
         Ok(Task {
             task_id: parse("tasks.task_id", &task_id)?,
@@ -165,6 +176,9 @@ impl TaskRow {
                     "continue" => OnFailure::Continue,
                     other => return Err(damaged("tasks.on_failure", other)),
                 },
+                start: conditions
+                    .map_or_else(|| Ok(StartConditions::default()), |text| record::read_conditions(&text.0))
+                    .map_err(|problem| unreadable("tasks.conditions", &problem))?,
             },
             status: TaskStatus::from_name(&status).ok_or_else(|| damaged("tasks.status", &status))?,
             queued_at: time(queued_at)?,
@@ -175,6 +189,7 @@ impl TaskRow {
                 .transpose()
                 .map_err(|problem| unreadable("tasks.output", &problem))?,
             error: stored_error(error.as_ref().map(|error| &*error.0))?,
+            approval: None,
             attempts: Vec::new(),
         })
     }
@@ -242,26 +257,47 @@ impl AttemptRow {
     }
 }
 
-/// Tasks and attempts of several plans, in the order of the plans' ids.
+/// Tasks, attempts and approvals of several plans, in the order of the plans' ids.
 pub(in crate::store) struct RowsByPlan {
     tasks: Peekable<vec::IntoIter<TaskRow>>,
     attempts: Peekable<vec::IntoIter<AttemptRow>>,
+    approvals: Peekable<vec::IntoIter<ApprovalRow>>,
+}
+
+/// Tasks, attempts and approvals of one plan.
+pub(in crate::store) struct RowsOfPlan {
+    pub(in crate::store) tasks: Vec<TaskRow>,
+    pub(in crate::store) attempts: Vec<AttemptRow>,
+    pub(in crate::store) approvals: Vec<ApprovalRow>,
 }
 
 impl RowsByPlan {
-    pub(in crate::store) fn new(tasks: Vec<TaskRow>, attempts: Vec<AttemptRow>) -> Self {
-        Self { tasks: tasks.into_iter().peekable(), attempts: attempts.into_iter().peekable() }
+    pub(in crate::store) fn new(
+        tasks: Vec<TaskRow>,
+        attempts: Vec<AttemptRow>,
+        approvals: Vec<ApprovalRow>,
+    ) -> Self {
+        Self {
+            tasks: tasks.into_iter().peekable(),
+            attempts: attempts.into_iter().peekable(),
+            approvals: approvals.into_iter().peekable(),
+        }
     }
 
     /// The rows of a plan. Called in the order of the ids; rows of plans in between are dropped.
-    pub(in crate::store) fn of(&mut self, plan_id: &str) -> (Vec<TaskRow>, Vec<AttemptRow>) {
-        let Self { tasks, attempts } = self;
-        while tasks.next_if(|task| *task.plan_id < *plan_id).is_some() {}
-        while attempts.next_if(|attempt| *attempt.plan_id < *plan_id).is_some() {}
-        let tasks = std::iter::from_fn(|| tasks.next_if(|task| task.plan_id == plan_id)).collect();
-        let attempts = std::iter::from_fn(|| attempts.next_if(|attempt| attempt.plan_id == plan_id));
-        (tasks, attempts.collect())
+    pub(in crate::store) fn of(&mut self, plan_id: &str) -> RowsOfPlan {
+        let Self { tasks, attempts, approvals } = self;
+        RowsOfPlan {
+            tasks: rows_of(tasks, plan_id, |row| &row.plan_id),
+            attempts: rows_of(attempts, plan_id, |row| &row.plan_id),
+            approvals: rows_of(approvals, plan_id, |row| &row.plan_id),
+        }
     }
+}
+
+fn rows_of<T>(rows: &mut Peekable<vec::IntoIter<T>>, plan_id: &str, id: impl Fn(&T) -> &str) -> Vec<T> {
+    while rows.next_if(|row| id(row) < plan_id).is_some() {}
+    std::iter::from_fn(|| rows.next_if(|row| id(row) == plan_id)).collect()
 }
 
 /// The document of a compacted plan.

@@ -12,7 +12,10 @@ use serde_json::value::RawValue;
 
 use crate::store::record::{
     unusable::Unusable,
-    v1::value::{named, raw},
+    v1::{
+        approval::ConditionsV1,
+        value::{named, raw},
+    },
 };
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,6 +52,8 @@ struct SpecV1 {
     payload: Box<RawValue>,
     depends_on: Vec<String>,
     on_failure: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    start: Option<ConditionsV1>,
 }
 
 impl From<&Plan> for PlanV1 {
@@ -124,13 +129,14 @@ impl From<&Task> for TaskV1 {
     fn from(task: &Task) -> Self {
         let Task {
             task_id,
-            spec: TaskSpec { key, agent, action, payload, depends_on, on_failure },
+            spec: TaskSpec { key, agent, action, payload, depends_on, on_failure, start },
             status,
             queued_at,
             dispatched_at: _,
             ended_at: _,
             output: _,
             error: _,
+            approval: _,
             attempts: _,
         } = task;
         let spec = SpecV1 {
@@ -140,6 +146,7 @@ impl From<&Task> for TaskV1 {
             payload: raw(payload),
             depends_on: depends_on.clone(),
             on_failure: on_failure.as_str().into(),
+            start: (!start.is_empty()).then(|| start.into()),
         };
         Self { task_id: *task_id, spec, status: status.as_str().into(), queued_at: *queued_at }
     }
@@ -149,7 +156,7 @@ impl TryFrom<TaskV1> for Task {
     type Error = Unusable;
 
     fn try_from(TaskV1 { task_id, spec, status, queued_at }: TaskV1) -> Result<Self, Unusable> {
-        let SpecV1 { key, agent, action, payload, depends_on, on_failure } = spec;
+        let SpecV1 { key, agent, action, payload, depends_on, on_failure, start } = spec;
         Ok(Self {
             task_id,
             spec: TaskSpec {
@@ -159,6 +166,7 @@ impl TryFrom<TaskV1> for Task {
                 payload: Object::parse_stored(payload.get())?,
                 depends_on,
                 on_failure: named("on_failure", &on_failure, OnFailure::from_name)?,
+                start: start.map(TryInto::try_into).transpose()?.unwrap_or_default(),
             },
             status: named("status", &status, TaskStatus::from_name)?,
             queued_at,
@@ -166,6 +174,7 @@ impl TryFrom<TaskV1> for Task {
             ended_at: None,
             output: None,
             error: None,
+            approval: None,
             attempts: Vec::new(),
         })
     }
