@@ -125,7 +125,7 @@ async fn agents_are_isolated_and_restored_with_a_reason() {
         ["agents", "isolate", "fickle", "--reason", "it deletes\nfiles", "--actor", "alice", "--json"];
     assert_eq!(run(&isolate).await.json()[0]["isolated_by"], "alice");
     let chat = async || run(&["chat", "--agent", "fickle", "hello"]).await;
-    until("the planner has learnt it", async || chat().await.code == 75).await;
+    until("the planner has learnt it", async || chat().await.code == 1).await;
     let refused = chat().await;
     assert!(refused.err.contains("agent `fickle` was isolated by alice at "), "{refused:?}");
     let id = refused.err.lines().find_map(|line| line.strip_prefix("phoenix trace ")).unwrap();
