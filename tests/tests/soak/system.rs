@@ -103,8 +103,11 @@ impl System {
 
 fn config() -> String {
     let agent = |name: &str, mode: &str, how: &str| {
-        // `talk` says its words at once, because there is no file that holds it.
-        let command = json!([SCRIPTED, mode, "", "/nowhere/held"]);
+        // The agents that misbehave do so without a file that switches them on; `talk` is held by one, and so needs its path.
+        let command = match mode {
+            "talk" => json!([SCRIPTED, mode, "", "/nowhere/held"]),
+            _ => json!([SCRIPTED, mode]),
+        };
         format!(
             "[agents.{name}]\ncommand = {command}\nmode = \"{how}\"\nenv = [\"PATH\", \"MARK\", \"LEDGER\"]\n\
              [agents.{name}.retry]\nmax_attempts = 2\ninitial_backoff_ms = 10\n\
