@@ -1,6 +1,6 @@
 //! Decisions about approvals, whichever planner runs the plan.
 //!
-//! A decision is one write to the journal, and the first one counts ([`Journal::decide`]). The planner of the plan is woken at once
+//! A decision is one write to the journal, and the first one counts ([`Journal::decide`](crate::journal::Journal::decide)). The planner of the plan is woken at once
 //! when it is this one, and finds the decision within a moment otherwise; if it is gone, the planner that takes the plan over
 //! reads the decision with the plan. So no decision is forwarded.
 

@@ -121,7 +121,7 @@ async fn decision_and_expiry_exclude_each_other() {
         assert!(!store.decide("me", task, &decision(State::Expired, 99)).await.unwrap(), "not expired yet");
         assert!(!store.decide("me", task, &decision(State::Approved, 100)).await.unwrap(), "expired by then");
         assert!(store.decide("me", task, &decision(State::Expired, 100)).await.unwrap());
-        let unknown = store.decide("nobody", task, &decision(State::Approved, 5)).await;
+        let unknown = store.decide("gone", task, &decision(State::Approved, 5)).await;
         assert!(matches!(unknown, Err(JournalError::Fenced)), "{unknown:?}");
     }
 }
