@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use http::Method;
@@ -14,8 +15,15 @@ use nix::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{Http, eventually};
+
+/// Browsers that run at once in a process of tests: more of them start too slowly.
+static BROWSERS: Semaphore = Semaphore::const_new(2);
+
+/// Time limit of a command: a browser starts slowly on a loaded machine.
+const BROWSER_PATIENCE: Duration = Duration::from_secs(120);
 
 /// The member of an element reference that names the element.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
@@ -31,6 +39,7 @@ pub struct Browser {
     http: Http,
     session: String,
     processes: Processes,
+    _permit: SemaphorePermit<'static>,
 }
 
 /// Processes of driver and browser, and the browser's profile. Dropping it removes all of them.
@@ -58,6 +67,7 @@ impl Browser {
     /// # Panics
     /// Without chromedriver when `CI` is set.
     pub async fn start() -> Option<Self> {
+        let permit = BROWSERS.acquire().await.unwrap();
         let mut command = Command::new("chromedriver");
         command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut driver = match command.process_group(0).spawn() {
@@ -71,12 +81,12 @@ impl Browser {
         let profile = tempfile::tempdir().unwrap();
         let mut processes = Processes { driver, browser: None, profile };
         let port = tokio::task::spawn_blocking(move || port(BufReader::new(stdout))).await.unwrap();
-        let http = Http::new(SocketAddr::from(([127, 0, 0, 1], port)));
+        let http = Http::patient(SocketAddr::from(([127, 0, 0, 1], port)), BROWSER_PATIENCE);
         let session = command_of(&http, Method::POST, "/session", &capabilities(&processes.profile)).await;
         let pid = session["capabilities"]["goog:processID"].as_i64().expect("the browser's process id");
         processes.browser = Some(Pid::from_raw(i32::try_from(pid).unwrap()));
         let session = format!("/session/{}", session["sessionId"].as_str().unwrap());
-        Some(Self { http, session, processes })
+        Some(Self { http, session, processes, _permit: permit })
     }
 
     /// Ends the browser, and checks that no process is left.

@@ -158,6 +158,8 @@ pub async fn serve_gateway(config: GatewayConfig) -> Server {
 pub struct Http {
     addr: SocketAddr,
     client: Client<HttpConnector, Full<Bytes>>,
+    /// Time limit of an answer.
+    patience: Duration,
 }
 
 /// A response.
@@ -225,7 +227,12 @@ impl Streamed {
 
 impl Http {
     pub fn new(addr: SocketAddr) -> Self {
-        Self { addr, client: Client::builder(TokioExecutor::new()).build_http() }
+        Self { addr, client: Client::builder(TokioExecutor::new()).build_http(), patience: PATIENCE }
+    }
+
+    /// A client of a server that may be slower than others.
+    pub fn patient(addr: SocketAddr, patience: Duration) -> Self {
+        Self { patience, ..Self::new(addr) }
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -264,7 +271,7 @@ impl Http {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(Bytes::copy_from_slice(body.as_ref()))).unwrap();
-        let response = tokio::time::timeout(PATIENCE, self.client.request(request)).await;
+        let response = tokio::time::timeout(self.patience, self.client.request(request)).await;
         let (parts, body) = response.expect("an answer in time").unwrap().into_parts();
         Streamed { status: parts.status, headers: parts.headers, body, text: String::new() }
     }
