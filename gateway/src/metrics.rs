@@ -71,6 +71,8 @@ pub(crate) enum Endpoint {
     BudgetList,
     Statistics,
     AgentGet,
+    AgentIsolate,
+    AgentRestore,
     PlanCreate,
     PlanList,
     PlanDryRun,
@@ -115,7 +117,12 @@ impl Endpoint {
             "/api/v1/approvals" if read => Self::ApprovalList,
             "/api/v1/budgets" if read => Self::BudgetList,
             "/api/v1/stats" if read => Self::Statistics,
-            "/api/v1/agents/{agent_id}" if read => Self::AgentGet,
+            "/api/v1/agents/{agent_id}" => match request.uri().path().rsplit_once(':') {
+                None if read => Self::AgentGet,
+                Some((_, "isolate")) if write => Self::AgentIsolate,
+                Some((_, "restore")) if write => Self::AgentRestore,
+                _ => Self::Unknown,
+            },
             "/api/v1/plans" if write => Self::PlanCreate,
             "/api/v1/plans" if read => Self::PlanList,
             "/api/v1/plans:dryRun" if write => Self::PlanDryRun,
@@ -165,6 +172,8 @@ impl Endpoint {
             Self::BudgetList => "budget_list",
             Self::Statistics => "stats",
             Self::AgentGet => "agent_get",
+            Self::AgentIsolate => "agent_isolate",
+            Self::AgentRestore => "agent_restore",
             Self::PlanCreate => "plan_create",
             Self::PlanList => "plan_list",
             Self::PlanDryRun => "plan_dry_run",
@@ -207,6 +216,8 @@ impl Endpoint {
             | Self::BudgetList
             | Self::Statistics
             | Self::AgentGet
+            | Self::AgentIsolate
+            | Self::AgentRestore
             | Self::PlanCreate
             | Self::PlanList
             | Self::PlanDryRun

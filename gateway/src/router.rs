@@ -96,8 +96,8 @@ fn routes(gateway: &Gateway) -> Vec<(&'static str, MethodRouter<Gateway>)> {
     ]
 }
 
-/// `{plan_id}`, and `{plan_id}:` with `cancel`, `redrive`, `approve` or `reject`. The router matches whole segments, so the action after the colon is
-/// dispatched here; each has its own methods.
+/// `{plan_id}`, and `{plan_id}:` with `cancel`, `redrive`, `approve` or `reject`. The router matches whole segments, so the action
+/// after the colon is dispatched here; each has its own methods.
 fn plan_or_action(gateway: &Gateway) -> MethodRouter<Gateway> {
     let methods = [
         get(plans::get_plan),

@@ -53,14 +53,18 @@ fn gateway() -> Gateway {
     Gateway::new(&config(), CancellationToken::new()).unwrap()
 }
 
-/// Every path of the router, its parameters filled, and of a plan each action.
+/// Every path of the router, its parameters filled, and each action of a plan and of an agent.
 fn paths() -> Vec<String> {
     let paths = routes(&gateway()).into_iter().map(|(path, _)| path);
     let filled = paths.map(|path| {
         path.replace("{plan_id}", PLAN).replace("{file}", "app.js").replace("{*model}", "{model}")
     });
-    let actions = ["cancel", "redrive"].map(|action| format!("/api/v1/plans/{PLAN}:{action}"));
-    filled.chain(actions).collect()
+    let of_plans = ["cancel", "redrive", "approve", "reject"];
+    let of_agents = ["isolate", "restore"];
+    filled
+        .chain(of_plans.map(|action| format!("/api/v1/plans/{PLAN}:{action}")))
+        .chain(of_agents.map(|action| format!("/api/v1/agents/{{agent_id}}:{action}")))
+        .collect()
 }
 
 async fn ask(router: &Router, method: Method, path: &str) -> Response {

@@ -15,7 +15,7 @@ use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
         ObjectBuilder, Schema,
-        schema::{AnyOfBuilder, Object as ObjectSchema, SchemaType, Type},
+        schema::{Object as ObjectSchema, OneOfBuilder, SchemaType, Type},
     },
 };
 
@@ -162,7 +162,7 @@ impl ApprovalRequestV1 {
 pub(super) fn approval_request() -> Schema {
     let word = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([REQUIRED]));
     let null = ObjectBuilder::new().schema_type(Type::Null);
-    AnyOfBuilder::new()
+    OneOfBuilder::new()
         .item(word)
         .item(ApprovalTermsV1::schema())
         .item(null)
