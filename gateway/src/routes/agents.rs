@@ -30,7 +30,7 @@ use crate::{
     extract::JsonObject,
     problem::Failure,
     request_scope::RequestScope,
-    wire::agent::{AgentHealthSummaryV1, AgentV1, DecisionV1},
+    wire::agent::{AgentDecisionV1, AgentHealthSummaryV1, AgentV1},
 };
 
 /// Time limit of the call to the health service.
@@ -83,7 +83,7 @@ pub(crate) async fn get_agent(
 /// The agent gets no tasks until it is restored: tasks are rejected with `agent_unavailable`, which names the reason. Tasks
 /// that run are not stopped. Responds when the decision is durable.
 #[utoipa::path(
-    post, path = "/api/v1/agents/{agent_id}:isolate", tag = "agents", request_body = DecisionV1,
+    post, path = "/api/v1/agents/{agent_id}:isolate", tag = "agents", request_body = AgentDecisionV1,
     params((
         "agent_id" = String, Path, description = "Name of the agent",
         pattern = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", min_length = 1, max_length = 64,
@@ -94,7 +94,7 @@ pub(crate) async fn isolate_agent(
     State(gateway): State<Gateway>,
     Extension(scope): Extension<RequestScope>,
     segment: AgentSegment,
-    JsonObject(decision): JsonObject<DecisionV1>,
+    JsonObject(decision): JsonObject<AgentDecisionV1>,
 ) -> Result<Json<AgentV1>, Failure> {
     let agent = segment.agent()?;
     let (actor, reason) = decision.checked()?;
@@ -109,7 +109,7 @@ pub(crate) async fn isolate_agent(
 /// Ends an isolation, or closes an open circuit at once. Earlier failures no longer count. Responds when the decision is
 /// durable. An agent with a closed circuit stays as it is.
 #[utoipa::path(
-    post, path = "/api/v1/agents/{agent_id}:restore", tag = "agents", request_body = DecisionV1,
+    post, path = "/api/v1/agents/{agent_id}:restore", tag = "agents", request_body = AgentDecisionV1,
     params((
         "agent_id" = String, Path, description = "Name of the agent",
         pattern = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", min_length = 1, max_length = 64,
@@ -120,7 +120,7 @@ pub(crate) async fn restore_agent(
     State(gateway): State<Gateway>,
     Extension(scope): Extension<RequestScope>,
     segment: AgentSegment,
-    JsonObject(decision): JsonObject<DecisionV1>,
+    JsonObject(decision): JsonObject<AgentDecisionV1>,
 ) -> Result<Json<AgentV1>, Failure> {
     let agent = segment.agent()?;
     let (actor, reason) = decision.checked()?;

@@ -160,7 +160,7 @@ pub(crate) struct EvidenceV1 {
 /// A decision of an operator. Unknown fields are rejected.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct DecisionV1 {
+pub(crate) struct AgentDecisionV1 {
     /// Reason, shown with the agent and to callers whose tasks are rejected: 1 to 1024 bytes.
     #[schema(schema_with = schemas::decision_reason)]
     reason: String,
@@ -169,7 +169,7 @@ pub(crate) struct DecisionV1 {
     actor: Option<String>,
 }
 
-impl DecisionV1 {
+impl AgentDecisionV1 {
     /// Actor and reason.
     ///
     /// # Errors

@@ -50,12 +50,12 @@ pub(crate) struct ApprovalV1 {
     input_hash: String,
     /// The decision; null while there is none.
     #[schema(required)]
-    decision: Option<DecisionV1>,
+    decision: Option<ApprovalDecisionV1>,
 }
 
 /// A decision about an approval, or its expiry.
 #[derive(Debug, Serialize, ToSchema)]
-struct DecisionV1 {
+struct ApprovalDecisionV1 {
     /// When it was made.
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
@@ -177,12 +177,12 @@ impl TryFrom<planner::Approval> for ApprovalV1 {
             approver: given(approver),
             input: optional_json("input_json", input_json)?,
             input_hash,
-            decision: decision.map(DecisionV1::try_from).transpose()?,
+            decision: decision.map(ApprovalDecisionV1::try_from).transpose()?,
         })
     }
 }
 
-impl TryFrom<planner::approval::Decision> for DecisionV1 {
+impl TryFrom<planner::approval::Decision> for ApprovalDecisionV1 {
     type Error = InvalidField;
 
     fn try_from(wire: planner::approval::Decision) -> Result<Self, InvalidField> {
