@@ -99,6 +99,9 @@ impl SqliteStore {
             // The journal works without.
             Err(error) => tracing::warn!(%error, "records in quarantine cannot be read"),
         }
+        if let Err(error) = checkpoint::open(&log).await {
+            tracing::warn!(%error, "the journal's write-ahead log cannot be checkpointed; retrying");
+        }
         let (applier, stop) = (TaskTracker::new(), CancellationToken::new());
         let applying = apply::run(Arc::clone(&log), readers.clone());
         applier.spawn(stop.clone().run_until_cancelled_owned(applying));

@@ -262,7 +262,8 @@ proptest::proptest! {
     fn problem_never_quotes_a_secret(
         file in proptest::sample::select(LEAKS),
         secret in "[A-Z]{3}[A-Za-z0-9_.+/-]{5,20}",
-        odd in "[A-Z]{3}[ -~]{5,20}[A-Z]{3}",
+        // With a space: no name that is valid somewhere.
+        odd in "[A-Z]{3}[ -~]{4,20} [A-Z]{3}",
     ) {
         let text = file.replace("SECRET", &secret);
         let env = |name: &str| (name == "VARIABLE").then(|| odd.clone());

@@ -18,6 +18,16 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// Length of the WAL, in pages of 4 KiB, from which its end is copied while commits wait.
 const LONG: i64 = 4096;
 
+/// Opens the connection: now, because one that is opened after the write-ahead log was removed creates another one, and hides
+/// that this planner's commits are lost.
+///
+/// # Errors
+/// When the file cannot be opened.
+pub(super) async fn open(log: &Log) -> Result<(), JournalError> {
+    log.checkpoints.exclusively(copy).await?;
+    Ok(())
+}
+
 /// Checkpoints the journal while it is written, until `stop` is cancelled.
 pub(super) async fn run(log: Arc<Log>, stop: CancellationToken) {
     let mut is_failing = false;
