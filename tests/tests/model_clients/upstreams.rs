@@ -225,10 +225,10 @@ async fn faults_of_llmock_are_errors_and_its_verdict_is_good() {
         }
     }
     let verdict = mock.get("/_llmock/verdict").await.json;
-    // It cannot see that half an answer was refused: nothing is repeated here.
+    // A slow first token is no fault to it, and it cannot see that half an answer was refused: nothing is repeated here.
     let is_unexpected =
         |finding: &&Value| finding["severity"] == "error" && finding["code"] != "truncated_stream_accepted";
     let unexpected: Vec<_> = verdict["findings"].as_array().unwrap().iter().filter(is_unexpected).collect();
     assert!(unexpected.is_empty(), "{unexpected:#?}");
-    assert!(verdict["faults_injected"].as_u64() >= Some(36), "{verdict:#}");
+    assert!(verdict["faults_injected"].as_u64() >= Some(32), "{verdict:#}");
 }
