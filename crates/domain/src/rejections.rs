@@ -12,6 +12,31 @@ use crate::{
 /// Error detail of a replayed response: the correlation id of the original request.
 pub const REPLAY_OF: &str = "replay_of";
 
+/// Error detail of a call of a task that a newer call of the same task replaced: the reason of its end.
+const REASON: &str = "reason";
+
+const REPLACED: &str = "replaced";
+
+/// Pause of a caller whose call was replaced. The other caller is a planner that this one took the plan from, or that took the
+/// plan from this one: within this time, one of them learns that it no longer owns the plan.
+pub const REPLACED_RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// A newer call runs the task, after `attempts` attempts of this one.
+#[must_use]
+pub fn call_was_replaced(agent: &AgentName, attempts: u32) -> OrchestratorError {
+    OrchestratorError::new(Code::Unavailable, "another call of the task replaced this one; try again shortly")
+        .with_detail("agent", agent)
+        .with_detail("attempts", attempts)
+        .with_detail(REASON, REPLACED)
+        .with_retry_after(REPLACED_RETRY_AFTER)
+}
+
+/// Whether `error` is that of [`call_was_replaced`].
+#[must_use]
+pub fn is_of_replaced_call(error: &OrchestratorError) -> bool {
+    error.details.get(REASON).is_some_and(|reason| reason == REPLACED)
+}
+
 /// The agent does not exist, but those of `known` do.
 #[must_use]
 pub fn no_such_agent<'a>(

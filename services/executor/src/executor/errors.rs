@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use phoenix_domain::{AgentName, AgentSpec, OrchestratorError, OrchestratorErrorCode};
+use phoenix_domain::{
+    AgentName, AgentSpec, OrchestratorError, OrchestratorErrorCode, rejections::call_was_replaced,
+};
 
 use crate::running::CancelReason;
 
@@ -27,9 +29,9 @@ pub(super) fn overloaded(spec: &AgentSpec) -> OrchestratorError {
 /// The task was cancelled after `attempts` attempts.
 pub(super) fn cancelled(agent: &AgentName, attempts: u32, reason: CancelReason) -> OrchestratorError {
     let message = match reason {
+        CancelReason::Superseded => return call_was_replaced(agent, attempts),
         CancelReason::CallerLeft => "the task was cancelled: its caller left",
         CancelReason::Requested => "the task was cancelled",
-        CancelReason::Superseded => "the task was cancelled: a newer call runs it",
         CancelReason::Stopping => "the executor is shutting down; retry after 1 s",
     };
     let code = match reason {

@@ -152,7 +152,7 @@ impl TaskRun {
             Err(TaskFailure::DeadlineExceeded) => Err(errors::deadline_exceeded(agent, self.attempts)),
             Err(TaskFailure::Cancelled(reason)) => {
                 let error = errors::cancelled(agent, self.attempts, reason);
-                if reason == CancelReason::Stopping {
+                if matches!(reason, CancelReason::Stopping | CancelReason::Superseded) {
                     return self.events.push(TaskEvent::Interrupted(error));
                 }
                 Err(error)

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use phoenix_domain::{
-    AgentSpec, CorrelationId, FailureClass, OrchestratorErrorCode, TaskId, retry::RetryPolicy,
+    AgentSpec, CorrelationId, FailureClass, OrchestratorErrorCode, TaskId, rejections::is_of_replaced_call,
+    retry::RetryPolicy,
 };
 use phoenix_platform::RequestContext;
 use phoenix_proto::{error_from_status, executor::ExecuteTaskRequest, health_v1::Outcome};
@@ -209,7 +210,10 @@ async fn task_sent_again_runs_only_under_its_newest_call() {
     let request = sandbox.request();
     let older = sandbox.start_running(request.clone()).await;
     let newer = sandbox.start_running(ExecuteTaskRequest { first_attempt: 2, ..request }).await;
-    assert_eq!(TaskOutcome::collect(older).await.unwrap().error().code, OrchestratorErrorCode::Cancelled);
+    let replaced = error_from_status(&TaskOutcome::collect(older).await.unwrap_err());
+    // So that a planner which owns the plan sends the task again.
+    assert_eq!(replaced.code, OrchestratorErrorCode::Unavailable);
+    assert!(is_of_replaced_call(&replaced), "{replaced:?}");
     until("one process is left", || processes(&sandbox.tag).len() == 1).await;
     drop(newer);
     sandbox.no_process_left().await;

@@ -7,7 +7,11 @@ use std::{
 };
 
 use phoenix_domain::{
-    AgentCatalog, AgentName, OrchestratorError, action::ActionResult, json::Object, plan::AttemptOutcome,
+    AgentCatalog, AgentName, OrchestratorError,
+    action::ActionResult,
+    json::Object,
+    plan::AttemptOutcome,
+    rejections::{REPLACED_RETRY_AFTER, is_of_replaced_call},
 };
 use phoenix_platform::{
     catalogs::{Choice, ExecutorPeer},
@@ -105,6 +109,8 @@ impl ActivePlan {
                     let has_alternative = self.deps.agents.is_offered_elsewhere(agent, &executor);
                     let outage = Outage { dispatched_at, heard_at, possible_starts, has_alternative };
                     match policy.after_interruption(&outage, Instant::now()) {
+                        // The other caller would be replaced in turn, again and again.
+                        Some(pause) if is_of_replaced_call(&error) => pause.max(REPLACED_RETRY_AFTER),
                         Some(pause) => pause,
                         None => return Ok(Err(error)),
                     }
