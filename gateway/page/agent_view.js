@@ -42,7 +42,7 @@ export function open(root, { parameters: [name], signal }) {
     if (next !== shown) {
       state.replaceChildren(badge(agent.health));
       facts.replaceChildren(healthOf(agent));
-      changes.replaceChildren(...changesOf(agent));
+      changes.replaceChildren(...workersOf(agent), ...changesOf(agent));
       buttons.replaceChildren(decision(agent, (next) => show(next)));
     }
     shown = next;
@@ -96,6 +96,23 @@ function decision({ agent_id: name, state }, done) {
     announce(`${name} is ${isIsolated ? "restored" : "isolated"}`);
     done(agent);
   });
+}
+
+/** Processes at each executor, and the end of the last standard error. */
+function workersOf({ workers, last_stderr: stderr }) {
+  const view = ({ executor, running, free, processes, restarts, crash_loop: isLooping }) =>
+    el(
+      "li",
+      { class: "action" },
+      el("p", { class: "change" }, el("code", {}, executor), isLooping && badge("crash_loop")),
+      el("p", { class: "small" }, `${running} running, ${free} free · ${processes} processes, ${restarts} restarts`),
+    );
+  return [
+    workers.length > 0 && el("h3", { class: "quiet" }, "Processes by executor"),
+    workers.length > 0 && el("ul", { class: "card rows" }, ...workers.map(view)),
+    stderr && el("h3", { class: "quiet" }, "Last standard error, ", moment(stderr.at)),
+    stderr && preview(stderr.text, { label: "Last standard error" }),
+  ].filter(Boolean);
 }
 
 function changesOf({ transitions }) {

@@ -19,7 +19,7 @@ export async function open(root, { signal }) {
   const groups = grouped(document);
   const search = el("input", { type: "search", placeholder: "path, method or words", "aria-label": "Filter operations" });
   const nodes = [...groups].map(([tag, operations]) => ({ tag, operations: operations.map((operation) => operationView(operation, document)) }));
-  const sections = nodes.map(({ tag, operations }) => el("section", { id: anchor(tag) }, el("h3", { class: "quiet" }, tag), el("div", { class: "card rows" }, ...operations.map(({ node }) => node))));
+  const sections = nodes.map(({ tag, operations }) => el("section", { id: `tag-${anchor(tag)}` }, el("h3", { class: "quiet" }, tag), el("div", { class: "card rows" }, ...operations.map(({ node }) => node))));
   search.addEventListener("input", () => {
     const wanted = search.value.trim().toLowerCase();
     nodes.forEach(({ operations }, index) => {
@@ -29,12 +29,18 @@ export async function open(root, { signal }) {
   });
   const { title, version, description } = document.info;
   heading.append(el("p", { class: "small" }, `${title} ${version}`), el("div", { class: "filters docs-search" }, search));
-  root.append(...(description ? [el("p", {}, ...sentence(description))] : []), ...sections);
+  root.append(...prose(description), ...sections);
   const wanted = location.hash && globalThis.document.getElementById(decodeURIComponent(location.hash.slice(1)));
   if (wanted) {
     wanted.open = true;
     wanted.scrollIntoView();
   }
+}
+
+/** Paragraphs of a description, with `**terms**` in bold. */
+function prose(text) {
+  const parts = (paragraph) => paragraph.split(/\*\*(.+?)\*\*/).flatMap((part, at) => (at % 2 === 1 ? el("strong", {}, part) : sentence(part)));
+  return (text ?? "").split("\n\n").filter(Boolean).map((paragraph) => el("p", {}, ...parts(paragraph)));
 }
 
 const anchor = (text) => text.replace(/[^A-Za-z0-9]+/g, "-").toLowerCase();
@@ -66,7 +72,7 @@ function operationView({ path, method, summary, description, parameters, request
     if (!node.open || view.hasChildNodes()) return;
     view.append(
       ...[
-        description && el("p", {}, ...sentence(description)),
+        ...prose(description),
         copyable("curl", curl(path, method, parameters, body?.example)),
         parameters.length > 0 && part("Parameters", parametersOf(parameters, document)),
         body && part("Body", preview(JSON.stringify(body.example, null, 2), { label: "Example of the body" }), schemaView("Schema", body.schema, document)),
@@ -90,7 +96,7 @@ function parametersOf(parameters, document) {
 function responseView(status, given, document) {
   const response = resolved(given, document);
   const [schema] = Object.values(response.content ?? {}).map(({ schema: shape }) => shape);
-  return el("li", {}, el("p", {}, el("strong", {}, status), ` ${response.description ?? ""}`), schema && schemaView("Schema", schema, document));
+  return el("li", {}, el("p", {}, el("strong", {}, status), " ", ...sentence(response.description ?? "")), schema && schemaView("Schema", schema, document));
 }
 
 function schemaView(title, schema, document) {

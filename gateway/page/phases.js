@@ -27,7 +27,8 @@ export function phasesOf(task, ends, now) {
   };
   const first = task.attempts.length > 0 ? millis(task.attempts[0].started_at) : until;
   const needed = Math.max(queued, ...task.depends_on.map((key) => ends.get(key) ?? now));
-  const ready = Math.min(needed, first);
+  // An approval is asked for when nothing else is missing.
+  const ready = Math.min(needed, first, millis(task.approval?.requested_at) ?? first);
   add("dependencies", queued, ready);
   addQueue(add, task.approval, ready, first);
   task.attempts.forEach((attempt, index) => {
@@ -43,7 +44,7 @@ export function phasesOf(task, ends, now) {
 function addQueue(add, approval, from, to) {
   const asked = millis(approval?.requested_at);
   if (asked === null) return add("queue", from, to);
-  const decided = Math.min(millis(approval.decided_at) ?? to, to);
+  const decided = Math.min(millis(approval.decision?.at) ?? to, to);
   add("queue", from, asked);
   add("approval", Math.max(from, asked), decided);
   return add("queue", Math.max(from, decided), to);

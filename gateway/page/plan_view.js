@@ -57,7 +57,7 @@ export function open(root, { parameters: [id], query, signal }) {
       waterfall: waterfall(choose),
       graph: graph(choose),
       events: eventList(millis(plan.created_at)),
-      task: taskPanel(feed.said, () => select("")),
+      task: taskPanel(plan.plan_id, { live: feed.said, close: () => select(""), refresh: feed.refresh }),
     };
     early.forEach(made.events.add);
     const panels = { timeline: ["Timeline", made.waterfall.node], graph: ["Graph", made.graph.node], events: ["Events", made.events.node] };

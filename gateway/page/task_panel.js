@@ -1,11 +1,12 @@
 // Details of one task: what went in, what came out, each attempt.
 
 import { ApiError, download } from "./api.js";
+import { approvalView } from "./approval.js";
 import { announce, el, preview, sentence } from "./dom.js";
 import { badge, bytes, clock, millis, took, usageText } from "./format.js";
 
-/** A panel for the task that is selected. `live` returns what a running task has said so far. */
-export function taskPanel(live, close) {
+/** A panel for the task of the plan `id` that is selected. `live` returns what a running task has said so far. */
+export function taskPanel(id, { live, close, refresh }) {
   const node = el("section", { class: "card task-panel", "aria-labelledby": "task-name", hidden: true });
   let shown = "";
   const growing = el("div", { class: "output live", "aria-label": "Output so far", role: "group", tabindex: "0" });
@@ -22,12 +23,13 @@ export function taskPanel(live, close) {
     const next = JSON.stringify([task.key, task.status, task.ended_at, task.attempts.map(({ number, ended_at: end }) => [number, end]), isGrowing, task.approval]);
     if (next === shown) return;
     shown = next;
-    node.replaceChildren(...sections(task, isGrowing && growing, close));
+    const approval = task.approval && approvalView(id, task, refresh);
+    node.replaceChildren(...sections(task, isGrowing && growing, approval, close));
   };
   return { node, show };
 }
 
-function sections(task, growing, close) {
+function sections(task, growing, approval, close) {
   const { key, agent, action, status, depends_on: needs, timeline, output, error, attempts, input } = task;
   const times = [["waited", timeline.queue_ms], ["backoff", timeline.backoff_ms], ["ran", timeline.run_ms]];
   const facts = [`${agent} · ${action}`, ...times.filter(([, ms]) => ms > 0).map(([name, ms]) => `${name} ${took(ms)}`)];
@@ -42,6 +44,7 @@ function sections(task, growing, close) {
     ),
     el("p", { class: "small" }, facts.join(" · ")),
     error && failure(error),
+    approval && part("Approval", approval),
     growing && part("Output so far", growing),
     output && part("Output", outputView(output)),
     part("Input", preview(JSON.stringify(input, null, 2), { label: "Input", limit: 1000 })),

@@ -31,6 +31,7 @@ static FILES: LazyLock<Vec<File>> = LazyLock::new(|| {
         "agents_view.js": SCRIPT,
         "api.js": SCRIPT,
         "app.js": SCRIPT,
+        "approval.js": SCRIPT,
         "chart.js": SCRIPT,
         "chats.js": SCRIPT,
         "console.css": STYLE,
