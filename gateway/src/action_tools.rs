@@ -9,7 +9,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use phoenix_domain::{agent::ANY_ACTION, mcp::matches_pattern};
+use phoenix_domain::{agent::ANY_ACTION, pattern::matches_pattern};
 use phoenix_proto::health_v1::GetAgentHealthResponse;
 
 use crate::wire::mcp::{tool::Tool, tool_name};

@@ -18,8 +18,10 @@ use crate::{
     ids::{CorrelationId, PlanId},
     json::{Json, Object},
     limits::{
-        MAX_ACTOR_BYTES, MAX_FILLED_INPUT_BYTES, MAX_REASON_BYTES, check_bytes, check_depth, check_text,
+        MAX_ACTOR_CHARS, MAX_FILLED_INPUT_BYTES, MAX_REASON_BYTES, check_bytes, check_chars, check_depth,
+        check_text,
     },
+    pattern::matches_pattern,
     states::states,
 };
 
@@ -159,7 +161,7 @@ impl ApprovalPolicy {
     /// Whether the action needs an approval.
     #[must_use]
     pub fn requires(&self, action: &str) -> bool {
-        self.actions.iter().any(|pattern| crate::mcp::matches_pattern(pattern, action))
+        self.actions.iter().any(|pattern| matches_pattern(pattern, action))
     }
 
     /// Adds the actions of another policy; its timeout counts if it is shorter.
@@ -181,7 +183,7 @@ impl ApprovalTerms {
     /// `validation_failed` that names the field, the limit and the value found.
     pub fn check(&self, field: &str) -> Result<(), OrchestratorError> {
         check_text(&format!("{field}.reason"), &self.reason, MAX_REASON_BYTES)?;
-        check_text(&format!("{field}.approver"), &self.approver, MAX_ACTOR_BYTES)?;
+        check_chars(&format!("{field}.approver"), &self.approver, MAX_ACTOR_CHARS)?;
         let Some(timeout) = self.timeout else { return Ok(()) };
         if timeout.is_zero() || timeout > Duration::from_millis(MAX_APPROVAL_TIMEOUT_MS) {
             let found = timeout.as_millis();
@@ -305,17 +307,6 @@ pub fn input_hash(input: &Object) -> String {
     sorted.sort_members();
     let digest = Sha256::digest(sorted.to_string());
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Checks the name of the person or program that decides.
-///
-/// # Errors
-/// `validation_failed` that names `actor`.
-pub fn check_actor(actor: &str) -> Result<(), OrchestratorError> {
-    if actor.trim().is_empty() {
-        return Err(OrchestratorError::invalid("actor", "must name the person or program that decides"));
-    }
-    check_text("actor", actor, MAX_ACTOR_BYTES)
 }
 
 /// Checks the limits of an input that replaces the one of a task.

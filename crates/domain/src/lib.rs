@@ -5,6 +5,7 @@
 //! are converted at the edge of each service.
 
 pub mod action;
+pub mod actor;
 pub mod agent;
 mod agent_name;
 pub mod approval;
@@ -23,6 +24,7 @@ pub mod json;
 pub mod limits;
 pub mod llm;
 pub mod mcp;
+pub mod pattern;
 pub mod plan;
 pub mod rejections;
 pub mod retry;

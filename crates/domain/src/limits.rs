@@ -52,10 +52,8 @@ limits! {
     /// Bytes of the reason for a cancel, a redrive, a discard, an isolation or a restoration, or an approval and the decision
     /// about it.
     MAX_REASON_BYTES = 1024;
-    /// Characters of the name of an operator.
+    /// Characters of the name of an operator: of the person or program that decides, or is asked to.
     MAX_ACTOR_CHARS = 128;
-    /// Bytes of the name of the person or program that decides about an approval, or is asked to.
-    MAX_ACTOR_BYTES = 256;
     /// Characters of a task's key.
     MAX_KEY_CHARS = 64;
     /// Bytes of an action's name.
@@ -80,6 +78,19 @@ limits! {
 /// `validation_failed` with the field, the limit and the length.
 pub fn check_text(field: &str, text: &str, limit: usize) -> Result<(), OrchestratorError> {
     check_bytes(field, text.len(), limit)
+}
+
+/// Checks that a text has at most `limit` characters.
+///
+/// # Errors
+/// `validation_failed` with the field, the limit and the length.
+pub fn check_chars(field: &str, text: &str, limit: usize) -> Result<(), OrchestratorError> {
+    let found = text.chars().count();
+    if found > limit {
+        let problem = format!("is {found} characters long; at most {limit} are allowed");
+        return Err(OrchestratorError::invalid(field, problem));
+    }
+    Ok(())
 }
 
 /// Checks that a value has at most `limit` bytes.

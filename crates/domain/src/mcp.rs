@@ -2,10 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::llm::Secret;
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+
+use crate::{llm::Secret, pattern::matches_pattern};
 
 /// Parts of the names of variables whose values are secret.
 const SECRET_WORDS: [&str; 6] = ["key", "token", "secret", "passw", "credential", "auth"];
+
+const WRAP_START: &str = "=?base64?";
+const WRAP_END: &str = "?=";
 
 /// An MCP server that is reached over streamable HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,18 +51,27 @@ impl McpSettings {
     }
 }
 
-/// Whether `name` matches `pattern`, in which `*` stands for any text.
+/// `text` as a header carries it: as it is, or as base64 between `=?base64?` and `?=`.
+///
+/// <https://modelcontextprotocol.io/specification/2026-07-28/basic/transports/streamable-http>
 #[must_use]
-pub fn matches_pattern(pattern: &str, name: &str) -> bool {
-    let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
-    let Some(mut name) = name.strip_prefix(start) else { return false };
-    let mut parts: Vec<_> = rest.split('*').collect();
-    let end = parts.pop().unwrap_or_default();
-    for part in parts {
-        let Some(found) = name.find(part) else { return false };
-        name = &name[found + part.len()..];
-    }
-    name.ends_with(end)
+pub fn header_text(text: &str) -> String {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')
+        && text.trim() == text
+        && wrapped(text).is_none();
+    if is_plain { text.to_owned() } else { format!("{WRAP_START}{}{WRAP_END}", BASE64.encode(text)) }
+}
+
+/// The text that a header carries, which [`header_text`] or another implementation wrote; `None` when it is not valid base64 of
+/// UTF-8.
+#[must_use]
+pub fn text_of_header(header: &str) -> Option<String> {
+    let Some(encoded) = wrapped(header) else { return Some(header.to_owned()) };
+    String::from_utf8(BASE64.decode(encoded).ok()?).ok()
+}
+
+fn wrapped(text: &str) -> Option<&str> {
+    text.strip_prefix(WRAP_START)?.strip_suffix(WRAP_END)
 }
 
 #[cfg(test)]
@@ -65,20 +79,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn star_in_a_pattern_stands_for_any_text() {
-        for (pattern, matching, other) in [
-            ("read_*", &["read_", "read_file"][..], &["write_file", "read", "xread_file"][..]),
-            ("*_file", &["read_file", "_file"], &["read_files", "file"]),
-            ("*", &["", "x"], &[]),
-            ("a*b*c", &["abc", "axbxc", "abbc"], &["ab", "ac", "abcd", "acb"]),
-            ("*a*", &["a", "xax"], &["x"]),
-            ("a*a", &["aa", "aba"], &["a"]),
-            ("exact", &["exact"], &["exactly", ""]),
+    fn header_carries_every_text() {
+        for (text, header) in [
+            ("read_file", "read_file"),
+            ("git über", "=?base64?Z2l0IMO8YmVy?="),
+            ("a ", "=?base64?YSA=?="),
+            ("ä", "=?base64?w6Q=?="),
+            ("=?base64?x?=", "=?base64?PT9iYXNlNjQ/eD89?="),
+            ("=?base64?=", "=?base64?="),
+            ("", ""),
         ] {
-            assert!(matching.iter().all(|name| matches_pattern(pattern, name)), "{pattern}");
-            assert!(!other.iter().any(|name| matches_pattern(pattern, name)), "{pattern}");
+            assert_eq!(header_text(text), header);
+            assert_eq!(text_of_header(header).as_deref(), Some(text), "{header}");
         }
-        assert!(McpSettings::default().offers("anything"));
+        for invalid in ["SGVsbG8", "SGVsb!8=", "SGVsbG9=", "====", "A===", "/w=="] {
+            assert_eq!(text_of_header(&format!("=?base64?{invalid}?=")), None, "{invalid}");
+        }
     }
 
     #[test]

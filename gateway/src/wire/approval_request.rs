@@ -4,7 +4,7 @@ use phoenix_domain::{
     OrchestratorError, PlanId,
     approval::{MAX_APPROVAL_TIMEOUT_MS, OnExpiry},
     json::Object,
-    limits::MAX_ACTOR_BYTES,
+    limits::MAX_ACTOR_CHARS,
 };
 use phoenix_proto::planner::{ApprovalDecision, ApprovalTerms, DecideApprovalRequest};
 use serde::{
@@ -53,9 +53,9 @@ pub(crate) struct ApprovalTermsV1 {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1024)]
     reason: Option<String>,
-    /// Role or person that is asked to decide: at most 256 bytes. It is shown and not enforced.
+    /// Role or person that is asked to decide: at most 128 characters. It is shown and not enforced.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(max_length = 256)]
+    #[schema(max_length = 128)]
     approver: Option<String>,
     /// Milliseconds until the approval expires: at most a year. The agent's `approval_timeout_secs` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -182,7 +182,7 @@ pub(crate) struct ApproveRequestV1 {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = optional_task_key)]
     pub(crate) task: Option<String>,
-    /// Name of the person or program that decides: 1 to 256 bytes, not blank. Kept in the journal; not verified.
+    /// Name of the person or program that decides: 1 to 128 characters, not blank. Kept in the journal; not verified.
     #[schema(schema_with = actor)]
     pub(crate) actor: String,
     /// Reason, kept in the journal: at most 1024 bytes.
@@ -207,7 +207,7 @@ pub(crate) struct RejectRequestV1 {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = optional_task_key)]
     pub(crate) task: Option<String>,
-    /// Name of the person or program that decides: 1 to 256 bytes, not blank. Kept in the journal; not verified.
+    /// Name of the person or program that decides: 1 to 128 characters, not blank. Kept in the journal; not verified.
     #[schema(schema_with = actor)]
     pub(crate) actor: String,
     /// Reason, kept in the journal and in the error of the task: at most 1024 bytes.
@@ -289,9 +289,9 @@ fn actor() -> ObjectSchema {
         .schema_type(Type::String)
         .pattern(Some(NOT_BLANK))
         .min_length(Some(1))
-        .max_length(Some(MAX_ACTOR_BYTES))
+        .max_length(Some(MAX_ACTOR_CHARS))
         .description(Some(
-            "Name of the person or program that decides: at most 256 bytes, not blank. Kept in the journal; not verified.",
+            "Name of the person or program that decides: at most 128 characters, not blank. Kept in the journal; not verified.",
         ))
         .build()
 }

@@ -9,7 +9,8 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use phoenix_domain::{
     AgentCatalog, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
-    approval::{Approval, ApprovalState, check_actor, check_replacement},
+    actor::check_actor,
+    approval::{Approval, ApprovalState, check_replacement},
     dead_letter::check_reason,
     input,
     json::Object,

@@ -1,5 +1,6 @@
 //! Messages of the protocol, as far as they must be understood to be passed on.
 
+use phoenix_domain::mcp::header_text;
 use serde_json::{Value, json};
 
 /// Version of a request that carries its version in `_meta`.
@@ -63,7 +64,7 @@ impl Message {
             "resources/read" => "uri",
             _ => return None,
         };
-        self.content["params"][member].as_str().map(for_header)
+        self.content["params"][member].as_str().map(header_text)
     }
 }
 
@@ -102,47 +103,9 @@ pub(super) fn agreed_version(answer: &str) -> Option<String> {
     answer["result"]["protocolVersion"].as_str().map(str::to_owned)
 }
 
-/// `text` as a header can carry it: as it is, or in base64 between `=?base64?` and `?=`.
-fn for_header(text: &str) -> String {
-    let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')
-        && text.trim() == text
-        && !(text.starts_with("=?base64?") && text.ends_with("?="));
-    if is_plain { text.to_owned() } else { format!("=?base64?{}?=", base64(text.as_bytes())) }
-}
-
-/// RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let mut bits = [0; 3];
-        bits[..chunk.len()].copy_from_slice(chunk);
-        let bits = u32::from_be_bytes([0, bits[0], bits[1], bits[2]]);
-        for index in 0..4 {
-            let value = (bits >> (18 - 6 * index)) & 63;
-            let letter = ALPHABET.get(value as usize).copied().unwrap_or(b'=');
-            text.push(if index <= chunk.len() { char::from(letter) } else { '=' });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn name_is_encoded_for_a_header_when_it_must_be() {
-        for (name, header) in [
-            ("chat", "chat"),
-            ("git über", "=?base64?Z2l0IMO8YmVy?="),
-            ("a ", "=?base64?YSA=?="),
-            ("ä", "=?base64?w6Q=?="),
-            ("=?base64?x?=", "=?base64?PT9iYXNlNjQ/eD89?="),
-        ] {
-            assert_eq!(for_header(name), header);
-        }
-    }
 
     #[test]
     fn answer_without_an_identifier_gets_that_of_the_request() {

@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::window::Window;
 use crate::{
+    actor::check_actor,
     error::OrchestratorError,
     ids::TaskId,
-    limits::{MAX_ACTOR_CHARS, MAX_REASON_BYTES, check_text},
+    limits::{MAX_REASON_BYTES, check_text},
 };
 
 /// State of a circuit at a moment.
@@ -145,15 +146,9 @@ pub struct Circuit {
 /// # Errors
 /// `validation_failed` that names `actor` or `reason`, when it is blank or too long.
 pub fn check_decision(actor: &str, reason: &str) -> Result<(), OrchestratorError> {
-    for (field, text) in [("actor", actor), ("reason", reason)] {
-        if text.trim().is_empty() {
-            return Err(OrchestratorError::invalid(field, "must not be blank"));
-        }
-    }
-    let length = actor.chars().count();
-    if length > MAX_ACTOR_CHARS {
-        let problem = format!("is {length} characters long; at most {MAX_ACTOR_CHARS} are allowed");
-        return Err(OrchestratorError::invalid("actor", problem));
+    check_actor(actor)?;
+    if reason.trim().is_empty() {
+        return Err(OrchestratorError::invalid("reason", "must not be blank"));
     }
     check_text("reason", reason, MAX_REASON_BYTES)
 }

@@ -22,7 +22,6 @@
 mod connection;
 mod events;
 mod handshake;
-mod header_text;
 mod lines;
 mod message;
 mod remote;

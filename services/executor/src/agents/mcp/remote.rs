@@ -8,7 +8,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
-use phoenix_domain::{FailureClass, limits::MAX_ANSWER_BYTES, mcp::RemoteServer};
+use phoenix_domain::{
+    FailureClass,
+    limits::MAX_ANSWER_BYTES,
+    mcp::{RemoteServer, header_text},
+};
 use reqwest::{
     Client, Response, StatusCode, Url,
     header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION},
@@ -284,7 +288,7 @@ impl RemoteSession {
         if is_modern {
             request = request.header(METHOD, &outgoing.method);
             if let Some(name) = &outgoing.name {
-                request = request.header(NAME, super::header_text::for_header(name));
+                request = request.header(NAME, header_text(name));
             }
         }
         request.send().await
