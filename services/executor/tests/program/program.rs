@@ -281,7 +281,10 @@ fn obey(request: &Value) {
         }
         "answer and flood stderr" => {
             let file = request["payload"]["file"].as_str().unwrap().to_owned();
+            let begin = request["payload"]["begin"].as_str().unwrap().to_owned();
             std::thread::spawn(move || {
+                // Opening a FIFO blocks until it has a writer.
+                std::fs::read(begin).unwrap();
                 (0..400).for_each(|_| print_error(&format!("{}\n", "x".repeat(1023))));
                 append_line(&file, &Value::Null);
             });

@@ -6,8 +6,11 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
+    sys::{
+        signal::{Signal, kill},
+        stat::Mode,
+    },
+    unistd::{Pid, mkfifo},
 };
 use phoenix_domain::{AgentMode, AgentSpec, CorrelationId, OrchestratorErrorCode};
 use phoenix_platform::RequestContext;
@@ -215,10 +218,15 @@ async fn idle_worker_never_blocks_on_stderr() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("done");
     let sandbox = Sandbox::start(workers(1, &["obey"])).await;
-    let payload_json = json!({ "message": "answer and flood stderr", "file": file }).to_string();
+    let begin = folder.path().join("begin");
+    mkfifo(&begin, Mode::S_IRWXU).unwrap();
+    let payload_json =
+        json!({ "message": "answer and flood stderr", "file": file, "begin": begin }).to_string();
     let outcome =
         sandbox.run_request(ExecuteTaskRequest { payload_json, ..sandbox.request() }).await.unwrap();
     assert!(outcome.failed.is_empty(), "{outcome:?}");
+    // The stderr of the request is taken before its outcome is reported, so the flood belongs to none.
+    std::fs::write(&begin, "").unwrap();
     until("400 KiB are written", || file.exists()).await;
     let outcome = send(&sandbox, "write stderr and refuse").await;
     let tail = &outcome.failed[0].stderr_tail;
