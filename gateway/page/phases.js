@@ -7,6 +7,8 @@ export const WAITS = {
   dependencies: "waits for other tasks",
   queue: "waits for a place at its agent",
   approval: "waits for an approval",
+  timer: "waits for the time at which it may start",
+  budget: "waits for a budget",
   backoff: "waits before the next attempt",
   takeover: "waits for another planner after the end of its own",
 };
@@ -30,25 +32,34 @@ export function phasesOf(task, ends, now) {
   // An approval is asked for when nothing else is missing.
   const ready = Math.min(needed, first, millis(task.approval?.requested_at) ?? first);
   add("dependencies", queued, ready);
-  addQueue(add, task.approval, ready, first);
+  addWaits(add, task, ready, first);
   task.attempts.forEach((attempt, index) => {
     const [from, to] = [millis(attempt.started_at), millis(attempt.ended_at) ?? until];
     add(attempt.outcome ?? "running", from, to, attempt);
     const next = task.attempts[index + 1];
     if (next) add(waitBetween(attempt, next), to, millis(next.started_at));
-    else if (!hasEnded(task) && attempt.ended_at) add(task.status === "retried" ? "backoff" : "queue", to, until);
+    else if (!hasEnded(task) && attempt.ended_at) add(task.status === "retried" ? "backoff" : lastWait(task), to, until);
   });
   return found;
 }
 
-function addQueue(add, approval, from, to) {
-  const asked = millis(approval?.requested_at);
-  if (asked === null) return add("queue", from, to);
-  const decided = Math.min(millis(approval.decision?.at) ?? to, to);
-  add("queue", from, asked);
-  add("approval", Math.max(from, asked), decided);
-  return add("queue", Math.max(from, decided), to);
+/** The waits before the first attempt: for an approval, then for the time at which the task may start, then for the rest. */
+function addWaits(add, task, from, to) {
+  const asked = millis(task.approval?.requested_at);
+  let since = from;
+  if (asked !== null) {
+    const decided = Math.min(millis(task.approval.decision?.at) ?? to, to);
+    add("queue", since, asked);
+    add("approval", Math.max(since, asked), decided);
+    since = Math.max(since, decided);
+  }
+  const start = Math.min(millis(task.not_before) ?? since, to);
+  add("timer", since, start);
+  add(lastWait(task), Math.max(since, start), to);
 }
+
+/** What a task that has not started waits for last. */
+const lastWait = (task) => (task.status === "awaiting_budget" ? "budget" : "queue");
 
 /** Each planner numbers attempts in a range of its own. */
 function waitBetween(attempt, next) {

@@ -20,7 +20,7 @@ export function taskPanel(id, { live, close, refresh }) {
     const isGrowing = task.ended_at === null && said !== "";
     if (growing.textContent !== said) growing.textContent = said;
     // Rendered again only after a change, so that what a reader has opened stays open.
-    const next = JSON.stringify([task.key, task.status, task.ended_at, task.attempts.map(({ number, ended_at: end }) => [number, end]), isGrowing, task.approval]);
+    const next = JSON.stringify([task.key, task.status, task.ended_at, task.attempts.map(({ number, ended_at: end }) => [number, end]), isGrowing, task.approval, task.waits_for]);
     if (next === shown) return;
     shown = next;
     const approval = task.approval && approvalView(id, task, refresh);
@@ -29,11 +29,16 @@ export function taskPanel(id, { live, close, refresh }) {
   return { node, show };
 }
 
+/** What a task waits for, by the kind of the wait. */
+const WAIT_WORDS = { capacity: "a place at its agent", approval: "an approval", timer: "its time", budget: "its budget" };
+
 function sections(task, growing, approval, close) {
   const { key, agent, action, status, depends_on: needs, timeline, output, error, attempts, input } = task;
   const times = [["waited", timeline.queue_ms], ["backoff", timeline.backoff_ms], ["ran", timeline.run_ms]];
   const facts = [`${agent} · ${action}`, ...times.filter(([, ms]) => ms > 0).map(([name, ms]) => `${name} ${took(ms)}`)];
   if (needs.length > 0) facts.push(`needs ${needs.join(", ")}`);
+  const { kind, until } = task.waits_for ?? {};
+  if (kind) facts.push(`waits for ${WAIT_WORDS[kind] ?? kind}${until ? ` until ${new Date(until).toLocaleString()}` : ""}`);
   return [
     el(
       "header",

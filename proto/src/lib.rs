@@ -27,6 +27,7 @@ pub use generated::{
 };
 pub use health::{HealthSnapshot, decode_state};
 pub use method::{ExecuteTask, Method, PlanAndExecute};
+pub use plan::task_spec;
 pub use status::{error_from_status, status_from_error};
 pub use usage::wire_usage;
 

@@ -1,16 +1,19 @@
 //! Plans on the wire.
 
+use jiff::Timestamp;
 use phoenix_domain::{
+    OrchestratorError,
     approval::ApprovalTerms,
     plan::{
         Attempt, AttemptOutcome, OnFailure, Plan, PlanStatus, StartConditions, Task, TaskSpec, TaskStatus,
     },
     usage::Usage,
+    wait::{Wait, not_before, waits},
 };
 
 use crate::{
-    InvalidField, action::json_object, approval::approval_view, budget::wire_limits, id, planner,
-    preview::PreviewBudget, to_timestamp, usage::wire_usage,
+    action::json_object, approval::approval_view, budget::wire_limits, id, planner, preview::PreviewBudget,
+    timestamp, to_timestamp, usage::wire_usage,
 };
 
 impl From<PlanStatus> for planner::PlanStatus {
@@ -46,6 +49,8 @@ impl From<TaskStatus> for planner::TaskStatus {
         match status {
             TaskStatus::Queued => Self::Queued,
             TaskStatus::AwaitingApproval => Self::AwaitingApproval,
+            TaskStatus::AwaitingTime => Self::AwaitingTime,
+            TaskStatus::AwaitingBudget => Self::AwaitingBudget,
             TaskStatus::Dispatched => Self::Dispatched,
             TaskStatus::InProgress => Self::InProgress,
             TaskStatus::Retried => Self::Retried,
@@ -59,7 +64,7 @@ impl From<TaskStatus> for planner::TaskStatus {
 /// A view of a plan with large texts cut ([`crate::preview`]).
 impl From<Plan> for planner::Plan {
     fn from(plan: Plan) -> Self {
-        let usage = wire_usage(plan.usage());
+        let (usage, waits) = (wire_usage(plan.usage()), waits(&plan));
         let Plan {
             plan_id,
             correlation_id,
@@ -79,7 +84,8 @@ impl From<Plan> for planner::Plan {
         let mut budget = PreviewBudget::new();
         let error = error.map(|error| budget.error(error));
         let (output, output_size) = output.map(|text| budget.beginning(&text)).unzip();
-        let tasks = tasks.into_iter().map(|task| task_view(task, &mut budget)).collect();
+        let tasks =
+            tasks.into_iter().zip(waits).map(|(task, wait)| task_view(task, wait, &mut budget)).collect();
         Self {
             plan_id: plan_id.to_string(),
             correlation_id: correlation_id.to_string(),
@@ -100,11 +106,11 @@ impl From<Plan> for planner::Plan {
     }
 }
 
-fn task_view(task: Task, budget: &mut PreviewBudget) -> planner::Task {
+fn task_view(task: Task, wait: Option<Wait>, budget: &mut PreviewBudget) -> planner::Task {
     let usages: Vec<Usage> = task.attempts.iter().map(|attempt| task.usage_of(attempt)).collect();
     let Task { task_id, spec, status, queued_at, dispatched_at, ended_at, output, error, attempts, approval } =
         task;
-    let TaskSpec { key, agent, action, payload, depends_on, on_failure, start: _ } = spec;
+    let TaskSpec { key, agent, action, payload, depends_on, on_failure, start } = spec;
     let error = error.map(|error| budget.error(error));
     let (output, output_size) = output.as_ref().map(|output| budget.output(output)).unzip();
     planner::Task {
@@ -128,6 +134,11 @@ fn task_view(task: Task, budget: &mut PreviewBudget) -> planner::Task {
         continue_on_failure: on_failure == OnFailure::Continue,
         output_size: output_size.unwrap_or_default(),
         approval: approval.map(|approval| approval_view(*approval, budget)),
+        waits_for: wait.map(|Wait { kind, until }| planner::Wait {
+            kind: kind.as_str().into(),
+            until: until.map(to_timestamp),
+        }),
+        not_before: start.not_before.map(to_timestamp),
     }
 }
 
@@ -158,20 +169,37 @@ fn attempt_view(attempt: Attempt, usage: Usage, budget: &mut PreviewBudget) -> p
     }
 }
 
-impl TryFrom<planner::TaskSpec> for TaskSpec {
-    type Error = InvalidField;
-
-    fn try_from(wire: planner::TaskSpec) -> Result<Self, InvalidField> {
-        let planner::TaskSpec { key, agent, action, input_json, depends_on, continue_on_failure, approval } =
-            wire;
-        Ok(Self {
-            key,
-            agent: id("agent", &agent)?,
-            action,
-            payload: json_object("input_json", &input_json)?,
-            depends_on,
-            on_failure: if continue_on_failure { OnFailure::Continue } else { OnFailure::Fail },
-            start: StartConditions { approval: approval.map(ApprovalTerms::try_from).transpose()? },
-        })
-    }
+/// The task with this ordinal, of a request that is accepted at `at`.
+///
+/// # Errors
+/// `validation_failed` that names the field.
+pub fn task_spec(
+    at: Timestamp,
+    ordinal: usize,
+    wire: planner::TaskSpec,
+) -> Result<TaskSpec, OrchestratorError> {
+    let planner::TaskSpec {
+        key,
+        agent,
+        action,
+        input_json,
+        depends_on,
+        continue_on_failure,
+        approval,
+        not_before: absolute,
+        delay_ms,
+    } = wire;
+    let field = format!("tasks[{ordinal}].");
+    let absolute = timestamp("not_before", absolute)?;
+    let not_before =
+        not_before(&field, at, absolute, delay_ms).map_err(|error| error.with_detail("key", &key))?;
+    Ok(TaskSpec {
+        agent: id("agent", &agent)?,
+        action,
+        payload: json_object("input_json", &input_json)?,
+        depends_on,
+        on_failure: if continue_on_failure { OnFailure::Continue } else { OnFailure::Fail },
+        start: StartConditions { approval: approval.map(ApprovalTerms::try_from).transpose()?, not_before },
+        key,
+    })
 }

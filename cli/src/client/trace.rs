@@ -104,6 +104,12 @@ fn task_story(task: &Value, created: Option<Timestamp>) -> String {
     if !after.is_empty() {
         let _ = writeln!(out, "    after {}", plain(&after.join(", ")));
     }
+    let wait = &task["waits_for"];
+    if wait.is_object() {
+        let until = text(wait, "until");
+        let until = if until.is_empty() { String::new() } else { format!("  until {until}") };
+        let _ = writeln!(out, "    waits for {}{}", plain(text(wait, "kind")), plain(&until));
+    }
     if task["approval"].is_object() {
         out.push_str(&approval_story(&task["approval"], created));
     }
@@ -229,6 +235,22 @@ plan P  failed after 3.2s
       stderr| two
     attempt 2  at +2.0s  failed  1.0s  crash  pid 8  3 input tokens, 5 output tokens, USD 0.01";
         assert_eq!(story(&plan), expected);
+    }
+
+    #[test]
+    fn story_shows_what_a_task_waits_for() {
+        for (wait, expected) in [
+            (json!(null), "  task a     queued"),
+            (json!({"kind": "capacity", "until": null}), "  task a     queued\n    waits for capacity"),
+            (
+                json!({"kind": "timer", "until": "2026-11-28T03:00:00Z"}),
+                "  task a     queued\n    waits for timer  until 2026-11-28T03:00:00Z",
+            ),
+        ] {
+            let task = json!({"key": "a", "status": "queued", "waits_for": wait});
+            let shown = story(&json!({"tasks": [task]}));
+            assert!(shown.ends_with(expected), "{shown}");
+        }
     }
 
     #[test]

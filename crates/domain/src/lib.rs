@@ -32,6 +32,7 @@ pub mod schema;
 mod states;
 pub mod template;
 pub mod usage;
+pub mod wait;
 
 pub use action::{ActionRequest, ActionResponse, FailureClass};
 pub use agent::{ActionSpec, AgentMode, AgentName, AgentSpec};

@@ -54,6 +54,8 @@ limits! {
     MAX_REASON_BYTES = 1024;
     /// Characters of the name of an operator: of the person or program that decides, or is asked to.
     MAX_ACTOR_CHARS = 128;
+    /// Seconds from the acceptance of a plan until the latest time before which it, or a task of it, must not start.
+    MAX_DELAY_SECS = 31_536_000;
     /// Characters of a task's key.
     MAX_KEY_CHARS = 64;
     /// Bytes of an action's name.

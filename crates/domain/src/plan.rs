@@ -3,7 +3,7 @@
 //! ```text
 //! plan   draft → pending → running → succeeded | failed | cancelled
 //! task   queued → dispatched → in_progress → succeeded
-//!        queued → awaiting_approval → queued
+//!        queued → awaiting_approval | awaiting_time | awaiting_budget → queued
 //!                               in_progress → retried → in_progress …
 //!        any of these → dead_lettered | cancelled
 //! ```
@@ -53,6 +53,10 @@ states! {
         Queued = "queued",
         /// Waits for a decision about its approval.
         AwaitingApproval = "awaiting_approval",
+        /// Waits for the time before which it must not start.
+        AwaitingTime = "awaiting_time",
+        /// Waits for a budget that is used up.
+        AwaitingBudget = "awaiting_budget",
         /// Sent to an executor.
         Dispatched = "dispatched",
         /// An attempt is running.
@@ -134,13 +138,15 @@ pub struct TaskSpec {
 pub struct StartConditions {
     /// Terms on which the caller wants it to be approved.
     pub approval: Option<ApprovalTerms>,
+    /// Time before which it must not start.
+    pub not_before: Option<Timestamp>,
 }
 
 impl StartConditions {
     /// Whether there is any condition.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.approval.is_none()
+        self.approval.is_none() && self.not_before.is_none()
     }
 
     /// Size in bytes.

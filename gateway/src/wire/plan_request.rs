@@ -1,14 +1,18 @@
 //! Body of a request for a plan.
 
+use jiff::Timestamp;
 use phoenix_domain::{
     AgentName, OrchestratorError,
     action::CHAT_ACTION,
     agent::InvalidAgentName,
     json::Object,
-    limits::{MAX_CONTEXT_BYTES, check_text},
+    limits::{MAX_CONTEXT_BYTES, MAX_DELAY_SECS, check_text},
     plan::MAX_DEADLINE_MS,
 };
-use phoenix_proto::planner::{PlanAndExecuteRequest, TaskSpec};
+use phoenix_proto::{
+    planner::{PlanAndExecuteRequest, TaskSpec},
+    to_timestamp,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -34,7 +38,16 @@ pub(crate) struct PlanRequestV1 {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = Uuid)]
     correlation_id: Option<String>,
-    /// Milliseconds after acceptance when a plan that has not ended fails with `timeout`: at most a year.
+    /// Time before which no task starts: at most 365 days ahead. A time in the past has no effect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    not_before: Option<String>,
+    /// The same as milliseconds after acceptance. Excludes `not_before`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 31_536_000_000_u64)]
+    delay_ms: Option<Whole<1, MAX_DELAY_MS>>,
+    /// Milliseconds after which a plan that has not ended fails with `timeout`: at most a year. They count from acceptance, or from
+    /// the time at which the first task may start.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>, minimum = 1, maximum = 31_536_000_000_u64)]
     deadline_ms: Option<Whole<1, MAX_DEADLINE_MS>>,
@@ -75,6 +88,29 @@ struct TaskRequestV1 {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = approval_request)]
     approval: Option<ApprovalRequestV1>,
+    /// Time before which the task does not start: at most 365 days ahead, and before the deadline of the plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    not_before: Option<String>,
+    /// The same as milliseconds after the acceptance of the plan. Excludes `not_before`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 31_536_000_000_u64)]
+    delay_ms: Option<Whole<1, MAX_DELAY_MS>>,
+}
+
+/// Longest delay in milliseconds.
+const MAX_DELAY_MS: u64 = MAX_DELAY_SECS as u64 * 1000;
+
+/// The time in a member `not_before`, whose path is `field`.
+fn time_in(field: &str, text: Option<String>) -> Result<Option<Timestamp>, OrchestratorError> {
+    let parse = |text: String| {
+        text.parse::<Timestamp>().map_err(|_| {
+            let shown: String = text.chars().take(64).collect();
+            let problem = format!("must be a time such as 2026-11-27T22:00:00Z, not `{shown}`");
+            OrchestratorError::invalid(field, problem)
+        })
+    };
+    text.map(parse).transpose()
 }
 
 /// Whether an input is the default.
@@ -123,7 +159,7 @@ impl PlanRequestV1 {
     /// # Errors
     /// `validation_failed` that names the field.
     pub(crate) fn into_request(self) -> Result<PlanAndExecuteRequest, OrchestratorError> {
-        let Self { tasks, context, correlation_id: _, deadline_ms, budget } = self;
+        let Self { tasks, context, correlation_id: _, not_before, delay_ms, deadline_ms, budget } = self;
         let context = context.unwrap_or_default();
         check_text("context", &context, MAX_CONTEXT_BYTES)?;
         if tasks.is_empty() {
@@ -133,6 +169,8 @@ impl PlanRequestV1 {
         Ok(PlanAndExecuteRequest {
             context,
             tasks: tasks.collect::<Result<_, _>>()?,
+            not_before: time_in("not_before", not_before)?.map(to_timestamp),
+            delay_ms: delay_ms.map_or(0, Whole::get),
             deadline_ms: deadline_ms.map_or(0, Whole::get),
             budget: budget.map(|Members(budget)| budget.into()),
             ..Default::default()
@@ -142,7 +180,9 @@ impl PlanRequestV1 {
 
 impl TaskRequestV1 {
     fn into_spec(self, index: usize) -> Result<TaskSpec, OrchestratorError> {
-        let Self { key, agent, action, input, depends_on, on_failure, approval } = self;
+        let Self { key, agent, action, input, depends_on, on_failure, approval, not_before, delay_ms } = self;
+        let not_before = time_in(&format!("tasks[{index}].not_before"), not_before)
+            .map_err(|error| error.with_detail("key", &key))?;
         let named: Result<AgentName, InvalidAgentName> = agent.parse();
         let agent = named.map_err(|problem| {
             OrchestratorError::invalid(&format!("tasks[{index}].agent"), problem).with_detail("key", &key)
@@ -155,6 +195,8 @@ impl TaskRequestV1 {
             depends_on,
             continue_on_failure: on_failure == OnFailureV1::Continue,
             approval: approval.map(ApprovalRequestV1::into_terms),
+            not_before: not_before.map(to_timestamp),
+            delay_ms: delay_ms.map_or(0, Whole::get),
         })
     }
 }

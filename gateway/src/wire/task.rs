@@ -1,7 +1,7 @@
 //! Bodies of tasks: their outputs and attempts.
 
 use jiff::Timestamp;
-use phoenix_domain::{TaskId, plan::TaskStatus};
+use phoenix_domain::{TaskId, plan::TaskStatus, wait::WaitKind};
 use phoenix_proto::{InvalidField, action::raw_json, common, id, planner, required_timestamp, timestamp};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -42,6 +42,12 @@ pub(crate) struct TaskV1 {
     #[schema(schema_with = task_states)]
     #[serde(serialize_with = "as_text")]
     status: TaskStatus,
+    /// What the task waits for; null while it runs, has ended, or waits for other tasks.
+    #[schema(required)]
+    waits_for: Option<WaitV1>,
+    /// Time before which the task does not start; null when there is none.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    not_before: Option<Timestamp>,
     /// When the task was accepted.
     #[schema(value_type = String, format = DateTime)]
     queued_at: Timestamp,
@@ -64,6 +70,17 @@ pub(crate) struct TaskV1 {
     approval: Option<ApprovalV1>,
     /// Attempts, by number.
     attempts: Vec<AttemptV1>,
+}
+
+/// What a task waits for.
+#[derive(Debug, Serialize, ToSchema)]
+struct WaitV1 {
+    /// `capacity` of its agent, a decision about its `approval`, a `timer`, or a `budget` that is used up.
+    #[schema(schema_with = wait_kinds)]
+    kind: String,
+    /// When the wait ends at the latest; null when that is not known.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    until: Option<Timestamp>,
 }
 
 /// The output of a task.
@@ -138,6 +155,8 @@ impl TaskV1 {
             continue_on_failure,
             output_size,
             approval,
+            waits_for,
+            not_before,
         } = wire;
         let queued_at = required_timestamp("queued_at", queued_at)?;
         let ended_at = timestamp("ended_at", ended_at)?;
@@ -157,6 +176,8 @@ impl TaskV1 {
             depends_on,
             on_failure: if continue_on_failure { OnFailureV1::Continue } else { OnFailureV1::Fail },
             status,
+            waits_for: waits_for.map(WaitV1::try_from).transpose()?,
+            not_before: timestamp("not_before", not_before)?,
             queued_at,
             dispatched_at: timestamp("dispatched_at", dispatched_at)?,
             ended_at,
@@ -209,6 +230,18 @@ impl AttemptV1 {
             usage: usage.map(UsageV1::from),
         })
     }
+}
+
+impl TryFrom<planner::Wait> for WaitV1 {
+    type Error = InvalidField;
+
+    fn try_from(planner::Wait { kind, until }: planner::Wait) -> Result<Self, InvalidField> {
+        Ok(Self { kind, until: timestamp("until", until)? })
+    }
+}
+
+fn wait_kinds() -> Object {
+    states("Kind of a wait.", WaitKind::ALL.iter().map(|kind| kind.as_str()))
 }
 
 fn task_states() -> Object {

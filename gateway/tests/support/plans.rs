@@ -178,6 +178,8 @@ fn task() -> Task {
         continue_on_failure: false,
         output_size: 0,
         approval: None,
+        waits_for: None,
+        not_before: None,
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use phoenix_domain::{
     AgentCatalog, AgentName, OrchestratorError, OrchestratorErrorCode, PlanId,
     approval::ApprovalPolicy,
     budget::BudgetSettings,
-    plan::{Plan, Task, TaskSpec},
+    plan::{Plan, Task, TaskSpec, TaskStatus},
 };
 use phoenix_platform::{catalogs::CatalogView, client::UNREACHABLE_RETRY_AFTER};
 use tokio::sync::Semaphore;
@@ -114,8 +115,14 @@ impl Deps {
         is_needed.then(|| (policy.cloned().unwrap_or_default(), is_required))
     }
 
-    /// Whether a task that is ready waits for an approval before it runs.
-    pub(crate) fn awaits_approval(&self, task: &Task) -> bool {
+    /// Whether a task of which the dependencies have ended waits for something else than capacity before it runs.
+    pub(crate) fn waits(&self, task: &Task) -> bool {
+        task.spec.start.not_before.is_some_and(|at| at > Timestamp::now())
+            || task.status == TaskStatus::AwaitingBudget
+            || self.awaits_approval(task)
+    }
+
+    fn awaits_approval(&self, task: &Task) -> bool {
         match &task.approval {
             Some(approval) => approval.approved_input().is_none(),
             None => self.approval_policy(&task.spec).is_some(),

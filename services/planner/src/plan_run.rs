@@ -5,7 +5,7 @@
 //!                   ▲                    │
 //!                   └──no permit left────┘
 //! scheduler.rs   which tasks are ready, which run, how the plan ends
-//! approvals.rs   which tasks wait for a decision, and what was decided
+//! waits.rs       which tasks wait, and for what: a time, or a decision (approvals.rs)
 //! task.rs        one task: budgeted.rs, dispatch.rs, and again when the executor disconnects (redispatch.rs)
 //! recording.rs   the output of a task that is journaled
 //! ```
@@ -23,3 +23,4 @@ pub(crate) mod registry;
 mod scheduler;
 mod task;
 pub(crate) mod task_state;
+mod waits;

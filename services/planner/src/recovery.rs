@@ -186,7 +186,7 @@ async fn resume(mut active: ActivePlan, plan: Plan) -> Result<(), JournalError> 
     let graph = deps.agents.catalog().and_then(|agents| graph_of_recovered(&plan, &agents));
     let state = match graph {
         Ok(graph) => {
-            let agents = ready_agents(&plan, &graph, |task| deps.awaits_approval(task));
+            let agents = ready_agents(&plan, &graph, |task| deps.waits(task));
             let permits = deps.admission.try_acquire_all(agents.iter().map(|(agent, _)| agent)).ok();
             RunState::new(LoadedPlan { plan: Arc::new(plan), graph }, agents, permits)
         }

@@ -20,7 +20,7 @@ use crate::{
         task_state::ready_agents,
     },
     planning::{
-        build::{PreparedPlan, prepare_plan},
+        build::{PreparedPlan, check_caller, prepare_plan},
         request::{PlanRequest, WaitMode},
     },
     store::{
@@ -132,6 +132,10 @@ impl Submissions {
         prepared: Result<PreparedPlan, OrchestratorError>,
         reservation: Reservation,
     ) -> Result<Accepted, OrchestratorError> {
+        let prepared = prepared.and_then(|prepared| {
+            let remaining = options.context.remaining().filter(|_| options.wait_mode == WaitMode::Sync);
+            check_caller(&prepared.plan, &prepared.graph, remaining).map(|()| prepared)
+        });
         let admitted = prepared.and_then(|prepared| self.admit(options, prepared));
         let admitted = admitted.inspect_err(|error| {
             if error.code.http_status() >= 500 {
@@ -164,7 +168,7 @@ impl Submissions {
         let PreparedPlan { plan, graph, entries } = prepared;
         let admission = &self.deps.admission;
         let capacity = admission.try_acquire_plan()?;
-        let agents = ready_agents(&plan, &graph, |task| self.deps.awaits_approval(task));
+        let agents = ready_agents(&plan, &graph, |task| self.deps.waits(task));
         let permits = match admission.try_acquire_all(agents.iter().map(|(agent, _)| agent)) {
             Ok(permits) => Some(permits),
             Err(at_capacity) if wait_mode == WaitMode::Sync => return Err(at_capacity.reject()),

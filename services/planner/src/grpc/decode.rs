@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use phoenix_domain::{
     CorrelationId, OrchestratorError,
     budget::Limits,
     conversation::{self, Conversation},
     json::Object,
     limits::MAX_IDEMPOTENCY_KEY_BYTES,
-    plan::{MAX_DEADLINE_MS, TaskSpec},
+    plan::MAX_DEADLINE_MS,
+    wait::not_before,
 };
 use phoenix_proto::{
     InvalidField, optional,
     planner::{ListPlansRequest, PlanAndExecuteRequest},
-    timestamp,
+    task_spec, timestamp,
 };
 
 use crate::{
@@ -42,7 +44,11 @@ pub(super) fn plan_request(
         chat_json,
         budget,
         record_output,
+        not_before: absolute,
+        delay_ms,
     } = request;
+    let at = Timestamp::now();
+    let not_before = not_before("", at, timestamp("not_before", absolute)?, delay_ms)?;
     let work = if tasks.is_empty() {
         let conversation = conversation(&chat_json)?;
         // A request with messages has no message; an empty one is invalid.
@@ -51,7 +57,8 @@ pub(super) fn plan_request(
     } else if !chat_json.is_empty() {
         return Err(InvalidField::new("tasks", "and `chat_json` exclude each other").into());
     } else if message.is_empty() {
-        Work::Tasks(tasks.into_iter().map(TaskSpec::try_from).collect::<Result<_, _>>()?)
+        let tasks = tasks.into_iter().enumerate();
+        Work::Tasks(tasks.map(|(ordinal, task)| task_spec(at, ordinal, task)).collect::<Result<_, _>>()?)
     } else {
         return Err(InvalidField::new("tasks", "and `message` exclude each other").into());
     };
@@ -65,6 +72,7 @@ pub(super) fn plan_request(
     Ok(PlanRequest {
         work,
         context,
+        not_before,
         time_limit: (deadline_ms > 0).then(|| Duration::from_millis(deadline_ms)),
         budget: budget.map_or(Limits::NONE, Limits::from),
         wait_mode,

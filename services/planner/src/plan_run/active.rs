@@ -23,7 +23,7 @@ use crate::{
     plan_metrics::PlanMetricsGuard,
     plan_run::{
         registry::{CancelHandle, Registration},
-        task_state::{PlanOutput, next_expiry},
+        task_state::{PlanOutput, next_time},
     },
     planning::request::WaitMode,
     store::{entry::Entry, error::JournalError, task_ref::TaskRef},
@@ -100,9 +100,9 @@ pub(crate) struct LoadedPlan {
 
 /// States of a plan's run.
 pub(crate) enum RunState {
-    /// Queued until one of these agents has a permit, or a decision about an approval is made or due. With each agent goes the
+    /// Queued until one of these agents has a permit, a decision about an approval is made, or `wake_at` has come. With each agent goes the
     /// ordinal of its first ready task. Only small plans stay loaded, so that tens of thousands can queue.
-    Blocked { agents: Vec<(AgentName, usize)>, expiry: Option<Timestamp>, loaded: Option<Box<LoadedPlan>> },
+    Blocked { agents: Vec<(AgentName, usize)>, wake_at: Option<Timestamp>, loaded: Option<Box<LoadedPlan>> },
     /// Has permits for tasks that are ready.
     Runnable { loaded: Box<LoadedPlan>, permits: Permits },
     /// Ended, durably. The agent is that of the last task.
@@ -118,8 +118,8 @@ impl RunState {
             Some(permits) => Self::Runnable { loaded: Box::new(loaded), permits },
             None => {
                 let is_small = approximate_size(&loaded.plan) <= KEPT_BYTES;
-                let expiry = next_expiry(&loaded.plan);
-                Self::Blocked { agents, expiry, loaded: is_small.then(|| Box::new(loaded)) }
+                let wake_at = next_time(&loaded.plan);
+                Self::Blocked { agents, wake_at, loaded: is_small.then(|| Box::new(loaded)) }
             }
         }
     }

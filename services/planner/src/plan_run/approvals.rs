@@ -12,6 +12,7 @@ use phoenix_domain::{
     approval::{Approval, ApprovalState},
     json::Object,
     plan::{Plan, TaskStatus},
+    wait::WaitKind,
 };
 
 use crate::{
@@ -37,8 +38,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 pub(super) enum Gate {
     /// The task may start.
     Open,
-    /// The task waits for a decision.
-    Waits,
+    /// The task waits.
+    Waits(WaitKind),
     /// The task ends.
     Refused(OrchestratorError),
 }
@@ -114,8 +115,8 @@ impl TaskApprovals {
 }
 
 impl ActivePlan {
-    /// Whether a task whose dependencies have ended may start. Adds the entries that record what its approval comes to.
-    pub(super) fn gate(
+    /// Whether the approval of a task lets it start. Adds the entries that record what it comes to.
+    pub(super) fn approval_gate(
         &self,
         loaded: &LoadedPlan,
         ordinal: usize,
@@ -136,11 +137,11 @@ impl ActivePlan {
             tracing::info!(key = spec.key, agent = %spec.agent, action = spec.action, "task waits for an approval");
             approvals.known.insert(ordinal, approval);
             approvals.waiting.push(ordinal);
-            return Gate::Waits;
+            return Gate::Waits(WaitKind::Approval);
         };
         if approval.state == ApprovalState::Waiting {
             approvals.waiting.push(ordinal);
-            return Gate::Waits;
+            return Gate::Waits(WaitKind::Approval);
         }
         // Recorded unless an earlier run has done so; that one queued the task.
         if loaded.plan.tasks[ordinal].status == TaskStatus::AwaitingApproval

@@ -30,8 +30,8 @@ impl ActivePlan {
     pub(crate) async fn run(self, mut state: RunState) -> Result<PlanResult, OrchestratorError> {
         loop {
             state = match state {
-                RunState::Blocked { agents, expiry, loaded } => {
-                    self.wait_to_run(&agents, expiry, loaded).await
+                RunState::Blocked { agents, wake_at, loaded } => {
+                    self.wait_to_run(&agents, wake_at, loaded).await
                 }
                 // Boxed: while the plan is blocked, its task has not the size of a run.
                 RunState::Runnable { loaded, permits } => Box::pin(self.run_loaded(*loaded, permits)).await,
@@ -52,18 +52,20 @@ impl ActivePlan {
         let agent = last.map_or_else(|| self.deps.default_agent(), |task| task.spec.agent.clone());
         match self.schedule(&loaded, permits).await {
             Ok(RunOutcome::Finished(result)) => RunState::Finished { agent, result },
-            Ok(RunOutcome::Blocked { agents, expiry }) => RunState::Blocked { agents, expiry, loaded: None },
+            Ok(RunOutcome::Blocked { agents, wake_at }) => {
+                RunState::Blocked { agents, wake_at, loaded: None }
+            }
             Err(error) => RunState::Abandoned(error),
         }
     }
 
-    /// Waits for a permit of one of `agents`, or for a decision about an approval, of which the first expires at `expiry`. Reads
-    /// the plan if it is not loaded, or may have changed. A plan that is cancelled or past its deadline needs no permit: its run
+    /// Waits for a permit of one of `agents`, for a decision about an approval, or until `wake_at`. Reads the
+    /// plan if it is not loaded, or may have changed. A plan that is cancelled or past its deadline needs no permit: its run
     /// ends it.
     async fn wait_to_run(
         &self,
         agents: &[(AgentName, usize)],
-        expiry: Option<Timestamp>,
+        wake_at: Option<Timestamp>,
         mut loaded: Option<Box<LoadedPlan>>,
     ) -> RunState {
         let agents: Vec<_> =
@@ -82,7 +84,7 @@ impl ActivePlan {
                     loaded = None;
                     Permits::default()
                 }
-                () = reached_if(expiry) => {
+                () = reached_if(wake_at) => {
                     loaded = None;
                     Permits::default()
                 }

@@ -18,6 +18,7 @@ use phoenix_domain::{
     json::Object,
     plan::{OnFailure, Task},
     template::{self, Referent},
+    wait::WaitKind,
 };
 
 use crate::{
@@ -27,10 +28,11 @@ use crate::{
     },
     plan_run::{
         active::{ActivePlan, LoadedPlan},
-        approvals::{Gate, TaskApprovals},
+        approvals::Gate,
         ending::{plan_ended_first, terminal_status},
         progress::TaskProgress,
         task_state::{PlanOutput, TaskState, agents_of, journaled_states, plan_output, ready_tasks},
+        waits::TaskWaits,
     },
     store::{entry::Entry, error::JournalError},
 };
@@ -39,12 +41,12 @@ use crate::{
 pub(crate) enum RunOutcome {
     /// The plan ended.
     Finished(Result<PlanOutput, OrchestratorError>),
-    /// Every task that is ready needs a permit of one of these agents, or waits for a decision about its approval.
+    /// Every task that is ready needs a permit of one of these agents, or waits for a decision or a time.
     Blocked {
         /// With each agent goes the ordinal of its first ready task.
         agents: Vec<(AgentName, usize)>,
-        /// When the first approval expires.
-        expiry: Option<Timestamp>,
+        /// The first time at which a task stops waiting without a decision.
+        wake_at: Option<Timestamp>,
     },
 }
 
@@ -95,36 +97,36 @@ impl ActivePlan {
         progress: &[TaskProgress],
     ) -> Result<(Vec<Entry>, RunOutcome), JournalError> {
         let mut states = journaled_states(&loaded.plan);
-        let mut approvals = TaskApprovals::of(&loaded.plan);
+        let mut waits = TaskWaits::of(&loaded.plan);
         let mut entries = Vec::new();
         let (mut running, mut queued) = (FuturesUnordered::new(), FuturesUnordered::new());
         let mut deadline = pin!(sleep_until(self.context.deadline));
-        let start = |ordinal: usize, permit: Permit, states: &[TaskState], approvals: &TaskApprovals| {
-            let approved = approvals.approved_input(ordinal);
+        let start = |ordinal: usize, permit: Permit, states: &[TaskState], waits: &TaskWaits| {
+            let approved = waits.approved_input(ordinal);
             let payload = approved.map_or_else(|| self.payload(loaded, ordinal, states), Ok);
             async move { (ordinal, self.run_task(loaded, ordinal, payload, &progress[ordinal]).await, permit) }
         };
         let error = loop {
-            let opened = match self.open_ready(loaded, progress, &mut states, &mut approvals, &mut entries) {
+            let opened = match self.open_ready(loaded, progress, &mut states, &mut waits, &mut entries) {
                 Ok(opened) => opened,
                 Err(error) => break error,
             };
             for ordinal in opened {
                 let agent = &loaded.plan.tasks[ordinal].spec.agent;
                 match permits.take(agent).or_else(|| self.deps.admission.try_acquire(agent)) {
-                    Some(permit) => running.push(start(ordinal, permit, &states, &approvals)),
+                    Some(permit) => running.push(start(ordinal, permit, &states, &waits)),
                     None => queued.push(self.queue(agent, ordinal)),
                 }
             }
             // No task of the plan can use them now.
             permits.clear();
             if running.is_empty()
-                && let Some(outcome) = self.idle(loaded, &states, &approvals)
+                && let Some(outcome) = self.idle(loaded, &states, &waits)
             {
                 return Ok((entries, outcome));
             }
             // A later entry is committed before any caller learns of a task's end, so this one needs no wait.
-            self.append_all(&mut entries).await?;
+            self.append_before_starts(&mut entries).await?;
             let (ordinal, result) = tokio::select! {
                 // In this order, so that nothing starts for a plan that is cancelled.
                 biased;
@@ -137,11 +139,11 @@ impl ActivePlan {
                 }
                 Some((ordinal, permit)) = queued.next() => {
                     // During shutdown no permit is given out; running tasks continue for now.
-                    running.extend(permit.ok().map(|permit| start(ordinal, permit, &states, &approvals)));
+                    running.extend(permit.ok().map(|permit| start(ordinal, permit, &states, &waits)));
                     continue;
                 }
-                () = approvals.changed(self.cancel_handle()) => {
-                    for ordinal in self.look_at_approvals(&mut approvals).await? {
+                () = waits.changed(self.cancel_handle()) => {
+                    for ordinal in self.look_at_waits(&mut waits).await? {
                         states[ordinal] = TaskState::Waiting;
                     }
                     continue;
@@ -169,7 +171,7 @@ impl ActivePlan {
         loaded: &LoadedPlan,
         progress: &[TaskProgress],
         states: &mut [TaskState],
-        approvals: &mut TaskApprovals,
+        waits: &mut TaskWaits,
         entries: &mut Vec<Entry>,
     ) -> Result<Vec<usize>, OrchestratorError> {
         let mut opened = Vec::new();
@@ -178,15 +180,16 @@ impl ActivePlan {
             // The end of a task may make others ready.
             let mut has_ended = false;
             for ordinal in ready {
-                match self.gate(loaded, ordinal, states, approvals, entries) {
+                match self.gate(loaded, ordinal, states, waits, entries) {
                     Gate::Open => {
                         states[ordinal] = TaskState::Ready;
                         let ready_at = self.ready_since(loaded, ordinal);
-                        let decided_at = approvals.decided_at(ordinal).unwrap_or(ready_at);
-                        progress[ordinal].became_ready(ready_at.max(decided_at));
+                        let decided_at = waits.approvals.decided_at(ordinal).unwrap_or(ready_at);
+                        let start = loaded.plan.tasks[ordinal].spec.start.not_before.unwrap_or(ready_at);
+                        progress[ordinal].became_ready(ready_at.max(decided_at).max(start));
                         opened.push(ordinal);
                     }
-                    Gate::Waits => states[ordinal] = TaskState::Awaiting,
+                    Gate::Waits(kind) => states[ordinal] = TaskState::Awaiting(kind),
                     Gate::Refused(error) => {
                         let result = Err(error);
                         entries.extend(progress[ordinal].end(self.task_ref(ordinal), &result));
@@ -214,26 +217,26 @@ impl ActivePlan {
         async move { (ordinal, permit.await) }
     }
 
-    async fn append_all(&self, entries: &mut Vec<Entry>) -> Result<(), JournalError> {
+    /// Appends entries before the tasks that were opened are polled, and so dispatched. The end of a wait is durable then: a
+    /// planner that was taken over while its plan waited cannot commit it, and starts nothing.
+    async fn append_before_starts(&self, entries: &mut Vec<Entry>) -> Result<(), JournalError> {
+        if entries.iter().any(|entry| matches!(entry, Entry::TaskResumed { .. })) {
+            return self.deps.journal.append_durable(std::mem::take(entries)).await;
+        }
         for entry in entries.drain(..) {
             self.append(entry).await?;
         }
         Ok(())
     }
 
-    /// Outcome of a run in which no task runs; none when the plan is about to be cancelled or to time out, or an approval expires.
-    fn idle(
-        &self,
-        loaded: &LoadedPlan,
-        states: &[TaskState],
-        approvals: &TaskApprovals,
-    ) -> Option<RunOutcome> {
+    /// Outcome of a run in which no task runs; none when the plan is about to be cancelled or to time out, or a wait ends.
+    fn idle(&self, loaded: &LoadedPlan, states: &[TaskState], waits: &TaskWaits) -> Option<RunOutcome> {
         let is_queued = |ordinal: &usize| matches!(states[*ordinal], TaskState::Ready);
         let agents = agents_of(&loaded.plan, (0..states.len()).filter(is_queued));
-        match approvals.next_expiry() {
+        match waits.next_time() {
             // Every task has ended: a cancel comes too late.
             None if agents.is_empty() => Some(RunOutcome::Finished(Ok(plan_output(states)))),
-            expiry if !self.must_end() && !approvals.is_due() => Some(RunOutcome::Blocked { agents, expiry }),
+            wake_at if !self.must_end() && !waits.is_due() => Some(RunOutcome::Blocked { agents, wake_at }),
             _ => None,
         }
     }
@@ -264,7 +267,7 @@ impl ActivePlan {
             let ordinal = plan.tasks.iter().position(|task| task.spec.key == key);
             match ordinal.map(|ordinal| &states[ordinal]) {
                 Some(TaskState::Succeeded(output, _)) => Referent::Answer(output),
-                Some(TaskState::Failed | TaskState::Waiting | TaskState::Awaiting | TaskState::Ready)
+                Some(TaskState::Failed | TaskState::Waiting | TaskState::Awaiting(_) | TaskState::Ready)
                 | None => Referent::Failed,
             }
         };
@@ -288,10 +291,10 @@ impl ActivePlan {
             let result = match state {
                 TaskState::Succeeded(..) | TaskState::Failed => continue,
                 // The timeout of a plan is a failure of the tasks that ran or were ready.
-                TaskState::Ready | TaskState::Awaiting if error.code == OrchestratorErrorCode::Timeout => {
+                TaskState::Ready | TaskState::Awaiting(_) if error.code == OrchestratorErrorCode::Timeout => {
                     Err(error.clone())
                 }
-                TaskState::Ready | TaskState::Awaiting | TaskState::Waiting => Err(plan_ended_first()),
+                TaskState::Ready | TaskState::Awaiting(_) | TaskState::Waiting => Err(plan_ended_first()),
             };
             entries.extend(progress[ordinal].end(self.task_ref(ordinal), &result));
         }
@@ -338,14 +341,20 @@ fn end_task(
 }
 
 fn timed_out(loaded: &LoadedPlan, progress: &[TaskProgress], states: &[TaskState]) -> OrchestratorError {
-    let awaiting = states.iter().position(|state| matches!(state, TaskState::Awaiting));
+    let awaiting = states.iter().enumerate().find_map(|(ordinal, state)| match state {
+        TaskState::Awaiting(kind) => Some((&loaded.plan.tasks[ordinal], *kind)),
+        _ => None,
+    });
     let message = match (&loaded.plan.tasks[..], progress) {
-        (tasks, _) if let Some(task) = awaiting.map(|ordinal| &tasks[ordinal]) => {
-            format!(
+        _ if let Some((task, kind)) = awaiting => match kind {
+            WaitKind::Approval => format!(
                 "task `{}` was neither approved nor rejected before the deadline of the plan",
                 task.spec.key
-            )
-        }
+            ),
+            WaitKind::Timer | WaitKind::Budget | WaitKind::Capacity => {
+                format!("task `{}` waited for its {kind} until the deadline of the plan", task.spec.key)
+            }
+        },
         ([only], [progress]) if progress.is_dispatched() => {
             format!("agent `{}` did not finish before the deadline", only.spec.agent)
         }

@@ -7,14 +7,15 @@ use phoenix_domain::{
     graph::Graph,
     json::{Json, Object},
     plan::{Plan, Task, TaskStatus},
+    wait::WaitKind,
 };
 
 /// State of a task as far as its dependents are concerned.
 pub(crate) enum TaskState {
     /// Waits for its dependencies.
     Waiting,
-    /// Waits for a decision about its approval.
-    Awaiting,
+    /// Waits for something else than its dependencies and capacity.
+    Awaiting(WaitKind),
     /// Dispatched, or queued for a permit.
     Ready,
     /// Succeeded, with this output and its metadata.
@@ -84,10 +85,14 @@ pub(crate) fn agents_of(plan: &Plan, ordinals: impl IntoIterator<Item = usize>) 
     agents
 }
 
-/// When the first approval that a plan waits for expires.
-pub(crate) fn next_expiry(plan: &Plan) -> Option<Timestamp> {
-    let waiting = plan.tasks.iter().filter(|task| task.status == TaskStatus::AwaitingApproval);
-    waiting.filter_map(|task| Some(task.approval.as_ref()?.expires_at)).min()
+/// The first time at which a task of a plan stops waiting without a decision: when its approval expires, or when it may start.
+pub(crate) fn next_time(plan: &Plan) -> Option<Timestamp> {
+    let open = || plan.tasks.iter().filter(|task| !task.status.is_terminal());
+    let asked = open().filter(|task| task.status == TaskStatus::AwaitingApproval);
+    let expiries = asked.filter_map(|task| Some(task.approval.as_ref()?.expires_at));
+    let now = Timestamp::now();
+    let starts = open().filter_map(|task| task.spec.start.not_before).filter(|start| *start > now);
+    expiries.chain(starts).min()
 }
 
 /// The plan's output: that of its last task, if it has one.
@@ -97,7 +102,7 @@ pub(crate) fn plan_output(states: &[TaskState]) -> PlanOutput {
             let (text, finish_reason) = (Some(output.to_text()), finish_reason(metadata));
             PlanOutput { text, finish_reason, metadata: metadata.clone() }
         }
-        Some(TaskState::Failed | TaskState::Waiting | TaskState::Awaiting | TaskState::Ready) | None => {
+        Some(TaskState::Failed | TaskState::Waiting | TaskState::Awaiting(_) | TaskState::Ready) | None => {
             PlanOutput::default()
         }
     }

@@ -1,6 +1,6 @@
 //! Building a plan from a request: validation, routing, and the order of the tasks.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use phoenix_domain::{
@@ -15,6 +15,7 @@ use phoenix_domain::{
     json::Object,
     limits::{MAX_ACTION_BYTES, MAX_CONTEXT_BYTES, MAX_PLAN_BYTES, check_bytes, check_depth, check_text},
     plan::{OnFailure, Plan, PlanKind, PlanStatus, StartConditions, Task, TaskSpec, TaskStatus},
+    wait::begins_at,
 };
 
 use crate::{
@@ -62,6 +63,7 @@ pub(crate) fn build_plan(
     let PlanRequest {
         work,
         context: agents_context,
+        not_before,
         time_limit,
         budget,
         wait_mode: _,
@@ -70,7 +72,6 @@ pub(crate) fn build_plan(
         continue_on_disconnect: _,
         key: _,
     } = request;
-    let deadline_at = time_limit.and_then(|limit| Timestamp::now().checked_add(limit).ok());
     let (kind, agents_context, specs) = match work {
         Work::Chat { message, agent, conversation } => {
             let context = Some(agents_context);
@@ -82,10 +83,12 @@ pub(crate) fn build_plan(
         }
         Work::Tasks(specs) => (PlanKind::Graph, agents_context, specs),
     };
-    let mut plan = pending_plan(correlation_id, kind, agents_context, deadline_at, specs);
+    let mut plan = pending_plan(correlation_id, kind, agents_context, specs);
     plan.budget = budget;
     check_limits(&plan)?;
     let graph = graph_of(&plan, agents)?;
+    delay(&mut plan, &graph, not_before);
+    set_time_limit(&mut plan, &graph, time_limit)?;
     (0..plan.tasks.len()).try_for_each(|ordinal| check_input(&plan, ordinal, agents))?;
     (0..plan.tasks.len()).try_for_each(|ordinal| check_approval(&plan, ordinal, agents))?;
     Ok((plan, graph))
@@ -105,6 +108,58 @@ pub(crate) fn check_limits(plan: &Plan) -> Result<(), OrchestratorError> {
         }
     }
     check_bytes("tasks", plan.size(), MAX_PLAN_BYTES)
+}
+
+/// Lets the tasks without dependencies start no earlier than at this time: the others start later anyway.
+fn delay(plan: &mut Plan, graph: &Graph, not_before: Option<Timestamp>) {
+    let Some(at) = not_before else { return };
+    for ordinal in (0..plan.tasks.len()).filter(|ordinal| graph.dependencies(*ordinal).is_empty()) {
+        let start = &mut plan.tasks[ordinal].spec.start;
+        start.not_before = Some(start.not_before.map_or(at, |own| own.max(at)));
+    }
+}
+
+/// Sets the deadline of a plan that may take `limit` from when work on it may begin.
+///
+/// # Errors
+/// `validation_failed` when a task must not start before the deadline.
+pub(crate) fn set_time_limit(
+    plan: &mut Plan,
+    graph: &Graph,
+    limit: Option<Duration>,
+) -> Result<(), OrchestratorError> {
+    let deadline_at = limit.and_then(|limit| begins_at(plan, graph).checked_add(limit).ok());
+    let Some(deadline_at) = deadline_at else { return Ok(()) };
+    plan.deadline_at = Some(deadline_at);
+    for (ordinal, task) in plan.tasks.iter().enumerate() {
+        let Some(start) = task.spec.start.not_before.filter(|start| *start >= deadline_at) else { continue };
+        let problem = format!("must be before the deadline of the plan, {deadline_at}, not {start}");
+        let field = format!("tasks[{ordinal}].not_before");
+        return Err(OrchestratorError::invalid(&field, problem).with_detail("key", &task.spec.key));
+    }
+    Ok(())
+}
+
+/// Checks that a caller who waits for the plan can wait until work on it begins.
+///
+/// # Errors
+/// `validation_failed` when the caller's time is over before that.
+pub(crate) fn check_caller(
+    plan: &Plan,
+    graph: &Graph,
+    remaining: Option<Duration>,
+) -> Result<(), OrchestratorError> {
+    let (start, now) = (begins_at(plan, graph), Timestamp::now());
+    let waits = Duration::try_from(start.duration_since(now)).unwrap_or_default();
+    match remaining {
+        Some(remaining) if !waits.is_zero() && remaining <= waits => {
+            let problem = format!(
+                "is {start}, after the end of this request's time limit; submit the plan with `Prefer: respond-async`"
+            );
+            Err(OrchestratorError::invalid("not_before", problem))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Checks a task's input against the schema that its agent declares. Recovery skips this check: an accepted plan stays
@@ -211,7 +266,6 @@ pub(crate) fn pending_plan(
     correlation_id: CorrelationId,
     kind: PlanKind,
     context: String,
-    deadline_at: Option<Timestamp>,
     specs: Vec<TaskSpec>,
 ) -> Plan {
     let now = Timestamp::now();
@@ -233,7 +287,7 @@ pub(crate) fn pending_plan(
         kind,
         status: PlanStatus::Pending,
         created_at: now,
-        deadline_at,
+        deadline_at: None,
         ended_at: None,
         context,
         budget: Limits::NONE,

@@ -4,9 +4,8 @@
 //! tasks start as succeeded and keep their outputs; all other tasks, and every task that depends on one of them, run as new
 //! tasks with new ids.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use phoenix_domain::{
     AgentCatalog, CorrelationId, OrchestratorError, OrchestratorErrorCode,
     chat::Chat,
@@ -15,10 +14,11 @@ use phoenix_domain::{
     json::{Json, Object},
     plan::{Plan, TaskSpec, TaskStatus},
     rejections::plan_has_not_ended,
+    wait::begins_at,
 };
 
 use crate::{
-    planning::build::{PreparedPlan, check_input, check_limits, graph_of, pending_plan},
+    planning::build::{PreparedPlan, check_input, check_limits, graph_of, pending_plan, set_time_limit},
     store::{entry::Entry, task_ref::TaskRef},
 };
 
@@ -59,7 +59,8 @@ pub(crate) fn prepare_redrive(
     correlation_id: CorrelationId,
     inputs: BTreeMap<String, Object>,
 ) -> Result<PreparedPlan, OrchestratorError> {
-    let runs_again = tasks_to_run(original, &graph_of(original, agents)?);
+    let original_graph = graph_of(original, agents)?;
+    let runs_again = tasks_to_run(original, &original_graph);
     let mut specs: Vec<_> = original.tasks.iter().map(|task| task.spec.clone()).collect();
     for (key, input) in inputs {
         let ordinal = editable_task(&specs, &runs_again, &key)?;
@@ -69,14 +70,15 @@ pub(crate) fn prepare_redrive(
         specs[ordinal].payload = input;
     }
     // The new plan has the same time limit as the original.
-    let limit = original.deadline_at.map(|at| at.duration_since(original.created_at));
-    let deadline_at = limit.and_then(|limit| Timestamp::now().checked_add(limit).ok());
-    let mut plan = pending_plan(correlation_id, original.kind, original.context.clone(), deadline_at, specs);
+    let began_at = begins_at(original, &original_graph);
+    let limit = original.deadline_at.and_then(|at| Duration::try_from(at.duration_since(began_at)).ok());
+    let mut plan = pending_plan(correlation_id, original.kind, original.context.clone(), specs);
     plan.redrive_of = Some(original.plan_id);
     // And the same budget, of which nothing is used.
     plan.budget = original.budget;
     check_limits(&plan)?;
     let graph = graph_of(&plan, agents)?;
+    set_time_limit(&mut plan, &graph, limit)?;
     (0..plan.tasks.len())
         .filter(|ordinal| runs_again[*ordinal])
         .try_for_each(|ordinal| check_input(&plan, ordinal, agents))?;

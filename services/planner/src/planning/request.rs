@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use jiff::Timestamp;
 use phoenix_domain::{PlanId, budget::Limits, conversation::Conversation, json::Object, plan::TaskSpec};
 
 use crate::store::entry::IdempotencyKey;
@@ -13,7 +14,9 @@ pub struct PlanRequest {
     pub work: Work,
     /// Context that agents receive beside their input.
     pub context: String,
-    /// Time that the plan may take.
+    /// Time before which no task starts.
+    pub not_before: Option<Timestamp>,
+    /// Time that the plan may take, from when its first task may start.
     pub time_limit: Option<Duration>,
     /// Limits on what the plan may use.
     pub budget: Limits,

@@ -60,7 +60,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [`JournalError::FileGone`] when it is not.
     async fn check_presence(&self) -> Result<(), JournalError>;
 
-    /// Acceptance time of the oldest unfinished plan that does not wait for an approval, if there is one. Reads applied entries.
+    /// Acceptance time of the oldest unfinished plan of which no task waits for an approval, a time or a budget, if there is one. Reads applied entries.
     ///
     /// # Errors
     /// When the database cannot be used.

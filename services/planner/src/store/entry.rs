@@ -9,6 +9,7 @@ use phoenix_domain::{
     approval::{Approval, ApprovalState, input_hash},
     json::Object,
     plan::{AttemptOutcome, Plan, PlanStatus, TaskStatus},
+    wait::{Wait, WaitKind},
 };
 use uuid::Uuid;
 
@@ -107,6 +108,24 @@ pub enum Entry {
         at: Timestamp,
         /// The decision.
         outcome: ApprovalOutcome,
+    },
+    /// A task began to wait for a time.
+    TaskWaits {
+        /// The task.
+        task: TaskRef,
+        /// When it began.
+        at: Timestamp,
+        /// What it waits for.
+        wait: Wait,
+    },
+    /// A task does not wait any more, and is queued again.
+    TaskResumed {
+        /// The task.
+        task: TaskRef,
+        /// When the wait ended.
+        at: Timestamp,
+        /// What it waited for.
+        kind: WaitKind,
     },
     /// A task reached a terminal state.
     TaskEnded {
@@ -207,6 +226,8 @@ impl Entry {
                 Self::KeyUsed { .. }
                 | Self::TaskDispatched { .. }
                 | Self::AttemptStarted { .. }
+                | Self::TaskWaits { .. }
+                | Self::TaskResumed { .. }
                 | Self::AttemptEnded { .. }
                 | Self::PlanEnded { .. }
                 | Self::BulkStarted { .. }
@@ -226,6 +247,8 @@ impl Entry {
             | Self::TaskOutput { task, .. }
             | Self::ApprovalRequested { task, .. }
             | Self::ApprovalDecided { task, .. }
+            | Self::TaskWaits { task, .. }
+            | Self::TaskResumed { task, .. }
             | Self::TaskEnded { task, .. } => Some(task.plan_id),
             Self::KeyUsed { .. } | Self::BulkStarted { .. } | Self::BulkEnded { .. } => None,
         }

@@ -129,6 +129,20 @@ pub(super) struct ApprovalDecided<'a> {
 }
 
 #[derive(Serialize)]
+pub(super) struct WaitStarted<'a> {
+    #[serde(rename = "for")]
+    pub(super) kind: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) until: Option<Timestamp>,
+}
+
+#[derive(Serialize)]
+pub(super) struct WaitEnded<'a> {
+    #[serde(rename = "for")]
+    pub(super) kind: &'a str,
+}
+
+#[derive(Serialize)]
 pub(super) struct Ended<'a> {
     pub(super) status: &'a str,
 }

@@ -14,13 +14,14 @@ use phoenix_domain::{
     action::ActionResult,
     approval::{Approval, ApprovalState},
     plan::{AttemptOutcome, Plan, PlanStatus, Task, TaskStatus},
+    wait::Wait,
 };
 
 use crate::store::{
     entry::{ApprovalOutcome, Entries, Entry},
     plan_events::{
         Accepted, ApprovalDecided, ApprovalRequested, AttemptEnded, AttemptStarted, Ended, Events, NoFacts,
-        Output, Part, Redriven,
+        Output, Part, Redriven, WaitEnded, WaitStarted,
     },
     query::TASK_OUTPUT,
     task_ref::TaskRef,
@@ -206,6 +207,17 @@ impl<'a> Projection<'a> {
             }
             Entry::ApprovalRequested { task, approval } => self.request_approval(*task, approval),
             Entry::ApprovalDecided { task, at, outcome } => self.decide_approval(*task, *at, outcome),
+            Entry::TaskWaits { task, at, wait: Wait { kind, until } } => {
+                let changes = self.plan(task.plan_id);
+                changes.task_waits(task.ordinal, kind.status());
+                let facts = WaitStarted { kind: kind.as_str(), until: *until };
+                changes.events.add(Some(task.ordinal), "wait_started", *at, &facts);
+            }
+            Entry::TaskResumed { task, at, kind } => {
+                let changes = self.plan(task.plan_id);
+                changes.task_waits(task.ordinal, TaskStatus::Queued);
+                changes.events.add(Some(task.ordinal), "wait_ended", *at, &WaitEnded { kind: kind.as_str() });
+            }
             Entry::TaskEnded { task, status, at, result } => {
                 let changes = self.plan(task.plan_id);
                 let own = changes.task(task.ordinal);

@@ -289,6 +289,7 @@ fn plan_request(agent: &str, wait_mode: WaitMode) -> PlanRequest {
             conversation: Default::default(),
         },
         context: String::new(),
+        not_before: None,
         time_limit: None,
         wait_mode,
         with_output: false,

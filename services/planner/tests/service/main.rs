@@ -28,4 +28,5 @@ mod recovery;
 mod redrive;
 mod retention;
 mod support;
+mod waits;
 mod watchers;

@@ -327,6 +327,8 @@ pub fn task(key: &str, agent: &str, input: &str, depends_on: &[&str]) -> TaskSpe
         depends_on: depends_on.iter().map(|key| (*key).to_owned()).collect(),
         continue_on_failure: false,
         approval: None,
+        not_before: None,
+        delay_ms: 0,
     }
 }
 

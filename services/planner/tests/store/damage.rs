@@ -300,6 +300,22 @@ async fn records_of_approvals_are_read() {
 }
 
 #[tokio::test]
+async fn records_of_waits_are_read() {
+    let fresh = sqlite().await;
+    fresh.append(include_bytes!("records/1-waits.jsonl")).await;
+    let plan_id = "01a21740-b794-71a6-8e39-000000000004".parse().unwrap();
+    let plan = fresh.store.plan(plan_id).await.unwrap().unwrap();
+    assert_eq!(fresh.quarantined().await, 0);
+    let states: Vec<_> = plan.tasks.iter().map(|task| task.status.as_str()).collect();
+    assert_eq!(states, ["awaiting_time", "queued"]);
+    let start = plan.tasks[0].spec.start.not_before.unwrap();
+    assert_eq!(start.to_string(), "2026-02-01T03:00:00.5Z");
+    let events = fresh.store.events(plan_id, 0, 10).await.unwrap();
+    let kinds: Vec<_> = events.iter().map(|event| &*event.kind).collect();
+    assert_eq!(kinds, ["plan_accepted", "wait_started", "wait_started", "wait_ended"]);
+}
+
+#[tokio::test]
 async fn deep_json_of_older_version_is_read() {
     let fresh = sqlite().await;
     let mut deep = new_plan(&["a", "b"]);

@@ -17,6 +17,7 @@ mod retention;
 mod sqlite;
 mod statistics;
 mod takeover;
+mod waits;
 
 use std::sync::{
     Arc,

@@ -174,7 +174,7 @@ pub(super) async fn oldest_terminal(tables: &Tables) -> Result<Option<Timestamp>
     oldest(tables, "succeeded", "failed", "cancelled").await
 }
 
-/// Acceptance time of the oldest plan in one of three states, without those that wait for an approval. Ids grow with time.
+/// Acceptance time of the oldest plan in one of three states, without those with a task that waits. Ids grow with time.
 async fn oldest(
     tables: &Tables,
     first: &str,
@@ -186,11 +186,14 @@ async fn oldest(
         let oldest = statements.values(
             "SELECT plan_id FROM (
                  (SELECT plan_id FROM phoenix_planner.plans WHERE status = $1 AND NOT EXISTS (
-                     SELECT FROM phoenix_planner.approvals WHERE approvals.plan_id = plans.plan_id AND is_open) ORDER BY plan_id LIMIT 1)
+                     SELECT FROM phoenix_planner.tasks WHERE tasks.plan_id = plans.plan_id
+                         AND tasks.status IN ('awaiting_approval', 'awaiting_time', 'awaiting_budget')) ORDER BY plan_id LIMIT 1)
                  UNION ALL (SELECT plan_id FROM phoenix_planner.plans WHERE status = $2 AND NOT EXISTS (
-                     SELECT FROM phoenix_planner.approvals WHERE approvals.plan_id = plans.plan_id AND is_open) ORDER BY plan_id LIMIT 1)
+                     SELECT FROM phoenix_planner.tasks WHERE tasks.plan_id = plans.plan_id
+                         AND tasks.status IN ('awaiting_approval', 'awaiting_time', 'awaiting_budget')) ORDER BY plan_id LIMIT 1)
                  UNION ALL (SELECT plan_id FROM phoenix_planner.plans WHERE status = $3 AND NOT EXISTS (
-                     SELECT FROM phoenix_planner.approvals WHERE approvals.plan_id = plans.plan_id AND is_open) ORDER BY plan_id LIMIT 1)
+                     SELECT FROM phoenix_planner.tasks WHERE tasks.plan_id = plans.plan_id
+                         AND tasks.status IN ('awaiting_approval', 'awaiting_time', 'awaiting_budget')) ORDER BY plan_id LIMIT 1)
              ) AS oldest ORDER BY plan_id LIMIT 1",
         );
         Ok(oldest.bind(first).bind(second).bind(third).fetch_optional(connection).await?)

@@ -71,7 +71,7 @@ const TAKE_OVER: &str = "
             WHEN status <> 'running' OR NOT EXISTS (SELECT FROM phoenix_planner.dead_planners WHERE instance = plans.owner)
                 THEN crashes
             WHEN EXISTS (SELECT FROM phoenix_planner.tasks
-                         WHERE tasks.plan_id = plans.plan_id AND tasks.status = 'awaiting_approval')
+                         WHERE tasks.plan_id = plans.plan_id AND tasks.status IN ('awaiting_approval', 'awaiting_time', 'awaiting_budget'))
                 AND NOT EXISTS (SELECT FROM phoenix_planner.tasks
                                 WHERE tasks.plan_id = plans.plan_id AND tasks.status IN ('dispatched', 'in_progress', 'retried'))
                 THEN crashes

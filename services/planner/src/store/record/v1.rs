@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use phoenix_domain::{
     BulkRedriveId, CorrelationId, PlanId,
     plan::{PlanStatus, TaskStatus},
+    wait::{Wait, WaitKind},
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -36,7 +37,7 @@ use crate::store::{
 };
 
 /// Stored names of the record kinds.
-pub(super) const KINDS: [&str; 13] = [
+pub(super) const KINDS: [&str; 15] = [
     "plan_accepted",
     "key_used",
     "task_dispatched",
@@ -45,6 +46,8 @@ pub(super) const KINDS: [&str; 13] = [
     "task_output",
     "approval_requested",
     "approval_decided",
+    "task_waits",
+    "task_resumed",
     "task_ended",
     "plan_ended",
     "plan_redriven",
@@ -96,6 +99,18 @@ pub(super) enum RecordV1 {
         task: TaskRefV1,
         at: Timestamp,
         outcome: ApprovalOutcomeV1,
+    },
+    TaskWaits {
+        task: TaskRefV1,
+        at: Timestamp,
+        kind: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Timestamp>,
+    },
+    TaskResumed {
+        task: TaskRefV1,
+        at: Timestamp,
+        kind: String,
     },
     TaskEnded {
         task: TaskRefV1,
@@ -185,6 +200,12 @@ impl From<&Entry> for RecordV1 {
             Entry::ApprovalDecided { task, at, outcome } => {
                 Self::ApprovalDecided { task: (*task).into(), at: *at, outcome: outcome.into() }
             }
+            Entry::TaskWaits { task, at, wait: Wait { kind, until } } => {
+                Self::TaskWaits { task: (*task).into(), at: *at, kind: kind.as_str().into(), until: *until }
+            }
+            Entry::TaskResumed { task, at, kind } => {
+                Self::TaskResumed { task: (*task).into(), at: *at, kind: kind.as_str().into() }
+            }
             Entry::TaskEnded { task, status, at, result } => Self::TaskEnded {
                 task: (*task).into(),
                 status: status.as_str().into(),
@@ -240,6 +261,13 @@ impl TryFrom<RecordV1> for Entry {
             }
             RecordV1::ApprovalDecided { task, at, outcome } => {
                 Self::ApprovalDecided { task: task.into(), at, outcome: outcome.try_into()? }
+            }
+            RecordV1::TaskWaits { task, at, kind, until } => {
+                let kind = named("kind", &kind, WaitKind::from_name)?;
+                Self::TaskWaits { task: task.into(), at, wait: Wait { kind, until } }
+            }
+            RecordV1::TaskResumed { task, at, kind } => {
+                Self::TaskResumed { task: task.into(), at, kind: named("kind", &kind, WaitKind::from_name)? }
             }
             RecordV1::TaskEnded { task, status, at, result } => Self::TaskEnded {
                 task: task.into(),

@@ -19,12 +19,12 @@ use crate::store::{
 
 /// Makes a planner the owner of orphaned plans. A running plan whose owner died is suspected of the crash when it had started
 /// or been taken over within the last stretch of that planner's life and, since a takeover, no task of it had ended. The count
-/// of a plan that is not suspected restarts. A plan that only waited for an approval keeps its count. All of these times are of the dead planner's clock.
+/// of a plan that is not suspected restarts. A plan that only waited keeps its count. All of these times are of the dead planner's clock.
 const TAKE_OVER: &str = "
     UPDATE plans SET owner = ?1, takeovers = takeovers + 1, taken_over_at = ?3,
         crashes = CASE
             WHEN status <> 'running' OR owner NOT IN (SELECT instance FROM dead_planners) THEN crashes
-            WHEN EXISTS (SELECT 1 FROM tasks WHERE tasks.plan_id = plans.plan_id AND status = 'awaiting_approval')
+            WHEN EXISTS (SELECT 1 FROM tasks WHERE tasks.plan_id = plans.plan_id AND status IN ('awaiting_approval', 'awaiting_time', 'awaiting_budget'))
                 AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.plan_id = plans.plan_id
                                 AND status IN ('dispatched', 'in_progress', 'retried'))
                 THEN crashes

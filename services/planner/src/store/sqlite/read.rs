@@ -212,15 +212,17 @@ pub(super) async fn events(
     read_events(rows, &keys, after, limit)
 }
 
-/// Acceptance time of the oldest unfinished plan that does not wait for an approval.
+/// Acceptance time of the oldest unfinished plan of which no task waits.
 pub(super) async fn oldest_unfinished(pool: &SqlitePool) -> Result<Option<Timestamp>, JournalError> {
     // Ids grow with time.
     let oldest: Option<String> = sqlx::query_scalar(
         "SELECT min(first) FROM (
              SELECT min(plan_id) AS first FROM plans WHERE status = 'pending'
-                 AND NOT EXISTS (SELECT 1 FROM approvals WHERE approvals.plan_id = plans.plan_id AND is_open)
+                 AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.plan_id = plans.plan_id
+                                 AND tasks.status IN ('awaiting_approval', 'awaiting_time', 'awaiting_budget'))
              UNION ALL SELECT min(plan_id) FROM plans WHERE status = 'running'
-                 AND NOT EXISTS (SELECT 1 FROM approvals WHERE approvals.plan_id = plans.plan_id AND is_open))",
+                 AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.plan_id = plans.plan_id
+                                 AND tasks.status IN ('awaiting_approval', 'awaiting_time', 'awaiting_budget')))",
     )
     .fetch_one(pool)
     .await?;

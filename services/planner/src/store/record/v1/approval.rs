@@ -24,6 +24,8 @@ use crate::store::{
 pub(crate) struct ConditionsV1 {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     approval: Option<TermsV1>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    not_before: Option<Timestamp>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -65,16 +67,16 @@ pub(crate) struct ApprovalOutcomeV1 {
 }
 
 impl From<&StartConditions> for ConditionsV1 {
-    fn from(StartConditions { approval }: &StartConditions) -> Self {
-        Self { approval: approval.as_ref().map(Into::into) }
+    fn from(StartConditions { approval, not_before }: &StartConditions) -> Self {
+        Self { approval: approval.as_ref().map(Into::into), not_before: *not_before }
     }
 }
 
 impl TryFrom<ConditionsV1> for StartConditions {
     type Error = Unusable;
 
-    fn try_from(ConditionsV1 { approval }: ConditionsV1) -> Result<Self, Unusable> {
-        Ok(Self { approval: approval.map(TryInto::try_into).transpose()? })
+    fn try_from(ConditionsV1 { approval, not_before }: ConditionsV1) -> Result<Self, Unusable> {
+        Ok(Self { approval: approval.map(TryInto::try_into).transpose()?, not_before })
     }
 }
 
