@@ -13,7 +13,7 @@ use std::{
 };
 
 use reqwest::{
-    Client, Method, RequestBuilder, Response, Url,
+    Client, Method, RequestBuilder, Response, StatusCode, Url,
     header::{CONTENT_TYPE, HeaderMap, HeaderValue},
     redirect::Policy,
 };
@@ -152,6 +152,10 @@ impl Http {
         };
         let runtime = self.runtime.as_ref().ok_or(TransportError::NoClient)?;
         let response = within(runtime, until, self.response(build))?;
+        // Only a proxy answers so. For an address with https:// it does before there is a response.
+        if let (StatusCode::PROXY_AUTHENTICATION_REQUIRED, Some(variable)) = (response.status(), self.proxy) {
+            return Err(TransportError::ProxyKey(variable));
+        }
         let head = Head {
             status: response.status().as_u16(),
             retry_after: retry_after::of_headers(response.headers()),

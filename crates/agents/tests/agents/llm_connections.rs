@@ -1,7 +1,7 @@
 //! Connections to a provider: kept, lost, through a proxy, over TLS.
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
@@ -256,22 +256,25 @@ fn invalid_proxy_variable_is_named() {
     assert_eq!((error.code, error.message.as_str()), (424, "https_proxy is not a proxy URL"));
 }
 
-#[test]
-fn certificate_of_an_unknown_authority_is_named() {
+/// A handshake with a certificate that no client accepts.
+pub(crate) fn tls_handshake(connection: &mut TcpStream) -> io::Result<(usize, usize)> {
     // A self-signed certificate for this test, valid for a hundred years.
     let (certificate, key) = (include_bytes!("tls/certificate.der"), include_bytes!("tls/key.der"));
+    let certificates = vec![CertificateDer::from(&certificate[..])];
+    let key = PrivatePkcs8KeyDer::from(&key[..]).into();
+    let config = ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(certificates, key)
+        .unwrap();
+    ServerConnection::new(config.into()).unwrap().complete_io(connection)
+}
+
+#[test]
+fn certificate_of_an_unknown_authority_is_named() {
     let server = Server::run(|listener| {
-        let certificates = vec![CertificateDer::from(&certificate[..])];
-        let key = PrivatePkcs8KeyDer::from(&key[..]).into();
-        let config = ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(certificates, key)
-            .unwrap();
-        let mut tls = ServerConnection::new(config.into()).unwrap();
-        let mut connection = accept(listener);
-        assert!(tls.complete_io(&mut connection).is_err(), "the client does not accept it");
+        assert!(tls_handshake(&mut accept(listener)).is_err(), "the client does not accept it");
     });
     let error = chat(&mut agent(&server.url.replace("http:", "https:"))).unwrap_err();
     assert_eq!(error.code, 424);

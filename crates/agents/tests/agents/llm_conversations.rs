@@ -4,7 +4,7 @@ use phoenix_agents::{ActionError, Agent, llm::LlmRouter};
 use phoenix_domain::llm::ProviderKind::{self, Anthropic, Gemini, Ollama, OpenAi};
 use serde_json::{Value, json};
 
-use crate::{llm_answers::settings, provider::Provider, request};
+use crate::{llm_answers::settings, llm_streams::stream, provider::Provider, request};
 
 /// The body that `kind` gets for this payload.
 fn sent(kind: ProviderKind, payload: Value) -> Result<Value, ActionError> {
@@ -238,6 +238,40 @@ fn tool_calls_of_an_answer_are_in_its_message() {
         assert_eq!(result.metadata["finish_reason"], "tool_calls", "{kind}");
         assert_eq!(result.to_text(), "", "{kind}");
     }
+}
+
+#[test]
+fn tool_calls_of_a_stream_are_joined() {
+    let delta = |delta: Value| json!({"choices": [{"index": 0, "delta": delta, "finish_reason": null}]});
+    let call = |call: Value| delta(json!({"tool_calls": [call]}));
+    let named = |index: u64, id: &str, name: &str| {
+        call(
+            json!({"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": ""}}),
+        )
+    };
+    let rest = |index: u64, part: &str| call(json!({"index": index, "function": {"arguments": part}}));
+    let events = [
+        delta(json!({"role": "assistant", "content": null})),
+        named(0, "t1", "f"),
+        rest(0, "{\"a\""),
+        rest(0, ":1}"),
+        named(1, "t2", "g"),
+        rest(1, "{}"),
+        json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]}),
+    ];
+    let body: String = events.iter().map(|event| format!("data: {event}\n\n")).collect();
+    let provider = Provider::answering(200, body + "data: [DONE]\n\n");
+    let (chunks, answer) = stream(settings(OpenAi, provider.url("")), json!({"message": "m"}), 30_000);
+    let deltas = chunks.iter().filter(|chunk| chunk["delta"]["tool_calls"].is_array());
+    assert_eq!(deltas.count(), 5, "each piece comes as the provider sent it: {chunks:?}");
+    let result = answer.result.unwrap();
+    assert_eq!(result.metadata["finish_reason"], "tool_calls");
+    let function = |id: &str, name: &str, arguments: &str| json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
+    let calls = json!([function("t1", "f", "{\"a\":1}"), function("t2", "g", "{}")]);
+    assert_eq!(
+        result.metadata["message"],
+        json!({"role": "assistant", "content": null, "tool_calls": calls})
+    );
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod llm_connections;
 mod llm_conversations;
 mod llm_dialects;
 mod llm_failures;
+mod llm_faults;
 mod llm_streams;
 mod obsidian;
 mod obsidian_names;
