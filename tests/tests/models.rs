@@ -1,5 +1,5 @@
 //! A model provider behind the whole stack: configured by variables, called through a proxy.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::sync::{
     Arc,
@@ -108,5 +108,79 @@ async fn model_named_by_variables_is_called_once_per_chat() {
     assert_eq!(requests.load(Ordering::SeqCst), before + 8);
     let health = rest.agent("llm_router_agent").await.unwrap();
     assert_eq!((&health["health"], &health["consecutive_failures"]), (&json!("healthy"), &json!(0)));
+    assert_eq!(stack.stop().await, Some(0));
+}
+
+/// A model under the name `first` whose streamed answer breaks off, and `second` with a whole one, of which each counts its chats.
+async fn broken_and_whole() -> (String, [Arc<AtomicUsize>; 2]) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let asked = [Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0))];
+    let counts = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let request = whole_request(&mut connection).await;
+            let piece =
+                |text: &str| format!("data: {}\n\n", json!({"choices": [{"delta": {"content": text}}]}));
+            let (model, body) = match request.starts_with("POST /first/") {
+                true => (0, piece("half")),
+                false => (1, piece("whole") + "data: [DONE]\n\n"),
+            };
+            counts[model].fetch_add(1, Ordering::SeqCst);
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
+            connection.write_all((head.to_owned() + &body).as_bytes()).await.unwrap();
+        }
+    });
+    (url, asked)
+}
+
+/// A stack whose model `first` breaks off, with `second` as its fallback.
+async fn chain_of(url: &str) -> Stack {
+    let model = |name: &str| format!("[llm.providers.{name}]\nbase_url = '{url}/{name}'\nmodel_name = 'm'\n");
+    let llm = "[llm]\ndefault_provider = 'first'\nfallback = ['second/m']\n";
+    Stack::builder().config(&format!("{llm}{}{}", model("first"), model("second"))).start().await
+}
+
+#[tokio::test]
+async fn answer_that_broke_off_is_reset_before_the_next_model_begins() {
+    let (url, asked) = broken_and_whole().await;
+    let mut stack = chain_of(&url).await;
+    let rest = stack.rest().with_header("accept", "text/event-stream");
+    let counts = || asked.each_ref().map(|count| count.load(Ordering::SeqCst));
+    let body =
+        json!({"message": "m", "agent": "llm_router_agent", "options": {"fallback_after_output": true}});
+    let answer = rest.post("/api/v1/chat", body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let place = |words: &str| answer.text.find(words).unwrap_or_else(|| panic!("{words}: {}", answer.text));
+    let places =
+        ["\"text\":\"half\"", "event: output_reset\n", "\"text\":\"whole\"", "event: response\n"].map(place);
+    assert!(places.is_sorted(), "{}", answer.text);
+    let (_, response) = answer.text.rsplit_once("data: ").unwrap();
+    let response: serde_json::Value = serde_json::from_str(response.trim()).unwrap();
+    assert_eq!((&response["status"], &response["output"]), (&json!("success"), &json!("whole")));
+    assert_eq!(counts(), [1, 1]);
+
+    // A stream of OpenAI's API ends with an error: what it has sent cannot be taken back.
+    let body = json!({"model": "phoenix", "stream": true, "fallback_after_output": true,
+        "messages": [{"role": "user", "content": "m"}]});
+    let answer = rest.post("/v1/chat/completions", body).await;
+    assert!(answer.text.contains("half") && !answer.text.contains("whole"), "{}", answer.text);
+    assert!(
+        answer.text.contains("the answer broke off") && !answer.text.contains("[DONE]"),
+        "{}",
+        answer.text
+    );
+    assert_eq!(stack.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn answer_that_broke_off_is_asked_of_the_same_model_without_a_permission() {
+    let (url, asked) = broken_and_whole().await;
+    let mut stack = chain_of(&url).await;
+    let rest = stack.rest().with_header("accept", "text/event-stream");
+    let answer = rest.post("/api/v1/chat", json!({"message": "m", "agent": "llm_router_agent"})).await;
+    assert!(!answer.text.contains("whole"), "{}", answer.text);
+    assert_eq!(answer.text.matches("event: output_reset\n").count(), 2, "{}", answer.text);
+    assert_eq!(asked.each_ref().map(|count| count.load(Ordering::SeqCst)), [3, 0]);
     assert_eq!(stack.stop().await, Some(0));
 }

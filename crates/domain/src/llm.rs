@@ -56,6 +56,9 @@ pub struct ProviderSettings {
     /// As [`LlmSettings::stall_timeout_secs`], for this provider.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stall_timeout_secs: Option<NonZeroU32>,
+    /// As [`LlmSettings::timeout_secs`], for this provider.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_secs: Option<NonZeroU32>,
 }
 
 /// One provider with defaults filled in.
@@ -75,6 +78,8 @@ pub struct Provider<'a> {
     pub first_token_timeout: Option<Duration>,
     /// Time between two pieces of a streamed answer.
     pub stall_timeout: Duration,
+    /// Time for a whole answer, if there is a limit beside the deadline of the task.
+    pub total_timeout: Option<Duration>,
 }
 
 /// The `[llm]` table of the configuration.
@@ -88,11 +93,16 @@ pub struct LlmSettings {
     /// Models that answer instead when the chosen provider fails before its answer begins, in this order: `provider/model`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fallback: Vec<String>,
+    /// Whether a streamed answer that broke off may begin anew with the next model, unless the chat says otherwise.
+    pub fallback_after_output: bool,
     /// Time in seconds until a streamed answer must begin. Without it, the deadline of the task.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_token_timeout_secs: Option<NonZeroU32>,
     /// Time in seconds between two pieces of a streamed answer.
     pub stall_timeout_secs: NonZeroU32,
+    /// Time in seconds for a whole answer of one model. Without it, the deadline of the task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_secs: Option<NonZeroU32>,
     /// Instructions for the model before every chat, in front of the chat's own context.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_prompt: Option<String>,
@@ -121,8 +131,10 @@ impl Default for LlmSettings {
             default_provider: DefaultProvider::default(),
             max_tokens: DEFAULT_MAX_TOKENS,
             fallback: Vec::new(),
+            fallback_after_output: false,
             first_token_timeout_secs: None,
             stall_timeout_secs: DEFAULT_STALL_TIMEOUT_SECS,
+            timeout_secs: None,
             system_prompt: None,
             openai: ProviderSettings::default(),
             anthropic: ProviderSettings::default(),

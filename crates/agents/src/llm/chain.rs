@@ -1,6 +1,11 @@
 //! The models that may answer a chat: the chosen one, and the fallbacks of the settings when it fails before its answer begins.
 //!
 //! A model that the chat names has no fallback: the caller gets that model, or its failure.
+//!
+//! An answer that broke off after its first piece fails the attempt, because what another model says must not be appended. The
+//! executor's next attempt is announced to the caller as a new beginning (`output_reset`). Where the caller or the settings
+//! allow it, it begins with the next model. Which one follows from the number of the attempt, so that it needs no memory: a
+//! later attempt may reach another worker, another executor or another planner.
 
 use std::{
     io::{self, Write},
@@ -9,6 +14,7 @@ use std::{
 
 use jiff::Timestamp;
 use phoenix_domain::{
+    FailureClass,
     action::ActionResult,
     llm::{LlmSettings, Provider},
 };
@@ -28,6 +34,8 @@ pub(super) struct Chain<'a> {
     settings: &'a LlmSettings,
     targets: Vec<Provider<'a>>,
     conversation: &'a Conversation,
+    /// Whether an answer that broke off may begin anew with the next model.
+    is_allowed_after_output: bool,
 }
 
 impl<'a> Chain<'a> {
@@ -44,7 +52,18 @@ impl<'a> Chain<'a> {
                 }
             }
         }
-        Self { settings, targets, conversation }
+        let is_allowed = conversation.fallback_after_output.unwrap_or(settings.fallback_after_output);
+        Self { settings, is_allowed_after_output: is_allowed && targets.len() > 1, targets, conversation }
+    }
+
+    /// The chain of this attempt (1 is the first): where a streamed answer may begin anew, each one begins with the next model.
+    pub(super) fn of_attempt(mut self, attempt: u32, is_streamed: bool) -> Self {
+        if self.is_allowed_after_output && is_streamed {
+            let before = usize::try_from(attempt.saturating_sub(1)).unwrap_or_default();
+            let first = before % self.targets.len();
+            self.targets.rotate_left(first);
+        }
+        self
     }
 
     /// The answer of the first model that begins one.
@@ -79,6 +98,7 @@ impl<'a> Chain<'a> {
                 Err(Failure { error, has_begun }) => {
                     let is_final = has_begun || remaining == 1 || !may_succeed_elsewhere(error.code);
                     if is_final || Instant::now() >= limits.until {
+                        let error = if has_begun { self.broken_off(index, error) } else { error };
                         return Err(last(error, &failed));
                     }
                     log(&format!("{} failed before its answer: {}", target.target(), error.message));
@@ -87,6 +107,18 @@ impl<'a> Chain<'a> {
             }
         }
         Err(ActionError::internal("no model is configured"))
+    }
+
+    /// The error of an answer that broke off. Where another model may begin it anew, the executor is to repeat the attempt also
+    /// after an error that is final otherwise, such as a rate limit.
+    fn broken_off(&self, index: usize, error: ActionError) -> ActionError {
+        if !self.is_allowed_after_output || !may_succeed_elsewhere(error.code) {
+            return error;
+        }
+        let next = self.targets[(index + 1) % self.targets.len()];
+        let message = format!("{}; the next attempt begins with {}", error.message, next.target());
+        let is_repeated = FailureClass::of_response_code(error.code).is_retried();
+        ActionError { code: if is_repeated { error.code } else { 503 }, message, retry_after: None, ..error }
     }
 
     /// Time for a model to begin its answer: each of those that remain gets its share.

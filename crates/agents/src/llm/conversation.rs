@@ -15,6 +15,9 @@ const ROLES: &[&str] = &["system", "developer", "user", "assistant", "tool"];
 const OWN_OPTIONS: &[&str] =
     &["model", "messages", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens"];
 
+/// Option that decides, instead of the setting of this name, whether an answer that broke off may begin anew with the next model.
+const FALLBACK_AFTER_OUTPUT: &str = "fallback_after_output";
+
 /// Names of a model that leave the choice to the settings.
 const UNNAMED: &[&str] = &["", "auto", "phoenix"];
 
@@ -27,6 +30,8 @@ pub(super) struct Conversation {
     pub(super) model: Option<String>,
     /// Options to pass on.
     pub(super) options: Map<String, Value>,
+    /// Whether an answer that broke off may begin anew with the next model, if the chat says so.
+    pub(super) fallback_after_output: Option<bool>,
     /// Limit of tokens that the chat asks for.
     max_tokens: Option<u64>,
     /// Context of the request, for a chat of one message. The messages of a longer one contain it.
@@ -61,10 +66,19 @@ impl Conversation {
             Some(Value::Object(options)) => options,
             Some(_) => return Err(ActionError::invalid("`payload.options` must be an object")),
         };
+        let fallback_after_output = match options.remove(FALLBACK_AFTER_OUTPUT) {
+            None | Some(Value::Null) => None,
+            Some(Value::Bool(is_allowed)) => Some(is_allowed),
+            Some(_) => {
+                let problem = format!("`payload.options.{FALLBACK_AFTER_OUTPUT}` must be true or false");
+                return Err(ActionError::invalid(problem));
+            }
+        };
         let limits = ["max_completion_tokens", "max_tokens"];
         let limit = limits.into_iter().find_map(|name| options.get(name)?.as_u64());
         options.retain(|name, value| !OWN_OPTIONS.contains(&name.as_str()) && !value.is_null());
-        Ok(Self { messages, model: model.map(str::to_owned), options, max_tokens: limit, context })
+        let model = model.map(str::to_owned);
+        Ok(Self { messages, model, options, fallback_after_output, max_tokens: limit, context })
     }
 
     /// The limit of tokens: that of the chat, at most that of the settings.

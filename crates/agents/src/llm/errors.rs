@@ -37,13 +37,16 @@ pub(super) struct ProviderErrors<'a> {
     provider: Provider<'a>,
     /// Name of the agent in the configuration.
     agent: &'a str,
-    /// Time of the attempt.
+    /// Time of the attempt, or of the answer if the settings give it less.
     granted: Duration,
+    /// Whether the settings do.
+    is_own_limit: bool,
 }
 
 impl<'a> ProviderErrors<'a> {
     pub(super) fn of(provider: Provider<'a>, agent: &'a str, granted: Duration) -> Self {
-        Self { provider, agent, granted }
+        let own_limit = provider.total_timeout.filter(|limit| *limit < granted);
+        Self { provider, agent, granted: own_limit.unwrap_or(granted), is_own_limit: own_limit.is_some() }
     }
 
     pub(super) fn no_key(self) -> ActionError {
@@ -130,6 +133,12 @@ impl<'a> ProviderErrors<'a> {
             }
             TransportError::TooLarge => {
                 ActionError::new(502, format!("the response of {kind} exceeds {MAX_BODY_BYTES} bytes"))
+            }
+            TransportError::Timeout if self.is_own_limit => {
+                let (setting, granted) = (self.provider.setting("timeout_secs"), self.granted.as_secs_f64());
+                ActionError::timeout(format!(
+                    "{kind} did not end its answer within {granted:.1} s; if the model needs longer, raise {setting}"
+                ))
             }
             TransportError::Timeout => {
                 let (agent, granted) = (self.agent, self.granted.as_secs_f64());

@@ -48,12 +48,15 @@ impl From<ActionError> for Failure {
 
 impl Exchange<'_> {
     /// Asks the provider, and sends pieces of a streamed answer to `output`.
-    pub(super) fn run(self, http: &Http, output: &mut Output<'_>) -> Result<Completion, Failure> {
+    pub(super) fn run(mut self, http: &Http, output: &mut Output<'_>) -> Result<Completion, Failure> {
         let request =
             wire::request(self.provider, self.prompt).map_err(|problem| self.errors.unsupported(problem))?;
         let begun = Instant::now();
+        let until =
+            |limit: Option<Duration>, until: Instant| limit.map_or(until, |limit| until.min(begun + limit));
+        self.until = until(self.provider.total_timeout, self.until);
         let first_token = self.provider.first_token_timeout.filter(|_| self.prompt.is_streamed);
-        let begin_until = first_token.map_or(self.begin_until, |limit| self.begin_until.min(begun + limit));
+        let begin_until = until(first_token, self.begin_until).min(self.until);
         let late = |error: TransportError| match error {
             TransportError::Timeout if begin_until < self.until => self.errors.late(begin_until - begun),
             error => self.errors.transport(error),

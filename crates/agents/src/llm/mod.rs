@@ -89,6 +89,7 @@ impl LlmRouter {
 
     fn chat(
         &mut self,
+        attempt: u32,
         conversation: &Conversation,
         limits: Limits<'_>,
         output: &mut Output<'_>,
@@ -111,7 +112,8 @@ impl LlmRouter {
             }
             None => return Ok(offline::answer(settings)),
         };
-        Chain::new(settings, first, conversation).run(clients, limits, output)
+        let chain = Chain::new(settings, first, conversation).of_attempt(attempt, output.is_wanted());
+        chain.run(clients, limits, output)
     }
 }
 
@@ -136,7 +138,7 @@ impl Agent for LlmRouter {
         if request.action != CHAT_ACTION {
             return Err(ActionError::unknown_action(&request.action, ACTIONS));
         }
-        self.chat(&Conversation::of(request)?, limits, output)
+        self.chat(request.meta.attempt, &Conversation::of(request)?, limits, output)
     }
 }
 

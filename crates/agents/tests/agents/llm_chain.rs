@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     llm_answers::{KEY, settings},
-    llm_streams::stream,
+    llm_streams::{stream, stream_of_attempt},
     provider::{Provider, Reply},
     request,
 };
@@ -161,6 +161,72 @@ fn fallback_happens_before_the_first_token_only() {
     let (openai, lab) = (Provider::answering(200, event(json!({"content": "half"}))), lab());
     let (chunks, answer) = stream(chain(&openai, &lab, &ollama()), json!({"message": "m"}), 30_000);
     assert_eq!((answer.code, chunks.len(), lab.asked().len()), (502, 1, 0));
+}
+
+/// A stream with the text `half` that ends with this event, or without an end.
+fn broken(end: &str) -> Provider {
+    let half = json!({"choices": [{"delta": {"content": "half"}}]});
+    Provider::answering(200, format!("data: {half}\n\n{end}"))
+}
+
+#[test]
+fn answer_that_broke_off_begins_anew_with_the_next_model_where_that_is_allowed() {
+    let limited = "data: {\"error\":{\"message\":\"M\",\"code\":429}}\n\n";
+    let allowed = |by_chat: Option<bool>, by_settings: bool, attempt: u32| {
+        let (openai, lab, local) = (broken(limited), broken(""), ollama());
+        let mut settings = chain(&openai, &lab, &local);
+        settings.fallback_after_output = by_settings;
+        let options =
+            by_chat.map_or_else(|| json!({}), |allowed| json!({"fallback_after_output": allowed, "seed": 1}));
+        let (_, answer) =
+            stream_of_attempt(attempt, settings, json!({"message": "m", "options": options}), 30_000);
+        let asked = [&openai, &lab, &local].map(|provider| provider.asked().len());
+        let asked_for =
+            [&openai, &lab, &local].iter().flat_map(|provider| provider.asked()).collect::<Vec<_>>();
+        assert!(
+            asked_for.iter().all(|asked| asked.body.get("fallback_after_output").is_none()),
+            "{asked_for:?}"
+        );
+        (asked, answer.code, answer.error.unwrap_or_default())
+    };
+    let next = |model: &str| format!("; the next attempt begins with {model}");
+    for (by_chat, by_settings) in [(Some(true), false), (None, true)] {
+        let (asked, code, error) = allowed(by_chat, by_settings, 1);
+        assert_eq!((asked, code), ([1, 0, 0], 503), "a rate limit is repeated, too");
+        assert!(error.ends_with(&next("lab/other-model")), "{error}");
+        let (asked, code, error) = allowed(by_chat, by_settings, 2);
+        assert_eq!((asked, code), ([0, 1, 0], 502));
+        assert!(error.ends_with(&next("ollama/qwen3")), "{error}");
+        assert_eq!(allowed(by_chat, by_settings, 3), ([0, 0, 1], 0, String::new()));
+        assert_eq!(allowed(by_chat, by_settings, 4).0, [1, 0, 0]);
+    }
+    for (by_chat, by_settings) in [(Some(false), true), (None, false)] {
+        for attempt in [1, 2] {
+            let (asked, code, error) = allowed(by_chat, by_settings, attempt);
+            assert_eq!((asked, code), ([1, 0, 0], 429));
+            assert!(error.ends_with(": M"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn permission_to_begin_anew_is_checked_and_needs_a_chain() {
+    let payload = |allowed: Value| json!({"message": "m", "options": {"fallback_after_output": allowed}});
+    let (openai, lab, local) = (broken(""), broken(""), ollama());
+    let error = chat(chain(&openai, &lab, &local), payload("yes".into())).unwrap_err();
+    assert_eq!((error.code, openai.asked().len()), (400, 0));
+    assert_eq!(error.message, "`payload.options.fallback_after_output` must be true or false");
+    // A model that the chat names is asked again, whichever attempt it is.
+    let mut named = payload(true.into());
+    named["model"] = "openai/gpt-y".into();
+    let (_, answer) = stream_of_attempt(2, chain(&openai, &lab, &local), named, 30_000);
+    assert_eq!((answer.code, openai.asked().len(), lab.asked().len()), (502, 1, 0));
+    // Without a stream there is no half answer: every attempt begins with the chosen model.
+    let mut second = request("chat", payload(true.into()));
+    second.meta.attempt = 2;
+    let result = LlmRouter::new(chain(&Provider::answering(200, openai_answer("openai")), &lab, &local))
+        .handle(&second);
+    assert_eq!(result.unwrap().to_text(), "openai");
 }
 
 #[test]

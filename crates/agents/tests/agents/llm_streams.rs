@@ -31,7 +31,18 @@ pub(crate) fn stream(
     payload: Value,
     deadline_ms: u64,
 ) -> (Vec<Value>, ActionResponse) {
+    stream_of_attempt(1, settings, payload, deadline_ms)
+}
+
+/// The same of a later attempt.
+pub(crate) fn stream_of_attempt(
+    attempt: u32,
+    settings: LlmSettings,
+    payload: Value,
+    deadline_ms: u64,
+) -> (Vec<Value>, ActionResponse) {
     let mut request = request("chat", payload);
+    request.meta.attempt = attempt;
     request.meta.stream = true;
     request.meta.deadline_ms = deadline_ms;
     let mut written = Vec::new();

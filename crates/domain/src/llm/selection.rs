@@ -93,6 +93,7 @@ impl LlmSettings {
                 .or(self.first_token_timeout_secs)
                 .map(secs),
             stall_timeout: secs(settings.stall_timeout_secs.unwrap_or(self.stall_timeout_secs)),
+            total_timeout: settings.timeout_secs.or(self.timeout_secs).map(secs),
         }
     }
 

@@ -234,15 +234,17 @@ fn selection_problem_names_its_setting() {
 #[test]
 fn timeouts_of_a_provider_precede_the_general_ones() {
     let settings = parse(
-        "first_token_timeout_secs = 20\n[ollama]\nfirst_token_timeout_secs = 90\nstall_timeout_secs = 5",
+        "first_token_timeout_secs = 20\ntimeout_secs = 100\n[ollama]\nfirst_token_timeout_secs = 90\nstall_timeout_secs = 5\n\
+         timeout_secs = 300",
     )
     .unwrap();
     let seconds = |kind| {
         let provider = settings.provider(kind);
-        (provider.first_token_timeout.map(|time| time.as_secs()), provider.stall_timeout.as_secs())
+        let limits = [provider.first_token_timeout, Some(provider.stall_timeout), provider.total_timeout];
+        limits.map(|limit| limit.map(|limit| limit.as_secs()))
     };
-    assert_eq!(seconds(ProviderKind::Ollama), (Some(90), 5));
-    assert_eq!(seconds(ProviderKind::OpenAi), (Some(20), 60));
+    assert_eq!(seconds(ProviderKind::Ollama), [Some(90), Some(5), Some(300)]);
+    assert_eq!(seconds(ProviderKind::OpenAi), [Some(20), Some(60), Some(100)]);
 }
 
 #[test]

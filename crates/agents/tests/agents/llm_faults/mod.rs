@@ -116,7 +116,7 @@ rows! {
             });
             Case::at(kind, format!("http://{address}")).within(2000)
         };
-        vec![pings(Some("half")).begun(true), pings(None).begun(false)]
+        vec![pings(Some("half")).begun(true), pings(None).begun(false), a_second(pings(Some("half"))).begun(true)]
     });
     silence: "a slow first token, a stall between tokens" => each(|kind| {
         let silent = |begin: String| {
@@ -135,7 +135,7 @@ rows! {
     });
     no_answer: "no answer in time" => each(|kind| {
         let silent = Provider::with(|_| None::<Reply>);
-        vec![Case::with(kind, silent.url("/v1"), silent).within(2000)]
+        vec![Case::with(kind, silent.url("/v1"), silent).within(2000), a_second(Case::at(kind, never()))]
     });
     unknown_host: "no address for the host's name" => each(|kind| vec![Case::at(kind, "http://model.invalid/v1")]);
     no_connection: "no connection" => each(|kind| vec![
@@ -228,6 +228,21 @@ fn floods(kind: ProviderKind, begin: String, part: String) -> Case {
         (0..parts).all(|_| send(&connection, &part));
     });
     Case::at(kind, format!("http://{address}"))
+}
+
+/// The case with a second for a whole answer.
+fn a_second(case: Case) -> Case {
+    case.within(60_000).adjusted(|settings| settings.timeout_secs = NonZeroU32::new(1))
+}
+
+/// The address of a provider that takes a request and does not answer.
+fn never() -> String {
+    let address = server(|mut connection| {
+        read_request(&mut connection);
+        // Until the client gives up.
+        let _ = connection.read(&mut [0]);
+    });
+    format!("http://{address}")
 }
 
 /// Answers without text that ended for these reasons, streamed and not.

@@ -74,7 +74,7 @@ impl Row {
         });
         for message in &self.messages {
             let occurs = said.iter().any(|said| said.contains(message.as_str()));
-            assert!(occurs || self.class == format!("that of the error's own status"), "{message}: {said:?}");
+            assert!(occurs || self.class == "that of the error's own status", "{message}: {said:?}");
         }
     }
 
