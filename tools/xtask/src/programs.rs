@@ -19,6 +19,7 @@ struct Program {
 const PROGRAMS: &[Program] = &[
     Program { name: "git", package: "git", tests: "the git agent" },
     Program { name: "python3", package: "python3", tests: "agents written in Python" },
+    Program { name: "jq", package: "jq", tests: "agents written in shell" },
     Program {
         name: "promtool",
         package: "prometheus",

@@ -23,14 +23,14 @@ pub(crate) const SOAK_ROUNDS: &str = "PHOENIX_SOAK_ROUNDS";
 pub(crate) const SOAK_POSTGRES_ROUNDS: &str = "PHOENIX_SOAK_POSTGRES_ROUNDS";
 
 /// Rounds of the soak tests before a merge.
-const SOAK_ROUNDS_BEFORE_MERGE: [(&str, &str); 2] = [(SOAK_ROUNDS, "200"), (SOAK_POSTGRES_ROUNDS, "50")];
+const SOAK_ROUNDS_BEFORE_MERGE: [(&str, &str); 2] = [(SOAK_ROUNDS, "200"), (SOAK_POSTGRES_ROUNDS, "100")];
 
 #[derive(Args, Default)]
 pub(crate) struct TestArgs {
     /// Leave out the tests over real processes, and install nothing
     #[arg(long)]
     fast: bool,
-    /// Run the soaks for as many rounds as before a merge: about four minutes instead of forty seconds
+    /// Run the soaks for as many rounds as before a merge: about five minutes instead of forty seconds
     #[arg(long, conflicts_with = "fast")]
     soak: bool,
     /// Passed on to `cargo test`, such as `-p phoenix-planner`
