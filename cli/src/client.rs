@@ -23,6 +23,7 @@ mod gateway;
 mod mcp;
 mod output;
 mod plans;
+mod propose;
 mod stats;
 mod top;
 mod trace;

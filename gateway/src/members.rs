@@ -55,6 +55,11 @@ pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 pub(crate) struct Whole<const MIN: u64, const MAX: u64>(u64);
 
 impl<const MIN: u64, const MAX: u64> Whole<MIN, MAX> {
+    /// `number`, if it is within the limits.
+    pub(crate) const fn new(number: u64) -> Option<Self> {
+        if number >= MIN && number <= MAX { Some(Self(number)) } else { None }
+    }
+
     /// The number.
     pub(crate) const fn get(self) -> u64 {
         self.0

@@ -76,6 +76,7 @@ pub(crate) enum Endpoint {
     PlanCreate,
     PlanList,
     PlanDryRun,
+    PlanPropose,
     PlanGet,
     PlanCancel,
     PlanRedrive,
@@ -126,6 +127,7 @@ impl Endpoint {
             "/api/v1/plans" if write => Self::PlanCreate,
             "/api/v1/plans" if read => Self::PlanList,
             "/api/v1/plans:dryRun" if write => Self::PlanDryRun,
+            "/api/v1/plans:propose" if write => Self::PlanPropose,
             "/api/v1/plans/{plan_id}" => match request.uri().path().rsplit_once(':') {
                 None if read => Self::PlanGet,
                 Some((_, "cancel")) if write => Self::PlanCancel,
@@ -177,6 +179,7 @@ impl Endpoint {
             Self::PlanCreate => "plan_create",
             Self::PlanList => "plan_list",
             Self::PlanDryRun => "plan_dry_run",
+            Self::PlanPropose => "plan_propose",
             Self::PlanGet => "plan_get",
             Self::PlanCancel => "plan_cancel",
             Self::PlanRedrive => "plan_redrive",
@@ -221,6 +224,7 @@ impl Endpoint {
             | Self::PlanCreate
             | Self::PlanList
             | Self::PlanDryRun
+            | Self::PlanPropose
             | Self::PlanGet
             | Self::PlanCancel
             | Self::PlanRedrive

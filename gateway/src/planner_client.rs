@@ -19,8 +19,8 @@ use phoenix_proto::{
         GetTaskOutputRequest, ListApprovalsRequest, ListApprovalsResponse, ListBudgetsRequest,
         ListBudgetsResponse, ListDeadLettersRequest, ListDeadLettersResponse, ListPlansRequest,
         ListPlansResponse, Plan, PlanAccepted, PlanAndExecuteRequest, PlanAndExecuteResponse,
-        RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse,
-        ResumeExecution, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
+        ProposePlanResponse, RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest,
+        RedrivePlanResponse, ResumeExecution, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
         execute_plan_request::Subject, execute_plan_response::Step,
     },
 };
@@ -136,6 +136,21 @@ impl PlannerClient {
         let call = planner.dry_run_plan(context.request(plan));
         let DryRunPlanResponse { waves } = self.response(limit, call).await?;
         Ok(waves.into_iter().map(|wave| wave.keys).collect())
+    }
+
+    /// Tasks that are proposed for a chat.
+    pub(crate) async fn propose(
+        &self,
+        chat: PlanAndExecuteRequest,
+    ) -> Result<ProposePlanResponse, OrchestratorError> {
+        let continues = chat.continue_on_disconnect;
+        let context = if continues { self.scope.context_without_deadline() } else { self.scope.context() };
+        let mut planner = self.gateway.planner();
+        let call = planner.propose_plan(context.request(chat));
+        let proposal = self.within(self.scope.deadline(), call).await?;
+        let proposal = proposal.ok_or_else(|| deadline_exceeded(continues))?;
+        self.record_replay(&proposal.replay_of)?;
+        Ok(proposal)
     }
 
     /// The current state of a plan.

@@ -59,6 +59,7 @@ fn routes(gateway: &Gateway) -> Vec<(&'static str, MethodRouter<Gateway>)> {
         ("/api/chat", post(chat::handle_chat)),
         ("/api/v1/plans", post(plans::create_plan).get(plans::list_plans)),
         ("/api/v1/plans:dryRun", post(plans::dry_run_plan)),
+        ("/api/v1/plans:propose", post(plans::propose::propose_plan)),
         ("/api/v1/plans/{plan_id}", plan_or_action(gateway)),
         ("/api/v1/plans/{plan_id}/events", get(plans::events::plan_events)),
         ("/api/v1/plans/{plan_id}/tasks/{key}/output", get(plans::outputs::task_output)),

@@ -22,6 +22,14 @@ impl TryFrom<planner::ApprovalTerms> for ApprovalTerms {
     }
 }
 
+impl From<ApprovalTerms> for planner::ApprovalTerms {
+    fn from(ApprovalTerms { reason, approver, timeout, on_expiry }: ApprovalTerms) -> Self {
+        let timeout = timeout.unwrap_or_default().as_millis();
+        let timeout_ms = u64::try_from(timeout).unwrap_or(u64::MAX);
+        Self { reason, approver, timeout_ms, on_expiry: on_expiry.as_str().into() }
+    }
+}
+
 /// A view of one approval.
 #[must_use]
 pub fn wire_approval(approval: Approval) -> planner::Approval {

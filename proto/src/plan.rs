@@ -169,6 +169,24 @@ fn attempt_view(attempt: Attempt, usage: Usage, budget: &mut PreviewBudget) -> p
     }
 }
 
+impl From<TaskSpec> for planner::TaskSpec {
+    fn from(spec: TaskSpec) -> Self {
+        let TaskSpec { key, agent, action, payload, depends_on, on_failure, start } = spec;
+        let StartConditions { approval, not_before } = start;
+        Self {
+            key,
+            agent: agent.into(),
+            action,
+            input_json: payload.to_string(),
+            depends_on,
+            continue_on_failure: on_failure == OnFailure::Continue,
+            approval: approval.map(Into::into),
+            not_before: not_before.map(to_timestamp),
+            delay_ms: 0,
+        }
+    }
+}
+
 /// The task with this ordinal, of a request that is accepted at `at`.
 ///
 /// # Errors

@@ -45,8 +45,33 @@ pub(crate) struct ChatArgs {
     /// File with the context of the message
     #[arg(long, value_name = "FILE")]
     pub(crate) context: Option<PathBuf>,
+    /// How the tasks are found; as the gateway's planner is configured when absent
+    #[arg(long, value_enum)]
+    pub(crate) strategy: Option<Strategy>,
     #[command(flatten)]
     pub(crate) gateway: GatewayArgs,
+}
+
+/// How the tasks of a message are found.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Strategy {
+    /// The words of the message choose one agent
+    Rules,
+    /// A language model proposes the tasks
+    Model,
+    /// The words of the message choose an agent; where none match, a language model proposes the tasks
+    Auto,
+}
+
+impl Strategy {
+    /// Name in requests.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rules => "rules",
+            Self::Model => "model",
+            Self::Auto => "auto",
+        }
+    }
 }
 
 /// Arguments of `phoenix plans`.
@@ -82,6 +107,17 @@ pub(crate) enum PlansCommand {
         /// A repeat with the same key returns the first plan
         #[arg(long, value_name = "KEY")]
         idempotency_key: Option<String>,
+    },
+    /// Propose the tasks of a message without running them; `--json` prints them as a plan for `phoenix plans submit`
+    Propose {
+        /// The message; read from standard input when absent or `-`
+        message: Option<String>,
+        /// How the tasks are found; as the gateway's planner is configured when absent
+        #[arg(long, value_enum)]
+        strategy: Option<Strategy>,
+        /// File with the context of the message
+        #[arg(long, value_name = "FILE")]
+        context: Option<PathBuf>,
     },
     /// Cancel a plan and kill its running tasks
     Cancel {

@@ -13,6 +13,9 @@ use super::{
 };
 use crate::terminal::print_error;
 
+/// First characters of the keys of tasks that ask a language model for tasks.
+const PLANNING_KEY: &str = "planning-";
+
 /// # Errors
 /// When the request is refused, or the chat does not succeed.
 pub(super) async fn run(args: ChatArgs) -> Result<(), ClientError> {
@@ -24,8 +27,10 @@ pub(super) async fn run(args: ChatArgs) -> Result<(), ClientError> {
     if let Some(path) = &args.context {
         body.insert("context".into(), read(path)?.into());
     }
+    body.extend(args.strategy.map(|strategy| ("strategy".into(), strategy.as_str().into())));
     let mut events = gateway.events(gateway.request(Method::POST, "/api/v1/chat").json(&body)).await?;
-    let mut answer = Answer { live: is_terminal() && !args.gateway.json, shown: String::new() };
+    let live = is_terminal() && !args.gateway.json;
+    let mut answer = Answer { live, shown: String::new(), task: String::new() };
     while let Some(event) = events.next().await? {
         let data = event.data.unwrap_or_default();
         let name = event.event.unwrap_or_default();
@@ -34,7 +39,9 @@ pub(super) async fn run(args: ChatArgs) -> Result<(), ClientError> {
         }
         let facts: Value = serde_json::from_str(&data).unwrap_or_default();
         match name.as_str() {
-            "output" => answer.grow(text(&facts["data"], "text"))?,
+            // What a language model proposes is not the answer.
+            "output" if text(&facts, "task_key").starts_with(PLANNING_KEY) => {}
+            "output" => answer.grow(text(&facts, "task_key"), text(&facts["data"], "text"))?,
             "output_reset" => answer.reset(&facts["data"]["attempt"])?,
             "response" => return answer.end(&facts, args.gateway.json),
             _ => {}
@@ -44,7 +51,7 @@ pub(super) async fn run(args: ChatArgs) -> Result<(), ClientError> {
 }
 
 /// The message of the command line, or of standard input.
-fn message(argument: Option<String>) -> Result<String, ClientError> {
+pub(super) fn message(argument: Option<String>) -> Result<String, ClientError> {
     match argument {
         Some(message) if message != "-" => Ok(message),
         None if stdin().is_terminal() => {
@@ -65,11 +72,19 @@ struct Answer {
     live: bool,
     /// What was shown of the present attempt.
     shown: String,
+    /// Key of its task.
+    task: String,
 }
 
 impl Answer {
-    fn grow(&mut self, said: &str) -> Result<(), ClientError> {
+    fn grow(&mut self, task: &str, said: &str) -> Result<(), ClientError> {
         if self.live {
+            if self.task != task {
+                task.clone_into(&mut self.task);
+                if !std::mem::take(&mut self.shown).is_empty() {
+                    line("")?;
+                }
+            }
             part(plain(said))?;
             self.shown.push_str(said);
         }

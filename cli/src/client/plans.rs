@@ -12,7 +12,7 @@ use super::{
     error::ClientError,
     gateway::{Gateway, id, read},
     output::{between, cell, json_lines, line, parsed, since, table, text, time},
-    trace, watch,
+    propose, trace, watch,
 };
 
 /// # Errors
@@ -31,6 +31,9 @@ pub(super) async fn run(args: PlansArgs) -> Result<(), ClientError> {
                 request = request.header("idempotency-key", key);
             }
             accept(gateway, request, wait, is_json).await
+        }
+        PlansCommand::Propose { message, strategy, context } => {
+            propose::run(gateway, message, strategy, context.as_deref(), is_json).await
         }
         PlansCommand::Cancel { plan_id, reason } => {
             let mut body = Map::new();

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
+    action::CHAT_ACTION,
     agent::{ActionSpec, AgentMode, AgentSpec},
     agent_name::{AgentName, InvalidAgentName},
     llm::SETTINGS_VARIABLE,
@@ -25,6 +26,8 @@ pub struct Builtin {
     pub route: &'static [&'static str],
     /// Actions as JSON: an object with a description and an input schema per action.
     actions: &'static str,
+    /// Actions that change something outside of Phoenix.
+    pub writes: &'static [&'static str],
     /// Number of processes, and so the limit of concurrent requests.
     pub workers: u32,
     /// Environment variables in addition to [`BASE_ENV`].
@@ -83,6 +86,7 @@ pub const BUILTINS: &[Builtin] = &[
         description: "Answers with one completion of the configured language model",
         route: &[],
         actions: include_str!("builtin/llm_router.json"),
+        writes: &[],
         workers: 16,
         env: LLM_ENV,
         // A local model may need a minute, a reasoning model more.
@@ -94,6 +98,7 @@ pub const BUILTINS: &[Builtin] = &[
         description: "Shows and changes a git repository: status, diff, log, add, commit",
         route: &["git status", "git diff", "git log", "git add", "git commit"],
         actions: include_str!("builtin/git.json"),
+        writes: &["git_add", "git_commit"],
         workers: 4,
         env: GIT_ENV,
         timeout: None,
@@ -113,6 +118,8 @@ pub const BUILTINS: &[Builtin] = &[
             "obsidian",
         ],
         actions: include_str!("builtin/obsidian.json"),
+        // A chat can create a note.
+        writes: &["create_note", "update_note", CHAT_ACTION],
         workers: 4,
         env: &["OBSIDIAN_AGENT_VAULT_ROOT"],
         timeout: None,
@@ -123,11 +130,19 @@ pub const BUILTINS: &[Builtin] = &[
         description: "Answers with its input; for smoke tests and load",
         route: &[],
         actions: include_str!("builtin/echo.json"),
+        writes: &[],
         workers: 4,
         env: &[],
         timeout: None,
     },
 ];
+
+/// Whether an action of a built-in agent changes something outside of Phoenix. False for other agents.
+#[must_use]
+pub fn writes(agent: &AgentName, action: &str) -> bool {
+    let builtin = BUILTINS.iter().find(|builtin| builtin.name == agent.as_str());
+    builtin.is_some_and(|builtin| builtin.writes.contains(&action))
+}
 
 impl Builtin {
     /// The specification on top of `base`, in mode `workers`, for the executable at `exe`.
@@ -172,7 +187,6 @@ struct Action {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::action::CHAT_ACTION;
 
     #[test]
     fn builtin_names_are_valid() {
@@ -182,11 +196,21 @@ mod tests {
     }
 
     #[test]
+    fn writing_actions_are_those_of_built_in_agents() {
+        let writes = |agent: &str, action: &str| writes(&agent.parse().unwrap(), action);
+        assert!(writes("git_agent", "git_commit") && writes("obsidian_agent", "chat"));
+        assert!(
+            !writes("git_agent", "git_log") && !writes("git_agent", "chat") && !writes("own", "git_commit")
+        );
+    }
+
+    #[test]
     fn builtin_actions_have_valid_described_schemas() {
         for builtin in BUILTINS {
             serde_json::from_str::<BTreeMap<String, Action>>(builtin.actions).unwrap();
             let actions = builtin.actions();
             assert!(actions.contains_key(CHAT_ACTION), "{}", builtin.name);
+            assert!(builtin.writes.iter().all(|action| actions.contains_key(*action)), "{}", builtin.name);
             for (name, ActionSpec { description, input_schema }) in actions {
                 assert!(!description.is_empty(), "{name}");
                 let schema = input_schema.unwrap();

@@ -111,6 +111,18 @@ impl Conversation {
         !self.messages.is_empty()
     }
 
+    /// Whether a model or options are asked for.
+    #[must_use]
+    pub fn has_requests(&self) -> bool {
+        self.model.is_some() || !self.options.is_empty()
+    }
+
+    /// The messages in their order; empty for a chat with a single message.
+    #[must_use]
+    pub fn messages(&self) -> &[Json] {
+        &self.messages
+    }
+
     /// The conversation for an agent that chooses the model itself.
     #[must_use]
     pub fn without_model(self) -> Self {

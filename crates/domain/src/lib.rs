@@ -26,6 +26,7 @@ pub mod llm;
 pub mod mcp;
 pub mod pattern;
 pub mod plan;
+pub mod planning;
 pub mod rejections;
 pub mod retry;
 pub mod schema;

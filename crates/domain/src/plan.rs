@@ -8,7 +8,7 @@
 //!        any of these → dead_lettered | cancelled
 //! ```
 //!
-//! A terminal state never changes. A chat is a plan with one task.
+//! A terminal state never changes. A chat is a plan with one task, or one whose tasks a language model plans.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,9 @@ use crate::{
     states::states,
     usage::{ModelCall, Usage},
 };
+
+/// First characters of the keys of tasks that ask a language model for tasks.
+pub const PLANNING_KEY: &str = "planning-";
 
 /// Limit of the time until a plan's deadline in milliseconds: 365 days.
 pub const MAX_DEADLINE_MS: u64 = 31_536_000_000;
@@ -81,6 +84,10 @@ states! {
         Graph = "graph",
         /// A chat whose output is journaled while it runs, so that a reader can continue where another one ended.
         RecordedChat = "recorded_chat",
+        /// A message for which a language model plans the tasks: tasks of the planner that ask it, and the tasks of its answer.
+        Planned = "planned",
+        /// A message for which a language model proposes tasks, of which none runs.
+        Proposal = "proposal",
     }
 }
 
@@ -89,6 +96,12 @@ impl PlanKind {
     #[must_use]
     pub const fn is_chat(self) -> bool {
         matches!(self, Self::Chat | Self::RecordedChat)
+    }
+
+    /// Whether a language model plans the tasks.
+    #[must_use]
+    pub const fn is_planned(self) -> bool {
+        matches!(self, Self::Planned | Self::Proposal)
     }
 
     /// Whether the output of running tasks is journaled.
@@ -228,6 +241,13 @@ impl TaskSpec {
 }
 
 impl Plan {
+    /// Whether the task at `ordinal` asks a language model for tasks. Its input is not a template.
+    #[must_use]
+    pub fn is_planning(&self, ordinal: usize) -> bool {
+        let task = self.tasks.get(ordinal);
+        self.kind.is_planned() && task.is_some_and(|task| task.spec.key.starts_with(PLANNING_KEY))
+    }
+
     /// Size of the accepted plan in bytes: its tasks and its context.
     #[must_use]
     pub fn size(&self) -> usize {

@@ -2,72 +2,25 @@
 //!
 //! A string that consists of one reference becomes the referenced JSON value of any type. A reference inside a longer string
 //! becomes text: a string as it is, any other value as JSON. `{{tasks.KEY.output.items.0.name}}` selects object members by
-//! name and array items by index. Double braces that do not start with `tasks.` are unchanged, so that inputs may contain
+//! name and array items by index. A path leads into an output that is text if the text is a JSON object or array, as answers of
+//! language models are. Double braces that do not start with `tasks.` are unchanged, so that inputs may contain
 //! templates of other systems.
 //!
 //! A backslash directly before a reference escapes it and is removed: `\{{tasks.KEY.output}}` is the text
 //! `{{tasks.KEY.output}}`. Two backslashes stand for one: `\\{{tasks.KEY.output}}` is a backslash and the output. Backslashes
 //! elsewhere are unchanged.
 
+mod reference;
+mod target;
+
 use std::collections::HashMap;
 
+pub use self::reference::{Reference, Referent, TemplateError};
+use self::target::{ParsedTexts, follow};
 use crate::{
     json::{Json, Object, escaped_len},
     limits::{MAX_DEPTH, MAX_FILLED_INPUT_BYTES},
 };
-
-/// A reference in an input.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Reference {
-    /// Key of the task.
-    pub key: String,
-    /// Path into its output; empty for the whole output.
-    pub path: Vec<String>,
-}
-
-/// Target of a reference.
-#[derive(Debug, Clone, Copy)]
-pub enum Referent<'a> {
-    /// The output of a task.
-    Answer(&'a Json),
-    /// The task failed and its plan continued: every path is null.
-    Failed,
-}
-
-/// Error of a template.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TemplateError {
-    /// A reference is not `tasks.KEY.output` with an optional path.
-    #[error("`{{{{{0}}}}}` must look like {{{{tasks.KEY.output}}}} or {{{{tasks.KEY.output.path}}}}")]
-    Malformed(String),
-    /// A reference is not closed.
-    #[error("`{{{{tasks.` is never closed by `}}}}`")]
-    Unclosed,
-    /// The output has no such path.
-    #[error("task `{key}` has no `{path}` in its output")]
-    NoSuchPath {
-        /// Key of the task.
-        key: String,
-        /// The path.
-        path: String,
-    },
-    /// The rendered input is too large.
-    #[error("is {found} bytes long once its references are filled; at most {limit} are allowed")]
-    TooLarge {
-        /// Size as compact JSON in bytes.
-        found: usize,
-        /// Allowed size in bytes.
-        limit: usize,
-    },
-    /// The rendered input is nested too deep.
-    #[error("is nested {found} levels deep once its references are filled; at most {limit} are allowed")]
-    TooDeep {
-        /// Depth of the input.
-        found: usize,
-        /// Allowed depth.
-        limit: usize,
-    },
-}
 
 /// The references in `payload`.
 ///
@@ -149,7 +102,9 @@ fn collect(value: &Json, found: &mut Vec<Reference>) -> Result<(), TemplateError
 /// # Errors
 /// When a reference has no target, or the rendered input is too large or too deep.
 pub fn render<'a>(payload: &Object, output: &impl Fn(&str) -> Referent<'a>) -> Result<Object, TemplateError> {
-    let mut measure = Measure { output, known: HashMap::new() };
+    let parsed = ParsedTexts::of(&references(payload)?, output);
+    let targets = Targets { output, parsed: &parsed };
+    let mut measure = Measure { targets, known: HashMap::new() };
     let Size { bytes, depth } = measure.object(payload)?;
     if bytes > MAX_FILLED_INPUT_BYTES {
         return Err(TemplateError::TooLarge { found: bytes, limit: MAX_FILLED_INPUT_BYTES });
@@ -157,8 +112,23 @@ pub fn render<'a>(payload: &Object, output: &impl Fn(&str) -> Referent<'a>) -> R
     if depth > MAX_DEPTH {
         return Err(TemplateError::TooDeep { found: depth, limit: MAX_DEPTH });
     }
-    render_object(payload, output)
+    targets.render_object(payload)
 }
+
+/// What references may lead to.
+#[derive(Debug)]
+struct Targets<'p, F> {
+    output: &'p F,
+    parsed: &'p ParsedTexts,
+}
+
+impl<F> Clone for Targets<'_, F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F> Copy for Targets<'_, F> {}
 
 /// Size of a value: bytes as compact JSON or inside a string, and depth.
 #[derive(Debug, Clone, Copy, Default)]
@@ -168,13 +138,13 @@ struct Size {
 }
 
 /// Measures a rendered input. Each reference is resolved once.
-struct Measure<'o, F> {
-    output: &'o F,
+struct Measure<'p, F> {
+    targets: Targets<'p, F>,
     /// By reference: the size as a value, and the bytes inside a string.
     known: HashMap<Reference, (Size, usize)>,
 }
 
-impl<'a, F: Fn(&str) -> Referent<'a>> Measure<'_, F> {
+impl<'p, 'a: 'p, F: Fn(&str) -> Referent<'a>> Measure<'p, F> {
     fn object(&mut self, members: &Object) -> Result<Size, TemplateError> {
         let mut size = Size { bytes: 2 + members.len().saturating_sub(1), depth: 1 };
         for (name, value) in members {
@@ -219,7 +189,7 @@ impl<'a, F: Fn(&str) -> Referent<'a>> Measure<'_, F> {
         if let Some(known) = self.known.get(reference) {
             return Ok(*known);
         }
-        let found = follow(reference, self.output)?;
+        let found = self.targets.follow(reference)?;
         let size = Size { bytes: found.text_len(), depth: found.depth() };
         let inside = match found {
             Json::String(_) => size.bytes - 2,
@@ -239,59 +209,43 @@ impl Size {
     }
 }
 
-fn render_object<'a>(
-    payload: &Object,
-    output: &impl Fn(&str) -> Referent<'a>,
-) -> Result<Object, TemplateError> {
-    payload.iter().map(|(name, value)| Ok((name.clone(), render_value(value, output)?))).collect()
-}
+impl<'p, 'a: 'p, F: Fn(&str) -> Referent<'a>> Targets<'p, F> {
+    fn follow(self, reference: &Reference) -> Result<&'p Json, TemplateError> {
+        follow(reference, self.output, self.parsed)
+    }
 
-fn render_value<'a>(value: &Json, output: &impl Fn(&str) -> Referent<'a>) -> Result<Json, TemplateError> {
-    Ok(match value {
-        Json::String(text) => render_text(text, output)?,
-        Json::Array(items) => {
-            Json::Array(items.iter().map(|item| render_value(item, output)).collect::<Result<_, _>>()?)
+    fn render_object(self, payload: &Object) -> Result<Object, TemplateError> {
+        payload.iter().map(|(name, value)| Ok((name.clone(), self.render_value(value)?))).collect()
+    }
+
+    fn render_value(self, value: &Json) -> Result<Json, TemplateError> {
+        Ok(match value {
+            Json::String(text) => self.render_text(text)?,
+            Json::Array(items) => {
+                Json::Array(items.iter().map(|item| self.render_value(item)).collect::<Result<_, _>>()?)
+            }
+            Json::Object(members) => Json::Object(self.render_object(members)?),
+            plain => plain.clone(),
+        })
+    }
+
+    fn render_text(self, text: &str) -> Result<Json, TemplateError> {
+        let parts = parse(text)?;
+        if let [Part::Reference(reference)] = &parts[..] {
+            return self.follow(reference).cloned();
         }
-        Json::Object(members) => Json::Object(render_object(members, output)?),
-        plain => plain.clone(),
-    })
-}
-
-fn render_text<'a>(text: &str, output: &impl Fn(&str) -> Referent<'a>) -> Result<Json, TemplateError> {
-    let parts = parse(text)?;
-    if let [Part::Reference(reference)] = &parts[..] {
-        return follow(reference, output).cloned();
-    }
-    let mut rendered = String::with_capacity(text.len());
-    for part in parts {
-        match part {
-            Part::Text(text) => rendered.push_str(text),
-            Part::Reference(reference) => match follow(&reference, output)? {
-                Json::String(text) => rendered.push_str(text),
-                other => rendered.push_str(&other.to_string()),
-            },
+        let mut rendered = String::with_capacity(text.len());
+        for part in parts {
+            match part {
+                Part::Text(text) => rendered.push_str(text),
+                Part::Reference(reference) => match self.follow(&reference)? {
+                    Json::String(text) => rendered.push_str(text),
+                    other => rendered.push_str(&other.to_string()),
+                },
+            }
         }
+        Ok(Json::String(rendered))
     }
-    Ok(Json::String(rendered))
-}
-
-fn follow<'a>(
-    reference: &Reference,
-    output: &impl Fn(&str) -> Referent<'a>,
-) -> Result<&'a Json, TemplateError> {
-    let Referent::Answer(mut found) = output(&reference.key) else { return Ok(&Json::Null) };
-    for step in &reference.path {
-        let next = match found {
-            Json::Array(items) => step.parse::<usize>().ok().and_then(|index| items.get(index)),
-            Json::Object(members) => members.get(step),
-            _ => None,
-        };
-        found = next.ok_or_else(|| TemplateError::NoSuchPath {
-            key: reference.key.clone(),
-            path: reference.path.join("."),
-        })?;
-    }
-    Ok(found)
 }
 
 enum Part<'a> {

@@ -74,7 +74,15 @@ pub fn template(data: &[u8]) -> bool {
     }
     let output = Json::parse(r#"{"items":[1,{"name":"\"{{tasks.a.output}}\""}],"text":"é","n":-0.5e9}"#);
     let output = output.unwrap_or_default();
-    let target = |key: &str| if key == "failed" { Referent::Failed } else { Referent::Answer(&output) };
+    let texts = [
+        ("json", Json::String(r#" {"items":[1,{"name":"é\""}],"n":-0.5e9} "#.into())),
+        ("prose", Json::String("Here are the items: [1]".into())),
+    ];
+    let target = |key: &str| match texts.iter().find(|(name, _)| *name == key) {
+        Some((_, text)) => Referent::Answer(text),
+        None if key == "failed" => Referent::Failed,
+        None => Referent::Answer(&output),
+    };
     let Ok(rendered) = template::render(&input, &target) else { return false };
     assert!(references.is_ok(), "{input}");
     let text = rendered.to_string();

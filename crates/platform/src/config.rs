@@ -15,6 +15,7 @@ mod flags;
 mod interpolate;
 mod mcp;
 mod otel;
+mod planning;
 mod problems;
 mod role;
 mod sections;

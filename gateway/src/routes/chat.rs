@@ -25,13 +25,15 @@ use crate::{
             LegacyChatResponse,
         },
         plan::AcceptedV1,
+        strategy::{StrategyV1, wire_strategy},
     },
 };
 
 /// Send a chat
 ///
 /// Runs one agent (`agent`, else the agent whose words are in the message, else the default agent) and responds when it has
-/// ended. `messages` sends a conversation instead of one `message`. When the caller disconnects, the plan is cancelled, unless `on_disconnect` is `continue`.
+/// ended. With the `strategy` `model`, or `auto` where no words match, a language model proposes tasks, which then run; the output
+/// is that of the last one. `messages` sends a conversation instead of one `message`. When the caller disconnects, the plan is cancelled, unless `on_disconnect` is `continue`.
 ///
 /// With `Prefer: respond-async` the response has the path of the plan, as soon as the plan is durable. With
 /// `Accept: text/event-stream` it is a stream of the plan's events, as in `GET /api/v1/plans/{plan_id}/events`. The last event
@@ -64,10 +66,11 @@ pub(crate) async fn chat_v1(
     let operation = Operation::new("POST /api/v1/chat");
     let key = delivery.as_ref().map(|delivery| delivery.key_of(&operation, &request));
     let key = key.unwrap_or_default();
-    let (chat, budget) = into_chat(request, &scope)?;
+    let ChatParts { chat, budget, strategy } = into_chat(request, &scope)?;
     let delivery = delivery?;
     let (streams, respond_async) = (delivery.stream, delivery.respond_async);
-    let request = PlanAndExecuteRequest { budget, ..into_request(chat, delivery, key) };
+    let strategy = wire_strategy(strategy);
+    let request = PlanAndExecuteRequest { budget, strategy, ..into_request(chat, delivery, key) };
     if streams {
         return stream::chat(&gateway, &scope, request).await;
     }
@@ -100,16 +103,24 @@ pub(crate) async fn handle_chat(
     let key = key.unwrap_or_default();
     let LegacyChatRequest { message, context } = request;
     let chat = Chat::new(message, context, scope.id(), None)?;
-    let request = into_request(chat, delivery?, key);
+    let request =
+        PlanAndExecuteRequest { strategy: wire_strategy(None), ..into_request(chat, delivery?, key) };
     let (_, response) = PlannerClient::new(&gateway, &scope).run(request).await?;
     Ok(Json(LegacyChatResponse { status: ChatStatus::Success, output: response.output }))
 }
 
-/// The chat of a request, and its budget. Sets the correlation id first, so that every later error carries it.
+/// A chat, and what its request says about its plan.
+pub(super) struct ChatParts {
+    pub(super) chat: Chat,
+    pub(super) budget: Option<Budget>,
+    pub(super) strategy: Option<StrategyV1>,
+}
+
+/// The parts of a request for a chat. Sets the correlation id first, so that every later error carries it.
 pub(super) fn into_chat(
     request: ChatRequestV1,
     scope: &RequestScope,
-) -> Result<(Chat, Option<Budget>), OrchestratorError> {
+) -> Result<ChatParts, OrchestratorError> {
     let ChatRequestV1 {
         message,
         messages,
@@ -120,6 +131,7 @@ pub(super) fn into_chat(
         correlation_id,
         api_version,
         agent,
+        strategy,
     } = request;
     scope.set_id_of_body(correlation_id.as_deref())?;
     if api_version.is_some_and(|version| version != API_VERSION) {
@@ -128,7 +140,7 @@ pub(super) fn into_chat(
     let [messages, model, options] = [messages, model, options].map(Option::unwrap_or_default);
     let conversation = Conversation::new(messages, model, options)?;
     let chat = Chat::with_conversation(message, context, scope.id(), agent.as_deref(), conversation)?;
-    Ok((chat, budget.map(|Members(budget)| budget.into())))
+    Ok(ChatParts { chat, budget: budget.map(|Members(budget)| budget.into()), strategy })
 }
 
 /// The chat as a request to the planner.

@@ -70,7 +70,7 @@ use crate::wire::{
             another origin is 403."
     ),
     paths(
-        chat::chat_v1, chat::handle_chat, plans::create_plan, plans::list_plans, plans::dry_run_plan, plans::get_plan,
+        chat::chat_v1, chat::handle_chat, plans::create_plan, plans::list_plans, plans::dry_run_plan, plans::propose::propose_plan, plans::get_plan,
         plans::cancel_plan, plans::redrive::redrive_plan, approvals::approve_task, approvals::reject_task, approvals::list_approvals, plans::events::plan_events, plans::outputs::task_output, plans::outputs::attempt_stderr,
         dead_letters::list_dead_letters,
         dead_letters::redrive_dead_letters, dead_letters::discard_dead_letters, budgets::list_budgets, statistics::get_statistics, agents::list_agents, agents::get_agent, agents::isolate_agent, agents::restore_agent, completions::create_completion, messages::create_message, count_tokens::count_tokens, create::create_response, stored::get_response, stored::cancel_response, models::list_models, models::get_model, openapi_json, health::health, health::livez, health::readyz
@@ -128,13 +128,14 @@ fn describe(path: &str, operation: &mut Operation) {
     let runs = takes_body
         && (answers
             || matches!(path, "/api/chat" | "/api/v1/chat" | "/api/v1/plans")
-            || path.ends_with("}:redrive"));
+            || path.ends_with("}:redrive")
+            || path.ends_with(":propose"));
     // A dry run and a count have no effect; a decision about an agent has none when it is repeated.
     let idempotent =
         takes_body && !path.ends_with(":dryRun") && path != TOKENS && !path.starts_with("/api/v1/agents");
     let traits = failures::Traits { is_open, takes_body, runs, idempotent };
     failures::add(path, operation, traits);
-    let prefer = runs && !answers && path != "/api/chat";
+    let prefer = runs && !answers && path != "/api/chat" && !path.ends_with(":propose");
     let accepts = parameters::Accepts {
         id: !is_open,
         key: idempotent,

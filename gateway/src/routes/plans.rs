@@ -3,6 +3,7 @@
 mod encode;
 pub(crate) mod events;
 pub(crate) mod outputs;
+pub(crate) mod propose;
 pub(crate) mod redrive;
 pub(crate) mod segment;
 

@@ -144,6 +144,17 @@ impl<'de> Deserialize<'de> for ApprovalRequestV1 {
 }
 
 impl ApprovalRequestV1 {
+    /// The terms of a message.
+    pub(super) fn of(ApprovalTerms { reason, approver, timeout_ms, on_expiry }: ApprovalTerms) -> Self {
+        let filled = |text: String| Some(text).filter(|text| !text.is_empty());
+        Self::Terms(ApprovalTermsV1 {
+            reason: filled(reason),
+            approver: filled(approver),
+            timeout_ms: (timeout_ms > 0).then(|| Whole::new(timeout_ms)).flatten(),
+            on_expiry: OnExpiryV1::try_from(on_expiry).unwrap_or_default(),
+        })
+    }
+
     /// The terms as a message. The planner checks their lengths.
     pub(super) fn into_terms(self) -> ApprovalTerms {
         match self {

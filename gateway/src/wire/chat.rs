@@ -5,7 +5,7 @@ use phoenix_proto::planner::PlanAndExecuteResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{budget::BudgetV1, error::ErrorBody, schemas, usage::UsageV1};
+use super::{budget::BudgetV1, error::ErrorBody, schemas, strategy::StrategyV1, usage::UsageV1};
 use crate::members::Members;
 
 /// Name of the event with the response of a streamed chat, a [`ChatResponseV1`].
@@ -56,6 +56,10 @@ pub(crate) struct ChatRequestV1 {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = schemas::chat_agent)]
     pub(crate) agent: Option<String>,
+    /// How the tasks of the message are found; as the server is configured when absent. `model` is not for requests with `agent`,
+    /// `model` or `options`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) strategy: Option<StrategyV1>,
 }
 
 #[expect(clippy::ref_option, reason = "serde hands fields over by reference")]

@@ -9,8 +9,9 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 /// Kinds of events. A planner of a later version may send others.
-pub(crate) const KINDS: [&str; 8] = [
+pub(crate) const KINDS: [&str; 9] = [
     "plan_accepted",
+    "tasks_added",
     "task_dispatched",
     "attempt_started",
     "attempt_ended",
@@ -51,7 +52,7 @@ impl From<LiveOutput> for LiveEventV1 {
 pub(crate) struct PlanEventV1 {
     /// Journal position, as in `id`.
     pub(crate) position: u64,
-    /// Kind of the event, as in `event`: `plan_accepted`, `task_dispatched`, `attempt_started`, `attempt_ended`,
+    /// Kind of the event, as in `event`: `plan_accepted`, `tasks_added`, `task_dispatched`, `attempt_started`, `attempt_ended`,
     /// `task_ended`, `plan_ended`; after the end of the plan `plan_redriven`, `dead_letter_discarded`. More kinds may follow.
     #[schema(examples("attempt_started"))]
     pub(crate) kind: String,

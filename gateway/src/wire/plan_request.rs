@@ -10,6 +10,7 @@ use phoenix_domain::{
     plan::MAX_DEADLINE_MS,
 };
 use phoenix_proto::{
+    InvalidField,
     planner::{PlanAndExecuteRequest, TaskSpec},
     to_timestamp,
 };
@@ -153,6 +154,23 @@ impl PlanRequestV1 {
         self.correlation_id.as_deref()
     }
 
+    /// A plan of proposed tasks.
+    ///
+    /// # Errors
+    /// When the input of a task is not an object.
+    pub(crate) fn proposed(tasks: Vec<TaskSpec>, context: String) -> Result<Self, InvalidField> {
+        let tasks = tasks.into_iter().map(|task| TaskRequestV1::of(task).map(Members));
+        Ok(Self {
+            tasks: tasks.collect::<Result<_, _>>()?,
+            context: Some(context).filter(|context| !context.is_empty()),
+            correlation_id: None,
+            not_before: None,
+            delay_ms: None,
+            deadline_ms: None,
+            budget: None,
+        })
+    }
+
     /// The plan as a request to the planner. What only the planner knows (which agents exist, whether keys and references fit
     /// together) is left to the planner.
     ///
@@ -179,6 +197,32 @@ impl PlanRequestV1 {
 }
 
 impl TaskRequestV1 {
+    /// A proposed task.
+    fn of(task: TaskSpec) -> Result<Self, InvalidField> {
+        let TaskSpec {
+            key,
+            agent,
+            action,
+            input_json,
+            depends_on,
+            continue_on_failure,
+            approval,
+            not_before: _,
+            delay_ms: _,
+        } = task;
+        Ok(Self {
+            key,
+            agent,
+            action: Some(action),
+            input: Object::parse(&input_json).map_err(|problem| InvalidField::new("input_json", problem))?,
+            depends_on,
+            on_failure: if continue_on_failure { OnFailureV1::Continue } else { OnFailureV1::Fail },
+            approval: approval.map(ApprovalRequestV1::of),
+            not_before: None,
+            delay_ms: None,
+        })
+    }
+
     fn into_spec(self, index: usize) -> Result<TaskSpec, OrchestratorError> {
         let Self { key, agent, action, input, depends_on, on_failure, approval, not_before, delay_ms } = self;
         let not_before = time_in(&format!("tasks[{index}].not_before"), not_before)

@@ -29,6 +29,7 @@ async fn api_requires_token_and_open_routes_do_not() {
             (Method::POST, "/api/v1/plans"),
             (Method::GET, "/api/v1/plans"),
             (Method::POST, "/api/v1/plans:dryRun"),
+            (Method::POST, "/api/v1/plans:propose"),
             (Method::GET, "/api/v1/plans/x/events"),
             (Method::POST, "/api/v1/plans/x:cancel"),
             (Method::GET, "/health"),

@@ -23,6 +23,7 @@ mod openai;
 mod openapi;
 mod plans;
 mod probes;
+mod propose;
 mod recorded_responses;
 mod responses;
 mod statistics;

@@ -5,8 +5,9 @@ use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
 use phoenix_proto::{
     common::{self, Budget, Tokens, Usage},
     planner::{
-        Approval, Attempt, DeadLetter, DeadLetterState, GetStatisticsResponse, Plan, PlanStatus, Statistics,
-        Task, TaskStatus, WaitingApproval, WatchPlanResponse, approval::Decision, dead_letter::Settled,
+        Approval, ApprovalTerms, Attempt, DeadLetter, DeadLetterState, GetStatisticsResponse, Plan,
+        PlanStatus, ProposePlanResponse, Statistics, Task, TaskSpec, TaskStatus, WaitingApproval,
+        WatchPlanResponse, approval::Decision, dead_letter::Settled, dry_run_plan_response::Wave,
         get_statistics_response::Bucket, statistics::Percentiles,
     },
     to_timestamp,
@@ -304,4 +305,31 @@ pub fn events_of(plan: &Plan) -> Vec<WatchPlanResponse> {
         events.truncate(2);
     }
     events
+}
+
+/// A proposal of two tasks, of which the second changes something.
+pub fn proposal(replay_of: &str) -> ProposePlanResponse {
+    let task = |key: &str, agent: &str, action: &str, input: Value| TaskSpec {
+        key: key.into(),
+        agent: agent.into(),
+        action: action.into(),
+        input_json: input.to_string(),
+        ..Default::default()
+    };
+    let approval = ApprovalTerms { reason: "proposed by openai/m".into(), ..Default::default() };
+    let add = task("add", "git_agent", "git_add", json!({"paths": ["{{tasks.status.output}}"]}));
+    ProposePlanResponse {
+        plan_id: FakePlanner::PLAN.into(),
+        strategy: "model".into(),
+        tasks: vec![
+            task("status", "git_agent", "git_status", json!({})),
+            TaskSpec { approval: Some(approval), depends_on: vec!["status".into()], ..add },
+        ],
+        waves: vec![Wave { keys: vec!["status".into()] }, Wave { keys: vec!["add".into()] }],
+        rounds: 2,
+        prompt_version: "1".into(),
+        metadata_json: json!({"provider": "openai", "model": "m"}).to_string(),
+        usage: None,
+        replay_of: replay_of.into(),
+    }
 }

@@ -15,7 +15,7 @@ use phoenix_domain::{
     input,
     json::Object,
     limits::MAX_KEY_CHARS,
-    plan::{Plan, PlanKind, Task, TaskSpec, TaskStatus},
+    plan::{Plan, Task, TaskSpec, TaskStatus},
     rejections::{does_not_await_approval, no_such_plan},
 };
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,7 @@ use crate::{
     deps::Deps,
     idempotency::{IdempotencyKeys, Lookup, Reservation},
     plan_run::registry::PlanRegistry,
+    planning::build::has_free_text,
     store::{approval::NewDecision, entry::IdempotencyKey, error::JournalError, task_ref::TaskRef},
 };
 
@@ -174,12 +175,10 @@ impl Approvals {
         check_replacement(input)?;
         let spec = &plan.tasks[ordinal].spec;
         let agents: AgentCatalog = self.deps.agents_of_task(&spec.agent)?;
-        match plan.kind {
-            PlanKind::Graph => input::check_rendered(ordinal, spec, input, &agents),
-            PlanKind::Chat | PlanKind::RecordedChat => {
-                input::check_chat(&TaskSpec { payload: input.clone(), ..spec.clone() }, &agents)
-            }
+        if has_free_text(plan, ordinal) {
+            return input::check_chat(&TaskSpec { payload: input.clone(), ..spec.clone() }, &agents);
         }
+        input::check_rendered(ordinal, spec, input, &agents)
     }
 
     async fn read(&self, plan_id: PlanId) -> Result<Plan, OrchestratorError> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use phoenix_domain::{AgentName, budget::BudgetSettings};
+use phoenix_domain::{AgentName, budget::BudgetSettings, planning::PlanningSettings};
 use phoenix_platform::{
     config::RoleSettings, database_url::DatabaseUrl, identity::ServiceIdentity, postgres::Pooler,
     readiness::Readiness,
@@ -33,6 +33,8 @@ pub struct PlannerConfig {
     pub identity: ServiceIdentity,
     /// Limits on what plans, agents and providers may use.
     pub budgets: BudgetSettings,
+    /// How the tasks of messages are found.
+    pub planning: PlanningSettings,
     /// How long finished plans and idempotency keys are kept.
     pub retention: Retention,
     /// Readiness, which the process reports.
@@ -62,6 +64,7 @@ impl From<&RoleSettings> for PlannerConfig {
             advertise_url: settings.advertise_url.clone(),
             identity: settings.identity.clone(),
             budgets: settings.config.budgets.clone(),
+            planning: settings.config.planning.clone(),
             retention: Retention {
                 plans: settings.config.planner.retention,
                 keys: settings.config.planner.idempotency_key_ttl,

@@ -8,6 +8,7 @@ use phoenix_domain::{
     approval::ApprovalPolicy,
     budget::BudgetSettings,
     plan::{Plan, Task, TaskSpec, TaskStatus},
+    planning::PlanningSettings,
 };
 use phoenix_platform::{catalogs::CatalogView, client::UNREACHABLE_RETRY_AFTER};
 use tokio::sync::Semaphore;
@@ -33,6 +34,8 @@ pub struct Limits {
     pub takeover_grace: Duration,
     /// Budgets.
     pub budgets: BudgetSettings,
+    /// How the tasks of messages are found.
+    pub planning: PlanningSettings,
 }
 
 /// Shared dependencies; one per planner, behind an `Arc`.
@@ -58,6 +61,8 @@ pub(crate) struct Deps {
     pub(crate) takeover_grace: Duration,
     /// As [`Limits::budgets`].
     pub(crate) budgets: BudgetSettings,
+    /// As [`Limits::planning`].
+    pub(crate) planning: PlanningSettings,
     reads: Semaphore,
 }
 
@@ -84,6 +89,7 @@ impl Deps {
             stopping,
             takeover_grace: limits.takeover_grace,
             budgets: limits.budgets,
+            planning: limits.planning,
             reads: Semaphore::new(CONCURRENT_READS),
         }
     }

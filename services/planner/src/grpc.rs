@@ -32,8 +32,8 @@ use phoenix_proto::{
         GetStderrResponse, GetTaskOutputRequest, GetTaskOutputResponse, ListApprovalsRequest,
         ListApprovalsResponse, ListBudgetsRequest, ListBudgetsResponse, ListDeadLettersRequest,
         ListDeadLettersResponse, ListPlansRequest, ListPlansResponse, PlanAndExecuteRequest,
-        PlanAndExecuteResponse, RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest,
-        RedrivePlanResponse, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
+        PlanAndExecuteResponse, ProposePlanResponse, RedriveDeadLettersRequest, RedriveDeadLettersResponse,
+        RedrivePlanRequest, RedrivePlanResponse, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
         dry_run_plan_response::Wave, planner_service_server::PlannerService,
     },
     status_from_error,
@@ -45,8 +45,8 @@ use crate::{
     background::bulk_redrive::StartedBulk,
     cancellation::CancelRequest,
     grpc::{
-        decode::{idempotency_key_of, plan_filter, plan_request},
-        encode::{encode_event, encode_result, text},
+        decode::{idempotency_key_of, plan_filter, plan_request, proposal_request},
+        encode::{encode_event, encode_proposal, encode_result, text},
     },
     plan_feed::{PlanFeed, Selection},
     plan_run::active::PlanResult,
@@ -107,6 +107,17 @@ impl PlannerService for PlannerGrpc {
         let submitted = self.planner.submit_plan(context, plan).await;
         let Submitted { plan_id, replay_of } = submitted.map_err(|error| status_from_error(&error))?;
         Ok(Response::new(SubmitPlanResponse { plan_id: plan_id.to_string(), replay_of: text(replay_of) }))
+    }
+
+    async fn propose_plan(
+        &self,
+        request: Request<PlanAndExecuteRequest>,
+    ) -> Result<Response<ProposePlanResponse>, Status> {
+        let context = RequestContext::of(&request);
+        let request = proposal_request(request.into_inner(), context.correlation_id);
+        let request = request.map_err(|error| status_from_error(&error))?;
+        let proposal = self.planner.propose(context, request).await;
+        Ok(Response::new(encode_proposal(proposal.map_err(|error| status_from_error(&error))?)))
     }
 
     async fn dry_run_plan(

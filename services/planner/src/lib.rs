@@ -11,6 +11,7 @@
 //! | `plan_feed` | the events and the output of a plan, whichever planner runs it |
 //! | `plan_run` | the run of one plan: scheduler, tasks, dispatch |
 //! | `peers` | calls to other planners |
+//! | `proposals` | tasks that are proposed and do not run |
 //! | `idempotency` | requests that are sent twice |
 //! | `budgets` | what calls reserve and use |
 //! | `usage_metrics` | metrics of calls of language models |
@@ -46,6 +47,7 @@ pub mod plan_metrics;
 mod plan_run;
 mod plan_stream;
 pub mod planning;
+mod proposals;
 mod recovery;
 mod redrive;
 pub mod service;
@@ -117,6 +119,7 @@ pub async fn serve(
         advertise_url,
         identity,
         budgets,
+        planning,
         retention,
         readiness,
     } = config;
@@ -125,7 +128,8 @@ pub async fn serve(
     let health = HealthView::new(client::channel(&health_url, &identity)?);
     let journal = Journal::open_behind(database_url.expose(), database_pooler, readiness.clone()).await?;
     advertise(&journal, advertise_url.or_else(|| served_url(&listener, &identity))).await;
-    let limits = Limits { plans: max_plans_in_flight, key_ttl: retention.keys, takeover_grace, budgets };
+    let (plans, key_ttl) = (max_plans_in_flight, retention.keys);
+    let limits = Limits { plans, key_ttl, takeover_grace, budgets, planning };
     let stopping = shutdown.child_token();
     let known = CatalogView::new(default_agent, agent_grace);
     let planner =

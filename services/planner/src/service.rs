@@ -8,7 +8,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use phoenix_domain::{CorrelationId, OrchestratorError};
+use phoenix_domain::{CorrelationId, OrchestratorError, rejections::no_such_plan};
 use phoenix_platform::{RequestContext, catalogs::CatalogView, identity::ServiceIdentity};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +31,7 @@ use crate::{
         build::build_plan,
         request::{PlanRequest, RedriveRequest, WaitMode},
     },
+    proposals::Proposal,
     recovery::Recovery,
     redrive::Redrives,
     store::entry::IdempotencyKey,
@@ -194,9 +195,30 @@ impl Planner {
     /// # Errors
     /// The first problem of the request.
     pub fn dry_run(&self, request: PlanRequest) -> Result<Vec<Vec<String>>, OrchestratorError> {
-        let (plan, graph) = build_plan(&self.0.deps.agents.catalog()?, CorrelationId::generate(), request)?;
+        let Deps { agents, planning, .. } = &*self.0.deps;
+        let (plan, graph) = build_plan(&agents.catalog()?, CorrelationId::generate(), request, planning)?;
         let key = |ordinal: &usize| plan.tasks[*ordinal].spec.key.clone();
         Ok(graph.order().iter().map(|wave| wave.iter().map(key).collect()).collect())
+    }
+
+    /// Proposes tasks for a chat. When a language model is asked, a plan of its own does so, and the future waits for its end.
+    ///
+    /// # Errors
+    /// As [`Self::plan_and_execute_v1`]; `planning_failed` when the language model proposes no valid plan.
+    pub(crate) async fn propose(
+        &self,
+        context: RequestContext,
+        request: PlanRequest,
+    ) -> Result<Proposal, OrchestratorError> {
+        let Deps { agents, planning, journal, .. } = &*self.0.deps;
+        let (plan, graph) =
+            build_plan(&agents.catalog()?, context.correlation_id, request.clone(), planning)?;
+        if !plan.kind.is_planned() {
+            return Ok(Proposal::of_rules(plan, &graph));
+        }
+        let PlanResult { plan_id, replay_of, .. } = self.plan_and_execute_v1(context, request).await?;
+        let plan = journal.plan(plan_id).await?.ok_or_else(|| no_such_plan(plan_id))?;
+        Proposal::of_model(&plan, planning, replay_of)
     }
 
     /// Cancels a plan, and returns when its end is durable. Returns the earlier request with the same key, if there was one.

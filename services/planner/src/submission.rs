@@ -118,7 +118,7 @@ impl Submissions {
         let options = StartOptions { context, wait_mode, with_output, metrics, cancel };
         let agents = self.deps.agents.catalog();
         let request = PlanRequest { budget: request.budget.or(self.deps.budgets.plan), ..request };
-        let prepared = agents.and_then(|agents| prepare_plan(&agents, by, request));
+        let prepared = agents.and_then(|agents| prepare_plan(&agents, by, request, &self.deps.planning));
         self.start(options, prepared, reservation).await
     }
 

@@ -141,6 +141,15 @@ impl Limits {
         self.map(|resource, limit| limit.or(default[resource]))
     }
 
+    /// The smaller limits of both.
+    #[must_use]
+    pub fn min(self, other: Self) -> Self {
+        self.map(|resource, limit| match (limit, other[resource]) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        })
+    }
+
     /// The amounts to reserve for a call that is expected to use `wanted`. A call may use more than a small budget has in
     /// all; then all of it is reserved.
     #[must_use]
@@ -201,6 +210,14 @@ mod tests {
             let found = limits.room(Amounts::new(used), Amounts::new(reserved), cheap);
             assert_eq!(found, room, "{used:?} {reserved:?}");
         }
+    }
+
+    #[test]
+    fn smaller_limit_of_each_resource_counts() {
+        let one = Limits::new([Some(5), None, Some(7), None]);
+        let other = Limits::new([Some(6), Some(1), Some(2), None]);
+        assert_eq!(one.min(other), Limits::new([Some(5), Some(1), Some(2), None]));
+        assert_eq!(one.min(Limits::NONE), one);
     }
 
     #[test]

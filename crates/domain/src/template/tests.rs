@@ -79,12 +79,71 @@ fn path_into_a_failed_task_is_null() {
 #[test]
 fn path_without_target_is_named() {
     let nowhere = rendered(json!("{{tasks.status.output.files.9}}")).unwrap_err();
-    assert_eq!(nowhere.to_string(), "task `status` has no `files.9` in its output");
+    assert_eq!(
+        nowhere.to_string(),
+        "task `status` has no `files.9` in its output: `files` is an array of 2 elements"
+    );
     for bad in
         ["{{tasks.x}}", "{{tasks.x.input}}", "{{tasks..output}}", "{{tasks.x.output.}}", "{{tasks.x.output"]
     {
         assert!(rendered(json!(bad)).is_err(), "{bad}");
     }
+}
+
+#[test]
+fn path_leads_into_an_output_that_is_json_text() {
+    let answer = Json::String("\n {\"items\": [{\"name\": \"a\"}, 2], \"text\": \"[1]\"}\n".into());
+    let rendered = |input: &str| {
+        let rendered = render(&payload(json!(input)), &|_| Referent::Answer(&answer));
+        rendered.map(|payload| payload["x"].clone()).map_err(|error| error.to_string())
+    };
+    for (input, expected) in [
+        ("{{tasks.a.output.items.0}}", json!({"name": "a"})),
+        ("{{tasks.a.output.items.0.name}} and {{tasks.a.output.items}}", json!("a and [{\"name\":\"a\"},2]")),
+        ("{{tasks.a.output.items.1}}", json!(2)),
+        ("{{tasks.a.output.text}}", json!("[1]")),
+        // Without a path the output is what it is.
+        ("{{tasks.a.output}}", json!(answer.as_str())),
+    ] {
+        assert_eq!(rendered(input), Ok(expected.into()), "{input}");
+    }
+    for (input, problem) in [
+        ("{{tasks.a.output.item}}", "no `item` in its output: the output is an object with `items`, `text`"),
+        ("{{tasks.a.output.items.2}}", "no `items.2` in its output: `items` is an array of 2 elements"),
+        ("{{tasks.a.output.items.0.name.0}}", "no `items.0.name.0` in its output: `items.0.name` is text"),
+        // Only the output itself is parsed.
+        ("{{tasks.a.output.text.0}}", "no `text.0` in its output: `text` is text"),
+    ] {
+        assert_eq!(rendered(input), Err(format!("task `a` has {problem}")), "{input}");
+    }
+}
+
+#[test]
+fn path_into_other_text_is_rejected_with_what_was_found() {
+    let deep = "[".repeat(MAX_DEPTH + 1) + &"]".repeat(MAX_DEPTH + 1);
+    for (text, problem) in [
+        ("Sure! Here are the items.", "the output is text that is not JSON: "),
+        ("```json\n{}\n```", "the output is text that is not JSON: "),
+        ("{\"items\": [1]", "the output is text that is not JSON: "),
+        ("", "the output is text that is not JSON: "),
+        (&deep, "the output is text that is not JSON: "),
+        ("7", "the output is text that holds a number"),
+        ("\"[1]\"", "the output is text that holds text"),
+    ] {
+        let answer = Json::String(text.into());
+        let error = render(&payload(json!("{{tasks.a.output.items}}")), &|_| Referent::Answer(&answer));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(problem) && error.len() < 512, "{text}: {error}");
+    }
+}
+
+#[test]
+fn json_text_is_parsed_once_for_any_number_of_references() {
+    let items = vec!["x"; 1024 * 1024].join("\",\"");
+    let answer = Json::String(format!("{{\"items\": [\"{items}\"]}}"));
+    let input = json!(vec!["{{tasks.a.output.items.1048575}}"; 10_000]);
+    let rendered = render(&payload(input), &|_| Referent::Answer(&answer)).unwrap();
+    assert_eq!(rendered["x"], json!(vec!["x"; 10_000]));
 }
 
 #[test]
@@ -149,7 +208,9 @@ proptest! {
         });
         let Json::Object(input) = input.into() else { panic!("an object") };
         if let Ok(filled) = render(&input, &output) {
-            let mut measure = Measure { output: &output, known: HashMap::new() };
+            let parsed = ParsedTexts::default();
+            let targets = Targets { output: &output, parsed: &parsed };
+            let mut measure = Measure { targets, known: HashMap::new() };
             prop_assert_eq!(measure.object(&input).unwrap().bytes, filled.to_string().len());
         }
     }

@@ -82,7 +82,7 @@ impl LimitsTable {
 }
 
 /// Dollars, as a number or as text.
-fn money(key: &str, value: &toml::Value, problems: &mut Problems) -> Option<Money> {
+pub(super) fn money(key: &str, value: &toml::Value, problems: &mut Problems) -> Option<Money> {
     let text = match value {
         toml::Value::String(text) => text.trim().to_owned(),
         // The shortest text of a float has the digits that were written.

@@ -6,7 +6,9 @@ use std::{
     path::Path,
 };
 
-use phoenix_domain::{AgentCatalog, budget::BudgetSettings, builtin::llm_router, llm::LlmSettings};
+use phoenix_domain::{
+    AgentCatalog, budget::BudgetSettings, builtin::llm_router, llm::LlmSettings, planning::PlanningSettings,
+};
 
 use super::{
     agents::agents,
@@ -14,6 +16,7 @@ use super::{
     confidential::Confidential,
     env::Lookup,
     interpolate,
+    planning::PlanningTable,
     problems::Problems,
     role::Role,
     sections::{
@@ -32,6 +35,8 @@ pub struct PhoenixConfig {
     pub agents: AgentCatalog,
     /// `[budgets]`, for the planner.
     pub budgets: BudgetSettings,
+    /// `[planning]`, for the planner.
+    pub planning: PlanningSettings,
     /// `[llm]`.
     pub llm: LlmSettings,
     /// `[gateway]`.
@@ -149,6 +154,8 @@ impl PhoenixConfig {
         }
         let budgets: BudgetsTable = section("budgets", take("budgets"), problems);
         let budgets = budgets.into_settings(&llm, problems);
+        let planning: PlanningTable = section("planning", take("planning"), problems);
+        let planning = planning.into_settings(problems);
         let mut agents = agents(take("agents"), folder, exe, problems);
         if let Some(router) = agents.get_mut(&llm_router()) {
             router.provider = llm.first_provider();
@@ -159,6 +166,7 @@ impl PhoenixConfig {
         Some(Self {
             agents: AgentCatalog::with_default(agents.into_values(), planner.default_agent.clone()),
             budgets,
+            planning,
             llm,
             gateway,
             planner,

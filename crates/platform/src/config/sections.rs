@@ -14,7 +14,7 @@ use crate::postgres::{Pooler, is_postgres_url};
 
 /// Names of the sections.
 pub(super) const NAMES: &[&str] =
-    &["agents", "budgets", "database", "executor", "gateway", "health", "llm", "planner"];
+    &["agents", "budgets", "database", "executor", "gateway", "health", "llm", "planner", "planning"];
 
 /// Default lifetime of an idempotency key.
 const DEFAULT_KEY_TTL: Duration = Duration::from_secs(24 * 60 * 60);

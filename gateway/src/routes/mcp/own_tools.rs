@@ -18,7 +18,7 @@ use crate::{
     planner_client::{PlannerClient, unexpected_response},
     routes::{
         agents::{described_agent, described_agents, unexpected},
-        chat::{into_chat, into_request},
+        chat::{ChatParts, into_chat, into_request},
     },
     wire::{
         agent::AgentV1,
@@ -27,6 +27,7 @@ use crate::{
         members_body::optional_flag,
         plan::{AcceptedV1, PlanV1},
         plan_request::PlanRequestV1,
+        strategy::wire_strategy,
     },
 };
 
@@ -89,9 +90,10 @@ fn chat(
 ) -> Result<Prepared, OrchestratorError> {
     let request: ChatRequestV1 = parse(&arguments.to_string())?;
     let bound = key.key_of(&Operation::new("MCP chat"), &request);
-    let (chat, budget) = into_chat(request, context.scope)?;
+    let ChatParts { chat, budget, strategy } = into_chat(request, context.scope)?;
     let request = into_request(chat, Delivery::of_call(key), bound);
-    Ok(Prepared::Run(Box::new(PlanAndExecuteRequest { budget, ..request }), Shape::Output))
+    let request = PlanAndExecuteRequest { budget, strategy: wire_strategy(strategy), ..request };
+    Ok(Prepared::Run(Box::new(request), Shape::Output))
 }
 
 async fn run_plan(

@@ -14,10 +14,10 @@ use phoenix_proto::{
         ListApprovalsRequest, ListApprovalsResponse, ListBudgetsRequest, ListBudgetsResponse,
         ListDeadLettersRequest, ListDeadLettersResponse, ListPlansRequest, ListPlansResponse, Plan,
         PlanAccepted, PlanAndExecuteRequest, PlanAndExecuteResponse, PlanResult, PlanStatus,
-        RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest, RedrivePlanResponse,
-        ResumeExecution, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse, budget_state::Amounts,
-        dry_run_plan_response::Wave, execute_plan_request::Subject, execute_plan_response::Step,
-        plan_result::Outcome, planner_service_server::PlannerService,
+        ProposePlanResponse, RedriveDeadLettersRequest, RedriveDeadLettersResponse, RedrivePlanRequest,
+        RedrivePlanResponse, ResumeExecution, SubmitPlanResponse, WatchPlanRequest, WatchPlanResponse,
+        budget_state::Amounts, dry_run_plan_response::Wave, execute_plan_request::Subject,
+        execute_plan_response::Step, plan_result::Outcome, planner_service_server::PlannerService,
     },
     status_from_error,
 };
@@ -185,6 +185,20 @@ impl PlannerService for FakePlanner {
                 replay_of: self.replay_of(),
             })),
         }
+    }
+
+    async fn propose_plan(
+        &self,
+        request: Request<PlanAndExecuteRequest>,
+    ) -> Result<Response<ProposePlanResponse>, Status> {
+        let context = RequestContext::of(&request);
+        let request = request.into_inner();
+        self.seen.send_modify(|seen| seen.push(Seen { context, request }));
+        let reply = self.reply.lock().unwrap().clone();
+        if let Reply::Error(error) = reply {
+            return Err(status_from_error(&error));
+        }
+        Ok(Response::new(plans::proposal(&self.replay_of())))
     }
 
     async fn dry_run_plan(

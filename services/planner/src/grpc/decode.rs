@@ -10,16 +10,17 @@ use phoenix_domain::{
     json::Object,
     limits::MAX_IDEMPOTENCY_KEY_BYTES,
     plan::MAX_DEADLINE_MS,
+    planning::Strategy,
     wait::not_before,
 };
 use phoenix_proto::{
     InvalidField, optional,
-    planner::{ListPlansRequest, PlanAndExecuteRequest},
+    planner::{ListPlansRequest, PlanAndExecuteRequest, PlanningStrategy},
     task_spec, timestamp,
 };
 
 use crate::{
-    planning::request::{PlanRequest, WaitMode, Work},
+    planning::request::{PlanRequest, Planning, WaitMode, Work},
     store::{entry::IdempotencyKey, query::PlanFilter},
 };
 
@@ -46,7 +47,9 @@ pub(super) fn plan_request(
         record_output,
         not_before: absolute,
         delay_ms,
+        strategy,
     } = request;
+    let planning = planning_of(strategy, false)?;
     let at = Timestamp::now();
     let not_before = not_before("", at, timestamp("not_before", absolute)?, delay_ms)?;
     let work = if tasks.is_empty() {
@@ -65,12 +68,16 @@ pub(super) fn plan_request(
     if record_output && matches!(work, Work::Tasks(_)) {
         return Err(InvalidField::new("record_output", "is for chats only").into());
     }
+    if planning != Planning::Routed && matches!(work, Work::Tasks(_)) {
+        return Err(InvalidField::new("strategy", "is for chats only").into());
+    }
     if deadline_ms > MAX_DEADLINE_MS {
         let problem = format!("must be at most {MAX_DEADLINE_MS}, not {deadline_ms}");
         return Err(InvalidField::new("deadline_ms", problem).into());
     }
     Ok(PlanRequest {
         work,
+        planning,
         context,
         not_before,
         time_limit: (deadline_ms > 0).then(|| Duration::from_millis(deadline_ms)),
@@ -82,6 +89,35 @@ pub(super) fn plan_request(
         continue_on_disconnect,
         key: idempotency_key_of(idempotency_key, idempotency_digest, by)?,
     })
+}
+
+/// A request for a proposal.
+pub(super) fn proposal_request(
+    request: PlanAndExecuteRequest,
+    by: CorrelationId,
+) -> Result<PlanRequest, OrchestratorError> {
+    let planning = planning_of(request.strategy, true)?;
+    let plan = plan_request(request, WaitMode::Sync, by)?;
+    if matches!(plan.work, Work::Tasks(_)) {
+        return Err(InvalidField::new("tasks", "are proposed, and not part of the request").into());
+    }
+    Ok(PlanRequest { planning, ..plan })
+}
+
+/// How the tasks of a chat are found.
+fn planning_of(strategy: i32, is_proposal: bool) -> Result<Planning, InvalidField> {
+    let strategy = PlanningStrategy::try_from(strategy)
+        .map_err(|_| InvalidField::new("strategy", format!("is unknown: {strategy}")))?;
+    let strategy = match strategy {
+        PlanningStrategy::Unspecified if !is_proposal => return Ok(Planning::Routed),
+        PlanningStrategy::Unspecified | PlanningStrategy::Configured => {
+            return Ok(Planning::Configured { is_proposal });
+        }
+        PlanningStrategy::Rules => Strategy::Rules,
+        PlanningStrategy::Model => Strategy::Model,
+        PlanningStrategy::Auto => Strategy::Auto,
+    };
+    Ok(Planning::Chosen { strategy, is_proposal })
 }
 
 /// The conversation of a chat; an empty one without text.

@@ -2,11 +2,11 @@
 
 use phoenix_domain::CorrelationId;
 use phoenix_proto::{
-    planner::{PlanAndExecuteResponse, WatchPlanResponse},
-    to_timestamp,
+    planner::{PlanAndExecuteResponse, ProposePlanResponse, WatchPlanResponse, dry_run_plan_response::Wave},
+    to_timestamp, wire_usage,
 };
 
-use crate::{plan_run::active::PlanResult, store::query::Event};
+use crate::{plan_run::active::PlanResult, proposals::Proposal, store::query::Event};
 
 /// The response for the result of a plan.
 pub(super) fn encode_result(result: PlanResult) -> PlanAndExecuteResponse {
@@ -19,6 +19,23 @@ pub(super) fn encode_result(result: PlanResult) -> PlanAndExecuteResponse {
         replay_of: text(replay_of),
         finish_reason,
         metadata_json: if metadata.is_empty() { String::new() } else { metadata.to_string() },
+    }
+}
+
+/// The response for a proposal.
+pub(super) fn encode_proposal(proposal: Proposal) -> ProposePlanResponse {
+    let Proposal { plan_id, strategy, tasks, waves, rounds, prompt_version, metadata, usage, replay_of } =
+        proposal;
+    ProposePlanResponse {
+        plan_id: plan_id.map(|id| id.to_string()).unwrap_or_default(),
+        strategy: strategy.as_str().into(),
+        tasks: tasks.into_iter().map(Into::into).collect(),
+        waves: waves.into_iter().map(|keys| Wave { keys }).collect(),
+        rounds: u32::try_from(rounds).unwrap_or(u32::MAX),
+        prompt_version: prompt_version.unwrap_or_default(),
+        metadata_json: if metadata.is_empty() { String::new() } else { metadata.to_string() },
+        usage: wire_usage(usage),
+        replay_of: text(replay_of),
     }
 }
 

@@ -52,6 +52,10 @@ impl ActivePlan {
         let agent = last.map_or_else(|| self.deps.default_agent(), |task| task.spec.agent.clone());
         match self.schedule(&loaded, permits).await {
             Ok(RunOutcome::Finished(result)) => RunState::Finished { agent, result },
+            Ok(RunOutcome::Extended) => match self.read().await {
+                Ok(plan) => self.loaded(plan, Permits::default()).await,
+                Err(error) => RunState::Abandoned(error),
+            },
             Ok(RunOutcome::Blocked { agents, wake_at }) => {
                 RunState::Blocked { agents, wake_at, loaded: None }
             }

@@ -34,6 +34,7 @@ use crate::{
         task_state::{PlanOutput, TaskState, agents_of, journaled_states, plan_output, ready_tasks},
         waits::TaskWaits,
     },
+    planning::build::has_free_text,
     store::{entry::Entry, error::JournalError},
 };
 
@@ -41,6 +42,8 @@ use crate::{
 pub(crate) enum RunOutcome {
     /// The plan ended.
     Finished(Result<PlanOutput, OrchestratorError>),
+    /// The plan has tasks that are not loaded.
+    Extended,
     /// Every task that is ready needs a permit of one of these agents, or waits for a decision or a time.
     Blocked {
         /// With each agent goes the ordinal of its first ready task.
@@ -123,6 +126,10 @@ impl ActivePlan {
             if running.is_empty()
                 && let Some(outcome) = self.idle(loaded, &states, &waits)
             {
+                let outcome = match outcome {
+                    RunOutcome::Finished(Ok(output)) => self.conclude(loaded, &states, output, &mut entries),
+                    other => other,
+                };
                 return Ok((entries, outcome));
             }
             // A later entry is committed before any caller learns of a task's end, so this one needs no wait.
@@ -260,7 +267,7 @@ impl ActivePlan {
         let plan = &loaded.plan;
         let task = &plan.tasks[ordinal];
         let agents = self.deps.agents_of_task(&task.spec.agent)?;
-        if plan.kind.is_chat() {
+        if has_free_text(plan, ordinal) {
             return Ok(task.spec.payload.clone());
         }
         let output = |key: &str| {

@@ -15,13 +15,16 @@ use phoenix_domain::{
     json::Object,
     limits::{MAX_ACTION_BYTES, MAX_CONTEXT_BYTES, MAX_PLAN_BYTES, check_bytes, check_depth, check_text},
     plan::{OnFailure, Plan, PlanKind, PlanStatus, StartConditions, Task, TaskSpec, TaskStatus},
+    planning::PlanningSettings,
     wait::begins_at,
 };
 
 use crate::{
     planning::{
+        proposal,
         request::{PlanRequest, Work},
         routing::route,
+        strategy::is_planned_by_model,
     },
     store::entry::Entry,
 };
@@ -44,8 +47,9 @@ pub(crate) fn prepare_plan(
     agents: &AgentCatalog,
     correlation_id: CorrelationId,
     request: PlanRequest,
+    settings: &PlanningSettings,
 ) -> Result<PreparedPlan, OrchestratorError> {
-    let (plan, graph) = build_plan(agents, correlation_id, request)?;
+    let (plan, graph) = build_plan(agents, correlation_id, request, settings)?;
     let plan = Arc::new(plan);
     let entries = vec![Entry::PlanAccepted { plan: Arc::clone(&plan) }];
     Ok(PreparedPlan { plan, graph, entries })
@@ -59,9 +63,11 @@ pub(crate) fn build_plan(
     agents: &AgentCatalog,
     correlation_id: CorrelationId,
     request: PlanRequest,
+    settings: &PlanningSettings,
 ) -> Result<(Plan, Graph), OrchestratorError> {
     let PlanRequest {
         work,
+        planning,
         context: agents_context,
         not_before,
         time_limit,
@@ -77,14 +83,21 @@ pub(crate) fn build_plan(
             let context = Some(agents_context);
             let agent = agent.as_deref();
             let chat = Chat::with_conversation(message, context, correlation_id, agent, conversation)?;
-            let (context, spec) = chat_task(agents, chat)?;
-            let kind = if record_output { PlanKind::RecordedChat } else { PlanKind::Chat };
-            (kind, context, vec![spec])
+            if !record_output && is_planned_by_model(agents, &chat, planning, settings)? {
+                let kind = if planning.is_proposal() { PlanKind::Proposal } else { PlanKind::Planned };
+                let Chat { message, context, conversation, .. } = chat;
+                let question = proposal::ask(agents, settings, &message, &context, conversation.messages());
+                (kind, context, vec![question])
+            } else {
+                let (context, spec) = chat_task(agents, chat)?;
+                let kind = if record_output { PlanKind::RecordedChat } else { PlanKind::Chat };
+                (kind, context, vec![spec])
+            }
         }
         Work::Tasks(specs) => (PlanKind::Graph, agents_context, specs),
     };
     let mut plan = pending_plan(correlation_id, kind, agents_context, specs);
-    plan.budget = budget;
+    plan.budget = if kind.is_planned() { budget.min(settings.budget) } else { budget };
     check_limits(&plan)?;
     let graph = graph_of(&plan, agents)?;
     delay(&mut plan, &graph, not_before);
@@ -172,7 +185,10 @@ pub(crate) fn check_input(
     let spec = &plan.tasks[ordinal].spec;
     match plan.kind {
         PlanKind::Chat | PlanKind::RecordedChat => input::check_chat(spec, agents),
-        PlanKind::Graph => input::check_task(ordinal, spec, agents),
+        PlanKind::Planned | PlanKind::Proposal if plan.is_planning(ordinal) => {
+            input::check_chat(spec, agents)
+        }
+        PlanKind::Graph | PlanKind::Planned | PlanKind::Proposal => input::check_task(ordinal, spec, agents),
     }
 }
 
@@ -225,7 +241,7 @@ fn omit_unknown_members(agent: &AgentSpec, payload: &mut Object) {
     }
 }
 
-/// The dependency graph of a plan. A chat's input is free text, so references in it are not resolved.
+/// The dependency graph of a plan. The input of a chat or of a planning task is free text, so references in it are not resolved.
 pub(crate) fn graph_of(plan: &Plan, agents: &AgentCatalog) -> Result<Graph, OrchestratorError> {
     Graph::of(&specs_of(plan), agents)
 }
@@ -246,8 +262,11 @@ pub(crate) fn graph_of_recovered(plan: &Plan, agents: &AgentCatalog) -> Result<G
 
 /// Task specs from which the graph is built.
 pub(crate) fn specs_of(plan: &Plan) -> Vec<TaskSpec> {
-    let spec = |task: &Task| match plan.kind {
-        PlanKind::Chat | PlanKind::RecordedChat => TaskSpec {
+    let spec = |(ordinal, task): (usize, &Task)| {
+        if !has_free_text(plan, ordinal) {
+            return task.spec.clone();
+        }
+        TaskSpec {
             key: task.spec.key.clone(),
             agent: task.spec.agent.clone(),
             action: task.spec.action.clone(),
@@ -255,10 +274,14 @@ pub(crate) fn specs_of(plan: &Plan) -> Vec<TaskSpec> {
             depends_on: task.spec.depends_on.clone(),
             on_failure: task.spec.on_failure,
             start: StartConditions::default(),
-        },
-        PlanKind::Graph => task.spec.clone(),
+        }
     };
-    plan.tasks.iter().map(spec).collect()
+    plan.tasks.iter().enumerate().map(spec).collect()
+}
+
+/// Whether the input of a task is free text instead of a template.
+pub(crate) fn has_free_text(plan: &Plan, ordinal: usize) -> bool {
+    plan.kind.is_chat() || plan.is_planning(ordinal)
 }
 
 /// A pending plan with these tasks, all queued.
@@ -269,18 +292,6 @@ pub(crate) fn pending_plan(
     specs: Vec<TaskSpec>,
 ) -> Plan {
     let now = Timestamp::now();
-    let tasks = specs.into_iter().map(|spec| Task {
-        task_id: TaskId::generate(),
-        spec,
-        status: TaskStatus::Queued,
-        queued_at: now,
-        dispatched_at: None,
-        ended_at: None,
-        output: None,
-        error: None,
-        approval: None,
-        attempts: Vec::new(),
-    });
     Plan {
         plan_id: PlanId::generate(),
         correlation_id,
@@ -295,6 +306,23 @@ pub(crate) fn pending_plan(
         error: None,
         redrive_of: None,
         redriven_as: None,
-        tasks: tasks.collect(),
+        tasks: queued(specs, now),
     }
+}
+
+/// Queued tasks with these specifications.
+pub(crate) fn queued(specs: impl IntoIterator<Item = TaskSpec>, at: Timestamp) -> Vec<Task> {
+    let task = |spec| Task {
+        task_id: TaskId::generate(),
+        spec,
+        status: TaskStatus::Queued,
+        queued_at: at,
+        dispatched_at: None,
+        ended_at: None,
+        output: None,
+        error: None,
+        approval: None,
+        attempts: Vec::new(),
+    };
+    specs.into_iter().map(task).collect()
 }

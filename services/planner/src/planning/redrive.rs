@@ -12,7 +12,7 @@ use phoenix_domain::{
     conversation::Conversation,
     graph::Graph,
     json::{Json, Object},
-    plan::{Plan, TaskSpec, TaskStatus},
+    plan::{Plan, PlanStatus, TaskSpec, TaskStatus},
     rejections::plan_has_not_ended,
     wait::begins_at,
 };
@@ -38,7 +38,7 @@ pub(crate) fn check_redrivable(plan: &Plan) -> Result<(), OrchestratorError> {
         let message = format!("the plan was redriven before, as {redriven_as}");
         return Err(conflict(message).with_detail("redriven_as", redriven_as));
     }
-    if plan.tasks.iter().all(|task| task.status == TaskStatus::Succeeded) {
+    if plan.tasks.iter().all(|task| task.status == TaskStatus::Succeeded) && !failed_to_plan(plan) {
         return Err(conflict("every task of the plan has succeeded; there is nothing to redrive".into()));
     }
     Ok(())
@@ -59,6 +59,8 @@ pub(crate) fn prepare_redrive(
     correlation_id: CorrelationId,
     inputs: BTreeMap<String, Object>,
 ) -> Result<PreparedPlan, OrchestratorError> {
+    let first_question = failed_to_plan(original).then(|| without_answer(original));
+    let original = first_question.as_ref().unwrap_or(original);
     let original_graph = graph_of(original, agents)?;
     let runs_again = tasks_to_run(original, &original_graph);
     let mut specs: Vec<_> = original.tasks.iter().map(|task| task.spec.clone()).collect();
@@ -85,6 +87,20 @@ pub(crate) fn prepare_redrive(
     let mut entries = vec![Entry::PlanAccepted { plan: Arc::new(plan.clone()) }];
     entries.extend(keep_outputs(&mut plan, original, &runs_again));
     Ok(PreparedPlan { plan: Arc::new(plan), graph, entries })
+}
+
+/// Whether a language model answered every question without a valid plan. The first question is asked again then.
+fn failed_to_plan(plan: &Plan) -> bool {
+    plan.status != PlanStatus::Succeeded
+        && plan.tasks.len().checked_sub(1).is_some_and(|last| plan.is_planning(last))
+}
+
+/// The plan with its first question only, which has no answer.
+fn without_answer(plan: &Plan) -> Plan {
+    let mut plan = plan.clone();
+    plan.tasks.truncate(1);
+    plan.tasks.iter_mut().for_each(|task| task.output = None);
+    plan
 }
 
 /// Marks the tasks that do not run again as succeeded, with the original's outputs. Returns the entries that record this.

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
-use phoenix_domain::{PlanId, budget::Limits, conversation::Conversation, json::Object, plan::TaskSpec};
+use phoenix_domain::{
+    PlanId, budget::Limits, conversation::Conversation, json::Object, plan::TaskSpec, planning::Strategy,
+};
 
 use crate::store::entry::IdempotencyKey;
 
@@ -12,6 +14,8 @@ use crate::store::entry::IdempotencyKey;
 pub struct PlanRequest {
     /// Chat message or tasks.
     pub work: Work,
+    /// How the tasks of a message are found.
+    pub planning: Planning,
     /// Context that agents receive beside their input.
     pub context: String,
     /// Time before which no task starts.
@@ -39,6 +43,37 @@ pub enum WaitMode {
     Sync,
     /// No caller waits: the plan queues until it can start.
     Async,
+}
+
+/// How the tasks of a message are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Planning {
+    /// The words of the message choose one agent, whatever the settings are.
+    #[default]
+    Routed,
+    /// As the settings say.
+    Configured {
+        /// Whether the tasks are only proposed.
+        is_proposal: bool,
+    },
+    /// By this strategy.
+    Chosen {
+        /// The strategy.
+        strategy: Strategy,
+        /// Whether the tasks are only proposed.
+        is_proposal: bool,
+    },
+}
+
+impl Planning {
+    /// Whether the tasks are only proposed.
+    #[must_use]
+    pub const fn is_proposal(self) -> bool {
+        match self {
+            Self::Routed => false,
+            Self::Configured { is_proposal } | Self::Chosen { is_proposal, .. } => is_proposal,
+        }
+    }
 }
 
 /// The work of a plan.

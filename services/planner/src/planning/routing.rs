@@ -19,12 +19,18 @@ use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
 /// The agent for `message`.
 #[must_use]
 pub fn route<'a>(catalog: &'a AgentCatalog, message: &str) -> &'a AgentName {
+    matching(catalog, message).unwrap_or(catalog.default_agent())
+}
+
+/// The agent whose words are in `message`, if there is one.
+#[must_use]
+pub fn matching<'a>(catalog: &'a AgentCatalog, message: &str) -> Option<&'a AgentName> {
     let words = words(message);
     let best = catalog
         .iter()
         .filter_map(|spec| specificity(spec, &words).map(|specificity| (specificity, Reverse(&spec.name))))
         .max();
-    best.map_or(catalog.default_agent(), |(_, Reverse(name))| name)
+    best.map(|(_, Reverse(name))| name)
 }
 
 /// Number of words and letters of the longest matching phrase, and the number of matching phrases.

@@ -14,7 +14,8 @@ use phoenix_domain::{
 use crate::store::{
     plan_events::Events,
     projection::{
-        Acceptance, AttemptChanges, PlanChanges, PlanUpdate, Projection, Redrive, TaskChanges, TaskUpdate,
+        Acceptance, AddedTasks, AttemptChanges, PlanChanges, PlanUpdate, Projection, Redrive, TaskChanges,
+        TaskUpdate,
     },
     stored::value::micros,
 };
@@ -137,7 +138,7 @@ impl<'a> RowChanges<'a> {
 
     /// Adds the changes of one plan.
     pub(super) fn add(&mut self, plan: PlanChanges<'a>) {
-        let PlanChanges { plan_id, accepted, update, tasks, events } = plan;
+        let PlanChanges { plan_id, accepted, added, update, tasks, events } = plan;
         match (&accepted, &update) {
             (Some(accepted), _) => self.plans.push(NewPlan::of(*accepted, update.as_ref())),
             (None, Some(PlanUpdate { status, ended_at, result })) => self.plan_updates.push(ChangedPlan {
@@ -148,7 +149,7 @@ impl<'a> RowChanges<'a> {
             }),
             (None, None) => {}
         }
-        self.add_tasks(plan_id, accepted, &tasks);
+        self.add_tasks(plan_id, accepted, &added, &tasks);
         for TaskChanges { ordinal, dead_lettered, approval, attempts, .. } in &tasks {
             let approval = approval.map(|approval| NewApproval { plan_id, ordinal: *ordinal, approval });
             self.approvals.extend(approval);
@@ -163,15 +164,26 @@ impl<'a> RowChanges<'a> {
     }
 
     /// Adds the new tasks of a plan, and the updates of earlier ones.
-    fn add_tasks(&mut self, plan_id: PlanId, accepted: Option<Acceptance<'a>>, tasks: &[TaskChanges<'a>]) {
-        let new_tasks = accepted.map_or(&[][..], |accepted| &accepted.plan.tasks);
-        let mut changes = tasks.iter().peekable();
-        for (ordinal, task) in new_tasks.iter().enumerate() {
-            let own = changes.next_if(|changes| changes.ordinal == ordinal);
-            let update = own.and_then(|changes| changes.update.as_ref());
-            self.tasks.push(NewTask { plan_id, ordinal, task, state: TaskState::of_new(task, update) });
+    fn add_tasks(
+        &mut self,
+        plan_id: PlanId,
+        accepted: Option<Acceptance<'a>>,
+        added: &[AddedTasks<'a>],
+        tasks: &[TaskChanges<'a>],
+    ) {
+        let first = accepted.map(|accepted| AddedTasks { first: 0, tasks: &accepted.plan.tasks });
+        let mut is_new = vec![false; tasks.len()];
+        for AddedTasks { first, tasks: new } in first.iter().chain(added) {
+            for (index, task) in new.iter().enumerate() {
+                let ordinal = first + index;
+                let own = tasks.binary_search_by_key(&ordinal, |changes| changes.ordinal).ok();
+                own.into_iter().for_each(|own| is_new[own] = true);
+                let update = own.and_then(|own| tasks[own].update.as_ref());
+                self.tasks.push(NewTask { plan_id, ordinal, task, state: TaskState::of_new(task, update) });
+            }
         }
-        for TaskChanges { ordinal, update, .. } in changes {
+        let earlier = tasks.iter().zip(is_new).filter(|(_, is_new)| !is_new);
+        for (TaskChanges { ordinal, update, .. }, _) in earlier {
             let update = update.as_ref().map(TaskState::of);
             self.task_updates.extend(update.map(|state| ChangedTask { plan_id, ordinal: *ordinal, state }));
         }

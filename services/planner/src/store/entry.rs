@@ -8,7 +8,7 @@ use phoenix_domain::{
     action::ActionResult,
     approval::{Approval, ApprovalState, input_hash},
     json::Object,
-    plan::{AttemptOutcome, Plan, PlanStatus, TaskStatus},
+    plan::{AttemptOutcome, Plan, PlanStatus, Task, TaskStatus},
     wait::{Wait, WaitKind},
 };
 use uuid::Uuid;
@@ -127,6 +127,17 @@ pub enum Entry {
         /// What it waited for.
         kind: WaitKind,
     },
+    /// A plan received further tasks, after those that it has.
+    TasksAdded {
+        /// The plan.
+        plan_id: PlanId,
+        /// Number of the tasks that it has.
+        first: usize,
+        /// Time of the addition.
+        at: Timestamp,
+        /// The tasks, all queued.
+        tasks: Arc<[Task]>,
+    },
     /// A task reached a terminal state.
     TaskEnded {
         /// The task.
@@ -205,6 +216,7 @@ impl Entry {
         FRAME
             + match self {
                 Self::PlanAccepted { plan } => plan.size(),
+                Self::TasksAdded { tasks, .. } => tasks.iter().map(|task| FRAME + task.spec.size()).sum(),
                 Self::TaskEnded { result: Ok(answer), .. } => {
                     answer.data.text_len() + answer.metadata.text_len()
                 }
@@ -240,7 +252,9 @@ impl Entry {
     pub fn plan_id(&self) -> Option<PlanId> {
         match self {
             Self::PlanAccepted { plan } => Some(plan.plan_id),
-            Self::PlanEnded { plan_id, .. } | Self::PlanRedriven { plan_id, .. } => Some(*plan_id),
+            Self::TasksAdded { plan_id, .. }
+            | Self::PlanEnded { plan_id, .. }
+            | Self::PlanRedriven { plan_id, .. } => Some(*plan_id),
             Self::TaskDispatched { task, .. }
             | Self::AttemptStarted { task, .. }
             | Self::AttemptEnded { task, .. }

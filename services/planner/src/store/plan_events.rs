@@ -65,6 +65,12 @@ pub(super) struct Accepted {
 }
 
 #[derive(Serialize)]
+pub(super) struct Added<'a> {
+    pub(super) tasks: usize,
+    pub(super) keys: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
 pub(super) struct Redriven<'a> {
     pub(super) plan_id: PlanId,
     pub(super) correlation_id: CorrelationId,

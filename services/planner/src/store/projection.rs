@@ -20,8 +20,8 @@ use phoenix_domain::{
 use crate::store::{
     entry::{ApprovalOutcome, Entries, Entry},
     plan_events::{
-        Accepted, ApprovalDecided, ApprovalRequested, AttemptEnded, AttemptStarted, Ended, Events, NoFacts,
-        Output, Part, Redriven, WaitEnded, WaitStarted,
+        Accepted, Added, ApprovalDecided, ApprovalRequested, AttemptEnded, AttemptStarted, Ended, Events,
+        NoFacts, Output, Part, Redriven, WaitEnded, WaitStarted,
     },
     query::TASK_OUTPUT,
     task_ref::TaskRef,
@@ -60,6 +60,8 @@ pub(super) struct PlanChanges<'a> {
     pub(super) plan_id: PlanId,
     /// Set when the batch accepts the plan.
     pub(super) accepted: Option<Acceptance<'a>>,
+    /// Tasks that the batch adds, each part after those before.
+    pub(super) added: Vec<AddedTasks<'a>>,
     pub(super) update: Option<PlanUpdate<'a>>,
     /// Changed tasks, by ordinal.
     pub(super) tasks: Vec<TaskChanges<'a>>,
@@ -71,6 +73,13 @@ pub(super) struct PlanChanges<'a> {
 pub(super) struct Acceptance<'a> {
     pub(super) planner: &'a str,
     pub(super) plan: &'a Plan,
+}
+
+/// Tasks that are added to a plan: the ordinal of the first, and all of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AddedTasks<'a> {
+    pub(super) first: usize,
+    pub(super) tasks: &'a [Task],
 }
 
 /// New state of a plan.
@@ -171,6 +180,12 @@ impl<'a> Projection<'a> {
                 let changes = self.plan(*plan_id);
                 changes.accepted = Some(Acceptance { planner, plan });
                 changes.events.add(None, "plan_accepted", *created_at, &facts);
+            }
+            Entry::TasksAdded { plan_id, first, at, tasks } => {
+                let keys = tasks.iter().map(|task| task.spec.key.as_str()).collect();
+                let changes = self.plan(*plan_id);
+                changes.added.push(AddedTasks { first: *first, tasks });
+                changes.events.add(None, "tasks_added", *at, &Added { tasks: tasks.len(), keys });
             }
             Entry::PlanRedriven { plan_id, redriven_as, at, by, reason, bulk } => {
                 let is_bulk = bulk.is_some();
@@ -297,7 +312,8 @@ impl<'a> Projection<'a> {
     fn plan(&mut self, plan_id: PlanId) -> &mut PlanChanges<'a> {
         let index = *self.indices.entry(plan_id).or_insert_with(|| {
             let (accepted, update, events) = (None, None, Events::default());
-            self.plans.push(PlanChanges { plan_id, accepted, update, tasks: Vec::new(), events });
+            let (added, tasks) = (Vec::new(), Vec::new());
+            self.plans.push(PlanChanges { plan_id, accepted, added, update, tasks, events });
             self.plans.len() - 1
         });
         &mut self.plans[index]
@@ -317,7 +333,8 @@ impl<'a> PlanChanges<'a> {
         };
         let task_has_ended = changes.update.as_ref().is_some_and(|update| update.status.is_terminal());
         let waits = changes.approval.is_some() || !task.spec.start.is_empty();
-        let is_final = self.has_ended() && task_has_ended && !changes.dead_lettered && !waits;
+        let is_alone = self.added.is_empty();
+        let is_final = self.has_ended() && task_has_ended && !changes.dead_lettered && !waits && is_alone;
         (is_final && changes.attempts.iter().all(|attempt| attempt.started.is_some())).then_some(task)
     }
 
@@ -331,10 +348,11 @@ impl<'a> PlanChanges<'a> {
                     || entries.iter().any(|entry| starts(entry, *number))
             }
             Entry::TaskEnded { status, .. } => *status != TaskStatus::DeadLettered,
-            Entry::PlanRedriven { .. } | Entry::ApprovalRequested { .. } => false,
+            Entry::PlanRedriven { .. } | Entry::ApprovalRequested { .. } | Entry::TasksAdded { .. } => false,
             _ => true,
         };
-        self.accepted.is_some_and(|accepted| accepted.plan.tasks.len() == 1)
+        self.added.is_empty()
+            && self.accepted.is_some_and(|accepted| accepted.plan.tasks.len() == 1)
             && attempts().all(|attempt| attempt.started.is_some())
             && self.tasks.iter().all(|task| !task.dead_lettered && task.approval.is_none())
             && self

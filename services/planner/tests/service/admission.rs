@@ -13,7 +13,7 @@ use crate::{
 use futures_util::FutureExt;
 use phoenix_domain::{
     CorrelationId, OrchestratorError, OrchestratorErrorCode as Code, budget::BudgetSettings,
-    plan::PlanStatus as Status,
+    plan::PlanStatus as Status, planning::PlanningSettings,
 };
 use phoenix_planner::{
     agent_health::HealthView,
@@ -274,6 +274,7 @@ async fn serverless_planner(url: &str, executor_url: &str) -> (Planner, Journal)
         key_ttl: KEY_LIFE,
         takeover_grace: GRACE,
         budgets: BudgetSettings::default(),
+        planning: PlanningSettings::default(),
     };
     let stopping = CancellationToken::new();
     let planner = Planner::new(agents, limits, journal.clone(), health, token().into(), stopping);
@@ -283,6 +284,7 @@ async fn serverless_planner(url: &str, executor_url: &str) -> (Planner, Journal)
 fn plan_request(agent: &str, wait_mode: WaitMode) -> PlanRequest {
     PlanRequest {
         budget: Default::default(),
+        planning: Default::default(),
         work: Work::Chat {
             message: Some("hello".into()),
             agent: Some(agent.into()),

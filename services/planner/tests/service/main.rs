@@ -24,6 +24,7 @@ mod graphs;
 mod idempotency;
 mod inputs;
 mod output;
+mod planning;
 mod recovery;
 mod redrive;
 mod retention;

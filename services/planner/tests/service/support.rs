@@ -13,7 +13,7 @@ use std::{
 use jiff::Timestamp;
 use phoenix_domain::{
     ActionSpec, AgentCatalog, AgentSpec, CorrelationId, OrchestratorError, TaskId, budget::BudgetSettings,
-    plan as domain, schema::InputSchema,
+    plan as domain, planning::PlanningSettings, schema::InputSchema,
 };
 use phoenix_planner::{PlannerConfig, config::Retention, store::BatchId};
 use phoenix_platform::{
@@ -137,6 +137,7 @@ impl TestPlanner {
             advertise_url: None,
             identity: token().into(),
             budgets: BudgetSettings::default(),
+            planning: PlanningSettings::default(),
             retention: Retention { plans: Some(30 * DAY), keys: KEY_LIFE },
             readiness: Readiness::starting(),
         };

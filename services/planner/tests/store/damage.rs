@@ -316,6 +316,21 @@ async fn records_of_waits_are_read() {
 }
 
 #[tokio::test]
+async fn records_of_added_tasks_are_read() {
+    let fresh = sqlite().await;
+    fresh.append(include_bytes!("records/1-planned.jsonl")).await;
+    let plan_id = "01a21740-b794-71a6-8e39-000000000005".parse().unwrap();
+    let plan = fresh.store.plan(plan_id).await.unwrap().unwrap();
+    assert_eq!(fresh.quarantined().await, 0);
+    let keys: Vec<_> = plan.tasks.iter().map(|task| (&*task.spec.key, task.status.as_str())).collect();
+    assert_eq!(keys, [("planning-1", "succeeded"), ("status", "queued"), ("commit", "queued")]);
+    assert_eq!(plan.kind.as_str(), "planned");
+    assert_eq!(plan.tasks[2].spec.start.approval.as_ref().unwrap().reason, "it writes");
+    let events = fresh.store.events(plan_id, 0, 10).await.unwrap();
+    assert_eq!(events[2].data, r#"{"tasks":2,"keys":["status","commit"]}"#);
+}
+
+#[tokio::test]
 async fn deep_json_of_older_version_is_read() {
     let fresh = sqlite().await;
     let mut deep = new_plan(&["a", "b"]);

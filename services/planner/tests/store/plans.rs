@@ -2,8 +2,9 @@
 
 use phoenix_domain::{
     action::ActionResult,
+    approval::ApprovalTerms,
     json::Object,
-    plan::{AttemptOutcome, Plan, PlanKind, PlanStatus, TaskStatus},
+    plan::{AttemptOutcome, Plan, PlanKind, PlanStatus, Task, TaskStatus},
 };
 use phoenix_planner::store::{Entry, OutputPart, PlanFilter};
 
@@ -98,6 +99,73 @@ async fn recorded_output_is_an_event_in_its_place() {
             assert_eq!((events[2].data.as_str(), events[2].task_key.as_str()), (facts.as_str(), "t0"));
             let read = store.plan(plan.plan_id).await.unwrap().unwrap();
             assert_eq!((read.kind, read.status), (PlanKind::RecordedChat, PlanStatus::Succeeded));
+        }
+    }
+}
+
+#[tokio::test]
+async fn added_tasks_are_independent_of_the_batching_of_their_entries() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let mut read = Vec::new();
+        for batch in [1, 2, 3, 4, 5, 100] {
+            let all = new_plan(&["a", "b", "c", "b"]);
+            let mut plan = Plan { kind: PlanKind::Planned, ..all.clone() };
+            let mut added = plan.tasks.split_off(1);
+            added[1].spec.start.approval =
+                Some(ApprovalTerms { reason: "it writes".into(), ..ApprovalTerms::default() });
+            let last: Vec<_> = added.split_off(2);
+            let ended = |ordinal, second| Entry::TaskEnded {
+                task: task_of(&plan, ordinal),
+                status: TaskStatus::Succeeded,
+                at: at(second),
+                result: Ok(ActionResult::text("yes")),
+            };
+            let add = |first, second, tasks: &[Task]| Entry::TasksAdded {
+                plan_id: plan.plan_id,
+                first,
+                at: at(second),
+                tasks: tasks.into(),
+            };
+            let dispatched =
+                |ordinal, second| Entry::TaskDispatched { task: task_of(&plan, ordinal), at: at(second) };
+            let entries = [
+                accepted(&plan),
+                dispatched(0, 1),
+                ended(0, 2),
+                add(1, 2, &added),
+                dispatched(1, 3),
+                ended(1, 4),
+                add(3, 5, &last),
+                ended(3, 6),
+                ended(2, 7),
+                plan_ended(&plan, 8),
+            ];
+            for entries in entries.chunks(batch) {
+                write(store, "me", entries).await.unwrap();
+            }
+            let mut known = store.plan(plan.plan_id).await.unwrap().unwrap();
+            let events = store.events(plan.plan_id, 0, 100).await.unwrap();
+            let ids: Vec<_> = known.tasks.iter().map(|task| task.task_id).collect();
+            assert_eq!(ids, all.tasks.iter().map(|task| task.task_id).collect::<Vec<_>>());
+            let nil = uuid::Uuid::nil();
+            (known.plan_id, known.correlation_id) = (nil.into(), nil.into());
+            known.tasks.iter_mut().for_each(|task| task.task_id = nil.into());
+            let facts: Vec<_> =
+                events.into_iter().skip(1).map(|event| (event.kind, event.task_key, event.data)).collect();
+            read.push((known, facts));
+        }
+        let (plan, facts) = &read[0];
+        assert_eq!((plan.kind, plan.status, plan.tasks.len()), (PlanKind::Planned, PlanStatus::Succeeded, 4));
+        assert!(plan.tasks.iter().all(|task| task.status == TaskStatus::Succeeded), "{plan:?}");
+        assert_eq!(plan.tasks[2].spec.start.approval.as_ref().unwrap().reason, "it writes");
+        assert_eq!(
+            facts[2],
+            ("tasks_added".into(), String::new(), r#"{"tasks":2,"keys":["t1","t2"]}"#.into())
+        );
+        assert_eq!((facts[4].0.as_str(), facts[4].1.as_str()), ("task_ended", "t1"));
+        for other in &read[1..] {
+            assert_eq!(other, &read[0]);
         }
     }
 }

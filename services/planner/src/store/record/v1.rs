@@ -27,7 +27,7 @@ use self::{
     bulk::{FilterV1, SweepV1},
     outcome::OutcomeV1,
     output::PartV1,
-    plan::PlanV1,
+    plan::{PlanV1, TaskV1},
     value::named,
 };
 use crate::store::{
@@ -37,8 +37,9 @@ use crate::store::{
 };
 
 /// Stored names of the record kinds.
-pub(super) const KINDS: [&str; 15] = [
+pub(super) const KINDS: [&str; 16] = [
     "plan_accepted",
+    "tasks_added",
     "key_used",
     "task_dispatched",
     "attempt_started",
@@ -61,6 +62,12 @@ pub(super) const KINDS: [&str; 15] = [
 pub(super) enum RecordV1 {
     PlanAccepted {
         plan: PlanV1,
+    },
+    TasksAdded {
+        plan_id: PlanId,
+        first: usize,
+        at: Timestamp,
+        tasks: Vec<TaskV1>,
     },
     KeyUsed {
         key: KeyV1,
@@ -166,6 +173,12 @@ impl From<&Entry> for RecordV1 {
     fn from(entry: &Entry) -> Self {
         match entry {
             Entry::PlanAccepted { plan } => Self::PlanAccepted { plan: (&**plan).into() },
+            Entry::TasksAdded { plan_id, first, at, tasks } => Self::TasksAdded {
+                plan_id: *plan_id,
+                first: *first,
+                at: *at,
+                tasks: tasks.iter().map(Into::into).collect(),
+            },
             Entry::KeyUsed { key: IdempotencyKey { key, digest, by }, subject, at, not_before } => {
                 Self::KeyUsed {
                     key: KeyV1 { key: key.clone(), digest: digest.clone(), by: *by },
@@ -240,6 +253,12 @@ impl TryFrom<RecordV1> for Entry {
     fn try_from(record: RecordV1) -> Result<Self, Unusable> {
         Ok(match record {
             RecordV1::PlanAccepted { plan } => Self::PlanAccepted { plan: Arc::new(plan.try_into()?) },
+            RecordV1::TasksAdded { plan_id, first, at, tasks } => Self::TasksAdded {
+                plan_id,
+                first,
+                at,
+                tasks: tasks.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            },
             RecordV1::KeyUsed { key: KeyV1 { key, digest, by }, subject, at, not_before } => {
                 Self::KeyUsed { key: IdempotencyKey { key, digest, by }, subject, at, not_before }
             }

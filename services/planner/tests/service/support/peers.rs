@@ -1,7 +1,7 @@
 //! Scripted peers: an executor and a health service.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     pin::Pin,
     sync::{Arc, Mutex},
     time::Duration,
@@ -47,6 +47,8 @@ use tonic::{Request, Response, Status};
 pub enum Script {
     /// Sends these events.
     Says(Vec<ExecuteTaskResponse>),
+    /// Sends the events for its next call, and nothing more when there are none left.
+    Each(Arc<Mutex<VecDeque<Vec<ExecuteTaskResponse>>>>),
     /// Starts an attempt and never ends.
     Hangs,
     /// Sends these events when the token is cancelled, and keeps the stream open.
@@ -187,6 +189,13 @@ impl ExecutorService for FakeExecutor {
         }
         let stream: Self::ExecuteTaskStream = match script {
             Script::Says(events) => Box::pin(tokio_stream::iter(events.into_iter().map(Ok))),
+            Script::Each(calls) => {
+                let next = calls.lock().unwrap().pop_front();
+                match next {
+                    Some(events) => Box::pin(tokio_stream::iter(events.into_iter().map(Ok))),
+                    None => Box::pin(tokio_stream::iter([Ok(started(1))]).chain(self.nothing_more())),
+                }
+            }
             Script::Hangs => Box::pin(tokio_stream::iter([Ok(started(1))]).chain(self.nothing_more())),
             Script::SaysLater(when, events) => {
                 when.cancelled().await;

@@ -37,7 +37,7 @@ pub(crate) struct PlanV1 {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct TaskV1 {
+pub(crate) struct TaskV1 {
     task_id: TaskId,
     spec: SpecV1,
     status: String,

@@ -1,0 +1,197 @@
+//! What a language model is asked: the rules, the catalog of agents and the conversation, and the schema of the answer.
+
+use std::fmt::Write;
+
+use phoenix_domain::{
+    AgentCatalog, AgentSpec,
+    action::CHAT_ACTION,
+    agent::ANY_ACTION,
+    json::{Json, Object},
+    plan::{OnFailure, PLANNING_KEY, StartConditions, TaskSpec},
+    planning::PlanningSettings,
+};
+use serde_json::{Value, json};
+
+use super::answer::{Answer, shown_text};
+
+/// Version of the text below. A plan shows it in the input of its planning tasks.
+const PROMPT_VERSION: &str = "1";
+
+/// Beginning of the text, which names its version.
+const OPENING: &str = "Phoenix planning prompt, version ";
+
+/// Bytes of the catalog in the text.
+const MAX_CATALOG_BYTES: usize = 64 * 1024;
+
+/// Bytes of a rejected answer in the next question.
+const MAX_REPEATED_BYTES: usize = 16 * 1024;
+
+const RULES: &str = r#"You plan work. You get a message and a list of agents with their actions, and answer with a plan: tasks that
+agents run. You do not do the work, and you do not answer the message yourself.
+
+Rules:
+- A task has a `key` (letters, digits, `_`, `-`; unique), an `agent` and one of its `action`s.
+- `input` is a JSON object, written as text, that is valid for the input schema of the action.
+- A task that needs the output of an earlier one refers to it inside a string of its input: {{tasks.KEY.output}} is the whole
+  output, {{tasks.KEY.output.items.0.name}} a part of an output that is JSON. A reference is a dependency.
+- `depends_on` has the keys of other tasks that must end first. Tasks without dependencies run at the same time.
+- `on_failure` is `fail` (the plan fails with the task) or `continue` (references to its output are null).
+- The output of the last task in the list is the answer to the message. If agents only collect facts, let the last task be a
+  chat that answers the message with these facts.
+- Use only agents and actions of the list. Use as few tasks as possible.
+"#;
+
+/// The first question for the tasks of a message. `messages` is the conversation that ends with it, in OpenAI's shape, if there is
+/// one; it contains the context then.
+pub(crate) fn ask(
+    agents: &AgentCatalog,
+    settings: &PlanningSettings,
+    message: &str,
+    context: &str,
+    messages: &[Json],
+) -> TaskSpec {
+    let system = format!(
+        "{OPENING}{PROMPT_VERSION}.\n\n{RULES}- At most {} tasks, of which at most {} depend on each other in a row.\n\nAgents, one a line:\n{}",
+        settings.max_tasks,
+        settings.max_depth,
+        catalog_text(agents),
+    );
+    let mut asked: Vec<Json> = vec![json!({"role": "system", "content": system}).into()];
+    if messages.is_empty() {
+        if !context.is_empty() {
+            let content = format!("Context of the message:\n{context}");
+            asked.push(json!({"role": "system", "content": content}).into());
+        }
+        asked.push(json!({"role": "user", "content": message}).into());
+    }
+    asked.extend(messages.iter().cloned());
+    let options = json!({
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "plan", "strict": true, "schema": answer_schema()},
+        },
+        "max_tokens": settings.max_tokens,
+    });
+    let mut payload = Object::from_iter([
+        ("message".to_owned(), message.into()),
+        ("messages".to_owned(), Json::Array(asked)),
+        ("options".to_owned(), options.into()),
+    ]);
+    if let Some(model) = &settings.model {
+        payload.insert("model".to_owned(), model.as_str().into());
+    }
+    TaskSpec {
+        key: format!("{PLANNING_KEY}1"),
+        agent: settings.agent.clone(),
+        action: CHAT_ACTION.into(),
+        payload,
+        depends_on: Vec::new(),
+        on_failure: OnFailure::Fail,
+        start: StartConditions::default(),
+    }
+}
+
+/// The next question: the previous one, its answer, and the problems of that.
+pub(crate) fn ask_again(
+    question: &TaskSpec,
+    round: usize,
+    answer: Answer<'_>,
+    problems: &[String],
+) -> TaskSpec {
+    let mut payload = question.payload.clone();
+    let text = answer.data.to_text();
+    let text =
+        if text.trim().is_empty() { "(nothing)".to_owned() } else { shown_text(&text, MAX_REPEATED_BYTES) };
+    let mut complaint = "This plan was rejected:\n".to_owned();
+    for problem in problems {
+        let _ = writeln!(complaint, "- {problem}");
+    }
+    complaint.push_str("Answer with the whole corrected plan.");
+    if let Some(Json::Array(messages)) = payload.get_mut("messages") {
+        messages.push(json!({"role": "assistant", "content": text}).into());
+        messages.push(json!({"role": "user", "content": complaint}).into());
+    }
+    TaskSpec {
+        key: format!("{PLANNING_KEY}{round}"),
+        payload,
+        depends_on: vec![question.key.clone()],
+        start: StartConditions::default(),
+        ..question.clone()
+    }
+}
+
+/// Version of the prompt of a planning task.
+pub(crate) fn prompt_version(question: &TaskSpec) -> Option<String> {
+    let messages = question.payload.get("messages")?.as_array()?;
+    let text = messages.first()?.as_object()?.get("content")?.as_str()?;
+    let version = text.strip_prefix(OPENING)?.split_once('.')?.0;
+    Some(version.to_owned())
+}
+
+/// Schema of an answer. Every member is required and none is free, as the structured output of providers demands.
+fn answer_schema() -> Value {
+    let text = |description: &str| json!({"type": "string", "description": description});
+    json!({
+        "type": "object",
+        "properties": {
+            "tasks": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "key": text("Unique key of the task"),
+                        "agent": text("Name of the agent"),
+                        "action": text("Action of the agent"),
+                        "input": text("Input of the action: a JSON object as text"),
+                        "depends_on": {"type": "array", "items": {"type": "string"}},
+                        "on_failure": {"type": "string", "enum": ["fail", "continue"]},
+                    },
+                    "required": ["key", "agent", "action", "input", "depends_on", "on_failure"],
+                    "additionalProperties": false,
+                },
+            },
+        },
+        "required": ["tasks"],
+        "additionalProperties": false,
+    })
+}
+
+/// The agents, one line of JSON each. Where they do not fit, the last ones have no schemas, or are left out.
+fn catalog_text(agents: &AgentCatalog) -> String {
+    let mut text = String::new();
+    let mut left_out = 0;
+    for agent in agents.iter() {
+        let lines = [true, false].map(|with_schemas| agent_line(agent, with_schemas));
+        match lines.iter().find(|line| text.len() + line.len() < MAX_CATALOG_BYTES) {
+            Some(line) => {
+                text.push_str(line);
+                text.push('\n');
+            }
+            None => left_out += 1,
+        }
+    }
+    if left_out > 0 {
+        let _ = writeln!(text, "({left_out} more agents are left out)");
+    }
+    text
+}
+
+fn agent_line(agent: &AgentSpec, with_schemas: bool) -> String {
+    let mut actions = serde_json::Map::new();
+    if !agent.actions.contains_key(CHAT_ACTION) {
+        actions.insert(CHAT_ACTION.into(), json!({"input": {"message": "text"}}));
+    }
+    for (name, action) in &agent.actions {
+        // Only what helps to plan: a conversation is none of it.
+        let schema = action.input_schema.as_ref().map(phoenix_domain::schema::InputSchema::source);
+        let mut about = json!({"description": action.description});
+        match schema {
+            _ if name == CHAT_ACTION => about["input"] = json!({"message": "text"}),
+            Some(schema) if with_schemas => about["input"] = schema.clone(),
+            _ => {}
+        }
+        let name = if name == ANY_ACTION { "(any other name)" } else { name };
+        actions.insert(name.into(), about);
+    }
+    json!({"agent": agent.name.as_str(), "description": agent.description, "actions": actions}).to_string()
+}
