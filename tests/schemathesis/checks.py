@@ -24,6 +24,7 @@ UNFIT = [
     r"must be the message as text$",
     r"^`(message|context)` and `messages` exclude each other",
     r"^`message` is missing; send it or `messages`$",
+    r"^`strategy` `model` excludes ",
     r"^`messages\[\d+\]\.content` (is missing|must not be blank)$",
     r"^`messages\[\d+\]\.content\[\d+\]\.(text|image_url\.url)` must be a string$",
     r"^`(messages\[\d+\]\.content|system)\[\d+\]\.",
@@ -42,6 +43,8 @@ UNPLANNABLE = [
     r"^agent `.*` has no action `",
     r"^agent `.*` answered: ",
     r"wait for each other",
+    r"has no language model to plan with",
+    r"^the language model was asked ",
     r"^the idempotency key was used before, for a different request; send a new key$",
 ]
 
