@@ -61,7 +61,7 @@ impl Chat {
             return Ok(Self { conversation, ..Self::new(message, context, correlation_id, agent)? });
         };
         let is_given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-        if is_given(&message) {
+        if message.is_some() {
             return Err(OrchestratorError::invalid("message", "and `messages` exclude each other"));
         }
         if is_given(&context) {
@@ -117,6 +117,7 @@ mod tests {
         assert_eq!((whole.message, whole.context.as_str()), (long, "user: a"));
         for (message, context, conversation, field) in [
             (Some("b"), None, &conversation, "message"),
+            (Some(""), None, &conversation, "message"),
             (None, Some("b"), &conversation, "context"),
             (None, Some("b"), &Conversation::default(), "message"),
         ] {
