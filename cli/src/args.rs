@@ -7,8 +7,12 @@ use clap_complete::Shell;
 use phoenix_agents::BuiltinAgent;
 use phoenix_platform::config::RoleFlags;
 
-use crate::client::args::{
-    AgentsArgs, ApprovalsArgs, ChatArgs, DeadLettersArgs, McpArgs, PlansArgs, StatsArgs, TopArgs, TraceArgs,
+use crate::{
+    client::args::{
+        AgentsArgs, ApprovalsArgs, ChatArgs, DeadLettersArgs, McpArgs, PlansArgs, StatsArgs, TopArgs,
+        TraceArgs,
+    },
+    settings_args::{ConfigArgs, DoctorArgs},
 };
 
 /// Durable orchestrator for AI agents: plans which agents run, supervises them and journals every step.
@@ -54,6 +58,10 @@ pub(crate) enum Command {
     Trace(TraceArgs),
     /// Serve the tools of a running stack to an MCP client, over standard input and output
     Mcp(McpArgs),
+    /// Check the settings, or show each with where its value comes from
+    Config(ConfigArgs),
+    /// Examine settings, ports, disk, databases, clock, agents, providers and the kernel; exit code 1 on an error
+    Doctor(DoctorArgs),
     /// Back up a data folder while the stack runs
     Backup(BackupArgs),
     /// Restore a backup

@@ -3,13 +3,18 @@
 //! `phoenix` alone is `phoenix up`: the four services as child processes on this machine. `phoenix gateway`, `planner`,
 //! `executor` and `health` are the services, `phoenix agent NAME` the built-in agents, and `phoenix backup` and `restore`
 //! copy data folders. `phoenix chat`, `plans`, `agents`, `dead-letters`, `trace` and `mcp` talk to a running gateway.
+//! `phoenix config` and `doctor` look at the settings and at this machine, and start nothing.
 
 mod agent;
 mod args;
 mod backup;
 mod client;
+mod config;
+mod doctor;
 mod manual;
 mod role;
+mod settings;
+mod settings_args;
 mod terminal;
 mod up;
 
@@ -64,6 +69,8 @@ fn run(cli: Cli) -> ExitCode {
         Command::Top(args) => client::run(Request::Top(args)),
         Command::Trace(args) => client::run(Request::Trace(args)),
         Command::Mcp(args) => client::run(Request::Mcp(args)),
+        Command::Config(args) => config::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { folder } => manual::pages(&folder),
         Command::Backup(args) => backup::backup(args),

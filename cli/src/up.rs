@@ -10,11 +10,11 @@
 //! ```
 
 mod child;
-mod data_folder;
-mod environment;
-mod error;
-mod plan;
-mod ready;
+pub(crate) mod data_folder;
+pub(crate) mod environment;
+pub(crate) mod error;
+pub(crate) mod plan;
+pub(crate) mod ready;
 
 use std::{process::ExitCode, time::Duration};
 

@@ -100,6 +100,12 @@ fn prepare(path: &Path, is_exclusive: bool) -> io::Result<()> {
     companions.chain(files).chain([vault]).try_for_each(|path| privacy::tighten(&path))
 }
 
+/// Whether a running stack uses the data folder. A folder that does not exist is not used.
+pub(crate) fn is_in_use(dir: &Path) -> bool {
+    let lock = File::open(dir.join(LOCK_FILE));
+    lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
 /// Whether the folder contains nothing but files of Phoenix.
 fn is_exclusive(path: &Path) -> io::Result<bool> {
     for entry in path.read_dir()? {

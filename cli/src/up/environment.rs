@@ -65,7 +65,7 @@ pub(crate) struct RecordedReads(RefCell<BTreeMap<String, String>>);
 impl RecordedReads {
     /// Reads and records a variable, unless `phoenix up` manages it.
     pub(crate) fn read(&self, name: &str) -> Option<String> {
-        let value = process_env(name).filter(|value| !is_managed(name, value))?;
+        let value = read(name)?;
         self.0.borrow_mut().insert(name.to_owned(), value.clone());
         Some(value)
     }
@@ -95,6 +95,11 @@ impl RecordedReads {
         environment.entry(WORKER_THREADS.into()).or_insert_with(|| worker_threads().to_string().into());
         environment.into_iter().collect()
     }
+}
+
+/// The value of a variable, unless `phoenix up` manages it.
+pub(crate) fn read(name: &str) -> Option<String> {
+    process_env(name).filter(|value| !is_managed(name, value))
 }
 
 /// Worker threads of one service: half of the cores, at least one. The four services and the agents share the machine, and a

@@ -41,32 +41,63 @@ struct Service {
     environment: Vec<(OsString, OsString)>,
 }
 
-impl StackPlan {
-    /// Resolves all settings, checks the ports and locks the data folder.
-    pub(crate) fn resolve(args: UpArgs) -> Result<Self, StartError> {
-        let exe = executable()
-            .map_err(|error| StartError::System(format!("cannot find its own executable: {error}")))?;
+/// One service with its settings, or what is wrong with them.
+pub(crate) struct Candidate {
+    pub(crate) role: Role,
+    pub(crate) flags: RoleFlags,
+    pub(crate) settings: Result<RoleSettings, Problems>,
+    reads: RecordedReads,
+}
+
+impl Candidate {
+    /// The services of a stack.
+    ///
+    /// # Errors
+    /// When a port does not exist.
+    pub(crate) fn all(args: &UpArgs, exe: &str) -> Result<Vec<Self>, StartError> {
         let UpArgs { port_offset, data_dir, config, log_format } = args;
-        let mut problems = Problems::default();
-        let (mut services, mut resolved) = (Vec::new(), Vec::new());
-        let brings_token = [service_token::VARIABLE, service_token::FILE_VARIABLE]
-            .iter()
-            .any(|name| process_env(name).is_some());
-        for role in Role::ALL {
+        let brings_token = brings_token();
+        let candidate = |role: &Role| {
             let (role, flags) =
-                flags(*role, port_offset, &data_dir, config.as_deref(), log_format.as_deref())?;
+                flags(*role, *port_offset, data_dir, config.as_deref(), log_format.as_deref())?;
             let reads = RecordedReads::default();
             // The token is in the data folder, which is not opened before the settings are valid.
             let placeholder = |name: &str| {
                 (name == service_token::VARIABLE && !brings_token).then(|| "not-read-yet".to_owned())
             };
-            match RoleSettings::resolve(role, &flags, &exe, &|name| {
-                placeholder(name).or_else(|| reads.read(name))
-            }) {
+            let env = |name: &str| placeholder(name).or_else(|| reads.read(name));
+            let settings = RoleSettings::resolve(role, &flags, exe, &env);
+            Ok(Self { role, flags, settings, reads })
+        };
+        Role::ALL.iter().map(candidate).collect()
+    }
+}
+
+/// Whether the environment has the token of the services.
+fn brings_token() -> bool {
+    [service_token::VARIABLE, service_token::FILE_VARIABLE].iter().any(|name| process_env(name).is_some())
+}
+
+/// What is wrong with a file for a stack, and not for each service alone.
+pub(crate) fn problems_of_stack(config: &PhoenixConfig) -> Problems {
+    let mut problems = conflicting_settings(config);
+    problems.extend(config.unknown_default_agent());
+    problems
+}
+
+impl StackPlan {
+    /// Resolves all settings, checks the ports and locks the data folder.
+    pub(crate) fn resolve(args: UpArgs) -> Result<Self, StartError> {
+        let exe = executable()
+            .map_err(|error| StartError::System(format!("cannot find its own executable: {error}")))?;
+        let mut problems = Problems::default();
+        let (mut services, mut resolved) = (Vec::new(), Vec::new());
+        for candidate in Candidate::all(&args, &exe)? {
+            match candidate.settings {
                 Ok(settings) => {
-                    problems.extend(conflicting_settings(&settings.config));
-                    problems.extend(settings.config.unknown_default_agent());
-                    services.push(Service { role, flags, environment: reads.environment(&settings) });
+                    problems.extend(problems_of_stack(&settings.config));
+                    let environment = candidate.reads.environment(&settings);
+                    services.push(Service { role: candidate.role, flags: candidate.flags, environment });
                     resolved.push(settings);
                 }
                 Err(found) => problems.extend(found),
@@ -74,6 +105,8 @@ impl StackPlan {
         }
         problems.into_result(()).map_err(StartError::Settings)?;
         check_ports(&resolved)?;
+        let UpArgs { port_offset, data_dir, .. } = args;
+        let brings_token = brings_token();
         let data = DataFolder::open(&data_dir)?;
         let token_file = if brings_token { None } else { Some(data.service_token()?) };
         for service in &mut services {

@@ -13,6 +13,7 @@ mod env;
 mod file;
 mod flags;
 mod interpolate;
+mod inventory;
 mod mcp;
 mod otel;
 mod planning;
@@ -21,6 +22,7 @@ mod role;
 mod sections;
 mod settings;
 mod tls;
+mod values;
 
 pub use self::{
     env::{Lookup, process_env},
@@ -30,4 +32,5 @@ pub use self::{
     role::Role,
     sections::{DatabaseSection, ExecutorSection, GatewaySection, PlannerSection, RoleSection},
     settings::RoleSettings,
+    values::{Origin, SettingValue},
 };

@@ -10,6 +10,7 @@
 //! | connections of the pool | `database` |
 //! | failures that a retry may end | `failure` |
 //! | `LISTEN` | `hints` |
+//! | a look at a server | `inspect` |
 //!
 //! **Poolers in transaction mode** ([`Pooler::Transaction`]) give a transaction a connection, not a session. sqlx prepares each
 //! statement with parameters in one round trip and executes it in another, so outside a transaction the two may reach
@@ -19,6 +20,7 @@
 mod database;
 mod failure;
 mod hints;
+mod inspect;
 mod migrate;
 mod open;
 mod url;
@@ -27,6 +29,7 @@ pub use self::{
     database::{Database, InvalidPooler, Pooler, Session},
     failure::{Transient, transient},
     hints::Hints,
+    inspect::{Inspection, inspect},
     open::{OpenError, OpenOptions, PATIENCE, open},
     url::{InvalidUrl, check_url, is_postgres_url},
 };

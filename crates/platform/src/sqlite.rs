@@ -1,6 +1,7 @@
 //! Opening of SQLite databases: WAL, a busy timeout, foreign keys, migrations on start.
 
 pub mod backup;
+mod inspect;
 
 use std::{
     io,
@@ -15,6 +16,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
+pub use self::inspect::{Inspection, inspect};
 use crate::privacy;
 
 /// Suffixes of the files that SQLite keeps beside an open database.

@@ -68,7 +68,8 @@ impl Confidential {
     }
 }
 
-fn is_secret(path: &[String], leaf: &toml::Value) -> bool {
+/// Whether the value at `path` is secret.
+pub(super) fn is_secret(path: &[String], leaf: &toml::Value) -> bool {
     let Some(name) = path.last() else { return false };
     let name = name.to_ascii_lowercase();
     let is_named_so = SECRET_WORDS.iter().any(|word| name.contains(word));

@@ -23,6 +23,7 @@ use super::{
         self, DatabaseSection, DatabaseTable, ExecutorSection, ExecutorTable, GatewaySection, GatewayTable,
         HealthTable, PlannerSection, PlannerTable, RoleSection, section,
     },
+    values::FileValues,
 };
 
 /// Path of the file unless one is named.
@@ -53,6 +54,8 @@ pub struct PhoenixConfig {
     pub(super) executor_variables: BTreeSet<String>,
     /// Values that error messages must not contain.
     pub(super) confidential: Confidential,
+    /// The values of the file, for [`PhoenixConfig::inventory`].
+    pub(super) file: FileValues,
 }
 
 impl PhoenixConfig {
@@ -63,11 +66,13 @@ impl PhoenixConfig {
     /// Every problem of the file.
     pub fn load(path: Option<&Path>, exe: &str, env: Lookup<'_>) -> Result<Self, Problems> {
         let (path, text) = match path {
-            Some(path) => (path, read(path)?),
+            Some(path) => (path, Some(read(path)?)),
             // An existing but unreadable file is a problem, not an absent file.
             None => (Path::new(DEFAULT_PATH), read_if_exists(Path::new(DEFAULT_PATH))?),
         };
-        Self::parse_at(path, &text, exe, env)
+        let mut config = Self::parse_at(path, text.as_deref().unwrap_or_default(), exe, env)?;
+        config.file.path = text.map(|_| path.to_owned());
+        Ok(config)
     }
 
     /// As [`load`](Self::load), from the text of a file in the current directory.
@@ -117,13 +122,16 @@ impl PhoenixConfig {
             }
         };
         let executor_variables = executor_variables(&root);
+        let file = FileValues::of(&root);
         let mut confidential = Confidential::default();
         interpolate::table(&mut root, "", env, &mut confidential, &mut problems);
         confidential.add_secret_fields(&root, &mut Vec::new());
         let folder = path.parent().unwrap_or(path);
         let config = Self::from_sections(root, folder, exe, env, &mut problems);
         match config {
-            Some(config) if problems.is_empty() => Ok(Self { executor_variables, confidential, ..config }),
+            Some(config) if problems.is_empty() => {
+                Ok(Self { executor_variables, confidential, file, ..config })
+            }
             _ => Err(problems.redacted(&confidential)),
         }
     }
@@ -180,6 +188,7 @@ impl PhoenixConfig {
             ]),
             executor_variables: BTreeSet::new(),
             confidential: Confidential::default(),
+            file: FileValues::default(),
         })
     }
 }
@@ -188,13 +197,11 @@ fn read(path: &Path) -> Result<String, Problems> {
     std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))
 }
 
-/// The text of the file, or an empty text if it does not exist. A dangling link is an unreadable file.
-fn read_if_exists(path: &Path) -> Result<String, Problems> {
+/// The text of the file, if it exists. A dangling link is an unreadable file.
+fn read_if_exists(path: &Path) -> Result<Option<String>, Problems> {
     match std::fs::read_to_string(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() => {
-            Ok(String::new())
-        }
-        read => read.map_err(|error| unreadable(path, &error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() => Ok(None),
+        read => read.map(Some).map_err(|error| unreadable(path, &error)),
     }
 }
 

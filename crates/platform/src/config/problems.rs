@@ -23,6 +23,11 @@ impl Problems {
         self.0.is_empty()
     }
 
+    /// Each problem as text.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
     /// `value` if there are no problems.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use super::{
 };
 
 /// Oldest supported version of the server, as `server_version_num`.
-const OLDEST: u32 = 130_000;
+pub(super) const OLDEST: u32 = 130_000;
 
 /// Usual time for which a start waits for a server that is down or starts: services may be started before it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,7 +32,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
 /// Longest wait for one connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Options of a database.
 #[derive(Debug, Clone, Copy)]
@@ -201,13 +201,13 @@ impl OpenError {
     }
 }
 
-fn no_answer() -> sqlx::Error {
+pub(super) fn no_answer() -> sqlx::Error {
     let text = format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
     sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, text))
 }
 
 /// What to do about an error whose text does not say it.
-fn advice(error: &sqlx::Error) -> &'static str {
+pub(super) fn advice(error: &sqlx::Error) -> &'static str {
     let code = match error {
         sqlx::Error::Database(error) => {
             error.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::code)

@@ -189,7 +189,7 @@ fn literal(file: &Path) -> PathBuf {
     std::path::absolute(file).unwrap_or_else(|_| file.to_owned())
 }
 
-fn read_only(file: &Path) -> SqliteConnectOptions {
+pub(super) fn read_only(file: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(literal(file))
         .read_only(true)

@@ -89,6 +89,12 @@ impl ServiceTls {
         self.reloaded.follow(stop).await;
     }
 
+    /// End of the validity of the certificate.
+    #[must_use]
+    pub fn expires_at(&self) -> Timestamp {
+        self.reloaded.current.read().expires
+    }
+
     /// TLS of the service's listener.
     #[must_use]
     pub fn server(&self) -> ServerTls {
@@ -120,6 +126,12 @@ impl PublicTls {
     /// Uses changed files as soon as they are complete, until `stop`.
     pub async fn follow(&self, stop: &CancellationToken) {
         self.0.follow(stop).await;
+    }
+
+    /// End of the validity of the certificate.
+    #[must_use]
+    pub fn expires_at(&self) -> Timestamp {
+        self.0.current.read().expires
     }
 
     /// Connects to this gateway over `stream`, whatever host its certificate names.
