@@ -142,7 +142,7 @@ pub async fn serve(
     background.spawn(catalogs::follow(known, what, executors, caller, stop.clone()));
     background.spawn(agents::run(planner.deps(), readiness.clone(), stop.clone()));
     background.spawn(retention::run(journal.clone(), retention, stop.clone()));
-    background.spawn(gauges::run(journal.clone(), stop.clone()));
+    background.spawn(gauges::run(journal.clone(), planner.deps(), stop.clone()));
     background.spawn(planner.recovery().run(readiness.clone(), stop.clone()));
     background.spawn(planner.cancellation().follow_requests(stop.clone()));
     background.spawn(planner.approvals().follow(stop.clone()));

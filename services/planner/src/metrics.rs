@@ -167,6 +167,13 @@ pub const BUDGET_REFUSALS: Metric = Metric::counter(
 )
 .labelled();
 
+/// Used share of budgets.
+pub const BUDGET_USED: Metric = Metric::gauge(
+    "phoenix_budget_used_ratio",
+    "Used and reserved share of the budget of an agent or a provider for this day, from 0, by scope, budget and resource.",
+)
+.labelled();
+
 /// Every metric of the planner.
 pub const METRICS: &[Metric] = &[
     PLAN_STARTED,
@@ -203,6 +210,7 @@ pub const METRICS: &[Metric] = &[
     MODEL_TOKENS,
     MODEL_COST,
     BUDGET_REFUSALS,
+    BUDGET_USED,
     RPC_SECONDS,
 ];
 

@@ -89,7 +89,11 @@ fn exported() -> BTreeSet<String> {
             ["bucket", "sum", "count"].map(|part| format!("{}_{part}", metric.name)).into()
         }
     });
-    series.chain(["up".to_owned()]).collect()
+    // What the rules record is a series like any other.
+    let rules = files("deploy/prometheus/rules").into_iter().map(|path| yaml(&path));
+    let recorded =
+        rules.flat_map(|file| all(&file, "record").into_iter().map(str::to_owned).collect::<Vec<_>>());
+    series.chain(["up".to_owned()]).chain(recorded).collect()
 }
 
 /// Every value of `key` anywhere in `value`.

@@ -80,6 +80,39 @@ fn promtool_accepts_configuration_rules_and_their_tests() {
     }
 }
 
+/// The burn rates of the SRE workbook with their windows, once for each objective.
+#[test]
+fn burn_rates_are_those_of_the_workbook() {
+    let rules = yaml("deploy/prometheus/rules/phoenix.yml");
+    let expressions: Vec<_> = all(&rules, "expr");
+    for (record, budget) in [("failed_requests", "0.005"), ("slow_requests", "0.01")] {
+        for (long, short, rate) in [("1h", "5m", "14.4"), ("6h", "30m", "6"), ("3d", "6h", "1")] {
+            let [long, short] = [long, short]
+                .map(|window| format!("phoenix:{record}:ratio_rate{window} > {rate} * {budget}\n"));
+            let alerts = expressions.iter().filter(|expr| expr.contains(&long) && expr.contains(&short));
+            assert_eq!(alerts.count(), 1, "{long}{short}");
+        }
+    }
+}
+
+#[test]
+fn alertmanager_routes_lead_to_receivers_and_prometheus_finds_it() {
+    let config = yaml("deploy/alertmanager/alertmanager.yml");
+    let receivers = all(&config["receivers"], "name");
+    for receiver in all(&config["route"], "receiver") {
+        assert!(receivers.contains(&receiver), "{receiver}");
+    }
+    let service = &yaml("docker-compose.yml")["services"]["alertmanager"];
+    assert_eq!(service["volumes"][0], "./deploy/alertmanager:/etc/alertmanager:ro");
+    assert_eq!(service["command"][0], "--config.file=/etc/alertmanager/alertmanager.yml");
+    for (path, target) in
+        [("prometheus.yml", "alertmanager:9093"), ("prometheus.local.yml", "127.0.0.1:9093")]
+    {
+        let alerting = &yaml(&format!("deploy/prometheus/{path}"))["alerting"];
+        assert_eq!(alerting["alertmanagers"][0]["static_configs"][0]["targets"][0], target);
+    }
+}
+
 #[test]
 fn promtool_parses_dashboard_expressions() {
     let dashboards = dashboards();
