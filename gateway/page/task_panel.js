@@ -29,6 +29,12 @@ export function taskPanel(id, { live, close, refresh }) {
   return { node, show };
 }
 
+/** The budget that a task waits for. */
+function pauseView({ pause }) {
+  const facts = Object.entries(pause?.input ?? {}).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))]);
+  return el("div", { class: "stack" }, pause && el("p", { class: "why" }, ...sentence(pause.reason ?? "")), el("dl", {}, ...facts));
+}
+
 /** What a task waits for, by the kind of the wait. */
 const WAIT_WORDS = { capacity: "a place at its agent", approval: "an approval", timer: "its time", budget: "its budget" };
 
@@ -50,6 +56,7 @@ function sections(task, growing, approval, close) {
     el("p", { class: "small" }, facts.join(" · ")),
     error && failure(error),
     approval && part("Approval", approval),
+    task.status === "awaiting_budget" && part("Budget", pauseView(task)),
     growing && part("Output so far", growing),
     output && part("Output", outputView(output)),
     part("Input", preview(JSON.stringify(input, null, 2), { label: "Input", limit: 1000 })),

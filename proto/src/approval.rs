@@ -39,6 +39,7 @@ pub fn wire_approval(approval: Approval) -> planner::Approval {
 /// A view of an approval, without inputs that are too large.
 pub(crate) fn approval_view(approval: Approval, budget: &mut PreviewBudget) -> planner::Approval {
     let Approval {
+        kind: _,
         requested_at,
         expires_at,
         reason,
@@ -76,6 +77,7 @@ fn decision_view(decision: Decision, budget: &mut PreviewBudget) -> planner::app
 impl From<WaitingApproval> for planner::WaitingApproval {
     fn from(waiting: WaitingApproval) -> Self {
         let WaitingApproval {
+            kind,
             plan_id,
             correlation_id,
             key,
@@ -102,6 +104,7 @@ impl From<WaitingApproval> for planner::WaitingApproval {
             approver,
             input_hash,
             input_preview,
+            kind: kind.as_str().into(),
         }
     }
 }

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use phoenix_domain::{
     OrchestratorError,
     approval::ApprovalTerms,
+    budget::OnBudget,
     plan::{
         Attempt, AttemptOutcome, OnFailure, Plan, PlanStatus, StartConditions, Task, TaskSpec, TaskStatus,
     },
@@ -108,8 +109,19 @@ impl From<Plan> for planner::Plan {
 
 fn task_view(task: Task, wait: Option<Wait>, budget: &mut PreviewBudget) -> planner::Task {
     let usages: Vec<Usage> = task.attempts.iter().map(|attempt| task.usage_of(attempt)).collect();
-    let Task { task_id, spec, status, queued_at, dispatched_at, ended_at, output, error, attempts, approval } =
-        task;
+    let Task {
+        task_id,
+        spec,
+        status,
+        queued_at,
+        dispatched_at,
+        ended_at,
+        output,
+        error,
+        attempts,
+        approval,
+        pause,
+    } = task;
     let TaskSpec { key, agent, action, payload, depends_on, on_failure, start } = spec;
     let error = error.map(|error| budget.error(error));
     let (output, output_size) = output.as_ref().map(|output| budget.output(output)).unzip();
@@ -139,6 +151,7 @@ fn task_view(task: Task, wait: Option<Wait>, budget: &mut PreviewBudget) -> plan
             until: until.map(to_timestamp),
         }),
         not_before: start.not_before.map(to_timestamp),
+        pause: pause.map(|pause| approval_view(*pause, budget)),
     }
 }
 
@@ -172,7 +185,7 @@ fn attempt_view(attempt: Attempt, usage: Usage, budget: &mut PreviewBudget) -> p
 impl From<TaskSpec> for planner::TaskSpec {
     fn from(spec: TaskSpec) -> Self {
         let TaskSpec { key, agent, action, payload, depends_on, on_failure, start } = spec;
-        let StartConditions { approval, not_before } = start;
+        let StartConditions { approval, not_before, on_budget: _ } = start;
         Self {
             key,
             agent: agent.into(),
@@ -217,7 +230,11 @@ pub fn task_spec(
         payload: json_object("input_json", &input_json)?,
         depends_on,
         on_failure: if continue_on_failure { OnFailure::Continue } else { OnFailure::Fail },
-        start: StartConditions { approval: approval.map(ApprovalTerms::try_from).transpose()?, not_before },
+        start: StartConditions {
+            approval: approval.map(ApprovalTerms::try_from).transpose()?,
+            not_before,
+            on_budget: OnBudget::default(),
+        },
         key,
     })
 }

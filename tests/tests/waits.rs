@@ -1,4 +1,4 @@
-//! Tasks that wait for a time outlive their planners, and start once, with real processes.
+//! Tasks that wait for a time or a budget outlive their planners, and run once, with real processes.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{path::Path, time::Duration};
@@ -77,6 +77,73 @@ async fn plan_starts_once_at_its_time_though_its_planner_is_killed() {
     let answer =
         rest.post(&format!("/api/v1/plans/{cancelled}:cancel"), json!({"reason": "not needed"})).await;
     assert_eq!((answer.status.as_u16(), answer.str("status")), (200, "cancelled"), "{}", answer.text);
+}
+
+#[tokio::test]
+async fn plan_that_reached_its_budget_goes_on_though_its_planner_is_killed() {
+    let builder = Stack::builder();
+    let starts = builder.dir().join("counted.starts");
+    let config = counted(&starts);
+    let stack = builder.config(&config).start().await;
+    let rest = stack.rest();
+    let task = |key: &str, after: &[&str]| json!({"key": key, "agent": "counted", "action": "chat", "input": {"message": key}, "depends_on": after});
+    let limited = async || {
+        let tasks = [task("a", &[]), task("b", &["a"])];
+        rest.submit(
+            "/api/v1/plans",
+            json!({"tasks": tasks, "budget": {"max_calls": 1}, "on_budget": "pause"}),
+        )
+        .await
+    };
+    let (raised, refused) = (limited().await, limited().await);
+    for plan_id in [&raised, &refused] {
+        until("the second task waits", async || {
+            rest.plan(plan_id).await["tasks"][1]["status"] == "awaiting_budget"
+        })
+        .await;
+    }
+    let waiting = rest.plan(&raised).await;
+    let task = &waiting["tasks"][1];
+    assert_eq!(
+        (&task["waits_for"]["kind"], &task["pause"]["input"]["limit_value"]),
+        (&json!("budget"), &json!(1))
+    );
+    let killed = stack.role_pid(Role::Planner).unwrap();
+    stack.signal_role(Role::Planner, Signal::SIGKILL);
+    until("another planner runs", async || stack.role_pid(Role::Planner).is_some_and(|pid| pid != killed))
+        .await;
+    until("what waits is listed", async || {
+        let listed = rest.try_send("GET".parse().unwrap(), "/api/v1/approvals", None).await;
+        let kinds = listed.map(|listed| listed.json["approvals"].clone());
+        kinds.is_some_and(|kinds| {
+            kinds.as_array().is_some_and(|all| all.iter().filter(|one| one["kind"] == "budget").count() == 2)
+        })
+    })
+    .await;
+    assert_eq!(count(&starts), 2, "nothing ran before the decision");
+    let decide = async |plan_id: &str, action: &str, body: Value| {
+        rest.post(&format!("/api/v1/plans/{plan_id}:{action}"), body).await
+    };
+    let small = decide(&raised, "approve", json!({"actor": "ann", "budget": {"max_calls": 1}})).await;
+    assert_eq!(
+        (small.status.as_u16(), &small.json["details"]["field"]),
+        (400, &json!("budget")),
+        "{}",
+        small.text
+    );
+    let enough = json!({"actor": "ann", "budget": {"max_calls": 2}});
+    assert_eq!(decide(&raised, "approve", enough.clone()).await.status, 200);
+    assert_eq!(decide(&refused, "reject", json!({"actor": "ann", "reason": "enough"})).await.status, 200);
+    let plan = rest.wait_for_end(&raised).await;
+    assert_eq!((&plan["status"], &plan["budget"]["max_calls"]), (&json!("succeeded"), &json!(2)), "{plan}");
+    let plan = rest.wait_for_end(&refused).await;
+    assert_eq!(
+        (&plan["status"], &plan["error"]["code"]),
+        (&json!("failed"), &json!("budget_exhausted")),
+        "{plan}"
+    );
+    assert_eq!(count(&starts), 3, "the task of the raised plan ran once, the other never");
+    assert_eq!(decide(&raised, "approve", enough).await.status, 200, "a repetition");
 }
 
 /// The time by which the clock of the second planner is behind, in seconds.

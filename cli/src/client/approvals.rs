@@ -26,7 +26,10 @@ pub(super) async fn run(args: ApprovalsArgs) -> Result<(), ClientError> {
         vec![
             text(waiting, "plan_id").to_owned(),
             cell(text(waiting, "task")),
-            cell(&format!("{}.{}", text(waiting, "agent"), text(waiting, "action"))),
+            cell(&match text(waiting, "kind") {
+                "budget" => "larger budget".to_owned(),
+                _ => format!("{}.{}", text(waiting, "agent"), text(waiting, "action")),
+            }),
             between(time(waiting, "requested_at"), Some(now)),
             between(Some(now), time(waiting, "expires_at")),
             cell(text(waiting, "input_preview")),
@@ -44,7 +47,7 @@ pub(super) async fn decide(
     gateway: &Gateway,
     action: &str,
     decision: Decision,
-    input: Option<Value>,
+    further: Map<String, Value>,
     is_json: bool,
 ) -> Result<(), ClientError> {
     let Decision { plan_id, task, actor, reason, input_hash } = decision;
@@ -52,7 +55,7 @@ pub(super) async fn decide(
     for (name, value) in [("task", task), ("reason", reason), ("input_hash", input_hash)] {
         body.extend(value.map(|value| (name.to_owned(), value.into())));
     }
-    body.extend(input.map(|input| ("input".to_owned(), input)));
+    body.extend(further);
     let path = format!("/api/v1/plans/{}:{action}", id(&plan_id)?);
     let decided = gateway.json(gateway.request(Method::POST, &path).json(&body)).await?;
     if is_json {

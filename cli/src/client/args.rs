@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Map, Value};
 use url::Url;
 
 /// The gateway, and the form of the output.
@@ -134,6 +135,8 @@ pub(crate) enum PlansCommand {
         /// File with another input for the task: a JSON object; `-` is standard input
         #[arg(long, value_name = "FILE")]
         input: Option<PathBuf>,
+        #[command(flatten)]
+        budget: NewLimits,
     },
     /// Reject a task that waits, so that it never runs
     Reject {
@@ -172,6 +175,44 @@ pub(crate) struct Decision {
     /// Hash of the input that the decision is about; refused when the task waits with another one
     #[arg(long, value_name = "HASH")]
     pub(crate) input_hash: Option<String>,
+}
+
+/// New limits of a plan, for a task that waits for the budget of its plan.
+#[derive(Debug, Args)]
+pub(crate) struct NewLimits {
+    /// New limit of the plan's cost in US dollars
+    #[arg(long, value_name = "USD", value_parser = number)]
+    max_cost_usd: Option<Value>,
+    /// New limit of the plan's tokens
+    #[arg(long, value_name = "N", value_parser = number)]
+    max_tokens: Option<Value>,
+    /// New limit of the plan's attempts
+    #[arg(long, value_name = "N", value_parser = number)]
+    max_calls: Option<Value>,
+    /// New limit of the time of the plan's attempts in milliseconds
+    #[arg(long, value_name = "MS", value_parser = number)]
+    max_wall_ms: Option<Value>,
+}
+
+/// A number in JSON, digit for digit.
+fn number(text: &str) -> Result<Value, &'static str> {
+    serde_json::from_str(text).map(Value::Number).map_err(|_| "must be a number, such as 2.5")
+}
+
+impl NewLimits {
+    /// The member `budget` of a decision, if there are any limits.
+    pub(crate) fn into_member(self) -> Option<(String, Value)> {
+        let Self { max_cost_usd, max_tokens, max_calls, max_wall_ms } = self;
+        let limits = [
+            ("max_cost_usd", max_cost_usd),
+            ("max_tokens", max_tokens),
+            ("max_calls", max_calls),
+            ("max_wall_ms", max_wall_ms),
+        ];
+        let given = limits.into_iter().filter_map(|(name, limit)| Some((name.to_owned(), limit?)));
+        let limits: Map<String, Value> = given.collect();
+        (!limits.is_empty()).then(|| ("budget".to_owned(), limits.into()))
+    }
 }
 
 /// Arguments of `phoenix approvals`.

@@ -42,12 +42,16 @@ pub(super) async fn run(args: PlansArgs) -> Result<(), ClientError> {
             let plan = gateway.json(gateway.request(Method::POST, &path).json(&body)).await?;
             show(&plan, is_json)
         }
-        PlansCommand::Approve { decision, input } => {
-            let input = input.map(|path| json_document(&path)).transpose()?;
-            approvals::decide(gateway, "approve", decision, input, is_json).await
+        PlansCommand::Approve { decision, input, budget } => {
+            let mut further = Map::new();
+            if let Some(path) = input {
+                further.insert("input".into(), json_document(&path)?);
+            }
+            further.extend(budget.into_member());
+            approvals::decide(gateway, "approve", decision, further, is_json).await
         }
         PlansCommand::Reject { decision } => {
-            approvals::decide(gateway, "reject", decision, None, is_json).await
+            approvals::decide(gateway, "reject", decision, Map::new(), is_json).await
         }
         PlansCommand::Redrive { plan_id, input, reason, wait } => {
             let mut body = Map::new();

@@ -48,6 +48,18 @@ states! {
 }
 
 states! {
+    /// What is approved.
+    #[derive(Default)]
+    ApprovalKind {
+        /// The input of the task.
+        #[default]
+        Input = "input",
+        /// More than the budget that is used up ([`crate::budget_pause`]).
+        Budget = "budget",
+    }
+}
+
+states! {
     /// Effect of an approval's expiry on its task.
     #[derive(Default)]
     OnExpiry {
@@ -87,6 +99,8 @@ pub struct ApprovalPolicy {
 /// An approval of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Approval {
+    /// What is approved.
+    pub kind: ApprovalKind,
     /// When the task began to wait.
     pub requested_at: Timestamp,
     /// When the approval expires.
@@ -125,6 +139,8 @@ pub struct Decision {
 /// A task that waits for an approval, as it is listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaitingApproval {
+    /// What is approved.
+    pub kind: ApprovalKind,
     /// Plan of the task.
     pub plan_id: PlanId,
     /// Correlation id of the request that created the plan.
@@ -223,6 +239,7 @@ impl Approval {
         let expires_at = at.checked_add(timeout).unwrap_or(Timestamp::MAX);
         let state = ApprovalState::Waiting;
         Self {
+            kind: ApprovalKind::Input,
             requested_at: at,
             expires_at,
             reason,

@@ -9,5 +9,5 @@ mod settings;
 pub use self::{
     account::{Account, Scope},
     limits::{Amounts, Each, Limits, Resource, Room},
-    settings::{BudgetSettings, Estimate},
+    settings::{BudgetSettings, Estimate, OnBudget},
 };

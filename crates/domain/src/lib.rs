@@ -10,6 +10,7 @@ pub mod agent;
 mod agent_name;
 pub mod approval;
 pub mod budget;
+pub mod budget_pause;
 pub mod builtin;
 pub mod catalog;
 pub mod chat;

@@ -17,7 +17,7 @@ use crate::{
     action::{ActionResult, FailureClass},
     agent_name::AgentName,
     approval::{Approval, ApprovalTerms},
-    budget::Limits,
+    budget::{Limits, OnBudget},
     error::OrchestratorError,
     ids::{CorrelationId, PlanId, TaskId},
     json::Object,
@@ -153,13 +153,15 @@ pub struct StartConditions {
     pub approval: Option<ApprovalTerms>,
     /// Time before which it must not start.
     pub not_before: Option<Timestamp>,
+    /// What happens when a budget of it is used up.
+    pub on_budget: OnBudget,
 }
 
 impl StartConditions {
     /// Whether there is any condition.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.approval.is_none() && self.not_before.is_none()
+        self.approval.is_none() && self.not_before.is_none() && matches!(self.on_budget, OnBudget::Fail)
     }
 
     /// Size in bytes.
@@ -276,6 +278,8 @@ pub struct Task {
     pub error: Option<OrchestratorError>,
     /// The approval that it waits or waited for.
     pub approval: Option<Box<Approval>>,
+    /// The decision about a budget that it waits or waited for, the last one.
+    pub pause: Option<Box<Approval>>,
     /// Attempts in order of their numbers.
     pub attempts: Vec<Attempt>,
 }
@@ -328,6 +332,15 @@ impl Plan {
 }
 
 impl Task {
+    /// The approval that it waits for, or waited for last.
+    #[must_use]
+    pub fn last_approval(&self) -> Option<&Approval> {
+        match self.status {
+            TaskStatus::AwaitingApproval => self.approval.as_deref(),
+            _ => self.pause.as_deref().or(self.approval.as_deref()),
+        }
+    }
+
     /// What an attempt used: as the output says if it succeeded, else as it is recorded with the failure.
     #[must_use]
     pub fn usage_of(&self, attempt: &Attempt) -> Usage {

@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    budget_pause,
     error::OrchestratorError,
     graph::Graph,
     limits::MAX_DELAY_SECS,
@@ -69,7 +70,7 @@ pub fn waits(plan: &Plan) -> Vec<Option<Wait>> {
                 (WaitKind::Approval, approval.map(|approval| approval.expires_at))
             }
             TaskStatus::AwaitingTime => (WaitKind::Timer, not_before),
-            TaskStatus::AwaitingBudget => (WaitKind::Budget, None),
+            TaskStatus::AwaitingBudget => (WaitKind::Budget, task.pause.as_deref().map(budget_pause::until)),
             TaskStatus::Queued if !plan.status.is_terminal() && is_ready(ordinal) => {
                 (WaitKind::Capacity, None)
             }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use phoenix_domain::{
     CorrelationId, PlanId,
-    approval::{ApprovalState, OnExpiry},
+    approval::{ApprovalKind, ApprovalState, OnExpiry},
 };
 use phoenix_proto::{
     InvalidField,
@@ -95,9 +95,12 @@ pub(crate) struct ApprovalPageV1 {
     next_page_token: Option<String>,
 }
 
-/// A task that waits for an approval.
+/// A task that waits for an approval or a budget.
 #[derive(Debug, Serialize, ToSchema)]
 struct WaitingApprovalV1 {
+    /// What is approved: the `input` of the task, or more than a `budget` that is used up.
+    #[schema(schema_with = approval_kinds)]
+    kind: String,
     /// Identifier of the plan.
     #[schema(value_type = String, format = Uuid)]
     plan_id: PlanId,
@@ -133,6 +136,10 @@ struct WaitingApprovalV1 {
     input_preview: String,
     /// SHA-256 of the input, as in the approval.
     input_hash: String,
+}
+
+fn approval_kinds() -> Object {
+    states("What is approved.", ApprovalKind::ALL.iter().map(|kind| kind.as_str()))
 }
 
 fn approval_states() -> Object {
@@ -217,6 +224,7 @@ impl ApprovalPageV1 {
 impl WaitingApprovalV1 {
     fn at(now: Timestamp, wire: planner::WaitingApproval) -> Result<Self, InvalidField> {
         let planner::WaitingApproval {
+            kind,
             plan_id,
             correlation_id,
             key,
@@ -234,6 +242,7 @@ impl WaitingApprovalV1 {
         Ok(Self {
             plan_id: id("plan_id", &plan_id)?,
             correlation_id: id("correlation_id", &correlation_id)?,
+            kind,
             task: key,
             agent,
             action,

@@ -19,10 +19,13 @@ use utoipa::{
     },
 };
 
-use super::schemas::{NOT_BLANK, TASK_KEY};
+use super::{
+    budget::BudgetV1,
+    schemas::{NOT_BLANK, TASK_KEY},
+};
 use crate::{
     delivery::IdempotencyKey,
-    members::{Whole, is_default, or_absent},
+    members::{Members, Whole, is_default, or_absent},
 };
 
 /// Word for an approval without terms.
@@ -208,6 +211,10 @@ pub(crate) struct ApproveRequestV1 {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub(crate) input: Option<Object>,
+    /// New limits of the plan, of a task that waits for the budget of its plan: those that it names replace the present ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<BudgetV1>)]
+    pub(crate) budget: Option<Members<BudgetV1>>,
 }
 
 /// The rejection of a task. Unknown fields are rejected.
@@ -241,11 +248,17 @@ impl ApproveRequestV1 {
         plan_id: PlanId,
         key: IdempotencyKey,
     ) -> Result<DecideApprovalRequest, OrchestratorError> {
-        let Self { task, actor, reason, input_hash, input } = self;
+        let Self { task, actor, reason, input_hash, input, budget } = self;
+        let budget = budget.map(|Members(budget)| budget.into());
         let input_json = input.map(|input| input.to_string()).unwrap_or_default();
         let reject = RejectRequestV1 { task, actor, reason, input_hash };
         let request = reject.into_request(plan_id, key)?;
-        Ok(DecideApprovalRequest { decision: ApprovalDecision::Approve.into(), input_json, ..request })
+        Ok(DecideApprovalRequest {
+            decision: ApprovalDecision::Approve.into(),
+            input_json,
+            budget,
+            ..request
+        })
     }
 }
 
@@ -276,6 +289,7 @@ impl RejectRequestV1 {
             reason: reason.unwrap_or_default(),
             input_hash: input_hash.unwrap_or_default(),
             input_json: String::new(),
+            budget: None,
             idempotency_key: key,
             idempotency_digest: digest,
         })

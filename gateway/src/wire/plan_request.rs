@@ -5,6 +5,7 @@ use phoenix_domain::{
     AgentName, OrchestratorError,
     action::CHAT_ACTION,
     agent::InvalidAgentName,
+    budget::OnBudget,
     json::Object,
     limits::{MAX_CONTEXT_BYTES, MAX_DELAY_SECS, check_text},
     plan::MAX_DEADLINE_MS,
@@ -52,6 +53,9 @@ pub(crate) struct PlanRequestV1 {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>, minimum = 1, maximum = 31_536_000_000_u64)]
     deadline_ms: Option<Whole<1, MAX_DEADLINE_MS>>,
+    /// What happens to a task when a budget of it is used up; the planner's setting when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_budget: Option<OnBudgetV1>,
     /// Limits on what the tasks may use together.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<BudgetV1>)]
@@ -136,6 +140,37 @@ pub(crate) enum OnFailureV1 {
     Continue,
 }
 
+/// What happens to a task when a budget of it is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase", try_from = "String")]
+pub(crate) enum OnBudgetV1 {
+    /// It fails with `budget_exhausted`.
+    Fail,
+    /// It waits for a decision, or until the budget begins anew.
+    Pause,
+}
+
+impl TryFrom<String> for OnBudgetV1 {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> Result<Self, &'static str> {
+        match name.as_str() {
+            "fail" => Ok(Self::Fail),
+            "pause" => Ok(Self::Pause),
+            _ => Err("must be `fail` or `pause`"),
+        }
+    }
+}
+
+impl From<OnBudgetV1> for OnBudget {
+    fn from(on_budget: OnBudgetV1) -> Self {
+        match on_budget {
+            OnBudgetV1::Fail => Self::Fail,
+            OnBudgetV1::Pause => Self::Pause,
+        }
+    }
+}
+
 impl TryFrom<String> for OnFailureV1 {
     type Error = &'static str;
 
@@ -167,6 +202,7 @@ impl PlanRequestV1 {
             not_before: None,
             delay_ms: None,
             deadline_ms: None,
+            on_budget: None,
             budget: None,
         })
     }
@@ -177,7 +213,8 @@ impl PlanRequestV1 {
     /// # Errors
     /// `validation_failed` that names the field.
     pub(crate) fn into_request(self) -> Result<PlanAndExecuteRequest, OrchestratorError> {
-        let Self { tasks, context, correlation_id: _, not_before, delay_ms, deadline_ms, budget } = self;
+        let Self { tasks, context, correlation_id: _, not_before, delay_ms, deadline_ms, on_budget, budget } =
+            self;
         let context = context.unwrap_or_default();
         check_text("context", &context, MAX_CONTEXT_BYTES)?;
         if tasks.is_empty() {
@@ -191,6 +228,8 @@ impl PlanRequestV1 {
             delay_ms: delay_ms.map_or(0, Whole::get),
             deadline_ms: deadline_ms.map_or(0, Whole::get),
             budget: budget.map(|Members(budget)| budget.into()),
+            on_budget: on_budget
+                .map_or_else(String::new, |on_budget| OnBudget::from(on_budget).as_str().into()),
             ..Default::default()
         })
     }

@@ -68,6 +68,10 @@ pub(crate) struct TaskV1 {
     /// The approval that it waits or waited for; null without one.
     #[schema(required)]
     approval: Option<ApprovalV1>,
+    /// The last decision about a budget that it waits or waited for: `input` says which limit is reached, and `input` of the decision
+    /// has new limits of the plan. Null without one.
+    #[schema(required)]
+    pause: Option<ApprovalV1>,
     /// Attempts, by number.
     attempts: Vec<AttemptV1>,
 }
@@ -157,6 +161,7 @@ impl TaskV1 {
             approval,
             waits_for,
             not_before,
+            pause,
         } = wire;
         let queued_at = required_timestamp("queued_at", queued_at)?;
         let ended_at = timestamp("ended_at", ended_at)?;
@@ -185,6 +190,7 @@ impl TaskV1 {
             output: output.map(|output| TaskOutputV1::of(output, truncation)).transpose()?,
             error: error.map(ErrorBody::from),
             approval: approval.map(ApprovalV1::try_from).transpose()?,
+            pause: pause.map(ApprovalV1::try_from).transpose()?,
             attempts,
         })
     }

@@ -105,6 +105,7 @@ pub fn waiting() -> WaitingApproval {
     let Approval { requested_at, expires_at, reason, approver, on_expiry, input_json, input_hash, .. } =
         approval();
     WaitingApproval {
+        kind: "input".into(),
         plan_id: FakePlanner::PLAN.into(),
         correlation_id: CORRELATION.into(),
         key: "chat".into(),
@@ -181,6 +182,7 @@ fn task() -> Task {
         approval: None,
         waits_for: None,
         not_before: None,
+        pause: None,
     }
 }
 

@@ -12,7 +12,7 @@
 //!   ([`AtCapacity`]) before anything is journaled.
 //! - Asynchronous plans are accepted up to a number of plans in flight, and queue.
 //!
-//! A task that waits for an approval has no permit, and a plan of which every open task waits is not in flight.
+//! A task that waits for an approval, a time or a budget has no permit, and a plan of which every open task waits is not in flight.
 //!
 //! An agent that no executor offers any more has no limit: its tasks need not wait for a permit to fail.
 //!
@@ -51,7 +51,7 @@ use crate::{
 const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// Plans that wait for approvals and are not counted as in flight. Each takes a few kilobytes of memory; further ones are counted.
+/// Plans that only wait and are not counted as in flight. Each takes about 8 KB of memory; further ones are counted.
 const MAX_WAITING_PLANS: u32 = 100_000;
 
 /// Capacity of a planner: one semaphore per agent, and one for plans in flight.
@@ -59,7 +59,7 @@ const MAX_WAITING_PLANS: u32 = 100_000;
 pub struct Admission {
     plans: Arc<FairSemaphore>,
     max_plans: u32,
-    /// Places of plans that only wait for approvals.
+    /// Places of plans that only wait for approvals, times or budgets.
     waiting: Arc<FairSemaphore>,
     agents: RwLock<HashMap<AgentName, Arc<AgentCapacity>>>,
     /// Unlimited, for agents that were never known: their tasks fail.
@@ -135,7 +135,7 @@ impl Admission {
         self.plans.acquire_over_limit()
     }
 
-    /// A place for a plan that only waits for approvals, and need not count as in flight meanwhile.
+    /// A place for a plan that only waits, and need not count as in flight meanwhile.
     #[must_use]
     pub fn try_acquire_waiting(&self) -> Option<Permit> {
         self.waiting.try_acquire()

@@ -10,7 +10,9 @@ use jiff::Timestamp;
 use phoenix_domain::{
     AgentCatalog, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
     actor::check_actor,
-    approval::{Approval, ApprovalState, check_replacement},
+    approval::{Approval, ApprovalKind, ApprovalState, check_replacement},
+    budget::Limits,
+    budget_pause::{self, ReachedLimit},
     dead_letter::check_reason,
     input,
     json::Object,
@@ -54,6 +56,8 @@ pub(crate) struct DecisionRequest {
     pub(crate) input_hash: Option<String>,
     /// Input with which the task runs instead.
     pub(crate) input: Option<Object>,
+    /// New limits of the plan of a task that waits for its budget.
+    pub(crate) budget: Option<Limits>,
     /// Correlation id of the request.
     pub(crate) by: CorrelationId,
     /// Idempotency key of the request.
@@ -83,8 +87,9 @@ impl Approvals {
     pub(crate) async fn decide(&self, request: DecisionRequest) -> Result<Decided, OrchestratorError> {
         check_actor(&request.actor)?;
         check_reason(&request.reason)?;
-        if request.input.is_some() && !request.is_approved {
-            return Err(OrchestratorError::invalid("input", "is only for an approval; leave it out"));
+        let members = [("input", request.input.is_some()), ("budget", request.budget.is_some())];
+        if let Some((name, _)) = members.iter().find(|(_, is_given)| *is_given && !request.is_approved) {
+            return Err(OrchestratorError::invalid(name, "is only for an approval; leave it out"));
         }
         let plan_id = request.plan_id;
         let (reservation, replay_of) = match self.keys.reserve(request.key.clone()).await? {
@@ -98,12 +103,12 @@ impl Approvals {
         }
         // What is stored, in the precision of the journal.
         let mut task = self.read(plan_id).await?.tasks.into_iter().nth(ordinal);
-        let approval = task.as_mut().and_then(|task| task.approval.take());
-        let (Some(task), Some(approval)) = (task, approval) else {
+        let approval = task.as_ref().and_then(|task| task.last_approval().cloned());
+        let (Some(task), Some(approval)) = (task.take(), approval) else {
             return Err(OrchestratorError::internal("the approval is gone"));
         };
         self.use_key(plan_id, reservation.as_ref()).await?;
-        Ok(Decided { task_key: task.spec.key, approval: *approval, replay_of })
+        Ok(Decided { task_key: task.spec.key, approval, replay_of })
     }
 
     /// Applies the decisions of other planners, until `stop`.
@@ -127,8 +132,9 @@ impl Approvals {
         request: &DecisionRequest,
     ) -> Result<(), OrchestratorError> {
         let task = &plan.tasks[ordinal];
-        let approval = task.approval.as_deref().ok_or_else(|| does_not_wait(task))?;
-        if is_repetition(approval, request) {
+        let approval = task.last_approval().ok_or_else(|| does_not_wait(task))?;
+        let input = self.new_input(plan, ordinal, approval, request)?;
+        if is_repetition(approval, request, input.as_ref()) {
             return Ok(());
         }
         if approval.state != ApprovalState::Waiting {
@@ -137,16 +143,13 @@ impl Approvals {
         if request.input_hash.as_ref().is_some_and(|hash| *hash != approval.input_hash) {
             return Err(other_hash(&task.spec.key, &approval.input_hash));
         }
-        if let Some(input) = &request.input {
-            self.check_input(plan, ordinal, input)?;
-        }
         let decision = NewDecision {
             state: if request.is_approved { ApprovalState::Approved } else { ApprovalState::Rejected },
             at: Timestamp::now(),
             actor: request.actor.clone(),
             reason: request.reason.clone(),
             by: Some(request.by),
-            input: request.input.clone(),
+            input: input.clone(),
         };
         let task_ref = TaskRef { plan_id: plan.plan_id, ordinal };
         let (key, state) = (&task.spec.key, decision.state.as_str());
@@ -162,12 +165,40 @@ impl Approvals {
         }
         let plan = self.read(plan.plan_id).await?;
         let task = &plan.tasks[ordinal];
-        let approval = task.approval.as_deref().ok_or_else(|| does_not_wait(task))?;
-        if is_repetition(approval, request) {
+        let approval = task.last_approval().ok_or_else(|| does_not_wait(task))?;
+        if is_repetition(approval, request, input.as_ref()) {
             self.wake(plan.plan_id);
             return Ok(());
         }
         Err(approval.too_late(&task.spec.key))
+    }
+
+    /// The input of the decision: one with which the task runs instead, or new limits of the plan.
+    fn new_input(
+        &self,
+        plan: &Plan,
+        ordinal: usize,
+        approval: &Approval,
+        request: &DecisionRequest,
+    ) -> Result<Option<Object>, OrchestratorError> {
+        let key = &plan.tasks[ordinal].spec.key;
+        if approval.kind == ApprovalKind::Budget {
+            if request.input.is_some() {
+                let problem =
+                    format!("is for the input of a task, and task `{key}` waits for a budget; leave it out");
+                return Err(OrchestratorError::invalid("input", problem));
+            }
+            return new_limits(approval, request, key);
+        }
+        if request.budget.is_some() {
+            let problem =
+                format!("is for a task that waits for a budget, and task `{key}` does not; leave it out");
+            return Err(OrchestratorError::invalid("budget", problem));
+        }
+        if let (Some(input), ApprovalState::Waiting) = (&request.input, approval.state) {
+            self.check_input(plan, ordinal, input)?;
+        }
+        Ok(request.input.clone())
     }
 
     /// Checks an input that replaces the one of a task, as if the task had asked for it.
@@ -218,15 +249,19 @@ fn find_task(plan: &Plan, key: Option<&str>) -> Result<usize, OrchestratorError>
         });
     }
     let waiting: Vec<usize> = (0..plan.tasks.len())
-        .filter(|ordinal| plan.tasks[*ordinal].status == TaskStatus::AwaitingApproval)
+        .filter(|ordinal| {
+            matches!(plan.tasks[*ordinal].status, TaskStatus::AwaitingApproval | TaskStatus::AwaitingBudget)
+        })
         .collect();
     let asked: Vec<usize> =
-        (0..plan.tasks.len()).filter(|ordinal| plan.tasks[*ordinal].approval.is_some()).collect();
+        (0..plan.tasks.len()).filter(|ordinal| plan.tasks[*ordinal].last_approval().is_some()).collect();
     match (&waiting[..], &asked[..]) {
         ([only], _) | ([], [only]) => Ok(*only),
         ([], _) => {
-            let message =
-                format!("no task of plan {plan_id} waits for an approval; the plan is {}", plan.status);
+            let message = format!(
+                "no task of plan {plan_id} waits for an approval or a budget; the plan is {}",
+                plan.status
+            );
             Err(OrchestratorError::new(OrchestratorErrorCode::Conflict, message))
         }
         (several, _) => {
@@ -237,12 +272,40 @@ fn find_task(plan: &Plan, key: Option<&str>) -> Result<usize, OrchestratorError>
     }
 }
 
-/// Whether the approval was decided as `request` asks.
-fn is_repetition(approval: &Approval, request: &DecisionRequest) -> bool {
+/// The limits that a decision about a budget grants. Only the budget of a plan is raised by a decision.
+fn new_limits(
+    pause: &Approval,
+    request: &DecisionRequest,
+    key: &str,
+) -> Result<Option<Object>, OrchestratorError> {
+    let Some(reached) = budget_pause::reached(pause).filter(|_| request.is_approved) else { return Ok(None) };
+    let ReachedLimit { scope, name, resource, limit, .. } = &reached;
+    if !reached.is_of_plan() {
+        return match request.budget {
+            None => Ok(None),
+            Some(_) => {
+                let problem = format!(
+                    "is for the budget of a plan, and task `{key}` waits for that of {scope} `{name}`, which is raised in the configuration; \
+                     without `budget`, the task looks again"
+                );
+                Err(OrchestratorError::invalid("budget", problem))
+            }
+        };
+    }
+    let limits = request.budget.unwrap_or(Limits::NONE);
+    if limits[*resource].is_none_or(|new| new <= *limit) {
+        let problem = format!("must raise `{resource}`, of which {} are used up", resource.display(*limit));
+        return Err(OrchestratorError::invalid("budget", problem).with_detail("key", key));
+    }
+    Ok(Some(budget_pause::limits_input(&limits)))
+}
+
+/// Whether the approval was decided as `request` asks, with this input.
+fn is_repetition(approval: &Approval, request: &DecisionRequest, input: Option<&Object>) -> bool {
     let state = if request.is_approved { ApprovalState::Approved } else { ApprovalState::Rejected };
     let hash_fits = request.input_hash.as_ref().is_none_or(|hash| *hash == approval.input_hash);
     let is_same = |decision: &phoenix_domain::approval::Decision| {
-        decision.actor == request.actor && decision.input == request.input
+        decision.actor == request.actor && decision.input.as_ref() == input
     };
     approval.state == state && hash_fits && approval.decision.as_ref().is_some_and(is_same)
 }

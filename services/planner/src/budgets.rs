@@ -22,10 +22,11 @@ use crate::{
 /// Members of a chat's options that limit the tokens of its answer.
 const MAX_TOKENS: [&str; 3] = ["max_completion_tokens", "max_output_tokens", "max_tokens"];
 
-/// The charges of a call of `agent` at `at`; none when no budget applies to it.
+/// The charges of a call of `agent` at `at`, with `of_plan` as limits of its plan; none when no budget applies to it.
 pub(crate) fn charges(
     settings: &BudgetSettings,
     plan: &Plan,
+    of_plan: Limits,
     agent: &AgentSpec,
     payload: &Object,
     at: Timestamp,
@@ -34,7 +35,7 @@ pub(crate) fn charges(
     let provider = provider_of(settings, agent, payload);
     let of_provider = provider.and_then(|name| settings.providers.get(name).copied());
     let scopes = [
-        (Some(plan.budget), Scope::Plan(plan.plan_id)),
+        (Some(of_plan), Scope::Plan(plan.plan_id)),
         (of_agent, Scope::Agent(agent.name.clone())),
         (of_provider, Scope::Provider(provider.unwrap_or_default().to_owned())),
     ];

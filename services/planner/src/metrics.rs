@@ -115,12 +115,14 @@ pub const DEAD_LETTERS_OLDEST: Metric = Metric::gauge(
 );
 
 /// Tasks that wait for an approval.
-pub const APPROVALS_WAITING: Metric =
-    Metric::gauge("phoenix_approvals_waiting", "Tasks of all planners that wait for an approval.");
+pub const APPROVALS_WAITING: Metric = Metric::gauge(
+    "phoenix_approvals_waiting",
+    "Tasks of all planners that wait for a decision: about an approval or a budget.",
+);
 /// Age of the oldest approval that waits.
 pub const APPROVALS_OLDEST: Metric = Metric::gauge(
     "phoenix_approvals_oldest_seconds",
-    "Time since the oldest approval that waits was requested, in seconds; 0 without one.",
+    "Time since the oldest decision that a task waits for was requested, in seconds; 0 without one.",
 );
 
 /// Tasks that queue for a permit.

@@ -5,7 +5,7 @@
 //!                   ▲                    │
 //!                   └──no permit left────┘
 //! scheduler.rs   which tasks are ready, which run, how the plan ends
-//! waits.rs       which tasks wait, and for what: a time, or a decision (approvals.rs)
+//! waits.rs       which tasks wait, and for what: a time, a decision (approvals.rs), or a budget (pauses.rs)
 //! task.rs        one task: budgeted.rs, dispatch.rs, and again when the executor disconnects (redispatch.rs)
 //! planned.rs     the tasks that a language model proposes
 //! recording.rs   the output of a task that is journaled
@@ -17,6 +17,7 @@ mod budgeted;
 pub(crate) mod dispatch;
 pub(crate) mod ending;
 pub(crate) mod lifecycle;
+mod pauses;
 mod planned;
 pub(crate) mod progress;
 mod recording;

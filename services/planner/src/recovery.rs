@@ -188,7 +188,7 @@ async fn resume(mut active: ActivePlan, plan: Plan) -> Result<(), JournalError> 
         Ok(graph) => {
             let agents = ready_agents(&plan, &graph, |task| deps.waits(task));
             let permits = deps.admission.try_acquire_all(agents.iter().map(|(agent, _)| agent)).ok();
-            RunState::new(LoadedPlan { plan: Arc::new(plan), graph }, agents, permits)
+            RunState::new(LoadedPlan::new(Arc::new(plan), graph), agents, permits)
         }
         // No planner that knows the agent took the plan over in time, or the plan is cancelled.
         Err(error) => {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use phoenix_domain::{CorrelationId, OrchestratorError, PlanId, plan::PlanStatus};
+use phoenix_domain::{CorrelationId, OrchestratorError, PlanId, budget::OnBudget, plan::PlanStatus};
 use phoenix_platform::{RequestContext, propagation::mark_failed};
 use tokio::{sync::oneshot, task::JoinHandle};
 use tracing::Instrument;
@@ -117,9 +117,18 @@ impl Submissions {
         let by = context.correlation_id;
         let options = StartOptions { context, wait_mode, with_output, metrics, cancel };
         let agents = self.deps.agents.catalog();
-        let request = PlanRequest { budget: request.budget.or(self.deps.budgets.plan), ..request };
+        let request = PlanRequest {
+            budget: request.budget.or(self.deps.budgets.plan),
+            on_budget: request.on_budget.or_else(|| self.default_on_budget(wait_mode)),
+            ..request
+        };
         let prepared = agents.and_then(|agents| prepare_plan(&agents, by, request, &self.deps.planning));
         self.start(options, prepared, reservation).await
+    }
+
+    /// What happens to a plan that does not say it when a budget is used up. A caller who waits is answered.
+    fn default_on_budget(&self, wait_mode: WaitMode) -> Option<OnBudget> {
+        (wait_mode == WaitMode::Async).then_some(self.deps.budgets.on_budget)
     }
 
     /// Acquires capacity for a plan and permits for its first tasks, makes it durable together with its key, and runs it.
@@ -185,7 +194,7 @@ impl Submissions {
             metrics,
             capacity: Some(capacity).into(),
         };
-        let state = RunState::new(LoadedPlan { plan, graph }, agents, permits);
+        let state = RunState::new(LoadedPlan::new(plan, graph), agents, permits);
         Ok(AdmittedPlan { active, state, entries })
     }
 

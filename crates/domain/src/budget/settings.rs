@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::limits::{Amounts, Each, Limits};
-use crate::{agent_name::AgentName, usage::Money};
+use crate::{agent_name::AgentName, states::states, usage::Money};
 
 /// Configured budgets, and what is reserved for a call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BudgetSettings {
+    /// What happens when a budget is used up, to plans for which no caller waits and that do not say it.
+    pub on_budget: OnBudget,
     /// Limits of a plan, where its request names none.
     pub plan: Limits,
     /// Limits of agents for each day.
@@ -16,6 +20,18 @@ pub struct BudgetSettings {
     pub providers: BTreeMap<String, Limits>,
     /// What a call is expected to use.
     pub estimate: Estimate,
+}
+
+states! {
+    /// What happens to a task when a budget of it is used up.
+    #[derive(Default)]
+    OnBudget {
+        /// It fails with `budget_exhausted`.
+        #[default]
+        Fail = "fail",
+        /// It waits for a larger budget.
+        Pause = "pause",
+    }
 }
 
 /// What a call of unknown size is expected to use.

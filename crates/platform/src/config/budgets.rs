@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use phoenix_domain::{
-    budget::{BudgetSettings, Each, Estimate, Limits, Resource},
+    budget::{BudgetSettings, Each, Estimate, Limits, OnBudget, Resource},
     llm::{LlmSettings, ProviderKind},
     usage::Money,
 };
@@ -17,6 +17,7 @@ pub(super) struct BudgetsTable {
     plan: LimitsTable,
     agents: BTreeMap<String, LimitsTable>,
     providers: BTreeMap<String, LimitsTable>,
+    on_budget: Option<String>,
     call_cost_usd: Option<toml::Value>,
     call_output_tokens: Option<toml::Value>,
 }
@@ -34,9 +35,18 @@ struct LimitsTable {
 impl BudgetsTable {
     /// The settings; providers must be known or below `[llm.providers]`.
     pub(super) fn into_settings(self, llm: &LlmSettings, problems: &mut Problems) -> BudgetSettings {
-        let Self { plan, agents, providers, call_cost_usd, call_output_tokens } = self;
+        let Self { plan, agents, providers, on_budget, call_cost_usd, call_output_tokens } = self;
         let mut settings =
             BudgetSettings { plan: plan.limits("budgets.plan", problems), ..BudgetSettings::default() };
+        if let Some(name) = on_budget {
+            match OnBudget::from_name(&name) {
+                Some(known) => settings.on_budget = known,
+                None => {
+                    problems
+                        .add("budgets.on_budget", format_args!("must be `fail` or `pause`, not `{name}`"));
+                }
+            }
+        }
         for (name, table) in agents {
             let at = format!("budgets.agents.{name}");
             let limits = table.limits(&at, problems);

@@ -1,6 +1,6 @@
 //! Conversions of messages about approvals.
 
-use phoenix_domain::{CorrelationId, OrchestratorError};
+use phoenix_domain::{CorrelationId, OrchestratorError, budget::Limits};
 use phoenix_proto::{
     InvalidField,
     action::json_object,
@@ -41,6 +41,7 @@ pub(super) fn decision_request(
         input_json,
         idempotency_key,
         idempotency_digest,
+        budget,
     } = request;
     let given = |text: String| Some(text).filter(|text| !text.is_empty());
     Ok(DecisionRequest {
@@ -51,6 +52,7 @@ pub(super) fn decision_request(
         reason,
         input_hash: given(input_hash).map(|hash| hash.to_ascii_lowercase()),
         input: given(input_json).map(|input| json_object("input_json", &input)).transpose()?,
+        budget: budget.map(Limits::from),
         by,
         key: idempotency_key_of(idempotency_key, idempotency_digest, by)?,
     })

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use phoenix_domain::{
     CorrelationId, OrchestratorError,
-    budget::Limits,
+    budget::{Limits, OnBudget},
     conversation::{self, Conversation},
     json::Object,
     limits::MAX_IDEMPOTENCY_KEY_BYTES,
@@ -48,6 +48,7 @@ pub(super) fn plan_request(
         not_before: absolute,
         delay_ms,
         strategy,
+        on_budget,
     } = request;
     let planning = planning_of(strategy, false)?;
     let at = Timestamp::now();
@@ -80,6 +81,7 @@ pub(super) fn plan_request(
         planning,
         context,
         not_before,
+        on_budget: known_on_budget(&on_budget)?,
         time_limit: (deadline_ms > 0).then(|| Duration::from_millis(deadline_ms)),
         budget: budget.map_or(Limits::NONE, Limits::from),
         wait_mode,
@@ -118,6 +120,12 @@ fn planning_of(strategy: i32, is_proposal: bool) -> Result<Planning, InvalidFiel
         PlanningStrategy::Auto => Strategy::Auto,
     };
     Ok(Planning::Chosen { strategy, is_proposal })
+}
+
+/// What happens when a budget is used up; none when the request does not say it.
+fn known_on_budget(name: &str) -> Result<Option<OnBudget>, InvalidField> {
+    let unknown = || InvalidField::new("on_budget", format!("must be `fail` or `pause`, not `{name}`"));
+    (!name.is_empty()).then(|| OnBudget::from_name(name).ok_or_else(unknown)).transpose()
 }
 
 /// The conversation of a chat; an empty one without text.

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use phoenix_domain::{
     AgentName, CorrelationId, OrchestratorError, PlanId,
     action::ActionResult,
+    budget::Limits,
     graph::Graph,
     json::{Json, Object},
     plan::{Plan, PlanStatus, Task},
@@ -96,6 +97,27 @@ pub(crate) struct ActivePlan {
 pub(crate) struct LoadedPlan {
     pub(crate) plan: Arc<Plan>,
     pub(crate) graph: Graph,
+    /// Limits of the plan, which a decision may change while it runs.
+    budget: Mutex<Limits>,
+}
+
+impl LoadedPlan {
+    pub(crate) fn new(plan: Arc<Plan>, graph: Graph) -> Self {
+        let budget = plan.budget.into();
+        Self { plan, graph, budget }
+    }
+
+    /// Limits of the plan.
+    pub(crate) fn budget(&self) -> Limits {
+        *self.budget.lock()
+    }
+
+    /// Replaces the limits that `granted` names. Returns all limits.
+    pub(crate) fn grant(&self, granted: Limits) -> Limits {
+        let mut budget = self.budget.lock();
+        *budget = granted.or(*budget);
+        *budget
+    }
 }
 
 /// States of a plan's run.

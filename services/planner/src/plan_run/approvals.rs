@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Pause before another try to end approvals that have expired.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Longest sleep until a time of the clock, which may be set meanwhile.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -158,6 +158,9 @@ impl ActivePlan {
         &self,
         approvals: &mut TaskApprovals,
     ) -> Result<Vec<usize>, JournalError> {
+        if approvals.waiting.is_empty() {
+            return Ok(Vec::new());
+        }
         approvals.is_retrying = true;
         match self.read_approvals(approvals).await {
             Ok(()) => {}
@@ -176,10 +179,8 @@ impl ActivePlan {
             if approvals.known.get(ordinal).is_none_or(|approval| approval.expires_at > now) {
                 continue;
             }
-            let (actor, reason, by, input) = (String::new(), String::new(), None, None);
-            let expired = NewDecision { state: ApprovalState::Expired, at: now, actor, reason, by, input };
             // Not written when another planner has written a decision.
-            self.deps.journal.decide(self.task_ref(*ordinal), &expired).await?;
+            self.deps.journal.decide(self.task_ref(*ordinal), &NewDecision::expired(now)).await?;
         }
         approvals.learn(&self.deps.read_plan(self.plan_id()).await?);
         Ok(())

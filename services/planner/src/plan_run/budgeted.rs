@@ -6,13 +6,13 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use phoenix_domain::{AgentSpec, OrchestratorError, OrchestratorErrorCode, budget::Room, plan::Plan};
+use phoenix_domain::{AgentSpec, OrchestratorError, OrchestratorErrorCode, budget::Room};
 use tokio::sync::oneshot;
 
 use crate::{
     budgets::{self, Ended, Hold, charges},
     plan_run::{
-        active::ActivePlan,
+        active::{ActivePlan, LoadedPlan},
         dispatch::{Dispatch, DispatchOutcome, dispatch},
         progress::{Failure, TaskProgress},
     },
@@ -32,7 +32,7 @@ impl ActivePlan {
     /// Dispatches a task to the executor in `request`, which makes up to `max_attempts` attempts.
     pub(super) async fn dispatch(
         &self,
-        plan: &Plan,
+        loaded: &LoadedPlan,
         agent: Result<&AgentSpec, OrchestratorError>,
         max_attempts: u32,
         request: Dispatch<'_>,
@@ -42,9 +42,12 @@ impl ActivePlan {
             Ok(agent) => agent,
             Err(error) => return Ok(DispatchOutcome::Ended(Err(error))),
         };
-        let has_budget = plan.budget.is_limited() || !self.deps.budgets.is_empty();
+        let of_plan = loaded.budget();
+        let has_budget = of_plan.is_limited() || !self.deps.budgets.is_empty();
         let charges = match has_budget {
-            true => charges(&self.deps.budgets, plan, agent, request.payload, Timestamp::now()),
+            true => {
+                charges(&self.deps.budgets, &loaded.plan, of_plan, agent, request.payload, Timestamp::now())
+            }
             false => Vec::new(),
         };
         if !charges.is_empty() {

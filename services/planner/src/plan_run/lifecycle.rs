@@ -118,7 +118,7 @@ impl ActivePlan {
     async fn loaded(&self, plan: Plan, permits: Permits) -> RunState {
         match graph_of_accepted(&plan) {
             Ok(graph) => {
-                let loaded = LoadedPlan { plan: Arc::new(plan), graph };
+                let loaded = LoadedPlan::new(Arc::new(plan), graph);
                 RunState::Runnable { loaded: Box::new(loaded), permits }
             }
             Err(error) => self.end_without_run(cancel_tasks(&plan), error).await,

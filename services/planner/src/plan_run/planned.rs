@@ -58,12 +58,15 @@ impl ActivePlan {
             }
             NextStep::Failed(error) => return RunOutcome::Finished(Err(error)),
         };
-        entries.push(self.tasks_added(states.len(), added));
+        entries.push(self.tasks_added(loaded, states.len(), added));
         RunOutcome::Extended
     }
 
-    fn tasks_added(&self, first: usize, specs: Vec<TaskSpec>) -> Entry {
+    fn tasks_added(&self, loaded: &LoadedPlan, first: usize, mut specs: Vec<TaskSpec>) -> Entry {
         let at = Timestamp::now();
+        // What the request says about budgets is for every task of its plan.
+        let on_budget = loaded.plan.tasks.first().map(|task| task.spec.start.on_budget).unwrap_or_default();
+        specs.iter_mut().for_each(|spec| spec.start.on_budget = on_budget);
         let tasks: Arc<[_]> = queued(specs, at).into();
         Entry::TasksAdded { plan_id: self.plan_id(), first, at, tasks }
     }

@@ -263,6 +263,7 @@ mod tests {
             output: None,
             error: None,
             approval: None,
+            pause: None,
             attempts: Vec::new(),
         }
     }

@@ -1,8 +1,8 @@
 //! Scheduler of one plan's tasks: which are ready, which run, and how the plan ends.
 //!
 //! Every step is in the journal before a later one depends on it, so a run can start from any journaled state: new plans,
-//! plans of a dead planner and plans that were blocked take the same path. When only queued tasks and tasks that wait for an
-//! approval are left, the run returns as blocked, and the plan need not stay in memory.
+//! plans of a dead planner and plans that were blocked take the same path. When only queued tasks and tasks that wait
+//! are left, the run returns as blocked, and the plan need not stay in memory.
 
 use std::{
     pin::pin,
@@ -100,7 +100,7 @@ impl ActivePlan {
         progress: &[TaskProgress],
     ) -> Result<(Vec<Entry>, RunOutcome), JournalError> {
         let mut states = journaled_states(&loaded.plan);
-        let mut waits = TaskWaits::of(&loaded.plan);
+        let mut waits = TaskWaits::of(loaded);
         let mut entries = Vec::new();
         let (mut running, mut queued) = (FuturesUnordered::new(), FuturesUnordered::new());
         let mut deadline = pin!(sleep_until(self.context.deadline));
@@ -150,12 +150,23 @@ impl ActivePlan {
                     continue;
                 }
                 () = waits.changed(self.cancel_handle()) => {
-                    for ordinal in self.look_at_waits(&mut waits).await? {
+                    for ordinal in self.look_at_waits(loaded, &mut waits).await? {
                         states[ordinal] = TaskState::Waiting;
                     }
                     continue;
                 }
             };
+            if self.wait_for_budget(
+                loaded,
+                ordinal,
+                &result,
+                &progress[ordinal],
+                &mut waits.pauses,
+                &mut entries,
+            ) {
+                states[ordinal] = TaskState::Awaiting(WaitKind::Budget);
+                continue;
+            }
             entries.extend(progress[ordinal].end(self.task_ref(ordinal), &result));
             let on_failure = loaded.plan.tasks[ordinal].spec.on_failure;
             if let Some(error) = end_task(&mut states[ordinal], result, on_failure) {

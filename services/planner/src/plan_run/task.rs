@@ -92,8 +92,7 @@ impl ActivePlan {
                 retry: None,
             };
             let dispatched_at = Instant::now();
-            let outcome =
-                self.dispatch(&loaded.plan, agents.get(agent), max_attempts, request, progress).await?;
+            let outcome = self.dispatch(loaded, agents.get(agent), max_attempts, request, progress).await?;
             let pause = match outcome {
                 DispatchOutcome::Ended(result) => return Ok(result),
                 DispatchOutcome::Retry(pause) => {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use phoenix_domain::{
     AgentName,
     action::finish_reason,
+    budget_pause,
     graph::Graph,
     json::{Json, Object},
     plan::{Plan, Task, TaskStatus},
@@ -90,9 +91,11 @@ pub(crate) fn next_time(plan: &Plan) -> Option<Timestamp> {
     let open = || plan.tasks.iter().filter(|task| !task.status.is_terminal());
     let asked = open().filter(|task| task.status == TaskStatus::AwaitingApproval);
     let expiries = asked.filter_map(|task| Some(task.approval.as_ref()?.expires_at));
+    let paused = open().filter(|task| task.status == TaskStatus::AwaitingBudget);
+    let pauses = paused.filter_map(|task| Some(budget_pause::until(task.pause.as_ref()?)));
     let now = Timestamp::now();
     let starts = open().filter_map(|task| task.spec.start.not_before).filter(|start| *start > now);
-    expiries.chain(starts).min()
+    expiries.chain(pauses).chain(starts).min()
 }
 
 /// The plan's output: that of its last task, if it has one.

@@ -1,4 +1,5 @@
-//! Waits of one plan's tasks: for decisions about their approvals, and for times before which they must not start.
+//! Waits of one plan's tasks: for decisions about their approvals, for times before which they must not start, and for budgets
+//! that are used up (pauses.rs).
 //!
 //! A task whose dependencies have ended passes a gate. First it is approved, then it waits for its time; so what runs at night
 //! can be approved by day. A task that waits holds no permit, and the journal knows that it waits.
@@ -8,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use phoenix_domain::{
     json::Object,
-    plan::{Plan, TaskStatus},
+    plan::TaskStatus,
     wait::{Wait, WaitKind},
 };
 
@@ -16,6 +17,7 @@ use crate::{
     plan_run::{
         active::{ActivePlan, LoadedPlan},
         approvals::{Gate, TaskApprovals, reached_if},
+        pauses::TaskPauses,
         registry::CancelHandle,
         task_state::TaskState,
     },
@@ -29,17 +31,25 @@ pub(super) struct TaskWaits {
     timers: BTreeMap<usize, Timestamp>,
     /// Tasks of which this run has recorded that they wait for a time.
     has_waited: BTreeSet<usize>,
+    pub(super) pauses: TaskPauses,
 }
 
 impl TaskWaits {
     /// The waits that the journal knows.
-    pub(super) fn of(plan: &Plan) -> Self {
-        Self { approvals: TaskApprovals::of(plan), timers: BTreeMap::new(), has_waited: BTreeSet::new() }
+    pub(super) fn of(loaded: &LoadedPlan) -> Self {
+        let approvals = TaskApprovals::of(&loaded.plan);
+        Self {
+            approvals,
+            timers: BTreeMap::new(),
+            has_waited: BTreeSet::new(),
+            pauses: TaskPauses::of(loaded),
+        }
     }
 
     /// The first time at which a task stops waiting without a decision.
     pub(super) fn next_time(&self) -> Option<Timestamp> {
-        self.approvals.next_expiry().into_iter().chain(self.next_timer()).min()
+        let times = [self.approvals.next_expiry(), self.next_timer(), self.pauses.next_time()];
+        times.into_iter().flatten().min()
     }
 
     fn next_timer(&self) -> Option<Timestamp> {
@@ -60,6 +70,7 @@ impl TaskWaits {
     pub(super) async fn changed(&self, handle: &CancelHandle) {
         tokio::select! {
             () = self.approvals.changed(handle) => {}
+            () = self.pauses.changed(handle) => {}
             () = reached_if(self.next_timer()) => {}
         }
     }
@@ -84,6 +95,10 @@ impl ActivePlan {
         waits: &mut TaskWaits,
         entries: &mut Vec<Entry>,
     ) -> Gate {
+        match self.pause_gate(loaded, ordinal, &mut waits.pauses, entries) {
+            Gate::Open => {}
+            closed => return closed,
+        }
         match self.approval_gate(loaded, ordinal, states, &mut waits.approvals, entries) {
             Gate::Open => self.timer_gate(loaded, ordinal, waits, entries),
             closed => closed,
@@ -118,9 +133,18 @@ impl ActivePlan {
         Gate::Open
     }
 
-    /// Looks for tasks that wait no more, and returns them: those whose time has come, else those with a decision.
-    pub(super) async fn look_at_waits(&self, waits: &mut TaskWaits) -> Result<Vec<usize>, JournalError> {
-        let due = waits.take_due();
-        if due.is_empty() { self.look_at_approvals(&mut waits.approvals).await } else { Ok(due) }
+    /// Looks for tasks that may wait no more, and returns them: those whose time has come, else those with a decision, and those
+    /// whose budget may be larger by now.
+    pub(super) async fn look_at_waits(
+        &self,
+        loaded: &LoadedPlan,
+        waits: &mut TaskWaits,
+    ) -> Result<Vec<usize>, JournalError> {
+        let mut found = waits.take_due();
+        if found.is_empty() {
+            found = self.look_at_approvals(&mut waits.approvals).await?;
+            found.extend(self.look_at_pauses(loaded, &mut waits.pauses).await?);
+        }
+        Ok(found)
     }
 }

@@ -72,6 +72,7 @@ pub(crate) fn build_plan(
         not_before,
         time_limit,
         budget,
+        on_budget,
         wait_mode: _,
         with_output: _,
         record_output,
@@ -98,6 +99,7 @@ pub(crate) fn build_plan(
     };
     let mut plan = pending_plan(correlation_id, kind, agents_context, specs);
     plan.budget = if kind.is_planned() { budget.min(settings.budget) } else { budget };
+    plan.tasks.iter_mut().for_each(|task| task.spec.start.on_budget = on_budget.unwrap_or_default());
     check_limits(&plan)?;
     let graph = graph_of(&plan, agents)?;
     delay(&mut plan, &graph, not_before);
@@ -322,6 +324,7 @@ pub(crate) fn queued(specs: impl IntoIterator<Item = TaskSpec>, at: Timestamp) -
         output: None,
         error: None,
         approval: None,
+        pause: None,
         attempts: Vec::new(),
     };
     specs.into_iter().map(task).collect()

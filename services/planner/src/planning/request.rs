@@ -4,7 +4,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    PlanId, budget::Limits, conversation::Conversation, json::Object, plan::TaskSpec, planning::Strategy,
+    PlanId,
+    budget::{Limits, OnBudget},
+    conversation::Conversation,
+    json::Object,
+    plan::TaskSpec,
+    planning::Strategy,
 };
 
 use crate::store::entry::IdempotencyKey;
@@ -24,6 +29,8 @@ pub struct PlanRequest {
     pub time_limit: Option<Duration>,
     /// Limits on what the plan may use.
     pub budget: Limits,
+    /// What happens when a budget is used up; the setting for plans for which no caller waits when absent.
+    pub on_budget: Option<OnBudget>,
     /// Whether the caller waits for the plan.
     pub wait_mode: WaitMode,
     /// Whether agents are asked for what they have to say before they answer.

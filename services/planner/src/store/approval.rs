@@ -22,6 +22,21 @@ pub struct NewDecision {
     pub input: Option<Object>,
 }
 
+impl NewDecision {
+    /// The expiry of an approval, at this time.
+    #[must_use]
+    pub const fn expired(at: Timestamp) -> Self {
+        Self {
+            state: ApprovalState::Expired,
+            at,
+            actor: String::new(),
+            reason: String::new(),
+            by: None,
+            input: None,
+        }
+    }
+}
+
 /// Cursor in the listing of approvals that wait, which is ordered by the time of the request.
 pub type ApprovalCursor = DeadLetterCursor;
 

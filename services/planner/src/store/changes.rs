@@ -7,6 +7,7 @@ use phoenix_domain::{
     OrchestratorError, PlanId,
     action::ActionResult,
     approval::Approval,
+    budget::Limits,
     plan::{AttemptOutcome, Plan, Task, TaskStatus},
     usage::ModelCall,
 };
@@ -34,6 +35,8 @@ pub(super) struct RowChanges<'a> {
     /// Updates of tasks and plans that were accepted in an earlier batch.
     pub(super) task_updates: Vec<ChangedTask<'a>>,
     pub(super) plan_updates: Vec<ChangedPlan<'a>>,
+    /// New limits of plans that were accepted in an earlier batch.
+    pub(super) plan_budgets: Vec<(PlanId, Limits)>,
     /// Approvals that tasks begin to wait for.
     pub(super) approvals: Vec<NewApproval<'a>>,
     /// Tasks that entries dead-letter, new or not.
@@ -138,7 +141,8 @@ impl<'a> RowChanges<'a> {
 
     /// Adds the changes of one plan.
     pub(super) fn add(&mut self, plan: PlanChanges<'a>) {
-        let PlanChanges { plan_id, accepted, added, update, tasks, events } = plan;
+        let PlanChanges { plan_id, accepted, added, update, budget, tasks, events } = plan;
+        self.plan_budgets.extend(budget.map(|budget| (plan_id, budget)));
         match (&accepted, &update) {
             (Some(accepted), _) => self.plans.push(NewPlan::of(*accepted, update.as_ref())),
             (None, Some(PlanUpdate { status, ended_at, result })) => self.plan_updates.push(ChangedPlan {
@@ -150,9 +154,9 @@ impl<'a> RowChanges<'a> {
             (None, None) => {}
         }
         self.add_tasks(plan_id, accepted, &added, &tasks);
-        for TaskChanges { ordinal, dead_lettered, approval, attempts, .. } in &tasks {
-            let approval = approval.map(|approval| NewApproval { plan_id, ordinal: *ordinal, approval });
-            self.approvals.extend(approval);
+        for TaskChanges { ordinal, dead_lettered, approvals, attempts, .. } in &tasks {
+            let approval = |approval| NewApproval { plan_id, ordinal: *ordinal, approval };
+            self.approvals.extend(approvals.iter().copied().map(approval));
             for attempt in attempts {
                 self.add_attempt(plan_id, *ordinal, attempt);
             }

@@ -7,6 +7,7 @@ use phoenix_domain::{
     BulkRedriveId, CorrelationId, OrchestratorError, PlanId,
     action::ActionResult,
     approval::{Approval, ApprovalState, input_hash},
+    budget::Limits,
     json::Object,
     plan::{AttemptOutcome, Plan, PlanStatus, Task, TaskStatus},
     wait::{Wait, WaitKind},
@@ -117,6 +118,24 @@ pub enum Entry {
         at: Timestamp,
         /// What it waits for.
         wait: Wait,
+    },
+    /// A task began to wait for a decision about a budget that is used up.
+    BudgetReached {
+        /// The task.
+        task: TaskRef,
+        /// The decision that it waits for.
+        pause: Arc<Approval>,
+    },
+    /// A task took notice of the decision about its budget. Unless it was refused, the task is queued again.
+    BudgetDecided {
+        /// The task.
+        task: TaskRef,
+        /// Time of the notice.
+        at: Timestamp,
+        /// The decision.
+        outcome: ApprovalOutcome,
+        /// New limits of the plan, if the decision changes them.
+        budget: Option<Limits>,
     },
     /// A task does not wait any more, and is queued again.
     TaskResumed {
@@ -231,10 +250,12 @@ impl Entry {
                     .map(|part| part.text.len() + part.delta.as_ref().map_or(0, Object::text_len))
                     .sum(),
                 Self::PlanRedriven { reason, .. } => reason.len(),
-                Self::ApprovalRequested { approval, .. } => {
+                Self::ApprovalRequested { approval, .. } | Self::BudgetReached { pause: approval, .. } => {
                     approval.input.text_len() + approval.reason.len() + approval.approver.len()
                 }
-                Self::ApprovalDecided { outcome, .. } => outcome.actor.len() + outcome.reason.len(),
+                Self::ApprovalDecided { outcome, .. } | Self::BudgetDecided { outcome, .. } => {
+                    outcome.actor.len() + outcome.reason.len()
+                }
                 Self::KeyUsed { .. }
                 | Self::TaskDispatched { .. }
                 | Self::AttemptStarted { .. }
@@ -262,6 +283,8 @@ impl Entry {
             | Self::ApprovalRequested { task, .. }
             | Self::ApprovalDecided { task, .. }
             | Self::TaskWaits { task, .. }
+            | Self::BudgetReached { task, .. }
+            | Self::BudgetDecided { task, .. }
             | Self::TaskResumed { task, .. }
             | Self::TaskEnded { task, .. } => Some(task.plan_id),
             Self::KeyUsed { .. } | Self::BulkStarted { .. } | Self::BulkEnded { .. } => None,

@@ -1,7 +1,7 @@
 //! Events of a plan, as JSON text: `[ordinal of the task or null, kind, time, facts]` each.
 
 use jiff::Timestamp;
-use phoenix_domain::{BulkRedriveId, CorrelationId, PlanId, json::Object};
+use phoenix_domain::{BulkRedriveId, CorrelationId, PlanId, json::Object, wait::WaitKind};
 use serde::Serialize;
 
 use crate::store::entry::OutputPart;
@@ -140,12 +140,31 @@ pub(super) struct WaitStarted<'a> {
     pub(super) kind: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) until: Option<Timestamp>,
+    /// The limit of a budget that is reached.
+    #[serde(flatten)]
+    pub(super) reached: Option<&'a Object>,
 }
 
 #[derive(Serialize)]
 pub(super) struct WaitEnded<'a> {
     #[serde(rename = "for")]
     pub(super) kind: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) decision: Option<&'a str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) actor: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) reason: &'a str,
+    /// New limits of the plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) budget: Option<&'a Object>,
+}
+
+impl WaitEnded<'_> {
+    /// The end of a wait without a decision.
+    pub(super) const fn of(kind: WaitKind) -> Self {
+        Self { kind: kind.as_str(), decision: None, actor: "", reason: "", budget: None }
+    }
 }
 
 #[derive(Serialize)]

@@ -13,8 +13,10 @@ use phoenix_domain::{
     CorrelationId, OrchestratorError, PlanId,
     action::ActionResult,
     approval::{Approval, ApprovalState},
+    budget::Limits,
+    budget_pause,
     plan::{AttemptOutcome, Plan, PlanStatus, Task, TaskStatus},
-    wait::Wait,
+    wait::{Wait, WaitKind},
 };
 
 use crate::store::{
@@ -63,6 +65,8 @@ pub(super) struct PlanChanges<'a> {
     /// Tasks that the batch adds, each part after those before.
     pub(super) added: Vec<AddedTasks<'a>>,
     pub(super) update: Option<PlanUpdate<'a>>,
+    /// New limits.
+    pub(super) budget: Option<Limits>,
     /// Changed tasks, by ordinal.
     pub(super) tasks: Vec<TaskChanges<'a>>,
     pub(super) events: Events,
@@ -97,8 +101,8 @@ pub(super) struct TaskChanges<'a> {
     pub(super) update: Option<TaskUpdate<'a>>,
     /// Whether an entry dead-letters the task.
     pub(super) dead_lettered: bool,
-    /// The approval that it begins to wait for.
-    pub(super) approval: Option<&'a Approval>,
+    /// The approvals that it begins to wait for, of different kinds.
+    pub(super) approvals: Vec<&'a Approval>,
     pub(super) attempts: Vec<AttemptChanges<'a>>,
 }
 
@@ -225,13 +229,17 @@ impl<'a> Projection<'a> {
             Entry::TaskWaits { task, at, wait: Wait { kind, until } } => {
                 let changes = self.plan(task.plan_id);
                 changes.task_waits(task.ordinal, kind.status());
-                let facts = WaitStarted { kind: kind.as_str(), until: *until };
+                let facts = WaitStarted { kind: kind.as_str(), until: *until, reached: None };
                 changes.events.add(Some(task.ordinal), "wait_started", *at, &facts);
+            }
+            Entry::BudgetReached { task, pause } => self.reach_budget(*task, pause),
+            Entry::BudgetDecided { task, at, outcome, budget } => {
+                self.decide_budget(*task, *at, outcome, *budget);
             }
             Entry::TaskResumed { task, at, kind } => {
                 let changes = self.plan(task.plan_id);
                 changes.task_waits(task.ordinal, TaskStatus::Queued);
-                changes.events.add(Some(task.ordinal), "wait_ended", *at, &WaitEnded { kind: kind.as_str() });
+                changes.events.add(Some(task.ordinal), "wait_ended", *at, &WaitEnded::of(*kind));
             }
             Entry::TaskEnded { task, status, at, result } => {
                 let changes = self.plan(task.plan_id);
@@ -259,10 +267,48 @@ impl<'a> Projection<'a> {
         let changes = self.plan(task.plan_id);
         changes.task_waits(task.ordinal, TaskStatus::AwaitingApproval);
         // The first request counts.
-        changes.task(task.ordinal).approval.get_or_insert(approval);
+        let approvals = &mut changes.task(task.ordinal).approvals;
+        if approvals.iter().all(|known| known.kind != approval.kind) {
+            approvals.push(approval);
+        }
         let (expires_at, on_expiry) = (*expires_at, on_expiry.as_str());
         let facts = ApprovalRequested { input_hash, expires_at, on_expiry, reason, approver };
         changes.events.add(Some(task.ordinal), "approval_requested", *requested_at, &facts);
+    }
+
+    fn reach_budget(&mut self, task: TaskRef, pause: &'a Approval) {
+        let changes = self.plan(task.plan_id);
+        changes.task_waits(task.ordinal, TaskStatus::AwaitingBudget);
+        // The last pause counts.
+        let approvals = &mut changes.task(task.ordinal).approvals;
+        approvals.retain(|known| known.kind != pause.kind);
+        approvals.push(pause);
+        let until = Some(budget_pause::until(pause));
+        let facts = WaitStarted { kind: WaitKind::Budget.as_str(), until, reached: Some(&pause.input) };
+        changes.events.add(Some(task.ordinal), "wait_started", pause.requested_at, &facts);
+    }
+
+    fn decide_budget(
+        &mut self,
+        task: TaskRef,
+        at: Timestamp,
+        outcome: &'a ApprovalOutcome,
+        budget: Option<Limits>,
+    ) {
+        let changes = self.plan(task.plan_id);
+        if outcome.runs {
+            changes.task_waits(task.ordinal, TaskStatus::Queued);
+        }
+        changes.budget = budget.or(changes.budget);
+        let limits = budget.map(|limits| budget_pause::limits_input(&limits));
+        let facts = WaitEnded {
+            decision: Some(outcome.state.as_str()),
+            actor: &outcome.actor,
+            reason: &outcome.reason,
+            budget: limits.as_ref(),
+            ..WaitEnded::of(WaitKind::Budget)
+        };
+        changes.events.add(Some(task.ordinal), "wait_ended", at, &facts);
     }
 
     fn decide_approval(&mut self, task: TaskRef, at: Timestamp, outcome: &'a ApprovalOutcome) {
@@ -311,9 +357,9 @@ impl<'a> Projection<'a> {
 
     fn plan(&mut self, plan_id: PlanId) -> &mut PlanChanges<'a> {
         let index = *self.indices.entry(plan_id).or_insert_with(|| {
-            let (accepted, update, events) = (None, None, Events::default());
+            let (accepted, update, budget, events) = (None, None, None, Events::default());
             let (added, tasks) = (Vec::new(), Vec::new());
-            self.plans.push(PlanChanges { plan_id, accepted, added, update, tasks, events });
+            self.plans.push(PlanChanges { plan_id, accepted, added, update, budget, tasks, events });
             self.plans.len() - 1
         });
         &mut self.plans[index]
@@ -332,7 +378,7 @@ impl<'a> PlanChanges<'a> {
             return None;
         };
         let task_has_ended = changes.update.as_ref().is_some_and(|update| update.status.is_terminal());
-        let waits = changes.approval.is_some() || !task.spec.start.is_empty();
+        let waits = !changes.approvals.is_empty() || !task.spec.start.is_empty();
         let is_alone = self.added.is_empty();
         let is_final = self.has_ended() && task_has_ended && !changes.dead_lettered && !waits && is_alone;
         (is_final && changes.attempts.iter().all(|attempt| attempt.started.is_some())).then_some(task)
@@ -348,13 +394,16 @@ impl<'a> PlanChanges<'a> {
                     || entries.iter().any(|entry| starts(entry, *number))
             }
             Entry::TaskEnded { status, .. } => *status != TaskStatus::DeadLettered,
-            Entry::PlanRedriven { .. } | Entry::ApprovalRequested { .. } | Entry::TasksAdded { .. } => false,
+            Entry::PlanRedriven { .. }
+            | Entry::ApprovalRequested { .. }
+            | Entry::TasksAdded { .. }
+            | Entry::BudgetReached { .. } => false,
             _ => true,
         };
         self.added.is_empty()
             && self.accepted.is_some_and(|accepted| accepted.plan.tasks.len() == 1)
             && attempts().all(|attempt| attempt.started.is_some())
-            && self.tasks.iter().all(|task| !task.dead_lettered && task.approval.is_none())
+            && self.tasks.iter().all(|task| !task.dead_lettered && task.approvals.is_empty())
             && self
                 .accepted
                 .is_some_and(|accepted| accepted.plan.tasks.iter().all(|task| task.spec.start.is_empty()))
@@ -368,7 +417,7 @@ impl<'a> PlanChanges<'a> {
             let (update, attempts) = (None, Vec::new());
             self.tasks.insert(
                 index,
-                TaskChanges { ordinal, update, dead_lettered: false, approval: None, attempts },
+                TaskChanges { ordinal, update, dead_lettered: false, approvals: Vec::new(), attempts },
             );
             index
         });

@@ -292,6 +292,7 @@ fn plan_request(agent: &str, wait_mode: WaitMode) -> PlanRequest {
         },
         context: String::new(),
         not_before: None,
+        on_budget: None,
         time_limit: None,
         wait_mode,
         with_output: false,

@@ -24,6 +24,7 @@ mod graphs;
 mod idempotency;
 mod inputs;
 mod output;
+mod pauses;
 mod planning;
 mod recovery;
 mod redrive;

@@ -295,6 +295,7 @@ pub fn new_plan(at: Timestamp, agents: &[&str]) -> domain::Plan {
         output: None,
         error: None,
         approval: None,
+        pause: None,
         attempts: Vec::new(),
     });
     let millis = u64::try_from(at.as_millisecond()).unwrap();

@@ -312,7 +312,16 @@ async fn records_of_waits_are_read() {
     assert_eq!(start.to_string(), "2026-02-01T03:00:00.5Z");
     let events = fresh.store.events(plan_id, 0, 10).await.unwrap();
     let kinds: Vec<_> = events.iter().map(|event| &*event.kind).collect();
-    assert_eq!(kinds, ["plan_accepted", "wait_started", "wait_started", "wait_ended"]);
+    let waits = ["wait_started", "wait_started", "wait_ended", "wait_started", "wait_ended"];
+    assert_eq!((kinds[0], &kinds[1..]), ("plan_accepted", &waits[..]));
+    assert_eq!(plan.tasks[1].spec.start.on_budget.as_str(), "pause");
+    assert_eq!(plan.budget.values(), [None, None, Some(2), None]);
+    let pause = plan.tasks[1].pause.as_ref().unwrap();
+    assert_eq!(
+        (pause.kind.as_str(), pause.state.as_str()),
+        ("budget", "withdrawn"),
+        "it was decided in the same batch"
+    );
 }
 
 #[tokio::test]

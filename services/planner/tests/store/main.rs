@@ -125,6 +125,7 @@ fn new_plan(agents: &[&str]) -> Plan {
         output: None,
         error: None,
         approval: None,
+        pause: None,
         attempts: Vec::new(),
     });
     Plan {

@@ -1,10 +1,14 @@
 //! Tasks that wait for a time.
 
 use phoenix_domain::{
+    OrchestratorError, OrchestratorErrorCode,
+    approval::{Approval, ApprovalKind, ApprovalState},
+    budget::Limits,
+    budget_pause,
     plan::{Plan, StartConditions, TaskStatus},
     wait::{Wait, WaitKind, waits},
 };
-use phoenix_planner::store::Entry;
+use phoenix_planner::store::{ApprovalOutcome, ApprovalQuery, Entry, NewDecision, WaitingApprovals};
 
 use crate::{accepted, at, new_plan, plan_ended, plan_ids, stores, take_over, task_of, write};
 
@@ -19,7 +23,7 @@ fn resumed(plan: &Plan, ordinal: usize, second: i64) -> Entry {
 
 fn delayed() -> Plan {
     let mut plan = new_plan(&["a", "b"]);
-    plan.tasks[0].spec.start = StartConditions { approval: None, not_before: Some(at(50)) };
+    plan.tasks[0].spec.start = StartConditions { not_before: Some(at(50)), ..StartConditions::default() };
     plan
 }
 
@@ -74,7 +78,7 @@ async fn waiting_plan_is_neither_late_nor_suspected() {
             task: task_of(&plan, 0),
             status: TaskStatus::Cancelled,
             at: at(52),
-            result: Err(phoenix_domain::OrchestratorError::internal("no")),
+            result: Err(OrchestratorError::internal("no")),
         };
         write(store, "me", &[ended, wait(&plan, 1, 53)]).await.unwrap();
         store.flush().await.unwrap();
@@ -83,4 +87,71 @@ async fn waiting_plan_is_neither_late_nor_suspected() {
         let taken = take_over(store, "you", &dead).await;
         assert_eq!((plan_ids(&taken), taken.plans[0].crashes), (vec![plan.plan_id], 0));
     }
+}
+
+/// A task pauses twice, with a decision about each pause.
+#[tokio::test]
+async fn last_pause_of_a_task_counts() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let plan = new_plan(&["a", "b"]);
+        let task = task_of(&plan, 0);
+        write(store, "me", &[accepted(&plan), Entry::TaskDispatched { task, at: at(1) }]).await.unwrap();
+        for (second, limit) in [(2, 7), (10, 8)] {
+            let pause = pause(second);
+            write(store, "me", &[Entry::BudgetReached { task, pause: pause.clone().into() }]).await.unwrap();
+            let read = store.plan(plan.plan_id).await.unwrap().unwrap();
+            assert_eq!(
+                (read.tasks[0].status, read.tasks[0].dispatched_at),
+                (TaskStatus::AwaitingBudget, Some(at(1)))
+            );
+            assert_eq!((read.tasks[0].pause.as_deref(), &read.tasks[0].approval), (Some(&pause), &None));
+            let wait = Wait { kind: WaitKind::Budget, until: Some(pause.expires_at) };
+            assert_eq!(waits(&read)[0], Some(wait));
+            store.flush().await.unwrap();
+            let waiting = WaitingApprovals { count: 1, oldest: Some(at(second)) };
+            assert_eq!(store.waiting_approvals().await.unwrap(), waiting);
+            let listed = store.approvals(&ApprovalQuery { after: None, limit: 10 }).await.unwrap().items;
+            assert_eq!((listed.len(), listed[0].kind, &*listed[0].key), (1, ApprovalKind::Budget, "t0"));
+
+            let limits = Limits::new([None, None, Some(limit), None]);
+            let granted = NewDecision {
+                state: ApprovalState::Approved,
+                at: at(second + 1),
+                actor: "ann".into(),
+                reason: String::new(),
+                by: None,
+                input: Some(budget_pause::limits_input(&limits)),
+            };
+            assert!(store.decide("me", task, &granted).await.unwrap());
+            assert!(!store.decide("me", task, &granted).await.unwrap());
+            assert_eq!(store.decided_approvals().await.unwrap(), [plan.plan_id]);
+            let decided =
+                store.plan(plan.plan_id).await.unwrap().unwrap().tasks.swap_remove(0).pause.unwrap();
+            assert_eq!(budget_pause::granted(&decided), Some(limits));
+            let (outcome, at) = (ApprovalOutcome::of(&decided), at(second + 2));
+            write(store, "me", &[Entry::BudgetDecided { task, at, outcome, budget: Some(limits) }])
+                .await
+                .unwrap();
+            let read = store.plan(plan.plan_id).await.unwrap().unwrap();
+            assert_eq!((read.budget, read.tasks[0].status), (limits, TaskStatus::Queued));
+            assert_eq!(store.decided_approvals().await.unwrap(), []);
+        }
+        // It ends with its task.
+        write(store, "me", &[Entry::BudgetReached { task, pause: pause(20).into() }]).await.unwrap();
+        let error = OrchestratorError::internal("no");
+        let (status, at) = (TaskStatus::Cancelled, at(21));
+        write(store, "me", &[Entry::TaskEnded { task, status, at, result: Err(error) }]).await.unwrap();
+        let read = store.plan(plan.plan_id).await.unwrap().unwrap();
+        assert_eq!(read.tasks[0].pause.as_ref().unwrap().state, ApprovalState::Withdrawn);
+        assert_eq!(store.waiting_approvals().await.unwrap().count, 0);
+    }
+}
+
+fn pause(second: i64) -> Approval {
+    let error = OrchestratorError::new(OrchestratorErrorCode::BudgetExhausted, "it is used up")
+        .with_detail("budget", "plan/x")
+        .with_detail("limit", "max_calls")
+        .with_detail("limit_value", second);
+    budget_pause::pause(at(second), &error).unwrap()
 }

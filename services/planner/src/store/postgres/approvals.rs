@@ -3,7 +3,7 @@
 use futures_util::TryStreamExt;
 use phoenix_domain::{
     PlanId,
-    approval::{ApprovalState, WaitingApproval},
+    approval::{ApprovalKind, ApprovalState, WaitingApproval},
 };
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
@@ -35,6 +35,7 @@ pub(super) struct ConditionRows {
 struct ApprovalColumns {
     plan_id: Uuid,
     ordinal: i32,
+    kind: ApprovalKind,
     requested_at: i64,
     expires_at: i64,
     reason: String,
@@ -78,6 +79,7 @@ impl ConditionRows {
             let ApprovalColumns {
                 plan_id,
                 ordinal,
+                kind,
                 requested_at,
                 expires_at,
                 reason,
@@ -86,15 +88,29 @@ impl ConditionRows {
                 input,
                 input_hash,
             } = approval;
-            // A task that has ended by now waits for nothing.
-            let insert = statements.query(
-                "INSERT INTO phoenix_planner.approvals (plan_id, ordinal, requested_at, expires_at, reason, approver, on_expiry,
-                                                        input, input_hash, state, is_open)
-                 SELECT plan_id, ordinal, $3, $4, $5, $6, $7, $8, $9,
-                        CASE WHEN status = 'awaiting_approval' THEN 'waiting' ELSE 'withdrawn' END, status = 'awaiting_approval'
-                 FROM phoenix_planner.tasks WHERE plan_id = $1 AND ordinal = $2
-                 ON CONFLICT (plan_id, ordinal) DO NOTHING",
-            );
+            // A task that has ended by now waits for nothing. The last pause of a task counts.
+            let insert = statements.query(match kind {
+                ApprovalKind::Input => {
+                    "INSERT INTO phoenix_planner.approvals (plan_id, ordinal, requested_at, expires_at, reason, approver, on_expiry,
+                                                            input, input_hash, state, is_open)
+                     SELECT plan_id, ordinal, $3, $4, $5, $6, $7, $8, $9,
+                            CASE WHEN status = 'awaiting_approval' THEN 'waiting' ELSE 'withdrawn' END, status = 'awaiting_approval'
+                     FROM phoenix_planner.tasks WHERE plan_id = $1 AND ordinal = $2
+                     ON CONFLICT (plan_id, ordinal) DO NOTHING"
+                }
+                ApprovalKind::Budget => {
+                    "INSERT INTO phoenix_planner.pauses (plan_id, ordinal, requested_at, expires_at, reason, approver, on_expiry,
+                                                         input, input_hash, state, is_open)
+                     SELECT plan_id, ordinal, $3, $4, $5, $6, $7, $8, $9,
+                            CASE WHEN status = 'awaiting_budget' THEN 'waiting' ELSE 'withdrawn' END, status = 'awaiting_budget'
+                     FROM phoenix_planner.tasks WHERE plan_id = $1 AND ordinal = $2
+                     ON CONFLICT (plan_id, ordinal) DO UPDATE
+                     SET requested_at = EXCLUDED.requested_at, expires_at = EXCLUDED.expires_at, reason = EXCLUDED.reason,
+                         input = EXCLUDED.input, input_hash = EXCLUDED.input_hash, state = EXCLUDED.state,
+                         is_open = EXCLUDED.is_open, decided_at = NULL, actor = NULL, decision_reason = NULL,
+                         decided_by = NULL, new_input = NULL"
+                }
+            });
             let insert = insert.bind(plan_id).bind(ordinal).bind(requested_at).bind(expires_at).bind(reason);
             let insert = insert.bind(approver).bind(on_expiry).bind(input).bind(input_hash);
             insert.execute(&mut *connection).await?;
@@ -108,6 +124,7 @@ impl ApprovalColumns {
         Self {
             plan_id: *plan_id.as_uuid(),
             ordinal: number(*ordinal),
+            kind: approval.kind,
             requested_at: micros(approval.requested_at),
             expires_at: micros(approval.expires_at),
             reason: escape(&approval.reason).into_owned(),
@@ -138,8 +155,14 @@ pub(super) async fn decide(
                  WHERE plan_id = $7 AND ordinal = $8 AND state = 'waiting' AND is_open AND (expires_at <= $2) = $9
                      AND EXISTS (SELECT FROM owner)
                  RETURNING 1
+             ), about_budget AS (
+                 UPDATE phoenix_planner.pauses
+                 SET state = $1, decided_at = $2, actor = $3, decision_reason = $4, decided_by = $5, new_input = $6
+                 WHERE plan_id = $7 AND ordinal = $8 AND state = 'waiting' AND is_open AND (expires_at <= $2) = $9
+                     AND EXISTS (SELECT FROM owner)
+                 RETURNING 1
              )
-             SELECT EXISTS (SELECT FROM decided), EXISTS (SELECT FROM owner)",
+             SELECT EXISTS (SELECT FROM decided) OR EXISTS (SELECT FROM about_budget), EXISTS (SELECT FROM owner)",
         );
         let update = update.bind(state.as_str()).bind(micros(*at)).bind(escape(actor)).bind(escape(reason));
         let new_input = input.as_ref().map(|input| escape(&json(input)).into_owned());
@@ -159,7 +182,7 @@ pub(super) async fn decided(tables: &Tables) -> Result<Vec<PlanId>, JournalError
     let statements = tables.statements();
     let decided = async |connection: &mut _| {
         let decided = statements.values(
-            "SELECT DISTINCT plan_id FROM phoenix_planner.approvals
+            "SELECT DISTINCT plan_id FROM phoenix_planner.decisions
              WHERE is_open AND state IN ('approved', 'rejected', 'expired')",
         );
         Ok(decided.fetch_all(connection).await?)
@@ -172,7 +195,7 @@ pub(super) async fn waiting(tables: &Tables) -> Result<WaitingApprovals, Journal
     let statements = tables.statements();
     let waiting = async |connection: &mut _| {
         let waiting = statements.rows(
-            "SELECT count(*), min(requested_at) FROM phoenix_planner.approvals WHERE is_open AND state = 'waiting'",
+            "SELECT count(*), min(requested_at) FROM phoenix_planner.decisions WHERE is_open AND state = 'waiting'",
         );
         Ok(waiting.fetch_one(connection).await?)
     };
@@ -199,11 +222,11 @@ fn listing(ApprovalQuery { after, limit }: &ApprovalQuery) -> QueryBuilder<Postg
     let mut query = QueryBuilder::new(
         "SELECT page.plan_id::text, page.ordinal::bigint, plans.correlation_id::text, tasks.key, tasks.agent, tasks.action,
                 page.requested_at, page.expires_at, page.on_expiry, page.reason, page.approver, page.input_hash,
-                left(page.input, ",
+                page.kind, left(page.input, ",
     );
     query.push_bind(PREVIEW_CHARS).push(
         ") AS input_preview
-         FROM (SELECT * FROM phoenix_planner.approvals WHERE is_open AND state = 'waiting'",
+         FROM (SELECT * FROM phoenix_planner.decisions WHERE is_open AND state = 'waiting'",
     );
     if let Some(ApprovalCursor { at, task }) = after {
         query.push(" AND (requested_at, plan_id, ordinal) > (").push_bind(micros(*at));

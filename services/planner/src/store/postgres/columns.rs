@@ -190,6 +190,7 @@ impl Columns {
             attempt_ends,
             task_updates,
             plan_updates,
+            plan_budgets,
             // Written by statements of their own.
             approvals: _,
             dead_letters: _,
@@ -202,6 +203,11 @@ impl Columns {
         attempts.into_iter().for_each(|attempt| columns.add_attempt(attempt));
         attempt_ends.into_iter().for_each(|end| columns.add_attempt_end(end));
         task_updates.into_iter().for_each(|task| columns.add_step(task));
+        for (plan_id, limits) in plan_budgets {
+            if let Some(budget) = budget_text(&limits) {
+                columns.budgets.push((id(plan_id), budget));
+            }
+        }
         for ChangedPlan { plan_id, status, ended_at, error } in plan_updates {
             columns.states.push((id(plan_id), status, ended_at, error.map(error_text).map(text)));
         }

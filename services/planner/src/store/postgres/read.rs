@@ -46,9 +46,9 @@ const ATTEMPTS: &str = "
     FROM phoenix_planner.attempts WHERE attempts.plan_id = ANY ($1) ORDER BY attempts.plan_id, attempts.ordinal, number";
 
 const APPROVALS: &str = "
-    SELECT plan_id::text, ordinal::bigint, requested_at, expires_at, reason, approver, on_expiry, input, input_hash, state,
+    SELECT plan_id::text, ordinal::bigint, kind, requested_at, expires_at, reason, approver, on_expiry, input, input_hash, state,
         decided_at, actor, decision_reason, decided_by::text, new_input
-    FROM phoenix_planner.approvals WHERE approvals.plan_id = ANY ($1) ORDER BY approvals.plan_id, approvals.ordinal";
+    FROM phoenix_planner.decisions WHERE decisions.plan_id = ANY ($1) ORDER BY decisions.plan_id, decisions.ordinal";
 
 /// Plans with their tasks and attempts, in the order of their ids, from one snapshot.
 pub(super) async fn plans_by_id(

@@ -34,6 +34,8 @@ const PURGE: &str = "
         DELETE FROM phoenix_planner.dead_letters USING old WHERE dead_letters.plan_id = old.plan_id
     ), approvals AS (
         DELETE FROM phoenix_planner.approvals USING old WHERE approvals.plan_id = old.plan_id
+    ), pauses AS (
+        DELETE FROM phoenix_planner.pauses USING old WHERE pauses.plan_id = old.plan_id
     )
     SELECT (SELECT count(*) FROM plans), EXISTS (SELECT FROM owner)";
 

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use phoenix_domain::{
     BulkRedriveId, CorrelationId, PlanId,
+    approval::{Approval, ApprovalKind},
+    budget::Limits,
     plan::{PlanStatus, TaskStatus},
     wait::{Wait, WaitKind},
 };
@@ -37,7 +39,7 @@ use crate::store::{
 };
 
 /// Stored names of the record kinds.
-pub(super) const KINDS: [&str; 16] = [
+pub(super) const KINDS: [&str; 18] = [
     "plan_accepted",
     "tasks_added",
     "key_used",
@@ -48,6 +50,8 @@ pub(super) const KINDS: [&str; 16] = [
     "approval_requested",
     "approval_decided",
     "task_waits",
+    "budget_reached",
+    "budget_decided",
     "task_resumed",
     "task_ended",
     "plan_ended",
@@ -113,6 +117,18 @@ pub(super) enum RecordV1 {
         kind: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         until: Option<Timestamp>,
+    },
+    BudgetReached {
+        task: TaskRefV1,
+        pause: ApprovalV1,
+    },
+    BudgetDecided {
+        task: TaskRefV1,
+        at: Timestamp,
+        outcome: ApprovalOutcomeV1,
+        /// As in `PlanV1`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        budget: Option<[Option<u64>; 4]>,
     },
     TaskResumed {
         task: TaskRefV1,
@@ -216,6 +232,15 @@ impl From<&Entry> for RecordV1 {
             Entry::TaskWaits { task, at, wait: Wait { kind, until } } => {
                 Self::TaskWaits { task: (*task).into(), at: *at, kind: kind.as_str().into(), until: *until }
             }
+            Entry::BudgetReached { task, pause } => {
+                Self::BudgetReached { task: (*task).into(), pause: (&**pause).into() }
+            }
+            Entry::BudgetDecided { task, at, outcome, budget } => Self::BudgetDecided {
+                task: (*task).into(),
+                at: *at,
+                outcome: outcome.into(),
+                budget: budget.map(|limits| limits.values()),
+            },
             Entry::TaskResumed { task, at, kind } => {
                 Self::TaskResumed { task: (*task).into(), at: *at, kind: kind.as_str().into() }
             }
@@ -285,6 +310,16 @@ impl TryFrom<RecordV1> for Entry {
                 let kind = named("kind", &kind, WaitKind::from_name)?;
                 Self::TaskWaits { task: task.into(), at, wait: Wait { kind, until } }
             }
+            RecordV1::BudgetReached { task, pause } => {
+                let pause = Approval { kind: ApprovalKind::Budget, ..pause.try_into()? };
+                Self::BudgetReached { task: task.into(), pause: Arc::new(pause) }
+            }
+            RecordV1::BudgetDecided { task, at, outcome, budget } => Self::BudgetDecided {
+                task: task.into(),
+                at,
+                outcome: outcome.try_into()?,
+                budget: budget.map(Limits::new),
+            },
             RecordV1::TaskResumed { task, at, kind } => {
                 Self::TaskResumed { task: task.into(), at, kind: named("kind", &kind, WaitKind::from_name)? }
             }

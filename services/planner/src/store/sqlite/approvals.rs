@@ -33,24 +33,32 @@ pub(super) async fn decide(
     if !ownership::is_owner(&mut transaction, planner).await? {
         return Err(JournalError::Fenced);
     }
-    let update = sqlx::query(
+    let mut written = 0;
+    // A task waits for one of them.
+    for statement in [
         "UPDATE approvals
          SET state = ?1, decided_at = ?2, actor = ?3, decision_reason = ?4, decided_by = ?5, new_input = ?6
          WHERE plan_id = ?7 AND ordinal = ?8 AND state = 'waiting' AND is_open AND (expires_at <= ?2) = ?9",
-    );
-    let update = update.bind(state.as_str()).bind(micros(*at)).bind(actor.clone()).bind(reason.clone());
-    let update = update.bind(by.map(|by| by.to_string())).bind(input.as_ref().map(json));
-    let update = update.bind(task.plan_id.to_string()).bind(i64::try_from(task.ordinal).unwrap_or(i64::MAX));
-    let update = update.bind(*state == ApprovalState::Expired);
-    let written = update.execute(&mut *transaction).await?.rows_affected() > 0;
+        "UPDATE pauses
+         SET state = ?1, decided_at = ?2, actor = ?3, decision_reason = ?4, decided_by = ?5, new_input = ?6
+         WHERE plan_id = ?7 AND ordinal = ?8 AND state = 'waiting' AND is_open AND (expires_at <= ?2) = ?9",
+    ] {
+        let update = sqlx::query(statement);
+        let update = update.bind(state.as_str()).bind(micros(*at)).bind(actor.clone()).bind(reason.clone());
+        let update = update.bind(by.map(|by| by.to_string())).bind(input.as_ref().map(json));
+        let update =
+            update.bind(task.plan_id.to_string()).bind(i64::try_from(task.ordinal).unwrap_or(i64::MAX));
+        let update = update.bind(*state == ApprovalState::Expired);
+        written += update.execute(&mut *transaction).await?.rows_affected();
+    }
     transaction.commit().await?;
-    Ok(written)
+    Ok(written > 0)
 }
 
 /// Plans with a decision of which they have not taken notice.
 pub(super) async fn decided(pool: &SqlitePool) -> Result<Vec<PlanId>, JournalError> {
     let plans: Vec<String> = sqlx::query_scalar(
-        "SELECT DISTINCT plan_id FROM approvals WHERE is_open AND state IN ('approved', 'rejected', 'expired')",
+        "SELECT DISTINCT plan_id FROM decisions WHERE is_open AND state IN ('approved', 'rejected', 'expired')",
     )
     .fetch_all(pool)
     .await?;
@@ -59,7 +67,7 @@ pub(super) async fn decided(pool: &SqlitePool) -> Result<Vec<PlanId>, JournalErr
 
 pub(super) async fn waiting(pool: &SqlitePool) -> Result<WaitingApprovals, JournalError> {
     let (count, oldest): (i64, Option<i64>) = sqlx::query_as(
-        "SELECT count(*), min(requested_at) FROM approvals WHERE is_open AND state = 'waiting'",
+        "SELECT count(*), min(requested_at) FROM decisions WHERE is_open AND state = 'waiting'",
     )
     .fetch_one(pool)
     .await?;
@@ -75,12 +83,12 @@ pub(super) async fn list(
     // The page first, by the index alone; then the details of its few items.
     let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
         "SELECT page.plan_id, page.ordinal, plans.correlation_id, tasks.key, tasks.agent, tasks.action, page.requested_at,
-                page.expires_at, page.on_expiry, page.reason, page.approver, page.input_hash,
+                page.expires_at, page.on_expiry, page.reason, page.approver, page.input_hash, page.kind,
                 substr(page.input, 1, ",
     );
     query.push_bind(PREVIEW_CHARS).push(
         ") AS input_preview
-         FROM (SELECT * FROM approvals WHERE is_open AND state = 'waiting'",
+         FROM (SELECT * FROM decisions WHERE is_open AND state = 'waiting'",
     );
     if let Some(ApprovalCursor { at, task }) = after {
         query.push(" AND (requested_at, plan_id, ordinal) > (").push_bind(micros(*at));

@@ -1,6 +1,11 @@
 //! Rows of a projection, as cells, and the documents of compacted plans.
 
-use phoenix_domain::plan::{Plan, Task};
+use phoenix_domain::{
+    PlanId,
+    approval::ApprovalKind,
+    budget::Limits,
+    plan::{Plan, Task},
+};
 
 use crate::store::{
     changes::{
@@ -57,6 +62,7 @@ fn add_changes(changes: RowChanges<'_>, firsts: Vec<i64>, rows: &mut Rows) {
         attempt_ends,
         task_updates,
         plan_updates,
+        plan_budgets,
         approvals,
         dead_letters,
         redrives,
@@ -64,9 +70,14 @@ fn add_changes(changes: RowChanges<'_>, firsts: Vec<i64>, rows: &mut Rows) {
     } = changes;
     rows.plans.extend(plans.iter().map(|plan| plan_row(plan, None)));
     rows.plan_budgets.extend(plans.iter().filter_map(budget_row));
+    let new_budget = |(plan_id, limits): &(PlanId, Limits)| Some(row![*plan_id, budget_text(limits)?]);
+    rows.plan_budgets.extend(plan_budgets.iter().filter_map(new_budget));
     rows.tasks.extend(tasks.iter().map(task_row));
     rows.task_conditions.extend(tasks.iter().filter_map(conditions_row));
-    rows.approvals.extend(approvals.iter().map(approval_row));
+    let (pauses, approvals): (Vec<_>, Vec<_>) =
+        approvals.iter().partition(|new| new.approval.kind == ApprovalKind::Budget);
+    rows.approvals.extend(approvals.into_iter().map(approval_row));
+    rows.pauses.extend(pauses.into_iter().map(approval_row));
     let ends = attempt_ends.iter().map(|ended| (ended.plan_id, ended.ordinal, ended.number, &ended.end));
     let whole =
         attempts.iter().map(|attempt| (attempt.plan_id, attempt.ordinal, attempt.number, &attempt.end));

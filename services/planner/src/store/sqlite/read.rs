@@ -56,7 +56,7 @@ pub(super) async fn plans_by_id(
         .bind(&plan_ids)
         .fetch_all(&mut *snapshot)
         .await?;
-    let approvals: Vec<ApprovalRow> = sqlx::query_as(select("* FROM approvals", ", ordinal"))
+    let approvals: Vec<ApprovalRow> = sqlx::query_as(select("* FROM decisions", ", ordinal"))
         .bind(&plan_ids)
         .fetch_all(&mut *snapshot)
         .await?;

@@ -49,6 +49,7 @@ pub(super) struct Rows {
     pub(super) task_conditions: Vec<Row>,
     /// Approvals that tasks begin to wait for.
     pub(super) approvals: Vec<Row>,
+    pub(super) pauses: Vec<Row>,
     /// Plans that were redriven.
     pub(super) redrives: Vec<Row>,
     pub(super) events: Vec<Row>,
@@ -169,6 +170,17 @@ const APPROVALS: Statement = Statement(
      WHERE TRUE ON CONFLICT (plan_id, ordinal) DO NOTHING",
 );
 
+/// The last pause of a task counts.
+const PAUSES: Statement = Statement(
+    "WITH new (plan_id, ordinal, requested_at, expires_at, reason, approver, on_expiry, input, input_hash) AS (",
+    ")
+     INSERT OR REPLACE INTO pauses
+     (plan_id, ordinal, requested_at, expires_at, reason, approver, on_expiry, input, input_hash, state, is_open)
+     SELECT new.*, CASE WHEN tasks.status = 'awaiting_budget' THEN 'waiting' ELSE 'withdrawn' END,
+            tasks.status = 'awaiting_budget'
+     FROM new CROSS JOIN tasks ON tasks.plan_id = new.plan_id AND tasks.ordinal = new.ordinal",
+);
+
 const REDRIVES: Statement = Statement(
     "WITH redriven (plan_id, at, by, reason) AS (",
     ")
@@ -222,6 +234,7 @@ impl Rows {
             dead_letters,
             task_conditions,
             approvals,
+            pauses,
             redrives,
             events,
             quarantined,
@@ -244,6 +257,7 @@ impl Rows {
             (DEAD_LETTERS, dead_letters),
             (TASK_CONDITIONS, task_conditions),
             (APPROVALS, approvals),
+            (PAUSES, pauses),
             (REDRIVES, redrives),
             (EVENTS, events),
             (QUARANTINED, quarantined),

@@ -1,7 +1,7 @@
 //! Approvals, as rows of a plan and as rows of a listing.
 
 use phoenix_domain::{
-    approval::{Approval, ApprovalState, Decision, OnExpiry, WaitingApproval},
+    approval::{Approval, ApprovalKind, ApprovalState, Decision, OnExpiry, WaitingApproval},
     json::Object,
 };
 use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
@@ -22,6 +22,7 @@ use crate::store::{
 pub(in crate::store) struct ApprovalRow {
     pub(in crate::store) plan_id: String,
     pub(in crate::store) ordinal: i64,
+    kind: String,
     requested_at: i64,
     expires_at: i64,
     reason: Text,
@@ -42,6 +43,7 @@ impl ApprovalRow {
         let Self {
             plan_id: _,
             ordinal: _,
+            kind,
             requested_at,
             expires_at,
             reason,
@@ -66,6 +68,7 @@ impl ApprovalRow {
             })
         });
         Ok(Approval {
+            kind: read_kind(&kind)?,
             requested_at: time(requested_at)?,
             expires_at: time(expires_at)?,
             reason: reason.0,
@@ -81,6 +84,10 @@ impl ApprovalRow {
 
 fn object(column: &str, text: &str) -> Result<Object, JournalError> {
     Object::parse_stored(text).map_err(|error| unreadable(column, &error))
+}
+
+fn read_kind(name: &str) -> Result<ApprovalKind, JournalError> {
+    ApprovalKind::from_name(name).ok_or_else(|| damaged("approvals.kind", name))
 }
 
 fn read_expiry(name: &str) -> Result<OnExpiry, JournalError> {
@@ -119,6 +126,7 @@ pub(in crate::store) struct WaitingRow {
     reason: Text,
     approver: Text,
     input_hash: String,
+    kind: String,
     input_preview: Text,
 }
 
@@ -136,9 +144,11 @@ impl WaitingRow {
             reason,
             approver,
             input_hash,
+            kind,
             input_preview,
         } = self;
         Ok(WaitingApproval {
+            kind: read_kind(&kind)?,
             plan_id: parse("approvals.plan_id", &plan_id)?,
             correlation_id: parse("plans.correlation_id", &correlation_id)?,
             key: key.0,

@@ -5,6 +5,7 @@ use std::{iter::Peekable, vec};
 use phoenix_domain::{
     FailureClass, PlanId,
     action::ActionResult,
+    approval::ApprovalKind,
     budget::Limits,
     json::Object,
     plan::{
@@ -61,7 +62,11 @@ impl PlanRow {
             let ordinal = usize::try_from(row.ordinal).unwrap_or(usize::MAX);
             let task =
                 plan.tasks.get_mut(ordinal).ok_or_else(|| damaged("approvals.ordinal", row.ordinal))?;
-            task.approval = Some(Box::new(row.read()?));
+            let approval = Box::new(row.read()?);
+            match approval.kind {
+                ApprovalKind::Input => task.approval = Some(approval),
+                ApprovalKind::Budget => task.pause = Some(approval),
+            }
         }
         Ok(plan)
     }
@@ -190,6 +195,7 @@ impl TaskRow {
                 .map_err(|problem| unreadable("tasks.output", &problem))?,
             error: stored_error(error.as_ref().map(|error| &*error.0))?,
             approval: None,
+            pause: None,
             attempts: Vec::new(),
         })
     }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    approval::{Approval, ApprovalState, ApprovalTerms, OnExpiry},
+    approval::{Approval, ApprovalKind, ApprovalState, ApprovalTerms, OnExpiry},
+    budget::OnBudget,
     json::Object,
     plan::StartConditions,
 };
@@ -26,6 +27,9 @@ pub(crate) struct ConditionsV1 {
     approval: Option<TermsV1>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     not_before: Option<Timestamp>,
+    /// Absent for a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    on_budget: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -67,16 +71,19 @@ pub(crate) struct ApprovalOutcomeV1 {
 }
 
 impl From<&StartConditions> for ConditionsV1 {
-    fn from(StartConditions { approval, not_before }: &StartConditions) -> Self {
-        Self { approval: approval.as_ref().map(Into::into), not_before: *not_before }
+    fn from(StartConditions { approval, not_before, on_budget }: &StartConditions) -> Self {
+        let on_budget = (*on_budget != OnBudget::Fail).then(|| on_budget.as_str().into());
+        Self { approval: approval.as_ref().map(Into::into), not_before: *not_before, on_budget }
     }
 }
 
 impl TryFrom<ConditionsV1> for StartConditions {
     type Error = Unusable;
 
-    fn try_from(ConditionsV1 { approval, not_before }: ConditionsV1) -> Result<Self, Unusable> {
-        Ok(Self { approval: approval.map(TryInto::try_into).transpose()?, not_before })
+    fn try_from(ConditionsV1 { approval, not_before, on_budget }: ConditionsV1) -> Result<Self, Unusable> {
+        let on_budget = on_budget.map(|name| named("on_budget", &name, OnBudget::from_name)).transpose()?;
+        let approval = approval.map(TryInto::try_into).transpose()?;
+        Ok(Self { approval, not_before, on_budget: on_budget.unwrap_or_default() })
     }
 }
 
@@ -103,6 +110,8 @@ impl TryFrom<TermsV1> for ApprovalTerms {
 impl From<&Approval> for ApprovalV1 {
     fn from(approval: &Approval) -> Self {
         let Approval {
+            // The record's kind says it.
+            kind: _,
             requested_at,
             expires_at,
             reason,
@@ -132,6 +141,7 @@ impl TryFrom<ApprovalV1> for Approval {
     fn try_from(stored: ApprovalV1) -> Result<Self, Unusable> {
         let ApprovalV1 { requested_at, expires_at, reason, approver, on_expiry, input, input_hash } = stored;
         Ok(Self {
+            kind: ApprovalKind::Input,
             requested_at,
             expires_at,
             reason,

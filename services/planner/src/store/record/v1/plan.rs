@@ -137,6 +137,7 @@ impl From<&Task> for TaskV1 {
             output: _,
             error: _,
             approval: _,
+            pause: _,
             attempts: _,
         } = task;
         let spec = SpecV1 {
@@ -175,6 +176,7 @@ impl TryFrom<TaskV1> for Task {
             output: None,
             error: None,
             approval: None,
+            pause: None,
             attempts: Vec::new(),
         })
     }
