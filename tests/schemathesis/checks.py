@@ -25,6 +25,7 @@ UNFIT = [
     r"^`(message|context)` and `messages` exclude each other",
     r"^`message` is missing; send it or `messages`$",
     r"^`strategy` `model` excludes ",
+    r"^`(tasks\[\d+\]\.)?(not_before|delay_ms)` ",
     r"^`messages\[\d+\]\.content` (is missing|must not be blank)$",
     r"^`messages\[\d+\]\.content\[\d+\]\.(text|image_url\.url)` must be a string$",
     r"^`(messages\[\d+\]\.content|system)\[\d+\]\.",

@@ -57,8 +57,10 @@ impl Model {
         match self.state {
             State::Isolated => {}
             State::Closed => {
-                self.calls.push((now.div_euclid(3), is_failed, is_slow, task));
-                self.calls.retain(|(slice, ..)| now.div_euclid(3) - slice < 20);
+                // Slices are counted from 1970.
+                let present = at(now).as_second().div_euclid(3);
+                self.calls.push((present, is_failed, is_slow, task));
+                self.calls.retain(|(slice, ..)| present - slice < 20);
                 let excess = self.calls.len().saturating_sub(self.policy.window_calls as usize);
                 self.calls.drain(..excess);
                 if self.opens(is_failed, is_slow) {
