@@ -118,7 +118,8 @@ pub(crate) async fn serve(args: BareServerArgs) -> Result<()> {
     }
 }
 
-async fn end_of_input() -> Result<()> {
+/// Waits for the end of the standard input.
+pub(crate) async fn end_of_input() -> Result<()> {
     tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
     Ok(())
 }

@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::measure::{CEILING_CONCURRENCY, Chats, InFlight, Measured, Million, Postgres, Start, Watchers};
+use crate::measure::{
+    CALLERS, CEILING_CONCURRENCY, Chats, InFlight, Measured, Million, Models, Postgres, RATE, Start, Watchers,
+};
 
 /// One goal. Its JSON keys are stable, as those of the report.
 #[derive(Debug, Serialize)]
@@ -36,6 +38,7 @@ enum Unit {
     Seconds,
     Milliseconds,
     Megabytes,
+    Kibibytes,
     Count,
 }
 
@@ -67,6 +70,7 @@ impl Unit {
             Self::Seconds => format!("{number:.2} s"),
             Self::Milliseconds => format!("{number:.1} ms"),
             Self::Megabytes => format!("{number:.1} MB"),
+            Self::Kibibytes => format!("{number:.0} KiB"),
             Self::Count => format!("{number:.0}"),
         }
     }
@@ -78,8 +82,9 @@ impl Unit {
             Self::Percent => format!("{number:.0} %"),
             Self::Times => format!("{number:.0} ×"),
             Self::Seconds => format!("{number:.0} s"),
-            Self::Milliseconds => format!("{number:.0} ms"),
+            Self::Milliseconds => format!("{number} ms"),
             Self::Megabytes => format!("{number:.0} MB"),
+            Self::Kibibytes => format!("{number:.0} KiB"),
             Self::Count => format!("{number:.0}"),
         }
     }
@@ -198,6 +203,52 @@ pub(crate) fn of_watchers(watched: &Watchers) -> [Goal; 2] {
             Unit::Count,
         ),
     ]
+}
+
+/// The goals for chats with a model.
+pub(crate) fn of_models(models: &Models) -> Vec<Goal> {
+    let at_most =
+        |what: String, measured, wanted| Goal::new(what, measured, Bound::AtMost, wanted, Unit::Milliseconds);
+    let streams = &models.streams;
+    let all = streams.streams as f64;
+    let whole =
+        |what: &str, measured: usize| Goal::new(what, measured as f64, Bound::AtLeast, all, Unit::Count);
+    let mut goals = vec![
+        at_most(
+            format!("`/v1/chat/completions` at {RATE} a second: added to the p50"),
+            models.added_p50_ms,
+            1.5,
+        ),
+        at_most("… added to the p99".into(), models.added_p99_ms, 6.0),
+    ];
+    goals.extend(models.times_litellm().map(|times| {
+        let what = format!("… throughput of {CALLERS} callers, next to LiteLLM's proxy");
+        Goal::new(what, times, Bound::AtLeast, 10.0, Unit::Times)
+    }));
+    goals.extend([
+        at_most("a stream's first token: added to the p50".into(), streams.first_token_added_ms, 5.0),
+        whole(&format!("{all} streams of 50 chunks a second: of which came whole"), streams.crowd.whole),
+        at_most("… p99 of a chunk's delay in the last second".into(), streams.crowd.last_p99_ms, 250.0),
+        Goal::new(
+            "… memory of all services for each",
+            streams.service_bytes as f64 / 1024.0,
+            Bound::Below,
+            100.0,
+            Unit::Kibibytes,
+        ),
+        whole(
+            "… with one more whose reader does not read: of which came whole",
+            streams.with_slow_reader.whole,
+        ),
+        Goal::new(
+            "… p50 of a chunk's delay, next to that without it",
+            streams.with_slow_reader.p50_ms / streams.crowd.p50_ms,
+            Bound::AtMost,
+            2.0,
+            Unit::Times,
+        ),
+    ]);
+    goals
 }
 
 /// The goals for PostgreSQL, and for SQLite in the same run.

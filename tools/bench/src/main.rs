@@ -8,6 +8,7 @@
 //! | `million` | a journal of a million plans next to an empty one | `measure/million.rs`, `measure/fill.rs` |
 //! | `inflight` | ten thousand plans at once | `measure/inflight.rs`, `sleeper.rs` |
 //! | `postgres` | chats on PostgreSQL next to SQLite, far away, and with two planners and executors | `measure/postgres.rs`, `replicas.rs`, `link.rs` |
+//! | `models` | chats with a model that answers at once, streamed and not, next to the model itself and to LiteLLM's proxy | `measure/models.rs`, `upstream.rs` |
 //! | `watchers` | a thousand watchers of plans on which nothing happens | `measure/watchers.rs`, `cpu.rs` |
 //!
 //! What is compared takes turns in rounds, so that a machine that gets slower or faster meanwhile does so for all of it, and
@@ -29,6 +30,7 @@ mod report;
 mod rest;
 mod sleeper;
 mod stack;
+mod upstream;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
@@ -59,6 +61,9 @@ enum OwnRole {
     /// How many agent processes can be run per second
     #[command(hide = true)]
     SpawnCeiling(ceiling::CeilingArgs),
+    /// A model that answers at once
+    #[command(hide = true)]
+    Upstream,
     /// An agent whose work takes a while
     #[command(hide = true)]
     Sleeper(sleeper::SleeperArgs),
@@ -100,6 +105,7 @@ fn run(Cli { role, args }: Cli) -> Result<()> {
     match role {
         Some(OwnRole::BareServer(args)) => service()?.block_on(bare::serve(args)),
         Some(OwnRole::SpawnCeiling(args)) => service()?.block_on(ceiling::run(args)),
+        Some(OwnRole::Upstream) => service()?.block_on(upstream::serve()),
         Some(OwnRole::Sleeper(args)) => tool()?.block_on(sleeper::run(args)),
         None => tool()?.block_on(measure(&args)),
     }

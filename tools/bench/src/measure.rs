@@ -5,6 +5,7 @@ mod disk;
 mod fill;
 mod inflight;
 mod million;
+mod models;
 mod postgres;
 mod sample;
 mod start;
@@ -19,6 +20,7 @@ pub(crate) use self::{
     chats::{CEILING_CONCURRENCY, Chats},
     inflight::InFlight,
     million::Million,
+    models::{CALLERS, Crowd, Models, RATE},
     postgres::{Measured, Postgres},
     sample::{MESSAGE, Sample},
     start::Start,
@@ -45,6 +47,8 @@ pub(crate) enum Part {
     Inflight,
     /// A thousand watchers of plans without events
     Watchers,
+    /// Chats with a model that answers at once, streamed and not
+    Models,
     /// Chats on PostgreSQL, next to those on SQLite
     Postgres,
 }
@@ -85,6 +89,9 @@ pub(crate) async fn measure(wanted: &Wanted) -> Result<Report> {
     }
     if wanted.has(Part::Watchers) {
         report.watchers = Some(watchers::measure(phoenix, &scale).await?);
+    }
+    if wanted.has(Part::Models) {
+        report.models = Some(models::measure(phoenix, &scale).await?);
     }
     if wanted.has(Part::Postgres) {
         report.postgres = postgres::measure(phoenix, &scale).await?;

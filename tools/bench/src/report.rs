@@ -6,7 +6,10 @@ use serde::Serialize;
 
 use crate::{
     goals::{self, Goal, megabytes},
-    measure::{CEILING_CONCURRENCY, Chats, InFlight, Measured, Million, Postgres, Sample, Start, Watchers},
+    measure::{
+        CALLERS, CEILING_CONCURRENCY, Chats, Crowd, InFlight, Measured, Million, Models, Postgres, RATE,
+        Sample, Start, Watchers,
+    },
 };
 
 /// The result: of each part that was measured. Its JSON keys are stable: new ones may come, none goes or changes its meaning.
@@ -22,6 +25,7 @@ pub(crate) struct Report {
     pub(crate) million: Option<Million>,
     pub(crate) in_flight: Option<InFlight>,
     pub(crate) watchers: Option<Watchers>,
+    pub(crate) models: Option<Models>,
     pub(crate) postgres: Option<Postgres>,
     goals: Vec<Goal>,
 }
@@ -38,6 +42,7 @@ impl Report {
             million: None,
             in_flight: None,
             watchers: None,
+            models: None,
             postgres: None,
             goals: Vec::new(),
         }
@@ -49,6 +54,7 @@ impl Report {
         self.goals.extend(self.million.iter().flat_map(goals::of_million));
         self.goals.extend(self.in_flight.iter().flat_map(goals::of_in_flight));
         self.goals.extend(self.watchers.iter().flat_map(goals::of_watchers));
+        self.goals.extend(self.models.iter().flat_map(goals::of_models));
         self.goals.extend(self.postgres.iter().flat_map(goals::of_postgres));
         self.goals.extend(self.start.iter().flat_map(goals::of_start));
         self
@@ -73,6 +79,7 @@ impl fmt::Display for Report {
         self.throughput(f)?;
         self.listings(f)?;
         self.crowd(f)?;
+        self.models(f)?;
         self.databases(f)?;
         writeln!(f, "\n| goal | measured | wanted | |\n|---|--:|--:|---|")?;
         self.goals.iter().try_for_each(|goal| writeln!(f, "{goal}"))
@@ -128,6 +135,45 @@ impl Report {
         writeln!(f, "| longest from acceptance to end | {:.1} s |", crowd.longest_secs)?;
         writeln!(f, "| resident at the peak, planner | {planner:.1} MB |")?;
         writeln!(f, "| resident at the peak, executor | {executor:.1} MB |")
+    }
+}
+
+impl Report {
+    fn models(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(Models { direct, phoenix, direct_closed, phoenix_closed, litellm_closed, streams, .. }) =
+            &self.models
+        else {
+            return Ok(());
+        };
+        writeln!(f, "\n| `/v1/chat/completions` | load | req/s | p50 ms | p99 ms |\n|---|---|--:|--:|--:|")?;
+        let (open, closed) = (format!("{RATE} a second"), format!("{CALLERS} callers"));
+        let litellm = litellm_closed.as_ref().map(|litellm| ("LiteLLM's proxy", &closed, litellm));
+        let rows = [
+            ("the upstream alone", &open, direct),
+            ("Phoenix", &open, phoenix),
+            ("the upstream alone", &closed, direct_closed),
+            ("Phoenix", &closed, phoenix_closed),
+        ];
+        for (what, load, Sample { req_per_sec, p50_ms, p99_ms }) in rows.into_iter().chain(litellm) {
+            writeln!(f, "| {what} | {load} | {req_per_sec:.0} | {p50_ms:.2} | {p99_ms:.2} |")?;
+        }
+        writeln!(f, "\n| streams | |\n|---|--:|")?;
+        let (direct, through) = (streams.first_token_direct_ms, streams.first_token_phoenix_ms);
+        writeln!(f, "| first token, the upstream alone, p50 | {direct:.2} ms |")?;
+        writeln!(f, "| first token, Phoenix, p50 | {through:.2} ms |")?;
+        for (what, crowd) in [("", &streams.crowd), (", with a slow reader", &streams.with_slow_reader)] {
+            let (Crowd { whole, p50_ms, p99_ms, last_p99_ms }, all) = (crowd, streams.streams);
+            writeln!(f, "| {all} at once{what}: whole | {whole} |")?;
+            writeln!(
+                f,
+                "| … delay of a chunk, p50, p99, p99 in the last second | {p50_ms:.1}, {p99_ms:.1}, {last_p99_ms:.1} ms |"
+            )?;
+        }
+        writeln!(
+            f,
+            "| a worker of the agent, of which each stream occupies one, proportional | {:.1} MB |",
+            megabytes(streams.worker_bytes)
+        )
     }
 }
 

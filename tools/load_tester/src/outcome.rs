@@ -24,6 +24,9 @@ struct Answer<'a> {
     code: Option<Word<'a>>,
     #[serde(borrow)]
     error: Option<ErrorPart<'a>>,
+    /// Kind of an answer of OpenAI's API.
+    #[serde(borrow)]
+    object: Option<Word<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -54,7 +57,7 @@ impl Outcome {
     pub(crate) fn of(status: StatusCode, body: &[u8]) -> Self {
         let answer = serde_json::from_slice::<Answer<'_>>(body).ok();
         let code = match answer {
-            Some(answer) if status.is_success() && answer.status.text() == Some("success") => Self::SUCCESS,
+            Some(answer) if status.is_success() && answer.is_whole() => Self::SUCCESS,
             Some(Answer { error: Some(error), .. }) => known(error.code.text()),
             Some(Answer { code, .. }) => known(code.text()),
             None => "not_json",
@@ -66,6 +69,13 @@ impl Outcome {
     #[must_use]
     pub fn is_success(self) -> bool {
         self.code == Self::SUCCESS
+    }
+}
+
+impl Answer<'_> {
+    fn is_whole(&self) -> bool {
+        let is_completion = self.object.text() == Some("chat.completion") && self.error.is_none();
+        self.status.text() == Some("success") || is_completion
     }
 }
 
@@ -102,6 +112,9 @@ mod tests {
                 "agent_unavailable",
             ),
             (503, r#"{"status":"success"}"#, "other"),
+            (200, r#"{"id":"c","object":"chat.completion","choices":[]}"#, "success"),
+            (200, r#"{"object":"chat.completion","error":{"code":"overloaded"}}"#, "overloaded"),
+            (429, r#"{"object":"chat.completion"}"#, "other"),
             (404, r#"{"status":404,"code":"not_found"}"#, "not_found"),
             (502, r#"{"error":{"code":"made up by a proxy"}}"#, "other"),
             (502, "<html>", "not_json"),

@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 use http_body_util::Full;
 
 const CHAT_PATH: &str = "/api/v1/chat";
+const COMPLETIONS_PATH: &str = "/v1/chat/completions";
 
 /// A chat endpoint and the one chat that is sent to it.
 #[derive(Debug, Clone)]
@@ -29,6 +30,18 @@ pub enum InvalidTarget {
 }
 
 #[derive(serde::Serialize)]
+struct Completion<'a> {
+    model: &'a str,
+    messages: [Message<'a>; 1],
+}
+
+#[derive(serde::Serialize)]
+struct Message<'a> {
+    role: &'static str,
+    content: &'a str,
+}
+
+#[derive(serde::Serialize)]
 struct Chat<'a> {
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,6 +59,22 @@ impl Target {
         agent: Option<&str>,
         token: Option<&str>,
     ) -> Result<Self, InvalidTarget> {
+        // Two strings are always representable as JSON.
+        let body = serde_json::to_vec(&Chat { message, agent }).unwrap_or_default();
+        Self::posting(base_url, CHAT_PATH, token, body.into())
+    }
+
+    /// Completions by `model` of a chat with `message`, from the server of OpenAI's API at `base_url`, which does not end in `/v1`.
+    ///
+    /// # Errors
+    /// When nothing could be sent this way.
+    pub fn completions(base_url: &str, model: &str, message: &str) -> Result<Self, InvalidTarget> {
+        let messages = [Message { role: "user", content: message }];
+        let body = serde_json::to_vec(&Completion { model, messages }).unwrap_or_default();
+        Self::posting(base_url, COMPLETIONS_PATH, None, body.into())
+    }
+
+    fn posting(base_url: &str, path: &str, token: Option<&str>, body: Bytes) -> Result<Self, InvalidTarget> {
         let invalid = || InvalidTarget::Url(base_url.to_owned());
         let base: Uri = base_url.parse().map_err(|_| invalid())?;
         let authority = base.authority().ok_or_else(invalid)?;
@@ -53,7 +82,7 @@ impl Target {
             return Err(invalid());
         }
         let path: Uri =
-            format!("{}{CHAT_PATH}", base.path().trim_end_matches('/')).parse().map_err(|_| invalid())?;
+            format!("{}{path}", base.path().trim_end_matches('/')).parse().map_err(|_| invalid())?;
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, HeaderValue::from_str(authority.as_str()).map_err(|_| invalid())?);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -64,8 +93,6 @@ impl Target {
             value.set_sensitive(true);
             headers.insert(header::AUTHORIZATION, value);
         }
-        // Two strings are always representable as JSON.
-        let body = serde_json::to_vec(&Chat { message, agent }).unwrap_or_default().into();
         Ok(Self {
             host: authority.host().trim_matches(['[', ']']).to_owned(),
             port: authority.port_u16().unwrap_or(80),
@@ -109,6 +136,9 @@ mod tests {
         assert_eq!(target.address(), ("::1", 81));
         assert_eq!(target.body, r#"{"message":"hi","agent":"echo_agent"}"#);
         assert!(!format!("{target:?}").contains("secret"));
+        let completions = Target::completions("http://h:81", "m", "hi").unwrap();
+        assert_eq!(completions.url(), "http://h:81/v1/chat/completions");
+        assert_eq!(completions.body, r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#);
         assert!(Target::new("http://h", "hi", None, Some("a\nb")).is_err());
     }
 }

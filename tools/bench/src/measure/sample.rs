@@ -27,6 +27,9 @@ pub(super) struct Scale {
     pub(super) watchers: usize,
     pub(super) cost_samples: usize,
     pub(super) cost_sample: Duration,
+    /// Streams for the time to the first token, in each round, and the length of those at once.
+    pub(super) first_tokens: usize,
+    pub(super) stream_length: Duration,
 }
 
 pub(super) const FULL: Scale = Scale {
@@ -40,6 +43,8 @@ pub(super) const FULL: Scale = Scale {
     watchers: 1_000,
     cost_samples: 3,
     cost_sample: Duration::from_secs(10),
+    first_tokens: 200,
+    stream_length: Duration::from_secs(10),
 };
 
 pub(super) const QUICK: Scale = Scale {
@@ -53,6 +58,8 @@ pub(super) const QUICK: Scale = Scale {
     watchers: 1_000,
     cost_samples: 3,
     cost_sample: Duration::from_secs(2),
+    first_tokens: 50,
+    stream_length: Duration::from_secs(4),
 };
 
 /// One measurement.
@@ -104,8 +111,18 @@ pub(super) async fn send(
     concurrency: NonZeroUsize,
     duration: Duration,
 ) -> Result<Tally> {
+    send_paced(engine, Pace::Closed, concurrency, duration).await
+}
+
+/// The same at a pace.
+pub(super) async fn send_paced(
+    engine: &mut Engine,
+    pace: Pace,
+    concurrency: NonZeroUsize,
+    duration: Duration,
+) -> Result<Tally> {
     let load = Load {
-        pace: Pace::Closed,
+        pace,
         connections: concurrency,
         requests: None,
         duration: Some(duration),
@@ -120,7 +137,17 @@ pub(super) async fn send_all(
     concurrency: NonZeroUsize,
     duration: Duration,
 ) -> Result<Tally> {
-    let tally = send(engine, concurrency, duration).await?;
+    send_all_paced(engine, Pace::Closed, concurrency, duration).await
+}
+
+/// The same at a pace.
+pub(super) async fn send_all_paced(
+    engine: &mut Engine,
+    pace: Pace,
+    concurrency: NonZeroUsize,
+    duration: Duration,
+) -> Result<Tally> {
+    let tally = send_paced(engine, pace, concurrency, duration).await?;
     if tally.ok() < tally.sent() {
         let outcomes: Vec<_> =
             tally.outcomes().map(|(outcome, count)| format!("{count} × {}", outcome.code)).collect();
