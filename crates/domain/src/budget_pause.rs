@@ -67,7 +67,7 @@ pub fn pause(at: Timestamp, error: &OrchestratorError) -> Option<Approval> {
     }
     let fact = |name: &str| Some((name.to_owned(), fact(name, error.details.get(name)?)));
     let input: Object = FACTS.into_iter().filter_map(fact).collect();
-    // In the precision of the journal, by which a pause is told from an earlier one.
+    // In the precision of the journal, which distinguishes a pause from an earlier one.
     let at = Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at);
     let pause = Approval {
         kind: ApprovalKind::Budget,

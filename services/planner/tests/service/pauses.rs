@@ -105,7 +105,7 @@ fn attempts(plan: &Plan) -> usize {
 }
 
 #[tokio::test]
-async fn plan_that_reached_its_budget_goes_on_after_a_raise() {
+async fn plan_paused_by_its_budget_continues_after_a_raise() {
     let planner = TestPlanner::new().await;
     let plan_id = planner.start(limited(two())).await;
     let plan = planner.paused(&plan_id, 1).await;
