@@ -9,7 +9,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 use phoenix_platform::config::Role;
-use phoenix_testkit::{phoenix_bin, stack::Stack, wait::until};
+use phoenix_testkit::{phoenix_bin, sandbox::Sandbox, stack::Stack, wait::until};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -211,4 +211,21 @@ async fn proposal_on_the_command_line_is_submitted_through_a_pipe() {
     let (code, shown, problem) = phoenix(&stack, &propose, "");
     assert_eq!((code, shown.as_str()), (Some(1), ""), "{problem}");
     assert!(problem.contains("proposed no valid plan: the answer is not JSON"), "{problem}");
+}
+
+#[tokio::test]
+async fn auto_plans_by_words_while_no_model_is_configured() {
+    let sandbox = Sandbox::start("[planning]\nstrategy = \"auto\"\n").await;
+    let rest = sandbox.rest();
+    for body in
+        [json!({"message": "tell me a joke"}), json!({"message": "tell me a joke", "strategy": "auto"})]
+    {
+        let proposed = rest.post("/api/v1/plans:propose", body.clone()).await;
+        assert_eq!((proposed.status.as_u16(), proposed.str("strategy")), (200, "rules"), "{}", proposed.text);
+        let answered = rest.post("/api/v1/chat", body).await;
+        assert_eq!(answered.status, 200, "{}", answered.text);
+        assert!(answered.str("output").starts_with("[offline]"), "{}", answered.text);
+    }
+    let refused = rest.post("/api/v1/plans:propose", json!({"message": "x", "strategy": "model"})).await;
+    assert_eq!((refused.status.as_u16(), refused.str("code")), (422, "planning_failed"), "{}", refused.text);
 }

@@ -63,6 +63,8 @@ pub struct AgentSpec {
     pub env: Vec<String>,
     /// Provider of models that it asks first, if it is an agent for language models.
     pub provider: Option<String>,
+    /// Whether that provider is configured; `false` for one that is asked only if it is found, such as a local Ollama.
+    pub provider_is_configured: bool,
     /// Words or phrases that route a message to the agent.
     pub route: Vec<String>,
     /// Declared actions by name. An agent without declarations accepts any action.
@@ -99,6 +101,7 @@ impl AgentSpec {
             command,
             env: Vec::new(),
             provider: None,
+            provider_is_configured: false,
             route: Vec::new(),
             actions: BTreeMap::new(),
             mcp: None,

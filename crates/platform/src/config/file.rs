@@ -167,6 +167,7 @@ impl PhoenixConfig {
         let mut agents = agents(take("agents"), folder, exe, problems);
         if let Some(router) = agents.get_mut(&llm_router()) {
             router.provider = llm.first_provider();
+            router.provider_is_configured = llm.chosen_provider().is_some();
         }
         let (gateway, gateway_role) = gateway.into_sections(problems);
         let (planner, planner_role) = planner.into_sections(problems);

@@ -42,8 +42,33 @@ pub(crate) fn is_planned_by_model(
     Ok(is_model)
 }
 
-/// Whether a language model is configured to plan: the agent that plans is known, and it is not the built-in one without a provider.
+/// Whether a language model is configured to plan: the agent that plans is known, and it is not the built-in one without a
+/// configured provider.
 fn has_model(agents: &AgentCatalog, settings: &PlanningSettings) -> bool {
     let agent = agents.get(&settings.agent).ok();
-    agent.is_some_and(|agent| agent.name.as_str() != LLM_ROUTER || agent.provider.is_some())
+    agent.is_some_and(|agent| agent.name.as_str() != LLM_ROUTER || agent.provider_is_configured)
+}
+
+#[cfg(test)]
+mod tests {
+    use phoenix_domain::AgentSpec;
+
+    use super::*;
+
+    #[test]
+    fn provider_that_is_only_looked_for_plans_nothing_for_auto() {
+        let settings = PlanningSettings::default();
+        for (agent, provider, is_configured, expected) in [
+            (LLM_ROUTER, None, false, false),
+            (LLM_ROUTER, Some("ollama"), false, false),
+            (LLM_ROUTER, Some("ollama"), true, true),
+            ("other", None, false, true),
+        ] {
+            let mut spec = AgentSpec::new(agent.parse().unwrap(), Vec::new());
+            (spec.provider, spec.provider_is_configured) = (provider.map(str::to_owned), is_configured);
+            let settings = PlanningSettings { agent: agent.parse().unwrap(), ..settings.clone() };
+            let agents = AgentCatalog::new([spec], agent.parse().unwrap());
+            assert_eq!(has_model(&agents, &settings), expected, "{agent} {provider:?} {is_configured}");
+        }
+    }
 }

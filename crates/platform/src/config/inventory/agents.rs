@@ -34,6 +34,7 @@ fn settings(spec: &AgentSpec) -> Vec<(&'static str, String)> {
         command: program,
         env,
         provider: _,
+        provider_is_configured: _,
         route,
         actions,
         mcp,
