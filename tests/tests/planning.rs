@@ -9,91 +9,19 @@ use std::{
 
 use nix::sys::signal::Signal;
 use phoenix_platform::config::Role;
-use phoenix_testkit::{phoenix_bin, sandbox::Sandbox, stack::Stack, wait::until};
-use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
+use phoenix_testkit::{
+    model_provider::ModelProvider, phoenix_bin, sandbox::Sandbox, stack::Stack, wait::until,
 };
+use serde_json::{Value, json};
 
 const SCRIPTED: &str = env!("CARGO_BIN_EXE_scripted_agent");
 
-/// A provider of models with OpenAI's API, which proposes what the test wants.
-#[derive(Clone)]
-struct Provider {
-    url: String,
-    /// The requests so far.
-    requests: Arc<Mutex<Vec<Value>>>,
-    /// The answer to every request.
-    answer: Arc<Mutex<String>>,
-    /// Answers that may be given.
-    permits: Arc<Semaphore>,
-}
-
-impl Provider {
-    async fn start(answer: &Value) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/v1", listener.local_addr().unwrap());
-        let answer = Arc::new(Mutex::new(answer.to_string()));
-        let provider = Self { url, requests: Arc::default(), answer, permits: Arc::new(Semaphore::new(0)) };
-        let serving = provider.clone();
-        tokio::spawn(async move {
-            while let Ok((connection, _)) = listener.accept().await {
-                let provider = serving.clone();
-                tokio::spawn(async move { provider.respond(connection).await });
-            }
-        });
-        provider
-    }
-
-    async fn respond(&self, mut connection: TcpStream) {
-        let Some(request) = body_of(&mut connection).await else { return };
-        self.requests.lock().unwrap().push(serde_json::from_str(&request).unwrap_or_default());
-        self.permits.acquire().await.unwrap().forget();
-        let content = self.answer.lock().unwrap().clone();
-        let body = json!({
-            "id": "c1", "object": "chat.completion", "model": "gpt-test",
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 900, "completion_tokens": 60, "total_tokens": 960}
-        });
-        let body = body.to_string();
-        let head =
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length:";
-        // The agent may have been killed meanwhile.
-        let _ = connection.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes()).await;
-    }
-
-    fn asked(&self) -> usize {
-        self.requests.lock().unwrap().len()
-    }
-
-    fn config(&self, starts: &Path, gate: &Path) -> String {
-        format!(
-            "[llm]\ndefault_provider = \"openai\"\n[llm.openai]\napi_key = \"sk-of-the-test\"\nbase_url = \"{}\"\n\
-             model_name = \"gpt-test\"\n[agents.gated]\ncommand = {}\ndescription = \"Waits\"\n",
-            self.url,
-            json!([SCRIPTED, "gate", starts, gate])
-        )
-    }
-}
-
-/// The body of a request; none when the connection is closed first.
-async fn body_of(connection: &mut TcpStream) -> Option<String> {
-    let mut request = Vec::new();
-    loop {
-        let text = String::from_utf8_lossy(&request);
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let head = head.to_ascii_lowercase();
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
-            if body.len() >= length.unwrap_or(0) {
-                return Some(body.to_owned());
-            }
-        }
-        if connection.read_buf(&mut request).await.unwrap_or(0) == 0 {
-            return None;
-        }
-    }
+/// The section of an agent that answers once the file `gate` is removed.
+fn gated(starts: &Path, gate: &Path) -> String {
+    format!(
+        "[agents.gated]\ncommand = {}\ndescription = \"Waits\"\n",
+        json!([SCRIPTED, "gate", starts, gate])
+    )
 }
 
 fn task(key: &str, agent: &str, action: &str, input: &Value, depends_on: &[&str]) -> Value {
@@ -123,20 +51,20 @@ async fn killed_planner_neither_loses_a_proposal_nor_plans_twice() {
         task("first", "gated", "chat", &json!({"message": "one"}), &[]),
         task("second", "gated", "chat", &json!({"message": "{{tasks.first.output}} two"}), &[]),
     ]});
-    let provider = Provider::start(&tasks).await;
+    let provider = ModelProvider::start(move |_| tasks.to_string()).await;
     let builder = Stack::builder();
     let (starts, gate) = (builder.dir().join("gated.starts"), builder.dir().join("gate"));
     std::fs::write(&gate, "").unwrap();
-    let stack = builder.config(&provider.config(&starts, &gate)).start().await;
+    let stack = builder.config(&(provider.config() + &gated(&starts, &gate))).start().await;
     let rest = stack.rest();
     let plan_id = rest.submit("/api/v1/chat", json!({"message": "go", "strategy": "model"})).await;
 
     // While the model thinks: the question was not answered, so it is asked again.
-    until("the model is asked", async || provider.asked() == 1).await;
+    until("the model is asked", async || provider.requests().len() == 1).await;
     replace_planner(&stack).await;
-    provider.permits.add_permits(8);
+    provider.answers(8);
     until("the first proposed task runs", async || starts.exists()).await;
-    let asked = provider.asked();
+    let asked = provider.requests().len();
     assert!((1..=2).contains(&asked), "{asked}");
 
     // While a proposed task runs: nothing is asked again, and no task is added again.
@@ -146,7 +74,7 @@ async fn killed_planner_neither_loses_a_proposal_nor_plans_twice() {
     assert_eq!((&plan["status"], &plan["output"]), (&json!("succeeded"), &json!("one two")), "{plan:#}");
     let keys: Vec<_> = plan["tasks"].as_array().unwrap().iter().map(|task| task["key"].clone()).collect();
     assert_eq!(keys, ["planning-1", "first", "second"]);
-    assert_eq!(provider.asked(), asked);
+    assert_eq!(provider.requests().len(), asked);
 }
 
 /// Runs the client, and returns its output.
@@ -168,11 +96,11 @@ async fn proposal_on_the_command_line_is_submitted_through_a_pipe() {
         task("echo", "echo_agent", "chat", &json!({"message": "hello"}), &[]),
         task("note", "obsidian_agent", "create_note", &note, &["echo"]),
     ]});
-    let provider = Provider::start(&tasks).await;
-    provider.permits.add_permits(8);
-    let builder = Stack::builder();
-    let unused = builder.dir().join("unused");
-    let stack = builder.config(&provider.config(&unused, &unused)).start().await;
+    let answer = Arc::new(Mutex::new(tasks.to_string()));
+    let says = Arc::clone(&answer);
+    let provider = ModelProvider::start(move |_| says.lock().unwrap().clone()).await;
+    provider.answers(8);
+    let stack = Stack::builder().config(&provider.config()).start().await;
     let propose = ["plans", "propose", "--strategy", "model", "write a note"];
     let (code, shown, problem) = phoenix(&stack, &propose, "");
     assert_eq!(code, Some(0), "{problem}");
@@ -200,14 +128,14 @@ async fn proposal_on_the_command_line_is_submitted_through_a_pipe() {
     assert_eq!(rest.wait_for_end(plan_id).await["status"], "succeeded");
 
     // What the request said is what the model was asked.
-    let request = provider.requests.lock().unwrap()[0].clone();
+    let request = provider.requests()[0].clone();
     assert_eq!(request["response_format"]["json_schema"]["name"], "plan", "{request:#}");
     assert_eq!(
         (&request["model"], &request["messages"][1]["content"]),
         (&json!("gpt-test"), &json!("write a note"))
     );
 
-    "Sure! First I would look at the notes.".clone_into(&mut provider.answer.lock().unwrap());
+    "Sure! First I would look at the notes.".clone_into(&mut answer.lock().unwrap());
     let (code, shown, problem) = phoenix(&stack, &propose, "");
     assert_eq!((code, shown.as_str()), (Some(1), ""), "{problem}");
     assert!(problem.contains("proposed no valid plan: the answer is not JSON"), "{problem}");

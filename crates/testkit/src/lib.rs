@@ -7,6 +7,7 @@
 //! | the same without a supervisor, for tests that kill and restart services | [`services`] |
 //! | several instances of the roles on one database | [`cluster`] |
 //! | certificates | [`certificates`] |
+//! | a provider of language models | [`model_provider`] |
 //! | a REST client | [`http`] |
 //! | processes of this system | [`processes`] |
 //! | a trace collector | [`collector`] |
@@ -20,6 +21,7 @@ pub mod cluster;
 pub mod collector;
 mod command;
 pub mod http;
+pub mod model_provider;
 mod ports;
 pub mod processes;
 pub mod sandbox;
