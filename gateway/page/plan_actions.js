@@ -12,7 +12,8 @@ export function planActions(plan, refresh) {
   return [];
 }
 
-export const button = (text, act) => el("button", { type: "button", class: "plain", on: { click: act } }, text);
+/** A button; `label` is its name for screen readers where `text` alone does not say what it is about. */
+export const button = (text, act, label = null) => el("button", { type: "button", class: "plain", "aria-label": label, on: { click: act } }, text);
 
 async function cancel({ plan_id: id }, refresh) {
   const act = ({ reason }) => call(`/api/v1/plans/${id}:cancel`, { method: "POST", body: reason ? { reason } : {} });

@@ -1,9 +1,10 @@
 // A plan: its tasks on a time axis, as a graph, its events, and the task that is selected.
 
 import { serverNow } from "./api.js";
+import { limitsText } from "./approval.js";
 import { announce, copyable, el, preview, sentence } from "./dom.js";
 import { eventList } from "./event_list.js";
-import { badge, millis, moment, short, took, usageText, words } from "./format.js";
+import { badge, millis, moment, took, usageText, words } from "./format.js";
 import { graph } from "./graph.js";
 import { planActions } from "./plan_actions.js";
 import { follow } from "./plan_feed.js";
@@ -129,18 +130,13 @@ function factsOf(plan) {
     deadline && ["Deadline", moment(deadline)],
     plan.redrive_of && ["Redrives", link(plan.redrive_of)],
     plan.redriven_as && ["Redriven as", link(plan.redriven_as)],
-    budget && ["Budget", budgetText(budget)],
+    budget && ["Budget", limitsText(budget)],
     ["Request", el("a", { href: `/plans?correlation_id=${correlation}` }, "all its plans")],
   ].filter(Boolean);
   return [
     el("div", { class: "ids" }, copyable("Plan id", id), copyable("Correlation id", correlation)),
     el("dl", {}, ...rows.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
   ];
-}
-
-function budgetText(budget) {
-  const limits = Object.entries(budget).filter(([, value]) => value !== null && value !== undefined);
-  return limits.map(([name, value]) => `${words(name)} ${typeof value === "number" ? short(value) : value}`).join(" · ");
 }
 
 function outputOf({ output, truncated }) {

@@ -11,6 +11,7 @@ const VIEWS = [
   { path: /^\/plans\/([^/]+)$/, tab: "/plans", title: "Plan", load: () => import("./plan_view.js") },
   { path: /^\/agents$/, tab: "/agents", title: "Agents", load: () => import("./agents_view.js") },
   { path: /^\/agents\/([^/]+)$/, tab: "/agents", title: "Agent", load: () => import("./agent_view.js") },
+  { path: /^\/approvals$/, tab: "/approvals", title: "Approvals", load: () => import("./approvals_view.js") },
   { path: /^\/dead-letters$/, tab: "/dead-letters", title: "Dead letters", load: () => import("./dead_letters.js") },
   { path: /^\/overview$/, tab: "/overview", title: "Overview", load: () => import("./overview.js") },
   { path: /^\/docs$/, tab: "/docs", title: "API", load: () => import("./docs.js") },

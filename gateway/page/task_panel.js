@@ -20,25 +20,22 @@ export function taskPanel(id, { live, close, refresh }) {
     const isGrowing = task.ended_at === null && said !== "";
     if (growing.textContent !== said) growing.textContent = said;
     // Rendered again only after a change, so that what a reader has opened stays open.
-    const next = JSON.stringify([task.key, task.status, task.ended_at, task.attempts.map(({ number, ended_at: end }) => [number, end]), isGrowing, task.approval, task.waits_for]);
+    const next = JSON.stringify([task.key, task.status, task.ended_at, task.attempts.map(({ number, ended_at: end }) => [number, end]), isGrowing, task.approval, task.pause, task.waits_for]);
     if (next === shown) return;
     shown = next;
-    const approval = task.approval && approvalView(id, task, refresh);
-    node.replaceChildren(...sections(task, isGrowing && growing, approval, close));
+    const decisions = [
+      task.approval && part("Approval", approvalView(id, task, "input", refresh)),
+      task.pause && part("Budget", approvalView(id, task, "budget", refresh)),
+    ];
+    node.replaceChildren(...sections(task, isGrowing && growing, decisions, close));
   };
   return { node, show };
-}
-
-/** The budget that a task waits for. */
-function pauseView({ pause }) {
-  const facts = Object.entries(pause?.input ?? {}).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))]);
-  return el("div", { class: "stack" }, pause && el("p", { class: "why" }, ...sentence(pause.reason ?? "")), el("dl", {}, ...facts));
 }
 
 /** What a task waits for, by the kind of the wait. */
 const WAIT_WORDS = { capacity: "a place at its agent", approval: "an approval", timer: "its time", budget: "its budget" };
 
-function sections(task, growing, approval, close) {
+function sections(task, growing, decisions, close) {
   const { key, agent, action, status, depends_on: needs, timeline, output, error, attempts, input } = task;
   const times = [["waited", timeline.queue_ms], ["backoff", timeline.backoff_ms], ["ran", timeline.run_ms]];
   const facts = [`${agent} · ${action}`, ...times.filter(([, ms]) => ms > 0).map(([name, ms]) => `${name} ${took(ms)}`)];
@@ -55,8 +52,7 @@ function sections(task, growing, approval, close) {
     ),
     el("p", { class: "small" }, facts.join(" · ")),
     error && failure(error),
-    approval && part("Approval", approval),
-    task.status === "awaiting_budget" && part("Budget", pauseView(task)),
+    ...decisions,
     growing && part("Output so far", growing),
     output && part("Output", outputView(output)),
     part("Input", preview(JSON.stringify(input, null, 2), { label: "Input", limit: 1000 })),

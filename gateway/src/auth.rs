@@ -25,12 +25,13 @@ use crate::problem::Failure;
 
 /// Routes without authentication: probes, and the files of the page, which contain no data. Every other route is guarded,
 /// including routes that are added later.
-const OPEN: [&str; 11] = [
+const OPEN: [&str; 12] = [
     "/",
     "/plans",
     "/plans/{plan_id}",
     "/agents",
     "/agents/{agent_id}",
+    "/approvals",
     "/dead-letters",
     "/overview",
     "/docs",

@@ -154,8 +154,8 @@ impl Endpoint {
             "/health" if read => Self::Health,
             "/api/v1/openapi.json" if read => Self::OpenApi,
             "/livez" | "/readyz" if read => Self::Probe,
-            "/" | "/plans" | "/plans/{plan_id}" | "/agents" | "/agents/{agent_id}" | "/dead-letters"
-            | "/overview" | "/docs" | "/page/{file}"
+            "/" | "/plans" | "/plans/{plan_id}" | "/agents" | "/agents/{agent_id}" | "/approvals"
+            | "/dead-letters" | "/overview" | "/docs" | "/page/{file}"
                 if read =>
             {
                 Self::Page

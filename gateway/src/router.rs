@@ -90,6 +90,7 @@ fn routes(gateway: &Gateway) -> Vec<(&'static str, MethodRouter<Gateway>)> {
         ("/plans/{plan_id}", get(page::index)),
         ("/agents", get(page::index)),
         ("/agents/{agent_id}", get(page::index)),
+        ("/approvals", get(page::index)),
         ("/dead-letters", get(page::index)),
         ("/overview", get(page::index)),
         ("/docs", get(page::index)),

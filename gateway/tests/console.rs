@@ -5,6 +5,8 @@
 
 #[path = "console/agents.rs"]
 mod agents;
+#[path = "console/approvals.rs"]
+mod approvals;
 #[path = "console/dead_letters.rs"]
 mod dead_letters;
 #[path = "console/docs.rs"]

@@ -16,12 +16,13 @@ use super::*;
 const PLAN: &str = "0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f";
 
 /// Paths of the page.
-const PAGE: [&str; 9] = [
+const PAGE: [&str; 10] = [
     "/",
     "/plans",
     "/plans/0190a6c1-5b0e-7cc3-9d6e-0a1b2c3d4e5f",
     "/agents",
     "/agents/{agent_id}",
+    "/approvals",
     "/dead-letters",
     "/overview",
     "/docs",

@@ -32,6 +32,7 @@ static FILES: LazyLock<Vec<File>> = LazyLock::new(|| {
         "api.js": SCRIPT,
         "app.js": SCRIPT,
         "approval.js": SCRIPT,
+        "approvals_view.js": SCRIPT,
         "chart.js": SCRIPT,
         "chats.js": SCRIPT,
         "console.css": STYLE,

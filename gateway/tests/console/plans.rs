@@ -1,7 +1,7 @@
 //! The list of plans, and a plan.
 
 use phoenix_domain::PlanId;
-use phoenix_proto::planner::{Approval, ApprovalDecision, Plan, PlanStatus, TaskStatus, WatchPlanResponse};
+use phoenix_proto::planner::{Plan, PlanStatus, WatchPlanResponse};
 use serde_json::json;
 
 use crate::{
@@ -161,33 +161,5 @@ async fn address_of_a_plan_asks_for_the_token_and_shows_it() {
     browser.reads(".task-panel h3", "chat").await;
     browser.open(&format!("{}/plans/0190a6c1-0000-7cc3-9d6e-0a1b2c3d4e5f", stack.gateway.url())).await;
     browser.reads("#view .notice", "there is no plan").await;
-    browser.quit().await;
-}
-
-#[tokio::test]
-async fn task_that_waits_for_an_approval_is_approved_by_name() {
-    let Some((browser, stack)) = start().await else { return };
-    let mut plan = plans::running();
-    plan.tasks[0].set_status(TaskStatus::AwaitingApproval);
-    plan.tasks[0].attempts.clear();
-    let approval = Approval { state: "waiting".into(), decision: None, ..plans::approval() };
-    plan.tasks[0].approval = Some(approval.clone());
-    stack.planner.keep(plan);
-    browser.open(&format!("{}/plans/{}", stack.gateway.url(), FakePlanner::PLAN)).await;
-    browser.reads(".task-panel .status", "awaiting approval").await;
-    browser.reads(".legend", "waits for an approval").await;
-    looks::check(&browser, "plan-approval").await;
-    browser.click(".task-panel .stack .row button").await;
-    browser.reads("dialog h2", "Approve chat?").await;
-    browser.type_into("dialog input[name=actor]", "alice").await;
-    browser.click("dialog [type=submit]").await;
-    eventually("the decision arrives", || async {
-        !stack.planner.asked.lock().unwrap().decisions.is_empty()
-    })
-    .await;
-    let decision = stack.planner.asked.lock().unwrap().decisions.remove(0);
-    assert_eq!((decision.task_key.as_str(), decision.actor.as_str()), ("chat", "alice"));
-    assert_eq!(decision.input_hash, approval.input_hash, "about the input that was shown");
-    assert_eq!(decision.decision, ApprovalDecision::Approve as i32);
     browser.quit().await;
 }

@@ -10,7 +10,7 @@ use phoenix_proto::{
     planner::{
         CancelPlanRequest, DeadLetter, DecideApprovalRequest, DiscardDeadLettersRequest,
         ListDeadLettersRequest, ListPlansRequest, Plan, PlanAndExecuteRequest, RedriveDeadLettersRequest,
-        RedrivePlanRequest, WatchPlanResponse, planner_service_server::PlannerServiceServer,
+        RedrivePlanRequest, WaitingApproval, WatchPlanResponse, planner_service_server::PlannerServiceServer,
     },
     status_from_error,
 };
@@ -80,6 +80,8 @@ pub struct FakePlanner {
     listed: Shared<Vec<ListPlansRequest>>,
     /// The planner's dead letters.
     pub dead_letters: Shared<Vec<DeadLetter>>,
+    /// What waits for a decision.
+    pub waiting: Shared<Vec<WaitingApproval>>,
     /// Correlation id of the request that every response replays; empty without one.
     pub replays: Shared<String>,
     /// Requests about redrives, dead letters and approvals.
@@ -108,6 +110,7 @@ impl Default for FakePlanner {
             cancelled: Arc::default(),
             listed: Shared::default(),
             dead_letters: Shared::default(),
+            waiting: Arc::new(vec![plans::waiting()].into()),
             replays: Shared::default(),
             asked: Shared::default(),
         }

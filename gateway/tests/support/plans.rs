@@ -121,6 +121,34 @@ pub fn waiting() -> WaitingApproval {
     }
 }
 
+/// A task that waits for the budget of its plan, which is used up.
+pub fn pause() -> Approval {
+    Approval {
+        state: "waiting".into(),
+        reason: format!("the budget of plan `{}` is used up: `max_calls` is 1, 1 is used", FakePlanner::PLAN),
+        on_expiry: "fail".into(),
+        input_json: json!({
+            "budget": format!("plan/{}", FakePlanner::PLAN), "limit": "max_calls", "limit_value": 1, "used": 1, "reserved": 0
+        })
+        .to_string(),
+        decision: None,
+        ..approval()
+    }
+}
+
+/// The same as it is listed.
+pub fn paused() -> WaitingApproval {
+    let Approval { reason, on_expiry, input_json, .. } = pause();
+    WaitingApproval {
+        kind: "budget".into(),
+        key: "second".into(),
+        reason,
+        on_expiry,
+        input_preview: input_json,
+        ..waiting()
+    }
+}
+
 /// The task of the plan that has [`failed`], as a dead letter that was redriven.
 pub fn dead_letter(message: &str) -> DeadLetter {
     let error = OrchestratorError::new(OrchestratorErrorCode::ExecutionFailed, message);

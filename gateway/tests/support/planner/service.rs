@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::{FakePlanner, Reply, Seen, Watch};
-use crate::support::plans::{self, approval, budget, waiting};
+use crate::support::plans::{self, approval, budget};
 
 /// The result of a plan that has ended.
 fn result_of(plan: Plan) -> PlanResult {
@@ -275,7 +275,10 @@ impl PlannerService for FakePlanner {
         self.failure()?;
         let ListApprovalsRequest { page_size, page_token: _ } = request.into_inner();
         let next_page_token = if page_size == 1 { "next".into() } else { String::new() };
-        Ok(Response::new(ListApprovalsResponse { approvals: vec![waiting()], next_page_token }))
+        Ok(Response::new(ListApprovalsResponse {
+            approvals: self.waiting.lock().unwrap().clone(),
+            next_page_token,
+        }))
     }
 
     /// That of the plan, if one is named, and one of an agent.
