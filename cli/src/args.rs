@@ -151,6 +151,9 @@ pub(crate) struct RoleArgs {
     /// Shut down when standard input ends, so that no service outlives `phoenix up`
     #[arg(long, hide = true)]
     pub(crate) supervised: bool,
+    /// Also keep the log as JSON in this folder, in files of bounded size and number
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub(crate) log_folder: Option<PathBuf>,
 }
 
 /// The agent of `phoenix agent NAME`, if the command line consists of just that.

@@ -1,6 +1,6 @@
 //! One service as a process: settings, ports, telemetry, the service, and the shutdown.
 
-use std::{io::Read, process::ExitCode};
+use std::{io::Read, path::PathBuf, process::ExitCode};
 
 use phoenix_executor::ExecutorConfig;
 use phoenix_gateway::GatewayConfig;
@@ -51,7 +51,7 @@ pub(crate) fn run(role: Role, args: RoleArgs) -> ExitCode {
                 return ExitCode::FAILURE;
             }
         };
-    match runtime.block_on(serve(settings, exe, args.supervised)) {
+    match runtime.block_on(serve(settings, exe, args.supervised, args.log_folder)) {
         Ok(()) => ExitCode::SUCCESS,
         // Settings that only the service can validate.
         Err(error) if matches!(error.downcast_ref(), Some(phoenix_gateway::ServeError::Setting { .. })) => {
@@ -70,7 +70,12 @@ pub(crate) fn executable() -> std::io::Result<String> {
     Ok(std::env::current_exe()?.to_string_lossy().into_owned())
 }
 
-async fn serve(settings: RoleSettings, exe: String, supervised: bool) -> Result<(), BoxError> {
+async fn serve(
+    settings: RoleSettings,
+    exe: String,
+    supervised: bool,
+    log_folder: Option<PathBuf>,
+) -> Result<(), BoxError> {
     // Ports first: a port in use stops the start before anything is changed.
     let listener = listener::bind(settings.role.addr_variable(), settings.addr).await?;
     let metrics_listener = listener::bind("METRICS_ADDR", settings.metrics_addr).await?;
@@ -78,7 +83,8 @@ async fn serve(settings: RoleSettings, exe: String, supervised: bool) -> Result<
     if settings.role != Role::Executor {
         connections::raise_descriptor_limit();
     }
-    let telemetry = init_tracing(TelemetryConfig { prefix: supervised, ..settings.telemetry.clone() })?;
+    let telemetry =
+        init_tracing(TelemetryConfig { prefix: supervised, log_folder, ..settings.telemetry.clone() })?;
     let readiness = Readiness::starting();
     let mut exporter = init_metrics(metrics_of(settings.role))?;
     // The gateway's own port has `/readyz`, which asks the services behind it.

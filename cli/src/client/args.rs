@@ -414,6 +414,9 @@ pub(crate) struct TopArgs {
 pub(crate) struct TraceArgs {
     /// Correlation id, as in the header X-Correlation-Id and in every log line; the id of a plan works, too
     pub(crate) id: String,
+    /// Data folder of a `phoenix up` on this machine, whose log lines of the id are shown
+    #[arg(long, value_name = "DIR", default_value = "data", env = "PHOENIX_DATA_DIR")]
+    pub(crate) data_dir: PathBuf,
     #[command(flatten)]
     pub(crate) gateway: GatewayArgs,
 }

@@ -1,17 +1,22 @@
 //! `phoenix trace`: everything that happened under a correlation id, in order.
 
+mod lines;
+
 use std::fmt::Write;
 
 use jiff::Timestamp;
+use phoenix_platform::logging::file::FOLDER;
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
+use self::lines::Lines;
 use super::{
     args::TraceArgs,
     error::ClientError,
     gateway::{Gateway, id},
     output::{between, cell, indented, line, parsed, plain, short, text, time},
 };
+use crate::terminal::print_error;
 
 /// Most plans of one correlation id that are shown.
 const MAX_PLANS: u64 = 50;
@@ -20,37 +25,68 @@ const MAX_PLANS: u64 = 50;
 const LONGEST_OUTPUT: usize = 2_000;
 
 /// # Errors
-/// When there is no plan of that id, or a request is refused.
+/// When there is neither a plan nor a log line of that id, or a request is refused.
 pub(super) async fn run(args: TraceArgs) -> Result<(), ClientError> {
     let gateway = Gateway::new(&args.gateway)?;
     let id = id(&args.id)?;
-    let query = [("correlation_id", id.as_str())];
-    let found = gateway.list("/api/v1/plans", &query, "plans", MAX_PLANS).await?;
-    let mut plan_ids: Vec<_> = found.iter().map(|plan| text(&parsed(plan), "plan_id").to_owned()).collect();
-    // The listing begins with the newest, a story with the oldest.
-    plan_ids.reverse();
-    if plan_ids.is_empty() {
-        plan_ids.push(id);
-    }
-    for (index, plan_id) in plan_ids.iter().enumerate() {
-        let request = gateway.request(Method::GET, &format!("/api/v1/plans/{plan_id}"));
-        let plan = gateway.json(request).await.map_err(|error| match error {
-            ClientError::Refused { status: 404, .. } => ClientError::Unsuccessful(format!(
-                "there is no plan with the correlation id or the id {}; plans are kept for a limited time",
-                args.id
-            )),
-            other => other,
-        })?;
-        if args.gateway.json {
+    let is_json = args.gateway.json;
+    let plans = plans(&gateway, &id).await;
+    let shown = plans.as_deref().unwrap_or_default();
+    for (index, plan) in shown.iter().enumerate() {
+        if is_json {
             line(plan.get())?;
             continue;
         }
         if index > 0 {
             line("")?;
         }
-        line(story(&parsed(&plan)))?;
+        line(story(&parsed(plan)))?;
     }
-    Ok(())
+    // The lines of a plan have its correlation id; those of a request that was refused have no plan.
+    let of_plans = shown.iter().map(|plan| text(&parsed(plan), "correlation_id").to_owned());
+    let mut ids: Vec<_> = of_plans.chain([id]).collect();
+    ids.dedup();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).filter(|id| !id.is_empty()).collect();
+    let log = Lines::read(&args.data_dir, &ids).unwrap_or_else(|error| {
+        // The folder of another user, for instance: the journal has the story, too.
+        let folder = args.data_dir.join(FOLDER);
+        print_error(format_args!("the log lines in `{}` cannot be read: {error}", folder.display()));
+        Lines::default()
+    });
+    if is_json {
+        log.lines.iter().try_for_each(|found| line(found.to_string()))?;
+    } else if !log.lines.is_empty() {
+        let gap = if shown.is_empty() { "" } else { "\n" };
+        line(format!("{gap}{}", log.story()))?;
+    }
+    match plans {
+        // The lines explain why there is no plan.
+        Err(ClientError::Unsuccessful(_)) if !log.lines.is_empty() => Ok(()),
+        plans => plans.map(|_| ()),
+    }
+}
+
+/// The plans of a correlation id, the oldest first, or the plan of an id.
+async fn plans(gateway: &Gateway, id: &str) -> Result<Vec<Box<RawValue>>, ClientError> {
+    let found = gateway.list("/api/v1/plans", &[("correlation_id", id)], "plans", MAX_PLANS).await?;
+    let mut plan_ids: Vec<_> = found.iter().map(|plan| text(&parsed(plan), "plan_id").to_owned()).collect();
+    // The listing begins with the newest, a story with the oldest.
+    plan_ids.reverse();
+    if plan_ids.is_empty() {
+        plan_ids.push(id.to_owned());
+    }
+    let mut plans = Vec::new();
+    for plan_id in plan_ids {
+        let request = gateway.request(Method::GET, &format!("/api/v1/plans/{plan_id}"));
+        let plan = gateway.json(request).await.map_err(|error| match error {
+            ClientError::Refused { status: 404, .. } => ClientError::Unsuccessful(format!(
+                "there is no plan with the correlation id or the id {id}; plans are kept for a limited time"
+            )),
+            other => other,
+        })?;
+        plans.push(plan);
+    }
+    Ok(plans)
 }
 
 /// A plan with its tasks and attempts, as lines without a line break at the end.

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use phoenix_platform::{config::Role, privacy, service_token, sqlite};
+use phoenix_platform::{config::Role, logging::file::FOLDER as LOGS, privacy, service_token, sqlite};
 
 use super::error::StartError;
 use crate::backup::VAULT;
@@ -65,6 +65,11 @@ impl DataFolder {
         })
     }
 
+    /// Folder of the log files.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.path.join(LOGS)
+    }
+
     /// Folder of the notes.
     pub(crate) fn vault(&self) -> PathBuf {
         self.path.join(VAULT)
@@ -97,7 +102,7 @@ fn prepare(path: &Path, is_exclusive: bool) -> io::Result<()> {
         let beside = sqlite::WAL_SUFFIXES.map(|suffix| sqlite::companion(&file, suffix));
         [file].into_iter().chain(beside)
     });
-    companions.chain(files).chain([vault]).try_for_each(|path| privacy::tighten(&path))
+    companions.chain(files).chain([vault, path.join(LOGS)]).try_for_each(|path| privacy::tighten(&path))
 }
 
 /// Whether a running stack uses the data folder. A folder that does not exist is not used.
@@ -118,7 +123,7 @@ fn is_exclusive(path: &Path) -> io::Result<bool> {
 
 fn is_own(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
-    [LOCK_FILE, TOKEN_FILE, GITIGNORE, VAULT].contains(&name)
+    [LOCK_FILE, TOKEN_FILE, GITIGNORE, VAULT, LOGS].contains(&name)
         || name.starts_with(".writable-")
         // Including companion files, and files renamed by a restore.
         || databases().any(|database| name.starts_with(&database))
@@ -128,7 +133,11 @@ fn is_own(name: &OsStr) -> bool {
 fn patterns() -> String {
     let files = [LOCK_FILE, TOKEN_FILE, GITIGNORE].map(|name| format!("/{name}"));
     let databases = databases().map(|name| format!("/{name}*"));
-    databases.chain(files).chain([format!("/{VAULT}/")]).collect::<Vec<_>>().join("\n")
+    databases
+        .chain(files)
+        .chain([VAULT, LOGS].map(|folder| format!("/{folder}/")))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn databases() -> impl Iterator<Item = String> {

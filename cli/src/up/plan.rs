@@ -138,7 +138,8 @@ impl StackPlan {
 
     /// Log settings of the supervisor itself.
     pub(crate) fn telemetry(&self) -> TelemetryConfig {
-        TelemetryConfig { service: "up", prefix: true, traces: None, ..self.telemetry.clone() }
+        let log_folder = Some(self.data.logs());
+        TelemetryConfig { service: "up", prefix: true, log_folder, traces: None, ..self.telemetry.clone() }
     }
 
     /// The variables that are set and have no effect, each with its replacement.
@@ -157,10 +158,11 @@ impl StackPlan {
         if role == Role::Executor && process_env("OBSIDIAN_AGENT_VAULT_ROOT").is_none() {
             environment.push(("OBSIDIAN_AGENT_VAULT_ROOT".into(), self.data.vault().into()));
         }
-        let exe = self.exe.clone();
+        let (exe, logs) = (self.exe.clone(), self.data.logs());
         move || {
             let mut command = Command::new(&exe);
             command.arg(role.as_str()).arg("--supervised").args(&args).env_clear();
+            command.arg("--log-folder").arg(&logs);
             command.envs(environment.iter().map(|(name, value)| (name, value)));
             command
         }

@@ -10,8 +10,10 @@
 //! of a span, and an inner span's field overrides an outer one's.
 //!
 //! Every chat writes several lines, so lines are assembled from bytes: a span's fields are rendered when the span opens, and
-//! a line is built in a buffer that its thread reuses ([`value`] renders the fields).
+//! a line is built in a buffer that its thread reuses ([`value`] renders the fields). Lines on standard error may also be kept in
+//! files ([`mod@file`]).
 
+pub mod file;
 mod format;
 mod value;
 mod writer;
@@ -48,22 +50,34 @@ pub struct LogLayer<L = LogWriter> {
     lines: L,
 }
 
-impl LogLayer {
+impl<L> LogLayer<L> {
     /// A layer that writes to `lines`, for the role `service`. With `prefix`, pretty lines begin with the service.
     #[must_use]
-    pub const fn new(
-        service: &'static str,
-        format: LogFormat,
-        colour: bool,
-        prefix: bool,
-        lines: LogWriter,
-    ) -> Self {
+    pub fn new(service: &'static str, format: LogFormat, colour: bool, prefix: bool, lines: L) -> Self {
         Self { service, format, colour, prefix, lines }
     }
 }
 
-/// Rendered fields of a span, stored in its extensions.
-struct SpanFields(Rendered);
+/// Rendered fields of a span, stored in its extensions: of each format for itself, since a process may have a layer of each.
+struct SpanFields<const IS_JSON: bool>(Rendered);
+
+/// Destination of the lines of a process: standard error, and a file that has the same lines.
+#[derive(Debug, Clone)]
+pub struct Tee {
+    /// Standard error.
+    pub stderr: LogWriter,
+    /// The file, if there is one.
+    pub file: Option<LogWriter>,
+}
+
+impl LineSink for Tee {
+    fn line(&self, level: Level, line: &[u8]) {
+        self.stderr.line(level, line);
+        if let Some(file) = &self.file {
+            file.line(level, line);
+        }
+    }
+}
 
 impl<S, L> Layer<S> for LogLayer<L>
 where
@@ -74,12 +88,20 @@ where
         let Some(span) = context.span(id) else { return };
         let mut fields = Rendered::default();
         attributes.record(&mut Fields { format: self.format, into: &mut fields, message: None });
-        span.extensions_mut().insert(SpanFields(fields));
+        match self.format {
+            LogFormat::Json => span.extensions_mut().insert(SpanFields::<true>(fields)),
+            LogFormat::Pretty => span.extensions_mut().insert(SpanFields::<false>(fields)),
+        }
     }
 
     fn on_record(&self, id: &span::Id, values: &span::Record<'_>, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
-        if let Some(SpanFields(fields)) = span.extensions_mut().get_mut() {
+        let mut extensions = span.extensions_mut();
+        let fields = match self.format {
+            LogFormat::Json => extensions.get_mut().map(|SpanFields::<true>(fields)| fields),
+            LogFormat::Pretty => extensions.get_mut().map(|SpanFields::<false>(fields)| fields),
+        };
+        if let Some(fields) = fields {
             values.record(&mut Fields { format: self.format, into: fields, message: None });
         }
     }
@@ -137,7 +159,11 @@ impl<L: LineSink> LogLayer<L> {
         }
         for span in context.event_scope(event).into_iter().flatten() {
             let extensions = span.extensions();
-            let Some(SpanFields(fields)) = extensions.get() else { continue };
+            let fields = match self.format {
+                LogFormat::Json => extensions.get().map(|SpanFields::<true>(fields)| fields),
+                LogFormat::Pretty => extensions.get().map(|SpanFields::<false>(fields)| fields),
+            };
+            let Some(fields) = fields else { continue };
             for field @ (name, _) in fields.iter() {
                 if own.has(name) || inherited.contains(&name) {
                     continue;
@@ -272,6 +298,29 @@ mod tests {
         assert!(line["timestamp"].as_str().unwrap().ends_with('Z'));
         assert_eq!(line["timestamp"].as_str().unwrap().len(), "2026-11-26T21:26:20.536639Z".len());
         assert!(line.get("otel.kind").is_none());
+    }
+
+    #[test]
+    fn layers_of_both_formats_share_the_spans() {
+        let (pretty, json) = (Buffer::default(), Buffer::default());
+        let layer = |format, buffer: &Buffer| {
+            let sink = buffer.clone();
+            LogLayer::new("planner", format, false, false, move || sink.clone())
+        };
+        let layers = tracing_subscriber::registry()
+            .with(layer(LogFormat::Pretty, &pretty))
+            .with(layer(LogFormat::Json, &json));
+        tracing::subscriber::with_default(layers, || {
+            let span =
+                tracing::info_span!("outer", agent = "git_agent", correlation_id = tracing::field::Empty);
+            span.record("correlation_id", "c-1");
+            let _outer = span.entered();
+            tracing::info!("both");
+        });
+        let text = |buffer: &Buffer| String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
+        let line: Value = serde_json::from_str(&text(&json)).unwrap();
+        assert_eq!((&line["correlation_id"], &line["agent"]), (&"c-1".into(), &"git_agent".into()));
+        assert!(text(&pretty).ends_with(" both agent=git_agent correlation_id=c-1\n"), "{}", text(&pretty));
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub use self::{
     export::{EXPORT_FAILURES, SPANS_LOST},
     settings::{DEFAULT_FILTER, OtlpProtocol, Sampling, TelemetryConfig, TraceExport, TraceTls},
 };
-use crate::logging::{LogLayer, LogWriter};
+use crate::logging::{LogFormat, LogLayer, LogWriter, Tee, file::LogFile};
 
 /// Time limit for the last export of spans at shutdown.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
@@ -26,12 +26,14 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 #[must_use = "spans are lost when this is dropped without `flush`"]
 pub struct Telemetry {
     provider: Option<SdkTracerProvider>,
-    lines: LogWriter,
+    lines: Tee,
 }
 
 impl Drop for Telemetry {
     fn drop(&mut self) {
-        self.lines.flush();
+        let Tee { stderr, file } = &self.lines;
+        stderr.flush();
+        file.iter().for_each(LogWriter::flush);
     }
 }
 
@@ -54,7 +56,7 @@ impl Telemetry {
 /// # Errors
 /// When the filter or the exporter is not valid, or on a second call.
 pub fn init_tracing(config: TelemetryConfig) -> Result<Telemetry, TelemetryError> {
-    let TelemetryConfig { service, format, colour, prefix, filter, traces } = config;
+    let TelemetryConfig { service, format, colour, prefix, filter, log_folder, traces } = config;
     let filter = EnvFilter::try_new(if filter.is_empty() { DEFAULT_FILTER } else { &filter })?;
     let provider = traces.map(|traces| export::provider(service, traces)).transpose()?;
     let spans = provider.as_ref().map(|provider| {
@@ -64,10 +66,30 @@ pub fn init_tracing(config: TelemetryConfig) -> Result<Telemetry, TelemetryError
             .with_threads(false)
             .with_tracked_inactivity(false)
     });
-    let lines = LogWriter::stderr()?;
-    let layer = LogLayer::new(service, format, colour, prefix, lines.clone());
-    Registry::default().with(filter).with(layer).with(spans).try_init()?;
+    let stderr = LogWriter::stderr()?;
+    let opened = log_folder.as_deref().map(|folder| (LogFile::open(folder, service), folder));
+    let (file, problem) = match opened {
+        Some((Ok(file), _)) => (Some(file), None),
+        // A disk that is full, for instance, must not keep a service from starting. It may have space later.
+        Some((Err(error), folder)) => (Some(LogFile::later(folder, service)), Some(error)),
+        None => (None, None),
+    };
+    let file = file.map(LogWriter::file).transpose()?;
+    let lines = Tee { stderr, file };
+    // A line of standard error that is JSON is the line of the file, too.
+    let (main, second) = match format {
+        LogFormat::Json => (lines.clone(), None),
+        LogFormat::Pretty => {
+            let json = |file| LogLayer::new(service, LogFormat::Json, false, false, file);
+            (Tee { file: None, ..lines.clone() }, lines.file.clone().map(json))
+        }
+    };
+    let layer = LogLayer::new(service, format, colour, prefix, main);
+    Registry::default().with(filter).with(layer).with(second).with(spans).try_init()?;
     panics::install_hook();
+    if let Some((error, folder)) = problem.zip(log_folder) {
+        tracing::warn!(%error, folder = %folder.display(), "log lines are not kept in a file");
+    }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "starting");
     Ok(Telemetry { provider, lines })
 }

@@ -213,7 +213,8 @@ impl Sources<'_> {
         let traces = otel::trace_export(env, self.problems);
         let colour =
             std::io::stderr().is_terminal() || env("CLICOLOR_FORCE").is_some_and(|value| value != "0");
-        TelemetryConfig { service: self.role.as_str(), format, colour, prefix: false, filter, traces }
+        let service = self.role.as_str();
+        TelemetryConfig { service, format, colour, prefix: false, filter, log_folder: None, traces }
     }
 }
 

@@ -18,12 +18,13 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use tracing::Level;
 
+use super::file::LogFile;
 use crate::metrics::{Metric, record_counter};
 
 /// Dropped log lines.
 pub const LINES_DROPPED: Metric = Metric::counter(
     "phoenix_log_lines_dropped_total",
-    "Log lines dropped because 256 KiB of lines waited for a reader of standard error.",
+    "Log lines lost: 256 KiB of lines waited for the reader of standard error or the disk of the log file, or a write failed.",
 );
 
 /// Time for which lines are collected. A process that is killed loses them.
@@ -38,6 +39,9 @@ const WRITE_BYTES: usize = 4096;
 
 /// Time without a completed write after which a flush gives up.
 const STALL_LIMIT: Duration = Duration::from_millis(300);
+
+/// Least time between two reports of failed writes: the report itself is a line that may fail.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Time limit of a flush.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
@@ -86,7 +90,7 @@ impl LogWriter {
     /// # Errors
     /// When the thread cannot be started.
     pub fn stderr() -> io::Result<Self> {
-        Self::to(io::stderr())
+        Self::to(io::stderr(), "standard error")
     }
 
     /// Starts a writer to standard output.
@@ -94,13 +98,21 @@ impl LogWriter {
     /// # Errors
     /// When the thread cannot be started.
     pub fn stdout() -> io::Result<Self> {
-        Self::to(io::stdout())
+        Self::to(io::stdout(), "standard output")
     }
 
-    fn to(writer: impl Write + Send + 'static) -> io::Result<Self> {
+    /// Starts a writer to a file.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn file(file: LogFile) -> io::Result<Self> {
+        Self::to(file, "the log file")
+    }
+
+    fn to(writer: impl Write + Send + 'static, target: &'static str) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let background = Arc::clone(&shared);
-        thread::Builder::new().name("log".into()).spawn(move || background.run(writer))?;
+        thread::Builder::new().name("log".into()).spawn(move || background.run(writer, target))?;
         Ok(Self(shared))
     }
 
@@ -123,13 +135,13 @@ impl LogWriter {
 
 impl Shared {
     /// Writes lines as they arrive. Never returns.
-    fn run(&self, mut writer: impl Write) {
+    fn run(&self, mut writer: impl Write, target: &'static str) {
         let mut batch = Vec::new();
+        let mut failures = Failures::default();
         loop {
             let dropped = self.next_batch(&mut batch);
             for chunk in chunks(&batch) {
-                // A failed write of a log line cannot be logged.
-                let _ = writer.write_all(chunk).and_then(|()| writer.flush());
+                failures.note(writer.write_all(chunk).and_then(|()| writer.flush()), chunk);
                 self.state.lock().writes += 1;
                 self.written.notify_all();
             }
@@ -138,8 +150,13 @@ impl Shared {
             self.state.lock().is_writing = false;
             self.written.notify_all();
             if dropped > 0 {
-                tracing::warn!(lines = dropped, "log lines were dropped: nothing read standard error");
+                tracing::warn!(
+                    lines = dropped,
+                    of = target,
+                    "log lines were dropped: they were not accepted in time"
+                );
             }
+            failures.report(target);
         }
     }
 
@@ -152,6 +169,35 @@ impl Shared {
         state.is_urgent = false;
         state.is_writing = true;
         mem::take(&mut state.dropped)
+    }
+}
+
+/// Failed writes that have not been reported.
+#[derive(Debug, Default)]
+struct Failures {
+    lines: u64,
+    error: Option<io::Error>,
+    reported: Option<Instant>,
+}
+
+impl Failures {
+    fn note(&mut self, written: io::Result<()>, chunk: &[u8]) {
+        let Err(error) = written else { return };
+        // The part of a long line that has no line break counts when its end does.
+        let lines = chunk.iter().filter(|byte| **byte == b'\n').count() as u64;
+        record_counter(&LINES_DROPPED, lines);
+        self.lines += lines;
+        self.error = Some(error);
+    }
+
+    /// Logs them. One of two destinations of a process still accepts the line.
+    fn report(&mut self, target: &'static str) {
+        if self.reported.is_some_and(|last| last.elapsed() < REPORT_INTERVAL) {
+            return;
+        }
+        let Some(error) = self.error.take() else { return };
+        self.reported = Some(Instant::now());
+        tracing::warn!(%error, lines = mem::take(&mut self.lines), of = target, "log lines could not be written");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Settings of logs and traces.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use crate::logging::LogFormat;
 
@@ -20,6 +20,8 @@ pub struct TelemetryConfig {
     pub prefix: bool,
     /// Log filter in the syntax of `RUST_LOG`; empty for [`DEFAULT_FILTER`].
     pub filter: String,
+    /// Folder of a file with the same lines as JSON, which is bounded; absent when there is none.
+    pub log_folder: Option<PathBuf>,
     /// Export of spans; absent when spans are not exported.
     pub traces: Option<TraceExport>,
 }

@@ -230,7 +230,8 @@ impl Rows<'_> {
     }
 
     fn telemetry(&mut self, telemetry: &TelemetryConfig, flags: &RoleFlags) {
-        let TelemetryConfig { service: _, format, colour: _, prefix: _, filter, traces } = telemetry;
+        let TelemetryConfig { service: _, format, colour: _, prefix: _, filter, log_folder: _, traces } =
+            telemetry;
         let names =
             Names { flag: flag(&flags.log_format, "--log-format"), variables: &["LOG_FORMAT"], key: None };
         self.add("log_format", format.as_str(), names);

@@ -22,7 +22,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 fn writer() -> (LogWriter, mpsc::Receiver<Vec<u8>>) {
     let (sender, written) = mpsc::sync_channel(0);
-    (LogWriter::to(Reader(sender)).unwrap(), written)
+    (LogWriter::to(Reader(sender), "a test").unwrap(), written)
 }
 
 #[test]
