@@ -14,6 +14,8 @@ pub struct ExecutorConfig {
     pub agents: AgentCatalog,
     /// Labels of this executor in its catalog, such as `gpu = "true"`.
     pub labels: BTreeMap<String, String>,
+    /// How much is added to the nice value of agent processes.
+    pub agent_nice: u8,
     /// Model settings, passed as JSON to the agents whose `env` names
     /// [`SETTINGS_VARIABLE`](phoenix_domain::llm::SETTINGS_VARIABLE), and to no other. The built-in language-model agent
     /// collects them over a socket; its environment names only the socket.
@@ -47,6 +49,7 @@ impl From<&RoleSettings> for ExecutorConfig {
         Self {
             agents: settings.config.agents.clone(),
             labels: settings.config.executor.labels.clone(),
+            agent_nice: settings.config.executor.agent_nice,
             llm: settings.config.llm.clone(),
             health_url: settings.health_url.clone(),
             identity: settings.identity.clone(),

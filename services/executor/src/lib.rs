@@ -39,6 +39,7 @@ mod observed;
 mod orphans;
 mod output;
 mod pipes;
+mod priority;
 mod process;
 mod processes;
 mod published;
@@ -48,6 +49,7 @@ mod registry;
 mod response;
 mod running;
 mod settings_socket;
+mod start_slots;
 mod task;
 mod task_queue;
 
@@ -77,10 +79,12 @@ use crate::{
     guard::{GUARD_CONDITION, Guard},
     metrics::ORPHANS_KILLED,
     orphans::{ExecutorLock, Marker},
+    priority::AgentPriority,
     process::ExecutorIdentity,
     reaper::Reaper,
     redact::Redactor,
     running::RunningTasks,
+    start_slots::StartSlots,
 };
 
 /// Time that processes and reports may take after the server has stopped.
@@ -131,7 +135,12 @@ pub async fn serve(
     let lock = ExecutorLock::acquire(&marker).inspect_err(|error| {
         tracing::warn!(%error, "no lock file for this executor; a later one cannot kill its orphans");
     });
-    let identity = ExecutorIdentity { registry: Arc::default(), marker: marker.clone() };
+    let identity = ExecutorIdentity {
+        registry: Arc::default(),
+        marker: marker.clone(),
+        start_slots: StartSlots::of_this_machine(),
+        agent_priority: AgentPriority::below_this_process(config.agent_nice),
+    };
     let registry = Arc::clone(&identity.registry);
     let reaper =
         config.adopts_orphans.then(|| Reaper::start(Arc::clone(&registry), marker.clone())).flatten();

@@ -28,8 +28,10 @@ use crate::{
     metrics::GaugeGuard,
     orphans::Marker,
     pipes::{self, OutputPipe},
+    priority::AgentPriority,
     processes::MARKER_VARIABLE,
     registry::{ProcessRecord, RegisteredProcess, Registry},
+    start_slots::{StartSlot, StartSlots},
 };
 
 /// Grace period between SIGTERM and SIGKILL. The caller that cancelled does not wait for it; the process is gone within a
@@ -66,6 +68,8 @@ pub(crate) struct Launch<'a> {
 pub(crate) struct ExecutorIdentity {
     pub(crate) registry: Arc<Registry>,
     pub(crate) marker: Marker,
+    pub(crate) start_slots: StartSlots,
+    pub(crate) agent_priority: AgentPriority,
 }
 
 /// A running process and the executor's ends of its pipes.
@@ -122,6 +126,11 @@ impl Program {
         &self.identity
     }
 
+    /// Waits for the right to start a process that stays.
+    pub(crate) async fn start_slot(&self) -> StartSlot {
+        self.identity.start_slots.acquire().await
+    }
+
     /// Starts a process. Its input is `request` and then ends, or stays open for writing.
     ///
     /// # Errors
@@ -151,7 +160,7 @@ impl Program {
         let (agent_stdin, stdin) = pipes::stdin_pipe(request)?;
         let (agent_stdout, stdout) = pipes::output_pipe()?;
         let (agent_stderr, stderr) = pipes::output_pipe()?;
-        let ExecutorIdentity { registry, marker } = &self.identity;
+        let ExecutorIdentity { registry, marker, agent_priority, .. } = &self.identity;
         let number = registry.next_number();
         let mut command = Command::new(path);
         command
@@ -164,6 +173,7 @@ impl Program {
             .stderr(agent_stderr)
             .process_group(0);
         let (leader, registered) = registry.spawn(number, self.collects_settings, &mut command)?;
+        agent_priority.apply(registered.pid());
         let (pid, record) = (registered.pid().as_raw().cast_unsigned(), Arc::clone(registered.record()));
         let inner = Inner {
             leader,

@@ -25,6 +25,12 @@ const MAX_PLANS_IN_FLIGHT: u32 = 20_000;
 /// Default time for which unfinished plans wait for a planner that knows their agents.
 const TAKEOVER_GRACE: Duration = Duration::from_secs(600);
 
+/// Default of what is added to the nice value of agent processes.
+const DEFAULT_AGENT_NICE: u8 = 10;
+
+/// Highest nice value (`setpriority(2)`).
+const MAX_NICE: u8 = 19;
+
 /// Default retention of finished plans in days.
 const RETENTION_DAYS: f64 = 30.0;
 
@@ -67,10 +73,18 @@ pub struct DatabaseSection {
 }
 
 /// `[executor]`, except its addresses.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecutorSection {
     /// Labels of the executor in its catalog.
     pub labels: BTreeMap<String, String>,
+    /// How much is added to the nice value of agent processes (`setpriority(2)`): 0 to 19.
+    pub agent_nice: u8,
+}
+
+impl Default for ExecutorSection {
+    fn default() -> Self {
+        Self { labels: BTreeMap::new(), agent_nice: DEFAULT_AGENT_NICE }
+    }
 }
 
 /// Addresses and database of a role.
@@ -129,6 +143,7 @@ pub(super) struct HealthTable {
 #[serde(default)]
 pub(super) struct ExecutorTable {
     labels: BTreeMap<String, String>,
+    agent_nice: Option<i64>,
     grpc_addr: Option<String>,
     metrics_addr: Option<String>,
 }
@@ -200,7 +215,7 @@ impl From<HealthTable> for RoleSection {
 impl ExecutorTable {
     /// The section, and the executor's addresses.
     pub(super) fn into_sections(self, problems: &mut Problems) -> (ExecutorSection, RoleSection) {
-        let Self { labels, grpc_addr, metrics_addr } = self;
+        let Self { labels, agent_nice, grpc_addr, metrics_addr } = self;
         if labels.len() > MAX_LABELS {
             let found = labels.len();
             problems
@@ -212,7 +227,19 @@ impl ExecutorTable {
                 problems.add(format_args!("executor.labels.{name}"), problem);
             }
         }
-        (ExecutorSection { labels }, RoleSection { grpc_addr, metrics_addr, ..RoleSection::default() })
+        let agent_nice = match agent_nice.map(|found| (found, u8::try_from(found))) {
+            None => DEFAULT_AGENT_NICE,
+            Some((_, Ok(nice @ 0..=MAX_NICE))) => nice,
+            Some((found, _)) => {
+                problems
+                    .add("executor.agent_nice", format_args!("must be from 0 to {MAX_NICE}, not {found}"));
+                DEFAULT_AGENT_NICE
+            }
+        };
+        (
+            ExecutorSection { labels, agent_nice },
+            RoleSection { grpc_addr, metrics_addr, ..RoleSection::default() },
+        )
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::{
     net::unix::pipe::Sender,
     time::{Instant, sleep_until},
 };
+use uuid::Uuid;
 
 use super::{attempt::Attempt, stderr::Stderr};
 use crate::{
@@ -50,6 +51,9 @@ pub(super) struct Exchange {
     /// Whether standard error is read here instead of by the worker's watcher.
     reads_stderr: bool,
     lines: OutputLines,
+    /// The requests of the previous and of the present exchange.
+    previous_request: Option<Uuid>,
+    present_request: Option<Uuid>,
     /// Bytes of all chunks of the present request.
     chunk_bytes: usize,
     /// Whether the first byte of the next request has been written.
@@ -93,6 +97,8 @@ impl Exchange {
             stderr,
             reads_stderr: false,
             lines: OutputLines::default(),
+            previous_request: None,
+            present_request: None,
             chunk_bytes: 0,
             opening_written: false,
             request_len: 0,
@@ -128,6 +134,7 @@ impl Exchange {
         let deadline = attempt.deadline;
         self.request_len = request.len();
         self.chunk_bytes = 0;
+        self.previous_request = self.present_request.replace(attempt.request.request_id);
         let mut unsent = request;
         let mut stdin_open = true;
         let (mut stdout_open, mut stderr_open) = (true, self.reads_stderr);
@@ -190,8 +197,7 @@ impl Exchange {
         loop {
             let line = self.lines.bytes();
             let kind = match std::str::from_utf8(line) {
-                Ok(text) => LineKind::of(without_byte_order_mark(text), attempt.request.request_id)
-                    .map_err(|invalid| ExchangeEnd::Invalid(invalid.to_string()))?,
+                Ok(text) => self.kind_of(text, attempt.request.request_id)?,
                 Err(_) => LineKind::Answer,
             };
             if kind != LineKind::Answer && line.len() >= MAX_OUTPUT_LINE_BYTES {
@@ -222,6 +228,16 @@ impl Exchange {
                 Progress::Open | Progress::Ended => return Ok(()),
             }
         }
+    }
+
+    /// The kind of `line` in the exchange about `request`. What the process still wrote about the previous request, while
+    /// this one was already on its way, is skipped: it says nothing about this one.
+    fn kind_of(&self, line: &str, request: Uuid) -> Result<LineKind, ExchangeEnd> {
+        let line = without_byte_order_mark(line);
+        LineKind::of(line, request).or_else(|invalid| {
+            let is_late = self.previous_request.is_some_and(|previous| LineKind::of(line, previous).is_ok());
+            if is_late { Ok(LineKind::Unknown) } else { Err(ExchangeEnd::Invalid(invalid.to_string())) }
+        })
     }
 
     /// The result of `attempt`, whose exchange ended with `end`.

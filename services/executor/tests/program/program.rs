@@ -63,6 +63,7 @@ fn executor(health_url: &str, tag: &str) -> ExitCode {
     let config = ExecutorConfig {
         agents: AgentCatalog::new(agents, default),
         labels: BTreeMap::new(),
+        agent_nice: 10,
         llm: LlmSettings::default(),
         health_url: health_url.into(),
         identity: phoenix_platform::service_token::ServiceToken::new("of-the-test").unwrap().into(),

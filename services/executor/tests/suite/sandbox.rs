@@ -85,6 +85,7 @@ impl Sandbox {
         let mut config = ExecutorConfig {
             agents: AgentCatalog::new([spec.clone()], spec.name),
             labels: BTreeMap::new(),
+            agent_nice: 10,
             llm: LlmSettings::default(),
             health_url: health.url.clone(),
             identity: token().into(),

@@ -86,9 +86,9 @@ async fn invalid_line_before_or_after_the_answer_fails_the_attempt() {
 async fn chunk_after_the_answer_is_no_part_of_the_next_task() {
     let sandbox = Sandbox::start(streamer(AgentMode::Workers, &["chunk:a", "answer", "chunk:late"])).await;
     for _ in 0..5 {
-        // The late chunk may arrive with the answer or after it.
+        // The late chunk may arrive with the answer, after it, or when the next request is on its way.
         let outcome = sandbox.run().await;
-        assert_eq!(outcome.said(), "a");
+        assert_eq!(outcome.said(), "a", "{outcome:?}");
         assert!(outcome.failed.iter().all(|failed| failed.message.contains("more after its answer")));
     }
     sandbox.stop().await;

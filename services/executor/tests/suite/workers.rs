@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    thread::available_parallelism,
     time::{Duration, Instant},
 };
 
@@ -44,6 +45,29 @@ async fn one_worker_answers_consecutive_requests() {
         assert_eq!(pid(&send(&sandbox, "hello").await), first);
     }
     assert_eq!(processes(&sandbox.tag), [first]);
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn burst_starts_few_workers_which_serve_it_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let starts = folder.path().join("starts");
+    let requests = 16 * available_parallelism().unwrap().get();
+    let behaviour = ["slow-start-noted", starts.to_str().unwrap(), "100"];
+    let sandbox = Sandbox::start(workers(requests.try_into().unwrap(), &behaviour)).await;
+    let tasks = futures_util::future::join_all((0..requests).map(|_| send(&sandbox, "hello"))).await;
+    tasks.iter().for_each(|task| assert!(task.data().is_object(), "{task:?}"));
+    let started = std::fs::read_to_string(&starts).unwrap().lines().count();
+    assert!(started <= requests / 2, "{started} workers for {requests} requests that take no time");
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn agents_run_at_a_lower_priority_than_the_executor() {
+    let sandbox = Sandbox::start(workers(1, &["obey"])).await;
+    let agent = pid(&send(&sandbox, "hello").await);
+    let nice = |pid: i32| rustix::process::getpriority_process(rustix::process::Pid::from_raw(pid)).unwrap();
+    assert_eq!(nice(agent), (nice(std::process::id().cast_signed()) + 10).min(19));
     sandbox.stop().await;
 }
 

@@ -61,6 +61,7 @@ fn documented_example_is_applied() {
     assert_eq!(config.planner.takeover_grace, Duration::from_secs(30));
     assert_eq!(config.planner.agent_grace, Duration::from_secs(5));
     assert_eq!(config.executor.labels["gpu"], "true");
+    assert_eq!(config.executor.agent_nice, 10, "the default");
     let default = parse("").unwrap().planner;
     assert_eq!((default.takeover_grace.as_secs(), default.agent_grace.as_secs()), (600, 60));
 }
@@ -161,6 +162,7 @@ fn every_problem_is_listed_at_once() {
         [gatway]
         [executor]
         grpc_adr = "x"
+        agent_nice = -1
         [executor.labels]
         gpu = "LONG"
         [agents.default.retry]
@@ -184,6 +186,7 @@ fn every_problem_is_listed_at_once() {
     .unwrap_err()
     .to_string();
     for expected in [
+        "executor.agent_nice: must be from 0 to 19, not -1",
         "executor.labels.gpu: must have a name and a value of at most 128 bytes",
         "planner.retention_days: must be a number of days",
         "planner.max_plans_in_flight: must be at least 1",

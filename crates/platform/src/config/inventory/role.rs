@@ -224,9 +224,11 @@ impl Rows<'_> {
     }
 
     fn executor(&mut self, section: &ExecutorSection) {
-        let ExecutorSection { labels } = section;
+        let ExecutorSection { labels, agent_nice } = section;
         let labels = list(labels.iter().map(|(name, value)| format!("{name}={value}")));
         self.add("labels", labels, Names { key: Some("labels"), ..Names::default() });
+        let names = Names { key: Some("agent_nice"), ..Names::default() };
+        self.add("agent_nice", agent_nice.to_string(), names);
     }
 
     fn telemetry(&mut self, telemetry: &TelemetryConfig, flags: &RoleFlags) {

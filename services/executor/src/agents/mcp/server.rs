@@ -157,6 +157,7 @@ impl Server {
     async fn run_once(&self, connection: &Arc<Connection>) -> AttemptFailure {
         match &self.transport {
             Transport::Process(program) => {
+                let _slot = program.start_slot().await;
                 let process = match program.spawn(None) {
                     Ok(process) => process,
                     Err(error) => return AttemptFailure::not_started(&error),

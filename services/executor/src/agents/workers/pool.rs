@@ -132,6 +132,19 @@ impl Pool {
         Ok(Waiter { pool: Arc::clone(self), worker })
     }
 
+    /// Whether a start that is due would have a request, or makes the pool's only worker. Otherwise the start is over: the
+    /// requests that it was meant for have another worker by now, or have left.
+    pub(super) fn still_needs_start(&self) -> bool {
+        let mut state = self.lock();
+        state.waiting.retain(|waiting| !waiting.is_closed());
+        let is_needed =
+            state.starting <= state.waiting.len() || (state.starting == 1 && state.idle.is_empty());
+        if !is_needed {
+            state.starting -= 1;
+        }
+        is_needed
+    }
+
     /// Ends a start, with a worker that reads or with a failure.
     pub(super) fn finish_start(&self, outcome: Result<Worker, AttemptFailure>) {
         let mut state = self.lock();

@@ -25,6 +25,7 @@ use crate::{
     agents::{crash_backoff::STABLE_AFTER, exchange::Exchange, stderr::Stderr},
     failure::{AttemptFailure, format_duration},
     process::{AgentProcess, ProcessGroup},
+    start_slots::StartSlot,
 };
 
 /// First and longest interval of the check whether a worker has begun to read.
@@ -54,12 +55,19 @@ enum StartOutcome {
     Stopping,
 }
 
-/// Starts a worker of `pool` as soon as the crash backoff allows it, and watches it until its exit. The worker takes
+/// Starts a worker of `pool` as soon as the crash backoff and the start slots allow it, and watches it until its exit. The worker takes
 /// requests from the moment it reads, so no request is handed to a process that may never see it.
 pub(super) async fn start_worker(pool: Arc<Pool>) {
     tokio::select! {
         () = pool.crashes.wait() => {}
         () = pool.cleanup.stopping() => return,
+    }
+    let slot = tokio::select! {
+        slot = pool.program.start_slot() => slot,
+        () = pool.cleanup.stopping() => return,
+    };
+    if !pool.still_needs_start() {
+        return;
     }
     let process = match pool.program.spawn(None) {
         Ok(process) => process,
@@ -70,7 +78,7 @@ pub(super) async fn start_worker(pool: Arc<Pool>) {
         pool.restarts.increment(1);
     }
     let (watcher, worker) = Watcher::new(&pool, process);
-    watcher.run(worker).await;
+    watcher.run(worker, slot).await;
 }
 
 impl Watcher {
@@ -96,10 +104,12 @@ impl Watcher {
         (watcher, worker)
     }
 
-    async fn run(mut self, mut worker: Worker) {
+    async fn run(mut self, mut worker: Worker, slot: StartSlot) {
         let started_at = Instant::now();
         worker.exchange.write_opening();
-        match self.wait_for_start(&worker, started_at + self.pool.start_timeout).await {
+        let outcome = self.wait_for_start(&worker, started_at + self.pool.start_timeout).await;
+        drop(slot);
+        match outcome {
             StartOutcome::Ready => {
                 worker.descendants.mark_ready();
                 self.pool.finish_start(Ok(worker));
