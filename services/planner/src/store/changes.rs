@@ -53,6 +53,7 @@ pub(super) struct NewPlan<'a> {
     pub(super) status: &'static str,
     pub(super) ended_at: Option<i64>,
     pub(super) error: Option<&'a OrchestratorError>,
+    pub(super) is_applied_early: bool,
 }
 
 /// A task of an accepted plan, in its state after the batch.
@@ -100,6 +101,8 @@ pub(super) struct NewAttempt<'a> {
     pub(super) started_at: i64,
     pub(super) worker: &'a str,
     pub(super) end: AttemptEnd<'a>,
+    /// Whether the batch accepts its plan.
+    pub(super) is_of_new_plan: bool,
 }
 
 /// The end of an earlier attempt, unless it has ended.
@@ -141,10 +144,10 @@ impl<'a> RowChanges<'a> {
 
     /// Adds the changes of one plan.
     pub(super) fn add(&mut self, plan: PlanChanges<'a>) {
-        let PlanChanges { plan_id, accepted, added, update, budget, tasks, events } = plan;
+        let PlanChanges { plan_id, accepted, is_applied_early, added, update, budget, tasks, events } = plan;
         self.plan_budgets.extend(budget.map(|budget| (plan_id, budget)));
         match (&accepted, &update) {
-            (Some(accepted), _) => self.plans.push(NewPlan::of(*accepted, update.as_ref())),
+            (Some(accepted), _) => self.plans.push(NewPlan::of(*accepted, update.as_ref(), is_applied_early)),
             (None, Some(PlanUpdate { status, ended_at, result })) => self.plan_updates.push(ChangedPlan {
                 plan_id,
                 status: status.as_str(),
@@ -158,7 +161,7 @@ impl<'a> RowChanges<'a> {
             let approval = |approval| NewApproval { plan_id, ordinal: *ordinal, approval };
             self.approvals.extend(approvals.iter().copied().map(approval));
             for attempt in attempts {
-                self.add_attempt(plan_id, *ordinal, attempt);
+                self.add_attempt(plan_id, *ordinal, attempt, accepted.is_some());
             }
             self.dead_letters.extend(dead_lettered.then_some((plan_id, *ordinal)));
         }
@@ -193,12 +196,26 @@ impl<'a> RowChanges<'a> {
         }
     }
 
-    fn add_attempt(&mut self, plan_id: PlanId, ordinal: usize, attempt: &AttemptChanges<'a>) {
+    fn add_attempt(
+        &mut self,
+        plan_id: PlanId,
+        ordinal: usize,
+        attempt: &AttemptChanges<'a>,
+        is_of_new_plan: bool,
+    ) {
         let (number, end) = (attempt.number, AttemptEnd::of(attempt));
         match attempt.started {
             Some((at, worker)) => {
                 let started_at = micros(at);
-                self.attempts.push(NewAttempt { plan_id, ordinal, number, started_at, worker, end });
+                self.attempts.push(NewAttempt {
+                    plan_id,
+                    ordinal,
+                    number,
+                    started_at,
+                    worker,
+                    end,
+                    is_of_new_plan,
+                });
             }
             None => self.attempt_ends.push(ChangedAttempt { plan_id, ordinal, number, end }),
         }
@@ -206,13 +223,18 @@ impl<'a> RowChanges<'a> {
 }
 
 impl<'a> NewPlan<'a> {
-    pub(super) fn of(Acceptance { planner, plan }: Acceptance<'a>, update: Option<&PlanUpdate<'a>>) -> Self {
+    fn of(
+        Acceptance { planner, plan }: Acceptance<'a>,
+        update: Option<&PlanUpdate<'a>>,
+        is_applied_early: bool,
+    ) -> Self {
         Self {
             planner,
             plan,
             status: update.map_or(plan.status, |update| update.status).as_str(),
             ended_at: update.and_then(|update| update.ended_at).map(micros),
             error: parts(update.and_then(|update| update.result)).1,
+            is_applied_early,
         }
     }
 }

@@ -62,6 +62,8 @@ pub(super) struct PlanChanges<'a> {
     pub(super) plan_id: PlanId,
     /// Set when the batch accepts the plan.
     pub(super) accepted: Option<Acceptance<'a>>,
+    /// Whether the batch holds entries that follow it in the log.
+    pub(super) is_applied_early: bool,
     /// Tasks that the batch adds, each part after those before.
     pub(super) added: Vec<AddedTasks<'a>>,
     pub(super) update: Option<PlanUpdate<'a>>,
@@ -148,8 +150,8 @@ impl<'a> Projection<'a> {
         projection
     }
 
-    /// Applies entries of `later` commits early, for plans that this batch accepts and that end there, where that makes the
-    /// plan compact. Returns those plans. Each of them is written once, however small the batches are.
+    /// Applies entries of `later` commits early, for plans of one task that this batch accepts and that end there without a
+    /// dead letter. Returns those plans. Each of them is written once, however small the batches are.
     pub(super) fn apply_early(&mut self, later: &'a [Arc<Commit>]) -> HashSet<PlanId> {
         let open = self.plans.iter().filter(|plan| plan.accepted.is_some() && !plan.has_ended());
         let mut open: HashMap<PlanId, Vec<&Entry>> = open.map(|plan| (plan.plan_id, Vec::new())).collect();
@@ -166,8 +168,9 @@ impl<'a> Projection<'a> {
                     continue;
                 }
                 let entries = open.remove(&plan_id).unwrap_or_default();
-                if self.plan(plan_id).is_compact_with(&entries) {
+                if self.plan(plan_id).can_be_completed_with(&entries) {
                     entries.into_iter().for_each(|entry| self.add(&commit.planner, entry));
+                    self.plan(plan_id).is_applied_early = true;
                     applied.insert(plan_id);
                 }
             }
@@ -359,7 +362,17 @@ impl<'a> Projection<'a> {
         let index = *self.indices.entry(plan_id).or_insert_with(|| {
             let (accepted, update, budget, events) = (None, None, None, Events::default());
             let (added, tasks) = (Vec::new(), Vec::new());
-            self.plans.push(PlanChanges { plan_id, accepted, added, update, budget, tasks, events });
+            let is_applied_early = false;
+            self.plans.push(PlanChanges {
+                plan_id,
+                accepted,
+                is_applied_early,
+                added,
+                update,
+                budget,
+                tasks,
+                events,
+            });
             self.plans.len() - 1
         });
         &mut self.plans[index]
@@ -371,21 +384,8 @@ impl<'a> PlanChanges<'a> {
         self.update.as_ref().is_some_and(|update| update.status.is_terminal())
     }
 
-    /// The task of a plan that can be stored compacted: the batch holds all of a plan with one task, which no later
-    /// operation changes.
-    pub(super) fn compact_task(&self) -> Option<&'a Task> {
-        let ([task], [changes]) = (&self.accepted?.plan.tasks[..], &self.tasks[..]) else {
-            return None;
-        };
-        let task_has_ended = changes.update.as_ref().is_some_and(|update| update.status.is_terminal());
-        let waits = !changes.approvals.is_empty() || !task.spec.start.is_empty();
-        let is_alone = self.added.is_empty();
-        let is_final = self.has_ended() && task_has_ended && !changes.dead_lettered && !waits && is_alone;
-        (is_final && changes.attempts.iter().all(|attempt| attempt.started.is_some())).then_some(task)
-    }
-
-    /// Whether the plan is compact once `entries` are added: one task that has succeeded or was cancelled.
-    fn is_compact_with(&self, entries: &[&Entry]) -> bool {
+    /// Whether `entries` complete the plan: one task that has succeeded or was cancelled.
+    fn can_be_completed_with(&self, entries: &[&Entry]) -> bool {
         let starts = |entry: &&Entry, number: u32| matches!(entry, Entry::AttemptStarted { number: started, .. } if *started == number);
         let attempts = || self.tasks.iter().flat_map(|task| &task.attempts);
         let fits = |entry: &&Entry| match entry {

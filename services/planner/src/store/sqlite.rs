@@ -5,8 +5,6 @@
 //! read   ──▶ apply.rs: applies what is still in the log ────────────────────────────────────────▶ read.rs
 //! ```
 //!
-//! A plan of one task that has ended when it is applied is compacted into a document; every other plan is rows: document.rs.
-//!
 //! A commit of the log writes one page; one of the tables would write a page of every table and index. Callers therefore wait
 //! for the log, and the tables are written once for many commits. Readers see everything durable.
 //!
@@ -21,7 +19,6 @@ mod cancels;
 mod checkpoint;
 mod connection;
 mod dead_letters;
-mod document;
 mod log;
 mod log_prefix;
 mod ownership;

@@ -1,10 +1,10 @@
 //! Conformance suite of the journal's stores. A new store is one more line in [`stores`].
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests are tests too")]
 
+mod applied;
 mod approvals;
 mod budgets;
 mod bulk;
-mod compaction;
 mod damage;
 mod dead_letters;
 mod ownership;

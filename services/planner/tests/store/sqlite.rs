@@ -48,6 +48,63 @@ async fn journal_of_first_version_is_migrated() {
     assert_eq!(store.events(plan.plan_id, 0, 10).await.unwrap()[0].position, 3, "positions grow");
 }
 
+/// Journals of before migration 19 hold most chats as documents.
+#[tokio::test]
+async fn stored_documents_become_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}?mode=rwc", folder.path().join("journal.db").display());
+    let mut file = SqliteConnection::connect(&url).await.unwrap();
+    MIGRATIONS.run_to(17, &mut file).await.unwrap();
+    let [whole, no_json, incomplete] = [(); 3].map(|()| PlanId::generate());
+    let task = r#"{"task_id":"ID","key":"k","agent":"a","action":"do","payload":{"n":12345678901234567890123,"t":"ä\u0041"},
+                   "depends_on":[],"on_failure":"fail","status":"succeeded","queued_at":1,"dispatched_at":2,"ended_at":3,
+                   "output":{"output_type":"text","data":"done","metadata":{}}}"#;
+    let attempts = r#"[{"number":1,"started_at":2,"worker":"pid 1","ended_at":3,"outcome":"failed","error_class":"timeout",
+                        "message":"late","stderr_tail":"stderr"},
+                       {"number":2,"started_at":4,"worker":"pid 2","ended_at":5,"outcome":"succeeded"}]"#;
+    let document = format!(r#"{{"task":{task},"attempts":{attempts}}}"#).replace("ID", &whole.to_string());
+    let events = r#"[[null,"plan_accepted",1,{}],[0,"task_dispatched",2,{}]]"#;
+    for (plan_id, position, document) in
+        [(whole, 1, &*document), (no_json, 3, "{\"task"), (incomplete, 5, "{}")]
+    {
+        sqlx::query("INSERT INTO documents (position, document, events) VALUES (?, ?, ?)")
+            .bind(position)
+            .bind(document)
+            .bind(events)
+            .execute(&mut file)
+            .await
+            .unwrap();
+        sqlx::query(
+            "INSERT INTO plans (plan_id, correlation_id, kind, status, owner, created_at, ended_at, context, document, agent)
+             VALUES (?1, ?1, 'chat', 'succeeded', 'gone', 1, 3, '', ?2, 'a')",
+        )
+        .bind(plan_id.to_string())
+        .bind(position)
+        .execute(&mut file)
+        .await
+        .unwrap();
+    }
+    sqlx::raw_sql("UPDATE journal SET position = 6").execute(&mut file).await.unwrap();
+    file.close().await.unwrap();
+
+    let store = store::open(&url).await.unwrap();
+    let plan = store.plan(whole).await.unwrap().unwrap();
+    let [task] = &plan.tasks[..] else { panic!("{plan:?}") };
+    assert_eq!(task.spec.payload.to_string(), r#"{"n":12345678901234567890123,"t":"äA"}"#);
+    assert_eq!((plan.output.as_deref(), task.attempts.len()), (Some("done"), 2));
+    assert_eq!(store.events(whole, 0, 10).await.unwrap().len(), 2);
+    let of_agent = PlanFilter { agent: "a".parse().ok(), limit: 10, ..PlanFilter::default() };
+    assert_eq!(store.plans(&of_agent).await.unwrap().items.len(), 1);
+    for damaged in [no_json, incomplete] {
+        let error = store.plan(damaged).await.unwrap_err();
+        assert!(error.to_string().contains("quarantine"), "{error}");
+    }
+    let next = crate::new_plan(&["a"]);
+    store.register("me").await.unwrap();
+    write(&*store, "me", &[crate::accepted(&next)]).await.unwrap();
+    assert_eq!(store.events(next.plan_id, 0, 10).await.unwrap()[0].position, 7);
+}
+
 #[tokio::test]
 async fn entries_survive_reopening_the_file() {
     let fresh = sqlite().await;

@@ -1,7 +1,7 @@
 //! A journal full of finished plans, written by plain SQL without a planner, in one transaction per progress message.
 //!
-//! The rows are those of chats as the planner would have written them: a plan, its task, its attempt, six events, most of them
-//! as one document; a few failed, fewer were cancelled. Times and ids run up to the present, so that no plan is old enough to be
+//! The rows are those of chats as the planner would have written them: a plan, its task, its attempt, six events; a few
+//! failed, fewer were cancelled. Times and ids run up to the present, so that no plan is old enough to be
 //! deleted, and rows are in the order in which a planner writes them.
 
 use std::{path::Path, time::Instant};
@@ -48,51 +48,31 @@ const ERROR: &str = "
     END";
 
 const PLANS: &str = "
-    INSERT INTO plans (plan_id, correlation_id, kind, status, owner, created_at, ended_at, context, output, error,
-                       document, agent)
+    INSERT INTO plans (plan_id, correlation_id, kind, status, owner, created_at, ended_at, context, output, error)
     SELECT plan_id,
            lower(printf('%s-%s-4%s-8%s-%s', hex(randomblob(4)), hex(randomblob(2)), substr(hex(randomblob(2)), 2),
                         substr(hex(randomblob(2)), 2), hex(randomblob(6)))),
            'chat', status, '5d0e8f4e-6f9c-4d0b-8a53-1f6e0f0c9b7a', at, at + 9000, '',
-           iif(status = 'succeeded', 'hello from the benchmark', NULL), {error},
-           iif(status = 'failed', NULL, 6 * n + 1), iif(status = 'failed', NULL, 'echo_agent')
+           iif(status = 'succeeded', 'hello from the benchmark', NULL), {error}
     FROM chunk ORDER BY n";
-
-/// A plan without a dead letter is one document.
-const DOCUMENTS: &str = "
-    INSERT INTO documents (position, document, events)
-    SELECT 6 * n + 1,
-           json_object(
-               'task', json_patch(
-                   json_object(
-                       'task_id', printf('%s%012x', substr(plan_id, 1, 24), abs(random()) & 281474976710655),
-                       'key', 'chat', 'agent', 'echo_agent', 'action', 'chat',
-                       'payload', json_object('message', 'hello from the benchmark'), 'depends_on', json('[]'),
-                       'on_failure', 'fail', 'status', status, 'queued_at', at, 'dispatched_at', at + 2000,
-                       'ended_at', at + 8000),
-                   iif(status = 'succeeded',
-                       json_object('output', json_object('output_type', 'text', 'data', 'hello from the benchmark',
-                                                         'metadata', json_object())),
-                       json_object('error', json({error})))),
-               'attempts', json_array(json_object('number', 1, 'started_at', at + 3000, 'worker', 'pid 4711',
-                                                  'ended_at', at + 8000, 'outcome', status))),
-           {events}
-    FROM chunk WHERE status <> 'failed' ORDER BY n";
 
 const TASKS: &str = "
     INSERT INTO tasks (plan_id, ordinal, task_id, key, agent, action, payload, depends_on, on_failure, status, queued_at,
                        dispatched_at, ended_at, output, error)
     SELECT plan_id, 0, printf('%s%012x', substr(plan_id, 1, 24), abs(random()) & 281474976710655), 'chat', 'echo_agent',
            'chat', json_object('message', 'hello from the benchmark'), '[]', 'fail',
-           'dead_lettered', at, at + 2000, at + 8000, NULL, {error}
-    FROM chunk WHERE status = 'failed' ORDER BY n";
+           iif(status = 'failed', 'dead_lettered', status), at, at + 2000, at + 8000,
+           iif(status = 'succeeded', json_object('output_type', 'text', 'data', 'hello from the benchmark',
+                                                 'metadata', json_object()), NULL), {error}
+    FROM chunk ORDER BY n";
 
 const ATTEMPTS: &str = "
     INSERT INTO attempts (plan_id, ordinal, number, started_at, ended_at, outcome, error_class, message, stderr_tail,
                           worker)
-    SELECT plan_id, 0, 1, at + 3000, at + 8000, status, 'backend_failure', 'exited with code 3',
-           'cannot open the index', 'pid 4711'
-    FROM chunk WHERE status = 'failed' ORDER BY n";
+    SELECT plan_id, 0, 1, at + 3000, at + 8000, status, iif(status = 'failed', 'backend_failure', NULL),
+           iif(status = 'failed', 'exited with code 3', NULL), iif(status = 'failed', 'cannot open the index', NULL),
+           'pid 4711'
+    FROM chunk ORDER BY n";
 
 /// The six events of a plan that ended a moment after it was accepted.
 const SIX_EVENTS: &str = "
@@ -107,7 +87,7 @@ const SIX_EVENTS: &str = "
 
 const EVENTS: &str = "
     INSERT INTO events (plan_id, position, events)
-    SELECT plan_id, 6 * n + 1, {events} FROM chunk WHERE status = 'failed' ORDER BY n";
+    SELECT plan_id, 6 * n + 1, {events} FROM chunk ORDER BY n";
 
 /// Dead letters of failed plans.
 const DEAD_LETTERS: &str = "
@@ -140,7 +120,7 @@ pub(super) async fn fill(file: &Path, plans: u32) -> Result<()> {
         let mut chunk = journal.begin().await.doing("journal")?;
         let chosen = sqlx::query(CHOOSE).bind(from).bind(to).bind(base).bind(APART);
         chosen.execute(&mut *chunk).await.doing("journal")?;
-        for statement in [DOCUMENTS, PLANS, TASKS, ATTEMPTS, EVENTS, DEAD_LETTERS, "DELETE FROM chunk"] {
+        for statement in [PLANS, TASKS, ATTEMPTS, EVENTS, DEAD_LETTERS, "DELETE FROM chunk"] {
             sqlx::query(filled(statement)).execute(&mut *chunk).await.doing("journal")?;
         }
         sqlx::query(POSITION).bind(to).execute(&mut *chunk).await.doing("journal")?;

@@ -226,7 +226,10 @@ impl Columns {
         }
     }
 
-    fn add_plan(&mut self, NewPlan { planner: _, plan, status, ended_at, error }: NewPlan<'_>) {
+    fn add_plan(
+        &mut self,
+        NewPlan { planner: _, plan, status, ended_at, error, is_applied_early: _ }: NewPlan<'_>,
+    ) {
         let Plan { plan_id, correlation_id, kind, created_at, deadline_at, context, redrive_of, .. } = plan;
         if let Some(budget) = budget_text(&plan.budget) {
             self.budgets.push((id(*plan_id), budget));
@@ -293,7 +296,8 @@ impl Columns {
     }
 
     fn add_attempt(&mut self, attempt: NewAttempt<'_>) {
-        let NewAttempt { plan_id, ordinal, number: own, started_at, worker, end } = attempt;
+        let NewAttempt { plan_id, ordinal, number: own, started_at, worker, end, is_of_new_plan: _ } =
+            attempt;
         let AttemptEnd { ended_at, outcome, error_class, message, stderr_tail, model_calls } = end;
         self.add_calls(plan_id, ordinal, own, model_calls);
         self.attempts.push((

@@ -1,7 +1,7 @@
 //! Application of the log to the tables, many commits at once.
 //!
 //! A plan that ends shortly after the part that is applied is applied as a whole, ahead of its later entries. Those are
-//! skipped when their part is applied: from memory, or because the plan is compacted by then.
+//! skipped when their part is applied: from memory, or because the row of the plan says so.
 
 use std::{
     collections::HashSet,

@@ -107,14 +107,13 @@ impl LogPrefix {
             commits.push(Commit { planner, groups: vec![entries.into()] });
         }
         let plans: HashSet<_> = commits.iter().flat_map(Commit::entries).filter_map(Entry::plan_id).collect();
-        // A compacted plan was applied as a whole.
-        let compacted: Vec<String> = sqlx::query_scalar(
-            "SELECT plan_id FROM plans WHERE plan_id IN (SELECT value FROM json_each(?)) AND document IS NOT NULL",
+        let early: Vec<String> = sqlx::query_scalar(
+            "SELECT plan_id FROM plans WHERE plan_id IN (SELECT value FROM json_each(?)) AND applied_early",
         )
         .bind(json(&plans))
         .fetch_all(connection)
         .await?;
-        let applied_early = compacted.iter().filter_map(|id| id.parse().ok()).collect();
+        let applied_early = early.iter().filter_map(|id| id.parse().ok()).collect();
         let commits = commits.into_iter().map(Arc::new).collect();
         Ok(Self { last, commits, later: Vec::new(), applied_early, position, quarantined })
     }

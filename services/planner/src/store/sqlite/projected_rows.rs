@@ -1,4 +1,4 @@
-//! Rows of a projection, as cells, and the documents of compacted plans.
+//! Rows of a projection, as cells.
 
 use phoenix_domain::{
     PlanId,
@@ -10,14 +10,11 @@ use phoenix_domain::{
 use crate::store::{
     changes::{
         AttemptEnd, ChangedAttempt, ChangedPlan, ChangedTask, NewApproval, NewAttempt, NewPlan, NewTask,
-        RowChanges, TaskState,
+        RowChanges,
     },
-    projection::{AttemptChanges, PlanChanges, Projection, Redrive},
+    projection::{Projection, Redrive},
     record::{budget_text, calls_text, conditions_text, error_text, output_text},
-    sqlite::{
-        document::{Document, EndedAttempt, EndedTask},
-        rows::{Cell, Row, Rows, row},
-    },
+    sqlite::rows::{Cell, Row, Rows, row},
     stored::value::{json, micros},
 };
 
@@ -31,26 +28,11 @@ pub(super) fn rows_of(projection: Projection<'_>, position: i64) -> Rows {
     for plan in plans {
         let first = position + 1 + rows.event_count;
         rows.event_count += plan.events.count;
-        if let Some(task) = plan.compact_task() {
-            add_compacted(plan, task, first, &mut rows);
-        } else {
-            firsts.extend((plan.events.count > 0).then_some(first));
-            changes.add(plan);
-        }
+        firsts.extend((plan.events.count > 0).then_some(first));
+        changes.add(plan);
     }
     add_changes(changes, firsts, &mut rows);
     rows
-}
-
-/// Adds a plan that is stored as a document; `first` is the position of its first event.
-fn add_compacted(plan: PlanChanges<'_>, task: &Task, first: i64, rows: &mut Rows) {
-    if let Some(accepted) = plan.accepted {
-        let new = NewPlan::of(accepted, plan.update.as_ref());
-        rows.plan_budgets.extend(budget_row(&new));
-        rows.compacted_plans.push(plan_row(&new, Some((first, task.spec.agent.as_str()))));
-    }
-    let document = json(&document(&plan, task));
-    rows.documents.push(row![first, document, plan.events.into_text()]);
 }
 
 /// Adds the rows of `changes`; the events of its plans are at `firsts`.
@@ -68,7 +50,7 @@ fn add_changes(changes: RowChanges<'_>, firsts: Vec<i64>, rows: &mut Rows) {
         redrives,
         events,
     } = changes;
-    rows.plans.extend(plans.iter().map(|plan| plan_row(plan, None)));
+    rows.plans.extend(plans.iter().map(plan_row));
     rows.plan_budgets.extend(plans.iter().filter_map(budget_row));
     let new_budget = |(plan_id, limits): &(PlanId, Limits)| Some(row![*plan_id, budget_text(limits)?]);
     rows.plan_budgets.extend(plan_budgets.iter().filter_map(new_budget));
@@ -99,11 +81,9 @@ fn add_changes(changes: RowChanges<'_>, firsts: Vec<i64>, rows: &mut Rows) {
     rows.events.extend(events.map(|((plan_id, events), first)| row![plan_id, first, events.into_text()]));
 }
 
-/// The state of an accepted plan after the batch, with the position of its document and its agent if it is compacted.
-fn plan_row(new: &NewPlan<'_>, compacted: Option<(i64, &str)>) -> Row {
-    let NewPlan { planner, plan, status, ended_at, error } = new;
+/// The state of an accepted plan after the batch.
+fn plan_row(NewPlan { planner, plan, status, ended_at, error, is_applied_early }: &NewPlan<'_>) -> Row {
     let Plan { plan_id, correlation_id, kind, created_at, deadline_at, context, redrive_of, .. } = plan;
-    let (document, agent) = compacted.unzip();
     row![
         *plan_id,
         *correlation_id,
@@ -116,8 +96,7 @@ fn plan_row(new: &NewPlan<'_>, compacted: Option<(i64, &str)>) -> Row {
         *ended_at,
         error.map(error_text),
         *redrive_of,
-        document,
-        agent
+        is_applied_early.then_some(1_i64)
     ]
 }
 
@@ -183,8 +162,8 @@ fn task_update_row(ChangedTask { plan_id, ordinal, state }: &ChangedTask<'_>) ->
 
 /// An attempt that starts in the batch.
 fn attempt_row(attempt: NewAttempt<'_>) -> Row {
-    let NewAttempt { plan_id, ordinal, number, started_at, worker, end } = attempt;
-    let mut row = row![plan_id, ordinal, number, started_at, worker];
+    let NewAttempt { plan_id, ordinal, number, started_at, worker, end, is_of_new_plan } = attempt;
+    let mut row = row![i64::from(is_of_new_plan), plan_id, ordinal, number, started_at, worker];
     row.extend(end_cells(end));
     row
 }
@@ -201,47 +180,4 @@ fn end_cells(
     AttemptEnd { ended_at, outcome, error_class, message, stderr_tail, model_calls: _ }: AttemptEnd<'_>,
 ) -> [Cell; 5] {
     [ended_at.into(), outcome.into(), error_class.into(), message.into(), stderr_tail.into()]
-}
-
-/// The document of a compacted plan.
-fn document<'s>(plan: &'s PlanChanges<'_>, task: &'s Task) -> Document<'s> {
-    let Task { task_id, spec, queued_at, .. } = task;
-    let changes = plan.tasks.first();
-    let TaskState { status, dispatched_at, ended_at, output, error } =
-        TaskState::of_new(task, changes.and_then(|changes| changes.update.as_ref()));
-    let attempt = |attempt: &'s AttemptChanges<'_>| {
-        let (started_at, worker) = attempt.started?;
-        let AttemptEnd { ended_at, outcome, error_class, message, stderr_tail, model_calls } =
-            AttemptEnd::of(attempt);
-        let (number, started_at) = (attempt.number, micros(started_at));
-        Some(EndedAttempt {
-            number,
-            started_at,
-            worker,
-            ended_at,
-            outcome,
-            error_class,
-            message,
-            stderr_tail,
-            model_calls: model_calls.iter().map(Into::into).collect(),
-        })
-    };
-    Document {
-        task: EndedTask {
-            task_id: *task_id,
-            key: &spec.key,
-            agent: spec.agent.as_str(),
-            action: &spec.action,
-            payload: &spec.payload,
-            depends_on: &spec.depends_on,
-            on_failure: spec.on_failure.as_str(),
-            status: status.as_str(),
-            queued_at: micros(*queued_at),
-            dispatched_at,
-            ended_at,
-            output: output.map(Into::into),
-            error: error.map(Into::into),
-        },
-        attempts: changes.map_or(&[][..], |changes| &changes.attempts).iter().filter_map(attempt).collect(),
-    }
 }

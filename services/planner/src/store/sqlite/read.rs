@@ -3,7 +3,7 @@
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
 use phoenix_domain::{PlanId, plan::Plan};
-use sqlx::{FromRow, Sqlite, SqlitePool};
+use sqlx::{FromRow, SqlitePool};
 
 use crate::store::{
     entry::UsedKey,
@@ -14,8 +14,8 @@ use crate::store::{
     stored::{
         approval::ApprovalRow,
         event::{EventRow, read_events},
-        plan::{AttemptRow, PlanRow, RowsByPlan, RowsOfPlan, StoredDocument, TaskRow, listed},
-        value::{damaged, from_json, json, micros, parse},
+        plan::{AttemptRow, PlanRow, RowsByPlan, TaskRow, listed},
+        value::{damaged, json, micros, parse},
     },
     takeover::OpenTask,
 };
@@ -24,11 +24,8 @@ const PLAN_COLUMNS: &str =
     "plan_id, correlation_id, kind, status, created_at, deadline_at, ended_at, context, budget, output, error, redrive_of,
      (SELECT later.plan_id FROM plans AS later WHERE later.redrive_of = plans.plan_id) AS redriven_as";
 
-const DOCUMENT_COLUMN: &str = "documents.document";
-
-const DOCUMENT: &str =
-    "(SELECT document FROM documents WHERE documents.position = plans.document) AS document,
-     EXISTS (SELECT 1 FROM quarantined_records AS q WHERE q.plan_id = plans.plan_id) AS is_blocked";
+const IS_BLOCKED: &str =
+    "EXISTS (SELECT 1 FROM quarantined_records AS q WHERE q.plan_id = plans.plan_id) AS is_blocked";
 
 /// Columns of a listing, which shows no output and no context.
 const SUMMARY_COLUMNS: &str =
@@ -46,7 +43,7 @@ pub(super) async fn plans_by_id(
     let mut snapshot = pool.begin().await?;
     let select = |what: &str, then: &str| sql(format!("SELECT {what} {those}{then}"));
     let plans: Vec<FullPlanRow> =
-        sqlx::query_as(select(&format!("{PLAN_COLUMNS}, {DOCUMENT} FROM plans"), ""))
+        sqlx::query_as(select(&format!("{PLAN_COLUMNS}, {IS_BLOCKED} FROM plans"), ""))
             .bind(&plan_ids)
             .fetch_all(&mut *snapshot)
             .await?;
@@ -70,15 +67,13 @@ pub(super) async fn plans_by_id(
     drop(snapshot);
     let mut rows = RowsByPlan::new(tasks, attempts, approvals);
     let mut found = Vec::with_capacity(plans.len());
-    for FullPlanRow { plan, document, is_blocked } in plans {
+    for FullPlanRow { plan, is_blocked } in plans {
         let plan_id = parse("plans.plan_id", &plan.plan_id)?;
-        let read = match document {
-            _ if is_blocked => Err(quarantine::unreadable(plan_id)),
-            Some(document) => compacted_plan(plan, &document),
-            None => {
-                let rows = rows.of(&plan.plan_id);
-                plan.with(rows)
-            }
+        let read = if is_blocked {
+            Err(quarantine::unreadable(plan_id))
+        } else {
+            let rows = rows.of(&plan.plan_id);
+            plan.with(rows)
         };
         found.push((plan_id, read));
     }
@@ -89,22 +84,12 @@ pub(super) async fn plans_by_id(
     Ok(found)
 }
 
-/// A plan, and its document if it is compacted.
+/// A plan, and whether records of it are in quarantine.
 #[derive(FromRow)]
 struct FullPlanRow {
     #[sqlx(flatten)]
     plan: PlanRow,
-    document: Option<String>,
     is_blocked: bool,
-}
-
-fn compacted_plan(plan: PlanRow, document: &str) -> Result<Plan, JournalError> {
-    let StoredDocument { task, attempts } = from_json(DOCUMENT_COLUMN, document)?;
-    let rows = RowsOfPlan { tasks: vec![task], attempts, approvals: Vec::new() };
-    plan.with(rows).map_err(|error| match error {
-        JournalError::Damaged(what) => JournalError::Damaged(format!("{DOCUMENT_COLUMN}, as {what}")),
-        error => error,
-    })
 }
 
 pub(super) async fn plans(
@@ -114,36 +99,35 @@ pub(super) async fn plans(
     let PlanFilter { correlation_id, status, agent, since, before, limit } = filter;
     // Only given conditions are part of the query, so that each shape finds its index.
     let mut query = sqlx::QueryBuilder::new("");
-    let select = |query: &mut sqlx::QueryBuilder<Sqlite>, of_agent: &[&'static str]| {
-        query.push("SELECT ").push(SUMMARY_COLUMNS).push(" FROM plans WHERE TRUE");
-        if let (Some(agent), [before, after]) = (agent, of_agent) {
-            query.push(*before).push_bind(agent.as_str().to_owned()).push(*after);
-        }
-        if let Some(id) = correlation_id {
-            query.push(" AND correlation_id = ").push_bind(id.to_string());
-        }
-        if let Some(status) = status {
-            query.push(" AND status = ").push_bind(status.as_str());
-        }
-        if let Some(since) = since {
-            query.push(" AND created_at >= ").push_bind(micros(*since));
-        }
-        if let Some(before) = before {
-            query.push(" AND plan_id < ").push_bind(before.to_string());
-        }
-    };
-    if agent.is_some() {
-        // Compacted plans, and plans with a task for the agent: each in order, then merged.
-        select(&mut query, &[" AND agent = ", ""]);
-        query.push(" UNION ALL ");
-        select(
-            &mut query,
-            &[" AND agent IS NULL AND plan_id IN (SELECT plan_id FROM tasks WHERE agent = ", ")"],
-        );
+    query.push("SELECT ").push(SUMMARY_COLUMNS);
+    let id = if let Some(agent) = agent {
+        // In the order of the index of tasks, each plan at the first of its tasks for the agent.
+        query
+            .push(" FROM (SELECT plan_id AS found FROM tasks WHERE agent = ")
+            .push_bind(agent.as_str().to_owned())
+            .push(
+                " AND NOT EXISTS (SELECT 1 FROM tasks AS earlier WHERE earlier.plan_id = tasks.plan_id
+                                  AND earlier.ordinal < tasks.ordinal AND earlier.agent = tasks.agent))
+                 CROSS JOIN plans ON plan_id = found WHERE TRUE",
+            );
+        "found"
     } else {
-        select(&mut query, &[]);
+        query.push(" FROM plans WHERE TRUE");
+        "plan_id"
+    };
+    if let Some(id) = correlation_id {
+        query.push(" AND correlation_id = ").push_bind(id.to_string());
     }
-    query.push(" ORDER BY plan_id DESC LIMIT ").push_bind(i64::from(*limit) + 1);
+    if let Some(status) = status {
+        query.push(" AND status = ").push_bind(status.as_str());
+    }
+    if let Some(since) = since {
+        query.push(" AND created_at >= ").push_bind(micros(*since));
+    }
+    if let Some(before) = before {
+        query.push(" AND ").push(id).push(" < ").push_bind(before.to_string());
+    }
+    query.push(" ORDER BY ").push(id).push(" DESC LIMIT ").push_bind(i64::from(*limit) + 1);
     page(query.build().fetch(pool).map_ok(|row| listed(&row)), *limit).await
 }
 
@@ -178,7 +162,7 @@ pub(super) async fn events(
         return Err(quarantine::unreadable(plan_id));
     }
     // From the row that contains `after`.
-    let mut rows: Vec<EventRow> = sqlx::query_as(
+    let rows: Vec<EventRow> = sqlx::query_as(
         "SELECT position, events FROM events WHERE plan_id = ?1 AND position >= coalesce(
              (SELECT max(position) FROM events WHERE plan_id = ?1 AND position <= ?2), 0)
          ORDER BY position LIMIT ?3 + 1",
@@ -188,27 +172,13 @@ pub(super) async fn events(
     .bind(limit)
     .fetch_all(&mut *snapshot)
     .await?;
-    // The events of a compacted plan precede all others.
-    let compacted: Option<(i64, String, String)> = sqlx::query_as(
-        "SELECT position, events, document FROM documents
-         WHERE position = (SELECT document FROM plans WHERE plan_id = ?)",
-    )
-    .bind(plan_id.to_string())
-    .fetch_optional(&mut *snapshot)
-    .await?;
-    let keys = match compacted {
-        Some((position, events, document)) => {
-            rows.insert(0, (position, events));
-            vec![from_json::<StoredDocument>(DOCUMENT_COLUMN, &document)?.task.key.0]
-        }
-        None if rows.is_empty() => return Ok(Vec::new()),
-        None => {
-            sqlx::query_scalar("SELECT key FROM tasks WHERE plan_id = ? ORDER BY ordinal")
-                .bind(plan_id.to_string())
-                .fetch_all(&mut *snapshot)
-                .await?
-        }
-    };
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<String> = sqlx::query_scalar("SELECT key FROM tasks WHERE plan_id = ? ORDER BY ordinal")
+        .bind(plan_id.to_string())
+        .fetch_all(&mut *snapshot)
+        .await?;
     read_events(rows, &keys, after, limit)
 }
 
@@ -249,8 +219,7 @@ pub(super) async fn changes(
     // A row holds consecutive events: it is after `since` when its first event is.
     let changed: Vec<String> = sqlx::query_scalar(
         "SELECT value FROM json_each(?1)
-         WHERE EXISTS (SELECT 1 FROM events WHERE plan_id = value AND position > ?2)
-            OR EXISTS (SELECT 1 FROM plans WHERE plan_id = value AND document > ?2)",
+         WHERE EXISTS (SELECT 1 FROM events WHERE plan_id = value AND position > ?2)",
     )
     .bind(json(&plan_ids))
     .bind(i64::try_from(since).unwrap_or(i64::MAX))
@@ -265,7 +234,7 @@ fn sql(text: String) -> sqlx::AssertSqlSafe<String> {
     sqlx::AssertSqlSafe(text)
 }
 
-/// The tasks of a plan that have not ended. Such a plan is not compacted.
+/// The tasks of a plan that have not ended.
 pub(super) async fn open_tasks(pool: &SqlitePool, plan_id: PlanId) -> Result<Vec<OpenTask>, JournalError> {
     let rows = sqlx::query_as(
         "SELECT ordinal, dispatched_at IS NOT NULL, number

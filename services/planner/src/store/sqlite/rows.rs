@@ -28,9 +28,6 @@ pub(super) use row;
 /// Rows of a batch, by table and kind of change.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
-    /// Compacted plans; `documents` holds the rest of each.
-    pub(super) compacted_plans: Vec<Row>,
-    pub(super) documents: Vec<Row>,
     pub(super) plans: Vec<Row>,
     /// Budgets of new plans that have one.
     pub(super) plan_budgets: Vec<Row>,
@@ -67,7 +64,7 @@ struct Statement(&'static str, &'static str);
 const PLANS: Statement = Statement(
     "INSERT OR ROLLBACK INTO plans
      (plan_id, correlation_id, kind, status, owner, created_at, deadline_at, context, ended_at, error,
-      redrive_of, document, agent) ",
+      redrive_of, applied_early) ",
     "",
 );
 
@@ -77,8 +74,6 @@ const PLAN_BUDGETS: Statement = Statement(
      UPDATE plans SET budget = new.budget FROM new WHERE plans.plan_id = new.plan_id",
 );
 
-const DOCUMENTS: Statement = Statement("INSERT OR ROLLBACK INTO documents (position, document, events) ", "");
-
 const TASKS: Statement = Statement(
     "INSERT INTO tasks
      (plan_id, ordinal, task_id, key, agent, action, payload, depends_on, on_failure, status, queued_at, dispatched_at,
@@ -86,14 +81,16 @@ const TASKS: Statement = Statement(
     "",
 );
 
-/// An executor that repeats a number must not stop the journal, nor one that reports on a plan that is compacted by now.
+/// An executor that repeats a number must not stop the journal, nor one that reports on a plan that ended before.
 const ATTEMPTS: Statement = Statement(
-    "WITH new (plan_id, ordinal, number, started_at, worker, ended_at, outcome, error_class, message, stderr_tail) AS (",
+    "WITH new (is_of_new_plan, plan_id, ordinal, number, started_at, worker, ended_at, outcome, error_class, message,
+           stderr_tail) AS (",
     ")
      INSERT INTO attempts
      (plan_id, ordinal, number, started_at, worker, ended_at, outcome, error_class, message, stderr_tail)
-     SELECT * FROM new
-     WHERE NOT EXISTS (SELECT 1 FROM plans WHERE plans.plan_id = new.plan_id AND document IS NOT NULL)
+     SELECT plan_id, ordinal, number, started_at, worker, ended_at, outcome, error_class, message, stderr_tail FROM new
+     WHERE is_of_new_plan OR NOT EXISTS (
+         SELECT 1 FROM plans WHERE plans.plan_id = new.plan_id AND status IN ('succeeded', 'failed', 'cancelled'))
      ON CONFLICT (plan_id, ordinal, number) DO NOTHING",
 );
 
@@ -203,8 +200,10 @@ impl Prepared {
     }
 }
 
-static PREPARED_PLANS: LazyLock<Prepared> = LazyLock::new(|| Prepared::of(&PLANS, 13));
-static PREPARED_DOCUMENTS: LazyLock<Prepared> = LazyLock::new(|| Prepared::of(&DOCUMENTS, 3));
+static PREPARED_PLANS: LazyLock<Prepared> = LazyLock::new(|| Prepared::of(&PLANS, 12));
+static PREPARED_TASKS: LazyLock<Prepared> = LazyLock::new(|| Prepared::of(&TASKS, 15));
+static PREPARED_ATTEMPTS: LazyLock<Prepared> = LazyLock::new(|| Prepared::of(&ATTEMPTS, 11));
+static PREPARED_EVENTS: LazyLock<Prepared> = LazyLock::new(|| Prepared::of(&EVENTS, 3));
 
 /// Maximum number of rows in one round trip: a statement has at most 32 766 values (<https://sqlite.org/limits.html>).
 const MAX_ROWS: usize = 1000;
@@ -221,12 +220,10 @@ impl Rows {
     /// Writes all rows at the end of `script`.
     pub(super) async fn write(self, script: &mut Script<'_>) -> Result<(), sqlx::Error> {
         let Self {
-            mut compacted_plans,
-            mut documents,
             mut plans,
             plan_budgets,
-            tasks,
-            attempts,
+            mut tasks,
+            mut attempts,
             attempt_ends,
             attempt_calls,
             task_updates,
@@ -236,20 +233,20 @@ impl Rows {
             approvals,
             pauses,
             redrives,
-            events,
+            mut events,
             quarantined,
             event_count: _,
         } = self;
-        script.prepared(&PREPARED_DOCUMENTS, &mut documents).await?;
-        script.prepared(&PREPARED_PLANS, &mut compacted_plans).await?;
-        plans.append(&mut compacted_plans);
-        // Inserts precede the updates of their rows.
+        // Inserts precede the updates of their rows, and plans precede their tasks.
+        script.prepared(&PREPARED_PLANS, &mut plans).await?;
+        script.rows(&PLANS, plans).await?;
+        script.prepared(&PREPARED_TASKS, &mut tasks).await?;
+        script.rows(&TASKS, tasks).await?;
+        script.prepared(&PREPARED_ATTEMPTS, &mut attempts).await?;
+        script.rows(&ATTEMPTS, attempts).await?;
+        script.prepared(&PREPARED_EVENTS, &mut events).await?;
         for (statement, rows) in [
-            (DOCUMENTS, documents),
-            (PLANS, plans),
             (PLAN_BUDGETS, plan_budgets),
-            (TASKS, tasks),
-            (ATTEMPTS, attempts),
             (ATTEMPT_ENDS, attempt_ends),
             (ATTEMPT_CALLS, attempt_calls),
             (TASK_UPDATES, task_updates),

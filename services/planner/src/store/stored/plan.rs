@@ -1,4 +1,4 @@
-//! Plans, tasks and attempts, as rows or as documents.
+//! Plans, tasks and attempts, as rows.
 
 use std::{iter::Peekable, vec};
 
@@ -13,8 +13,6 @@ use phoenix_domain::{
         TaskStatus,
     },
 };
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
 use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 
 use crate::store::{
@@ -121,30 +119,23 @@ where
     Listed::of(row, cursor(), item)
 }
 
-/// A task, from its table or from a document.
-#[derive(FromRow, Deserialize)]
+/// A task.
+#[derive(FromRow)]
 pub(in crate::store) struct TaskRow {
-    #[serde(skip)]
     pub(in crate::store) plan_id: String,
     task_id: String,
     pub(in crate::store) key: Text,
     agent: String,
     action: Text,
-    #[serde(deserialize_with = "text")]
     payload: Text,
-    #[serde(deserialize_with = "text")]
     depends_on: Text,
     on_failure: String,
     status: String,
     queued_at: i64,
     dispatched_at: Option<i64>,
     ended_at: Option<i64>,
-    #[serde(default, deserialize_with = "optional_text")]
     output: Option<Text>,
-    #[serde(default, deserialize_with = "optional_text")]
     error: Option<Text>,
-    /// A plan whose tasks have conditions is not compacted.
-    #[serde(skip)]
     conditions: Option<Text>,
 }
 
@@ -201,12 +192,10 @@ impl TaskRow {
     }
 }
 
-/// An attempt, from its table or from a document.
-#[derive(FromRow, Deserialize)]
+/// An attempt.
+#[derive(FromRow)]
 pub(in crate::store) struct AttemptRow {
-    #[serde(skip)]
     pub(in crate::store) plan_id: String,
-    #[serde(skip)]
     ordinal: i64,
     number: i64,
     started_at: i64,
@@ -215,7 +204,6 @@ pub(in crate::store) struct AttemptRow {
     error_class: Option<String>,
     message: Option<Text>,
     stderr_tail: Option<Text>,
-    #[serde(default, deserialize_with = "optional_text")]
     model_calls: Option<Text>,
     worker: Text,
 }
@@ -304,22 +292,4 @@ impl RowsByPlan {
 fn rows_of<T>(rows: &mut Peekable<vec::IntoIter<T>>, plan_id: &str, id: impl Fn(&T) -> &str) -> Vec<T> {
     while rows.next_if(|row| id(row) < plan_id).is_some() {}
     std::iter::from_fn(|| rows.next_if(|row| id(row) == plan_id)).collect()
-}
-
-/// The document of a compacted plan.
-#[derive(Deserialize)]
-pub(in crate::store) struct StoredDocument {
-    pub(in crate::store) task: TaskRow,
-    pub(in crate::store) attempts: Vec<AttemptRow>,
-}
-
-/// JSON inside a document, as text.
-fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Text, D::Error> {
-    Box::<RawValue>::deserialize(from).map(|value| Text(value.get().to_owned()))
-}
-
-/// Optional JSON inside a document, as text.
-fn optional_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Text>, D::Error> {
-    let value = Option::<Box<RawValue>>::deserialize(from)?;
-    Ok(value.map(|value| Text(value.get().to_owned())))
 }
