@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use phoenix_domain::{
-    ActionSpec, AgentMode, AgentSpec,
+    ActionLimits, ActionSpec, AgentMode, AgentSpec,
     approval::{ApprovalPolicy, DEFAULT_APPROVAL_TIMEOUT},
     health::{BreakerPolicy, MAX_WINDOW_CALLS, MIN_TASKS},
     retry::RetryPolicy,
@@ -53,11 +53,7 @@ impl From<&AgentSpec> for executor::Agent {
             max_queue: *max_queue,
             timeout_ms: millis(*timeout),
             start_timeout_ms: millis(*start_timeout),
-            retry: Some(executor::RetryPolicy {
-                max_attempts: retry.max_attempts,
-                initial_backoff_ms: millis(retry.initial_backoff),
-                max_backoff_ms: millis(retry.max_backoff),
-            }),
+            retry: Some(retry.into()),
             breaker: Some(executor::BreakerPolicy {
                 failure_threshold: breaker.failure_threshold,
                 cooldown_ms: millis(breaker.cooldown),
@@ -78,12 +74,36 @@ impl From<&AgentSpec> for executor::Agent {
 }
 
 impl From<&ActionSpec> for executor::AgentAction {
-    fn from(ActionSpec { description, input_schema }: &ActionSpec) -> Self {
+    fn from(ActionSpec { description, input_schema, limits }: &ActionSpec) -> Self {
+        let ActionLimits { timeout, retry } = limits;
         Self {
             description: description.clone(),
             input_schema_json: input_schema
                 .as_ref()
                 .map_or_else(String::new, |schema| schema.source().to_string()),
+            timeout_ms: timeout.map(millis),
+            retry: retry.as_ref().map(Into::into),
+        }
+    }
+}
+
+impl From<&RetryPolicy> for executor::RetryPolicy {
+    fn from(RetryPolicy { max_attempts, initial_backoff, max_backoff }: &RetryPolicy) -> Self {
+        Self {
+            max_attempts: *max_attempts,
+            initial_backoff_ms: millis(*initial_backoff),
+            max_backoff_ms: millis(*max_backoff),
+        }
+    }
+}
+
+impl From<executor::RetryPolicy> for RetryPolicy {
+    fn from(policy: executor::RetryPolicy) -> Self {
+        let executor::RetryPolicy { max_attempts, initial_backoff_ms, max_backoff_ms } = policy;
+        Self {
+            max_attempts: max_attempts.max(1),
+            initial_backoff: Duration::from_millis(initial_backoff_ms),
+            max_backoff: Duration::from_millis(max_backoff_ms),
         }
     }
 }
@@ -117,8 +137,6 @@ impl TryFrom<executor::Agent> for AgentSpec {
             approval_actions,
             approval_timeout_ms,
         } = agent;
-        let executor::RetryPolicy { max_attempts, initial_backoff_ms, max_backoff_ms } =
-            required("retry", retry)?;
         let actions = actions
             .into_iter()
             .map(|(name, action)| Ok((name, action.try_into()?)))
@@ -137,11 +155,7 @@ impl TryFrom<executor::Agent> for AgentSpec {
             workers,
             timeout: Duration::from_millis(timeout_ms),
             start_timeout: Duration::from_millis(start_timeout_ms),
-            retry: RetryPolicy {
-                max_attempts: max_attempts.max(1),
-                initial_backoff: Duration::from_millis(initial_backoff_ms),
-                max_backoff: Duration::from_millis(max_backoff_ms),
-            },
+            retry: required("retry", retry)?.into(),
             breaker: required("breaker", breaker)?.into(),
             max_concurrency,
             max_queue,
@@ -193,7 +207,7 @@ impl TryFrom<executor::AgentAction> for ActionSpec {
     type Error = InvalidField;
 
     fn try_from(
-        executor::AgentAction { description, input_schema_json }: executor::AgentAction,
+        executor::AgentAction { description, input_schema_json, timeout_ms, retry }: executor::AgentAction,
     ) -> Result<Self, InvalidField> {
         let schema = |text: &str| {
             let source = serde_json::from_str(text)
@@ -201,7 +215,8 @@ impl TryFrom<executor::AgentAction> for ActionSpec {
             Ok(InputSchema::trusted(source))
         };
         let input_schema = (!input_schema_json.is_empty()).then(|| schema(&input_schema_json)).transpose()?;
-        Ok(Self { description, input_schema })
+        let timeout = timeout_ms.map(|millis| Duration::from_millis(millis.max(1)));
+        Ok(Self { description, input_schema, limits: ActionLimits { timeout, retry: retry.map(Into::into) } })
     }
 }
 
@@ -216,7 +231,11 @@ mod tests {
 
     fn agent() -> AgentSpec {
         let schema = InputSchema::new(serde_json::json!({"required": ["title"]})).unwrap();
-        let write = ActionSpec { description: "Writes".into(), input_schema: Some(schema) };
+        let limits = ActionLimits {
+            timeout: Some(Duration::from_secs(2)),
+            retry: Some(RetryPolicy { max_attempts: 9, ..RetryPolicy::default() }),
+        };
+        let write = ActionSpec { description: "Writes".into(), input_schema: Some(schema), limits };
         AgentSpec {
             description: "Takes notes".into(),
             command: vec!["/opt/notes".into()],

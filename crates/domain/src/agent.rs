@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::agent_name::{AgentName, InvalidAgentName};
 use crate::{
-    action::CHAT_ACTION, approval::ApprovalPolicy, health::BreakerPolicy, mcp::McpSettings,
-    retry::RetryPolicy, schema::InputSchema,
+    action::CHAT_ACTION, action_limits::ActionLimits, approval::ApprovalPolicy, health::BreakerPolicy,
+    mcp::McpSettings, retry::RetryPolicy, schema::InputSchema,
 };
 
 /// Process model of an agent.
@@ -37,6 +37,8 @@ pub struct ActionSpec {
     pub description: String,
     /// Schema of the input; any input when absent.
     pub input_schema: Option<InputSchema>,
+    /// Limits that differ from those of the agent.
+    pub limits: ActionLimits,
 }
 
 /// Error of an action that an agent does not declare.
@@ -147,5 +149,62 @@ impl AgentSpec {
     #[must_use]
     pub const fn capacity(&self) -> u32 {
         self.concurrency().saturating_add(self.max_queue)
+    }
+}
+
+impl AgentSpec {
+    /// Time limit of an attempt of `action`.
+    #[must_use]
+    pub fn timeout_of(&self, action: &str) -> Duration {
+        self.limits_of(action).timeout.unwrap_or(self.timeout)
+    }
+
+    /// Retries of failed attempts of `action`.
+    #[must_use]
+    pub fn retry_of(&self, action: &str) -> RetryPolicy {
+        self.limits_of(action).retry.unwrap_or(self.retry)
+    }
+
+    /// Limit of the attempts of a task, whatever its action is.
+    #[must_use]
+    pub fn most_attempts(&self) -> u32 {
+        let of_actions = self.actions.values().filter_map(|action| action.limits.retry);
+        of_actions.fold(self.retry.max_attempts, |most, retry| most.max(retry.max_attempts))
+    }
+
+    fn limits_of(&self, action: &str) -> ActionLimits {
+        let declared = self.actions.get(action).or_else(|| self.actions.get(ANY_ACTION));
+        let declared = declared.or_else(|| self.only_tool().filter(|_| action == CHAT_ACTION));
+        declared.map(|action| action.limits).unwrap_or_default()
+    }
+
+    /// The only tool of an MCP server, which gets its chats.
+    fn only_tool(&self) -> Option<&ActionSpec> {
+        let mut tools = self.actions.values();
+        let only = tools.next().filter(|_| self.mode == AgentMode::Mcp)?;
+        tools.next().is_none().then_some(only)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_an_action_replace_those_of_its_agent() {
+        let second = Duration::from_secs(1);
+        let retry = RetryPolicy { max_attempts: 7, ..RetryPolicy::default() };
+        let limits = ActionLimits { timeout: Some(second), retry: Some(retry) };
+        let quick = ActionSpec { limits, ..ActionSpec::default() };
+        let mut agent = AgentSpec::new("a".parse().unwrap(), Vec::new());
+        agent.actions = [("quick".to_owned(), quick), ("slow".to_owned(), ActionSpec::default())].into();
+        assert_eq!((agent.timeout_of("quick"), agent.retry_of("quick")), (second, retry));
+        assert_eq!((agent.timeout_of("slow"), agent.retry_of("slow")), (agent.timeout, agent.retry));
+        assert_eq!(agent.timeout_of(CHAT_ACTION), agent.timeout);
+        assert_eq!(agent.most_attempts(), 7);
+        agent.actions.remove("slow");
+        assert_eq!(agent.timeout_of(CHAT_ACTION), agent.timeout, "it may be an action of its own");
+        agent.mode = AgentMode::Mcp;
+        assert_eq!(agent.timeout_of(CHAT_ACTION), second);
     }
 }

@@ -171,6 +171,7 @@ impl Builtin {
         let spec = |Action { description, input_schema }| ActionSpec {
             description,
             input_schema: Some(InputSchema::trusted(input_schema)),
+            ..ActionSpec::default()
         };
         actions.into_iter().map(|(name, action)| (name, spec(action))).collect()
     }
@@ -211,7 +212,7 @@ mod tests {
             let actions = builtin.actions();
             assert!(actions.contains_key(CHAT_ACTION), "{}", builtin.name);
             assert!(builtin.writes.iter().all(|action| actions.contains_key(*action)), "{}", builtin.name);
-            for (name, ActionSpec { description, input_schema }) in actions {
+            for (name, ActionSpec { description, input_schema, .. }) in actions {
                 assert!(!description.is_empty(), "{name}");
                 let schema = input_schema.unwrap();
                 InputSchema::new(schema.source().clone()).unwrap_or_else(|error| panic!("{name}: {error}"));

@@ -88,7 +88,7 @@ mod tests {
 
     fn agents() -> AgentCatalog {
         let schema = |source| Some(InputSchema::new(source).unwrap());
-        let action = |input_schema| ActionSpec { description: String::new(), input_schema };
+        let action = |input_schema| ActionSpec { input_schema, ..ActionSpec::default() };
         let agent = |name: &str, actions: &[(&str, ActionSpec)]| {
             let actions = actions.iter().map(|(name, action)| ((*name).to_owned(), action.clone()));
             let spec = AgentSpec::new(name.parse().unwrap(), vec!["true".into()]);

@@ -5,6 +5,7 @@
 //! are converted at the edge of each service.
 
 pub mod action;
+pub mod action_limits;
 pub mod actor;
 pub mod agent;
 mod agent_name;
@@ -37,6 +38,7 @@ pub mod usage;
 pub mod wait;
 
 pub use action::{ActionRequest, ActionResponse, FailureClass};
+pub use action_limits::ActionLimits;
 pub use agent::{ActionSpec, AgentMode, AgentName, AgentSpec};
 pub use catalog::AgentCatalog;
 pub use error::{OrchestratorError, OrchestratorErrorCode};

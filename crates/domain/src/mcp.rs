@@ -1,10 +1,10 @@
 //! Agents that are servers of the [Model Context Protocol](https://modelcontextprotocol.io).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 
-use crate::{llm::Secret, pattern::matches_pattern};
+use crate::{action_limits::ActionLimits, llm::Secret, pattern::matches_pattern, retry::RetryPolicy};
 
 /// Parts of the names of variables whose values are secret.
 const SECRET_WORDS: [&str; 6] = ["key", "token", "secret", "passw", "credential", "auth"];
@@ -21,6 +21,19 @@ pub struct RemoteServer {
     pub headers: BTreeMap<String, Secret>,
 }
 
+/// Settings of the tools that match a pattern, in place of those of the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ToolRule {
+    /// Patterns of the names of tools, in which `*` stands for any text.
+    pub tools: Vec<String>,
+    /// Time limit of an attempt.
+    pub timeout: Option<Duration>,
+    /// Retries of failed attempts.
+    pub retry: Option<RetryPolicy>,
+    /// Whether a call may be repeated that may have had an effect; what the server says of its tool when absent.
+    pub idempotent: Option<bool>,
+}
+
 /// Settings of an agent that is an MCP server.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct McpSettings {
@@ -30,9 +43,36 @@ pub struct McpSettings {
     pub variables: BTreeMap<String, Secret>,
     /// Patterns of the names of the tools that become actions, in which `*` stands for any text. Every tool when empty.
     pub tools: Vec<String>,
+    /// Settings of single tools. Of several that match a tool, the last one with a setting counts.
+    pub rules: Vec<ToolRule>,
+}
+
+impl ToolRule {
+    fn matches(&self, tool: &str) -> bool {
+        self.tools.iter().any(|pattern| matches_pattern(pattern, tool))
+    }
 }
 
 impl McpSettings {
+    /// Limits of the tool `name` that differ from those of the agent.
+    #[must_use]
+    pub fn limits_of(&self, name: &str) -> ActionLimits {
+        ActionLimits {
+            timeout: self.last(name, |rule| rule.timeout),
+            retry: self.last(name, |rule| rule.retry),
+        }
+    }
+
+    /// Whether a call of the tool `name` may be repeated, if a rule says so or not.
+    #[must_use]
+    pub fn is_idempotent(&self, name: &str) -> Option<bool> {
+        self.last(name, |rule| rule.idempotent)
+    }
+
+    fn last<T>(&self, tool: &str, setting: impl Fn(&ToolRule) -> Option<T>) -> Option<T> {
+        self.rules.iter().rev().filter(|rule| rule.matches(tool)).find_map(setting)
+    }
+
     /// Whether the tool `name` becomes an action.
     #[must_use]
     pub fn offers(&self, name: &str) -> bool {
@@ -104,5 +144,35 @@ mod tests {
         let settings = McpSettings { variables: variables.into(), ..McpSettings::default() };
         let secrets: Vec<_> = settings.secrets().map(Secret::expose).collect();
         assert_eq!(secrets, ["b", "a"]);
+    }
+
+    #[test]
+    fn last_rule_with_a_setting_counts() {
+        let second = Duration::from_secs(1);
+        let rule = |tools: &[&str], timeout, idempotent| ToolRule {
+            tools: tools.iter().map(|pattern| (*pattern).to_owned()).collect(),
+            timeout,
+            idempotent,
+            ..ToolRule::default()
+        };
+        let rules = vec![
+            rule(&["read_*", "list"], Some(second), Some(true)),
+            rule(&["*_all"], Some(9 * second), None),
+            rule(&["write_*"], None, Some(false)),
+        ];
+        let settings = McpSettings { rules, ..McpSettings::default() };
+        for (tool, timeout, idempotent) in [
+            ("read_one", Some(second), Some(true)),
+            ("read_all", Some(9 * second), Some(true)),
+            ("write_all", Some(9 * second), Some(false)),
+            ("list", Some(second), Some(true)),
+            ("other", None, None),
+        ] {
+            assert_eq!(
+                (settings.limits_of(tool).timeout, settings.is_idempotent(tool)),
+                (timeout, idempotent),
+                "{tool}"
+            );
+        }
     }
 }

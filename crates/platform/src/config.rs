@@ -7,6 +7,7 @@ mod actions;
 mod address;
 mod agents;
 mod approval;
+mod bounds;
 mod budgets;
 mod confidential;
 mod env;
@@ -18,10 +19,12 @@ mod mcp;
 mod otel;
 mod planning;
 mod problems;
+mod retry;
 mod role;
 mod sections;
 mod settings;
 mod tls;
+mod tool_rules;
 mod values;
 
 pub use self::{

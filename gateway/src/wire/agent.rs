@@ -192,6 +192,12 @@ pub(crate) struct AgentActionV1 {
     /// JSON Schema of the input; null when any input is accepted.
     #[schema(value_type = Option<Object>, required)]
     input_schema: Option<Value>,
+    /// Time limit of an attempt in milliseconds; null when it is that of the agent.
+    #[schema(required)]
+    timeout_ms: Option<u64>,
+    /// Limit of attempts; null when it is that of the agent.
+    #[schema(required)]
+    max_attempts: Option<u32>,
 }
 
 fn health_states() -> utoipa::openapi::schema::Object {
@@ -313,11 +319,11 @@ impl TryFrom<AgentAction> for AgentActionV1 {
     type Error = InvalidField;
 
     fn try_from(action: AgentAction) -> Result<Self, InvalidField> {
-        let AgentAction { name, description, input_schema_json: schema } = action;
+        let AgentAction { name, description, input_schema_json: schema, timeout_ms, max_attempts } = action;
         let input_schema = (!schema.is_empty())
             .then(|| serde_json::from_str(&schema))
             .transpose()
             .map_err(|problem| InvalidField::new("input_schema_json", problem))?;
-        Ok(Self { name, description, input_schema })
+        Ok(Self { name, description, input_schema, timeout_ms, max_attempts })
     }
 }

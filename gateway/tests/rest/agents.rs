@@ -45,8 +45,8 @@ async fn agent_has_its_actions_and_an_unknown_one_is_named() {
             "last_success_at": null, "circuit_open_until": null, "state": "closed", "reason": null, "since": null,
             "isolated_by": null, "next_probe_at": null, "transitions": [], "workers": [], "last_stderr": null, "description": "An agent of the test",
             "actions": [
-                {"name": "any", "description": "Does any", "input_schema": null},
-                {"name": "strict", "description": "Does strict", "input_schema": {"required": ["path"]}},
+                {"name": "any", "description": "Does any", "input_schema": null, "timeout_ms": null, "max_attempts": null},
+                {"name": "strict", "description": "Does strict", "input_schema": {"required": ["path"]}, "timeout_ms": 1500, "max_attempts": 2},
             ],
         })
     );

@@ -101,13 +101,21 @@ fn described(health: common::AgentHealth, transitions: Vec<CircuitTransition>) -
         name: name.into(),
         description: format!("Does {name}"),
         input_schema_json: schema.into(),
+        ..AgentAction::default()
     };
     GetAgentHealthResponse {
         circuit: Some(circuit),
         processes: Vec::new(),
         health: Some(health),
         description: "An agent of the test".into(),
-        actions: vec![action("any", ""), action("strict", r#"{"required":["path"]}"#)],
+        actions: vec![
+            action("any", ""),
+            AgentAction {
+                timeout_ms: Some(1500),
+                max_attempts: Some(2),
+                ..action("strict", r#"{"required":["path"]}"#)
+            },
+        ],
     }
 }
 

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     fn actions(description: &str) -> BTreeMap<String, ActionSpec> {
-        [("act".to_owned(), ActionSpec { description: description.into(), input_schema: None })].into()
+        [("act".to_owned(), ActionSpec { description: description.into(), ..ActionSpec::default() })].into()
     }
 
     #[test]

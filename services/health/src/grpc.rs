@@ -4,7 +4,7 @@ use std::{pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
-use phoenix_domain::{ActionSpec, TaskId, health, ids::InvalidId};
+use phoenix_domain::{ActionLimits, ActionSpec, TaskId, health, ids::InvalidId};
 use phoenix_proto::{
     HealthSnapshot, InvalidField, common,
     health_v1::{
@@ -210,9 +210,15 @@ fn encode_agent(details: AgentDetails) -> GetAgentHealthResponse {
 }
 
 fn encode_action((name, action): (String, ActionSpec)) -> AgentAction {
-    let ActionSpec { description, input_schema } = action;
+    let ActionSpec { description, input_schema, limits: ActionLimits { timeout, retry } } = action;
     let input_schema_json = input_schema.map(|schema| schema.source().to_string()).unwrap_or_default();
-    AgentAction { name, description, input_schema_json }
+    AgentAction {
+        name,
+        description,
+        input_schema_json,
+        timeout_ms: timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+        max_attempts: retry.map(|retry| retry.max_attempts),
+    }
 }
 
 fn encode(snapshots: Vec<HealthSnapshot>) -> Vec<common::AgentHealth> {

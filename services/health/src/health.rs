@@ -11,6 +11,7 @@ use phoenix_domain::{
     AgentName, AgentSpec, OrchestratorError, OrchestratorErrorCode,
     health::{CircuitState, Transition, check_decision},
     rejections,
+    retry::RetryPolicy,
 };
 use phoenix_platform::{catalogs::CatalogView, readiness::Readiness};
 use phoenix_proto::{HealthSnapshot, health_v1::AgentProcesses};
@@ -233,20 +234,21 @@ impl Health {
 
 /// The longest time that a task of `agent` can take: every attempt up to its limit, and every pause between them.
 fn longest_task(agent: &AgentSpec) -> Duration {
+    let actions =
+        agent.actions.keys().map(|action| longest_of(agent.timeout_of(action), agent.retry_of(action)));
+    actions.fold(longest_of(agent.timeout, agent.retry), Duration::max).saturating_add(LEASE_MARGIN)
+}
+
+/// The longest time that attempts with these limits can take.
+fn longest_of(timeout: Duration, retry: RetryPolicy) -> Duration {
     /// Attempt from which on all pauses are equal, so that a policy of a billion attempts is not summed one by one.
     const CONSTANT_FROM: u32 = 32;
-    let retry = &agent.retry;
     let attempts = retry.max_attempts;
     let growing = (1..attempts.min(CONSTANT_FROM))
         .fold(Duration::ZERO, |sum, attempt| sum.saturating_add(retry.backoff_ceiling(attempt)));
     let constant =
         retry.backoff_ceiling(CONSTANT_FROM).saturating_mul(attempts.saturating_sub(CONSTANT_FROM));
-    agent
-        .timeout
-        .saturating_mul(attempts)
-        .saturating_add(growing)
-        .saturating_add(constant)
-        .saturating_add(LEASE_MARGIN)
+    timeout.saturating_mul(attempts).saturating_add(growing).saturating_add(constant)
 }
 
 fn overloaded() -> OrchestratorError {
@@ -269,8 +271,6 @@ fn shutting_down() -> OrchestratorError {
 
 #[cfg(test)]
 mod tests {
-    use phoenix_domain::retry::RetryPolicy;
-
     use super::*;
 
     fn agent(max_attempts: u32) -> AgentSpec {

@@ -28,6 +28,7 @@ pub(crate) fn charges(
     plan: &Plan,
     of_plan: Limits,
     agent: &AgentSpec,
+    action: &str,
     payload: &Object,
     at: Timestamp,
 ) -> Vec<Charge> {
@@ -43,7 +44,8 @@ pub(crate) fn charges(
         scopes.into_iter().filter_map(|(limits, scope)| Some((limits.filter(Limits::is_limited)?, scope)));
     let mut wanted = None;
     let charge = |(limits, scope): (Limits, Scope)| {
-        let wanted = *wanted.get_or_insert_with(|| wanted_by(settings, plan, agent, payload));
+        let wanted =
+            *wanted.get_or_insert_with(|| wanted_by(settings, plan, agent.timeout_of(action), payload));
         Charge { account: scope.account(at), limits, wanted: limits.reservation(wanted) }
     };
     limited.map(charge).collect()
@@ -59,7 +61,7 @@ fn provider_of<'a>(settings: &BudgetSettings, agent: &'a AgentSpec, payload: &'a
 }
 
 /// What a call is expected to use.
-fn wanted_by(settings: &BudgetSettings, plan: &Plan, agent: &AgentSpec, payload: &Object) -> Amounts {
+fn wanted_by(settings: &BudgetSettings, plan: &Plan, timeout: Duration, payload: &Object) -> Amounts {
     let options = payload.get("options").and_then(Json::as_object);
     let limit = |name: &str| match options?.get(name)? {
         Json::Number(number) => number.as_str().parse::<u64>().ok(),
@@ -67,7 +69,7 @@ fn wanted_by(settings: &BudgetSettings, plan: &Plan, agent: &AgentSpec, payload:
     };
     let max_tokens = MAX_TOKENS.into_iter().find_map(limit);
     let input = (payload.text_len() + plan.context.len()) as u64;
-    let wall = u64::try_from(agent.timeout.as_millis()).unwrap_or(u64::MAX);
+    let wall = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     settings.estimate.of_call(input, max_tokens, wall)
 }
 

@@ -30,7 +30,7 @@ impl Candidate {
             executor: Arc::clone(executor),
             concurrency: spec.concurrency(),
             capacity: spec.capacity(),
-            max_attempts: spec.retry.max_attempts,
+            max_attempts: spec.most_attempts(),
         }
     }
 

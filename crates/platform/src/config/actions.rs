@@ -33,7 +33,7 @@ impl ActionTable {
             });
             schema.map_err(|problem| problems.add(at, problem)).ok()
         });
-        ActionSpec { description: description.clone(), input_schema }
+        ActionSpec { description: description.clone(), input_schema, ..ActionSpec::default() }
     }
 }
 

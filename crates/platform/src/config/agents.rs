@@ -1,6 +1,6 @@
 //! `[agents]`: each agent takes its settings from `[agents.default]`, the built-in defaults, and its own table.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use phoenix_domain::{
     AgentMode, AgentName, AgentSpec,
@@ -10,7 +10,14 @@ use phoenix_domain::{
 use serde::Deserialize;
 
 use super::{
-    actions::ActionTable, approval::ApprovalSetting, mcp::McpTable, problems::Problems, sections::section,
+    actions::ActionTable,
+    approval::ApprovalSetting,
+    bounds::{positive, set, time, within},
+    mcp::McpTable,
+    problems::Problems,
+    retry::RetryTable,
+    sections::section,
+    tool_rules::ToolRuleTable,
 };
 use crate::service_token;
 
@@ -25,6 +32,7 @@ pub(super) struct AgentTable {
     command: Option<Vec<String>>,
     mcp: Option<McpTable>,
     tools: Option<Vec<String>>,
+    tool_rules: Vec<ToolRuleTable>,
     description: Option<String>,
     route: Option<Vec<String>>,
     actions: BTreeMap<String, ActionTable>,
@@ -39,14 +47,6 @@ pub(super) struct AgentTable {
     approval_timeout_secs: Option<f64>,
     retry: RetryTable,
     circuit_breaker: BreakerTable,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct RetryTable {
-    max_attempts: Option<u32>,
-    initial_backoff_ms: Option<u64>,
-    max_backoff_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -109,10 +109,7 @@ impl AgentTable {
         }
         let at_approval = format!("{at}.approval_timeout_secs");
         time(&mut spec.approval.timeout, self.approval_timeout_secs, &at_approval, problems);
-        let RetryTable { max_attempts, initial_backoff_ms, max_backoff_ms } = self.retry;
-        positive(&mut spec.retry.max_attempts, max_attempts, &format!("{at}.retry.max_attempts"), problems);
-        set(&mut spec.retry.initial_backoff, initial_backoff_ms.map(Duration::from_millis).as_ref());
-        set(&mut spec.retry.max_backoff, max_backoff_ms.map(Duration::from_millis).as_ref());
+        self.retry.apply(&mut spec.retry, &format!("{at}.retry"), problems);
         self.circuit_breaker.apply(&mut spec.breaker, &format!("{at}.circuit_breaker"), problems);
     }
 
@@ -135,11 +132,13 @@ impl AgentTable {
         self.apply(&mut spec, &at, problems);
         if let Some(server) = &self.mcp {
             self.refuse_beside_mcp(&at, problems);
-            server.apply(&mut spec, self.tools.as_deref(), &at, problems);
+            server.apply(&mut spec, self.tools.as_deref(), &self.tool_rules, &at, problems);
             return spec;
         }
-        if self.tools.is_some() {
-            problems.add(format!("{at}.tools"), "is only for MCP servers; remove it, or set `mcp`");
+        for (name, is_set) in [("tools", self.tools.is_some()), ("tool_rules", !self.tool_rules.is_empty())] {
+            if is_set {
+                problems.add(format!("{at}.{name}"), "is only for MCP servers; remove it, or set `mcp`");
+            }
         }
         if spec.command.first().is_none_or(|program| program.trim().is_empty()) {
             problems
@@ -166,7 +165,11 @@ impl AgentTable {
 
     /// Reports settings of an MCP server in the table of an agent that cannot be one.
     fn refuse_mcp(&self, at: &str, problems: &mut Problems) {
-        for (name, is_set) in [("mcp", self.mcp.is_some()), ("tools", self.tools.is_some())] {
+        for (name, is_set) in [
+            ("mcp", self.mcp.is_some()),
+            ("tools", self.tools.is_some()),
+            ("tool_rules", !self.tool_rules.is_empty()),
+        ] {
             if is_set {
                 problems
                     .add(format!("{at}.{name}"), "is only for agents of your own, such as [agents.files]");
@@ -219,45 +222,6 @@ impl BreakerTable {
                 ),
             );
         }
-    }
-}
-
-fn within(
-    target: &mut u32,
-    value: Option<u32>,
-    range: RangeInclusive<u32>,
-    at: &str,
-    problems: &mut Problems,
-) {
-    match value {
-        Some(value) if range.contains(&value) => *target = value,
-        Some(value) if value < *range.start() => {
-            problems.add(at, format_args!("must be at least {}", range.start()));
-        }
-        Some(_) => problems.add(at, format_args!("must be at most {}", range.end())),
-        None => {}
-    }
-}
-
-fn set<T: Clone>(target: &mut T, value: Option<&T>) {
-    if let Some(value) = value {
-        target.clone_from(value);
-    }
-}
-
-fn time(target: &mut Duration, seconds: Option<f64>, at: &str, problems: &mut Problems) {
-    match seconds.map(Duration::try_from_secs_f64) {
-        Some(Ok(time)) if !time.is_zero() => *target = time,
-        Some(_) => problems.add(at, "must be more than 0 seconds"),
-        None => {}
-    }
-}
-
-fn positive(target: &mut u32, value: Option<u32>, at: &str, problems: &mut Problems) {
-    match value {
-        Some(0) => problems.add(at, "must be at least 1"),
-        Some(value) => *target = value,
-        None => {}
     }
 }
 

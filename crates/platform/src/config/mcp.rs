@@ -9,7 +9,7 @@ use phoenix_domain::{
 };
 use serde::Deserialize;
 
-use super::problems::Problems;
+use super::{problems::Problems, tool_rules::ToolRuleTable};
 use crate::service_token;
 
 /// The table `mcp` of an agent.
@@ -36,11 +36,12 @@ const RESERVED_HEADERS: [&str; 9] = [
 ];
 
 impl McpTable {
-    /// Makes `spec`, at `at` in the file, an MCP server that offers `tools`.
+    /// Makes `spec`, at `at` in the file, an MCP server that offers `tools`, and has `rules` for them.
     pub(super) fn apply(
         &self,
         spec: &mut AgentSpec,
         tools: Option<&[String]>,
+        rules: &[ToolRuleTable],
         at: &str,
         problems: &mut Problems,
     ) {
@@ -70,10 +71,15 @@ impl McpTable {
         spec.command.clone_from(command);
         // Those of `[agents.default]` are for other agents.
         spec.actions.clear();
+        let rules = rules.iter().enumerate();
+        let rules = rules
+            .map(|(index, rule)| rule.rule(spec, &format!("{at}.tool_rules[{index}]"), problems))
+            .collect();
         spec.mcp = Some(McpSettings {
             remote: self.remote(),
             variables: env.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect(),
             tools: tools.unwrap_or_default().to_vec(),
+            rules,
         });
     }
 }
@@ -134,6 +140,14 @@ mod tests {
             mcp = { command = ["npx", "files", "${HUB_TOKEN}"], env = { TOKEN = "${HUB_TOKEN}" } }
             tools = ["read_*"]
             start_timeout_secs = 90
+            retry = { max_attempts = 5, max_backoff_ms = 900 }
+            [[agents.files.tool_rules]]
+            tools = ["read_*"]
+            timeout_secs = 120
+            retry = { max_attempts = 2 }
+            [[agents.files.tool_rules]]
+            tools = ["read_log"]
+            idempotent = false
             "#,
         )
         .unwrap();
@@ -145,6 +159,18 @@ mod tests {
         assert_eq!((files.start_timeout, files.actions.is_empty()), (Duration::from_secs(90), true));
         let settings = files.mcp.as_ref().unwrap();
         assert_eq!((settings.variables["TOKEN"].expose(), &*settings.tools[0]), ("hub-secret", "read_*"));
+        let limits = settings.limits_of("read_log");
+        let retry = limits.retry.unwrap();
+        assert_eq!(limits.timeout, Some(Duration::from_secs(120)));
+        assert_eq!(
+            (retry.max_attempts, retry.max_backoff),
+            (2, Duration::from_millis(900)),
+            "the rest is the agent's"
+        );
+        assert_eq!(
+            (settings.is_idempotent("read_log"), settings.is_idempotent("read_it")),
+            (Some(false), None)
+        );
         assert!(config.executor_variables().contains("HUB_TOKEN"));
         assert!(!format!("{:?}", settings.variables).contains("hub-secret"));
     }
@@ -189,6 +215,26 @@ mod tests {
             (
                 "[agents.git_agent]\nmcp = { command = [\"x\"] }",
                 "agents.git_agent.mcp: is only for agents of your own",
+            ),
+            (
+                "[agents.a]\ncommand = [\"x\"]\n[[agents.a.tool_rules]]\ntools = [\"x\"]",
+                "agents.a.tool_rules: is only for MCP servers",
+            ),
+            (
+                "[agents.a]\nmcp.command = [\"x\"]\n[[agents.a.tool_rules]]\ntimeout_secs = 1",
+                "agents.a.tool_rules[0].tools: must name tools",
+            ),
+            (
+                "[agents.a]\nmcp.command = [\"x\"]\n[[agents.a.tool_rules]]\ntools = [\"x\"]\ntimeout_secs = 0",
+                "agents.a.tool_rules[0].timeout_secs: must be more than 0",
+            ),
+            (
+                "[agents.a]\nmcp.command = [\"x\"]\n[[agents.a.tool_rules]]\ntools = [\"x\"]\nretry.max_attempts = 0",
+                "agents.a.tool_rules[0].retry.max_attempts: must be at least 1",
+            ),
+            (
+                "[agents.a]\nmcp.command = [\"x\"]\n[[agents.a.tool_rules]]\ntools = [\"x\"]",
+                "agents.a.tool_rules[0]: sets nothing",
             ),
             ("[agents.a]\nmode = \"mcp\"\ncommand = [\"x\"]", "unknown variant `mcp`"),
         ] {

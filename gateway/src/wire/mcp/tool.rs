@@ -108,7 +108,7 @@ impl OwnTool {
 impl Tool {
     /// The tool `name` for an action of `agent`.
     pub(crate) fn of_action(name: String, agent: &str, action: &AgentAction) -> Self {
-        let AgentAction { name: action, description, input_schema_json } = action;
+        let AgentAction { name: action, description, input_schema_json, .. } = action;
         let description = match description.trim() {
             "" => format!("Runs the action `{action}` of the agent `{agent}`."),
             described => described.to_owned(),

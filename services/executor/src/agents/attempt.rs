@@ -8,7 +8,10 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use phoenix_domain::action::{ActionRequest, ActionResult, Chunk, ProgressReport};
+use phoenix_domain::{
+    ActionLimits,
+    action::{ActionRequest, ActionResult, Chunk, ProgressReport},
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -37,6 +40,11 @@ pub(crate) trait AgentRunner: Send + Sync {
     /// Makes one attempt. Returns at the attempt's deadline at the latest.
     fn run<'a>(&'a self, attempt: &'a mut Attempt<'_>)
     -> BoxFuture<'a, Result<ActionResult, AttemptFailure>>;
+
+    /// Limits of `action` that differ from those of the agent.
+    fn limits_of(&self, _action: &str) -> ActionLimits {
+        ActionLimits::default()
+    }
 }
 
 impl<'a> Attempt<'a> {

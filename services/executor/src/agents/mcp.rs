@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use phoenix_domain::{
-    AgentSpec, FailureClass,
+    ActionLimits, AgentSpec, FailureClass,
     action::{ActionRequest, ActionResult},
     json::{Json, Object},
 };
@@ -149,6 +149,10 @@ impl AgentRunner for Mcp {
         attempt: &'a mut Attempt<'_>,
     ) -> BoxFuture<'a, Result<ActionResult, AttemptFailure>> {
         Box::pin(self.run_attempt(attempt))
+    }
+
+    fn limits_of(&self, action: &str) -> ActionLimits {
+        self.server.limits_of(action)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use phoenix_domain::{
-    FailureClass, OrchestratorError, OrchestratorErrorCode,
+    ActionLimits, FailureClass, OrchestratorError, OrchestratorErrorCode,
     action::{API_VERSION, ActionMeta, ActionRequest, ActionResult},
     health::Outcome,
 };
@@ -33,6 +33,8 @@ pub(super) struct TaskRun {
     agent: Arc<Agent>,
     caller: RequestContext,
     request: ActionRequest,
+    /// Limits of the action, read before each attempt: those of an MCP server's tool may become known later.
+    limits: ActionLimits,
     probe_lease: String,
     registration: Registration,
     events: EventQueue,
@@ -115,6 +117,7 @@ impl TaskRun {
             agent,
             caller,
             request,
+            limits: ActionLimits::default(),
             probe_lease,
             registration,
             events,
@@ -217,7 +220,8 @@ impl TaskRun {
 
     /// Makes one attempt and records its metrics.
     async fn attempt(&mut self) -> Result<Result<ActionResult, AttemptFailure>, TaskFailure> {
-        let own = self.agent.spec.timeout;
+        self.limits = self.agent.runner.limits_of(&self.request.action);
+        let own = self.limits.timeout.unwrap_or(self.agent.spec.timeout);
         let limit = self.caller.remaining().map_or(own, |callers| callers.min(own));
         if limit.is_zero() {
             return Err(TaskFailure::DeadlineExceeded);
@@ -263,7 +267,7 @@ impl TaskRun {
     }
 
     fn decide(&self, failure: &AttemptFailure) -> RetryDecision {
-        let policy = &self.agent.spec.retry;
+        let policy = self.limits.retry.unwrap_or(self.agent.spec.retry);
         // Another executor may use the numbers that follow.
         let is_last = self.attempt_number() >= self.last_attempt;
         let is_final = !failure.class.is_retried() || failure.may_have_effect;

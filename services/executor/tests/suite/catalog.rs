@@ -31,7 +31,8 @@ async fn until_load(catalogs: &mut Streaming<Catalog>, running: u32, free: u32) 
 #[tokio::test]
 async fn catalog_holds_agents_labels_and_the_changing_load() {
     let schema = InputSchema::new(serde_json::json!({"required": ["title"]})).unwrap();
-    let write = ActionSpec { description: "Writes".into(), input_schema: Some(schema) };
+    let write =
+        ActionSpec { description: "Writes".into(), input_schema: Some(schema), ..ActionSpec::default() };
     let spec = AgentSpec {
         max_concurrency: 1,
         max_queue: 2,

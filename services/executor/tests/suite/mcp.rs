@@ -2,7 +2,11 @@
 
 use std::{path::Path, time::Duration};
 
-use phoenix_domain::{AgentMode, AgentSpec, CorrelationId, OrchestratorErrorCode as Code, mcp::McpSettings};
+use phoenix_domain::{
+    AgentMode, AgentSpec, CorrelationId, OrchestratorErrorCode as Code,
+    mcp::{McpSettings, ToolRule},
+    retry::RetryPolicy,
+};
 use phoenix_platform::RequestContext;
 use phoenix_proto::{
     executor::{Agent, Catalog, ExecuteTaskRequest, WatchCatalogRequest, execute_task_response::Event},
@@ -198,6 +202,68 @@ async fn only_repeatable_tools_are_called_again() {
     assert_eq!(call(&sandbox, "fail_call", json!({})).await.finished.attempts, 1);
     assert_eq!(call(&sandbox, "echo", json!({"text": "again"})).await.data(), "again");
     assert_eq!(starts(&starts_file), 5);
+    sandbox.stop().await;
+}
+
+fn with_rules(spec: AgentSpec, rules: Vec<ToolRule>) -> AgentSpec {
+    AgentSpec { mcp: Some(McpSettings { rules, ..McpSettings::default() }), ..spec }
+}
+
+fn rule(tool: &str) -> ToolRule {
+    ToolRule { tools: vec![tool.into()], ..ToolRule::default() }
+}
+
+#[tokio::test]
+async fn tool_that_stalls_ends_at_its_own_time_and_disturbs_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let starts_file = folder.path().join("starts");
+    let retry = Some(RetryPolicy { max_attempts: 2, ..quick_retries() });
+    let quick = ToolRule { timeout: Some(Duration::from_millis(300)), retry, ..rule("ga*") };
+    let spec = with_rules(server(&["--starts", starts_file.to_str().unwrap()]), vec![quick]);
+    let sandbox = Sandbox::start(spec).await;
+    let agent = published(&mut watch(&sandbox).await, |agent| !agent.actions.is_empty()).await;
+    let gate = &agent.actions["gate"];
+    assert_eq!((gate.timeout_ms, gate.retry.as_ref().unwrap().max_attempts), (Some(300), 2));
+    assert_eq!((agent.actions["echo"].timeout_ms, agent.actions["echo"].retry), (None, None));
+
+    let stalled = sandbox.start_running(request(&sandbox, "gate", &json!({"path": "/none"}))).await;
+    assert_eq!(call(&sandbox, "echo", json!({"text": "beside it"})).await.data(), "beside it");
+    let outcome = TaskOutcome::collect(stalled).await.unwrap();
+    assert_eq!((outcome.error().code, outcome.finished.attempts), (Code::Timeout, 2));
+    assert!(outcome.error().message.contains("300 ms"), "{}", outcome.error());
+    let failures = outcomes(&sandbox).into_iter().filter(|outcome| *outcome == Outcome::Failure);
+    assert_eq!(failures.count(), 2, "the time of the tool is the agent's own");
+    assert_eq!(call(&sandbox, "echo", json!({"text": "after it"})).await.data(), "after it");
+    assert_eq!(starts(&starts_file), 1, "it answers pings");
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn slow_tool_has_more_time_than_its_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    let gate = folder.path().join("gate");
+    let patient = ToolRule { timeout: Some(TIMEOUT), ..rule("gate") };
+    let spec = AgentSpec { timeout: Duration::from_secs(1), ..with_rules(server(&[]), vec![patient]) };
+    let sandbox = Sandbox::start(spec).await;
+    published(&mut watch(&sandbox).await, |agent| !agent.actions.is_empty()).await;
+    let patient = sandbox.start_running(request(&sandbox, "gate", &json!({"path": gate}))).await;
+    let hurried = call(&sandbox, "late", json!({})).await;
+    assert_eq!((hurried.error().code, hurried.finished.attempts), (Code::Timeout, 3));
+    std::fs::write(&gate, "").unwrap();
+    let outcome = TaskOutcome::collect(patient).await.unwrap();
+    assert_eq!((outcome.data(), outcome.finished.attempts), (json!("opened"), 1));
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn rule_says_whether_a_tool_may_be_called_again() {
+    let rules = vec![
+        ToolRule { idempotent: Some(true), ..rule("die") },
+        ToolRule { idempotent: Some(false), ..rule("read_*") },
+    ];
+    let sandbox = Sandbox::start(with_rules(server(&[]), rules)).await;
+    assert_eq!(call(&sandbox, "die", json!({})).await.finished.attempts, 3);
+    assert_eq!(call(&sandbox, "read_die", json!({})).await.finished.attempts, 1);
     sandbox.stop().await;
 }
 

@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use phoenix_domain::{AgentSpec, OrchestratorError, OrchestratorErrorCode, budget::Room};
+use phoenix_domain::{AgentSpec, OrchestratorError, OrchestratorErrorCode, budget::Room, retry::RetryPolicy};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -46,7 +46,8 @@ impl ActivePlan {
         let has_budget = of_plan.is_limited() || !self.deps.budgets.is_empty();
         let charges = match has_budget {
             true => {
-                charges(&self.deps.budgets, &loaded.plan, of_plan, agent, request.payload, Timestamp::now())
+                let (budgets, action) = (&self.deps.budgets, request.task.spec.action.as_str());
+                charges(budgets, &loaded.plan, of_plan, agent, action, request.payload, Timestamp::now())
             }
             false => Vec::new(),
         };
@@ -85,7 +86,8 @@ impl ActivePlan {
             }
         };
         let starts = progress.possible_starts();
-        let request = Dispatch { retry: Some(&agent.retry), ..request };
+        let retry = agent.retry_of(&request.task.spec.action);
+        let request = Dispatch { retry: Some(&retry), ..request };
         let attempt = dispatch(&self.deps, request, progress, permit, &self.context);
         let outcome = match progress.held().and_then(|hold| hold.time_limit()) {
             // The executor takes an attempt that is given up for no evidence about the agent.
@@ -105,18 +107,18 @@ impl ActivePlan {
             }
         })
         .await?;
-        Ok(if is_repeated { self.repetition(outcome, agent, progress) } else { outcome })
+        Ok(if is_repeated { self.repetition(outcome, &retry, progress) } else { outcome })
     }
 
     /// The outcome of an attempt that is repeated if there is time.
     fn repetition(
         &self,
         outcome: DispatchOutcome,
-        agent: &AgentSpec,
+        retry: &RetryPolicy,
         progress: &TaskProgress,
     ) -> DispatchOutcome {
         let DispatchOutcome::Ended(Err(error)) = outcome else { return outcome };
-        let pause = agent.retry.backoff(progress.attempts(), fastrand::f64());
+        let pause = retry.backoff(progress.attempts(), fastrand::f64());
         match self.context.remaining() {
             Some(remaining) if remaining <= pause => DispatchOutcome::Ended(Err(error)),
             _ => DispatchOutcome::Retry(pause),

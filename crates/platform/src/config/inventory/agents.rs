@@ -1,7 +1,11 @@
 //! `[agents]`: the settings in effect for each agent.
 
 use phoenix_domain::{
-    AgentMode, AgentSpec, approval::ApprovalPolicy, builtin::BUILTINS, health::BreakerPolicy,
+    AgentMode, AgentSpec,
+    approval::ApprovalPolicy,
+    builtin::BUILTINS,
+    health::BreakerPolicy,
+    mcp::{McpSettings, ToolRule},
     retry::RetryPolicy,
 };
 
@@ -11,7 +15,7 @@ use crate::config::{
 };
 
 /// Settings that `[agents.default]` does not give to other agents.
-const OWN: [&str; 5] = ["command", "description", "env", "mcp", "route"];
+const OWN: [&str; 7] = ["command", "description", "env", "mcp", "route", "tool_rules", "tools"];
 
 /// Adds the settings of every agent.
 pub(super) fn add(config: &PhoenixConfig, rows: &mut Vec<SettingValue>) {
@@ -76,7 +80,24 @@ fn settings(spec: &AgentSpec) -> Vec<(&'static str, String)> {
         ("retry.max_backoff_ms", format!("{} ms", max_backoff.as_millis())),
     ]);
     rows.extend(breaker_settings(breaker));
+    if let Some(McpSettings { tools, rules, .. }) = mcp {
+        rows.push(("tools", list(tools)));
+        rows.push(("tool_rules", rules.iter().map(rule).collect::<Vec<_>>().join("; ")));
+    }
     rows
+}
+
+/// A rule in a few words.
+fn rule(rule: &ToolRule) -> String {
+    let ToolRule { tools, timeout, retry, idempotent } = rule;
+    let mut settings: Vec<_> =
+        timeout.iter().map(|timeout| format!("timeout_secs {}", seconds(*timeout))).collect();
+    if let Some(RetryPolicy { max_attempts, initial_backoff, max_backoff }) = retry {
+        let (initial, max) = (initial_backoff.as_millis(), max_backoff.as_millis());
+        settings.push(format!("retry {max_attempts} attempts, {initial} to {max} ms apart"));
+    }
+    settings.extend(idempotent.map(|idempotent| format!("idempotent {idempotent}")));
+    format!("{}: {}", list(tools), settings.join(", "))
 }
 
 fn breaker_settings(policy: &BreakerPolicy) -> [(&'static str, String); 11] {

@@ -17,6 +17,11 @@ max_queue = 3
 mcp = { url = "https://hub.local/mcp?token=hunter2", headers = { Authorization = "hunter2" } }
 [agents.local]
 mcp = { command = ["npx", "hunter2"], env = { SOMETHING = "hunter2" } }
+[[agents.local.tool_rules]]
+tools = ["read_*", "list"]
+timeout_secs = 2
+retry = { max_attempts = 5 }
+idempotent = true
 [budgets.agents.reviewer]
 max_cost_usd = 1.5
 "#;
@@ -74,6 +79,11 @@ fn every_value_names_its_origin() {
         ("agents.reviewer.retry.max_attempts", "3", "default"),
         ("agents.hub.mcp", "https://hub.local/mcp?[set]", "file (agents.hub.mcp)"),
         ("agents.local.mcp", "npx and 1 argument", "file (agents.local.mcp)"),
+        (
+            "agents.local.tool_rules",
+            "read_*, list: timeout_secs 2 s, retry 5 attempts, 500 to 5000 ms apart, idempotent true",
+            "file (agents.local.tool_rules)",
+        ),
         ("budgets.agents.reviewer.max_cost_usd", "1.5", "file (budgets.agents.reviewer.max_cost_usd)"),
     ] {
         assert_eq!(found(&rows, name), (value, origin.to_owned()), "{name}");

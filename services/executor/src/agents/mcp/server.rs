@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 use metrics::Counter;
 use parking_lot::{Mutex, RwLock};
 use phoenix_domain::{
-    ActionSpec, AgentName, AgentSpec, FailureClass,
+    ActionLimits, ActionSpec, AgentName, AgentSpec, FailureClass,
     json::{Json, Object},
     mcp::McpSettings,
 };
@@ -313,6 +313,16 @@ impl Server {
         let limit = format_duration(self.timeout);
         let description = format!("answered neither a call nor a ping within {limit}, and was restarted");
         Err(AttemptFailure::new(FailureClass::Timeout, description))
+    }
+
+    /// Limits of the tool that `action` calls. Before the tools are known, a tool has the name of the action.
+    pub(super) fn limits_of(&self, action: &str) -> ActionLimits {
+        if let State::Ready(process) = &*self.state.borrow()
+            && let Some(limits) = process.tools().limits_of(action)
+        {
+            return limits;
+        }
+        self.settings.limits_of(action)
     }
 
     /// The process, once it is ready.

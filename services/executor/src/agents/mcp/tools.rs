@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use phoenix_domain::{
-    ActionSpec, AgentName, FailureClass,
+    ActionLimits, ActionSpec, AgentName, FailureClass,
     action::CHAT_ACTION,
     agent::ANY_ACTION,
     json::{Json, Object},
@@ -100,8 +100,11 @@ impl<'s> Collector<'s> {
         self.bytes += bytes;
         let hints = &definition["annotations"];
         let tool = Tool {
-            action: ActionSpec { description, input_schema },
-            is_repeatable: hints["readOnlyHint"] == true || hints["idempotentHint"] == true,
+            action: ActionSpec { description, input_schema, limits: self.settings.limits_of(name) },
+            is_repeatable: self
+                .settings
+                .is_idempotent(name)
+                .unwrap_or(hints["readOnlyHint"] == true || hints["idempotentHint"] == true),
             wraps_result: definition["outputSchema"]["x-fastmcp-wrap-result"] == true,
         };
         self.tools.0.insert(name.to_owned(), tool);
@@ -131,6 +134,16 @@ impl Tools {
     /// The actions of the agent.
     pub(super) fn actions(&self) -> BTreeMap<String, ActionSpec> {
         self.0.iter().map(|(name, tool)| (name.clone(), tool.action.clone())).collect()
+    }
+
+    /// Limits of the tool that `action` calls.
+    pub(super) fn limits_of(&self, action: &str) -> Option<ActionLimits> {
+        let mut tools = self.0.values();
+        let tool = match self.0.get(action) {
+            None if action == CHAT_ACTION && self.0.len() == 1 => tools.next(),
+            tool => tool,
+        };
+        Some(tool?.action.limits)
     }
 
     /// The call for `action` with the input `payload`. A chat goes to a tool `chat`, or to the only tool if its message is the

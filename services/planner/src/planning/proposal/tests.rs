@@ -9,8 +9,11 @@ fn agents() -> AgentCatalog {
     let schema = json!({
         "type": "object", "properties": {"title": {"type": "string"}}, "required": ["title"], "additionalProperties": false
     });
-    let write =
-        ActionSpec { input_schema: Some(InputSchema::new(schema).unwrap()), description: "Writes".into() };
+    let write = ActionSpec {
+        input_schema: Some(InputSchema::new(schema).unwrap()),
+        description: "Writes".into(),
+        ..ActionSpec::default()
+    };
     let mut strict = agent("strict");
     strict.actions = [("write".to_owned(), write)].into();
     AgentCatalog::new(
