@@ -116,19 +116,25 @@ async fn plan_combines_tools_of_a_real_server() {
     git(&["commit", "--quiet", "--allow-empty", "-m", "the only commit"]);
     let folder = repository.path().to_str().unwrap();
     let command = json!(["mcp-server-git", "--repository", folder]);
-    let sandbox = sandbox(&format!("[agents.repository]\nmcp = {{ command = {command} }}\n"), &servers).await;
-    let rest = sandbox.rest();
-    until_tools_are_known(&rest, "repository", "git_log").await;
-    let task = |key: &str, action: &str| json!({"key": key, "agent": "repository", "action": action, "input": {"repo_path": folder}});
-    let mut last = task("status", "git_status");
-    last["depends_on"] = json!(["log"]);
-    let plan = rest.post("/api/v1/plans", json!({"tasks": [task("log", "git_log"), last]})).await;
-    assert_eq!(plan.status, 200, "{}", plan.text);
-    assert!(
-        plan.text.contains("the only commit") && plan.text.contains("nothing to commit"),
-        "{}",
-        plan.text
+    // The server speaks both eras of the protocol.
+    let config = format!(
+        "[agents.repository]\nmcp = {{ command = {command} }}\n\
+         [agents.modern]\nmcp = {{ command = {command}, protocol = \"2026-07-28\" }}\n\
+         [agents.older]\nmcp = {{ command = {command}, protocol = \"2025-11-25\" }}\n"
     );
+    let sandbox = sandbox(&config, &servers).await;
+    let rest = sandbox.rest();
+    for agent in ["repository", "modern", "older"] {
+        until_tools_are_known(&rest, agent, "git_log").await;
+        let task = |key: &str, action: &str| json!({"key": key, "agent": agent, "action": action, "input": {"repo_path": folder}});
+        let mut last = task("status", "git_status");
+        last["depends_on"] = json!(["log"]);
+        let plan = rest.post("/api/v1/plans", json!({"tasks": [task("log", "git_log"), last]})).await;
+        assert_eq!(plan.status, 200, "{agent}: {}", plan.text);
+        for expected in ["the only commit", "nothing to commit"] {
+            assert!(plan.text.contains(expected), "{agent}: {}", plan.text);
+        }
+    }
     let chat = rest.post("/api/v1/chat", json!({"message": "hello", "agent": "repository"})).await;
     assert_eq!(chat.status, 422, "{}", chat.text);
     assert!(chat.text.contains("send a plan with a tool as the action"), "{}", chat.text);

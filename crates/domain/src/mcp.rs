@@ -6,6 +6,12 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 
 use crate::{action_limits::ActionLimits, llm::Secret, pattern::matches_pattern, retry::RetryPolicy};
 
+/// Version of the protocol without a handshake.
+pub const MODERN_VERSION: &str = "2026-07-28";
+
+/// Versions of the protocol with a handshake, the newest first.
+pub const HANDSHAKE_VERSIONS: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
+
 /// Parts of the names of variables whose values are secret.
 const SECRET_WORDS: [&str; 6] = ["key", "token", "secret", "passw", "credential", "auth"];
 
@@ -45,6 +51,8 @@ pub struct McpSettings {
     pub tools: Vec<String>,
     /// Settings of single tools. Of several that match a tool, the last one with a setting counts.
     pub rules: Vec<ToolRule>,
+    /// Version of the protocol to speak; absent to find out what the server speaks.
+    pub protocol: Option<String>,
 }
 
 impl ToolRule {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use http::{HeaderName, HeaderValue, Uri};
 use phoenix_domain::{
     AgentMode, AgentSpec,
-    mcp::{McpSettings, RemoteServer},
+    mcp::{HANDSHAKE_VERSIONS, MODERN_VERSION, McpSettings, RemoteServer},
 };
 use serde::Deserialize;
 
@@ -20,7 +20,11 @@ pub(super) struct McpTable {
     env: BTreeMap<String, String>,
     url: Option<String>,
     headers: BTreeMap<String, String>,
+    protocol: Option<String>,
 }
+
+/// Setting `protocol` that finds out what the server speaks.
+const AUTO: &str = "auto";
 
 /// Headers that the protocol sets.
 const RESERVED_HEADERS: [&str; 9] = [
@@ -45,7 +49,7 @@ impl McpTable {
         at: &str,
         problems: &mut Problems,
     ) {
-        let Self { command, env, url, headers: _ } = self;
+        let Self { command, env, url, headers: _, protocol } = self;
         if let Some(url) = url {
             self.check_remote(url, at, problems);
         } else if !self.headers.is_empty() {
@@ -62,6 +66,13 @@ impl McpTable {
             if name.is_empty() || name.contains(['=', '\0']) {
                 problems.add(format!("{at}.mcp.env"), format_args!("`{name}` is no name of a variable"));
             }
+        }
+        let is_version = |version: &str| version == MODERN_VERSION || HANDSHAKE_VERSIONS.contains(&version);
+        let protocol = protocol.as_deref().filter(|version| *version != AUTO);
+        if let Some(version) = protocol.filter(|version| !is_version(version)) {
+            let known = HANDSHAKE_VERSIONS.join(", ");
+            let problem = format_args!("is `{version}`; it must be {AUTO}, {MODERN_VERSION}, {known}");
+            problems.add(format!("{at}.mcp.protocol"), problem);
         }
         if tools.is_some_and(<[_]>::is_empty) {
             let problem = "must name a tool, such as [\"read_*\"]; remove the setting to offer every tool";
@@ -80,6 +91,7 @@ impl McpTable {
             variables: env.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect(),
             tools: tools.unwrap_or_default().to_vec(),
             rules,
+            protocol: protocol.map(str::to_owned),
         });
     }
 }
@@ -182,6 +194,10 @@ mod tests {
             (
                 "[agents.a]\nmcp = { command = [\"x\"], url = \"http://y\" }",
                 "agents.a.mcp.command: must not be set beside `url`",
+            ),
+            (
+                "[agents.a]\nmcp = { command = [\"x\"], protocol = \"2031\" }",
+                "agents.a.mcp.protocol: is `2031`; it must be auto, 2026-07-28, 2025-11-25",
             ),
             ("[agents.a]\nmcp = { url = \"y\" }", "agents.a.mcp.url: must be an address"),
             ("[agents.a]\nmcp = { url = \"ftp://y\" }", "agents.a.mcp.url: must be an address"),

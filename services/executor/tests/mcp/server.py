@@ -7,12 +7,23 @@ options.add_argument("--wait-for", help="file before whose existence the server 
 options.add_argument("--exit", type=int, help="exit with this code instead of starting")
 options.add_argument("--only", action="append", help="offer only these tools")
 options.add_argument("--deaf", action="store_true", help="read nothing after the handshake")
+options.add_argument("--log", help="file that gets the method of each message")
+options.add_argument("--slow", type=float, default=0, help="seconds before the first message is read")
+options.add_argument("--ttl", type=int, help="milliseconds for which a list of tools is valid")
+options.add_argument(
+    "--era",
+    default="old",
+    choices=["old", "silent", "exits", "modern", "both", "future"],
+    help="old: with a handshake, and an error for other requests before it; silent: no answer to them; exits: an exit instead;"
+    " modern: without a handshake; both; future: neither",
+)
 options = options.parse_args()
 
 lock = threading.Lock()
 received = []
 cancelled = {}
-changed = False
+subscription = None
+shaken = False
 
 
 def write(text):
@@ -27,6 +38,45 @@ def send(**message):
 
 def answer(request, text, **more):
     send(id=request["id"], result={"content": [{"type": "text", "text": text}], **more})
+
+
+def tell_change():
+    if shaken:
+        send(method="notifications/tools/list_changed")
+    elif subscription is not None:
+        meta = {"io.modelcontextprotocol/subscriptionId": subscription}
+        send(method="notifications/tools/list_changed", params={"_meta": meta})
+
+
+def refuse(request, code, message, **data):
+    send(id=request["id"], error={"code": code, "message": message, **({"data": data} if data else {})})
+
+
+def speaks(request):
+    """Whether the request is one of an era that this server speaks; it is answered if not."""
+    global shaken
+    method = request["method"]
+    meta = request.get("params", {}).get("_meta", {})
+    is_modern = meta.get("io.modelcontextprotocol/protocolVersion") == "2026-07-28"
+    if method == "initialize":
+        if options.era in ("modern", "future"):
+            refuse(request, -32601, "unknown method; this server speaks 2026-07-28")
+            return False
+        shaken = True
+        return True
+    if options.era == "future":
+        refuse(request, -32022, "unsupported version", supported=["2031-01-01"])
+        return False
+    if options.era in ("modern", "both") and is_modern:
+        return True
+    if shaken:
+        return True
+    if options.era == "exits":
+        print("expected initialize", file=sys.stderr, flush=True)
+        os._exit(1)
+    if options.era != "silent":
+        refuse(request, -32602, "invalid request before initialize")
+    return False
 
 
 def wait_for(path):
@@ -89,10 +139,8 @@ def call(request):
         code = -32602 if name == "refuse_call" else -32603
         send(id=request["id"], error={"code": code, "message": "this does not work"})
     elif name == "drop_echo":
-        global changed
-        changed = True
         TOOLS.pop("echo", None)
-        send(method="notifications/tools/list_changed")
+        tell_change()
         answer(request, "dropped")
     elif name == "progress":
         token = request["params"]["_meta"].get("progressToken")
@@ -110,8 +158,26 @@ def call(request):
 def handle(request):
     method = request.get("method")
     received.append({"method": method, "params": request.get("params")})
+    if options.log:
+        with open(options.log, "a") as log:
+            log.write(method + "\n")
+    if "id" in request and not speaks(request):
+        return
+    if method == "server/discover":
+        if options.era in ("modern", "both"):
+            capabilities = {"tools": {"listChanged": options.ttl is None}}
+            send(id=request["id"], result={"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": capabilities})
+        else:
+            refuse(request, -32601, "unknown method")
+    if method == "subscriptions/listen":
+        global subscription
+        subscription = request["id"]
+        meta = {"io.modelcontextprotocol/subscriptionId": subscription}
+        wanted = request["params"]["notifications"]
+        send(method="notifications/subscriptions/acknowledged", params={"_meta": meta, "notifications": wanted})
     if method == "initialize":
-        result = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {"listChanged": True}}}
+        asked = request["params"]["protocolVersion"]
+        result = {"protocolVersion": min(asked, "2025-06-18"), "capabilities": {"tools": {"listChanged": True}}}
         send(id=request["id"], result={**result, "serverInfo": {"name": "scripted", "version": "1"}})
     elif method == "notifications/initialized" and options.deaf:
         time.sleep(3600)
@@ -121,6 +187,8 @@ def handle(request):
         # In two pages.
         page = offered[half:] if "cursor" in request.get("params", {}) else offered[:half]
         more = {} if "cursor" in request.get("params", {}) else {"nextCursor": "second"}
+        if options.ttl is not None:
+            more["ttlMs"] = options.ttl
         send(id=request["id"], result={"tools": [{"name": name, **TOOLS[name]} for name in page], **more})
     elif method == "tools/call":
         threading.Thread(target=call, args=(request,), daemon=True).start()
@@ -140,5 +208,6 @@ if options.exit is not None:
 if options.wait_for:
     wait_for(options.wait_for)
 write("a greeting on standard output\n")
+time.sleep(options.slow)
 for line in sys.stdin:
     handle(json.loads(line))

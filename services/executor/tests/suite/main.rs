@@ -6,6 +6,7 @@ mod attempts;
 mod catalog;
 mod lifetime;
 mod mcp;
+mod mcp_eras;
 mod mcp_remote;
 mod orphans;
 mod reports;

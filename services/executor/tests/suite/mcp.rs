@@ -18,7 +18,7 @@ use tonic::Streaming;
 
 use crate::sandbox::{Sandbox, TIMEOUT, TaskOutcome, agent, quick_retries, until};
 
-fn server(options: &[&str]) -> AgentSpec {
+pub fn server(options: &[&str]) -> AgentSpec {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mcp/server.py");
     let command = ["python3", script].iter().chain(options).map(|part| (*part).to_owned()).collect();
     AgentSpec {
@@ -31,21 +31,21 @@ fn server(options: &[&str]) -> AgentSpec {
     }
 }
 
-fn request(sandbox: &Sandbox, action: &str, input: &Value) -> ExecuteTaskRequest {
+pub fn request(sandbox: &Sandbox, action: &str, input: &Value) -> ExecuteTaskRequest {
     ExecuteTaskRequest { action: action.into(), payload_json: input.to_string(), ..sandbox.request() }
 }
 
-async fn call(sandbox: &Sandbox, action: &str, input: Value) -> TaskOutcome {
+pub async fn call(sandbox: &Sandbox, action: &str, input: Value) -> TaskOutcome {
     sandbox.run_request(request(sandbox, action, &input)).await.unwrap()
 }
 
-async fn watch(sandbox: &Sandbox) -> Streaming<Catalog> {
+pub async fn watch(sandbox: &Sandbox) -> Streaming<Catalog> {
     let request = WatchCatalogRequest { with_load: false };
     sandbox.client.clone().watch_catalog(request).await.unwrap().into_inner()
 }
 
 /// The first published agent with `condition`.
-async fn published(catalogs: &mut Streaming<Catalog>, condition: impl Fn(&Agent) -> bool) -> Agent {
+pub async fn published(catalogs: &mut Streaming<Catalog>, condition: impl Fn(&Agent) -> bool) -> Agent {
     loop {
         let catalog = timeout(TIMEOUT, catalogs.message()).await.expect("a message").unwrap().unwrap();
         let agents = catalog.agents.map(|list| list.agents).unwrap_or_default();
@@ -55,11 +55,11 @@ async fn published(catalogs: &mut Streaming<Catalog>, condition: impl Fn(&Agent)
     }
 }
 
-fn outcomes(sandbox: &Sandbox) -> Vec<Outcome> {
+pub fn outcomes(sandbox: &Sandbox) -> Vec<Outcome> {
     sandbox.health.reports().into_iter().map(|(outcome, _)| outcome).collect()
 }
 
-fn starts(path: &Path) -> usize {
+pub fn starts(path: &Path) -> usize {
     std::fs::read_to_string(path).unwrap_or_default().lines().count()
 }
 

@@ -284,6 +284,11 @@ impl Call {
         self.connection.state.lock().calls.get(&self.id).is_none_or(|pending| pending.was_written)
     }
 
+    /// Ends the request without a word to the server, which may answer it or not.
+    pub(super) fn forget(self) {
+        self.connection.state.lock().calls.remove(&self.id);
+    }
+
     /// Has the process checked, because it does not respond in time.
     pub(super) fn doubt_server(&self) {
         self.connection.doubted.notify_one();

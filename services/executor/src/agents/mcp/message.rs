@@ -8,6 +8,9 @@ pub(super) const METHOD_NOT_FOUND: i64 = -32601;
 /// Code of an error: the parameters, such as the name of a tool, are invalid.
 pub(super) const INVALID_PARAMS: i64 = -32602;
 
+/// Code of an error: the server does not speak the version of the protocol.
+pub(super) const UNSUPPORTED_VERSION: i64 = -32022;
+
 /// Code of an error: a resource does not exist.
 pub(super) const RESOURCE_NOT_FOUND: i64 = -32002;
 
@@ -27,6 +30,8 @@ pub(super) enum Incoming {
 pub(super) struct RpcError {
     pub(super) code: i64,
     pub(super) message: String,
+    /// Details; null when there are none.
+    pub(super) data: Json,
 }
 
 /// The line of a request.
@@ -114,7 +119,8 @@ impl From<&Json> for RpcError {
     fn from(error: &Json) -> Self {
         let code = error["code"].to_value().as_i64().unwrap_or_default();
         let message = error["message"].as_str().unwrap_or_default().trim();
-        Self { code, message: if message.is_empty() { format!("error {code}") } else { message.into() } }
+        let message = if message.is_empty() { format!("error {code}") } else { message.into() };
+        Self { code, message, data: error["data"].clone() }
     }
 }
 

@@ -145,7 +145,7 @@ mod tests {
             (-32603, FailureClass::BackendFailure),
             (1, FailureClass::BackendFailure),
         ] {
-            let error = RpcError { code, message: "no".into() };
+            let error = RpcError { code, message: "no".into(), data: Json::Null };
             assert_eq!(failure(&error, &Redactor::default()).class, class, "{code}");
         }
     }

@@ -7,7 +7,7 @@ use parking_lot::{Mutex, RwLock};
 use phoenix_domain::{
     ActionLimits, ActionSpec, AgentName, AgentSpec, FailureClass,
     json::{Json, Object},
-    mcp::McpSettings,
+    mcp::{MODERN_VERSION, McpSettings},
 };
 use phoenix_platform::readiness::Readiness;
 use tokio::{
@@ -16,8 +16,8 @@ use tokio::{
 };
 
 use super::{
-    connection::Connection,
-    handshake::{Handshake, MODERN_VERSION},
+    connection::{Call, Connection},
+    handshake::Handshake,
     message::object,
     remote::{Agreed, DISCOVER, Remote, RemoteSession},
     session::{Session, SessionEnd},
@@ -37,8 +37,12 @@ use crate::{
 /// Limit of the pages of `tools/list`.
 const MAX_PAGES: usize = 64;
 
-/// Time between two readings of the list of tools of a server at an address.
+/// Time between two readings of the list of tools of a server at an address that does not say how long a list is valid.
 const REMOTE_REFRESH: Duration = Duration::from_secs(60);
+
+/// Bounds of the time for which a server says that its list of tools is valid.
+const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
+const LONGEST_REFRESH: Duration = Duration::from_secs(60 * 60);
 
 /// Shortest time between two readings of the list of tools.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
@@ -79,6 +83,13 @@ enum State {
     Failed(AttemptFailure),
 }
 
+/// A conversation that has begun.
+struct Started {
+    tools: Tools,
+    /// Whether the server would say that its tools have changed, if it were asked to.
+    says_changes: bool,
+}
+
 /// A process, or a server at an address, that is ready.
 pub(super) struct Process {
     /// Absent for a server at an address.
@@ -96,11 +107,13 @@ impl Server {
         restarts: Counter,
         publish: Publish,
     ) -> Self {
+        let settings = spec.mcp.clone().unwrap_or_default();
+        let handshake = Handshake::new(settings.protocol.clone(), spec.start_timeout, Arc::clone(&redactor));
         Self {
             agent: spec.name.clone(),
-            settings: spec.mcp.clone().unwrap_or_default(),
+            settings,
             transport,
-            handshake: Handshake::new(Arc::clone(&redactor)),
+            handshake,
             start_timeout: spec.start_timeout,
             timeout: spec.timeout,
             redactor,
@@ -141,6 +154,11 @@ impl Server {
                 connection.close(&failure.neutral_if(true));
                 return;
             };
+            if self.handshake.ended_by_probe() {
+                tracing::debug!(agent = %self.agent, reason = failure.description, "MCP server ended when it was asked for its version; starting it again");
+                connection.close(&failure);
+                continue;
+            }
             if matches!(*self.state.borrow(), State::Ready(_)) {
                 tracing::warn!(agent = %self.agent, reason = failure.description, "MCP server ended; starting it again");
                 self.crashes.record_crash(started_at.elapsed() >= STABLE_AFTER);
@@ -202,14 +220,17 @@ impl Server {
         agreed: Option<&Mutex<Agreed>>,
     ) -> AttemptFailure {
         let started = timeout(self.start_timeout, self.start(connection, agreed)).await;
-        let tools = match started {
-            Ok(Ok(tools)) => tools,
+        let Started { tools, says_changes } = match started {
+            Ok(Ok(started)) => started,
             Ok(Err(failure)) => return failure,
             Err(_) => {
                 let limit = format_duration(self.start_timeout);
                 return AttemptFailure::new(FailureClass::Io, format!("did not start within {limit}"));
             }
         };
+        let mut refresh = self.refresh_after(pid, &tools);
+        // Open as long as the process runs; dropping it would end it.
+        let _changes = says_changes.then(|| subscribe_to_changes(connection));
         (self.publish)(tools.actions());
         let stable_at = Instant::now() + STABLE_AFTER;
         let process = Arc::new(Process {
@@ -221,11 +242,15 @@ impl Server {
         let mut is_stable = false;
         loop {
             tokio::select! {
-                // A server at an address has no way to say that its tools have changed.
-                () = tokio::time::sleep(REMOTE_REFRESH), if pid.is_none() => connection.tools_changed.notify_one(),
+                () = tokio::time::sleep(refresh.unwrap_or_default()), if refresh.is_some() => {
+                    connection.tools_changed.notify_one();
+                }
                 () = connection.tools_changed.notified() => {
                     match timeout(self.timeout, self.list_tools(connection)).await {
-                        Ok(Ok(tools)) => self.replace_tools(&process, tools),
+                        Ok(Ok(tools)) => {
+                            refresh = self.refresh_after(pid, &tools);
+                            self.replace_tools(&process, tools);
+                        }
                         Ok(Err(failure)) => {
                             tracing::warn!(agent = %self.agent, reason = failure.description, "tools cannot be listed; the former ones stay");
                         }
@@ -244,8 +269,15 @@ impl Server {
         }
     }
 
+    /// Time until the list of tools is read again: as long as the server says that it is valid. A process can say that it has changed,
+    /// a server at an address has no way to.
+    fn refresh_after(&self, pid: Option<u32>, tools: &Tools) -> Option<Duration> {
+        let asked = tools.valid_for.map(|time| time.clamp(SHORTEST_REFRESH, LONGEST_REFRESH));
+        asked.or_else(|| pid.is_none().then_some(REMOTE_REFRESH))
+    }
+
     fn replace_tools(&self, process: &Process, tools: Tools) {
-        if *process.tools() != tools {
+        if process.tools().by_name != tools.by_name {
             tracing::info!(agent = %self.agent, "tools have changed");
             (self.publish)(tools.actions());
             *process.tools.write() = Arc::new(tools);
@@ -257,7 +289,7 @@ impl Server {
         &self,
         connection: &Arc<Connection>,
         agreed: Option<&Mutex<Agreed>>,
-    ) -> Result<Tools, AttemptFailure> {
+    ) -> Result<Started, AttemptFailure> {
         let server = self.handshake.begin(connection, agreed).await?;
         let tools = match &server["capabilities"]["tools"] {
             Json::Null => Collector::new(&self.agent, &self.settings).finish(),
@@ -275,7 +307,11 @@ impl Server {
             tools = tools.actions().len(),
             "MCP server is ready"
         );
-        Ok(tools)
+        // With a handshake, a server says so without being asked.
+        let is_modern = connection.meta.get().is_some();
+        let says_changes =
+            is_modern && agreed.is_none() && server["capabilities"]["tools"]["listChanged"] == true;
+        Ok(Started { tools, says_changes })
     }
 
     async fn list_tools(&self, connection: &Arc<Connection>) -> Result<Tools, AttemptFailure> {
@@ -292,6 +328,7 @@ impl Server {
                 return Err(AttemptFailure::new(FailureClass::BackendFailure, problem));
             };
             definitions.iter().for_each(|definition| collector.add(definition));
+            collector.valid_for(page["ttlMs"].as_f64());
             let next = page["nextCursor"].clone();
             if next.is_null() || next == cursor || collector.is_full() {
                 break;
@@ -362,4 +399,10 @@ impl Process {
     pub(super) fn tools(&self) -> Arc<Tools> {
         Arc::clone(&self.tools.read())
     }
+}
+
+/// Asks a server without a handshake to say when its tools change. Its answer comes at the end of the subscription.
+fn subscribe_to_changes(connection: &Arc<Connection>) -> Option<Call> {
+    let wanted = object([("toolsListChanged", true.into())]);
+    connection.call("subscriptions/listen", |_| object([("notifications", wanted.into())])).ok()
 }

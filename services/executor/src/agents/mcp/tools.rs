@@ -1,6 +1,6 @@
 //! The tools of a server, as actions of its agent.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use phoenix_domain::{
     ActionLimits, ActionSpec, AgentName, FailureClass,
@@ -27,9 +27,13 @@ const MAX_DESCRIPTION_CHARS: usize = 2000;
 /// Tools that an error lists.
 const MAX_LISTED: usize = 20;
 
-/// The tools by name.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct Tools(BTreeMap<String, Tool>);
+/// The tools of a server.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tools {
+    pub(super) by_name: BTreeMap<String, Tool>,
+    /// Time for which the server says that the list is valid.
+    pub(super) valid_for: Option<Duration>,
+}
 
 /// One tool.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,7 +65,13 @@ pub(super) struct Collector<'s> {
 
 impl<'s> Collector<'s> {
     pub(super) const fn new(agent: &'s AgentName, settings: &'s McpSettings) -> Self {
-        Self { agent, settings, tools: Tools(BTreeMap::new()), bytes: 0, left_out: 0 }
+        Self {
+            agent,
+            settings,
+            tools: Tools { by_name: BTreeMap::new(), valid_for: None },
+            bytes: 0,
+            left_out: 0,
+        }
     }
 
     /// Adds the tool that `definition` defines, if it is offered. What cannot be used of it is logged and left out.
@@ -93,7 +103,7 @@ impl<'s> Collector<'s> {
             .collect();
         let bytes =
             name.len() + description.len() + if input_schema.is_some() { schema.text_len() } else { 0 };
-        if self.tools.0.len() >= MAX_TOOLS || self.bytes + bytes > MAX_TOOL_BYTES {
+        if self.tools.by_name.len() >= MAX_TOOLS || self.bytes + bytes > MAX_TOOL_BYTES {
             self.left_out += 1;
             return;
         }
@@ -107,7 +117,17 @@ impl<'s> Collector<'s> {
                 .unwrap_or(hints["readOnlyHint"] == true || hints["idempotentHint"] == true),
             wraps_result: definition["outputSchema"]["x-fastmcp-wrap-result"] == true,
         };
-        self.tools.0.insert(name.to_owned(), tool);
+        self.tools.by_name.insert(name.to_owned(), tool);
+    }
+
+    /// Notes that a page is valid for so many milliseconds. Zero says nothing: the page was valid when it was read.
+    pub(super) fn valid_for(&mut self, millis: Option<f64>) {
+        let time = millis.and_then(|millis| Duration::try_from_secs_f64(millis / 1000.0).ok());
+        let time = time.filter(|time| !time.is_zero());
+        self.tools.valid_for = match (self.tools.valid_for, time) {
+            (Some(known), Some(time)) => Some(known.min(time)),
+            (known, time) => known.or(time),
+        };
     }
 
     /// Whether further pages would be left out.
@@ -123,7 +143,7 @@ impl<'s> Collector<'s> {
                 "server has too many tools; select some with the setting `tools`"
             );
         }
-        if self.tools.0.is_empty() {
+        if self.tools.by_name.is_empty() {
             tracing::warn!(agent = %self.agent, "server offers no tool");
         }
         self.tools
@@ -133,14 +153,14 @@ impl<'s> Collector<'s> {
 impl Tools {
     /// The actions of the agent.
     pub(super) fn actions(&self) -> BTreeMap<String, ActionSpec> {
-        self.0.iter().map(|(name, tool)| (name.clone(), tool.action.clone())).collect()
+        self.by_name.iter().map(|(name, tool)| (name.clone(), tool.action.clone())).collect()
     }
 
     /// Limits of the tool that `action` calls.
     pub(super) fn limits_of(&self, action: &str) -> Option<ActionLimits> {
-        let mut tools = self.0.values();
-        let tool = match self.0.get(action) {
-            None if action == CHAT_ACTION && self.0.len() == 1 => tools.next(),
+        let mut tools = self.by_name.values();
+        let tool = match self.by_name.get(action) {
+            None if action == CHAT_ACTION && self.by_name.len() == 1 => tools.next(),
             tool => tool,
         };
         Some(tool?.action.limits)
@@ -152,7 +172,7 @@ impl Tools {
     /// # Errors
     /// `action_not_supported` without such a tool, `invalid_request` for an input that its schema rejects.
     pub(super) fn select(&self, action: &str, payload: &Object) -> Result<Selected<'_>, AttemptFailure> {
-        if let Some((name, tool)) = self.0.get_key_value(action) {
+        if let Some((name, tool)) = self.by_name.get_key_value(action) {
             return Selected { name, tool, arguments: payload.clone() }.checked();
         }
         if action != CHAT_ACTION {
@@ -160,8 +180,8 @@ impl Tools {
             return Err(not_supported(format!("has no tool `{action}`; {}", self.listed())));
         }
         let message = payload.get("message").cloned().unwrap_or_default();
-        match self.0.iter().next() {
-            Some((name, tool)) if self.0.len() == 1 => match tool.text_argument() {
+        match self.by_name.iter().next() {
+            Some((name, tool)) if self.by_name.len() == 1 => match tool.text_argument() {
                 Some(argument) => {
                     Selected { name, tool, arguments: object([(&*argument, message)]) }.checked()
                 }
@@ -177,11 +197,11 @@ impl Tools {
     }
 
     fn listed(&self) -> String {
-        if self.0.is_empty() {
+        if self.by_name.is_empty() {
             return "it has no tools".into();
         }
-        let more = if self.0.len() > MAX_LISTED { ", …" } else { "" };
-        let names: Vec<_> = self.0.keys().take(MAX_LISTED).map(String::as_str).collect();
+        let more = if self.by_name.len() > MAX_LISTED { ", …" } else { "" };
+        let names: Vec<_> = self.by_name.keys().take(MAX_LISTED).map(String::as_str).collect();
         format!("there are {}{more}", names.join(", "))
     }
 }
@@ -244,18 +264,20 @@ mod tests {
             {"name": "line\nbreak"}, {"name": "x".repeat(300)}, {"name": "write", "annotations": []},
         ]);
         let tools = tools_of(definitions.clone(), &[]);
-        assert_eq!(tools.0.keys().collect::<Vec<_>>(), ["broken", "plain", "write"]);
-        assert!(tools.0["broken"].action.input_schema.is_none() && tools.0["broken"].is_repeatable);
-        assert!(!tools.0["write"].is_repeatable);
-        assert_eq!(tools_of(definitions, &["pl*", "w*"]).0.len(), 2);
+        assert_eq!(tools.by_name.keys().collect::<Vec<_>>(), ["broken", "plain", "write"]);
+        assert!(
+            tools.by_name["broken"].action.input_schema.is_none() && tools.by_name["broken"].is_repeatable
+        );
+        assert!(!tools.by_name["write"].is_repeatable);
+        assert_eq!(tools_of(definitions, &["pl*", "w*"]).by_name.len(), 2);
     }
 
     #[test]
     fn tools_of_a_server_are_bounded_in_number_and_size() {
         let many: Vec<_> = (0..600).map(|number| json!({"name": format!("t{number}")})).collect();
-        assert_eq!(tools_of(many.into(), &[]).0.len(), MAX_TOOLS);
+        assert_eq!(tools_of(many.into(), &[]).by_name.len(), MAX_TOOLS);
         let large = |name| json!({"name": name, "inputSchema": {"description": "x".repeat(600_000)}});
-        assert_eq!(tools_of(json!([large("a"), large("b")]), &[]).0.len(), 1);
+        assert_eq!(tools_of(json!([large("a"), large("b")]), &[]).by_name.len(), 1);
     }
 
     #[test]
