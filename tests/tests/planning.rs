@@ -55,6 +55,7 @@ async fn killed_planner_neither_loses_a_proposal_nor_plans_twice() {
     let builder = Stack::builder();
     let (starts, gate) = (builder.dir().join("gated.starts"), builder.dir().join("gate"));
     std::fs::write(&gate, "").unwrap();
+    provider.hold();
     let stack = builder.config(&(provider.config() + &gated(&starts, &gate))).start().await;
     let rest = stack.rest();
     let plan_id = rest.submit("/api/v1/chat", json!({"message": "go", "strategy": "model"})).await;
@@ -62,7 +63,7 @@ async fn killed_planner_neither_loses_a_proposal_nor_plans_twice() {
     // While the model thinks: the question was not answered, so it is asked again.
     until("the model is asked", async || provider.requests().len() == 1).await;
     replace_planner(&stack).await;
-    provider.answers(8);
+    provider.release();
     until("the first proposed task runs", async || starts.exists()).await;
     let asked = provider.requests().len();
     assert!((1..=2).contains(&asked), "{asked}");
@@ -75,6 +76,63 @@ async fn killed_planner_neither_loses_a_proposal_nor_plans_twice() {
     let keys: Vec<_> = plan["tasks"].as_array().unwrap().iter().map(|task| task["key"].clone()).collect();
     assert_eq!(keys, ["planning-1", "first", "second"]);
     assert_eq!(provider.requests().len(), asked);
+}
+
+/// Number of rounds that a question to the model shows it.
+fn rounds_before(question: &Value) -> usize {
+    let messages = question["messages"].as_array().unwrap();
+    messages.iter().filter(|message| message["role"] == "assistant").count()
+}
+
+#[tokio::test]
+async fn killed_planner_continues_with_the_results_it_had() {
+    let run = |key: &str, message: &str| json!({"tasks": [task(key, "gated", "chat", &json!({"message": message}), &[])], "continue": true});
+    let rounds = [
+        run("first", "one"),
+        run("second", "{{tasks.first.output}} two"),
+        json!({"answer": "three", "tasks": []}),
+    ];
+    let provider = ModelProvider::start(move |question| rounds[rounds_before(question)].to_string()).await;
+    let builder = Stack::builder();
+    let (starts, gate) = (builder.dir().join("gated.starts"), builder.dir().join("gate"));
+    let config = provider.config() + &gated(&starts, &gate) + "[planning]\nmax_continuations = 2\n";
+    let stack = builder.config(&config).start().await;
+    let rest = stack.rest();
+    provider.hold();
+    let plan_id = rest.submit("/api/v1/chat", json!({"message": "go", "strategy": "model"})).await;
+    for (round, key) in ["first", "second"].into_iter().enumerate() {
+        // While the model decides.
+        until("the model is asked", async || {
+            provider.requests().iter().any(|question| rounds_before(question) == round)
+        })
+        .await;
+        std::fs::write(&gate, "").unwrap();
+        replace_planner(&stack).await;
+        provider.release();
+        until("its task runs", async || {
+            let plan = rest.plan(&plan_id).await;
+            let tasks = plan["tasks"].as_array().unwrap();
+            tasks.iter().any(|task| task["key"] == key && task["status"] == "in_progress")
+        })
+        .await;
+        // While the task runs.
+        provider.hold();
+        replace_planner(&stack).await;
+        std::fs::remove_file(&gate).unwrap();
+    }
+    until("the model is asked for the end", async || {
+        provider.requests().iter().any(|question| rounds_before(question) == 2)
+    })
+    .await;
+    replace_planner(&stack).await;
+    provider.release();
+    let plan = rest.wait_for_end(&plan_id).await;
+    assert_eq!((&plan["status"], &plan["output"]), (&json!("succeeded"), &json!("three")), "{plan:#}");
+    let tasks = plan["tasks"].as_array().unwrap();
+    let keys: Vec<_> = tasks.iter().map(|task| task["key"].clone()).collect();
+    assert_eq!(keys, ["planning-1", "first", "planning-2", "second", "planning-3"]);
+    let last = provider.requests().pop().unwrap()["messages"].to_string();
+    assert!(last.contains("one two"), "{last}");
 }
 
 /// Runs the client, and returns its output.
@@ -99,7 +157,6 @@ async fn proposal_on_the_command_line_is_submitted_through_a_pipe() {
     let answer = Arc::new(Mutex::new(tasks.to_string()));
     let says = Arc::clone(&answer);
     let provider = ModelProvider::start(move |_| says.lock().unwrap().clone()).await;
-    provider.answers(8);
     let stack = Stack::builder().config(&provider.config()).start().await;
     let propose = ["plans", "propose", "--strategy", "model", "write a note"];
     let (code, shown, problem) = phoenix(&stack, &propose, "");

@@ -216,7 +216,6 @@ async fn plan_of_a_model_is_approved_and_traced_as_the_readme_shows() {
     ];
     let answer = json!({ "tasks": tasks }).to_string();
     let provider = ModelProvider::start_as("gpt-6-luna", (1612, 104), move |_| answer.clone()).await;
-    provider.answers(8);
     let builder = Stack::builder();
     let repository = repository(builder.dir());
     let builder = builder.env("GIT_AGENT_REPO_ROOT", repository.to_str().unwrap());

@@ -21,6 +21,7 @@ use crate::{
     error::OrchestratorError,
     ids::{CorrelationId, PlanId, TaskId},
     json::Object,
+    planning::final_answer,
     states::states,
     usage::{ModelCall, Usage},
 };
@@ -248,6 +249,15 @@ impl Plan {
     pub fn is_planning(&self, ordinal: usize) -> bool {
         let task = self.tasks.get(ordinal);
         self.kind.is_planned() && task.is_some_and(|task| task.spec.key.starts_with(PLANNING_KEY))
+    }
+
+    /// Output of its last task as text, if it has one: of the last question to a language model, the answer in it.
+    #[must_use]
+    pub fn last_output(&self) -> Option<String> {
+        let output = self.tasks.last()?.output.as_ref()?;
+        let is_answer = self.kind == PlanKind::Planned && self.is_planning(self.tasks.len() - 1);
+        let answer = if is_answer { final_answer(&output.data) } else { None };
+        Some(answer.unwrap_or_else(|| output.to_text()))
     }
 
     /// Size of the accepted plan in bytes: its tasks and its context.

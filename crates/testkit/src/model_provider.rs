@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::watch,
 };
 
 /// Name of its model, unless a test sets another one.
@@ -24,13 +24,12 @@ pub struct ModelProvider {
     respond: Respond,
     /// The requests so far.
     requests: Arc<Mutex<Vec<Value>>>,
-    /// Answers that may be given.
-    permits: Arc<Semaphore>,
+    /// Whether the requests wait.
+    held: Arc<watch::Sender<bool>>,
 }
 
 impl ModelProvider {
-    /// Starts a provider that answers each request with the text that `respond` returns for its body, once
-    /// [`answers`](Self::answers) allows it.
+    /// Starts a provider that answers each request with the text that `respond` returns for its body.
     ///
     /// # Panics
     /// When no port is free.
@@ -55,7 +54,7 @@ impl ModelProvider {
             tokens,
             respond: Arc::new(respond),
             requests: Arc::default(),
-            permits: Arc::new(Semaphore::new(0)),
+            held: Arc::new(watch::Sender::new(false)),
         };
         let serving = provider.clone();
         tokio::spawn(async move {
@@ -67,9 +66,14 @@ impl ModelProvider {
         provider
     }
 
-    /// Allows so many more answers; the requests wait for them.
-    pub fn answers(&self, count: usize) {
-        self.permits.add_permits(count);
+    /// Lets all requests wait from now on, until they are released.
+    pub fn hold(&self) {
+        self.held.send_replace(true);
+    }
+
+    /// Answers the requests that wait, and those that follow.
+    pub fn release(&self) {
+        self.held.send_replace(false);
     }
 
     /// The bodies of the requests so far, also of those that wait.
@@ -95,8 +99,7 @@ impl ModelProvider {
         let Some(request) = body_of(&mut connection).await else { return };
         let request: Value = serde_json::from_str(&request).unwrap_or_default();
         self.requests.lock().unwrap().push(request.clone());
-        let Ok(permit) = self.permits.acquire().await else { return };
-        permit.forget();
+        let _ = self.held.subscribe().wait_for(|held| !held).await;
         let (prompt, completion) = self.tokens;
         let body = json!({
             "id": "c1", "object": "chat.completion", "model": self.model,

@@ -4,7 +4,7 @@ use phoenix_domain::{
     AgentName,
     budget::{Limits, Resource},
     limits::{MAX_MODEL_BYTES, MAX_TASKS},
-    planning::{MAX_ROUNDS, PlanningSettings, Strategy},
+    planning::{MAX_CONTINUATIONS, MAX_ROUNDS, PlanningSettings, Strategy},
 };
 use serde::Deserialize;
 
@@ -22,6 +22,7 @@ pub(super) struct PlanningTable {
     max_tasks: Option<i64>,
     max_depth: Option<i64>,
     max_rounds: Option<i64>,
+    max_continuations: Option<i64>,
     max_tokens: Option<i64>,
     max_cost_usd: Option<toml::Value>,
     approve_writes: Option<bool>,
@@ -37,20 +38,24 @@ impl PlanningTable {
             max_tasks,
             max_depth,
             max_rounds,
+            max_continuations,
             max_tokens,
             max_cost_usd,
             approve_writes,
         } = self;
         let default = PlanningSettings::default();
-        let mut count = |key: &str, value: Option<i64>, default: usize, limit: usize| {
+        let mut number = |key: &str, value: Option<i64>, default: usize, least: usize, limit: usize| {
             let Some(value) = value else { return default };
-            let fits = usize::try_from(value).ok().filter(|value| (1..=limit).contains(value));
+            let fits = usize::try_from(value).ok().filter(|value| (least..=limit).contains(value));
             fits.unwrap_or_else(|| {
-                let problem = format_args!("must be a whole number from 1 to {limit}, not {value}");
+                let problem = format_args!("must be a whole number from {least} to {limit}, not {value}");
                 problems.add(format_args!("planning.{key}"), problem);
                 default
             })
         };
+        let (continuations, limit) = (default.max_continuations as usize, MAX_CONTINUATIONS as usize);
+        let max_continuations = number("max_continuations", max_continuations, continuations, 0, limit);
+        let mut count = |key: &str, value, default, limit| number(key, value, default, 1, limit);
         let max_tasks = count("max_tasks", max_tasks, default.max_tasks, MAX_TASKS);
         let max_depth = count("max_depth", max_depth, default.max_depth, MAX_TASKS);
         let max_rounds = count("max_rounds", max_rounds, default.max_rounds as usize, MAX_ROUNDS as usize);
@@ -79,6 +84,7 @@ impl PlanningTable {
             max_tasks,
             max_depth,
             max_rounds: u32::try_from(max_rounds).unwrap_or(default.max_rounds),
+            max_continuations: u32::try_from(max_continuations).unwrap_or(default.max_continuations),
             max_tokens: u32::try_from(max_tokens).unwrap_or(default.max_tokens),
             budget,
             approve_writes: approve_writes.unwrap_or(default.approve_writes),
@@ -103,11 +109,16 @@ mod tests {
         assert_eq!(settings(""), (PlanningSettings::default(), String::new()));
         let (settings, problems) = settings(
             "strategy = \"auto\"\nagent = \"planner\"\nmodel = \"openai/m\"\nmax_tasks = 256\nmax_depth = 3\n\
-             max_rounds = 1\nmax_tokens = 900\nmax_cost_usd = 0.05\napprove_writes = false",
+             max_rounds = 1\nmax_continuations = 16\nmax_tokens = 900\nmax_cost_usd = 0.05\napprove_writes = false",
         );
         assert_eq!(problems, "");
         assert_eq!((settings.strategy, settings.agent.as_str()), (Strategy::Auto, "planner"));
         assert_eq!((settings.max_tasks, settings.max_depth, settings.max_rounds), (256, 3, 1));
+        assert_eq!(
+            (settings.max_continuations, settings.task_limit()),
+            (16, 239),
+            "the questions take places"
+        );
         assert_eq!((settings.model.as_deref(), settings.max_tokens), (Some("openai/m"), 900));
         assert_eq!(settings.budget.values(), [Some(50_000_000), None, None, None]);
         assert!(!settings.approve_writes);
@@ -123,6 +134,10 @@ mod tests {
             ("max_tasks = 0", "planning.max_tasks: must be a whole number from 1 to 256, not 0"),
             ("max_depth = 257", "planning.max_depth: must be a whole number from 1 to 256, not 257"),
             ("max_rounds = -1", "planning.max_rounds: must be a whole number from 1 to 5, not -1"),
+            (
+                "max_continuations = 17",
+                "planning.max_continuations: must be a whole number from 0 to 16, not 17",
+            ),
             ("max_tokens = 0", "planning.max_tokens: must be a whole number"),
             ("max_cost_usd = -1", "planning.max_cost_usd: `-1` is not an amount"),
             ("model = \" \"", "planning.model: must be the name of a model"),

@@ -87,7 +87,8 @@ pub(crate) fn build_plan(
             if !record_output && is_planned_by_model(agents, &chat, planning, settings)? {
                 let kind = if planning.is_proposal() { PlanKind::Proposal } else { PlanKind::Planned };
                 let Chat { message, context, conversation, .. } = chat;
-                let question = proposal::ask(agents, settings, &message, &context, conversation.messages());
+                let question =
+                    proposal::ask(agents, settings, kind, &message, &context, conversation.messages());
                 (kind, context, vec![question])
             } else {
                 let (context, spec) = chat_task(agents, chat)?;

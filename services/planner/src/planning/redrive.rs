@@ -18,7 +18,10 @@ use phoenix_domain::{
 };
 
 use crate::{
-    planning::build::{PreparedPlan, check_input, check_limits, graph_of, pending_plan, set_time_limit},
+    planning::{
+        build::{PreparedPlan, check_input, check_limits, graph_of, pending_plan, set_time_limit, specs_of},
+        proposal::rounds,
+    },
     store::{entry::Entry, task_ref::TaskRef},
 };
 
@@ -59,8 +62,8 @@ pub(crate) fn prepare_redrive(
     correlation_id: CorrelationId,
     inputs: BTreeMap<String, Object>,
 ) -> Result<PreparedPlan, OrchestratorError> {
-    let first_question = failed_to_plan(original).then(|| without_answer(original));
-    let original = first_question.as_ref().unwrap_or(original);
+    let kept = kept_rounds(original);
+    let original = kept.as_ref().unwrap_or(original);
     let original_graph = graph_of(original, agents)?;
     let runs_again = tasks_to_run(original, &original_graph);
     let mut specs: Vec<_> = original.tasks.iter().map(|task| task.spec.clone()).collect();
@@ -89,17 +92,36 @@ pub(crate) fn prepare_redrive(
     Ok(PreparedPlan { plan: Arc::new(plan), graph, entries })
 }
 
-/// Whether a language model answered every question without a valid plan. The first question is asked again then.
+/// Whether the plan ended with a question to a language model, and without an answer that could be used. It is asked again then.
 fn failed_to_plan(plan: &Plan) -> bool {
     plan.status != PlanStatus::Succeeded
         && plan.tasks.len().checked_sub(1).is_some_and(|last| plan.is_planning(last))
 }
 
-/// The plan with its first question only, which has no answer.
-fn without_answer(plan: &Plan) -> Plan {
+/// The plan without what a language model decides anew: rounds after one of which a task runs again, and answers of the last
+/// round that were of no use. None when all of it is kept.
+fn kept_rounds(plan: &Plan) -> Option<Plan> {
+    if !plan.kind.is_planned() {
+        return None;
+    }
+    let mut kept = None;
+    if failed_to_plan(plan) {
+        let first = rounds(plan).pop()?.questions.start;
+        let mut plan = truncated(plan, first + 1);
+        plan.tasks[first].output = None;
+        kept = Some(plan);
+    }
+    let rest = kept.as_ref().unwrap_or(plan);
+    let (rounds, graph) = (rounds(rest), Graph::of_accepted(&specs_of(rest)).ok()?);
+    let runs_again = tasks_to_run(rest, &graph);
+    let (_, before) = rounds.split_last()?;
+    let round = before.iter().find(|round| round.tasks.clone().any(|ordinal| runs_again[ordinal]));
+    round.map(|round| truncated(rest, round.tasks.end)).or(kept)
+}
+
+fn truncated(plan: &Plan, tasks: usize) -> Plan {
     let mut plan = plan.clone();
-    plan.tasks.truncate(1);
-    plan.tasks.iter_mut().for_each(|task| task.output = None);
+    plan.tasks.truncate(tasks);
     plan
 }
 

@@ -14,6 +14,7 @@ mod budgets;
 mod bulk_redrive;
 mod chats;
 mod clock;
+mod continuations;
 mod conversations;
 mod damage;
 mod execute;

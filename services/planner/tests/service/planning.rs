@@ -28,9 +28,9 @@ use crate::support::{
 };
 
 /// The answers of the language model, in order.
-type Answers = Arc<Mutex<std::collections::VecDeque<Vec<ExecuteTaskResponse>>>>;
+pub(crate) type Answers = Arc<Mutex<std::collections::VecDeque<Vec<ExecuteTaskResponse>>>>;
 
-fn plan_with(change: impl FnOnce(&mut PlannerConfig)) -> impl FnOnce(&mut PlannerConfig) {
+pub(crate) fn plan_with(change: impl FnOnce(&mut PlannerConfig)) -> impl FnOnce(&mut PlannerConfig) {
     |config| {
         config.planning.agent = "model".parse().unwrap();
         change(config);
@@ -41,21 +41,21 @@ async fn planner() -> TestPlanner {
     configured(|_| {}).await
 }
 
-async fn configured(change: impl FnOnce(&mut PlannerConfig)) -> TestPlanner {
+pub(crate) async fn configured(change: impl FnOnce(&mut PlannerConfig)) -> TestPlanner {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let (executor, health) = (FakeExecutor::default(), FakeHealth::default());
     TestPlanner::configured(dir, executor, health, ALL_PEERS, plan_with(change)).await
 }
 
-fn asks(strategy: PlanningStrategy, message: &str) -> PlanAndExecuteRequest {
+pub(crate) fn asks(strategy: PlanningStrategy, message: &str) -> PlanAndExecuteRequest {
     PlanAndExecuteRequest { message: message.into(), strategy: strategy.into(), ..Default::default() }
 }
 
-fn modelled(message: &str) -> PlanAndExecuteRequest {
+pub(crate) fn modelled(message: &str) -> PlanAndExecuteRequest {
     asks(PlanningStrategy::Model, message)
 }
 
-fn proposed(key: &str, agent: &str, action: &str, input: &Value, depends_on: &[&str]) -> Value {
+pub(crate) fn proposed(key: &str, agent: &str, action: &str, input: &Value, depends_on: &[&str]) -> Value {
     json!({
         "key": key, "agent": agent, "action": action, "input": input.to_string(), "depends_on": depends_on,
         "on_failure": "fail"
@@ -89,22 +89,25 @@ fn cycle() -> Vec<ExecuteTaskResponse> {
 
 impl TestPlanner {
     /// Makes the language model answer in this order, and hang then.
-    fn model_answers(&self, answers: impl IntoIterator<Item = Vec<ExecuteTaskResponse>>) -> Answers {
+    pub(crate) fn model_answers(
+        &self,
+        answers: impl IntoIterator<Item = Vec<ExecuteTaskResponse>>,
+    ) -> Answers {
         let answers: Answers = Arc::new(Mutex::new(answers.into_iter().collect()));
         self.script("model", Script::Each(Arc::clone(&answers)));
         answers
     }
 
-    async fn chats(&self, request: PlanAndExecuteRequest) -> String {
+    pub(crate) async fn chats(&self, request: PlanAndExecuteRequest) -> String {
         self.client.clone().submit_plan(request).await.unwrap().into_inner().plan_id
     }
 
-    async fn run(&self, request: PlanAndExecuteRequest) -> Plan {
+    pub(crate) async fn run(&self, request: PlanAndExecuteRequest) -> Plan {
         let plan_id = self.chats(request).await;
         self.ended(&plan_id).await
     }
 
-    async fn propose(
+    pub(crate) async fn propose(
         &self,
         request: PlanAndExecuteRequest,
     ) -> Result<ProposePlanResponse, OrchestratorError> {
@@ -113,18 +116,18 @@ impl TestPlanner {
     }
 
     /// The agents and actions that were called, in order.
-    fn called(&self) -> Vec<(String, String)> {
+    pub(crate) fn called(&self) -> Vec<(String, String)> {
         let log = self.executor.log.lock().unwrap();
         log.calls.iter().map(|call| (call.agent.clone(), call.action.clone())).collect()
     }
 
-    fn inputs_of(&self, agent: &str) -> Vec<Value> {
+    pub(crate) fn inputs_of(&self, agent: &str) -> Vec<Value> {
         let log = self.executor.log.lock().unwrap();
         let calls = log.calls.iter().filter(|call| call.agent == agent);
         calls.map(|call| serde_json::from_str(&call.payload_json).unwrap()).collect()
     }
 
-    async fn kinds_of(&self, plan_id: &str) -> Vec<(String, String)> {
+    pub(crate) async fn kinds_of(&self, plan_id: &str) -> Vec<(String, String)> {
         let request = WatchPlanRequest { plan_id: plan_id.into(), ..Default::default() };
         let mut events = self.client.clone().watch_plan(request).await.unwrap().into_inner();
         let mut kinds = Vec::new();
@@ -135,7 +138,7 @@ impl TestPlanner {
     }
 }
 
-fn keys(plan: &Plan) -> Vec<&str> {
+pub(crate) fn keys(plan: &Plan) -> Vec<&str> {
     plan.tasks.iter().map(|task| task.key.as_str()).collect()
 }
 

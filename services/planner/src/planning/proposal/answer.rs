@@ -1,11 +1,15 @@
-//! The answer of a language model as specifications of tasks.
+//! The answer of a language model: specifications of tasks, or the answer to the message.
 
 use phoenix_domain::{
     AgentName,
     action::CHAT_ACTION,
     json::{Json, Object},
+    limits::MAX_TASKS,
     plan::{OnFailure, StartConditions, TaskSpec},
+    planning::unfenced,
 };
+
+use super::limits::RoundLimits;
 
 /// Members of a proposed task.
 const MEMBERS: [&str; 6] = ["key", "agent", "action", "input", "depends_on", "on_failure"];
@@ -20,29 +24,92 @@ pub(crate) struct Answer<'a> {
     pub(crate) metadata: &'a Object,
 }
 
-/// The tasks of an answer, at most `max_tasks`.
+/// What a language model answers.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Proposed {
+    /// Tasks.
+    Tasks(Vec<TaskSpec>),
+    /// The answer to the message.
+    Answer(String),
+}
+
+/// What an answer proposes.
 ///
 /// # Errors
 /// What is wrong with the answer.
-pub(super) fn tasks_of(data: &Json, max_tasks: usize) -> Result<Vec<TaskSpec>, Vec<String>> {
-    let parsed;
+pub(super) fn proposed_in(data: &Json, limits: &RoundLimits) -> Result<Proposed, Vec<String>> {
+    let Some(answer) = object(data)? else { return Err(vec![no_tasks(limits)]) };
+    let tasks = answer.get("tasks").filter(|tasks| !tasks.is_null());
+    let text =
+        if limits.may_answer { text(&answer, "answer").map_err(|problem| vec![problem])? } else { None };
+    let text = text.filter(|text| !text.trim().is_empty());
+    let tasks = match (tasks.map(|tasks| tasks.as_array()), text) {
+        (None | Some(Some([])), Some(text)) => return Ok(Proposed::Answer(text.to_owned())),
+        (Some(Some(_)), Some(_)) => {
+            return Err(vec![
+                "has both `answer` and `tasks`: answer, or propose tasks with an empty `answer`".into(),
+            ]);
+        }
+        (Some(Some(tasks)), None) => tasks,
+        (Some(None), _) | (None, None) => return Err(vec![no_tasks(limits)]),
+    };
+    match flag(answer.get("continue")) {
+        Some(true) if limits.continuations == 0 => {
+            return Err(vec!["`continue` must not be true: the plan ends with these tasks, and the output of the last one is the answer".into()]);
+        }
+        Some(_) => {}
+        None => return Err(vec!["`continue` must be true or false".into()]),
+    }
+    specs_of(tasks, limits).map(Proposed::Tasks)
+}
+
+/// The tasks of an answer that was accepted earlier, whatever the settings were.
+///
+/// # Errors
+/// What is wrong with the answer.
+pub(super) fn tasks_of(data: &Json) -> Result<Vec<TaskSpec>, Vec<String>> {
+    let limits = RoundLimits { tasks: MAX_TASKS, depth: MAX_TASKS, may_answer: false, continuations: 1 };
+    match proposed_in(data, &limits)? {
+        Proposed::Tasks(tasks) => Ok(tasks),
+        Proposed::Answer(_) => Err(vec![no_tasks(&limits)]),
+    }
+}
+
+/// Whether an answer wants the outputs of its tasks.
+pub(super) fn says_continue(data: &Json) -> bool {
+    object(data).ok().flatten().is_some_and(|answer| flag(answer.get("continue")) == Some(true))
+}
+
+/// An answer as an object, if it is one.
+fn object(data: &Json) -> Result<Option<Object>, Vec<String>> {
     let answer = match data {
         Json::String(text) => {
-            parsed = Json::parse(unfenced(text))
-                .map_err(|error| vec![format!("the answer is not JSON: {error}")])?;
-            &parsed
+            Json::parse(unfenced(text)).map_err(|error| vec![format!("the answer is not JSON: {error}")])?
         }
-        other => other,
+        other => other.clone(),
     };
-    let tasks = answer.as_object().and_then(|answer| answer.get("tasks")).and_then(Json::as_array);
-    let Some(tasks) = tasks else {
-        return Err(vec!["the answer is not an object with an array `tasks`".into()]);
-    };
-    if tasks.is_empty() {
-        return Err(vec!["`tasks` must hold at least one task".into()]);
+    Ok(match answer {
+        Json::Object(answer) => Some(answer),
+        _ => None,
+    })
+}
+
+fn no_tasks(limits: &RoundLimits) -> String {
+    if limits.may_answer {
+        "the answer is not an object with text in `answer`, or an array `tasks`".into()
+    } else {
+        "the answer is not an object with an array `tasks`".into()
     }
-    if tasks.len() > max_tasks {
-        return Err(vec![format!("`tasks` holds {} tasks; at most {max_tasks} are allowed", tasks.len())]);
+}
+
+fn specs_of(tasks: &[Json], limits: &RoundLimits) -> Result<Vec<TaskSpec>, Vec<String>> {
+    if tasks.is_empty() {
+        let or = if limits.may_answer { ", or `answer` must be the answer to the message" } else { "" };
+        return Err(vec![format!("`tasks` must hold at least one task{or}")]);
+    }
+    if tasks.len() > limits.tasks {
+        let limit = limits.tasks;
+        return Err(vec![format!("`tasks` holds {} tasks; at most {limit} are allowed", tasks.len())]);
     }
     let (mut specs, mut problems) = (Vec::new(), Vec::new());
     for (index, task) in tasks.iter().enumerate() {
@@ -55,13 +122,6 @@ pub(super) fn tasks_of(data: &Json, max_tasks: usize) -> Result<Vec<TaskSpec>, V
         }
     }
     if problems.is_empty() { Ok(specs) } else { Err(problems) }
-}
-
-/// The text without the code fence that many models put around JSON.
-fn unfenced(text: &str) -> &str {
-    let text = text.trim();
-    let inner = text.strip_prefix("```json").or_else(|| text.strip_prefix("```"));
-    inner.and_then(|inner| inner.trim_end().strip_suffix("```")).map_or(text, str::trim)
 }
 
 fn spec_of(task: &Json) -> Result<TaskSpec, String> {
@@ -110,6 +170,14 @@ fn keys(value: Option<&Json>) -> Result<Vec<String>, String> {
             })
             .collect(),
         Some(_) => Err("`depends_on` must be an array of keys of tasks".into()),
+    }
+}
+
+/// The value of a member as a truth value; absent and null are false.
+fn flag(value: Option<&Json>) -> Option<bool> {
+    match value {
+        None | Some(Json::Null) => Some(false),
+        Some(value) => value.as_bool(),
     }
 }
 

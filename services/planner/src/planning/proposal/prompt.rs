@@ -7,15 +7,23 @@ use phoenix_domain::{
     action::CHAT_ACTION,
     agent::ANY_ACTION,
     json::{Json, Object},
-    plan::{OnFailure, PLANNING_KEY, StartConditions, TaskSpec},
+    plan::{OnFailure, PLANNING_KEY, Plan, PlanKind, StartConditions, TaskSpec},
     planning::PlanningSettings,
 };
 use serde_json::{Value, json};
 
-use super::answer::{Answer, shown_text};
+use super::{
+    answer::{Answer, shown_text},
+    limits::RoundLimits,
+    results,
+    rounds::rounds,
+};
 
 /// Version of the text below. A plan shows it in the input of its planning tasks.
-const PROMPT_VERSION: &str = "1";
+const PROMPT: &str = "1";
+
+/// Version of the text with [`CONTINUING`].
+pub(super) const CONTINUING_PROMPT: &str = "2";
 
 /// Beginning of the text, which names its version.
 const OPENING: &str = "Phoenix planning prompt, version ";
@@ -41,19 +49,35 @@ Rules:
 - Use only agents and actions of the list. Use as few tasks as possible.
 "#;
 
+const CONTINUING: &str = r"- `continue` is true if you must see the outputs of these tasks before you know what follows: then you get them, and propose
+  further tasks or answer the message. It is false if the plan ends with these tasks; that is faster. A task with the
+  `on_failure` `continue` that fails is shown to you with its error.
+";
+
 /// The first question for the tasks of a message. `messages` is the conversation that ends with it, in OpenAI's shape, if there is
-/// one; it contains the context then.
+/// one; it contains the context then. `kind` is that of the plan.
 pub(crate) fn ask(
     agents: &AgentCatalog,
     settings: &PlanningSettings,
+    kind: PlanKind,
     message: &str,
     context: &str,
     messages: &[Json],
 ) -> TaskSpec {
+    // A proposal runs nothing, so there is nothing to continue with.
+    let continuations = if kind == PlanKind::Planned { settings.max_continuations } else { 0 };
+    let limits = RoundLimits::first(settings, continuations);
+    let (version, rules) = match continuations {
+        0 => (PROMPT, RULES.to_owned()),
+        times => (
+            CONTINUING_PROMPT,
+            format!("{RULES}{CONTINUING}- You may continue {times} times. These limits are for all of it:\n"),
+        ),
+    };
     let system = format!(
-        "{OPENING}{PROMPT_VERSION}.\n\n{RULES}- At most {} tasks, of which at most {} depend on each other in a row.\n\nAgents, one a line:\n{}",
-        settings.max_tasks,
-        settings.max_depth,
+        "{OPENING}{version}.\n\n{rules}- At most {} tasks, of which at most {} depend on each other in a row.\n\nAgents, one a line:\n{}",
+        limits.tasks,
+        limits.depth,
         catalog_text(agents),
     );
     let mut asked: Vec<Json> = vec![json!({"role": "system", "content": system}).into()];
@@ -65,17 +89,10 @@ pub(crate) fn ask(
         asked.push(json!({"role": "user", "content": message}).into());
     }
     asked.extend(messages.iter().cloned());
-    let options = json!({
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": "plan", "strict": true, "schema": answer_schema()},
-        },
-        "max_tokens": settings.max_tokens,
-    });
     let mut payload = Object::from_iter([
         ("message".to_owned(), message.into()),
         ("messages".to_owned(), Json::Array(asked)),
-        ("options".to_owned(), options.into()),
+        ("options".to_owned(), options(settings, &limits)),
     ]);
     if let Some(model) = &settings.model {
         payload.insert("model".to_owned(), model.as_str().into());
@@ -91,12 +108,48 @@ pub(crate) fn ask(
     }
 }
 
+/// The question that follows when the tasks of the last round of a plan have ended: the first one, what was proposed and what came of
+/// it. `number` is that of the question.
+pub(super) fn ask_on(
+    plan: &Plan,
+    first: &TaskSpec,
+    number: usize,
+    limits: &RoundLimits,
+    settings: &PlanningSettings,
+) -> TaskSpec {
+    let mut payload = first.payload.clone();
+    if let Some(Json::Array(messages)) = payload.get_mut("messages") {
+        messages.extend(results::messages(plan, limits));
+    }
+    payload.insert("options".to_owned(), options(settings, limits));
+    let last = rounds(plan).pop().map(|round| round.tasks).unwrap_or_default();
+    TaskSpec {
+        key: format!("{PLANNING_KEY}{number}"),
+        payload,
+        depends_on: last.map(|ordinal| plan.tasks[ordinal].spec.key.clone()).collect(),
+        start: StartConditions::default(),
+        ..first.clone()
+    }
+}
+
+fn options(settings: &PlanningSettings, limits: &RoundLimits) -> Json {
+    json!({
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "plan", "strict": true, "schema": answer_schema(limits)},
+        },
+        "max_tokens": settings.max_tokens,
+    })
+    .into()
+}
+
 /// The next question: the previous one, its answer, and the problems of that.
 pub(crate) fn ask_again(
     question: &TaskSpec,
-    round: usize,
+    number: usize,
     answer: Answer<'_>,
     problems: &[String],
+    is_first_round: bool,
 ) -> TaskSpec {
     let mut payload = question.payload.clone();
     let text = answer.data.to_text();
@@ -106,13 +159,17 @@ pub(crate) fn ask_again(
     for problem in problems {
         let _ = writeln!(complaint, "- {problem}");
     }
-    complaint.push_str("Answer with the whole corrected plan.");
+    complaint.push_str(if is_first_round {
+        "Answer with the whole corrected plan."
+    } else {
+        "Answer the message, or propose all further tasks again, corrected."
+    });
     if let Some(Json::Array(messages)) = payload.get_mut("messages") {
         messages.push(json!({"role": "assistant", "content": text}).into());
         messages.push(json!({"role": "user", "content": complaint}).into());
     }
     TaskSpec {
-        key: format!("{PLANNING_KEY}{round}"),
+        key: format!("{PLANNING_KEY}{number}"),
         payload,
         depends_on: vec![question.key.clone()],
         start: StartConditions::default(),
@@ -129,31 +186,32 @@ pub(crate) fn prompt_version(question: &TaskSpec) -> Option<String> {
 }
 
 /// Schema of an answer. Every member is required and none is free, as the structured output of providers demands.
-fn answer_schema() -> Value {
+fn answer_schema(limits: &RoundLimits) -> Value {
     let text = |description: &str| json!({"type": "string", "description": description});
-    json!({
-        "type": "object",
-        "properties": {
-            "tasks": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "properties": {
-                        "key": text("Unique key of the task"),
-                        "agent": text("Name of the agent"),
-                        "action": text("Action of the agent"),
-                        "input": text("Input of the action: a JSON object as text"),
-                        "depends_on": {"type": "array", "items": {"type": "string"}},
-                        "on_failure": {"type": "string", "enum": ["fail", "continue"]},
-                    },
-                    "required": ["key", "agent", "action", "input", "depends_on", "on_failure"],
-                    "additionalProperties": false,
+    let member = |name: &str| match name {
+        "answer" => text("The answer to the message; empty if tasks are proposed"),
+        "continue" => json!({"type": "boolean", "description": "Whether you want the outputs of the tasks"}),
+        _ => json!({
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "key": text("Unique key of the task"),
+                    "agent": text("Name of the agent"),
+                    "action": text("Action of the agent"),
+                    "input": text("Input of the action: a JSON object as text"),
+                    "depends_on": {"type": "array", "items": {"type": "string"}},
+                    "on_failure": {"type": "string", "enum": ["fail", "continue"]},
                 },
+                "required": ["key", "agent", "action", "input", "depends_on", "on_failure"],
+                "additionalProperties": false,
             },
-        },
-        "required": ["tasks"],
-        "additionalProperties": false,
-    })
+        }),
+    };
+    let members = limits.members();
+    let properties: serde_json::Map<_, _> =
+        members.iter().map(|name| ((*name).to_owned(), member(name))).collect();
+    json!({"type": "object", "properties": properties, "required": members, "additionalProperties": false})
 }
 
 /// The agents, one line of JSON each. Where they do not fit, the last ones have no schemas, or are left out.

@@ -44,14 +44,30 @@ fn propose(tasks: &Value) -> Result<Vec<TaskSpec>, String> {
 }
 
 fn answered(text: &str, metadata: Value) -> Result<Vec<TaskSpec>, String> {
+    match answered_in(&plan(), &settings(), text, metadata)? {
+        Proposed::Tasks(tasks) => Ok(tasks),
+        Proposed::Answer(text) => panic!("{text}"),
+    }
+}
+
+fn answered_in(
+    plan: &Plan,
+    settings: &PlanningSettings,
+    text: &str,
+    metadata: Value,
+) -> Result<Proposed, String> {
     let (data, metadata) = (Json::from(text), Object::try_from(Json::from(metadata)).unwrap());
     let answer = Answer { data: &data, metadata: &metadata };
-    proposed(&answer, 0, &agents(), &settings()).map_err(|problems| problems.join("; "))
+    proposed(&answer, plan, &agents(), settings).map_err(|problems| problems.join("; "))
 }
 
 /// A plan with its first question.
 fn plan() -> Plan {
-    let question = ask(&agents(), &settings(), "what changed?", "", &[]);
+    plan_of(&settings())
+}
+
+fn plan_of(settings: &PlanningSettings) -> Plan {
+    let question = ask(&agents(), settings, PlanKind::Planned, "what changed?", "", &[]);
     pending_plan(CorrelationId::generate(), PlanKind::Planned, String::new(), vec![question])
 }
 
@@ -145,7 +161,10 @@ fn writing_actions_wait_for_an_approval() {
     let data = Json::from(tasks);
     let answer = Answer { data: &data, metadata: &Object::new() };
     let trusting = PlanningSettings { approve_writes: false, ..settings() };
-    assert_eq!(proposed(&answer, 0, &agents(), &trusting).unwrap()[1].start.approval, None);
+    let Proposed::Tasks(specs) = proposed(&answer, &plan(), &agents(), &trusting).unwrap() else {
+        panic!("tasks")
+    };
+    assert_eq!(specs[1].start.approval, None);
 }
 
 #[test]
@@ -165,7 +184,7 @@ fn question_has_the_catalog_and_is_repeated_with_the_problems() {
     }
     let (data, none) = (Json::from("Sure!"), Object::new());
     let wrong = Answer { data: &data, metadata: &none };
-    let NextStep::AskAgain(again) = next_step(&plan, &[wrong], &agents(), &settings()) else {
+    let NextStep::Ask(again) = next_step(&plan, &[wrong], &agents(), &settings()) else {
         panic!("asks again")
     };
     assert_eq!((again.key.as_str(), &again.depends_on[..]), ("planning-2", &["planning-1".to_owned()][..]));
@@ -196,7 +215,7 @@ fn answer_of_any_size_leaves_a_bounded_question_and_error() {
     let (plan, none) = (plan(), Object::new());
     let data = Json::from("ä".repeat(4 * 1024 * 1024));
     let wrong = Answer { data: &data, metadata: &none };
-    let NextStep::AskAgain(again) = next_step(&plan, &[wrong], &agents(), &settings()) else {
+    let NextStep::Ask(again) = next_step(&plan, &[wrong], &agents(), &settings()) else {
         panic!("asks again")
     };
     assert!(again.size() < plan.size() + 20 * 1024, "{}", again.size());
@@ -226,7 +245,7 @@ fn catalog_in_the_question_is_bounded() {
         agent
     };
     let many = AgentCatalog::new((0..500).map(agent), "agent-0000".parse().unwrap());
-    let question = ask(&many, &settings(), "hi", "", &[]);
+    let question = ask(&many, &settings(), PlanKind::Planned, "hi", "", &[]);
     let size = question.size();
     assert!((32 * 1024..100 * 1024).contains(&size), "{size}");
     assert!(question.payload.to_string().contains("more agents are left out)"));

@@ -4,7 +4,6 @@ use std::{iter::Peekable, vec};
 
 use phoenix_domain::{
     FailureClass, PlanId,
-    action::ActionResult,
     approval::ApprovalKind,
     budget::Limits,
     json::Object,
@@ -49,7 +48,7 @@ impl PlanRow {
         let mut plan = self.read()?;
         plan.tasks = tasks.into_iter().map(TaskRow::read).collect::<Result<_, _>>()?;
         if plan.status == PlanStatus::Succeeded && plan.output.is_none() {
-            plan.output = plan.tasks.last().and_then(|task| task.output.as_ref()).map(ActionResult::to_text);
+            plan.output = plan.last_output();
         }
         for row in attempts {
             let ordinal = usize::try_from(row.ordinal).unwrap_or(usize::MAX);
