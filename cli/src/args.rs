@@ -9,8 +9,8 @@ use phoenix_platform::config::RoleFlags;
 
 use crate::{
     client::args::{
-        AgentsArgs, ApprovalsArgs, ChatArgs, DeadLettersArgs, McpArgs, PlansArgs, StatsArgs, TopArgs,
-        TraceArgs,
+        AgentsArgs, ApprovalsArgs, ChatArgs, ContextArgs, DeadLettersArgs, McpArgs, PlansArgs, StatsArgs,
+        TopArgs, TraceArgs,
     },
     settings_args::{ConfigArgs, DoctorArgs},
 };
@@ -58,6 +58,8 @@ pub(crate) enum Command {
     Trace(TraceArgs),
     /// Serve the tools of a running stack to an MCP client, over standard input and output
     Mcp(McpArgs),
+    /// Name gateways with their tokens, and choose the one that commands talk to
+    Context(ContextArgs),
     /// Check the settings, or show each with where its value comes from
     Config(ConfigArgs),
     /// Examine settings, ports, disk, databases, clock, agents, providers and the kernel; exit code 1 on an error

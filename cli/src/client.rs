@@ -1,5 +1,5 @@
 //! Commands that talk to a running gateway: chats, plans, agents, approvals, dead letters, statistics, the story of a correlation
-//! id, and MCP over pipes.
+//! id, and MCP over pipes. `phoenix context` names the gateways.
 //!
 //! Results go to standard output, everything else to standard error. With `--json` a result is JSON as the gateway sends it, one
 //! document per line.
@@ -10,14 +10,16 @@
 //! | 1 | the request was refused, or the chat or plan did not succeed |
 //! | 64 | the command line or a file is not valid |
 //! | 69 | the gateway cannot be reached, or its answer is not one of Phoenix |
-//! | 75 | not now: overloaded or unavailable; the same command may succeed later |
+//! | 75 | not now: overloaded, unavailable or too late; the same command may succeed later |
 //! | 77 | the token is missing or not accepted |
 
 mod agents;
 mod approvals;
 pub(crate) mod args;
 mod chat;
+mod context;
 mod dead_letters;
+pub(crate) mod endpoint;
 pub(crate) mod error;
 mod gateway;
 mod mcp;
@@ -25,6 +27,7 @@ pub(crate) mod output;
 mod plans;
 mod propose;
 mod stats;
+mod text_file;
 mod top;
 mod trace;
 mod watch;
@@ -32,7 +35,8 @@ mod watch;
 use std::process::ExitCode;
 
 use args::{
-    AgentsArgs, ApprovalsArgs, ChatArgs, DeadLettersArgs, McpArgs, PlansArgs, StatsArgs, TopArgs, TraceArgs,
+    AgentsArgs, ApprovalsArgs, ChatArgs, ContextArgs, DeadLettersArgs, McpArgs, PlansArgs, StatsArgs,
+    TopArgs, TraceArgs,
 };
 use error::ClientError;
 
@@ -49,6 +53,7 @@ pub(crate) enum Request {
     Top(TopArgs),
     Trace(TraceArgs),
     Mcp(McpArgs),
+    Context(ContextArgs),
 }
 
 /// Runs a command, prints its result or its error, and returns the exit code.
@@ -71,6 +76,7 @@ pub(crate) fn run(request: Request) -> ExitCode {
             Request::Top(args) => top::run(args).await,
             Request::Trace(args) => trace::run(args).await,
             Request::Mcp(args) => mcp::run(args).await,
+            Request::Context(args) => context::run(args),
         }
     });
     match result {

@@ -69,6 +69,7 @@ fn run(cli: Cli) -> ExitCode {
         Command::Top(args) => client::run(Request::Top(args)),
         Command::Trace(args) => client::run(Request::Trace(args)),
         Command::Mcp(args) => client::run(Request::Mcp(args)),
+        Command::Context(args) => client::run(Request::Context(args)),
         Command::Config(args) => config::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions { shell } => manual::completions(shell),

@@ -1,7 +1,7 @@
 //! The commands of `phoenix` that talk to a gateway, as a person or a script runs them.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::{path::Path, process::Stdio};
+use std::{os::unix::fs::PermissionsExt, path::Path, process::Stdio};
 
 use phoenix_platform::config::Role;
 use phoenix_testkit::{phoenix_bin, sandbox::Sandbox, wait::until};
@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, process::Command};
 
 const SCRIPTED: &str = env!("CARGO_BIN_EXE_scripted_agent");
+
+/// Names and values.
+type Variables<'a> = &'a [(&'a str, &'a str)];
 
 /// What a command printed, and its exit code.
 #[derive(Debug)]
@@ -34,9 +37,13 @@ impl Ran {
 /// Runs `phoenix` with `words`, whose `stdin` is a pipe.
 async fn phoenix(url: &str, words: &[&str], stdin: &str) -> Ran {
     let mut command = Command::new(phoenix_bin());
-    command.args(words).env_clear().env("PHOENIX_URL", url).kill_on_drop(true);
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    command.args(words).env_clear().env("PHOENIX_URL", url);
+    finish(command, stdin).await
+}
+
+async fn finish(mut command: Command, stdin: &str) -> Ran {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
     let mut pipe = child.stdin.take().unwrap();
     // A command that takes no input ends without reading it.
     let _ = pipe.write_all(stdin.as_bytes()).await;
@@ -125,7 +132,7 @@ async fn agents_are_isolated_and_restored_with_a_reason() {
         ["agents", "isolate", "fickle", "--reason", "it deletes\nfiles", "--actor", "alice", "--json"];
     assert_eq!(run(&isolate).await.json()[0]["isolated_by"], "alice");
     let chat = async || run(&["chat", "--agent", "fickle", "hello"]).await;
-    until("the planner has learnt it", async || chat().await.code == 1).await;
+    until("the planner has learnt it", async || chat().await.code == 75).await;
     let refused = chat().await;
     assert!(refused.err.contains("agent `fickle` was isolated by alice at "), "{refused:?}");
     let id = refused.err.lines().find_map(|line| line.strip_prefix("phoenix trace ")).unwrap();
@@ -261,4 +268,87 @@ async fn exit_codes_tell_wrong_usage_refusal_and_absence_apart() {
     let folder = dir.path().to_str().unwrap();
     phoenix(&url, &["man", folder], "").await.succeeded();
     assert!(dir.path().join("phoenix-plans-submit.1").is_file());
+}
+
+#[tokio::test]
+async fn contexts_choose_the_gateway_and_keep_the_token_to_themselves() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = Sandbox::start(&agent(dir.path())).await;
+    let url = sandbox.url(Role::Gateway);
+    let run = async |words: &[&str], env: Variables<'_>, stdin: &str| {
+        let mut command = Command::new(phoenix_bin());
+        command.args(words).env_clear().env("HOME", dir.path()).envs(env.iter().copied());
+        finish(command, stdin).await
+    };
+    let none = run(&["context", "list"], &[], "").await;
+    assert!(none.succeeded().starts_with("no context is set"), "{none:?}");
+    let secret = "t0p-s3cret";
+    let set = ["context", "set", "here", "--url", &url, "--token-stdin"];
+    let here = run(&set, &[], &format!("{secret}\n")).await;
+    assert!(here.succeeded().contains("here") && here.out.contains("[set]"), "{here:?}");
+    let away = run(&["context", "set", "away", "--url", "http://127.0.0.1:1"], &[], "").await;
+    assert!(away.succeeded().lines().any(|row| row.starts_with('*') && row.contains("here")), "{away:?}");
+    let file = dir.path().join(".config/phoenix/contexts.toml");
+    assert!(std::fs::read_to_string(&file).unwrap().contains(secret), "the token is kept");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let agents = ["agents", "list"];
+    let chosen = [&agents[..], &["--context", "away"]].concat();
+    let named: [(&[&str], Variables<'_>, i32); 6] = [
+        (&agents, &[], 0),
+        (&agents, &[("PHOENIX_CONTEXT", "away")], 69),
+        (&agents, &[("PHOENIX_CONTEXT", "away"), ("PHOENIX_URL", &url)], 0),
+        (&chosen, &[("PHOENIX_URL", &url)], 69),
+        (&["agents", "list", "--url", &url], &[("PHOENIX_CONTEXT", "unknown")], 0),
+        (&["agents", "list", "--context", "here", "--url", &url], &[], 64),
+    ];
+    for (words, env, code) in named {
+        let ran = run(words, env, "").await;
+        assert_eq!(ran.code, code, "{words:?} {env:?} {ran:?}");
+    }
+    for words in [&["context", "use", "other"][..], &["agents", "list", "--context", "other"]] {
+        let unknown = run(words, &[], "").await;
+        let message = "there is no context `other` (known: away, here)";
+        assert!(unknown.code == 64 && unknown.err.contains(message), "{unknown:?}");
+    }
+    for words in [
+        &["context", "set", "a/b", "--url", "http://h"][..],
+        &["context", "set", "a", "--url", "ftp://h"],
+        &["context", "set", "a", "--url", "http://user:pw@h"],
+        &["context", "set", "a", "--url", "http://h", "--token-stdin"],
+    ] {
+        assert_eq!(run(words, &[], "").await.code, 64, "{words:?}");
+    }
+    for words in
+        [&["context", "show"][..], &["context", "show", "here", "--json"], &["context", "list", "--json"]]
+    {
+        let shown = run(words, &[], "").await;
+        assert!(shown.succeeded().contains("[set]") && !shown.out.contains(secret), "{shown:?}");
+    }
+    let removed = run(&["context", "remove", "here"], &[], "").await;
+    assert!(!removed.succeeded().contains("here"), "{removed:?}");
+    assert_eq!(run(&["context", "show"], &[], "").await.code, 64, "none is the current one");
+
+    std::fs::write(&file, format!("[contexts.x]\ntoken = {secret}\n")).unwrap();
+    let broken = run(&agents, &[], "").await;
+    assert!(broken.code == 64 && broken.err.contains("line 2") && !broken.err.contains(secret), "{broken:?}");
+    assert_eq!(run(&["agents", "list", "--url", &url], &[], "").await.code, 0, "it is not read");
+}
+
+#[tokio::test]
+async fn exit_code_follows_the_error_of_a_chat() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = agent(dir.path()).replace(
+        "max_attempts = 1",
+        "max_attempts = 1\n[agents.fickle.circuit_breaker]\nfailure_threshold = 2",
+    );
+    let sandbox = Sandbox::start(&config).await;
+    let url = sandbox.url(Role::Gateway);
+    std::fs::write(dir.path().join("broken"), "").unwrap();
+    let chat = async |words: &[&str]| phoenix(&url, &[&["chat", "--agent=fickle"], words].concat(), "").await;
+    assert_eq!(chat(&["hello"]).await.code, 1, "execution_failed");
+    until("the circuit is open", async || chat(&["hello"]).await.err.contains("agent_unavailable")).await;
+    assert_eq!(chat(&["hello"]).await.code, 75, "agent_unavailable");
+    let waited = phoenix(&url, &["plans", "submit", "--wait", &plan(dir.path())], "").await;
+    assert!(waited.code == 75 && waited.err.contains("agent_unavailable"), "{waited:?}");
 }

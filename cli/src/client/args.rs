@@ -6,31 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value};
 use url::Url;
 
-/// The gateway, and the form of the output.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct GatewayArgs {
-    /// Address of the gateway
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "PHOENIX_URL",
-        default_value = "http://127.0.0.1:8181"
-    )]
-    pub(crate) url: Url,
-    /// Token of the gateway
-    #[arg(long, global = true, value_name = "TOKEN", env = "ORCH_API_TOKEN", hide_env_values = true)]
-    pub(crate) token: Option<String>,
-    /// File with the token of the gateway
-    #[arg(long, global = true, value_name = "FILE", conflicts_with = "token")]
-    pub(crate) token_file: Option<PathBuf>,
-    /// File with the certificates (PEM) of the authorities to trust, instead of those of this machine
-    #[arg(long, global = true, value_name = "FILE", env = "PHOENIX_CA")]
-    pub(crate) ca: Option<PathBuf>,
-    /// Print JSON, one document per line
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
-}
+pub(crate) use super::endpoint::GatewayArgs;
 
 /// Arguments of `phoenix chat`.
 #[derive(Debug, Args)]
@@ -45,7 +21,7 @@ pub(crate) struct ChatArgs {
     pub(crate) model: Option<String>,
     /// File with the context of the message
     #[arg(long, value_name = "FILE")]
-    pub(crate) context: Option<PathBuf>,
+    pub(crate) context_file: Option<PathBuf>,
     /// How the tasks are found; as the gateway's planner is configured when absent
     #[arg(long, value_enum)]
     pub(crate) strategy: Option<Strategy>,
@@ -118,7 +94,7 @@ pub(crate) enum PlansCommand {
         strategy: Option<Strategy>,
         /// File with the context of the message
         #[arg(long, value_name = "FILE")]
-        context: Option<PathBuf>,
+        context_file: Option<PathBuf>,
     },
     /// Cancel a plan and kill its running tasks
     Cancel {
@@ -419,4 +395,59 @@ pub(crate) struct TraceArgs {
     pub(crate) data_dir: PathBuf,
     #[command(flatten)]
     pub(crate) gateway: GatewayArgs,
+}
+
+/// Arguments of `phoenix context`.
+#[derive(Debug, Args)]
+pub(crate) struct ContextArgs {
+    #[command(subcommand)]
+    pub(crate) command: ContextCommand,
+    /// Print JSON, one document per line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContextCommand {
+    /// List the contexts; tokens are not shown
+    List,
+    /// Show a context, or the current one
+    Show {
+        /// Name of the context
+        name: Option<String>,
+    },
+    /// Make a context the current one, which commands use that name no gateway
+    Use {
+        /// Name of the context
+        name: String,
+    },
+    /// Add a context, or replace it as a whole; the first one becomes the current one
+    Set {
+        /// Name of the context
+        name: String,
+        #[command(flatten)]
+        settings: ContextSettings,
+    },
+    /// Remove a context
+    Remove {
+        /// Name of the context
+        name: String,
+    },
+}
+
+/// A gateway and how to talk to it.
+#[derive(Debug, Args)]
+pub(crate) struct ContextSettings {
+    /// Address of the gateway
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Url,
+    /// File with its token, which is read by each command
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Read its token from standard input, and keep it in the file of contexts
+    #[arg(long, conflicts_with = "token_file")]
+    pub(crate) token_stdin: bool,
+    /// File with the certificates (PEM) of the authorities to trust
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
 }

@@ -2,14 +2,16 @@
 
 use std::io::{IsTerminal, Read, stdin};
 
+use phoenix_domain::OrchestratorErrorCode;
 use reqwest::Method;
 use serde_json::{Map, Value};
 
 use super::{
     args::ChatArgs,
     error::ClientError,
-    gateway::{Gateway, read},
+    gateway::Gateway,
     output::{is_terminal, line, part, plain, text},
+    text_file::read,
 };
 use crate::terminal::print_error;
 
@@ -24,7 +26,7 @@ pub(super) async fn run(args: ChatArgs) -> Result<(), ClientError> {
     body.insert("message".into(), message(args.message)?.into());
     body.extend(args.agent.map(|agent| ("agent".into(), agent.into())));
     body.extend(args.model.map(|model| ("model".into(), model.into())));
-    if let Some(path) = &args.context {
+    if let Some(path) = &args.context_file {
         body.insert("context".into(), read(path)?.into());
     }
     body.extend(args.strategy.map(|strategy| ("strategy".into(), strategy.as_str().into())));
@@ -112,7 +114,7 @@ impl Answer {
             let (code, message) = (text(error, "code"), plain(text(error, "message")));
             let id = text(response, "correlation_id");
             let message = format!("{code}: {message}\nphoenix trace {id} shows what happened");
-            return Err(ClientError::Unsuccessful(message));
+            return Err(ClientError::Failed { code: OrchestratorErrorCode::from_name(code), message });
         }
         match &response["output"] {
             _ if is_json => Ok(()),

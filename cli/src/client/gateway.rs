@@ -1,8 +1,9 @@
 //! Requests to a gateway.
 
-use std::{collections::HashMap, fs, path::Path, pin::Pin, time::Duration};
+use std::{collections::HashMap, pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt};
+use phoenix_domain::OrchestratorErrorCode;
 use reqwest::{
     Client, Method, RequestBuilder, Response, StatusCode,
     header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue},
@@ -11,7 +12,12 @@ use serde_json::{Value, value::RawValue};
 use sse_stream::{Sse, SseStream};
 use url::Url;
 
-use super::{args::GatewayArgs, error::ClientError, output::plain};
+use super::{
+    endpoint::{Endpoint, GatewayArgs},
+    error::ClientError,
+    output::plain,
+    text_file,
+};
 
 /// Limit of the time for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,21 +43,12 @@ impl Gateway {
     /// # Errors
     /// When the address, the token or a file is not valid.
     pub(crate) fn new(args: &GatewayArgs) -> Result<Self, ClientError> {
-        let url = args.url.clone();
-        if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-            return Err(ClientError::Usage(format!(
-                "`{url}` is not an address of a gateway, which begins with http:// or https://"
-            )));
-        }
+        let Endpoint { url, token, ca } = args.endpoint.resolve()?;
         // An error means that a provider is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut headers = HeaderMap::new();
-        let token = match &args.token_file {
-            Some(path) => Some(read(path).map(|text| text.trim().to_owned())?),
-            None => args.token.clone().filter(|token| !token.is_empty()),
-        };
         if let Some(token) = token {
-            let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| {
+            let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose())).map_err(|_| {
                 ClientError::Usage("the token has characters that no header can carry".into())
             })?;
             value.set_sensitive(true);
@@ -62,10 +59,10 @@ impl Gateway {
             .default_headers(headers)
             .connect_timeout(CONNECT_TIMEOUT);
         // Neither is needed for a gateway without TLS, and a machine may have no certificates at all.
-        if let Some(path) = &args.ca {
+        if let Some(path) = &ca {
             let invalid =
                 |error| ClientError::Usage(format!("`{}` has no certificates: {error}", path.display()));
-            let pem = read(path)?;
+            let pem = text_file::read(path)?;
             builder = builder
                 .tls_certs_only(reqwest::Certificate::from_pem_bundle(pem.as_bytes()).map_err(invalid)?);
         } else if url.scheme() == "http" {
@@ -179,7 +176,7 @@ impl Gateway {
         }
         let status = response.status();
         let text = response.text().await.map_err(|error| self.broken(&error))?;
-        Err(ClientError::Refused { status: status.as_u16(), message: refusal(status, &text) })
+        Err(refusal(status, &text))
     }
 
     fn broken(&self, error: &reqwest::Error) -> ClientError {
@@ -218,30 +215,30 @@ pub(crate) fn id(text: &str) -> Result<String, ClientError> {
     }
 }
 
-/// The text of a file.
-pub(crate) fn read(path: &Path) -> Result<String, ClientError> {
-    fs::read_to_string(path).map_err(|error| ClientError::File { path: path.into(), error })
-}
-
-/// An error response in one sentence.
-fn refusal(status: StatusCode, text: &str) -> String {
+/// An error response.
+fn refusal(status: StatusCode, text: &str) -> ClientError {
     let body: Value = serde_json::from_str(text).unwrap_or_default();
     // Chats and plans have the error in a member, other routes are problem details (RFC 9457).
     let error = if body["error"].is_object() { &body["error"] } else { &body };
     let message = error["message"].as_str().or(error["detail"].as_str());
     let Some((code, message)) = error["code"].as_str().zip(message) else {
         let hint = if text.trim().is_empty() { "without a body" } else { "whose body is not one of Phoenix" };
-        return format!("the server answered {status} {hint}");
+        let message = format!("the server answered {status} {hint}");
+        return ClientError::Refused { status: status.as_u16(), code: None, message };
     };
     let hint = match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            "; ORCH_API_TOKEN, --token or --token-file gives the token"
+            "; ORCH_API_TOKEN, --token, --token-file or a context gives the token"
         }
         _ => "",
     };
     let trace = body["correlation_id"].as_str().filter(|_| body["plan_id"].is_string());
     let trace = trace.map(|id| format!("\nphoenix trace {id} shows what happened")).unwrap_or_default();
-    format!("{code}: {}{hint}{trace}", plain(message))
+    ClientError::Refused {
+        status: status.as_u16(),
+        code: OrchestratorErrorCode::from_name(code),
+        message: format!("{}: {}{hint}{trace}", plain(code), plain(message)),
+    }
 }
 
 /// The innermost cause of an error, which says more than the outermost.

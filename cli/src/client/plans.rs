@@ -10,9 +10,11 @@ use super::{
     approvals,
     args::{PlanFilter, PlansArgs, PlansCommand},
     error::ClientError,
-    gateway::{Gateway, id, read},
+    gateway::{Gateway, id},
     output::{between, cell, json_lines, line, parsed, since, table, text, time},
-    propose, trace, watch,
+    propose,
+    text_file::read,
+    trace, watch,
 };
 
 /// # Errors
@@ -32,8 +34,8 @@ pub(super) async fn run(args: PlansArgs) -> Result<(), ClientError> {
             }
             accept(gateway, request, wait, is_json).await
         }
-        PlansCommand::Propose { message, strategy, context } => {
-            propose::run(gateway, message, strategy, context.as_deref(), is_json).await
+        PlansCommand::Propose { message, strategy, context_file } => {
+            propose::run(gateway, message, strategy, context_file.as_deref(), is_json).await
         }
         PlansCommand::Cancel { plan_id, reason } => {
             let mut body = Map::new();

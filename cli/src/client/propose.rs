@@ -9,8 +9,9 @@ use super::{
     args::Strategy,
     chat,
     error::ClientError,
-    gateway::{Gateway, read},
+    gateway::Gateway,
     output::{cell, line, parsed, table, text},
+    text_file::read,
 };
 
 /// # Errors

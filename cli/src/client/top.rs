@@ -57,11 +57,9 @@ pub(super) async fn run(args: TopArgs) -> Result<(), ClientError> {
         match Snapshot::take(&gateway).await {
             Ok(snapshot) => shown = snapshot.render(args.limit),
             // The gateway may come back.
-            Err(
-                error @ (ClientError::Unreachable { .. }
-                | ClientError::Broken { .. }
-                | ClientError::Refused { status: 429 | 503, .. }),
-            ) => shown = format!("{}\n\n{error}\n", Timestamp::now().strftime("%H:%M:%SZ")),
+            Err(error) if error.may_pass() => {
+                shown = format!("{}\n\n{error}\n", Timestamp::now().strftime("%H:%M:%SZ"));
+            }
             Err(error) => return Err(error),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use phoenix_domain::OrchestratorErrorCode;
 use reqwest::Method;
 use serde_json::Value;
 
@@ -29,10 +30,7 @@ pub(super) async fn until_end(gateway: &Gateway, plan_id: &str, is_json: bool) -
         match follow(gateway, &format!("{path}/events"), &mut last, &mut resumes, is_json).await {
             Ok(true) => break,
             Ok(false) if resumes < MAX_RESUMES => {}
-            Err(ClientError::Broken { .. } | ClientError::Unreachable { .. })
-                if !last.is_empty() && resumes < MAX_RESUMES => {}
-            Err(ClientError::Refused { status: 429 | 502..=504, .. })
-                if !last.is_empty() && resumes < MAX_RESUMES => {}
+            Err(error) if error.may_pass() && !last.is_empty() && resumes < MAX_RESUMES => {}
             Ok(false) => {
                 let problem = "the events end before the plan does".into();
                 return Err(ClientError::Broken { url: gateway.url().into(), problem });
@@ -55,8 +53,11 @@ pub(super) async fn until_end(gateway: &Gateway, plan_id: &str, is_json: bool) -
         };
     }
     let (status, error) = (text(&plan, "status"), &plan["error"]);
-    let reason = format!("{}: {}", text(error, "code"), plain(text(error, "message")));
-    Err(ClientError::Unsuccessful(format!("plan {plan_id} {status}: {reason}")))
+    let (code, reason) = (text(error, "code"), plain(text(error, "message")));
+    Err(ClientError::Failed {
+        code: OrchestratorErrorCode::from_name(code),
+        message: format!("plan {plan_id} {status}: {code}: {reason}"),
+    })
 }
 
 /// Prints events after the one with the id `last`. Returns whether the plan has ended.
