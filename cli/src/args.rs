@@ -12,6 +12,7 @@ use crate::{
         AgentsArgs, ApprovalsArgs, ChatArgs, ContextArgs, DeadLettersArgs, McpArgs, PlansArgs, StatsArgs,
         TopArgs, TraceArgs,
     },
+    load::LoadArgs,
     settings_args::{ConfigArgs, DoctorArgs},
 };
 
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     Top(TopArgs),
     /// Show everything that happened under a correlation id
     Trace(TraceArgs),
+    /// Send chats to a running stack at a chosen rate, and report how long the answers take
+    Load(LoadArgs),
     /// Serve the tools of a running stack to an MCP client, over standard input and output
     Mcp(McpArgs),
     /// Name gateways with their tokens, and choose the one that commands talk to

@@ -2,7 +2,8 @@
 //!
 //! `phoenix` alone is `phoenix up`: the four services as child processes on this machine. `phoenix gateway`, `planner`,
 //! `executor` and `health` are the services, `phoenix agent NAME` the built-in agents, and `phoenix backup` and `restore`
-//! copy data folders. `phoenix chat`, `plans`, `agents`, `dead-letters`, `trace` and `mcp` talk to a running gateway.
+//! copy data folders. `phoenix chat`, `plans`, `agents`, `dead-letters`, `trace`, `load` and `mcp` talk to a running
+//! gateway.
 //! `phoenix config` and `doctor` look at the settings and at this machine, and start nothing.
 
 mod agent;
@@ -11,6 +12,7 @@ mod backup;
 mod client;
 mod config;
 mod doctor;
+mod load;
 mod manual;
 mod role;
 mod settings;
@@ -70,6 +72,7 @@ fn run(cli: Cli) -> ExitCode {
         Command::Trace(args) => client::run(Request::Trace(args)),
         Command::Mcp(args) => client::run(Request::Mcp(args)),
         Command::Context(args) => client::run(Request::Context(args)),
+        Command::Load(args) => load::run(args),
         Command::Config(args) => config::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions { shell } => manual::completions(shell),

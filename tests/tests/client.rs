@@ -3,6 +3,10 @@
 
 use std::{os::unix::fs::PermissionsExt, path::Path, process::Stdio};
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use phoenix_platform::config::Role;
 use phoenix_testkit::{phoenix_bin, sandbox::Sandbox, wait::until};
 use serde_json::{Value, json};
@@ -351,4 +355,37 @@ async fn exit_code_follows_the_error_of_a_chat() {
     assert_eq!(chat(&["hello"]).await.code, 75, "agent_unavailable");
     let waited = phoenix(&url, &["plans", "submit", "--wait", &plan(dir.path())], "").await;
     assert!(waited.code == 75 && waited.err.contains("agent_unavailable"), "{waited:?}");
+}
+
+#[tokio::test]
+async fn load_is_sent_and_ends_early_on_ctrl_c() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = Sandbox::start(&agent(dir.path())).await;
+    let url = sandbox.url(Role::Gateway);
+    let words =
+        ["load", "--agent=fickle", "--requests=20", "--concurrency=2", "--metrics-addr=off", "--json"];
+    let ran = phoenix(&url, &words, "").await;
+    let report: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((ran.code, &report["sent"], &report["ok"]), (0, &json!(20), &json!(20)), "{ran:?}");
+    let wrong = phoenix(&url, &["load", "--rate=0"], "").await;
+    assert_eq!((wrong.code, wrong.out.as_str()), (64, ""), "{wrong:?}");
+    let unknown = phoenix(&url, &["load", "--context=none"], "").await;
+    assert!(unknown.code == 64 && unknown.err.contains("there is no context `none`"), "{unknown:?}");
+
+    let before = stats(&url).await;
+    let mut command = Command::new(phoenix_bin());
+    command.args(["load", "--agent=fickle", "--duration-secs=600", "--concurrency=1", "--metrics-addr=off"]);
+    command.env_clear().env("PHOENIX_URL", &url).stdin(Stdio::null()).kill_on_drop(true);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("chats are sent", async || stats(&url).await > before).await;
+    kill(Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()), Signal::SIGINT).unwrap();
+    let output = child.wait_with_output().await.unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && table.contains("p99 "), "{table}");
+}
+
+/// Plans that were accepted so far.
+async fn stats(url: &str) -> u64 {
+    let stats = phoenix(url, &["stats", "--json"], "").await;
+    stats.json()[0]["total"]["accepted"].as_u64().unwrap()
 }

@@ -1,13 +1,13 @@
 //! The command line.
 
-use std::{net::SocketAddr, num::NonZeroUsize, str::FromStr, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
 
-use clap::Parser;
+use clap::{Args as ArgGroup, Parser};
 
 use crate::{
     load::{Load, Pace},
     report::Limits,
-    target::{InvalidTarget, Target},
+    target::{Gateway, InvalidTarget, Target},
 };
 
 const DEFAULT_DURATION: Duration = Duration::from_secs(10);
@@ -30,6 +30,20 @@ pub struct Args {
     /// The gateway
     #[arg(long, default_value = "http://127.0.0.1:8181")]
     pub url: String,
+    /// The gateway's token
+    #[arg(long, env = "ORCH_API_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// File with the certificates (PEM) of the authorities to trust, instead of those of this machine
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// What is sent.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// What is sent, and how the result is reported.
+#[derive(Debug, Clone, ArgGroup)]
+pub struct RunArgs {
     /// Connections, each with one chat in flight [default: 16; 64 with --rate]
     #[arg(long, value_name = "N")]
     pub concurrency: Option<NonZeroUsize>,
@@ -51,9 +65,6 @@ pub struct Args {
     /// The agent to ask, past the routing by words
     #[arg(long)]
     pub agent: Option<String>,
-    /// The gateway's token
-    #[arg(long, env = "ORCH_API_TOKEN", hide_env_values = true)]
-    pub token: Option<String>,
     /// What callers of /metrics must present
     #[arg(long, env = "METRICS_TOKEN", hide_env_values = true)]
     pub metrics_token: Option<String>,
@@ -94,9 +105,9 @@ impl FromStr for MetricsAddr {
     }
 }
 
-impl Args {
-    pub(crate) fn target(&self) -> Result<Target, InvalidTarget> {
-        Target::new(&self.url, &self.message, self.agent.as_deref(), self.token.as_deref())
+impl RunArgs {
+    pub(crate) fn target(&self, gateway: &Gateway<'_>) -> Result<Target, InvalidTarget> {
+        Target::chats(gateway, &self.message, self.agent.as_deref())
     }
 
     pub(crate) fn load(&self) -> Load {
@@ -148,7 +159,8 @@ mod tests {
 
     #[test]
     fn bounds_default_to_ten_seconds_only_when_none_is_given() {
-        let load = |words: &[&str]| Args::try_parse_from([&["load_tester"], words].concat()).unwrap().load();
+        let load =
+            |words: &[&str]| Args::try_parse_from([&["load_tester"], words].concat()).unwrap().run.load();
         assert_eq!(load(&[]).duration, Some(DEFAULT_DURATION));
         assert_eq!(load(&["--requests", "5"]).duration, None);
         assert_eq!(load(&["--rate", "5"]).connections, DEFAULT_OPEN_CONNECTIONS);

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 use crate::{live::Live, outcome::Outcome, target::Target};
 
@@ -16,6 +19,11 @@ pub(crate) struct Connection {
     target: Arc<Target>,
     sender: Option<SendRequest<Full<Bytes>>>,
 }
+
+/// Bytes in both directions, with or without TLS.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Connection {
     pub(crate) fn new(target: Arc<Target>) -> Self {
@@ -59,6 +67,10 @@ impl Connection {
         }
         let stream = TcpStream::connect(self.target.address()).await?;
         stream.set_nodelay(true)?;
+        let stream: Box<dyn Stream> = match self.target.tls() {
+            Some(tls) => Box::new(tls.connect(stream).await?),
+            None => Box::new(stream),
+        };
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         // Ends with its sender; the future of the answer returns the error.
         tokio::spawn(async move {

@@ -27,6 +27,7 @@ mod run;
 mod schedule;
 mod tally;
 mod target;
+mod tls;
 
 pub use engine::Engine;
 pub use live::Live;
@@ -35,4 +36,4 @@ pub use outcome::Outcome;
 pub use report::{LatencyMs, Limits, OutcomeCount, Report};
 pub use run::{USAGE, run};
 pub use tally::Tally;
-pub use target::{InvalidTarget, Target};
+pub use target::{Gateway, InvalidTarget, Target};

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    args::{Args, DEFAULT_METRICS_ADDR, MetricsAddr},
+    args::{DEFAULT_METRICS_ADDR, MetricsAddr, RunArgs},
     engine::Engine,
     live::Live,
     load::Load,
@@ -19,7 +19,7 @@ use crate::{
     progress::{Progress, print_line},
     report::Report,
     tally::Tally,
-    target::InvalidTarget,
+    target::{Gateway, InvalidTarget},
 };
 
 /// The exit code of wrong usage, as `sysexits.h` has it.
@@ -38,20 +38,21 @@ enum Failure {
     Io(#[from] io::Error),
 }
 
-/// Runs the load test that `args` describe. Ctrl-C ends it early, with the result so far.
-pub async fn run(args: Args) -> ExitCode {
-    let code = match measure(&args).await {
-        Ok(report) => print(&args, &report),
+/// Runs the load test that `args` describe against `gateway`, for the program of that name. Ctrl-C ends it early, with the result
+/// so far.
+pub async fn run(program: &str, gateway: Gateway<'_>, args: RunArgs) -> ExitCode {
+    let code = match measure(&gateway, &args).await {
+        Ok(report) => print(program, &args, &report),
         Err(failure) => {
-            print_line(&format!("load_tester: {failure}"));
+            print_line(&format!("{program}: {failure}"));
             USAGE
         }
     };
     ExitCode::from(code)
 }
 
-async fn measure(args: &Args) -> Result<Report, Failure> {
-    let target = args.target()?;
+async fn measure(gateway: &Gateway<'_>, args: &RunArgs) -> Result<Report, Failure> {
+    let target = args.target(gateway)?;
     let url = target.url().to_owned();
     let load = args.load();
     let metrics = bind_metrics(args.metrics_addr).await?;
@@ -102,7 +103,7 @@ async fn bind_metrics(addr: Option<MetricsAddr>) -> Result<Option<TcpListener>, 
     }
 }
 
-fn print(args: &Args, report: &Report) -> u8 {
+fn print(program: &str, args: &RunArgs, report: &Report) -> u8 {
     let text = if args.json {
         // Numbers and strings are always representable; a quantile is never NaN.
         serde_json::to_string_pretty(report).unwrap_or_default() + "\n"
@@ -112,7 +113,7 @@ fn print(args: &Args, report: &Report) -> u8 {
     // A reader that closed the pipe needs no further output.
     let _ = io::stdout().write_all(text.as_bytes());
     for missed in &report.missed {
-        print_line(&format!("load_tester: {missed}"));
+        print_line(&format!("{program}: {missed}"));
     }
     if report.missed.is_empty() { 0 } else { LIMIT_MISSED }
 }

@@ -1,11 +1,26 @@
 //! Where requests go and what each of them is: made once, sent many times.
 
+use std::path::Path;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 use http_body_util::Full;
 
+use crate::tls::Tls;
+
 const CHAT_PATH: &str = "/api/v1/chat";
 const COMPLETIONS_PATH: &str = "/v1/chat/completions";
+
+/// A gateway, and what it takes to talk to it.
+#[derive(Debug, Clone, Copy)]
+pub struct Gateway<'a> {
+    /// Its address.
+    pub url: &'a str,
+    /// Its token.
+    pub token: Option<&'a str>,
+    /// File with the certificates of the authorities to trust instead of those of the machine.
+    pub ca: Option<&'a Path>,
+}
 
 /// A chat endpoint and the one chat that is sent to it.
 #[derive(Debug, Clone)]
@@ -16,17 +31,22 @@ pub struct Target {
     path: Uri,
     headers: HeaderMap,
     body: Bytes,
+    /// Absent for plain HTTP.
+    tls: Option<Tls>,
 }
 
 /// A target that nothing can be sent to.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidTarget {
     /// The URL is not one of a Phoenix gateway.
-    #[error("--url: `{0}` must look like http://127.0.0.1:8181 (plain HTTP only)")]
+    #[error("--url: `{0}` must look like http://127.0.0.1:8181 or https://phoenix.example.com")]
     Url(String),
     /// The token can't be sent.
     #[error("--token: must consist of visible ASCII characters")]
     Token,
+    /// No connection with TLS is possible.
+    #[error("TLS: {0}")]
+    Tls(String),
 }
 
 #[derive(serde::Serialize)]
@@ -59,9 +79,17 @@ impl Target {
         agent: Option<&str>,
         token: Option<&str>,
     ) -> Result<Self, InvalidTarget> {
+        Self::chats(&Gateway { url: base_url, token, ca: None }, message, agent)
+    }
+
+    /// Chats with `message` to `gateway`; with `agent`, past its routing.
+    ///
+    /// # Errors
+    /// When nothing could be sent this way.
+    pub fn chats(gateway: &Gateway<'_>, message: &str, agent: Option<&str>) -> Result<Self, InvalidTarget> {
         // Two strings are always representable as JSON.
         let body = serde_json::to_vec(&Chat { message, agent }).unwrap_or_default();
-        Self::posting(base_url, CHAT_PATH, token, body.into())
+        Self::posting(gateway, CHAT_PATH, body.into())
     }
 
     /// Completions by `model` of a chat with `message`, from the server of OpenAI's API at `base_url`, which does not end in `/v1`.
@@ -71,14 +99,21 @@ impl Target {
     pub fn completions(base_url: &str, model: &str, message: &str) -> Result<Self, InvalidTarget> {
         let messages = [Message { role: "user", content: message }];
         let body = serde_json::to_vec(&Completion { model, messages }).unwrap_or_default();
-        Self::posting(base_url, COMPLETIONS_PATH, None, body.into())
+        Self::posting(&Gateway { url: base_url, token: None, ca: None }, COMPLETIONS_PATH, body.into())
     }
 
-    fn posting(base_url: &str, path: &str, token: Option<&str>, body: Bytes) -> Result<Self, InvalidTarget> {
-        let invalid = || InvalidTarget::Url(base_url.to_owned());
-        let base: Uri = base_url.parse().map_err(|_| invalid())?;
+    fn posting(gateway: &Gateway<'_>, path: &str, body: Bytes) -> Result<Self, InvalidTarget> {
+        let Gateway { url, token, ca } = *gateway;
+        let invalid = || InvalidTarget::Url(url.to_owned());
+        let base: Uri = url.parse().map_err(|_| invalid())?;
         let authority = base.authority().ok_or_else(invalid)?;
-        if base.scheme_str() != Some("http") || base.query().is_some() {
+        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        let (scheme, port, tls) = match base.scheme_str() {
+            Some("http") => ("http", 80, None),
+            Some("https") => ("https", 443, Some(Tls::new(&host, ca).map_err(InvalidTarget::Tls)?)),
+            _ => return Err(invalid()),
+        };
+        if base.query().is_some() || authority.as_str().contains('@') {
             return Err(invalid());
         }
         let path: Uri =
@@ -94,12 +129,13 @@ impl Target {
             headers.insert(header::AUTHORIZATION, value);
         }
         Ok(Self {
-            host: authority.host().trim_matches(['[', ']']).to_owned(),
-            port: authority.port_u16().unwrap_or(80),
-            url: format!("http://{authority}{path}"),
+            host,
+            port: authority.port_u16().unwrap_or(port),
+            url: format!("{scheme}://{authority}{path}"),
             path,
             headers,
             body,
+            tls,
         })
     }
 
@@ -107,6 +143,10 @@ impl Target {
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
     }
 
     pub(crate) fn address(&self) -> (&str, u16) {
@@ -128,7 +168,7 @@ mod tests {
 
     #[test]
     fn urls_are_checked_and_a_token_is_never_printed() {
-        for wrong in ["127.0.0.1:8181", "https://host", "http://", "http://h/?q", "no url"] {
+        for wrong in ["127.0.0.1:8181", "ftp://host", "http://", "http://u:p@h", "http://h/?q", "no url"] {
             assert!(Target::new(wrong, "hi", None, None).is_err(), "{wrong}");
         }
         let target = Target::new("http://[::1]:81/base/", "hi", Some("echo_agent"), Some("secret")).unwrap();

@@ -261,7 +261,8 @@ async fn wrong_usage_is_64_and_never_sends() {
     for words in [&["--rate", "0"][..], &["--no-such-flag"], &["--token", "a\nb"]] {
         assert_eq!(run(&url, words).await.status.code(), Some(64), "{words:?}");
     }
-    assert_eq!(run("https://127.0.0.1", &[]).await.status.code(), Some(64));
+    let no_authorities = ["--ca", "/dev/null"];
+    assert_eq!(run("https://127.0.0.1", &no_authorities).await.status.code(), Some(64));
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let output = command(&url, &["--metrics-addr", &addr]).output().await.unwrap();
