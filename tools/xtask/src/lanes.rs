@@ -1,8 +1,8 @@
 //! Runs the test executables of the workspace in two lanes.
 //!
-//! The soak, a third of the time of all tests, mostly waits for services that restart. It runs in a lane of its own beside the
-//! first of the others. Within a lane, one executable runs after the other, as under `cargo test`. The faults of PostgreSQL, which
-//! have limits of time, are among the last of the other lane, when the soak is over.
+//! Most tests wait for processes that start, stop and restart, so two executables at a time need hardly longer than one. Within a
+//! lane, one executable runs after the other, as under `cargo test`. The faults of PostgreSQL, which have limits of time, are
+//! among the last of the first lane; the soak, which restarts services all the time, is the first of the second and over by then.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,8 +19,16 @@ use crate::{
     phases::{cargo, execute, workspace},
 };
 
-/// Tests that mostly wait.
-const WAITING: [&str; 1] = ["soak"];
+/// Executables of the second lane, in this order: about half of the time of all tests.
+const BESIDE: [&str; 7] = [
+    "tests (test soak)",
+    "services/planner (test service)",
+    "services/health (test service)",
+    "gateway (test console)",
+    "crates/agents (test agents)",
+    "services/planner (test store)",
+    "services/executor (test suite)",
+];
 
 /// A test executable, as cargo's message of kind `compiler-artifact` describes it.
 /// <https://doc.rust-lang.org/cargo/reference/external-tools.html#artifact-messages>
@@ -55,8 +63,10 @@ impl Artifact {
         self.manifest_path.parent().unwrap_or(Path::new("."))
     }
 
-    fn waits(&self) -> bool {
-        self.target.kind == ["test"] && WAITING.contains(&self.target.name.as_str())
+    /// Position in the second lane, if it belongs there.
+    fn beside(&self) -> Option<usize> {
+        let label = self.label();
+        BESIDE.iter().position(|other| *other == label)
     }
 }
 
@@ -68,10 +78,12 @@ impl Artifact {
 pub(crate) async fn run(excluded: &[&str], binaries: &Binaries, settings: &[(&str, &str)]) -> Result<()> {
     let selected: Vec<_> =
         ["--workspace"].into_iter().chain(excluded.iter().flat_map(|name| ["--exclude", *name])).collect();
-    let (waiting, others): (Vec<_>, Vec<_>) = build(&selected).await?.into_iter().partition(Artifact::waits);
+    let (mut beside, others): (Vec<_>, Vec<_>) =
+        build(&selected).await?.into_iter().partition(|artifact| artifact.beside().is_some());
+    beside.sort_by_key(Artifact::beside);
     let environment = Environment { binaries, settings };
     let (mut failed, failed_beside) =
-        tokio::try_join!(run_visibly(&others, &environment), run_beside(&waiting, &environment))?;
+        tokio::try_join!(run_visibly(&others, &environment), run_beside(&beside, &environment))?;
     failed.extend(failed_beside);
     if let Err(failure) = execute(cargo().args(["test", "--doc"]).args(&selected)).await {
         failed.push(failure.to_string());
