@@ -10,7 +10,7 @@ mod upstreams;
 
 use std::{
     path::{Path, PathBuf},
-    process::Output,
+    process::{Output, Stdio},
 };
 
 use nix::sys::signal::Signal;
@@ -152,6 +152,39 @@ async fn clients_for_node_complete_stream_and_call_tools() {
         command.env_remove(variable);
     }
     assert_succeeded(&command.output().await.unwrap());
+}
+
+/// Qwen Code, a coding agent for the terminal, with nothing but its three environment variables.
+#[tokio::test]
+async fn coding_client_works_with_its_own_tools() {
+    let Some((node, folder)) = node() else { return };
+    let command = json!(["python3", own("coder.py")]);
+    let path = std::env::var("PATH").unwrap();
+    let config = format!("[agents.coder]\ncommand = {command}\nmode = \"workers\"\nworkers = 1\n");
+    let sandbox = Sandbox::start_with(&config, &[("PATH", path.as_str())]).await;
+    let project = tempfile::tempdir().unwrap();
+    let file = project.path().join("made.txt");
+    let mut client = Command::new(node);
+    client
+        .arg(folder.join("node_modules/@qwen-code/qwen-code/cli.js"))
+        .args(["--auth-type", "openai", "--approval-mode", "yolo", "-p"])
+        .arg(format!("write into {}", file.display()))
+        .env_clear()
+        .env("PATH", path)
+        .env("HOME", project.path())
+        .env("OPENAI_BASE_URL", format!("{}/v1", sandbox.url(Role::Gateway)))
+        .env("OPENAI_API_KEY", "any text")
+        .env("OPENAI_MODEL", "coder")
+        .current_dir(project.path())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let printed = assert_succeeded(&client.output().await.unwrap());
+    assert!(printed.contains("done after 1 call"), "{printed}");
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "written by the client's own tool\n");
+    let plans = sandbox.rest().get("/api/v1/plans?agent=coder").await;
+    let statuses: Vec<_> =
+        plans.json["plans"].as_array().unwrap().iter().map(|plan| &plan["status"]).collect();
+    assert_eq!(statuses, ["succeeded", "succeeded"], "each request is a plan: {}", plans.text);
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use crate::{
 pub(crate) const VARIABLE: &str = "NPM_CLIENTS";
 
 /// Tests that need the packages.
-const TESTS: &str = "clients of OpenAI's and Anthropic's APIs and of MCP for Node.js, an upstream, MCP's conformance suite, \
+const TESTS: &str = "clients of OpenAI's and Anthropic's APIs and of MCP for Node.js, a coding client, an upstream, MCP's conformance suite, \
      accessibility of the console";
 
 /// Packages with fixed versions. Debian's Node.js is older than some of them need, so npm brings its own, of this architecture.
@@ -27,6 +27,7 @@ const MANIFEST: &str = r#"{
     "@modelcontextprotocol/client": "2.4.0",
     "@modelcontextprotocol/conformance": "0.2.0-alpha.12",
     "@modelcontextprotocol/sdk": "1.32.2",
+    "@qwen-code/qwen-code": "0.24.4",
     "ai": "6.0.325",
     "axe-core": "4.14.1",
     "openai": "6.49.0"
