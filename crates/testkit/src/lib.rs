@@ -22,7 +22,7 @@ pub mod collector;
 mod command;
 pub mod http;
 pub mod model_provider;
-mod ports;
+pub mod ports;
 pub mod processes;
 pub mod sandbox;
 mod scrape;

@@ -38,6 +38,15 @@ impl Ports {
     }
 }
 
+/// A free port of this machine.
+///
+/// # Panics
+/// When none is free.
+#[must_use]
+pub fn free_port() -> u16 {
+    free_ports().next().expect("a free port")
+}
+
 /// Free ports, different from those of concurrent tests, of this process and of others.
 pub(crate) fn free_ports() -> impl Iterator<Item = u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);

@@ -281,10 +281,15 @@ impl Stack {
         status.expect("phoenix can be waited for").code()
     }
 
+    /// Address of a service's `/metrics`.
+    #[must_use]
+    pub fn metrics_addr(&self, role: Role) -> String {
+        format!("127.0.0.1:{}", role.default_metrics_port() + self.offset)
+    }
+
     /// The text of a service's `/metrics`.
     pub async fn metrics(&self, role: Role) -> String {
-        let port = role.default_metrics_port() + self.offset;
-        Rest::new(format!("http://127.0.0.1:{port}")).get("/metrics").await.text
+        Rest::new(format!("http://{}", self.metrics_addr(role))).get("/metrics").await.text
     }
 
     /// The value of a metric without labels.

@@ -14,6 +14,7 @@ mod compose;
 mod image;
 mod prometheus;
 mod promql;
+mod queries;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
