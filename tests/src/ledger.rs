@@ -5,6 +5,7 @@
 //! | line | meaning |
 //! |---|---|
 //! | `start ATTEMPT PID EXECUTOR` | an execution has begun |
+//! | `says MESSAGE` | … of this message; only messages that begin with `signed ` |
 //! | `overlap ATTEMPT by PID, held by PID of EXECUTOR` | … while another one ran whose executor lived |
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
     path::Path,
 };
 
-use phoenix_domain::action::ActionRequest;
+use phoenix_domain::{action::ActionRequest, json::Json};
 
 /// An execution that is entered. It ends with this value.
 pub(crate) struct Execution(#[allow(dead_code, reason = "its lock")] File);
@@ -37,6 +38,10 @@ pub(crate) fn enter(request: &ActionRequest) -> Option<Execution> {
         }
     }
     writeln!(file, "start {attempt} {own} {}", parent_id()).unwrap();
+    let message = request.payload.get("message").and_then(Json::as_str);
+    if let Some(message) = message.filter(|message| message.starts_with("signed ")) {
+        writeln!(file, "says {message}").unwrap();
+    }
     Some(Execution(file))
 }
 

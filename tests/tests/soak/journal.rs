@@ -55,10 +55,33 @@ impl JournalSnapshot {
         ends
     }
 
+    /// Number of tasks by the state of their approval.
+    pub(crate) fn approvals(&self) -> BTreeMap<&str, usize> {
+        let mut states = BTreeMap::new();
+        for task in self.tasks() {
+            if let Some(state) = task["approval"]["state"].as_str() {
+                *states.entry(state).or_default() += 1;
+            }
+        }
+        states
+    }
+
+    /// Number of tasks of an agent by final state.
+    pub(crate) fn ends_of(&self, agent: &str) -> BTreeMap<&str, usize> {
+        let mut ends = BTreeMap::new();
+        for task in self.tasks().filter(|task| task["agent"] == agent) {
+            *ends.entry(task["status"].as_str().unwrap()).or_default() += 1;
+        }
+        ends
+    }
+
+    fn tasks(&self) -> impl Iterator<Item = &Value> {
+        self.0.values().flatten().flat_map(|entry| entry.plan["tasks"].as_array().unwrap())
+    }
+
     /// Number of attempts that were cancelled and repeated.
     pub(crate) fn attempts_made_again(&self) -> usize {
-        let tasks = self.0.values().flatten().flat_map(|entry| entry.plan["tasks"].as_array().unwrap());
-        tasks
+        self.tasks()
             .map(|task| attempts(task).windows(2).filter(|pair| pair[0]["outcome"] == "cancelled").count())
             .sum()
     }
@@ -79,7 +102,8 @@ impl JournalSnapshot {
             let names_no_plan = |fact: &Fact| match fact {
                 Fact::NotCancelled => true,
                 Fact::Observed(observed) => observed.is_empty(),
-                Fact::Accepted(_) | Fact::Ended(..) => false,
+                Fact::Accepted(_) | Fact::Ended(..) | Fact::Converted(_) => false,
+                Fact::Ran(_) | Fact::NeverRan(_) => false,
             };
             assert!(observation.facts.iter().all(names_no_plan), "a plan is lost: {observation:#?}");
             return;
@@ -92,6 +116,13 @@ impl JournalSnapshot {
                         && output.as_ref().is_none_or(|output| plan["output"] == *output)
                 }
                 Fact::NotCancelled => plan["status"] != "cancelled",
+                Fact::Converted(metres) => {
+                    let output = plan["output"].as_str().and_then(|output| output.strip_suffix(" m"));
+                    plan["status"] == "failed"
+                        || output.and_then(|output| output.parse().ok()) == Some(*metres as f64)
+                }
+                // What the agents did is in their ledger.
+                Fact::Ran(_) | Fact::NeverRan(_) => true,
                 Fact::Observed(observed) => {
                     let ended = observed.last().is_some_and(|(_, kind)| kind == "plan_ended");
                     events.starts_with(observed) && (!ended || observed.len() == events.len())

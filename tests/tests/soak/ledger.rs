@@ -2,6 +2,27 @@
 
 use std::{collections::HashSet, fs, path::Path};
 
+use crate::callers::{Fact, Observation};
+
+/// Panics when a task ran although its approval was rejected or has expired, or has succeeded without a trace.
+pub(crate) fn check_approvals(folder: &Path, observations: &[Observation]) {
+    let mut said = HashSet::new();
+    for task in fs::read_dir(folder).unwrap() {
+        let text = fs::read_to_string(task.unwrap().path()).unwrap();
+        said.extend(text.lines().filter_map(|line| line.strip_prefix("says ")).map(str::to_owned));
+    }
+    for observation in observations {
+        for fact in &observation.facts {
+            let agrees = match fact {
+                Fact::Ran(message) => said.contains(message),
+                Fact::NeverRan(message) => !said.contains(message),
+                _ => true,
+            };
+            assert!(agrees, "{fact:?} contradicts the ledger: {observation:#?}");
+        }
+    }
+}
+
 /// Panics when two executions of a task ran at once although both executors lived, or when two had the same number. Returns
 /// the number of executions.
 pub(crate) fn check(folder: &Path) -> usize {

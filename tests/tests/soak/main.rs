@@ -1,16 +1,19 @@
 //! Fault injection: services, and the server of PostgreSQL, are killed with SIGKILL at random while plans and chats are sent,
-//! watched, cancelled and abandoned. In the end every plan has ended and is consistent with its attempts, its events and the
-//! responses that its caller got; no attempt number was used twice, no task ran twice at once; and no process is left.
+//! watched, cancelled and abandoned; some plans wait for approvals, and some call an MCP server. In the end every plan has ended and
+//! is consistent with its attempts, its events and the responses that its caller got; no attempt number was used twice, no task ran
+//! twice at once, or without its approval; and no process is left.
 //!
 //! Bounded and seeded: `PHOENIX_SOAK_ROUNDS` and `PHOENIX_SOAK_POSTGRES_ROUNDS` set the length, `PHOENIX_SOAK_SEED` repeats the
 //! actions, but not their exact times; `PHOENIX_SOAK_PLANNERS`, `…_EXECUTORS` and `…_GATEWAYS` set the number of instances
 //! (`cargo xtask soak`).
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "helpers of tests")]
 
+mod approvals;
 mod callers;
 mod hostile;
 mod journal;
 mod ledger;
+mod mcp;
 mod random;
 mod responses;
 mod system;
@@ -28,6 +31,7 @@ use tokio::{
 };
 
 use crate::{
+    approvals::Decision,
     callers::Observation,
     journal::JournalSnapshot,
     random::Random,
@@ -47,7 +51,7 @@ const SEED: u64 = 20_261_123;
 
 /// Most concurrent callers; while there are more, the next round waits. A plan of a killed planner is taken over only when
 /// its lease has expired, several rounds later.
-const MAX_CALLERS: usize = 60;
+const MAX_CALLERS: usize = 80;
 
 /// Longest pause of a round before its kill.
 const MAX_PAUSE: Duration = Duration::from_millis(1200);
@@ -92,7 +96,8 @@ async fn soak(store: Store, default: Replicas) {
     let say = |what: &str| eprintln!("soak on {store}: {what}");
     let replicas = replicas(default);
     say(&format!("{rounds} rounds, seed {seed}, {replicas:?}; the services log to {}", log.display()));
-    let mut random = Random(seed);
+    // A generator of their own for approvals and MCP, so that a seed of an earlier version still means the same kills.
+    let (mut random, mut own) = (Random(seed), Random(!seed));
     let Some(mut system) = System::start(store, replicas, &log).await else { return };
     let rest = system.cluster.rest();
     let began = Instant::now();
@@ -100,6 +105,11 @@ async fn soak(store: Store, default: Replicas) {
     let mut observations = Vec::new();
     for round in 1..=rounds {
         spawn_callers(&rest, &mut random, &mut callers);
+        let decision = Decision::of_round(round);
+        callers.spawn_local(approvals::plan(rest.clone(), own.fork(), decision));
+        if system.has_mcp && round % 2 == 0 {
+            callers.spawn_local(mcp::plan(rest.clone(), own.fork()));
+        }
         // The random pauses are the faults: they decide when the kill hits.
         tokio::time::sleep(MAX_PAUSE.mul_f64(random.below(100) as f64 / 100.0)).await;
         system.kill_one(&mut random).await;
@@ -124,7 +134,7 @@ async fn soak(store: Store, default: Replicas) {
     });
     assert!(last.await.is_ok(), "{} callers got no answer", callers.len());
     say(&format!("the last caller had its answer after {:.0} s", began.elapsed().as_secs_f64()));
-    check(&system, &observations).await;
+    check(&system, &observations, rounds).await;
     say(&format!("done after {:.0} s", began.elapsed().as_secs_f64()));
 
     let mark = format!("MARK={}", system.cluster.dir().display());
@@ -146,15 +156,27 @@ fn spawn_callers(rest: &Rest, random: &mut Random, callers: &mut JoinSet<Observa
 }
 
 /// Checks the journal against every observation, and the ledger of the agents.
-async fn check(system: &System, observations: &[Observation]) {
+async fn check(system: &System, observations: &[Observation], rounds: u64) {
     let journal = JournalSnapshot::read(&system.cluster.rest()).await;
     let again = journal.attempts_made_again();
     let executions = ledger::check(&system.ledger());
+    ledger::check_approvals(&system.ledger(), observations);
+    let (approvals, units) = (journal.approvals(), journal.ends_of("units"));
     eprintln!(
-        "soak: {} requests; plans {:?}; {executions} executions, {again} of them made again",
+        "soak: {} requests; plans {:?}; {executions} executions, {again} of them made again; approvals {approvals:?}; calls of an \
+         MCP server {units:?}",
         observations.len(),
         journal.ends()
     );
+    if rounds >= POSTGRES_ROUNDS {
+        for state in ["approved", "rejected", "expired"] {
+            assert!(approvals.contains_key(state), "no task was {state}");
+        }
+        assert!(
+            !system.has_mcp || units.contains_key("succeeded"),
+            "no call of the MCP server has succeeded"
+        );
+    }
     journal.check_consistency();
     observations.iter().for_each(|observation| journal.check_observation(observation));
     let sum = async |name: &str| system.cluster.metrics(Role::Planner, name).await.iter().sum::<f64>();

@@ -11,7 +11,7 @@ use phoenix_testkit::cluster::{Cluster, Replicas, Settings};
 use phoenix_testkit_postgres::Server;
 use serde_json::json;
 
-use crate::random::Random;
+use crate::{mcp, random::Random};
 
 const SCRIPTED: &str = env!("CARGO_BIN_EXE_scripted_agent");
 
@@ -26,6 +26,8 @@ pub(crate) struct System {
     pub(crate) cluster: Cluster,
     /// Absent with SQLite.
     server: Option<Server>,
+    /// Whether an agent is an MCP server.
+    pub(crate) has_mcp: bool,
     kills: BTreeMap<&'static str, usize>,
 }
 
@@ -56,12 +58,13 @@ impl System {
                 (Some(server), Some(url))
             }
         };
-        let config = config();
+        let units = mcp::agent();
+        let config = config() + units.as_deref().unwrap_or_default();
         let paths = [("MARK", ""), ("LEDGER", LEDGER)];
         let settings = Settings { database: url.as_deref(), config: &config, paths: &paths, log };
         let cluster = Cluster::start(replicas, settings).await;
         std::fs::create_dir(cluster.dir().join(LEDGER)).unwrap();
-        Some(Self { cluster, server, kills: BTreeMap::new() })
+        Some(Self { cluster, server, has_mcp: units.is_some(), kills: BTreeMap::new() })
     }
 
     /// Kills a service or the server, and starts it again after a while.
