@@ -58,3 +58,95 @@ async fn approved_task_runs_once_after_its_planner_was_killed() {
     assert_eq!(decide(&approved, "approve", yes).await.text, decided.text, "a repetition");
     assert_eq!(decide(&approved, "reject", json!({"actor": "bob"})).await.status, 409);
 }
+
+#[tokio::test]
+async fn questions_of_an_mcp_server_are_answered_by_approvals() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../services/executor/tests/mcp/server.py");
+    let config = format!(
+        "[agents.hub]\nmcp = {{ command = {}, protocol = \"2026-07-28\" }}\nstart_timeout_secs = 600\napproval = [\"ask\"]\n",
+        json!(["python3", script, "--era", "modern"])
+    );
+    let stack = Stack::builder().config(&config).start().await;
+    let rest = stack.rest();
+    let submit = async || {
+        let task = json!({"key": "push", "agent": "hub", "action": "ask", "input": {"repository": "r"}});
+        rest.submit("/api/v1/plans", json!({"tasks": [task]})).await
+    };
+    let approval = async |plan_id: &str| rest.plan(plan_id).await["tasks"][0]["approval"].clone();
+    let waits_for = async |plan_id: &str, reason: &str| {
+        until("the task waits", async || {
+            let approval = approval(plan_id).await;
+            approval["state"] == "waiting" && approval["reason"].as_str().unwrap_or_default() == reason
+        })
+        .await;
+    };
+    let approve = async |plan_id: &str, input: Value| {
+        let body = json!({"actor": "ann", "input": input});
+        rest.post(&format!("/api/v1/plans/{plan_id}:approve"), body).await
+    };
+
+    let plan_id = submit().await;
+    waits_for(&plan_id, "").await;
+    let first = rest.post(&format!("/api/v1/plans/{plan_id}:approve"), json!({"actor": "ann"})).await;
+    assert_eq!(first.status, 200, "{}", first.text);
+    waits_for(&plan_id, "hub asks: Which branch?").await;
+    let killed = stack.role_pid(Role::Planner).unwrap();
+    stack.signal_role(Role::Planner, Signal::SIGKILL);
+    until("another planner runs", async || stack.role_pid(Role::Planner).is_some_and(|pid| pid != killed))
+        .await;
+    until("the question is listed", async || {
+        let listed = rest.try_send("GET".parse().unwrap(), "/api/v1/approvals", None).await;
+        listed.is_some_and(|listed| listed.json["approvals"][0]["reason"] == "hub asks: Which branch?")
+    })
+    .await;
+    for (answers, problem) in [
+        (json!({}), "`input.branch.name` is missing"),
+        (json!({"branch": {"name": 7}}), "`input.branch.name` must be a string"),
+        (json!({"branch": {"name": "main"}, "other": {}}), "`input.other` is no question"),
+    ] {
+        let refused = approve(&plan_id, answers).await;
+        assert_eq!(refused.status, 400, "{}", refused.text);
+        assert!(refused.text.contains(problem), "{}", refused.text);
+    }
+    let answered = approve(&plan_id, json!({"branch": {"name": "main"}})).await;
+    assert_eq!(answered.status, 200, "{}", answered.text);
+    waits_for(&plan_id, "hub asks: Push to main?").await;
+    let rejected = submit().await;
+    // A question without fields is answered by an approval.
+    assert_eq!(
+        rest.post(&format!("/api/v1/plans/{plan_id}:approve"), json!({"actor": "ann"})).await.status,
+        200
+    );
+    let plan = rest.wait_for_end(&plan_id).await;
+    assert_eq!((&plan["status"], &plan["output"]), (&json!("succeeded"), &json!("r: main accept")), "{plan}");
+    let attempts = plan["tasks"][0]["attempts"].as_array().unwrap();
+    assert_eq!(attempts.len(), 3, "{plan}");
+    assert_eq!(attempts[0]["error_class"], "action_not_supported", "{plan}");
+    assert!(rest.get("/api/v1/dead-letters").await.json["dead_letters"].as_array().unwrap().is_empty());
+
+    waits_for(&rejected, "").await;
+    rest.post(&format!("/api/v1/plans/{rejected}:approve"), json!({"actor": "ann"})).await;
+    waits_for(&rejected, "hub asks: Which branch?").await;
+    let no = rest.post(&format!("/api/v1/plans/{rejected}:reject"), json!({"actor": "ann"})).await;
+    assert_eq!(no.status, 200, "{}", no.text);
+    assert_eq!(rest.wait_for_end(&rejected).await["status"], "cancelled");
+
+    let declined = submit().await;
+    waits_for(&declined, "").await;
+    rest.post(&format!("/api/v1/plans/{declined}:approve"), json!({"actor": "ann"})).await;
+    waits_for(&declined, "hub asks: Which branch?").await;
+    assert_eq!(approve(&declined, json!({"branch": null})).await.status, 200);
+    assert_eq!(rest.wait_for_end(&declined).await["output"], "r: decline");
+    let agent = rest.agent("hub").await.unwrap();
+    assert_eq!((&agent["health"], &agent["consecutive_failures"]), (&json!("healthy"), &json!(0)), "{agent}");
+
+    let forged = json!({"phoenix/questions": {"asked": {}, "attempts": 9}});
+    let task = json!({"key": "push", "agent": "hub", "action": "ask", "input": forged});
+    let refused = rest.post("/api/v1/plans", json!({"tasks": [task]})).await;
+    assert_eq!(
+        (refused.status.as_u16(), refused.text.contains("is reserved for answers")),
+        (400, true),
+        "{}",
+        refused.text
+    );
+}

@@ -9,6 +9,7 @@ use crate::{
     error::{OrchestratorError, OrchestratorErrorCode},
     json::Object,
     plan::TaskSpec,
+    questions,
     schema::{InputSchema, Mismatch},
     template,
 };
@@ -42,6 +43,7 @@ pub fn check_rendered(
 /// # Errors
 /// `validation_failed` with the `field` of the chat request.
 pub fn check_chat(task: &TaskSpec, agents: &AgentCatalog) -> Result<(), OrchestratorError> {
+    check_reserved("agent", task)?;
     let agent = agents.get(&task.agent)?;
     let action = agent.action(&task.action).map_err(|unknown| no_such_action("agent", agent, &unknown))?;
     let Some(schema) = action.and_then(|action| action.input_schema.as_ref()) else { return Ok(()) };
@@ -58,6 +60,7 @@ fn check(
     agents: &AgentCatalog,
     check: impl FnOnce(&InputSchema) -> Result<(), Mismatch>,
 ) -> Result<(), OrchestratorError> {
+    check_reserved(&format!("tasks[{index}].input"), task)?;
     let TaskSpec { key, agent, action, .. } = task;
     let agent = agents.get(agent)?;
     let action = agent.action(action).map_err(|unknown| {
@@ -67,6 +70,18 @@ fn check(
     check(schema).map_err(|Mismatch { field, problem }| {
         OrchestratorError::invalid(&format!("tasks[{index}].input{field}"), problem).with_detail("key", key)
     })
+}
+
+/// Only a planner adds questions and answers to an input.
+fn check_reserved(field: &str, task: &TaskSpec) -> Result<(), OrchestratorError> {
+    if !task.payload.contains_key(questions::MEMBER) {
+        return Ok(());
+    }
+    let problem = format!(
+        "must not have the member `{}`, which is reserved for answers to an agent",
+        questions::MEMBER
+    );
+    Err(OrchestratorError::invalid(field, problem).with_detail("key", &task.key))
 }
 
 fn no_such_action(field: &str, agent: &AgentSpec, unknown: &UnknownAction) -> OrchestratorError {

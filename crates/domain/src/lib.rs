@@ -29,6 +29,7 @@ pub mod mcp;
 pub mod pattern;
 pub mod plan;
 pub mod planning;
+pub mod questions;
 pub mod rejections;
 pub mod retry;
 pub mod schema;

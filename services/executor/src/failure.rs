@@ -7,6 +7,7 @@ use phoenix_domain::{
     AgentName, FailureClass, OrchestratorError, OrchestratorErrorCode,
     action::{DEPENDENCY_REFUSED, RATE_LIMITED},
     health::Outcome,
+    questions::{self, Questions},
     rejections::agent_failure,
     usage::ModelCall,
 };
@@ -36,6 +37,8 @@ pub(crate) struct AttemptFailure {
     pub(crate) model_calls: Vec<ModelCall>,
     /// Whether another attempt might repeat an effect of this one, and is not made.
     pub(crate) may_have_effect: bool,
+    /// Questions of the agent, with whose answers it is to be called again.
+    pub(crate) questions: Option<Box<Questions>>,
 }
 
 impl AttemptFailure {
@@ -50,6 +53,7 @@ impl AttemptFailure {
             neutral: false,
             model_calls: Vec::new(),
             may_have_effect: false,
+            questions: None,
         }
     }
 
@@ -164,7 +168,12 @@ impl AttemptFailure {
         if let Some(after) = self.retry_after.filter(|_| code == OrchestratorErrorCode::Overloaded) {
             error = error.with_retry_after(after);
         }
-        error
+        match self.questions {
+            Some(questions) => {
+                error.with_detail(questions::DETAIL, Questions { attempts, ..*questions }.to_json())
+            }
+            None => error,
+        }
     }
 }
 

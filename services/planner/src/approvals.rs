@@ -18,6 +18,7 @@ use phoenix_domain::{
     json::Object,
     limits::MAX_KEY_CHARS,
     plan::{Plan, Task, TaskSpec, TaskStatus},
+    questions,
     rejections::{does_not_await_approval, no_such_plan},
 };
 use tokio_util::sync::CancellationToken;
@@ -194,6 +195,9 @@ impl Approvals {
             let problem =
                 format!("is for a task that waits for a budget, and task `{key}` does not; leave it out");
             return Err(OrchestratorError::invalid("budget", problem));
+        }
+        if questions::are_asked(approval) && request.is_approved {
+            return questions::answered(approval, request.input.as_ref()).map(Some);
         }
         if let (Some(input), ApprovalState::Waiting) = (&request.input, approval.state) {
             self.check_input(plan, ordinal, input)?;

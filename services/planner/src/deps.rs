@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use phoenix_domain::{
     AgentCatalog, AgentName, OrchestratorError, OrchestratorErrorCode, PlanId,
-    approval::ApprovalPolicy,
+    approval::{ApprovalPolicy, DEFAULT_APPROVAL_TIMEOUT},
     budget::BudgetSettings,
     plan::{Plan, Task, TaskSpec, TaskStatus},
     planning::PlanningSettings,
@@ -119,6 +119,13 @@ impl Deps {
         let is_required = policy.is_some_and(|policy| policy.requires(&spec.action));
         let is_needed = is_required || spec.start.approval.is_some();
         is_needed.then(|| (policy.cloned().unwrap_or_default(), is_required))
+    }
+
+    /// Time until an approval of a task of this agent expires.
+    pub(crate) fn approval_timeout(&self, agent: &AgentName) -> Duration {
+        let known = self.agents.known();
+        let agent = known.catalog().ok().and_then(|agents| agents.get(agent).ok());
+        agent.map_or(DEFAULT_APPROVAL_TIMEOUT, |agent| agent.approval.timeout)
     }
 
     /// Whether a task of which the dependencies have ended waits for something else than capacity before it runs.

@@ -24,19 +24,21 @@ mod events;
 mod handshake;
 mod lines;
 mod message;
+mod questions;
 mod remote;
 mod result;
 mod server;
 mod session;
 mod tools;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use phoenix_domain::{
     ActionLimits, AgentSpec, FailureClass,
     action::{ActionRequest, ActionResult},
     json::{Json, Object},
+    questions::{MEMBER, Questions},
 };
 use phoenix_platform::readiness::Readiness;
 use tokio::time::sleep_until;
@@ -44,6 +46,7 @@ use tokio::time::sleep_until;
 use self::{
     connection::{Call, LostResponse, Response},
     message::{INVALID_PARAMS, object},
+    questions::Continuation,
     remote::Remote,
     server::{Process, Publish, Server, Transport},
     tools::{Selected, Tool},
@@ -55,6 +58,9 @@ use super::{
 use crate::{
     cleanup::Cleanup, failure::AttemptFailure, metrics::AgentMetrics, process::Program, redact::Redactor,
 };
+
+/// Pause before a call that the server wants to be made again.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Runs one agent in this mode.
 pub(crate) struct Mcp {
@@ -87,23 +93,31 @@ impl Mcp {
     }
 
     async fn run_attempt(&self, attempt: &mut Attempt<'_>) -> Result<ActionResult, AttemptFailure> {
+        let mut input = Cow::Borrowed(&attempt.request.payload);
+        let answers = if input.contains_key(MEMBER) { Questions::take(input.to_mut()) } else { None };
+        let mut continuation = answers.as_ref().map(Continuation::answered).unwrap_or_default();
         loop {
             let process = self.server.ready(attempt).await?;
             let tools = process.tools();
-            let Selected { name, tool, arguments } =
-                tools.select(&attempt.request.action, &attempt.request.payload)?;
+            let Selected { name, tool, arguments } = tools.select(&attempt.request.action, &input)?;
             if attempt.follows_lost_dispatch && !tool.is_repeatable {
                 return Err(may_have_been_called(name));
             }
             attempt.report_start(process.pid);
-            let params = |id| call_params(&*attempt.request, id, name, arguments);
+            let params = |id| continuation.added_to(call_params(&*attempt.request, id, name, arguments));
             // A process that has just ended gets no request.
             let Ok(mut call) = process.connection.call("tools/call", params) else { continue };
             match wait(&mut call, attempt).await {
                 // The next process gets it. Without one the attempt has failed, and can be repeated.
                 Some(Err(LostResponse { was_written: false, .. })) if process.pid.is_some() => {}
                 Some(Err(LostResponse { was_written: false, failure })) => return Err(failure),
-                Some(response) => return self.read(response, name, tool, &process),
+                Some(response) => match self.read(response, name, tool, &process)? {
+                    Answer::Result(result) => return Ok(result),
+                    Answer::Again(state) => {
+                        continuation = continuation.again(state)?;
+                        tokio::time::sleep(AGAIN_AFTER).await;
+                    }
+                },
                 None => {
                     let was_written = call.was_written();
                     call.doubt_server();
@@ -124,10 +138,16 @@ impl Mcp {
         name: &str,
         tool: &Tool,
         process: &Process,
-    ) -> Result<ActionResult, AttemptFailure> {
+    ) -> Result<Answer, AttemptFailure> {
         let failure = match response {
+            Ok(Ok(result)) if questions::is_input_required(&result) => {
+                match questions::read(&result, &self.redactor) {
+                    Ok(state) => return Ok(Answer::Again(state)),
+                    Err(failure) => failure,
+                }
+            }
             Ok(Ok(result)) => match result::read(result, tool, &self.redactor) {
-                Ok(result) => return Ok(result),
+                Ok(result) => return Ok(Answer::Result(result)),
                 Err(failure) => failure,
             },
             Ok(Err(error)) => {
@@ -141,6 +161,13 @@ impl Mcp {
         };
         Err(repeatable(failure, true, name, tool))
     }
+}
+
+/// What follows from a response that is no failure.
+enum Answer {
+    Result(ActionResult),
+    /// The call is to be made again at once, with this state.
+    Again(String),
 }
 
 impl AgentRunner for Mcp {

@@ -10,6 +10,7 @@ use phoenix_domain::{
     ActionLimits, FailureClass, OrchestratorError, OrchestratorErrorCode,
     action::{API_VERSION, ActionMeta, ActionRequest, ActionResult},
     health::Outcome,
+    questions::{self, Questions},
 };
 use phoenix_platform::{RequestContext, propagation::mark_failed, record_counter, record_histogram};
 use phoenix_proto::HealthSnapshot;
@@ -40,7 +41,7 @@ pub(super) struct TaskRun {
     events: EventQueue,
     /// Attempts made in all, those of earlier runs included.
     attempts: u32,
-    /// Whether an earlier run made attempts.
+    /// Whether an earlier run made attempts whose end is not known.
     was_run_before: bool,
     /// Attempt numbers that were skipped.
     skipped: u32,
@@ -93,6 +94,9 @@ impl TaskRun {
             probe_lease,
             with_output,
         } = task;
+        // Attempts that ended with questions, which are answered now, were not lost.
+        let questions = payload.get(questions::MEMBER).and_then(Questions::from_json);
+        let answered_attempts = questions.map_or(0, |questions| questions.attempts);
         let skipped = first_attempt.saturating_sub(1).saturating_sub(attempts);
         let request = ActionRequest {
             request_id: Uuid::nil(),
@@ -122,7 +126,7 @@ impl TaskRun {
             registration,
             events,
             attempts,
-            was_run_before: attempts > 0,
+            was_run_before: attempts > answered_attempts,
             skipped,
             last_attempt,
             ended_at: None,

@@ -94,8 +94,34 @@ TOOLS = {
     "structured": {"inputSchema": {"type": "object"}},
     "broken_schema": {"inputSchema": {"type": 7}},
     **{name: {"annotations": READ_ONLY} for name in ("read_die", "read_hang", "gate", "noise", "twice", "big", "meta", "env", "received", "late")},
-    **{name: {} for name in ("die", "hang", "refuse", "refuse_call", "fail_call", "drop_echo", "progress", "flood")},
+    **{name: {} for name in ("die", "hang", "refuse", "refuse_call", "fail_call", "drop_echo", "progress", "flood", "ask", "sample", "again")},
 }
+
+
+def elicit(request, state, name, message, properties):
+    """Asks one question."""
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    asked = {name: {"method": "elicitation/create", "params": {"mode": "form", "message": message, "requestedSchema": schema}}}
+    result = {"resultType": "input_required", "inputRequests": asked, "requestState": state}
+    send(id=request["id"], result=result)
+
+
+def ask(request):
+    """Asks two questions one after the other, and keeps what it knows in its state."""
+    params = request["params"]
+    repository = params["arguments"].get("repository")
+    state, responses = params.get("requestState"), params.get("inputResponses", {})
+    if state is None:
+        elicit(request, "first", "branch", "Which branch?", {"name": {"type": "string"}})
+    elif state == "first":
+        branch = responses["branch"]
+        if branch["action"] != "accept":
+            answer(request, f"{repository}: {branch['action']}")
+            return
+        message = f"Push to {branch['content']['name']}?"
+        elicit(request, f"second {branch['content']['name']}", "sure", message, {})
+    else:
+        answer(request, f"{repository}: {state.split()[1]} {responses['sure']['action']}")
 
 
 def call(request):
@@ -149,6 +175,17 @@ def call(request):
             send(method="notifications/progress", params=params)
         wait_for(arguments["path"])
         answer(request, "done")
+    elif name == "ask":
+        ask(request)
+    elif name == "sample":
+        asked = {"poem": {"method": "sampling/createMessage", "params": {"messages": []}}}
+        send(id=request["id"], result={"resultType": "input_required", "inputRequests": asked})
+    elif name == "again":
+        state = request["params"].get("requestState", "")
+        if len(state) < arguments["times"]:
+            send(id=request["id"], result={"resultType": "input_required", "requestState": state + "x"})
+        else:
+            answer(request, state)
     elif name == "flood":
         line = "x" * 65536 + "\n"
         while True:

@@ -122,7 +122,7 @@ async fn refused_calls_do_not_count_against_the_agent() {
             Code::ValidationFailed,
             "rejects the input of `echo`: `text` must be a string",
         ),
-        ("knit", json!({}), Code::PlanningFailed, "has no tool `knit`; there are big,"),
+        ("knit", json!({}), Code::PlanningFailed, "has no tool `knit`; there are again,"),
         ("chat", json!({"message": "hello"}), Code::PlanningFailed, "send a plan with a tool as the action"),
     ] {
         let outcome = call(&sandbox, action, input).await;

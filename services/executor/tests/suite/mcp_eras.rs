@@ -2,14 +2,19 @@
 
 use std::{path::Path, time::Duration};
 
-use phoenix_domain::{AgentSpec, OrchestratorErrorCode as Code, mcp::McpSettings};
-use phoenix_proto::health_v1::Outcome;
+use phoenix_domain::{
+    AgentSpec, OrchestratorErrorCode as Code,
+    json::Object,
+    mcp::McpSettings,
+    questions::{DETAIL, MEMBER, Questions},
+};
+use phoenix_proto::{executor::ExecuteTaskRequest, health_v1::Outcome};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
     mcp::{call, outcomes, published, request, server, starts, watch},
-    sandbox::{Sandbox, TIMEOUT, TaskOutcome, until},
+    sandbox::{Sandbox, TaskOutcome, until},
 };
 
 /// A server of one era, and what it has received.
@@ -83,6 +88,46 @@ async fn modern_server_gets_no_handshake_and_everything_in_each_request() {
 }
 
 #[tokio::test]
+async fn question_ends_the_attempt_and_its_answer_is_no_repetition() {
+    let scripted = Scripted::new("modern", &[]);
+    let sandbox = Sandbox::start(scripted.spec.clone()).await;
+    let outcome = call(&sandbox, "ask", json!({"repository": "r"})).await;
+    let error = outcome.error();
+    assert_eq!((error.code, outcome.finished.attempts), (Code::PlanningFailed, 1));
+    assert!(error.message.contains("asks for input: Which branch?"), "{error}");
+    let mut questions = Questions::of_error(&error).unwrap();
+    assert_eq!((questions.attempts, questions.state.as_deref()), (1, Some("first")));
+
+    // As the planner sends it when the question is answered, and again when that dispatch was lost after its attempt had started.
+    questions.answers = Some(Object::parse(r#"{"branch": null}"#).unwrap());
+    let input = json!({"repository": "r", MEMBER: questions.to_json().to_value()});
+    let answered = |attempts: u32| ExecuteTaskRequest {
+        first_attempt: attempts + 1,
+        earlier_attempts: Some(attempts),
+        ..request(&sandbox, "ask", &input)
+    };
+    assert_eq!(sandbox.run_request(answered(1)).await.unwrap().data(), "r: decline");
+    let error = sandbox.run_request(answered(2)).await.unwrap().error();
+    assert!(error.message.contains("may have had an effect"), "{error}");
+    assert!(!outcomes(&sandbox).contains(&Outcome::Failure));
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_no_question_for_a_person_is_refused_or_repeated() {
+    let scripted = Scripted::new("modern", &[]);
+    let sandbox = Sandbox::start(scripted.spec.clone()).await;
+    let error = call(&sandbox, "sample", json!({})).await.error();
+    assert_eq!((error.code, error.details.contains_key(DETAIL)), (Code::PlanningFailed, false));
+    assert!(error.message.contains("`sampling/createMessage`, which is not supported"), "{error}");
+    let outcome = call(&sandbox, "again", json!({"times": 3})).await;
+    assert_eq!((outcome.data(), outcome.finished.attempts), (json!("xxx"), 1));
+    let error = call(&sandbox, "again", json!({"times": 100})).await.error();
+    assert!(error.message.contains("answered 9 times that the call is to be made again"), "{error}");
+    sandbox.stop().await;
+}
+
+#[tokio::test]
 async fn modern_server_that_answers_nothing_is_restarted() {
     let scripted = Scripted::new("modern", &[]);
     let spec = AgentSpec { timeout: Duration::from_millis(800), ..scripted.spec.clone() };
@@ -110,8 +155,7 @@ async fn list_of_tools_is_read_again_when_it_is_no_longer_valid() {
 async fn older_servers_get_a_handshake_whatever_they_answer_to_the_probe() {
     for (era, starts, probes) in [("old", 1, 1), ("silent", 1, 1), ("exits", 2, 1)] {
         let scripted = Scripted::new(era, &[]);
-        let spec = AgentSpec { start_timeout: Duration::from_secs(6), ..scripted.spec.clone() };
-        let sandbox = Sandbox::start(spec).await;
+        let sandbox = Sandbox::start(scripted.spec.clone()).await;
         let outcome = call(&sandbox, "echo", json!({"text": "hello"})).await;
         assert_eq!((outcome.data(), outcome.finished.attempts), (json!("hello"), 1), "{era}");
         assert_eq!((scripted.starts(), scripted.count("server/discover")), (starts, probes), "{era}");
@@ -133,16 +177,21 @@ async fn older_servers_get_a_handshake_whatever_they_answer_to_the_probe() {
 
 #[tokio::test]
 async fn server_that_starts_slowly_is_found_out_all_the_same() {
-    for (era, version) in [("modern", json!("2026-07-28")), ("both", Value::Null), ("old", Value::Null)] {
-        let scripted = Scripted::new(era, &["--slow", "1.5"]);
-        let spec = AgentSpec { start_timeout: TIMEOUT, ..scripted.spec.clone() };
-        // The probe has a third of the time that the start has, at most 3 s.
-        let spec = AgentSpec { start_timeout: spec.start_timeout.min(Duration::from_secs(3)), ..spec };
-        let sandbox = Sandbox::start(spec).await;
+    // The probe is given up after 3 s.
+    let found_out = async |era: &str, version: Value, starts: usize| {
+        let scripted = Scripted::new(era, &["--slow", "4"]);
+        let sandbox = Sandbox::start(scripted.spec.clone()).await;
         assert_eq!(meta_of(&sandbox).await[VERSION], version, "{era}");
-        assert_eq!((scripted.starts(), scripted.count("initialize")), (1, 1), "{era}");
+        assert_eq!((scripted.starts(), scripted.count("initialize")), (starts, 1), "{era}");
+        assert!(!outcomes(&sandbox).contains(&Outcome::Failure), "{era}");
         sandbox.stop().await;
-    }
+    };
+    tokio::join!(
+        found_out("modern", json!("2026-07-28"), 1),
+        found_out("both", Value::Null, 1),
+        found_out("old", Value::Null, 1),
+        found_out("exits", Value::Null, 2),
+    );
 }
 
 #[tokio::test]
@@ -171,6 +220,5 @@ async fn server_of_another_era_is_named_with_its_versions() {
     let error = call(&sandbox, "echo", json!({"text": "hello"})).await.error();
     assert_eq!(error.code, Code::ExecutionFailed);
     assert!(error.message.contains("speaks only the versions 2031-01-01 of the protocol"), "{error}");
-    assert_eq!(scripted.count("initialize"), 0, "it does not need a handshake");
     sandbox.stop().await;
 }

@@ -3,15 +3,23 @@
 //! A decision is written by any planner ([`Journal::decide`](crate::journal::Journal::decide)), and the first one counts; an expiry is
 //! a decision of the planner that runs the plan. That planner is woken, reads the plan again, and applies what it finds, so a
 //! run can start from any journaled state. A task that waits holds no permit.
+//!
+//! A task whose agent asks for input before it answers gets another approval, whose decision brings the answers.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use phoenix_domain::{
     OrchestratorError,
+    action::ActionResult,
     approval::{Approval, ApprovalState},
     json::Object,
     plan::{Plan, TaskStatus},
+    questions::Questions,
     wait::WaitKind,
 };
 
@@ -49,6 +57,8 @@ pub(super) struct TaskApprovals {
     known: BTreeMap<usize, Arc<Approval>>,
     /// Tasks that wait for a decision in this run.
     waiting: Vec<usize>,
+    /// Tasks whose agents asked for input in this run.
+    asked: BTreeSet<usize>,
     /// Whether the last look at approvals that have expired ended none.
     is_retrying: bool,
 }
@@ -56,15 +66,21 @@ pub(super) struct TaskApprovals {
 impl TaskApprovals {
     /// The approvals that the journal knows.
     pub(super) fn of(plan: &Plan) -> Self {
-        let mut approvals = Self { known: BTreeMap::new(), waiting: Vec::new(), is_retrying: false };
+        let mut approvals =
+            Self { known: BTreeMap::new(), waiting: Vec::new(), asked: BTreeSet::new(), is_retrying: false };
         approvals.learn(plan);
         approvals
     }
 
     fn learn(&mut self, plan: &Plan) {
         for (ordinal, task) in plan.tasks.iter().enumerate() {
-            if let (Some(approval), false) = (&task.approval, task.status.is_terminal()) {
-                self.known.insert(ordinal, Arc::new((**approval).clone()));
+            let Some(approval) = task.approval.as_deref().filter(|_| !task.status.is_terminal()) else {
+                continue;
+            };
+            // The journal may know only an earlier approval of the task.
+            let known = self.known.get(&ordinal).map(|known| known.requested_at.as_microsecond());
+            if known.is_none_or(|known| known <= approval.requested_at.as_microsecond()) {
+                self.known.insert(ordinal, Arc::new(approval.clone()));
             }
         }
     }
@@ -146,11 +162,39 @@ impl ActivePlan {
         // Recorded unless an earlier run has done so; that one queued the task.
         if loaded.plan.tasks[ordinal].status == TaskStatus::AwaitingApproval
             || loaded.plan.tasks[ordinal].approval.is_none()
+            || approvals.asked.remove(&ordinal)
         {
             let outcome = ApprovalOutcome::of(approval);
             entries.push(Entry::ApprovalDecided { task, at: Timestamp::now(), outcome });
         }
         approval.refusal(&spec.key).map_or(Gate::Open, Gate::Refused)
+    }
+
+    /// Lets a task wait that ended because its agent asks for input. Adds the entry that records it.
+    pub(super) fn wait_for_answers(
+        &self,
+        loaded: &LoadedPlan,
+        ordinal: usize,
+        result: &Result<ActionResult, OrchestratorError>,
+        states: &[TaskState],
+        approvals: &mut TaskApprovals,
+        entries: &mut Vec<Entry>,
+    ) -> bool {
+        let Some(questions) = result.as_ref().err().and_then(Questions::of_error) else { return false };
+        let (spec, task) = (&loaded.plan.tasks[ordinal].spec, self.task_ref(ordinal));
+        let input =
+            approvals.approved_input(ordinal).map_or_else(|| self.payload(loaded, ordinal, states), Ok);
+        let Ok(mut input) = input else { return false };
+        // Those that were answered.
+        Questions::take(&mut input);
+        let timeout = self.deps.approval_timeout(&spec.agent);
+        let approval = Arc::new(questions.approval(Timestamp::now(), &spec.agent, input, timeout));
+        tracing::info!(key = spec.key, agent = %spec.agent, action = spec.action, "task waits for answers");
+        entries.push(Entry::ApprovalRequested { task, approval: Arc::clone(&approval) });
+        approvals.known.insert(ordinal, approval);
+        approvals.waiting.push(ordinal);
+        approvals.asked.insert(ordinal);
+        true
     }
 
     /// Ends the approvals that have expired, and reads what was decided. Returns the tasks with a decision.

@@ -167,6 +167,10 @@ impl ActivePlan {
                 states[ordinal] = TaskState::Awaiting(WaitKind::Budget);
                 continue;
             }
+            if self.wait_for_answers(loaded, ordinal, &result, &states, &mut waits.approvals, &mut entries) {
+                states[ordinal] = TaskState::Awaiting(WaitKind::Approval);
+                continue;
+            }
             entries.extend(progress[ordinal].end(self.task_ref(ordinal), &result));
             let on_failure = loaded.plan.tasks[ordinal].spec.on_failure;
             if let Some(error) = end_task(&mut states[ordinal], result, on_failure) {

@@ -90,6 +90,35 @@ async fn approval_reads_as_it_was_written_and_decided() {
 }
 
 #[tokio::test]
+async fn later_request_counts_once_the_earlier_one_is_decided() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let plan = new_plan(&["a"]);
+        write(store, "me", &[accepted(&plan), requested(&plan, 0, 1)]).await.unwrap();
+        store.flush().await.unwrap();
+        write(store, "me", &[requested(&plan, 0, 2)]).await.unwrap();
+        store.flush().await.unwrap();
+        assert_eq!(stored(store, &plan, 0).await.1, Some(approval(1)), "it waits");
+        assert!(store.decide("me", task_of(&plan, 0), &decision(State::Approved, 5)).await.unwrap());
+        let outcome = ApprovalOutcome::of(&stored(store, &plan, 0).await.1.unwrap());
+        let noticed = Entry::ApprovalDecided { task: task_of(&plan, 0), at: at(6), outcome };
+        // In one batch, whose effect on the task is only that it waits.
+        write(store, "me", &[noticed, requested(&plan, 0, 7)]).await.unwrap();
+        store.flush().await.unwrap();
+        assert_eq!(stored(store, &plan, 0).await, (TaskStatus::AwaitingApproval, Some(approval(7))));
+        assert_eq!(store.decided_approvals().await.unwrap(), []);
+        // What was read is not read again.
+        write(store, "me", &[requested(&plan, 0, 1)]).await.unwrap();
+        store.flush().await.unwrap();
+        assert_eq!(stored(store, &plan, 0).await.1, Some(approval(7)));
+        assert!(store.decide("me", task_of(&plan, 0), &decision(State::Rejected, 8)).await.unwrap());
+        let events = store.events(plan.plan_id, 0, 10).await.unwrap();
+        let approved = events.iter().filter(|event| event.kind == "approved").count();
+        assert_eq!(approved, 1, "the decision about the earlier one stays in the events");
+    }
+}
+
+#[tokio::test]
 async fn approval_is_withdrawn_with_its_task() {
     for fresh in stores().await {
         let store = &*fresh.store;

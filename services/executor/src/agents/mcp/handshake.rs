@@ -41,7 +41,7 @@ pub(super) struct Handshake {
 #[derive(Debug, Default)]
 struct State {
     era: Era,
-    /// Whether a process has the probe and nothing else.
+    /// Whether a process has the probe, and has answered nothing.
     is_probing: bool,
 }
 
@@ -100,11 +100,14 @@ impl Handshake {
             Some(probe.response().await)
         } else {
             self.state.lock().is_probing = true;
-            let answer = timeout(self.probe_time, probe.response()).await.ok();
-            self.state.lock().is_probing = false;
-            answer
+            timeout(self.probe_time, probe.response()).await.ok()
         };
-        let Some(answer) = answer else { return self.shake_hands_beside(connection, probe).await };
+        let Some(answer) = answer else {
+            let server = self.shake_hands_beside(connection, probe).await;
+            self.state.lock().is_probing = false;
+            return server;
+        };
+        self.state.lock().is_probing = false;
         match judge(answer.map_err(lost)?) {
             Discovered::Modern(server) => Ok(self.begin_modern(connection, server)),
             Discovered::Legacy if era == Era::Modern && self.wanted.is_some() => {
@@ -161,10 +164,9 @@ impl Handshake {
         answer: Response,
         server: Result<Json, AttemptFailure>,
     ) -> Result<Json, AttemptFailure> {
-        match (server, answer) {
-            (Err(_), Ok(answer)) if is_modern(&answer) => {
-                Ok(self.begin_modern(connection, answer.unwrap_or_default()))
-            }
+        match (server, answer.map(judge)) {
+            (Err(_), Ok(Discovered::Modern(server))) => Ok(self.begin_modern(connection, server)),
+            (Err(_), Ok(Discovered::Neither(failure))) => Err(failure),
             (server, _) => server,
         }
     }
@@ -185,7 +187,8 @@ impl Handshake {
         let version = version.unwrap_or(HANDSHAKE_VERSIONS[0]);
         let params = object([
             ("protocolVersion", version.into()),
-            ("capabilities", capabilities().into()),
+            // A question in the middle of a call would have to wait for a person as long as the process lives.
+            ("capabilities", Object::new().into()),
             ("clientInfo", client().into()),
         ]);
         let server = match self.request(connection, "initialize", params).await {
@@ -211,10 +214,11 @@ impl Handshake {
         }
     }
 
-    /// Whether a process has ended because of the probe, as some servers do that need a handshake. From then on they get one.
-    pub(super) fn ended_by_probe(&self) -> bool {
+    /// Whether a process that has failed has exited because of the probe, as some servers do that need a handshake. From then on they
+    /// get one.
+    pub(super) fn ended_by_probe(&self, failure: &AttemptFailure) -> bool {
         let mut state = self.state.lock();
-        let ended = std::mem::take(&mut state.is_probing);
+        let ended = std::mem::take(&mut state.is_probing) && failure.exit_code.is_some();
         if ended {
             state.era = Era::Legacy;
         }
@@ -282,9 +286,10 @@ fn client() -> Object {
     object([("name", "phoenix".into()), ("version", env!("CARGO_PKG_VERSION").into())])
 }
 
-/// What this client can do for a server.
+/// What this client can do for a server without a handshake: have its questions answered.
 fn capabilities() -> Object {
-    Object::new()
+    let form = object([("form", Object::new().into())]);
+    object([("elicitation", form.into())])
 }
 
 /// What every request without a handshake has in `_meta`.

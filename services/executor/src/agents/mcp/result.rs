@@ -25,10 +25,6 @@ pub(super) fn read(result: Json, tool: &Tool, redactor: &Redactor) -> Result<Act
     let Json::Object(mut result) = result else {
         return Err(broken("answered a call with a result that is no object"));
     };
-    if result.get("resultType").is_some_and(|kind| *kind == "input_required") {
-        let description = "asks for further input before it answers, which is not supported";
-        return Err(AttemptFailure::new(FailureClass::ActionNotSupported, description));
-    }
     let content = match result.shift_remove("content") {
         Some(Json::Array(content)) => content,
         None | Some(Json::Null) => Vec::new(),
@@ -133,7 +129,6 @@ mod tests {
                 "nested 80 levels",
             ),
             (json!({"content": 7}), FailureClass::BackendFailure, "no list"),
-            (json!({"resultType": "input_required"}), FailureClass::ActionNotSupported, "further input"),
         ] {
             let failure = read_json(result, false).unwrap_err();
             assert_eq!(failure.class, class, "{says}");

@@ -154,7 +154,7 @@ impl Server {
                 connection.close(&failure.neutral_if(true));
                 return;
             };
-            if self.handshake.ended_by_probe() {
+            if self.handshake.ended_by_probe(&failure) {
                 tracing::debug!(agent = %self.agent, reason = failure.description, "MCP server ended when it was asked for its version; starting it again");
                 connection.close(&failure);
                 continue;

@@ -88,7 +88,8 @@ impl ConditionRows {
                 input,
                 input_hash,
             } = approval;
-            // A task that has ended by now waits for nothing. The last pause of a task counts.
+            // A task that has ended by now waits for nothing. The last pause of a task counts, and a later request for an approval
+            // once the earlier one is decided.
             let insert = statements.query(match kind {
                 ApprovalKind::Input => {
                     "INSERT INTO phoenix_planner.approvals (plan_id, ordinal, requested_at, expires_at, reason, approver, on_expiry,
@@ -96,7 +97,12 @@ impl ConditionRows {
                      SELECT plan_id, ordinal, $3, $4, $5, $6, $7, $8, $9,
                             CASE WHEN status = 'awaiting_approval' THEN 'waiting' ELSE 'withdrawn' END, status = 'awaiting_approval'
                      FROM phoenix_planner.tasks WHERE plan_id = $1 AND ordinal = $2
-                     ON CONFLICT (plan_id, ordinal) DO NOTHING"
+                     ON CONFLICT (plan_id, ordinal) DO UPDATE
+                     SET requested_at = EXCLUDED.requested_at, expires_at = EXCLUDED.expires_at, reason = EXCLUDED.reason,
+                         approver = EXCLUDED.approver, on_expiry = EXCLUDED.on_expiry, input = EXCLUDED.input,
+                         input_hash = EXCLUDED.input_hash, state = EXCLUDED.state, is_open = EXCLUDED.is_open,
+                         decided_at = NULL, actor = NULL, decision_reason = NULL, decided_by = NULL, new_input = NULL
+                     WHERE approvals.state <> 'waiting' AND approvals.requested_at < EXCLUDED.requested_at"
                 }
                 ApprovalKind::Budget => {
                     "INSERT INTO phoenix_planner.pauses (plan_id, ordinal, requested_at, expires_at, reason, approver, on_expiry,

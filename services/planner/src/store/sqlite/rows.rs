@@ -155,7 +155,7 @@ const TASK_CONDITIONS: Statement = Statement(
      FROM new WHERE tasks.plan_id = new.plan_id AND tasks.ordinal = new.ordinal",
 );
 
-/// A task that has ended by now waits for nothing.
+/// A task that has ended by now waits for nothing. A later request counts once the earlier one is decided.
 const APPROVALS: Statement = Statement(
     "WITH new (plan_id, ordinal, requested_at, expires_at, reason, approver, on_expiry, input, input_hash) AS (",
     ")
@@ -164,7 +164,12 @@ const APPROVALS: Statement = Statement(
      SELECT new.*, CASE WHEN tasks.status = 'awaiting_approval' THEN 'waiting' ELSE 'withdrawn' END,
             tasks.status = 'awaiting_approval'
      FROM new CROSS JOIN tasks ON tasks.plan_id = new.plan_id AND tasks.ordinal = new.ordinal
-     WHERE TRUE ON CONFLICT (plan_id, ordinal) DO NOTHING",
+     WHERE TRUE ON CONFLICT (plan_id, ordinal) DO UPDATE
+     SET requested_at = excluded.requested_at, expires_at = excluded.expires_at, reason = excluded.reason,
+         approver = excluded.approver, on_expiry = excluded.on_expiry, input = excluded.input, input_hash = excluded.input_hash,
+         state = excluded.state, is_open = excluded.is_open, decided_at = NULL, actor = NULL, decision_reason = NULL,
+         decided_by = NULL, new_input = NULL
+     WHERE approvals.state <> 'waiting' AND approvals.requested_at < excluded.requested_at",
 );
 
 /// The last pause of a task counts.
