@@ -5,7 +5,8 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::measure::{
-    CALLERS, CEILING_CONCURRENCY, Chats, InFlight, Measured, Million, Models, Postgres, RATE, Start, Watchers,
+    CALLERS, CEILING_CONCURRENCY, Chats, InFlight, Mcp, Measured, Million, Models, PARALLEL, Postgres, RATE,
+    Start, WAIT, Watchers,
 };
 
 /// One goal. Its JSON keys are stable, as those of the report.
@@ -249,6 +250,27 @@ pub(crate) fn of_models(models: &Models) -> Vec<Goal> {
         ),
     ]);
     goals
+}
+
+/// The goals for calls of an MCP server.
+pub(crate) fn of_mcp(mcp: &Mcp) -> [Goal; 2] {
+    let wait = WAIT.as_secs_f64() * 1000.0;
+    [
+        Goal::new(
+            "a tool of an MCP server through a durable plan: added to the p50",
+            mcp.added_p50_ms,
+            Bound::AtMost,
+            1.5,
+            Unit::Milliseconds,
+        ),
+        Goal::new(
+            format!("… {PARALLEL} calls at once, of which each takes {wait} ms: all of them"),
+            mcp.parallel_ms,
+            Bound::Below,
+            3.0 * wait,
+            Unit::Milliseconds,
+        ),
+    ]
 }
 
 /// The goals for PostgreSQL, and for SQLite in the same run.

@@ -9,6 +9,7 @@
 //! | `inflight` | ten thousand plans at once | `measure/inflight.rs`, `sleeper.rs` |
 //! | `postgres` | chats on PostgreSQL next to SQLite, far away, and with two planners and executors | `measure/postgres.rs`, `replicas.rs`, `link.rs` |
 //! | `models` | chats with a model that answers at once, streamed and not, next to the model itself and to LiteLLM's proxy | `measure/models.rs`, `upstream.rs` |
+//! | `mcp` | calls of an MCP server's tool through durable plans, next to the same server alone | `measure/mcp.rs`, `mcp_server.rs` |
 //! | `watchers` | a thousand watchers of plans on which nothing happens | `measure/watchers.rs`, `cpu.rs` |
 //!
 //! What is compared takes turns in rounds, so that a machine that gets slower or faster meanwhile does so for all of it, and
@@ -23,6 +24,7 @@ mod failure;
 mod goals;
 mod interrupt;
 mod link;
+mod mcp_server;
 mod measure;
 mod memory;
 mod replicas;
@@ -64,6 +66,9 @@ enum OwnRole {
     /// A model that answers at once
     #[command(hide = true)]
     Upstream,
+    /// An MCP server that answers at once
+    #[command(hide = true)]
+    McpServer,
     /// An agent whose work takes a while
     #[command(hide = true)]
     Sleeper(sleeper::SleeperArgs),
@@ -106,6 +111,7 @@ fn run(Cli { role, args }: Cli) -> Result<()> {
         Some(OwnRole::BareServer(args)) => service()?.block_on(bare::serve(args)),
         Some(OwnRole::SpawnCeiling(args)) => service()?.block_on(ceiling::run(args)),
         Some(OwnRole::Upstream) => service()?.block_on(upstream::serve()),
+        Some(OwnRole::McpServer) => tool()?.block_on(mcp_server::serve()),
         Some(OwnRole::Sleeper(args)) => tool()?.block_on(sleeper::run(args)),
         None => tool()?.block_on(measure(&args)),
     }

@@ -4,6 +4,7 @@ mod chats;
 mod disk;
 mod fill;
 mod inflight;
+mod mcp;
 mod million;
 mod models;
 mod postgres;
@@ -19,6 +20,7 @@ use self::sample::{FULL, QUICK};
 pub(crate) use self::{
     chats::{CEILING_CONCURRENCY, Chats},
     inflight::InFlight,
+    mcp::{Mcp, PARALLEL, WAIT},
     million::Million,
     models::{CALLERS, Crowd, Models, RATE},
     postgres::{Measured, Postgres},
@@ -49,6 +51,8 @@ pub(crate) enum Part {
     Watchers,
     /// Chats with a model that answers at once, streamed and not
     Models,
+    /// Calls of an MCP server's tool, next to the server itself
+    Mcp,
     /// Chats on PostgreSQL, next to those on SQLite
     Postgres,
 }
@@ -92,6 +96,9 @@ pub(crate) async fn measure(wanted: &Wanted) -> Result<Report> {
     }
     if wanted.has(Part::Models) {
         report.models = Some(models::measure(phoenix, &scale).await?);
+    }
+    if wanted.has(Part::Mcp) {
+        report.mcp = Some(mcp::measure(phoenix, &scale).await?);
     }
     if wanted.has(Part::Postgres) {
         report.postgres = postgres::measure(phoenix, &scale).await?;

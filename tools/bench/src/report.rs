@@ -7,8 +7,8 @@ use serde::Serialize;
 use crate::{
     goals::{self, Goal, megabytes},
     measure::{
-        CALLERS, CEILING_CONCURRENCY, Chats, Crowd, InFlight, Measured, Million, Models, Postgres, RATE,
-        Sample, Start, Watchers,
+        CALLERS, CEILING_CONCURRENCY, Chats, Crowd, InFlight, Mcp, Measured, Million, Models, PARALLEL,
+        Postgres, RATE, Sample, Start, WAIT, Watchers,
     },
 };
 
@@ -26,6 +26,7 @@ pub(crate) struct Report {
     pub(crate) in_flight: Option<InFlight>,
     pub(crate) watchers: Option<Watchers>,
     pub(crate) models: Option<Models>,
+    pub(crate) mcp: Option<Mcp>,
     pub(crate) postgres: Option<Postgres>,
     goals: Vec<Goal>,
 }
@@ -43,6 +44,7 @@ impl Report {
             in_flight: None,
             watchers: None,
             models: None,
+            mcp: None,
             postgres: None,
             goals: Vec::new(),
         }
@@ -55,6 +57,7 @@ impl Report {
         self.goals.extend(self.in_flight.iter().flat_map(goals::of_in_flight));
         self.goals.extend(self.watchers.iter().flat_map(goals::of_watchers));
         self.goals.extend(self.models.iter().flat_map(goals::of_models));
+        self.goals.extend(self.mcp.iter().flat_map(goals::of_mcp));
         self.goals.extend(self.postgres.iter().flat_map(goals::of_postgres));
         self.goals.extend(self.start.iter().flat_map(goals::of_start));
         self
@@ -80,6 +83,7 @@ impl fmt::Display for Report {
         self.listings(f)?;
         self.crowd(f)?;
         self.models(f)?;
+        self.mcp(f)?;
         self.databases(f)?;
         writeln!(f, "\n| goal | measured | wanted | |\n|---|--:|--:|---|")?;
         self.goals.iter().try_for_each(|goal| writeln!(f, "{goal}"))
@@ -173,6 +177,26 @@ impl Report {
             f,
             "| a worker of the agent, of which each stream occupies one, proportional | {:.1} MB |",
             megabytes(streams.worker_bytes)
+        )
+    }
+}
+
+impl Report {
+    fn mcp(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(Mcp { direct, phoenix, added_p99_ms, parallel_ms, .. }) = &self.mcp else { return Ok(()) };
+        writeln!(
+            f,
+            "\n| calls of an MCP server's tool, one at a time | calls/s | p50 ms | p99 ms |\n|---|--:|--:|--:|"
+        )?;
+        for (what, Sample { req_per_sec, p50_ms, p99_ms }) in
+            [("the server alone", direct), ("Phoenix", phoenix)]
+        {
+            writeln!(f, "| {what} | {req_per_sec:.0} | {p50_ms:.2} | {p99_ms:.2} |")?;
+        }
+        let wait = WAIT.as_millis();
+        writeln!(
+            f,
+            "\nAdded to the p99: {added_p99_ms:.2} ms. {PARALLEL} calls of {wait} ms at once: {parallel_ms:.0} ms."
         )
     }
 }

@@ -80,6 +80,16 @@ impl Rest {
         self.client.get(uri).await.is_ok_and(|answer| answer.status() == StatusCode::OK)
     }
 
+    /// Runs a plan, which must succeed.
+    pub(crate) async fn run(&self, plan: Bytes) -> Result<()> {
+        let headers = [("content-type", "application/json")];
+        let answer = self.send(Method::POST, "/api/v1/plans", &headers, plan, StatusCode::OK).await?;
+        match answer["status"].as_str() {
+            Some("succeeded") => Ok(()),
+            _ => Err(Failure::new(format_args!("a plan ended in another way: {answer}"))),
+        }
+    }
+
     /// Submits a plan. Returns its id.
     pub(crate) async fn submit(&self, plan: Bytes) -> Result<String> {
         let headers = [("content-type", "application/json"), ("prefer", "respond-async")];

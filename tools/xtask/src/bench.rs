@@ -18,7 +18,7 @@ pub(crate) struct BenchArgs {
     /// Fewer and shorter rounds, and no million and no postgres unless --only names it: not a valid result
     #[arg(long)]
     quick: bool,
-    /// Measure only these parts: start, warm, spawn, million, inflight, watchers, postgres
+    /// Measure only these parts: start, warm, spawn, million, inflight, watchers, models, mcp, postgres
     #[arg(long, value_name = "PART,…")]
     only: Option<String>,
     /// Exit with 1 when a goal is missed
