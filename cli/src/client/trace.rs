@@ -150,8 +150,13 @@ fn task_story(task: &Value, created: Option<Timestamp>) -> String {
         out.push_str(&approval_story(&task["approval"], created));
     }
     let attempts = task["attempts"].as_array();
-    for attempt in attempts.into_iter().flatten() {
+    for (index, attempt) in attempts.into_iter().flatten().enumerate() {
         out.push_str(&attempt_story(attempt, created));
+        // A cancel ends the task. An attempt that another one follows was running when its executor or planner died.
+        let is_followed = attempts.is_some_and(|attempts| attempts.len() > index + 1);
+        if attempt["outcome"] == "cancelled" && is_followed && !task["pause"].is_object() {
+            out.push_str("      lost: its executor or planner stopped; the task was dispatched again\n");
+        }
     }
     // The last attempt says the same in other words.
     if attempts.is_none_or(Vec::is_empty) && task["error"].is_object() {
@@ -176,13 +181,19 @@ fn approval_story(approval: &Value, created: Option<Timestamp>) -> String {
             let _ = write!(out, "  {}", plain(word));
         }
     }
-    if text(approval, "state") == "waiting" {
+    let is_waiting = text(approval, "state") == "waiting";
+    if is_waiting {
         let _ = write!(out, "  expires {}", text(approval, "expires_at"));
+    }
+    // Nothing explains an expiry but what was asked, and of whom.
+    if is_waiting || text(approval, "state") == "expired" {
         for (name, word) in [("reason", text(approval, "reason")), ("asks", text(approval, "approver"))] {
             if !word.is_empty() {
                 let _ = write!(out, "\n      {name} {}", plain(word));
             }
         }
+    }
+    if is_waiting {
         let _ = write!(
             out,
             "\n      input {}\n      hash {}",

@@ -102,6 +102,8 @@ impl ActivePlan {
                 DispatchOutcome::AtCapacity => policy.after_rejection(),
                 DispatchOutcome::Interrupted { error, heard_at } => {
                     if let Some(entry) = progress.close_attempt(task_ref, AttemptOutcome::Cancelled, true) {
+                        let (executor, error) = (executor.address(), &error.message);
+                        tracing::warn!(%agent, executor, %error, "executor lost while an attempt ran");
                         self.append(entry).await?;
                     }
                     let possible_starts = progress.possible_starts();
