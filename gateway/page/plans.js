@@ -2,46 +2,103 @@
 
 import { call, serverNow } from "./api.js";
 import { el, sentence } from "./dom.js";
-import { ago, badge, millis, moment, took } from "./format.js";
+import { ago, badge, millis, moment, short, took } from "./format.js";
 import { repeat, setQuery } from "./router.js";
 
 const POLL_EVERY = 2000;
 const STEP = 50;
 const MOST = 500;
+/** Searching a text reads many plans. */
+const SEARCH_EVERY = 10_000;
 const STATES = ["pending", "running", "succeeded", "failed", "cancelled"];
+const ORDERS = [["", "newest first"], ["oldest", "oldest first"]];
 const AGES = [["", "any time"], ["15m", "15 minutes"], ["1h", "1 hour"], ["24h", "24 hours"], ["7d", "7 days"]];
 const UNITS = { m: 60_000, h: 3_600_000, d: 86_400_000 };
-const FIELDS = ["status", "agent", "correlation_id", "age"];
+const FIELDS = ["status", "agent", "correlation_id", "age", "order", "error"];
 
 export function open(root, { query, signal }) {
   const filter = Object.fromEntries(FIELDS.map((name) => [name, query.get(name) ?? ""]));
   const list = planList();
+  const counts = stateCounts(filter, signal);
   let size = STEP;
+  // A page of a search may end before it is full.
+  let pages = 1;
   const refresh = repeat(async () => {
     try {
-      list.show(await call(`/api/v1/plans?${listQuery(filter, size)}`, { signal }), size);
+      list.show(await load(filter, size, pages, signal), size, filter);
     } catch (error) {
       if (!signal.aborted) list.fail(error);
     }
+    return filter.error ? SEARCH_EVERY : undefined;
   }, POLL_EVERY, signal);
   const change = (changes) => {
     Object.assign(filter, changes);
     setQuery(changes);
     size = STEP;
+    pages = 1;
     list.clear();
+    counts.mark();
     refresh();
   };
-  list.onMore(() => {
-    size = Math.min(MOST, size + STEP * 2);
+  list.onMore((isFull) => {
+    if (isFull) size = Math.min(MOST, size + STEP * 2);
+    else pages += 1;
     refresh();
   });
   const clock = setInterval(list.tick, 1000);
   signal.addEventListener("abort", () => clearInterval(clock));
   root.append(
     el("header", { class: "head" }, el("h2", {}, "Plans"), list.count),
+    counts.node,
     filters(filter, change, signal),
     list.node,
   );
+}
+
+/** Plans that match, up to `size`, from at most `pages` pages. */
+async function load(filter, size, pages, signal) {
+  const query = listQuery(filter, size);
+  const found = { plans: [], next_page_token: null };
+  for (let page = 0; page < pages && found.plans.length < size; page += 1) {
+    const { plans, next_page_token: next } = await call(`/api/v1/plans?${query}`, { signal });
+    found.plans.push(...plans);
+    found.next_page_token = next;
+    if (!next) break;
+    query.set("page_token", next);
+  }
+  return found;
+}
+
+/** How many plans there are in each state, as links: those that have not ended, and those that ended in a day. */
+function stateCounts(filter, signal) {
+  const node = el("nav", { class: "counts", "aria-label": "Plans by state", hidden: true });
+  const links = new Map();
+  const link = (state, age) => {
+    const count = el("strong");
+    const query = new URLSearchParams(age ? { status: state, age } : { status: state });
+    const made = el("a", { class: "chip", href: `/plans?${query}`, data: { status: state } }, el("span", {}, count, ` ${state}`));
+    links.set(state, { count, made, age });
+    return made;
+  };
+  node.append(link("pending", ""), link("running", ""), el("span", { class: "small" }, "In 24 hours:"), ...["succeeded", "failed", "cancelled"].map((state) => link(state, "24h")));
+  const mark = () => {
+    for (const [state, { made, age }] of links) {
+      if (filter.status === state && filter.age === age) made.setAttribute("aria-current", "true");
+      else made.removeAttribute("aria-current");
+    }
+  };
+  mark();
+  repeat(async () => {
+    try {
+      const { unfinished, total } = await call("/api/v1/stats?window=24h", { signal });
+      for (const [state, { count }] of links) count.textContent = short({ ...total, ...unfinished }[state]);
+      node.hidden = false;
+    } catch {
+      // The list says what is wrong.
+      node.hidden = true;
+    }
+  }, SEARCH_EVERY / 2, signal);
+  return { node, mark };
 }
 
 function listQuery({ age, ...filter }, size) {
@@ -61,22 +118,21 @@ function filters(filter, change, signal) {
   };
   addAgents([filter.agent].filter(Boolean));
   call("/api/v1/agents", { signal }).then((agents) => addAgents(agents.map(({ agent_id: name }) => name))).catch(() => {});
+  const text = (name, placeholder) => el("input", { name, value: filter[name], placeholder, spellcheck: "false", autocomplete: "off", maxlength: "256" });
   const form = el(
     "form",
-    { class: "filters", role: "search", "aria-label": "Filter plans" },
-    field("State", select("status", [["", "any state"], ...STATES.map((state) => [state, state])], filter.status)),
+    { class: "filters plan-filters", role: "search", "aria-label": "Filter plans" },
+    field("State", select("status", [["", "any state"], ["unfinished", "not ended"], ...STATES.map((state) => [state, state])], filter.status)),
     field("Agent", agent),
     field("Accepted within", select("age", AGES, filter.age)),
-    field(
-      "Correlation id",
-      el("input", { name: "correlation_id", value: filter.correlation_id, placeholder: "UUID", spellcheck: "false", autocomplete: "off" }),
-      "wide",
-    ),
+    field("Order", select("order", ORDERS, filter.order)),
+    field("Text of the error", text("error", "part of its code or message"), "wide"),
+    field("Correlation id", text("correlation_id", "UUID"), "wide"),
   );
   form.addEventListener("change", ({ target }) => change({ [target.name]: target.value.trim() }));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    change({ correlation_id: form.elements.correlation_id.value.trim() });
+    change({ correlation_id: form.elements.correlation_id.value.trim(), error: form.elements.error.value.trim() });
   });
   return form;
 }
@@ -101,7 +157,8 @@ function planList() {
     rows.clear();
     items.replaceChildren();
   };
-  const show = ({ plans, next_page_token: next }, size) => {
+  let isFull = true;
+  const show = ({ plans, next_page_token: next }, size, { order, error: text }) => {
     problem.hidden = true;
     const shown = plans.map((plan) => {
       const row = rows.get(plan.plan_id) ?? planRow(plan.plan_id);
@@ -114,9 +171,13 @@ function planList() {
     shown.forEach(([id, row]) => rows.set(id, row));
     items.hidden = plans.length === 0;
     empty.hidden = plans.length > 0;
-    more.hidden = !next || size >= MOST;
-    const text = `${plans.length}${next ? " newest" : ""} ${plans.length === 1 ? "plan" : "plans"}`;
-    if (count.textContent !== text) count.textContent = text;
+    isFull = plans.length >= size || !text;
+    more.hidden = !next || (isFull && size >= MOST);
+    more.textContent = isFull ? "Show more" : `Search ${order === "oldest" ? "newer" : "older"} plans`;
+    empty.textContent = next ? "No plan matches so far." : "No plan matches.";
+    const which = next && isFull ? ` ${order || "newest"}` : "";
+    const found = `${plans.length}${which} ${plans.length === 1 ? "plan" : "plans"}`;
+    if (count.textContent !== found) count.textContent = found;
   };
   const fail = (error) => {
     problem.replaceChildren(...sentence(error.message), ` (${error.code})`);
@@ -130,7 +191,7 @@ function planList() {
     fail,
     clear,
     tick: () => rows.forEach((row) => row.tick()),
-    onMore: (listener) => more.addEventListener("click", listener),
+    onMore: (listener) => more.addEventListener("click", () => listener(isFull)),
   };
 }
 

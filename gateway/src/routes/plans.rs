@@ -13,7 +13,11 @@ use axum::{
     http::Uri,
     response::{IntoResponse, Response},
 };
-use phoenix_domain::{AgentName, CorrelationId, OrchestratorError, plan::PlanStatus};
+use phoenix_domain::{
+    AgentName, CorrelationId, OrchestratorError,
+    limits::{MAX_SEARCH_BYTES, check_text},
+    plan::PlanStatus,
+};
 use phoenix_proto::{
     planner::{self, CancelPlanRequest, ListPlansRequest, ListPlansResponse},
     to_timestamp,
@@ -108,7 +112,10 @@ pub(crate) async fn get_plan(
     Ok(Json(encode(plan)?))
 }
 
-/// List plans, newest first
+/// List plans
+///
+/// Newest first, or, with `order=oldest`, oldest first. With `error`, a page examines at most 10 000 plans: it may have fewer plans
+/// than its size, or none, and a `next_page_token` all the same.
 #[utoipa::path(
     get, path = "/api/v1/plans", tag = "plans",
     responses((status = 200, body = PlanPageV1, description = "One page of plans"))
@@ -127,17 +134,31 @@ pub(crate) async fn list_plans(
     }))
 }
 
+/// Value of `status` for plans that have not ended.
+const UNFINISHED: &str = "unfinished";
+
 fn filter(uri: &Uri) -> Result<ListPlansRequest, OrchestratorError> {
-    let known = ["status", "agent", "correlation_id", "since", "page_size", "page_token"];
+    let known = ["status", "agent", "correlation_id", "since", "error", "order", "page_size", "page_token"];
     let query = Query::of(uri, &known)?;
-    let status = query.get("status").map(|name| {
+    let unfinished = query.get("status") == Some(UNFINISHED);
+    let status = query.get("status").filter(|_| !unfinished).map(|name| {
         PlanStatus::from_name(name).ok_or_else(|| {
             let known =
                 PlanStatus::ALL.iter().map(|state| format!("`{state}`")).collect::<Vec<_>>().join(", ");
-            OrchestratorError::invalid("status", format_args!("must be one of {known}"))
+            OrchestratorError::invalid("status", format_args!("must be one of {known}, `{UNFINISHED}`"))
         })
     });
+    let oldest_first = match query.get("order") {
+        None | Some("newest") => false,
+        Some("oldest") => true,
+        Some(_) => return Err(OrchestratorError::invalid("order", "must be `newest` or `oldest`")),
+    };
+    let error_text = query.get("error").unwrap_or_default().to_owned();
+    check_text("error", &error_text, MAX_SEARCH_BYTES)?;
     Ok(ListPlansRequest {
+        unfinished,
+        oldest_first,
+        error_text,
         correlation_id: query.parse::<CorrelationId>("correlation_id")?.map(|id| id.to_string()),
         status: status.transpose()?.map_or(planner::PlanStatus::Unspecified, Into::into).into(),
         page_size: query.page_size()?,

@@ -5,7 +5,7 @@ use phoenix_domain::{
     conversation::ROLES,
     limits::{
         MAX_ACTION_BYTES, MAX_ACTOR_CHARS, MAX_CONVERSATION_MESSAGES, MAX_MESSAGE_BYTES, MAX_MODEL_BYTES,
-        MAX_REASON_BYTES,
+        MAX_REASON_BYTES, MAX_SEARCH_BYTES,
     },
     plan::PlanStatus,
 };
@@ -339,6 +339,8 @@ pub(crate) enum Parameter {
     Position,
     Flag,
     Window,
+    Search,
+    Order,
 }
 
 impl Parameter {
@@ -346,7 +348,8 @@ impl Parameter {
         let names = |names: &[&str]| text().enum_values(Some(names.iter().copied().chain([""])));
         let schema = match self {
             Self::PlanStatus => {
-                names(&PlanStatus::ALL.iter().map(|status| status.as_str()).collect::<Vec<_>>())
+                let states = PlanStatus::ALL.iter().map(|status| status.as_str());
+                names(&states.chain(["unfinished"]).collect::<Vec<_>>())
             }
             Self::Window => names(&super::window::WINDOWS.map(|(name, _)| name)),
             Self::DeadLetterState => names(&["open", "redriven", "discarded"]),
@@ -360,6 +363,8 @@ impl Parameter {
             }
             Self::PageSize => return or_empty(whole(1, 500)),
             Self::DeadLetter => return or_empty(text().pattern(Some(DEAD_LETTER))),
+            Self::Search => text().max_length(Some(MAX_SEARCH_BYTES)),
+            Self::Order => names(&["newest", "oldest"]),
             Self::Position => text().pattern(Some(POSITION)).max_length(Some(18)),
         };
         Schema::from(schema).into()

@@ -22,10 +22,21 @@ pub(crate) struct StatisticsV1 {
     /// Length of a bucket in seconds.
     #[schema(minimum = 60)]
     bucket_secs: u32,
+    /// Plans that have not ended, whenever they were accepted.
+    unfinished: UnfinishedV1,
     /// The whole window.
     total: CountsV1,
     /// The window in equal parts, oldest first. The last one is not over.
     buckets: Vec<BucketV1>,
+}
+
+/// Numbers of plans that have not ended.
+#[derive(Debug, Serialize, ToSchema)]
+struct UnfinishedV1 {
+    /// Plans that are pending.
+    pending: u64,
+    /// Plans that are running.
+    running: u64,
 }
 
 /// What happened in a part of the window.
@@ -78,14 +89,15 @@ struct PercentilesV1 {
 impl StatisticsV1 {
     /// The statistics of `window`.
     pub(crate) fn of(window: &'static str, wire: GetStatisticsResponse) -> Result<Self, InvalidField> {
-        let GetStatisticsResponse { total, buckets, bucket_secs } = wire;
+        let GetStatisticsResponse { total, buckets, bucket_secs, pending, running } = wire;
         let bucket = |Bucket { at, statistics }: Bucket| {
             let (at, counts) = (required_timestamp("at", at)?, required("statistics", statistics)?.into());
             Ok(BucketV1 { at, counts })
         };
         let total = required("total", total)?.into();
         let buckets = buckets.into_iter().map(bucket).collect::<Result<_, InvalidField>>()?;
-        Ok(Self { window, bucket_secs, total, buckets })
+        let unfinished = UnfinishedV1 { pending, running };
+        Ok(Self { window, bucket_secs, unfinished, total, buckets })
     }
 }
 

@@ -31,25 +31,39 @@ async fn plans_are_listed_live_and_filtered_by_the_address() {
     browser.click(".nav a[href='/plans']").await;
     browser.reads(".head", "3 newest plans").await;
     browser.reads(".plans li:nth-child(2) .row-error", "onerror=").await;
+    browser.reads(".counts", "2 running").await;
     looks::check(&browser, "plans").await;
 
     stack.planner.keep(plans::running());
     browser.reads(".plans li:nth-child(4) .status", "running").await;
     browser.click("select[name=status] option[value=failed]").await;
     browser.click("select[name=age] option[value='1h']").await;
+    browser.click("select[name=order] option[value=oldest]").await;
+    browser.type_into("input[name=error]", "Pipe\u{e007}").await;
     browser.type_into("input[name=correlation_id]", &format!("{}\u{e007}", plans::CORRELATION)).await;
     eventually("the filter reaches the planner", || async {
         let listed = stack.planner.listed();
         listed.last().is_some_and(|last| {
             last.status == PlanStatus::Failed as i32
                 && last.since.is_some()
+                && last.oldest_first
+                && last.error_text == "Pipe"
                 && last.correlation_id.as_deref() == Some(plans::CORRELATION)
         })
     })
     .await;
     let query = browser.run("return location.search", json!([])).await;
-    assert_eq!(query, format!("?status=failed&age=1h&correlation_id={}", plans::CORRELATION));
+    assert_eq!(
+        query,
+        format!("?status=failed&age=1h&order=oldest&error=Pipe&correlation_id={}", plans::CORRELATION)
+    );
 
+    browser.click(".counts a[href='/plans?status=running']").await;
+    browser.reads(".counts [aria-current]", "2 running").await;
+    let status = browser.run("return document.querySelector('select[name=status]').value", json!([])).await;
+    assert_eq!(status, "running", "a count leads to its plans");
+    browser.run("history.back()", json!([])).await;
+    browser.reads(".plans li:nth-child(4) .status", "running").await;
     browser.run("document.querySelector('.plans li:nth-child(4) a').click()", json!([])).await;
     browser.reads(".plan-head h2", "Plan").await;
     let back = browser.run("history.back(); return location.pathname", json!([])).await;

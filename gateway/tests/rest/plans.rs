@@ -222,3 +222,25 @@ async fn invalid_plan_of_planner_is_internal() {
         assert_eq!(answer.json()["detail"], "the planner answered in an unexpected way");
     }
 }
+
+#[tokio::test]
+async fn listing_is_ordered_and_searched_within_limits() {
+    let stack = Stack::start().await;
+    let path = "/api/v1/plans?status=unfinished&order=oldest&error=Pipe%20broke";
+    assert_eq!(stack.http.get(path).await.status, StatusCode::OK);
+    let listed = stack.planner.listed().remove(0);
+    assert_eq!(
+        (listed.unfinished, listed.oldest_first, listed.error_text.as_str(), listed.status),
+        (true, true, "Pipe broke", 0)
+    );
+    for (query, problem) in [
+        ("order=random".to_owned(), "`order` must be `newest` or `oldest`"),
+        (format!("error={}", "x".repeat(257)), "`error` is 257 bytes long; at most 256 are allowed"),
+        ("status=stuck".to_owned(), "`unfinished`"),
+    ] {
+        let answer = stack.http.get(&format!("/api/v1/plans?{query}")).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{query}");
+        assert!(answer.text.contains(problem), "{}", answer.text);
+    }
+    assert_eq!(stack.planner.listed().len(), 1, "a refused request reaches no planner");
+}

@@ -16,6 +16,7 @@ async fn statistics_of_a_window_have_a_total_and_buckets() {
     assert!(buckets[3]["latency_ms"].is_null(), "nothing happened in that minute");
     let sum: u64 = buckets.iter().map(|bucket| bucket["accepted"].as_u64().unwrap()).sum();
     assert_eq!(hour["total"]["accepted"], sum);
+    assert_eq!(hour["unfinished"], serde_json::json!({"pending": 3, "running": 2}));
     let short = stack.http.get("/api/v1/stats?window=15m").await.json();
     assert_eq!(short["buckets"].as_array().unwrap().len(), 15);
     let wrong = stack.http.get("/api/v1/stats?window=2h").await;

@@ -315,6 +315,8 @@ pub fn statistics(window_secs: u32) -> GetStatisticsResponse {
         total: Some(of((0..buckets).map(count).sum())),
         buckets: (0..buckets).map(bucket).collect(),
         bucket_secs: 60,
+        pending: 3,
+        running: 2,
     }
 }
 

@@ -55,7 +55,7 @@ pub use dead_letter::{
 pub use entry::{ApprovalOutcome, BatchId, Entries, Entry, IdempotencyKey, OutputPart, UsedKey};
 pub use error::JournalError;
 pub use postgres::PostgresStore;
-pub use query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats, Unreadable};
+pub use query::{Changes, Event, OldPlans, OpenPlans, Page, PlanFilter, Purged, StoreStats, Unreadable};
 #[doc(hidden)]
 pub use record::rewrite_records;
 pub use sqlite::SqliteStore;

@@ -16,11 +16,17 @@ const PAGE_SIZE: (&str, Parameter, &str) =
 
 const PAGE_TOKEN: &str = "`next_page_token` of the page before";
 
-const PLANS: [(&str, Parameter, &str); 6] = [
-    ("status", Parameter::PlanStatus, "Only plans in this state"),
+const PLANS: [(&str, Parameter, &str); 8] = [
+    ("status", Parameter::PlanStatus, "Only plans in this state; `unfinished` is pending or running"),
     ("agent", Parameter::Agent, "Only plans with a task of this agent"),
     ("correlation_id", Parameter::Id, "Only plans with this correlation id"),
     ("since", Parameter::Time, "Only plans accepted at this time (RFC 3339) or later; write a `+` as `%2B`"),
+    (
+        "error",
+        Parameter::Search,
+        "Only plans whose error has this text in its code or message, in whichever case its letters are",
+    ),
+    ("order", Parameter::Order, "`newest` plans first, or `oldest`; `newest` when absent"),
     PAGE_SIZE,
     ("page_token", Parameter::Id, PAGE_TOKEN),
 ];

@@ -8,8 +8,8 @@ use phoenix_domain::{
     budget::{Limits, OnBudget},
     conversation::{self, Conversation},
     json::Object,
-    limits::MAX_IDEMPOTENCY_KEY_BYTES,
-    plan::MAX_DEADLINE_MS,
+    limits::{MAX_IDEMPOTENCY_KEY_BYTES, MAX_SEARCH_BYTES},
+    plan::{MAX_DEADLINE_MS, PlanStatus},
     planning::Strategy,
     wait::not_before,
 };
@@ -166,9 +166,21 @@ pub(super) fn idempotency_key_of(
 
 /// The filter of a listing of plans.
 pub(super) fn plan_filter(request: &ListPlansRequest) -> Result<PlanFilter, InvalidField> {
+    let error_text = request.error_text.trim();
+    if error_text.len() > MAX_SEARCH_BYTES {
+        let problem = format!("is {} bytes long; at most {MAX_SEARCH_BYTES} are allowed", error_text.len());
+        return Err(InvalidField::new("error_text", problem));
+    }
+    let status: Option<PlanStatus> = request.status().into();
+    if request.unfinished && status.is_some() {
+        return Err(InvalidField::new("unfinished", "and `status` exclude each other"));
+    }
     Ok(PlanFilter {
+        is_unfinished: request.unfinished,
+        is_oldest_first: request.oldest_first,
+        error_text: (!error_text.is_empty()).then(|| error_text.to_lowercase()),
         correlation_id: optional("correlation_id", request.correlation_id.as_deref().unwrap_or_default())?,
-        status: request.status().into(),
+        status,
         agent: optional("agent", &request.agent)?,
         since: timestamp("since", request.since)?,
         before: optional("page_token", &request.page_token)?,

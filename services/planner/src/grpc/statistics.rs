@@ -16,7 +16,10 @@ use phoenix_proto::{
 use crate::{
     journal::statistics::minute_of,
     service::Planner,
-    store::statistics::{Counts, Histogram},
+    store::{
+        query::OpenPlans,
+        statistics::{Counts, Histogram},
+    },
 };
 
 /// Windows in seconds.
@@ -45,6 +48,7 @@ pub(super) async fn get(
         tracing::error!(%error, "the statistics cannot be read");
         OrchestratorError::from(error)
     })?;
+    let OpenPlans { pending, running } = planner.journal().open_plans().await?;
     let mut buckets: BTreeMap<i64, Counts> =
         (first..=last).map(|bucket| (bucket, Counts::default())).collect();
     let mut total = Counts::default();
@@ -63,6 +67,8 @@ pub(super) async fn get(
         total: Some(encode(&total)),
         buckets: buckets.into_iter().map(bucket).collect(),
         bucket_secs: u32::try_from(length * 60).unwrap_or(u32::MAX),
+        pending,
+        running,
     })
 }
 

@@ -11,7 +11,7 @@ use crate::store::{
     dead_letter::{BulkOperation, DeadLetterCursor, DeadLetterQuery, OpenDeadLetters},
     entry::UsedKey,
     error::JournalError,
-    query::{Event, Page, PlanFilter, StoreStats, Unreadable},
+    query::{Event, OpenPlans, Page, PlanFilter, StoreStats, Unreadable},
     statistics::{Counts, StoredCounts},
     takeover::OpenTask,
 };
@@ -84,6 +84,14 @@ impl Journal {
             *minutes.entry(*minute).or_default() += counts;
         }
         Ok(minutes)
+    }
+
+    /// Numbers of plans that have not ended.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn open_plans(&self) -> Result<OpenPlans, JournalError> {
+        self.store.open_plans().await
     }
 
     /// The first use of `key`, if it was not before `not_before`.

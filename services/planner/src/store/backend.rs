@@ -17,7 +17,7 @@ use crate::store::{
     dead_letter::{BulkOperation, DeadLetterCursor, DeadLetterQuery, OpenDeadLetters},
     entry::{BatchId, Entries, UsedKey},
     error::JournalError,
-    query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats},
+    query::{Changes, Event, OldPlans, OpenPlans, Page, PlanFilter, Purged, StoreStats},
     statistics::{Counts, StoredCounts},
     takeover::{Heartbeat, OpenTask, PlanOwner, TakeoverScope, Unfinished},
     task_ref::TaskRef,
@@ -317,6 +317,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// As [`Self::plan`].
     async fn statistics(&self, since: i64) -> Result<Vec<StoredCounts>, JournalError>;
+
+    /// Numbers of plans that have not ended; commits of the last moment may be missing.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    async fn open_plans(&self) -> Result<OpenPlans, JournalError>;
 
     /// Size and age of the journal.
     ///

@@ -40,12 +40,31 @@ impl<T, C> Listed<T, C> {
 /// A page of a listing whose query returns up to one row more than `limit`: that row means that another page follows. A page
 /// ends early when its rows exceed [`MAX_VIEW_BYTES`], and has at least one row. Unreadable rows are reported separately.
 pub(super) async fn page<T, C: Copy>(
-    mut rows: impl Stream<Item = Result<Listed<T, C>, sqlx::Error>> + Unpin,
+    rows: impl Stream<Item = Result<Listed<T, C>, sqlx::Error>> + Unpin,
     limit: u32,
 ) -> Result<Page<T, C>, JournalError> {
+    page_of(rows, limit, u32::MAX, |_| true).await
+}
+
+/// As [`page`], of the items that match, among at most `examined` rows.
+pub(super) async fn page_of<T, C: Copy>(
+    mut rows: impl Stream<Item = Result<Listed<T, C>, sqlx::Error>> + Unpin,
+    limit: u32,
+    examined: u32,
+    matches: impl Fn(&T) -> bool,
+) -> Result<Page<T, C>, JournalError> {
     let mut page = Page { items: Vec::new(), unreadable: Vec::new(), last: None };
-    let (mut count, mut bytes, mut last) = (0, 0, None);
+    let (mut count, mut bytes, mut last, mut left) = (0, 0, None, examined);
     while let Some(Listed { id, text_bytes, cursor, item }) = rows.try_next().await? {
+        if left == 0 {
+            page.last = last;
+            break;
+        }
+        left -= 1;
+        if item.as_ref().is_ok_and(|item| !matches(item)) {
+            last = cursor.or(last);
+            continue;
+        }
         bytes += REST + text_bytes;
         if count == limit || (count > 0 && bytes > MAX_VIEW_BYTES) {
             page.last = last;

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use phoenix_domain::{AgentName, CorrelationId, PlanId, plan::PlanStatus};
+use phoenix_domain::{
+    AgentName, CorrelationId, PlanId,
+    plan::{Plan, PlanStatus},
+};
 
 /// Kind of the events with journaled output.
 pub(crate) const TASK_OUTPUT: &str = "task_output";
@@ -19,10 +22,46 @@ pub struct PlanFilter {
     pub agent: Option<AgentName>,
     /// Plans accepted at this time or later.
     pub since: Option<Timestamp>,
-    /// Plans older than this one: the cursor of the next page.
+    /// Plans that have not ended; not with [`Self::status`].
+    pub is_unfinished: bool,
+    /// Text that the plan's error contains, in lower case.
+    pub error_text: Option<String>,
+    /// Whether older plans come first.
+    pub is_oldest_first: bool,
+    /// Plans behind this one in the order of the listing: the cursor of the next page.
     pub before: Option<PlanId>,
     /// Maximum number of plans.
     pub limit: u32,
+}
+
+/// Plans that a page examines at most when it looks for a text.
+pub(super) const MAX_EXAMINED: u32 = 10_000;
+
+impl PlanFilter {
+    /// States of the listed plans; empty for any.
+    pub(super) fn statuses(&self) -> Vec<PlanStatus> {
+        match self.status {
+            Some(status) => vec![status],
+            None if self.is_unfinished => vec![PlanStatus::Pending, PlanStatus::Running],
+            // No other plan has an error.
+            None if self.error_text.is_some() => vec![PlanStatus::Failed, PlanStatus::Cancelled],
+            None => Vec::new(),
+        }
+    }
+
+    /// Rows that the database returns at most: one more than a page has, or examines.
+    pub(super) fn rows(&self) -> i64 {
+        i64::from(if self.error_text.is_some() { MAX_EXAMINED } else { self.limit }) + 1
+    }
+
+    /// Whether the error of a plan has the text.
+    pub(super) fn has_text(&self, plan: &Plan) -> bool {
+        let Some(text) = &self.error_text else { return true };
+        let error = plan.error.as_ref();
+        error.is_some_and(|error| {
+            error.code.as_str().contains(text) || error.message.to_lowercase().contains(text)
+        })
+    }
 }
 
 /// A page of a listing.
@@ -97,6 +136,23 @@ pub struct Purged {
     pub last: Option<PlanId>,
     /// Time during which other writes had to wait.
     pub held: Duration,
+}
+
+/// Numbers of plans that have not ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OpenPlans {
+    /// Plans that are pending.
+    pub pending: u64,
+    /// Plans that are running.
+    pub running: u64,
+}
+
+impl OpenPlans {
+    /// Counts of rows, which are not negative.
+    pub(super) fn of_rows(pending: i64, running: i64) -> Self {
+        let [pending, running] = [pending, running].map(|count| u64::try_from(count).unwrap_or_default());
+        Self { pending, running }
+    }
 }
 
 /// Size and age of a journal.

@@ -57,7 +57,7 @@ use crate::store::{
     dead_letter::{BulkOperation, DeadLetterCursor, DeadLetterQuery, OpenDeadLetters},
     entry::{BatchId, Entries, UsedKey},
     error::JournalError,
-    query::{Changes, Event, OldPlans, Page, PlanFilter, Purged, StoreStats},
+    query::{Changes, Event, OldPlans, OpenPlans, Page, PlanFilter, Purged, StoreStats},
     statistics::{Counts, StoredCounts},
     takeover::{Heartbeat, OpenTask, PlanOwner, TakeoverScope, Unfinished},
     task_ref::TaskRef,
@@ -352,6 +352,10 @@ impl Store for SqliteStore {
 
     async fn statistics(&self, since: i64) -> Result<Vec<StoredCounts>, JournalError> {
         statistics::read(&self.readers, since).await
+    }
+
+    async fn open_plans(&self) -> Result<OpenPlans, JournalError> {
+        read::open_plans(&self.readers).await
     }
 
     async fn purge_keys(&self, planner: &str, before: Timestamp, limit: u32) -> Result<u64, JournalError> {

@@ -1,6 +1,7 @@
 //! Plans are read as they were written.
 
 use phoenix_domain::{
+    OrchestratorError, OrchestratorErrorCode as Code,
     action::ActionResult,
     approval::ApprovalTerms,
     json::Object,
@@ -211,7 +212,55 @@ async fn plan_listing_is_filtered_page_by_page() {
         assert_eq!(found(PlanFilter { agent: "b".parse().ok(), ..all.clone() }).await, [9, 7, 5, 3]);
         let one = PlanFilter { correlation_id: Some(plans[2].correlation_id), ..all.clone() };
         assert_eq!(found(one).await, [2]);
-        assert_eq!(found(PlanFilter { since: Some(at(1)), ..all }).await, [0; 0]);
+        assert_eq!(found(PlanFilter { since: Some(at(1)), ..all.clone() }).await, [0; 0]);
+        let oldest = PlanFilter { is_oldest_first: true, ..all.clone() };
+        assert_eq!(found(oldest.clone()).await, [0, 1, 2, 3]);
+        assert_eq!(found(PlanFilter { before: Some(plans[6].plan_id), ..oldest.clone() }).await, [7, 8, 9]);
+        assert_eq!(found(PlanFilter { is_unfinished: true, ..all.clone() }).await, [9, 8, 7, 6]);
+        let behind = PlanFilter { is_unfinished: true, before: Some(plans[1].plan_id), ..oldest.clone() };
+        assert_eq!(found(behind).await, [2, 4, 5, 6], "the third one has ended");
+        assert_eq!(
+            found(PlanFilter { is_unfinished: true, agent: "b".parse().ok(), ..oldest }).await,
+            [1, 5, 7, 9]
+        );
+        let counts = store.open_plans().await.unwrap();
+        assert_eq!(counts.pending + counts.running, 9);
+    }
+}
+
+#[tokio::test]
+async fn plans_are_found_by_the_text_of_their_errors() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let plans: Vec<_> = (0..6).map(|_| new_plan(&["a"])).collect();
+        for (index, plan) in plans.iter().enumerate() {
+            write(store, "me", &[accepted(plan)]).await.unwrap();
+            let (code, message) = if index % 2 == 0 {
+                (Code::Timeout, "50 % of Ärger_x")
+            } else {
+                (Code::Cancelled, "not needed")
+            };
+            let (plan_id, status) =
+                (plan.plan_id, if index % 2 == 0 { PlanStatus::Failed } else { PlanStatus::Cancelled });
+            let result = Err(OrchestratorError::new(code, message));
+            if index > 0 {
+                write(store, "me", &[Entry::PlanEnded { plan_id, status, at: at(9), result }]).await.unwrap();
+            }
+        }
+        let found = async |text: &str, before| {
+            let filter =
+                PlanFilter { error_text: Some(text.into()), limit: 2, before, ..PlanFilter::default() };
+            let page = store.plans(&filter).await.unwrap();
+            let index = |id| plans.iter().position(|plan| plan.plan_id == id).unwrap();
+            (page.items.iter().map(|plan| index(plan.plan_id)).collect::<Vec<_>>(), page.last)
+        };
+        assert_eq!(found("ärger", None).await, (vec![4, 2], None));
+        assert_eq!(found("% of", None).await.0, [4, 2], "no pattern");
+        assert_eq!(found("timeout", None).await.0, [4, 2], "the code");
+        let (first, last) = found("needed", None).await;
+        assert_eq!((first, last.is_some()), (vec![5, 3], true));
+        assert_eq!(found("needed", last).await, (vec![1], None));
+        assert_eq!(found("_y", None).await, (vec![], None));
     }
 }
 

@@ -2,16 +2,19 @@
 
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
-use phoenix_domain::{PlanId, plan::Plan};
+use phoenix_domain::{
+    PlanId,
+    plan::{Plan, PlanStatus},
+};
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use crate::store::{
     entry::UsedKey,
     error::JournalError,
-    listing::page,
+    listing::page_of,
     postgres::tables::Tables,
-    query::{Changes, Event, Page, PlanFilter},
+    query::{Changes, Event, MAX_EXAMINED, OpenPlans, Page, PlanFilter},
     stored::{
         approval::ApprovalRow,
         event::{EventRow, read_events},
@@ -80,15 +83,33 @@ pub(super) async fn plans(tables: &Tables, filter: &PlanFilter) -> Result<Page<P
     let plans = async |connection: &mut PgConnection| {
         let mut query = listing(filter);
         let rows = query.build().persistent(persistent).fetch(connection);
-        page(rows.map_ok(|row| listed(&row)), filter.limit).await
+        page_of(rows.map_ok(|row| listed(&row)), filter.limit, MAX_EXAMINED, |plan| filter.has_text(plan))
+            .await
     };
     tables.read(plans).await
 }
 
-/// Only given conditions are part of the query, so that each shape finds its index.
 fn listing(filter: &PlanFilter) -> QueryBuilder<Postgres> {
-    let PlanFilter { correlation_id, status, agent, since, before, limit } = filter;
-    let mut query = QueryBuilder::new(SUMMARIES);
+    let statuses = filter.statuses();
+    let mut query = QueryBuilder::new("");
+    let (order, rows) = (if filter.is_oldest_first { "ASC" } else { "DESC" }, filter.rows());
+    if let [] | [_] = statuses[..] {
+        push_select(&mut query, filter, statuses.first().copied());
+        return query;
+    }
+    // Each part is read in the order of its index. Identifiers are text here, and sorted as such.
+    for (index, status) in statuses.into_iter().enumerate() {
+        query.push(if index == 0 { "SELECT * FROM ((" } else { ") UNION ALL (" });
+        push_select(&mut query, filter, Some(status));
+    }
+    query.push(")) AS merged ORDER BY plan_id COLLATE \"C\" ").push(order).push(" LIMIT ").push_bind(rows);
+    query
+}
+
+/// Only given conditions are part of the query, so that each shape finds its index.
+fn push_select(query: &mut QueryBuilder<Postgres>, filter: &PlanFilter, status: Option<PlanStatus>) {
+    let PlanFilter { correlation_id, agent, since, before, is_oldest_first, .. } = filter;
+    query.push(SUMMARIES);
     if let Some(agent) = agent {
         query.push(" AND plan_id IN (SELECT plan_id FROM phoenix_planner.tasks WHERE agent = ");
         query.push_bind(agent.as_str().to_owned()).push(")");
@@ -102,11 +123,26 @@ fn listing(filter: &PlanFilter) -> QueryBuilder<Postgres> {
     if let Some(since) = since {
         query.push(" AND created_at >= ").push_bind(micros(*since));
     }
+    let (behind, order) =
+        if *is_oldest_first { (" AND plan_id > ", "ASC") } else { (" AND plan_id < ", "DESC") };
     if let Some(before) = before {
-        query.push(" AND plan_id < ").push_bind(*before.as_uuid());
+        query.push(behind).push_bind(*before.as_uuid());
     }
-    query.push(" ORDER BY plans.plan_id DESC LIMIT ").push_bind(i64::from(*limit) + 1);
-    query
+    query.push(" ORDER BY plans.plan_id ").push(order).push(" LIMIT ").push_bind(filter.rows());
+}
+
+/// Numbers of plans that are pending and running.
+pub(super) async fn open_plans(tables: &Tables) -> Result<OpenPlans, JournalError> {
+    let statements = tables.statements();
+    let unfinished = async |connection: &mut _| {
+        let counts = statements.rows(
+            "SELECT (SELECT count(*) FROM phoenix_planner.plans WHERE status = $1),
+                    (SELECT count(*) FROM phoenix_planner.plans WHERE status = $2)",
+        );
+        Ok(counts.bind("pending").bind("running").fetch_one(connection).await?)
+    };
+    let (pending, running): (i64, i64) = tables.read(unfinished).await?;
+    Ok(OpenPlans::of_rows(pending, running))
 }
 
 /// The first use of `key`, unless it was before `not_before`.

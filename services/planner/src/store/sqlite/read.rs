@@ -2,14 +2,17 @@
 
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
-use phoenix_domain::{PlanId, plan::Plan};
-use sqlx::{FromRow, SqlitePool};
+use phoenix_domain::{
+    PlanId,
+    plan::{Plan, PlanStatus},
+};
+use sqlx::{FromRow, Sqlite, SqlitePool};
 
 use crate::store::{
     entry::UsedKey,
     error::JournalError,
-    listing::page,
-    query::{Changes, Event, Page, PlanFilter},
+    listing::page_of,
+    query::{Changes, Event, MAX_EXAMINED, OpenPlans, Page, PlanFilter},
     sqlite::quarantine,
     stored::{
         approval::ApprovalRow,
@@ -96,13 +99,29 @@ pub(super) async fn plans(
     pool: &SqlitePool,
     filter: &PlanFilter,
 ) -> Result<Page<Plan, PlanId>, JournalError> {
-    let PlanFilter { correlation_id, status, agent, since, before, limit } = filter;
-    // Only given conditions are part of the query, so that each shape finds its index.
     let mut query = sqlx::QueryBuilder::new("");
-    query.push("SELECT ").push(SUMMARY_COLUMNS);
+    let statuses = filter.statuses().into_iter().map(Some).collect::<Vec<_>>();
+    let statuses = if statuses.is_empty() { vec![None] } else { statuses };
+    for (index, status) in statuses.into_iter().enumerate() {
+        // Each part is read in the order of its index; the database merges them.
+        query.push(if index == 0 { "" } else { " UNION ALL " });
+        push_select(&mut query, filter, status);
+    }
+    let order = if filter.is_oldest_first { "ASC" } else { "DESC" };
+    query.push(" ORDER BY plan_id ").push(order).push(" LIMIT ").push_bind(filter.rows());
+    let rows = query.build().fetch(pool).map_ok(|row| listed(&row));
+    page_of(rows, filter.limit, MAX_EXAMINED, |plan| filter.has_text(plan)).await
+}
+
+/// Only given conditions are part of the query, so that each shape finds its index.
+fn push_select(query: &mut sqlx::QueryBuilder<Sqlite>, filter: &PlanFilter, status: Option<PlanStatus>) {
+    let PlanFilter { correlation_id, agent, since, before, is_oldest_first, .. } = filter;
+    query.push("SELECT ");
     let id = if let Some(agent) = agent {
         // In the order of the index of tasks, each plan at the first of its tasks for the agent.
         query
+            .push("found AS ")
+            .push(SUMMARY_COLUMNS)
             .push(" FROM (SELECT plan_id AS found FROM tasks WHERE agent = ")
             .push_bind(agent.as_str().to_owned())
             .push(
@@ -112,7 +131,7 @@ pub(super) async fn plans(
             );
         "found"
     } else {
-        query.push(" FROM plans WHERE TRUE");
+        query.push(SUMMARY_COLUMNS).push(" FROM plans WHERE TRUE");
         "plan_id"
     };
     if let Some(id) = correlation_id {
@@ -125,10 +144,19 @@ pub(super) async fn plans(
         query.push(" AND created_at >= ").push_bind(micros(*since));
     }
     if let Some(before) = before {
-        query.push(" AND ").push(id).push(" < ").push_bind(before.to_string());
+        let behind = if *is_oldest_first { " > " } else { " < " };
+        query.push(" AND ").push(id).push(behind).push_bind(before.to_string());
     }
-    query.push(" ORDER BY ").push(id).push(" DESC LIMIT ").push_bind(i64::from(*limit) + 1);
-    page(query.build().fetch(pool).map_ok(|row| listed(&row)), *limit).await
+}
+
+/// Numbers of plans that are pending and running, as far as they are in the tables.
+pub(super) async fn open_plans(pool: &SqlitePool) -> Result<OpenPlans, JournalError> {
+    let (pending, running): (i64, i64) = sqlx::query_as(
+        "SELECT (SELECT count(*) FROM plans WHERE status = 'pending'), (SELECT count(*) FROM plans WHERE status = 'running')",
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(OpenPlans::of_rows(pending, running))
 }
 
 /// The first use of `key`, unless it was before `not_before`.
