@@ -52,8 +52,8 @@ limits! {
     /// Bytes of the reason for a cancel, a redrive, a discard, an isolation or a restoration, or an approval and the decision
     /// about it.
     MAX_REASON_BYTES = 1024;
-    /// Bytes of a text by which a listing is filtered.
-    MAX_SEARCH_BYTES = 256;
+    /// Characters of a text by which a listing is filtered.
+    MAX_SEARCH_CHARS = 256;
     /// Characters of the name of an operator: of the person or program that decides, or is asked to.
     MAX_ACTOR_CHARS = 128;
     /// Seconds from the acceptance of a plan until the latest time before which it, or a task of it, must not start.

@@ -15,7 +15,7 @@ use axum::{
 };
 use phoenix_domain::{
     AgentName, CorrelationId, OrchestratorError,
-    limits::{MAX_SEARCH_BYTES, check_text},
+    limits::{MAX_SEARCH_CHARS, check_chars},
     plan::PlanStatus,
 };
 use phoenix_proto::{
@@ -154,7 +154,7 @@ fn filter(uri: &Uri) -> Result<ListPlansRequest, OrchestratorError> {
         Some(_) => return Err(OrchestratorError::invalid("order", "must be `newest` or `oldest`")),
     };
     let error_text = query.get("error").unwrap_or_default().to_owned();
-    check_text("error", &error_text, MAX_SEARCH_BYTES)?;
+    check_chars("error", &error_text, MAX_SEARCH_CHARS)?;
     Ok(ListPlansRequest {
         unfinished,
         oldest_first,

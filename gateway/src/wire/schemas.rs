@@ -5,7 +5,7 @@ use phoenix_domain::{
     conversation::ROLES,
     limits::{
         MAX_ACTION_BYTES, MAX_ACTOR_CHARS, MAX_CONVERSATION_MESSAGES, MAX_MESSAGE_BYTES, MAX_MODEL_BYTES,
-        MAX_REASON_BYTES, MAX_SEARCH_BYTES,
+        MAX_REASON_BYTES, MAX_SEARCH_CHARS,
     },
     plan::PlanStatus,
 };
@@ -363,7 +363,7 @@ impl Parameter {
             }
             Self::PageSize => return or_empty(whole(1, 500)),
             Self::DeadLetter => return or_empty(text().pattern(Some(DEAD_LETTER))),
-            Self::Search => text().max_length(Some(MAX_SEARCH_BYTES)),
+            Self::Search => return or_empty(text().max_length(Some(MAX_SEARCH_CHARS))),
             Self::Order => names(&["newest", "oldest"]),
             Self::Position => text().pattern(Some(POSITION)).max_length(Some(18)),
         };

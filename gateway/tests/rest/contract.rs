@@ -198,7 +198,7 @@ async fn number_with_zero_fraction_is_a_whole_number() {
 async fn empty_parameter_counts_as_absent_as_documented() {
     let stack = Stack::start().await;
     for path in [
-        "/api/v1/plans?page_size=&status=&agent=&correlation_id=&since=&page_token=",
+        "/api/v1/plans?page_size=&status=&agent=&correlation_id=&since=&error=&order=&page_token=",
         "/api/v1/dead-letters?page_size=&state=&agent=&code=&error_class=&plan_id=&correlation_id=&since=&page_token=",
     ] {
         assert_eq!(stack.http.get(path).await.status, StatusCode::OK, "{path}");

@@ -235,7 +235,7 @@ async fn listing_is_ordered_and_searched_within_limits() {
     );
     for (query, problem) in [
         ("order=random".to_owned(), "`order` must be `newest` or `oldest`"),
-        (format!("error={}", "x".repeat(257)), "`error` is 257 bytes long; at most 256 are allowed"),
+        (format!("error={}", "x".repeat(257)), "`error` is 257 characters long; at most 256 are allowed"),
         ("status=stuck".to_owned(), "`unfinished`"),
     ] {
         let answer = stack.http.get(&format!("/api/v1/plans?{query}")).await;

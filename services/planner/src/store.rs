@@ -59,7 +59,7 @@ pub use query::{Changes, Event, OldPlans, OpenPlans, Page, PlanFilter, Purged, S
 #[doc(hidden)]
 pub use record::rewrite_records;
 pub use sqlite::SqliteStore;
-pub use statistics::{Counts, Histogram, StoredCounts};
+pub use statistics::{Counts, Histogram, LENGTHS, Period, StoredCounts};
 pub use takeover::{
     Heartbeat, OpenTask, PlanOwner, SUSPECT_WINDOW, SkippedPlan, TakeoverScope, Unfinished, UnfinishedPlan,
 };

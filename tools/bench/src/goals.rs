@@ -140,7 +140,7 @@ pub(crate) fn of_chats(chats: &Chats) -> Vec<Goal> {
 }
 
 /// The goals for a full journal.
-pub(crate) fn of_million(million: &Million) -> [Goal; 2] {
+pub(crate) fn of_million(million: &Million) -> [Goal; 3] {
     let plans = million.plans;
     [
         Goal::new(
@@ -155,6 +155,13 @@ pub(crate) fn of_million(million: &Million) -> [Goal; 2] {
             million.listing_p99_ms(),
             Bound::Below,
             20.0,
+            Unit::Milliseconds,
+        ),
+        Goal::new(
+            format!("`GET /api/v1/stats?window=24h` with {plans} finished plans, p99"),
+            million.statistics.p99_ms,
+            Bound::Below,
+            50.0,
             Unit::Milliseconds,
         ),
     ]

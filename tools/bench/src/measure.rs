@@ -21,7 +21,7 @@ pub(crate) use self::{
     chats::{CEILING_CONCURRENCY, Chats},
     inflight::InFlight,
     mcp::{Mcp, PARALLEL, WAIT},
-    million::Million,
+    million::{Lookup, Million},
     models::{CALLERS, Crowd, Models, RATE},
     postgres::{Measured, Postgres},
     sample::{MESSAGE, Sample},

@@ -7,8 +7,8 @@ use serde::Serialize;
 use crate::{
     goals::{self, Goal, megabytes},
     measure::{
-        CALLERS, CEILING_CONCURRENCY, Chats, Crowd, InFlight, Mcp, Measured, Million, Models, PARALLEL,
-        Postgres, RATE, Sample, Start, WAIT, Watchers,
+        CALLERS, CEILING_CONCURRENCY, Chats, Crowd, InFlight, Lookup, Mcp, Measured, Million, Models,
+        PARALLEL, Postgres, RATE, Sample, Start, WAIT, Watchers,
     },
 };
 
@@ -127,6 +127,8 @@ impl Report {
             let (status, requests, p50, p99) = (row.status, row.requests, row.p50_ms, row.p99_ms);
             writeln!(f, "| `{status}`, {page} | {requests} | {p50:.2} | {p99:.2} |")?;
         }
+        let Lookup { requests, p50_ms, p99_ms } = &million.statistics;
+        writeln!(f, "| `GET /api/v1/stats?window=24h` | {requests} | {p50_ms:.2} | {p99_ms:.2} |")?;
         Ok(())
     }
 

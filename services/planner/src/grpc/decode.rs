@@ -8,7 +8,7 @@ use phoenix_domain::{
     budget::{Limits, OnBudget},
     conversation::{self, Conversation},
     json::Object,
-    limits::{MAX_IDEMPOTENCY_KEY_BYTES, MAX_SEARCH_BYTES},
+    limits::{MAX_IDEMPOTENCY_KEY_BYTES, MAX_SEARCH_CHARS},
     plan::{MAX_DEADLINE_MS, PlanStatus},
     planning::Strategy,
     wait::not_before,
@@ -167,8 +167,9 @@ pub(super) fn idempotency_key_of(
 /// The filter of a listing of plans.
 pub(super) fn plan_filter(request: &ListPlansRequest) -> Result<PlanFilter, InvalidField> {
     let error_text = request.error_text.trim();
-    if error_text.len() > MAX_SEARCH_BYTES {
-        let problem = format!("is {} bytes long; at most {MAX_SEARCH_BYTES} are allowed", error_text.len());
+    let found = error_text.chars().count();
+    if found > MAX_SEARCH_CHARS {
+        let problem = format!("is {found} characters long; at most {MAX_SEARCH_CHARS} are allowed");
         return Err(InvalidField::new("error_text", problem));
     }
     let status: Option<PlanStatus> = request.status().into();

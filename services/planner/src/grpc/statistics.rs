@@ -18,14 +18,14 @@ use crate::{
     service::Planner,
     store::{
         query::OpenPlans,
-        statistics::{Counts, Histogram},
+        statistics::{Counts, Histogram, LENGTHS, Period},
     },
 };
 
 /// Windows in seconds.
 const WINDOW: std::ops::RangeInclusive<u32> = 60..=86_400;
 
-/// Most buckets of a response; a bucket has one, five or ten minutes.
+/// Most buckets of a response; a bucket is a period for which counts are stored.
 const MAX_BUCKETS: i64 = 144;
 
 /// The statistics of a window that ends at `at`.
@@ -40,11 +40,11 @@ pub(super) async fn get(
         return Err(InvalidField::new("window_secs", problem).into());
     }
     let minutes = i64::from(window_secs.div_ceil(60));
-    let length = [1, 5].into_iter().find(|length| minutes / length <= MAX_BUCKETS).unwrap_or(10);
+    let length = LENGTHS.into_iter().find(|length| minutes / length <= MAX_BUCKETS).unwrap_or(LENGTHS[2]);
     // Buckets begin at full minutes of their length, so that a repeated request has the same ones.
-    let last = minute_of(at).div_euclid(length);
+    let last = Period::of(length, minute_of(at)).number;
     let first = last - (minutes / length).max(1) + 1;
-    let counted = planner.journal().statistics(first * length).await.map_err(|error| {
+    let counted = planner.journal().statistics(Period { length, number: first }).await.map_err(|error| {
         tracing::error!(%error, "the statistics cannot be read");
         OrchestratorError::from(error)
     })?;
@@ -52,9 +52,9 @@ pub(super) async fn get(
     let mut buckets: BTreeMap<i64, Counts> =
         (first..=last).map(|bucket| (bucket, Counts::default())).collect();
     let mut total = Counts::default();
-    for (minute, counts) in &counted {
+    for (number, counts) in &counted {
         // A planner whose clock is ahead may have counted minutes to come.
-        if let Some(bucket) = buckets.get_mut(&minute.div_euclid(length)) {
+        if let Some(bucket) = buckets.get_mut(number) {
             *bucket += counts;
             total += counts;
         }

@@ -12,7 +12,7 @@ use crate::store::{
     entry::UsedKey,
     error::JournalError,
     query::{Event, OpenPlans, Page, PlanFilter, StoreStats, Unreadable},
-    statistics::{Counts, StoredCounts},
+    statistics::{Counts, Period, StoredCounts},
     takeover::OpenTask,
 };
 
@@ -64,26 +64,26 @@ impl Journal {
         Ok(page)
     }
 
-    /// What all planners counted in each minute from `since` on; other planners store their counts every few seconds. Minutes are
-    /// numbered since 1970.
+    /// What all planners counted in the period `since` and each later one of its length, by number; other planners store their
+    /// counts every few seconds.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn statistics(&self, since: i64) -> Result<BTreeMap<i64, Counts>, JournalError> {
+    pub async fn statistics(&self, since: Period) -> Result<BTreeMap<i64, Counts>, JournalError> {
         // Read first: what is stored meanwhile is still in the rows or in memory, and counts once.
         let own = self.statistics.since(since);
         let stored = self.store.statistics(since).await?;
-        let mut minutes: BTreeMap<i64, Counts> = BTreeMap::new();
-        let others = stored.iter().filter(|StoredCounts { minute, planner, .. }| {
-            *planner != *self.instance || !own.contains_key(minute)
+        let mut periods: BTreeMap<i64, Counts> = BTreeMap::new();
+        let others = stored.iter().filter(|StoredCounts { number, planner, .. }| {
+            *planner != *self.instance || !own.contains_key(number)
         });
-        for StoredCounts { minute, counts, .. } in others {
-            *minutes.entry(*minute).or_default() += counts;
+        for StoredCounts { number, counts, .. } in others {
+            *periods.entry(*number).or_default() += counts;
         }
-        for (minute, counts) in &own {
-            *minutes.entry(*minute).or_default() += counts;
+        for (number, counts) in &own {
+            *periods.entry(*number).or_default() += counts;
         }
-        Ok(minutes)
+        Ok(periods)
     }
 
     /// Numbers of plans that have not ended.

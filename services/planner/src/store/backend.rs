@@ -18,7 +18,7 @@ use crate::store::{
     entry::{BatchId, Entries, UsedKey},
     error::JournalError,
     query::{Changes, Event, OldPlans, OpenPlans, Page, PlanFilter, Purged, StoreStats},
-    statistics::{Counts, StoredCounts},
+    statistics::{Counts, Period, StoredCounts},
     takeover::{Heartbeat, OpenTask, PlanOwner, TakeoverScope, Unfinished},
     task_ref::TaskRef,
 };
@@ -300,23 +300,23 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// As [`Self::purge_plans`].
     async fn purge_keys(&self, planner: &str, before: Timestamp, limit: u32) -> Result<u64, JournalError>;
 
-    /// Stores what `planner` counted in each of `minutes`, in place of what it stored for the same minutes before, and deletes
-    /// what planners counted before the minute `before`. Minutes are numbered since 1970. Done twice, it changes nothing.
+    /// Stores what `planner` counted in each of `periods`, in place of what it stored for the same periods before, and deletes
+    /// what planners counted before the minute `before`, numbered since 1970. Done twice, it changes nothing.
     ///
     /// # Errors
     /// When the database cannot be used.
     async fn write_statistics(
         &self,
         planner: &str,
-        minutes: &[(i64, Counts)],
+        periods: &[(Period, Counts)],
         before: i64,
     ) -> Result<(), JournalError>;
 
-    /// What planners counted in the minute `since` and later, oldest first.
+    /// What planners counted in the period `since` and later ones of its length, oldest first.
     ///
     /// # Errors
     /// As [`Self::plan`].
-    async fn statistics(&self, since: i64) -> Result<Vec<StoredCounts>, JournalError>;
+    async fn statistics(&self, since: Period) -> Result<Vec<StoredCounts>, JournalError>;
 
     /// Numbers of plans that have not ended; commits of the last moment may be missing.
     ///

@@ -56,7 +56,7 @@ use crate::store::{
     entry::{BatchId, Entries, UsedKey},
     error::JournalError,
     query::{Changes, Event, OldPlans, OpenPlans, Page, PlanFilter, Purged, StoreStats},
-    statistics::{Counts, StoredCounts},
+    statistics::{Counts, Period, StoredCounts},
     takeover::{Heartbeat, OpenTask, PlanOwner, TakeoverScope, Unfinished},
     task_ref::TaskRef,
 };
@@ -327,13 +327,13 @@ impl Store for PostgresStore {
     async fn write_statistics(
         &self,
         planner: &str,
-        minutes: &[(i64, Counts)],
+        periods: &[(Period, Counts)],
         before: i64,
     ) -> Result<(), JournalError> {
-        statistics::write(&self.tables, planner, minutes, before).await
+        statistics::write(&self.tables, planner, periods, before).await
     }
 
-    async fn statistics(&self, since: i64) -> Result<Vec<StoredCounts>, JournalError> {
+    async fn statistics(&self, since: Period) -> Result<Vec<StoredCounts>, JournalError> {
         statistics::read(&self.tables, since).await
     }
 

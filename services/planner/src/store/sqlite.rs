@@ -58,7 +58,7 @@ use crate::store::{
     entry::{BatchId, Entries, UsedKey},
     error::JournalError,
     query::{Changes, Event, OldPlans, OpenPlans, Page, PlanFilter, Purged, StoreStats},
-    statistics::{Counts, StoredCounts},
+    statistics::{Counts, Period, StoredCounts},
     takeover::{Heartbeat, OpenTask, PlanOwner, TakeoverScope, Unfinished},
     task_ref::TaskRef,
 };
@@ -343,14 +343,14 @@ impl Store for SqliteStore {
     async fn write_statistics(
         &self,
         planner: &str,
-        minutes: &[(i64, Counts)],
+        periods: &[(Period, Counts)],
         before: i64,
     ) -> Result<(), JournalError> {
-        let write = async |connection: &mut _| statistics::write(connection, planner, minutes, before).await;
+        let write = async |connection: &mut _| statistics::write(connection, planner, periods, before).await;
         self.log.connection.exclusively(write).await
     }
 
-    async fn statistics(&self, since: i64) -> Result<Vec<StoredCounts>, JournalError> {
+    async fn statistics(&self, since: Period) -> Result<Vec<StoredCounts>, JournalError> {
         statistics::read(&self.readers, since).await
     }
 

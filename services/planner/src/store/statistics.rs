@@ -37,11 +37,37 @@ pub struct Counts {
 #[serde(transparent)]
 pub struct Histogram(BTreeMap<u16, u64>);
 
-/// What a planner counted in a minute.
+/// Lengths in minutes of the periods for which counts are stored, each a multiple of the one before.
+pub const LENGTHS: [i64; 3] = [1, 5, 10];
+
+/// A minute or several, aligned to their length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Period {
+    /// Length in minutes, one of [`LENGTHS`].
+    pub length: i64,
+    /// Number of the period since 1970, in periods of its length.
+    pub number: i64,
+}
+
+impl Period {
+    /// The period of this length with a minute since 1970.
+    #[must_use]
+    pub const fn of(length: i64, minute: i64) -> Self {
+        Self { length, number: minute.div_euclid(length) }
+    }
+
+    /// The first minute of the period, since 1970.
+    #[must_use]
+    pub const fn begin(self) -> i64 {
+        self.number.saturating_mul(self.length)
+    }
+}
+
+/// What a planner counted in a period.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredCounts {
-    /// The minute, since 1970.
-    pub minute: i64,
+    /// Number of the period, in periods of the length that was asked for.
+    pub number: i64,
     /// Instance of the planner.
     pub planner: String,
     /// The counts.

@@ -95,6 +95,22 @@ const DEAD_LETTERS: &str = "
     SELECT plan_id, 0, at + 8000, 'echo_agent', 'execution_failed', 'backend_failure'
     FROM chunk WHERE status = 'failed' ORDER BY n";
 
+/// What two planners would have counted in periods of so many minutes: half each, and durations over forty buckets.
+const STATISTICS: &str = "
+    WITH RECURSIVE buckets (bucket) AS (SELECT 24 UNION ALL SELECT bucket + 1 FROM buckets WHERE bucket < 63),
+    counted AS (
+        SELECT created_at / 60000000 / ?1 AS period, count(*) AS accepted, sum(status = 'succeeded') AS succeeded,
+               sum(status = 'failed') AS failed, sum(status = 'cancelled') AS cancelled
+        FROM plans GROUP BY 1
+    )
+    INSERT INTO {table}
+    SELECT {length}period, planner, json_object(
+        'accepted', accepted / 2, 'succeeded', succeeded / 2, 'failed', failed / 2, 'cancelled', cancelled / 2,
+        'latency', (SELECT json_group_object(bucket, accepted / 80 + 1) FROM buckets),
+        'wait', (SELECT json_group_object(bucket - 24, accepted / 80 + 1) FROM buckets),
+        'cost_nanos', accepted * 1000, 'input_tokens', accepted * 10, 'output_tokens', accepted * 5)
+    FROM counted, (SELECT 'first' AS planner UNION ALL SELECT 'second')";
+
 /// Where the next event goes.
 const POSITION: &str = "UPDATE journal SET position = 6 * ?1";
 
@@ -128,6 +144,15 @@ pub(super) async fn fill(file: &Path, plans: u32) -> Result<()> {
         if to.is_multiple_of(PLANS_PER_MESSAGE) || to == plans {
             eprintln!("journal: {to} of {plans} plans, {:.0} s", started.elapsed().as_secs_f64());
         }
+    }
+    for length in [1, 5, 10] {
+        let (table, column) = if length == 1 { ("statistics", "") } else { ("statistics_rollups", "?1, ") };
+        let statement = STATISTICS.replace("{table}", table).replace("{length}", column);
+        sqlx::query(sqlx::AssertSqlSafe(statement))
+            .bind(length)
+            .execute(&mut journal)
+            .await
+            .doing("journal")?;
     }
     journal.close().await.doing("journal")?;
     // As a planner leaves it.
@@ -186,6 +211,11 @@ mod tests {
         }
         assert_eq!(store.open_dead_letters().await.unwrap().count, 8);
         assert_eq!(ends, BTreeMap::from([("cancelled", 2), ("failed", 8), ("succeeded", 190)]));
+        for length in store::LENGTHS {
+            let counted = store.statistics(store::Period { length, number: 0 }).await.unwrap();
+            let accepted: u64 = counted.iter().map(|row| row.counts.accepted).sum();
+            assert!((198..=200).contains(&accepted), "{length}: {accepted}");
+        }
         let newest = store.events(plans[0].plan_id, 0, 10).await.unwrap();
         assert_eq!(newest.last().map(|event| event.position), Some(1200), "no position is given twice");
     }

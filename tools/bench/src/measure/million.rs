@@ -29,6 +29,16 @@ pub(crate) struct Million {
     pub(crate) full: Sample,
     /// Time of lookups in the full journal of an idle stack.
     pub(crate) listings: Vec<Listing>,
+    /// The same of `GET /api/v1/stats?window=24h`.
+    pub(crate) statistics: Lookup,
+}
+
+/// Time of one kind of request.
+#[derive(Debug, Serialize)]
+pub(crate) struct Lookup {
+    pub(crate) requests: usize,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
 }
 
 /// Time of `GET /api/v1/plans?status=…`.
@@ -67,14 +77,16 @@ pub(super) async fn measure(phoenix: &Path, scale: &Scale) -> Result<Million> {
         full.push(fresh_sample(phoenix, &full_home, scale).await?.logged(&label, "full journal"));
     }
     let stack = Stack::start(phoenix, &full_home).await?;
-    let listings =
-        list(&Rest::new(&stack.url), scale.pages).await.map_err(|failure| stack.blamed(failure))?;
+    let rest = Rest::new(&stack.url);
+    let looked_up = async { Ok((list(&rest, scale.pages).await?, statistics(&rest, scale.pages).await?)) };
+    let (listings, statistics) = looked_up.await.map_err(|failure| stack.blamed(failure))?;
     stack.stop().await?;
     Ok(Million {
         plans: scale.journalled,
         empty: Sample::median(&empty),
         full: Sample::median(&full),
         listings,
+        statistics,
     })
 }
 
@@ -83,6 +95,19 @@ async fn fresh_sample(phoenix: &Path, home: &Home, scale: &Scale) -> Result<Samp
     let sample = driven.sample(CONCURRENCY, scale).await?;
     driven.stop().await?;
     Ok(sample)
+}
+
+/// Asks for the statistics of a day, one request at a time.
+async fn statistics(rest: &Rest, requests: usize) -> Result<Lookup> {
+    eprintln!("asking for statistics of a day");
+    let mut took_ms = Vec::new();
+    for _ in 0..requests {
+        let asked = Instant::now();
+        rest.get("/api/v1/stats?window=24h").await?;
+        took_ms.push(asked.elapsed().as_secs_f64() * 1e3);
+    }
+    took_ms.sort_by(f64::total_cmp);
+    Ok(Lookup { requests, p50_ms: within(&took_ms, 50), p99_ms: within(&took_ms, 99) })
 }
 
 /// Asks for the first page and for later ones of plans in each state, one request at a time.
