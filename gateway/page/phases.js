@@ -10,6 +10,7 @@ export const WAITS = {
   timer: "waits for the time at which it may start",
   budget: "waits for a budget",
   backoff: "waits before the next attempt",
+  redispatch: "waits for an executor after the loss of its own",
   takeover: "waits for another planner after the end of its own",
 };
 
@@ -61,8 +62,14 @@ function addWaits(add, task, from, to) {
 /** What a task that has not started waits for last. */
 const lastWait = (task) => (task.status === "awaiting_budget" ? "budget" : "queue");
 
-/** Each planner numbers attempts in a range of its own. */
-function waitBetween(attempt, next) {
+/** What was lost during `attempt`, if another one follows it: `planner` or `executor`; null when it ended by itself. */
+export function lostDuring(attempt, next) {
+  if (!next || attempt.outcome !== "cancelled") return null;
+  // Each planner numbers attempts in a range of its own.
   const planner = ({ number }) => Math.floor((number - 1) / NUMBERS_PER_PLANNER);
-  return planner(attempt) === planner(next) ? "backoff" : "takeover";
+  return planner(attempt) === planner(next) ? "executor" : "planner";
+}
+
+function waitBetween(attempt, next) {
+  return { planner: "takeover", executor: "redispatch" }[lostDuring(attempt, next)] ?? "backoff";
 }

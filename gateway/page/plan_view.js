@@ -127,7 +127,7 @@ function factsOf(plan) {
   const rows = [
     ["Accepted", moment(from)],
     to && ["Ended", moment(to)],
-    deadline && ["Deadline", moment(deadline)],
+    deadline && ["Deadline", el("span", {}, moment(deadline), hasNoTimeLeft(plan) && ": no time was left")],
     plan.redrive_of && ["Redrives", link(plan.redrive_of)],
     plan.redriven_as && ["Redriven as", link(plan.redriven_as)],
     budget && ["Budget", limitsText(budget)],
@@ -138,6 +138,9 @@ function factsOf(plan) {
     el("dl", {}, ...rows.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
   ];
 }
+
+/** The executor keeps a part of the time for the way of its answer, so that a task ends a moment before the deadline. */
+const hasNoTimeLeft = ({ error, ended_at: to, deadline_at: deadline }) => error?.code === "timeout" && millis(to) > millis(deadline) - 250;
 
 function outputOf({ output, truncated }) {
   return el("details", { class: "result" }, el("summary", {}, truncated ? "Output (its beginning)" : "Output"), preview(output, { label: "Output of the plan" }));

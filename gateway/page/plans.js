@@ -90,7 +90,7 @@ function stateCounts(filter, signal) {
   mark();
   repeat(async () => {
     try {
-      const { unfinished, total } = await call("/api/v1/stats?window=24h", { signal });
+      const { unfinished, total } = await call("/api/v1/stats?window=24h&buckets=false", { signal });
       for (const [state, { count }] of links) count.textContent = short({ ...total, ...unfinished }[state]);
       node.hidden = false;
     } catch {

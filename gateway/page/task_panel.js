@@ -4,6 +4,7 @@ import { ApiError, download } from "./api.js";
 import { approvalView } from "./approval.js";
 import { announce, el, preview, sentence } from "./dom.js";
 import { badge, bytes, clock, millis, took, usageText } from "./format.js";
+import { lostDuring } from "./phases.js";
 
 /** A panel for the task of the plan `id` that is selected. `live` returns what a running task has said so far. */
 export function taskPanel(id, { live, close, refresh }) {
@@ -56,11 +57,14 @@ function sections(task, growing, decisions, close) {
     growing && part("Output so far", growing),
     output && part("Output", outputView(output)),
     part("Input", preview(JSON.stringify(input, null, 2), { label: "Input", limit: 1000 })),
-    attempts.length > 0 && part(attempts.length === 1 ? "1 attempt" : `${attempts.length} attempts`, el("ol", { class: "attempt-list" }, ...attempts.map(attemptView))),
+    attempts.length > 0 && part(attempts.length === 1 ? "1 attempt" : `${attempts.length} attempts`, el("ol", { class: "attempt-list" }, ...attempts.map((attempt, index) => attemptView(attempt, LOSSES[lostDuring(attempt, attempts[index + 1])])))),
   ].filter(Boolean);
 }
 
 const part = (title, body) => el("div", { class: "part" }, el("h4", { class: "quiet" }, title), body);
+
+/** Characters of a standard error that is shown without being asked for. */
+const SHORT = 400;
 
 /** An error with its facts. */
 export function failure({ code, message, details }) {
@@ -72,7 +76,7 @@ export function failure({ code, message, details }) {
     el("p", {}, el("code", { class: "code" }, code)),
     el("p", { class: "why" }, ...sentence(message)),
     rows.length > 0 && el("dl", {}, ...rows),
-    stderr && el("details", {}, el("summary", {}, "stderr of the agent"), el("pre", { tabindex: "0" }, stderr)),
+    stderr && el("details", { open: stderr.length <= SHORT }, el("summary", {}, "stderr of the agent"), el("pre", { tabindex: "0" }, stderr)),
   );
 }
 
@@ -106,7 +110,13 @@ function wholeButton(path, text, name) {
   return button;
 }
 
-function attemptView({ number, started_at: from, ended_at: to, outcome, error_class: kind, message, worker, stderr_tail: stderr, usage, truncated, size, link }) {
+/** Why an attempt was cancelled that another one followed. */
+const LOSSES = {
+  executor: "The executor was lost: it ended, or the connection to it broke. The task was dispatched again.",
+  planner: "The planner of the plan stopped or died. Another one took the plan over, and the task was dispatched again.",
+};
+
+function attemptView({ number, started_at: from, ended_at: to, outcome, error_class: kind, message, worker, stderr_tail: stderr, usage, truncated, size, link }, loss) {
   const facts = [clock(from), to && took(millis(to) - millis(from)), worker, usageText(usage)].filter(Boolean);
   return el(
     "li",
@@ -114,6 +124,7 @@ function attemptView({ number, started_at: from, ended_at: to, outcome, error_cl
     el("p", {}, el("strong", {}, `Attempt ${number}`), badge(outcome ?? "running"), kind && el("code", {}, kind)),
     el("p", { class: "small" }, facts.join(" · ")),
     message && el("p", { class: "why" }, ...sentence(message)),
+    !message && loss && el("p", { class: "why" }, loss),
     stderr && el("details", {}, el("summary", { class: "small" }, "stderr"), preview(stderr, { label: `stderr of attempt ${number}` })),
     stderr && truncated && wholeButton(link, `Download all ${bytes(size)} of stderr`, "stderr.txt"),
   );

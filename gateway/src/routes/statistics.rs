@@ -34,13 +34,21 @@ pub(crate) async fn get_statistics(
     Extension(scope): Extension<RequestScope>,
     uri: Uri,
 ) -> Result<Json<StatisticsV1>, Failure> {
-    let query = Query::of(&uri, &["window"])?;
+    let query = Query::of(&uri, &["window", "buckets"])?;
     let name = query.get("window").unwrap_or(DEFAULT_WINDOW);
     let Some((window, window_secs)) = WINDOWS.into_iter().find(|(known, _)| *known == name) else {
         let known = WINDOWS.map(|(name, _)| format!("`{name}`")).join(", ");
         return Err(OrchestratorError::invalid("window", format_args!("must be one of {known}")).into());
     };
-    let answer =
+    let with_buckets = match query.get("buckets") {
+        None | Some("true") => true,
+        Some("false") => false,
+        Some(_) => return Err(OrchestratorError::invalid("buckets", "must be `true` or `false`").into()),
+    };
+    let mut answer =
         PlannerClient::new(&gateway, &scope).statistics(GetStatisticsRequest { window_secs }).await?;
+    if !with_buckets {
+        answer.buckets.clear();
+    }
     Ok(Json(StatisticsV1::of(window, answer).map_err(|_| unexpected_response())?))
 }

@@ -26,7 +26,7 @@ pub(crate) struct StatisticsV1 {
     unfinished: UnfinishedV1,
     /// The whole window.
     total: CountsV1,
-    /// The window in equal parts, oldest first. The last one is not over.
+    /// The window in equal parts, oldest first. The last one is not over. Empty with `buckets=false`.
     buckets: Vec<BucketV1>,
 }
 

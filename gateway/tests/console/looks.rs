@@ -64,7 +64,8 @@ async fn violations(browser: &Browser, axe: &str) -> Vec<String> {
     found.map(|found| format!("{}: {}\n{}", found["id"], found["help"], elements(found))).collect()
 }
 
-fn store(name: &str, png: &[u8]) {
+/// Stores a screenshot as `name.png`.
+pub(crate) fn store(name: &str, png: &[u8]) {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("console");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join(format!("{name}.png")), png).unwrap();

@@ -19,6 +19,10 @@ async fn statistics_of_a_window_have_a_total_and_buckets() {
     assert_eq!(hour["unfinished"], serde_json::json!({"pending": 3, "running": 2}));
     let short = stack.http.get("/api/v1/stats?window=15m").await.json();
     assert_eq!(short["buckets"].as_array().unwrap().len(), 15);
+    let total = stack.http.get("/api/v1/stats?window=1h&buckets=false").await.json();
+    assert_eq!((&total["total"], &total["buckets"]), (&hour["total"], &serde_json::json!([])));
+    let flag = stack.http.get("/api/v1/stats?buckets=no").await;
+    assert!(flag.text.contains("`buckets` must be `true` or `false`"), "{}", flag.text);
     let wrong = stack.http.get("/api/v1/stats?window=2h").await;
     assert_eq!(wrong.status, StatusCode::BAD_REQUEST);
     assert!(wrong.text.contains("`window` must be one of `15m`, `1h`, `6h`, `24h`"), "{}", wrong.text);

@@ -56,8 +56,10 @@ const APPROVALS: [(&str, Parameter, &str); 2] =
 
 const BUDGETS: [(&str, Parameter, &str); 1] = [("plan_id", Parameter::Id, "Also the budget of this plan")];
 
-const STATISTICS: [(&str, Parameter, &str); 1] =
-    [("window", Parameter::Window, "Time until now; `1h` when absent")];
+const STATISTICS: [(&str, Parameter, &str); 2] = [
+    ("window", Parameter::Window, "Time until now; `1h` when absent"),
+    ("buckets", Parameter::Flag, "Whether the response has the parts of the window; `true` when absent"),
+];
 
 /// Parameters of an operation beside its path and body.
 #[derive(Debug, Clone, Copy)]

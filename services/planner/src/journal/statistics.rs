@@ -284,7 +284,7 @@ mod tests {
                     Step::Ends(later, status, after) => {
                         minute += later;
                         let group = ended(status, after);
-                        planners[planner].committed(&[group.clone()], &[], Timestamp::from_second(minute * 60).unwrap());
+                        planners[planner].committed(std::slice::from_ref(&group), &[], Timestamp::from_second(minute * 60).unwrap());
                         for length in LENGTHS {
                             count(expected.entry(Period::of(length, minute)).or_default(), &group[0]);
                         }
