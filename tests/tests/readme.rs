@@ -76,8 +76,12 @@ fn is_id(word: &str) -> bool {
     groups == [8, 4, 4, 4, 12] && word.chars().all(|c| c.is_ascii_hexdigit() || c == '-')
 }
 
+/// Whether `word` is a time of RFC 3339, or that of a log line: `22:09:01.784112`.
 fn is_time(word: &str) -> bool {
-    word.get(10..11) == Some("T") && word[..10].chars().all(|c| c.is_ascii_digit() || c == '-')
+    let is_full = word.get(10..11) == Some("T") && word[..10].chars().all(|c| c.is_ascii_digit() || c == '-');
+    let is_of_day = word.split([':', '.']).map(str::len).eq([2, 2, 2, 6])
+        && word.chars().all(|c| c.is_ascii_digit() || matches!(c, ':' | '.'));
+    is_full || is_of_day
 }
 
 fn is_duration(word: &str) -> bool {
@@ -103,10 +107,17 @@ fn normalised(text: &str) -> String {
             word if is_time(word) => "<time>",
             word if is_duration(word) => "<duration>",
             _ if is_number && before == "pid" => "<pid>",
+            _ if is_number && result.ends_with("elapsed_ms=") => "<duration>",
             word if DAYS.contains(&word) => "<day>",
             word => word,
         };
         before = if word.trim().is_empty() { before } else { word };
+    }
+    // Lines of several services may change places.
+    if let Some((shown, log)) = result.split_once("\nlog\n") {
+        let mut lines: Vec<_> = log.lines().collect();
+        lines.sort_unstable();
+        return format!("{shown}\nlog\n{}", lines.join("\n"));
     }
     result
 }
