@@ -1,7 +1,7 @@
 // The list of agents.
 
 import { call, serverNow } from "./api.js";
-import { el, sentence } from "./dom.js";
+import { el, outdated } from "./dom.js";
 import { factsOf } from "./agents.js";
 import { badge } from "./format.js";
 import { repeat } from "./router.js";
@@ -32,10 +32,7 @@ export function open(root, { signal }) {
     try {
       show(await call("/api/v1/agents", { signal }));
     } catch (error) {
-      if (signal.aborted) return;
-      problem.replaceChildren(...sentence(error.message), ` (${error.code})`);
-      problem.hidden = error.status === 401;
-      count.textContent = "not up to date";
+      if (!signal.aborted) outdated(error, problem, count);
     }
   }, POLL_EVERY, signal);
   const clock = setInterval(() => rows.forEach((row) => row.tick()), 1000);

@@ -2,7 +2,7 @@
 
 import { call, serverNow } from "./api.js";
 import { budgetFacts, decisionButtons } from "./approval.js";
-import { el, preview, sentence, span } from "./dom.js";
+import { el, outdated, preview, sentence, span } from "./dom.js";
 import { badge, millis, moment, words } from "./format.js";
 import { repeat } from "./router.js";
 
@@ -43,10 +43,7 @@ export function open(root, { signal }) {
     try {
       show(await call(`/api/v1/approvals?page_size=${size}`, { signal }));
     } catch (error) {
-      if (signal.aborted) return;
-      problem.replaceChildren(...sentence(error.message), ` (${error.code})`);
-      problem.hidden = error.status === 401;
-      count.textContent = "not up to date";
+      if (!signal.aborted) outdated(error, problem, count);
     }
   }, POLL_EVERY, signal);
   more.addEventListener("click", () => {

@@ -2,7 +2,7 @@
 
 import { call, serverNow } from "./api.js";
 import { confirmed, reasonField } from "./dialog.js";
-import { announce, el, sentence } from "./dom.js";
+import { announce, el, outdated } from "./dom.js";
 import { ago, badge, millis, moment } from "./format.js";
 import { field, select } from "./plans.js";
 import { repeat, setQuery } from "./router.js";
@@ -43,10 +43,7 @@ export function open(root, { query, signal }) {
     try {
       show(await call(`/api/v1/dead-letters?${new URLSearchParams([...given, ["page_size", size]])}`, { signal }));
     } catch (error) {
-      if (signal.aborted) return;
-      problem.replaceChildren(...sentence(error.message), ` (${error.code})`);
-      problem.hidden = error.status === 401;
-      count.textContent = "not up to date";
+      if (!signal.aborted) outdated(error, problem, count);
     }
   }, POLL_EVERY, signal);
   const chosen = () => Object.fromEntries(FILTERS.filter((name) => filter[name] !== "").map((name) => [name, filter[name]]));

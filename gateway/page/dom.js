@@ -109,6 +109,13 @@ export function sentence(text) {
   return text.split("`").flatMap((part, at, parts) => (isCode(at, parts) ? el("code", {}, part) : times(part)));
 }
 
+/** Shows in `problem` why a listing could not be read again, and in `count` that it is not up to date. */
+export function outdated(error, problem, count) {
+  problem.replaceChildren(...sentence(error.message), ` (${error.code})`);
+  problem.hidden = error.status === 401;
+  count.textContent = "not up to date";
+}
+
 function times(text) {
   return text.split(/(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)/).map((part, at) => (at % 2 === 1 ? time(part) : part));
 }

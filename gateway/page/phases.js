@@ -62,7 +62,7 @@ function addWaits(add, task, from, to) {
 /** What a task that has not started waits for last. */
 const lastWait = (task) => (task.status === "awaiting_budget" ? "budget" : "queue");
 
-/** What was lost during `attempt`, if another one follows it: `planner` or `executor`; null when it ended by itself. */
+/** What was lost during `attempt`, if another one follows it: `planner` or `executor`; null when it ended otherwise. */
 export function lostDuring(attempt, next) {
   if (!next || attempt.outcome !== "cancelled") return null;
   // Each planner numbers attempts in a range of its own.

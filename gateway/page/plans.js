@@ -1,7 +1,7 @@
 // The list of plans, live, with filters in the address.
 
 import { call, serverNow } from "./api.js";
-import { el, sentence } from "./dom.js";
+import { el, outdated } from "./dom.js";
 import { ago, badge, millis, moment, short, took } from "./format.js";
 import { repeat, setQuery } from "./router.js";
 
@@ -179,11 +179,7 @@ function planList() {
     const found = `${plans.length}${which} ${plans.length === 1 ? "plan" : "plans"}`;
     if (count.textContent !== found) count.textContent = found;
   };
-  const fail = (error) => {
-    problem.replaceChildren(...sentence(error.message), ` (${error.code})`);
-    problem.hidden = error.status === 401;
-    count.textContent = "not up to date";
-  };
+  const fail = (error) => outdated(error, problem, count);
   return {
     node: el("div", { class: "listing" }, problem, items, empty, more),
     count,

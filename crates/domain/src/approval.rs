@@ -235,19 +235,29 @@ impl Approval {
         };
         let on_expiry =
             if is_required && on_expiry == OnExpiry::Approve { OnExpiry::Fail } else { on_expiry };
-        let input_hash = input_hash(&input);
-        let expires_at = at.checked_add(timeout).unwrap_or(Timestamp::MAX);
-        let state = ApprovalState::Waiting;
+        Self { approver, on_expiry, ..Self::waiting(ApprovalKind::Input, at, timeout, reason, input) }
+    }
+
+    /// An approval that waits from `at` for `timeout` without a named approver, whose expiry fails the task. Its times have the
+    /// precision of the journal, which tells it from an earlier one by them.
+    pub(crate) fn waiting(
+        kind: ApprovalKind,
+        at: Timestamp,
+        timeout: Duration,
+        reason: String,
+        input: Object,
+    ) -> Self {
+        let at = Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at);
         Self {
-            kind: ApprovalKind::Input,
+            kind,
             requested_at: at,
-            expires_at,
+            expires_at: at.checked_add(timeout).unwrap_or(Timestamp::MAX),
             reason,
-            approver,
-            on_expiry,
+            approver: String::new(),
+            on_expiry: OnExpiry::Fail,
+            input_hash: input_hash(&input),
             input,
-            input_hash,
-            state,
+            state: ApprovalState::Waiting,
             decision: None,
         }
     }

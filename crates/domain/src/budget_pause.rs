@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::{
-    approval::{Approval, ApprovalKind, ApprovalState, DEFAULT_APPROVAL_TIMEOUT, OnExpiry, input_hash},
+    approval::{Approval, ApprovalKind, ApprovalState, DEFAULT_APPROVAL_TIMEOUT},
     budget::{BudgetSettings, Limits, Resource},
     error::{OrchestratorError, OrchestratorErrorCode as Code},
     json::{Json, Object},
@@ -67,20 +67,7 @@ pub fn pause(at: Timestamp, error: &OrchestratorError) -> Option<Approval> {
     }
     let fact = |name: &str| Some((name.to_owned(), fact(name, error.details.get(name)?)));
     let input: Object = FACTS.into_iter().filter_map(fact).collect();
-    // In the precision of the journal, which distinguishes a pause from an earlier one.
-    let at = Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at);
-    let pause = Approval {
-        kind: ApprovalKind::Budget,
-        requested_at: at,
-        expires_at: at.checked_add(PAUSE_TIMEOUT).unwrap_or(Timestamp::MAX),
-        reason: error.message.clone(),
-        approver: String::new(),
-        on_expiry: OnExpiry::Fail,
-        input_hash: input_hash(&input),
-        input,
-        state: ApprovalState::Waiting,
-        decision: None,
-    };
+    let pause = Approval::waiting(ApprovalKind::Budget, at, PAUSE_TIMEOUT, error.message.clone(), input);
     reached(&pause).map(|_| pause)
 }
 

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use crate::{
     agent_name::AgentName,
-    approval::{Approval, ApprovalKind, ApprovalState, OnExpiry, input_hash},
+    approval::{Approval, ApprovalKind},
     error::OrchestratorError,
     json::{Json, Object},
     limits::{MAX_FILLED_INPUT_BYTES, MAX_REASON_BYTES, check_bytes, check_depth},
@@ -92,24 +92,11 @@ impl Questions {
         mut input: Object,
         timeout: Duration,
     ) -> Approval {
-        // In the precision of the journal, which distinguishes an approval from an earlier one.
-        let at = Timestamp::from_microsecond(at.as_microsecond()).unwrap_or(at);
         input.insert(MEMBER.into(), self.to_json());
         let mut reason = format!("{agent} asks: {}", self.message());
         let end = (0..=MAX_REASON_BYTES.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
         reason.truncate(end.unwrap_or(0));
-        Approval {
-            kind: ApprovalKind::Input,
-            requested_at: at,
-            expires_at: at.checked_add(timeout).unwrap_or(Timestamp::MAX),
-            reason,
-            approver: String::new(),
-            on_expiry: OnExpiry::Fail,
-            input_hash: input_hash(&input),
-            input,
-            state: ApprovalState::Waiting,
-            decision: None,
-        }
+        Approval::waiting(ApprovalKind::Input, at, timeout, reason, input)
     }
 }
 

@@ -58,7 +58,9 @@ impl Resource {
     pub fn display(self, amount: u64) -> String {
         match self {
             Self::Cost => format!("${}", Money::from_nanos(amount)),
+            Self::Tokens if amount == 1 => "1 token".into(),
             Self::Tokens => format!("{amount} tokens"),
+            Self::Calls if amount == 1 => "1 call".into(),
             Self::Calls => format!("{amount} calls"),
             Self::Wall => format!("{amount} ms"),
         }

@@ -79,7 +79,7 @@ async fn modern_server_gets_no_handshake_and_everything_in_each_request() {
     let events = sandbox.start_running(late.clone()).await;
     sandbox.cancel(&late.task_id).await.unwrap();
     assert_eq!(TaskOutcome::collect(events).await.unwrap().error().code, Code::Cancelled);
-    until("the server is told", || scripted.count("notifications/cancelled") == 1).await;
+    until("the server gets the cancel notification", || scripted.count("notifications/cancelled") == 1).await;
 
     call(&sandbox, "die", json!({})).await;
     assert_eq!(meta_of(&sandbox).await[VERSION], "2026-07-28", "the next process, too");
