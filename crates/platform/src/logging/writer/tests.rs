@@ -22,7 +22,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 fn writer() -> (LogWriter, mpsc::Receiver<Vec<u8>>) {
     let (sender, written) = mpsc::sync_channel(0);
-    (LogWriter::to(Reader(sender), "a test").unwrap(), written)
+    (LogWriter::to(Reader(sender), PIPE, "a test").unwrap(), written)
 }
 
 #[test]
@@ -96,11 +96,11 @@ proptest! {
     fn chunks_hold_the_whole_batch_in_whole_lines(lengths in prop::collection::vec(1_usize..6000, 0..20)) {
         let batch: Vec<u8> =
             lengths.iter().flat_map(|length| [vec![b'x'; length - 1], vec![b'\n']].concat()).collect();
-        let chunks: Vec<_> = chunks(&batch).collect();
+        let chunks: Vec<_> = chunks(&batch, PIPE.write_bytes).collect();
         prop_assert_eq!(&chunks.concat(), &batch);
         for chunk in chunks {
-            prop_assert!(!chunk.is_empty() && chunk.len() <= WRITE_BYTES);
-            let is_part_of_a_long_line = lengths.iter().any(|length| *length > WRITE_BYTES);
+            prop_assert!(!chunk.is_empty() && chunk.len() <= PIPE.write_bytes);
+            let is_part_of_a_long_line = lengths.iter().any(|length| *length > PIPE.write_bytes);
             prop_assert!(chunk.ends_with(b"\n") || is_part_of_a_long_line);
         }
     }
