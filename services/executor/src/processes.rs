@@ -22,6 +22,9 @@ static LISTS_CHILDREN: LazyLock<bool> = LazyLock::new(|| Path::new("/proc/thread
 /// Links of a `task` directory with one entry: its own two, and one for the task.
 const LINKS_OF_ONE_TASK: u64 = 3;
 
+/// Most readings of a list that changes all the time.
+const MAX_READINGS: u32 = 8;
+
 /// A process, distinguished from a later one with the same id by its start time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ProcessId {
@@ -65,8 +68,29 @@ pub(crate) fn all() -> Vec<Pid> {
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok().map(Pid::from_raw)).collect()
 }
 
-/// The children of all threads of `parent`. A child that exits during the call may hide another.
+/// The children of `parent`. A child that exits while a list is read, or a thread that leaves its children to another, may hide
+/// some. So the lists are read until two readings agree.
 pub(crate) fn children(parent: Pid) -> Vec<Pid> {
+    let mut found = listed_children(parent);
+    for _ in 0..MAX_READINGS {
+        let again = listed_children(parent);
+        if again == found {
+            break;
+        }
+        found = again;
+    }
+    found
+}
+
+/// The children of all threads of `parent`, in ascending order.
+fn listed_children(parent: Pid) -> Vec<Pid> {
+    let mut children = read_children(parent);
+    children.sort_unstable();
+    children.dedup();
+    children
+}
+
+fn read_children(parent: Pid) -> Vec<Pid> {
     if !*LISTS_CHILDREN {
         return all().into_iter().filter(|&pid| status(pid).is_some_and(|s| s.parent == parent)).collect();
     }
