@@ -17,6 +17,9 @@ use std::{
 
 use phoenix_domain::{action::ActionRequest, json::Json};
 
+/// Flag of a process that is ending (`include/linux/sched.h` of the kernel).
+const PF_EXITING: u64 = 4;
+
 /// An execution that is entered. It ends with this value.
 pub(crate) struct Execution(#[allow(dead_code, reason = "its lock")] File);
 
@@ -55,15 +58,16 @@ fn holder(text: &str) -> Option<(String, String)> {
 /// The parent of a process that runs.
 fn parent_of(pid: &str) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    let parent = fields.next()?;
+    let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
     let parent_runs = fs::read_to_string(format!("/proc/{parent}/stat")).is_ok_and(|stat| !is_dead(&stat));
-    (!"ZX".contains(state) && parent_runs).then(|| parent.to_owned())
+    (!is_dead(&stat) && parent_runs).then(|| parent.to_owned())
 }
 
-/// Whether a line of `/proc/PID/stat` is that of a process that has ended.
+/// Whether a line of `/proc/PID/stat` is that of a process that has ended, or that was killed and is ending: its connections are
+/// closed a moment before it becomes a zombie.
 fn is_dead(stat: &str) -> bool {
-    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
-    state.is_none_or(|state| "ZX".contains(state))
+    let fields: Vec<_> =
+        stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
+    let is_exiting = |flags: &&str| flags.parse::<u64>().is_ok_and(|flags| flags & PF_EXITING != 0);
+    fields.first().is_none_or(|state| "ZX".contains(state)) || fields.get(6).is_some_and(is_exiting)
 }

@@ -324,16 +324,29 @@ fn leave_children(name: &str, keep_environment: bool) {
         Command::new("sh").args(["-c", &script]).spawn().unwrap();
         assert!(Command::new("sh").args(["-c", &format!("({script} &)")]).status().unwrap().success());
     }
-    let count = || {
-        let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok());
-        let commands =
-            processes.filter_map(|entry| std::fs::read_to_string(entry.path().join("cmdline")).ok());
-        // Only shells that have executed `sleep`, not those that start them.
-        commands.filter(|command| command.starts_with("sh\0-c\0sleep") && command.contains(name)).count()
-    };
-    while count() < 4 {
+    while sleeping_shells(name) < 4 {
         pause(Duration::from_millis(5));
     }
+}
+
+/// Number of shells with `name` in their command line that have executed `sleep`, without those that start them. A copy that such
+/// a shell has made of itself, and that is about to become `sleep`, is none.
+fn sleeping_shells(name: &str) -> usize {
+    let read =
+        |pid: &str, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let command = |pid: &str| read(pid, "cmdline");
+    let is_copy = |pid: &str| {
+        let stat = read(pid, "stat");
+        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
+        parent.is_some_and(|parent| command(parent) == command(pid))
+    };
+    let entries =
+        std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let is_shell = |pid: &String| {
+        let command = command(pid);
+        command.starts_with("sh\0-c\0sleep") && command.contains(name) && !is_copy(pid)
+    };
+    entries.filter(is_shell).count()
 }
 
 /// Starts a process that can only be attributed to this one by its parent, which exits at once, and which starts its
