@@ -1,12 +1,15 @@
 //! Runs the test executables of the workspace in two lanes.
 //!
 //! Most tests wait for processes that start, stop and restart, so two executables at a time need hardly longer than one. Within a
-//! lane, one executable runs after the other, as under `cargo test`. The faults of PostgreSQL, which have limits of time, are
-//! among the last of the first lane; the soak, which restarts services all the time, is the first of the second and over by then.
+//! lane, one executable runs after the other, as under `cargo test`; a lane that has none left takes the last one of the other. The
+//! faults of PostgreSQL, which have limits of time, are among the last of the first lane; the soak, which restarts services all the
+//! time, is the first of the second and over by then.
 
 use std::{
+    collections::VecDeque,
     path::{Path, PathBuf},
     process::{Output, Stdio},
+    sync::{Mutex, PoisonError},
     time::Instant,
 };
 
@@ -19,7 +22,7 @@ use crate::{
     phases::{cargo, execute, workspace},
 };
 
-/// Executables of the second lane, in this order: about half of the time of all tests.
+/// Executables with which the second lane begins, in this order.
 const BESIDE: [&str; 7] = [
     "tests (test soak)",
     "services/planner (test service)",
@@ -82,8 +85,9 @@ pub(crate) async fn run(excluded: &[&str], binaries: &Binaries, settings: &[(&st
         build(&selected).await?.into_iter().partition(|artifact| artifact.beside().is_some());
     beside.sort_by_key(Artifact::beside);
     let environment = Environment { binaries, settings };
+    let queues = Queues(Mutex::new([others.into(), beside.into()]));
     let (mut failed, failed_beside) =
-        tokio::try_join!(run_visibly(&others, &environment), run_beside(&beside, &environment))?;
+        tokio::try_join!(run_visibly(&queues, &environment), run_beside(&queues, &environment))?;
     failed.extend(failed_beside);
     if let Err(failure) = execute(cargo().args(["test", "--doc"]).args(&selected)).await {
         failed.push(failure.to_string());
@@ -91,6 +95,17 @@ pub(crate) async fn run(excluded: &[&str], binaries: &Binaries, settings: &[(&st
     match failed.as_slice() {
         [] => Ok(()),
         failed => Err(Failure::new(format_args!("tests failed:\n    {}", failed.join("\n    ")))),
+    }
+}
+
+/// What is left to run in each lane.
+struct Queues(Mutex<[VecDeque<Artifact>; 2]>);
+
+impl Queues {
+    /// The next executable for `lane`: its own first one, or the last one of the other lane.
+    fn next(&self, lane: usize) -> Option<Artifact> {
+        let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        queues[lane].pop_front().or_else(|| queues[1 - lane].pop_back())
     }
 }
 
@@ -113,26 +128,26 @@ impl Environment<'_> {
     }
 }
 
-/// Runs `artifacts`, whose output appears as it is written. Returns the labels of those that failed.
-async fn run_visibly(artifacts: &[Artifact], environment: &Environment<'_>) -> Result<Vec<String>> {
+/// Runs the first lane, whose output appears as it is written. Returns the labels of those that failed.
+async fn run_visibly(queues: &Queues, environment: &Environment<'_>) -> Result<Vec<String>> {
     let mut failed = Vec::new();
-    for artifact in artifacts {
+    while let Some(artifact) = queues.next(0) {
         eprintln!("\n     Running {}", artifact.label());
-        if !environment.command(artifact).status().await.context(artifact.label())?.success() {
+        if !environment.command(&artifact).status().await.context(artifact.label())?.success() {
             failed.push(artifact.label());
         }
     }
     Ok(failed)
 }
 
-/// Runs `artifacts`, and prints the output of each in one piece. Returns the labels of those that failed.
-async fn run_beside(artifacts: &[Artifact], environment: &Environment<'_>) -> Result<Vec<String>> {
+/// Runs the second lane, and prints the output of each executable in one piece. Returns the labels of those that failed.
+async fn run_beside(queues: &Queues, environment: &Environment<'_>) -> Result<Vec<String>> {
     let mut failed = Vec::new();
-    for artifact in artifacts {
+    while let Some(artifact) = queues.next(1) {
         let started = Instant::now();
-        let mut command = environment.command(artifact);
+        let mut command = environment.command(&artifact);
         let output = command.stdin(Stdio::null()).output().await.context(artifact.label())?;
-        show(artifact, started, &output);
+        show(&artifact, started, &output);
         if !output.status.success() {
             failed.push(artifact.label());
         }
