@@ -109,6 +109,9 @@ pub(crate) struct UpArgs {
     /// pretty or json [env: LOG_FORMAT; default: pretty on a terminal, else json]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) log_format: Option<String>,
+    /// Write log lines to standard error only, and keep none in DIR/logs, where `phoenix trace` finds them
+    #[arg(long)]
+    pub(crate) no_log_files: bool,
 }
 
 /// Flags of `phoenix backup`.

@@ -86,6 +86,7 @@ impl Resolved {
             data_dir: data_dir.clone(),
             config: config.clone().or_else(|| process_env("PHOENIX_CONFIG").map(PathBuf::from)),
             log_format: log_format.clone(),
+            no_log_files: false,
         };
         let candidates = Candidate::all(&up, exe).map_err(|error| match error {
             StartError::Settings(problems) => ClientError::Usage(problems.to_string()),

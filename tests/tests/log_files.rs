@@ -132,3 +132,14 @@ async fn files_that_cannot_be_written_cost_lines_and_no_request() {
     .await;
     assert_eq!(stack.stop().await, Some(0), "{}", stack.stderr_text());
 }
+
+#[tokio::test]
+async fn stack_without_log_files_writes_none_and_serves() {
+    let mut stack =
+        Stack::builder().launcher(&["sh", "-c", "exec \"$@\" --no-log-files", "sh"]).start().await;
+    assert_eq!(stack.rest().chat_with("echo_agent", "hello").await.status, 200);
+    assert!(stack.log().iter().any(|line| line["service"] == "planner"), "standard error has the lines");
+    assert_eq!(stack.stop().await, Some(0), "{}", stack.stderr_text());
+    let kept = fs::read_dir(stack.dir().join("data/logs")).into_iter().flatten().count();
+    assert_eq!(kept, 0);
+}

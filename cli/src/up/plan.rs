@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     io,
     net::{SocketAddr, TcpListener},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use phoenix_platform::{
@@ -27,6 +27,8 @@ use crate::{args::UpArgs, role::executable};
 pub(crate) struct StackPlan {
     exe: String,
     data: DataFolder,
+    /// Folder of the log files, if lines are kept.
+    logs: Option<PathBuf>,
     gateway_addr: SocketAddr,
     gateway_tls: Option<PublicTls>,
     telemetry: TelemetryConfig,
@@ -55,7 +57,7 @@ impl Candidate {
     /// # Errors
     /// When a port does not exist.
     pub(crate) fn all(args: &UpArgs, exe: &str) -> Result<Vec<Self>, StartError> {
-        let UpArgs { port_offset, data_dir, config, log_format } = args;
+        let UpArgs { port_offset, data_dir, config, log_format, no_log_files: _ } = args;
         let brings_token = brings_token();
         let candidate = |role: &Role| {
             let (role, flags) =
@@ -105,7 +107,7 @@ impl StackPlan {
         }
         problems.into_result(()).map_err(StartError::Settings)?;
         check_ports(&resolved)?;
-        let UpArgs { port_offset, data_dir, .. } = args;
+        let UpArgs { port_offset, data_dir, no_log_files, .. } = args;
         let brings_token = brings_token();
         let data = DataFolder::open(&data_dir)?;
         let token_file = if brings_token { None } else { Some(data.service_token()?) };
@@ -117,6 +119,7 @@ impl StackPlan {
         let Some(gateway) = gateway else { return Err(StartError::System("no gateway to start".into())) };
         Ok(Self {
             exe,
+            logs: (!no_log_files).then(|| data.logs()),
             data,
             gateway_addr: gateway.addr,
             gateway_tls: gateway.gateway_tls,
@@ -138,7 +141,7 @@ impl StackPlan {
 
     /// Log settings of the supervisor itself.
     pub(crate) fn telemetry(&self) -> TelemetryConfig {
-        let log_folder = Some(self.data.logs());
+        let log_folder = self.logs.clone();
         TelemetryConfig { service: "up", prefix: true, log_folder, traces: None, ..self.telemetry.clone() }
     }
 
@@ -158,11 +161,13 @@ impl StackPlan {
         if role == Role::Executor && process_env("OBSIDIAN_AGENT_VAULT_ROOT").is_none() {
             environment.push(("OBSIDIAN_AGENT_VAULT_ROOT".into(), self.data.vault().into()));
         }
-        let (exe, logs) = (self.exe.clone(), self.data.logs());
+        let (exe, logs) = (self.exe.clone(), self.logs.clone());
         move || {
             let mut command = Command::new(&exe);
             command.arg(role.as_str()).arg("--supervised").args(&args).env_clear();
-            command.arg("--log-folder").arg(&logs);
+            if let Some(logs) = &logs {
+                command.arg("--log-folder").arg(logs);
+            }
             command.envs(environment.iter().map(|(name, value)| (name, value)));
             command
         }
