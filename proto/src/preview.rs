@@ -7,7 +7,7 @@ use phoenix_domain::{
     OrchestratorError,
     action::ActionResult,
     json::{Json, Object},
-    limits::{MAX_PREVIEW_BYTES, MAX_VIEW_BYTES},
+    limits::{MAX_OUTPUT_TYPE_BYTES, MAX_PREVIEW_BYTES, MAX_VIEW_BYTES},
 };
 
 use crate::common;
@@ -42,9 +42,12 @@ impl PreviewBudget {
         let ActionResult { output_type, data, metadata } = output;
         let metadata_len = metadata.text_len();
         let whole = data.text_len() + metadata_len;
+        // Journals from before the limit may hold a longer type.
+        let output_type = &output_type[..output_type.floor_char_boundary(MAX_OUTPUT_TYPE_BYTES)];
         if whole <= MAX_PREVIEW_BYTES.min(self.0) {
             self.0 -= whole;
-            return (output.into(), 0);
+            let wire = common::ActionOutput { output_type: output_type.into(), ..output.into() };
+            return (wire, 0);
         }
         let shows_metadata = self.take(metadata_len) == metadata_len;
         let (preview, size) = match data {
@@ -52,7 +55,7 @@ impl PreviewBudget {
             other => self.beginning(&other.to_string()),
         };
         let wire = common::ActionOutput {
-            output_type: output_type.clone(),
+            output_type: output_type.into(),
             data_json: if size > 0 { Json::from(preview).to_string() } else { data.to_string() },
             metadata_json: if shows_metadata { metadata.to_string() } else { String::new() },
         };
@@ -119,6 +122,11 @@ mod tests {
             bytes += output.data_json.len() + stderr.len();
         }
         assert!(bytes < MAX_VIEW_BYTES + 100 * 256, "{bytes}");
+        let large = ActionResult { output_type: "ä".repeat(4_000_000), ..ActionResult::text("small") };
+        for mut budget in [PreviewBudget::new(), PreviewBudget(0)] {
+            let (output, _) = budget.output(&large);
+            assert_eq!(output.output_type, "ä".repeat(MAX_OUTPUT_TYPE_BYTES / 2));
+        }
         let (small, size) = budget.output(&ActionResult::text("small"));
         assert_eq!((&*small.data_json, size), ("\"small\"", 0));
     }

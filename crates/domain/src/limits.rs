@@ -27,6 +27,8 @@ limits! {
     MAX_FILLED_INPUT_BYTES = 8 * 1024 * 1024;
     /// Bytes of an agent's response line.
     MAX_ANSWER_BYTES = 8 * 1024 * 1024;
+    /// Bytes of an answer's `output_type`.
+    MAX_OUTPUT_TYPE_BYTES = 256;
     /// Bytes of a line that an agent writes before its answer.
     MAX_OUTPUT_LINE_BYTES = 64 * 1024;
     /// Bytes of all chunks of an attempt: their texts and deltas.

@@ -12,7 +12,7 @@ use phoenix_domain::{
     FailureClass,
     action::{API_VERSION, ActionRequest, ActionResponse, ActionResult, ActionStatus},
     json::{Object, replace_lone_surrogates},
-    limits::MAX_DEPTH,
+    limits::{MAX_DEPTH, MAX_OUTPUT_TYPE_BYTES},
     usage::ModelCall,
 };
 
@@ -68,7 +68,7 @@ pub(crate) fn read(
         }
     }
     match (status, result) {
-        (ActionStatus::Success, Some(result)) => Ok(result),
+        (ActionStatus::Success, Some(result)) => within_limits(result),
         (ActionStatus::Success, None) => Err(broken("answered with status success, but without a result")),
         (ActionStatus::Error, _) => Err(AttemptFailure {
             retry_after: retry_after_ms.map(Duration::from_millis),
@@ -76,6 +76,17 @@ pub(crate) fn read(
             ..error_response(code, &redactor.clean(error.unwrap_or_default()))
         }),
     }
+}
+
+/// A result whose type has a length that every view of its plan can show.
+fn within_limits(result: ActionResult) -> Result<ActionResult, AttemptFailure> {
+    let found = result.output_type.len();
+    if found > MAX_OUTPUT_TYPE_BYTES {
+        return Err(broken(format!(
+            "answered with an `output_type` of {found} bytes; at most {MAX_OUTPUT_TYPE_BYTES} are allowed"
+        )));
+    }
+    Ok(result)
 }
 
 /// The calls of models before an error response, without secrets in their names.
@@ -190,6 +201,19 @@ mod tests {
         for key in ["123456", "status", "result", "\"request_id\":", "api_version\":\"v1"] {
             let result = answer_with(key, |line| line["result"]["data"] = json!({ "n": 1_234_567 }));
             assert_eq!(result.unwrap().to_text(), r#"{"n":1234567}"#, "{key}");
+        }
+    }
+
+    #[test]
+    fn output_type_over_its_limit_fails_naming_limit_and_size() {
+        let answer_of =
+            |bytes: usize| answer(|line| line["result"]["output_type"] = json!("t".repeat(bytes)));
+        assert!(answer_of(MAX_OUTPUT_TYPE_BYTES).is_ok());
+        for bytes in [MAX_OUTPUT_TYPE_BYTES + 1, 7_000_000] {
+            let failure = answer_of(bytes).unwrap_err();
+            assert_eq!(failure.class, FailureClass::BackendFailure);
+            let says = format!("an `output_type` of {bytes} bytes; at most 256 are allowed");
+            assert!(failure.description.contains(&says), "{}", failure.description);
         }
     }
 
