@@ -30,6 +30,11 @@ pub(crate) fn explain(path: &str, error: &serde_json::Error) -> OrchestratorErro
     let text = error.to_string();
     let (text, _) = text.rsplit_once(" at line ").unwrap_or((&text, ""));
     if error.classify() != Category::Data {
+        if let Some(problem) = not_carried(text) {
+            // The path of a name that cannot be read ends with a question mark; the object is named instead.
+            let path = path.strip_suffix('?').map_or(path, |object| object.trim_end_matches('.'));
+            return at_field(path, problem);
+        }
         return invalid_body(&format!("the body is not valid JSON: {text}"))
             .with_detail("line", error.line())
             .with_detail("column", error.column());
@@ -50,9 +55,30 @@ pub(crate) fn explain(path: &str, error: &serde_json::Error) -> OrchestratorErro
     } else if text.starts_with(REQUIREMENT) || text.starts_with(FINDING) {
         OrchestratorError::invalid(path, text)
     } else {
-        let (found, expected) = text.rsplit_once(", expected ").unwrap_or((text, "something else"));
+        let Some((found, expected)) = text.rsplit_once(", expected ") else {
+            return at_field(path, &format!("is not valid: {text}"));
+        };
         let (found, expected) = (found_in_words(found), expected_in_words(expected));
-        OrchestratorError::invalid(path, format_args!("must be {expected}, not {found}"))
+        at_field(path, &format!("must be {expected}, not {found}"))
+    }
+}
+
+/// The problem of a value that is JSON, although the decoder, whose error this is, calls it invalid.
+fn not_carried(text: &str) -> Option<&'static str> {
+    match text {
+        "number out of range" => Some("must be a number within the range of a 64-bit float"),
+        "lone leading surrogate in hex escape" | "unexpected end of hex escape" => {
+            Some("must not contain half of a surrogate pair, such as `\\ud83d` alone: it is no character")
+        }
+        _ => None,
+    }
+}
+
+/// The `validation_failed` with `problem` for the value at `path`, which may be the whole body.
+fn at_field(path: &str, problem: &str) -> OrchestratorError {
+    match path {
+        "" | "." => invalid_body(&format!("the body {problem}")),
+        path => OrchestratorError::invalid(path, problem),
     }
 }
 
@@ -163,6 +189,31 @@ mod tests {
         ] {
             assert_eq!(problem(text), (field.to_owned(), message.to_owned()), "{text}");
         }
+    }
+
+    #[test]
+    fn value_that_cannot_be_carried_is_named_and_not_called_invalid_json() {
+        let message = |text: &str| {
+            let mut json = serde_json::Deserializer::from_str(text);
+            let error = serde_path_to_error::deserialize::<_, Outer>(&mut json).unwrap_err();
+            let path = error.path().to_string();
+            let error = explain(&path, &error.into_inner());
+            (error.details.get("field").cloned().unwrap_or_default(), error.message)
+        };
+        for (text, field, says) in [
+            (r#"{"items":[{"key":"a","rate":1e400}]}"#, "items[0].rate", "within the range"),
+            (r#"{"items":[{"key":"a","rate":-1e999}]}"#, "items[0].rate", "within the range"),
+            (r#"{"items":[{"key":"a\ud83d"}]}"#, "items[0].key", "half of a surrogate pair"),
+            (r#"{"items":[{"key":"\udc00a"}]}"#, "items[0].key", "half of a surrogate pair"),
+            (r#"{"items":[{"key":"\ud83d\n"}]}"#, "items[0].key", "half of a surrogate pair"),
+            (r#"{"items":[{"\udfff":1}]}"#, "items[0]", "half of a surrogate pair"),
+            (r#"{"\ud83d":1}"#, "", "the body must not contain half of a surrogate pair"),
+        ] {
+            let (named, message) = message(text);
+            assert_eq!(named, field, "{text}: {message}");
+            assert!(message.contains(says), "{text}: {message}");
+        }
+        assert!(message(r#"{"items":[{"key":"\u12"}]}"#).1.contains("is not valid JSON"));
     }
 
     proptest! {

@@ -7,7 +7,7 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, Uri, request::Parts},
 };
-use phoenix_domain::{OrchestratorError, PlanId, json::Json};
+use phoenix_domain::{OrchestratorError, PlanId, json::Json, limits::MAX_IDEMPOTENCY_KEY_BYTES};
 use phoenix_proto::planner::PlanAndExecuteRequest;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -23,7 +23,6 @@ use crate::{
 pub(crate) const RESPOND_ASYNC: &str = "respond-async";
 
 const ON_DISCONNECT: &str = "on_disconnect";
-const MAX_KEY_BYTES: usize = 255;
 
 /// How a caller wants its response.
 #[derive(Debug, Clone)]
@@ -175,7 +174,10 @@ fn parse_key(headers: &HeaderMap) -> Result<Option<String>, OrchestratorError> {
 }
 
 fn check_key(text: &str) -> Result<(), OrchestratorError> {
-    if text.is_empty() || text.len() > MAX_KEY_BYTES || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if text.is_empty()
+        || text.len() > MAX_IDEMPOTENCY_KEY_BYTES
+        || !text.bytes().all(|byte| byte.is_ascii_graphic())
+    {
         return Err(OrchestratorError::invalid(
             "Idempotency-Key",
             "must be 1 to 255 visible ASCII characters",

@@ -56,6 +56,9 @@ pub enum JsonError {
         /// Column, from 1.
         column: u64,
     },
+    /// A string, or a name, has an escaped half of a surrogate pair: JSON, but no text.
+    #[error("must not contain half of a surrogate pair, such as `\\ud83d` alone: it is no character")]
+    LoneSurrogate,
     /// The value is nested too deep.
     #[error("is nested {found} levels deep; at most {limit} are allowed")]
     TooDeep {

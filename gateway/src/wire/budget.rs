@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use serde_json::Number;
 use utoipa::ToSchema;
 
-use crate::members::Whole;
+use crate::{decode_error::shorten, members::Whole};
 
 /// Largest limit in a request.
 const MAX: u64 = 1_000_000_000_000_000;
@@ -57,8 +57,10 @@ impl<'de> Deserialize<'de> for Dollars {
         let Json::Number(number) = Json::deserialize(from)? else {
             return Err(D::Error::custom("must be a number of US dollars"));
         };
-        let money = number.as_str().parse();
-        money.map(Self).map_err(|problem| D::Error::custom(format_args!("`{}` {problem}", number.as_str())))
+        number.as_str().parse().map(Self).map_err(|_| {
+            let (most, found) = (Money::MAX, shorten(number.as_str()));
+            D::Error::custom(format_args!("must be an amount of US dollars from 0 to {most}, not {found}"))
+        })
     }
 }
 

@@ -58,6 +58,10 @@ async fn budget_of_a_request_reaches_the_planner_exactly() {
         stack.http.post(path, &body).await;
         assert_eq!(stack.planner.seen().pop().unwrap().request.budget, Some(expected), "{path}");
     }
+    let zero = json!({"max_cost_usd": -0.0, "max_calls": -0.0});
+    stack.http.post("/api/v1/plans", &plan(&zero)).await;
+    let budget = stack.planner.seen().pop().unwrap().request.budget.unwrap();
+    assert_eq!((budget.max_cost_nanos, budget.max_calls), (Some(0), Some(0)));
     for (wrong, named) in [
         (json!({"max_cost_usd": -1}), "budget"),
         (json!({"max_cost_usd": "1"}), "budget"),

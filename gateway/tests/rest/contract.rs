@@ -179,6 +179,72 @@ async fn error_of_a_wrong_value_names_the_expected_value() {
     }
 }
 
+/// JSON that no member can hold: the error names the member, and does not call the body invalid JSON.
+#[tokio::test]
+async fn error_of_a_value_that_cannot_be_carried_names_the_member() {
+    let stack = Stack::start().await;
+    let digits = "9".repeat(100_000);
+    let half = "must not contain half of a surrogate pair";
+    let range = "must be a number within the range of a 64-bit float";
+    let dollars = "must be an amount of US dollars from 0 to 1000000000, not ";
+    for (path, body, field, problem) in [
+        ("/api/v1/plans", r#"{"tasks":[],"deadline_ms":1e400}"#, "deadline_ms", range),
+        (
+            "/api/v1/plans",
+            r#"{"tasks":[{"key":"a","agent":"x","delay_ms":-1e400}]}"#,
+            "tasks[0].delay_ms",
+            range,
+        ),
+        ("/api/v1/plans", r#"{"tasks":[{"key":"a\ud83d","agent":"x"}]}"#, "tasks[0].key", half),
+        ("/api/v1/plans", r#"{"tasks":[{"key":"a","agent":"\udc00x"}]}"#, "tasks[0].agent", half),
+        (
+            "/api/v1/plans",
+            r#"{"tasks":[{"key":"a","agent":"x","input":{"b":["\ud83d\n"]}}]}"#,
+            "tasks[0].input",
+            half,
+        ),
+        (
+            "/api/v1/plans",
+            r#"{"tasks":[{"key":"a","agent":"x","input":{"\ud83d":1}}]}"#,
+            "tasks[0].input",
+            half,
+        ),
+        ("/api/v1/plans", r#"{"tasks":[],"context":"\ud83d"}"#, "context", half),
+        ("/api/v1/plans", r#"{"tasks":[],"budget":{"max_calls":1e400}}"#, "budget.max_calls", range),
+        ("/api/v1/plans", r#"{"tasks":[],"budget":{"max_cost_usd":-1}}"#, "budget.max_cost_usd", dollars),
+        (
+            "/api/v1/plans",
+            &format!(r#"{{"tasks":[],"budget":{{"max_cost_usd":{digits}}}}}"#),
+            "budget.max_cost_usd",
+            dollars,
+        ),
+        ("/api/v1/chat", r#"{"message":"\ud83d!"}"#, "message", half),
+        ("/api/v1/chat", r#"{"messages":[{"role":"user","content":"\ud83d"}]}"#, "messages", half),
+        (
+            "/api/v1/dead-letters:redrive",
+            r#"{"filter":{},"rate_per_second":1e400}"#,
+            "rate_per_second",
+            range,
+        ),
+        (
+            "/api/v1/dead-letters:discard",
+            r#"{"filter":{"agent":"\udfff"},"reason":"r"}"#,
+            "filter.agent",
+            half,
+        ),
+    ] {
+        let (message, named) = refused(&stack, path, body).await;
+        assert_eq!(named, field, "{message:.300}");
+        assert!(message.starts_with(&format!("`{field}` {problem}")), "{message:.300}");
+        assert!(message.len() < 200, "{message:.300}");
+    }
+    let (message, field) = refused(&stack, "/api/v1/plans", r#"{"\ud83d":1}"#).await;
+    assert!(message.starts_with("the body must not contain half") && field.is_empty(), "{message}");
+    let (message, field) = refused(&stack, "/api/v1/plans", &"[".repeat(10_000)).await;
+    assert_eq!((&*message, &*field), ("the body must be an object, not an array", ""));
+    assert_eq!(stack.planner.seen().len(), 0);
+}
+
 #[tokio::test]
 async fn number_with_zero_fraction_is_a_whole_number() {
     let stack = Stack::start().await;

@@ -1,8 +1,10 @@
 //! Parsing without recursion.
 
+use std::borrow::Cow;
+
 use json_event_parser::{JsonEvent, JsonSyntaxError, LowLevelJsonParser};
 
-use super::{Json, JsonError, Number, Object};
+use super::{Json, JsonError, Number, Object, replace_lone_surrogates};
 use crate::limits::{MAX_DEPTH, MAX_STORED_DEPTH};
 
 impl Json {
@@ -23,6 +25,17 @@ impl Json {
     }
 
     fn parse_to(text: &str, limit: usize) -> Result<Self, JsonError> {
+        let parsed = Self::parse_text(text, limit);
+        if let (Err(JsonError::Syntax { .. }), Cow::Owned(repaired)) =
+            (&parsed, replace_lone_surrogates(text))
+            && !matches!(Self::parse_text(&repaired, limit), Err(JsonError::Syntax { .. }))
+        {
+            return Err(JsonError::LoneSurrogate);
+        }
+        parsed
+    }
+
+    fn parse_text(text: &str, limit: usize) -> Result<Self, JsonError> {
         let mut parser = LowLevelJsonParser::new().with_max_stack_size(text.len());
         let mut rest = text.as_bytes();
         let mut builder = Builder::default();

@@ -76,6 +76,22 @@ fn invalid_json_is_rejected() {
     }
 }
 
+proptest! {
+    #[test]
+    fn lone_surrogate_anywhere_is_named_as_such(
+        before in any_json(), half in "\\\\u[dD][89a-fA-F][0-9a-f]{2}", after in "[a-z]{0,3}"
+    ) {
+        for text in [
+            format!(r#"[{before},"x{half}{after}"]"#),
+            format!(r#"{{"{half}{after}":{before}}}"#),
+            format!(r#"{{"a":["{half}{after}",{before}]}}"#),
+        ] {
+            prop_assert_eq!(Json::parse(&text), Err(JsonError::LoneSurrogate), "{}", text);
+            prop_assert!(matches!(Json::parse(&text[1..]), Err(JsonError::Syntax { .. })), "{}", text);
+        }
+    }
+}
+
 #[test]
 fn last_of_two_members_with_one_name_counts() {
     assert_eq!(Json::parse(r#"{"a":1,"b":2,"a":3}"#).unwrap().to_string(), r#"{"a":3,"b":2}"#);

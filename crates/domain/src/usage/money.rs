@@ -44,7 +44,7 @@ impl Money {
         Self::from_nanos(self.0.saturating_add(other.0))
     }
 
-    /// The amount of a JSON number; `None` for other values and for negative numbers. A part of a billionth counts as a whole
+    /// The amount of a JSON number; `None` for other values and for numbers below zero. A part of a billionth counts as a whole
     /// one.
     #[must_use]
     pub fn of_json(value: &Json) -> Option<Self> {
@@ -86,14 +86,22 @@ impl FromStr for Money {
     type Err = InvalidMoney;
 
     fn from_str(text: &str) -> Result<Self, InvalidMoney> {
-        let is_number = text.starts_with(|first: char| first.is_ascii_digit());
+        let is_number = text.starts_with(|first: char| first.is_ascii_digit() || first == '-');
         let nanos = is_number.then(|| fixed_point(text, PLACES)).flatten().ok_or(InvalidMoney)?;
         if nanos > Self::MAX.0 { Err(InvalidMoney) } else { Ok(Self(nanos)) }
     }
 }
 
-/// A decimal number times 10^`places`, rounded up; at most 64 bits. `None` for text that is no number, or a negative one.
+/// A decimal number times 10^`places`, rounded up; at most 64 bits. `None` for text that is no number, or one below zero.
 pub(super) fn fixed_point(text: &str, places: i32) -> Option<u64> {
+    match text.strip_prefix('-') {
+        // The negative zero of floats is zero.
+        Some(text) => unsigned_fixed_point(text, places).filter(|number| *number == 0),
+        None => unsigned_fixed_point(text, places),
+    }
+}
+
+fn unsigned_fixed_point(text: &str, places: i32) -> Option<u64> {
     /// Digits that are looked at; a `u128` holds 38.
     const MAX_DIGITS: usize = 30;
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
@@ -155,6 +163,8 @@ mod tests {
             ("25e-1", 2_500_000_000),
             ("1e-400", 1),
             ("0e99999999999999999999", 0),
+            ("-0", 0),
+            ("-0.00e-7", 0),
             ("1000000000", 1_000_000_000_000_000_000),
         ] {
             assert_eq!(text.parse::<Money>().map(Money::nanos), Ok(nanos), "{text}");
@@ -162,6 +172,9 @@ mod tests {
         for text in [
             "",
             "-1",
+            "-1e-400",
+            "--0",
+            "-",
             "+1",
             ".5",
             "1,5",
