@@ -5,7 +5,7 @@ mod output;
 
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use uuid::Uuid;
 
 use crate::{
@@ -89,6 +89,7 @@ pub struct ActionResponse {
     pub status: ActionStatus,
     /// 0 on success, else an error code like an HTTP status: 4xx for an invalid request, 501 for an unknown action, 504 for a
     /// timeout, [`RATE_LIMITED`], [`DEPENDENCY_REFUSED`].
+    #[serde(deserialize_with = "whole_code")]
     pub code: u16,
     /// Result of a success.
     #[serde(default)]
@@ -199,6 +200,18 @@ impl ActionResponse {
             correlation_id: request.correlation_id,
         }
     }
+}
+
+/// Deserializes a code, in any notation of a whole number: some languages write `404.0`.
+fn whole_code<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {
+    let number = f64::deserialize(from)?;
+    if number.fract() != 0.0 || !(0.0..=f64::from(u16::MAX)).contains(&number) {
+        return Err(D::Error::custom(format_args!(
+            "`code` must be a whole number from 0 to 65535, not {number}"
+        )));
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole and within range")]
+    Ok(number as u16)
 }
 
 /// Deserializes a number of milliseconds, integral or not, since languages write numbers differently.
@@ -351,6 +364,39 @@ mod tests {
             assert_eq!(response.retry_after_ms, millis, "{member}");
             let written = serde_json::to_value(&response).unwrap();
             assert_eq!(written.get("retry_after_ms").and_then(Value::as_u64), millis, "{member}");
+        }
+    }
+
+    #[test]
+    fn code_is_read_in_any_notation_of_a_whole_number() {
+        let id = Uuid::new_v4();
+        let read = |code: &str| {
+            let line = format!(
+                r#"{{"request_id":"{id}","api_version":"v1","status":"error","code":{code},"error":"no","plan_id":
+                "{id}","task_id":"{id}","correlation_id":"{id}"}}"#
+            );
+            serde_json::from_str::<ActionResponse>(&line).map(|response| response.code)
+        };
+        for (written, code) in [
+            ("0", 0),
+            ("0.0", 0),
+            ("-0", 0),
+            ("404", 404),
+            ("404.0", 404),
+            ("4.04e2", 404),
+            ("65535", u16::MAX),
+        ] {
+            assert_eq!(read(written).unwrap(), code, "{written}");
+        }
+        for written in ["-1", "0.5", "404.5", "65536", "1e300", "123456789012345678901234567890"] {
+            let problem = read(written).unwrap_err().to_string();
+            assert!(
+                problem.contains("`code` must be a whole number from 0 to 65535"),
+                "{written}: {problem}"
+            );
+        }
+        for written in ["null", "\"404\"", "true", "[404]"] {
+            assert!(read(written).is_err(), "{written}");
         }
     }
 

@@ -71,7 +71,6 @@ const KNOWN_FAILURES: &[(&str, u16, &str)] = &[
         403,
         "git refuses this repository because another user owns it; see git's safe.directory",
     ),
-    ("did not match any files", 404, "no such file in the repository"),
     ("beyond a symbolic link", 400, "a path leads through a symbolic link, which git does not follow"),
     ("tell me who you are", 400, NO_AUTHOR),
     ("empty ident name", 400, NO_AUTHOR),
@@ -113,6 +112,8 @@ pub(super) fn explain(finished: &Finished, root: &Path, directory: &Path) -> Git
         return GitFailure::Silent;
     } else if says("not a git repository") {
         no_repository(root, directory)
+    } else if says("did not match any files") {
+        ActionError::new(404, format!("no such file in the repository: {}", reason()))
     } else if let Some((_, code, message)) = KNOWN_FAILURES.iter().find(|(words, ..)| says(words)) {
         ActionError::new(*code, *message)
     } else {

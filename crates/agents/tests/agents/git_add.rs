@@ -77,7 +77,12 @@ fn add_of_files_that_git_skips_is_rejected_by_name() {
     fixture.write("ok", "1\n");
     fixture.write("x.log", "1\n");
     assert_rejected(&mut fixture, &["ok", "x.log"], 400, "`x.log`");
-    assert_rejected(&mut fixture, &["ok", "missing"], 404, "no such file");
+    assert_rejected(
+        &mut fixture,
+        &["ok", "missing"],
+        404,
+        "no such file in the repository: pathspec 'missing'",
+    );
     fixture.write("marked", "2\n");
     fixture.git(&["update-index", "--assume-unchanged", "marked"]);
     assert_rejected(&mut fixture, &["ok", "marked"], 409, "`marked`");

@@ -90,6 +90,36 @@ fn members_beside_the_text_may_have_any_type_or_be_absent() {
 }
 
 #[test]
+fn odd_numbers_and_nesting_beside_the_text_lose_no_answer() {
+    let deep = format!("{}{}", "[".repeat(300), "]".repeat(300));
+    for odd in ["1e400", "-1e999", "-0", "123456789012345678901234567890", "0.1e-999", &deep, r#""\ud83d""#] {
+        for (kind, body) in [
+            (
+                OpenAi,
+                format!(
+                    r#"{{"id":{odd},"choices":[{{"message":{{"content":"hi"}},"logprobs":{odd}}}],"usage":{{"prompt_tokens":{odd}}}}}"#
+                ),
+            ),
+            (Anthropic, format!(r#"{{"content":[{{"text":"hi"}}],"usage":{{"input_tokens":{odd}}}}}"#)),
+            (
+                Gemini,
+                format!(
+                    r#"{{"candidates":[{{"content":{{"parts":[{{"text":"hi"}}]}},"avgLogprobs":{odd}}}]}}"#
+                ),
+            ),
+            (
+                Ollama,
+                format!(r#"{{"message":{{"content":"hi"}},"total_duration":{odd},"eval_count":{odd}}}"#),
+            ),
+        ] {
+            let result =
+                answer(kind, body.as_str()).unwrap_or_else(|error| panic!("{kind} {odd:.40}: {error}"));
+            assert_eq!(result.to_text(), "hi", "{kind} {odd:.40}");
+        }
+    }
+}
+
+#[test]
 fn byte_order_mark_before_an_answer_is_ignored() {
     let body = openai(&json!("hi"));
     assert_eq!(answer(OpenAi, format!("\u{feff}{body}")).unwrap().to_text(), "hi");

@@ -1,13 +1,17 @@
 //! Values that several providers encode alike.
 
-use phoenix_domain::{json::replace_lone_surrogates, llm::Provider};
+use phoenix_domain::{
+    json::{Json, replace_lone_surrogates},
+    llm::Provider,
+};
 use serde_json::Value;
 
-/// Parses a body. Invalid UTF-8 is replaced, and a leading byte-order mark is ignored.
+/// Parses a body. Invalid UTF-8 is replaced, and a leading byte-order mark is ignored. A number beyond the range of a float
+/// becomes the largest one, and nesting beyond the limit of `serde_json` is read: neither makes an answer unreadable.
 pub(in crate::llm) fn parse(body: &[u8]) -> Option<Value> {
     let text = String::from_utf8_lossy(body);
     let text = replace_lone_surrogates(text.trim_start_matches('\u{feff}'));
-    serde_json::from_str(&text).ok()
+    serde_json::from_str(&text).ok().or_else(|| Some(Json::parse_stored(&text).ok()?.to_value()))
 }
 
 /// A text, or the text in a list of parts. Parts of another kind (thoughts, tools) do not belong to the answer. `None`

@@ -2,6 +2,8 @@
 
 use phoenix_domain::json::{Json, Object, replace_lone_surrogates};
 
+use crate::response::without_byte_order_mark;
+
 /// Code of an error: the method is unknown.
 pub(super) const METHOD_NOT_FOUND: i64 = -32601;
 
@@ -74,7 +76,7 @@ fn line<const N: usize>(members: [(&str, Json); N]) -> Vec<u8> {
 /// The problem of a line that is no such message.
 pub(super) fn parse(line: &[u8]) -> Result<Vec<Incoming>, String> {
     let line = std::str::from_utf8(line).map_err(|_| "it is not UTF-8".to_owned())?;
-    let line = replace_lone_surrogates(line);
+    let line = replace_lone_surrogates(without_byte_order_mark(line));
     match Json::parse_stored(&line).map_err(|error| format!("it {error}"))? {
         Json::Array(messages) => messages.into_iter().map(incoming).collect(),
         message => Ok(vec![incoming(message)?]),
@@ -166,6 +168,8 @@ mod tests {
             let found = one(line).unwrap_err();
             assert!(found.contains(problem), "{line}: {found}");
         }
+        let marked = one("\u{feff}{\"id\":3,\"result\":\"a\\ud83d\"}").unwrap();
+        assert_eq!(marked, Incoming::Response { id: 3, outcome: Ok("a\u{fffd}".into()) });
         assert!(parse(b"\xff").unwrap_err().contains("UTF-8"));
     }
 }
