@@ -267,6 +267,44 @@ mod tests {
         assert_eq!(seen, expected);
     }
 
+    #[tokio::test]
+    async fn jobs_beyond_the_bound_stay_in_their_queue_while_commits_fail() {
+        let (queue, mut jobs) = mpsc::channel(4 * MAX_BATCH_JOBS);
+        let mut creations = Vec::new();
+        for n in 0..4 * MAX_BATCH_JOBS {
+            let job = match append(n) {
+                Job::Append { entries, .. } if n % 4 == 0 => {
+                    let (done, answer) = oneshot::channel();
+                    creations.push(answer);
+                    Job::Create { entries, done }
+                }
+                job => job,
+            };
+            assert!(queue.try_send(job).is_ok());
+        }
+        let mut batch = Batch::default();
+        assert!(batch.start(&mut jobs).await);
+        for _ in 0..10 {
+            batch.reject_queued(&mut jobs);
+            assert!(batch.later.len() <= MAX_BATCH_JOBS && batch.jobs.len() <= MAX_BATCH_JOBS);
+        }
+        let rejected = creations.iter_mut().filter_map(|answer| answer.try_recv().ok()).count();
+        assert!(rejected > MAX_BATCH_JOBS / 4, "{rejected}");
+        // Nothing is lost or overtaken once commits succeed again.
+        drop(queue);
+        let mut seen = Vec::new();
+        loop {
+            let kept = |job: &Job| matches!(job, Job::Append { .. });
+            seen.extend(batch.jobs.iter().filter(|job| kept(job)).map(Job::size));
+            batch.complete(&[]);
+            if !batch.start(&mut jobs).await {
+                break;
+            }
+        }
+        assert_eq!(seen.len(), 3 * MAX_BATCH_JOBS);
+        assert!(seen.is_sorted());
+    }
+
     #[test]
     fn oversized_batch_is_split_in_order() {
         let mut batch = Batch::default();

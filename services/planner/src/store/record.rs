@@ -197,3 +197,37 @@ fn plan_named_in(text: &[u8]) -> Option<PlanId> {
     let start = text.windows(NAME.len()).position(|window| window == NAME)? + NAME.len();
     std::str::from_utf8(text.get(start..start + 36)?).ok()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines of version 1, as they were when their kinds were new. They are only ever added to.
+    const FIXTURES: [&[u8]; 5] = [
+        include_bytes!("../../tests/store/records/1.jsonl"),
+        include_bytes!("../../tests/store/records/1-approvals.jsonl"),
+        include_bytes!("../../tests/store/records/1-planned.jsonl"),
+        include_bytes!("../../tests/store/records/1-sweeps.jsonl"),
+        include_bytes!("../../tests/store/records/1-waits.jsonl"),
+    ];
+
+    #[test]
+    fn every_kind_of_record_has_a_stored_line_that_is_read() {
+        let mut stored = std::collections::BTreeSet::new();
+        for line in FIXTURES.iter().flat_map(|fixture| read(fixture)) {
+            let envelope: StoredEnvelope = serde_json::from_str(&line.line).unwrap();
+            stored.insert(kind_of(&envelope.record).unwrap());
+            let entry = line.entry.unwrap_or_else(|problem| panic!("{problem:?} {}", line.line));
+            let again = read(lines([&entry]).as_bytes()).remove(0).entry.unwrap();
+            assert_eq!(lines([&again]), lines([&entry]), "{}", line.line);
+        }
+        assert_eq!(stored, v1::KINDS.into_iter().map(str::to_owned).collect());
+    }
+
+    #[test]
+    fn list_of_kinds_is_complete() {
+        let problem = serde_json::from_str::<RecordV1>(r#"{"?":1}"#).unwrap_err().to_string();
+        let known = v1::KINDS.map(|kind| format!("`{kind}`")).join(", ");
+        assert!(problem.contains(&format!("expected one of {known}")), "{problem}");
+    }
+}

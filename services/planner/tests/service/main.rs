@@ -24,6 +24,7 @@ mod forwarding;
 mod graphs;
 mod idempotency;
 mod inputs;
+mod limits;
 mod output;
 mod pauses;
 mod planning;
