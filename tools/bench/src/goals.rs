@@ -191,7 +191,7 @@ pub(crate) fn of_in_flight(in_flight: &InFlight) -> [Goal; 3] {
 }
 
 /// The goals for watchers of plans without events.
-pub(crate) fn of_watchers(watched: &Watchers) -> [Goal; 2] {
+pub(crate) fn of_watchers(watched: &Watchers) -> [Goal; 3] {
     let Watchers { watchers, plans, .. } = *watched;
     [
         Goal::new(
@@ -201,6 +201,13 @@ pub(crate) fn of_watchers(watched: &Watchers) -> [Goal; 2] {
             watched.cost() * 100.0,
             Bound::Below,
             2.0,
+            Unit::Percent,
+        ),
+        Goal::new(
+            "… while 50 chats a second of others commit, which must not wake them",
+            watched.busy_cost() * 100.0,
+            Bound::Below,
+            4.0,
             Unit::Percent,
         ),
         Goal::new(

@@ -1,8 +1,10 @@
-//! A thousand watchers of running plans without events: their cost to the services in processor time.
+//! A thousand watchers of running plans without events: their cost to the services in processor time, while nothing happens, and
+//! while chats of others commit. A commit that woke watchers of other plans than its own would cost a multiple of that.
 //!
-//! The processor time of the same stack with the same plans and no watcher is subtracted.
+//! The processor time of the same stack with the same plans, the same chats and no watcher is subtracted.
 
 use std::{
+    num::NonZeroUsize,
     path::Path,
     time::{Duration, Instant},
 };
@@ -12,7 +14,9 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::sample::{MESSAGE, Scale, median};
+use phoenix_load_tester::{Engine, Pace};
+
+use super::sample::{MESSAGE, Scale, engine, median, send_all_paced};
 use crate::{
     cpu,
     failure::{Doing, Failure, Result},
@@ -25,6 +29,12 @@ const PLANS: usize = 100;
 
 /// Watchers that share a connection.
 const ON_A_CONNECTION: usize = 50;
+
+/// Chats a second beside the watchers, each of which commits twice.
+const CHATS_PER_SECOND: f64 = 50.0;
+
+/// Connections of these chats.
+const CONNECTIONS: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 
 /// Processes of the agent.
 const WORKERS: usize = 4;
@@ -46,6 +56,9 @@ pub(crate) struct Watchers {
     /// Share of one core that all services use, without a watcher and with all of them: medians.
     pub(crate) unwatched_cores: f64,
     pub(crate) watched_cores: f64,
+    /// The same while chats of others commit.
+    pub(crate) unwatched_busy_cores: f64,
+    pub(crate) watched_busy_cores: f64,
     /// Watchers that received their plan's end.
     #[serde(rename = "told")]
     pub(crate) notified: usize,
@@ -55,6 +68,11 @@ impl Watchers {
     /// What the watchers cost, as a share of one core.
     pub(crate) fn cost(&self) -> f64 {
         (self.watched_cores - self.unwatched_cores).max(0.0)
+    }
+
+    /// The same while chats of others commit.
+    pub(crate) fn busy_cost(&self) -> f64 {
+        (self.watched_busy_cores - self.unwatched_busy_cores).max(0.0)
     }
 }
 
@@ -84,7 +102,9 @@ async fn watch(stack: &Stack<'_>, gate: &Path, scale: &Scale) -> Result<Watchers
     for _ in 0..PLANS {
         plans.push(rest.submit(plan.clone()).await?);
     }
+    let mut chats = engine(&stack.url)?;
     let unwatched_cores = cores(stack, scale).await?;
+    let unwatched_busy_cores = busy_cores(stack, scale, &mut chats).await?;
     let mut streams = Vec::with_capacity(scale.watchers);
     let mut connection = Rest::over_http2(&stack.url);
     for watcher in 0..scale.watchers {
@@ -99,6 +119,7 @@ async fn watch(stack: &Stack<'_>, gate: &Path, scale: &Scale) -> Result<Watchers
     eprintln!("{} watchers are connected; sampling while no event occurs", streams.len());
     let mut watching: JoinSet<_> = streams.into_iter().map(EventStream::read_end).collect();
     let watched_cores = cores(stack, scale).await?;
+    let watched_busy_cores = busy_cores(stack, scale, &mut chats).await?;
     std::fs::write(gate, "")?;
     let mut notified = 0;
     let ends = async {
@@ -108,13 +129,31 @@ async fn watch(stack: &Stack<'_>, gate: &Path, scale: &Scale) -> Result<Watchers
     };
     // A watcher without the end by then counts as missing.
     let _ = tokio::time::timeout(LIMIT, ends).await;
-    Ok(Watchers { watchers: scale.watchers, plans: PLANS, unwatched_cores, watched_cores, notified })
+    Ok(Watchers {
+        watchers: scale.watchers,
+        plans: PLANS,
+        unwatched_cores,
+        watched_cores,
+        unwatched_busy_cores,
+        watched_busy_cores,
+        notified,
+    })
 }
 
 impl EventStream {
     async fn read_end(mut self) -> bool {
         self.read_until(END).await.is_ok()
     }
+}
+
+/// As [`cores`], while chats to another agent commit at a fixed pace.
+async fn busy_cores(stack: &Stack<'_>, scale: &Scale, chats: &mut Engine) -> Result<f64> {
+    let samples = u32::try_from(scale.cost_samples).unwrap_or(1);
+    let duration = QUIET + samples * scale.cost_sample;
+    let pace = Pace::Open { per_second: CHATS_PER_SECOND };
+    let (sent, used) = tokio::join!(send_all_paced(chats, pace, CONNECTIONS, duration), cores(stack, scale));
+    sent?;
+    used
 }
 
 /// Share of one core that the services use: the median of several samples.
