@@ -6,6 +6,7 @@ import { announce, el, preview, sentence } from "./dom.js";
 import { moment, money, short, took, words } from "./format.js";
 import { button } from "./plan_actions.js";
 import { field } from "./plans.js";
+import { argumentsOf, questionForm, questionsOf } from "./questions.js";
 
 /** Limits of a budget: the name of a new one, and how an amount is shown. */
 const LIMITS = {
@@ -36,8 +37,8 @@ export function approvalView(id, task, kind, decided) {
     { class: "stack" },
     reason && el("p", { class: "why" }, ...sentence(reason)),
     el("dl", {}, ...rows.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
-    input && !isBudget && preview(JSON.stringify(input, null, 2), { label: "Input to approve", limit: 2000 }),
-    decision?.input && preview(JSON.stringify(decision.input, null, 2), { label: isBudget ? "New limits" : "Input of the decision", limit: 2000 }),
+    input && !isBudget && preview(JSON.stringify(argumentsOf(input), null, 2), { label: "Input to approve", limit: 2000 }),
+    decision?.input && preview(JSON.stringify(argumentsOf(decision.input), null, 2), { label: isBudget ? "New limits" : "Input of the decision", limit: 2000 }),
     isOpen && decisionButtons({ plan: id, task: task.key, kind, hash, input, decided }),
   );
 }
@@ -68,9 +69,10 @@ let lastActor = "";
 
 /** Buttons that decide about what `task` of `plan` waits for. `input` is what it waits with, null when that is not known. */
 export function decisionButtons({ plan, task, kind, hash, input, decided }) {
-  const questions = kind === "budget" ? budgetQuestions(task, input) : inputQuestions(task);
-  const buttons = questions.map(({ verb, done, fields = [], budget, ...question }) =>
-    button(question.button, async () => {
+  const questions = kind === "budget" ? budgetQuestions(task, input) : inputQuestions(task, input);
+  const buttons = questions.map((choice) =>
+    button(choice.button, async () => {
+      const { verb, done, fields = [], more, ...question } = await withForm(choice, { plan, task, kind, input });
       const actorField = el("input", { name: "actor", maxlength: "128", required: true, autocomplete: "name", value: lastActor });
       const result = await confirmed({
         ...question,
@@ -79,22 +81,40 @@ export function decisionButtons({ plan, task, kind, hash, input, decided }) {
         act: ({ actor, reason, ...values }) => {
           lastActor = actor;
           // The hash makes sure that the decision is about what was shown.
-          const body = { task, actor, input_hash: hash, ...(reason && { reason }), ...budget?.(values) };
+          const body = { task, actor, input_hash: hash, ...(reason && { reason }), ...more?.(values) };
           return call(`/api/v1/plans/${plan}:${verb}`, { method: "POST", body });
         },
       });
       if (!result) return;
       announce(`${task} is ${done}`);
       decided();
-    }, `${question.button}: ${task}`),
+    }, `${choice.button}: ${task}`),
   );
   return el("div", { class: "row" }, ...buttons);
 }
 
-const inputQuestions = (task) => [
-  { verb: "approve", done: "approved", title: `Approve ${task}?`, text: "The task runs with the input that is shown.", button: "Approve" },
+const answering = (task) => ({ verb: "approve", done: "answered", title: `Answer ${task}?`, text: "The task continues with the answers.", button: "Answer" });
+
+const inputQuestions = (task, input) => [
+  questionsOf(input).length > 0
+    ? answering(task)
+    : { verb: "approve", done: "approved", title: `Approve ${task}?`, text: "The task runs with the input that is shown.", button: "Approve" },
   { verb: "reject", done: "rejected", title: `Reject ${task}?`, text: "The task ends without running.", button: "Reject" },
 ];
+
+/** `choice` with a form for the questions that the task waits with. They are read where only the beginning of the input is known. */
+async function withForm(choice, { plan, task, kind, input }) {
+  if (kind === "budget" || choice.verb !== "approve") return choice;
+  const questions = questionsOf(input ?? (await inputOf(plan, task)));
+  if (questions.length === 0) return choice;
+  const { nodes, read } = questionForm(questions);
+  return { ...answering(task), fields: nodes.map((node) => () => node), more: () => ({ input: read() }) };
+}
+
+async function inputOf(plan, key) {
+  const { tasks } = await call(`/api/v1/plans/${plan}`);
+  return tasks.find((task) => task.key === key)?.approval?.input ?? null;
+}
 
 function budgetQuestions(task, input) {
   const { budget = "", limit, limit_value: most } = input ?? {};
@@ -116,7 +136,7 @@ function budgetQuestions(task, input) {
     text: `The plan may use more than ${known.show(most)}, and the task runs.`,
     button: "Raise the budget",
     fields: [larger],
-    budget: (values) => ({ budget: { [limit]: Number(values.limit) } }),
+    more: (values) => ({ budget: { [limit]: Number(values.limit) } }),
   };
   return [raise, end];
 }

@@ -4,6 +4,7 @@ import { call, serverNow } from "./api.js";
 import { budgetFacts, decisionButtons } from "./approval.js";
 import { el, outdated, preview, sentence, span } from "./dom.js";
 import { badge, millis, moment, words } from "./format.js";
+import { argumentsOf, questionsOf } from "./questions.js";
 import { repeat } from "./router.js";
 
 const POLL_EVERY = 2000;
@@ -86,6 +87,7 @@ function waitingRow(waiting, decided) {
 /** The input as text: as it is where a number would lose digits, and a beginning with an ellipsis. */
 function shownInput(text, input) {
   if (input === null) return `${text}…`;
+  if (questionsOf(input).length > 0) return JSON.stringify(argumentsOf(input), null, 2);
   return JSON.stringify(input) === text ? JSON.stringify(input, null, 2) : text;
 }
 

@@ -15,6 +15,7 @@ export function waterfall(choose) {
   const rows = new Map();
   let order = [];
   let scale = { from: 0, to: 1 };
+  let rounds = [];
   const box = listbox(list, {
     label: "Tasks in their order",
     count: () => order.length,
@@ -33,11 +34,13 @@ export function waterfall(choose) {
     if (isMoved) axis.replaceChildren(...ticks(scale));
     const ends = new Map(plan.tasks.filter(hasEnded).map((task) => [task.key, Date.parse(task.ended_at)]));
     const kinds = new Set();
+    if (rounds.length !== plan.tasks.length) rounds = roundsOf(plan.tasks);
     plan.tasks.forEach((task, index) => {
       let row = rows.get(task.key);
       if (!row) {
-        row = taskRow(task, index);
+        row = taskRow(task, index, rounds[index]);
         rows.set(task.key, row);
+        if (rounds[index] !== (rounds[index - 1] ?? 0)) list.append(el("div", { class: "round small", role: "presentation" }, `Round ${rounds[index]}`));
         list.append(row.node);
       }
       row.update(task, ends, scale, Math.min(now, until), isMoved).forEach((kind) => kinds.add(kind));
@@ -81,7 +84,23 @@ function niceStep(wanted) {
   return STEPS.find((step) => step >= wanted) ?? Math.ceil(wanted / 86_400_000) * 86_400_000;
 }
 
-function taskRow({ key, agent }, index) {
+const PLANNING_KEY = "planning-";
+
+/**
+ * The round of each task of a plan that a language model plans, from 1; zeros for another plan. A round is the questions to the model,
+ * and the tasks that it has proposed.
+ */
+function roundsOf(tasks) {
+  const isQuestion = (task) => task?.key.startsWith(PLANNING_KEY) ?? false;
+  let round = 0;
+  const isPlanned = isQuestion(tasks[0]);
+  return tasks.map((task, index) => {
+    if (isPlanned && isQuestion(task) && !isQuestion(tasks[index - 1])) round += 1;
+    return round;
+  });
+}
+
+function taskRow({ key, agent }, index, round) {
   const state = el("span", { class: "dot" });
   const track = el("span", { class: "track" });
   const node = el(
@@ -99,7 +118,7 @@ function taskRow({ key, agent }, index) {
     const phases = phasesOf(task, ends, now);
     kinds = [...new Set(phases.map(({ kind }) => kind))];
     node.dataset.status = task.status;
-    node.setAttribute("aria-label", spoken(task, phases));
+    node.setAttribute("aria-label", spoken(task, phases, round));
     track.replaceChildren(...phases.map((phase) => bar(phase, scale)));
     return kinds;
   };
@@ -116,10 +135,10 @@ function bar({ kind, from, to, attempt }, scale) {
   return part;
 }
 
-function spoken(task, phases) {
+function spoken(task, phases, round) {
   const waits = phases.filter(({ attempt }) => !attempt).map(({ kind, from, to }) => `${WAITS[kind]} ${took(to - from)}`);
   const runs = phases.filter(({ attempt }) => attempt).map(({ kind, from, to }) => `${kind} attempt ${took(to - from)}`);
-  return [task.key, task.agent, words(task.status), ...waits, ...runs].join(", ");
+  return [task.key, ...(round > 0 ? [`round ${round}`] : []), task.agent, words(task.status), ...waits, ...runs].join(", ");
 }
 
 function showLegend(legend, kinds) {

@@ -108,9 +108,9 @@ pub(crate) enum PlansCommand {
     Approve {
         #[command(flatten)]
         decision: Decision,
-        /// File with another input for the task: a JSON object; `-` is standard input
-        #[arg(long, value_name = "FILE")]
-        input: Option<PathBuf>,
+        /// Another input for the task, or the answers to its questions: a JSON object, or a file with one; `-` is standard input
+        #[arg(long, value_name = "JSON|FILE")]
+        input: Option<String>,
         #[command(flatten)]
         budget: NewLimits,
     },
@@ -123,9 +123,9 @@ pub(crate) enum PlansCommand {
     Redrive {
         /// Id of the plan
         plan_id: String,
-        /// File with new inputs: a JSON object, by key of the task; `-` is standard input
-        #[arg(long, value_name = "FILE")]
-        input: Option<PathBuf>,
+        /// New inputs by key of the task: a JSON object, or a file with one; `-` is standard input
+        #[arg(long, value_name = "JSON|FILE")]
+        input: Option<String>,
         /// Reason, kept with the plan
         #[arg(long)]
         reason: Option<String>,

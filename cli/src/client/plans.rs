@@ -46,8 +46,8 @@ pub(super) async fn run(args: PlansArgs) -> Result<(), ClientError> {
         }
         PlansCommand::Approve { decision, input, budget } => {
             let mut further = Map::new();
-            if let Some(path) = input {
-                further.insert("input".into(), json_document(&path)?);
+            if let Some(input) = input {
+                further.insert("input".into(), json_argument(&input)?);
             }
             further.extend(budget.into_member());
             approvals::decide(gateway, "approve", decision, further, is_json).await
@@ -57,8 +57,8 @@ pub(super) async fn run(args: PlansArgs) -> Result<(), ClientError> {
         }
         PlansCommand::Redrive { plan_id, input, reason, wait } => {
             let mut body = Map::new();
-            if let Some(path) = input {
-                body.insert("input".into(), json_document(&path)?);
+            if let Some(input) = input {
+                body.insert("input".into(), json_argument(&input)?);
             }
             body.extend(reason.map(|reason| ("reason".into(), reason.into())));
             let path = format!("/api/v1/plans/{}:redrive", id(&plan_id)?);
@@ -76,10 +76,12 @@ fn document(path: &Path) -> Result<String, ClientError> {
     read(path)
 }
 
-/// The JSON of a file, or of standard input.
-fn json_document(path: &Path) -> Result<Value, ClientError> {
-    let invalid = |error| ClientError::Usage(format!("`{}` is not JSON: {error}", path.display()));
-    serde_json::from_str(&document(path)?).map_err(invalid)
+/// The JSON of an argument: an object as it is, or the name of a file with one; `-` is standard input.
+fn json_argument(argument: &str) -> Result<Value, ClientError> {
+    let is_object = argument.trim_start().starts_with('{');
+    let text = if is_object { argument.to_owned() } else { document(Path::new(argument))? };
+    let shown = if is_object { "the value of --input".into() } else { format!("`{argument}`") };
+    serde_json::from_str(&text).map_err(|error| ClientError::Usage(format!("{shown} is not JSON: {error}")))
 }
 
 async fn list(gateway: &Gateway, filter: &PlanFilter, is_json: bool) -> Result<(), ClientError> {

@@ -5,6 +5,7 @@ mod lines;
 use std::fmt::Write;
 
 use jiff::Timestamp;
+use phoenix_domain::{plan::PLANNING_KEY, questions::MEMBER};
 use phoenix_platform::logging::file::FOLDER;
 use reqwest::Method;
 use serde_json::{Value, value::RawValue};
@@ -108,7 +109,11 @@ pub(super) fn story(plan: &Value) -> String {
     fact("redriven as", text(plan, "redriven_as"));
     fact("usage", &usage(&plan["usage"]));
     fact("error", &error(&plan["error"]));
+    let mut rounds = Rounds::default();
     for task in plan["tasks"].as_array().into_iter().flatten() {
+        if let Some(round) = rounds.begun_by(text(task, "key")) {
+            let _ = writeln!(out, "  round {round}");
+        }
         out.push_str(&task_story(task, created));
     }
     if let Some(output) = plan["output"].as_str() {
@@ -118,6 +123,28 @@ pub(super) fn story(plan: &Value) -> String {
     }
     out.truncate(out.trim_end().len());
     out
+}
+
+/// Counts the rounds of a plan that a language model plans: the questions to it, and the tasks that it has proposed.
+#[derive(Debug, Default)]
+struct Rounds {
+    count: u32,
+    tasks: u32,
+    /// Whether the last task was a question.
+    is_asking: bool,
+}
+
+impl Rounds {
+    /// The number of the round that the task `key` begins, the next one of the plan, if it begins one.
+    fn begun_by(&mut self, key: &str) -> Option<u32> {
+        self.tasks += 1;
+        let is_planned = self.count > 0 || self.tasks == 1;
+        let was_asking = std::mem::replace(&mut self.is_asking, is_planned && key.starts_with(PLANNING_KEY));
+        (self.is_asking && !was_asking).then(|| {
+            self.count += 1;
+            self.count
+        })
+    }
 }
 
 fn task_story(task: &Value, created: Option<Timestamp>) -> String {
@@ -194,12 +221,18 @@ fn approval_story(approval: &Value, created: Option<Timestamp>) -> String {
         }
     }
     if is_waiting {
-        let _ = write!(
-            out,
-            "\n      input {}\n      hash {}",
-            cell(&approval["input"].to_string()),
-            text(approval, "input_hash")
-        );
+        let questions = approval["input"][MEMBER]["asked"].as_object();
+        for (name, question) in questions.into_iter().flatten() {
+            let _ = write!(out, "\n      question {}  {}", plain(name), plain(text(question, "message")));
+            let _ = write!(out, "\n        schema {}", cell(&question["schema"].to_string()));
+        }
+        if questions.is_some_and(|questions| !questions.is_empty()) {
+            let names = questions.into_iter().flatten().map(|(name, _)| format!("\"{}\": {{…}}", plain(name)));
+            let _ = write!(out, "\n      answer with --input '{{{}}}'", names.collect::<Vec<_>>().join(", "));
+        } else {
+            let _ = write!(out, "\n      input {}", cell(&approval["input"].to_string()));
+        }
+        let _ = write!(out, "\n      hash {}", text(approval, "input_hash"));
     }
     out.push('\n');
     out
@@ -298,6 +331,35 @@ plan P  failed after 3.2s
             let shown = story(&json!({"tasks": [task]}));
             assert!(shown.ends_with(expected), "{shown}");
         }
+    }
+
+    #[test]
+    fn rounds_of_a_planned_plan_are_headed() {
+        let shown = |keys: &[&str]| {
+            let tasks: Vec<_> = keys.iter().map(|key| json!({"key": key})).collect();
+            let story = story(&json!({"tasks": tasks}));
+            let words = story.lines().skip(1).map(|line| line.trim().trim_start_matches("task ").to_owned());
+            words.map(|line| line.split("  ").next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+        };
+        let planned = shown(&["planning-1", "planning-2", "a", "b", "planning-3", "c", "planning-4"]);
+        let expected =
+            ["round 1", "planning-1", "planning-2", "a", "b", "round 2", "planning-3", "c", "round 3", "planning-4"];
+        assert_eq!(planned, expected);
+        assert_eq!(shown(&["a", "planning-1"]), ["a", "planning-1"], "a plan of a caller has no rounds");
+    }
+
+    #[test]
+    fn story_shows_the_questions_of_a_task_and_how_to_answer() {
+        let question = json!({"message": "Which branch?", "schema": {"type": "object"}});
+        let input = json!({"phoenix/questions": {"asked": {"branch": question}}, "repository": "r"});
+        let approval = json!({"state": "waiting", "input": input, "input_hash": "h"});
+        let shown = story(&json!({"tasks": [{"key": "a", "approval": approval}]}));
+        let expected = "
+      question branch  Which branch?
+        schema {\"type\":\"object\"}
+      answer with --input '{\"branch\": {…}}'
+      hash h";
+        assert!(shown.ends_with(expected), "{shown}");
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub struct McpSettings {
     pub variables: BTreeMap<String, Secret>,
     /// Patterns of the names of the tools that become actions, in which `*` stands for any text. Every tool when empty.
     pub tools: Vec<String>,
+    /// Names of actions, by the names of the tools that they call. Other tools keep their names.
+    pub renames: BTreeMap<String, String>,
     /// Settings of single tools. Of several that match a tool, the last one with a setting counts.
     pub rules: Vec<ToolRule>,
     /// Version of the protocol to speak; absent to find out what the server speaks.
@@ -62,6 +64,22 @@ impl ToolRule {
 }
 
 impl McpSettings {
+    /// Name of the action that calls the tool `tool`; absent when another tool has been given that name.
+    #[must_use]
+    pub fn action_of<'a>(&'a self, tool: &'a str) -> Option<&'a str> {
+        match self.renames.get(tool) {
+            Some(action) => Some(action),
+            None => (!self.renames.values().any(|action| action == tool)).then_some(tool),
+        }
+    }
+
+    /// Name of the tool that `action` calls.
+    #[must_use]
+    pub fn tool_of<'a>(&'a self, action: &'a str) -> &'a str {
+        let renamed = self.renames.iter().find(|(_, new)| *new == action);
+        renamed.map_or(action, |(tool, _)| tool)
+    }
+
     /// Limits of the tool `name` that differ from those of the agent.
     #[must_use]
     pub fn limits_of(&self, name: &str) -> ActionLimits {
@@ -152,6 +170,19 @@ mod tests {
         let settings = McpSettings { variables: variables.into(), ..McpSettings::default() };
         let secrets: Vec<_> = settings.secrets().map(Secret::expose).collect();
         assert_eq!(secrets, ["b", "a"]);
+    }
+
+    #[test]
+    fn renamed_tool_takes_the_name_of_another() {
+        let renames = [("a", "b"), ("b", "c"), ("x", "chat")];
+        let renames = renames.map(|(tool, action)| (tool.to_owned(), action.to_owned()));
+        let settings = McpSettings { renames: renames.into(), ..McpSettings::default() };
+        for (tool, action) in
+            [("a", Some("b")), ("b", Some("c")), ("c", None), ("chat", None), ("d", Some("d"))]
+        {
+            assert_eq!(settings.action_of(tool), action, "{tool}");
+            assert!(action.is_none_or(|action| settings.tool_of(action) == tool), "{tool}");
+        }
     }
 
     #[test]

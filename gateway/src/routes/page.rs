@@ -52,6 +52,7 @@ static FILES: LazyLock<Vec<File>> = LazyLock::new(|| {
         "plan_feed.js": SCRIPT,
         "plan_view.js": SCRIPT,
         "plans.js": SCRIPT,
+        "questions.js": SCRIPT,
         "router.js": SCRIPT,
         "style.css": STYLE,
         "tabs.js": SCRIPT,

@@ -13,7 +13,7 @@ use super::{
     actions::ActionTable,
     approval::ApprovalSetting,
     bounds::{positive, set, time, within},
-    mcp::McpTable,
+    mcp::{McpTable, ToolSettings},
     problems::Problems,
     retry::RetryTable,
     sections::section,
@@ -33,6 +33,7 @@ pub(super) struct AgentTable {
     mcp: Option<McpTable>,
     tools: Option<Vec<String>>,
     tool_rules: Vec<ToolRuleTable>,
+    rename: BTreeMap<String, String>,
     description: Option<String>,
     route: Option<Vec<String>>,
     actions: BTreeMap<String, ActionTable>,
@@ -132,10 +133,12 @@ impl AgentTable {
         self.apply(&mut spec, &at, problems);
         if let Some(server) = &self.mcp {
             self.refuse_beside_mcp(&at, problems);
-            server.apply(&mut spec, self.tools.as_deref(), &self.tool_rules, &at, problems);
+            let tools =
+                ToolSettings { tools: self.tools.as_deref(), renames: &self.rename, rules: &self.tool_rules };
+            server.apply(&mut spec, &tools, &at, problems);
             return spec;
         }
-        for (name, is_set) in [("tools", self.tools.is_some()), ("tool_rules", !self.tool_rules.is_empty())] {
+        for (name, is_set) in self.tool_settings() {
             if is_set {
                 problems.add(format!("{at}.{name}"), "is only for MCP servers; remove it, or set `mcp`");
             }
@@ -163,13 +166,18 @@ impl AgentTable {
         }
     }
 
-    /// Reports settings of an MCP server in the table of an agent that cannot be one.
-    fn refuse_mcp(&self, at: &str, problems: &mut Problems) {
-        for (name, is_set) in [
-            ("mcp", self.mcp.is_some()),
+    /// Settings about the tools of an MCP server, and whether they are set.
+    fn tool_settings(&self) -> [(&'static str, bool); 3] {
+        [
             ("tools", self.tools.is_some()),
             ("tool_rules", !self.tool_rules.is_empty()),
-        ] {
+            ("rename", !self.rename.is_empty()),
+        ]
+    }
+
+    /// Reports settings of an MCP server in the table of an agent that cannot be one.
+    fn refuse_mcp(&self, at: &str, problems: &mut Problems) {
+        for (name, is_set) in [("mcp", self.mcp.is_some())].into_iter().chain(self.tool_settings()) {
             if is_set {
                 problems
                     .add(format!("{at}.{name}"), "is only for agents of your own, such as [agents.files]");

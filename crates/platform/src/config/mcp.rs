@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use http::{HeaderName, HeaderValue, Uri};
 use phoenix_domain::{
     AgentMode, AgentSpec,
+    agent::ANY_ACTION,
+    limits::MAX_ACTION_BYTES,
     mcp::{HANDSHAKE_VERSIONS, MODERN_VERSION, McpSettings, RemoteServer},
 };
 use serde::Deserialize;
@@ -39,13 +41,23 @@ const RESERVED_HEADERS: [&str; 9] = [
     "mcp-session-id",
 ];
 
+/// Settings about the tools of a server.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ToolSettings<'a> {
+    /// Patterns of the tools that are offered; all when absent.
+    pub(super) tools: Option<&'a [String]>,
+    /// Names of actions, by the names of tools.
+    pub(super) renames: &'a BTreeMap<String, String>,
+    /// Settings of single tools.
+    pub(super) rules: &'a [ToolRuleTable],
+}
+
 impl McpTable {
-    /// Makes `spec`, at `at` in the file, an MCP server that offers `tools`, and has `rules` for them.
+    /// Makes `spec`, at `at` in the file, an MCP server with these tools.
     pub(super) fn apply(
         &self,
         spec: &mut AgentSpec,
-        tools: Option<&[String]>,
-        rules: &[ToolRuleTable],
+        &ToolSettings { tools, renames, rules }: &ToolSettings<'_>,
         at: &str,
         problems: &mut Problems,
     ) {
@@ -90,9 +102,11 @@ impl McpTable {
             remote: self.remote(),
             variables: env.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect(),
             tools: tools.unwrap_or_default().to_vec(),
+            renames: renames.clone(),
             rules,
             protocol: protocol.map(str::to_owned),
         });
+        check_renames(spec, at, problems);
     }
 }
 
@@ -132,6 +146,32 @@ impl McpTable {
     }
 }
 
+/// Reports renames that give one name to two tools, or a name that no action has.
+fn check_renames(spec: &AgentSpec, at: &str, problems: &mut Problems) {
+    let Some(McpSettings { renames, .. }) = &spec.mcp else { return };
+    let mut names = BTreeMap::new();
+    for (tool, action) in renames {
+        let at = format!("{at}.rename.{tool}");
+        let is_name = !action.trim().is_empty()
+            && action.len() <= MAX_ACTION_BYTES
+            && action != ANY_ACTION
+            && !action.chars().any(char::is_control);
+        if !is_name {
+            problems.add(
+                &at,
+                format_args!("must be a name of 1 to {MAX_ACTION_BYTES} bytes in one line, and not `*`"),
+            );
+        }
+        if let Some(other) = names.insert(action, tool) {
+            problems
+                .add(&at, format_args!("is `{action}`, as for `{other}`; give each tool a name of its own"));
+        }
+        if spec.mcp.as_ref().is_some_and(|settings| !settings.offers(tool)) {
+            problems.add(&at, format_args!("is for a tool that `tools` does not offer; add `{tool}` to it"));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -151,6 +191,7 @@ mod tests {
             [agents.files]
             mcp = { command = ["npx", "files", "${HUB_TOKEN}"], env = { TOKEN = "${HUB_TOKEN}" } }
             tools = ["read_*"]
+            rename = { read_log = "log" }
             start_timeout_secs = 90
             retry = { max_attempts = 5, max_backoff_ms = 900 }
             [[agents.files.tool_rules]]
@@ -171,6 +212,7 @@ mod tests {
         assert_eq!((files.start_timeout, files.actions.is_empty()), (Duration::from_secs(90), true));
         let settings = files.mcp.as_ref().unwrap();
         assert_eq!((settings.variables["TOKEN"].expose(), &*settings.tools[0]), ("hub-secret", "read_*"));
+        assert_eq!((settings.action_of("read_log"), settings.tool_of("log")), (Some("log"), "read_log"));
         let limits = settings.limits_of("read_log");
         let retry = limits.retry.unwrap();
         assert_eq!(limits.timeout, Some(Duration::from_secs(120)));
@@ -251,6 +293,16 @@ mod tests {
             (
                 "[agents.a]\nmcp.command = [\"x\"]\n[[agents.a.tool_rules]]\ntools = [\"x\"]",
                 "agents.a.tool_rules[0]: sets nothing",
+            ),
+            ("[agents.a]\ncommand = [\"x\"]\nrename.a = \"b\"", "agents.a.rename: is only for MCP servers"),
+            (
+                "[agents.a]\nmcp.command = [\"x\"]\nrename = { a = \"c\", b = \"c\" }",
+                "agents.a.rename.b: is `c`, as for `a`",
+            ),
+            ("[agents.a]\nmcp.command = [\"x\"]\nrename.a = \"*\"", "agents.a.rename.a: must be a name"),
+            (
+                "[agents.a]\nmcp.command = [\"x\"]\ntools = [\"b*\"]\nrename.a = \"b\"",
+                "agents.a.rename.a: is for a tool that `tools` does not offer",
             ),
             ("[agents.a]\nmode = \"mcp\"\ncommand = [\"x\"]", "unknown variant `mcp`"),
         ] {

@@ -20,6 +20,7 @@
 //! planner was lost, as far as the planner knows that an attempt had started.
 
 mod connection;
+mod elicitation;
 mod events;
 mod handshake;
 mod lines;
@@ -44,7 +45,8 @@ use phoenix_platform::readiness::Readiness;
 use tokio::time::sleep_until;
 
 use self::{
-    connection::{Call, LostResponse, Response},
+    connection::{CALL_TOOL, Call, LostResponse, Response},
+    elicitation::{Answers, Asked},
     message::{INVALID_PARAMS, object},
     questions::Continuation,
     remote::Remote,
@@ -95,7 +97,12 @@ impl Mcp {
     async fn run_attempt(&self, attempt: &mut Attempt<'_>) -> Result<ActionResult, AttemptFailure> {
         let mut input = Cow::Borrowed(&attempt.request.payload);
         let answers = if input.contains_key(MEMBER) { Questions::take(input.to_mut()) } else { None };
-        let mut continuation = answers.as_ref().map(Continuation::answered).unwrap_or_default();
+        let given = answers.as_ref().and_then(Answers::of);
+        let mut continuation = match (&answers, &given) {
+            (Some(answers), None) => Continuation::answered(answers),
+            _ => Continuation::default(),
+        };
+        let mut given = given.unwrap_or_default();
         loop {
             let process = self.server.ready(attempt).await?;
             let tools = process.tools();
@@ -104,10 +111,18 @@ impl Mcp {
                 return Err(may_have_been_called(name));
             }
             attempt.report_start(process.pid);
-            let params = |id| continuation.added_to(call_params(&*attempt.request, id, name, arguments));
+            let params =
+                |id| continuation.added_to(call_params(&*attempt.request, id, &tool.name, arguments));
             // A process that has just ended gets no request.
-            let Ok(mut call) = process.connection.call("tools/call", params) else { continue };
-            match wait(&mut call, attempt).await {
+            let Ok(mut call) = process.connection.call(CALL_TOOL, params) else { continue };
+            let response = match wait(&mut call, &mut given, attempt, &self.redactor).await {
+                Ok(response) => response,
+                Err((asked, question)) => {
+                    call.end_with(asked);
+                    return Err(question);
+                }
+            };
+            match response {
                 // The next process gets it. Without one the attempt has failed, and can be repeated.
                 Some(Err(LostResponse { was_written: false, .. })) if process.pid.is_some() => {}
                 Some(Err(LostResponse { was_written: false, failure })) => return Err(failure),
@@ -183,18 +198,33 @@ impl AgentRunner for Mcp {
     }
 }
 
-/// Waits for the response to `call` until the deadline of `attempt`, and passes on reports of progress.
-async fn wait(call: &mut Call, attempt: &Attempt<'_>) -> Option<Response> {
+/// Waits for the response to `call` until the deadline of `attempt`, passes on reports of progress, and answers questions as `given`
+/// says.
+///
+/// # Errors
+/// A question without an answer, and the failure that it is.
+async fn wait(
+    call: &mut Call,
+    given: &mut Answers,
+    attempt: &Attempt<'_>,
+    redactor: &Redactor,
+) -> Result<Option<Response>, (Asked, AttemptFailure)> {
     let mut progress = call.progress.clone();
     loop {
         tokio::select! {
             biased;
-            () = sleep_until(attempt.deadline) => return None,
+            () = sleep_until(attempt.deadline) => return Ok(None),
             Ok(()) = progress.changed() => {
                 let report = progress.borrow_and_update().clone();
                 report.into_iter().for_each(|report| attempt.push_progress(report));
             }
-            response = call.response() => return Some(response),
+            next = call.next() => match next {
+                Ok(response) => return Ok(Some(response)),
+                Err(asked) => match given.respond(&asked, redactor) {
+                    Ok(answer) => call.answer(asked, answer),
+                    Err(question) => return Err((asked, question)),
+                },
+            },
         }
     }
 }

@@ -94,7 +94,7 @@ TOOLS = {
     "structured": {"inputSchema": {"type": "object"}},
     "broken_schema": {"inputSchema": {"type": 7}},
     **{name: {"annotations": READ_ONLY} for name in ("read_die", "read_hang", "gate", "noise", "twice", "big", "meta", "env", "received", "late")},
-    **{name: {} for name in ("die", "hang", "refuse", "refuse_call", "fail_call", "drop_echo", "progress", "flood", "ask", "sample", "again")},
+    **{name: {} for name in ("die", "hang", "refuse", "refuse_call", "fail_call", "drop_echo", "change_echo", "progress", "flood", "ask", "sample", "again")},
 }
 
 
@@ -104,6 +104,36 @@ def elicit(request, state, name, message, properties):
     asked = {name: {"method": "elicitation/create", "params": {"mode": "form", "message": message, "requestedSchema": schema}}}
     result = {"resultType": "input_required", "inputRequests": asked, "requestState": state}
     send(id=request["id"], result=result)
+
+
+answers = {}
+
+
+def elicit_in_call(message, properties):
+    """Asks one question in the middle of a call, and waits for the answer."""
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    with lock:
+        number = f"question {len(answers)}"
+        answers[number] = None
+    send(id=number, method="elicitation/create", params={"message": message, "requestedSchema": schema})
+    while answers[number] is None:
+        time.sleep(0.01)
+    return answers[number]
+
+
+def ask_in_call(request):
+    """Asks two questions one after the other, and acts when both are accepted."""
+    arguments = request["params"]["arguments"]
+    branch = elicit_in_call("Which branch?", {"name": {"type": "string"}})
+    if "error" in branch or branch["result"]["action"] != "accept":
+        answer(request, f"no branch: {json.dumps(branch)}", isError="error" in branch)
+        return
+    name = branch["result"]["content"]["name"]
+    sure = elicit_in_call(f"Push to {name}?", {})["result"]["action"]
+    if sure == "accept" and "effects" in arguments:
+        with open(arguments["effects"], "a") as effects:
+            effects.write(name + "\n")
+    answer(request, f"{arguments.get('repository')}: {name} {sure}")
 
 
 def ask(request):
@@ -164,6 +194,10 @@ def call(request):
     elif name in ("refuse_call", "fail_call"):
         code = -32602 if name == "refuse_call" else -32603
         send(id=request["id"], error={"code": code, "message": "this does not work"})
+    elif name == "change_echo":
+        TOOLS["echo"] = {"inputSchema": text_schema("words")}
+        tell_change()
+        answer(request, "changed")
     elif name == "drop_echo":
         TOOLS.pop("echo", None)
         tell_change()
@@ -176,7 +210,10 @@ def call(request):
         wait_for(arguments["path"])
         answer(request, "done")
     elif name == "ask":
-        ask(request)
+        if shaken:
+            ask_in_call(request)
+        else:
+            ask(request)
     elif name == "sample":
         asked = {"poem": {"method": "sampling/createMessage", "params": {"messages": []}}}
         send(id=request["id"], result={"resultType": "input_required", "inputRequests": asked})
@@ -194,6 +231,9 @@ def call(request):
 
 def handle(request):
     method = request.get("method")
+    if method is None:
+        answers[request["id"]] = request
+        return
     received.append({"method": method, "params": request.get("params")})
     if options.log:
         with open(options.log, "a") as log:

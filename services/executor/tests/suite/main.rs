@@ -4,8 +4,10 @@
 
 mod attempts;
 mod catalog;
+mod http_server;
 mod lifetime;
 mod mcp;
+mod mcp_elicitation;
 mod mcp_eras;
 mod mcp_remote;
 mod orphans;

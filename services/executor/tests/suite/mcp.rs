@@ -323,6 +323,36 @@ async fn output_beyond_the_limits_fails_its_own_call() {
     let error = call(&sandbox, "flood", json!({})).await.error();
     assert!(error.message.contains("wrote 64 MiB to its output that are no messages"), "{error}");
     assert_eq!(call(&sandbox, "echo", json!({"text": "new"})).await.data(), "new");
+    let (failure, success) = (Outcome::Failure, Outcome::Success);
+    assert_eq!(outcomes(&sandbox), [success, success, failure, success, failure, success]);
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn renamed_tool_is_an_action_of_its_new_name_with_the_rules_of_its_own() {
+    let renames = [("echo".to_owned(), "say".to_owned()), ("die".to_owned(), "echo".to_owned())];
+    let rules = vec![ToolRule { timeout: Some(Duration::from_secs(7)), ..rule("echo") }];
+    let mcp = Some(McpSettings { renames: renames.into(), rules, ..McpSettings::default() });
+    let sandbox = Sandbox::start(AgentSpec { mcp, ..server(&[]) }).await;
+    let agent = published(&mut watch(&sandbox).await, |agent| !agent.actions.is_empty()).await;
+    assert_eq!((agent.actions["say"].timeout_ms, agent.actions.contains_key("die")), (Some(7000), false));
+    assert_eq!(call(&sandbox, "say", json!({"text": "hello"})).await.data(), "hello");
+    let error = call(&sandbox, "echo", json!({})).await.error();
+    assert!(error.message.contains("the call of `echo` may have had an effect"), "{error}");
+    assert_eq!(call(&sandbox, "die", json!({})).await.error().code, Code::PlanningFailed);
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn changed_schema_of_a_tool_is_published_and_checked() {
+    let sandbox = Sandbox::start(server(&[])).await;
+    let mut catalogs = watch(&sandbox).await;
+    published(&mut catalogs, |agent| agent.actions.contains_key("echo")).await;
+    assert_eq!(call(&sandbox, "change_echo", json!({})).await.data(), "changed");
+    published(&mut catalogs, |agent| agent.actions["echo"].input_schema_json.contains("words")).await;
+    let error = call(&sandbox, "echo", json!({"text": "a"})).await.error();
+    assert_eq!(error.code, Code::ValidationFailed, "{error}");
+    assert!(!outcomes(&sandbox).contains(&Outcome::Failure));
     sandbox.stop().await;
 }
 

@@ -1,206 +1,21 @@
-//! MCP servers over streamable HTTP as agents, scripted here, and their faults.
+//! MCP servers over streamable HTTP as agents, and their faults.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use phoenix_domain::{
-    AgentMode, AgentSpec, OrchestratorErrorCode as Code,
-    mcp::{McpSettings, RemoteServer},
+    OrchestratorErrorCode as Code,
+    questions::{MEMBER, Questions},
 };
 use phoenix_proto::{executor::ExecuteTaskRequest, health_v1::Outcome};
-use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    task::JoinHandle,
+use serde_json::json;
+
+use crate::{
+    http_server::{Asked, JSON, Reply, Server, call, legacy, result, text, tools},
+    sandbox::{Sandbox, TIMEOUT, until},
 };
-
-use crate::sandbox::{Sandbox, TIMEOUT, TaskOutcome, agent, quick_retries};
-
-/// What the server does with a request.
-enum Reply {
-    /// Responds with this status, these headers and this body.
-    Whole(&'static str, &'static str, String),
-    /// Begins a response with this head and body, and says nothing more.
-    Stalls(String),
-    /// Begins a response, and writes so many bytes of it.
-    Floods(usize),
-}
-
-/// A request: its head, with names in lower case, and its message.
-#[derive(Clone)]
-struct Asked {
-    head: String,
-    message: Value,
-}
-
-impl Asked {
-    fn method(&self) -> &str {
-        self.message["method"].as_str().unwrap_or_default()
-    }
-
-    fn header(&self, name: &str) -> &str {
-        let line = self.head.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
-        line.unwrap_or_default()
-    }
-}
-
-/// A scripted server on its own port.
-struct Server {
-    url: String,
-    asked: Arc<Mutex<Vec<Asked>>>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Server {
-    async fn start(reply: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/mcp", listener.local_addr().unwrap());
-        let (asked, reply) = (Arc::<Mutex<Vec<Asked>>>::default(), Arc::new(reply));
-        let seen = Arc::clone(&asked);
-        let task = tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let (seen, reply) = (Arc::clone(&seen), Arc::clone(&reply));
-                tokio::spawn(async move { serve(stream, &seen, &*reply).await });
-            }
-        });
-        Self { url, asked, task }
-    }
-
-    fn agent(&self) -> AgentSpec {
-        let headers = [("authorization".to_owned(), "Bearer of-the-test-0123456789".to_owned().into())];
-        let remote = Some(RemoteServer { url: self.url.clone(), headers: headers.into() });
-        AgentSpec {
-            command: Vec::new(),
-            mode: AgentMode::Mcp,
-            mcp: Some(McpSettings { remote, ..McpSettings::default() }),
-            retry: quick_retries(),
-            timeout: TIMEOUT,
-            ..agent(&[])
-        }
-    }
-
-    /// Every request so far.
-    fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
-    }
-
-    /// Number of requests with this method.
-    fn count(&self, method: &str) -> usize {
-        self.asked.lock().unwrap().iter().filter(|asked| asked.method() == method).count()
-    }
-}
-
-/// Answers one request, and closes the connection.
-async fn serve(mut stream: TcpStream, seen: &Mutex<Vec<Asked>>, reply: &(impl Fn(&Asked) -> Reply + Sync)) {
-    let mut bytes = Vec::new();
-    let (head, length) = loop {
-        if stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
-            return;
-        }
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        if let Some((head, _)) = text.split_once("\r\n\r\n") {
-            let lower = head.to_ascii_lowercase();
-            let length = lower.lines().find_map(|line| line.strip_prefix("content-length: "));
-            break (head.len() + 4, length.map_or(0, |length| length.parse::<usize>().unwrap()));
-        }
-    };
-    while bytes.len() < head + length {
-        if stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
-            return;
-        }
-    }
-    let lines: Vec<_> = std::str::from_utf8(&bytes[..head])
-        .unwrap()
-        .lines()
-        .map(|line| {
-            line.split_once(": ").map_or_else(
-                || line.to_owned(),
-                |(name, value)| format!("{}: {value}", name.to_ascii_lowercase()),
-            )
-        })
-        .collect();
-    let asked = Asked { head: lines.join("\n"), message: serde_json::from_slice(&bytes[head..]).unwrap() };
-    let reply = reply(&asked);
-    seen.lock().unwrap().push(asked);
-    match reply {
-        Reply::Whole(status, headers, body) => {
-            let head = format!(
-                "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n",
-                body.len()
-            );
-            let _ = stream.write_all((head + &body).as_bytes()).await;
-        }
-        Reply::Stalls(text) => {
-            let _ = stream.write_all(text.as_bytes()).await;
-            // Until the client closes the connection.
-            let _ = stream.read_u8().await;
-        }
-        Reply::Floods(count) => {
-            let head = format!(
-                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {count}\r\n\r\n"
-            );
-            let _ = stream.write_all(head.as_bytes()).await;
-            let piece = vec![b' '; 64 * 1024];
-            for _ in 0..count / piece.len() {
-                if stream.write_all(&piece).await.is_err() {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-const JSON: &str = "content-type: application/json\r\n";
-
-fn result(asked: &Asked, result: &Value) -> Reply {
-    let body = json!({"jsonrpc": "2.0", "id": asked.message["id"], "result": result});
-    Reply::Whole("200 OK", JSON, body.to_string())
-}
-
-fn tools() -> Value {
-    let tool = |name: &str, repeatable: bool| json!({"name": name, "inputSchema": {"type": "object"}, "annotations": {"idempotentHint": repeatable}});
-    json!({"tools": [tool("once", false), tool("often", true)], "resultType": "complete"})
-}
-
-fn text(text: &str) -> Value {
-    json!({"content": [{"type": "text", "text": text}]})
-}
-
-/// Answers of a server with a handshake to everything but calls.
-fn legacy(asked: &Asked) -> Option<Reply> {
-    Some(match asked.method() {
-        "server/discover" => {
-            Reply::Whole("400 Bad Request", "content-type: text/plain\r\n", "no session".into())
-        }
-        "initialize" => {
-            let answer = json!({"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "s"}});
-            let body = json!({"jsonrpc": "2.0", "id": asked.message["id"], "result": answer});
-            Reply::Whole(
-                "200 OK",
-                "content-type: application/json\r\nmcp-session-id: s-1\r\n",
-                body.to_string(),
-            )
-        }
-        "notifications/initialized" | "notifications/cancelled" => {
-            Reply::Whole("202 Accepted", "", String::new())
-        }
-        "tools/list" => result(asked, &tools()),
-        _ => return None,
-    })
-}
-
-async fn call(sandbox: &Sandbox, action: &str) -> TaskOutcome {
-    let request =
-        ExecuteTaskRequest { action: action.into(), payload_json: "{}".into(), ..sandbox.request() };
-    sandbox.run_request(request).await.unwrap()
-}
 
 #[tokio::test]
 async fn server_with_a_handshake_is_called_in_its_session() {
@@ -349,10 +164,100 @@ async fn stalled_stream_ends_at_the_deadline_and_is_closed() {
     })
     .await;
     let mut spec = server.agent();
-    spec.timeout = std::time::Duration::from_millis(300);
+    spec.timeout = Duration::from_millis(300);
     let sandbox = Sandbox::start(spec).await;
     let error = call(&sandbox, "once").await.error();
     assert_eq!(error.code, Code::Timeout, "{error}");
-    crate::sandbox::until("the call is cancelled", || server.count("notifications/cancelled") == 1).await;
+    until("the call is cancelled", || server.count("notifications/cancelled") == 1).await;
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn server_that_refuses_its_first_request_fails_its_tasks_with_the_reason() {
+    for (reply, words) in [
+        (
+            || Reply::Whole("401 Unauthorized", "", "no".into()),
+            "refused the request with HTTP 401 Unauthorized; check `mcp.headers`",
+        ),
+        (
+            || {
+                Reply::Whole(
+                    "308 Permanent Redirect",
+                    "location: https://other.example/mcp\r\n",
+                    String::new(),
+                )
+            },
+            "redirects to other.example, which is not followed",
+        ),
+        (|| Reply::Stalls(String::new()), "did not start within 300 ms"),
+        (
+            || Reply::Stalls("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n".into()),
+            "did not start within 300 ms",
+        ),
+        (|| Reply::Floods(50 * 1024 * 1024), "answered with more than 8 MiB"),
+    ] as [(fn() -> Reply, &str); 5]
+    {
+        let server = Server::start(move |_| reply()).await;
+        let mut spec = server.agent();
+        spec.start_timeout = if words.starts_with("did not") { Duration::from_millis(300) } else { TIMEOUT };
+        let sandbox = Sandbox::start(spec).await;
+        let error = call(&sandbox, "once").await.error();
+        assert_eq!(
+            (error.code, error.message.contains(words)),
+            (Code::ExecutionFailed, true),
+            "{words}: {error}"
+        );
+        assert_eq!(server.count("tools/call"), 0);
+        let outcomes = sandbox.health.reports().into_iter().map(|(outcome, _)| outcome);
+        assert!(outcomes.into_iter().all(|outcome| outcome == Outcome::Failure), "{words}");
+        sandbox.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn question_in_the_stream_of_a_call_ends_it_and_is_answered_in_the_next_one() {
+    let server = Server::start(|asked| {
+        // A response to a question of the server has no method.
+        if asked.method().is_empty() {
+            return Reply::Whole("202 Accepted", "", String::new());
+        }
+        legacy(asked).unwrap_or_else(|| {
+            let params = json!({"message": "Which?", "requestedSchema": {"type": "object"}});
+            let question =
+                json!({"jsonrpc": "2.0", "id": "q", "method": "elicitation/create", "params": params});
+            Reply::Stalls(format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: {question}\n\n"
+            ))
+        })
+    })
+    .await;
+    let sandbox = Sandbox::start(server.agent()).await;
+    // Two at the same time: the stream says which of them a question is about.
+    let (first, second) = tokio::join!(call(&sandbox, "once"), call(&sandbox, "often"));
+    for outcome in [first, second] {
+        assert_eq!(outcome.finished.attempts, 1);
+        let mut questions = Questions::of_error(&outcome.error()).unwrap();
+        assert_eq!(questions.message(), "Which?");
+        questions.answers = phoenix_domain::json::Object::parse(r#"{"question": {"name": "x"}}"#).ok();
+        let input = json!({MEMBER: questions.to_json().to_value()});
+        let request = ExecuteTaskRequest {
+            action: "once".into(),
+            payload_json: input.to_string(),
+            first_attempt: 2,
+            earlier_attempts: Some(1),
+            ..sandbox.request()
+        };
+        let accepted = json!({"action": "accept", "content": {"name": "x"}});
+        let answers = || server.asked().iter().filter(|asked| asked.message["result"] == accepted).count();
+        let before = answers();
+        let running = sandbox.start_running(request.clone()).await;
+        until("the answer arrives", || answers() == before + 1).await;
+        sandbox.cancel(&request.task_id).await.unwrap();
+        drop(running);
+    }
+    let dismissed =
+        server.asked().iter().filter(|asked| asked.message["result"] == json!({"action": "cancel"})).count();
+    assert_eq!(dismissed, 2);
+    until("both calls are cancelled", || server.count("notifications/cancelled") >= 2).await;
     sandbox.stop().await;
 }

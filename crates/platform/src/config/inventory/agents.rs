@@ -15,7 +15,7 @@ use crate::config::{
 };
 
 /// Settings that `[agents.default]` does not give to other agents.
-const OWN: [&str; 7] = ["command", "description", "env", "mcp", "route", "tool_rules", "tools"];
+const OWN: [&str; 8] = ["command", "description", "env", "mcp", "rename", "route", "tool_rules", "tools"];
 
 /// Adds the settings of every agent.
 pub(super) fn add(config: &PhoenixConfig, rows: &mut Vec<SettingValue>) {
@@ -80,8 +80,10 @@ fn settings(spec: &AgentSpec) -> Vec<(&'static str, String)> {
         ("retry.max_backoff_ms", format!("{} ms", max_backoff.as_millis())),
     ]);
     rows.extend(breaker_settings(breaker));
-    if let Some(McpSettings { tools, rules, .. }) = mcp {
+    if let Some(McpSettings { tools, renames, rules, .. }) = mcp {
         rows.push(("tools", list(tools)));
+        let renames = renames.iter().map(|(tool, action)| format!("{tool} to {action}"));
+        rows.push(("rename", renames.collect::<Vec<_>>().join(", ")));
         rows.push(("tool_rules", rules.iter().map(rule).collect::<Vec<_>>().join("; ")));
     }
     rows

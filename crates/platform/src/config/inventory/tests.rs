@@ -17,6 +17,7 @@ max_queue = 3
 mcp = { url = "https://hub.local/mcp?token=hunter2", headers = { Authorization = "hunter2" } }
 [agents.local]
 mcp = { command = ["npx", "hunter2"], env = { SOMETHING = "hunter2" } }
+rename = { read_file = "read" }
 [[agents.local.tool_rules]]
 tools = ["read_*", "list"]
 timeout_secs = 2
@@ -79,6 +80,7 @@ fn every_value_names_its_origin() {
         ("agents.reviewer.retry.max_attempts", "3", "default"),
         ("agents.hub.mcp", "https://hub.local/mcp?[set]", "file (agents.hub.mcp)"),
         ("agents.local.mcp", "npx and 1 argument", "file (agents.local.mcp)"),
+        ("agents.local.rename", "read_file to read", "file (agents.local.rename)"),
         (
             "agents.local.tool_rules",
             "read_*, list: timeout_secs 2 s, retry 5 attempts, 500 to 5000 ms apart, idempotent true",

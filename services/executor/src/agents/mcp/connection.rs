@@ -14,16 +14,20 @@ use phoenix_domain::{
     action::ProgressReport,
     json::{Json, Object},
 };
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{
+    elicitation::{Asked, ELICIT, MAX_UNREAD, dismissed},
     lines::IdScanner,
-    message::{self, Incoming, RpcError, notification, object, request, response},
+    message::{self, INVALID_PARAMS, Incoming, RpcError, notification, object, request, response},
 };
 use crate::failure::{AttemptFailure, truncate_message};
 
 /// Bytes of waiting messages beyond which requests of the server get no response.
 const MAX_WAITING_BYTES: usize = 1024 * 1024;
+
+/// Request that calls a tool.
+pub(super) const CALL_TOOL: &str = "tools/call";
 
 /// The requests to one process.
 #[derive(Debug, Default)]
@@ -74,6 +78,8 @@ impl Outgoing {
 struct Pending {
     response: oneshot::Sender<Response>,
     progress: watch::Sender<Option<ProgressReport>>,
+    /// Takes questions about a call of a tool.
+    asked: Option<mpsc::Sender<Asked>>,
     was_written: bool,
 }
 
@@ -95,6 +101,8 @@ pub(super) struct Call {
     id: u64,
     pub(super) response: oneshot::Receiver<Response>,
     pub(super) progress: watch::Receiver<Option<ProgressReport>>,
+    /// Questions of the server, if it has a handshake.
+    pub(super) asked: mpsc::Receiver<Asked>,
 }
 
 impl Connection {
@@ -109,13 +117,19 @@ impl Connection {
     ) -> Result<Call, LostResponse> {
         let (sender, response) = oneshot::channel();
         let (progress_sender, progress) = watch::channel(None);
+        let (asked_sender, asked) = mpsc::channel(MAX_UNREAD);
         let mut state = self.state.lock();
         if let Some(failure) = &state.closed {
             return Err(LostResponse { failure: failure.clone(), was_written: false });
         }
         state.last_id += 1;
         let id = state.last_id;
-        let pending = Pending { response: sender, progress: progress_sender, was_written: false };
+        let pending = Pending {
+            response: sender,
+            progress: progress_sender,
+            asked: (method == CALL_TOOL).then_some(asked_sender),
+            was_written: false,
+        };
         state.calls.insert(id, pending);
         let params = self.with_meta(params(id));
         let name = params.get("name").and_then(Json::as_str).map(str::to_owned);
@@ -128,7 +142,7 @@ impl Connection {
         });
         drop(state);
         self.to_write.notify_one();
-        Ok(Call { connection: Arc::clone(self), id, response, progress })
+        Ok(Call { connection: Arc::clone(self), id, response, progress, asked })
     }
 
     /// `params` with the members that every request has in `_meta`.
@@ -178,9 +192,14 @@ impl Connection {
 
     /// Takes a line of the server. Returns whether it is a message.
     pub(super) fn accept(&self, line: &[u8]) -> bool {
+        self.accept_about(None, line)
+    }
+
+    /// Takes a line of the server that belongs to the request `about`, where the transport says so.
+    pub(super) fn accept_about(&self, about: Option<u64>, line: &[u8]) -> bool {
         match message::parse(line) {
             Ok(messages) => {
-                messages.into_iter().for_each(|message| self.accept_message(message));
+                messages.into_iter().for_each(|message| self.accept_message(message, about));
                 true
             }
             Err(problem) => {
@@ -194,22 +213,32 @@ impl Connection {
         }
     }
 
-    fn accept_message(&self, message: Incoming) {
+    fn accept_message(&self, message: Incoming, about: Option<u64>) {
         match message {
             Incoming::Response { id, outcome } => self.resolve(id, |_| Ok(outcome)),
-            Incoming::Request { id, method } => {
-                let mut state = self.state.lock();
-                let waiting: usize = state.waiting.iter().map(|message| message.line.len()).sum();
-                if waiting <= MAX_WAITING_BYTES {
-                    state.waiting.push_back(Outgoing::new(response(id, &method)));
-                    self.to_write.notify_one();
+            Incoming::Request { id, method, params } if method == ELICIT && self.meta.get().is_none() => {
+                let asked = Asked { id: id.clone(), params };
+                let taken = self.state.lock().take_question(about, asked);
+                if let Err(problem) = taken {
+                    self.respond(message::refusal(id, INVALID_PARAMS, problem.into()));
                 }
             }
+            Incoming::Request { id, method, .. } => self.respond(response(id, &method)),
             Incoming::Notification { method, params } => match method.as_str() {
                 "notifications/progress" => self.report(&params),
                 "notifications/tools/list_changed" => self.tools_changed.notify_one(),
                 _ => {}
             },
+        }
+    }
+
+    /// Queues the response to a request of the server, unless it reads none.
+    fn respond(&self, line: Vec<u8>) {
+        let mut state = self.state.lock();
+        let waiting: usize = state.waiting.iter().map(|message| message.line.len()).sum();
+        if waiting <= MAX_WAITING_BYTES {
+            state.waiting.push_back(Outgoing::new(line));
+            self.to_write.notify_one();
         }
     }
 
@@ -263,20 +292,59 @@ impl Connection {
     }
 }
 
+impl State {
+    /// Hands a question to the call that it is about: the one that the transport names, or the only one.
+    ///
+    /// # Errors
+    /// Why no call gets it.
+    fn take_question(&self, about: Option<u64>, asked: Asked) -> Result<(), &'static str> {
+        let call = match about {
+            Some(id) => self.calls.get(&id).and_then(|pending| pending.asked.as_ref()),
+            None => {
+                let mut calls = self.calls.values().filter_map(|pending| pending.asked.as_ref());
+                let first = calls.next();
+                if calls.next().is_some() {
+                    return Err(
+                        "several calls are under way, and the question does not say which of them it is about; \
+                                set max_concurrency = 1 for this server",
+                    );
+                }
+                first
+            }
+        };
+        let call = call.ok_or("no call is under way that the question can be about")?;
+        call.try_send(asked).map_err(|_| "the call has unanswered questions already")
+    }
+}
+
 impl Call {
+    /// Answers a question of the server.
+    pub(super) fn answer(&self, asked: Asked, answer: Object) {
+        self.connection.respond(message::result(asked.id, answer));
+    }
+
+    /// Ends the call because of a question that has no answer yet. The server gets to know that first, so that it does not take
+    /// the dismissal of its question for a decision.
+    pub(super) fn end_with(self, asked: Asked) {
+        self.connection.abandon(self.id);
+        self.answer(asked, dismissed());
+    }
+
+    /// Waits for the response, or for a question about the call.
+    pub(super) async fn next(&mut self) -> Result<Response, Asked> {
+        tokio::select! {
+            biased;
+            Some(asked) = self.asked.recv() => Err(asked),
+            response = received(&mut self.response) => Ok(response),
+        }
+    }
+
     /// Waits for the response.
     ///
     /// # Errors
     /// When there will be none that is valid.
     pub(super) async fn response(&mut self) -> Response {
-        match (&mut self.response).await {
-            Ok(response) => response,
-            // The connection answers or closes before it drops a request.
-            Err(_) => Err(LostResponse {
-                failure: AttemptFailure::new(FailureClass::Io, "lost the request"),
-                was_written: true,
-            }),
-        }
+        received(&mut self.response).await
     }
 
     /// Whether the server may have read the request.
@@ -295,72 +363,25 @@ impl Call {
     }
 }
 
+async fn received(response: &mut oneshot::Receiver<Response>) -> Response {
+    match response.await {
+        Ok(response) => response,
+        // The connection answers or closes before it drops a request.
+        Err(_) => Err(LostResponse {
+            failure: AttemptFailure::new(FailureClass::Io, "lost the request"),
+            was_written: true,
+        }),
+    }
+}
+
 impl Drop for Call {
     fn drop(&mut self) {
         self.connection.abandon(self.id);
+        while let Ok(asked) = self.asked.try_recv() {
+            self.connection.respond(message::result(asked.id, dismissed()));
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::FutureExt;
-
-    use super::*;
-
-    fn written(connection: &Connection) -> Vec<String> {
-        std::iter::from_fn(|| connection.next_line()).map(|line| String::from_utf8(line).unwrap()).collect()
-    }
-
-    #[test]
-    fn responses_in_any_order_reach_their_requests_once() {
-        let connection = Arc::new(Connection::default());
-        let mut calls = [1, 2].map(|_| connection.call("tools/call", |_| Object::new()).unwrap());
-        assert_eq!(written(&connection).len(), 2);
-        for line in [r#"{"id":2,"result":"b"}"#, r#"{"id":2,"result":"again"}"#, r#"{"id":1,"result":"a"}"#] {
-            assert!(connection.accept(line.as_bytes()));
-        }
-        let results = calls.each_mut().map(|call| call.response().now_or_never().unwrap().unwrap().unwrap());
-        assert_eq!(results, [Json::from("a"), "b".into()]);
-        drop(calls);
-        assert!(written(&connection).is_empty(), "an answered request is not cancelled");
-    }
-
-    #[test]
-    fn dropped_request_is_cancelled_once_it_was_written() {
-        let connection = Arc::new(Connection::default());
-        drop(connection.call("tools/call", |_| Object::new()).unwrap());
-        assert!(written(&connection).is_empty(), "it was never written");
-        let call = connection.call("tools/call", |_| Object::new()).unwrap();
-        assert_eq!((written(&connection).len(), call.was_written()), (1, true));
-        drop(call);
-        let [cancelled] = &written(&connection)[..] else { panic!("one notification") };
-        assert!(cancelled.contains("notifications/cancelled") && cancelled.contains("\"requestId\":2"));
-        assert!(connection.accept(br#"{"id":2,"result":"late"}"#), "a late answer is ignored");
-    }
-
-    #[test]
-    fn invalid_response_fails_its_own_request() {
-        let connection = Arc::new(Connection::default());
-        let [mut broken, mut other] =
-            [1, 2].map(|_| connection.call("tools/call", |_| Object::new()).unwrap());
-        written(&connection);
-        assert!(!connection.accept(br#"{"id":1,"result":{"a":tru}}"#));
-        assert!(!connection.accept(b"INFO starting\n"));
-        let lost = broken.response().now_or_never().unwrap().unwrap_err();
-        assert!(lost.was_written && lost.failure.description.contains("no message of JSON-RPC"));
-        assert!(other.response().now_or_never().is_none());
-        connection.close(&AttemptFailure::new(FailureClass::Io, "is gone"));
-        assert_eq!(other.response().now_or_never().unwrap().unwrap_err().failure.description, "is gone");
-        assert!(connection.call("x", |_| Object::new()).is_err());
-    }
-
-    #[test]
-    fn flood_of_requests_gets_a_bounded_number_of_responses() {
-        let connection = Connection::default();
-        let ping = format!(r#"{{"id":"{}","method":"ping"}}"#, "x".repeat(100_000));
-        for _ in 0..1000 {
-            assert!(connection.accept(ping.as_bytes()));
-        }
-        assert!(written(&connection).len() < 20);
-    }
-}
+mod tests;

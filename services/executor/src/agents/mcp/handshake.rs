@@ -187,8 +187,8 @@ impl Handshake {
         let version = version.unwrap_or(HANDSHAKE_VERSIONS[0]);
         let params = object([
             ("protocolVersion", version.into()),
-            // A question in the middle of a call would have to wait for a person as long as the process lives.
-            ("capabilities", Object::new().into()),
+            // Without further members, which older servers do not know, it means forms.
+            ("capabilities", object([("elicitation", Object::new().into())]).into()),
             ("clientInfo", client().into()),
         ]);
         let server = match self.request(connection, "initialize", params).await {

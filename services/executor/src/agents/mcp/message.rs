@@ -22,7 +22,7 @@ pub(super) enum Incoming {
     /// The response to the request `id`.
     Response { id: u64, outcome: Result<Json, RpcError> },
     /// A request, whose id is echoed.
-    Request { id: Json, method: String },
+    Request { id: Json, method: String, params: Object },
     /// A notification.
     Notification { method: String, params: Object },
 }
@@ -46,14 +46,23 @@ pub(super) fn notification(method: &str, params: Object) -> Vec<u8> {
     line([("method", method.into()), ("params", params.into())])
 }
 
-/// The line of the response to a request of the server.
+/// The line of the response to a request of the server that this client does nothing for.
 pub(super) fn response(id: Json, method: &str) -> Vec<u8> {
     if method == "ping" {
-        return line([("id", id), ("result", Object::new().into())]);
+        return result(id, Object::new());
     }
-    let message = format!("the client has no method `{method}`");
-    let error =
-        object([("code", i32::try_from(METHOD_NOT_FOUND).unwrap_or(0).into()), ("message", message.into())]);
+    refusal(id, METHOD_NOT_FOUND, format!("the client has no method `{method}`"))
+}
+
+/// The line of the response to a request of the server that has this result.
+pub(super) fn result(id: Json, result: Object) -> Vec<u8> {
+    line([("id", id), ("result", result.into())])
+}
+
+/// The line of the response to a request of the server that is refused.
+pub(super) fn refusal(id: Json, code: i64, message: String) -> Vec<u8> {
+    let code = i32::try_from(code).unwrap_or_default();
+    let error = object([("code", code.into()), ("message", message.into())]);
     line([("id", id), ("error", error.into())])
 }
 
@@ -87,12 +96,13 @@ fn incoming(message: Json) -> Result<Incoming, String> {
     let Json::Object(mut message) = message else { return Err("it is not an object".into()) };
     let id = message.shift_remove("id").filter(|id| !id.is_null());
     let method = message.get("method").and_then(Json::as_str).map(str::to_owned);
+    let mut params = || {
+        let params = message.shift_remove("params").and_then(|params| Object::try_from(params).ok());
+        params.unwrap_or_default()
+    };
     match (id, method) {
-        (Some(id), Some(method)) => Ok(Incoming::Request { id, method }),
-        (None, Some(method)) => {
-            let params = message.shift_remove("params").and_then(|params| Object::try_from(params).ok());
-            Ok(Incoming::Notification { method, params: params.unwrap_or_default() })
-        }
+        (Some(id), Some(method)) => Ok(Incoming::Request { id, method, params: params() }),
+        (None, Some(method)) => Ok(Incoming::Notification { method, params: params() }),
         (Some(id), None) => {
             let id = number(&id).ok_or("its `id` is not one of a request")?;
             let outcome = match (message.shift_remove("result"), message.get("error")) {

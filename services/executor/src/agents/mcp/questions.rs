@@ -8,14 +8,14 @@ use phoenix_domain::{
     questions::Questions,
 };
 
-use super::message::object;
+use super::{elicitation::ELICIT, message::object};
 use crate::{
     failure::{AttemptFailure, truncate_message},
     redact::Redactor,
 };
 
 /// Limit of the questions of one call.
-const MAX_QUESTIONS: usize = 16;
+pub(super) const MAX_QUESTIONS: usize = 16;
 
 /// Limit of the questions and the state of one call in bytes.
 const MAX_BYTES: usize = 256 * 1024;
@@ -25,9 +25,6 @@ const MAX_QUESTION_DEPTH: usize = 32;
 
 /// Limit of the calls of one attempt that the server wants to be made again at once.
 const MAX_AGAIN: u32 = 8;
-
-/// The only question that is passed on.
-const ELICIT: &str = "elicitation/create";
 
 /// What a call has beside the tool and its arguments when it is not the first.
 #[derive(Debug, Default)]
@@ -96,24 +93,44 @@ pub(super) fn read(result: &Json, redactor: &Redactor) -> Result<String, Attempt
     if requests.is_empty() {
         return state.ok_or_else(|| broken("asks for input, and does not say for which"));
     }
-    let size = requests.text_len() + state.as_ref().map_or(0, String::len);
-    if requests.len() > MAX_QUESTIONS || size > MAX_BYTES || requests.depth() > MAX_QUESTION_DEPTH {
-        return Err(broken(&format!(
-            "asks for too much input: at most {MAX_QUESTIONS} questions of {} KiB, {MAX_QUESTION_DEPTH} levels deep, are allowed",
-            MAX_BYTES >> 10
-        )));
+    if let Some(failure) = too_much(&requests, state.as_deref()) {
+        return Err(failure);
     }
     let mut asked = Object::new();
     for (name, request) in requests.iter() {
         asked.insert(name.clone(), question(request)?.into());
     }
-    let questions = Questions { asked, state, attempts: 0, answers: None };
-    let message = truncate_message(&redactor.clean(&*questions.message()));
-    let failure = AttemptFailure::new(FailureClass::ActionNotSupported, format!("asks for input: {message}"));
-    Err(AttemptFailure { questions: Some(Box::new(questions)), ..failure })
+    Err(asking(Questions { asked, state, attempts: 0, answers: None }, redactor))
 }
 
-fn question(request: &Json) -> Result<Object, AttemptFailure> {
+/// The failure of a call that ends with `questions`.
+pub(super) fn asking(questions: Questions, redactor: &Redactor) -> AttemptFailure {
+    let message = truncate_message(&redactor.clean(&*questions.message()));
+    let failure = AttemptFailure::new(FailureClass::ActionNotSupported, format!("asks for input: {message}"));
+    AttemptFailure { questions: Some(Box::new(questions)), ..failure }
+}
+
+/// The failure of a call with these requests and this state, if they are too many, too large or too deep.
+pub(super) fn too_much(requests: &Object, state: Option<&str>) -> Option<AttemptFailure> {
+    let size = requests.text_len() + state.map_or(0, str::len);
+    let is_allowed =
+        requests.len() <= MAX_QUESTIONS && size <= MAX_BYTES && requests.depth() <= MAX_QUESTION_DEPTH;
+    (!is_allowed).then(too_many)
+}
+
+/// The failure of a call that asks for too much.
+pub(super) fn too_many() -> AttemptFailure {
+    broken(&format!(
+        "asks for too much input: at most {MAX_QUESTIONS} questions of {} KiB, {MAX_QUESTION_DEPTH} levels deep, are allowed",
+        MAX_BYTES >> 10
+    ))
+}
+
+/// The question of a request: its message, and the schema of the answer.
+///
+/// # Errors
+/// `action_not_supported` for a request that is no question with a form.
+pub(super) fn question(request: &Json) -> Result<Object, AttemptFailure> {
     let not_supported = |what: String| {
         let description = format!("asks for input before it answers: {what}, which is not supported");
         AttemptFailure::new(FailureClass::ActionNotSupported, description)

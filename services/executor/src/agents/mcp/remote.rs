@@ -220,7 +220,7 @@ impl RemoteSession {
         let kind =
             response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let lost = if kind.starts_with(EVENTS) {
-            self.read_events(response).await
+            self.read_events(id, response).await
         } else {
             self.read_whole(response).await
         };
@@ -310,13 +310,13 @@ impl RemoteSession {
     }
 
     /// Takes events, each one message. Returns what is wrong with them.
-    async fn read_events(&self, mut response: Response) -> Option<Lost> {
+    async fn read_events(&self, id: u64, mut response: Response) -> Option<Lost> {
         let mut events = Events::default();
         loop {
             match response.chunk().await {
                 Ok(Some(chunk)) => {
                     for data in events.push(&chunk) {
-                        self.connection.accept(&data);
+                        self.connection.accept_about(Some(id), &data);
                     }
                     if events.is_too_long() {
                         return Some(too_long());

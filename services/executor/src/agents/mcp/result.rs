@@ -96,7 +96,8 @@ mod tests {
     use super::*;
 
     fn read_json(result: Value, wraps_result: bool) -> Result<ActionResult, AttemptFailure> {
-        let tool = Tool { action: ActionSpec::default(), is_repeatable: false, wraps_result };
+        let tool =
+            Tool { name: "t".into(), action: ActionSpec::default(), is_repeatable: false, wraps_result };
         read(result.into(), &tool, &Redactor::default())
     }
 

@@ -359,7 +359,7 @@ impl Server {
         {
             return limits;
         }
-        self.settings.limits_of(action)
+        self.settings.limits_of(self.settings.tool_of(action))
     }
 
     /// The process, once it is ready.

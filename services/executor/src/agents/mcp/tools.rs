@@ -27,7 +27,7 @@ const MAX_DESCRIPTION_CHARS: usize = 2000;
 /// Tools that an error lists.
 const MAX_LISTED: usize = 20;
 
-/// The tools of a server.
+/// The tools of a server, by the names of their actions.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tools {
     pub(super) by_name: BTreeMap<String, Tool>,
@@ -39,6 +39,8 @@ pub(super) struct Tools {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Tool {
     pub(super) action: ActionSpec,
+    /// Name that the server gives to it.
+    pub(super) name: String,
     /// Whether a second call has no further effect, as far as the server says.
     pub(super) is_repeatable: bool,
     /// Whether structured results have the actual result in a member `result`.
@@ -85,6 +87,10 @@ impl<'s> Collector<'s> {
         if !self.settings.offers(name) {
             return;
         }
+        let Some(action_name) = self.settings.action_of(name) else {
+            tracing::warn!(agent = %self.agent, tool = name, "tool is left out, because `rename` gives its name to another one");
+            return;
+        };
         let schema = &definition["inputSchema"];
         let input_schema = match schema {
             Json::Null => None,
@@ -110,6 +116,7 @@ impl<'s> Collector<'s> {
         self.bytes += bytes;
         let hints = &definition["annotations"];
         let tool = Tool {
+            name: name.to_owned(),
             action: ActionSpec { description, input_schema, limits: self.settings.limits_of(name) },
             is_repeatable: self
                 .settings
@@ -117,7 +124,7 @@ impl<'s> Collector<'s> {
                 .unwrap_or(hints["readOnlyHint"] == true || hints["idempotentHint"] == true),
             wraps_result: definition["outputSchema"]["x-fastmcp-wrap-result"] == true,
         };
-        self.tools.by_name.insert(name.to_owned(), tool);
+        self.tools.by_name.insert(action_name.to_owned(), tool);
     }
 
     /// Notes that a page is valid for so many milliseconds. Zero says nothing: the page was valid when it was read.
@@ -270,6 +277,27 @@ mod tests {
         );
         assert!(!tools.by_name["write"].is_repeatable);
         assert_eq!(tools_of(definitions, &["pl*", "w*"]).by_name.len(), 2);
+    }
+
+    #[test]
+    fn renamed_tool_is_called_by_its_own_name() {
+        let renames =
+            [("ask", "question"), ("tell", "plain")].map(|(tool, action)| (tool.into(), action.into()));
+        let settings = McpSettings { renames: renames.into(), ..McpSettings::default() };
+        let agent = "a".parse().unwrap();
+        let mut collector = Collector::new(&agent, &settings);
+        for definition in
+            [json!({"name": "plain"}), text_tool("ask"), json!({"name": "tell"}), json!({"name": "own"})]
+        {
+            collector.add(&definition.into());
+        }
+        let tools = collector.finish();
+        let names: Vec<_> = tools.by_name.iter().map(|(action, tool)| (&**action, &*tool.name)).collect();
+        assert_eq!(names, [("own", "own"), ("plain", "tell"), ("question", "ask")]);
+        let failure = tools.select("ask", &Object::new()).unwrap_err();
+        assert_eq!(failure.description, "has no tool `ask`; there are own, plain, question");
+        let selected = tools.select("question", &object([("q", "x".into())])).unwrap();
+        assert_eq!((selected.name, &*selected.tool.name), ("question", "ask"));
     }
 
     #[test]
