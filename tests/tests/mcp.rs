@@ -163,6 +163,122 @@ async fn plan_calls_a_real_server_over_http() {
     assert_eq!(invalid.status, 400, "{}", invalid.text);
 }
 
+/// Node.js, and the folder of a package of the protocol's own servers, as `cargo xtask test` installs them.
+fn server_for_node(name: &str) -> Option<Value> {
+    let Some(folder) = std::env::var_os("NPM_CLIENTS").map(PathBuf::from) else {
+        let is_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+        assert!(!is_ci, "NPM_CLIENTS must be set in CI; cargo xtask test sets it");
+        eprintln!("SKIPPED: MCP servers for Node.js, because NPM_CLIENTS is not set");
+        return None;
+    };
+    let node = ["x64", "arm64"].map(|cpu| folder.join(format!("node_modules/node-linux-{cpu}/bin/node")));
+    let node = node.into_iter().find(|node| node.is_file()).unwrap_or_else(|| "node".into());
+    let script = format!("node_modules/@modelcontextprotocol/server-{name}/dist/index.js");
+    Some(json!([node, folder.join(script)]))
+}
+
+/// Waits until the only task of a plan asks something, and approves it with this answer to each of its questions.
+async fn answer(rest: &Rest, plan_id: &str, answer: &Value) -> String {
+    let started = Instant::now();
+    let approval = loop {
+        let plan = rest.plan(plan_id).await;
+        let approval = plan["tasks"][0]["approval"].clone();
+        if approval["state"] == "waiting" {
+            break approval;
+        }
+        assert!(plan["ended_at"].is_null() && started.elapsed() < START_LIMIT, "it asks nothing: {plan}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let asked = approval["input"]["phoenix/questions"]["asked"].as_object().unwrap();
+    let answers: serde_json::Map<_, _> = asked.keys().map(|name| (name.clone(), answer.clone())).collect();
+    let body = json!({"actor": "ann", "input": answers, "input_hash": approval["input_hash"]});
+    let decided = rest.post(&format!("/api/v1/plans/{plan_id}:approve"), body).await;
+    assert_eq!(decided.status, 200, "{}", decided.text);
+    approval["reason"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn servers_for_node_are_agents() {
+    let Some(mut files) = server_for_node("filesystem") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    files.as_array_mut().unwrap().push(json!(folder.path()));
+    let (memory, everything) = (server_for_node("memory").unwrap(), server_for_node("everything").unwrap());
+    let knowledge = json!(folder.path().join("memory.jsonl"));
+    let config = format!(
+        "[agents.files]\nmcp = {{ command = {files} }}\nrename = {{ read_text_file = \"read\" }}\n\
+         [agents.memory]\nmcp = {{ command = {memory}, env = {{ MEMORY_FILE_PATH = {knowledge} }} }}\n\
+         [agents.everything]\nmcp = {{ command = {everything} }}\nmax_concurrency = 1\n"
+    );
+    let sandbox = sandbox(&config, Path::new("/usr/bin")).await;
+    let rest = sandbox.rest();
+    until_tools_are_known(&rest, "files", "write_file").await;
+    let path = folder.path().join("note.txt");
+    let tasks = json!([
+        {"key": "write", "agent": "files", "action": "write_file", "input": {"path": path, "content": "the note"}},
+        {"key": "read", "agent": "files", "action": "read", "input": {"path": path}, "depends_on": ["write"]},
+    ]);
+    let plan = rest.post("/api/v1/plans", json!({"tasks": tasks})).await;
+    assert!(plan.status == 200 && plan.str("output").contains("the note"), "{}", plan.text);
+    let outside = json!({"tasks": [{"key": "t", "agent": "files", "action": "read", "input": {"path": "/etc/passwd"}}]});
+    let outside = rest.post("/api/v1/plans", outside).await;
+    assert_eq!(outside.json["error"]["code"], "validation_failed", "{}", outside.text);
+
+    until_tools_are_known(&rest, "memory", "create_entities").await;
+    let entity = json!({"name": "Phoenix", "entityType": "bird", "observations": ["it rises"]});
+    let tasks = json!([
+        {"key": "learn", "agent": "memory", "action": "create_entities", "input": {"entities": [entity]}},
+        {"key": "ask", "agent": "memory", "action": "search_nodes", "input": {"query": "Phoenix"}, "depends_on": ["learn"]},
+    ]);
+    let plan = rest.post("/api/v1/plans", json!({"tasks": tasks})).await;
+    assert!(plan.status == 200 && plan.str("output").contains("it rises"), "{}", plan.text);
+
+    // It offers some tools only after the handshake.
+    until_tools_are_known(&rest, "everything", "trigger-elicitation-request").await;
+    let task = |action: &str, input: Value| json!({"tasks": [{"key": "t", "agent": "everything", "action": action, "input": input}]});
+    let sum = rest.post("/api/v1/plans", task("get-sum", json!({"a": 2, "b": 40}))).await;
+    assert!(sum.status == 200 && sum.str("output").contains("42"), "{}", sum.text);
+    let image = rest.post("/api/v1/plans", task("get-tiny-image", json!({}))).await;
+    assert!(image.status == 200 && image.text.contains("image/png"), "{}", image.text);
+    let long = task("trigger-long-running-operation", json!({"duration": 1, "steps": 2}));
+    let long = rest.submit("/api/v1/plans", long).await;
+    assert_eq!(rest.wait_for_end(&long).await["status"], "succeeded");
+    let asks = rest.submit("/api/v1/plans", task("trigger-elicitation-request", json!({}))).await;
+    let reason = answer(&rest, &asks, &json!({"name": "Ada Lovelace"})).await;
+    assert!(reason.contains("Please provide inputs"), "{reason}");
+    let plan = rest.wait_for_end(&asks).await;
+    assert!(plan["output"].as_str().is_some_and(|output| output.contains("Ada Lovelace")), "{plan}");
+    for agent in ["files", "memory", "everything"] {
+        let shown = rest.agent(agent).await.unwrap();
+        assert_eq!(
+            (&shown["health"], &shown["consecutive_failures"]),
+            (&json!("healthy"), &json!(0)),
+            "{shown}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn server_of_another_library_asks_in_the_middle_of_a_call() {
+    let Some(servers) = servers() else { return };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/fastmcp_server.py");
+    let command = json!([servers.join("python3"), script]);
+    let config = format!(
+        "[agents.older]\nmcp = {{ command = {command}, protocol = \"2025-11-25\" }}\n[agents.found]\nmcp = {{ command = {command} }}\n"
+    );
+    let sandbox = sandbox(&config, &servers).await;
+    let rest = sandbox.rest();
+    for agent in ["older", "found"] {
+        until_tools_are_known(&rest, agent, "greet").await;
+        let task = |action: &str, input: Value| json!({"tasks": [{"key": "t", "agent": agent, "action": action, "input": input}]});
+        let sum = rest.post("/api/v1/plans", task("add", json!({"a": 2, "b": 40}))).await;
+        assert!(sum.status == 200 && sum.str("output").contains("42"), "{agent}: {}", sum.text);
+        let asks = rest.submit("/api/v1/plans", task("greet", json!({"greeting": "hello"}))).await;
+        assert_eq!(answer(&rest, &asks, &json!({"value": "Ada"})).await, format!("{agent} asks: Whom?"));
+        let plan = rest.wait_for_end(&asks).await;
+        assert_eq!(plan["output"], "hello, Ada", "{agent}: {plan}");
+    }
+}
+
 #[test]
 fn settings_of_the_page_are_valid() {
     let page = read("docs/mcp.md");

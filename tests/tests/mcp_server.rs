@@ -101,6 +101,53 @@ async fn clients_for_node_call_tools_over_http_and_pipes() {
     assert_succeeded(&script.kill_on_drop(true).output().await.unwrap());
 }
 
+#[tokio::test]
+async fn inspector_lists_and_calls_tools_over_http_and_pipes() {
+    let Some((node, folder)) = node() else { return };
+    let sandbox = sandbox().await;
+    let url = sandbox.url(Role::Gateway);
+    let home = tempfile::tempdir().unwrap();
+    let program = folder.join("node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js");
+    let inspect = async |arguments: &[&str]| {
+        let mut inspector = Command::new(&node);
+        inspector
+            .arg(&program)
+            .arg("--cli")
+            .args(arguments)
+            .env("HOME", home.path())
+            .env("PHOENIX_URL", &url);
+        let output = inspector.current_dir(home.path()).kill_on_drop(true).output().await.unwrap();
+        assert_succeeded(&output);
+        // It may say first what it does.
+        let text = String::from_utf8(output.stdout).unwrap();
+        let json = text.find('{').map(|start| &text[start..]).unwrap_or_default();
+        serde_json::from_str::<Value>(json).unwrap_or_else(|error| panic!("{error}: {text}"))
+    };
+    let (endpoint, phoenix) = (format!("{url}/mcp"), phoenix_bin());
+    let environment = format!("PHOENIX_URL={url}");
+    let http = [endpoint.as_str()];
+    let pipes = [phoenix.to_str().unwrap(), "mcp", "-e", &environment];
+    for target in [&http[..], &pipes[..]] {
+        let listed = inspect(&[target, &["--method", "tools/list"]].concat()).await;
+        let names: Vec<_> = listed["tools"].as_array().unwrap().iter().map(|tool| &tool["name"]).collect();
+        assert!(
+            names.contains(&&json!("chat")) && names.contains(&&json!("git_agent.git_status")),
+            "{listed}"
+        );
+        let call = [
+            "--method",
+            "tools/call",
+            "--tool-name",
+            "chat",
+            "--tool-arg",
+            "message=hello",
+            "agent=echo_agent",
+        ];
+        let answer = inspect(&[target, &call].concat()).await;
+        assert_eq!(answer["content"][0]["text"], "hello", "{answer}");
+    }
+}
+
 /// `phoenix mcp`, as a client starts it.
 struct Bridge {
     child: Child,

@@ -227,7 +227,8 @@ fn approval_story(approval: &Value, created: Option<Timestamp>) -> String {
             let _ = write!(out, "\n        schema {}", cell(&question["schema"].to_string()));
         }
         if questions.is_some_and(|questions| !questions.is_empty()) {
-            let names = questions.into_iter().flatten().map(|(name, _)| format!("\"{}\": {{…}}", plain(name)));
+            let names =
+                questions.into_iter().flatten().map(|(name, _)| format!("\"{}\": {{…}}", plain(name)));
             let _ = write!(out, "\n      answer with --input '{{{}}}'", names.collect::<Vec<_>>().join(", "));
         } else {
             let _ = write!(out, "\n      input {}", cell(&approval["input"].to_string()));
@@ -342,8 +343,18 @@ plan P  failed after 3.2s
             words.map(|line| line.split("  ").next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
         };
         let planned = shown(&["planning-1", "planning-2", "a", "b", "planning-3", "c", "planning-4"]);
-        let expected =
-            ["round 1", "planning-1", "planning-2", "a", "b", "round 2", "planning-3", "c", "round 3", "planning-4"];
+        let expected = [
+            "round 1",
+            "planning-1",
+            "planning-2",
+            "a",
+            "b",
+            "round 2",
+            "planning-3",
+            "c",
+            "round 3",
+            "planning-4",
+        ];
         assert_eq!(planned, expected);
         assert_eq!(shown(&["a", "planning-1"]), ["a", "planning-1"], "a plan of a caller has no rounds");
     }

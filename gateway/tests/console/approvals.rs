@@ -109,3 +109,100 @@ async fn task_that_waits_for_a_budget_shows_its_limit_and_is_ended() {
     assert_eq!((decision.task_key.as_str(), decision.decision), ("chat", ApprovalDecision::Reject as i32));
     browser.quit().await;
 }
+
+/// An approval whose input has questions.
+fn questions() -> Approval {
+    let branch = json!({
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "title": "Branch", "description": "Where to <b>push</b>", "maxLength": 20},
+            "force": {"type": "boolean", "default": false},
+            "depth": {"type": "integer", "minimum": 1, "maximum": 9, "default": 3},
+            "mode": {"type": "string", "oneOf": [{"const": "a", "title": "Fast"}, {"const": "b", "title": "Safe"}]},
+            "labels": {"type": "array", "items": {"type": "string", "enum": ["x", "y", "z"]}, "default": ["x"]},
+            "left_out": {"type": "string", "format": "email"},
+        },
+        "required": ["name", "mode"],
+    });
+    let sure = json!({"type": "object", "properties": {}});
+    let asked = json!({
+        "branch": {"message": "Which branch?", "schema": branch},
+        "sure": {"message": "Really?", "schema": sure},
+    });
+    let input = json!({"repository": "r", "phoenix/questions": {"asked": asked, "attempts": 1}});
+    Approval {
+        state: "waiting".into(),
+        decision: None,
+        reason: "hub asks: Which branch? / Really?".into(),
+        input_json: input.to_string(),
+        ..plans::approval()
+    }
+}
+
+#[tokio::test]
+async fn questions_are_a_form_with_the_fields_of_their_schemas() {
+    let Some((browser, stack)) = start().await else { return };
+    let mut plan = plans::running();
+    plan.tasks[0].set_status(TaskStatus::AwaitingApproval);
+    plan.tasks[0].attempts.clear();
+    plan.tasks[0].approval = Some(questions());
+    stack.planner.keep(plan);
+    // The listing has only the beginning of the input.
+    let beginning = questions().input_json.chars().take(100).collect();
+    *stack.planner.waiting.lock().unwrap() =
+        vec![WaitingApproval { input_preview: beginning, ..plans::waiting() }];
+    let plan = format!("{}/plans/{}", stack.gateway.url(), FakePlanner::PLAN);
+    for (address, open) in [
+        (plan.as_str(), ".task-panel .stack .row button"),
+        (&stack.gateway.url(), ".approvals li .row button"),
+    ] {
+        browser.open(address).await;
+        if address != plan {
+            browser.click(".nav a[href='/approvals']").await;
+        }
+        browser.click(open).await;
+        browser.reads("dialog h2", "Answer chat?").await;
+        browser.reads("dialog .question legend", "Which branch?").await;
+        browser.reads("dialog .question", "Where to <b>push</b>").await;
+        if address == plan {
+            looks::check(&browser, "plan-questions").await;
+        }
+        browser.type_into("dialog input[name=actor]", "alice").await;
+        browser.click("dialog [type=submit]").await;
+        let problems = "return [...document.querySelectorAll('dialog :invalid')].filter(({tagName}) => /INPUT|SELECT/.test(tagName)).length";
+        assert_eq!(browser.run(problems, json!([])).await, json!(2), "what is required is missing");
+        assert!(stack.planner.asked.lock().unwrap().decisions.is_empty());
+        browser.type_into("dialog .question input[type=text]", "main").await;
+        browser.click("dialog .question select[required] option:nth-child(3)").await;
+        browser.click("dialog .question fieldset fieldset label:nth-of-type(2) input").await;
+        browser.click("dialog .question:nth-of-type(2) > .check input").await;
+        browser.click("dialog [type=submit]").await;
+        let decision = decision_of(&stack).await;
+        let input: serde_json::Value = serde_json::from_str(&decision.input_json).unwrap();
+        let branch = json!({"name": "main", "force": false, "depth": 3, "mode": "b", "labels": ["x", "y"]});
+        assert_eq!(input, json!({"branch": branch, "sure": null}), "{address}");
+        assert_eq!(decision.input_hash, questions().input_hash);
+    }
+    let errors = browser.console().await;
+    assert!(errors.is_empty(), "{errors:#?}");
+    browser.quit().await;
+}
+
+#[tokio::test]
+async fn rounds_of_a_planned_plan_have_headings() {
+    let Some((browser, stack)) = start().await else { return };
+    let mut plan = plans::running();
+    let task = plan.tasks.remove(0);
+    plan.tasks = ["planning-1", "planning-2", "first", "planning-3", "second"]
+        .into_iter()
+        .map(|key| phoenix_proto::planner::Task { key: key.into(), ..task.clone() })
+        .collect();
+    stack.planner.keep(plan);
+    browser.open(&format!("{}/plans/{}", stack.gateway.url(), FakePlanner::PLAN)).await;
+    browser.reads(".bars .round:last-of-type, .bars", "Round 2").await;
+    let order = "return [...document.querySelectorAll('.bars > *')].map((row) => row.className === 'round small' ? row.textContent : row.querySelector('.bar-key').textContent)";
+    let expected = json!(["Round 1", "planning-1", "planning-2", "first", "Round 2", "planning-3", "second"]);
+    assert_eq!(browser.run(order, json!([])).await, expected);
+    looks::check(&browser, "plan-rounds").await;
+    browser.quit().await;
+}

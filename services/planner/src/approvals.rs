@@ -146,6 +146,7 @@ impl Approvals {
         }
         let decision = NewDecision {
             state: if request.is_approved { ApprovalState::Approved } else { ApprovalState::Rejected },
+            about: Some(approval.requested_at),
             at: Timestamp::now(),
             actor: request.actor.clone(),
             reason: request.reason.clone(),
@@ -170,6 +171,9 @@ impl Approvals {
         if is_repetition(approval, request, input.as_ref()) {
             self.wake(plan.plan_id);
             return Ok(());
+        }
+        if approval.state == ApprovalState::Waiting && decision.about != Some(approval.requested_at) {
+            return Err(asked_again(&task.spec.key));
         }
         Err(approval.too_late(&task.spec.key))
     }
@@ -316,6 +320,12 @@ fn is_repetition(approval: &Approval, request: &DecisionRequest, input: Option<&
 
 fn does_not_wait(Task { spec, status, .. }: &Task) -> OrchestratorError {
     does_not_await_approval(&spec.key, *status)
+}
+
+fn asked_again(key: &str) -> OrchestratorError {
+    let message =
+        format!("task `{key}` has asked again since; read what it waits for before you decide about it");
+    OrchestratorError::new(OrchestratorErrorCode::Conflict, message).with_detail("key", key)
 }
 
 fn other_hash(key: &str, hash: &str) -> OrchestratorError {

@@ -10,6 +10,9 @@ use crate::store::dead_letter::DeadLetterCursor;
 pub struct NewDecision {
     /// New state: approved, rejected or expired.
     pub state: ApprovalState,
+    /// Time of the request that the decision is about, because a task may have asked again meanwhile. Absent for an expiry, which
+    /// is about the request that has expired.
+    pub about: Option<Timestamp>,
     /// Time of the decision. An approval that has expired by then can only expire, and only such a one can.
     pub at: Timestamp,
     /// Name of the person or program that decides; empty for an expiry.
@@ -28,6 +31,7 @@ impl NewDecision {
     pub const fn expired(at: Timestamp) -> Self {
         Self {
             state: ApprovalState::Expired,
+            about: None,
             at,
             actor: String::new(),
             reason: String::new(),

@@ -9,10 +9,10 @@ use phoenix_domain::{
     plan::{Plan, TaskStatus},
 };
 use phoenix_planner::store::{
-    ApprovalOutcome, ApprovalQuery, Entry, JournalError, NewDecision, OldPlans, Store, WaitingApprovals,
+    self, ApprovalOutcome, ApprovalQuery, Entry, JournalError, NewDecision, OldPlans, Store, WaitingApprovals,
 };
 
-use crate::{accepted, at, new_plan, plan_ended, stores, task_of, write};
+use crate::{Fresh, accepted, at, new_plan, plan_ended, stores, task_of, write};
 
 fn terms() -> ApprovalTerms {
     ApprovalTerms {
@@ -37,7 +37,15 @@ fn requested(plan: &Plan, ordinal: usize, second: i64) -> Entry {
 fn decision(state: State, second: i64) -> NewDecision {
     let (actor, reason) = ("ann".into(), "fine \0".into());
     let input = Some(Object::parse(r#"{"n":2.50}"#).unwrap());
-    NewDecision { state, at: at(second), actor, reason, by: Some(CorrelationId::generate()), input }
+    NewDecision {
+        state,
+        about: None,
+        at: at(second),
+        actor,
+        reason,
+        by: Some(CorrelationId::generate()),
+        input,
+    }
 }
 
 fn cancelled(plan: &Plan, ordinal: usize) -> Entry {
@@ -168,6 +176,104 @@ async fn concurrent_decisions_are_made_once() {
         };
         let made = futures_util::future::join_all((0..8).map(decide)).await;
         assert_eq!(made.into_iter().filter(|made| *made).count(), 1);
+    }
+}
+
+/// The store as another planner of the same database sees it: with connections of its own, where there can be others.
+async fn other_planner(fresh: &Fresh) -> Arc<dyn Store> {
+    let store = match fresh.url.starts_with("postgres") {
+        true => store::open(&fresh.url).await.unwrap(),
+        false => Arc::clone(&fresh.store),
+    };
+    store.register("other").await.unwrap();
+    store
+}
+
+#[tokio::test]
+async fn decisions_of_two_planners_are_made_once() {
+    for fresh in stores().await {
+        let (mine, other) = (&fresh.store, other_planner(&fresh).await);
+        let plans: Vec<_> = (0..16).map(|_| new_plan(&["a"])).collect();
+        for plan in &plans {
+            write(&**mine, "me", &[accepted(plan), requested(plan, 0, 1)]).await.unwrap();
+        }
+        mine.flush().await.unwrap();
+        let decisions = plans.iter().flat_map(|plan| (0..6).map(move |number| (plan, number)));
+        let made = decisions.map(|(plan, number)| {
+            let (store, planner) = if number % 2 == 0 { (mine, "me") } else { (&other, "other") };
+            let state = if number % 3 == 0 { State::Rejected } else { State::Approved };
+            let made = NewDecision { actor: format!("n{number}"), about: Some(at(1)), ..decision(state, 5) };
+            let task = task_of(plan, 0);
+            async move { (plan.plan_id, made.clone(), store.decide(planner, task, &made).await.unwrap()) }
+        });
+        let made = futures_util::future::join_all(made).await;
+        for plan in &plans {
+            let ours: Vec<_> =
+                made.iter().filter(|(id, _, is_made)| *id == plan.plan_id && *is_made).collect();
+            let [(_, decision, _)] = &ours[..] else { panic!("{} decisions were made", ours.len()) };
+            for store in [mine, &other] {
+                let found = stored(&**store, plan, 0).await.1.unwrap();
+                let kept = found.decision.unwrap();
+                assert_eq!(
+                    (found.state, kept.actor, kept.input),
+                    (decision.state, decision.actor.clone(), decision.input.clone())
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn later_request_meets_no_decision_about_the_earlier_one() {
+    for fresh in stores().await {
+        let (mine, other) = (&fresh.store, other_planner(&fresh).await);
+        for round in 0..12 {
+            let plan = new_plan(&["a"]);
+            let task = task_of(&plan, 0);
+            write(&**mine, "me", &[accepted(&plan), requested(&plan, 0, 1)]).await.unwrap();
+            mine.flush().await.unwrap();
+            let decide = async |store: &Arc<dyn Store>, planner: &str, state| {
+                let made = NewDecision { about: Some(at(1)), ..decision(state, 5) };
+                store.decide(planner, task, &made).await.unwrap()
+            };
+            assert!(decide(mine, "me", State::Approved).await);
+            // The task runs and asks again, while the other planner decides about what it was asked before.
+            let outcome = ApprovalOutcome::of(&stored(&**mine, &plan, 0).await.1.unwrap());
+            let again = [Entry::ApprovalDecided { task, at: at(6), outcome }, requested(&plan, 0, 7)];
+            let asks = async {
+                for entry in again {
+                    write(&**mine, "me", &[entry]).await.unwrap();
+                    mine.flush().await.unwrap();
+                }
+            };
+            let late = async {
+                let mut made = Vec::new();
+                for state in [State::Rejected, State::Approved, State::Rejected, State::Approved] {
+                    made.push(decide(&other, "other", state).await);
+                }
+                made
+            };
+            let ((), made) = tokio::join!(asks, late);
+            assert_eq!(made, [false; 4], "round {round}");
+            for store in [mine, &other] {
+                let waits = (TaskStatus::AwaitingApproval, Some(approval(7)));
+                assert_eq!(stored(&**store, &plan, 0).await, waits, "round {round}");
+            }
+            // Two planners decide about the new request, and a third request is written at the same time: one that is not due.
+            let about = |state| NewDecision { about: Some(at(7)), ..decision(state, 8) };
+            let (yes, no) = (about(State::Approved), about(State::Rejected));
+            let (one, two, written) =
+                tokio::join!(mine.decide("me", task, &yes), other.decide("other", task, &no), async {
+                    write(&**mine, "me", &[requested(&plan, 0, 3)]).await
+                },);
+            written.unwrap();
+            mine.flush().await.unwrap();
+            let (one, two) = (one.unwrap(), two.unwrap());
+            assert!(one != two, "round {round}: one of them counts");
+            let found = stored(&*other, &plan, 0).await.1.unwrap();
+            let expected = if one { State::Approved } else { State::Rejected };
+            assert_eq!((found.state, found.requested_at), (expected, at(7)), "round {round}");
+        }
     }
 }
 

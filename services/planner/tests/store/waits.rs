@@ -117,6 +117,7 @@ async fn last_pause_of_a_task_counts() {
             let limits = Limits::new([None, None, Some(limit), None]);
             let granted = NewDecision {
                 state: ApprovalState::Approved,
+                about: Some(at(second)),
                 at: at(second + 1),
                 actor: "ann".into(),
                 reason: String::new(),

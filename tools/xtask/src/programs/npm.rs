@@ -15,7 +15,7 @@ pub(crate) const VARIABLE: &str = "NPM_CLIENTS";
 
 /// Tests that need the packages.
 const TESTS: &str = "clients of OpenAI's and Anthropic's APIs and of MCP for Node.js, a coding client, an upstream, MCP's conformance suite, \
-     accessibility of the console";
+     its inspector and its servers, accessibility of the console";
 
 /// Packages with fixed versions. Debian's Node.js is older than some of them need, so npm brings its own, of this architecture.
 const MANIFEST: &str = r#"{
@@ -26,7 +26,11 @@ const MANIFEST: &str = r#"{
     "@copilotkit/aimock": "1.43.0",
     "@modelcontextprotocol/client": "2.4.0",
     "@modelcontextprotocol/conformance": "0.2.0-alpha.12",
+    "@modelcontextprotocol/inspector": "2.12.0",
     "@modelcontextprotocol/sdk": "1.32.2",
+    "@modelcontextprotocol/server-everything": "2026.8.31",
+    "@modelcontextprotocol/server-filesystem": "2026.8.31",
+    "@modelcontextprotocol/server-memory": "2026.8.31",
     "@qwen-code/qwen-code": "0.24.4",
     "ai": "6.0.325",
     "axe-core": "4.14.1",

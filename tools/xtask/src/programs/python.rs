@@ -46,7 +46,7 @@ pub(crate) const PYTHON_PROGRAMS: &[PythonProgram] = &[
     },
     PythonProgram {
         requirement: "mcp-server-time==2026.10.19",
-        dependencies: &["mcp-server-git==2026.10.19"],
+        dependencies: &["fastmcp==4.1.6", "mcp-server-git==2026.10.19"],
         name: "mcp-server-time",
         variable: "MCP_SERVER_TIME_BIN",
         tests: "real MCP servers as agents",

@@ -150,7 +150,7 @@ pub(super) async fn decide(
     decision: &NewDecision,
 ) -> Result<bool, JournalError> {
     let statements = tables.statements();
-    let NewDecision { state, at, actor, reason, by, input } = decision;
+    let NewDecision { state, about, at, actor, reason, by, input } = decision;
     let decide = async |connection: &mut _| {
         let update = statements.rows(
             "WITH owner AS (
@@ -159,13 +159,13 @@ pub(super) async fn decide(
                  UPDATE phoenix_planner.approvals
                  SET state = $1, decided_at = $2, actor = $3, decision_reason = $4, decided_by = $5, new_input = $6
                  WHERE plan_id = $7 AND ordinal = $8 AND state = 'waiting' AND is_open AND (expires_at <= $2) = $9
-                     AND EXISTS (SELECT FROM owner)
+                     AND requested_at = coalesce($11, requested_at) AND EXISTS (SELECT FROM owner)
                  RETURNING 1
              ), about_budget AS (
                  UPDATE phoenix_planner.pauses
                  SET state = $1, decided_at = $2, actor = $3, decision_reason = $4, decided_by = $5, new_input = $6
                  WHERE plan_id = $7 AND ordinal = $8 AND state = 'waiting' AND is_open AND (expires_at <= $2) = $9
-                     AND EXISTS (SELECT FROM owner)
+                     AND requested_at = coalesce($11, requested_at) AND EXISTS (SELECT FROM owner)
                  RETURNING 1
              )
              SELECT EXISTS (SELECT FROM decided) OR EXISTS (SELECT FROM about_budget), EXISTS (SELECT FROM owner)",
@@ -174,7 +174,7 @@ pub(super) async fn decide(
         let new_input = input.as_ref().map(|input| escape(&json(input)).into_owned());
         let update = update.bind(by.map(|by| *by.as_uuid())).bind(new_input);
         let update = update.bind(task.plan_id.as_uuid()).bind(number(task.ordinal));
-        let update = update.bind(*state == ApprovalState::Expired).bind(planner);
+        let update = update.bind(*state == ApprovalState::Expired).bind(planner).bind(about.map(micros));
         Ok(update.fetch_one(connection).await?)
     };
     match tables.write(decide).await? {

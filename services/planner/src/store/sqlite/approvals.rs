@@ -28,7 +28,7 @@ pub(super) async fn decide(
     task: TaskRef,
     decision: &NewDecision,
 ) -> Result<bool, JournalError> {
-    let NewDecision { state, at, actor, reason, by, input } = decision;
+    let NewDecision { state, about, at, actor, reason, by, input } = decision;
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     if !ownership::is_owner(&mut transaction, planner).await? {
         return Err(JournalError::Fenced);
@@ -38,17 +38,19 @@ pub(super) async fn decide(
     for statement in [
         "UPDATE approvals
          SET state = ?1, decided_at = ?2, actor = ?3, decision_reason = ?4, decided_by = ?5, new_input = ?6
-         WHERE plan_id = ?7 AND ordinal = ?8 AND state = 'waiting' AND is_open AND (expires_at <= ?2) = ?9",
+         WHERE plan_id = ?7 AND ordinal = ?8 AND state = 'waiting' AND is_open AND (expires_at <= ?2) = ?9
+             AND requested_at = coalesce(?10, requested_at)",
         "UPDATE pauses
          SET state = ?1, decided_at = ?2, actor = ?3, decision_reason = ?4, decided_by = ?5, new_input = ?6
-         WHERE plan_id = ?7 AND ordinal = ?8 AND state = 'waiting' AND is_open AND (expires_at <= ?2) = ?9",
+         WHERE plan_id = ?7 AND ordinal = ?8 AND state = 'waiting' AND is_open AND (expires_at <= ?2) = ?9
+             AND requested_at = coalesce(?10, requested_at)",
     ] {
         let update = sqlx::query(statement);
         let update = update.bind(state.as_str()).bind(micros(*at)).bind(actor.clone()).bind(reason.clone());
         let update = update.bind(by.map(|by| by.to_string())).bind(input.as_ref().map(json));
         let update =
             update.bind(task.plan_id.to_string()).bind(i64::try_from(task.ordinal).unwrap_or(i64::MAX));
-        let update = update.bind(*state == ApprovalState::Expired);
+        let update = update.bind(*state == ApprovalState::Expired).bind(about.map(micros));
         written += update.execute(&mut *transaction).await?.rows_affected();
     }
     transaction.commit().await?;
