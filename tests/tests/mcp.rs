@@ -272,6 +272,10 @@ async fn server_of_another_library_asks_in_the_middle_of_a_call() {
         let task = |action: &str, input: Value| json!({"tasks": [{"key": "t", "agent": agent, "action": action, "input": input}]});
         let sum = rest.post("/api/v1/plans", task("add", json!({"a": 2, "b": 40}))).await;
         assert!(sum.status == 200 && sum.str("output").contains("42"), "{agent}: {}", sum.text);
+        if agent == "found" {
+            // The library asks nothing without a handshake.
+            continue;
+        }
         let asks = rest.submit("/api/v1/plans", task("greet", json!({"greeting": "hello"}))).await;
         assert_eq!(answer(&rest, &asks, &json!({"value": "Ada"})).await, format!("{agent} asks: Whom?"));
         let plan = rest.wait_for_end(&asks).await;

@@ -224,7 +224,7 @@ fn approval_story(approval: &Value, created: Option<Timestamp>) -> String {
         let questions = approval["input"][MEMBER]["asked"].as_object();
         for (name, question) in questions.into_iter().flatten() {
             let _ = write!(out, "\n      question {}  {}", plain(name), plain(text(question, "message")));
-            let _ = write!(out, "\n        schema {}", cell(&question["schema"].to_string()));
+            let _ = write!(out, "\n        schema {}", plain(&question["schema"].to_string()));
         }
         if questions.is_some_and(|questions| !questions.is_empty()) {
             let names =
