@@ -17,9 +17,9 @@ use phoenix_domain::{
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{
-    elicitation::{Asked, ELICIT, MAX_UNREAD, dismissed},
+    elicitation::{Asked, MAX_UNREAD, dismissed},
     lines::IdScanner,
-    message::{self, INVALID_PARAMS, Incoming, RpcError, notification, object, request, response},
+    message::{self, ELICIT, INVALID_PARAMS, Incoming, RpcError, notification, object, request, response},
 };
 use crate::failure::{AttemptFailure, truncate_message};
 

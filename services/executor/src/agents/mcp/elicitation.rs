@@ -12,13 +12,10 @@ use phoenix_domain::{
 };
 
 use super::{
-    message::object,
+    message::{ELICIT, object},
     questions::{MAX_QUESTIONS, asking, question, too_many, too_much},
 };
 use crate::{failure::AttemptFailure, redact::Redactor};
-
-/// Request of a server that asks a question.
-pub(super) const ELICIT: &str = "elicitation/create";
 
 /// Questions of one call that wait to be read; a server waits for the answer before it asks the next one.
 pub(super) const MAX_UNREAD: usize = 4;

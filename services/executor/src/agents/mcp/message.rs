@@ -16,6 +16,9 @@ pub(super) const UNSUPPORTED_VERSION: i64 = -32022;
 /// Code of an error: a resource does not exist.
 pub(super) const RESOURCE_NOT_FOUND: i64 = -32002;
 
+/// Request of a server that asks a question.
+pub(super) const ELICIT: &str = "elicitation/create";
+
 /// A message of a server.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Incoming {

@@ -8,7 +8,7 @@ use phoenix_domain::{
     questions::Questions,
 };
 
-use super::{elicitation::ELICIT, message::object};
+use super::message::{ELICIT, object};
 use crate::{
     failure::{AttemptFailure, truncate_message},
     redact::Redactor,
