@@ -6,10 +6,7 @@ use std::{
     process::ExitStatus,
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::{Signal, kill};
 use phoenix_platform::config::Role;
 use tempfile::TempDir;
 use tokio::process::Child;
@@ -18,11 +15,11 @@ use crate::{
     command::RoleCommand,
     http::Rest,
     ports::{Ports, free_ports},
-    services::STOP_ORDER,
+    services::{STOP_ORDER, pid_of},
     wait::{TIMEOUT, until},
 };
 
-/// Number of instances of the roles that may have several; the health service has one.
+/// Number of instances of each role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Replicas {
     /// Planners; more than one needs a database that they can share.
@@ -31,6 +28,8 @@ pub struct Replicas {
     pub executors: usize,
     /// Gateways.
     pub gateways: usize,
+    /// Health services; as planners.
+    pub health_services: usize,
 }
 
 /// The database of planners and health service, and what every instance gets.
@@ -44,6 +43,8 @@ pub struct Settings<'a> {
     pub paths: &'a [(&'a str, &'a str)],
     /// File of the JSON logs, which is truncated.
     pub log: &'a Path,
+    /// The executable, such as one of an earlier version; the built one without it.
+    pub program: Option<&'a Path>,
 }
 
 /// Running instances. Dropping it kills them; they drain when the test process exits.
@@ -52,6 +53,7 @@ pub struct Cluster {
     dir: TempDir,
     environment: Vec<(String, String)>,
     log: PathBuf,
+    program: Option<PathBuf>,
     instances: Vec<Instance>,
 }
 
@@ -69,7 +71,7 @@ impl Cluster {
     /// # Panics
     /// When they do not become ready.
     pub async fn start(replicas: Replicas, settings: Settings<'_>) -> Self {
-        let Settings { database, config, paths, log } = settings;
+        let Settings { database, config, paths, log, program } = settings;
         File::create(log).expect("the log can be written");
         let dir = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(dir.path().join("phoenix.toml"), config).expect("the configuration can be written");
@@ -86,7 +88,8 @@ impl Cluster {
                 instances.push(Instance { role: *role, ports, process: None });
             }
         }
-        let mut cluster = Self { dir, environment, log: log.to_owned(), instances };
+        let (log, program) = (log.to_owned(), program.map(Path::to_owned));
+        let mut cluster = Self { dir, environment, log, program, instances };
         (0..cluster.size()).for_each(|index| cluster.start_one(index));
         cluster.until_ready().await;
         cluster
@@ -107,6 +110,11 @@ impl Cluster {
         self.instances[index].role
     }
 
+    /// Makes instances that are started from now on run the built executable.
+    pub fn upgrade(&mut self) {
+        self.program = None;
+    }
+
     /// Starts an instance that is not running.
     ///
     /// # Panics
@@ -115,6 +123,7 @@ impl Cluster {
         let Instance { role, ports, .. } = self.instances[index];
         let log = OpenOptions::new().append(true).open(&self.log).expect("the log can be written");
         let command = RoleCommand {
+            program: self.program.as_deref(),
             role,
             ports,
             planners: &self.urls(Role::Planner),
@@ -136,6 +145,27 @@ impl Cluster {
         let ended = process.try_wait().expect("it can be waited for");
         process.kill().await.expect("the process can be killed");
         ended
+    }
+
+    /// Sends a signal to an instance.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn signal(&self, index: usize, signal: Signal) {
+        let process = self.instances[index].process.as_ref().expect("it was started");
+        kill(pid_of(process), signal).expect("the signal can be sent");
+    }
+
+    /// The exit status of an instance that ends.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub async fn ended(&mut self, index: usize) -> ExitStatus {
+        let mut process = self.instances[index].process.take().expect("it was started");
+        // Waiting would close it, and the service would drain.
+        let _stdin = process.stdin.take();
+        let status = tokio::time::timeout(TIMEOUT, process.wait()).await;
+        status.expect("it ends in time").expect("it can be waited for")
     }
 
     /// Waits until every instance is ready.
@@ -164,9 +194,8 @@ impl Cluster {
         for role in STOP_ORDER {
             for instance in self.instances.iter_mut().filter(|instance| instance.role == role) {
                 let Some(mut process) = instance.process.take() else { continue };
-                if let Some(pid) = process.id() {
-                    let pid = Pid::from_raw(i32::try_from(pid).expect("a process id"));
-                    kill(pid, Signal::SIGTERM).expect("the signal can be sent");
+                if process.id().is_some() {
+                    kill(pid_of(&process), Signal::SIGTERM).expect("the signal can be sent");
                 }
                 let status = tokio::time::timeout(TIMEOUT * 2, process.wait()).await;
                 ended.push((role, status.expect("it stops in time").expect("it can be waited for")));
@@ -210,14 +239,17 @@ impl Cluster {
 
 impl Replicas {
     /// One instance of every role.
-    pub const ONE: Self = Self { planners: 1, executors: 1, gateways: 1 };
+    pub const ONE: Self = Self { planners: 1, executors: 1, gateways: 1, health_services: 1 };
+
+    /// Two instances of every role.
+    pub const TWO: Self = Self { planners: 2, executors: 2, gateways: 2, health_services: 2 };
 
     const fn of(self, role: Role) -> usize {
         match role {
             Role::Gateway => self.gateways,
             Role::Planner => self.planners,
             Role::Executor => self.executors,
-            Role::Health => 1,
+            Role::Health => self.health_services,
         }
     }
 }

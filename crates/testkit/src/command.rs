@@ -10,6 +10,8 @@ use crate::{phoenix_bin, ports::Ports};
 /// A role, its ports, and where it finds the others.
 #[derive(Debug)]
 pub(crate) struct RoleCommand<'a> {
+    /// The executable; the built one without it.
+    pub(crate) program: Option<&'a Path>,
     pub(crate) role: Role,
     pub(crate) ports: Ports,
     /// URLs, separated by commas.
@@ -25,9 +27,9 @@ pub(crate) struct RoleCommand<'a> {
 impl RoleCommand<'_> {
     /// The command, whose process drains when the test process exits and is killed when it is dropped.
     pub(crate) fn command(&self) -> Command {
-        let Self { role, ports: Ports { requests, metrics }, planners, executors, health, dir, environment } =
-            self;
-        let mut command = Command::new(phoenix_bin());
+        let Self { program, role, ports, planners, executors, health, dir, environment } = self;
+        let Ports { requests, metrics } = ports;
+        let mut command = Command::new(program.map_or_else(phoenix_bin, Path::to_owned));
         command
             .args([role.as_str(), "--supervised", "--data-dir", "data"])
             .args(["--addr", &format!("127.0.0.1:{requests}")])

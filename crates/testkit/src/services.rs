@@ -17,7 +17,7 @@ use phoenix_platform::config::Role;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use self::further::pid_of;
+pub(crate) use self::further::pid_of;
 pub use self::further::{SecondExecutor, SecondPlanner, SharedGateway};
 use crate::{
     certificates::Authority,
@@ -318,6 +318,7 @@ impl Services {
         let second_executor = self.second_executor.map(|second| self.peer_url(second));
         let executors: Vec<_> = [url(Role::Executor)].into_iter().chain(second_executor).collect();
         let command = RoleCommand {
+            program: None,
             role,
             ports: ports[&role],
             planners,

@@ -16,6 +16,7 @@ pub mod pooler;
 mod process;
 pub mod proxy;
 pub mod server;
+mod standby;
 
 pub use self::{
     pooler::PgBouncer,

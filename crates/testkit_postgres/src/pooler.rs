@@ -39,18 +39,26 @@ impl PgBouncer {
     /// # Panics
     /// When it does not start, or `CI` is set and PgBouncer is not installed.
     pub async fn start(server: &Server) -> Option<Self> {
-        let server_port = server.port();
-        blocking(move || Self::started(server_port)).await
+        Self::start_with(server, "").await
     }
 
-    fn started(server_port: u16) -> Option<Self> {
+    /// Like [`start`](Self::start), with further lines of its configuration.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub async fn start_with(server: &Server, settings: &'static str) -> Option<Self> {
+        let server_port = server.port();
+        blocking(move || Self::started(server_port, settings)).await
+    }
+
+    fn started(server_port: u16, settings: &str) -> Option<Self> {
         let Some(installation) = Installation::newest().filter(|_| Path::new(PROGRAM).is_file()) else {
             return skip("pgbouncer");
         };
         let folder = installation.folder();
         let guard = Guard::of(&folder, "pid");
         let port = free_port();
-        let configuration = configure(&installation, &folder, port, server_port);
+        let configuration = configure(&installation, &folder, port, server_port, settings);
         let log = File::create(folder.join("log")).expect("the log can be written");
         let mut command = installation.command_of(Path::new(PROGRAM));
         command
@@ -90,14 +98,20 @@ impl Drop for PgBouncer {
     }
 }
 
-fn configure(installation: &Installation, folder: &Path, port: u16, server_port: u16) -> PathBuf {
+fn configure(
+    installation: &Installation,
+    folder: &Path,
+    port: u16,
+    server_port: u16,
+    settings: &str,
+) -> PathBuf {
     let shown = folder.display();
     let users = format!("\"{USER}\" \"{PASSWORD}\"\n");
     let configuration = format!(
         "[databases]\n* = host=127.0.0.1 port={server_port}\n\
          [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
          auth_type = scram-sha-256\nauth_file = {shown}/users\npidfile = {shown}/pid\n\
-         pool_mode = transaction\ndefault_pool_size = 2\n"
+         pool_mode = transaction\ndefault_pool_size = 2\n{settings}\n"
     );
     for (name, text) in [("users", &users), ("pgbouncer.ini", &configuration)] {
         let path = folder.join(name);

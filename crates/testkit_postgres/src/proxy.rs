@@ -39,6 +39,8 @@ pub enum Loss {
 /// State of the link between client and server.
 #[derive(Debug, Clone, Copy)]
 struct Link {
+    /// Port of the server to which new connections lead.
+    port: u16,
     /// Delay in each direction.
     delay: Duration,
     state: State,
@@ -91,10 +93,10 @@ impl Proxy {
     pub async fn start(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("an address");
-        let (link, state) = watch::channel(Link { delay: Duration::ZERO, state: State::Open });
+        let (link, state) = watch::channel(Link { port, delay: Duration::ZERO, state: State::Open });
         let loss = Losses::default();
         let stop = CancellationToken::new();
-        let accepting = accept(listener, addr, port, state, Arc::clone(&loss), stop.clone());
+        let accepting = accept(listener, addr, state, Arc::clone(&loss), stop.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(accepting));
         Self { addr, link, loss, _stop: stop.drop_guard() }
     }
@@ -113,6 +115,11 @@ impl Proxy {
     /// Delays each direction, so that a round trip takes twice as long.
     pub fn delay(&self, delay: Duration) {
         self.link.send_modify(|link| link.delay = delay);
+    }
+
+    /// Leads new connections to the server on `port`, as a name does that follows the primary.
+    pub fn redirect(&self, port: u16) {
+        self.link.send_modify(|link| link.port = port);
     }
 
     /// Interrupts every connection without closing it.
@@ -162,7 +169,6 @@ impl Proxy {
 async fn accept(
     listener: TcpListener,
     addr: SocketAddr,
-    port: u16,
     mut link: watch::Receiver<Link>,
     loss: Losses,
     stop: CancellationToken,
@@ -186,6 +192,7 @@ async fn accept(
         };
         tokio::select! {
             accepted = accepted => if let Ok((client, _)) = accepted {
+                let port = link.borrow().port;
                 tokio::spawn(connect(client, port, link.clone(), Arc::clone(&loss), stop.child_token()));
             },
             changed = link.changed() => if changed.is_err() { return },

@@ -34,18 +34,18 @@ const FIRST_PORT: u16 = 22_000;
 
 /// A running server. It ends with its last clone, and with the test process.
 #[derive(Debug, Clone)]
-pub struct Server(Arc<Inner>);
+pub struct Server(pub(crate) Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
-    installation: Installation,
-    folder: PathBuf,
-    port: u16,
+pub(crate) struct Inner {
+    pub(crate) installation: Installation,
+    pub(crate) folder: PathBuf,
+    pub(crate) port: u16,
     /// Absent while the server is down.
-    postmaster: Mutex<Option<Postmaster>>,
-    databases: AtomicU32,
+    pub(crate) postmaster: Mutex<Option<Postmaster>>,
+    pub(crate) databases: AtomicU32,
     // Dropped last.
-    _guard: Guard,
+    pub(crate) _guard: Guard,
 }
 
 impl Server {
@@ -142,6 +142,22 @@ impl Server {
         row.expect("the query succeeds").get(0)
     }
 
+    /// Waits until a query finds a row.
+    ///
+    /// # Panics
+    /// When it fails, or finds none in time.
+    pub(crate) async fn until(&self, sql: &str) {
+        let started_at = Instant::now();
+        while self.text("postgres", &format!("SELECT EXISTS ({sql})")).await != "true" {
+            assert!(started_at.elapsed() < TIMEOUT, "{sql} finds nothing");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
+    pub(crate) fn installation(&self) -> &Installation {
+        &self.0.installation
+    }
+
     /// A connection that no proxy or full pool disturbs.
     async fn connect(&self, database: &str) -> PgConnection {
         let name = database.rsplit('/').next().unwrap_or(database);
@@ -234,7 +250,7 @@ impl Server {
 
 impl Inner {
     /// Starts the server and waits until it accepts connections.
-    fn start(&self) {
+    pub(crate) fn start(&self) {
         let mut postmaster = self.spawn();
         let started_at = Instant::now();
         while !self.is_ready() {

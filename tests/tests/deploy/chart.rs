@@ -8,7 +8,7 @@ use phoenix_platform::{
 };
 use serde_json::{Value, json};
 
-use crate::{files, read, root, yaml};
+use crate::{exported, files, promql::series_in, read, root, yaml};
 
 const CHART: &str = "deploy/helm/phoenix";
 
@@ -227,6 +227,33 @@ fn chart_replicates_roles_on_postgresql_only() {
     for name in everything.names("HorizontalPodAutoscaler") {
         let spec = &everything.get("Deployment", name)["spec"];
         assert!(spec.get("replicas").is_none(), "{name}: an upgrade would undo the scaling");
+    }
+    for role in Role::ALL.iter().copied() {
+        let spread = postgresql.pod(role)["topologySpreadConstraints"].as_array().unwrap();
+        let keys: Vec<_> =
+            spread.iter().map(|constraint| constraint["topologyKey"].as_str().unwrap()).collect();
+        assert_eq!(keys, ["topology.kubernetes.io/zone", "kubernetes.io/hostname"], "{role}");
+        // A replica is left while a node is drained.
+        assert_eq!(postgresql.get("PodDisruptionBudget", &full_name(role))["spec"]["maxUnavailable"], 1);
+        let service = postgresql.get("Service", &full_name(role));
+        assert_eq!(service["spec"]["selector"]["app.kubernetes.io/component"], role.as_str());
+    }
+}
+
+#[test]
+fn chart_scales_executors_by_the_length_of_their_queue() {
+    let Some(manifests) = Manifests::of("everything", &[]) else { return };
+    let scaler = manifests.get("HorizontalPodAutoscaler", &full_name(Role::Executor));
+    let metrics = scaler["spec"]["metrics"].as_array().unwrap();
+    let external = metrics.iter().find(|metric| metric["type"] == "External").unwrap();
+    let name = external["external"]["metric"]["name"].as_str().unwrap();
+    // The rule that makes it of what planners export.
+    let readme = read(&format!("{CHART}/README.md"));
+    assert!(readme.contains(&format!("as: {name}")), "{name}");
+    for key in ["- seriesQuery: ", "metricsQuery: "] {
+        let query = readme.lines().find_map(|line| line.trim().strip_prefix(key)).unwrap();
+        let series = series_in(query);
+        assert!(!series.is_empty() && series.is_subset(&exported()), "{series:?}");
     }
 }
 

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "helpers of tests")]
 
 mod clocks;
+mod failover;
 mod faults;
 mod load;
 mod planners;
+mod replicas;
 mod stack;
 
 use std::{
@@ -30,7 +32,11 @@ struct Fixture {
     proxy: Proxy,
     services: Services,
     load: Load,
+    log: PathBuf,
 }
+
+/// What a planner logs once for an outage that its commits notice.
+const OUTAGE: &str = "the journal cannot be written; no plan is accepted until it can";
 
 /// The file that the services of `test` log to.
 fn log_of(test: &str) -> PathBuf {
@@ -45,9 +51,10 @@ impl Fixture {
         let server = Server::start_with(settings).await?;
         let proxy = Proxy::start(server.port()).await;
         let database = server.database().await;
-        let services = Services::start_on(&proxy.url(&database), "", "MARK", &log_of(test)).await;
+        let log = log_of(test);
+        let services = Services::start_on(&proxy.url(&database), "", "MARK", &log).await;
         let load = Load::start(&services.rest());
-        let fixture = Self { server, database, proxy, services, load };
+        let fixture = Self { server, database, proxy, services, load, log };
         fixture.load.until_more().await;
         Some(fixture)
     }
@@ -59,6 +66,20 @@ impl Fixture {
         let took = ended_at.elapsed();
         eprintln!("{fault}: the service was back after {took:.1?}");
         assert!(took < faults::RECOVERY_LIMIT, "{fault}: {took:?}");
+    }
+
+    /// Keeps the database away from `begin` to `end`, after which the service is back in time. Returns how often the planner
+    /// said so.
+    async fn outage(&self, fault: &str, begin: impl AsyncFnOnce(), end: impl AsyncFnOnce()) -> usize {
+        let lines = || std::fs::read_to_string(&self.log).unwrap().matches(OUTAGE).count();
+        let before = lines();
+        begin().await;
+        tokio::time::sleep(faults::outage()).await;
+        end().await;
+        self.recovered(fault).await;
+        let said = lines() - before;
+        assert!(said <= 1, "{fault}: {said} lines");
+        said
     }
 
     /// Checks that every acknowledged plan has succeeded, and that the services run.
@@ -80,14 +101,10 @@ async fn server_that_stops_crashes_or_freezes_loses_no_plan() {
     server.kill().await;
     server.start_again().await;
     fixture.recovered("killed and started").await;
-    server.stop().await;
-    tokio::time::sleep(faults::outage()).await;
-    server.start_again().await;
-    fixture.recovered("stopped for longer").await;
-    server.freeze();
-    tokio::time::sleep(faults::outage()).await;
-    server.thaw();
-    fixture.recovered("frozen").await;
+    let again = async || server.start_again().await;
+    let said = fixture.outage("stopped for longer", async || server.stop().await, again).await;
+    assert_eq!(said, 1, "one line says what happened");
+    fixture.outage("frozen", async || server.freeze(), async || server.thaw()).await;
     fixture.check().await;
 }
 
@@ -95,14 +112,9 @@ async fn server_that_stops_crashes_or_freezes_loses_no_plan() {
 async fn cut_refused_and_lost_connections_lose_no_plan() {
     let Some(fixture) = Fixture::start("network", &[]).await else { return };
     let proxy = &fixture.proxy;
-    proxy.cut();
-    tokio::time::sleep(faults::outage()).await;
-    proxy.restore();
-    fixture.recovered("cut").await;
-    proxy.refuse();
-    tokio::time::sleep(faults::outage()).await;
-    proxy.restore();
-    fixture.recovered("refused").await;
+    fixture.outage("cut", async || proxy.cut(), async || proxy.restore()).await;
+    let said = fixture.outage("refused", async || proxy.refuse(), async || proxy.restore()).await;
+    assert_eq!(said, 1, "one line says what happened");
     for n in 0..20 {
         let lost = proxy.lost();
         proxy.lose_next(if n % 2 == 0 { Loss::Answer } else { Loss::Request });
@@ -131,10 +143,9 @@ async fn full_and_read_only_servers_lose_no_plan() {
     let Some(fixture) = Fixture::start("full", &[("max_connections", "25")]).await else { return };
     let server = &fixture.server;
     // A demoted primary is one that accepts no writes.
-    server.set("default_transaction_read_only", Some("on")).await;
-    tokio::time::sleep(faults::outage()).await;
-    server.set("default_transaction_read_only", None).await;
-    fixture.recovered("read-only").await;
+    let read_only = async |value| server.set("default_transaction_read_only", value).await;
+    let (begin, end) = (async || read_only(Some("on")).await, async || read_only(None).await);
+    assert_eq!(fixture.outage("read-only", begin, end).await, 1, "one line says what happened");
     let held = faults::fill(server).await;
     tokio::time::sleep(faults::outage()).await;
     drop(held);

@@ -66,8 +66,7 @@ async fn every_acknowledged_plan_ends_under_random_kills() {
 
 #[tokio::test]
 async fn every_plan_on_postgres_ends_once_under_random_kills() {
-    let two = Replicas { planners: 2, executors: 2, gateways: 2 };
-    LocalSet::new().run_until(soak(Store::Postgres, two)).await;
+    LocalSet::new().run_until(soak(Store::Postgres, Replicas::TWO)).await;
 }
 
 /// A number that an environment variable sets.
@@ -82,6 +81,7 @@ fn replicas(default: Replicas) -> Replicas {
         planners: count("PLANNERS", default.planners),
         executors: count("EXECUTORS", default.executors),
         gateways: count("GATEWAYS", default.gateways),
+        health_services: default.health_services,
     }
 }
 

@@ -61,7 +61,8 @@ impl System {
         let units = mcp::agent();
         let config = config() + units.as_deref().unwrap_or_default();
         let paths = [("MARK", ""), ("LEDGER", LEDGER)];
-        let settings = Settings { database: url.as_deref(), config: &config, paths: &paths, log };
+        let settings =
+            Settings { database: url.as_deref(), config: &config, paths: &paths, log, program: None };
         let cluster = Cluster::start(replicas, settings).await;
         std::fs::create_dir(cluster.dir().join(LEDGER)).unwrap();
         Some(Self { cluster, server, has_mcp: units.is_some(), kills: BTreeMap::new() })

@@ -122,6 +122,6 @@ impl SecondPlanner {
     }
 }
 
-pub(super) fn pid_of(process: &Child) -> Pid {
+pub(crate) fn pid_of(process: &Child) -> Pid {
     Pid::from_raw(i32::try_from(process.id().expect("it runs")).expect("a process id"))
 }
