@@ -9,6 +9,7 @@ mod finding;
 mod kernel;
 mod network;
 mod providers;
+mod server;
 
 use std::process::ExitCode;
 

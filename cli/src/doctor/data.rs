@@ -12,9 +12,9 @@ use nix::sys::{
     statfs::{NFS_SUPER_MAGIC, TMPFS_MAGIC, statfs},
     statvfs::statvfs,
 };
-use phoenix_platform::{postgres, privacy, sqlite};
+use phoenix_platform::{privacy, sqlite};
 
-use super::finding::Finding;
+use super::{finding::Finding, server};
 use crate::settings::{Resolved, Service};
 
 /// Free space that a running stack needs, and below which it is a warning.
@@ -27,8 +27,7 @@ const MIN_FREE_FILES: u64 = 1_000;
 /// Time of an fsync from which on commits are slow.
 const SLOW_FSYNC: Duration = Duration::from_millis(50);
 
-/// Difference of clocks that is tolerated: of a database, and of a server whose answer names a whole second.
-const DATABASE_CLOCK: SignedDuration = SignedDuration::from_secs(2);
+/// Difference of clocks that is tolerated, to a server whose answer names a whole second.
 const SERVER_CLOCK: SignedDuration = SignedDuration::from_secs(30);
 
 /// No machine of this version has an earlier clock.
@@ -152,7 +151,7 @@ pub(super) async fn databases(resolved: &Resolved, is_offline: bool) -> Vec<Find
     let mut findings: Vec<Finding> = Vec::new();
     for service in resolved.services.iter().filter(|service| service.role.has_database()) {
         let found = if service.settings.database_url.is_postgres() {
-            if is_offline { Vec::new() } else { of_server(service).await }
+            if is_offline { Vec::new() } else { server::of(service).await }
         } else {
             vec![of_file(service).await]
         };
@@ -195,40 +194,6 @@ async fn of_file(service: &Service) -> Finding {
     }
 }
 
-async fn of_server(service: &Service) -> Vec<Finding> {
-    let settings = &service.settings;
-    let found = match postgres::inspect(settings.database_url.expose(), settings.database_pooler).await {
-        Ok(found) => found,
-        Err(error) => {
-            let action = "start the server, or correct DATABASE_URL";
-            return vec![Finding::error("database", error.to_string(), action)];
-        }
-    };
-    let millis = found.round_trip.as_secs_f64() * 1e3;
-    let database = &found.database;
-    let mut findings =
-        vec![Finding::ok("database", format!("{database}: PostgreSQL {}, {millis:.1} ms", found.version))];
-    for setting in &found.lossy_settings {
-        let problem = format!("{setting} of {database} is off: a crash may lose acknowledged work");
-        findings.push(Finding::warning("database", problem, "set it to on"));
-    }
-    if let Some(exposure) = found.exposure {
-        let action = "add sslmode=verify-full and sslrootcert to DATABASE_URL, unless the network is trusted";
-        findings.push(Finding::warning("database", format!("{database}: {exposure}"), action));
-    }
-    if found.clock_ahead.abs() > DATABASE_CLOCK {
-        findings.push(ahead(database, found.clock_ahead));
-    }
-    findings
-}
-
-fn ahead(of: &str, ahead: SignedDuration) -> Finding {
-    let word = if ahead.is_negative() { "behind" } else { "ahead of" };
-    let seconds = ahead.abs().as_secs_f64();
-    let problem = format!("the clock of this machine is {seconds:.0} s {word} that of {of}");
-    Finding::warning("clock", problem, "synchronize the clock, for instance with chrony")
-}
-
 /// The clock of this machine, compared with files and with `servers`, which have just answered.
 pub(super) fn clock(resolved: &Resolved, servers: &[(String, Timestamp)]) -> Vec<Finding> {
     let now = Timestamp::now();
@@ -258,7 +223,7 @@ pub(super) fn clock(resolved: &Resolved, servers: &[(String, Timestamp)]) -> Vec
     for (server, shown) in servers {
         let difference = now.duration_since(*shown);
         if difference.abs() > SERVER_CLOCK {
-            findings.push(ahead(server, difference));
+            findings.push(server::ahead(server, difference));
         }
     }
     if findings.is_empty() {

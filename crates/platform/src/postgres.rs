@@ -29,7 +29,7 @@ pub use self::{
     database::{Database, InvalidPooler, Pooler, Session},
     failure::{Transient, transient},
     hints::Hints,
-    inspect::{Inspection, inspect},
+    inspect::{Inspection, ReadOnly, SchemaRight, inspect},
     open::{OpenError, OpenOptions, PATIENCE, open},
     url::{InvalidUrl, check_url, is_postgres_url},
 };

@@ -38,7 +38,7 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 pub use config::HealthConfig;
-pub use store::{OpenError, StoreError};
+pub use store::{OpenError, POSTGRES_CONNECTIONS, POSTGRES_SCHEMA, StoreError};
 
 use crate::{grpc::HealthGrpc, health::Health, store::Store, writer::STORE_CONDITION};
 

@@ -22,7 +22,10 @@ use phoenix_platform::{
     sqlite::OpenError as SqliteOpenError,
 };
 
-pub use self::error::StoreError;
+pub use self::{
+    error::StoreError,
+    postgres::{ALL_CONNECTIONS as POSTGRES_CONNECTIONS, SCHEMA as POSTGRES_SCHEMA},
+};
 use self::{
     postgres::{Changes, PostgresStore},
     sqlite::SqliteStore,

@@ -54,7 +54,7 @@ pub use dead_letter::{
 };
 pub use entry::{ApprovalOutcome, BatchId, Entries, Entry, IdempotencyKey, OutputPart, UsedKey};
 pub use error::JournalError;
-pub use postgres::PostgresStore;
+pub use postgres::{CONNECTIONS as POSTGRES_CONNECTIONS, PostgresStore, SCHEMA as POSTGRES_SCHEMA};
 pub use query::{Changes, Event, OldPlans, OpenPlans, Page, PlanFilter, Purged, StoreStats, Unreadable};
 #[doc(hidden)]
 pub use record::rewrite_records;

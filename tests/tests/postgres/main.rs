@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "helpers of tests")]
 
 mod clocks;
+mod doctor;
 mod failover;
 mod faults;
 mod load;

@@ -214,6 +214,10 @@ pub(super) fn advice(error: &sqlx::Error) -> &'static str {
         }
         _ => None,
     };
+    if is_untrusted(error) {
+        return "; sslrootcert in DATABASE_URL names the file with the CA of its certificate, \
+                and the host must be one that the certificate names";
+    }
     match (transient(error), code) {
         (Some(Transient::ReadOnly), _) => {
             "; it is a standby or was demoted: name the primary in DATABASE_URL"
@@ -228,4 +232,14 @@ pub(super) fn advice(error: &sqlx::Error) -> &'static str {
         }
         _ => "",
     }
+}
+
+/// Whether the certificate of the server is not accepted.
+fn is_untrusted(error: &sqlx::Error) -> bool {
+    let text = match error {
+        sqlx::Error::Io(error) => error.to_string(),
+        sqlx::Error::Tls(error) => error.to_string(),
+        _ => return false,
+    };
+    text.contains("invalid peer certificate")
 }

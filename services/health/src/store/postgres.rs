@@ -27,6 +27,11 @@ static MIGRATOR: Migrator = sqlx::migrate!("migrations/postgres");
 /// Connections of one service: one for updates, and one while the fate of a commit is asked.
 const CONNECTIONS: u32 = 2;
 
+/// Most connections of one service, with one for hints.
+pub const ALL_CONNECTIONS: u32 = CONNECTIONS + 1;
+
+pub use self::statements::SCHEMA;
+
 /// Longest wait for the answer to one statement or one transaction without its commit.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -96,7 +101,7 @@ impl PostgresStore {
     pub(super) async fn open(url: &str, pooler: Pooler) -> Result<Self, OpenError> {
         let options = OpenOptions {
             role: "health",
-            schema: statements::SCHEMA,
+            schema: SCHEMA,
             pooler,
             connections: CONNECTIONS,
             patience: PATIENCE,

@@ -63,14 +63,17 @@ use crate::store::{
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| sqlx::migrate!("migrations/postgres"));
 
-/// Schema of the tables.
-const SCHEMA: &str = "phoenix_planner";
+/// Schema of the tables in a PostgreSQL database.
+pub const SCHEMA: &str = "phoenix_planner";
 
 /// Number of writers. While one waits for the server, the others go on; more of them would make the batches smaller.
 const WRITERS: u32 = 4;
 
 /// Connections for reads and rare writes.
 const READERS: u32 = 8;
+
+/// Most connections of a planner to a PostgreSQL database: of writers, of readers, and one for hints.
+pub const CONNECTIONS: u32 = WRITERS + READERS + 1;
 
 /// Channel of the hints that something was written.
 const CHANNEL: &str = "phoenix_planner";

@@ -14,7 +14,7 @@ use super::super::{
 };
 
 /// Schema of the table.
-pub(super) const SCHEMA: &str = "phoenix_health";
+pub const SCHEMA: &str = "phoenix_health";
 
 /// Channel of the notifications of changes; the payload names the process that made them.
 pub(super) const CHANNEL: &str = "phoenix_health";
