@@ -24,6 +24,10 @@ pub(crate) enum ClientError {
         "cannot reach the gateway at {url}: {problem}; is it running? --url, --context or PHOENIX_URL names another one"
     )]
     Unreachable { url: String, problem: String },
+    #[error(
+        "the certificate of the gateway at {url} is not accepted: {problem}; --ca or PHOENIX_CA names the authorities to trust"
+    )]
+    NotTrusted { url: String, problem: String },
     #[error("the answer of {url} is not one of Phoenix: {problem}")]
     NotPhoenix { url: String, problem: String },
     #[error("the connection to the gateway at {url} broke: {problem}")]
@@ -67,7 +71,10 @@ impl ClientError {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::File { .. } => EXIT_CONFIG,
-            Self::Unreachable { .. } | Self::NotPhoenix { .. } | Self::Broken { .. } => EXIT_UNREACHABLE,
+            Self::Unreachable { .. }
+            | Self::NotTrusted { .. }
+            | Self::NotPhoenix { .. }
+            | Self::Broken { .. } => EXIT_UNREACHABLE,
             Self::Refused { code: Some(code), .. } | Self::Failed { code: Some(code), .. } => {
                 exit_code_of(*code)
             }

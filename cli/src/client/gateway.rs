@@ -31,6 +31,9 @@ pub(crate) struct Gateway {
     url: Url,
 }
 
+/// How rustls begins what is wrong with the certificate of a server.
+const UNTRUSTED: &str = "invalid peer certificate: ";
+
 /// Events of a response.
 pub(crate) struct Events {
     stream: Pin<Box<dyn Stream<Item = Result<Sse, sse_stream::Error>> + Send>>,
@@ -163,6 +166,8 @@ impl Gateway {
             let (url, problem) = (self.url.to_string(), cause(&error));
             if error.is_builder() {
                 ClientError::Usage(problem)
+            } else if let Some(problem) = problem.strip_prefix(UNTRUSTED) {
+                ClientError::NotTrusted { url, problem: problem.to_owned() }
             } else {
                 ClientError::Unreachable { url, problem }
             }
