@@ -49,6 +49,15 @@ pub enum OpenError {
         /// Number of its last migration.
         schema: i64,
     },
+    /// A process of an older version works with the database, which has to be migrated.
+    #[error(
+        "the database {path} is in use by a planner of an older version and has to be migrated; stop that planner, then start \
+         this one again"
+    )]
+    InUse {
+        /// Path of the file.
+        path: String,
+    },
     /// A migration failed.
     #[error("the database {path} cannot be migrated: {cause}")]
     Migrate {

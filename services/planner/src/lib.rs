@@ -126,7 +126,10 @@ pub async fn serve(
     readiness.require(&["journal", "takeover", "executor", "health"]);
     let executors = PeerAddresses::of(&executor_url)?;
     let health = HealthView::new(client::channel(&health_url, &identity)?);
-    let journal = Journal::open_behind(database_url.expose(), database_pooler, readiness.clone()).await?;
+    let opening = Journal::open_behind(database_url.expose(), database_pooler, readiness.clone());
+    // It may wait for a database that is down.
+    let Some(opened) = shutdown.run_until_cancelled(opening).await else { return Ok(()) };
+    let journal = opened?;
     advertise(&journal, advertise_url.or_else(|| served_url(&listener, &identity))).await;
     let (plans, key_ttl) = (max_plans_in_flight, retention.keys);
     let limits = Limits { plans, key_ttl, takeover_grace, budgets, planning };

@@ -31,6 +31,7 @@ mod reservations;
 mod retention;
 mod rows;
 mod statistics;
+mod upgrade;
 
 use std::sync::Arc;
 
@@ -82,8 +83,9 @@ impl SqliteStore {
     /// Opens the file at `url`, such as `sqlite://data/planner.db`, or creates it.
     ///
     /// # Errors
-    /// When it cannot be opened or was written by a newer version.
+    /// When it cannot be opened, was written by a newer version, or belongs to an older one that works with it.
     pub async fn open(url: &str) -> Result<Self, OpenError> {
+        upgrade::run(url, &MIGRATIONS).await?;
         let readers = sqlite::open(url, Durability::Full, READERS, &MIGRATIONS).await?;
         // A file that is removed from now on is not created again, empty.
         let options = sqlite::options(url, Durability::Full)?.create_if_missing(false);

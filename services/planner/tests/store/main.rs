@@ -7,6 +7,7 @@ mod budgets;
 mod bulk;
 mod damage;
 mod dead_letters;
+mod migrations;
 mod ownership;
 mod pace;
 mod plans;

@@ -105,6 +105,41 @@ async fn stored_documents_become_rows() {
     assert_eq!(store.events(next.plan_id, 0, 10).await.unwrap()[0].position, 7);
 }
 
+/// A migration may remove what the older version uses, so it needs the older planners stopped.
+#[tokio::test]
+async fn file_in_use_by_an_older_version_is_migrated_when_its_planner_has_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}?mode=rwc", folder.path().join("journal.db").display());
+    let mut file = SqliteConnection::connect(&url).await.unwrap();
+    MIGRATIONS.run_to(18, &mut file).await.unwrap();
+    let plan_id = PlanId::generate();
+    let insert = format!(
+        "INSERT INTO planners (instance, beat, seen_at) VALUES ('older', 1, 1);
+         INSERT INTO plans (plan_id, correlation_id, kind, status, owner, created_at, context)
+         VALUES ('{plan_id}', '{plan_id}', 'graph', 'pending', 'older', 1, '')"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(insert)).execute(&mut file).await.unwrap();
+    let beating = tokio::spawn(async move {
+        loop {
+            let beat = "UPDATE planners SET beat = beat + 1 WHERE instance = 'older'";
+            sqlx::raw_sql(beat).execute(&mut file).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let error = store::open(&url).await.unwrap_err().to_string();
+    assert!(error.contains("in use by a planner of an older version"), "{error}");
+    let mut file = SqliteConnection::connect(&url).await.unwrap();
+    let schema = "SELECT max(version) FROM _sqlx_migrations";
+    assert_eq!(sqlx::query_scalar::<_, i64>(schema).fetch_one(&mut file).await.unwrap(), 18, "unchanged");
+
+    beating.abort();
+    let store = store::open(&url).await.unwrap();
+    let late = sqlx::raw_sql("UPDATE planners SET beat = beat + 1 WHERE instance = 'older'");
+    assert_eq!(late.execute(&mut file).await.unwrap().rows_affected(), 0, "it is fenced");
+    store.register("me").await.unwrap();
+    assert_eq!(crate::taken_over(&*store, "me", &[]).await, [plan_id]);
+}
+
 #[tokio::test]
 async fn entries_survive_reopening_the_file() {
     let fresh = sqlite().await;
