@@ -160,6 +160,8 @@ async fn questions_are_a_form_with_the_fields_of_their_schemas() {
         if address != plan {
             browser.click(".nav a[href='/approvals']").await;
         }
+        // Only the whole input shows that there are questions.
+        browser.reads(open, if address == plan { "Answer" } else { "Approve" }).await;
         browser.click(open).await;
         browser.reads("dialog h2", "Answer chat?").await;
         browser.reads("dialog .question legend", "Which branch?").await;
