@@ -275,7 +275,7 @@ async fn exit_codes_tell_wrong_usage_refusal_and_absence_apart() {
 }
 
 #[tokio::test]
-async fn contexts_choose_the_gateway_and_keep_the_token_to_themselves() {
+async fn contexts_choose_the_gateway_and_hide_the_token() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = Sandbox::start(&agent(dir.path())).await;
     let url = sandbox.url(Role::Gateway);

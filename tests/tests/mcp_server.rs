@@ -200,7 +200,7 @@ impl Bridge {
 }
 
 #[tokio::test]
-async fn bridge_of_the_readme_passes_messages_on_until_its_input_ends() {
+async fn bridge_of_the_readme_works_until_its_input_ends() {
     let mut sandbox = sandbox().await;
     let mut bridge = Bridge::start(&sandbox.url(Role::Gateway));
     let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}});

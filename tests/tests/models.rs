@@ -174,7 +174,7 @@ async fn answer_that_broke_off_is_reset_before_the_next_model_begins() {
 }
 
 #[tokio::test]
-async fn answer_that_broke_off_is_asked_of_the_same_model_without_a_permission() {
+async fn broken_answer_is_repeated_by_its_model_by_default() {
     let (url, asked) = broken_and_whole().await;
     let mut stack = chain_of(&url).await;
     let rest = stack.rest().with_header("accept", "text/event-stream");

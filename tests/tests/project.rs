@@ -128,3 +128,48 @@ fn process_1_of_the_image_hides_its_environment() {
     assert!(!environment_is_readable(0o711));
     assert!(read("deploy/Dockerfile").contains("chmod 0711 /usr/bin/tini"));
 }
+
+/// Files below `folder` with this ending, except build output and what tools install.
+fn files_below(folder: &Path, ending: &str, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let (path, name) = (entry.path(), entry.file_name());
+        let name = name.to_string_lossy();
+        if entry.file_type().unwrap().is_dir() {
+            if !name.starts_with('.') && name != "target" && name != "node_modules" {
+                files_below(&path, ending, into);
+            }
+        } else if name.ends_with(ending) {
+            into.push(path);
+        }
+    }
+}
+
+#[test]
+fn test_names_are_shorter_than_sixty_characters() {
+    const LIMIT: usize = 60;
+    let mut files = Vec::new();
+    files_below(&root(), ".rs", &mut files);
+    let (mut tests, mut long) = (0, Vec::new());
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let mut is_test = false;
+        for line in text.lines().map(str::trim_start) {
+            is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+            let name = line.trim_start_matches("pub ").trim_start_matches("async ").strip_prefix("fn ");
+            if let Some((name, _)) = name.and_then(|rest| rest.split_once('('))
+                && std::mem::take(&mut is_test)
+            {
+                tests += 1;
+                if name.len() >= LIMIT {
+                    long.push(format!("{}: {name}", file.display()));
+                }
+            }
+        }
+    }
+    assert!(tests > 1000, "only {tests} tests were found");
+    assert!(
+        long.is_empty(),
+        "name subject, condition, result in under {LIMIT} characters:\n{}",
+        long.join("\n")
+    );
+}

@@ -24,7 +24,7 @@ const READY: Duration = Duration::from_secs(1);
 const RECOVERY_LIMIT: Duration = Duration::from_secs(5 + 2);
 
 #[tokio::test]
-async fn stack_with_mutual_tls_answers_a_chat_and_renews_its_certificates() {
+async fn stack_with_mutual_tls_serves_and_renews_certificates() {
     let folder = tempfile::tempdir().unwrap();
     let (authority, log) = (Authority::new(), folder.path().join("log"));
     let mut services = Services::start_with_tls("", &log, &authority).await;
@@ -64,7 +64,7 @@ async fn stack_with_mutual_tls_answers_a_chat_and_renews_its_certificates() {
 }
 
 #[tokio::test]
-async fn expired_certificate_is_named_and_its_renewal_ends_the_outage() {
+async fn expired_certificate_is_named_until_it_is_renewed() {
     let (authority, log) =
         (Authority::new(), Path::new(env!("CARGO_TARGET_TMPDIR")).join("expired-certificate.log"));
     let mut services = Services::start_with_tls("", &log, &authority).await;
@@ -161,7 +161,7 @@ async fn gateway_with_a_certificate_serves_https() {
 }
 
 #[tokio::test]
-async fn service_on_a_public_address_without_tls_exits_64_and_names_both_ways_out() {
+async fn public_address_without_tls_is_refused_with_both_ways_out() {
     let dir = tempfile::tempdir().unwrap();
     for role in Role::ALL {
         let text = start_on_every_address(*role, dir.path()).await;

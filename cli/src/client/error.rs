@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn error_responses_of_others_have_the_exit_code_of_their_status() {
+    fn error_of_another_server_has_the_exit_code_of_its_status() {
         for (status, expected) in
             [(400, 1), (401, 77), (403, 77), (404, 1), (429, 75), (500, 1), (502, 75), (504, 75)]
         {

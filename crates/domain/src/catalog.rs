@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn default_agent_is_configured_or_the_language_model_or_the_first() {
+    fn default_agent_is_the_configured_the_model_or_the_first() {
         let default = |agents: &[&str], configured: Option<&str>| {
             let agents = agents.iter().map(|name| AgentSpec::new(name.parse().unwrap(), Vec::new()));
             let configured = configured.map(|name| name.parse().unwrap());

@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_name_is_an_agent_before_it_is_a_model_of_a_configured_provider() {
+    fn plain_name_is_an_agent_first_and_then_a_model() {
         let configured = ["anthropic/claude-sonnet-5-5", "ollama/llama3.2:1b", "lab/qwen"].map(str::to_owned);
         let of = |name| Target::of(name, &configured);
         let agent = |name: &str, model: Option<&str>| {

@@ -44,7 +44,7 @@ async fn task_that_waits_for_an_approval_is_approved_by_name() {
 }
 
 #[tokio::test]
-async fn waiting_tasks_are_listed_with_the_oldest_age_and_decided_by_name() {
+async fn waiting_tasks_are_listed_with_their_age_and_decided() {
     let Some((browser, stack)) = start().await else { return };
     let approval = WaitingApproval {
         approver: "release manager".into(),

@@ -67,7 +67,7 @@ async fn message_is_a_plan_with_an_answer_in_anthropic_shape() {
 }
 
 #[tokio::test]
-async fn plain_name_that_no_agent_has_is_a_model_of_a_configured_provider() {
+async fn plain_name_that_no_agent_has_is_a_model() {
     let stack =
         Stack::start_with(|config| config.models = vec!["anthropic/claude-sonnet-5-5".to_owned()]).await;
     let unknown = OrchestratorError::new(Code::PlanningFailed, "unknown agent").with_detail("field", "agent");

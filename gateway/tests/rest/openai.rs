@@ -242,7 +242,7 @@ async fn caller_that_leaves_a_streamed_completion_cancels_its_plan() {
 }
 
 #[tokio::test]
-async fn streamed_completion_is_not_bound_by_the_time_limit_of_requests() {
+async fn streamed_completion_outlasts_the_time_limit_of_requests() {
     let stack = Stack::start().await;
     stack.planner.keep(plans::succeeded("On branch main"));
     for more in [json!({"stream": true}), json!({})] {

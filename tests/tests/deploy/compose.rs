@@ -44,7 +44,7 @@ fn compose_file_is_accepted_with_and_without_a_token() {
 }
 
 #[test]
-fn compose_profile_postgres_replicates_every_role_on_one_database() {
+fn profile_postgres_replicates_every_role_on_one_database() {
     let compose = yaml("docker-compose.yml");
     let services = &compose["services"];
     for role in Role::ALL {
@@ -85,7 +85,7 @@ fn compose_profile_postgres_replicates_every_role_on_one_database() {
 }
 
 #[test]
-fn compose_profile_postgres_without_its_settings_exits_with_a_message() {
+fn profile_postgres_without_settings_exits_with_a_message() {
     let compose = yaml("docker-compose.yml");
     let (password, url) =
         (("POSTGRES_PASSWORD", "p"), ("PHOENIX_DATABASE_URL", "postgres://phoenix:p@postgres/phoenix"));

@@ -96,7 +96,7 @@ fn burn_rates_are_those_of_the_workbook() {
 }
 
 #[test]
-fn alertmanager_routes_lead_to_receivers_and_prometheus_finds_it() {
+fn alertmanager_is_found_and_its_routes_have_receivers() {
     let config = yaml("deploy/alertmanager/alertmanager.yml");
     let receivers = all(&config["receivers"], "name");
     for receiver in all(&config["route"], "receiver") {

@@ -88,7 +88,7 @@ async fn official_client_does_not_repeat_final_errors(script: &str, path: &str) 
 }
 
 #[tokio::test]
-async fn client_of_openai_completes_streams_and_does_not_repeat_final_errors() {
+async fn openai_client_completes_streams_and_keeps_final_errors() {
     official_client_does_not_repeat_final_errors("openai_client.py", "/v1").await;
 }
 
@@ -110,7 +110,7 @@ async fn client_of_openai_resumes_a_stream_after_a_killed_planner() {
 }
 
 #[tokio::test]
-async fn client_of_anthropic_completes_streams_and_does_not_repeat_final_errors() {
+async fn anthropic_client_completes_streams_and_keeps_errors() {
     official_client_does_not_repeat_final_errors("anthropic_client.py", "").await;
 }
 

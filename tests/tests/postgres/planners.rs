@@ -107,7 +107,7 @@ async fn planners_that_take_each_other_for_dead_lose_no_plan() {
 }
 
 #[tokio::test]
-async fn pooler_in_transaction_mode_serves_chats_cancels_and_takeovers() {
+async fn transaction_pooler_serves_chats_cancels_and_takeovers() {
     let Some(server) = Server::start().await else { return };
     let Some(pooler) = PgBouncer::start(&server).await else { return };
     let url = pooler.url(&server.database().await);

@@ -352,7 +352,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_goal_is_met_on_its_side_of_the_number_and_what_was_not_measured_is_missed() {
+    fn goal_without_a_measured_figure_is_missed() {
         let goal = |measured, bound| Goal::new("x", measured, bound, 0.4, Unit::Share);
         for (measured, bound, met) in [
             (0.4, Bound::AtLeast, true),

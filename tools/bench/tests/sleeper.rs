@@ -37,7 +37,7 @@ fn request() -> ActionRequest {
 }
 
 #[tokio::test]
-async fn nothing_is_answered_before_the_gate_opens_and_everything_afterwards() {
+async fn answers_begin_when_the_gate_opens() {
     let folder = tempfile::tempdir().unwrap();
     let gate = folder.path().join("gate");
     let mut command = Command::new(env!("CARGO_BIN_EXE_phoenix-bench"));

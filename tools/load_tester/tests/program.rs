@@ -129,7 +129,7 @@ async fn run_json(url: &str, words: &[&str]) -> (i32, Value) {
 }
 
 #[tokio::test]
-async fn exactly_the_requests_asked_for_are_sent_over_connections_that_are_kept() {
+async fn requested_number_is_sent_over_kept_connections() {
     let (gateway, url) = Gateway::start(Script::Answer).await;
     let (code, report) = run_json(&url, &["--requests", "237", "--concurrency", "4"]).await;
     assert_eq!((code, gateway.chats()), (0, 237));
@@ -189,7 +189,7 @@ async fn an_open_loop_keeps_its_pace() {
 }
 
 #[tokio::test]
-async fn failures_are_counted_by_status_and_code_and_limited_by_their_share() {
+async fn failures_are_counted_by_code_and_limited_by_share() {
     let (_, url) = Gateway::start(Script::RefuseEverySecond).await;
     let words = ["--requests", "40", "--concurrency", "2", "--max-error-rate"];
     let (code, report) = run_json(&url, &[&words[..], &["0.5"]].concat()).await;
@@ -235,7 +235,7 @@ async fn a_server_that_is_down_is_named_and_counted() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_answer_is_waited_for_no_longer_than_allowed() {
+async fn silent_server_is_waited_for_as_long_as_allowed() {
     let (_, url) = Gateway::start(Script::AnswerOnly(0)).await;
     let words = ["--requests", "4", "--concurrency", "2", "--timeout-secs", "0.2"];
     let (code, report) = run_json(&url, &words).await;

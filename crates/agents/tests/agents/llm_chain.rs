@@ -170,7 +170,7 @@ fn broken(end: &str) -> Provider {
 }
 
 #[test]
-fn answer_that_broke_off_begins_anew_with_the_next_model_where_that_is_allowed() {
+fn broken_answer_begins_anew_with_the_next_model_if_allowed() {
     let limited = "data: {\"error\":{\"message\":\"M\",\"code\":429}}\n\n";
     let allowed = |by_chat: Option<bool>, by_settings: bool, attempt: u32| {
         let (openai, lab, local) = (broken(limited), broken(""), ollama());

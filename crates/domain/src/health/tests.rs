@@ -128,7 +128,7 @@ fn call(outcome: Outcome, took: u64, at: Timestamp) -> Report {
 }
 
 #[test]
-fn failure_rate_opens_the_circuit_after_enough_calls_of_two_tasks() {
+fn failure_rate_opens_the_circuit_after_calls_of_two_tasks() {
     let policy = BreakerPolicy {
         min_calls: 10,
         failure_percent: 50,

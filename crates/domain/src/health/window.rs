@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn window_recovers_from_a_clock_and_a_configuration_that_change() {
+    fn window_recovers_from_a_change_of_clock_or_configuration() {
         let policy = BreakerPolicy::default();
         let mut window = Window::default();
         window.add(kind(true, false), None, 3, at(3_600_000), &policy);

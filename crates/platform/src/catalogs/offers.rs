@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn first_executor_by_address_decides_and_capacity_is_no_difference() {
+    async fn first_executor_by_address_decides_capacity_does_not_count() {
         let (mut offers, now) = (Offers::default(), Instant::now());
         let (a, b) = (executor("a"), executor("b"));
         let (mut first, mut second) = (offer(&[("x", 1)]).unwrap(), offer(&[("x", 2)]).unwrap());

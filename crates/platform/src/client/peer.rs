@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn peer_is_ejected_at_once_without_connection_and_later_with_one() {
+    fn peer_is_ejected_sooner_without_a_connection() {
         let state = PeerState::new();
         assert!(!state.is_admitted(), "its health is unknown");
         assert!(state.set_serving(true) && !state.set_serving(true));

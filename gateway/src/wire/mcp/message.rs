@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn message_that_is_none_of_the_protocol_is_rejected_with_its_id() {
+    fn message_outside_the_protocol_is_rejected_with_its_id() {
         for (text, code, id) in [
             (r#"{"id":1,"method":"ping"}"#, INVALID_REQUEST, Some("1")),
             (r#"{"jsonrpc":"2.0","id":"x"}"#, INVALID_REQUEST, Some("\"x\"")),

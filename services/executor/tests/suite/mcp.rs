@@ -166,7 +166,7 @@ async fn progress_of_a_call_is_reported() {
 }
 
 #[tokio::test]
-async fn cancelled_call_is_cancelled_at_the_server_and_its_late_answer_ignored() {
+async fn cancelled_call_is_cancelled_at_the_server_too() {
     let sandbox = Sandbox::start(server(&[])).await;
     let late = request(&sandbox, "late", &json!({}));
     let events = sandbox.start_running(late.clone()).await;
@@ -268,7 +268,7 @@ async fn rule_says_whether_a_tool_may_be_called_again() {
 }
 
 #[tokio::test]
-async fn task_of_a_lost_executor_is_repeated_only_if_its_tool_is_repeatable() {
+async fn lost_task_is_repeated_only_if_its_tool_is_repeatable() {
     let sandbox = Sandbox::start(server(&[])).await;
     let again = |action: &str, input: Value| ExecuteTaskRequest {
         first_attempt: 4,

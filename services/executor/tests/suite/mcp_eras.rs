@@ -59,7 +59,7 @@ async fn meta_of(sandbox: &Sandbox) -> Value {
 const VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 
 #[tokio::test]
-async fn modern_server_gets_no_handshake_and_everything_in_each_request() {
+async fn modern_server_gets_everything_in_each_request() {
     let scripted = Scripted::new("modern", &[]);
     let sandbox = Sandbox::start(scripted.spec.clone()).await;
     let mut catalogs = watch(&sandbox).await;
@@ -152,7 +152,7 @@ async fn list_of_tools_is_read_again_when_it_is_no_longer_valid() {
 }
 
 #[tokio::test]
-async fn older_servers_get_a_handshake_whatever_they_answer_to_the_probe() {
+async fn older_server_gets_a_handshake_whatever_the_probe_shows() {
     for (era, starts, probes) in [("old", 1, 1), ("silent", 1, 1), ("exits", 2, 1)] {
         let scripted = Scripted::new(era, &[]);
         let sandbox = Sandbox::start(scripted.spec.clone()).await;

@@ -45,7 +45,7 @@ async fn agents_follow_the_catalog_of_the_executor() {
 }
 
 #[tokio::test]
-async fn service_without_an_executor_is_unavailable_and_names_the_cause() {
+async fn service_without_an_executor_is_unavailable() {
     let place = Place::file();
     let config = HealthConfig { executor_url: FakeExecutor::absent(), ..config([], place.url()) };
     let service = Service::spawn(config).await;

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn minute_is_kept_until_it_is_stored_and_its_longest_period_over() {
+    fn minute_is_kept_until_stored_and_its_period_is_over() {
         let statistics = Statistics::default();
         let at = |minute: i64| Timestamp::from_second(minute * 60).unwrap();
         let all = Period::of(1, 0);
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn database_that_is_down_for_long_costs_the_oldest_minutes_only() {
+    fn long_outage_costs_the_oldest_minutes_only() {
         let statistics = Statistics::default();
         let at = |minute: i64| Timestamp::from_second(minute * 60).unwrap();
         let groups = [ended(PlanStatus::Succeeded, Duration::ZERO)];

@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn attempt_after_a_partial_answer_resets_readers_that_have_read() {
+    fn attempt_after_a_partial_answer_resets_its_readers() {
         let (live, plan_id) = (LiveOutputs::default(), PlanId::generate());
         let recorder = live.recorder(plan_id, true);
         recorder.attempt_started("a", 1);

@@ -120,7 +120,7 @@ async fn plan_continues_when_its_executor_returns_in_time() {
 }
 
 #[tokio::test]
-async fn executor_that_returns_without_an_agent_takes_it_away_after_the_grace() {
+async fn agent_missing_from_a_new_executor_goes_after_the_grace() {
     let planner = impatient().await;
     lose_executor(&planner).await;
     let plan_id = submit(&planner, chat("model")).await.unwrap();

@@ -33,7 +33,7 @@ async fn send(
 }
 
 #[tokio::test]
-async fn conversation_reaches_the_agent_and_its_last_message_is_routed() {
+async fn conversation_is_routed_by_its_last_message() {
     let planner = TestPlanner::new().await;
     let chat = json!({"messages": messages(), "model": "ollama/a:b", "options": {"temperature": 0.10}});
     let answer = send(&planner, conversation(&chat)).await.unwrap();

@@ -228,7 +228,7 @@ async fn closed_resumed_stream_cancels_its_plan() {
 }
 
 #[tokio::test]
-async fn repeated_request_follows_the_first_plan_and_never_cancels_it() {
+async fn repeated_request_follows_the_first_plan() {
     let planner = TestPlanner::new().await;
     let answer = tokio_util::sync::CancellationToken::new();
     planner.script("model", Script::SaysLater(answer.clone(), answers("done")));
@@ -254,7 +254,7 @@ async fn repeated_request_follows_the_first_plan_and_never_cancels_it() {
 }
 
 #[tokio::test]
-async fn stream_of_a_plan_that_continues_ends_at_shutdown_and_can_be_resumed() {
+async fn stream_ends_at_shutdown_and_can_be_resumed() {
     let mut planner = TestPlanner::new().await;
     planner.script("model", Script::Hangs);
     let request = PlanAndExecuteRequest { continue_on_disconnect: true, ..chat() };

@@ -90,7 +90,7 @@ async fn tasks_are_shared_and_capacities_add_up() {
 }
 
 #[tokio::test]
-async fn task_of_a_broken_executor_continues_at_another_with_new_numbers() {
+async fn task_of_a_broken_executor_continues_with_new_numbers() {
     let (planner, second) = with_second(everything()).await;
     script(&planner.executor, "model", Script::Breaks);
     script(&second, "model", Script::Says(answers("from the second")));

@@ -105,7 +105,7 @@ async fn recorded_output_is_an_event_in_its_place() {
 }
 
 #[tokio::test]
-async fn added_tasks_are_independent_of_the_batching_of_their_entries() {
+async fn added_tasks_do_not_depend_on_the_batches_of_entries() {
     for fresh in stores().await {
         let store = &*fresh.store;
         let mut read = Vec::new();

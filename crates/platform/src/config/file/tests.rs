@@ -67,7 +67,7 @@ fn documented_example_is_applied() {
 }
 
 #[test]
-fn default_agent_of_another_executor_is_a_problem_of_a_single_stack() {
+fn foreign_default_agent_is_a_problem_of_a_single_stack() {
     let config = parse("[planner]\ndefault_agent = \"elsewhere\"").unwrap();
     assert_eq!(config.planner.default_agent.as_ref().unwrap().as_str(), "elsewhere");
     let problems = config.unknown_default_agent().to_string();
