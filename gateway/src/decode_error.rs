@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn value_that_cannot_be_carried_is_named_and_not_called_invalid_json() {
+    fn value_that_cannot_be_carried_is_named() {
         let message = |text: &str| {
             let mut json = serde_json::Deserializer::from_str(text);
             let error = serde_path_to_error::deserialize::<_, Outer>(&mut json).unwrap_err();

@@ -329,7 +329,7 @@ async fn output_beyond_the_limits_fails_its_own_call() {
 }
 
 #[tokio::test]
-async fn renamed_tool_is_an_action_of_its_new_name_with_the_rules_of_its_own() {
+async fn renamed_tool_is_an_action_of_its_new_name() {
     let renames = [("echo".to_owned(), "say".to_owned()), ("die".to_owned(), "echo".to_owned())];
     let rules = vec![ToolRule { timeout: Some(Duration::from_secs(7)), ..rule("echo") }];
     let mcp = Some(McpSettings { renames: renames.into(), rules, ..McpSettings::default() });

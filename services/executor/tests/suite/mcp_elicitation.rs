@@ -38,7 +38,7 @@ fn effects(path: &Path) -> String {
 }
 
 #[tokio::test]
-async fn question_ends_the_call_and_its_answer_is_given_to_the_next_one() {
+async fn question_ends_the_call_and_the_next_one_has_its_answer() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("effects");
     let sandbox = Sandbox::start(server(&[])).await;

@@ -173,7 +173,7 @@ async fn stalled_stream_ends_at_the_deadline_and_is_closed() {
 }
 
 #[tokio::test]
-async fn server_that_refuses_its_first_request_fails_its_tasks_with_the_reason() {
+async fn refusal_of_the_first_request_fails_tasks_with_the_reason() {
     for (reply, words) in [
         (
             || Reply::Whole("401 Unauthorized", "", "no".into()),
@@ -215,7 +215,7 @@ async fn server_that_refuses_its_first_request_fails_its_tasks_with_the_reason()
 }
 
 #[tokio::test]
-async fn question_in_the_stream_of_a_call_ends_it_and_is_answered_in_the_next_one() {
+async fn question_in_a_stream_is_answered_in_the_next_call() {
     let server = Server::start(|asked| {
         // A response to a question of the server has no method.
         if asked.method().is_empty() {

@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn jobs_beyond_the_bound_stay_in_their_queue_while_commits_fail() {
+    async fn jobs_beyond_the_bound_stay_queued_while_commits_fail() {
         let (queue, mut jobs) = mpsc::channel(4 * MAX_BATCH_JOBS);
         let mut creations = Vec::new();
         for n in 0..4 * MAX_BATCH_JOBS {
