@@ -37,6 +37,8 @@ limits! {
     MAX_STDERR_BYTES = 64 * 1024;
     /// Tasks of one plan.
     MAX_TASKS = 256;
+    /// `max_attempts` of an agent or a tool: no planner has numbers for more.
+    MAX_ATTEMPTS = 100;
     /// Bytes of a plan: the inputs as compact JSON, keys, actions, dependencies and context together.
     MAX_PLAN_BYTES = 4 * 1024 * 1024;
     /// Bytes of a chat's message.

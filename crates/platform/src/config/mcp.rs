@@ -291,6 +291,10 @@ mod tests {
                 "agents.a.tool_rules[0].retry.max_attempts: must be at least 1",
             ),
             (
+                "[agents.a]\nmcp.command = [\"x\"]\nretry.max_attempts = 101",
+                "agents.a.retry.max_attempts: is 101, and may be at most 100",
+            ),
+            (
                 "[agents.a]\nmcp.command = [\"x\"]\n[[agents.a.tool_rules]]\ntools = [\"x\"]",
                 "agents.a.tool_rules[0]: sets nothing",
             ),
