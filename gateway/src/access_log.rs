@@ -2,7 +2,11 @@
 
 use axum::{http::StatusCode, response::Response};
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode};
-use phoenix_platform::propagation::mark_failed;
+use phoenix_platform::{
+    propagation::mark_failed,
+    semconv,
+    spans::{self, Attribute},
+};
 
 use crate::{metrics::REQUEST_SECONDS, problem::Failure, request_scope::RequestScope};
 
@@ -28,6 +32,7 @@ impl AccessLog {
         if error.is_none() && !scope.endpoint().is_api() {
             return;
         }
+        record_status(&scope, status.as_u16());
         if status.is_server_error() {
             mark_failed(scope.span(), error.map_or("internal", |error| error.code.as_str()));
         }
@@ -39,6 +44,7 @@ impl Drop for AccessLog {
     fn drop(&mut self) {
         let Some(scope) = self.0.take() else { return };
         record_duration(&scope, CALLER_LEFT);
+        record_status(&scope, CALLER_LEFT);
         let (endpoint, elapsed_ms) = (scope.endpoint().as_str(), elapsed_ms(&scope));
         scope.span().in_scope(|| tracing::info!(endpoint, elapsed_ms, "caller left before the answer"));
     }
@@ -64,6 +70,10 @@ fn log(scope: &RequestScope, status: StatusCode, error: Option<&OrchestratorErro
         let field = details.get("field").map(String::as_str);
         tracing::info!(endpoint, http_status, %code, field, elapsed_ms, replay_of, "request refused");
     }
+}
+
+fn record_status(scope: &RequestScope, status: u16) {
+    spans::describe(scope.span(), || [Attribute::new(semconv::HTTP_RESPONSE_STATUS_CODE, i64::from(status))]);
 }
 
 /// Time since the request arrived, in whole milliseconds.

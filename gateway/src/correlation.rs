@@ -1,7 +1,5 @@
 //! The correlation id of every response, and the bodies of failures.
 
-use std::time::Duration;
-
 use axum::{
     extract::{Request, State},
     http::HeaderValue,
@@ -15,18 +13,18 @@ use crate::{
     header_names::IDEMPOTENT_REPLAYED,
     problem::{self, ErrorFormat, Failure},
     rejections::{Rejections, Sender},
-    request_scope::RequestScope,
+    request_scope::{RequestScope, RequestSettings},
     wire::anthropic::error::REQUEST_ID,
 };
 
 /// Adds a [`RequestScope`] to the request, and the correlation id to the response: to the header, and to the body of a failure.
 /// Records requests that a layer above the access log rejects.
 pub(crate) async fn correlate(
-    State((timeout, rejections, bodies)): State<(Duration, Rejections, BodyBudget)>,
+    State((settings, rejections, bodies)): State<(RequestSettings, Rejections, BodyBudget)>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let scope = RequestScope::of(&request, timeout, bodies);
+    let scope = RequestScope::of(&request, settings, bodies);
     let format = ErrorFormat::of(request.uri().path());
     request.extensions_mut().insert(scope.clone());
     let sender = Sender::of(&request);

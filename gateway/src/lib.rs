@@ -56,6 +56,7 @@ mod request_scope;
 mod router;
 mod routes;
 mod server;
+mod traced_body;
 mod unparsed;
 mod wire;
 

@@ -12,6 +12,7 @@ use phoenix_platform::record_counter;
 
 use crate::{
     access_log::AccessLog, metrics::RequestMetrics, problem::internal_error, request_scope::RequestScope,
+    traced_body,
 };
 
 /// Counts the request, and records its end.
@@ -34,7 +35,7 @@ pub(crate) async fn observe(
         metrics.record_overhead(scope.elapsed(), agent_time);
     }
     access_log.record(&response);
-    response
+    traced_body::of(response, &scope)
 }
 
 /// The response after a panic. The panic's message may quote the caller, so it is neither sent nor logged here.
@@ -52,7 +53,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::{correlation, rejections::Rejections};
+    use crate::{correlation, rejections::Rejections, request_scope::RequestSettings};
 
     #[tokio::test]
     async fn panic_becomes_an_error_response_without_its_message() {
@@ -63,7 +64,11 @@ mod tests {
             .route("/api/v1/chat", post(panics))
             .layer(from_fn_with_state(RequestMetrics::new(), observe))
             .layer(from_fn_with_state(
-                (Duration::from_secs(1), Rejections::default(), crate::bodies::BodyBudget::new()),
+                (
+                    RequestSettings { timeout: Duration::from_secs(1), is_tls: false },
+                    Rejections::default(),
+                    crate::bodies::BodyBudget::new(),
+                ),
                 correlation::correlate,
             ));
         let request = Request::post("/api/v1/chat").body(Body::empty()).unwrap();

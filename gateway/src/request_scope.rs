@@ -11,12 +11,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::extract::Request;
+use axum::{
+    extract::{MatchedPath, Request},
+    http::Method,
+};
 use parking_lot::Mutex;
 use phoenix_domain::{CorrelationId, OrchestratorError, ids::InvalidId};
 use phoenix_platform::{
     RequestContext, correlation_span,
     propagation::{TraceContext, correlation_id},
+    semconv,
+    spans::{self, Attribute},
 };
 use phoenix_proto::InvalidField;
 use tracing::Span;
@@ -30,6 +35,7 @@ pub(crate) struct RequestScope(Arc<Facts>);
 #[derive(Debug)]
 struct Facts {
     endpoint: Endpoint,
+    target: RequestTarget,
     started: Instant,
     deadline: Instant,
     id: Mutex<CorrelationId>,
@@ -46,9 +52,69 @@ struct Facts {
     replay_of: OnceLock<CorrelationId>,
 }
 
+/// What is the same for all requests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequestSettings {
+    /// Time until a caller gets a response at the latest.
+    pub(crate) timeout: Duration,
+    /// Whether the gateway serves HTTPS.
+    pub(crate) is_tls: bool,
+}
+
+/// What a request was sent to, for its span.
+#[derive(Debug)]
+struct RequestTarget {
+    method: Method,
+    path: Option<String>,
+    route: Option<MatchedPath>,
+    is_tls: bool,
+}
+
+impl RequestTarget {
+    fn of(request: &Request, is_tls: bool) -> Self {
+        Self {
+            is_tls,
+            method: request.method().clone(),
+            path: spans::is_exporting().then(|| request.uri().path().to_owned()),
+            route: request.extensions().get().cloned(),
+        }
+    }
+
+    /// Method of the convention: a closed set.
+    fn method(&self) -> &str {
+        match self.method.as_str() {
+            known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE"
+            | "PATCH") => known,
+            _ => "_OTHER",
+        }
+    }
+
+    fn span_name(&self) -> String {
+        let method = if self.method() == "_OTHER" { "HTTP" } else { self.method() };
+        match &self.route {
+            Some(route) => format!("{method} {}", route.as_str()),
+            None => method.to_owned(),
+        }
+    }
+
+    fn attributes(&self) -> Vec<Attribute> {
+        let mut attributes = vec![Attribute::new(semconv::HTTP_REQUEST_METHOD, self.method().to_owned())];
+        if self.method() == "_OTHER" {
+            let sent = self.method.as_str().to_owned();
+            attributes.push(Attribute::new(semconv::HTTP_REQUEST_METHOD_ORIGINAL, sent));
+        }
+        let scheme = if self.is_tls { "https" } else { "http" };
+        attributes.push(Attribute::new(semconv::URL_SCHEME, scheme));
+        let route = self.route.as_ref().map(|route| route.as_str().to_owned());
+        let named = [(semconv::HTTP_ROUTE, route), (semconv::URL_PATH, self.path.clone())];
+        attributes.extend(named.into_iter().filter_map(|(name, value)| Some(Attribute::new(name, value?))));
+        attributes
+    }
+}
+
 impl RequestScope {
-    /// The scope of `request`, which has `timeout` from now.
-    pub(crate) fn of(request: &Request, timeout: Duration, bodies: BodyBudget) -> Self {
+    /// The scope of `request`, which begins now.
+    pub(crate) fn of(request: &Request, settings: RequestSettings, bodies: BodyBudget) -> Self {
         let started = Instant::now();
         let (id, invalid_header) = match correlation_id(request.headers()) {
             Ok(id) => (id, None),
@@ -56,8 +122,9 @@ impl RequestScope {
         };
         Self(Arc::new(Facts {
             endpoint: Endpoint::of(request),
+            target: RequestTarget::of(request, settings.is_tls),
             started,
-            deadline: started + timeout,
+            deadline: started + settings.timeout,
             id: Mutex::new(id.unwrap_or_else(CorrelationId::generate)),
             invalid_header,
             trace: Mutex::new(TraceContext::of(request.headers()).unwrap_or_else(TraceContext::generate)),
@@ -153,7 +220,15 @@ impl RequestScope {
 
     /// The span of the request.
     pub(crate) fn span(&self) -> &Span {
-        self.0.span.get_or_init(|| correlation_span(self.endpoint().as_str(), &self.context()))
+        self.0.span.get_or_init(|| {
+            if !spans::is_exporting() {
+                return correlation_span(self.endpoint().as_str(), &self.context());
+            }
+            let span = correlation_span(&self.0.target.span_name(), &self.context());
+            spans::describe(&span, || self.0.target.attributes());
+            spans::describe(&span, || [Attribute::new(semconv::own::ENDPOINT, self.endpoint().as_str())]);
+            span
+        })
     }
 
     /// The context of calls to other services, with the request's deadline.

@@ -25,6 +25,7 @@ use crate::{
     observe,
     problem::{unknown_path, wrong_method},
     rejections::Rejections,
+    request_scope::RequestSettings,
     routes::{
         agents::{self, segment::AgentSegment},
         anthropic::{count_tokens, messages},
@@ -151,7 +152,11 @@ fn assemble(
     let layers = ServiceBuilder::new()
         .layer(from_fn(headers::security_headers))
         .layer(from_fn_with_state(
-            (config.request_timeout, Rejections::default(), BodyBudget::new()),
+            (
+                RequestSettings { timeout: config.request_timeout, is_tls: config.tls.is_some() },
+                Rejections::default(),
+                BodyBudget::new(),
+            ),
             correlation::correlate,
         ))
         .option_layer(cors.map(|cors| from_fn_with_state(cors, headers::apply_cors)))

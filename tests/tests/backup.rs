@@ -96,7 +96,7 @@ async fn data(folder: &Path) -> String {
     let plan = plan();
     let plan_id = plan.plan_id.to_string();
     let batch = BatchId { planner: "gone".into(), writer: 0, sequence: 1 };
-    journal.append(&batch, &[[Entry::PlanAccepted { plan: plan.into() }].into()]).await.unwrap();
+    journal.append(&batch, &[[Entry::PlanAccepted { plan: plan.into(), trace: None }].into()]).await.unwrap();
     // A copy of the current state, with the last commit still in the write-ahead log.
     for suffix in ["", "-wal"] {
         let (from, to) = (format!("live.db{suffix}"), format!("planner.db{suffix}"));

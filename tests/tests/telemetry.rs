@@ -31,10 +31,12 @@ fn stack(agents: &[(&str, &str)]) -> StackBuilder {
     builder.config(&config)
 }
 
-/// The spans of one request, once the root and `count` in all have arrived; without those of health reports.
+/// The spans of one request, once the root and `count` in all have arrived; without those of health reports and waits.
 async fn trace_of(collector: &Collector, trace_id: &str, count: usize) -> Vec<CollectedSpan> {
     until_some("the spans of the request have arrived", async || {
-        let is_its = |span: &CollectedSpan| span.trace_id == trace_id && span.service != "health";
+        let is_its = |span: &CollectedSpan| {
+            span.trace_id == trace_id && span.service != "health" && !span.name.starts_with("wait ")
+        };
         let spans: Vec<_> = collector.spans().into_iter().filter(is_its).collect();
         let has_root = spans.iter().any(|span| span.parent_id.is_empty());
         (has_root && spans.len() >= count).then_some(spans)
@@ -68,10 +70,10 @@ async fn spans_of_failed_chat_have_error_status() {
         let named = spans.iter().filter(|span| span.name == name);
         named.map(|span| span.error.clone().unwrap_or_default()).collect::<Vec<_>>()
     };
-    assert_eq!(errors("agent_attempt"), ["backend_failure", "backend_failure"]);
+    assert_eq!(errors("invoke_agent bad"), ["backend_failure", "backend_failure"]);
     let spans_of = |service: &str| spans.iter().filter(|span| span.service == service).count();
     assert_eq!((spans_of("gateway"), spans_of("planner"), spans_of("executor")), (1, 2, 5), "{spans:#?}");
-    let others = spans.iter().filter(|span| span.name != "agent_attempt");
+    let others = spans.iter().filter(|span| span.name != "invoke_agent bad");
     let unmarked: Vec<_> = others
         .filter(|span| {
             // The span of the call has the gRPC code.

@@ -3,7 +3,8 @@
 //! | concern | module |
 //! |---|---|
 //! | settings from flags, environment and `phoenix.toml` | [`config`] |
-//! | log lines and OTLP traces | [`telemetry`], [`logging`] |
+//! | log lines and OTLP export | [`telemetry`], [`logging`] |
+//! | what spans contain | [`spans`], [`semconv`] |
 //! | counters and histograms, `/metrics` | [`metrics`], [`rpc_metrics`] |
 //! | correlation id, trace context and deadline across processes | [`propagation`] |
 //! | gRPC servers and clients | [`server`], [`client`] |
@@ -15,7 +16,7 @@
 //! | databases: their URLs, SQLite, PostgreSQL | [`database_url`], [`sqlite`], [`postgres`] |
 //! | file modes and process isolation | [`privacy`] |
 //!
-//! The only process globals are the tracing subscriber and the metrics recorder; everything else is passed as a value.
+//! The only process globals are the tracing subscriber, the tracer beside it and the metrics recorder; everything else is passed as a value.
 
 pub mod bearer;
 pub mod catalogs;
@@ -37,9 +38,11 @@ pub mod propagation;
 pub mod readiness;
 mod reflection;
 pub mod rpc_metrics;
+pub mod semconv;
 pub mod server;
 pub mod service_token;
 pub mod shutdown;
+pub mod spans;
 pub mod sqlite;
 pub mod telemetry;
 pub mod tls;

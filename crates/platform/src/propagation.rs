@@ -14,8 +14,9 @@ mod send;
 mod serve;
 mod span;
 mod trace;
+mod traced_body;
 
-pub(crate) use self::span::mark_status;
+pub(crate) use self::span::{mark_status, rpc_span};
 pub use self::{
     cancel_reason::CancelReason,
     context::RequestContext,
@@ -23,7 +24,7 @@ pub use self::{
     headers::{CORRELATION_HEADER, correlation_header_value, correlation_id},
     send::{SendContext, SendContextService},
     serve::{ServeContext, ServeContextFuture, ServeContextService},
-    span::{correlation_span, mark_failed},
+    span::{background_span, correlation_span, mark_failed},
     trace::TraceContext,
 };
 

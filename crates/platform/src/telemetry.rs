@@ -7,7 +7,6 @@ mod settings;
 
 use std::time::Duration;
 
-use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -16,7 +15,10 @@ pub use self::{
     export::{EXPORT_FAILURES, SPANS_LOST},
     settings::{DEFAULT_FILTER, OtlpProtocol, Sampling, TelemetryConfig, TraceExport, TraceTls},
 };
-use crate::logging::{LogFormat, LogLayer, LogWriter, Tee, file::LogFile};
+use crate::{
+    logging::{LogFormat, LogLayer, LogWriter, Tee, file::LogFile},
+    spans,
+};
 
 /// Time limit for the last export of spans at shutdown.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
@@ -58,12 +60,14 @@ impl Telemetry {
 pub fn init_tracing(config: TelemetryConfig) -> Result<Telemetry, TelemetryError> {
     let TelemetryConfig { service, format, colour, prefix, filter, log_folder, traces } = config;
     let filter = EnvFilter::try_new(if filter.is_empty() { DEFAULT_FILTER } else { &filter })?;
+    let captures_content = traces.as_ref().is_some_and(|traces| traces.captures_content);
     let provider = traces.map(|traces| export::provider(service, traces)).transpose()?;
-    let spans = provider.as_ref().map(|provider| {
+    let layer_of_spans = provider.as_ref().map(|provider| {
         tracing_opentelemetry::layer()
-            .with_tracer(provider.tracer("phoenix"))
+            .with_tracer(spans::enable(provider, captures_content))
             .with_location(false)
             .with_threads(false)
+            .with_target(false)
             .with_tracked_inactivity(false)
     });
     let stderr = LogWriter::stderr()?;
@@ -85,7 +89,7 @@ pub fn init_tracing(config: TelemetryConfig) -> Result<Telemetry, TelemetryError
         }
     };
     let layer = LogLayer::new(service, format, colour, prefix, main);
-    Registry::default().with(filter).with(layer).with(second).with(spans).try_init()?;
+    Registry::default().with(filter).with(layer).with(second).with(layer_of_spans).try_init()?;
     panics::install_hook();
     if let Some((error, folder)) = problem.zip(log_folder) {
         tracing::warn!(%error, folder = %folder.display(), "log lines are not kept in a file");

@@ -1,16 +1,19 @@
 //! A trace collector that receives OTLP over gRPC and over HTTP with protobuf, and records every span.
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
+    io::Read,
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
 
+use flate2::read::GzDecoder;
 use http_body_util::{BodyExt, Empty};
 use hyper::{
     Method, StatusCode,
     body::{Bytes, Incoming},
-    header::CONTENT_TYPE,
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
     server::conn::http1,
     service::service_fn,
 };
@@ -20,8 +23,8 @@ use opentelemetry_proto::tonic::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
         trace_service_server::{TraceService, TraceServiceServer},
     },
-    common::v1::any_value,
-    trace::v1::{Span, status::StatusCode as SpanStatus},
+    common::v1::{AnyValue, KeyValue, any_value},
+    trace::v1::{Span, span::SpanKind, status::StatusCode as SpanStatus},
 };
 use prost::Message;
 use tokio::net::{TcpListener, TcpStream};
@@ -56,6 +59,14 @@ pub struct CollectedSpan {
     pub parent_id: String,
     /// Message of the status, if it is ERROR.
     pub error: Option<String>,
+    /// `Internal`, `Server`, `Client`.
+    pub kind: &'static str,
+    /// Attributes, as text.
+    pub attributes: BTreeMap<String, String>,
+    /// Linked spans: trace id and span id.
+    pub links: Vec<(String, String)>,
+    /// Start and end in nanoseconds since 1970.
+    pub times: (u64, u64),
 }
 
 #[derive(Debug, Clone)]
@@ -94,8 +105,10 @@ impl Receiver {
         let is_expected = request.method() == Method::POST
             && request.uri().path() == "/v1/traces"
             && request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/x-protobuf");
+        let is_gzip = request.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding == "gzip");
         let mut response = hyper::Response::new(Empty::new());
         let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let body = if is_gzip { unzipped(&body) } else { body };
         match ExportTraceServiceRequest::decode(body) {
             Ok(spans) if is_expected => self.record(spans),
             _ => *response.status_mut() = StatusCode::BAD_REQUEST,
@@ -104,15 +117,48 @@ impl Receiver {
     }
 }
 
+/// The content of a compressed body; nothing if it is not valid.
+fn unzipped(body: &[u8]) -> Bytes {
+    let mut content = Vec::new();
+    match GzDecoder::new(body).read_to_end(&mut content) {
+        Ok(_) => content.into(),
+        Err(_) => Bytes::new(),
+    }
+}
+
 fn collected(service: &str, span: Span) -> CollectedSpan {
     let status = span.status.unwrap_or_default();
+    let kind = match SpanKind::try_from(span.kind) {
+        Ok(SpanKind::Server) => "Server",
+        Ok(SpanKind::Client) => "Client",
+        Ok(SpanKind::Internal) => "Internal",
+        _ => "other",
+    };
+    let attributes = span.attributes.into_iter().map(|KeyValue { key, value, .. }| (key, text(value)));
     CollectedSpan {
+        kind,
+        attributes: attributes.collect(),
+        links: span.links.iter().map(|link| (hex(&link.trace_id), hex(&link.span_id))).collect(),
+        times: (span.start_time_unix_nano, span.end_time_unix_nano),
         error: (status.code == SpanStatus::Error as i32).then_some(status.message),
         service: service.strip_prefix("phoenix-").unwrap_or(service).into(),
         name: span.name,
         trace_id: hex(&span.trace_id),
         span_id: hex(&span.span_id),
         parent_id: hex(&span.parent_span_id),
+    }
+}
+
+fn text(value: Option<AnyValue>) -> String {
+    match value.and_then(|value| value.value) {
+        Some(any_value::Value::StringValue(text)) => text,
+        Some(any_value::Value::IntValue(number)) => number.to_string(),
+        Some(any_value::Value::DoubleValue(number)) => number.to_string(),
+        Some(any_value::Value::BoolValue(is_set)) => is_set.to_string(),
+        Some(any_value::Value::ArrayValue(array)) => {
+            array.values.into_iter().map(|value| text(Some(value))).collect::<Vec<_>>().join(",")
+        }
+        _ => String::new(),
     }
 }
 

@@ -7,6 +7,7 @@
 //! ```
 
 mod agent;
+mod attempt_span;
 mod errors;
 mod task_run;
 

@@ -8,6 +8,7 @@
 //! | `approvals` | decisions about tasks that wait for an approval |
 //! | [`background`] | retention, bulk operations, gauges, the agents that executors offer |
 //! | `plan_stream` | a plan followed from its acceptance to its result |
+//! | `plan_trace` | the trace of a plan across its requests and planners |
 //! | `plan_feed` | the events and the output of a plan, whichever planner runs it |
 //! | `plan_run` | the run of one plan: scheduler, tasks, dispatch |
 //! | `peers` | calls to other planners |
@@ -46,6 +47,7 @@ mod plan_feed;
 pub mod plan_metrics;
 mod plan_run;
 mod plan_stream;
+mod plan_trace;
 pub mod planning;
 mod proposals;
 mod recovery;

@@ -13,7 +13,9 @@ use phoenix_domain::{
     AgentCatalog, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId,
     plan::{Plan, PlanStatus},
 };
-use phoenix_platform::{RequestContext, correlation_span, metrics::record_counter, readiness::Readiness};
+use phoenix_platform::{
+    RequestContext, metrics::record_counter, propagation::background_span, readiness::Readiness,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -30,6 +32,7 @@ use crate::{
         registry::{CancelHandle, PlanRegistry},
         task_state::ready_agents,
     },
+    plan_trace::continued,
     planning::{build::graph_of_recovered, request::WaitMode},
     store::{
         error::JournalError,
@@ -169,8 +172,9 @@ impl Recovery {
 async fn resume(mut active: ActivePlan, plan: Plan) -> Result<(), JournalError> {
     record_counter(&RECOVERED, 1);
     let deps = Arc::clone(&active.deps);
-    let context = RequestContext::new(plan.correlation_id);
-    let span = correlation_span("resume_plan", &context);
+    let trace = continued(&deps.journal, plan.plan_id).await;
+    let context = RequestContext::in_trace(plan.correlation_id, trace);
+    let span = background_span("resume_plan", &context);
     let span = tracing::info_span!(
         parent: &span,
         "plan_and_execute_v1",
@@ -237,8 +241,9 @@ async fn fail_suspect(active: ActivePlan, crashes: u32) {
         }
         return;
     };
-    let context = RequestContext::new(plan.correlation_id);
-    let span = correlation_span("resume_plan", &context);
+    let trace = continued(&active.deps.journal, plan.plan_id).await;
+    let context = RequestContext::in_trace(plan.correlation_id, trace);
+    let span = background_span("resume_plan", &context);
     let ended = async {
         tracing::error!(plan_id = %plan.plan_id, crashes, "plan failed: planners died while it ran");
         let mut entries = close_open_attempts(&plan);

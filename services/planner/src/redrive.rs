@@ -11,6 +11,7 @@ use crate::{
     metrics::DEAD_LETTERS_REDRIVEN,
     plan_metrics::PlanMetricsGuard,
     plan_run::registry::CancelHandle,
+    plan_trace::link_redriven,
     planning::{
         redrive::{check_redrivable, dead_letters, prepare_redrive},
         request::{RedriveRequest, WaitMode},
@@ -50,6 +51,7 @@ impl Redrives {
             Lookup::Replay(used) => return Ok(used.into()),
         };
         let original = self.redrivable_plan(plan_id).await?;
+        link_redriven(&self.submissions.deps.journal, plan_id).await;
         let deps = &self.submissions.deps;
         let metrics = PlanMetricsGuard::start(&deps.metrics);
         let by = context.correlation_id;

@@ -88,12 +88,19 @@ impl<'a> Chain<'a> {
                 admitted => admitted.unwrap_or_default(),
             };
             let time = Self::share(remaining, limits);
+            let asked_at = Instant::now();
             let asked = self.ask(*target, time, clients, limits, output);
             let ended = asked.as_ref().map(drop).map_err(|failure| failure.error.code);
             clients.breakers.record(target.name, admitted, ended, time, Timestamp::now());
             match asked {
                 Ok(completion) => {
-                    return Ok(result::of(*target, completion, &self.conversation.options, &failed));
+                    return Ok(result::of(
+                        *target,
+                        completion,
+                        &self.conversation.options,
+                        &failed,
+                        asked_at.elapsed(),
+                    ));
                 }
                 Err(Failure { error, has_begun }) => {
                     let is_final = has_begun || remaining == 1 || !may_succeed_elsewhere(error.code);

@@ -1,5 +1,7 @@
 //! The result of a chat: the model's text as it is, with metadata.
 
+use std::time::Duration;
+
 use phoenix_domain::{
     action::ActionResult,
     json::{Json, Object},
@@ -17,12 +19,13 @@ use super::{
 };
 use crate::protocol::{ActionError, failed_calls};
 
-/// The result of `completion`. `failed` are the models that were asked before.
+/// The result of `completion`, for which the provider took `took`. `failed` are the models that were asked before.
 pub(super) fn of(
     provider: Provider<'_>,
     completion: Completion,
     options: &Map<String, Value>,
     failed: &[(Provider<'_>, ActionError)],
+    took: Duration,
 ) -> ActionResult {
     let calls_tools = completion.calls_tools();
     let Completion { text, extra, model, finish_reason, usage } = completion;
@@ -31,7 +34,11 @@ pub(super) fn of(
     let mut metadata = Map::new();
     let mut add = |name: &str, value: Value| metadata.insert(name.to_owned(), value);
     add("provider", provider.name.into());
+    if model.as_deref().is_some_and(|model| model != provider.model_name) {
+        add("requested_model", provider.model_name.into());
+    }
     add("model", model.unwrap_or_else(|| provider.model_name.into()).into());
+    add("call_ms", u64::try_from(took.as_millis()).unwrap_or(u64::MAX).into());
     if let Some(reason) = finish_reason {
         // Each API has a name of its own for it, or none.
         let is_call = calls_tools && matches!(FinishReason::of(&reason), None | Some(FinishReason::Stop));

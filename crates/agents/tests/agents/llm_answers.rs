@@ -63,11 +63,12 @@ fn openai_request_and_response_are_translated() {
         assert_eq!(result.data, "Hello! How can I assist you today?");
         let mut metadata = result.metadata;
         let cost = metadata.shift_remove("cost_usd");
+        assert!(metadata.shift_remove("call_ms").is_some());
         assert_eq!(cost, (kind == ProviderKind::OpenAi).then(|| json!(0.000_118).into()));
         assert_eq!(
             Json::Object(metadata),
             json!({"provider": kind.as_str(), "model": "gpt-4.1-2025-04-14", "finish_reason": "stop",
-                "usage": {"input_tokens": 19, "output_tokens": 10}})
+                "requested_model": "model-1", "usage": {"input_tokens": 19, "output_tokens": 10}})
         );
     }
 }
@@ -146,7 +147,9 @@ fn absent_instructions_and_key_are_not_sent() {
     let asked = provider.only_request();
     assert_eq!(asked.header("authorization"), None);
     assert_eq!(asked.body["messages"], json!([{"role": "user", "content": "m"}]));
-    assert_eq!(Json::Object(result.metadata), json!({"provider": "openai", "model": "model-1"}));
+    let mut metadata = result.metadata;
+    assert!(metadata.shift_remove("call_ms").is_some());
+    assert_eq!(Json::Object(metadata), json!({"provider": "openai", "model": "model-1"}));
 }
 
 #[test]

@@ -54,6 +54,7 @@ pub(super) fn trace_export(env: Lookup<'_>, problems: &mut Problems) -> Option<T
         sampling: variables.sampling(),
         service_name: env("OTEL_SERVICE_NAME"),
         resource: variables.resource(),
+        captures_content: variables.captures_content(),
         queue_spans: queue_spans.and_then(|spans| usize::try_from(spans).ok()).unwrap_or(DEFAULT_QUEUE_SPANS),
     };
     endpoint.map(|_| export)
@@ -88,6 +89,21 @@ impl Variables<'_> {
             "false" => false,
             _ => {
                 self.must("OTEL_SDK_DISABLED", &value, "true or false");
+                false
+            }
+        }
+    }
+
+    /// Content is exported only when this is asked for. The values besides `true` and `false` are those of instrumentations in
+    /// Python; those that mean events mean nothing here.
+    fn captures_content(&mut self) -> bool {
+        let name = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT";
+        let Some(value) = (self.env)(name) else { return false };
+        match value.trim().to_ascii_lowercase().as_str() {
+            "true" | "span_only" | "span_and_event" => true,
+            "false" | "no_content" | "event_only" => false,
+            _ => {
+                self.must(name, &value, "true or false");
                 false
             }
         }

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     http2::MAX_MESSAGE_BYTES,
-    propagation::{CancelReason, RequestContext, correlation_span, mark_status},
+    propagation::{CancelReason, RequestContext, mark_status, rpc_span},
     rpc_metrics::{RpcCall, RpcMetrics},
 };
 
@@ -235,7 +235,7 @@ impl<H: Handler> Shared<H> {
         let (method, mut context, message) = RequestContext::of_call(start)?;
         context.cancel_reason = cancel_reason;
         responses.metrics = Some(self.metrics.start(&method));
-        let span = correlation_span(method.trim_start_matches('/'), &context);
+        let span = rpc_span(&method, &context);
         let call = async {
             if method != H::Method::PATH {
                 return Err(Status::unimplemented("no such method on a shared stream"));

@@ -14,13 +14,15 @@ use super::{
     cancel_reason::CancelReason,
     forwarded::ForwardedTo,
     headers::{extract, timeout},
-    span::{correlation_span, mark_status},
+    span::{mark_status, rpc_span},
+    traced_body::TracedBody,
 };
 
 /// Path prefix of the service whose streams carry calls with a context each.
 const MULTIPLEX: &str = "/phoenix.common.v1.MultiplexService/";
 
-/// A layer that reads the metadata of a call into a [`RequestContext`](super::RequestContext) and serves the call inside its [`correlation_span`].
+/// A layer that reads the metadata of a call into a [`RequestContext`](super::RequestContext) and serves the call inside a span
+/// of its own, which lasts until the end of the response.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ServeContext;
 
@@ -67,8 +69,7 @@ where
             context.cancel_reason = reason.clone();
         }
         let limit = timeout(request.headers()).map(tokio::time::sleep);
-        let operation = request.uri().path().trim_start_matches('/');
-        let span = correlation_span(operation, &context);
+        let span = rpc_span(request.uri().path(), &context);
         if let Some(mark) = ForwardedTo::extract(request.headers()) {
             request.extensions_mut().insert(mark);
         }
@@ -113,12 +114,15 @@ where
                         Ok(tonic::Status::deadline_exceeded(message).into_http())
                     }
                 };
-                if let Ok(response) = &response
-                    && let Some(status) = tonic::Status::from_header_map(response.headers())
-                {
-                    mark_status(served.span(), status.code());
-                }
-                Poll::Ready(response)
+                Poll::Ready(response.map(|response| {
+                    match tonic::Status::from_header_map(response.headers()) {
+                        Some(status) => {
+                            mark_status(served.span(), status.code());
+                            response
+                        }
+                        None => TracedBody::of(response, served.span()),
+                    }
+                }))
             }
             None => {
                 let status =

@@ -45,6 +45,8 @@ pub struct TraceExport {
     pub service_name: Option<String>,
     /// Resource attributes of the process.
     pub resource: Vec<(String, String)>,
+    /// Whether spans contain messages, inputs and outputs.
+    pub captures_content: bool,
     /// Capacity of the export queue in spans.
     pub queue_spans: usize,
 }

@@ -12,12 +12,17 @@ use phoenix_domain::{
     health::Outcome,
     questions::{self, Questions},
 };
-use phoenix_platform::{RequestContext, propagation::mark_failed, record_counter, record_histogram};
+use phoenix_platform::{
+    RequestContext,
+    propagation::mark_failed,
+    record_counter, record_histogram,
+    spans::{WaitSpan, record_wait},
+};
 use phoenix_proto::HealthSnapshot;
 use tracing::{Instrument, Span, field::Empty};
 use uuid::Uuid;
 
-use super::{agent::Agent, errors};
+use super::{agent::Agent, attempt_span::AttemptSpan, errors};
 use crate::{
     agents::Attempt,
     failure::AttemptFailure,
@@ -176,7 +181,10 @@ impl TaskRun {
     /// Waits for a permit and makes attempts until one succeeds or none is left. The permit is held between attempts, so that
     /// retries of a failing agent do not add to its load, and released before the last report.
     async fn execute_agent_with_retries(&mut self, ticket: QueueTicket) -> Result<ActionResult, TaskFailure> {
-        let permit = self.until_stopped(ticket.permit()).await?;
+        let queued_at = Timestamp::now();
+        let permit = self.until_stopped(ticket.permit()).await;
+        record_wait(WaitSpan::Place, queued_at, None, None);
+        let permit = permit?;
         let permit = permit.ok_or_else(|| {
             TaskFailure::Failed(OrchestratorError::internal("the queue of the agent is closed"))
         })?;
@@ -197,7 +205,9 @@ impl TaskRun {
             self.publish_failure(&failure, &decision);
             if let RetryDecision::Retry(pause) = decision {
                 self.report(failure.outcome(), false).await;
+                let failed_at = self.ended_at.unwrap_or_else(Timestamp::now);
                 let pause = self.until_stopped(tokio::time::sleep_until((ended_at + pause).into())).await;
+                record_wait(WaitSpan::Backoff, failed_at, None, None);
                 pause.map_err(|stopped| self.with_last_failure(stopped, Some(failure.clone())))?;
                 last = Some(failure);
                 continue;
@@ -233,21 +243,22 @@ impl TaskRun {
         let started_at = Instant::now();
         self.attempts += 1;
         let number = self.attempt_number();
-        let span = tracing::info_span!("agent_attempt", attempt = number, otel.status_description = Empty);
+        let span = AttemptSpan::open(&self.agent.spec, &self.request, number);
         self.request.request_id = Uuid::new_v4();
         self.request.meta.attempt = number;
-        self.request.meta.traceparent = Some(span.in_scope(|| self.caller.traceparent()));
+        self.request.meta.traceparent = Some(span.span.in_scope(|| self.caller.traceparent()));
         let mut attempt = Attempt::new(&mut self.request, limit, &self.events);
         attempt.follows_lost_dispatch = self.was_run_before;
         let outcome = tokio::select! {
             biased;
             // First, so that no process is started for a caller that has left already.
-            reason = self.registration.cancel.cancelled() => Err(TaskFailure::Cancelled(reason)),
-            outcome = self.agent.runner.run(&mut attempt).instrument(span.clone()) => {
+            reason = self.registration.cancel.cancelled() => {
+                span.cancelled(reason);
+                Err(TaskFailure::Cancelled(reason))
+            }
+            outcome = self.agent.runner.run(&mut attempt).instrument(span.span.clone()) => {
                 attempt.report_start(None);
-                if let Err(failure) = &outcome {
-                    mark_failed(&span, failure.class.as_str());
-                }
+                span.end(&outcome);
                 // A timeout under the caller's shorter deadline says nothing about the agent.
                 let is_callers = limit < own;
                 Ok(outcome.map_err(|failure| {

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use phoenix_domain::{
     BulkRedriveId, CorrelationId, OrchestratorError, OrchestratorErrorCode, PlanId, dead_letter::check_reason,
 };
-use phoenix_platform::{RequestContext, correlation_span, metrics::record_counter};
+use phoenix_platform::{RequestContext, metrics::record_counter, propagation::background_span};
 use tokio::time::MissedTickBehavior;
 use tracing::Instrument;
 
@@ -152,7 +152,7 @@ impl BulkOperations {
     pub(crate) fn resume(&self, operation: BulkOperation) {
         let BulkAction::Redrive { rate } = operation.action else { return };
         let context = RequestContext::new(operation.by);
-        let span = correlation_span("redrive_dead_letters", &context);
+        let span = background_span("redrive_dead_letters", &context);
         let this = self.clone();
         let work = async move {
             let redrive = this.redrive_all(&context, &operation, rate);

@@ -211,7 +211,7 @@ pub(super) async fn coalesce(batch: &mut Batch, jobs: &mut mpsc::Receiver<Job>) 
 /// does, whose old plan has ended) or none; it becomes durable as a whole all the same.
 pub(super) fn writer_of(entries: &[Entry], writers: usize) -> usize {
     let accepted = |entry: &Entry| match entry {
-        Entry::PlanAccepted { plan } => Some(plan.plan_id),
+        Entry::PlanAccepted { plan, .. } => Some(plan.plan_id),
         _ => None,
     };
     let plan_id = entries.iter().find_map(accepted).or_else(|| entries.iter().find_map(Entry::plan_id));

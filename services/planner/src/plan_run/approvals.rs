@@ -22,6 +22,7 @@ use phoenix_domain::{
     questions::Questions,
     wait::WaitKind,
 };
+use phoenix_platform::spans::{WaitSpan, record_wait};
 
 use crate::{
     plan_run::{
@@ -165,6 +166,8 @@ impl ActivePlan {
             || approvals.asked.remove(&ordinal)
         {
             let outcome = ApprovalOutcome::of(approval);
+            let state = approval.state.as_str();
+            record_wait(WaitSpan::Approval, approval.requested_at, Some(&spec.key), Some(state));
             entries.push(Entry::ApprovalDecided { task, at: Timestamp::now(), outcome });
         }
         approval.refusal(&spec.key).map_or(Gate::Open, Gate::Refused)

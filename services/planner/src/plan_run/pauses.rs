@@ -16,6 +16,7 @@ use phoenix_domain::{
     plan::{AttemptOutcome, Plan, TaskStatus},
     wait::WaitKind,
 };
+use phoenix_platform::spans::{WaitSpan, record_wait};
 
 use crate::{
     plan_run::{
@@ -128,6 +129,12 @@ impl ActivePlan {
             if !reached.is_none_or(is_over) {
                 return Gate::Waits(WaitKind::Budget);
             }
+            record_wait(
+                WaitSpan::Budget,
+                pause.requested_at,
+                Some(&loaded.plan.tasks[ordinal].spec.key),
+                None,
+            );
             entries.push(Entry::TaskResumed { task, at, kind: WaitKind::Budget });
             pauses.waiting.remove(&ordinal);
             return Gate::Open;
@@ -135,7 +142,8 @@ impl ActivePlan {
         pauses.waiting.remove(&ordinal);
         let budget = budget_pause::granted(&pause).map(|_| loaded.budget());
         let outcome = ApprovalOutcome::of(&pause);
-        let runs = outcome.runs;
+        let (runs, key) = (outcome.runs, &loaded.plan.tasks[ordinal].spec.key);
+        record_wait(WaitSpan::Budget, pause.requested_at, Some(key), Some(pause.state.as_str()));
         entries.push(Entry::BudgetDecided { task, at, outcome, budget });
         if runs {
             return Gate::Open;

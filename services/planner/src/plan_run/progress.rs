@@ -144,6 +144,11 @@ impl TaskProgress {
         let _ = self.ready_at.set(at);
     }
 
+    /// When a task that was not dispatched before began to wait for its place.
+    pub(crate) fn waited_since(&self) -> Option<Timestamp> {
+        self.ready_at.get().copied().filter(|_| !self.is_dispatched())
+    }
+
     /// Whether the task was dispatched.
     #[must_use]
     pub(crate) fn is_dispatched(&self) -> bool {

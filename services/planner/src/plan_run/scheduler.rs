@@ -264,7 +264,7 @@ impl ActivePlan {
     }
 
     /// When a task that is ready now became ready: at the plan's acceptance, or at the end of its last dependency.
-    fn ready_since(&self, loaded: &LoadedPlan, ordinal: usize) -> Timestamp {
+    pub(super) fn ready_since(&self, loaded: &LoadedPlan, ordinal: usize) -> Timestamp {
         let dependencies = loaded.graph.dependencies(ordinal);
         // The plan has the times of tasks that ended before this run; a task of this run ended just now.
         let ended = dependencies.iter().map(|dependency| loaded.plan.tasks[*dependency].ended_at);

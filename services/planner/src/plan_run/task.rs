@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use phoenix_domain::{
     AgentCatalog, AgentName, OrchestratorError,
     action::ActionResult,
@@ -16,6 +17,7 @@ use phoenix_domain::{
 use phoenix_platform::{
     catalogs::{Choice, ExecutorPeer},
     metrics::record_counter,
+    spans::{WaitSpan, record_wait},
 };
 
 use crate::{
@@ -70,6 +72,9 @@ impl ActivePlan {
         };
         let task = &loaded.plan.tasks[ordinal];
         let (task_ref, agent) = (self.task_ref(ordinal), &task.spec.agent);
+        if let Some(ready_at) = progress.waited_since() {
+            record_wait(WaitSpan::Place, ready_at, Some(&task.spec.key), None);
+        }
         // The executor that failed last.
         let mut avoid = None;
         let mut policy = RedispatchPolicy::new(self.wait_mode, progress.possible_starts());
@@ -93,13 +98,19 @@ impl ActivePlan {
             };
             let dispatched_at = Instant::now();
             let outcome = self.dispatch(loaded, agents.get(agent), max_attempts, request, progress).await?;
+            let mut kind = WaitSpan::Executor;
             let pause = match outcome {
                 DispatchOutcome::Ended(result) => return Ok(result),
                 DispatchOutcome::Retry(pause) => {
+                    let failed_at = Timestamp::now();
                     tokio::time::sleep(pause).await;
+                    record_wait(WaitSpan::Backoff, failed_at, Some(&task.spec.key), None);
                     continue;
                 }
-                DispatchOutcome::AtCapacity => policy.after_rejection(),
+                DispatchOutcome::AtCapacity => {
+                    kind = WaitSpan::Place;
+                    policy.after_rejection()
+                }
                 DispatchOutcome::Interrupted { error, heard_at } => {
                     if let Some(entry) = progress.close_attempt(task_ref, AttemptOutcome::Cancelled, true) {
                         let (executor, error) = (executor.address(), &error.message);
@@ -118,7 +129,9 @@ impl ActivePlan {
                 }
             };
             avoid = Some(executor);
+            let since = Timestamp::now();
             self.pause(pause).await;
+            record_wait(kind, since, Some(&task.spec.key), None);
             record_counter(&REDISPATCHED, 1);
         }
     }

@@ -12,6 +12,7 @@ use phoenix_domain::{
     plan::TaskStatus,
     wait::{Wait, WaitKind},
 };
+use phoenix_platform::spans::{WaitSpan, record_wait};
 
 use crate::{
     plan_run::{
@@ -128,6 +129,9 @@ impl ActivePlan {
             return Gate::Waits(WaitKind::Timer);
         }
         if is_recorded {
+            let ready_at = waits.approvals.decided_at(ordinal).unwrap_or_default();
+            let since = self.ready_since(loaded, ordinal).max(ready_at);
+            record_wait(WaitSpan::Timer, since, Some(&of_plan.spec.key), None);
             entries.push(Entry::TaskResumed { task, at: now, kind: WaitKind::Timer });
         }
         Gate::Open

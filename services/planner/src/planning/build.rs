@@ -18,6 +18,8 @@ use phoenix_domain::{
     planning::PlanningSettings,
     wait::begins_at,
 };
+use phoenix_platform::spans;
+use tracing::Span;
 
 use crate::{
     planning::{
@@ -51,8 +53,13 @@ pub(crate) fn prepare_plan(
 ) -> Result<PreparedPlan, OrchestratorError> {
     let (plan, graph) = build_plan(agents, correlation_id, request, settings)?;
     let plan = Arc::new(plan);
-    let entries = vec![Entry::PlanAccepted { plan: Arc::clone(&plan) }];
+    let entries = vec![Entry::PlanAccepted { plan: Arc::clone(&plan), trace: trace() }];
     Ok(PreparedPlan { plan, graph, entries })
+}
+
+/// The span in which a plan is accepted, if it is exported.
+pub(super) fn trace() -> Option<Box<str>> {
+    spans::traceparent(&Span::current()).map(Into::into)
 }
 
 /// Builds a plan from a request.

@@ -19,7 +19,9 @@ use phoenix_domain::{
 
 use crate::{
     planning::{
-        build::{PreparedPlan, check_input, check_limits, graph_of, pending_plan, set_time_limit, specs_of},
+        build::{
+            PreparedPlan, check_input, check_limits, graph_of, pending_plan, set_time_limit, specs_of, trace,
+        },
         proposal::rounds,
     },
     store::{entry::Entry, task_ref::TaskRef},
@@ -87,7 +89,7 @@ pub(crate) fn prepare_redrive(
     (0..plan.tasks.len())
         .filter(|ordinal| runs_again[*ordinal])
         .try_for_each(|ordinal| check_input(&plan, ordinal, agents))?;
-    let mut entries = vec![Entry::PlanAccepted { plan: Arc::new(plan.clone()) }];
+    let mut entries = vec![Entry::PlanAccepted { plan: Arc::new(plan.clone()), trace: trace() }];
     entries.extend(keep_outputs(&mut plan, original, &runs_again));
     Ok(PreparedPlan { plan: Arc::new(plan), graph, entries })
 }

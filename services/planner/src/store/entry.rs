@@ -40,6 +40,8 @@ pub enum Entry {
     PlanAccepted {
         /// The plan.
         plan: Arc<Plan>,
+        /// The `traceparent` of the span in which it was accepted, if that is exported.
+        trace: Option<Box<str>>,
     },
     /// A request used an idempotency key. Reserves the key.
     KeyUsed {
@@ -234,7 +236,7 @@ impl Entry {
         };
         FRAME
             + match self {
-                Self::PlanAccepted { plan } => plan.size(),
+                Self::PlanAccepted { plan, trace: _ } => plan.size(),
                 Self::TasksAdded { tasks, .. } => tasks.iter().map(|task| FRAME + task.spec.size()).sum(),
                 Self::TaskEnded { result: Ok(answer), .. } => {
                     answer.data.text_len() + answer.metadata.text_len()
@@ -272,7 +274,7 @@ impl Entry {
     #[must_use]
     pub fn plan_id(&self) -> Option<PlanId> {
         match self {
-            Self::PlanAccepted { plan } => Some(plan.plan_id),
+            Self::PlanAccepted { plan, .. } => Some(plan.plan_id),
             Self::TasksAdded { plan_id, .. }
             | Self::PlanEnded { plan_id, .. }
             | Self::PlanRedriven { plan_id, .. } => Some(*plan_id),

@@ -57,11 +57,13 @@ fn finish(mut json: Vec<u8>) -> String {
 pub(super) struct NoFacts {}
 
 #[derive(Serialize)]
-pub(super) struct Accepted {
+pub(super) struct Accepted<'a> {
     pub(super) correlation_id: CorrelationId,
     pub(super) tasks: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) redrive_of: Option<PlanId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) traceparent: Option<&'a str>,
 }
 
 #[derive(Serialize)]

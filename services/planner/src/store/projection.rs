@@ -180,10 +180,15 @@ impl<'a> Projection<'a> {
 
     fn add(&mut self, planner: &'a str, entry: &'a Entry) {
         match entry {
-            Entry::PlanAccepted { plan } => {
+            Entry::PlanAccepted { plan, trace } => {
                 let Plan { plan_id, correlation_id, created_at, tasks, redrive_of, .. } = &**plan;
                 let (tasks, redrive_of) = (tasks.len(), *redrive_of);
-                let facts = Accepted { correlation_id: *correlation_id, tasks, redrive_of };
+                let facts = Accepted {
+                    correlation_id: *correlation_id,
+                    tasks,
+                    redrive_of,
+                    traceparent: trace.as_deref(),
+                };
                 let changes = self.plan(*plan_id);
                 changes.accepted = Some(Acceptance { planner, plan });
                 changes.events.add(None, "plan_accepted", *created_at, &facts);

@@ -220,7 +220,7 @@ async fn call_of_a_killed_planner_is_counted_and_made_again() {
     // As a planner leaves it that dies between the reservation and the settlement.
     let plan = crate::support::new_plan(Timestamp::now(), &["model"]);
     let task = TaskRef { plan_id: plan.plan_id, ordinal: 0 };
-    let entries = [store::Entry::PlanAccepted { plan: Arc::new(plan.clone()) }];
+    let entries = [store::Entry::PlanAccepted { trace: None, plan: Arc::new(plan.clone()) }];
     store.append(&crate::support::batch("dead"), &[entries.as_slice().into()]).await.unwrap();
     let account = Scope::Agent("model".parse().unwrap()).account(Timestamp::now());
     let charges = [Charge { account, limits: calls(2), wanted: Each::new([0, 0, 1, 0]) }];

@@ -22,7 +22,10 @@ async fn clock_set_back_does_not_extend_a_time_limit() {
     let mut plan = new_plan(Timestamp::now() + Duration::from_secs(3600), &["model"]);
     plan.deadline_at = Some(plan.created_at + Duration::from_millis(300));
     let plan_id = plan.plan_id.to_string();
-    journal.append(&batch("earlier"), &[[Entry::PlanAccepted { plan: plan.into() }].into()]).await.unwrap();
+    journal
+        .append(&batch("earlier"), &[[Entry::PlanAccepted { trace: None, plan: plan.into() }].into()])
+        .await
+        .unwrap();
     journal.release("earlier").await.unwrap();
 
     let executor = FakeExecutor::default();
@@ -46,7 +49,7 @@ async fn recovered_plan_with_all_tasks_succeeded_succeeds_late() {
     let result = Ok(ActionResult::text("done in time"));
     let ended = Entry::TaskEnded { task, status: TaskStatus::Succeeded, at, result };
     journal
-        .append(&batch("earlier"), &[[Entry::PlanAccepted { plan: plan.into() }, ended].into()])
+        .append(&batch("earlier"), &[[Entry::PlanAccepted { trace: None, plan: plan.into() }, ended].into()])
         .await
         .unwrap();
     journal.release("earlier").await.unwrap();

@@ -405,7 +405,7 @@ async fn taken_over(
     let first = &mut plan.tasks[0].spec;
     (first.key, first.action, first.payload) = ("planning-1".into(), "chat".into(), question());
     let plan_id = plan.plan_id;
-    let mut entries = vec![Entry::PlanAccepted { plan: Arc::new(plan) }];
+    let mut entries = vec![Entry::PlanAccepted { trace: None, plan: Arc::new(plan) }];
     entries.extend(journaled(plan_id));
     store.append(&batch("dead"), &[entries.into()]).await.unwrap();
     let executor = FakeExecutor::default();

@@ -98,7 +98,7 @@ async fn journal(dir: &Path, plans: usize) -> Vec<String> {
         let mut plan = new_plan(Timestamp::now(), &["model"]);
         plan.context = "something to fill pages with ".repeat(20);
         let (plan_id, status, at) = (plan.plan_id, PlanStatus::Succeeded, plan.created_at);
-        let mut entries = vec![Entry::PlanAccepted { plan: plan.into() }];
+        let mut entries = vec![Entry::PlanAccepted { trace: None, plan: plan.into() }];
         if n % 2 == 0 {
             entries.push(Entry::PlanEnded { plan_id, status, at, result: Ok(()) });
         }

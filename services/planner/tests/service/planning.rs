@@ -365,7 +365,7 @@ async fn left_behind(dir: &tempfile::TempDir, steps: impl FnOnce(PlanId) -> Vec<
     plan.tasks[0].spec.key = "planning-1".into();
     plan.tasks[0].spec.action = "chat".into();
     let plan_id = plan.plan_id;
-    let mut entries = vec![Entry::PlanAccepted { plan: Arc::new(plan) }];
+    let mut entries = vec![Entry::PlanAccepted { trace: None, plan: Arc::new(plan) }];
     entries.extend(steps(plan_id));
     store.append(&batch("dead"), &[entries.into()]).await.unwrap();
     plan_id

@@ -42,7 +42,7 @@ async fn running(store: &dyn Store, planner: &str, agents: &[&str]) -> Plan {
     }
     let task = TaskRef { plan_id: plan.plan_id, ordinal: 0 };
     let entries = [
-        Entry::PlanAccepted { plan: Arc::new(plan.clone()) },
+        Entry::PlanAccepted { trace: None, plan: Arc::new(plan.clone()) },
         Entry::TaskDispatched { task, at: Timestamp::now() },
     ];
     store.append(&batch(planner), &[entries.as_slice().into()]).await.unwrap();
@@ -242,7 +242,7 @@ async fn recovered_task_gets_unused_attempt_numbers() {
     store.register("earlier").await.unwrap();
     // It may have dispatched the task without a journal entry.
     let plan = new_plan(Timestamp::now(), &["model"]);
-    let accepted = Entry::PlanAccepted { plan: Arc::new(plan.clone()) };
+    let accepted = Entry::PlanAccepted { trace: None, plan: Arc::new(plan.clone()) };
     store.append(&batch("earlier"), &[[accepted].as_slice().into()]).await.unwrap();
     store.close().await;
     let planner = on(&dir).await;

@@ -24,7 +24,7 @@ async fn journal(dir: &tempfile::TempDir, days: &[u32]) -> Vec<PlanId> {
         let key = IdempotencyKey { key: format!("key of {days}"), digest: "d".into(), by: None };
         let used = Entry::KeyUsed { key, subject: *plan_id.as_uuid(), at, not_before: Timestamp::MIN };
         let ended = Entry::PlanEnded { plan_id, status: PlanStatus::Succeeded, at, result: Ok(()) };
-        let entries = [Entry::PlanAccepted { plan: plan.into() }, used, ended];
+        let entries = [Entry::PlanAccepted { trace: None, plan: plan.into() }, used, ended];
         assert!(journal.append(&batch("earlier"), &[entries.into()]).await.unwrap().is_empty());
         ids.push(plan_id);
     }

@@ -21,7 +21,7 @@ async fn patiently<T>(wait: impl Future<Output = T>) -> T {
 async fn accept(journal: &Journal) -> PlanId {
     let plan = new_plan(Timestamp::now(), &["model"]);
     let plan_id = plan.plan_id;
-    journal.create(vec![Entry::PlanAccepted { plan: plan.into() }]).await.unwrap();
+    journal.create(vec![Entry::PlanAccepted { trace: None, plan: plan.into() }]).await.unwrap();
     plan_id
 }
 

@@ -325,6 +325,17 @@ async fn records_of_waits_are_read() {
 }
 
 #[tokio::test]
+async fn record_of_a_plan_with_its_trace_is_read() {
+    let fresh = sqlite().await;
+    fresh.append(include_bytes!("records/1-traced.jsonl")).await;
+    let plan_id = "01a21740-b794-71a6-8e39-000000000006".parse().unwrap();
+    let events = fresh.store.events(plan_id, 0, 10).await.unwrap();
+    let traceparent = r#""traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01""#;
+    assert!(events[0].data.contains(traceparent), "{}", events[0].data);
+    assert_eq!(fresh.quarantined().await, 0);
+}
+
+#[tokio::test]
 async fn records_of_added_tasks_are_read() {
     let fresh = sqlite().await;
     fresh.append(include_bytes!("records/1-planned.jsonl")).await;

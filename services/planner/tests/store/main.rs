@@ -148,7 +148,7 @@ fn new_plan(agents: &[&str]) -> Plan {
 }
 
 fn accepted(plan: &Plan) -> Entry {
-    Entry::PlanAccepted { plan: Arc::new(plan.clone()) }
+    Entry::PlanAccepted { trace: None, plan: Arc::new(plan.clone()) }
 }
 
 /// A plan that uses a key at `second`; uses before `not_before` have expired.

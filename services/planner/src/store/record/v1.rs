@@ -66,6 +66,8 @@ pub(super) const KINDS: [&str; 18] = [
 pub(super) enum RecordV1 {
     PlanAccepted {
         plan: PlanV1,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trace: Option<Box<str>>,
     },
     TasksAdded {
         plan_id: PlanId,
@@ -188,7 +190,9 @@ pub(super) struct KeyV1 {
 impl From<&Entry> for RecordV1 {
     fn from(entry: &Entry) -> Self {
         match entry {
-            Entry::PlanAccepted { plan } => Self::PlanAccepted { plan: (&**plan).into() },
+            Entry::PlanAccepted { plan, trace } => {
+                Self::PlanAccepted { plan: (&**plan).into(), trace: trace.clone() }
+            }
             Entry::TasksAdded { plan_id, first, at, tasks } => Self::TasksAdded {
                 plan_id: *plan_id,
                 first: *first,
@@ -277,7 +281,9 @@ impl TryFrom<RecordV1> for Entry {
 
     fn try_from(record: RecordV1) -> Result<Self, Unusable> {
         Ok(match record {
-            RecordV1::PlanAccepted { plan } => Self::PlanAccepted { plan: Arc::new(plan.try_into()?) },
+            RecordV1::PlanAccepted { plan, trace } => {
+                Self::PlanAccepted { plan: Arc::new(plan.try_into()?), trace }
+            }
             RecordV1::TasksAdded { plan_id, first, at, tasks } => Self::TasksAdded {
                 plan_id,
                 first,
