@@ -86,7 +86,7 @@ async fn doctor_explains_a_server_that_cannot_be_used() {
 }
 
 #[tokio::test]
-async fn doctor_knows_the_rights_and_connections_that_a_planner_needs() {
+async fn doctor_knows_the_rights_that_a_planner_needs() {
     let Some(server) = Server::start_with(&[("max_connections", "20")]).await else { return };
     let database = server.database().await;
     let few = "CREATE ROLE few LOGIN PASSWORD 'open/sesame' CONNECTION LIMIT 8;

@@ -272,7 +272,7 @@ async fn tools_waits_failures_and_redrives_are_spans() {
 }
 
 #[tokio::test]
-async fn attempt_is_exported_when_it_ends_and_a_takeover_continues_the_trace() {
+async fn takeover_continues_the_trace_of_exported_attempts() {
     let collector = Collector::start().await;
     let (builder, _provider) = builder(&collector.endpoint()).await;
     let gate = builder.dir().join("gate");

@@ -107,7 +107,7 @@ async fn stored_documents_become_rows() {
 
 /// A migration may remove what the older version uses, so it needs the older planners stopped.
 #[tokio::test]
-async fn file_in_use_by_an_older_version_is_migrated_when_its_planner_has_ended() {
+async fn file_is_migrated_when_its_older_planner_has_ended() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}?mode=rwc", folder.path().join("journal.db").display());
     let mut file = SqliteConnection::connect(&url).await.unwrap();
