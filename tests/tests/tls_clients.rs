@@ -146,8 +146,9 @@ async fn certificate_that_is_not_accepted_is_explained() {
     refused(&other.url(), Some(&ca), "phoenix.example").await;
 
     let lifetime = Duration::from_secs(10);
-    let ends = Timestamp::now() + lifetime;
     let expiring = Secure::start(&services, &authority, "127.0.0.1", lifetime).await;
+    // It was issued before now, and is valid to the end of its last second.
+    let ends = Timestamp::now() + lifetime + Duration::from_secs(1);
     until("the certificate has expired", async || Timestamp::now() > ends).await;
     refused(&expiring.url(), Some(&ca), "expired").await;
 
