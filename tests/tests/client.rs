@@ -378,7 +378,8 @@ async fn load_is_sent_and_ends_early_on_ctrl_c() {
     command.args(["load", "--agent=fickle", "--duration-secs=600", "--concurrency=1", "--metrics-addr=off"]);
     command.env_clear().env("PHOENIX_URL", &url).stdin(Stdio::null()).kill_on_drop(true);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    until("chats are sent", async || stats(&url).await > 20).await;
+    // Its only connection sends the next chat when the one before is answered.
+    until("chats are answered", async || stats(&url).await > 22).await;
     kill(Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()), Signal::SIGINT).unwrap();
     let output = child.wait_with_output().await.unwrap();
     let table = String::from_utf8(output.stdout).unwrap();
