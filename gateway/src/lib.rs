@@ -56,7 +56,6 @@ mod request_scope;
 mod router;
 mod routes;
 mod server;
-mod traced_body;
 mod unparsed;
 mod wire;
 

@@ -3,16 +3,16 @@
 use std::panic::AssertUnwindSafe;
 
 use axum::{
+    body::{Body, HttpBody},
     extract::{Extension, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
-use phoenix_platform::record_counter;
+use phoenix_platform::{propagation::TracedBody, record_counter, spans};
 
 use crate::{
     access_log::AccessLog, metrics::RequestMetrics, problem::internal_error, request_scope::RequestScope,
-    traced_body,
 };
 
 /// Counts the request, and records its end.
@@ -35,7 +35,15 @@ pub(crate) async fn observe(
         metrics.record_overhead(scope.elapsed(), agent_time);
     }
     access_log.record(&response);
-    traced_body::of(response, &scope)
+    traced(response, &scope)
+}
+
+/// `response`, with a body that holds the span of its request if spans are exported.
+fn traced(response: Response, scope: &RequestScope) -> Response {
+    if !spans::is_exporting() || response.body().is_end_stream() {
+        return response;
+    }
+    response.map(|body| Body::new(TracedBody::new(body, scope.span().clone())))
 }
 
 /// The response after a panic. The panic's message may quote the caller, so it is neither sent nor logged here.

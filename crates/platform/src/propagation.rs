@@ -26,6 +26,7 @@ pub use self::{
     serve::{ServeContext, ServeContextFuture, ServeContextService},
     span::{background_span, correlation_span, mark_failed},
     trace::TraceContext,
+    traced_body::{BodyEnd, TracedBody},
 };
 
 #[cfg(test)]

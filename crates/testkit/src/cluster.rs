@@ -185,12 +185,11 @@ impl Cluster {
         }
     }
 
-    /// Stops every instance in order, and returns their exit statuses.
+    /// Stops every instance in order.
     ///
     /// # Panics
-    /// When one does not stop in time.
-    pub async fn stop(&mut self) -> Vec<(Role, ExitStatus)> {
-        let mut ended = Vec::new();
+    /// When one does not stop in time, or fails.
+    pub async fn stop(&mut self) {
         for role in STOP_ORDER {
             for instance in self.instances.iter_mut().filter(|instance| instance.role == role) {
                 let Some(mut process) = instance.process.take() else { continue };
@@ -198,10 +197,10 @@ impl Cluster {
                     kill(pid_of(&process), Signal::SIGTERM).expect("the signal can be sent");
                 }
                 let status = tokio::time::timeout(TIMEOUT * 2, process.wait()).await;
-                ended.push((role, status.expect("it stops in time").expect("it can be waited for")));
+                let status = status.expect("it stops in time").expect("it can be waited for");
+                assert!(status.success(), "the {role} ended with {status}");
             }
         }
-        ended
     }
 
     /// A client that sends its requests to one gateway after the other.

@@ -262,19 +262,18 @@ impl Services {
         status.expect("it ends in time").expect("it can be waited for")
     }
 
-    /// Stops every service in order, and returns their exit statuses.
+    /// Stops every service in order.
     ///
     /// # Panics
-    /// When one does not stop in time.
-    pub async fn stop(&mut self) -> Vec<(Role, ExitStatus)> {
-        let mut ended = Vec::new();
+    /// When one does not stop in time, or fails.
+    pub async fn stop(&mut self) {
         for role in STOP_ORDER {
             let Some(mut process) = self.running.remove(&role) else { continue };
             kill(pid_of(&process), Signal::SIGTERM).expect("the signal can be sent");
             let status = tokio::time::timeout(TIMEOUT * 2, process.wait()).await;
-            ended.push((role, status.expect("it stops in time").expect("it can be waited for")));
+            let status = status.expect("it stops in time").expect("it can be waited for");
+            assert!(status.success(), "the {role} ended with {status}");
         }
-        ended
     }
 
     /// A client of the gateway.

@@ -143,9 +143,7 @@ async fn transaction_pooler_serves_chats_cancels_and_takeovers() {
     first_load.until_more().await;
     second_load.check(&services.rest()).await;
     first_load.check(&services.rest()).await;
-    for (role, status) in services.stop().await {
-        assert!(status.success(), "the {role} ended with {status}");
-    }
+    services.stop().await;
 }
 
 #[tokio::test]
@@ -189,9 +187,7 @@ async fn stream_of_a_response_continues_with_the_next_planner() {
     }
     let expected = [("incomplete", "one"), ("completed", "one two three")];
     assert_eq!(ended, expected.map(|(status, text)| (json!(status), json!(text))));
-    for (role, status) in services.stop().await {
-        assert!(status.success(), "the {role} ended with {status}");
-    }
+    services.stop().await;
 }
 
 #[tokio::test]

@@ -54,9 +54,7 @@ impl Replicated {
 
     async fn check(mut self) {
         self.load.check(&self.cluster.rest()).await;
-        for (role, status) in self.cluster.stop().await {
-            assert!(status.success(), "the {role} ended with {status}");
-        }
+        self.cluster.stop().await;
     }
 }
 

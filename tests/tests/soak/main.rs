@@ -138,9 +138,7 @@ async fn soak(store: Store, default: Replicas) {
     say(&format!("done after {:.0} s", began.elapsed().as_secs_f64()));
 
     let mark = format!("MARK={}", system.cluster.dir().display());
-    for (role, status) in system.cluster.stop().await {
-        assert!(status.success(), "the {role} ended with {status}");
-    }
+    system.cluster.stop().await;
     until("no process is left", async || pids_with_environment(&mark).is_empty()).await;
 }
 

@@ -15,7 +15,7 @@ use super::{
     forwarded::ForwardedTo,
     headers::{extract, timeout},
     span::{mark_status, rpc_span},
-    traced_body::TracedBody,
+    traced_body::of_call,
 };
 
 /// Path prefix of the service whose streams carry calls with a context each.
@@ -120,7 +120,7 @@ where
                             mark_status(served.span(), status.code());
                             response
                         }
-                        None => TracedBody::of(response, served.span()),
+                        None => of_call(response, served.span()),
                     }
                 }))
             }

@@ -1,4 +1,4 @@
-//! The body of a response, whose span lasts until the end of the call.
+//! The body of a response whose span lasts until the end of the body: that of a stream, for instance.
 
 use std::{
     pin::Pin,
@@ -14,48 +14,49 @@ use tracing::Span;
 use super::span::mark_status;
 use crate::spans::is_exporting;
 
-/// Records the status of a call in its span: that of the trailers, or `CANCELLED` if the caller leaves before.
-pub(super) struct TracedBody {
-    body: Body,
+/// A body that holds the span of its request.
+#[derive(Debug)]
+pub struct TracedBody<B: HttpBody, E: BodyEnd<B> = ()> {
+    body: B,
     span: Span,
-    has_ended: bool,
+    end: E,
 }
 
-impl TracedBody {
-    /// `response`, with such a body if spans are exported.
-    pub(super) fn of(response: Response<Body>, span: &Span) -> Response<Body> {
-        if !is_exporting() {
-            return response;
-        }
-        response.map(|body| Body::new(Self { body, span: span.clone(), has_ended: false }))
-    }
+/// What the end of a body says about its span.
+pub trait BodyEnd<B: HttpBody>: Unpin {
+    /// A frame of the body, or its end, which comes before the span ends.
+    fn frame(&mut self, span: &Span, frame: Option<&Result<Frame<B::Data>, B::Error>>);
 
-    fn end(&mut self, code: Code) {
-        if !std::mem::replace(&mut self.has_ended, true) {
-            mark_status(&self.span, code);
-        }
+    /// The body is dropped.
+    fn dropped(&mut self, span: &Span, body: &B);
+}
+
+/// Nothing: the span was described before the body.
+impl<B: HttpBody> BodyEnd<B> for () {
+    fn frame(&mut self, _: &Span, _: Option<&Result<Frame<B::Data>, B::Error>>) {}
+
+    fn dropped(&mut self, _: &Span, _: &B) {}
+}
+
+impl<B: HttpBody> TracedBody<B> {
+    /// `body`, during which `span` lasts.
+    #[must_use]
+    pub const fn new(body: B, span: Span) -> Self {
+        Self { body, span, end: () }
     }
 }
 
-impl HttpBody for TracedBody {
-    type Data = Bytes;
-    type Error = Status;
+impl<B: HttpBody + Unpin, E: BodyEnd<B>> HttpBody for TracedBody<B, E> {
+    type Data = B::Data;
+    type Error = B::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) => {
-                if let Some(trailers) = frame.trailers_ref() {
-                    let status = Status::from_header_map(trailers);
-                    self.end(status.map_or(Code::Ok, |status| status.code()));
-                }
-            }
-            Some(Err(status)) => self.end(status.code()),
-            None => self.end(Code::Ok),
-        }
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let Self { body, span, end } = &mut *self;
+        let frame = ready!(Pin::new(body).poll_frame(cx));
+        end.frame(span, frame.as_ref());
         Poll::Ready(frame)
     }
 
@@ -68,10 +69,51 @@ impl HttpBody for TracedBody {
     }
 }
 
-impl Drop for TracedBody {
+impl<B: HttpBody, E: BodyEnd<B>> Drop for TracedBody<B, E> {
     fn drop(&mut self) {
-        self.end(if self.body.is_end_stream() { Code::Ok } else { Code::Cancelled });
+        self.end.dropped(&self.span, &self.body);
         // The exporter takes the last exit of a span for its end.
         self.span.in_scope(|| ());
+    }
+}
+
+/// Records the status of a call: that of the trailers, or `CANCELLED` if the caller leaves before.
+struct CallEnd {
+    is_recorded: bool,
+}
+
+/// `response`, with a body that records the status of its call if spans are exported.
+pub(super) fn of_call(response: Response<Body>, span: &Span) -> Response<Body> {
+    if !is_exporting() {
+        return response;
+    }
+    let end = CallEnd { is_recorded: false };
+    response.map(|body| Body::new(TracedBody { body, span: span.clone(), end }))
+}
+
+impl CallEnd {
+    fn record(&mut self, span: &Span, code: Code) {
+        if !std::mem::replace(&mut self.is_recorded, true) {
+            mark_status(span, code);
+        }
+    }
+}
+
+impl BodyEnd<Body> for CallEnd {
+    fn frame(&mut self, span: &Span, frame: Option<&Result<Frame<Bytes>, Status>>) {
+        match frame {
+            Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    let status = Status::from_header_map(trailers);
+                    self.record(span, status.map_or(Code::Ok, |status| status.code()));
+                }
+            }
+            Some(Err(status)) => self.record(span, status.code()),
+            None => self.record(span, Code::Ok),
+        }
+    }
+
+    fn dropped(&mut self, span: &Span, body: &Body) {
+        self.record(span, if body.is_end_stream() { Code::Ok } else { Code::Cancelled });
     }
 }
