@@ -10,7 +10,7 @@ use super::{
     args::{AgentsArgs, AgentsCommand, DecisionArgs},
     error::ClientError,
     gateway::Gateway,
-    output::{between, cell, indented, json_lines, line, parsed, table, text, time},
+    output::{between, cell, circuit, indented, json_lines, line, parsed, table, text, time},
 };
 
 /// # Errors
@@ -152,16 +152,10 @@ fn show(agents: &[Box<RawValue>]) -> Result<(), ClientError> {
         age => format!("{age} ago"),
     };
     let row = |agent: &Value| {
-        let opens = match between(Some(now), time(agent, "circuit_open_until")) {
-            // Unhealthy without a time of the next probe.
-            wait if wait.is_empty() && text(agent, "health") == "unhealthy" => "isolated".to_owned(),
-            wait if wait.is_empty() => "closed".to_owned(),
-            wait => format!("open for {wait}"),
-        };
         vec![
             text(agent, "agent_id").to_owned(),
             text(agent, "health").to_owned(),
-            opens,
+            circuit(agent, now),
             agent["consecutive_failures"].to_string(),
             ago(agent, "last_success_at"),
             ago(agent, "last_failure_at"),

@@ -204,7 +204,7 @@ pub(crate) struct ApprovalsArgs {
 /// Which plans to list.
 #[derive(Debug, Args)]
 pub(crate) struct PlanFilter {
-    /// pending, running, succeeded, failed or cancelled
+    /// pending, running, unfinished (either), succeeded, failed or cancelled
     #[arg(long)]
     pub(crate) status: Option<String>,
     /// Plans with a task of this agent

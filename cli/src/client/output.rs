@@ -120,6 +120,17 @@ pub(crate) fn between(start: Option<Timestamp>, end: Option<Timestamp>) -> Strin
     duration.map(|duration| short(duration.unsigned_abs())).unwrap_or_default()
 }
 
+/// The state of an agent's circuit in a list.
+pub(crate) fn circuit(agent: &Value, now: Timestamp) -> String {
+    match time(agent, "circuit_open_until") {
+        Some(until) if until <= now => "half open".to_owned(),
+        Some(until) => format!("open for {}", between(Some(now), Some(until))),
+        // Unhealthy without a time of the next probe.
+        None if text(agent, "health") == "unhealthy" => "isolated".to_owned(),
+        None => "closed".to_owned(),
+    }
+}
+
 /// A point in time from `text`: a timestamp, or a duration until now.
 ///
 /// # Errors
@@ -162,6 +173,18 @@ mod tests {
         assert_eq!(plain("a\u{1b}[31mb\r\n\tc\u{7}"), "a\u{fffd}[31mb\u{fffd}\n\tc\u{fffd}");
         assert_eq!(cell("two\n lines"), "two lines");
         assert_eq!(cell(&"é".repeat(100)).chars().count(), LONGEST_CELL + 1);
+    }
+
+    #[test]
+    fn circuit_of_a_list_is_that_of_now() {
+        let now: Timestamp = "2026-11-27T08:00:00Z".parse().unwrap();
+        let agent = |health: &str, until: Option<&str>| {
+            circuit(&serde_json::json!({"health": health, "circuit_open_until": until}), now)
+        };
+        assert_eq!(agent("healthy", None), "closed");
+        assert_eq!(agent("unhealthy", None), "isolated");
+        assert_eq!(agent("unhealthy", Some("2026-11-27T08:00:09Z")), "open for 9.0s");
+        assert_eq!(agent("unhealthy", Some("2026-11-27T07:59:59Z")), "half open");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{
     args::TopArgs,
     error::ClientError,
     gateway::Gateway,
-    output::{between, cell, is_terminal, line, parsed, part, text, time},
+    output::{between, cell, circuit, is_terminal, line, parsed, part, text, time},
     stats::{statistics, summary},
 };
 
@@ -84,10 +84,8 @@ impl Snapshot {
         let now = Timestamp::now();
         let mut screen = format!("{}\n\n{}\n", now.strftime("%H:%M:%SZ"), summary(&self.statistics));
         let agent = |agent: &Value| {
-            let opens = between(Some(now), time(agent, "circuit_open_until"));
-            let circuit = if opens.is_empty() { "closed".into() } else { format!("open for {opens}") };
             let failures = agent["consecutive_failures"].to_string();
-            vec![cell(text(agent, "agent_id")), text(agent, "health").into(), circuit, failures]
+            vec![cell(text(agent, "agent_id")), text(agent, "health").into(), circuit(agent, now), failures]
         };
         screen +=
             &columns(&["AGENT", "HEALTH", "CIRCUIT", "FAILURES IN A ROW"], self.agents.iter().map(agent));

@@ -11,7 +11,7 @@ use phoenix_platform::{
     config::{PhoenixConfig, Problems, Role, RoleFlags, RoleSettings, process_env},
     logging::LogFormat,
     service_token,
-    telemetry::TelemetryConfig,
+    telemetry::{OtlpExports, TelemetryConfig},
     tls::PublicTls,
 };
 use tokio::process::Command;
@@ -142,7 +142,8 @@ impl StackPlan {
     /// Log settings of the supervisor itself.
     pub(crate) fn telemetry(&self) -> TelemetryConfig {
         let log_folder = self.logs.clone();
-        TelemetryConfig { service: "up", prefix: true, log_folder, traces: None, ..self.telemetry.clone() }
+        let otlp = OtlpExports::default();
+        TelemetryConfig { service: "up", prefix: true, log_folder, otlp, ..self.telemetry.clone() }
     }
 
     /// The variables that are set and have no effect, each with its replacement.

@@ -29,6 +29,7 @@ pub use self::{
     format::LogFormat,
     writer::{LINES_DROPPED, LineSink, LogWriter},
 };
+use crate::spans;
 
 /// Fields that every JSON line begins with. Other fields of these names are dropped.
 const FIXED: [&str; 5] = ["timestamp", "level", "service", "target", "message"];
@@ -60,24 +61,6 @@ impl<L> LogLayer<L> {
 
 /// Rendered fields of a span, stored in its extensions: of each format for itself, since a process may have a layer of each.
 struct SpanFields<const IS_JSON: bool>(Rendered);
-
-/// Destination of the lines of a process: standard error, and a file that has the same lines.
-#[derive(Debug, Clone)]
-pub struct Tee {
-    /// Standard error.
-    pub stderr: LogWriter,
-    /// The file, if there is one.
-    pub file: Option<LogWriter>,
-}
-
-impl LineSink for Tee {
-    fn line(&self, level: Level, line: &[u8]) {
-        self.stderr.line(level, line);
-        if let Some(file) = &self.file {
-            file.line(level, line);
-        }
-    }
-}
 
 impl<S, L> Layer<S> for LogLayer<L>
 where
@@ -175,6 +158,11 @@ impl<L: LineSink> LogLayer<L> {
                 }
                 inherited.push(name);
             }
+        }
+        if self.format == LogFormat::Json
+            && let Some(id) = spans::current_id()
+        {
+            let _ = write!(line, ",\"span_id\":\"{id}\"");
         }
         line.extend_from_slice(if self.format == LogFormat::Json { b"}\n" } else { b"\n" });
         self.lines.line(*event.metadata().level(), line);

@@ -8,7 +8,7 @@ mod metric;
 mod process;
 
 pub use self::{
-    exporter::{MetricsError, MetricsExporter, init_metrics},
+    exporter::{MetricsError, MetricsExporter, init_metrics, scrape},
     metric::{DURATION_BUCKETS, Metric, MetricKind, record_counter, record_histogram},
     process::PROCESS,
 };

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use opentelemetry::{
     Array, Context, StringValue, Value,
     propagation::TextMapPropagator,
-    trace::{Span as _, SpanContext, SpanKind, Status, TraceContextExt, Tracer, TracerProvider},
+    trace::{Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt, Tracer, TracerProvider},
 };
 use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
@@ -166,6 +166,18 @@ pub fn traceparent(span: &Span) -> Option<String> {
     let context = context.span().span_context().clone();
     let is_exported = context.is_valid() && context.is_sampled();
     is_exported.then(|| format!("00-{}-{}-01", context.trace_id(), context.span_id()))
+}
+
+/// The id of the exported span that this thread is in.
+pub(crate) fn current_id() -> Option<SpanId> {
+    if !is_exporting() {
+        return None;
+    }
+    Context::map_current(|context| {
+        let span = context.span();
+        let context = span.span_context();
+        (context.is_valid() && context.is_sampled()).then(|| context.span_id())
+    })
 }
 
 /// Links `span` to the span of a `traceparent`, if that is valid.

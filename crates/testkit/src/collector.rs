@@ -1,7 +1,8 @@
-//! A trace collector that receives OTLP over gRPC and over HTTP with protobuf, and records every span.
+//! A collector that receives OTLP over gRPC and over HTTP with protobuf, and records every span, metric and log record.
+
+mod collected;
 
 use std::{
-    collections::BTreeMap,
     convert::Infallible,
     io::Read,
     net::SocketAddr,
@@ -18,13 +19,19 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
+use opentelemetry_proto::tonic::collector::{
+    logs::v1::{
+        ExportLogsServiceRequest, ExportLogsServiceResponse,
+        logs_service_server::{LogsService, LogsServiceServer},
+    },
+    metrics::v1::{
+        ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+        metrics_service_server::{MetricsService, MetricsServiceServer},
+    },
+    trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
         trace_service_server::{TraceService, TraceServiceServer},
     },
-    common::v1::{AnyValue, KeyValue, any_value},
-    trace::v1::{Span, span::SpanKind, status::StatusCode as SpanStatus},
 };
 use prost::Message;
 use tokio::net::{TcpListener, TcpStream};
@@ -34,43 +41,26 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
+pub use self::collected::{CollectedLog, CollectedPoint, CollectedSpan};
+
 /// A running collector. Dropping it stops it.
 #[derive(Debug)]
 pub struct Collector {
     addr: SocketAddr,
-    spans: Spans,
+    received: Arc<Received>,
     _stop: DropGuard,
 }
 
-type Spans = Arc<Mutex<Vec<CollectedSpan>>>;
-
-/// One span, with the service that sent it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CollectedSpan {
-    /// `service.name`, without `phoenix-`.
-    pub service: String,
-    /// Name of the span.
-    pub name: String,
-    /// Trace id in hexadecimal.
-    pub trace_id: String,
-    /// Span id in hexadecimal.
-    pub span_id: String,
-    /// Id of the parent in hexadecimal; empty for a root.
-    pub parent_id: String,
-    /// Message of the status, if it is ERROR.
-    pub error: Option<String>,
-    /// `Internal`, `Server`, `Client`.
-    pub kind: &'static str,
-    /// Attributes, as text.
-    pub attributes: BTreeMap<String, String>,
-    /// Linked spans: trace id and span id.
-    pub links: Vec<(String, String)>,
-    /// Start and end in nanoseconds since 1970.
-    pub times: (u64, u64),
+/// What has been received.
+#[derive(Debug, Default)]
+struct Received {
+    spans: Mutex<Vec<CollectedSpan>>,
+    points: Mutex<Vec<CollectedPoint>>,
+    logs: Mutex<Vec<CollectedLog>>,
 }
 
 #[derive(Debug, Clone)]
-struct Receiver(Spans);
+struct Receiver(Arc<Received>);
 
 #[tonic::async_trait]
 impl TraceService for Receiver {
@@ -78,43 +68,77 @@ impl TraceService for Receiver {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        self.record(request.into_inner());
+        self.record_spans(request.into_inner());
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
+#[tonic::async_trait]
+impl MetricsService for Receiver {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        self.record_metrics(request.into_inner());
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl LogsService for Receiver {
+    async fn export(
+        &self,
+        request: Request<ExportLogsServiceRequest>,
+    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
+        self.record_logs(request.into_inner());
+        Ok(Response::new(ExportLogsServiceResponse::default()))
+    }
+}
+
 impl Receiver {
-    fn record(&self, request: ExportTraceServiceRequest) {
-        for resource_spans in request.resource_spans {
-            let attributes = resource_spans.resource.map(|resource| resource.attributes).unwrap_or_default();
-            let name = attributes.into_iter().find(|attribute| attribute.key == "service.name");
-            let name = match name.and_then(|attribute| attribute.value?.value) {
-                Some(any_value::Value::StringValue(name)) => name,
-                _ => String::new(),
-            };
-            let spans = resource_spans.scope_spans.into_iter().flat_map(|scope| scope.spans);
-            self.0.lock().unwrap().extend(spans.map(|span| collected(&name, span)));
-        }
+    fn record_spans(&self, request: ExportTraceServiceRequest) {
+        let spans = request.resource_spans.into_iter().flat_map(collected::spans);
+        self.0.spans.lock().unwrap().extend(spans);
     }
 
-    /// Records the spans of one `POST /v1/traces`.
+    fn record_metrics(&self, request: ExportMetricsServiceRequest) {
+        let points = request.resource_metrics.into_iter().flat_map(collected::points);
+        self.0.points.lock().unwrap().extend(points);
+    }
+
+    fn record_logs(&self, request: ExportLogsServiceRequest) {
+        let logs = request.resource_logs.into_iter().flat_map(collected::logs);
+        self.0.logs.lock().unwrap().extend(logs);
+    }
+
+    /// Records the content of one `POST /v1/traces`, `/v1/metrics` or `/v1/logs`.
     async fn record_http(
         self,
         request: hyper::Request<Incoming>,
     ) -> Result<hyper::Response<Empty<Bytes>>, Infallible> {
         let is_expected = request.method() == Method::POST
-            && request.uri().path() == "/v1/traces"
             && request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/x-protobuf");
         let is_gzip = request.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding == "gzip");
-        let mut response = hyper::Response::new(Empty::new());
+        let path = request.uri().path().to_owned();
         let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let body = if is_gzip { unzipped(&body) } else { body };
-        match ExportTraceServiceRequest::decode(body) {
-            Ok(spans) if is_expected => self.record(spans),
-            _ => *response.status_mut() = StatusCode::BAD_REQUEST,
-        }
-        Ok(response)
+        let recorded = match path.as_str() {
+            "/v1/traces" => ExportTraceServiceRequest::decode(body).map(|request| self.record_spans(request)),
+            "/v1/metrics" => {
+                ExportMetricsServiceRequest::decode(body).map(|request| self.record_metrics(request))
+            }
+            "/v1/logs" => ExportLogsServiceRequest::decode(body).map(|request| self.record_logs(request)),
+            _ => return Ok(answer(StatusCode::NOT_FOUND)),
+        };
+        let is_recorded = is_expected && recorded.is_ok();
+        Ok(answer(if is_recorded { StatusCode::OK } else { StatusCode::BAD_REQUEST }))
     }
+}
+
+fn answer(status: StatusCode) -> hyper::Response<Empty<Bytes>> {
+    let mut answer = hyper::Response::new(Empty::new());
+    *answer.status_mut() = status;
+    answer
 }
 
 /// The content of a compressed body; nothing if it is not valid.
@@ -126,46 +150,6 @@ fn unzipped(body: &[u8]) -> Bytes {
     }
 }
 
-fn collected(service: &str, span: Span) -> CollectedSpan {
-    let status = span.status.unwrap_or_default();
-    let kind = match SpanKind::try_from(span.kind) {
-        Ok(SpanKind::Server) => "Server",
-        Ok(SpanKind::Client) => "Client",
-        Ok(SpanKind::Internal) => "Internal",
-        _ => "other",
-    };
-    let attributes = span.attributes.into_iter().map(|KeyValue { key, value, .. }| (key, text(value)));
-    CollectedSpan {
-        kind,
-        attributes: attributes.collect(),
-        links: span.links.iter().map(|link| (hex(&link.trace_id), hex(&link.span_id))).collect(),
-        times: (span.start_time_unix_nano, span.end_time_unix_nano),
-        error: (status.code == SpanStatus::Error as i32).then_some(status.message),
-        service: service.strip_prefix("phoenix-").unwrap_or(service).into(),
-        name: span.name,
-        trace_id: hex(&span.trace_id),
-        span_id: hex(&span.span_id),
-        parent_id: hex(&span.parent_span_id),
-    }
-}
-
-fn text(value: Option<AnyValue>) -> String {
-    match value.and_then(|value| value.value) {
-        Some(any_value::Value::StringValue(text)) => text,
-        Some(any_value::Value::IntValue(number)) => number.to_string(),
-        Some(any_value::Value::DoubleValue(number)) => number.to_string(),
-        Some(any_value::Value::BoolValue(is_set)) => is_set.to_string(),
-        Some(any_value::Value::ArrayValue(array)) => {
-            array.values.into_iter().map(|value| text(Some(value))).collect::<Vec<_>>().join(",")
-        }
-        _ => String::new(),
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 impl Collector {
     /// Starts a gRPC collector on a free port.
     ///
@@ -174,14 +158,16 @@ impl Collector {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("an address");
-        let spans = Spans::default();
+        let received = Arc::<Received>::default();
         let stop = CancellationToken::new();
-        let service = TraceServiceServer::new(Receiver(Arc::clone(&spans)));
+        let receiver = Receiver(Arc::clone(&received));
         let server = Server::builder()
-            .add_service(service)
+            .add_service(TraceServiceServer::new(receiver.clone()))
+            .add_service(MetricsServiceServer::new(receiver.clone()))
+            .add_service(LogsServiceServer::new(receiver))
             .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop.clone().cancelled_owned());
         tokio::spawn(async move { server.await.expect("the collector serves") });
-        Self { addr, spans, _stop: stop.drop_guard() }
+        Self { addr, received, _stop: stop.drop_guard() }
     }
 
     /// Starts an HTTP collector on a free port.
@@ -191,9 +177,9 @@ impl Collector {
     pub async fn start_http() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let addr = listener.local_addr().expect("an address");
-        let spans = Spans::default();
+        let received = Arc::<Received>::default();
         let stop = CancellationToken::new();
-        let (receiver, stopped) = (Receiver(Arc::clone(&spans)), stop.clone());
+        let (receiver, stopped) = (Receiver(Arc::clone(&received)), stop.clone());
         tokio::spawn(async move {
             while let Some(Ok((stream, _))) = stopped.run_until_cancelled(listener.accept()).await {
                 let connection = serve_http(stream, receiver.clone());
@@ -201,7 +187,7 @@ impl Collector {
                 tokio::spawn(async move { stopped.run_until_cancelled(connection).await });
             }
         });
-        Self { addr, spans, _stop: stop.drop_guard() }
+        Self { addr, received, _stop: stop.drop_guard() }
     }
 
     /// The value for `OTEL_EXPORTER_OTLP_ENDPOINT`.
@@ -216,7 +202,25 @@ impl Collector {
     /// Never, unless a receiver panicked.
     #[must_use]
     pub fn spans(&self) -> Vec<CollectedSpan> {
-        self.spans.lock().unwrap().clone()
+        self.received.spans.lock().unwrap().clone()
+    }
+
+    /// Every data point of a metric so far.
+    ///
+    /// # Panics
+    /// Never, unless a receiver panicked.
+    #[must_use]
+    pub fn points(&self) -> Vec<CollectedPoint> {
+        self.received.points.lock().unwrap().clone()
+    }
+
+    /// Every log record so far.
+    ///
+    /// # Panics
+    /// Never, unless a receiver panicked.
+    #[must_use]
+    pub fn logs(&self) -> Vec<CollectedLog> {
+        self.received.logs.lock().unwrap().clone()
     }
 }
 

@@ -46,7 +46,7 @@ print(json.dumps({
 "#;
 
 /// The collector, as `cargo xtask test` installs it. Its folder has the packages of the conventions.
-fn rotel() -> Option<PathBuf> {
+pub(crate) fn rotel() -> Option<PathBuf> {
     let program = std::env::var_os("ROTEL_BIN").map(PathBuf::from);
     if program.is_none() {
         let is_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
@@ -65,14 +65,14 @@ async fn published(rotel: &Path) -> BTreeMap<String, BTreeSet<String>> {
 }
 
 /// A running collector, which sends what it receives to `to`.
-struct Rotel {
+pub(crate) struct Rotel {
     grpc: String,
     http: String,
     _process: Child,
 }
 
 impl Rotel {
-    async fn start(program: &Path, folder: &Path, to: &Collector) -> Self {
+    pub(crate) async fn start(program: &Path, folder: &Path, to: &Collector) -> Self {
         let ports = [0; 2].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
         let [grpc, http] = ports.map(|port| port.local_addr().unwrap().to_string());
         let process = Command::new(program)
@@ -98,6 +98,11 @@ impl Rotel {
                 .await;
         }
         Self { grpc: format!("http://{grpc}"), http: format!("http://{http}"), _process: process }
+    }
+
+    /// Where it receives, over a protocol.
+    pub(crate) fn endpoint(&self, protocol: &str) -> &str {
+        if protocol == "grpc" { &self.grpc } else { &self.http }
     }
 }
 
@@ -143,8 +148,7 @@ async fn real_collector_accepts_every_span_over_both_protocols() {
         let collector = Collector::start_http().await;
         let folder = tempfile::tempdir().unwrap();
         let running = Rotel::start(&rotel, folder.path(), &collector).await;
-        let endpoint = if protocol == "grpc" { &running.grpc } else { &running.http };
-        let (builder, _provider) = builder(endpoint).await;
+        let (builder, _provider) = builder(running.endpoint(protocol)).await;
         std::fs::write(builder.dir().join("flaky"), "").unwrap();
         let stack = builder.env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol).start().await;
         let rest = stack.rest();

@@ -1,4 +1,5 @@
-//! Traces by the conventions of OpenTelemetry, with real processes: names, attributes, status, links and waits.
+//! Traces by the conventions of OpenTelemetry, with real processes: names, attributes, status, links and waits; metrics and log lines
+//! over OTLP.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -7,6 +8,8 @@
 )]
 
 mod conventions;
+mod documented;
+mod signals;
 
 use std::collections::BTreeMap;
 
@@ -267,8 +270,9 @@ async fn tools_waits_failures_and_redrives_are_spans() {
         ("mcp.method.name", "tools/call"),
     ];
     assert_attributes(tool, &expected);
-    assert!(all.iter().any(|span| span.name == "wait timer"), "{all:#?}");
-    assert!(!format!("{all:?}").contains(SECRET));
+    until("the timer has a span", async || collector.spans().iter().any(|span| span.name == "wait timer"))
+        .await;
+    assert!(!format!("{:?}", collector.spans()).contains(SECRET));
 }
 
 #[tokio::test]

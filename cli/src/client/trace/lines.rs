@@ -19,8 +19,17 @@ const MAX_LINES: usize = 1_000;
 const MAX_LINE_BYTES: u64 = 256 * 1024;
 
 /// Members that every line has, or that all lines of a request have in common.
-const COMMON: [&str; 8] =
-    ["correlation_id", "level", "message", "plan_id", "service", "target", "timestamp", "trace_id"];
+const COMMON: [&str; 9] = [
+    "correlation_id",
+    "level",
+    "message",
+    "plan_id",
+    "service",
+    "span_id",
+    "target",
+    "timestamp",
+    "trace_id",
+];
 
 /// Log lines of one request.
 #[derive(Debug, Default)]

@@ -1,17 +1,24 @@
-//! The standard `OTEL_*` variables for traces
+//! The standard `OTEL_*` variables for traces, metrics and logs
 //! (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>).
 //!
-//! A variable for traces (`OTEL_EXPORTER_OTLP_TRACES_…`) overrides the general one (`OTEL_EXPORTER_OTLP_…`). An invalid value is
-//! a problem like that of any other setting; it never disables the export silently. Values of headers and parts of addresses
-//! may be secrets, so error messages do not contain them.
+//! A variable of one signal (`OTEL_EXPORTER_OTLP_TRACES_…`) overrides the general one (`OTEL_EXPORTER_OTLP_…`). Metrics and logs are
+//! exported only when `OTEL_METRICS_EXPORTER` or `OTEL_LOGS_EXPORTER` says so. An invalid value is a problem like that of any other
+//! setting; it never disables the export silently. Values of headers and parts of addresses may be secrets, so error messages do
+//! not contain them.
+
+mod values;
 
 use std::{fmt, time::Duration};
 
-use http::{HeaderName, HeaderValue, Uri};
-use percent_encoding::percent_decode_str;
+use http::{HeaderName, HeaderValue};
+use phoenix_domain::llm::Secret;
 
+use self::values::{checked_url, not_a_pair, pairs};
 use super::{env::Lookup, problems::Problems};
-use crate::telemetry::{OtlpProtocol, Sampling, TraceExport, TraceTls};
+use crate::telemetry::{
+    LogExport, MetricExport, OtlpExports, OtlpProtocol, OtlpTarget, OtlpTls, ResourceSettings, Sampling,
+    TraceExport,
+};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -29,40 +36,69 @@ const NUMBERS: [&str; 7] = [
     "OTEL_SPAN_LINK_COUNT_LIMIT",
 ];
 
-/// The export of spans, if one is configured.
-pub(super) fn trace_export(env: Lookup<'_>, problems: &mut Problems) -> Option<TraceExport> {
-    let mut variables = Variables { env, problems };
-    if variables.is_disabled() {
-        return None;
+/// Default time between two exports of metrics (`OTEL_METRIC_EXPORT_INTERVAL`).
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Least time between two exports of metrics, each of which reads them all.
+const LEAST_INTERVAL_MS: u64 = 100;
+
+/// Defaults of the specification (`OTEL_BLRP_SCHEDULE_DELAY`, `…_MAX_QUEUE_SIZE`, `…_MAX_EXPORT_BATCH_SIZE`).
+const DEFAULT_LOG_DELAY: Duration = Duration::from_secs(1);
+const DEFAULT_LOG_QUEUE: usize = 2048;
+const DEFAULT_LOG_BATCH: usize = 512;
+
+/// What is exported to collectors.
+pub(super) fn exports(env: Lookup<'_>, problems: &mut Problems) -> OtlpExports {
+    // What the signals have in common is wrong for each of them, and one problem.
+    let mut found = [Problems::default(), Problems::default(), Problems::default()];
+    let [of_traces, of_metrics, of_logs] = &mut found;
+    let mut traces = Variables { env, problems: of_traces, signal: Signal::Traces };
+    let mut exports = OtlpExports::default();
+    if !traces.is_disabled() {
+        exports.traces = traces.trace_export();
+        exports.metrics = Variables { env, problems: of_metrics, signal: Signal::Metrics }.metric_export();
+        exports.logs = Variables { env, problems: of_logs, signal: Signal::Logs }.log_export();
+        let has_any = exports.traces.is_some() || exports.metrics.is_some() || exports.logs.is_some();
+        if has_any {
+            let attributes = Variables { env, problems: of_traces, signal: Signal::Traces }.resource();
+            exports.resource = ResourceSettings { service_name: env("OTEL_SERVICE_NAME"), attributes };
+        }
     }
-    let exporter = variables.exporter();
-    if exporter == Exporter::None {
-        return None;
+    found.into_iter().for_each(|found| problems.extend(found));
+    exports
+}
+
+/// What is exported.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Signal {
+    Traces,
+    Metrics,
+    Logs,
+}
+
+impl Signal {
+    /// Name in variables.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Traces => "TRACES",
+            Self::Metrics => "METRICS",
+            Self::Logs => "LOGS",
+        }
     }
-    let protocol = variables.protocol();
-    let endpoint = variables.endpoint(protocol, exporter);
-    let numbers = NUMBERS.map(|name| (name, variables.number(name)));
-    let queue_spans =
-        numbers.iter().find_map(|(name, value)| (*name == "OTEL_BSP_MAX_QUEUE_SIZE").then_some(*value)?);
-    variables.check_headers();
-    let export = TraceExport {
-        protocol,
-        endpoint: endpoint.clone().unwrap_or_default(),
-        timeout: variables.timeout(),
-        gzip: variables.gzip(protocol),
-        tls: variables.tls(),
-        sampling: variables.sampling(),
-        service_name: env("OTEL_SERVICE_NAME"),
-        resource: variables.resource(),
-        captures_content: variables.captures_content(),
-        queue_spans: queue_spans.and_then(|spans| usize::try_from(spans).ok()).unwrap_or(DEFAULT_QUEUE_SPANS),
-    };
-    endpoint.map(|_| export)
+
+    /// Path of the endpoint over HTTP.
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Traces => "/v1/traces",
+            Self::Metrics => "/v1/metrics",
+            Self::Logs => "/v1/logs",
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Exporter {
-    /// Exports if there is an endpoint.
+    /// Exports spans if there is an endpoint.
     Unset,
     Otlp,
     None,
@@ -71,12 +107,59 @@ enum Exporter {
 struct Variables<'a> {
     env: Lookup<'a>,
     problems: &'a mut Problems,
+    signal: Signal,
 }
 
 impl Variables<'_> {
-    /// The exporter variable with `suffix`: the one for traces, else the general one.
+    fn trace_export(&mut self) -> Option<TraceExport> {
+        let exporter = self.exporter();
+        if exporter == Exporter::None {
+            return None;
+        }
+        let numbers = NUMBERS.map(|name| (name, self.number(name)));
+        let queue_spans = numbers
+            .iter()
+            .find_map(|(name, value)| (*name == "OTEL_BSP_MAX_QUEUE_SIZE").then_some(*value)?);
+        let target = self.target(exporter);
+        let (sampling, captures_content) = (self.sampling(), self.captures_content());
+        let queue_spans = size(queue_spans, DEFAULT_QUEUE_SPANS);
+        Some(TraceExport { target: target?, sampling, captures_content, queue_spans })
+    }
+
+    fn metric_export(&mut self) -> Option<MetricExport> {
+        let exporter = self.exporter();
+        if exporter != Exporter::Otlp {
+            return None;
+        }
+        let interval = self.at_least("OTEL_METRIC_EXPORT_INTERVAL", LEAST_INTERVAL_MS);
+        let interval = interval.map_or(DEFAULT_INTERVAL, Duration::from_millis);
+        Some(MetricExport { target: self.target(exporter)?, interval })
+    }
+
+    fn log_export(&mut self) -> Option<LogExport> {
+        let exporter = self.exporter();
+        if exporter != Exporter::Otlp {
+            return None;
+        }
+        let delay = self.number("OTEL_BLRP_SCHEDULE_DELAY").map_or(DEFAULT_LOG_DELAY, Duration::from_millis);
+        let queue_lines = size(self.number("OTEL_BLRP_MAX_QUEUE_SIZE"), DEFAULT_LOG_QUEUE);
+        let batch_lines = size(self.number("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE"), DEFAULT_LOG_BATCH);
+        Some(LogExport { target: self.target(exporter)?, delay, queue_lines, batch_lines })
+    }
+
+    /// The collector of the signal, if there is one.
+    fn target(&mut self, exporter: Exporter) -> Option<OtlpTarget> {
+        let protocol = self.protocol();
+        let endpoint = self.endpoint(protocol, exporter);
+        let headers = self.headers();
+        let (timeout, gzip, tls) = (self.timeout(), self.gzip(protocol), self.tls());
+        endpoint.map(|endpoint| OtlpTarget { protocol, endpoint, timeout, gzip, tls, headers })
+    }
+
+    /// The exporter variable with `suffix`: the one of the signal, else the general one.
     fn of_exporter(&self, suffix: &str) -> Option<(String, String)> {
-        [format!("OTEL_EXPORTER_OTLP_TRACES_{suffix}"), format!("OTEL_EXPORTER_OTLP_{suffix}")]
+        let signal = self.signal.name();
+        [format!("OTEL_EXPORTER_OTLP_{signal}_{suffix}"), format!("OTEL_EXPORTER_OTLP_{suffix}")]
             .into_iter()
             .find_map(|name| Some(((self.env)(&name)?, name)))
             .map(|(value, name)| (name, value.trim().to_owned()))
@@ -110,12 +193,13 @@ impl Variables<'_> {
     }
 
     fn exporter(&mut self) -> Exporter {
-        let Some(value) = (self.env)("OTEL_TRACES_EXPORTER") else { return Exporter::Unset };
+        let name = format!("OTEL_{}_EXPORTER", self.signal.name());
+        let Some(value) = (self.env)(&name) else { return Exporter::Unset };
         match value.trim() {
             "otlp" => Exporter::Otlp,
             "none" => Exporter::None,
             _ => {
-                self.must("OTEL_TRACES_EXPORTER", &value, "otlp or none");
+                self.must(&name, &value, "otlp or none");
                 Exporter::Unset
             }
         }
@@ -139,7 +223,7 @@ impl Variables<'_> {
             OtlpProtocol::HttpProtobuf => (4318, true),
         };
         let Some((name, value)) = self.of_exporter("ENDPOINT") else {
-            let path = if is_http { "/v1/traces" } else { "" };
+            let path = if is_http { self.signal.path() } else { "" };
             return (exporter == Exporter::Otlp).then(|| format!("http://localhost:{port}{path}"));
         };
         let example = format!("must be a URL such as http://127.0.0.1:{port}");
@@ -152,12 +236,12 @@ impl Variables<'_> {
                 None
             }
             Ok(_) if is_base && value.contains('?') => {
-                let advice =
-                    "must have no query; set the whole address as OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
-                self.problems.add(name, advice);
+                let signal = self.signal.name();
+                let whole = format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT");
+                self.problems.add(name, format_args!("must have no query; set the whole address as {whole}"));
                 None
             }
-            Ok(()) if is_base => Some(format!("{}/v1/traces", value.trim_end_matches('/'))),
+            Ok(()) if is_base => Some(format!("{}{}", value.trim_end_matches('/'), self.signal.path())),
             Ok(()) => Some(value),
         }
     }
@@ -189,14 +273,14 @@ impl Variables<'_> {
         }
     }
 
-    fn tls(&mut self) -> TraceTls {
+    fn tls(&mut self) -> OtlpTls {
         let ca = self.file("CERTIFICATE");
         let (certificate, key) = (self.file("CLIENT_CERTIFICATE"), self.file("CLIENT_KEY"));
         if certificate.is_some() != key.is_some() {
             let names = "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE, OTEL_EXPORTER_OTLP_CLIENT_KEY";
             self.problems.add(names, "set both or neither");
         }
-        TraceTls { ca, identity: certificate.zip(key) }
+        OtlpTls { ca, identity: certificate.zip(key) }
     }
 
     /// The PEM file that a variable names.
@@ -248,23 +332,27 @@ impl Variables<'_> {
         pairs(&text).map_err(|index| self.problems.add(name, not_a_pair(index))).unwrap_or_default()
     }
 
-    fn check_headers(&mut self) {
-        let Some((name, value)) = self.of_exporter("HEADERS") else { return };
+    fn headers(&mut self) -> Vec<(String, Secret)> {
+        let Some((name, value)) = self.of_exporter("HEADERS") else { return Vec::new() };
         let is_usable = |(name, value): &(String, String)| {
             HeaderName::try_from(name).is_ok() && HeaderValue::try_from(value).is_ok()
         };
-        let wrong = match pairs(&value) {
-            Ok(headers) => headers.iter().position(|header| !is_usable(header)),
-            Err(index) => Some(index),
-        };
-        if let Some(index) = wrong {
-            self.problems.add(name, not_a_pair(index));
-        }
+        let headers = pairs(&value)
+            .and_then(|headers| match headers.iter().position(|header| !is_usable(header)) {
+                Some(index) => Err(index),
+                None => Ok(headers),
+            })
+            .map_err(|index| self.problems.add(name, not_a_pair(index)))
+            .unwrap_or_default();
+        headers.into_iter().map(|(name, value)| (name, Secret::from(value))).collect()
     }
 
     fn number(&mut self, name: &str) -> Option<u64> {
+        self.at_least(name, u64::from(name.starts_with("OTEL_BSP_") || name.starts_with("OTEL_BLRP_")))
+    }
+
+    fn at_least(&mut self, name: &str, least: u64) -> Option<u64> {
         let value = (self.env)(name)?;
-        let least = u64::from(name.starts_with("OTEL_BSP_"));
         let number = value.trim().parse().ok().filter(|number| *number >= least);
         if number.is_none() {
             self.must(name, &value, format_args!("a whole number, {least} or more"));
@@ -277,37 +365,8 @@ impl Variables<'_> {
     }
 }
 
-fn checked_url(text: &str) -> Result<(), &'static str> {
-    let url: Uri = text.parse().map_err(|_| "it is not a URL")?;
-    if !matches!(url.scheme_str(), Some("http" | "https")) {
-        return Err("it must begin with http:// or https://");
-    }
-    match url.authority() {
-        Some(authority) if authority.as_str().contains('@') => {
-            Err("it must not hold a user or a password; send them as OTEL_EXPORTER_OTLP_HEADERS")
-        }
-        Some(authority) if !authority.host().is_empty() => Ok(()),
-        _ => Err("it names no host"),
-    }
-}
-
-/// Parses `name=value,name=value` with percent-encoded values. The error is the index of the first invalid entry.
-fn pairs(text: &str) -> Result<Vec<(String, String)>, usize> {
-    let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-    let pairs = entries.enumerate().map(|(index, entry)| {
-        let (name, value) = entry.split_once('=').ok_or(index)?;
-        let value = percent_decode_str(value.trim()).decode_utf8().map_err(|_| index)?;
-        let name = name.trim();
-        if name.is_empty() { Err(index) } else { Ok((name.to_owned(), value.into_owned())) }
-    });
-    pairs.collect()
-}
-
-fn not_a_pair(index: usize) -> String {
-    format!(
-        "entry {} must be name=value; entries are separated by commas, and values are percent-encoded",
-        index + 1
-    )
+fn size(number: Option<u64>, default: usize) -> usize {
+    number.and_then(|number| usize::try_from(number).ok()).unwrap_or(default)
 }
 
 #[cfg(test)]

@@ -210,11 +210,11 @@ impl Sources<'_> {
         if let Err(problem) = tracing_subscriber::EnvFilter::try_new(&filter) {
             self.problems.add("RUST_LOG", problem);
         }
-        let traces = otel::trace_export(env, self.problems);
+        let otlp = otel::exports(env, self.problems);
         let colour =
             std::io::stderr().is_terminal() || env("CLICOLOR_FORCE").is_some_and(|value| value != "0");
         let service = self.role.as_str();
-        TelemetryConfig { service, format, colour, prefix: false, filter, log_folder: None, traces }
+        TelemetryConfig { service, format, colour, prefix: false, filter, log_folder: None, otlp }
     }
 }
 

@@ -70,6 +70,14 @@ fn install() -> Result<PrometheusHandle, MetricsError> {
     Ok(handle)
 }
 
+/// The recorded metrics in the Prometheus text format, once there is a recorder.
+#[must_use]
+pub fn scrape() -> Option<String> {
+    let handle = RECORDER.get()?.as_ref().ok()?;
+    process::collect();
+    Some(handle.render())
+}
+
 /// Serves the recorded metrics over HTTP, and probes beside them.
 #[derive(Debug, Clone)]
 pub struct MetricsExporter {

@@ -5,7 +5,7 @@ use metrics_process::Collector;
 use super::metric::Metric;
 use crate::{
     logging::LINES_DROPPED,
-    telemetry::{EXPORT_FAILURES, SPANS_LOST},
+    telemetry::{EXPORT_FAILURES, LOG_LINES_LOST, SPANS_LOST},
     tls::{CERTIFICATE_EXPIRES, RELOAD_FAILURES},
 };
 
@@ -23,6 +23,7 @@ pub const PROCESS: &[Metric] = &[
     LINES_DROPPED,
     EXPORT_FAILURES,
     SPANS_LOST,
+    LOG_LINES_LOST,
     RELOAD_FAILURES,
     CERTIFICATE_EXPIRES,
     Metric::counter("process_cpu_seconds_total", "Processor time used, user and system, in seconds."),

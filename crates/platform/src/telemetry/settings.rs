@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use phoenix_domain::llm::Secret;
+
 use crate::logging::LogFormat;
 
 /// Log filter when `RUST_LOG` is not set.
@@ -22,33 +24,82 @@ pub struct TelemetryConfig {
     pub filter: String,
     /// Folder of a file with the same lines as JSON, which is bounded; absent when there is none.
     pub log_folder: Option<PathBuf>,
-    /// Export of spans; absent when spans are not exported.
-    pub traces: Option<TraceExport>,
+    /// Export to collectors.
+    pub otlp: OtlpExports,
 }
 
-/// Export of spans, as the standard `OTEL_*` variables configure it.
+/// What is exported to collectors, as the standard `OTEL_*` variables configure it. By default nothing.
+#[derive(Debug, Clone, Default)]
+pub struct OtlpExports {
+    /// What the process says of itself.
+    pub resource: ResourceSettings,
+    /// Export of spans; absent when they are not exported.
+    pub traces: Option<TraceExport>,
+    /// Export of metrics; absent when they are not exported.
+    pub metrics: Option<MetricExport>,
+    /// Export of log lines; absent when they are not exported.
+    pub logs: Option<LogExport>,
+}
+
+/// Attributes of the process beside its own.
+#[derive(Debug, Clone, Default)]
+pub struct ResourceSettings {
+    /// The `service.name`, instead of `phoenix-<role>`.
+    pub service_name: Option<String>,
+    /// Further attributes.
+    pub attributes: Vec<(String, String)>,
+}
+
+/// A collector, and how it is reached.
 #[derive(Debug, Clone)]
-pub struct TraceExport {
+pub struct OtlpTarget {
     /// Protocol of the collector.
     pub protocol: OtlpProtocol,
     /// URL of the collector; over HTTP with the path.
     pub endpoint: String,
-    /// Time limit for one batch.
+    /// Time limit for one batch, retries included.
     pub timeout: Duration,
     /// Whether batches are compressed.
     pub gzip: bool,
     /// Certificates for a collector that is reached over TLS.
-    pub tls: TraceTls,
+    pub tls: OtlpTls,
+    /// Headers of each batch.
+    pub headers: Vec<(String, Secret)>,
+}
+
+/// Export of spans.
+#[derive(Debug, Clone)]
+pub struct TraceExport {
+    /// The collector.
+    pub target: OtlpTarget,
     /// Which traces are exported.
     pub sampling: Sampling,
-    /// The `service.name`, instead of `phoenix-<role>`.
-    pub service_name: Option<String>,
-    /// Resource attributes of the process.
-    pub resource: Vec<(String, String)>,
     /// Whether spans contain messages, inputs and outputs.
     pub captures_content: bool,
     /// Capacity of the export queue in spans.
     pub queue_spans: usize,
+}
+
+/// Export of metrics.
+#[derive(Debug, Clone)]
+pub struct MetricExport {
+    /// The collector.
+    pub target: OtlpTarget,
+    /// Time between two exports.
+    pub interval: Duration,
+}
+
+/// Export of log lines.
+#[derive(Debug, Clone)]
+pub struct LogExport {
+    /// The collector.
+    pub target: OtlpTarget,
+    /// Time for which lines are collected into a batch.
+    pub delay: Duration,
+    /// Capacity of the export queue in lines.
+    pub queue_lines: usize,
+    /// The most lines of a batch.
+    pub batch_lines: usize,
 }
 
 /// Transport of OTLP.
@@ -62,17 +113,17 @@ pub enum OtlpProtocol {
 
 /// Certificates in PEM, instead of the system's.
 #[derive(Clone, Default)]
-pub struct TraceTls {
+pub struct OtlpTls {
     /// Certificate authority of the collector.
     pub ca: Option<Vec<u8>>,
     /// Client certificate and its key.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
-impl std::fmt::Debug for TraceTls {
+impl std::fmt::Debug for OtlpTls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (has_ca, has_identity) = (self.ca.is_some(), self.identity.is_some());
-        f.debug_struct("TraceTls").field("has_ca", &has_ca).field("has_identity", &has_identity).finish()
+        f.debug_struct("OtlpTls").field("has_ca", &has_ca).field("has_identity", &has_identity).finish()
     }
 }
 

@@ -12,7 +12,9 @@ use crate::{
     },
     postgres::Pooler,
     service_token,
-    telemetry::{OtlpProtocol, TelemetryConfig, TraceExport},
+    telemetry::{
+        LogExport, MetricExport, OtlpExports, OtlpProtocol, OtlpTarget, TelemetryConfig, TraceExport,
+    },
 };
 
 impl RoleSettings {
@@ -232,7 +234,7 @@ impl Rows<'_> {
     }
 
     fn telemetry(&mut self, telemetry: &TelemetryConfig, flags: &RoleFlags) {
-        let TelemetryConfig { service: _, format, colour: _, prefix: _, filter, log_folder: _, traces } =
+        let TelemetryConfig { service: _, format, colour: _, prefix: _, filter, log_folder: _, otlp } =
             telemetry;
         let names =
             Names { flag: flag(&flags.log_format, "--log-format"), variables: &["LOG_FORMAT"], key: None };
@@ -240,24 +242,57 @@ impl Rows<'_> {
         let filter = if filter.is_empty() { "info" } else { filter };
         let of = |variables| Names { variables, ..Names::default() };
         self.add("log_filter", filter, of(&["RUST_LOG"]));
-        const ENDPOINT: &[&str] = &["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
-        let Some(TraceExport { protocol, endpoint, sampling, timeout, .. }) = traces else {
-            self.add("traces", "not exported", of(&["OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER"]));
-            return;
-        };
-        self.add("traces", masked_url(endpoint), of(ENDPOINT));
+        let OtlpExports { resource: _, traces, metrics, logs } = otlp;
+        match traces {
+            None => self.add("traces", "not exported", of(&["OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER"])),
+            Some(TraceExport { target, sampling, .. }) => {
+                self.target("traces", target, &TRACES);
+                let share = format!("{} %", sampling.share * 100.0);
+                self.add("traces_sampled", share, of(&["OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"]));
+            }
+        }
+        match metrics {
+            None => self.add("metrics", "not exported", of(&["OTEL_SDK_DISABLED", "OTEL_METRICS_EXPORTER"])),
+            Some(MetricExport { target, interval }) => {
+                self.target("metrics", target, &METRICS);
+                self.add("metrics_interval", seconds(*interval), of(&["OTEL_METRIC_EXPORT_INTERVAL"]));
+            }
+        }
+        match logs {
+            None => self.add("logs", "not exported", of(&["OTEL_SDK_DISABLED", "OTEL_LOGS_EXPORTER"])),
+            Some(LogExport { target, .. }) => self.target("logs", target, &LOGS),
+        }
+    }
+
+    /// The collector of a signal, whose variables are those of `variables`: of the endpoint, the protocol and the time limit.
+    fn target(&mut self, signal: &str, target: &OtlpTarget, variables: &'static [[&'static str; 2]; 3]) {
+        let OtlpTarget { protocol, endpoint, timeout, .. } = target;
+        let [of_endpoint, of_protocol, of_timeout] = variables;
+        let of = |variables| Names { variables, ..Names::default() };
+        self.add(signal, masked_url(endpoint), of(of_endpoint));
         let protocol = match protocol {
             OtlpProtocol::Grpc => "grpc",
             OtlpProtocol::HttpProtobuf => "http/protobuf",
         };
-        const PROTOCOL: &[&str] = &["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
-        self.add("traces_protocol", protocol, of(PROTOCOL));
-        const TIMEOUT: &[&str] = &["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"];
-        self.add("traces_timeout", seconds(*timeout), of(TIMEOUT));
-        let share = format!("{} %", sampling.share * 100.0);
-        self.add("traces_sampled", share, of(&["OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"]));
+        self.add(&format!("{signal}_protocol"), protocol, of(of_protocol));
+        self.add(&format!("{signal}_timeout"), seconds(*timeout), of(of_timeout));
     }
 }
+
+/// Variables of the endpoint, the protocol and the time limit of a signal, the first wins.
+macro_rules! target_variables {
+    ($signal:literal) => {
+        [
+            [concat!("OTEL_EXPORTER_OTLP_", $signal, "_ENDPOINT"), "OTEL_EXPORTER_OTLP_ENDPOINT"],
+            [concat!("OTEL_EXPORTER_OTLP_", $signal, "_PROTOCOL"), "OTEL_EXPORTER_OTLP_PROTOCOL"],
+            [concat!("OTEL_EXPORTER_OTLP_", $signal, "_TIMEOUT"), "OTEL_EXPORTER_OTLP_TIMEOUT"],
+        ]
+    };
+}
+
+const TRACES: [[&str; 2]; 3] = target_variables!("TRACES");
+const METRICS: [[&str; 2]; 3] = target_variables!("METRICS");
+const LOGS: [[&str; 2]; 3] = target_variables!("LOGS");
 
 fn on(is_on: bool) -> &'static str {
     if is_on { "on" } else { "off" }
