@@ -110,7 +110,7 @@ function wholeButton(path, text, name) {
   return button;
 }
 
-/** Why an attempt was cancelled that another one followed. */
+/** Why an attempt was cancelled that another one followed, where its record does not say. */
 const LOSSES = {
   executor: "The executor was lost: it ended, or the connection to it broke. The task was dispatched again.",
   planner: "The planner of the plan stopped or died. Another one took the plan over, and the task was dispatched again.",

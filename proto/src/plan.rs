@@ -162,9 +162,8 @@ fn attempt_view(attempt: Attempt, usage: Usage, budget: &mut PreviewBudget) -> p
         Some(AttemptOutcome::Failed { class, message, stderr_tail, model_calls: _ }) => {
             (class.as_str(), message, stderr_tail)
         }
-        Some(AttemptOutcome::Succeeded | AttemptOutcome::Cancelled) | None => {
-            ("", String::new(), String::new())
-        }
+        Some(AttemptOutcome::Cancelled { reason }) => ("", reason, String::new()),
+        Some(AttemptOutcome::Succeeded) | None => ("", String::new(), String::new()),
     };
     let (message, _) = budget.beginning(&message);
     let (stderr_tail, stderr_size) = budget.end(&stderr_tail);

@@ -179,9 +179,11 @@ fn task_story(task: &Value, created: Option<Timestamp>) -> String {
     let attempts = task["attempts"].as_array();
     for (index, attempt) in attempts.into_iter().flatten().enumerate() {
         out.push_str(&attempt_story(attempt, created));
-        // A cancel ends the task. An attempt that another one follows was running when its executor or planner died.
+        // A cancel ends the task. An attempt that another one follows was running when its executor or planner died, which records
+        // of earlier versions do not say.
         let is_followed = attempts.is_some_and(|attempts| attempts.len() > index + 1);
-        if attempt["outcome"] == "cancelled" && is_followed && !task["pause"].is_object() {
+        let is_explained = !text(attempt, "message").is_empty();
+        if attempt["outcome"] == "cancelled" && is_followed && !is_explained && !task["pause"].is_object() {
             out.push_str("      lost: its executor or planner stopped; the task was dispatched again\n");
         }
     }

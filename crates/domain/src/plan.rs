@@ -314,8 +314,11 @@ pub struct Attempt {
 pub enum AttemptOutcome {
     /// The agent succeeded.
     Succeeded,
-    /// The attempt was cancelled.
-    Cancelled,
+    /// The attempt was cancelled, or lost.
+    Cancelled {
+        /// Why, in one sentence. Empty when its task ended.
+        reason: String,
+    },
     /// The attempt failed.
     Failed {
         /// Class of the failure.
@@ -365,12 +368,21 @@ impl Task {
 }
 
 impl AttemptOutcome {
+    /// Why an attempt was cancelled or lost, where it is known.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Cancelled { reason } if !reason.is_empty() => Some(reason),
+            Self::Cancelled { .. } | Self::Succeeded | Self::Failed { .. } => None,
+        }
+    }
+
     /// Name in the journal and in responses.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Succeeded => "succeeded",
-            Self::Cancelled => "cancelled",
+            Self::Cancelled { .. } => "cancelled",
             Self::Failed { .. } => "failed",
         }
     }

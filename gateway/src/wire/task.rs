@@ -121,7 +121,7 @@ struct AttemptV1 {
     /// Failure class, such as `timeout`.
     #[schema(required)]
     error_class: Option<String>,
-    /// The failure in one sentence.
+    /// The failure in one sentence; of a cancelled attempt, why it was lost.
     #[schema(required)]
     message: Option<String>,
     /// The last part of what the agent's process wrote to stderr. The end of that part when it is `truncated`.

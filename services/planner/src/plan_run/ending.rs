@@ -59,6 +59,9 @@ pub(crate) fn fail_unread(plan_id: PlanId, tasks: &[OpenTask], error: &Orchestra
     entries
 }
 
+/// Reason of attempts that ran when their planner stopped.
+const PLANNER_STOPPED: &str = "its planner stopped while it ran; another planner took the plan over";
+
 /// Closes attempts that ran when their planner stopped; their outcome is lost.
 pub(crate) fn close_open_attempts(plan: &Plan) -> Vec<Entry> {
     let mut entries = Vec::new();
@@ -75,7 +78,7 @@ fn lost_attempt(task: TaskRef, number: u32) -> Entry {
         task,
         number,
         at: Timestamp::now(),
-        outcome: AttemptOutcome::Cancelled,
+        outcome: AttemptOutcome::Cancelled { reason: PLANNER_STOPPED.to_owned() },
         retried: true,
     }
 }

@@ -105,7 +105,8 @@ impl ActivePlan {
         let Some(pause) = budget_pause::pause(Timestamp::now(), error) else { return false };
         tracing::info!(key = spec.key, agent = %spec.agent, reason = error.message, "task waits for a budget");
         let pause = Arc::new(pause);
-        entries.extend(progress.close_attempt(task, AttemptOutcome::Cancelled, true));
+        let paused = AttemptOutcome::Cancelled { reason: error.message.clone() };
+        entries.extend(progress.close_attempt(task, paused, true));
         entries.push(Entry::BudgetReached { task, pause: Arc::clone(&pause) });
         waits.waiting.insert(ordinal, pause);
         true

@@ -226,9 +226,9 @@ impl TaskProgress {
         let (status, outcome) = match result {
             Ok(_) => (TaskStatus::Succeeded, AttemptOutcome::Succeeded),
             Err(error) if error.code == OrchestratorErrorCode::Cancelled => {
-                (TaskStatus::Cancelled, AttemptOutcome::Cancelled)
+                (TaskStatus::Cancelled, AttemptOutcome::Cancelled { reason: String::new() })
             }
-            Err(_) => (TaskStatus::DeadLettered, AttemptOutcome::Cancelled),
+            Err(_) => (TaskStatus::DeadLettered, AttemptOutcome::Cancelled { reason: String::new() }),
         };
         let attempt = self.close_attempt(task, outcome, false);
         let ended = Entry::TaskEnded { task, status, at: Timestamp::now(), result: result.clone() };

@@ -31,6 +31,9 @@ use crate::{
     store::error::JournalError,
 };
 
+/// Reason of attempts that ran when their executor was lost.
+const EXECUTOR_LOST: &str = "its executor was lost while it ran: it ended, or the connection to it broke";
+
 impl ActivePlan {
     /// The agents, and the executor for a task of `agent`.
     ///
@@ -112,7 +115,8 @@ impl ActivePlan {
                     policy.after_rejection()
                 }
                 DispatchOutcome::Interrupted { error, heard_at } => {
-                    if let Some(entry) = progress.close_attempt(task_ref, AttemptOutcome::Cancelled, true) {
+                    let lost = AttemptOutcome::Cancelled { reason: EXECUTOR_LOST.to_owned() };
+                    if let Some(entry) = progress.close_attempt(task_ref, lost, true) {
                         let (executor, error) = (executor.address(), &error.message);
                         tracing::warn!(%agent, executor, %error, "executor lost while an attempt ran");
                         self.append(entry).await?;

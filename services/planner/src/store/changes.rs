@@ -277,7 +277,10 @@ impl<'a> AttemptEnd<'a> {
                 model_calls,
                 ..ended
             },
-            AttemptOutcome::Succeeded | AttemptOutcome::Cancelled => ended,
+            AttemptOutcome::Cancelled { reason } if !reason.is_empty() => {
+                Self { message: Some(reason), ..ended }
+            }
+            AttemptOutcome::Succeeded | AttemptOutcome::Cancelled { .. } => ended,
         }
     }
 }

@@ -93,6 +93,9 @@ pub(super) struct AttemptEnded<'a> {
     pub(super) outcome: &'a str,
     pub(super) error_class: Option<&'a str>,
     pub(super) retried: bool,
+    /// Why it was cancelled or lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<&'a str>,
 }
 
 #[derive(Serialize)]

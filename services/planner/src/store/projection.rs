@@ -355,11 +355,12 @@ impl<'a> Projection<'a> {
         if retried {
             changes.task_progressed(task.ordinal, TaskStatus::Retried, at);
         }
-        let (outcome, error_class) = match outcome {
+        let (name, error_class) = match outcome {
             AttemptOutcome::Failed { class, .. } => (outcome.as_str(), Some(class.as_str())),
-            AttemptOutcome::Succeeded | AttemptOutcome::Cancelled => (outcome.as_str(), None),
+            AttemptOutcome::Succeeded | AttemptOutcome::Cancelled { .. } => (outcome.as_str(), None),
         };
-        let facts = AttemptEnded { attempt: number, outcome, error_class, retried };
+        let facts =
+            AttemptEnded { attempt: number, outcome: name, error_class, retried, reason: outcome.reason() };
         changes.events.add(Some(task.ordinal), "attempt_ended", at, &facts);
     }
 

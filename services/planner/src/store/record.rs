@@ -203,9 +203,10 @@ mod tests {
     use super::*;
 
     /// Lines of version 1, as they were when their kinds were new. They are only ever added to.
-    const FIXTURES: [&[u8]; 5] = [
+    const FIXTURES: [&[u8]; 6] = [
         include_bytes!("../../tests/store/records/1.jsonl"),
         include_bytes!("../../tests/store/records/1-approvals.jsonl"),
+        include_bytes!("../../tests/store/records/1-lost.jsonl"),
         include_bytes!("../../tests/store/records/1-planned.jsonl"),
         include_bytes!("../../tests/store/records/1-sweeps.jsonl"),
         include_bytes!("../../tests/store/records/1-waits.jsonl"),

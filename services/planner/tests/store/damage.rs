@@ -336,6 +336,22 @@ async fn record_of_a_plan_with_its_trace_is_read() {
 }
 
 #[tokio::test]
+async fn record_of_a_lost_attempt_has_its_reason() {
+    let fresh = sqlite().await;
+    fresh.append(include_bytes!("records/1-lost.jsonl")).await;
+    let plan_id = "01a21740-b794-71a6-8e39-000000000007".parse().unwrap();
+    let plan = fresh.store.plan(plan_id).await.unwrap().unwrap();
+    assert_eq!(fresh.quarantined().await, 0);
+    let reasons: Vec<_> =
+        plan.tasks[0].attempts.iter().map(|attempt| attempt.outcome.as_ref()?.reason()).collect();
+    assert_eq!(reasons, [Some("its executor was lost while it ran"), None]);
+    let events = fresh.store.events(plan_id, 0, 10).await.unwrap();
+    let ended: Vec<_> = events.iter().filter(|event| event.kind == "attempt_ended").collect();
+    assert!(ended[0].data.contains(r#""reason":"its executor was lost while it ran""#), "{}", ended[0].data);
+    assert!(!ended[1].data.contains("reason"), "{}", ended[1].data);
+}
+
+#[tokio::test]
 async fn records_of_added_tasks_are_read() {
     let fresh = sqlite().await;
     fresh.append(include_bytes!("records/1-planned.jsonl")).await;

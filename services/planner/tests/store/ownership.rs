@@ -221,7 +221,7 @@ async fn open_tasks_are_listed_with_their_open_attempts() {
             task: second,
             number: 1,
             at: at(2),
-            outcome: AttemptOutcome::Cancelled,
+            outcome: AttemptOutcome::Cancelled { reason: "its executor was lost".into() },
             retried: true,
         };
         let cancelled = Entry::TaskEnded {
@@ -238,5 +238,8 @@ async fn open_tasks_are_listed_with_their_open_attempts() {
         let listed = store.open_tasks(plan.plan_id).await.unwrap();
         assert_eq!(listed, [open(1, true, vec![101]), open(2, false, Vec::new())]);
         assert_eq!(store.open_tasks(PlanId::generate()).await.unwrap(), []);
+        let attempts = store.plan(plan.plan_id).await.unwrap().unwrap().tasks.swap_remove(1).attempts;
+        let reasons: Vec<_> = attempts.iter().map(|attempt| attempt.outcome.as_ref()?.reason()).collect();
+        assert_eq!(reasons, [Some("its executor was lost"), None]);
     }
 }

@@ -200,7 +200,7 @@ mod tests {
                     plan.output.is_some() && task.output.is_some() && plan.error.is_none()
                 }
                 (PlanStatus::Failed, TaskStatus::DeadLettered, Some(AttemptOutcome::Failed { .. }))
-                | (PlanStatus::Cancelled, TaskStatus::Cancelled, Some(AttemptOutcome::Cancelled)) => {
+                | (PlanStatus::Cancelled, TaskStatus::Cancelled, Some(AttemptOutcome::Cancelled { .. })) => {
                     plan.error.is_some() && task.error.is_some() && plan.output.is_none()
                 }
                 _ => false,

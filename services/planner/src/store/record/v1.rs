@@ -14,7 +14,7 @@ use phoenix_domain::{
     BulkRedriveId, CorrelationId, PlanId,
     approval::{Approval, ApprovalKind},
     budget::Limits,
-    plan::{PlanStatus, TaskStatus},
+    plan::{AttemptOutcome, PlanStatus, TaskStatus},
     wait::{Wait, WaitKind},
 };
 use serde::{Deserialize, Serialize};
@@ -97,6 +97,8 @@ pub(super) enum RecordV1 {
         at: Timestamp,
         outcome: OutcomeV1,
         retried: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
     TaskOutput {
         task: TaskRefV1,
@@ -220,6 +222,7 @@ impl From<&Entry> for RecordV1 {
                 at: *at,
                 outcome: outcome.into(),
                 retried: *retried,
+                reason: outcome.reason().map(str::to_owned),
             },
             Entry::TaskOutput { task, number, at, parts } => Self::TaskOutput {
                 task: (*task).into(),
@@ -297,8 +300,12 @@ impl TryFrom<RecordV1> for Entry {
             RecordV1::AttemptStarted { task, number, at, worker } => {
                 Self::AttemptStarted { task: task.into(), number, at, worker }
             }
-            RecordV1::AttemptEnded { task, number, at, outcome, retried } => {
-                Self::AttemptEnded { task: task.into(), number, at, outcome: outcome.try_into()?, retried }
+            RecordV1::AttemptEnded { task, number, at, outcome, retried, reason } => {
+                let mut outcome: AttemptOutcome = outcome.try_into()?;
+                if let (AttemptOutcome::Cancelled { reason }, Some(stored)) = (&mut outcome, reason) {
+                    *reason = stored;
+                }
+                Self::AttemptEnded { task: task.into(), number, at, outcome, retried }
             }
             RecordV1::TaskOutput { task, number, at, parts } => Self::TaskOutput {
                 task: task.into(),

@@ -225,7 +225,7 @@ impl AttemptRow {
         let outcome = match outcome.as_deref() {
             None => None,
             Some("succeeded") => Some(AttemptOutcome::Succeeded),
-            Some("cancelled") => Some(AttemptOutcome::Cancelled),
+            Some("cancelled") => Some(AttemptOutcome::Cancelled { reason: message.unwrap_or_default().0 }),
             Some("failed") => {
                 let class = error_class.unwrap_or_default();
                 Some(AttemptOutcome::Failed {

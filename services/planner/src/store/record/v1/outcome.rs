@@ -73,7 +73,8 @@ impl From<&AttemptOutcome> for OutcomeV1 {
     fn from(outcome: &AttemptOutcome) -> Self {
         match outcome {
             AttemptOutcome::Succeeded => Self::Succeeded,
-            AttemptOutcome::Cancelled => Self::Cancelled,
+            // The reason is a member of the record.
+            AttemptOutcome::Cancelled { .. } => Self::Cancelled,
             AttemptOutcome::Failed { class, message, stderr_tail, model_calls } => Self::Failed {
                 class: class.as_str().into(),
                 message: message.clone(),
@@ -90,7 +91,7 @@ impl TryFrom<OutcomeV1> for AttemptOutcome {
     fn try_from(outcome: OutcomeV1) -> Result<Self, Unusable> {
         Ok(match outcome {
             OutcomeV1::Succeeded => Self::Succeeded,
-            OutcomeV1::Cancelled => Self::Cancelled,
+            OutcomeV1::Cancelled => Self::Cancelled { reason: String::new() },
             OutcomeV1::Failed { class, message, stderr_tail, model_calls } => Self::Failed {
                 class: named("class", &class, FailureClass::from_name)?,
                 message,
