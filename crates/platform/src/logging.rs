@@ -69,7 +69,7 @@ where
 {
     fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
-        let mut fields = Rendered::default();
+        let mut fields = Rendered::of_span(attributes.fields().len());
         attributes.record(&mut Fields { format: self.format, into: &mut fields, message: None });
         match self.format {
             LogFormat::Json => span.extensions_mut().insert(SpanFields::<true>(fields)),
@@ -113,6 +113,7 @@ struct Scratch {
     line: Vec<u8>,
     message: Vec<u8>,
     own: Rendered,
+    clock: Clock,
     /// Names of the span fields that the line has.
     inherited: Vec<&'static str>,
 }
@@ -122,7 +123,7 @@ impl<L: LineSink> LogLayer<L> {
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
     {
-        let Scratch { line, message, own, inherited } = scratch;
+        let Scratch { line, message, own, clock, inherited } = scratch;
         line.clear();
         message.clear();
         own.clear();
@@ -130,7 +131,7 @@ impl<L: LineSink> LogLayer<L> {
         event.record(&mut Fields { format: self.format, into: own, message: Some(message) });
         match self.format {
             LogFormat::Json => {
-                self.begin_json(line, event.metadata(), message);
+                self.begin_json(line, clock.now(), event.metadata(), message);
                 own.iter()
                     .filter(|(name, _)| !FIXED.contains(name))
                     .for_each(|field| json_field(line, field));
@@ -171,17 +172,19 @@ impl<L: LineSink> LogLayer<L> {
         }
     }
 
-    fn begin_json(&self, line: &mut Vec<u8>, metadata: &Metadata<'_>, message: &[u8]) {
-        // Writing to memory cannot fail.
-        let _ = write!(
-            line,
-            // A fixed number of digits, so that lines sort as text.
-            r#"{{"timestamp":"{:.6}","level":"{}","service":"{}","target":"{}","message":"#,
-            Timestamp::now(),
-            metadata.level(),
-            self.service,
-            metadata.target(),
-        );
+    fn begin_json(&self, line: &mut Vec<u8>, time: &[u8], metadata: &Metadata<'_>, message: &[u8]) {
+        let parts: [&[u8]; 9] = [
+            br#"{"timestamp":""#,
+            time,
+            br#"","level":""#,
+            metadata.level().as_str().as_bytes(),
+            br#"","service":""#,
+            self.service.as_bytes(),
+            br#"","target":""#,
+            metadata.target().as_bytes(),
+            br#"","message":"#,
+        ];
+        parts.iter().for_each(|part| line.extend_from_slice(part));
         line.extend_from_slice(if message.is_empty() { br#""""# } else { message });
     }
 
@@ -222,6 +225,38 @@ fn json_field(line: &mut Vec<u8>, (name, value): (&str, &[u8])) {
     line.extend_from_slice(value);
 }
 
+/// The present time as text. The part before the fraction changes once a second.
+#[derive(Default)]
+struct Clock {
+    second: i64,
+    text: Vec<u8>,
+}
+
+impl Clock {
+    /// The present time with a fixed number of digits, so that lines sort as text.
+    fn now(&mut self) -> &[u8] {
+        self.at(Timestamp::now())
+    }
+
+    fn at(&mut self, now: Timestamp) -> &[u8] {
+        let second = now.as_second();
+        if self.text.is_empty() || self.second != second {
+            self.second = second;
+            self.text.clear();
+            // Writing to memory cannot fail.
+            let _ = write!(self.text, "{now:.6}");
+            return &self.text;
+        }
+        let digits = self.text.iter_mut().rev().skip(1);
+        let mut micros = now.subsec_microsecond();
+        for digit in digits.take(6) {
+            *digit = b'0' + u8::try_from(micros % 10).unwrap_or_default();
+            micros /= 10;
+        }
+        &self.text
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
@@ -242,6 +277,18 @@ mod tests {
 
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn times_are_those_of_the_library() {
+        let mut clock = Clock::default();
+        for nanos in [0, 1_795_728_380_000_000_000, 1_795_728_380_000_001_000, 1_795_728_380_999_999_999]
+            .into_iter()
+            .chain((0..2000).map(|step| 1_795_728_380_000_000_000 + step * 1_234_567))
+        {
+            let now = Timestamp::from_nanosecond(nanos).unwrap();
+            assert_eq!(std::str::from_utf8(clock.at(now)).unwrap(), format!("{now:.6}"));
         }
     }
 

@@ -17,7 +17,15 @@ pub(super) struct Rendered {
     fields: Vec<(&'static str, Range<usize>)>,
 }
 
+/// Room of the fields of a span in bytes: two ids, a trace and a name.
+const SPAN_BYTES: usize = 192;
+
 impl Rendered {
+    /// Of a span, whose fields rarely need more room than this.
+    pub(super) fn of_span(fields: usize) -> Self {
+        Self { bytes: Vec::with_capacity(SPAN_BYTES), fields: Vec::with_capacity(fields) }
+    }
+
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.fields.clear();
@@ -130,12 +138,27 @@ fn is_deceptive(c: char) -> bool {
         || matches!(c, '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// Whether text is printable ASCII, without `"` and `\\` if it is `quoted`. It looks at every byte, which the compiler does many at a
+/// time.
+fn is_plain(text: &str, quoted: bool) -> bool {
+    text.bytes().fold(true, |is_plain, byte| {
+        let is_printable = byte.wrapping_sub(b' ') < 0x5f;
+        let is_special = quoted & ((byte == b'"') | (byte == b'\\'));
+        is_plain & is_printable & !is_special
+    })
+}
+
 /// Writes text inside a JSON string (<https://www.rfc-editor.org/rfc/rfc8259#section-7>), [deceptive](is_deceptive) characters
 /// escaped.
 struct JsonText<'a>(&'a mut Vec<u8>);
 
 impl fmt::Write for JsonText<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        // Almost all text: ids, numbers and words.
+        if is_plain(text, true) {
+            self.0.extend_from_slice(text.as_bytes());
+            return Ok(());
+        }
         let mut rest = text;
         while let Some(index) = rest.find(|c| matches!(c, '"' | '\\') || is_deceptive(c)) {
             let (plain, special) = rest.split_at(index);
@@ -166,6 +189,10 @@ struct OneLine<'a>(&'a mut Vec<u8>);
 
 impl fmt::Write for OneLine<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        if is_plain(text, false) {
+            self.0.extend_from_slice(text.as_bytes());
+            return Ok(());
+        }
         let mut utf8 = [0; 4];
         for c in text.chars() {
             match c {
