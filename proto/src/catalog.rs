@@ -6,6 +6,7 @@ use phoenix_domain::{
     ActionLimits, ActionSpec, AgentMode, AgentSpec,
     approval::{ApprovalPolicy, DEFAULT_APPROVAL_TIMEOUT},
     health::{BreakerPolicy, MAX_WINDOW_CALLS, MIN_TASKS},
+    json::Json,
     retry::RetryPolicy,
     schema::InputSchema,
 };
@@ -210,7 +211,7 @@ impl TryFrom<executor::AgentAction> for ActionSpec {
         executor::AgentAction { description, input_schema_json, timeout_ms, retry }: executor::AgentAction,
     ) -> Result<Self, InvalidField> {
         let schema = |text: &str| {
-            let source = serde_json::from_str(text)
+            let source = Json::parse_stored(text)
                 .map_err(|problem| InvalidField::new("input_schema_json", problem))?;
             Ok(InputSchema::trusted(source))
         };
@@ -261,6 +262,17 @@ mod tests {
             approval: ApprovalPolicy { actions: vec!["write".into()], timeout: Duration::from_secs(3600) },
             ..AgentSpec::new("notes".parse().unwrap(), Vec::new())
         }
+    }
+
+    #[test]
+    fn schema_returns_from_the_wire_with_every_digit() {
+        let source =
+            Json::parse(r#"{"maximum":123456789012345678901234567890,"enum":[1.10,-0,1e400]}"#).unwrap();
+        let schema = InputSchema::new(source.clone()).unwrap();
+        let spec = ActionSpec { input_schema: Some(schema), ..ActionSpec::default() };
+        let agent = AgentSpec { actions: [("a".to_owned(), spec)].into(), ..agent() };
+        let returned = AgentSpec::try_from(executor::Agent::from(&agent)).unwrap();
+        assert_eq!(*returned.actions["a"].input_schema.as_ref().unwrap().source(), source);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use phoenix_domain::json::Json;
 use phoenix_testkit::stack::Stack;
 use serde_json::json;
 use tokio::{
@@ -182,5 +183,138 @@ async fn broken_answer_is_repeated_by_its_model_by_default() {
     assert!(!answer.text.contains("whole"), "{}", answer.text);
     assert_eq!(answer.text.matches("event: output_reset\n").count(), 2, "{}", answer.text);
     assert_eq!(asked.each_ref().map(|count| count.load(Ordering::SeqCst)), [3, 0]);
+    assert_eq!(stack.stop().await, Some(0));
+}
+
+/// What libraries change when they read it: numbers of any length and form, names, characters.
+const ODD: &str = r#"{"type":"object","properties":{"big":123456789012345678901234567890,"price":1.10,"huge":1e400,"zero":-0,"one":[[1.0]],"\u0000\" 😀":"\\ \u2028","$serde_json::private::Number":"1"}}"#;
+
+/// A provider with the APIs of OpenAI and Anthropic whose answer calls a tool with the schema of the first tool as its arguments.
+async fn repeating_provider() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let request = whole_request(&mut connection).await;
+            let (head, body) = request.split_once("\r\n\r\n").unwrap();
+            let body = Json::parse(body).unwrap();
+            let is_anthropic = head.starts_with("POST /anthropic/");
+            let tool = &body["tools"][0];
+            let schema = if is_anthropic { &tool["input_schema"] } else { &tool["function"]["parameters"] };
+            let (kind, answer) = repeated(is_anthropic, body["stream"] == true, &schema.to_string());
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n");
+            connection.write_all((head + &answer).as_bytes()).await.unwrap();
+        }
+    });
+    url
+}
+
+/// The type and the body of an answer that calls a tool with `arguments`, which a stream has in two parts.
+fn repeated(is_anthropic: bool, is_streamed: bool, arguments: &str) -> (&'static str, String) {
+    let quoted = |text: &str| Json::from(text).to_string();
+    let [first, second] = [&arguments[..40], &arguments[40..]].map(quoted);
+    let events = |events: &[String]| events.iter().map(|event| format!("data: {event}\n\n")).collect();
+    match (is_anthropic, is_streamed) {
+        (true, false) => (
+            "application/json",
+            format!(
+                r#"{{"content":[{{"type":"tool_use","id":"c","name":"f","input":{arguments}}}],"stop_reason":"tool_use"}}"#
+            ),
+        ),
+        (true, true) => {
+            let part = |text: &str| {
+                format!(
+                    r#"{{"type":"content_block_delta","delta":{{"type":"input_json_delta","partial_json":{text}}}}}"#
+                )
+            };
+            let start = r#"{"type":"content_block_start","content_block":{"type":"tool_use","id":"c","name":"f","input":{}}}"#;
+            let stop = r#"{"type":"content_block_stop"}"#;
+            let reason = r#"{"type":"message_delta","delta":{"stop_reason":"tool_use"}}"#;
+            let end = r#"{"type":"message_stop"}"#;
+            let parts = [start.into(), part(&first), part(&second), stop.into(), reason.into(), end.into()];
+            ("text/event-stream", events(&parts))
+        }
+        (false, false) => (
+            "application/json",
+            format!(
+                r#"{{"choices":[{{"message":{{"content":null,"tool_calls":[{{"id":"c","type":"function","function":{{"name":"f","arguments":{}}}}}]}},"finish_reason":"tool_calls"}}]}}"#,
+                quoted(arguments)
+            ),
+        ),
+        (false, true) => {
+            let part = |rest: &str, text: &str, end: &str| {
+                format!(
+                    r#"{{"choices":[{{"delta":{{"tool_calls":[{{"index":0{rest},"function":{{"name":"f","arguments":{text}}}}}]}}{end}}}]}}"#
+                )
+            };
+            let begin = r#","id":"c","type":"function""#;
+            let end = r#","finish_reason":"tool_calls""#;
+            ("text/event-stream", events(&[part(begin, &first, ""), part("", &second, end)]))
+        }
+    }
+}
+
+/// The arguments of the call in an answer of one of the three APIs.
+fn arguments(door: &str, answer: &str, is_streamed: bool) -> Json {
+    let events: Vec<Json> = match is_streamed {
+        true => answer
+            .lines()
+            .filter_map(|line| line.strip_prefix("data: "))
+            .filter(|data| *data != "[DONE]")
+            .map(|data| Json::parse(data).unwrap())
+            .collect(),
+        false => vec![Json::parse(answer).unwrap()],
+    };
+    let texts = |text: fn(&Json) -> Option<&str>| events.iter().filter_map(text).collect::<String>();
+    let text = match (door, is_streamed) {
+        ("/v1/chat/completions", false) => {
+            texts(|answer| answer["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"].as_str())
+        }
+        ("/v1/chat/completions", true) => {
+            texts(|chunk| chunk["choices"][0]["delta"]["tool_calls"][0]["function"]["arguments"].as_str())
+        }
+        ("/v1/messages", false) => events[0]["content"][0]["input"].to_string(),
+        ("/v1/messages", true) => texts(|event| event["delta"]["partial_json"].as_str()),
+        (_, false) => texts(|answer| answer["output"][0]["arguments"].as_str()),
+        (_, true) => texts(|event| match event["type"].as_str() {
+            Some("response.function_call_arguments.delta") => event["delta"].as_str(),
+            _ => None,
+        }),
+    };
+    Json::parse(&text).unwrap_or_else(|error| panic!("{door}: {error}: {answer}"))
+}
+
+#[tokio::test]
+async fn odd_values_pass_every_door_to_every_api_and_back() {
+    let url = repeating_provider().await;
+    let config = format!(
+        "[llm]\ndefault_provider = 'repeating'\n[llm.providers.repeating]\nbase_url = '{url}/openai'\nmodel_name = 'm'\n\
+         [llm.anthropic]\nbase_url = '{url}/anthropic'\napi_key = 'sk-ant-of-the-test'\n"
+    );
+    let mut stack = Stack::builder().config(&config).start().await;
+    let rest = stack.rest();
+    let function = format!(r#""name":"f","parameters":{ODD}"#);
+    let message = r#"[{"role":"user","content":"m"}]"#;
+    for (door, members) in [
+        (
+            "/v1/chat/completions",
+            format!(r#""messages":{message},"tools":[{{"type":"function","function":{{{function}}}}}]"#),
+        ),
+        (
+            "/v1/messages",
+            format!(r#""messages":{message},"max_tokens":99,"tools":[{{"name":"f","input_schema":{ODD}}}]"#),
+        ),
+        ("/v1/responses", format!(r#""input":"m","tools":[{{"type":"function",{function}}}]"#)),
+    ] {
+        for model in ["repeating/m", "anthropic/m"] {
+            for is_streamed in [false, true] {
+                let body = format!(r#"{{"model":"{model}","stream":{is_streamed},{members}}}"#);
+                let answer = rest.post_text(door, body).await;
+                assert_eq!(answer.status, 200, "{door} {model}: {}", answer.text);
+                let found = arguments(door, &answer.text, is_streamed);
+                assert_eq!(found, Json::parse(ODD).unwrap(), "{door} {model} {is_streamed}: {}", answer.text);
+            }
+        }
+    }
     assert_eq!(stack.stop().await, Some(0));
 }

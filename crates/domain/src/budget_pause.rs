@@ -114,10 +114,10 @@ pub fn limits_input(limits: &Limits) -> Object {
     let named = Resource::ALL.into_iter().filter_map(|resource| Some((resource, limits[resource]?)));
     let members = named.map(|(resource, limit)| {
         let number = match resource {
-            Resource::Cost => Money::from_nanos(limit).to_number(),
-            Resource::Tokens | Resource::Calls | Resource::Wall => limit.into(),
+            Resource::Cost => Money::from_nanos(limit).to_json(),
+            Resource::Tokens | Resource::Calls | Resource::Wall => Json::from(limit),
         };
-        (resource.limit_name().to_owned(), Json::from(serde_json::Value::Number(number)))
+        (resource.limit_name().to_owned(), number)
     });
     members.collect()
 }

@@ -4,10 +4,14 @@
 //! reach the agent as they were given. An agent that knows only `message` gets the last message of the user, and the other
 //! messages as text in its context.
 
+mod arguments;
 mod message;
 mod text;
 
-pub use self::message::ROLES;
+pub use self::{
+    arguments::{NO_OBJECT, arguments_object},
+    message::ROLES,
+};
 use crate::{
     error::OrchestratorError,
     json::{Json, Object},

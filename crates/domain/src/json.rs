@@ -43,6 +43,16 @@ pub struct Number(Box<str>);
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Object(IndexMap<String, Json>);
 
+/// An [`Object`] with these members: `object! { "role": "system", "content": text }`.
+#[macro_export]
+macro_rules! object {
+    ($($name:literal: $value:expr),* $(,)?) => {
+        <$crate::json::Object as ::core::iter::FromIterator<_>>::from_iter([
+            $(($name.to_owned(), $crate::json::Json::from($value))),*
+        ])
+    };
+}
+
 /// Error of parsing JSON.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
@@ -135,6 +145,30 @@ impl Json {
         if let Self::Number(number) = self { Some(number.to_f64()) } else { None }
     }
 
+    /// The number as an integer, if it is written as one of 64 bits without a sign.
+    #[must_use]
+    pub fn as_u64(&self) -> Option<u64> {
+        if let Self::Number(number) = self { number.as_str().parse().ok() } else { None }
+    }
+
+    /// The number as an integer, if it is written as one of 64 bits with a sign.
+    #[must_use]
+    pub fn as_i64(&self) -> Option<i64> {
+        if let Self::Number(number) = self { number.integer() } else { None }
+    }
+
+    /// The member `name` of an object.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Self> {
+        self.as_object()?.get(name)
+    }
+
+    /// Whether the value is an object.
+    #[must_use]
+    pub const fn is_object(&self) -> bool {
+        matches!(self, Self::Object(_))
+    }
+
     /// The items of an array.
     #[must_use]
     pub fn as_array(&self) -> Option<&[Self]> {
@@ -156,7 +190,8 @@ impl Json {
         }
     }
 
-    /// The value for libraries based on `serde_json`: numbers beyond 64 bits become the nearest float.
+    /// The value for libraries based on `serde_json`: numbers beyond 64 bits become the nearest float. Only for a look at the
+    /// value: data that is passed on keeps its digits as a [`Json`].
     #[must_use]
     pub fn to_value(&self) -> serde_json::Value {
         use serde_json::Value;
@@ -176,6 +211,11 @@ impl Object {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Sets the member `name`.
+    pub fn set(&mut self, name: &str, value: impl Into<Json>) {
+        self.insert(name.to_owned(), value.into());
     }
 
     /// As [`Json::depth`].

@@ -58,7 +58,7 @@ impl Questions {
         Some(Self {
             asked: json["asked"].as_object()?.clone(),
             state: json["state"].as_str().map(str::to_owned),
-            attempts: u32::try_from(json["attempts"].to_value().as_u64()?).ok()?,
+            attempts: u32::try_from(json["attempts"].as_u64()?).ok()?,
             answers: json["answers"].as_object().cloned(),
         })
     }
@@ -142,7 +142,7 @@ pub fn answered(approval: &Approval, answers: Option<&Object>) -> Result<Object,
 
 fn check_answer(field: &str, answer: &Object, question: &Json) -> Result<(), OrchestratorError> {
     // A schema that is not valid accepts every answer; the server checks it in any case.
-    let Ok(schema) = InputSchema::new(question["schema"].to_value()) else { return Ok(()) };
+    let Ok(schema) = InputSchema::new(question["schema"].clone()) else { return Ok(()) };
     schema.check(answer).map_err(|Mismatch { field: inside, problem }| {
         let asked = question["message"].as_str().unwrap_or_default();
         OrchestratorError::invalid(

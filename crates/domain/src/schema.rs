@@ -2,6 +2,8 @@
 //!
 //! A schema is self-contained: no reference is fetched from the network or a file. An input may be validated before its
 //! references are rendered: then only mismatches that no rendering can repair count.
+//!
+//! A schema is passed on with every number as it is written. The validator compares numbers beyond 64 bits by their nearest floats.
 
 mod problem;
 
@@ -13,7 +15,7 @@ use std::{
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind as Kind};
 use serde_json::Value;
 
-use crate::json::Object;
+use crate::json::{Json, Object};
 use problem::{field_of, problem_of};
 
 /// Limit of the values in an input that is searched for every mismatch. A larger input with references is validated completely
@@ -25,7 +27,7 @@ const MAX_SEARCHED_VALUES: usize = 10_000;
 pub struct InputSchema(Arc<Schema>);
 
 struct Schema {
-    source: Value,
+    source: Json,
     /// Built from `source` on first use: most processes hold every schema and validate nothing.
     validator: OnceLock<Option<Validator>>,
 }
@@ -54,7 +56,8 @@ impl InputSchema {
     ///
     /// # Errors
     /// When the schema is not valid, or has external references.
-    pub fn new(source: Value) -> Result<Self, InvalidSchema> {
+    pub fn new(source: impl Into<Json>) -> Result<Self, InvalidSchema> {
+        let source = source.into();
         let validator = build(&source).map_err(|error| InvalidSchema {
             field: field_of(&error),
             problem: problem_of(&error, &Value::Null),
@@ -65,13 +68,13 @@ impl InputSchema {
     /// A schema that was validated before: by a test, or by the executor that publishes it. It is built on first use; one that
     /// is not valid accepts every input.
     #[must_use]
-    pub fn trusted(source: Value) -> Self {
-        Self(Arc::new(Schema { source, validator: OnceLock::new() }))
+    pub fn trusted(source: impl Into<Json>) -> Self {
+        Self(Arc::new(Schema { source: source.into(), validator: OnceLock::new() }))
     }
 
     /// The schema as JSON.
     #[must_use]
-    pub fn source(&self) -> &Value {
+    pub fn source(&self) -> &Json {
         &self.0.source
     }
 
@@ -115,9 +118,10 @@ impl InputSchema {
             first => first.filter(certain),
         };
         match found {
-            Some(error) => {
-                Err(Mismatch { field: field_of(&error), problem: problem_of(&error, &self.0.source) })
-            }
+            Some(error) => Err(Mismatch {
+                field: field_of(&error),
+                problem: problem_of(&error, &self.0.source.to_value()),
+            }),
             None => Ok(()),
         }
     }
@@ -129,8 +133,8 @@ impl InputSchema {
     }
 }
 
-fn build(source: &Value) -> Result<Validator, ValidationError<'static>> {
-    jsonschema::options().offline().build(source)
+fn build(source: &Json) -> Result<Validator, ValidationError<'static>> {
+    jsonschema::options().offline().build(&source.to_value())
 }
 
 /// Whether an input may be searched for every mismatch: a validator collects all of them, including those of each alternative,

@@ -6,7 +6,10 @@ use std::ops::AddAssign;
 
 pub use self::money::Money;
 use self::money::fixed_point;
-use crate::json::{Json, Object};
+use crate::{
+    json::{Json, Object},
+    object,
+};
 
 /// Member of a result's metadata with the calls that failed and used tokens all the same.
 pub const FAILED_CALLS: &str = "failed_calls";
@@ -109,18 +112,15 @@ impl ModelCall {
     #[must_use]
     pub fn to_json(&self) -> Json {
         let Self { provider, model, tokens: Tokens { input, output, cached_input, reasoning }, cost } = self;
-        let mut call = serde_json::json!({
-            "provider": provider,
-            "model": model,
-            "usage": {
-                "input_tokens": input,
-                "output_tokens": output,
-                "cached_input_tokens": cached_input,
-                "reasoning_tokens": reasoning,
-            },
-        });
+        let usage = object! {
+            "input_tokens": *input,
+            "output_tokens": *output,
+            "cached_input_tokens": *cached_input,
+            "reasoning_tokens": *reasoning,
+        };
+        let mut call = object! {"provider": &**provider, "model": &**model, "usage": usage};
         if let Some(cost) = cost {
-            call["cost_usd"] = cost.to_number().into();
+            call.set("cost_usd", cost.to_json());
         }
         call.into()
     }

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use phoenix_domain::{
     AgentName, OrchestratorError, TaskId,
     health::{Cause, CircuitState, Evidence, HealthState, Isolation, Standing, Transition, check_decision},
+    json::Json,
 };
 use phoenix_proto::{
     HealthSnapshot, InvalidField, decode_state,
@@ -11,7 +12,6 @@ use phoenix_proto::{
     required, timestamp,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::schemas::{self, states};
@@ -191,7 +191,7 @@ pub(crate) struct AgentActionV1 {
     description: String,
     /// JSON Schema of the input; null when any input is accepted.
     #[schema(value_type = Option<Object>, required)]
-    input_schema: Option<Value>,
+    input_schema: Option<Json>,
     /// Time limit of an attempt in milliseconds; null when it is that of the agent.
     #[schema(required)]
     timeout_ms: Option<u64>,
@@ -321,7 +321,7 @@ impl TryFrom<AgentAction> for AgentActionV1 {
     fn try_from(action: AgentAction) -> Result<Self, InvalidField> {
         let AgentAction { name, description, input_schema_json: schema, timeout_ms, max_attempts } = action;
         let input_schema = (!schema.is_empty())
-            .then(|| serde_json::from_str(&schema))
+            .then(|| Json::parse_stored(&schema))
             .transpose()
             .map_err(|problem| InvalidField::new("input_schema_json", problem))?;
         Ok(Self { name, description, input_schema, timeout_ms, max_attempts })

@@ -12,7 +12,6 @@ use phoenix_proto::{
     required, timestamp,
 };
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
-use serde_json::Number;
 use utoipa::ToSchema;
 
 use crate::{decode_error::shorten, members::Whole};
@@ -48,7 +47,7 @@ struct Dollars(Money);
 
 impl Serialize for Dollars {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        self.0.to_number().serialize(to)
+        self.0.to_json().serialize(to)
     }
 }
 
@@ -81,7 +80,7 @@ impl From<BudgetV1> for common::Budget {
 pub(crate) struct BudgetLimitsV1 {
     /// Cost in US dollars.
     #[schema(value_type = Option<f64>, required)]
-    max_cost_usd: Option<Number>,
+    max_cost_usd: Option<Json>,
     /// Tokens of language models, input and output.
     #[schema(required)]
     max_tokens: Option<u64>,
@@ -98,7 +97,7 @@ pub(crate) struct BudgetLimitsV1 {
 struct AmountsV1 {
     /// US dollars.
     #[schema(value_type = f64)]
-    cost_usd: Number,
+    cost_usd: Json,
     /// Tokens.
     tokens: u64,
     /// Attempts.
@@ -136,7 +135,7 @@ pub(crate) struct BudgetsV1 {
 impl From<common::Budget> for BudgetLimitsV1 {
     fn from(wire: common::Budget) -> Self {
         let common::Budget { max_cost_nanos, max_tokens, max_calls, max_wall_ms } = wire;
-        let max_cost_usd = max_cost_nanos.map(|nanos| Money::from_nanos(nanos).to_number());
+        let max_cost_usd = max_cost_nanos.map(|nanos| Money::from_nanos(nanos).to_json());
         Self { max_cost_usd, max_tokens, max_calls, max_wall_ms }
     }
 }
@@ -144,7 +143,7 @@ impl From<common::Budget> for BudgetLimitsV1 {
 impl From<Amounts> for AmountsV1 {
     fn from(amounts: Amounts) -> Self {
         Self {
-            cost_usd: Money::from_nanos(amounts[Resource::Cost]).to_number(),
+            cost_usd: Money::from_nanos(amounts[Resource::Cost]).to_json(),
             tokens: amounts[Resource::Tokens],
             calls: amounts[Resource::Calls],
             wall_ms: amounts[Resource::Wall],

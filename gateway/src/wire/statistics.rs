@@ -1,14 +1,13 @@
 //! Bodies of statistics.
 
 use jiff::Timestamp;
-use phoenix_domain::usage::Money;
+use phoenix_domain::{json::Json, usage::Money};
 use phoenix_proto::{
     InvalidField,
     planner::{GetStatisticsResponse, Statistics, get_statistics_response::Bucket, statistics::Percentiles},
     required, required_timestamp,
 };
 use serde::Serialize;
-use serde_json::Number;
 use utoipa::ToSchema;
 
 use super::{schemas::states, window::WINDOWS};
@@ -68,7 +67,7 @@ struct CountsV1 {
     wait_ms: Option<PercentilesV1>,
     /// Cost of calls of language models in US dollars, as far as it is known.
     #[schema(value_type = f64)]
-    cost_usd: Number,
+    cost_usd: Json,
     /// Tokens of inputs of language models.
     input_tokens: u64,
     /// Tokens of outputs of language models.
@@ -121,7 +120,7 @@ impl From<Statistics> for CountsV1 {
             cancelled,
             latency_ms: latency.map(Into::into),
             wait_ms: wait.map(Into::into),
-            cost_usd: Money::from_nanos(cost_nanos).to_number(),
+            cost_usd: Money::from_nanos(cost_nanos).to_json(),
             input_tokens,
             output_tokens,
         }

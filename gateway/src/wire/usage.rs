@@ -1,9 +1,11 @@
 //! What calls of language models used, in bodies.
 
-use phoenix_domain::usage::{ModelCall, Money, Tokens, Usage};
+use phoenix_domain::{
+    json::Json,
+    usage::{ModelCall, Money, Tokens, Usage},
+};
 use phoenix_proto::{common, wire_usage};
 use serde::Serialize;
-use serde_json::Number;
 use utoipa::ToSchema;
 
 /// What calls of language models used.
@@ -21,7 +23,7 @@ pub(crate) struct UsageV1 {
     reasoning_tokens: u64,
     /// Cost in US dollars of the calls whose cost is known; null when there are none.
     #[schema(value_type = Option<f64>, required)]
-    cost_usd: Option<Number>,
+    cost_usd: Option<Json>,
     /// Number of calls whose cost is not known.
     unpriced_calls: u32,
 }
@@ -46,7 +48,7 @@ impl From<common::Usage> for UsageV1 {
             output_tokens: output,
             cached_input_tokens: cached_input,
             reasoning_tokens: reasoning,
-            cost_usd: cost_nanos.map(|nanos| Money::from_nanos(nanos).to_number()),
+            cost_usd: cost_nanos.map(|nanos| Money::from_nanos(nanos).to_json()),
             unpriced_calls,
         }
     }

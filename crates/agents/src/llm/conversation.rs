@@ -1,7 +1,10 @@
 //! The conversation in a chat's payload: `message`, and optionally `messages`, `model` and `options` in OpenAI's shape.
 
-use phoenix_domain::{action::ActionRequest, json::Json};
-use serde_json::{Map, Value, json};
+use phoenix_domain::{
+    action::ActionRequest,
+    json::{Json, Object},
+    object,
+};
 
 use crate::{
     payload::Payload,
@@ -25,11 +28,11 @@ const UNNAMED: &[&str] = &["", "auto", "phoenix"];
 #[derive(Debug)]
 pub(super) struct Conversation {
     /// Messages in OpenAI's shape; at least one.
-    pub(super) messages: Vec<Value>,
+    pub(super) messages: Vec<Json>,
     /// Model, or provider and model, unless the settings choose.
     pub(super) model: Option<String>,
     /// Options to pass on.
-    pub(super) options: Map<String, Value>,
+    pub(super) options: Object,
     /// Whether an answer that broke off may begin anew with the next model, if the chat says so.
     pub(super) fallback_after_output: Option<bool>,
     /// Limit of tokens that the chat asks for.
@@ -45,13 +48,12 @@ impl Conversation {
     /// 400 with the field, for a value that is not in OpenAI's shape.
     pub(super) fn of(request: &ActionRequest) -> Result<Self, ActionError> {
         let message = Payload::of(request).text("message")?;
-        let value =
-            |name: &str| request.payload.get(name).filter(|value| !value.is_null()).map(Json::to_value);
+        let value = |name: &str| request.payload.get(name).filter(|value| !value.is_null());
         let (messages, context) = match value("messages") {
-            None => (vec![json!({"role": "user", "content": message})], request.context.clone()),
-            Some(Value::Array(messages)) if !messages.is_empty() => {
+            None => (vec![object! {"role": "user", "content": message}.into()], request.context.clone()),
+            Some(Json::Array(messages)) if !messages.is_empty() => {
                 messages.iter().enumerate().try_for_each(|(index, message)| check(index, message))?;
-                (messages, String::new())
+                (messages.clone(), String::new())
             }
             Some(_) => {
                 return Err(ActionError::invalid(
@@ -62,13 +64,13 @@ impl Conversation {
         let model = Payload::of(request).optional_text("model")?.map(str::trim);
         let model = model.filter(|model| !UNNAMED.contains(model) && *model != request.tool.as_str());
         let mut options = match value("options") {
-            None => Map::new(),
-            Some(Value::Object(options)) => options,
+            None => Object::new(),
+            Some(Json::Object(options)) => options.clone(),
             Some(_) => return Err(ActionError::invalid("`payload.options` must be an object")),
         };
-        let fallback_after_output = match options.remove(FALLBACK_AFTER_OUTPUT) {
-            None | Some(Value::Null) => None,
-            Some(Value::Bool(is_allowed)) => Some(is_allowed),
+        let fallback_after_output = match options.shift_remove(FALLBACK_AFTER_OUTPUT) {
+            None | Some(Json::Null) => None,
+            Some(Json::Bool(is_allowed)) => Some(is_allowed),
             Some(_) => {
                 let problem = format!("`payload.options.{FALLBACK_AFTER_OUTPUT}` must be true or false");
                 return Err(ActionError::invalid(problem));
@@ -88,7 +90,7 @@ impl Conversation {
     }
 }
 
-fn check(index: usize, message: &Value) -> Result<(), ActionError> {
+fn check(index: usize, message: &Json) -> Result<(), ActionError> {
     let wrong = |field: &str, problem: String| {
         Err(ActionError::invalid(format!("`payload.messages[{index}]{field}` {problem}")))
     };
@@ -104,8 +106,8 @@ fn check(index: usize, message: &Value) -> Result<(), ActionError> {
         None => return wrong(".role", "must be a string".into()),
     }
     match &message["content"] {
-        Value::Null | Value::String(_) => Ok(()),
-        Value::Array(parts) => match parts.iter().position(|part| !part.is_object()) {
+        Json::Null | Json::String(_) => Ok(()),
+        Json::Array(parts) => match parts.iter().position(|part| !part.is_object()) {
             Some(part) => wrong(&format!(".content[{part}]"), "must be an object".into()),
             None => Ok(()),
         },

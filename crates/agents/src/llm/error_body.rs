@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use phoenix_domain::json::Json;
 
 use super::{retry_after, wire::json};
 
@@ -59,11 +59,11 @@ impl ErrorBody {
     }
 
     /// The error in `body`; its message is empty when there is none.
-    pub(super) fn of(body: &Value) -> Self {
+    pub(super) fn of(body: &Json) -> Self {
         // Google wraps the error of a streamed response in a list.
-        let body = body.get(0).unwrap_or(body);
+        let body = body.as_array().and_then(<[Json]>::first).unwrap_or(body);
         let error = if has_content(&body["error"]) { &body["error"] } else { body };
-        let first_status = |parse: fn(&Value) -> Option<u16>| {
+        let first_status = |parse: fn(&Json) -> Option<u16>| {
             let members =
                 [error, body].into_iter().flat_map(|of| STATUS_MEMBERS.iter().map(move |name| &of[*name]));
             members.filter_map(parse).next()
@@ -79,29 +79,29 @@ impl ErrorBody {
 }
 
 /// Whether a member has content: some servers write `null`, `false`, `""` or `{}` where there is none.
-pub(super) fn has_content(value: &Value) -> bool {
+pub(super) fn has_content(value: &Json) -> bool {
     match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-        Value::String(text) => !text.trim().is_empty(),
-        Value::Array(items) => items.iter().any(has_content),
-        Value::Object(members) => !members.is_empty(),
+        Json::Null | Json::Bool(_) | Json::Number(_) => false,
+        Json::String(text) => !text.trim().is_empty(),
+        Json::Array(items) => items.iter().any(has_content),
+        Json::Object(members) => !members.is_empty(),
     }
 }
 
-fn message(value: &Value) -> Option<String> {
+fn message(value: &Json) -> Option<String> {
     match value {
-        Value::String(text) => {
+        Json::String(text) => {
             let text = text.trim();
             // A gateway may quote the whole body of the server behind it.
             let quoted = text.starts_with('{').then(|| json::parse(text.as_bytes())).flatten();
-            let inner = quoted.filter(Value::is_object).and_then(|quoted| message(&quoted));
+            let inner = quoted.filter(Json::is_object).and_then(|quoted| message(&quoted));
             inner.or_else(|| (!text.is_empty()).then(|| text.to_owned()))
         }
-        Value::Array(items) => {
+        Json::Array(items) => {
             let parts: Vec<_> = items.iter().filter_map(message).take(MAX_PARTS).collect();
             (!parts.is_empty()).then(|| parts.join("; "))
         }
-        Value::Object(members) => {
+        Json::Object(members) => {
             let text = MESSAGE_MEMBERS.iter().find_map(|name| message(members.get(*name)?))?;
             let text = match members.get("loc").and_then(field_path) {
                 Some(path) => format!("{path}: {text}"),
@@ -111,25 +111,25 @@ fn message(value: &Value) -> Option<String> {
             let raw = members.get("metadata").and_then(|metadata| message(metadata.get("raw")?));
             Some(raw.map_or_else(|| text.clone(), |raw| format!("{text}: {raw}")))
         }
-        Value::Null | Value::Bool(_) | Value::Number(_) => None,
+        Json::Null | Json::Bool(_) | Json::Number(_) => None,
     }
 }
 
 /// The path of the field that FastAPI names: `body.messages.0`.
-fn field_path(loc: &Value) -> Option<String> {
+fn field_path(loc: &Json) -> Option<String> {
     let parts =
         loc.as_array()?.iter().map(|part| part.as_str().map_or_else(|| part.to_string(), str::to_owned));
     let path = parts.collect::<Vec<_>>().join(".");
     (!path.is_empty()).then_some(path)
 }
 
-fn number(value: &Value) -> Option<u16> {
+fn number(value: &Json) -> Option<u16> {
     let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())?;
     u16::try_from(number).ok().filter(|status| (400..600).contains(status))
 }
 
 /// The status that a provider's name for an error stands for.
-fn named(value: &Value) -> Option<u16> {
+fn named(value: &Json) -> Option<u16> {
     let name = value.as_str()?.trim().to_ascii_lowercase();
     Some(match name.as_str() {
         "invalid_request_error"
@@ -160,10 +160,10 @@ fn named(value: &Value) -> Option<u16> {
     })
 }
 
-fn is_about_key(error: &Value) -> bool {
+fn is_about_key(error: &Json) -> bool {
     let names = ["code", "type", "status"].into_iter().map(|name| &error[name]);
     let reasons = error["details"].as_array().into_iter().flatten().map(|detail| &detail["reason"]);
-    names.chain(reasons).filter_map(Value::as_str).any(|name| {
+    names.chain(reasons).filter_map(Json::as_str).any(|name| {
         matches!(
             name.to_ascii_lowercase().as_str(),
             "invalid_api_key" | "api_key_invalid" | "authentication_error" | "unauthenticated"
@@ -172,9 +172,9 @@ fn is_about_key(error: &Value) -> bool {
 }
 
 /// The wait that an error asks for in a member.
-fn wait(error: &Value) -> Option<Duration> {
-    let seconds = |value: &Value| match value {
-        Value::String(text) => retry_after::of_text(text),
+fn wait(error: &Json) -> Option<Duration> {
+    let seconds = |value: &Json| match value {
+        Json::String(text) => retry_after::of_text(text),
         number => retry_after::seconds(number.as_f64()?),
     };
     let own = [error, &error["metadata"]].into_iter();
@@ -195,9 +195,13 @@ fn plain_text(body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+
+    fn of(body: &Value) -> ErrorBody {
+        ErrorBody::of(&body.clone().into())
+    }
 
     #[test]
     fn message_is_found_in_every_format() {
@@ -220,13 +224,13 @@ mod tests {
             json!({"error": null, "message": "M"}),
             json!("M"),
         ] {
-            assert_eq!(ErrorBody::of(&body).message, "M", "{body}");
+            assert_eq!(of(&body).message, "M", "{body}");
         }
         let fields = json!({"detail": [{"loc": ["body", "messages", 0], "msg": "field required"}]});
-        assert_eq!(ErrorBody::of(&fields).message, "body.messages.0: field required");
+        assert_eq!(of(&fields).message, "body.messages.0: field required");
         let behind = json!({"error": {"message": "Provider returned error", "code": 429,
             "metadata": {"raw": "{\"detail\":\"slow down\"}", "provider_name": "X"}}});
-        assert_eq!(ErrorBody::of(&behind).message, "Provider returned error: slow down");
+        assert_eq!(of(&behind).message, "Provider returned error: slow down");
         assert_eq!(ErrorBody::read(b"\xef\xbb\xbfno such model\n").message, "no such model");
         assert_eq!(ErrorBody::read(b"\xef\xbb\xbf{\"detail\":\"M\"}").message, "M");
         for nothing in [&b"<html>"[..], b"", b"{}", b"\x15\x03\x01\x00", b"null", b"[]", b"{\"error\":{}}"] {
@@ -246,15 +250,15 @@ mod tests {
             (json!({"error": {"message": "M", "code": 12}}), None),
             (json!({"error": {"message": "M", "code": {"a": 1}}}), None),
         ] {
-            assert_eq!(ErrorBody::of(&body).status, status, "{body}");
+            assert_eq!(of(&body).status, status, "{body}");
         }
         let google = json!({"error": {"code": 429, "message": "M", "details": [
             {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.5s"}]}});
-        assert_eq!(ErrorBody::of(&google).retry_after, Some(Duration::from_millis(34_500)));
+        assert_eq!(of(&google).retry_after, Some(Duration::from_millis(34_500)));
         let other = json!({"error": {"message": "M", "metadata": {"retry_after": 3}}});
-        assert_eq!(ErrorBody::of(&other).retry_after, Some(Duration::from_secs(3)));
+        assert_eq!(of(&other).retry_after, Some(Duration::from_secs(3)));
         let key = json!({"error": {"code": 400, "message": "M", "details": [{"reason": "API_KEY_INVALID"}]}});
-        assert!(ErrorBody::of(&key).is_about_key);
-        assert!(!ErrorBody::of(&json!({"error": {"message": "mind the api key"}})).is_about_key);
+        assert!(of(&key).is_about_key);
+        assert!(!of(&json!({"error": {"message": "mind the api key"}})).is_about_key);
     }
 }

@@ -3,10 +3,12 @@
 //! A line of the agent protocol is bounded, so long texts in a delta are cut: reasoning, and the arguments of a tool call, both of
 //! which the reader joins again.
 
-use phoenix_domain::json::Object;
-use serde_json::{Map, Value, json};
+use phoenix_domain::{
+    json::{Json, Object},
+    object,
+};
 
-use super::wire::types::Step;
+use super::wire::{assembly::FORMS, types::Step};
 use crate::protocol::Output;
 
 /// Longest text in one delta, in bytes.
@@ -18,35 +20,29 @@ pub(super) fn send(step: Step, output: &mut Output<'_>) {
         return;
     }
     for delta in deltas(step.delta) {
-        output.delta("", Object::from(delta));
+        output.delta("", delta);
     }
     output.chunk(&step.text);
 }
 
 /// `delta` as deltas with short texts.
-fn deltas(mut delta: Map<String, Value>) -> Vec<Map<String, Value>> {
+fn deltas(mut delta: Object) -> Vec<Object> {
     let mut all = Vec::new();
-    let mut add = |name: &str, value: Value| all.push(Map::from_iter([(name.to_owned(), value)]));
-    if let Some(Value::String(text)) = delta.get("reasoning_content").filter(|text| is_long(text)) {
-        cut(text).for_each(|piece| add("reasoning_content", piece.into()));
-        delta.remove("reasoning_content");
+    if delta.get("reasoning_content").is_some_and(is_long)
+        && let Some(Json::String(text)) = delta.shift_remove("reasoning_content")
+    {
+        all.extend(cut(&text).map(|piece| object! {"reasoning_content": piece}));
     }
-    for call in delta.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten() {
-        if !is_long(&call["function"]["arguments"]) {
-            continue;
-        }
-        let arguments = std::mem::replace(&mut call["function"]["arguments"], "".into());
-        add("tool_calls", json!([call]));
-        let index = call["index"].take();
-        for piece in cut(arguments.as_str().unwrap_or_default()) {
-            add("tool_calls", json!([{"index": index, "function": {"arguments": piece}}]));
-        }
-        *call = Value::Null;
-    }
-    if let Some(Value::Array(calls)) = delta.get_mut("tool_calls") {
-        calls.retain(|call| !call.is_null());
+    if let Some(Json::Array(calls)) = delta.get_mut("tool_calls") {
+        calls.retain_mut(|call| match cut_call(call) {
+            Some(pieces) => {
+                all.extend(pieces);
+                false
+            }
+            None => true,
+        });
         if calls.is_empty() {
-            delta.remove("tool_calls");
+            delta.shift_remove("tool_calls");
         }
     }
     if !delta.is_empty() {
@@ -55,7 +51,24 @@ fn deltas(mut delta: Map<String, Value>) -> Vec<Map<String, Value>> {
     all
 }
 
-fn is_long(value: &Value) -> bool {
+/// A tool call in pieces, if its text is long: first all but the text.
+fn cut_call(call: &mut Json) -> Option<Vec<Object>> {
+    let Json::Object(call) = call else { return None };
+    let long = |(member, text): &(&str, &str)| call.get(*member).is_some_and(|form| is_long(&form[*text]));
+    let (member, text_member) = FORMS.into_iter().find(long)?;
+    let Some(Json::Object(form)) = call.get_mut(member) else { return None };
+    let text = form.insert(text_member.to_owned(), "".into()).unwrap_or_default();
+    let index = call.get("index").cloned().unwrap_or_default();
+    let pieces = cut(text.as_str().unwrap_or_default()).map(|piece| {
+        let form = Object::from_iter([(text_member.to_owned(), piece.into())]);
+        Object::from_iter([("index".to_owned(), index.clone()), (member.to_owned(), form.into())])
+    });
+    let pieces: Vec<_> = pieces.collect();
+    let whole = [std::mem::take(call)].into_iter().chain(pieces);
+    Some(whole.map(|call| object! {"tool_calls": [call]}).collect())
+}
+
+fn is_long(value: &Json) -> bool {
     value.as_str().is_some_and(|text| text.len() > TEXT_BYTES)
 }
 
@@ -71,8 +84,14 @@ fn cut(text: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::llm::wire::assembly::Assembly;
+
+    fn object(value: serde_json::Value) -> Object {
+        Object::try_from(Json::from(value)).unwrap()
+    }
 
     #[test]
     fn long_texts_of_a_delta_are_cut_and_join_again() {
@@ -82,26 +101,21 @@ mod tests {
                 "function": {"name": "f", "arguments": arguments}})
         };
         let calls = json!([call(0, &long), call(1, "{}")]);
-        let Value::Object(delta) = json!({"reasoning_content": long, "tool_calls": calls, "other": "x"})
-        else {
-            panic!("an object")
-        };
+        let delta = object(json!({"reasoning_content": long, "tool_calls": calls, "other": "x"}));
         let mut assembly = Assembly::default();
         for piece in deltas(delta) {
-            assert!(Value::Object(piece.clone()).to_string().len() < 20_000);
+            assert!(piece.text_len() < 20_000);
             assembly.add(&mut Step { delta: piece, ..Step::default() }).unwrap();
         }
         let whole = assembly.into_completion().extra;
-        assert_eq!((whole["reasoning_content"].as_str(), &whole["other"]), (Some(&*long), &json!("x")));
+        assert_eq!((whole["reasoning_content"].as_str(), &whole["other"]), (Some(&*long), &"x".into()));
         assert_eq!(whole["tool_calls"][0]["function"]["arguments"].as_str(), Some(&*long));
         assert_eq!(whole["tool_calls"][1]["function"], json!({"name": "f", "arguments": "{}"}));
     }
 
     #[test]
     fn short_delta_is_sent_as_it_is() {
-        let Value::Object(delta) = json!({"reasoning_content": "hm", "tool_calls": [{"index": 0}]}) else {
-            panic!("an object")
-        };
+        let delta = object(json!({"reasoning_content": "hm", "tool_calls": [{"index": 0}]}));
         assert_eq!(deltas(delta.clone()), [delta]);
     }
 }

@@ -6,9 +6,9 @@ use phoenix_domain::{
     action::ActionResult,
     json::{Json, Object},
     llm::{FinishReason, Provider},
+    object,
     usage::ModelCall,
 };
-use serde_json::{Map, Value, json};
 
 use super::{
     cost,
@@ -23,7 +23,7 @@ use crate::protocol::{ActionError, failed_calls};
 pub(super) fn of(
     provider: Provider<'_>,
     completion: Completion,
-    options: &Map<String, Value>,
+    options: &Object,
     failed: &[(Provider<'_>, ActionError)],
     took: Duration,
 ) -> ActionResult {
@@ -31,8 +31,8 @@ pub(super) fn of(
     let Completion { text, extra, model, finish_reason, usage } = completion;
     let cost = cost::of(provider, model.as_deref().unwrap_or(provider.model_name), usage)
         .or_else(|| cost::of(provider, provider.model_name, usage));
-    let mut metadata = Map::new();
-    let mut add = |name: &str, value: Value| metadata.insert(name.to_owned(), value);
+    let mut metadata = Object::new();
+    let mut add = |name: &str, value: Json| metadata.set(name, value);
     add("provider", provider.name.into());
     if model.as_deref().is_some_and(|model| model != provider.model_name) {
         add("requested_model", provider.model_name.into());
@@ -45,13 +45,13 @@ pub(super) fn of(
         add("finish_reason", if is_call { "tool_calls".into() } else { reason.into() });
     }
     if let Some(usage) = usage_of(usage) {
-        add("usage", usage);
+        add("usage", usage.into());
     }
     if let Some(cost) = cost {
         add("cost_usd", cost.into());
     }
     if !extra.is_empty() {
-        add("message", message(&text, extra));
+        add("message", message(&text, extra).into());
     }
     if !failed.is_empty() {
         let targets: Vec<String> = failed.iter().map(|(target, _)| target.target()).collect();
@@ -59,43 +59,41 @@ pub(super) fn of(
         let calls: Vec<ModelCall> =
             failed.iter().flat_map(|(_, error)| error.model_calls.iter().cloned()).collect();
         if let Some((name, calls)) = failed_calls(&calls) {
-            add(&name, calls.to_value());
+            add(&name, calls);
         }
     }
     let ignored = wire::ignored_options(provider, options);
     if !ignored.is_empty() {
         add("ignored_options", ignored.into());
     }
-    ActionResult {
-        output_type: "markdown".into(),
-        data: Json::String(text),
-        metadata: Object::from(metadata),
-    }
+    ActionResult { output_type: "markdown".into(), data: Json::String(text), metadata }
 }
 
-fn usage_of(usage: Usage) -> Option<Value> {
+fn usage_of(usage: Usage) -> Option<Object> {
     let Usage { input, output, cached_input, cache_write: _, reasoning, cost_usd: _ } = usage;
     input.or(output)?;
-    let mut members = json!({"input_tokens": input, "output_tokens": output});
+    let of = |count: Option<u64>| count.map_or(Json::Null, Json::from);
+    let mut members = object! {"input_tokens": of(input), "output_tokens": of(output)};
     for (name, count) in [("cached_input_tokens", cached_input), ("reasoning_tokens", reasoning)] {
         if let Some(count) = count {
-            members[name] = count.into();
+            members.set(name, count);
         }
     }
     Some(members)
 }
 
 /// The assistant's message in OpenAI's shape.
-fn message(text: &str, mut extra: Map<String, Value>) -> Value {
-    for call in extra.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten() {
-        if let Some(members) = call.as_object_mut() {
-            members.remove("index");
+fn message(text: &str, mut extra: Object) -> Object {
+    if let Some(Json::Array(calls)) = extra.get_mut("tool_calls") {
+        for call in calls {
+            if let Json::Object(call) = call {
+                call.shift_remove("index");
+            }
         }
     }
-    let is_refusal = extra.get("refusal").and_then(Value::as_str) == Some(text);
-    let content = if text.is_empty() || is_refusal { Value::Null } else { text.into() };
-    let mut message =
-        Map::from_iter([("role".to_owned(), "assistant".into()), ("content".to_owned(), content)]);
+    let is_refusal = extra.get("refusal").and_then(Json::as_str) == Some(text);
+    let content = if text.is_empty() || is_refusal { Json::Null } else { text.into() };
+    let mut message = object! {"role": "assistant", "content": content};
     message.extend(extra);
-    message.into()
+    message
 }

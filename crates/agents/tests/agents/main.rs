@@ -11,6 +11,7 @@ mod llm_chain;
 mod llm_connections;
 mod llm_conversations;
 mod llm_dialects;
+mod llm_exact;
 mod llm_failures;
 mod llm_faults;
 mod llm_streams;

@@ -23,6 +23,8 @@ pub(crate) struct RecordedRequest {
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Value,
+    /// The body as it was sent.
+    pub(crate) text: String,
 }
 
 impl RecordedRequest {
@@ -79,8 +81,9 @@ impl Provider {
         let remembered = asked.clone();
         let answer = Arc::new(answer);
         let handler = move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
-            let body = serde_json::from_slice(&body).unwrap_or_default();
-            let asked = RecordedRequest { method, path: uri.to_string(), headers, body };
+            let text = String::from_utf8_lossy(&body).into_owned();
+            let body = serde_json::from_str(&text).unwrap_or_default();
+            let asked = RecordedRequest { method, path: uri.to_string(), headers, body, text };
             let reply = answer(&asked).map(Into::into);
             remembered.lock().unwrap().push(asked);
             async move {

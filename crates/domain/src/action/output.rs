@@ -1,9 +1,12 @@
 //! Lines that an agent may write before its answer: parts of the result as they come into being, and its progress.
 
-use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error as _, IgnoredAny},
+};
 use uuid::Uuid;
 
-use crate::json::{Object, replace_lone_surrogates};
+use crate::json::{Json, Object, replace_lone_surrogates};
 
 /// A part of a result, sent before the result is complete.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -23,11 +26,19 @@ pub struct ProgressReport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// Amount of work that is done, in a unit of the agent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "number", skip_serializing_if = "Option::is_none")]
     pub progress: Option<f64>,
     /// Amount of work in all, in the same unit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "number", skip_serializing_if = "Option::is_none")]
     pub total: Option<f64>,
+}
+
+/// The nearest float of a number, also of one beyond the range of floats.
+fn number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
+    match Option::<Json>::deserialize(from)? {
+        None | Some(Json::Null) => Ok(None),
+        Some(number) => number.as_f64().map(Some).ok_or_else(|| D::Error::custom("must be a number")),
+    }
 }
 
 /// A line before the answer.
@@ -190,12 +201,25 @@ mod tests {
     }
 
     #[test]
+    fn progress_beyond_the_range_of_floats_is_the_largest_one() {
+        let id = Uuid::new_v4();
+        let line =
+            r#"{"type":"progress","request_id":"ID","progress":12345678901234567890123,"total":1e400}"#;
+        let report = ProgressReport {
+            message: None,
+            progress: Some(12_345_678_901_234_567_890_123.0),
+            total: Some(f64::MAX),
+        };
+        assert_eq!(kind(line, id), Ok(LineKind::Progress(report)));
+    }
+
+    #[test]
     fn malformed_chunk_names_its_problem() {
         let id = Uuid::new_v4();
         for (line, problem) in [
             (r#"{"type":"chunk","request_id":"ID","data":7}"#, "expected a string"),
             (r#"{"type":"chunk","request_id":"ID","delta":[]}"#, "object"),
-            (r#"{"type":"progress","request_id":"ID","progress":"3"}"#, "expected f64"),
+            (r#"{"type":"progress","request_id":"ID","progress":"3"}"#, "must be a number"),
         ] {
             let error = kind(line, id).unwrap_err().to_string();
             assert!(error.contains(problem), "{error}");

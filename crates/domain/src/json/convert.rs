@@ -127,6 +127,26 @@ impl From<String> for Json {
     }
 }
 
+impl<T: Into<Self>> From<Vec<T>> for Json {
+    fn from(items: Vec<T>) -> Self {
+        Self::Array(items.into_iter().map(Into::into).collect())
+    }
+}
+
+impl<T: Into<Self>, const N: usize> From<[T; N]> for Json {
+    fn from(items: [T; N]) -> Self {
+        Self::Array(items.into_iter().map(Into::into).collect())
+    }
+}
+
+/// The shortest digits that mean this float. One that is not finite becomes null.
+impl From<f64> for Json {
+    fn from(float: f64) -> Self {
+        serde_json::Number::from_f64(float)
+            .map_or(Self::Null, |number| Self::Number(Number(number.to_string().into())))
+    }
+}
+
 impl From<bool> for Json {
     fn from(value: bool) -> Self {
         Self::Bool(value)

@@ -63,9 +63,8 @@ impl Money {
 
     /// The amount as a JSON number in dollars.
     #[must_use]
-    pub fn to_number(self) -> serde_json::Number {
-        // Written with nine places, a float of up to a billion has the digits of the amount in all that matters to a reader.
-        self.to_string().parse().unwrap_or_else(|_| 0.into())
+    pub fn to_json(self) -> Json {
+        Json::parse(&self.to_string()).unwrap_or_default()
     }
 }
 

@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
-use phoenix_domain::{agent::ActionSpec, schema::InputSchema};
+use phoenix_domain::{
+    agent::ActionSpec,
+    json::{Json, Object},
+    schema::InputSchema,
+};
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::problems::Problems;
 
@@ -37,23 +40,24 @@ impl ActionTable {
     }
 }
 
-fn read(path: &Path) -> Result<Value, String> {
+fn read(path: &Path) -> Result<Json, String> {
     let cannot = |problem: &dyn std::fmt::Display| format!("{} cannot be read: {problem}", path.display());
     let text = std::fs::read_to_string(path).map_err(|error| cannot(&error))?;
-    serde_json::from_str(&text).map_err(|error| cannot(&error))
+    Json::parse_stored(&text).map_err(|error| cannot(&error))
 }
 
 /// TOML as JSON. Times become strings; infinity and NaN become null, which is not a valid schema.
-fn json(value: &toml::Value) -> Value {
+fn json(value: &toml::Value) -> Json {
     match value {
         toml::Value::String(text) => text.as_str().into(),
         toml::Value::Integer(number) => (*number).into(),
         toml::Value::Float(number) => (*number).into(),
         toml::Value::Boolean(value) => (*value).into(),
         toml::Value::Datetime(time) => time.to_string().into(),
-        toml::Value::Array(items) => items.iter().map(json).collect(),
+        toml::Value::Array(items) => items.iter().map(json).collect::<Vec<_>>().into(),
         toml::Value::Table(entries) => {
-            entries.iter().map(|(name, entry)| (name.clone(), json(entry))).collect()
+            let entries = entries.iter().map(|(name, entry)| (name.clone(), json(entry)));
+            entries.collect::<Object>().into()
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use phoenix_domain::{
     PlanId,
+    conversation::arguments_object,
     json::{Json, Object},
 };
 use serde::Serialize;
@@ -123,11 +124,11 @@ fn thinking(answer: &Answer) -> Vec<Object> {
 /// A call of a tool in OpenAI's shape as a block.
 fn tool_use(call: &Json) -> Object {
     let function = &call["function"];
-    let arguments = function["arguments"].as_str().and_then(|text| Json::parse(text).ok());
-    // A model may write arguments that are no object.
-    let input = arguments.filter(|input| input.as_object().is_some());
-    let input = input.unwrap_or_else(|| Object::new().into());
-    block("tool_use", [("id", call["id"].clone()), ("name", function["name"].clone()), ("input", input)])
+    let input = arguments_object(function["arguments"].as_str().unwrap_or_default());
+    block(
+        "tool_use",
+        [("id", call["id"].clone()), ("name", function["name"].clone()), ("input", input.into())],
+    )
 }
 
 /// A block of a message.
@@ -138,6 +139,7 @@ pub(super) fn block<const N: usize>(kind: &str, members: [(&str, Json); N]) -> O
 
 #[cfg(test)]
 mod tests {
+    use phoenix_domain::object;
     use phoenix_proto::planner::PlanAndExecuteResponse;
     use serde_json::{Value, json};
 
@@ -179,6 +181,19 @@ mod tests {
         );
         let unsigned = message(&json!({"message": {"reasoning_content": "hm"}}), "", None);
         assert_eq!(unsigned["content"], json!([{"type": "thinking", "thinking": "hm", "signature": ""}]));
+    }
+
+    #[test]
+    fn input_of_a_call_is_what_the_model_wrote() {
+        for (arguments, input) in [
+            (r#"{"n":123456789012345678901234567890,"m":1.10}"#, None),
+            ("", Some("{}")),
+            ("{\"n\":", Some(r#"{"INVALID_JSON":"{\"n\":"}"#)),
+        ] {
+            let function = object! {"name": "f", "arguments": arguments};
+            let block = tool_use(&object! {"id": "a", "function": function}.into());
+            assert_eq!(block["input"].to_string(), input.unwrap_or(arguments));
+        }
     }
 
     #[test]

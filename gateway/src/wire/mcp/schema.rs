@@ -1,10 +1,11 @@
 //! Input schemas of tools.
 
 use phoenix_domain::{
+    json::{Json, Object},
     limits::{MAX_CONTEXT_BYTES, MAX_MESSAGE_BYTES, MAX_REASON_BYTES, MAX_TASKS},
     plan::MAX_DEADLINE_MS,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// Input of `chat`. The members that only programs use are left out; they are those of `POST /api/v1/chat`.
 pub(super) fn chat() -> Value {
@@ -106,28 +107,32 @@ fn budget() -> Value {
 
 /// The schema of an action, as the schema of a tool: of an object, and without annotations for headers, which hold for the server that
 /// made them and not for this one.
-pub(super) fn of_action(schema_json: &str) -> Value {
-    let schema = serde_json::from_str(schema_json).unwrap_or_default();
-    let mut schema: Map<String, Value> = if let Value::Object(schema) = schema { schema } else { Map::new() };
-    schema.insert("type".into(), "object".into());
+pub(super) fn of_action(schema_json: &str) -> Json {
+    let mut schema = Object::parse_stored(schema_json).unwrap_or_default();
+    schema.set("type", "object");
     remove_headers(&mut schema);
-    Value::Object(schema)
+    schema.into()
 }
 
 /// Members of a schema whose members are schemas by names of their own.
 const NAMED: [&str; 4] = ["properties", "patternProperties", "$defs", "definitions"];
 
-fn remove_headers(schema: &mut Map<String, Value>) {
-    schema.remove("x-mcp-header");
-    for (keyword, value) in schema {
+fn remove_headers(schema: &mut Object) {
+    schema.shift_remove("x-mcp-header");
+    for (keyword, value) in schema.iter_mut() {
         match value {
-            Value::Object(members) if NAMED.contains(&keyword.as_str()) => {
-                members.values_mut().filter_map(Value::as_object_mut).for_each(remove_headers);
+            Json::Object(members) if NAMED.contains(&keyword.as_str()) => {
+                members.values_mut().for_each(remove_headers_inside);
             }
-            Value::Object(inner) => remove_headers(inner),
-            Value::Array(items) => items.iter_mut().filter_map(Value::as_object_mut).for_each(remove_headers),
-            _ => {}
+            Json::Array(items) => items.iter_mut().for_each(remove_headers_inside),
+            inner => remove_headers_inside(inner),
         }
+    }
+}
+
+fn remove_headers_inside(value: &mut Json) {
+    if let Json::Object(schema) = value {
+        remove_headers(schema);
     }
 }
 
@@ -140,6 +145,12 @@ mod tests {
         assert_eq!(of_action(""), json!({"type": "object"}));
         assert_eq!(of_action("true"), json!({"type": "object"}));
         assert_eq!(of_action(r#"{"required":["a"]}"#), json!({"type": "object", "required": ["a"]}));
+    }
+
+    #[test]
+    fn numbers_and_names_of_a_schema_are_kept() {
+        let schema = r#"{"type":"object","properties":{"n":{"maximum":123456789012345678901234567890,"multipleOf":0.10,"x":1e400},"\u0000$":{}}}"#;
+        assert_eq!(of_action(schema).to_string(), schema);
     }
 
     #[test]

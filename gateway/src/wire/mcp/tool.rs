@@ -1,8 +1,8 @@
 //! Tools, as `tools/list` describes them.
 
+use phoenix_domain::json::Json;
 use phoenix_proto::health_v1::AgentAction;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::schema;
 
@@ -13,7 +13,7 @@ pub(crate) struct Tool {
     /// Unique name.
     pub(crate) name: String,
     description: String,
-    input_schema: Value,
+    input_schema: Json,
     #[serde(skip_serializing_if = "Option::is_none")]
     annotations: Option<Annotations>,
 }
@@ -70,29 +70,29 @@ impl OwnTool {
         let (description, input_schema, annotations) = match self {
             Self::Chat => (
                 "Send a message to an agent, and get its answer. Without `agent`, the words of the message choose one.",
-                schema::chat(),
+                schema::chat().into(),
                 hints(false, true, false, true),
             ),
             Self::RunPlan => (
                 "Run a graph of tasks, each an action of an agent, and get the plan with every output. `list_agents` shows the \
                  agents with their actions. Tasks without dependencies run at the same time.",
-                schema::run_plan(),
+                schema::run_plan().into(),
                 hints(false, true, false, true),
             ),
             Self::GetPlan => (
                 "Get a plan: its state, its output or error, and its tasks with their attempts.",
-                schema::get_plan(),
+                schema::get_plan().into(),
                 hints(true, false, true, false),
             ),
             Self::CancelPlan => (
                 "Cancel a plan that runs: its waiting tasks never start, its running agents are killed.",
-                schema::cancel_plan(),
+                schema::cancel_plan().into(),
                 hints(false, true, true, false),
             ),
             Self::ListAgents => (
                 "List the agents with their health and their actions. With `agent`, that agent with the input schemas of its \
                  actions.",
-                schema::list_agents(),
+                schema::list_agents().into(),
                 hints(true, false, true, false),
             ),
         };

@@ -1,6 +1,6 @@
 //! The completion that the steps of a stream add up to.
 
-use serde_json::{Map, Value};
+use phoenix_domain::json::{Json, Object};
 
 use super::{
     frames::MAX_EVENT_BYTES,
@@ -20,12 +20,26 @@ const TEXTS: &[&str] = &["reasoning_content", "refusal"];
 #[derive(Debug, Default)]
 pub(in crate::llm) struct Assembly {
     completion: Completion,
-    tool_calls: Vec<Value>,
+    tool_calls: Vec<ToolCall>,
     bytes: usize,
     /// Whether the end was announced: a finish reason, or the last event.
     pub(in crate::llm) is_finished: bool,
     /// Whether a piece of the answer arrived.
     pub(in crate::llm) has_begun: bool,
+}
+
+/// The forms of a tool call: the member that describes it, and the text in it that comes in parts.
+pub(in crate::llm) const FORMS: [(&str, &str); 2] = [("function", "arguments"), ("custom", "input")];
+
+/// A tool call that grows.
+#[derive(Debug, Default)]
+struct ToolCall {
+    members: Object,
+    /// The form, as soon as it is known.
+    form: Option<(&'static str, &'static str)>,
+    /// The members of the description beyond its text.
+    description: Object,
+    text: String,
 }
 
 impl Assembly {
@@ -37,13 +51,13 @@ impl Assembly {
         self.has_begun |= !step.text.is_empty() || !step.delta.is_empty();
         self.bytes += step.text.len();
         self.completion.text.push_str(&step.text);
-        for (name, value) in &mut step.delta {
+        for (name, value) in step.delta.iter_mut() {
             self.bytes += size(value);
             if self.bytes > MAX_ANSWER_BYTES {
                 return Err(ResponseError::TooLarge);
             }
             match (name.as_str(), &mut *value) {
-                ("tool_calls", Value::Array(calls)) => self.add_calls(calls)?,
+                ("tool_calls", Json::Array(calls)) => self.add_calls(calls)?,
                 (_, value) => merge(&mut self.completion.extra, name, value),
             }
         }
@@ -62,24 +76,27 @@ impl Assembly {
         Ok(())
     }
 
-    fn add_calls(&mut self, calls: &mut [Value]) -> Result<(), ResponseError> {
+    fn add_calls(&mut self, calls: &mut [Json]) -> Result<(), ResponseError> {
         for call in calls {
-            let named = call["index"].as_u64().and_then(|index| usize::try_from(index).ok());
-            let is_new = call["id"].as_str().is_some_and(|id| {
-                !id.is_empty() && self.tool_calls.last().is_none_or(|last| last["id"].as_str() != Some(id))
+            let Json::Object(call) = call else { return Err(ResponseError::Malformed) };
+            let text = |name: &str| call.get(name).and_then(Json::as_str);
+            let named =
+                call.get("index").and_then(Json::as_u64).and_then(|index| usize::try_from(index).ok());
+            let is_new = text("id").is_some_and(|id| {
+                !id.is_empty() && self.tool_calls.last().is_none_or(|last| last.id() != Some(id))
             });
             let index = named.unwrap_or(match is_new {
                 true => self.tool_calls.len(),
                 false => self.tool_calls.len().saturating_sub(1),
             });
-            if index >= MAX_TOOL_CALLS || !call.is_object() {
+            if index >= MAX_TOOL_CALLS {
                 return Err(ResponseError::Malformed);
             }
             while self.tool_calls.len() <= index {
-                self.tool_calls.push(Value::Object(Map::new()));
+                self.tool_calls.push(ToolCall::default());
             }
-            call["index"] = index.into();
-            add_call(&mut self.tool_calls[index], call);
+            call.set("index", index);
+            self.tool_calls[index].add(call);
         }
         Ok(())
     }
@@ -92,12 +109,12 @@ impl Assembly {
     /// The whole completion.
     pub(in crate::llm) fn into_completion(self) -> Completion {
         let mut completion = self.completion;
-        let calls: Vec<_> = self.tool_calls.into_iter().filter(|call| call["function"].is_object()).collect();
+        let calls: Vec<_> = self.tool_calls.into_iter().filter_map(ToolCall::into_whole).collect();
         if !calls.is_empty() {
-            completion.extra.insert("tool_calls".into(), calls.into());
+            completion.extra.set("tool_calls", calls);
         }
         if completion.text.is_empty()
-            && let Some(refusal) = completion.extra.get("refusal").and_then(Value::as_str)
+            && let Some(refusal) = completion.extra.get("refusal").and_then(Json::as_str)
         {
             completion.text = refusal.to_owned();
         }
@@ -105,47 +122,71 @@ impl Assembly {
     }
 }
 
-/// Adds the pieces of a tool call: its arguments come in parts, everything else at once.
-fn add_call(whole: &mut Value, piece: &Value) {
-    for (name, value) in piece.as_object().into_iter().flatten() {
-        match name.as_str() {
-            "index" => {}
-            "function" => {
-                if let Some(function) = value["name"].as_str().filter(|name| !name.is_empty()) {
-                    whole["function"]["name"] = function.into();
-                }
-                let more = value["arguments"].as_str().unwrap_or_default();
-                match &mut whole["function"]["arguments"] {
-                    Value::String(arguments) => arguments.push_str(more),
-                    arguments => *arguments = more.into(),
-                }
+impl ToolCall {
+    fn id(&self) -> Option<&str> {
+        self.members.get("id").and_then(Json::as_str)
+    }
+
+    /// Adds a piece: the text comes in parts, everything else at once.
+    fn add(&mut self, piece: &Object) {
+        for (name, value) in piece {
+            if name == "index" || is_nothing(value) {
+                continue;
             }
-            _ if value.as_str() == Some("") || value.is_null() => {}
-            _ => whole[name] = value.clone(),
+            match FORMS.into_iter().find(|(member, _)| member == name) {
+                Some(form) if self.form.is_none_or(|known| known == form) => self.describe(form, value),
+                _ => self.members.set(name, value.clone()),
+            }
         }
     }
-    if whole["type"].is_null() {
-        whole["type"] = "function".into();
+
+    fn describe(&mut self, form: (&'static str, &'static str), piece: &Json) {
+        self.form = Some(form);
+        for (name, value) in piece.as_object().into_iter().flatten() {
+            match value {
+                Json::String(more) if name == form.1 => self.text.push_str(more),
+                value if is_nothing(value) => {}
+                // Some servers send the arguments as they are, at once.
+                whole if name == form.1 => self.text.push_str(&whole.to_string()),
+                value => self.description.set(name, value.clone()),
+            }
+        }
+    }
+
+    /// The call in OpenAI's shape; `None` for one without a description.
+    fn into_whole(self) -> Option<Object> {
+        let Self { members: mut call, form, mut description, text } = self;
+        let (member, text_member) = form?;
+        description.set(text_member, text);
+        if !call.contains_key("type") {
+            call.set("type", member);
+        }
+        call.set(member, description);
+        Some(call)
     }
 }
 
-fn merge(extra: &mut Map<String, Value>, name: &str, value: &Value) {
+/// Whether a member of a piece says nothing.
+fn is_nothing(value: &Json) -> bool {
+    value.is_null() || *value == ""
+}
+
+fn merge(extra: &mut Object, name: &str, value: &Json) {
     match (extra.get_mut(name), value) {
-        (Some(Value::String(whole)), Value::String(piece)) if TEXTS.contains(&name) => whole.push_str(piece),
-        (Some(Value::Array(whole)), Value::Array(piece)) => whole.extend(piece.iter().cloned()),
-        _ => {
-            extra.insert(name.to_owned(), value.clone());
-        }
+        (Some(Json::String(whole)), Json::String(piece)) if TEXTS.contains(&name) => whole.push_str(piece),
+        (Some(Json::Array(whole)), Json::Array(piece)) => whole.extend(piece.iter().cloned()),
+        _ => extra.set(name, value.clone()),
     }
 }
 
-/// Bytes of the texts in a value, and a few for every value.
-fn size(value: &Value) -> usize {
+/// Bytes of the texts and numbers in a value, and a few for every value.
+fn size(value: &Json) -> usize {
     match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
-        Value::String(text) => text.len(),
-        Value::Array(items) => 8 + items.iter().map(size).sum::<usize>(),
-        Value::Object(members) => {
+        Json::Null | Json::Bool(_) => 8,
+        Json::Number(number) => 8 + number.as_str().len(),
+        Json::String(text) => text.len(),
+        Json::Array(items) => 8 + items.iter().map(size).sum::<usize>(),
+        Json::Object(members) => {
             8 + members.iter().map(|(name, value)| name.len() + size(value)).sum::<usize>()
         }
     }
@@ -153,13 +194,12 @@ fn size(value: &Value) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
     fn step(delta: Value) -> Step {
-        let Value::Object(delta) = delta else { panic!("a delta is an object") };
-        Step { delta, ..Step::default() }
+        Step { delta: Object::try_from(Json::from(delta)).unwrap(), ..Step::default() }
     }
 
     fn completion(deltas: &[Value]) -> Completion {
@@ -210,7 +250,7 @@ mod tests {
             json!({"reasoning_content": "b", "reasoning_details": [2], "refusal": "o"}),
         ]);
         assert_eq!(
-            Value::Object(whole.extra),
+            Json::Object(whole.extra),
             json!({"reasoning_content": "ab", "reasoning_details": [1, 2], "refusal": "no"})
         );
         assert_eq!(whole.text, "no");

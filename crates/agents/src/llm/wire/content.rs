@@ -1,6 +1,10 @@
 //! Readers of messages in OpenAI's shape, for APIs with another one.
 
-use serde_json::{Map, Value, json};
+use phoenix_domain::{
+    conversation::arguments_object,
+    json::{Json, Object},
+    object,
+};
 
 use super::types::Unsupported;
 
@@ -32,7 +36,7 @@ pub(super) enum Part<'a> {
 }
 
 /// The role of `message`. Unknown roles were refused before.
-pub(super) fn role(message: &Value) -> Role {
+pub(super) fn role(message: &Json) -> Role {
     match message["role"].as_str() {
         Some("system" | "developer") => Role::System,
         Some("assistant") => Role::Assistant,
@@ -42,9 +46,9 @@ pub(super) fn role(message: &Value) -> Role {
 }
 
 /// The text of a message's content, or of the text parts in it.
-pub(super) fn text(message: &Value) -> String {
+pub(super) fn text(message: &Json) -> String {
     match &message["content"] {
-        Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
+        Json::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
         content => content.as_str().unwrap_or_default().to_owned(),
     }
 }
@@ -53,15 +57,15 @@ pub(super) fn text(message: &Value) -> String {
 ///
 /// # Errors
 /// For a part that is neither text nor an image nor a document.
-pub(super) fn parts(message: &Value, index: usize) -> Result<Vec<Part<'_>>, Unsupported> {
+pub(super) fn parts(message: &Json, index: usize) -> Result<Vec<Part<'_>>, Unsupported> {
     let parts = match &message["content"] {
-        Value::Array(parts) => parts,
+        Json::Array(parts) => parts,
         content => return Ok(content.as_str().map(Part::Text).into_iter().collect()),
     };
     parts.iter().enumerate().map(|(number, part)| part_of(part, index, number)).collect()
 }
 
-fn part_of(part: &Value, index: usize, number: usize) -> Result<Part<'_>, Unsupported> {
+fn part_of(part: &Json, index: usize, number: usize) -> Result<Part<'_>, Unsupported> {
     if let Some(text) = part["text"].as_str() {
         return Ok(Part::Text(text));
     }
@@ -85,7 +89,7 @@ fn part_of(part: &Value, index: usize, number: usize) -> Result<Part<'_>, Unsupp
     Ok(Part::Data { media_type: media_type.split(';').next().unwrap_or(media_type), base64 })
 }
 
-fn document(part: &Value, index: usize, number: usize) -> Result<Part<'_>, Unsupported> {
+fn document(part: &Json, index: usize, number: usize) -> Result<Part<'_>, Unsupported> {
     let data = part["file"]["file_data"].as_str().and_then(|data| data.strip_prefix("data:"));
     let document = data.and_then(|data| data.split_once(";base64,"));
     let (media_type, base64) = document.ok_or_else(|| {
@@ -112,27 +116,30 @@ pub(super) fn no_url(index: usize) -> Unsupported {
 pub(super) struct ToolCall<'a> {
     pub(super) id: &'a str,
     pub(super) name: &'a str,
-    /// Always an object.
-    pub(super) arguments: Value,
-    pub(super) value: &'a Value,
+    /// Text that should be a JSON object.
+    arguments: &'a str,
+    pub(super) value: &'a Json,
+}
+
+impl ToolCall<'_> {
+    /// The arguments as an object.
+    pub(super) fn arguments(&self) -> Object {
+        arguments_object(self.arguments)
+    }
 }
 
 /// The tool calls of `message`.
-pub(super) fn tool_calls(message: &Value) -> impl Iterator<Item = ToolCall<'_>> {
-    message["tool_calls"].as_array().into_iter().flatten().map(|call| {
-        let arguments =
-            call["function"]["arguments"].as_str().and_then(|text| serde_json::from_str(text).ok());
-        ToolCall {
-            id: call["id"].as_str().unwrap_or_default(),
-            name: call["function"]["name"].as_str().unwrap_or_default(),
-            arguments: arguments.filter(Value::is_object).unwrap_or_else(|| json!({})),
-            value: call,
-        }
+pub(super) fn tool_calls(message: &Json) -> impl Iterator<Item = ToolCall<'_>> {
+    message["tool_calls"].as_array().into_iter().flatten().map(|call| ToolCall {
+        id: call["id"].as_str().unwrap_or_default(),
+        name: call["function"]["name"].as_str().unwrap_or_default(),
+        arguments: call["function"]["arguments"].as_str().unwrap_or_default(),
+        value: call,
     })
 }
 
 /// The name of the function whose result the tool message answers: from the message itself, else from the call before it.
-pub(super) fn name_of_result(messages: &[Value], index: usize) -> String {
+pub(super) fn name_of_result(messages: &[Json], index: usize) -> String {
     let message = &messages[index];
     let id = message["tool_call_id"].as_str().unwrap_or_default();
     let called = || {
@@ -143,20 +150,20 @@ pub(super) fn name_of_result(messages: &[Value], index: usize) -> String {
 }
 
 /// The tools of `options` that are functions.
-pub(super) fn tools(options: &Map<String, Value>) -> impl Iterator<Item = &Value> {
-    let tools = options.get("tools").and_then(Value::as_array).into_iter().flatten();
+pub(super) fn tools(options: &Object) -> impl Iterator<Item = &Json> {
+    let tools = options.get("tools").and_then(Json::as_array).into_iter().flatten();
     tools.filter(|tool| tool["function"].is_object())
 }
 
 /// The functions among the tools of `options`.
-pub(super) fn functions(options: &Map<String, Value>) -> impl Iterator<Item = &Value> {
+pub(super) fn functions(options: &Object) -> impl Iterator<Item = &Json> {
     tools(options).map(|tool| &tool["function"])
 }
 
 /// A function's parameters as a JSON Schema.
-pub(super) fn parameters(function: &Value) -> Value {
+pub(super) fn parameters(function: &Json) -> Json {
     let schema = function.get("parameters").filter(|schema| schema.is_object());
-    schema.cloned().unwrap_or_else(|| json!({"type": "object", "properties": {}}))
+    schema.cloned().unwrap_or_else(|| object! {"type": "object", "properties": Object::new()}.into())
 }
 
 /// What `tool_choice` asks for.
@@ -167,7 +174,7 @@ pub(super) enum ToolChoice<'a> {
     Function(&'a str),
 }
 
-pub(super) fn tool_choice(options: &Map<String, Value>) -> Option<ToolChoice<'_>> {
+pub(super) fn tool_choice(options: &Object) -> Option<ToolChoice<'_>> {
     let choice = options.get("tool_choice")?;
     Some(match choice.as_str() {
         Some("none") => ToolChoice::None,
@@ -181,10 +188,10 @@ pub(super) fn tool_choice(options: &Map<String, Value>) -> Option<ToolChoice<'_>
 pub(super) enum ResponseFormat<'a> {
     /// Any JSON object.
     Object,
-    Schema(&'a Value),
+    Schema(&'a Json),
 }
 
-pub(super) fn response_format(options: &Map<String, Value>) -> Option<ResponseFormat<'_>> {
+pub(super) fn response_format(options: &Object) -> Option<ResponseFormat<'_>> {
     let format = options.get("response_format")?;
     match format["type"].as_str()? {
         "json_object" => Some(ResponseFormat::Object),
@@ -194,19 +201,19 @@ pub(super) fn response_format(options: &Map<String, Value>) -> Option<ResponseFo
 }
 
 /// The texts of `stop`, which is a text or a list.
-pub(super) fn stops(options: &Map<String, Value>) -> Option<Value> {
+pub(super) fn stops(options: &Object) -> Option<Json> {
     match options.get("stop")? {
-        Value::String(text) => Some(json!([text])),
-        Value::Array(texts) if !texts.is_empty() => Some(texts.clone().into()),
+        Json::String(text) => Some(vec![text.as_str()].into()),
+        texts @ Json::Array(items) if !items.is_empty() => Some(texts.clone()),
         _ => None,
     }
 }
 
 /// Copies the options of the first names under the second names into `target`.
-pub(super) fn copy(options: &Map<String, Value>, names: &[(&str, &str)], target: &mut Value) {
+pub(super) fn copy(options: &Object, names: &[(&str, &str)], target: &mut Object) {
     for (from, to) in names {
         if let Some(value) = options.get(*from).filter(|value| !value.is_null()) {
-            target[*to] = value.clone();
+            target.set(to, value.clone());
         }
     }
 }

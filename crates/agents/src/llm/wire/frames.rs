@@ -3,8 +3,7 @@
 //! The parts of a body may end anywhere: in an event, in a line, in a character. Comments and pings are skipped. The size of
 //! one event is bounded.
 
-use phoenix_domain::llm::Dialect;
-use serde_json::{Value, json};
+use phoenix_domain::{json::Json, llm::Dialect, object};
 
 use super::{super::error_body::has_content, json::parse, types::ResponseError};
 
@@ -32,7 +31,7 @@ impl Format {
 /// An event.
 #[derive(Debug, PartialEq)]
 pub(in crate::llm) enum Frame {
-    Data(Value),
+    Data(Json),
     /// `[DONE]`
     Done,
 }
@@ -174,13 +173,15 @@ fn document(text: &[u8]) -> Result<Option<Frame>, ResponseError> {
 
 fn as_error(frame: Frame) -> Frame {
     match frame {
-        Frame::Data(data) if !has_content(&data["error"]) => Frame::Data(json!({ "error": data })),
+        Frame::Data(data) if !has_content(&data["error"]) => Frame::Data(object! {"error": data}.into()),
         other => other,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     /// The frames of `body` when it arrives in parts of `size` bytes.
@@ -198,7 +199,7 @@ mod tests {
     }
 
     fn data(value: Value) -> Frame {
-        Frame::Data(value)
+        Frame::Data(value.into())
     }
 
     #[test]

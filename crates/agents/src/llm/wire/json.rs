@@ -4,29 +4,28 @@ use phoenix_domain::{
     json::{Json, replace_lone_surrogates},
     llm::Provider,
 };
-use serde_json::Value;
 
-/// Parses a body. Invalid UTF-8 is replaced, and a leading byte-order mark is ignored. A number beyond the range of a float
-/// becomes the largest one, and nesting beyond the limit of `serde_json` is read: neither makes an answer unreadable.
-pub(in crate::llm) fn parse(body: &[u8]) -> Option<Value> {
+/// Parses a body. Invalid UTF-8 is replaced, and a leading byte-order mark is ignored. Nesting beyond the limit of requests is
+/// read: beside the text it makes no answer unreadable.
+pub(in crate::llm) fn parse(body: &[u8]) -> Option<Json> {
     let text = String::from_utf8_lossy(body);
     let text = replace_lone_surrogates(text.trim_start_matches('\u{feff}'));
-    serde_json::from_str(&text).ok().or_else(|| Some(Json::parse_stored(&text).ok()?.to_value()))
+    Json::parse_stored(&text).ok()
 }
 
 /// A text, or the text in a list of parts. Parts of another kind (thoughts, tools) do not belong to the answer. `None`
 /// when it is neither.
-pub(super) fn text_of(value: &Value) -> Option<String> {
+pub(super) fn text_of(value: &Json) -> Option<String> {
     match value {
-        Value::Null => Some(String::new()),
-        Value::String(text) => Some(text.clone()),
-        Value::Array(parts) => Some(parts.iter().filter_map(text_of_part).collect()),
+        Json::Null => Some(String::new()),
+        Json::String(text) => Some(text.clone()),
+        Json::Array(parts) => Some(parts.iter().filter_map(text_of_part).collect()),
         part => text_of_part(part),
     }
 }
 
-fn text_of_part(part: &Value) -> Option<String> {
-    if let Value::String(text) = part {
+fn text_of_part(part: &Json) -> Option<String> {
+    if let Json::String(text) = part {
         return Some(text.clone());
     }
     let is_text = matches!(part["type"].as_str(), None | Some("text" | "output_text"));
@@ -36,12 +35,12 @@ fn text_of_part(part: &Value) -> Option<String> {
 }
 
 /// A name or a reason, if the value is one.
-pub(super) fn word(value: &Value) -> Option<String> {
+pub(super) fn word(value: &Json) -> Option<String> {
     value.as_str().map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned)
 }
 
 /// A number of tokens, if the value is one.
-pub(super) fn tokens(value: &Value) -> Option<u64> {
+pub(super) fn tokens(value: &Json) -> Option<u64> {
     value.as_u64()
 }
 

@@ -3,8 +3,10 @@
 //! Only the text of a response has to match the documentation. Everything beside it (usage, names, reasons) may be absent
 //! or of any type: servers that copy an API do not copy all of it.
 
-use phoenix_domain::llm::{Dialect, FinishReason, Provider};
-use serde_json::{Map, Value};
+use phoenix_domain::{
+    json::{Json, Object},
+    llm::{Dialect, FinishReason, Provider},
+};
 
 use self::types::{Completion, Prompt, ProviderRequest, Rejected, ResponseError, Step, Unsupported, Usage};
 use super::error_body::{ErrorBody, has_content};
@@ -33,7 +35,7 @@ pub(super) fn request(provider: Provider<'_>, prompt: &Prompt<'_>) -> Result<Pro
 }
 
 /// The options among `options` that have no equivalent in the API, and so are not sent.
-pub(super) fn ignored_options<'a>(provider: Provider<'_>, options: &'a Map<String, Value>) -> Vec<&'a str> {
+pub(super) fn ignored_options<'a>(provider: Provider<'_>, options: &'a Object) -> Vec<&'a str> {
     let known = match provider.dialect() {
         Dialect::OpenAi => {
             let names = options.keys().map(String::as_str);
@@ -92,7 +94,7 @@ impl Stream {
     ///
     /// # Errors
     /// For an event that is an error, and for data that is no event of the API.
-    pub(super) fn step(&mut self, data: &Value) -> Result<Step, ResponseError> {
+    pub(super) fn step(&mut self, data: &Json) -> Result<Step, ResponseError> {
         if let Some(error) = error_in(data) {
             return Err(error);
         }
@@ -107,10 +109,10 @@ impl Stream {
 }
 
 /// The error that an event of a stream reports.
-fn error_in(data: &Value) -> Option<ResponseError> {
+fn error_in(data: &Json) -> Option<ResponseError> {
     // Google writes an error in the middle of a stream as a list.
-    let event = data.get(0).unwrap_or(data);
-    let choice = event.pointer("/choices/0").unwrap_or(&Value::Null);
+    let event = data.as_array().and_then(<[Json]>::first).unwrap_or(data);
+    let choice = &event["choices"][0];
     let source = if has_content(&choice["error"]) { choice } else { event };
     let is_error = has_content(&source["error"])
         || event["type"].as_str() == Some("error")
@@ -143,8 +145,8 @@ fn used(completion: &Completion) -> (Option<String>, Usage) {
     (completion.model.clone(), completion.usage)
 }
 
-fn response_error(body: &Value, completion: Option<Completion>) -> ResponseError {
-    let choice = body.pointer("/choices/0").filter(|choice| has_content(&choice["error"]));
+fn response_error(body: &Json, completion: Option<Completion>) -> ResponseError {
+    let choice = Some(&body["choices"][0]).filter(|choice| has_content(&choice["error"]));
     let error = ErrorBody::of(choice.unwrap_or(body));
     let names_error = has_content(&body["error"]) || completion.is_none() || choice.is_some();
     if !error.message.is_empty() && names_error {

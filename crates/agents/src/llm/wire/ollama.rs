@@ -1,7 +1,10 @@
 //! Ollama's own chat API. <https://docs.ollama.com/api/chat>
 
-use phoenix_domain::llm::Provider;
-use serde_json::{Map, Value, json};
+use phoenix_domain::{
+    json::{Json, Object},
+    llm::Provider,
+    object,
+};
 
 use super::{
     content::{self, Part, ResponseFormat, Role},
@@ -23,37 +26,37 @@ pub(super) const OPTIONS: &[&str] = &[
 ];
 
 pub(super) fn request(provider: Provider<'_>, prompt: &Prompt<'_>) -> Result<ProviderRequest, Unsupported> {
-    let mut options = json!({"num_predict": prompt.max_tokens});
+    let mut options = object! {"num_predict": prompt.max_tokens};
     let same = ["temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty"];
     content::copy(prompt.options, &same.map(|name| (name, name)), &mut options);
     if let Some(stops) = content::stops(prompt.options) {
-        options["stop"] = stops;
+        options.set("stop", stops);
     }
-    let mut body = json!({
+    let mut body = object! {
         "model": provider.model_name,
         "messages": messages(prompt)?,
         "stream": prompt.is_streamed,
         "options": options,
-    });
+    };
     content::copy(prompt.options, &[("tools", "tools")], &mut body);
     match content::response_format(prompt.options) {
-        Some(ResponseFormat::Object) => body["format"] = "json".into(),
-        Some(ResponseFormat::Schema(schema)) => body["format"] = schema.clone(),
+        Some(ResponseFormat::Object) => body.set("format", "json"),
+        Some(ResponseFormat::Schema(schema)) => body.set("format", schema.clone()),
         None => {}
     }
     Ok(ProviderRequest { url: format!("{}/api/chat", provider.base_url), headers: bearer(provider), body })
 }
 
-fn messages(prompt: &Prompt<'_>) -> Result<Vec<Value>, Unsupported> {
-    let system = json!({"role": "system", "content": prompt.system});
-    let mut all: Vec<Value> = (!prompt.system.is_empty()).then_some(system).into_iter().collect();
+fn messages(prompt: &Prompt<'_>) -> Result<Vec<Object>, Unsupported> {
+    let system = || object! {"role": "system", "content": prompt.system};
+    let mut all: Vec<Object> = (!prompt.system.is_empty()).then(system).into_iter().collect();
     for (index, message) in prompt.messages.iter().enumerate() {
         all.push(converted(prompt.messages, message, index)?);
     }
     Ok(all)
 }
 
-fn converted(messages: &[Value], message: &Value, index: usize) -> Result<Value, Unsupported> {
+fn converted(messages: &[Json], message: &Json, index: usize) -> Result<Object, Unsupported> {
     let (mut text, mut images) = (String::new(), Vec::new());
     for part in content::parts(message, index)? {
         match part {
@@ -70,18 +73,18 @@ fn converted(messages: &[Value], message: &Value, index: usize) -> Result<Value,
         Role::Assistant => "assistant",
         Role::Tool => "tool",
     };
-    let mut converted = json!({"role": name, "content": text});
+    let mut converted = object! {"role": name, "content": text};
     if !images.is_empty() {
-        converted["images"] = images.into();
+        converted.set("images", images);
     }
     if role == Role::Tool {
-        converted["tool_name"] = content::name_of_result(messages, index).into();
+        converted.set("tool_name", content::name_of_result(messages, index));
     }
     let calls = content::tool_calls(message)
-        .map(|call| json!({"function": {"name": call.name, "arguments": call.arguments}}));
-    let calls: Vec<Value> = calls.collect();
+        .map(|call| object! {"function": object! {"name": call.name, "arguments": call.arguments()}});
+    let calls: Vec<Object> = calls.collect();
     if !calls.is_empty() {
-        converted["tool_calls"] = calls.into();
+        converted.set("tool_calls", calls);
     }
     Ok(converted)
 }
@@ -91,7 +94,7 @@ pub(in crate::llm) fn tags(provider: Provider<'_>) -> ProviderRequest {
     ProviderRequest {
         url: format!("{}/api/tags", provider.base_url),
         headers: bearer(provider),
-        body: Value::Null,
+        body: Object::new(),
     }
 }
 
@@ -102,7 +105,7 @@ pub(in crate::llm) fn installed(body: &[u8]) -> Option<Vec<String>> {
     Some(models.iter().filter_map(|model| word(&model["name"]).or_else(|| word(&model["model"]))).collect())
 }
 
-pub(super) fn completion(body: &Value) -> Option<Completion> {
+pub(super) fn completion(body: &Json) -> Option<Completion> {
     let message = body.get("message")?;
     let calls = calls(message, 0);
     // A message that only calls tools may have no content.
@@ -116,7 +119,7 @@ pub(super) fn completion(body: &Value) -> Option<Completion> {
     })
 }
 
-fn usage(body: &Value) -> Usage {
+fn usage(body: &Json) -> Usage {
     Usage {
         input: tokens(&body["prompt_eval_count"]),
         output: tokens(&body["eval_count"]),
@@ -124,29 +127,29 @@ fn usage(body: &Value) -> Usage {
     }
 }
 
-fn extra(message: &Value, calls: Vec<Value>) -> Map<String, Value> {
-    let mut extra = Map::new();
+fn extra(message: &Json, calls: Vec<Object>) -> Object {
+    let mut extra = Object::new();
     if let Some(thinking) = message["thinking"].as_str().filter(|text| !text.is_empty()) {
-        extra.insert("reasoning_content".into(), thinking.into());
+        extra.set("reasoning_content", thinking);
     }
     if !calls.is_empty() {
-        extra.insert("tool_calls".into(), calls.into());
+        extra.set("tool_calls", calls);
     }
     extra
 }
 
 /// The tool calls of a message in OpenAI's shape, after `before` others.
-fn calls(message: &Value, before: usize) -> Vec<Value> {
-    let call = |(index, call): (usize, &Value)| {
+fn calls(message: &Json, before: usize) -> Vec<Object> {
+    let call = |(index, call): (usize, &Json)| {
         let function = &call["function"];
         let arguments = match &function["arguments"] {
-            Value::Null => "{}".to_owned(),
-            Value::String(text) => text.clone(),
+            Json::Null => "{}".to_owned(),
+            Json::String(text) => text.clone(),
             arguments => arguments.to_string(),
         };
         let id = word(&call["id"]).unwrap_or_else(|| format!("call_{}", uuid::Uuid::new_v4().simple()));
-        let function = json!({"name": function["name"], "arguments": arguments});
-        json!({"index": before + index, "id": id, "type": "function", "function": function})
+        let function = object! {"name": function["name"].clone(), "arguments": arguments};
+        object! {"index": before + index, "id": id, "type": "function", "function": function}
     };
     message["tool_calls"].as_array().into_iter().flatten().enumerate().map(call).collect()
 }
@@ -159,7 +162,7 @@ pub(in crate::llm) struct Stream {
 
 impl Stream {
     /// `None` for data that is no line of this API.
-    pub(super) fn step(&mut self, data: &Value) -> Option<Step> {
+    pub(super) fn step(&mut self, data: &Json) -> Option<Step> {
         let message = &data["message"];
         let is_last = data["done"].as_bool() == Some(true);
         if !message.is_object() && !is_last {

@@ -1,8 +1,11 @@
 //! OpenAI's chat completions, which Grok, OpenRouter, LM Studio and many servers speak too. Options and messages pass
 //! through as they are. <https://platform.openai.com/docs/api-reference/chat/create>
 
-use phoenix_domain::llm::{Provider, ProviderKind};
-use serde_json::{Map, Value, json};
+use phoenix_domain::{
+    json::{Json, Object},
+    llm::{Provider, ProviderKind},
+    object,
+};
 
 use super::{
     json::{bearer, text_of, tokens, word},
@@ -15,18 +18,16 @@ pub(super) fn request(provider: Provider<'_>, prompt: &Prompt<'_>) -> ProviderRe
         Some(ProviderKind::OpenAi | ProviderKind::Grok) => "max_completion_tokens",
         _ => "max_tokens",
     };
-    let mut body =
-        json!({"model": provider.model_name, "messages": prompt.messages(), limit: prompt.max_tokens});
-    if let Some(members) = body.as_object_mut() {
-        let options = prompt.options.iter().filter(|(name, _)| !is_foreign(provider, name));
-        members.extend(options.map(|(name, value)| (name.clone(), value.clone())));
-    }
+    let mut body = object! {"model": provider.model_name, "messages": prompt.messages()};
+    body.set(limit, prompt.max_tokens);
+    let options = prompt.options.iter().filter(|(name, _)| !is_foreign(provider, name));
+    body.extend(options.map(|(name, value)| (name.clone(), value.clone())));
     if provider.kind != Some(ProviderKind::OpenRouter) {
         remove_foreign(&mut body);
     }
     if prompt.is_streamed {
-        body["stream"] = true.into();
-        body["stream_options"] = json!({"include_usage": true});
+        body.set("stream", true);
+        body.set("stream_options", object! {"include_usage": true});
     }
     ProviderRequest {
         url: format!("{}/chat/completions", provider.base_url),
@@ -42,35 +43,37 @@ pub(super) fn is_foreign(provider: Provider<'_>, option: &str) -> bool {
 }
 
 /// Removes the members of messages and tools that are Anthropic's own; some servers refuse unknown members.
-fn remove_foreign(body: &mut Value) {
-    let items = |value: &mut Value| value.as_array_mut().map(std::mem::take).unwrap_or_default();
-    let without = |mut value: Value, names: &[&str]| {
-        if let Some(members) = value.as_object_mut() {
-            members.retain(|name, _| !names.contains(&name.as_str()));
-        }
-        value
-    };
-    let mut messages = items(&mut body["messages"]);
-    for message in &mut messages {
-        *message = without(message.take(), &["thinking_blocks", "is_error"]);
-        if message["content"].is_array() {
-            let parts = items(&mut message["content"]);
-            message["content"] = parts.into_iter().map(|part| without(part, &["cache_control"])).collect();
-        }
+fn remove_foreign(body: &mut Object) {
+    for message in items(body.get_mut("messages")) {
+        let Json::Object(message) = message else { continue };
+        remove(message, &["thinking_blocks", "is_error"]);
+        remove_marks(message.get_mut("content"));
     }
-    body["messages"] = messages.into();
-    if body["tools"].is_array() {
-        let tools = items(&mut body["tools"]);
-        body["tools"] = tools.into_iter().map(|tool| without(tool, &["cache_control"])).collect();
+    remove_marks(body.get_mut("tools"));
+}
+
+fn remove_marks(list: Option<&mut Json>) {
+    for item in items(list) {
+        if let Json::Object(item) = item {
+            remove(item, &["cache_control"]);
+        }
     }
 }
 
-pub(super) fn completion(body: &Value) -> Option<Completion> {
+fn remove(members: &mut Object, names: &[&str]) {
+    members.retain(|name, _| !names.contains(&name.as_str()));
+}
+
+fn items(list: Option<&mut Json>) -> &mut [Json] {
+    if let Some(Json::Array(items)) = list { items } else { &mut [] }
+}
+
+pub(super) fn completion(body: &Json) -> Option<Completion> {
     let choices = body["choices"].as_array()?;
-    let choice = choices.first().unwrap_or(&Value::Null);
+    let choice = choices.first().unwrap_or(&Json::Null);
     let message = &choice["message"];
     // Servers that copy the API keep the text of the older completions; a model's refusal has its own member.
-    let content = message.get("content").or_else(|| choice.get("text")).unwrap_or(&Value::Null);
+    let content = message.get("content").or_else(|| choice.get("text")).unwrap_or(&Json::Null);
     let text = text_of(content).filter(|text| !text.is_empty()).or_else(|| word(&message["refusal"]));
     Some(Completion {
         text: text.unwrap_or_default(),
@@ -82,30 +85,32 @@ pub(super) fn completion(body: &Value) -> Option<Completion> {
 }
 
 /// The content of a message or a delta beyond its text.
-fn extra(message: &Value) -> Map<String, Value> {
-    let has_content = |value: &Value| match value {
-        Value::String(text) => !text.is_empty(),
-        Value::Array(items) => !items.is_empty(),
-        Value::Object(members) => !members.is_empty(),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+fn extra(message: &Json) -> Object {
+    let has_content = |value: &Json| match value {
+        Json::String(text) => !text.is_empty(),
+        Json::Array(items) => !items.is_empty(),
+        Json::Object(members) => !members.is_empty(),
+        Json::Number(_) => true,
+        Json::Bool(value) => *value,
+        Json::Null => false,
     };
     let members = message.as_object().into_iter().flatten();
     let members = members
         .filter(|(name, value)| !matches!(name.as_str(), "role" | "content") && has_content(value))
-        .filter(|(name, value)| *name != "tool_calls" || value.is_array())
+        .filter(|(name, value)| *name != "tool_calls" || value.as_array().is_some())
         .map(|(name, value)| (name.clone(), value.clone()));
-    let mut members: Map<String, Value> = members.collect();
+    let mut members: Object = members.collect();
     // OpenRouter and vLLM have a name of their own for it.
-    if let Some(reasoning) = members.remove("reasoning")
-        && reasoning.is_string()
+    if let Some(reasoning) = members.shift_remove("reasoning")
+        && reasoning.as_str().is_some()
         && !members.contains_key("reasoning_content")
     {
-        members.insert("reasoning_content".into(), reasoning);
+        members.set("reasoning_content", reasoning);
     }
     members
 }
 
-pub(super) fn usage(usage: &Value) -> Usage {
+pub(super) fn usage(usage: &Json) -> Usage {
     let reasoning = tokens(&usage["completion_tokens_details"]["reasoning_tokens"]);
     let (input, output) = (tokens(&usage["prompt_tokens"]), tokens(&usage["completion_tokens"]));
     // xAI counts reasoning beside the completion, all others as a part of it. The total tells.
@@ -124,18 +129,18 @@ pub(super) fn usage(usage: &Value) -> Usage {
 }
 
 /// `None` for data that is no event of this API.
-pub(super) fn step(data: &Value) -> Option<Step> {
-    let choices = data.get("choices").map(Value::as_array);
+pub(super) fn step(data: &Json) -> Option<Step> {
+    let choices = data.get("choices").map(Json::as_array);
     let choice = match choices {
-        Some(Some(choices)) => choices.first().unwrap_or(&Value::Null),
-        Some(None) => &Value::Null,
+        Some(Some(choices)) => choices.first().unwrap_or(&Json::Null),
+        Some(None) => &Json::Null,
         // Some servers send usage, warnings or timings in events of their own.
-        None if data.is_object() => &Value::Null,
+        None if data.is_object() => &Json::Null,
         None => return None,
     };
     // A server that ignores the request for a stream may send the message at once.
-    let delta = choice.get("delta").or_else(|| choice.get("message")).unwrap_or(&Value::Null);
-    let content = delta.get("content").or_else(|| choice.get("text")).unwrap_or(&Value::Null);
+    let delta = choice.get("delta").or_else(|| choice.get("message")).unwrap_or(&Json::Null);
+    let content = delta.get("content").or_else(|| choice.get("text")).unwrap_or(&Json::Null);
     Some(Step {
         text: text_of(content).unwrap_or_default(),
         delta: extra(delta),

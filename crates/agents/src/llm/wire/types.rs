@@ -1,6 +1,9 @@
 //! Requests and completions, independent of the provider.
 
-use serde_json::{Map, Value};
+use phoenix_domain::{
+    json::{Json, Object},
+    object,
+};
 
 use crate::llm::error_body::ErrorBody;
 
@@ -9,9 +12,9 @@ pub(in crate::llm) struct Prompt<'a> {
     /// Instructions and context; may be empty.
     pub(in crate::llm) system: &'a str,
     /// Messages in OpenAI's shape; at least one.
-    pub(in crate::llm) messages: &'a [Value],
+    pub(in crate::llm) messages: &'a [Json],
     /// Options in OpenAI's shape, without those that Phoenix sets itself.
-    pub(in crate::llm) options: &'a Map<String, Value>,
+    pub(in crate::llm) options: &'a Object,
     /// Limit of tokens of the answer.
     pub(in crate::llm) max_tokens: u32,
     /// Whether the answer is to be sent in pieces.
@@ -20,9 +23,9 @@ pub(in crate::llm) struct Prompt<'a> {
 
 impl Prompt<'_> {
     /// The messages of an API that takes the system text as one of them.
-    pub(super) fn messages(&self) -> Vec<Value> {
-        let system = serde_json::json!({"role": "system", "content": self.system});
-        let system = (!self.system.is_empty()).then_some(system);
+    pub(super) fn messages(&self) -> Vec<Json> {
+        let system = || object! {"role": "system", "content": self.system}.into();
+        let system = (!self.system.is_empty()).then(system);
         system.into_iter().chain(self.messages.iter().cloned()).collect()
     }
 }
@@ -35,7 +38,7 @@ pub(in crate::llm) struct Unsupported(pub(in crate::llm) String);
 pub(in crate::llm) struct ProviderRequest {
     pub(in crate::llm) url: String,
     pub(in crate::llm) headers: Vec<(&'static str, String)>,
-    pub(in crate::llm) body: Value,
+    pub(in crate::llm) body: Object,
 }
 
 /// Output of a completion.
@@ -43,7 +46,7 @@ pub(in crate::llm) struct ProviderRequest {
 pub(in crate::llm) struct Completion {
     pub(in crate::llm) text: String,
     /// Members of the assistant's message beyond its text, in OpenAI's shape: `tool_calls`, `reasoning_content`, `refusal`.
-    pub(in crate::llm) extra: Map<String, Value>,
+    pub(in crate::llm) extra: Object,
     pub(in crate::llm) model: Option<String>,
     pub(in crate::llm) finish_reason: Option<String>,
     pub(in crate::llm) usage: Usage,
@@ -56,7 +59,7 @@ impl Completion {
     }
 
     pub(in crate::llm) fn calls_tools(&self) -> bool {
-        self.extra.get("tool_calls").and_then(Value::as_array).is_some_and(|calls| !calls.is_empty())
+        self.extra.get("tool_calls").and_then(Json::as_array).is_some_and(|calls| !calls.is_empty())
     }
 }
 
@@ -95,7 +98,7 @@ pub(in crate::llm) struct Step {
     /// Text of the answer.
     pub(in crate::llm) text: String,
     /// Members of OpenAI's `choices[].delta` beyond the text.
-    pub(in crate::llm) delta: Map<String, Value>,
+    pub(in crate::llm) delta: Object,
     pub(in crate::llm) model: Option<String>,
     pub(in crate::llm) finish_reason: Option<String>,
     pub(in crate::llm) usage: Usage,

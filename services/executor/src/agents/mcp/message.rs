@@ -126,13 +126,13 @@ fn incoming(message: Json) -> Result<Incoming, String> {
 pub(super) fn number(id: &Json) -> Option<u64> {
     match id {
         Json::String(text) => text.parse().ok(),
-        id => id.to_value().as_u64(),
+        id => id.as_u64(),
     }
 }
 
 impl From<&Json> for RpcError {
     fn from(error: &Json) -> Self {
-        let code = error["code"].to_value().as_i64().unwrap_or_default();
+        let code = error["code"].as_i64().unwrap_or_default();
         let message = error["message"].as_str().unwrap_or_default().trim();
         let message = if message.is_empty() { format!("error {code}") } else { message.into() };
         Self { code, message, data: error["data"].clone() }

@@ -94,7 +94,7 @@ impl<'s> Collector<'s> {
         let schema = &definition["inputSchema"];
         let input_schema = match schema {
             Json::Null => None,
-            schema => InputSchema::new(schema.to_value())
+            schema => InputSchema::new(schema.clone())
                 .inspect_err(|error| {
                     tracing::warn!(agent = %self.agent, tool = name, %error, "tool has an invalid input schema; its input is not validated");
                 })

@@ -7,10 +7,10 @@ use phoenix_domain::{
     action::CHAT_ACTION,
     agent::ANY_ACTION,
     json::{Json, Object},
+    object,
     plan::{OnFailure, PLANNING_KEY, Plan, PlanKind, StartConditions, TaskSpec},
     planning::PlanningSettings,
 };
-use serde_json::{Value, json};
 
 use super::{
     answer::{Answer, shown_text},
@@ -80,13 +80,13 @@ pub(crate) fn ask(
         limits.depth,
         catalog_text(agents),
     );
-    let mut asked: Vec<Json> = vec![json!({"role": "system", "content": system}).into()];
+    let mut asked: Vec<Json> = vec![object! {"role": "system", "content": system}.into()];
     if messages.is_empty() {
         if !context.is_empty() {
             let content = format!("Context of the message:\n{context}");
-            asked.push(json!({"role": "system", "content": content}).into());
+            asked.push(object! {"role": "system", "content": content}.into());
         }
-        asked.push(json!({"role": "user", "content": message}).into());
+        asked.push(object! {"role": "user", "content": message}.into());
     }
     asked.extend(messages.iter().cloned());
     let mut payload = Object::from_iter([
@@ -133,14 +133,9 @@ pub(super) fn ask_on(
 }
 
 fn options(settings: &PlanningSettings, limits: &RoundLimits) -> Json {
-    json!({
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": "plan", "strict": true, "schema": answer_schema(limits)},
-        },
-        "max_tokens": settings.max_tokens,
-    })
-    .into()
+    let schema = object! {"name": "plan", "strict": true, "schema": answer_schema(limits)};
+    let format = object! {"type": "json_schema", "json_schema": schema};
+    object! {"response_format": format, "max_tokens": settings.max_tokens}.into()
 }
 
 /// The next question: the previous one, its answer, and the problems of that.
@@ -165,8 +160,8 @@ pub(crate) fn ask_again(
         "Answer the message, or propose all further tasks again, corrected."
     });
     if let Some(Json::Array(messages)) = payload.get_mut("messages") {
-        messages.push(json!({"role": "assistant", "content": text}).into());
-        messages.push(json!({"role": "user", "content": complaint}).into());
+        messages.push(object! {"role": "assistant", "content": text}.into());
+        messages.push(object! {"role": "user", "content": complaint}.into());
     }
     TaskSpec {
         key: format!("{PLANNING_KEY}{number}"),
@@ -186,32 +181,47 @@ pub(crate) fn prompt_version(question: &TaskSpec) -> Option<String> {
 }
 
 /// Schema of an answer. Every member is required and none is free, as the structured output of providers demands.
-fn answer_schema(limits: &RoundLimits) -> Value {
-    let text = |description: &str| json!({"type": "string", "description": description});
-    let member = |name: &str| match name {
-        "answer" => text("The answer to the message; empty if tasks are proposed"),
-        "continue" => json!({"type": "boolean", "description": "Whether you want the outputs of the tasks"}),
-        _ => json!({
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {
-                    "key": text("Unique key of the task"),
-                    "agent": text("Name of the agent"),
-                    "action": text("Action of the agent"),
-                    "input": text("Input of the action: a JSON object as text"),
-                    "depends_on": {"type": "array", "items": {"type": "string"}},
-                    "on_failure": {"type": "string", "enum": ["fail", "continue"]},
-                },
-                "required": ["key", "agent", "action", "input", "depends_on", "on_failure"],
-                "additionalProperties": false,
-            },
-        }),
-    };
+fn answer_schema(limits: &RoundLimits) -> Object {
     let members = limits.members();
-    let properties: serde_json::Map<_, _> =
-        members.iter().map(|name| ((*name).to_owned(), member(name))).collect();
-    json!({"type": "object", "properties": properties, "required": members, "additionalProperties": false})
+    let properties: Object = members.iter().map(|name| ((*name).to_owned(), member(name).into())).collect();
+    let required: Vec<Json> = members.iter().map(|name| (*name).into()).collect();
+    closed_object(properties, required)
+}
+
+fn member(name: &str) -> Object {
+    match name {
+        "answer" => text("The answer to the message; empty if tasks are proposed"),
+        "continue" => {
+            object! {"type": "boolean", "description": "Whether you want the outputs of the tasks"}
+        }
+        _ => object! {"type": "array", "items": task()},
+    }
+}
+
+fn task() -> Object {
+    let properties = object! {
+        "key": text("Unique key of the task"),
+        "agent": text("Name of the agent"),
+        "action": text("Action of the agent"),
+        "input": text("Input of the action: a JSON object as text"),
+        "depends_on": object! {"type": "array", "items": object! {"type": "string"}},
+        "on_failure": object! {"type": "string", "enum": ["fail", "continue"]},
+    };
+    let required = properties.keys().map(|name| name.as_str().into()).collect();
+    closed_object(properties, required)
+}
+
+fn text(description: &str) -> Object {
+    object! {"type": "string", "description": description}
+}
+
+fn closed_object(properties: Object, required: Vec<Json>) -> Object {
+    object! {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": false,
+    }
 }
 
 /// The agents, one line of JSON each. Where they do not fit, the last ones have no schemas, or are left out.
@@ -235,21 +245,23 @@ fn catalog_text(agents: &AgentCatalog) -> String {
 }
 
 fn agent_line(agent: &AgentSpec, with_schemas: bool) -> String {
-    let mut actions = serde_json::Map::new();
+    let message = || object! {"message": "text"};
+    let mut actions = Object::new();
     if !agent.actions.contains_key(CHAT_ACTION) {
-        actions.insert(CHAT_ACTION.into(), json!({"input": {"message": "text"}}));
+        actions.set(CHAT_ACTION, object! {"input": message()});
     }
     for (name, action) in &agent.actions {
         // Only what helps to plan: a conversation is none of it.
         let schema = action.input_schema.as_ref().map(phoenix_domain::schema::InputSchema::source);
-        let mut about = json!({"description": action.description});
+        let mut about = object! {"description": action.description.as_str()};
         match schema {
-            _ if name == CHAT_ACTION => about["input"] = json!({"message": "text"}),
-            Some(schema) if with_schemas => about["input"] = schema.clone(),
+            _ if name == CHAT_ACTION => about.set("input", message()),
+            Some(schema) if with_schemas => about.set("input", schema.clone()),
             _ => {}
         }
         let name = if name == ANY_ACTION { "(any other name)" } else { name };
-        actions.insert(name.into(), about);
+        actions.set(name, about);
     }
-    json!({"agent": agent.name.as_str(), "description": agent.description, "actions": actions}).to_string()
+    let description = agent.description.as_str();
+    object! {"agent": agent.name.as_str(), "description": description, "actions": actions}.to_string()
 }

@@ -1,10 +1,10 @@
 //! The outputs of tasks as a language model gets them: a line of JSON each, of bounded size.
 
 use phoenix_domain::{
-    json::Json,
+    json::{Json, Object},
+    object,
     plan::{Plan, Task},
 };
-use serde_json::{Value, json};
 
 use super::{
     answer::shown_text,
@@ -44,11 +44,11 @@ pub(super) fn messages(plan: &Plan, limits: &RoundLimits) -> Vec<Json> {
 }
 
 fn assistant(text: &str) -> Json {
-    json!({"role": "assistant", "content": text}).into()
+    object! {"role": "assistant", "content": text}.into()
 }
 
 fn user(text: &str) -> Json {
-    json!({"role": "user", "content": text}).into()
+    object! {"role": "user", "content": text}.into()
 }
 
 /// What the model may answer to the outputs.
@@ -87,17 +87,17 @@ fn of_round(plan: &Plan, round: &Round, sizes: (usize, usize, usize)) -> [String
     [shown_text(&proposal, of_proposal), results]
 }
 
-fn result(task: &Task, limit: usize) -> Value {
-    let mut result = json!({"task": task.spec.key, "status": task.status.as_str()});
+fn result(task: &Task, limit: usize) -> Object {
+    let mut result = object! {"task": task.spec.key.as_str(), "status": task.status.as_str()};
     match (&task.output, &task.error) {
-        (Some(output), _) if output.data.text_len() <= limit => result["output"] = output.data.to_value(),
+        (Some(output), _) if output.data.text_len() <= limit => result.set("output", output.data.clone()),
         (Some(output), _) => {
             let text = output.data.to_text();
-            result["output_begins"] = beginning(&text, limit).into();
-            result["output_bytes"] = text.len().into();
+            result.set("output_begins", beginning(&text, limit));
+            result.set("output_bytes", text.len());
         }
         (None, Some(error)) => {
-            result["error"] = beginning(&format!("{}: {}", error.code, error.message), limit).into();
+            result.set("error", beginning(&format!("{}: {}", error.code, error.message), limit));
         }
         (None, None) => {}
     }

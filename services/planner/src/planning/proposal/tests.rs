@@ -250,3 +250,16 @@ fn catalog_in_the_question_is_bounded() {
     assert!((32 * 1024..100 * 1024).contains(&size), "{size}");
     assert!(question.payload.to_string().contains("more agents are left out)"));
 }
+
+#[test]
+fn catalog_keeps_the_digits_of_schemas() {
+    let schema = r#"{"maximum":123456789012345678901234567890,"enum":[1.10,1e400]}"#;
+    let mut agent = AgentSpec::new("odd".parse().unwrap(), Vec::new());
+    let schema_of = InputSchema::new(Json::parse(schema).unwrap()).unwrap();
+    let action = ActionSpec { input_schema: Some(schema_of), ..ActionSpec::default() };
+    agent.actions = [("a".to_owned(), action)].into();
+    let agents = AgentCatalog::new([agent], "odd".parse().unwrap());
+    let question = prompt::ask(&agents, &settings(), PlanKind::Planned, "m", "", &[]);
+    let system = question.payload["messages"][0]["content"].as_str().unwrap();
+    assert!(system.contains(schema), "{system}");
+}

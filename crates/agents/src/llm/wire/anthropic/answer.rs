@@ -1,6 +1,9 @@
 //! An answer as a whole.
 
-use serde_json::{Map, Value, json};
+use phoenix_domain::{
+    json::{Json, Object},
+    object,
+};
 
 use super::super::{
     json::{tokens, word},
@@ -10,7 +13,7 @@ use super::super::{
 /// Name of the tool whose input is the answer when `response_format` has a schema.
 pub(super) const ANSWER_TOOL: &str = "answer";
 
-pub(in crate::llm::wire) fn completion(body: &Value) -> Option<Completion> {
+pub(in crate::llm::wire) fn completion(body: &Json) -> Option<Completion> {
     let mut completion = Completion {
         model: word(&body["model"]),
         finish_reason: word(&body["stop_reason"]),
@@ -18,16 +21,16 @@ pub(in crate::llm::wire) fn completion(body: &Value) -> Option<Completion> {
         ..Completion::default()
     };
     match body.get("content")? {
-        Value::Null => {}
-        Value::String(text) => completion.text.clone_from(text),
-        Value::Array(blocks) => blocks.iter().for_each(|block| add_block(&mut completion, block)),
-        block @ Value::Object(_) => add_block(&mut completion, block),
-        Value::Bool(_) | Value::Number(_) => return None,
+        Json::Null => {}
+        Json::String(text) => completion.text.clone_from(text),
+        Json::Array(blocks) => blocks.iter().for_each(|block| add_block(&mut completion, block)),
+        block @ Json::Object(_) => add_block(&mut completion, block),
+        Json::Bool(_) | Json::Number(_) => return None,
     }
     Some(completion)
 }
 
-fn add_block(completion: &mut Completion, block: &Value) {
+fn add_block(completion: &mut Completion, block: &Json) {
     match block["type"].as_str() {
         Some("tool_use") if block["name"] == ANSWER_TOOL => {
             completion.text.push_str(&block["input"].to_string());
@@ -35,15 +38,15 @@ fn add_block(completion: &mut Completion, block: &Value) {
             completion.finish_reason = Some("end_turn".into());
         }
         Some("tool_use") => {
-            let function = json!({"name": block["name"], "arguments": block["input"].to_string()});
-            let call = json!({"id": block["id"], "type": "function", "function": function});
-            push(&mut completion.extra, "tool_calls", call);
+            let function = object! {"name": block["name"].clone(), "arguments": block["input"].to_string()};
+            let call = object! {"id": block["id"].clone(), "type": "function", "function": function};
+            push(&mut completion.extra, "tool_calls", call.into());
         }
         Some("thinking") => {
             if let Some(thinking) = block["thinking"].as_str() {
-                let before = completion.extra.get("reasoning_content").and_then(Value::as_str);
+                let before = completion.extra.get("reasoning_content").and_then(Json::as_str);
                 let whole = format!("{}{thinking}", before.unwrap_or_default());
-                completion.extra.insert("reasoning_content".into(), whole.into());
+                completion.extra.set("reasoning_content", whole);
             }
             push(&mut completion.extra, "thinking_blocks", block.clone());
         }
@@ -55,15 +58,15 @@ fn add_block(completion: &mut Completion, block: &Value) {
     }
 }
 
-fn push(extra: &mut Map<String, Value>, name: &str, item: Value) {
-    match extra.entry(name).or_insert_with(|| json!([])) {
-        Value::Array(items) => items.push(item),
-        other => *other = json!([item]),
+fn push(extra: &mut Object, name: &str, item: Json) {
+    match extra.get_mut(name) {
+        Some(Json::Array(items)) => items.push(item),
+        _ => extra.set(name, [item]),
     }
 }
 
 /// The input does not contain what a cache holds.
-pub(super) fn usage(usage: &Value) -> Usage {
+pub(super) fn usage(usage: &Json) -> Usage {
     let (read, write) =
         (tokens(&usage["cache_read_input_tokens"]), tokens(&usage["cache_creation_input_tokens"]));
     let cached = read.unwrap_or(0).saturating_add(write.unwrap_or(0));

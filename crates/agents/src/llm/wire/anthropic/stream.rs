@@ -1,6 +1,6 @@
 //! Events of a streamed answer. <https://docs.anthropic.com/en/docs/build-with-claude/streaming>
 
-use serde_json::{Map, Value, json};
+use phoenix_domain::{json::Json, object};
 
 use super::{
     super::{json::word, types::Step},
@@ -19,6 +19,9 @@ pub(in crate::llm) struct Stream {
     is_answer: bool,
     /// Whether there was such a block.
     had_answer: bool,
+    /// Input of the present block, as its beginning has it. Real servers send the input in the events that follow, and none for an
+    /// empty one.
+    input: Option<String>,
     /// Thinking of the present block, which is returned as a whole, with its signature.
     thinking: String,
     signature: String,
@@ -26,7 +29,7 @@ pub(in crate::llm) struct Stream {
 
 impl Stream {
     /// `None` for data that is no event of this API.
-    pub(in crate::llm::wire) fn step(&mut self, data: &Value) -> Option<Step> {
+    pub(in crate::llm::wire) fn step(&mut self, data: &Json) -> Option<Step> {
         let mut step = Step::default();
         match data["type"].as_str()? {
             "message_start" => {
@@ -52,43 +55,47 @@ impl Stream {
         Some(step)
     }
 
-    fn start(&mut self, block: &Value, step: &mut Step) {
+    fn start(&mut self, block: &Json, step: &mut Step) {
         self.is_answer = false;
+        let is_tool = block["type"] == "tool_use";
+        self.input = is_tool
+            .then(|| if block["input"].is_object() { block["input"].to_string() } else { "{}".into() });
         match block["type"].as_str() {
             Some("tool_use") if block["name"] == ANSWER_TOOL => {
                 self.is_answer = true;
                 self.had_answer = true;
             }
             Some("tool_use") => {
-                let function = json!({"name": block["name"], "arguments": ""});
+                let function = object! {"name": block["name"].clone(), "arguments": ""};
                 let index = self.calls;
                 self.calls += 1;
-                let call =
-                    json!({"index": index, "id": block["id"], "type": "function", "function": function});
-                step.delta.insert("tool_calls".into(), json!([call]));
+                let id = block["id"].clone();
+                let call = object! {"index": index, "id": id, "type": "function", "function": function};
+                step.delta.set("tool_calls", [call]);
             }
             Some("redacted_thinking") => {
-                step.delta.insert("thinking_blocks".into(), json!([block]));
+                step.delta.set("thinking_blocks", [block.clone()]);
             }
             _ => step.text = block["text"].as_str().unwrap_or_default().to_owned(),
         }
     }
 
-    fn delta(&mut self, delta: &Value, step: &mut Step) {
+    fn delta(&mut self, delta: &Json, step: &mut Step) {
         let text = |name: &str| delta[name].as_str().unwrap_or_default().to_owned();
         match delta["type"].as_str() {
             Some("text_delta") => step.text = text("text"),
-            Some("input_json_delta") if self.is_answer => step.text = text("partial_json"),
             Some("input_json_delta") => {
-                let index = self.calls.saturating_sub(1);
-                let call = json!({"index": index, "function": {"arguments": text("partial_json")}});
-                step.delta.insert("tool_calls".into(), json!([call]));
+                let part = text("partial_json");
+                if !part.is_empty() {
+                    self.input = None;
+                    self.add_input(part, step);
+                }
             }
             Some("thinking_delta") => {
                 let thinking = text("thinking");
                 self.thinking.push_str(&thinking);
                 if !thinking.is_empty() {
-                    step.delta.insert("reasoning_content".into(), thinking.into());
+                    step.delta.set("reasoning_content", thinking);
                 }
             }
             Some("signature_delta") if self.signature.len() <= MAX_SIGNATURE_BYTES => {
@@ -98,12 +105,26 @@ impl Stream {
         }
     }
 
+    /// Adds a part of the input of the present tool.
+    fn add_input(&self, part: String, step: &mut Step) {
+        if self.is_answer {
+            step.text = part;
+            return;
+        }
+        let function = object! {"arguments": part};
+        let index = self.calls.saturating_sub(1);
+        step.delta.set("tool_calls", [object! {"index": index, "function": function}]);
+    }
+
     fn stop(&mut self, step: &mut Step) {
+        if let Some(input) = self.input.take() {
+            self.add_input(input, step);
+        }
         self.is_answer = false;
         let (thinking, signature) = (std::mem::take(&mut self.thinking), std::mem::take(&mut self.signature));
         if !signature.is_empty() {
-            let block = json!({"type": "thinking", "thinking": thinking, "signature": signature});
-            step.delta = Map::from_iter([("thinking_blocks".to_owned(), json!([block]))]);
+            let block = object! {"type": "thinking", "thinking": thinking, "signature": signature};
+            step.delta = object! {"thinking_blocks": [block]};
         }
     }
 }

@@ -1,41 +1,44 @@
 //! Messages and options in Google's shape.
 
-use serde_json::{Value, json};
+use phoenix_domain::{
+    json::{Json, Object},
+    object,
+};
 
 use super::super::{
     content::{self, Part, ResponseFormat, Role, ToolChoice},
     types::{Prompt, Unsupported},
 };
 
-pub(super) fn body(prompt: &Prompt<'_>) -> Result<Value, Unsupported> {
-    let mut body = json!({
+pub(super) fn body(prompt: &Prompt<'_>) -> Result<Object, Unsupported> {
+    let mut body = object! {
         "contents": contents(prompt.messages)?,
         "generationConfig": generation(prompt),
-    });
+    };
     let mut system: Vec<String> = vec![prompt.system.to_owned()];
     system.extend(prompt.messages.iter().filter(|m| content::role(m) == Role::System).map(content::text));
     system.retain(|text| !text.is_empty());
     if !system.is_empty() {
-        body["systemInstruction"] = json!({"parts": [{"text": system.join("\n\n")}]});
+        body.set("systemInstruction", object! {"parts": [object! {"text": system.join("\n\n")}]});
     }
-    let functions: Vec<Value> = content::functions(prompt.options).map(declaration).collect();
+    let functions: Vec<Object> = content::functions(prompt.options).map(declaration).collect();
     if !functions.is_empty() {
-        body["tools"] = json!([{"functionDeclarations": functions}]);
+        body.set("tools", [object! {"functionDeclarations": functions}]);
         if let Some(choice) = content::tool_choice(prompt.options) {
             let calling = match choice {
-                ToolChoice::Auto => json!({"mode": "AUTO"}),
-                ToolChoice::None => json!({"mode": "NONE"}),
-                ToolChoice::Required => json!({"mode": "ANY"}),
-                ToolChoice::Function(name) => json!({"mode": "ANY", "allowedFunctionNames": [name]}),
+                ToolChoice::Auto => object! {"mode": "AUTO"},
+                ToolChoice::None => object! {"mode": "NONE"},
+                ToolChoice::Required => object! {"mode": "ANY"},
+                ToolChoice::Function(name) => object! {"mode": "ANY", "allowedFunctionNames": [name]},
             };
-            body["toolConfig"] = json!({"functionCallingConfig": calling});
+            body.set("toolConfig", object! {"functionCallingConfig": calling});
         }
     }
     Ok(body)
 }
 
-fn generation(prompt: &Prompt<'_>) -> Value {
-    let mut generation = json!({"maxOutputTokens": prompt.max_tokens});
+fn generation(prompt: &Prompt<'_>) -> Object {
+    let mut generation = object! {"maxOutputTokens": prompt.max_tokens};
     let names = [
         ("temperature", "temperature"),
         ("top_p", "topP"),
@@ -46,32 +49,32 @@ fn generation(prompt: &Prompt<'_>) -> Value {
     ];
     content::copy(prompt.options, &names, &mut generation);
     if let Some(stops) = content::stops(prompt.options) {
-        generation["stopSequences"] = stops;
+        generation.set("stopSequences", stops);
     }
     if let Some(format) = content::response_format(prompt.options) {
-        generation["responseMimeType"] = "application/json".into();
+        generation.set("responseMimeType", "application/json");
         if let ResponseFormat::Schema(schema) = format {
-            generation["responseJsonSchema"] = schema.clone();
+            generation.set("responseJsonSchema", schema.clone());
         }
     }
     generation
 }
 
-fn declaration(function: &Value) -> Value {
-    let mut declaration = json!({"name": function["name"]});
+fn declaration(function: &Json) -> Object {
+    let mut declaration = object! {"name": function["name"].clone()};
     if let Some(description) = function["description"].as_str() {
-        declaration["description"] = description.into();
+        declaration.set("description", description);
     }
     // An object without properties is refused as a schema.
     if function["parameters"]["properties"].as_object().is_some_and(|members| !members.is_empty()) {
-        declaration["parametersJsonSchema"] = function["parameters"].clone();
+        declaration.set("parametersJsonSchema", function["parameters"].clone());
     }
     declaration
 }
 
 /// The messages of user and model. Several in a row become one: the results of parallel calls have to be in one message.
-fn contents(messages: &[Value]) -> Result<Vec<Value>, Unsupported> {
-    let mut turns: Vec<(&str, Vec<Value>)> = Vec::new();
+fn contents(messages: &[Json]) -> Result<Vec<Object>, Unsupported> {
+    let mut turns: Vec<(&str, Vec<Object>)> = Vec::new();
     for (index, message) in messages.iter().enumerate() {
         let (role, parts) = match content::role(message) {
             Role::System => continue,
@@ -89,32 +92,35 @@ fn contents(messages: &[Value]) -> Result<Vec<Value>, Unsupported> {
         }
     }
     let turns = turns.into_iter().filter(|(_, parts)| !parts.is_empty());
-    Ok(turns.map(|(role, parts)| json!({"role": role, "parts": parts})).collect())
+    Ok(turns.map(|(role, parts)| object! {"role": role, "parts": parts}).collect())
 }
 
-fn parts(message: &Value, index: usize) -> Result<Vec<Value>, Unsupported> {
+fn parts(message: &Json, index: usize) -> Result<Vec<Object>, Unsupported> {
     let part = |part: Part<'_>| match part {
         Part::Text("") => Ok(None),
-        Part::Text(text) => Ok(Some(json!({ "text": text }))),
+        Part::Text(text) => Ok(Some(object! {"text": text})),
         Part::Data { media_type, base64 } | Part::Document { media_type, base64 } => {
-            Ok(Some(json!({"inlineData": {"mimeType": media_type, "data": base64}})))
+            Ok(Some(object! {"inlineData": object! {"mimeType": media_type, "data": base64}}))
         }
         Part::Url(_) => Err(content::no_url(index)),
     };
     content::parts(message, index)?.into_iter().filter_map(|p| part(p).transpose()).collect()
 }
 
-fn function_call(call: &content::ToolCall<'_>) -> Value {
-    let mut part = json!({"functionCall": {"name": call.name, "args": call.arguments}});
+fn function_call(call: &content::ToolCall<'_>) -> Object {
+    let mut part = object! {"functionCall": object! {"name": call.name, "args": call.arguments()}};
     if let Some(signature) = call.value["extra_content"]["google"]["thought_signature"].as_str() {
-        part["thoughtSignature"] = signature.into();
+        part.set("thoughtSignature", signature);
     }
     part
 }
 
-fn result(messages: &[Value], index: usize) -> Value {
+fn result(messages: &[Json], index: usize) -> Object {
     let text = content::text(&messages[index]);
-    let object = serde_json::from_str::<Value>(&text).ok().filter(Value::is_object);
-    let response = object.unwrap_or_else(|| json!({ "result": text }));
-    json!({"functionResponse": {"name": content::name_of_result(messages, index), "response": response}})
+    let response = match Json::parse_stored(&text) {
+        Ok(Json::Object(response)) => response,
+        _ => object! {"result": text},
+    };
+    let name = content::name_of_result(messages, index);
+    object! {"functionResponse": object! {"name": name, "response": response}}
 }

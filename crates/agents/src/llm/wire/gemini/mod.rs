@@ -1,7 +1,10 @@
 //! Google's generateContent. <https://ai.google.dev/api/generate-content>
 
-use phoenix_domain::llm::Provider;
-use serde_json::{Map, Value, json};
+use phoenix_domain::{
+    json::{Json, Object},
+    llm::Provider,
+    object,
+};
 
 use super::{
     json::{tokens, word},
@@ -39,7 +42,7 @@ pub(super) fn request(provider: Provider<'_>, prompt: &Prompt<'_>) -> Result<Pro
     })
 }
 
-pub(super) fn completion(body: &Value) -> Result<Option<Completion>, ResponseError> {
+pub(super) fn completion(body: &Json) -> Result<Option<Completion>, ResponseError> {
     let candidate = &body["candidates"][0];
     if candidate.is_null()
         && let Some(reason) = word(&body["promptFeedback"]["blockReason"])
@@ -50,12 +53,12 @@ pub(super) fn completion(body: &Value) -> Result<Option<Completion>, ResponseErr
     let was_accepted = candidate.is_object() || body["usageMetadata"].is_object();
     Ok(was_accepted.then(|| {
         let content = Content::of(&candidate["content"]["parts"], 0);
-        let mut extra = Map::new();
+        let mut extra = Object::new();
         if !content.thoughts.is_empty() {
-            extra.insert("reasoning_content".into(), content.thoughts.into());
+            extra.set("reasoning_content", content.thoughts);
         }
         if !content.calls.is_empty() {
-            extra.insert("tool_calls".into(), content.calls.into());
+            extra.set("tool_calls", content.calls);
         }
         Completion {
             text: content.text,
@@ -73,12 +76,12 @@ struct Content {
     text: String,
     thoughts: String,
     /// Tool calls in OpenAI's shape.
-    calls: Vec<Value>,
+    calls: Vec<Object>,
 }
 
 impl Content {
     /// Reads the parts of an answer that has `calls` tool calls already.
-    fn of(parts: &Value, calls: usize) -> Self {
+    fn of(parts: &Json, calls: usize) -> Self {
         let mut content = Self::default();
         for part in parts.as_array().into_iter().flatten() {
             let text = part["text"].as_str().unwrap_or_default();
@@ -96,21 +99,20 @@ impl Content {
 
 /// A tool call in OpenAI's shape. The signature of the thought behind it must come back with it, so it travels in the member
 /// that Google's own translation uses.
-fn call(part: &Value, index: usize) -> Value {
+fn call(part: &Json, index: usize) -> Object {
     let called = &part["functionCall"];
-    let arguments = called.get("args").map_or_else(|| "{}".to_owned(), Value::to_string);
+    let arguments = called.get("args").map_or_else(|| "{}".to_owned(), Json::to_string);
     let id = word(&called["id"]).unwrap_or_else(|| format!("call_{}", uuid::Uuid::new_v4().simple()));
-    let mut call =
-        json!({"id": id, "type": "function", "function": {"name": called["name"], "arguments": arguments}});
-    call["index"] = index.into();
+    let function = object! {"name": called["name"].clone(), "arguments": arguments};
+    let mut call = object! {"id": id, "type": "function", "function": function, "index": index};
     if let Some(signature) = part["thoughtSignature"].as_str() {
-        call["extra_content"] = json!({"google": {"thought_signature": signature}});
+        call.set("extra_content", object! {"google": object! {"thought_signature": signature}});
     }
     call
 }
 
 /// Thoughts are not counted as a part of the candidate.
-fn usage(usage: &Value) -> Usage {
+fn usage(usage: &Json) -> Usage {
     let thoughts = tokens(&usage["thoughtsTokenCount"]);
     let sum = |name: &str, more: Option<u64>| match (tokens(&usage[name]), more) {
         (None, None) => None,
@@ -134,7 +136,7 @@ pub(in crate::llm) struct Stream {
 
 impl Stream {
     /// `None` for data that is no event of this API.
-    pub(super) fn step(&mut self, data: &Value) -> Result<Option<Step>, ResponseError> {
+    pub(super) fn step(&mut self, data: &Json) -> Result<Option<Step>, ResponseError> {
         if !data.is_object() {
             return Ok(None);
         }
@@ -146,12 +148,12 @@ impl Stream {
         }
         let content = Content::of(&candidate["content"]["parts"], self.calls);
         self.calls += content.calls.len();
-        let mut delta = Map::new();
+        let mut delta = Object::new();
         if !content.thoughts.is_empty() {
-            delta.insert("reasoning_content".into(), content.thoughts.into());
+            delta.set("reasoning_content", content.thoughts);
         }
         if !content.calls.is_empty() {
-            delta.insert("tool_calls".into(), content.calls.into());
+            delta.set("tool_calls", content.calls);
         }
         Ok(Some(Step {
             text: content.text,
