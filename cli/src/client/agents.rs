@@ -3,8 +3,9 @@
 use std::fmt::Write;
 
 use jiff::Timestamp;
+use phoenix_domain::{json::Json, object};
 use reqwest::Method;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::{
     args::{AgentsArgs, AgentsCommand, DecisionArgs},
@@ -50,7 +51,7 @@ async fn decide(
     is_json: bool,
 ) -> Result<(), ClientError> {
     let DecisionArgs { name, reason, actor } = decision;
-    let body = json!({"reason": reason, "actor": actor});
+    let body = object! {"reason": reason, "actor": actor};
     let request = gateway.request(Method::POST, &path(&name, action)?).json(&body);
     let agent = gateway.json(request).await?;
     if is_json {
@@ -75,17 +76,17 @@ fn show_one(agent: Box<RawValue>) -> Result<(), ClientError> {
         return Ok(());
     }
     line("")?;
-    let row = |action: &Value| vec![cell(text(action, "name")), cell(text(action, "description"))];
+    let row = |action: &Json| vec![cell(text(action, "name")), cell(text(action, "description"))];
     table(&["ACTION", "PURPOSE"], &actions, row)
 }
 
 /// Prints the processes at each executor, and the last standard error.
-fn show_workers(agent: &Value) -> Result<(), ClientError> {
+fn show_workers(agent: &Json) -> Result<(), ClientError> {
     let workers = agent["workers"].as_array().into_iter().flatten();
     let workers: Vec<_> = workers.filter_map(|one| serde_json::value::to_raw_value(one).ok()).collect();
     if !workers.is_empty() {
         line("")?;
-        let row = |one: &Value| {
+        let row = |one: &Json| {
             let loops = if one["crash_loop"] == true { "yes" } else { "-" };
             let number = |name: &str| one[name].to_string();
             vec![
@@ -108,7 +109,7 @@ fn show_workers(agent: &Value) -> Result<(), ClientError> {
 }
 
 /// Prints why the circuit is as it is, and its newest changes.
-fn show_circuit(agent: &Value) -> Result<(), ClientError> {
+fn show_circuit(agent: &Json) -> Result<(), ClientError> {
     let now = Some(Timestamp::now());
     let since = between(time(agent, "since"), now);
     if since.is_empty() {
@@ -133,7 +134,7 @@ fn show_circuit(agent: &Value) -> Result<(), ClientError> {
         return Ok(());
     }
     line("")?;
-    let row = |change: &Value| {
+    let row = |change: &Json| {
         let by = change["actor"].as_str().map(|actor| format!(" ({actor})")).unwrap_or_default();
         vec![
             format!("{} ago", between(time(change, "at"), now)),
@@ -147,11 +148,11 @@ fn show_circuit(agent: &Value) -> Result<(), ClientError> {
 
 fn show(agents: &[Box<RawValue>]) -> Result<(), ClientError> {
     let now = Timestamp::now();
-    let ago = |agent: &Value, name| match between(time(agent, name), Some(now)) {
+    let ago = |agent: &Json, name| match between(time(agent, name), Some(now)) {
         age if age.is_empty() => "-".to_owned(),
         age => format!("{age} ago"),
     };
-    let row = |agent: &Value| {
+    let row = |agent: &Json| {
         vec![
             text(agent, "agent_id").to_owned(),
             text(agent, "health").to_owned(),

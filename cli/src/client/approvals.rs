@@ -1,8 +1,8 @@
 //! `phoenix approvals`, and the decisions of `phoenix plans`.
 
 use jiff::Timestamp;
+use phoenix_domain::json::{Json, Object};
 use reqwest::Method;
-use serde_json::{Map, Value};
 
 use super::{
     args::{ApprovalsArgs, Decision},
@@ -22,7 +22,7 @@ pub(super) async fn run(args: ApprovalsArgs) -> Result<(), ClientError> {
         return json_lines(&waiting);
     }
     let now = Timestamp::now();
-    let row = |waiting: &Value| {
+    let row = |waiting: &Json| {
         vec![
             text(waiting, "plan_id").to_owned(),
             cell(text(waiting, "task")),
@@ -47,11 +47,11 @@ pub(super) async fn decide(
     gateway: &Gateway,
     action: &str,
     decision: Decision,
-    further: Map<String, Value>,
+    further: Object,
     is_json: bool,
 ) -> Result<(), ClientError> {
     let Decision { plan_id, task, actor, reason, input_hash } = decision;
-    let mut body = Map::from_iter([("actor".to_owned(), Value::from(actor))]);
+    let mut body = Object::from_iter([("actor".to_owned(), Json::from(actor))]);
     for (name, value) in [("task", task), ("reason", reason), ("input_hash", input_hash)] {
         body.extend(value.map(|value| (name.to_owned(), value.into())));
     }

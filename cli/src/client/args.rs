@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::{Map, Value};
+use phoenix_domain::json::{Json, Object};
 use url::Url;
 
 pub(crate) use super::endpoint::GatewayArgs;
@@ -158,26 +158,29 @@ pub(crate) struct Decision {
 pub(crate) struct NewLimits {
     /// New limit of the plan's cost in US dollars
     #[arg(long, value_name = "USD", value_parser = number)]
-    max_cost_usd: Option<Value>,
+    max_cost_usd: Option<Json>,
     /// New limit of the plan's tokens
     #[arg(long, value_name = "N", value_parser = number)]
-    max_tokens: Option<Value>,
+    max_tokens: Option<Json>,
     /// New limit of the plan's attempts
     #[arg(long, value_name = "N", value_parser = number)]
-    max_calls: Option<Value>,
+    max_calls: Option<Json>,
     /// New limit of the time of the plan's attempts in milliseconds
     #[arg(long, value_name = "MS", value_parser = number)]
-    max_wall_ms: Option<Value>,
+    max_wall_ms: Option<Json>,
 }
 
 /// A number in JSON, digit for digit.
-fn number(text: &str) -> Result<Value, &'static str> {
-    serde_json::from_str(text).map(Value::Number).map_err(|_| "must be a number, such as 2.5")
+fn number(text: &str) -> Result<Json, &'static str> {
+    match Json::parse(text) {
+        Ok(number @ Json::Number(_)) => Ok(number),
+        _ => Err("must be a number, such as 2.5"),
+    }
 }
 
 impl NewLimits {
     /// The member `budget` of a decision, if there are any limits.
-    pub(crate) fn into_member(self) -> Option<(String, Value)> {
+    pub(crate) fn into_member(self) -> Option<(String, Json)> {
         let Self { max_cost_usd, max_tokens, max_calls, max_wall_ms } = self;
         let limits = [
             ("max_cost_usd", max_cost_usd),
@@ -186,7 +189,7 @@ impl NewLimits {
             ("max_wall_ms", max_wall_ms),
         ];
         let given = limits.into_iter().filter_map(|(name, limit)| Some((name.to_owned(), limit?)));
-        let limits: Map<String, Value> = given.collect();
+        let limits: Object = given.collect();
         (!limits.is_empty()).then(|| ("budget".to_owned(), limits.into()))
     }
 }

@@ -2,9 +2,11 @@
 
 use std::io::{IsTerminal, Read, stdin};
 
-use phoenix_domain::OrchestratorErrorCode;
+use phoenix_domain::{
+    OrchestratorErrorCode,
+    json::{Json, Object},
+};
 use reqwest::Method;
-use serde_json::{Map, Value};
 
 use super::{
     args::ChatArgs,
@@ -22,7 +24,7 @@ const PLANNING_KEY: &str = "planning-";
 /// When the request is refused, or the chat does not succeed.
 pub(super) async fn run(args: ChatArgs) -> Result<(), ClientError> {
     let gateway = Gateway::new(&args.gateway)?;
-    let mut body = Map::new();
+    let mut body = Object::new();
     body.insert("message".into(), message(args.message)?.into());
     body.extend(args.agent.map(|agent| ("agent".into(), agent.into())));
     body.extend(args.model.map(|model| ("model".into(), model.into())));
@@ -39,7 +41,7 @@ pub(super) async fn run(args: ChatArgs) -> Result<(), ClientError> {
         if args.gateway.json {
             line(&data)?;
         }
-        let facts: Value = serde_json::from_str(&data).unwrap_or_default();
+        let facts: Json = Json::parse_stored(&data).unwrap_or_default();
         match name.as_str() {
             // What a language model proposes is not the answer.
             "output" if text(&facts, "task_key").starts_with(PLANNING_KEY) => {}
@@ -94,7 +96,7 @@ impl Answer {
     }
 
     /// A new attempt has begun: what was said before is void.
-    fn reset(&mut self, attempt: &Value) -> Result<(), ClientError> {
+    fn reset(&mut self, attempt: &Json) -> Result<(), ClientError> {
         if !std::mem::take(&mut self.shown).is_empty() {
             line("")?;
         }
@@ -105,8 +107,8 @@ impl Answer {
     }
 
     /// Prints what of the answer was not shown.
-    fn end(&self, response: &Value, is_json: bool) -> Result<(), ClientError> {
-        if !self.shown.is_empty() && (response["status"] != "success" || response["output"] != self.shown) {
+    fn end(&self, response: &Json, is_json: bool) -> Result<(), ClientError> {
+        if !self.shown.is_empty() && (response["status"] != "success" || response["output"] != *self.shown) {
             line("")?;
         }
         if response["status"] != "success" {
@@ -118,9 +120,9 @@ impl Answer {
         }
         match &response["output"] {
             _ if is_json => Ok(()),
-            Value::String(output) if self.live && *output == self.shown => line(""),
-            Value::String(output) if self.live => line(plain(output)),
-            Value::String(output) => line(output),
+            Json::String(output) if self.live && *output == self.shown => line(""),
+            Json::String(output) if self.live => line(plain(output)),
+            Json::String(output) => line(output),
             output => line(output.to_string()),
         }
     }

@@ -11,7 +11,8 @@
 pub(super) mod entry;
 pub(super) mod file;
 
-use serde_json::{Value, json, value::to_raw_value};
+use phoenix_domain::json::Json;
+use serde_json::{json, value::to_raw_value};
 
 use self::{
     entry::Context,
@@ -72,12 +73,12 @@ pub(super) fn run(args: ContextArgs) -> Result<(), ClientError> {
     }
 }
 
-fn document(contexts: &Contexts, name: &str, context: &Context) -> Value {
+fn document(contexts: &Contexts, name: &str, context: &Context) -> Json {
     let Context { url, token_file, token, ca } = context;
     // The token itself is never shown.
     let token = if token.is_some() { Some("[set]") } else { None };
     let is_current = contexts.current.as_deref() == Some(name);
-    json!({ "name": name, "current": is_current, "url": url.as_str(), "token": token, "token_file": token_file, "ca": ca })
+    json!({ "name": name, "current": is_current, "url": url.as_str(), "token": token, "token_file": token_file, "ca": ca }).into()
 }
 
 fn show(contexts: &Contexts, name: &str, context: &Context, is_json: bool) -> Result<(), ClientError> {

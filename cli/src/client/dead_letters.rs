@@ -1,8 +1,9 @@
 //! `phoenix dead-letters`.
 
 use jiff::Timestamp;
+use phoenix_domain::json::{Json, Object};
 use reqwest::Method;
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::{
     args::{DeadLetterFilter, DeadLettersArgs, DeadLettersCommand},
@@ -25,7 +26,7 @@ pub(super) async fn run(args: DeadLettersArgs) -> Result<(), ClientError> {
             if is_json { json_lines(&letters) } else { show(&letters) }
         }
         DeadLettersCommand::Redrive { filter, rate, limit, reason } => {
-            let mut body = Map::from_iter([filter_member(filter)?]);
+            let mut body = Object::from_iter([filter_member(filter)?]);
             body.extend(rate.map(|rate| ("rate_per_second".into(), rate.into())));
             body.extend(limit.map(|limit| ("limit".into(), limit.into())));
             body.extend(reason.map(|reason| ("reason".into(), reason.into())));
@@ -38,7 +39,7 @@ pub(super) async fn run(args: DeadLettersArgs) -> Result<(), ClientError> {
             ))
         }
         DeadLettersCommand::Discard { filter, limit, reason } => {
-            let mut body = Map::from_iter([filter_member(filter)?, ("reason".into(), reason.into())]);
+            let mut body = Object::from_iter([filter_member(filter)?, ("reason".into(), reason.into())]);
             body.extend(limit.map(|limit| ("limit".into(), limit.into())));
             let discarded = change(&gateway, "discard", &body, is_json).await?;
             let Some(discarded) = discarded else { return Ok(()) };
@@ -51,9 +52,9 @@ pub(super) async fn run(args: DeadLettersArgs) -> Result<(), ClientError> {
 async fn change(
     gateway: &Gateway,
     action: &str,
-    body: &Map<String, Value>,
+    body: &Object,
     is_json: bool,
-) -> Result<Option<Value>, ClientError> {
+) -> Result<Option<Json>, ClientError> {
     let path = format!("/api/v1/dead-letters:{action}");
     let response = gateway.json(gateway.request(Method::POST, &path).json(body)).await?;
     if is_json {
@@ -77,14 +78,14 @@ fn fields(filter: DeadLetterFilter) -> Result<Vec<(&'static str, String)>, Clien
     Ok(all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
 }
 
-fn filter_member(filter: DeadLetterFilter) -> Result<(String, Value), ClientError> {
+fn filter_member(filter: DeadLetterFilter) -> Result<(String, Json), ClientError> {
     let fields = fields(filter)?.into_iter().map(|(name, value)| (name.to_owned(), value.into()));
-    Ok(("filter".into(), Value::Object(fields.collect())))
+    Ok(("filter".into(), Json::Object(fields.collect())))
 }
 
 fn show(letters: &[Box<RawValue>]) -> Result<(), ClientError> {
     let now = Timestamp::now();
-    let row = |letter: &Value| {
+    let row = |letter: &Json| {
         vec![
             text(letter, "plan_id").to_owned(),
             cell(text(letter, "key")),

@@ -3,12 +3,12 @@
 use std::{collections::HashMap, pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt};
-use phoenix_domain::OrchestratorErrorCode;
+use phoenix_domain::{OrchestratorErrorCode, json::Json};
 use reqwest::{
     Client, Method, RequestBuilder, Response, StatusCode,
     header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue},
 };
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 use sse_stream::{Sse, SseStream};
 use url::Url;
 
@@ -222,7 +222,7 @@ pub(crate) fn id(text: &str) -> Result<String, ClientError> {
 
 /// An error response.
 fn refusal(status: StatusCode, text: &str) -> ClientError {
-    let body: Value = serde_json::from_str(text).unwrap_or_default();
+    let body: Json = Json::parse_stored(text).unwrap_or_default();
     // Chats and plans have the error in a member, other routes are problem details (RFC 9457).
     let error = if body["error"].is_object() { &body["error"] } else { &body };
     let message = error["message"].as_str().or(error["detail"].as_str());
@@ -237,7 +237,7 @@ fn refusal(status: StatusCode, text: &str) -> ClientError {
         }
         _ => "",
     };
-    let trace = body["correlation_id"].as_str().filter(|_| body["plan_id"].is_string());
+    let trace = body["correlation_id"].as_str().filter(|_| body["plan_id"].as_str().is_some());
     let trace = trace.map(|id| format!("\nphoenix trace {id} shows what happened")).unwrap_or_default();
     ClientError::Refused {
         status: status.as_u16(),

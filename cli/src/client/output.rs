@@ -7,7 +7,8 @@ use std::{
 
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, value::RawValue};
+use phoenix_domain::json::Json;
+use serde_json::value::RawValue;
 
 use super::error::ClientError;
 
@@ -52,7 +53,7 @@ pub(crate) fn json_lines(documents: &[Box<RawValue>]) -> Result<(), ClientError>
 pub(crate) fn table(
     header: &[&str],
     documents: &[Box<RawValue>],
-    row: impl Fn(&Value) -> Vec<String>,
+    row: impl Fn(&Json) -> Vec<String>,
 ) -> Result<(), ClientError> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
@@ -67,8 +68,8 @@ pub(crate) fn table(
 }
 
 /// A document of a response, in which all JSON is valid.
-pub(crate) fn parsed(document: &RawValue) -> Value {
-    serde_json::from_str(document.get()).unwrap_or_default()
+pub(crate) fn parsed(document: &RawValue) -> Json {
+    Json::parse_stored(document.get()).unwrap_or_default()
 }
 
 /// `text` on one line of bounded length, for a cell.
@@ -92,12 +93,12 @@ pub(crate) fn indented(text: &str, indent: &str) -> String {
 }
 
 /// The text of a member; empty when there is none.
-pub(crate) fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+pub(crate) fn text<'a>(value: &'a Json, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_default()
 }
 
 /// The time in a member.
-pub(crate) fn time(value: &Value, name: &str) -> Option<Timestamp> {
+pub(crate) fn time(value: &Json, name: &str) -> Option<Timestamp> {
     text(value, name).parse().ok()
 }
 
@@ -121,7 +122,7 @@ pub(crate) fn between(start: Option<Timestamp>, end: Option<Timestamp>) -> Strin
 }
 
 /// The state of an agent's circuit in a list.
-pub(crate) fn circuit(agent: &Value, now: Timestamp) -> String {
+pub(crate) fn circuit(agent: &Json, now: Timestamp) -> String {
     match time(agent, "circuit_open_until") {
         Some(until) if until <= now => "half open".to_owned(),
         Some(until) => format!("open for {}", between(Some(now), Some(until))),
@@ -179,7 +180,7 @@ mod tests {
     fn circuit_of_a_list_is_that_of_now() {
         let now: Timestamp = "2026-11-27T08:00:00Z".parse().unwrap();
         let agent = |health: &str, until: Option<&str>| {
-            circuit(&serde_json::json!({"health": health, "circuit_open_until": until}), now)
+            circuit(&serde_json::json!({"health": health, "circuit_open_until": until}).into(), now)
         };
         assert_eq!(agent("healthy", None), "closed");
         assert_eq!(agent("unhealthy", None), "isolated");

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use jiff::Timestamp;
+use phoenix_domain::json::{Json, Object};
 use reqwest::{Method, RequestBuilder};
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::{
     approvals,
@@ -38,14 +39,14 @@ pub(super) async fn run(args: PlansArgs) -> Result<(), ClientError> {
             propose::run(gateway, message, strategy, context_file.as_deref(), is_json).await
         }
         PlansCommand::Cancel { plan_id, reason } => {
-            let mut body = Map::new();
+            let mut body = Object::new();
             body.extend(reason.map(|reason| ("reason".into(), reason.into())));
             let path = format!("/api/v1/plans/{}:cancel", id(&plan_id)?);
             let plan = gateway.json(gateway.request(Method::POST, &path).json(&body)).await?;
             show(&plan, is_json)
         }
         PlansCommand::Approve { decision, input, budget } => {
-            let mut further = Map::new();
+            let mut further = Object::new();
             if let Some(input) = input {
                 further.insert("input".into(), json_argument(&input)?);
             }
@@ -53,10 +54,10 @@ pub(super) async fn run(args: PlansArgs) -> Result<(), ClientError> {
             approvals::decide(gateway, "approve", decision, further, is_json).await
         }
         PlansCommand::Reject { decision } => {
-            approvals::decide(gateway, "reject", decision, Map::new(), is_json).await
+            approvals::decide(gateway, "reject", decision, Object::new(), is_json).await
         }
         PlansCommand::Redrive { plan_id, input, reason, wait } => {
-            let mut body = Map::new();
+            let mut body = Object::new();
             if let Some(input) = input {
                 body.insert("input".into(), json_argument(&input)?);
             }
@@ -77,11 +78,11 @@ fn document(path: &Path) -> Result<String, ClientError> {
 }
 
 /// The JSON of an argument: an object as it is, or the name of a file with one; `-` is standard input.
-fn json_argument(argument: &str) -> Result<Value, ClientError> {
+fn json_argument(argument: &str) -> Result<Json, ClientError> {
     let is_object = argument.trim_start().starts_with('{');
     let text = if is_object { argument.to_owned() } else { document(Path::new(argument))? };
     let shown = if is_object { "the value of --input".into() } else { format!("`{argument}`") };
-    serde_json::from_str(&text).map_err(|error| ClientError::Usage(format!("{shown} is not JSON: {error}")))
+    Json::parse(&text).map_err(|error| ClientError::Usage(format!("{shown} {error}")))
 }
 
 async fn list(gateway: &Gateway, filter: &PlanFilter, is_json: bool) -> Result<(), ClientError> {
@@ -98,7 +99,7 @@ async fn list(gateway: &Gateway, filter: &PlanFilter, is_json: bool) -> Result<(
         return json_lines(&plans);
     }
     let now = Timestamp::now();
-    let row = |plan: &Value| {
+    let row = |plan: &Json| {
         let (created, ended) = (time(plan, "created_at"), time(plan, "ended_at"));
         vec![
             text(plan, "plan_id").to_owned(),
@@ -139,4 +140,17 @@ async fn accept(
         line(plan_id)?;
     }
     if wait { watch::until_end(gateway, plan_id, is_json).await } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn input_of_the_command_line_keeps_its_digits() {
+        let input = r#"{"n":123456789012345678901234567890,"price":1.10,"huge":1e400,"zero":-0}"#;
+        assert_eq!(json_argument(input).unwrap().to_string(), input);
+        let wrong = json_argument(r#"{"n":}"#).unwrap_err().to_string();
+        assert!(wrong.contains("the value of --input is not valid JSON at line 1 column"), "{wrong}");
+    }
 }

@@ -1,9 +1,10 @@
 //! `phoenix plans propose`: the tasks of a message, which do not run.
 
+use phoenix_domain::json::{Json, Object};
 use std::path::Path;
 
 use reqwest::Method;
-use serde_json::{Map, Value, value::to_raw_value};
+use serde_json::value::to_raw_value;
 
 use super::{
     args::Strategy,
@@ -23,7 +24,7 @@ pub(super) async fn run(
     context: Option<&Path>,
     is_json: bool,
 ) -> Result<(), ClientError> {
-    let mut body = Map::new();
+    let mut body = Object::new();
     body.insert("message".into(), chat::message(message)?.into());
     body.extend(strategy.map(|strategy| ("strategy".into(), strategy.as_str().into())));
     if let Some(path) = context {
@@ -36,11 +37,11 @@ pub(super) async fn run(
         return line(proposal["plan"].to_string());
     }
     line(summary(&proposal))?;
-    let tasks = proposal["plan"]["tasks"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let tasks = proposal["plan"]["tasks"].as_array().unwrap_or_default();
     let tasks: Vec<_> = tasks.iter().filter_map(|task| to_raw_value(task).ok()).collect();
-    let row = |task: &Value| {
-        let after = task["depends_on"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let after: Vec<_> = after.iter().filter_map(Value::as_str).collect();
+    let row = |task: &Json| {
+        let after = task["depends_on"].as_array().unwrap_or_default();
+        let after: Vec<_> = after.iter().filter_map(Json::as_str).collect();
         let action = Some(text(task, "action")).filter(|action| !action.is_empty()).unwrap_or("chat");
         vec![
             cell(text(task, "key")),
@@ -55,7 +56,7 @@ pub(super) async fn run(
 }
 
 /// Who proposed the plan, and what that took.
-fn summary(proposal: &Value) -> String {
+fn summary(proposal: &Json) -> String {
     if text(proposal, "strategy") != "model" {
         return "proposed by the words of the message".into();
     }

@@ -1,8 +1,9 @@
 //! `phoenix stats`: what happened in the last minutes or hours.
 
+use phoenix_domain::json::Json;
 use std::{fmt::Write, time::Duration};
 
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::{
     args::StatsArgs,
@@ -31,7 +32,7 @@ pub(super) async fn statistics(gateway: &Gateway, window: &str) -> Result<Box<Ra
 }
 
 /// Statistics as a few lines of text, each with its line break.
-pub(super) fn summary(statistics: &Value) -> String {
+pub(super) fn summary(statistics: &Json) -> String {
     let total = &statistics["total"];
     let count = |name: &str| total[name].as_u64().unwrap_or_default();
     let (succeeded, failed, cancelled) = (count("succeeded"), count("failed"), count("cancelled"));
@@ -55,7 +56,7 @@ pub(super) fn summary(statistics: &Value) -> String {
         let cost = total["cost_usd"].as_f64().unwrap_or_default();
         let _ = writeln!(text, "models    {input} tokens in, {output} out, ${cost:.4}");
     }
-    let buckets = statistics["buckets"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let buckets = statistics["buckets"].as_array().unwrap_or_default();
     let accepted: Vec<u64> =
         buckets.iter().map(|bucket| bucket["accepted"].as_u64().unwrap_or_default()).collect();
     let most = accepted.iter().copied().max().unwrap_or_default();
@@ -81,7 +82,7 @@ fn percent(succeeded: u64, failed: u64) -> String {
     format!("{}.{:02} %", hundredths / 100, hundredths % 100)
 }
 
-fn millis(value: &Value) -> String {
+fn millis(value: &Json) -> String {
     let duration = Duration::try_from_secs_f64(value.as_f64().unwrap_or_default() / 1_000.0);
     short(duration.unwrap_or_default())
 }
@@ -95,7 +96,10 @@ mod tests {
     #[test]
     fn summary_has_what_happened_and_nothing_else() {
         let nothing = json!({"window": "1h", "total": {"accepted": 0, "latency_ms": null}, "buckets": []});
-        assert_eq!(summary(&nothing), "plans     0 accepted, 0 succeeded, 0 failed, 0 cancelled in 1h\n");
+        assert_eq!(
+            summary(&nothing.into()),
+            "plans     0 accepted, 0 succeeded, 0 failed, 0 cancelled in 1h\n"
+        );
         let some = json!({
             "window": "15m",
             "bucket_secs": 60,
@@ -111,6 +115,6 @@ mod tests {
                         latency   p50 12ms  p95 640ms  p99 1.4s\n\
                         models    10 tokens in, 5 out, $0.0015\n\
                         accepted   ▁██  at most 15000 in 60s\n";
-        assert_eq!(summary(&some), expected);
+        assert_eq!(summary(&some.into()), expected);
     }
 }

@@ -4,8 +4,9 @@ use std::{fmt::Write, time::Duration};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use jiff::Timestamp;
+use phoenix_domain::{json::Json, object};
 use reqwest::Method;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::{
     args::TopArgs,
@@ -31,10 +32,10 @@ const CLEAR: &str = "\u{1b}[2J";
 
 /// What happens at one moment.
 struct Snapshot {
-    statistics: Value,
-    agents: Vec<Value>,
+    statistics: Json,
+    agents: Vec<Json>,
     /// Plans that run, oldest first.
-    plans: Vec<Value>,
+    plans: Vec<Json>,
 }
 
 /// # Errors
@@ -44,7 +45,7 @@ pub(super) async fn run(args: TopArgs) -> Result<(), ClientError> {
     let first = Snapshot::take(&gateway).await?;
     if args.gateway.json {
         let Snapshot { statistics, agents, plans } = first;
-        return line(json!({"stats": statistics, "agents": agents, "plans": plans}).to_string());
+        return line(object! {"stats": statistics, "agents": agents, "plans": plans}.to_string());
     }
     if !is_terminal() {
         return line(first.render(args.limit).trim_end());
@@ -73,7 +74,7 @@ impl Snapshot {
         };
         let statistics = parsed(&statistics(gateway, WINDOW).await?);
         let agents = gateway.json(gateway.request(Method::GET, "/api/v1/agents")).await?;
-        let agents: Vec<Value> = serde_json::from_str(agents.get()).map_err(not_phoenix)?;
+        let agents: Vec<Json> = serde_json::from_str(agents.get()).map_err(not_phoenix)?;
         let running: Vec<Box<RawValue>> =
             gateway.list("/api/v1/plans", &[("status", "running")], "plans", PLANS).await?;
         let plans = running.iter().rev().map(|plan| parsed(plan)).collect();
@@ -83,13 +84,13 @@ impl Snapshot {
     fn render(&self, limit: usize) -> String {
         let now = Timestamp::now();
         let mut screen = format!("{}\n\n{}\n", now.strftime("%H:%M:%SZ"), summary(&self.statistics));
-        let agent = |agent: &Value| {
+        let agent = |agent: &Json| {
             let failures = agent["consecutive_failures"].to_string();
             vec![cell(text(agent, "agent_id")), text(agent, "health").into(), circuit(agent, now), failures]
         };
         screen +=
             &columns(&["AGENT", "HEALTH", "CIRCUIT", "FAILURES IN A ROW"], self.agents.iter().map(agent));
-        let plan = |plan: &Value| {
+        let plan = |plan: &Json| {
             vec![
                 text(plan, "plan_id").into(),
                 between(time(plan, "created_at"), Some(now)),

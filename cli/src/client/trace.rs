@@ -5,10 +5,10 @@ mod lines;
 use std::fmt::Write;
 
 use jiff::Timestamp;
-use phoenix_domain::{plan::PLANNING_KEY, questions::MEMBER};
+use phoenix_domain::{json::Json, plan::PLANNING_KEY, questions::MEMBER};
 use phoenix_platform::logging::file::FOLDER;
 use reqwest::Method;
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use self::lines::Lines;
 use super::{
@@ -91,7 +91,7 @@ async fn plans(gateway: &Gateway, id: &str) -> Result<Vec<Box<RawValue>>, Client
 }
 
 /// A plan with its tasks and attempts, as lines without a line break at the end.
-pub(super) fn story(plan: &Value) -> String {
+pub(super) fn story(plan: &Json) -> String {
     let created = time(plan, "created_at");
     let took = between(created, time(plan, "ended_at").or_else(|| Some(Timestamp::now())));
     let status = text(plan, "status");
@@ -147,7 +147,7 @@ impl Rounds {
     }
 }
 
-fn task_story(task: &Value, created: Option<Timestamp>) -> String {
+fn task_story(task: &Json, created: Option<Timestamp>) -> String {
     let mut out = format!(
         "  task {}  {} {}  {}",
         plain(text(task, "key")),
@@ -163,7 +163,7 @@ fn task_story(task: &Value, created: Option<Timestamp>) -> String {
     }
     out.push('\n');
     let after: Vec<_> =
-        task["depends_on"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        task["depends_on"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
     if !after.is_empty() {
         let _ = writeln!(out, "    after {}", plain(&after.join(", ")));
     }
@@ -188,13 +188,13 @@ fn task_story(task: &Value, created: Option<Timestamp>) -> String {
         }
     }
     // The last attempt says the same in other words.
-    if attempts.is_none_or(Vec::is_empty) && task["error"].is_object() {
+    if attempts.is_none_or(<[Json]>::is_empty) && task["error"].is_object() {
         let _ = writeln!(out, "    error {}", plain(&error(&task["error"])));
     }
     out
 }
 
-fn approval_story(approval: &Value, created: Option<Timestamp>) -> String {
+fn approval_story(approval: &Json, created: Option<Timestamp>) -> String {
     let (requested, decided) = (time(approval, "requested_at"), time(&approval["decision"], "at"));
     let mut out = format!(
         "    approval  at +{}  {}  {}",
@@ -241,7 +241,7 @@ fn approval_story(approval: &Value, created: Option<Timestamp>) -> String {
     out
 }
 
-fn attempt_story(attempt: &Value, created: Option<Timestamp>) -> String {
+fn attempt_story(attempt: &Json, created: Option<Timestamp>) -> String {
     let (started, ended) = (time(attempt, "started_at"), time(attempt, "ended_at"));
     let outcome = attempt["outcome"].as_str().unwrap_or("running");
     let mut out = format!(
@@ -264,7 +264,7 @@ fn attempt_story(attempt: &Value, created: Option<Timestamp>) -> String {
     out
 }
 
-fn error(error: &Value) -> String {
+fn error(error: &Json) -> String {
     if error.is_object() {
         format!("{}: {}", text(error, "code"), text(error, "message"))
     } else {
@@ -273,7 +273,7 @@ fn error(error: &Value) -> String {
 }
 
 /// Tokens and cost; empty when there are none.
-fn usage(usage: &Value) -> String {
+fn usage(usage: &Json) -> String {
     let counts = [("input", "input_tokens"), ("output", "output_tokens")];
     let tokens = counts.map(|(word, name)| Some(format!("{} {word} tokens", usage[name].as_u64()?)));
     let cost = usage["cost_usd"].as_f64().map(|cost| format!("USD {cost}"));
@@ -285,6 +285,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn story_of(plan: &serde_json::Value) -> String {
+        story(&plan.clone().into())
+    }
 
     #[test]
     fn story_shows_each_attempt_with_its_cause() {
@@ -317,7 +321,7 @@ plan P  failed after 3.2s
       stderr| one
       stderr| two
     attempt 2  at +2.0s  failed  1.0s  crash  pid 8  3 input tokens, 5 output tokens, USD 0.01";
-        assert_eq!(story(&plan), expected);
+        assert_eq!(story_of(&plan), expected);
     }
 
     #[test]
@@ -331,7 +335,7 @@ plan P  failed after 3.2s
             ),
         ] {
             let task = json!({"key": "a", "status": "queued", "waits_for": wait});
-            let shown = story(&json!({"tasks": [task]}));
+            let shown = story_of(&json!({"tasks": [task]}));
             assert!(shown.ends_with(expected), "{shown}");
         }
     }
@@ -340,7 +344,7 @@ plan P  failed after 3.2s
     fn rounds_of_a_planned_plan_are_headed() {
         let shown = |keys: &[&str]| {
             let tasks: Vec<_> = keys.iter().map(|key| json!({"key": key})).collect();
-            let story = story(&json!({"tasks": tasks}));
+            let story = story_of(&json!({"tasks": tasks}));
             let words = story.lines().skip(1).map(|line| line.trim().trim_start_matches("task ").to_owned());
             words.map(|line| line.split("  ").next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
         };
@@ -366,7 +370,7 @@ plan P  failed after 3.2s
         let question = json!({"message": "Which branch?", "schema": {"type": "object"}});
         let input = json!({"phoenix/questions": {"asked": {"branch": question}}, "repository": "r"});
         let approval = json!({"state": "waiting", "input": input, "input_hash": "h"});
-        let shown = story(&json!({"tasks": [{"key": "a", "approval": approval}]}));
+        let shown = story_of(&json!({"tasks": [{"key": "a", "approval": approval}]}));
         let expected = "
       question branch  Which branch?
         schema {\"type\":\"object\"}
@@ -380,7 +384,7 @@ plan P  failed after 3.2s
         for odd in
             [json!(null), json!([]), json!({"tasks": [null, {"attempts": [3]}], "output": "é".repeat(3_000)})]
         {
-            assert!(story(&odd).starts_with("plan "), "{odd}");
+            assert!(story_of(&odd).starts_with("plan "), "{odd}");
         }
     }
 }

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use phoenix_domain::OrchestratorErrorCode;
+use phoenix_domain::{OrchestratorErrorCode, json::Json};
 use reqwest::Method;
-use serde_json::Value;
 
 use super::{
     error::ClientError,
@@ -48,7 +47,7 @@ pub(super) async fn until_end(gateway: &Gateway, plan_id: &str, is_json: bool) -
     if plan["status"] == "succeeded" {
         return match &plan["output"] {
             _ if is_json => Ok(()),
-            Value::String(output) => line(indented(output, "")),
+            Json::String(output) => line(indented(output, "")),
             output => line(output.to_string()),
         };
     }
@@ -81,7 +80,7 @@ async fn follow(
         }
         if is_json {
             line(&data)?;
-        } else if let Some(text) = described(&serde_json::from_str(&data).unwrap_or_default()) {
+        } else if let Some(text) = described(&Json::parse_stored(&data).unwrap_or_default()) {
             line(text)?;
         }
         if event.event.as_deref() == Some("plan_ended") {
@@ -92,15 +91,15 @@ async fn follow(
 }
 
 /// An event on one line; `None` for parts of an answer, which the plan's output repeats.
-fn described(event: &Value) -> Option<String> {
+fn described(event: &Json) -> Option<String> {
     let kind = text(event, "kind");
     if matches!(kind, "output" | "output_reset" | "") {
         return None;
     }
     let facts = event["data"].as_object().into_iter().flatten();
-    let facts = facts.filter(|(_, value)| !value.is_null() && **value != Value::Bool(false));
+    let facts = facts.filter(|(_, value)| !value.is_null() && **value != false);
     let facts = facts.map(|(name, value)| match value {
-        Value::String(text) => format!("{name}={text}"),
+        Json::String(text) => format!("{name}={text}"),
         other => format!("{name}={other}"),
     });
     let time = text(event, "at").get(11..23).unwrap_or("            ");

@@ -1,7 +1,10 @@
 //! Messages of the protocol, as far as they must be understood to be passed on.
 
-use phoenix_domain::mcp::header_text;
-use serde_json::{Value, json};
+use phoenix_domain::{
+    json::{Json, Object},
+    mcp::header_text,
+    object,
+};
 
 /// Version of a request that carries its version in `_meta`.
 const VERSION_MEMBER: &str = "io.modelcontextprotocol/protocolVersion";
@@ -10,7 +13,7 @@ const VERSION_MEMBER: &str = "io.modelcontextprotocol/protocolVersion";
 #[derive(Debug)]
 pub(super) struct Message {
     text: String,
-    content: Value,
+    content: Json,
 }
 
 impl Message {
@@ -19,10 +22,9 @@ impl Message {
     /// # Errors
     /// When it is not a JSON object.
     pub(super) fn read(text: String) -> Result<Self, String> {
-        let content: Value =
-            serde_json::from_str(&text).map_err(|error| format!("the line is not JSON: {error}"))?;
+        let content: Json = Json::parse_stored(&text).map_err(|error| format!("the line {error}"))?;
         match content {
-            Value::Object(_) => Ok(Self { text, content }),
+            Json::Object(_) => Ok(Self { text, content }),
             _ => Err("the line must be one JSON object; batches are not supported".into()),
         }
     }
@@ -68,15 +70,15 @@ impl Message {
     }
 }
 
-fn id_of(value: &Value) -> Option<String> {
-    matches!(value, Value::String(_) | Value::Number(_)).then(|| value.to_string())
+fn id_of(value: &Json) -> Option<String> {
+    matches!(value, Json::String(_) | Json::Number(_)).then(|| value.to_string())
 }
 
 /// An answer that the bridge gives itself. `id` is JSON.
 pub(super) fn error(id: Option<&str>, code: i64, message: &str) -> String {
-    let mut answer = json!({"jsonrpc": "2.0", "error": {"code": code, "message": message}});
+    let mut answer = object! {"jsonrpc": "2.0", "error": object! {"code": code, "message": message}};
     if let Some(id) = id {
-        answer["id"] = serde_json::from_str(id).unwrap_or_default();
+        answer.set("id", Json::parse(id).unwrap_or_default());
     }
     answer.to_string()
 }
@@ -84,13 +86,12 @@ pub(super) fn error(id: Option<&str>, code: i64, message: &str) -> String {
 /// The text of a message of the gateway on one line, and whether it is an answer. An answer without an identifier gets `id`: the
 /// request was refused before it was read. `None` when it is no message.
 pub(super) fn received(text: &str, id: &str) -> Option<(String, bool)> {
-    let mut content: Value = serde_json::from_str(text).ok()?;
-    if content["jsonrpc"] != "2.0" {
-        return None;
-    }
-    let is_answer = content.get("method").is_none();
-    if is_answer && content.get("id").is_none_or(Value::is_null) {
-        content["id"] = serde_json::from_str(id).unwrap_or_default();
+    let mut content = Object::parse_stored(text)
+        .ok()
+        .filter(|content| content.get("jsonrpc").is_some_and(|version| *version == "2.0"))?;
+    let is_answer = !content.contains_key("method");
+    if is_answer && content.get("id").is_none_or(Json::is_null) {
+        content.set("id", Json::parse(id).unwrap_or_default());
         return Some((content.to_string(), true));
     }
     // Line breaks of JSON are outside of its strings.
@@ -99,7 +100,7 @@ pub(super) fn received(text: &str, id: &str) -> Option<(String, bool)> {
 
 /// The version that the answer to `initialize` agrees to.
 pub(super) fn agreed_version(answer: &str) -> Option<String> {
-    let answer: Value = serde_json::from_str(answer).ok()?;
+    let answer = Json::parse_stored(answer).ok()?;
     answer["result"]["protocolVersion"].as_str().map(str::to_owned)
 }
 
@@ -111,7 +112,7 @@ mod tests {
     fn answer_without_an_identifier_gets_that_of_the_request() {
         let refused = r#"{"jsonrpc":"2.0","error":{"code":-32600,"message":"m"}}"#;
         let (text, is_answer) = received(refused, "\"a\"").unwrap();
-        assert!(is_answer && serde_json::from_str::<Value>(&text).unwrap()["id"] == "a", "{text}");
+        assert!(is_answer && Json::parse(&text).unwrap()["id"] == "a", "{text}");
         assert_eq!(
             received("{\"jsonrpc\":\"2.0\",\n\"id\":1,\"result\":{}}", "1").unwrap().0,
             "{\"jsonrpc\":\"2.0\", \"id\":1,\"result\":{}}"

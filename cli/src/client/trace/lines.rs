@@ -1,5 +1,6 @@
 //! Log lines of a request, in the files that `phoenix up` keeps in its data folder.
 
+use phoenix_domain::json::Json;
 use std::{
     collections::VecDeque,
     fs::File,
@@ -8,7 +9,6 @@ use std::{
 };
 
 use phoenix_platform::logging::file::{EXTENSION, FOLDER};
-use serde_json::Value;
 
 use crate::client::output::{cell, plain, text};
 
@@ -35,7 +35,7 @@ const COMMON: [&str; 9] = [
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     /// The lines in order, as they were logged.
-    pub(super) lines: Vec<Value>,
+    pub(super) lines: Vec<Json>,
     /// Earlier lines that are not among them.
     pub(super) omitted: usize,
 }
@@ -132,11 +132,11 @@ fn each_line(mut reader: impl BufRead, mut use_line: impl FnMut(&[u8])) -> io::R
 }
 
 /// The line as JSON, if it is of one of `ids`.
-fn matching(line: &[u8], ids: &[&str]) -> Option<Value> {
+fn matching(line: &[u8], ids: &[&str]) -> Option<Json> {
     let line = std::str::from_utf8(line).ok()?;
     // Much cheaper than to parse every line.
     let is_candidate = ids.iter().any(|id| line.contains(id));
-    let line: Value = is_candidate.then(|| serde_json::from_str(line).ok())??;
+    let line = is_candidate.then(|| Json::parse_stored(line).ok())??;
     ["correlation_id", "plan_id"].iter().any(|name| ids.contains(&text(&line, name))).then_some(line)
 }
 
