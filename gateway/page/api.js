@@ -1,5 +1,7 @@
 // Calls to the gateway.
 
+import { jsonOf, parseJson } from "./json.js";
+
 const TOKEN = "phoenix.token";
 
 /** Error of a call, with a code of the gateway's error table. */
@@ -30,7 +32,7 @@ export function setToken(token) {
 /** Sends a request and returns its JSON, or throws an `ApiError`. */
 export async function call(path, options) {
   const response = await send(path, "application/json", options);
-  const data = await response.json().catch(() => null);
+  const data = await jsonOf(response);
   if (response.ok && data !== null) return data;
   throw refused(response, data);
 }
@@ -39,7 +41,7 @@ export async function call(path, options) {
 export async function chat(body, { signal, live }) {
   const response = await send("/api/v1/chat", "text/event-stream", { method: "POST", body, signal });
   if (!response.ok || !response.headers.get("Content-Type")?.startsWith("text/event-stream")) {
-    throw refused(response, await response.json().catch(() => null));
+    throw refused(response, await jsonOf(response));
   }
   try {
     for await (const { event, data } of serverSentEvents(response.body)) {
@@ -56,7 +58,7 @@ export async function chat(body, { signal, live }) {
 /** Downloads a file, or throws an `ApiError`. */
 export async function download(path) {
   const response = await send(path, "*/*");
-  if (!response.ok) throw refused(response, await response.json().catch(() => null));
+  if (!response.ok) throw refused(response, await jsonOf(response));
   return response.blob();
 }
 
@@ -64,7 +66,7 @@ export async function download(path) {
 export async function* events(path, { signal }) {
   const response = await send(path, "text/event-stream", { signal });
   if (response.status === 204) return;
-  if (!response.ok) throw refused(response, await response.json().catch(() => null));
+  if (!response.ok) throw refused(response, await jsonOf(response));
   try {
     yield* serverSentEvents(response.body);
   } catch (cause) {
@@ -100,7 +102,7 @@ async function* serverSentEvents(body) {
     text = blocks.pop();
     for (const block of blocks) {
       const field = (name) => block.split("\n").find((line) => line.startsWith(`${name}:`))?.slice(name.length + 1).trimStart();
-      if (field("data")) yield { event: field("event"), id: field("id"), data: JSON.parse(field("data")) };
+      if (field("data")) yield { event: field("event"), id: field("id"), data: parseJson(field("data")) };
     }
   }
 }

@@ -4,6 +4,7 @@ import { call, serverNow } from "./api.js";
 import { budgetFacts, decisionButtons } from "./approval.js";
 import { el, outdated, preview, sentence, span } from "./dom.js";
 import { badge, millis, moment, words } from "./format.js";
+import { parseJson } from "./json.js";
 import { argumentsOf, questionsOf } from "./questions.js";
 import { repeat } from "./router.js";
 
@@ -94,7 +95,7 @@ function shownInput(text, input) {
 /** The input, unless it is only its beginning. */
 function parsed(text) {
   try {
-    return JSON.parse(text);
+    return parseJson(text);
   } catch {
     return null;
   }

@@ -3,6 +3,7 @@
 import { call } from "./api.js";
 import { InputError, confirmed, reasonField } from "./dialog.js";
 import { announce, el } from "./dom.js";
+import { parseJson } from "./json.js";
 import { navigate } from "./router.js";
 
 /** Buttons for what can be done with `plan` now. */
@@ -64,7 +65,7 @@ async function redrive(plan) {
 function parsed(key, text) {
   let input;
   try {
-    input = JSON.parse(text);
+    input = parseJson(text);
   } catch (problem) {
     throw new InputError(`The input of \`${key}\` is not JSON: ${problem.message}.`);
   }

@@ -2,6 +2,7 @@
 
 import { InputError } from "./dialog.js";
 import { el } from "./dom.js";
+import { parseJson } from "./json.js";
 import { field, select } from "./plans.js";
 
 const MEMBER = "phoenix/questions";
@@ -109,7 +110,7 @@ function anything(rules, isRequired, title) {
   const value = () => {
     if (control.value.trim() === "") return undefined;
     try {
-      return JSON.parse(control.value);
+      return parseJson(control.value);
     } catch {
       throw new InputError(`${title} is not JSON`);
     }

@@ -44,6 +44,7 @@ static FILES: LazyLock<Vec<File>> = LazyLock::new(|| {
         "format.js": SCRIPT,
         "graph.js": SCRIPT,
         "icon.svg": "image/svg+xml",
+        "json.js": SCRIPT,
         "listbox.js": SCRIPT,
         "overview.js": SCRIPT,
         "phases.js": SCRIPT,
