@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     inner
         .into_iter()
         .fold(tonic_prost_build::configure(), |build, field| build.bytes(field))
+        .codec_path("crate::codec::CompactCodec")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -8,6 +8,7 @@ pub mod action;
 mod approval;
 mod budget;
 mod catalog;
+mod codec;
 mod dead_letter;
 mod field;
 mod generated;

@@ -28,7 +28,7 @@ use http::{Request, Response};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{BoxError, Service};
@@ -36,7 +36,7 @@ use tower::{BoxError, Service};
 use self::{
     acceptor::Acceptor,
     call::Tracked,
-    connection::{Connection, LAST_RESPONSES, http},
+    connection::{Connection, Http, LAST_RESPONSES},
     table::ConnectionTable,
 };
 pub use self::{
@@ -91,7 +91,7 @@ where
     // When this future is dropped, calls in flight are still answered: their handlers end with an error.
     let stop = shutdown.child_token();
     let _stop_when_dropped = stop.clone().drop_guard();
-    let http = Arc::new(http(options.protocol));
+    let http = Arc::new(Http::new(options.protocol));
     let mut acceptor = Acceptor { listener, limit: options.max_connections, table: table.clone(), addr };
     while let Some((stream, peer)) = shutdown.run_until_cancelled(acceptor.accept()).await {
         let entry = table.add();
@@ -103,8 +103,10 @@ where
         let (service, wrap, tls) =
             (Tracked::new(service.clone(), Arc::clone(&state), peer), wrap.clone(), options.tls.clone());
         let served = async move {
-            if let Some(stream) = connection.secure(stream, tls, peer).await {
-                connection.run(wrap(WatchedStream::new(stream, state)), service).await;
+            let Some(stream) = connection.secure(stream, tls, peer).await else { return };
+            let since = Instant::now();
+            if let Some(version) = connection.version(&stream).await {
+                connection.run(wrap(WatchedStream::new(stream, state)), version, since, service).await;
             }
         };
         let abandon = abandon.clone();

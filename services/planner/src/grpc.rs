@@ -196,7 +196,7 @@ impl PlannerService for PlannerGrpc {
             None => Ok(self.feed(&context, selection).await?),
         };
         let feed = feed.map_err(|error| status_from_error(&error))?;
-        let stream = stream::unfold(feed, async |mut feed| {
+        let stream = stream::unfold(Box::new(feed), async |mut feed| {
             let event = feed.next().await?;
             Some((event.map(encode_event).map_err(journal_status), feed))
         });

@@ -11,7 +11,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service};
@@ -23,7 +23,7 @@ use super::{
     stream::MAX_RESET_STREAMS,
 };
 use crate::{
-    http2::MAX_HEADER_LIST_BYTES,
+    http2::{MAX_HEADER_LIST_BYTES, PREFACE},
     shutdown::DRAIN,
     tls::{ServerTls, Transport, accept},
 };
@@ -47,13 +47,63 @@ const FLUSH_GRACE: Duration = Duration::from_millis(100);
 /// After the drain limit, time limit for the error responses of calls in flight.
 pub(super) const LAST_RESPONSES: Duration = Duration::from_secs(2);
 
-pub(super) type Http = auto::Builder<TokioExecutor>;
+/// The HTTP implementation for a listener.
+pub(super) struct Http {
+    http1: auto::Builder<TokioExecutor>,
+    http2: auto::Builder<TokioExecutor>,
+    /// Reads the first bytes to find out the version. The buffer for the request behind them is then twice as large.
+    either: auto::Builder<TokioExecutor>,
+    protocol: Protocol,
+}
 
-/// The HTTP implementation for `protocol`.
-pub(super) fn http(protocol: Protocol) -> Http {
+/// Version of HTTP that a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Version {
+    Http1,
+    Http2,
+    /// It cannot be told without reading.
+    Unknown,
+}
+
+impl Http {
+    pub(super) fn new(protocol: Protocol) -> Self {
+        let http = builder(protocol);
+        Self { http1: http.clone().http1_only(), http2: http.clone().http2_only(), either: http, protocol }
+    }
+
+    const fn of(&self, version: Version) -> &auto::Builder<TokioExecutor> {
+        match version {
+            Version::Http1 => &self.http1,
+            Version::Http2 => &self.http2,
+            Version::Unknown => &self.either,
+        }
+    }
+}
+
+impl Version {
+    /// The version of `stream`: what its TLS agreed to, else what its first bytes show, which stay unread.
+    async fn of(stream: &Transport) -> Self {
+        match stream {
+            Transport::Tls(stream) => match stream.get_ref().1.alpn_protocol() {
+                Some(b"h2") => Self::Http2,
+                Some(b"http/1.1") => Self::Http1,
+                _ => Self::Unknown,
+            },
+            Transport::Plain(stream) => {
+                let mut first = [0; PREFACE.len()];
+                match stream.peek(&mut first).await {
+                    Ok(length) if length > 0 && first[..length] != PREFACE[..length] => Self::Http1,
+                    Ok(length) if length == PREFACE.len() => Self::Http2,
+                    _ => Self::Unknown,
+                }
+            }
+        }
+    }
+}
+
+fn builder(protocol: Protocol) -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
     if protocol == Protocol::Grpc {
-        http = http.http2_only();
         // Running and queued tasks are bounded per agent.
         http.http2().max_concurrent_streams(None);
     }
@@ -92,8 +142,24 @@ impl Connection {
         }
     }
 
-    /// Serves the connection until it ends or is closed. After `shutdown`, until its calls have ended.
-    pub(super) async fn run<IO, S, B>(self, stream: IO, service: Tracked<S>)
+    /// The version that the connection speaks, as soon as its peer says something. `None` when it is closed before.
+    pub(super) async fn version(&self, stream: &Transport) -> Option<Version> {
+        if self.http.protocol == Protocol::Grpc {
+            return Some(Version::Http2);
+        }
+        tokio::select! {
+            // A request that has arrived is answered, also at a shutdown.
+            biased;
+            version = Version::of(stream) => Some(version),
+            () = self.state.closed() => None,
+            () = sleep(SILENCE_LIMIT) => None,
+            () = self.shutdown.cancelled() => None,
+        }
+    }
+
+    /// Serves the connection, whose peer is silent since `since`, until it ends or is closed. After `shutdown`, until its calls have
+    /// ended.
+    pub(super) async fn run<IO, S, B>(self, stream: IO, version: Version, since: Instant, service: Tracked<S>)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
@@ -103,13 +169,13 @@ impl Connection {
         B::Error: Into<BoxError>,
     {
         let state = &*self.state;
-        let connection = self.http.serve_connection(TokioIo::new(stream), service);
+        let connection = self.http.of(version).serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         tokio::select! {
             // An error of a connection concerns its peer; its calls are dropped, and so cancelled.
             _ = &mut connection => return,
             () = state.closed() => return,
-            () = silence(state) => return,
+            () = silence(state, since) => return,
             () = self.shutdown.cancelled() => {}
         }
         if !state.has_sent() {
@@ -124,9 +190,9 @@ impl Connection {
     }
 }
 
-/// Ends when the peer has sent nothing within [`SILENCE_LIMIT`].
-async fn silence(state: &ConnectionState) {
-    sleep(SILENCE_LIMIT).await;
+/// Ends when the peer has sent nothing within [`SILENCE_LIMIT`] from `since` on.
+async fn silence(state: &ConnectionState, since: Instant) {
+    sleep_until(since + SILENCE_LIMIT).await;
     if state.has_sent() {
         std::future::pending::<()>().await;
     }

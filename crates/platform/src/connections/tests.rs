@@ -122,6 +122,28 @@ async fn call_in_flight_is_answered_during_shutdown() {
 }
 
 #[tokio::test]
+async fn version_is_known_however_the_first_bytes_arrive() {
+    let server = server(Protocol::Http, 64).await;
+    let preface = [&PREFACE[..], SETTINGS].concat();
+    for size in [1, 2, 5, 23, 24, 1000] {
+        let (mut http1, mut http2) = (server.connect().await, server.connect().await);
+        for (caller, bytes) in [(&mut http1, WHOLE.as_bytes()), (&mut http2, &preface)] {
+            caller.set_nodelay(true).unwrap();
+            for part in bytes.chunks(size) {
+                caller.write_all(part).await.unwrap();
+                // The server may see each part alone.
+                tokio::task::yield_now().await;
+            }
+        }
+        assert!(rest(&mut http1).await.ends_with("hi"), "{size}");
+        let mut frame = [0; 9];
+        timeout(LIMIT, http2.read_exact(&mut frame)).await.unwrap().unwrap();
+        assert_eq!(frame[3], SETTINGS[3], "{size}: it is a frame of the same type");
+    }
+    assert!(server.stop().await < STOP_LIMIT);
+}
+
+#[tokio::test]
 async fn oldest_silent_connection_is_closed_at_the_limit() {
     let server = server(Protocol::Http, 8).await;
     let mut silent = Vec::new();

@@ -47,7 +47,8 @@ pub(crate) async fn streamed<W: AnswerWriter>(
     if let Ok(begun) = tokio::time::timeout(HEADERS_AFTER, answer.read()).await {
         begun?;
     }
-    let events = stream::unfold(answer, |mut answer| async move {
+    // In a box, or else the future of the next event would have room for another one.
+    let events = stream::unfold(Box::new(answer), |mut answer| async move {
         let Frame { name, data } = answer.next().await?;
         let event = name.map_or_else(Event::default, |name| Event::default().event(name));
         Some((event.data(data), answer))

@@ -25,7 +25,8 @@ pub(super) async fn chat(
     request: PlanAndExecuteRequest,
 ) -> Result<Response, Failure> {
     let plan = FollowedPlan::start(gateway, scope, request).await?;
-    Ok(respond(stream::unfold(Some(plan), |plan| async move {
+    // In a box, or else the future of the next event would have room for another one.
+    Ok(respond(stream::unfold(Some(Box::new(plan)), |plan| async move {
         let mut plan = plan?;
         match next(&mut plan).await {
             Step::Event(event) => Some((event, Some(plan))),

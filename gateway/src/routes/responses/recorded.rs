@@ -72,7 +72,7 @@ pub(super) async fn recorded(
         after,
         is_over: false,
     };
-    let events = stream::unfold(response, |mut response| async move {
+    let events = stream::unfold(Box::new(response), |mut response| async move {
         let Frame { name, data } = Box::pin(response.next()).await?;
         Some((Event::default().event(name.unwrap_or_default()).data(data), response))
     });

@@ -56,7 +56,8 @@ pub(super) async fn open(
 
 /// The steps of a plan on the wire. Dropping them drops the plan's stream.
 pub(super) fn steps(stream: PlanStream) -> Steps {
-    Box::pin(stream::try_unfold(stream, |mut stream| async move {
+    // A state in a box is moved without a copy of it in the future.
+    Box::pin(stream::try_unfold(Box::new(stream), |mut stream| async move {
         let step = stream.next().await.map_err(|error| status_from_error(&error))?;
         Ok(step.map(|step| (ExecutePlanResponse { step: Some(encode(step)) }, stream)))
     }))

@@ -107,7 +107,10 @@ impl ActivePlan {
         let start = |ordinal: usize, permit: Permit, states: &[TaskState], waits: &TaskWaits| {
             let approved = waits.approved_input(ordinal);
             let payload = approved.map_or_else(|| self.payload(loaded, ordinal, states), Ok);
-            async move { (ordinal, self.run_task(loaded, ordinal, payload, &progress[ordinal]).await, permit) }
+            // In a box, because the list of what runs has room for one more.
+            Box::pin(async move {
+                (ordinal, self.run_task(loaded, ordinal, payload, &progress[ordinal]).await, permit)
+            })
         };
         let error = loop {
             let opened = match self.open_ready(loaded, progress, &mut states, &mut waits, &mut entries) {
