@@ -158,22 +158,22 @@ pub(crate) struct Decision {
 pub(crate) struct NewLimits {
     /// New limit of the plan's cost in US dollars
     #[arg(long, value_name = "USD", value_parser = number)]
-    max_cost_usd: Option<Json>,
+    max_cost_usd: Option<String>,
     /// New limit of the plan's tokens
     #[arg(long, value_name = "N", value_parser = number)]
-    max_tokens: Option<Json>,
+    max_tokens: Option<String>,
     /// New limit of the plan's attempts
     #[arg(long, value_name = "N", value_parser = number)]
-    max_calls: Option<Json>,
+    max_calls: Option<String>,
     /// New limit of the time of the plan's attempts in milliseconds
     #[arg(long, value_name = "MS", value_parser = number)]
-    max_wall_ms: Option<Json>,
+    max_wall_ms: Option<String>,
 }
 
-/// A number in JSON, digit for digit.
-fn number(text: &str) -> Result<Json, &'static str> {
+/// The text of a JSON number.
+fn number(text: &str) -> Result<String, &'static str> {
     match Json::parse(text) {
-        Ok(number @ Json::Number(_)) => Ok(number),
+        Ok(Json::Number(number)) => Ok(number.as_str().to_owned()),
         _ => Err("must be a number, such as 2.5"),
     }
 }
@@ -188,7 +188,9 @@ impl NewLimits {
             ("max_calls", max_calls),
             ("max_wall_ms", max_wall_ms),
         ];
-        let given = limits.into_iter().filter_map(|(name, limit)| Some((name.to_owned(), limit?)));
+        let given = limits
+            .into_iter()
+            .filter_map(|(name, limit)| Some((name.to_owned(), Json::parse(&limit?).ok()?)));
         let limits: Object = given.collect();
         (!limits.is_empty()).then(|| ("budget".to_owned(), limits.into()))
     }

@@ -217,7 +217,7 @@ impl Tool {
     /// The only required argument, if it is a text.
     fn text_argument(&self) -> Option<String> {
         let schema = self.action.input_schema.as_ref()?.source();
-        let [required] = &schema["required"].as_array()?[..] else { return None };
+        let [required] = schema["required"].as_array()? else { return None };
         let name = required.as_str()?;
         (schema["properties"][name]["type"] == "string").then(|| name.to_owned())
     }
