@@ -203,11 +203,14 @@ async fn tools_waits_failures_and_redrives_are_spans() {
     .await;
     let mut late = task("later", "echo", "chat", json!({"message": "hi"}));
     late["delay_ms"] = json!(50);
+    // Fails after the timer, which a failure of the plan would end.
+    let mut work = task("work", "flaky", "chat", json!({"message": SECRET}));
+    work["depends_on"] = json!(["later"]);
     let tasks = [
         task("tool", "hub", "echo", json!({"text": SECRET})),
         task("write", "writer", "chat", json!({"message": SECRET})),
         late,
-        task("work", "flaky", "chat", json!({"message": SECRET})),
+        work,
     ];
     let plan_id = rest.submit("/api/v1/plans", json!({"tasks": tasks})).await;
     until("the other tasks have ended, and one waits", async || {
@@ -260,7 +263,7 @@ async fn tools_waits_failures_and_redrives_are_spans() {
     ];
     assert_attributes(approval, &expected);
 
-    // Of the first plan or of the second, depending on what came first: the tool and the timer.
+    // Of the first plan or of the second, depending on what came first.
     let all = collector.spans();
     let tool = all.iter().find(|span| span.name == "execute_tool echo").expect("the tool has a span");
     let expected = [

@@ -111,13 +111,15 @@ async fn real_collector_gets_the_metrics_of_a_scrape() {
 
         // Every metric of every process, of the same kind.
         for role in Role::ALL {
-            let scrape = stack.metrics(*role).await;
-            let families = families(&scrape);
-            let points = collector.points();
-            let own = points.iter().filter(|point| point.service == role.as_str());
-            let kinds: BTreeMap<_, _> = own.map(|point| (point.name.as_str(), point.kind)).collect();
-            assert_eq!(kinds, families, "{protocol}: {role}");
-            assert!(points.iter().all(|point| !point.description.is_empty()));
+            until("the collector has every metric of the scrape", async || {
+                let scrape = stack.metrics(*role).await;
+                let points = collector.points();
+                let own = points.iter().filter(|point| point.service == role.as_str());
+                let kinds: BTreeMap<_, _> = own.map(|point| (point.name.as_str(), point.kind)).collect();
+                kinds == families(&scrape)
+            })
+            .await;
+            assert!(collector.points().iter().all(|point| !point.description.is_empty()));
             assert_eq!(stack.metric(*role, "phoenix_telemetry_export_failures_total").await, 0.0);
         }
     }
@@ -201,8 +203,8 @@ async fn frozen_collector_costs_metrics_and_log_lines_only() {
             stack.log().iter().filter(|line| is_it(line)).count()
         };
         until("both warnings are written", async || {
-            warnings("metrics cannot be exported") == 1
-                && warnings("log lines cannot be exported; the collector lacks them") == 1
+            warnings("metrics cannot be exported") >= 1
+                && warnings("log lines cannot be exported; the collector lacks them") >= 1
         })
         .await;
         assert!(!stack.stderr_text().contains("secret-of-the-collector"));
