@@ -228,6 +228,24 @@ async fn bridge_of_the_readme_works_until_its_input_ends() {
     let modern = bridge.request(5, "tools/call", params).await;
     assert_eq!(modern["result"]["resultType"], "complete", "{modern}");
 
+    // A plan as a task, which is asked for until it has ended.
+    let capabilities = json!({"extensions": {"io.modelcontextprotocol/tasks": {}}});
+    let meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": capabilities});
+    let tasks =
+        json!([{"key": "a", "agent": "echo_agent", "action": "chat", "input": {"message": "as a task"}}]);
+    let params = json!({"name": "run_plan", "arguments": {"tasks": tasks}, "_meta": meta});
+    let begun = bridge.request(8, "tools/call", params).await;
+    assert_eq!(begun["result"]["resultType"], "task", "{begun}");
+    let task = json!({"taskId": begun["result"]["taskId"], "_meta": meta});
+    let ended = loop {
+        let task = bridge.request(9, "tasks/get", task.clone()).await;
+        if task["result"]["status"] != "working" {
+            break task;
+        }
+    };
+    assert_eq!(ended["result"]["status"], "completed", "{ended}");
+    assert_eq!(ended["result"]["result"]["structuredContent"]["output"], "as a task", "{ended}");
+
     sandbox.stop(Role::Gateway).await;
     let away = bridge.request(6, "ping", json!({})).await;
     assert!(away["error"]["message"].as_str().unwrap().contains("cannot reach the gateway"), "{away}");

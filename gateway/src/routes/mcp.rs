@@ -10,6 +10,7 @@ mod context;
 mod own_tools;
 mod response;
 mod running_call;
+mod tasks;
 
 use axum::{
     extract::{Extension, State},
@@ -34,6 +35,7 @@ use crate::{
             era::Era,
             message::{METHOD_NOT_FOUND, Message, Notification, Request, RequestId, RpcError},
             result::{DiscoverResult, InitializeResult},
+            task,
         },
         members_body::AnyMembers,
     },
@@ -75,7 +77,12 @@ async fn respond(gateway: &Gateway, scope: &RequestScope, headers: &HeaderMap, r
                 cancel::identify(scope, headers, session, &id);
             }
             let streams = accept::prefers_events(headers);
-            call::call(CallContext { gateway, scope, era, id, streams }, params).await
+            let takes_tasks = era == Era::Modern && task::is_declared(&params);
+            call::call(CallContext { gateway, scope, era, id, streams, takes_tasks }, params).await
+        }
+        (Era::Modern, "tasks/get" | "tasks/update" | "tasks/cancel") => {
+            let context = CallContext { gateway, scope, era, id, streams: false, takes_tasks: true };
+            tasks::respond(&context, &method, &params).await
         }
         _ => refused(Some(&id), &unknown_method(era, &method)),
     }
@@ -111,7 +118,7 @@ fn unknown_method(era: Era, method: &str) -> RpcError {
     let method = crate::decode_error::shorten(method);
     let known = match era {
         Era::Legacy => "initialize, ping, tools/list, tools/call",
-        Era::Modern => "server/discover, tools/list, tools/call",
+        Era::Modern => "server/discover, tools/list, tools/call, tasks/get, tasks/update, tasks/cancel",
     };
     let message = format!("there is no method `{method}`; there are {known}");
     RpcError::new(METHOD_NOT_FOUND, message).with_status(era.status(StatusCode::NOT_FOUND))

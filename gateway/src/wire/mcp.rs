@@ -7,5 +7,6 @@ pub(crate) mod message;
 pub(crate) mod progress;
 pub(crate) mod result;
 pub(crate) mod schema;
+pub(crate) mod task;
 pub(crate) mod tool;
 pub(crate) mod tool_name;

@@ -247,6 +247,79 @@ async fn plan_is_run_shown_and_cancelled() {
     assert_eq!(stack.planner.first_cancelled().await.reason, "enough");
 }
 
+/// A message of a client without a handshake that takes tasks.
+async fn with_tasks(stack: &Stack, method: &str, params: &Value) -> Answer {
+    let mut params = with_meta(params);
+    let capabilities = json!({"extensions": {"io.modelcontextprotocol/tasks": {}}});
+    params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = capabilities;
+    let name = params["name"].as_str().or(params["taskId"].as_str()).unwrap_or_default().to_owned();
+    let headers = [JSON, BOTH, ("mcp-protocol-version", MODERN), ("mcp-method", method), ("mcp-name", &name)];
+    stack.http.send(Method::POST, "/mcp", &headers, request(method, &params).to_string()).await
+}
+
+#[tokio::test]
+async fn plan_of_a_client_that_takes_tasks_is_one() {
+    let stack = Stack::start().await;
+    let discovered = modern(&stack, "server/discover", &json!({})).await.json();
+    let offered = &discovered["result"]["capabilities"]["extensions"];
+    assert_eq!(offered, &json!({"io.modelcontextprotocol/tasks": {}}), "{discovered}");
+    stack.planner.keep(plans::running());
+    let tasks = json!([{"key": "a", "agent": "echo_agent", "action": "chat", "input": {"message": "hi"}}]);
+    let begun = with_tasks(&stack, "tools/call", &call("run_plan", &json!({"tasks": tasks}))).await.json();
+    let begun = &begun["result"];
+    assert_eq!(
+        (&begun["resultType"], &begun["taskId"], &begun["status"], &begun["ttlMs"]),
+        (&json!("task"), &json!(FakePlanner::PLAN), &json!("working"), &Value::Null),
+        "{begun}"
+    );
+    assert!(
+        begun.get("result").is_none() && begun["createdAt"].is_string() && begun["lastUpdatedAt"].is_string()
+    );
+
+    let task = json!({"taskId": FakePlanner::PLAN});
+    let get = async || with_tasks(&stack, "tasks/get", &task).await.json()["result"].clone();
+    let working = get().await;
+    assert_eq!((&working["resultType"], &working["status"]), (&json!("complete"), &json!("working")));
+    stack.planner.keep(plans::succeeded("done"));
+    let done = get().await;
+    assert_eq!(
+        (&done["status"], &done["result"]["structuredContent"]["output"]),
+        (&json!("completed"), &json!("done"))
+    );
+    stack.planner.keep(plans::failed("no luck"));
+    let failed = get().await;
+    assert_eq!(
+        (&failed["status"], &failed["result"]["isError"]),
+        (&json!("completed"), &json!(true)),
+        "{failed}"
+    );
+
+    for method in ["tasks/cancel", "tasks/update"] {
+        let taken = with_tasks(&stack, method, &task).await.json()["result"].clone();
+        assert_eq!(
+            (&taken["resultType"], taken.get("taskId")),
+            (&json!("complete"), None),
+            "{method}: {taken}"
+        );
+    }
+    for id in [json!("nothing"), json!("00000000-0000-4000-8000-000000000000"), json!(7)] {
+        let unknown = with_tasks(&stack, "tasks/get", &json!({"taskId": id})).await.json();
+        assert_eq!(unknown["error"]["code"], -32602, "{unknown}");
+    }
+    let mut undeclared = with_meta(&task);
+    undeclared["name"] = Value::Null;
+    let headers = [
+        JSON,
+        BOTH,
+        ("mcp-protocol-version", MODERN),
+        ("mcp-method", "tasks/get"),
+        ("mcp-name", FakePlanner::PLAN),
+    ];
+    let refused =
+        stack.http.send(Method::POST, "/mcp", &headers, request("tasks/get", &undeclared).to_string()).await;
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (StatusCode::BAD_REQUEST, &json!(-32021)));
+}
+
 #[tokio::test]
 async fn progress_is_streamed_before_the_result() {
     let stack = Stack::start().await;

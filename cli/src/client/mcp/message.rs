@@ -63,6 +63,7 @@ impl Message {
     pub(super) fn header_name(&self) -> Option<String> {
         let member = match self.method()? {
             "tools/call" | "prompts/get" => "name",
+            "tasks/get" | "tasks/update" | "tasks/cancel" => "taskId",
             "resources/read" => "uri",
             _ => return None,
         };

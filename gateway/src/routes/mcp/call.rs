@@ -10,6 +10,7 @@ use super::{
     own_tools::{self, Prepared},
     response::{answered, refused},
     running_call::{self, Shape},
+    tasks,
 };
 use crate::{
     action_tools::Action,
@@ -44,6 +45,10 @@ pub(super) async fn call(context: CallContext<'_>, params: Object) -> Response {
     };
     match prepared {
         Prepared::Done(result) => answered(&context.id, &result),
+        Prepared::Task(plan_id) => match tasks::begun(&context, plan_id).await {
+            Ok(task) => answered(&context.id, &task),
+            Err(error) => answered(&context.id, &CallResult::error(context.origin(), error)),
+        },
         Prepared::Run(request, shape) => {
             let progress = progress.map(|token| Progress::new(token, request.tasks.len().max(1)));
             running_call::run(context, *request, shape, progress).await

@@ -15,6 +15,8 @@ pub(super) struct CallContext<'a> {
     pub(super) id: RequestId,
     /// Whether the client takes a stream of events.
     pub(super) streams: bool,
+    /// Whether the client takes a task as the result of a call.
+    pub(super) takes_tasks: bool,
 }
 
 impl CallContext<'_> {

@@ -35,6 +35,8 @@ use crate::{
 pub(super) enum Prepared {
     /// Run this plan. Its result has this shape.
     Run(Box<PlanAndExecuteRequest>, Shape),
+    /// This plan is a task.
+    Task(PlanId),
     /// Nothing more.
     Done(CallResult),
 }
@@ -110,10 +112,13 @@ async fn run_plan(
     let bound = key.key_of(&Operation::new("MCP run_plan"), &request);
     let mut request = request.into_request()?;
     Delivery::of_call(key).apply(&mut request, bound);
-    if wait {
+    if wait && !context.takes_tasks {
         return Ok(Prepared::Run(Box::new(request), Shape::Plan));
     }
     let plan_id = PlannerClient::new(context.gateway, context.scope).submit(request).await?;
+    if wait {
+        return Ok(Prepared::Task(plan_id));
+    }
     let mut origin = context.origin();
     origin.plan_id = Some(plan_id);
     let accepted = AcceptedV1 { plan_id, correlation_id: origin.correlation_id, status: PlanStatus::Pending };

@@ -57,7 +57,7 @@ pub(super) async fn run(
     shape: Shape,
     progress: Option<Progress>,
 ) -> Response {
-    let CallContext { gateway, scope, era, id, streams } = context;
+    let CallContext { gateway, scope, era, id, streams, takes_tasks: _ } = context;
     let ending = Ending { planner: PlannerClient::new(gateway, scope), scope: scope.clone(), era, shape };
     if !streams {
         let result = match ending.planner.run(request).await {

@@ -24,8 +24,10 @@ const HEADER_MISMATCH: i32 = -32020;
 /// The version is not one of this server.
 const UNSUPPORTED_VERSION: i32 = -32022;
 
+/// Member of `_meta` with the version of a request.
 const VERSION_MEMBER: &str = "io.modelcontextprotocol/protocolVersion";
-const CAPABILITIES_MEMBER: &str = "io.modelcontextprotocol/clientCapabilities";
+/// Member of `_meta` with the capabilities of the client.
+pub(crate) const CAPABILITIES_MEMBER: &str = "io.modelcontextprotocol/clientCapabilities";
 
 /// Which versions a request belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +101,7 @@ fn routed_name<'a>(method: &str, params: &'a Object) -> Option<&'a str> {
     let member = match method {
         "tools/call" | "prompts/get" => "name",
         "resources/read" => "uri",
+        "tasks/get" | "tasks/update" | "tasks/cancel" => "taskId",
         _ => return None,
     };
     params.get(member)?.as_str()

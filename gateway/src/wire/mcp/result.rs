@@ -10,6 +10,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     era::{Era, LEGACY, MODERN, versions},
+    task,
     tool::Tool,
 };
 use crate::wire::{error::ErrorBody, usage::UsageV1};
@@ -41,10 +42,12 @@ pub(crate) struct Implementation {
 const IMPLEMENTATION: Implementation =
     Implementation { name: "phoenix", title: "Phoenix Orchestrator", version: env!("CARGO_PKG_VERSION") };
 
-/// What the server offers: tools.
+/// What the server offers: tools, and tasks where there is no handshake.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Capabilities {
     tools: Object,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    extensions: Option<Object>,
 }
 
 /// The result of `initialize`.
@@ -91,7 +94,7 @@ impl DiscoverResult {
         Self {
             result_type: COMPLETE,
             supported_versions: versions(),
-            capabilities: Capabilities::default(),
+            capabilities: Capabilities { extensions: Some(task::extensions()), ..Capabilities::default() },
             instructions: INSTRUCTIONS,
             ttl_ms: DISCOVERY_TTL_MS,
             cache_scope: PRIVATE,
@@ -132,8 +135,8 @@ impl<'a> ToolsResult<'a> {
     }
 }
 
-/// The only type of result that this server has.
-const COMPLETE: &str = "complete";
+/// Type of a result that is no task.
+pub(crate) const COMPLETE: &str = "complete";
 
 /// Facts beside a result.
 #[derive(Debug, Default, Serialize)]
@@ -147,7 +150,7 @@ pub(crate) struct ResultMeta {
 }
 
 impl ResultMeta {
-    fn of(era: Era) -> Self {
+    pub(crate) fn of(era: Era) -> Self {
         Self { server_info: (era == Era::Modern).then_some(IMPLEMENTATION), ..Self::default() }
     }
 

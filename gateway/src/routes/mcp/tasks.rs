@@ -1,0 +1,99 @@
+//! `tasks/get`, `tasks/update` and `tasks/cancel`: every plan is a task, by its id.
+
+use axum::{http::StatusCode, response::Response};
+use jiff::Timestamp;
+use phoenix_domain::{
+    OrchestratorError, OrchestratorErrorCode as Code, PlanId,
+    json::{Json, Object},
+    plan::PlanStatus,
+};
+use phoenix_proto::planner::{CancelPlanRequest, Plan};
+
+use super::{
+    context::CallContext,
+    response::{answered, refused},
+};
+use crate::{
+    planner_client::{PlannerClient, unexpected_response},
+    wire::{
+        mcp::{
+            message::{INVALID_PARAMS, RpcError},
+            result::{CallResult, Origin},
+            task::{Acknowledged, Task, is_declared, not_declared},
+        },
+        plan::PlanV1,
+    },
+};
+
+/// The response to a request about a task.
+pub(super) async fn respond(context: &CallContext<'_>, method: &str, params: &Object) -> Response {
+    if !is_declared(params) {
+        return refused(Some(&context.id), &not_declared());
+    }
+    let plan_id = params.get("taskId").and_then(Json::as_str).and_then(|id| id.parse().ok());
+    let Some(plan_id) = plan_id else { return refused(Some(&context.id), &unknown()) };
+    let taken = |taken: Result<(), RpcError>| taken.map(|()| Acknowledged::new());
+    let refusal = match method {
+        "tasks/get" => match get(context, plan_id).await {
+            Ok(task) => return answered(&context.id, &task),
+            Err(error) => error,
+        },
+        "tasks/cancel" => match taken(cancel(context, plan_id).await) {
+            Ok(acknowledged) => return answered(&context.id, &acknowledged),
+            Err(error) => error,
+        },
+        // A task asks its client for nothing, and what it was not asked for is ignored.
+        _ => match taken(read(context, plan_id).await.map(drop)) {
+            Ok(acknowledged) => return answered(&context.id, &acknowledged),
+            Err(error) => error,
+        },
+    };
+    refused(Some(&context.id), &refusal)
+}
+
+/// That the plan `plan_id` has begun as a task.
+///
+/// # Errors
+/// When the plan cannot be read.
+pub(super) async fn begun(context: &CallContext<'_>, plan_id: PlanId) -> Result<Task, OrchestratorError> {
+    let plan = PlannerClient::new(context.gateway, context.scope).get(plan_id).await?;
+    Task::begun(plan_id, &plan).map_err(|_| unexpected_response())
+}
+
+async fn get(context: &CallContext<'_>, plan_id: PlanId) -> Result<Task, RpcError> {
+    let plan = read(context, plan_id).await?;
+    let status = Option::<PlanStatus>::from(plan.status());
+    let is_failed = status == Some(PlanStatus::Failed);
+    let wire = plan.clone();
+    let shown = PlanV1::at(Timestamp::now(), plan).map_err(|_| RpcError::from(unexpected_response()))?;
+    let origin = Origin { plan_id: Some(plan_id), ..context.origin() };
+    let result = CallResult::document(origin, &shown, is_failed);
+    Task::of(plan_id, &wire, Some(result)).map_err(|_| unexpected_response().into())
+}
+
+async fn cancel(context: &CallContext<'_>, plan_id: PlanId) -> Result<(), RpcError> {
+    let request = CancelPlanRequest {
+        plan_id: plan_id.to_string(),
+        reason: "the client cancelled the task".into(),
+        ..Default::default()
+    };
+    match PlannerClient::new(context.gateway, context.scope).cancel(request).await {
+        // It has ended.
+        Ok(()) => Ok(()),
+        Err(error) if error.code == Code::Conflict => Ok(()),
+        Err(error) => Err(refusal(error)),
+    }
+}
+
+async fn read(context: &CallContext<'_>, plan_id: PlanId) -> Result<Plan, RpcError> {
+    PlannerClient::new(context.gateway, context.scope).get(plan_id).await.map_err(refusal)
+}
+
+fn refusal(error: OrchestratorError) -> RpcError {
+    if error.code == Code::NotFound { unknown() } else { error.into() }
+}
+
+fn unknown() -> RpcError {
+    let message = "there is no task with the id in `params.taskId`; plans are kept for a limited time";
+    RpcError::new(INVALID_PARAMS, message).with_status(StatusCode::OK)
+}
