@@ -45,10 +45,7 @@ pub(super) async fn call(context: CallContext<'_>, params: Object) -> Response {
     };
     match prepared {
         Prepared::Done(result) => answered(&context.id, &result),
-        Prepared::Task(plan_id) => match tasks::begun(&context, plan_id).await {
-            Ok(task) => answered(&context.id, &task),
-            Err(error) => answered(&context.id, &CallResult::error(context.origin(), error)),
-        },
+        Prepared::Task(plan_id) => answered(&context.id, &tasks::begun(&context, plan_id).await),
         Prepared::Run(request, shape) => {
             let progress = progress.map(|token| Progress::new(token, request.tasks.len().max(1)));
             running_call::run(context, *request, shape, progress).await

@@ -32,43 +32,40 @@ pub(super) async fn respond(context: &CallContext<'_>, method: &str, params: &Ob
     }
     let plan_id = params.get("taskId").and_then(Json::as_str).and_then(|id| id.parse().ok());
     let Some(plan_id) = plan_id else { return refused(Some(&context.id), &unknown()) };
-    let taken = |taken: Result<(), RpcError>| taken.map(|()| Acknowledged::new());
-    let refusal = match method {
-        "tasks/get" => match get(context, plan_id).await {
-            Ok(task) => return answered(&context.id, &task),
-            Err(error) => error,
-        },
-        "tasks/cancel" => match taken(cancel(context, plan_id).await) {
-            Ok(acknowledged) => return answered(&context.id, &acknowledged),
-            Err(error) => error,
-        },
+    let taken = match method {
+        "tasks/get" => {
+            return match get(context, plan_id).await {
+                Ok(task) => answered(&context.id, &task),
+                Err(error) => refused(Some(&context.id), &error),
+            };
+        }
+        "tasks/cancel" => cancel(context, plan_id).await,
         // A task asks its client for nothing, and what it was not asked for is ignored.
-        _ => match taken(read(context, plan_id).await.map(drop)) {
-            Ok(acknowledged) => return answered(&context.id, &acknowledged),
-            Err(error) => error,
-        },
+        _ => read(context, plan_id).await.map(drop),
     };
-    refused(Some(&context.id), &refusal)
+    match taken {
+        Ok(()) => answered(&context.id, &Acknowledged::new()),
+        Err(error) => refused(Some(&context.id), &error),
+    }
 }
 
-/// That the plan `plan_id` has begun as a task.
-///
-/// # Errors
-/// When the plan cannot be read.
-pub(super) async fn begun(context: &CallContext<'_>, plan_id: PlanId) -> Result<Task, OrchestratorError> {
-    let plan = PlannerClient::new(context.gateway, context.scope).get(plan_id).await?;
-    Task::begun(plan_id, &plan).map_err(|_| unexpected_response())
+/// That the plan `plan_id` has begun as a task. The plan was accepted, so the client gets its id also when it cannot be read.
+pub(super) async fn begun(context: &CallContext<'_>, plan_id: PlanId) -> Task {
+    let plan = PlannerClient::new(context.gateway, context.scope).get(plan_id).await;
+    let shown = plan.ok().and_then(|plan| Task::begun(plan_id, &plan).ok());
+    shown.unwrap_or_else(|| Task::accepted(plan_id, Timestamp::now()))
 }
 
 async fn get(context: &CallContext<'_>, plan_id: PlanId) -> Result<Task, RpcError> {
     let plan = read(context, plan_id).await?;
-    let status = Option::<PlanStatus>::from(plan.status());
-    let is_failed = status == Some(PlanStatus::Failed);
-    let wire = plan.clone();
+    let task = Task::of(plan_id, &plan).map_err(|_| RpcError::from(unexpected_response()))?;
+    if !task.is_completed() {
+        return Ok(task);
+    }
+    let is_failed = Option::<PlanStatus>::from(plan.status()) == Some(PlanStatus::Failed);
     let shown = PlanV1::at(Timestamp::now(), plan).map_err(|_| RpcError::from(unexpected_response()))?;
     let origin = Origin { plan_id: Some(plan_id), ..context.origin() };
-    let result = CallResult::document(origin, &shown, is_failed);
-    Task::of(plan_id, &wire, Some(result)).map_err(|_| unexpected_response().into())
+    Ok(task.with_result(CallResult::document(origin, &shown, is_failed)))
 }
 
 async fn cancel(context: &CallContext<'_>, plan_id: PlanId) -> Result<(), RpcError> {

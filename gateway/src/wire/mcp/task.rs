@@ -27,6 +27,9 @@ const MISSING_CAPABILITY: i32 = -32021;
 /// Type of a result that is a task which has just begun.
 const TASK: &str = "task";
 
+const WORKING: &str = "working";
+const COMPLETED: &str = "completed";
+
 /// How often a client should ask for a task.
 const POLL_INTERVAL_MS: u32 = 1000;
 
@@ -76,19 +79,19 @@ impl Task {
     /// # Errors
     /// For a plan that is not valid.
     pub(crate) fn begun(plan_id: PlanId, plan: &planner::Plan) -> Result<Self, InvalidField> {
-        Ok(Self { result_type: TASK, ..Self::of(plan_id, plan, None)? })
+        Ok(Self { result_type: TASK, ..Self::of(plan_id, plan)? })
     }
 
-    /// The task that is this plan. A plan that has ended has a `result`, also when it failed: a failure of a task is one of the
-    /// protocol.
+    /// That a task has begun, about whose plan nothing more is known.
+    pub(crate) fn accepted(plan_id: PlanId, at: Timestamp) -> Self {
+        Self { result_type: TASK, ..Self::new(plan_id, WORKING, (at, at)) }
+    }
+
+    /// The task that is this plan.
     ///
     /// # Errors
     /// For a plan that is not valid.
-    pub(crate) fn of(
-        plan_id: PlanId,
-        plan: &planner::Plan,
-        result: Option<CallResult>,
-    ) -> Result<Self, InvalidField> {
+    pub(crate) fn of(plan_id: PlanId, plan: &planner::Plan) -> Result<Self, InvalidField> {
         let created_at = required_timestamp("created_at", plan.created_at)?;
         let mut last_updated_at = timestamp("ended_at", plan.ended_at)?.unwrap_or(created_at);
         for task in &plan.tasks {
@@ -96,9 +99,9 @@ impl Task {
                 last_updated_at.max(timestamp("tasks.ended_at", task.ended_at)?.unwrap_or(created_at));
         }
         let status = match Option::<PlanStatus>::from(plan.status()) {
-            Some(PlanStatus::Succeeded | PlanStatus::Failed) => "completed",
+            Some(PlanStatus::Succeeded | PlanStatus::Failed) => COMPLETED,
             Some(PlanStatus::Cancelled) => "cancelled",
-            Some(PlanStatus::Draft | PlanStatus::Pending | PlanStatus::Running) | None => "working",
+            Some(PlanStatus::Draft | PlanStatus::Pending | PlanStatus::Running) | None => WORKING,
         };
         let waits = |status| plan.tasks.iter().any(|task| task.status() == status);
         let status_message = if waits(planner::TaskStatus::AwaitingApproval) {
@@ -108,18 +111,32 @@ impl Task {
         } else {
             None
         };
-        Ok(Self {
+        Ok(Self { status_message, ..Self::new(plan_id, status, (created_at, last_updated_at)) })
+    }
+
+    fn new(task_id: PlanId, status: &'static str, (created_at, last_updated_at): (Timestamp, Timestamp)) -> Self {
+        Self {
             result_type: COMPLETE,
-            task_id: plan_id,
+            task_id,
             status,
-            status_message,
+            status_message: None,
             created_at,
             last_updated_at,
             ttl_ms: None,
             poll_interval_ms: POLL_INTERVAL_MS,
-            result: result.filter(|_| status == "completed"),
+            result: None,
             meta: ResultMeta::of(Era::Modern),
-        })
+        }
+    }
+
+    /// Whether the task has a result. So has a plan that failed: a failure of a task is one of the protocol.
+    pub(crate) fn is_completed(&self) -> bool {
+        self.status == COMPLETED
+    }
+
+    /// The task with its result.
+    pub(crate) fn with_result(self, result: CallResult) -> Self {
+        Self { result: Some(result), ..self }
     }
 }
 
