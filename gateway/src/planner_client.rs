@@ -46,6 +46,8 @@ pub(crate) enum WatchedOutput {
     Live,
     /// As it is journaled, for plans that record it.
     Recorded,
+    /// Not at all.
+    Nothing,
 }
 
 impl PlannerClient {

@@ -35,14 +35,49 @@ async function use(client, transport, takesSchema) {
   await client.close();
 }
 
+/** A plan as a task of the version that has them: its client asks for the task, and for its result. */
+async function useTasks(client, transport, resultSchema) {
+  await client.connect(transport);
+  const tasks = client.experimental.tasks;
+  const plan = (message, delay) => {
+    const task = { key: "a", agent: "echo_agent", action: "chat", input: { message }, ...delay };
+    return { name: "run_plan", arguments: { tasks: [task] } };
+  };
+  const seen = [];
+  for await (const message of tasks.callToolStream(plan("as a task"), undefined, { task: { ttl: 60_000 } })) seen.push(message);
+  assert.equal(seen[0].type, "taskCreated", JSON.stringify(seen));
+  const last = seen.at(-1);
+  assert.equal(last.type, "result", JSON.stringify(seen));
+  assert.equal(last.result.structuredContent.output, "as a task");
+  const { taskId } = seen[0].task;
+  assert.equal((await tasks.getTask(taskId)).status, "completed");
+  assert.ok((await tasks.listTasks()).tasks.some((task) => task.taskId === taskId));
+  assert.equal((await tasks.getTaskResult(taskId, resultSchema)).structuredContent.output, "as a task");
+
+  // The plan waits for an hour, so its result comes with the cancel.
+  let waiting;
+  const cancelled = [];
+  for await (const message of tasks.callToolStream(plan("later", { delay_ms: 3_600_000 }), undefined, { task: {} })) {
+    cancelled.push(message);
+    if (message.type !== "taskCreated") continue;
+    waiting = tasks.getTaskResult(message.task.taskId, resultSchema);
+    assert.equal((await tasks.cancelTask(message.task.taskId)).status, "cancelled");
+  }
+  assert.equal((await waiting).structuredContent.status, "cancelled", JSON.stringify(cancelled));
+  await client.close();
+}
+
 const identity = { name: "test", version: "1" };
 const pipes = { command: phoenix, args: ["mcp", "--url", url] };
 
 const legacy = await load("@modelcontextprotocol/sdk/client/index.js");
 const legacyHttp = await load("@modelcontextprotocol/sdk/client/streamableHttp.js");
 const legacyPipes = await load("@modelcontextprotocol/sdk/client/stdio.js");
-for (const transport of [new legacyHttp.StreamableHTTPClientTransport(new URL(`${url}/mcp`)), new legacyPipes.StdioClientTransport(pipes)]) {
-  await use(new legacy.Client(identity), transport, true);
+const { CallToolResultSchema } = await load("@modelcontextprotocol/sdk/types.js");
+const legacyTransports = () => [new legacyHttp.StreamableHTTPClientTransport(new URL(`${url}/mcp`)), new legacyPipes.StdioClientTransport(pipes)];
+for (const transport of legacyTransports()) await use(new legacy.Client(identity), transport, true);
+for (const transport of legacyTransports()) {
+  await useTasks(new legacy.Client(identity), transport, CallToolResultSchema);
 }
 
 const modern = await load("@modelcontextprotocol/client");

@@ -66,7 +66,7 @@ impl FollowedPlan {
 }
 
 /// The error of a stream whose gateway stops.
-fn stopping() -> OrchestratorError {
+pub(super) fn stopping() -> OrchestratorError {
     OrchestratorError::new(OrchestratorErrorCode::Unavailable, "the gateway is stopping; try again shortly")
         .with_retry_after(UNREACHABLE_RETRY_AFTER)
 }

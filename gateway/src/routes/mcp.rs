@@ -7,6 +7,8 @@ mod actions;
 mod call;
 mod cancel;
 mod context;
+mod legacy_tasks;
+mod messages;
 mod own_tools;
 mod response;
 mod running_call;
@@ -21,7 +23,7 @@ use phoenix_domain::json::{Json, Object};
 use uuid::Uuid;
 
 use self::{
-    context::CallContext,
+    context::{CallContext, TaskUse},
     response::{answered, refused},
 };
 use crate::{
@@ -35,7 +37,7 @@ use crate::{
             era::Era,
             message::{METHOD_NOT_FOUND, Message, Notification, Request, RequestId, RpcError},
             result::{DiscoverResult, InitializeResult},
-            task,
+            task_support,
         },
         members_body::AnyMembers,
     },
@@ -71,21 +73,44 @@ async fn respond(gateway: &Gateway, scope: &RequestScope, headers: &HeaderMap, r
         (Era::Legacy, "initialize") => initialized(&id, &params),
         (Era::Legacy, "ping") => answered(&id, &Object::new()),
         (Era::Modern, "server/discover") => answered(&id, &DiscoverResult::new()),
-        (_, "tools/list") => actions::list(gateway, scope, era, &id, &params).await,
+        (_, "tools/list") => {
+            let has_tasks = task_support::are_offered(headers);
+            actions::list(gateway, scope, (era, has_tasks), &id, &params).await
+        }
         (_, "tools/call") => {
-            if let (Era::Legacy, Some(session)) = (era, session(headers)) {
+            let tasks = match task_use(era, headers, &params) {
+                Ok(tasks) => tasks,
+                Err(error) => return refused(Some(&id), &error),
+            };
+            // A task is cancelled by its own identifier.
+            if let (Era::Legacy, TaskUse::No, Some(session)) = (era, tasks, session(headers)) {
                 cancel::identify(scope, headers, session, &id);
             }
             let streams = accept::prefers_events(headers);
-            let takes_tasks = era == Era::Modern && task::is_declared(&params);
-            call::call(CallContext { gateway, scope, era, id, streams, takes_tasks }, params).await
+            call::call(CallContext { gateway, scope, era, id, streams, tasks }, params).await
         }
         (Era::Modern, "tasks/get" | "tasks/update" | "tasks/cancel") => {
-            let context = CallContext { gateway, scope, era, id, streams: false, takes_tasks: true };
+            let context = CallContext { gateway, scope, era, id, streams: false, tasks: TaskUse::Taken };
             tasks::respond(&context, &method, &params).await
+        }
+        (Era::Legacy, "tasks/get" | "tasks/result" | "tasks/list" | "tasks/cancel") => {
+            let streams = accept::prefers_events(headers);
+            let context = CallContext { gateway, scope, era, id, streams, tasks: TaskUse::Asked };
+            legacy_tasks::respond(context, &method, &params).await
         }
         _ => refused(Some(&id), &unknown_method(era, &method)),
     }
+}
+
+/// Whether a call is answered by a task.
+fn task_use(era: Era, headers: &HeaderMap, params: &Object) -> Result<TaskUse, RpcError> {
+    Ok(match era {
+        Era::Modern if task_support::is_declared(params) => TaskUse::Taken,
+        Era::Legacy if task_support::are_offered(headers) && task_support::is_asked_for(params)? => {
+            TaskUse::Asked
+        }
+        Era::Modern | Era::Legacy => TaskUse::No,
+    })
 }
 
 /// The response to a notification.
@@ -117,7 +142,9 @@ fn initialized(id: &RequestId, params: &Object) -> Response {
 fn unknown_method(era: Era, method: &str) -> RpcError {
     let method = crate::decode_error::shorten(method);
     let known = match era {
-        Era::Legacy => "initialize, ping, tools/list, tools/call",
+        Era::Legacy => {
+            "initialize, ping, tools/list, tools/call, tasks/get, tasks/result, tasks/list, tasks/cancel"
+        }
         Era::Modern => "server/discover, tools/list, tools/call, tasks/get, tasks/update, tasks/cancel",
     };
     let message = format!("there is no method `{method}`; there are {known}");

@@ -19,6 +19,7 @@ mod faults;
 mod http_edges;
 mod input;
 mod mcp;
+mod mcp_tasks;
 mod openai;
 mod openapi;
 mod plans;

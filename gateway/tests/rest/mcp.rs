@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use crate::support::{Answer, FakePlanner, Reply, Stack, Watch, agent, plans};
 
-const JSON: (&str, &str) = ("content-type", "application/json");
-const BOTH: (&str, &str) = ("accept", "application/json, text/event-stream");
-const SESSION: (&str, &str) = ("mcp-session-id", "a-session");
-const MODERN: &str = "2026-07-28";
+pub(crate) const JSON: (&str, &str) = ("content-type", "application/json");
+pub(crate) const BOTH: (&str, &str) = ("accept", "application/json, text/event-stream");
+pub(crate) const SESSION: (&str, &str) = ("mcp-session-id", "a-session");
+pub(crate) const MODERN: &str = "2026-07-28";
 
-fn request(method: &str, params: &Value) -> Value {
+pub(crate) fn request(method: &str, params: &Value) -> Value {
     json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": params})
 }
 
@@ -20,7 +20,7 @@ async fn legacy(stack: &Stack, method: &str, params: &Value) -> Answer {
     stack.http.send(Method::POST, "/mcp", &[JSON, BOTH, SESSION], request(method, params).to_string()).await
 }
 
-fn with_meta(params: &Value) -> Value {
+pub(crate) fn with_meta(params: &Value) -> Value {
     let meta = json!({
         "io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {},
     });
@@ -30,14 +30,14 @@ fn with_meta(params: &Value) -> Value {
 }
 
 /// A message of a client without a handshake.
-async fn modern(stack: &Stack, method: &str, params: &Value) -> Answer {
+pub(crate) async fn modern(stack: &Stack, method: &str, params: &Value) -> Answer {
     let name = params["name"].as_str().unwrap_or_default();
     let headers = [JSON, BOTH, ("mcp-protocol-version", MODERN), ("mcp-method", method), ("mcp-name", name)];
     let body = request(method, &with_meta(params)).to_string();
     stack.http.send(Method::POST, "/mcp", &headers, body).await
 }
 
-fn call(name: &str, arguments: &Value) -> Value {
+pub(crate) fn call(name: &str, arguments: &Value) -> Value {
     json!({"name": name, "arguments": arguments})
 }
 
@@ -245,79 +245,6 @@ async fn plan_is_run_shown_and_cancelled() {
     let cancel = json!({"plan_id": FakePlanner::PLAN, "reason": "enough"});
     result(&stack, "cancel_plan", &cancel).await;
     assert_eq!(stack.planner.first_cancelled().await.reason, "enough");
-}
-
-/// A message of a client without a handshake that takes tasks.
-async fn with_tasks(stack: &Stack, method: &str, params: &Value) -> Answer {
-    let mut params = with_meta(params);
-    let capabilities = json!({"extensions": {"io.modelcontextprotocol/tasks": {}}});
-    params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = capabilities;
-    let name = params["name"].as_str().or(params["taskId"].as_str()).unwrap_or_default().to_owned();
-    let headers = [JSON, BOTH, ("mcp-protocol-version", MODERN), ("mcp-method", method), ("mcp-name", &name)];
-    stack.http.send(Method::POST, "/mcp", &headers, request(method, &params).to_string()).await
-}
-
-#[tokio::test]
-async fn plan_of_a_client_that_takes_tasks_is_one() {
-    let stack = Stack::start().await;
-    let discovered = modern(&stack, "server/discover", &json!({})).await.json();
-    let offered = &discovered["result"]["capabilities"]["extensions"];
-    assert_eq!(offered, &json!({"io.modelcontextprotocol/tasks": {}}), "{discovered}");
-    stack.planner.keep(plans::running());
-    let tasks = json!([{"key": "a", "agent": "echo_agent", "action": "chat", "input": {"message": "hi"}}]);
-    let begun = with_tasks(&stack, "tools/call", &call("run_plan", &json!({"tasks": tasks}))).await.json();
-    let begun = &begun["result"];
-    assert_eq!(
-        (&begun["resultType"], &begun["taskId"], &begun["status"], &begun["ttlMs"]),
-        (&json!("task"), &json!(FakePlanner::PLAN), &json!("working"), &Value::Null),
-        "{begun}"
-    );
-    assert!(
-        begun.get("result").is_none() && begun["createdAt"].is_string() && begun["lastUpdatedAt"].is_string()
-    );
-
-    let task = json!({"taskId": FakePlanner::PLAN});
-    let get = async || with_tasks(&stack, "tasks/get", &task).await.json()["result"].clone();
-    let working = get().await;
-    assert_eq!((&working["resultType"], &working["status"]), (&json!("complete"), &json!("working")));
-    stack.planner.keep(plans::succeeded("done"));
-    let done = get().await;
-    assert_eq!(
-        (&done["status"], &done["result"]["structuredContent"]["output"]),
-        (&json!("completed"), &json!("done"))
-    );
-    stack.planner.keep(plans::failed("no luck"));
-    let failed = get().await;
-    assert_eq!(
-        (&failed["status"], &failed["result"]["isError"]),
-        (&json!("completed"), &json!(true)),
-        "{failed}"
-    );
-
-    for method in ["tasks/cancel", "tasks/update"] {
-        let taken = with_tasks(&stack, method, &task).await.json()["result"].clone();
-        assert_eq!(
-            (&taken["resultType"], taken.get("taskId")),
-            (&json!("complete"), None),
-            "{method}: {taken}"
-        );
-    }
-    for id in [json!("nothing"), json!("00000000-0000-4000-8000-000000000000"), json!(7)] {
-        let unknown = with_tasks(&stack, "tasks/get", &json!({"taskId": id})).await.json();
-        assert_eq!(unknown["error"]["code"], -32602, "{unknown}");
-    }
-    let mut undeclared = with_meta(&task);
-    undeclared["name"] = Value::Null;
-    let headers = [
-        JSON,
-        BOTH,
-        ("mcp-protocol-version", MODERN),
-        ("mcp-method", "tasks/get"),
-        ("mcp-name", FakePlanner::PLAN),
-    ];
-    let refused =
-        stack.http.send(Method::POST, "/mcp", &headers, request("tasks/get", &undeclared).to_string()).await;
-    assert_eq!((refused.status, &refused.json()["error"]["code"]), (StatusCode::BAD_REQUEST, &json!(-32021)));
 }
 
 #[tokio::test]

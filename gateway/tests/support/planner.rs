@@ -28,6 +28,8 @@ pub enum Watch {
     Ends(Vec<WatchPlanResponse>),
     /// Sends these events, then stays open.
     Stays(Vec<WatchPlanResponse>),
+    /// Sends these events once this was notified, then ends. Of plans that are watched.
+    EndsAfter(Arc<Notify>, Vec<WatchPlanResponse>),
     /// Fails to open.
     Fails,
 }

@@ -25,11 +25,11 @@ use crate::{
 /// Tools of one page. Many clients read the first page only.
 const PAGE: usize = 1000;
 
-/// The response to `tools/list`.
+/// The response to `tools/list`, to a client of this era that can ask for tasks or not.
 pub(super) async fn list(
     gateway: &Gateway,
     scope: &RequestScope,
-    era: Era,
+    (era, has_tasks): (Era, bool),
     id: &RequestId,
     params: &Object,
 ) -> Response {
@@ -37,7 +37,7 @@ pub(super) async fn list(
         Ok(actions) => actions,
         Err(error) => return refused(Some(id), &error.into()),
     };
-    let own = OwnTool::ALL.map(OwnTool::describe);
+    let own = OwnTool::ALL.map(|tool| tool.describe(has_tasks));
     let tools: Vec<Tool> = own.into_iter().chain(actions.tools().iter().cloned()).collect();
     match page(&tools, params.get("cursor").and_then(Json::as_str)) {
         Ok((tools, next)) => answered(id, &ToolsResult::new(era, tools, next)),

@@ -6,7 +6,8 @@ use phoenix_proto::planner::{PlanAndExecuteRequest, TaskSpec};
 
 use super::{
     actions::list_of_actions,
-    context::CallContext,
+    context::{CallContext, TaskUse},
+    legacy_tasks,
     own_tools::{self, Prepared},
     response::{answered, refused},
     running_call::{self, Shape},
@@ -21,6 +22,7 @@ use crate::{
         message::{INVALID_PARAMS, RpcError},
         progress::Progress,
         result::CallResult,
+        task_support,
         tool::OwnTool,
     },
 };
@@ -37,15 +39,22 @@ pub(super) async fn call(context: CallContext<'_>, params: Object) -> Response {
     if let Some(trace) = call.trace.take() {
         context.scope.set_trace(trace);
     }
+    if context.tasks == TaskUse::Asked && call.name != OwnTool::TASK.name() {
+        return refused(Some(&context.id), &task_support::no_task_of(&call.name));
+    }
     let progress = call.progress.take();
     let prepared = match prepare(&context, call).await {
         Ok(Some(prepared)) => prepared,
         Ok(None) => return refused(Some(&context.id), &unknown_tool(context.era)),
+        Err(error) if context.tasks == TaskUse::Asked => return legacy_tasks::refuse(&context, error),
         Err(error) => Prepared::Done(CallResult::error(context.origin(), error)),
     };
     match prepared {
         Prepared::Done(result) => answered(&context.id, &result),
-        Prepared::Task(plan_id) => answered(&context.id, &tasks::begun(&context, plan_id).await),
+        Prepared::Task(plan_id) => match context.era {
+            Era::Legacy => legacy_tasks::begun(&context, plan_id).await,
+            Era::Modern => answered(&context.id, &tasks::begun(&context, plan_id).await),
+        },
         Prepared::Run(request, shape) => {
             let progress = progress.map(|token| Progress::new(token, request.tasks.len().max(1)));
             running_call::run(context, *request, shape, progress).await

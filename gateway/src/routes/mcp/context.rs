@@ -15,8 +15,18 @@ pub(super) struct CallContext<'a> {
     pub(super) id: RequestId,
     /// Whether the client takes a stream of events.
     pub(super) streams: bool,
-    /// Whether the client takes a task as the result of a call.
-    pub(super) takes_tasks: bool,
+    pub(super) tasks: TaskUse,
+}
+
+/// Whether a call is answered by a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TaskUse {
+    /// It is answered by its result.
+    No,
+    /// The client takes a task, if the server gives one.
+    Taken,
+    /// The client asked for a task.
+    Asked,
 }
 
 impl CallContext<'_> {

@@ -11,7 +11,10 @@ use phoenix_domain::{
 use phoenix_proto::planner::{CancelPlanRequest, PlanAndExecuteRequest};
 use serde::Deserialize;
 
-use super::{context::CallContext, running_call::Shape};
+use super::{
+    context::{CallContext, TaskUse},
+    running_call::Shape,
+};
 use crate::{
     delivery::{Delivery, KeyHeader, Operation},
     extract::parse,
@@ -112,11 +115,16 @@ async fn run_plan(
     let bound = key.key_of(&Operation::new("MCP run_plan"), &request);
     let mut request = request.into_request()?;
     Delivery::of_call(key).apply(&mut request, bound);
-    if wait && !context.takes_tasks {
+    let is_task = match context.tasks {
+        TaskUse::No => false,
+        TaskUse::Taken => wait,
+        TaskUse::Asked => true,
+    };
+    if wait && !is_task {
         return Ok(Prepared::Run(Box::new(request), Shape::Plan));
     }
     let plan_id = PlannerClient::new(context.gateway, context.scope).submit(request).await?;
-    if wait {
+    if is_task {
         return Ok(Prepared::Task(plan_id));
     }
     let mut origin = context.origin();

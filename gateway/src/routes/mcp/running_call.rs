@@ -1,12 +1,6 @@
-//! A call that runs a plan: its answer, whole or as a stream of events.
-//!
-//! The response is JSON when the result comes soon and nothing has to be said before. Otherwise it is a stream of events, with
-//! notifications of progress, comments that keep the connection open, and the result as the last event. A client that closes it
-//! cancels the plan. The stream has no time limit; the tasks have theirs.
+//! A call that runs a plan: its answer, after notifications of progress. A client that closes the response cancels the plan.
 
-use std::time::Duration;
-
-use axum::response::{IntoResponse, Response, sse::Event};
+use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use jiff::Timestamp;
 use phoenix_domain::{OrchestratorError, OrchestratorErrorCode, PlanId};
@@ -14,14 +8,15 @@ use phoenix_proto::planner::{Plan, PlanAndExecuteRequest, PlanAndExecuteResponse
 
 use super::{
     context::CallContext,
-    response::{answered, json},
+    messages::{Sent, deliver},
+    response::answered,
 };
 use crate::{
     clients::Gateway,
     plan_stream::{Backoff, PlanItem, has_ended},
     planner_client::{PlannerClient, unexpected_response},
     request_scope::RequestScope,
-    routes::{answer::plan_header, event_stream::respond, followed_plan::FollowedPlan},
+    routes::{answer::plan_header, followed_plan::FollowedPlan},
     wire::{
         mcp::{
             era::Era,
@@ -32,9 +27,6 @@ use crate::{
         plan::PlanV1,
     },
 };
-
-/// Time after which a response is a stream, although nothing has to be said: proxies drop a connection that stays silent.
-const STREAM_AFTER: Duration = Duration::from_secs(10);
 
 /// How often the plan of a call that has ended is read.
 const READ_TRIES: u32 = 5;
@@ -57,7 +49,7 @@ pub(super) async fn run(
     shape: Shape,
     progress: Option<Progress>,
 ) -> Response {
-    let CallContext { gateway, scope, era, id, streams, takes_tasks: _ } = context;
+    let CallContext { gateway, scope, era, id, streams, tasks: _ } = context;
     let ending = Ending { planner: PlannerClient::new(gateway, scope), scope: scope.clone(), era, shape };
     if !streams {
         let result = match ending.planner.run(request).await {
@@ -70,35 +62,13 @@ pub(super) async fn run(
         return answered(&id, &result);
     }
     let call = RunningCall::start(gateway, request, progress, (id.clone(), ending)).await;
-    let mut call = match call {
+    let call = match call {
         Ok(call) => call,
         Err((error, ending)) => return answered(&id, &ending.result(None, &Err(error)).await),
     };
     let header = plan_header(call.plan.plan_id());
-    let first = match tokio::time::timeout(STREAM_AFTER, call.next()).await {
-        Ok(Some(Sent::Answer(body))) => {
-            return (header, json(axum::http::StatusCode::OK, body)).into_response();
-        }
-        Ok(Some(Sent::Notification(body))) => Some(body),
-        Ok(None) | Err(_) => None,
-    };
-    let events = stream::unfold((first, call), |(first, mut call)| async move {
-        let body = match first {
-            Some(body) => body,
-            None => match call.next().await? {
-                Sent::Answer(body) | Sent::Notification(body) => body,
-            },
-        };
-        Some((Event::default().event("message").data(body), (None, call)))
-    });
-    (header, respond(events)).into_response()
-}
-
-/// A message to the client.
-enum Sent {
-    Notification(String),
-    /// The last one.
-    Answer(String),
+    let messages = stream::unfold(call, |mut call| async { Some((call.next().await?, call)) });
+    (header, deliver(messages).await).into_response()
 }
 
 /// A call that runs. Dropping it before its end cancels the plan.
@@ -155,7 +125,6 @@ impl RunningCall {
                 return Some(Sent::Notification(notification));
             }
         }
-        // The result stays where it is while it is read, so that this can be awaited again.
         let result = self.result.as_ref()?;
         let result = self.ending.result(Some(plan_id), result).await;
         self.is_over = true;
@@ -199,7 +168,7 @@ impl Ending {
         plan_id: PlanId,
         error: Option<&OrchestratorError>,
     ) -> Result<PlanV1, OrchestratorError> {
-        let plan = match (self.read(plan_id).await, error) {
+        let plan = match (read(&self.planner, plan_id).await, error) {
             (Ok(plan), None) => plan,
             (Ok(plan), Some(error)) => {
                 if has_ended(&plan) {
@@ -219,18 +188,21 @@ impl Ending {
         };
         PlanV1::at(Timestamp::now(), plan).map_err(|_| unexpected_response())
     }
+}
 
-    /// The plan, through a restart of the planner.
-    async fn read(&self, plan_id: PlanId) -> Result<Plan, OrchestratorError> {
-        let mut backoff = Backoff::default();
-        for _ in 1..READ_TRIES {
-            match self.planner.get(plan_id).await {
-                Err(error) if error.code.is_retryable() => backoff.wait().await,
-                plan => return plan,
-            }
+/// The plan, through a restart of the planner.
+///
+/// # Errors
+/// What keeps the planner from answering.
+pub(super) async fn read(planner: &PlannerClient, plan_id: PlanId) -> Result<Plan, OrchestratorError> {
+    let mut backoff = Backoff::default();
+    for _ in 1..READ_TRIES {
+        match planner.get(plan_id).await {
+            Err(error) if error.code.is_retryable() => backoff.wait().await,
+            plan => return plan,
         }
-        self.planner.get(plan_id).await
     }
+    planner.get(plan_id).await
 }
 
 /// The error of a plan with one task, in the words of its caller, who knows arguments and no tasks.

@@ -19,7 +19,8 @@ use crate::{
         mcp::{
             message::{INVALID_PARAMS, RpcError},
             result::{CallResult, Origin},
-            task::{Acknowledged, Task, is_declared, not_declared},
+            task::{Acknowledged, Task},
+            task_support::{is_declared, not_declared},
         },
         plan::PlanV1,
     },
@@ -30,8 +31,10 @@ pub(super) async fn respond(context: &CallContext<'_>, method: &str, params: &Ob
     if !is_declared(params) {
         return refused(Some(&context.id), &not_declared());
     }
-    let plan_id = params.get("taskId").and_then(Json::as_str).and_then(|id| id.parse().ok());
-    let Some(plan_id) = plan_id else { return refused(Some(&context.id), &unknown()) };
+    let plan_id = match plan_id(params) {
+        Ok(plan_id) => plan_id,
+        Err(error) => return refused(Some(&context.id), &error),
+    };
     let taken = match method {
         "tasks/get" => {
             return match get(context, plan_id).await {
@@ -69,24 +72,45 @@ async fn get(context: &CallContext<'_>, plan_id: PlanId) -> Result<Task, RpcErro
 }
 
 async fn cancel(context: &CallContext<'_>, plan_id: PlanId) -> Result<(), RpcError> {
+    match cancel_plan(context, plan_id).await {
+        // It has ended.
+        Err(error) if error.code == Code::Conflict => Ok(()),
+        cancelled => cancelled.map_err(refusal),
+    }
+}
+
+/// The plan whose task these parameters name.
+///
+/// # Errors
+/// When the name is not one of a plan.
+pub(super) fn plan_id(params: &Object) -> Result<PlanId, RpcError> {
+    let plan_id = params.get("taskId").and_then(Json::as_str).and_then(|id| id.parse().ok());
+    plan_id.ok_or_else(unknown)
+}
+
+/// Cancels a plan.
+///
+/// # Errors
+/// `conflict` when it has ended.
+pub(super) async fn cancel_plan(context: &CallContext<'_>, plan_id: PlanId) -> Result<(), OrchestratorError> {
     let request = CancelPlanRequest {
         plan_id: plan_id.to_string(),
         reason: "the client cancelled the task".into(),
         ..Default::default()
     };
-    match PlannerClient::new(context.gateway, context.scope).cancel(request).await {
-        // It has ended.
-        Ok(()) => Ok(()),
-        Err(error) if error.code == Code::Conflict => Ok(()),
-        Err(error) => Err(refusal(error)),
-    }
+    PlannerClient::new(context.gateway, context.scope).cancel(request).await
 }
 
-async fn read(context: &CallContext<'_>, plan_id: PlanId) -> Result<Plan, RpcError> {
+/// The plan of a task.
+///
+/// # Errors
+/// When there is none, or it cannot be read.
+pub(super) async fn read(context: &CallContext<'_>, plan_id: PlanId) -> Result<Plan, RpcError> {
     PlannerClient::new(context.gateway, context.scope).get(plan_id).await.map_err(refusal)
 }
 
-fn refusal(error: OrchestratorError) -> RpcError {
+/// The error of a request about a task.
+pub(super) fn refusal(error: OrchestratorError) -> RpcError {
     if error.code == Code::NotFound { unknown() } else { error.into() }
 }
 

@@ -10,7 +10,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     era::{Era, LEGACY, MODERN, versions},
-    task,
+    task_support::{self, RelatedTask},
     tool::Tool,
 };
 use crate::wire::{error::ErrorBody, usage::UsageV1};
@@ -42,10 +42,12 @@ pub(crate) struct Implementation {
 const IMPLEMENTATION: Implementation =
     Implementation { name: "phoenix", title: "Phoenix Orchestrator", version: env!("CARGO_PKG_VERSION") };
 
-/// What the server offers: tools, and tasks where there is no handshake.
+/// What the server offers: tools, and tasks, which are an extension where there is no handshake.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Capabilities {
     tools: Object,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tasks: Option<Object>,
     #[serde(skip_serializing_if = "Option::is_none")]
     extensions: Option<Object>,
 }
@@ -64,9 +66,11 @@ impl InitializeResult {
     /// The result for a client that asks for `version`: that version, or the newest one with a handshake.
     pub(crate) fn of(version: Option<&str>) -> Self {
         let known = LEGACY.into_iter().find(|known| Some(*known) == version);
+        let version = known.unwrap_or(LEGACY[0]);
+        let tasks = (version == task_support::LEGACY_VERSION).then(task_support::capability);
         Self {
-            protocol_version: known.unwrap_or(LEGACY[0]),
-            capabilities: Capabilities::default(),
+            protocol_version: version,
+            capabilities: Capabilities { tasks, ..Capabilities::default() },
             server_info: IMPLEMENTATION,
             instructions: INSTRUCTIONS,
         }
@@ -94,7 +98,10 @@ impl DiscoverResult {
         Self {
             result_type: COMPLETE,
             supported_versions: versions(),
-            capabilities: Capabilities { extensions: Some(task::extensions()), ..Capabilities::default() },
+            capabilities: Capabilities {
+                extensions: Some(task_support::extensions()),
+                ..Capabilities::default()
+            },
             instructions: INSTRUCTIONS,
             ttl_ms: DISCOVERY_TTL_MS,
             cache_scope: PRIVATE,
@@ -147,6 +154,8 @@ pub(crate) struct ResultMeta {
     plan_id: Option<PlanId>,
     #[serde(rename = "phoenix/correlation_id", skip_serializing_if = "Option::is_none")]
     correlation_id: Option<CorrelationId>,
+    #[serde(rename = "io.modelcontextprotocol/related-task", skip_serializing_if = "Option::is_none")]
+    related_task: Option<RelatedTask>,
 }
 
 impl ResultMeta {
@@ -155,7 +164,10 @@ impl ResultMeta {
     }
 
     const fn is_empty(&self) -> bool {
-        self.server_info.is_none() && self.plan_id.is_none() && self.correlation_id.is_none()
+        self.server_info.is_none()
+            && self.plan_id.is_none()
+            && self.correlation_id.is_none()
+            && self.related_task.is_none()
     }
 }
 
@@ -246,6 +258,12 @@ impl CallResult {
         let Origin { plan_id, correlation_id, .. } = origin;
         let structured = ErrorContent { plan_id, correlation_id, error: error.into(), retry_after_ms };
         Self::new(origin, vec![text(message)], raw(&structured), true)
+    }
+
+    /// The result of the task `task`.
+    pub(crate) fn of_task(mut self, task: PlanId) -> Self {
+        self.meta.related_task = Some(RelatedTask::new(task));
+        self
     }
 
     fn new(origin: Origin, content: Vec<Json>, structured: Box<RawValue>, is_error: bool) -> Self {

@@ -1,56 +1,57 @@
-//! Tasks: calls that outlive their request. Every plan is one, by its id. An extension of the version without a handshake.
+//! Tasks: calls that outlive their request. Every plan is one, by its id. An extension of the version without a handshake; those of the
+//! versions with one are in [`legacy_task`](super::legacy_task).
 //!
 //! <https://modelcontextprotocol.io/seps/2663-tasks-extension>
 
-use axum::http::StatusCode;
 use jiff::Timestamp;
-use phoenix_domain::{
-    PlanId,
-    json::{Json, Object},
-    plan::PlanStatus,
-};
+use phoenix_domain::{PlanId, plan::PlanStatus};
 use phoenix_proto::{InvalidField, planner, required_timestamp, timestamp};
 use serde::Serialize;
 
 use super::{
-    era::{CAPABILITIES_MEMBER, Era},
-    message::RpcError,
+    era::Era,
     result::{COMPLETE, CallResult, ResultMeta},
 };
-
-/// Name of the extension.
-const EXTENSION: &str = "io.modelcontextprotocol/tasks";
-
-/// The client has not declared a capability that its request needs.
-const MISSING_CAPABILITY: i32 = -32021;
 
 /// Type of a result that is a task which has just begun.
 const TASK: &str = "task";
 
-const WORKING: &str = "working";
-const COMPLETED: &str = "completed";
+pub(crate) const WORKING: &str = "working";
+pub(crate) const COMPLETED: &str = "completed";
+pub(crate) const CANCELLED: &str = "cancelled";
 
 /// How often a client should ask for a task.
-const POLL_INTERVAL_MS: u32 = 1000;
+pub(crate) const POLL_INTERVAL_MS: u32 = 1000;
 
-/// The extensions of a client or a server that speaks of tasks.
-pub(crate) fn extensions() -> Object {
-    [(EXTENSION.to_owned(), Object::new().into())].into_iter().collect()
+/// What tasks of every version say about their plan.
+pub(crate) struct Seen {
+    pub(crate) created_at: Timestamp,
+    pub(crate) last_updated_at: Timestamp,
+    pub(crate) status: Option<PlanStatus>,
+    /// What the plan waits for, if that is a decision.
+    pub(crate) waits_for: Option<&'static str>,
 }
 
-/// Whether the client of a request with these parameters takes tasks.
-pub(crate) fn is_declared(params: &Object) -> bool {
-    let capabilities = params.get("_meta").map(|meta| &meta[CAPABILITIES_MEMBER]);
-    capabilities.is_some_and(|declared| declared["extensions"][EXTENSION].as_object().is_some())
-}
-
-/// The error of a request about a task by a client that takes none.
-pub(crate) fn not_declared() -> RpcError {
-    let required: Object = [("extensions".to_owned(), extensions().into())].into_iter().collect();
-    let data: Object = [("requiredCapabilities".to_owned(), Json::from(required))].into_iter().collect();
-    let message =
-        format!("declare the extension `{EXTENSION}` in the capabilities of the client to use tasks");
-    RpcError::new(MISSING_CAPABILITY, message).with_status(StatusCode::BAD_REQUEST).with_data(data)
+impl Seen {
+    /// # Errors
+    /// For a plan that is not valid.
+    pub(crate) fn of(plan: &planner::Plan) -> Result<Self, InvalidField> {
+        let created_at = required_timestamp("created_at", plan.created_at)?;
+        let mut last_updated_at = timestamp("ended_at", plan.ended_at)?.unwrap_or(created_at);
+        for task in &plan.tasks {
+            last_updated_at =
+                last_updated_at.max(timestamp("tasks.ended_at", task.ended_at)?.unwrap_or(created_at));
+        }
+        let waits = |status| plan.tasks.iter().any(|task| task.status() == status);
+        let waits_for = if waits(planner::TaskStatus::AwaitingApproval) {
+            Some("waits for an approval")
+        } else if waits(planner::TaskStatus::AwaitingBudget) {
+            Some("waits for a larger budget")
+        } else {
+            None
+        };
+        Ok(Self { created_at, last_updated_at, status: plan.status().into(), waits_for })
+    }
 }
 
 /// A task, or that it has begun.
@@ -92,29 +93,20 @@ impl Task {
     /// # Errors
     /// For a plan that is not valid.
     pub(crate) fn of(plan_id: PlanId, plan: &planner::Plan) -> Result<Self, InvalidField> {
-        let created_at = required_timestamp("created_at", plan.created_at)?;
-        let mut last_updated_at = timestamp("ended_at", plan.ended_at)?.unwrap_or(created_at);
-        for task in &plan.tasks {
-            last_updated_at =
-                last_updated_at.max(timestamp("tasks.ended_at", task.ended_at)?.unwrap_or(created_at));
-        }
-        let status = match Option::<PlanStatus>::from(plan.status()) {
+        let Seen { created_at, last_updated_at, status, waits_for } = Seen::of(plan)?;
+        let status = match status {
             Some(PlanStatus::Succeeded | PlanStatus::Failed) => COMPLETED,
-            Some(PlanStatus::Cancelled) => "cancelled",
+            Some(PlanStatus::Cancelled) => CANCELLED,
             Some(PlanStatus::Draft | PlanStatus::Pending | PlanStatus::Running) | None => WORKING,
         };
-        let waits = |status| plan.tasks.iter().any(|task| task.status() == status);
-        let status_message = if waits(planner::TaskStatus::AwaitingApproval) {
-            Some("waits for an approval")
-        } else if waits(planner::TaskStatus::AwaitingBudget) {
-            Some("waits for a larger budget")
-        } else {
-            None
-        };
-        Ok(Self { status_message, ..Self::new(plan_id, status, (created_at, last_updated_at)) })
+        Ok(Self { status_message: waits_for, ..Self::new(plan_id, status, (created_at, last_updated_at)) })
     }
 
-    fn new(task_id: PlanId, status: &'static str, (created_at, last_updated_at): (Timestamp, Timestamp)) -> Self {
+    fn new(
+        task_id: PlanId,
+        status: &'static str,
+        (created_at, last_updated_at): (Timestamp, Timestamp),
+    ) -> Self {
         Self {
             result_type: COMPLETE,
             task_id,

@@ -16,6 +16,15 @@ pub(crate) struct Tool {
     input_schema: Json,
     #[serde(skip_serializing_if = "Option::is_none")]
     annotations: Option<Annotations>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    execution: Option<Execution>,
+}
+
+/// How calls of a tool run.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Execution {
+    task_support: &'static str,
 }
 
 /// Hints about a tool's effects.
@@ -43,6 +52,9 @@ impl OwnTool {
     pub(crate) const ALL: [Self; 5] =
         [Self::Chat, Self::RunPlan, Self::GetPlan, Self::CancelPlan, Self::ListAgents];
 
+    /// The one whose calls may be tasks: it runs plans, and its result is one.
+    pub(crate) const TASK: Self = Self::RunPlan;
+
     /// The tool with this name.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|tool| tool.name() == name)
@@ -59,8 +71,8 @@ impl OwnTool {
         }
     }
 
-    /// The description.
-    pub(crate) fn describe(self) -> Tool {
+    /// The description, for a client that can ask for tasks or not.
+    pub(crate) fn describe(self, has_tasks: bool) -> Tool {
         let hints = |read_only_hint, destructive_hint, idempotent_hint, open_world_hint| Annotations {
             read_only_hint,
             destructive_hint,
@@ -101,6 +113,7 @@ impl OwnTool {
             description: description.into(),
             input_schema,
             annotations: Some(annotations),
+            execution: (has_tasks && self == Self::TASK).then_some(Execution { task_support: "optional" }),
         }
     }
 }
@@ -113,6 +126,12 @@ impl Tool {
             "" => format!("Runs the action `{action}` of the agent `{agent}`."),
             described => described.to_owned(),
         };
-        Self { name, description, input_schema: schema::of_action(input_schema_json), annotations: None }
+        Self {
+            name,
+            description,
+            input_schema: schema::of_action(input_schema_json),
+            annotations: None,
+            execution: None,
+        }
     }
 }

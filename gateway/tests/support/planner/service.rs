@@ -117,6 +117,10 @@ impl PlannerService for FakePlanner {
             Watch::Breaks(events) => told(events).chain(broken()).boxed(),
             Watch::Ends(events) => told(events).boxed(),
             Watch::Stays(events) => told(events).chain(stream::pending()).boxed(),
+            Watch::EndsAfter(notified, events) => {
+                let notified = stream::once(async move { notified.notified().await });
+                notified.flat_map(move |()| told(events.clone())).boxed()
+            }
             Watch::Fails => return Err(Status::unavailable("the planner is down")),
         }))
     }
@@ -166,6 +170,9 @@ impl PlannerService for FakePlanner {
                     step
                 });
                 told(events).chain(pending).boxed()
+            }
+            Watch::EndsAfter(..) => {
+                return Err(Status::unimplemented("a plan that is executed does not wait"));
             }
             Watch::Fails => return Err(Status::unavailable("the planner is down")),
         }))
