@@ -37,7 +37,7 @@ export function open(root, { parameters: [name], signal }) {
   const show = (agent) => {
     problem.hidden = true;
     lead.textContent = [agent.description, factsOf(agent, serverNow())].filter(Boolean).join(" · ");
-    const { actions: list, description: _, ...health } = agent;
+    const { actions: list, mcp_listing: listing, description: _, ...health } = agent;
     const next = JSON.stringify(health);
     if (next !== shown) {
       state.replaceChildren(badge(agent.health));
@@ -46,8 +46,8 @@ export function open(root, { parameters: [name], signal }) {
       buttons.replaceChildren(decision(agent, (next) => show(next)));
     }
     shown = next;
-    if (JSON.stringify(list) !== declared) actions.replaceChildren(...actionsOf(list));
-    declared = JSON.stringify(list);
+    if (JSON.stringify([list, listing]) !== declared) actions.replaceChildren(...actionsOf(list), ...listingOf(listing));
+    declared = JSON.stringify([list, listing]);
   };
   repeat(async () => {
     try {
@@ -141,4 +141,21 @@ function actionsOf(actions) {
       schema && el("details", {}, el("summary", { class: "small" }, "Schema of the input"), preview(JSON.stringify(schema, null, 2), { label: `Schema of ${name}`, limit: 4000 })),
     );
   return [heading, actions.length > 0 && el("ul", { class: "card rows" }, ...actions.map(view))].filter(Boolean);
+}
+
+/** Resources and prompts of an MCP server. */
+function listingOf(listing) {
+  if (!listing) return [];
+  const { resources, prompts, truncated } = listing;
+  const resource = ({ uri, name, description, mime_type: type, template }) =>
+    el("li", { class: "action" }, el("p", {}, el("code", {}, uri)), el("p", { class: "small" }, [name, template ? "template" : type, description].filter(Boolean).join(" · ")));
+  const prompt = ({ name, description, arguments: list }) =>
+    el(
+      "li",
+      { class: "action" },
+      el("p", {}, el("code", {}, name), list.length > 0 && ` with ${list.map(({ name, required }) => (required ? name : `${name} (optional)`)).join(", ")}`),
+      description && el("p", { class: "small" }, description),
+    );
+  const group = (title, items, view) => items.length > 0 && [el("h3", { class: "quiet" }, `${title}: ${items.length}`), el("ul", { class: "card rows" }, ...items.map(view))];
+  return [group("Resources", resources, resource), group("Prompts", prompts, prompt), truncated && el("p", { class: "small" }, "The server has more resources or prompts than are listed.")].flat().filter(Boolean);
 }

@@ -75,7 +75,7 @@ impl ActionTools {
 impl ActionList {
     fn of(patterns: &[String], agents: &[GetAgentHealthResponse]) -> Self {
         let mut list = Self::default();
-        for GetAgentHealthResponse { health, description: _, actions, circuit: _, processes: _ } in agents {
+        for GetAgentHealthResponse { health, actions, .. } in agents {
             let agent = health.as_ref().map(|health| health.agent_id.as_str()).unwrap_or_default();
             for described in actions.iter().filter(|described| described.name != ANY_ACTION) {
                 let action = described.name.as_str();

@@ -13,6 +13,7 @@ pub(crate) mod dead_letter_filter;
 pub(crate) mod error;
 pub(crate) mod event;
 pub(crate) mod mcp;
+pub(crate) mod mcp_listing;
 pub(crate) mod members_body;
 pub(crate) mod model_request;
 pub(crate) mod openai;

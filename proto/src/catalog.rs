@@ -1,6 +1,6 @@
 //! Agents of an executor's catalog on the wire.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use phoenix_domain::{
     ActionLimits, ActionSpec, AgentMode, AgentSpec,
@@ -22,6 +22,7 @@ impl From<&AgentSpec> for executor::Agent {
             command: _,
             env: _,
             mcp: _,
+            listing,
             provider,
             provider_is_configured,
             route,
@@ -70,6 +71,7 @@ impl From<&AgentSpec> for executor::Agent {
             }),
             approval_actions: approval.actions.clone(),
             approval_timeout_ms: millis(approval.timeout),
+            listing: listing.as_deref().map(Into::into),
         }
     }
 }
@@ -137,6 +139,7 @@ impl TryFrom<executor::Agent> for AgentSpec {
             breaker,
             approval_actions,
             approval_timeout_ms,
+            listing,
         } = agent;
         let actions = actions
             .into_iter()
@@ -148,6 +151,7 @@ impl TryFrom<executor::Agent> for AgentSpec {
             command: Vec::new(),
             env: Vec::new(),
             mcp: None,
+            listing: listing.map(|listing| Arc::new(listing.into())),
             provider: Some(provider).filter(|name| !name.is_empty()),
             provider_is_configured,
             route,
@@ -228,7 +232,24 @@ fn millis(time: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use phoenix_domain::mcp_listing::{McpListing, McpPrompt, McpPromptArgument, McpResource};
+
     use super::*;
+
+    fn listing() -> McpListing {
+        let [name, description] = ["name", "purpose"].map(str::to_owned);
+        let argument =
+            McpPromptArgument { name: name.clone(), description: description.clone(), is_required: true };
+        let resource = McpResource {
+            uri: "a:{b}".into(),
+            name: name.clone(),
+            description: description.clone(),
+            mime_type: "text/plain".into(),
+            is_template: true,
+        };
+        let prompt = McpPrompt { name, description, arguments: vec![argument] };
+        McpListing { resources: vec![resource], prompts: vec![prompt], is_truncated: true }
+    }
 
     fn agent() -> AgentSpec {
         let schema = InputSchema::new(serde_json::json!({"required": ["title"]})).unwrap();
@@ -260,6 +281,7 @@ mod tests {
                 slow_percent: 17,
             },
             approval: ApprovalPolicy { actions: vec!["write".into()], timeout: Duration::from_secs(3600) },
+            listing: Some(Arc::new(listing())),
             ..AgentSpec::new("notes".parse().unwrap(), Vec::new())
         }
     }

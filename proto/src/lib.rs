@@ -14,6 +14,7 @@ mod field;
 mod generated;
 mod health;
 pub mod live_output;
+mod mcp_listing;
 mod method;
 mod plan;
 mod preview;

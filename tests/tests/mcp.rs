@@ -12,8 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use phoenix_platform::config::PhoenixConfig;
-use phoenix_testkit::{http::Rest, sandbox::Sandbox};
+use phoenix_platform::config::{PhoenixConfig, Role};
+use phoenix_testkit::{http::Rest, phoenix_bin, sandbox::Sandbox};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -247,6 +247,7 @@ async fn servers_for_node_are_agents() {
     assert!(reason.contains("Please provide inputs"), "{reason}");
     let plan = rest.wait_for_end(&asks).await;
     assert!(plan["output"].as_str().is_some_and(|output| output.contains("Ada Lovelace")), "{plan}");
+    resources_and_prompts_are_shown(&sandbox).await;
     for agent in ["files", "memory", "everything"] {
         let shown = rest.agent(agent).await.unwrap();
         assert_eq!(
@@ -254,6 +255,33 @@ async fn servers_for_node_are_agents() {
             (&json!("healthy"), &json!(0)),
             "{shown}"
         );
+    }
+}
+
+/// What `server-everything` offers beside its tools, in the API and on the command line.
+async fn resources_and_prompts_are_shown(sandbox: &Sandbox) {
+    let (rest, started) = (sandbox.rest(), Instant::now());
+    let listing = loop {
+        let listing = rest.get("/api/v1/agents/everything").await.json["mcp_listing"].clone();
+        if listing["prompts"].as_array().is_some_and(|prompts| !prompts.is_empty()) {
+            break listing;
+        }
+        assert!(started.elapsed() < START_LIMIT, "nothing was listed: {listing}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let templates: Vec<_> =
+        listing["resources"].as_array().unwrap().iter().filter(|one| one["template"] == true).collect();
+    assert!(
+        templates.iter().any(|one| one["uri"] == "demo://resource/dynamic/text/{resourceId}"),
+        "{listing}"
+    );
+    let shown = Command::new(phoenix_bin())
+        .args(["agents", "get", "everything", "--url", &sandbox.url(Role::Gateway)])
+        .env_clear()
+        .output();
+    let shown = String::from_utf8(shown.await.unwrap().stdout).unwrap();
+    for text in ["RESOURCE", "demo://resource/dynamic/text/{resourceId}", "PROMPT", "args-prompt"] {
+        assert!(shown.contains(text), "{text}: {shown}");
     }
 }
 

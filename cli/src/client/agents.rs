@@ -70,14 +70,44 @@ fn show_one(agent: Box<RawValue>) -> Result<(), ClientError> {
     if let Some(description) = facts["description"].as_str().filter(|text| !text.is_empty()) {
         line(format!("\n{}", indented(description, "")))?;
     }
-    let actions = facts["actions"].as_array().into_iter().flatten();
-    let actions: Vec<_> = actions.filter_map(|action| serde_json::value::to_raw_value(action).ok()).collect();
-    if actions.is_empty() {
+    let row = |action: &Json| vec![cell(text(action, "name")), cell(text(action, "description"))];
+    section(&["ACTION", "PURPOSE"], &facts["actions"], row)?;
+    show_listing(&facts["mcp_listing"])
+}
+
+/// Prints a table below an empty line, if it has rows.
+fn section(headings: &[&str], rows: &Json, row: impl Fn(&Json) -> Vec<String>) -> Result<(), ClientError> {
+    let rows = rows.as_array().into_iter().flatten();
+    let rows: Vec<_> = rows.filter_map(|one| serde_json::value::to_raw_value(one).ok()).collect();
+    if rows.is_empty() {
         return Ok(());
     }
     line("")?;
-    let row = |action: &Json| vec![cell(text(action, "name")), cell(text(action, "description"))];
-    table(&["ACTION", "PURPOSE"], &actions, row)
+    table(headings, &rows, row)
+}
+
+/// Prints what an MCP server offers beside its tools.
+fn show_listing(listing: &Json) -> Result<(), ClientError> {
+    let resource = |one: &Json| {
+        let kind =
+            if one["template"] == true { "template" } else { one["mime_type"].as_str().unwrap_or("-") };
+        vec![cell(text(one, "uri")), cell(kind), cell(text(one, "name")), cell(text(one, "description"))]
+    };
+    section(&["RESOURCE", "TYPE", "NAME", "PURPOSE"], &listing["resources"], resource)?;
+    let prompt = |one: &Json| {
+        let argument = |argument: &Json| match (text(argument, "name"), argument["required"] == true) {
+            (name, true) => name.to_owned(),
+            (name, false) => format!("[{name}]"),
+        };
+        let arguments: Vec<_> = one["arguments"].as_array().into_iter().flatten().map(argument).collect();
+        let arguments = if arguments.is_empty() { "-".to_owned() } else { cell(&arguments.join(" ")) };
+        vec![cell(text(one, "name")), arguments, cell(text(one, "description"))]
+    };
+    section(&["PROMPT", "ARGUMENTS", "PURPOSE"], &listing["prompts"], prompt)?;
+    if listing["truncated"] == true {
+        line("\nThe server has more resources or prompts than are listed.")?;
+    }
+    Ok(())
 }
 
 /// Prints the processes at each executor, and the last standard error.
@@ -128,12 +158,6 @@ fn show_circuit(agent: &Json) -> Result<(), ClientError> {
         let _ = write!(story, "; next probe {wait}");
     }
     line(format!("\n{}", indented(&story, "")))?;
-    let changes = agent["transitions"].as_array().into_iter().flatten();
-    let changes: Vec<_> = changes.filter_map(|change| serde_json::value::to_raw_value(change).ok()).collect();
-    if changes.is_empty() {
-        return Ok(());
-    }
-    line("")?;
     let row = |change: &Json| {
         let by = change["actor"].as_str().map(|actor| format!(" ({actor})")).unwrap_or_default();
         vec![
@@ -143,7 +167,7 @@ fn show_circuit(agent: &Json) -> Result<(), ClientError> {
             cell(&format!("{}{by}", text(change, "reason"))),
         ]
     };
-    table(&["CHANGED", "CIRCUIT", "CAUSE", "REASON"], &changes, row)
+    section(&["CHANGED", "CIRCUIT", "CAUSE", "REASON"], &agent["transitions"], row)
 }
 
 fn show(agents: &[Box<RawValue>]) -> Result<(), ClientError> {

@@ -1,13 +1,13 @@
 //! Specification of an agent: a named executable with limits.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 pub use crate::agent_name::{AgentName, InvalidAgentName};
 use crate::{
     action::CHAT_ACTION, action_limits::ActionLimits, approval::ApprovalPolicy, health::BreakerPolicy,
-    mcp::McpSettings, retry::RetryPolicy, schema::InputSchema,
+    mcp::McpSettings, mcp_listing::McpListing, retry::RetryPolicy, schema::InputSchema,
 };
 
 /// Process model of an agent.
@@ -73,6 +73,8 @@ pub struct AgentSpec {
     pub actions: BTreeMap<String, ActionSpec>,
     /// Settings of an agent that is an MCP server. Absent outside of the executor.
     pub mcp: Option<McpSettings>,
+    /// What an MCP server offers beside its tools. Absent until it is known.
+    pub listing: Option<Arc<McpListing>>,
     /// Process model.
     pub mode: AgentMode,
     /// Number of processes in mode `workers`.
@@ -107,6 +109,7 @@ impl AgentSpec {
             route: Vec::new(),
             actions: BTreeMap::new(),
             mcp: None,
+            listing: None,
             mode: AgentMode::default(),
             workers: 4,
             timeout: Duration::from_secs(30),

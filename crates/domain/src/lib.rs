@@ -26,6 +26,7 @@ pub mod json;
 pub mod limits;
 pub mod llm;
 pub mod mcp;
+pub mod mcp_listing;
 pub mod pattern;
 pub mod plan;
 pub mod planning;

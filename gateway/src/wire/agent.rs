@@ -14,7 +14,10 @@ use phoenix_proto::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::schemas::{self, states};
+use super::{
+    mcp_listing::McpListingV1,
+    schemas::{self, states},
+};
 
 /// Health of one agent.
 #[derive(Debug, Serialize, ToSchema)]
@@ -55,6 +58,9 @@ pub(crate) struct AgentV1 {
     description: String,
     /// Declared actions by name, in addition to `chat`. An agent without declarations accepts any action.
     actions: Vec<AgentActionV1>,
+    /// What an MCP server offers beside its tools. Null for other agents, and until it is known.
+    #[schema(required)]
+    mcp_listing: Option<McpListingV1>,
 }
 
 /// Processes of an agent at one executor.
@@ -242,7 +248,7 @@ impl TryFrom<GetAgentHealthResponse> for AgentV1 {
     type Error = InvalidField;
 
     fn try_from(agent: GetAgentHealthResponse) -> Result<Self, InvalidField> {
-        let GetAgentHealthResponse { health, description, actions, circuit, processes } = agent;
+        let GetAgentHealthResponse { health, description, actions, circuit, processes, listing } = agent;
         let health = HealthSnapshot::try_from(required("health", health)?)?;
         let circuit = CircuitV1::new(&health, required("circuit", circuit)?)?;
         let actions = actions.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
@@ -252,7 +258,8 @@ impl TryFrom<GetAgentHealthResponse> for AgentV1 {
         });
         let last_stderr = stderrs.max_by_key(|stderr| stderr.at);
         let workers = processes.into_iter().map(Into::into).collect();
-        Ok(Self { health: health.into(), circuit, workers, last_stderr, description, actions })
+        let mcp_listing = listing.map(Into::into);
+        Ok(Self { health: health.into(), circuit, workers, last_stderr, description, actions, mcp_listing })
     }
 }
 

@@ -48,6 +48,17 @@ async fn agent_has_its_actions_and_an_unknown_one_is_named() {
                 {"name": "any", "description": "Does any", "input_schema": null, "timeout_ms": null, "max_attempts": null},
                 {"name": "strict", "description": "Does strict", "input_schema": {"required": ["path"]}, "timeout_ms": 1500, "max_attempts": 2},
             ],
+            "mcp_listing": {
+                "resources": [
+                    {"uri": "note:///1", "name": "notes", "description": "Notes", "mime_type": "text/plain", "template": false},
+                    {"uri": "note:///{id}", "name": "notes", "description": "Notes", "mime_type": null, "template": true},
+                ],
+                "prompts": [{
+                    "name": "greet", "description": "Greets",
+                    "arguments": [{"name": "who", "description": "Whom", "required": true}],
+                }],
+                "truncated": true,
+            },
         })
     );
     let unknown = stack.http.get("/api/v1/agents/unknown").await;

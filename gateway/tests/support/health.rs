@@ -106,6 +106,7 @@ fn described(health: common::AgentHealth, transitions: Vec<CircuitTransition>) -
     GetAgentHealthResponse {
         circuit: Some(circuit),
         processes: Vec::new(),
+        listing: Some(listing()),
         health: Some(health),
         description: "An agent of the test".into(),
         actions: vec![
@@ -116,6 +117,26 @@ fn described(health: common::AgentHealth, transitions: Vec<CircuitTransition>) -
                 ..action("strict", r#"{"required":["path"]}"#)
             },
         ],
+    }
+}
+
+/// What an MCP server offers beside its tools.
+fn listing() -> common::McpListing {
+    let resource = |uri: &str, mime_type: &str, is_template| common::McpResource {
+        uri: uri.into(),
+        name: "notes".into(),
+        description: "Notes".into(),
+        mime_type: mime_type.into(),
+        is_template,
+    };
+    let argument =
+        common::McpPromptArgument { name: "who".into(), description: "Whom".into(), is_required: true };
+    let prompt =
+        common::McpPrompt { name: "greet".into(), description: "Greets".into(), arguments: vec![argument] };
+    common::McpListing {
+        resources: vec![resource("note:///1", "text/plain", false), resource("note:///{id}", "", true)],
+        prompts: vec![prompt],
+        is_truncated: true,
     }
 }
 

@@ -78,7 +78,9 @@ impl AgentHealthService for HealthGrpc {
     ) -> Result<Response<ListAgentsResponse>, Status> {
         let ListAgentsRequest {} = request.into_inner();
         let agents = self.health.agents().await.map_err(|e| status_from_error(&e))?;
-        Ok(Response::new(ListAgentsResponse { agents: agents.into_iter().map(encode_agent).collect() }))
+        let agents = agents.into_iter().map(encode_agent);
+        let agents = agents.map(|agent| GetAgentHealthResponse { listing: None, ..agent }).collect();
+        Ok(Response::new(ListAgentsResponse { agents }))
     }
 
     async fn watch_agent_health(
@@ -205,6 +207,7 @@ fn encode_agent(details: AgentDetails) -> GetAgentHealthResponse {
         processes,
         health: Some(snapshot.into()),
         description: spec.description,
+        listing: spec.listing.as_deref().map(Into::into),
         actions: spec.actions.into_iter().map(encode_action).collect(),
     }
 }

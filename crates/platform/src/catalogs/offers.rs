@@ -166,6 +166,9 @@ fn add_offer(spec: &mut AgentSpec, other: &AgentSpec) {
     }
     spec.max_queue = spec.max_queue.saturating_add(other.max_queue);
     spec.approval.add(&other.approval);
+    if spec.listing.is_none() {
+        spec.listing.clone_from(&other.listing);
+    }
 }
 
 /// Names of the fields in which two specifications of an agent differ, apart from its capacity.

@@ -44,7 +44,7 @@ impl TryFrom<GetAgentHealthResponse> for ListedAgent {
     type Error = InvalidField;
 
     fn try_from(agent: GetAgentHealthResponse) -> Result<Self, InvalidField> {
-        let GetAgentHealthResponse { health, description, actions, circuit: _, processes: _ } = agent;
+        let GetAgentHealthResponse { health, description, actions, .. } = agent;
         let health = HealthSnapshot::try_from(required("health", health)?)?;
         let actions = actions.into_iter();
         let actions =

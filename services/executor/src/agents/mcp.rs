@@ -24,7 +24,9 @@ mod elicitation;
 mod events;
 mod handshake;
 mod lines;
+mod listing;
 mod message;
+mod pages;
 mod questions;
 mod remote;
 mod result;
@@ -50,7 +52,7 @@ use self::{
     message::{INVALID_PARAMS, object},
     questions::Continuation,
     remote::Remote,
-    server::{Process, Publish, Server, Transport},
+    server::{Process, Server, Transport},
     tools::{Selected, Tool},
 };
 use super::{
@@ -58,7 +60,8 @@ use super::{
     crash_backoff::CrashBackoff,
 };
 use crate::{
-    cleanup::Cleanup, failure::AttemptFailure, metrics::AgentMetrics, process::Program, redact::Redactor,
+    cleanup::Cleanup, failure::AttemptFailure, metrics::AgentMetrics, process::Program, published::Publish,
+    redact::Redactor,
 };
 
 /// Pause before a call that the server wants to be made again.

@@ -69,7 +69,7 @@ impl Agent {
             }
             AgentMode::Mcp => {
                 let (published, name) = (published.clone(), spec.name.clone());
-                let publish = Box::new(move |actions| published.replace_actions(&name, actions));
+                let publish = Box::new(move |news| published.take(&name, news));
                 let readiness = config.readiness.clone();
                 Box::new(Mcp::start(spec, program, redactor, &metrics, publish, readiness, cleanup))
             }

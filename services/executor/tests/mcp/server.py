@@ -11,6 +11,12 @@ options.add_argument("--log", help="file that gets the method of each message")
 options.add_argument("--slow", type=float, default=0, help="seconds before the first message is read")
 options.add_argument("--ttl", type=int, help="milliseconds for which a list of tools is valid")
 options.add_argument(
+    "--lists",
+    choices=["some", "endless", "many", "malformed", "huge", "silent"],
+    help="offer resources and prompts. endless: each page has another one; many: one page of 3 MB; malformed: no lists, and an error;"
+    " huge: one page of 20 MB; silent: no answer about prompts",
+)
+options.add_argument(
     "--era",
     default="old",
     choices=["old", "silent", "exits", "modern", "both", "future"],
@@ -40,12 +46,13 @@ def answer(request, text, **more):
     send(id=request["id"], result={"content": [{"type": "text", "text": text}], **more})
 
 
-def tell_change():
+def tell_change(name="tools"):
+    method = f"notifications/{name}/list_changed"
     if shaken:
-        send(method="notifications/tools/list_changed")
+        send(method=method)
     elif subscription is not None:
         meta = {"io.modelcontextprotocol/subscriptionId": subscription}
-        send(method="notifications/tools/list_changed", params={"_meta": meta})
+        send(method=method, params={"_meta": meta})
 
 
 def refuse(request, code, message, **data):
@@ -96,6 +103,39 @@ TOOLS = {
     **{name: {"annotations": READ_ONLY} for name in ("read_die", "read_hang", "gate", "noise", "twice", "big", "meta", "env", "received", "late")},
     **{name: {} for name in ("die", "hang", "refuse", "refuse_call", "fail_call", "drop_echo", "change_echo", "progress", "flood", "ask", "sample", "again")},
 }
+
+
+if options.lists:
+    TOOLS["add_prompt"] = {}
+
+PROMPTS = [
+    {"name": "greet", "title": "Greets", "arguments": [{"name": "who", "description": "Whom", "required": True}, {"name": "how"}]},
+]
+
+
+def list_resources(request):
+    if options.lists == "malformed":
+        send(id=request["id"], result={"resources": "none"})
+    elif options.lists in ("many", "huge"):
+        number = 1500 if options.lists == "many" else 10_000
+        resources = [{"uri": f"note:///{number}", "name": "x" * 1000, "description": "x" * 1000} for number in range(number)]
+        send(id=request["id"], result={"resources": resources})
+    elif options.lists == "endless":
+        number = int(request.get("params", {}).get("cursor", "0"))
+        resources = [{"uri": f"note:///{number}/{part}", "name": "note"} for part in range(20)]
+        send(id=request["id"], result={"resources": resources, "nextCursor": str(number + 1)})
+    elif "cursor" in request.get("params", {}):
+        send(id=request["id"], result={"resources": [{"uri": "note:///2", "name": "second"}]})
+    else:
+        first = {"uri": "note:///1", "name": "first", "description": "A note", "mimeType": "text/plain"}
+        send(id=request["id"], result={"resources": [first, {"name": "without an address"}], "nextCursor": "second"})
+
+
+def list_prompts(request):
+    if options.lists == "malformed":
+        refuse(request, -32603, "this does not work")
+    elif options.lists != "silent":
+        send(id=request["id"], result={"prompts": PROMPTS})
 
 
 def elicit(request, state, name, message, properties):
@@ -198,6 +238,10 @@ def call(request):
         TOOLS["echo"] = {"inputSchema": text_schema("words")}
         tell_change()
         answer(request, "changed")
+    elif name == "add_prompt":
+        PROMPTS.append({"name": "part"})
+        tell_change("prompts")
+        answer(request, "added")
     elif name == "drop_echo":
         TOOLS.pop("echo", None)
         tell_change()
@@ -229,6 +273,10 @@ def call(request):
             write(line)
 
 
+def more_capabilities():
+    return {"resources": {}, "prompts": {"listChanged": True}} if options.lists else {}
+
+
 def handle(request):
     method = request.get("method")
     if method is None:
@@ -242,7 +290,7 @@ def handle(request):
         return
     if method == "server/discover":
         if options.era in ("modern", "both"):
-            capabilities = {"tools": {"listChanged": options.ttl is None}}
+            capabilities = {"tools": {"listChanged": options.ttl is None}, **more_capabilities()}
             send(id=request["id"], result={"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": capabilities})
         else:
             refuse(request, -32601, "unknown method")
@@ -254,7 +302,7 @@ def handle(request):
         send(method="notifications/subscriptions/acknowledged", params={"_meta": meta, "notifications": wanted})
     if method == "initialize":
         asked = request["params"]["protocolVersion"]
-        result = {"protocolVersion": min(asked, "2025-06-18"), "capabilities": {"tools": {"listChanged": True}}}
+        result = {"protocolVersion": min(asked, "2025-06-18"), "capabilities": {"tools": {"listChanged": True}, **more_capabilities()}}
         send(id=request["id"], result={**result, "serverInfo": {"name": "scripted", "version": "1"}})
     elif method == "notifications/initialized" and options.deaf:
         time.sleep(3600)
@@ -267,6 +315,15 @@ def handle(request):
         if options.ttl is not None:
             more["ttlMs"] = options.ttl
         send(id=request["id"], result={"tools": [{"name": name, **TOOLS[name]} for name in page], **more})
+    elif method == "resources/list":
+        list_resources(request)
+    elif method == "resources/templates/list":
+        if options.lists == "some":
+            send(id=request["id"], result={"resourceTemplates": [{"uriTemplate": "note:///{number}", "name": "notes"}]})
+        else:
+            refuse(request, -32601, "unknown method")
+    elif method == "prompts/list":
+        list_prompts(request)
     elif method == "tools/call":
         threading.Thread(target=call, args=(request,), daemon=True).start()
     elif method == "notifications/cancelled":

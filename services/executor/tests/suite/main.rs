@@ -9,6 +9,7 @@ mod lifetime;
 mod mcp;
 mod mcp_elicitation;
 mod mcp_eras;
+mod mcp_listing;
 mod mcp_remote;
 mod orphans;
 mod reports;

@@ -42,6 +42,7 @@ fn settings(spec: &AgentSpec) -> Vec<(&'static str, String)> {
         route,
         actions,
         mcp,
+        listing: _,
         mode,
         workers,
         timeout,

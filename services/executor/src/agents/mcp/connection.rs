@@ -37,6 +37,8 @@ pub(super) struct Connection {
     pub(super) to_write: Notify,
     /// Raised when the server says that its tools have changed.
     pub(super) tools_changed: Notify,
+    /// Raised when the server says that its resources or its prompts have changed.
+    pub(super) lists_changed: Notify,
     /// Raised when a request was not answered in time.
     pub(super) doubted: Notify,
     /// Members of `_meta` of every request; empty until a handshake sets them.
@@ -227,6 +229,9 @@ impl Connection {
             Incoming::Notification { method, params } => match method.as_str() {
                 "notifications/progress" => self.report(&params),
                 "notifications/tools/list_changed" => self.tools_changed.notify_one(),
+                "notifications/resources/list_changed" | "notifications/prompts/list_changed" => {
+                    self.lists_changed.notify_one();
+                }
                 _ => {}
             },
         }

@@ -1,11 +1,11 @@
 //! One MCP server: kept running, its tools published, its state shown to the attempts that need it.
 
-use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use metrics::Counter;
 use parking_lot::{Mutex, RwLock};
 use phoenix_domain::{
-    ActionLimits, ActionSpec, AgentName, AgentSpec, FailureClass,
+    ActionLimits, AgentName, AgentSpec, FailureClass,
     json::{Json, Object},
     mcp::{MODERN_VERSION, McpSettings},
 };
@@ -18,7 +18,9 @@ use tokio::{
 use super::{
     connection::{Call, Connection},
     handshake::Handshake,
+    listing::{Lister, Offers},
     message::object,
+    pages::{self, List},
     remote::{Agreed, DISCOVER, Remote, RemoteSession},
     session::{Session, SessionEnd},
     tools::{Collector, Tools},
@@ -31,11 +33,11 @@ use crate::{
     cleanup::Cleanup,
     failure::{AttemptFailure, format_duration},
     process::Program,
+    published::{News, Publish},
     redact::Redactor,
 };
 
-/// Limit of the pages of `tools/list`.
-const MAX_PAGES: usize = 64;
+const TOOLS: List = List { method: "tools/list", member: "tools" };
 
 /// Time between two readings of the list of tools of a server at an address that does not say how long a list is valid.
 const REMOTE_REFRESH: Duration = Duration::from_secs(60);
@@ -46,9 +48,6 @@ const LONGEST_REFRESH: Duration = Duration::from_secs(60 * 60);
 
 /// Shortest time between two readings of the list of tools.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
-
-/// Publishes the actions of an agent.
-pub(crate) type Publish = Box<dyn Fn(BTreeMap<String, ActionSpec>) + Send + Sync>;
 
 /// A server as its supervisor keeps it running.
 pub(super) struct Server {
@@ -86,8 +85,10 @@ enum State {
 /// A conversation that has begun.
 struct Started {
     tools: Tools,
-    /// Whether the server would say that its tools have changed, if it were asked to.
-    says_changes: bool,
+    /// What it has beside tools.
+    offers: Offers,
+    /// Notifications about changes that the server would send, if it were asked to.
+    changes: Object,
 }
 
 /// A process, or a server at an address, that is ready.
@@ -220,7 +221,7 @@ impl Server {
         agreed: Option<&Mutex<Agreed>>,
     ) -> AttemptFailure {
         let started = timeout(self.start_timeout, self.start(connection, agreed)).await;
-        let Started { tools, says_changes } = match started {
+        let Started { tools, offers, changes } = match started {
             Ok(Ok(started)) => started,
             Ok(Err(failure)) => return failure,
             Err(_) => {
@@ -228,10 +229,10 @@ impl Server {
                 return AttemptFailure::new(FailureClass::Io, format!("did not start within {limit}"));
             }
         };
-        let mut refresh = self.refresh_after(pid, &tools);
+        let refresh = self.refresh_after(pid, &tools);
         // Open as long as the process runs; dropping it would end it.
-        let _changes = says_changes.then(|| subscribe_to_changes(connection));
-        (self.publish)(tools.actions());
+        let _changes = subscribe_to_changes(connection, changes);
+        (self.publish)(News::Actions(tools.actions()));
         let stable_at = Instant::now() + STABLE_AFTER;
         let process = Arc::new(Process {
             pid,
@@ -239,6 +240,29 @@ impl Server {
             tools: RwLock::new(Arc::new(tools)),
         });
         self.state.send_replace(State::Ready(Arc::clone(&process)));
+        let lister = Lister {
+            agent: &self.agent,
+            handshake: &self.handshake,
+            connection,
+            publish: &self.publish,
+            offers,
+            timeout: self.timeout,
+            is_remote: pid.is_none(),
+        };
+        tokio::select! {
+            failure = self.keep_tools(&process, refresh, stable_at) => failure,
+            never = lister.keep() => match never {},
+        }
+    }
+
+    /// Keeps the tools of a process up to date. Returns when the process is of no use.
+    async fn keep_tools(
+        &self,
+        process: &Process,
+        mut refresh: Option<Duration>,
+        stable_at: Instant,
+    ) -> AttemptFailure {
+        let (pid, connection) = (process.pid, &process.connection);
         let mut is_stable = false;
         loop {
             tokio::select! {
@@ -249,7 +273,7 @@ impl Server {
                     match timeout(self.timeout, self.list_tools(connection)).await {
                         Ok(Ok(tools)) => {
                             refresh = self.refresh_after(pid, &tools);
-                            self.replace_tools(&process, tools);
+                            self.replace_tools(process, tools);
                         }
                         Ok(Err(failure)) => {
                             tracing::warn!(agent = %self.agent, reason = failure.description, "tools cannot be listed; the former ones stay");
@@ -279,7 +303,7 @@ impl Server {
     fn replace_tools(&self, process: &Process, tools: Tools) {
         if process.tools().by_name != tools.by_name {
             tracing::info!(agent = %self.agent, "tools have changed");
-            (self.publish)(tools.actions());
+            (self.publish)(News::Actions(tools.actions()));
             *process.tools.write() = Arc::new(tools);
         }
     }
@@ -307,35 +331,23 @@ impl Server {
             tools = tools.actions().len(),
             "MCP server is ready"
         );
-        // With a handshake, a server says so without being asked.
-        let is_modern = connection.meta.get().is_some();
-        let says_changes =
-            is_modern && agreed.is_none() && server["capabilities"]["tools"]["listChanged"] == true;
-        Ok(Started { tools, says_changes })
+        // With a handshake, a server says without being asked that a list has changed.
+        let asks_for_changes = connection.meta.get().is_some() && agreed.is_none();
+        let capabilities = &server["capabilities"];
+        let changes = ["tools", "resources", "prompts"].into_iter();
+        let changes = changes.filter(|list| asks_for_changes && capabilities[*list]["listChanged"] == true);
+        let changes = changes.map(|list| (format!("{list}ListChanged"), true.into())).collect();
+        Ok(Started { tools, offers: Offers::of(capabilities), changes })
     }
 
     async fn list_tools(&self, connection: &Arc<Connection>) -> Result<Tools, AttemptFailure> {
         let mut collector = Collector::new(&self.agent, &self.settings);
-        let mut cursor = Json::Null;
-        for _ in 0..MAX_PAGES {
-            let params = match &cursor {
-                Json::Null => Object::new(),
-                cursor => object([("cursor", cursor.clone())]),
-            };
-            let page = self.handshake.request(connection, "tools/list", params).await?;
-            let Some(definitions) = page["tools"].as_array() else {
-                let problem = "answered `tools/list` without a list of tools";
-                return Err(AttemptFailure::new(FailureClass::BackendFailure, problem));
-            };
+        let take = |definitions: &[Json]| {
             definitions.iter().for_each(|definition| collector.add(definition));
-            collector.valid_for(page["ttlMs"].as_f64());
-            let next = page["nextCursor"].clone();
-            if next.is_null() || next == cursor || collector.is_full() {
-                break;
-            }
-            cursor = next;
-        }
-        Ok(collector.finish())
+            !collector.is_full()
+        };
+        let read = pages::read(&self.handshake, connection, TOOLS, take).await?;
+        Ok(Tools { valid_for: read.valid_for, ..collector.finish() })
     }
 
     /// Checks that the server still answers, for as long as an attempt may take.
@@ -401,8 +413,10 @@ impl Process {
     }
 }
 
-/// Asks a server without a handshake to say when its tools change. Its answer comes at the end of the subscription.
-fn subscribe_to_changes(connection: &Arc<Connection>) -> Option<Call> {
-    let wanted = object([("toolsListChanged", true.into())]);
+/// Asks a server without a handshake to say when its lists change. Its answer comes at the end of the subscription.
+fn subscribe_to_changes(connection: &Arc<Connection>, wanted: Object) -> Option<Call> {
+    if wanted.is_empty() {
+        return None;
+    }
     connection.call("subscriptions/listen", |_| object([("notifications", wanted.into())])).ok()
 }

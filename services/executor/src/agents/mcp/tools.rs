@@ -127,16 +127,6 @@ impl<'s> Collector<'s> {
         self.tools.by_name.insert(action_name.to_owned(), tool);
     }
 
-    /// Notes that a page is valid for so many milliseconds. Zero says nothing: the page was valid when it was read.
-    pub(super) fn valid_for(&mut self, millis: Option<f64>) {
-        let time = millis.and_then(|millis| Duration::try_from_secs_f64(millis / 1000.0).ok());
-        let time = time.filter(|time| !time.is_zero());
-        self.tools.valid_for = match (self.tools.valid_for, time) {
-            (Some(known), Some(time)) => Some(known.min(time)),
-            (known, time) => known.or(time),
-        };
-    }
-
     /// Whether further pages would be left out.
     pub(super) const fn is_full(&self) -> bool {
         self.left_out > 0
