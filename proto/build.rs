@@ -24,6 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .into_iter()
         .fold(tonic_prost_build::configure(), |build, field| build.bytes(field))
         .codec_path("crate::codec::CompactCodec")
+        // Few responses have it, and each would have its size.
+        .boxed(".phoenix.planner.v1.PlanAndExecuteResponse.plan")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -19,7 +19,7 @@ use phoenix_domain::{
     plan::PlanStatus,
 };
 use phoenix_proto::{
-    planner::{self, CancelPlanRequest, ListPlansRequest, ListPlansResponse},
+    planner::{self, CancelPlanRequest, ListPlansRequest, ListPlansResponse, PlanAndExecuteResponse},
     to_timestamp,
 };
 
@@ -71,7 +71,9 @@ pub(crate) async fn create_plan(
     if respond_async {
         return submit(&planner, &scope, request).await;
     }
+    request.with_plan = true;
     let plan = match planner.run(request).await {
+        Ok((_, PlanAndExecuteResponse { plan: Some(plan), .. })) => *plan,
         Ok((plan_id, _)) => planner.get(plan_id).await?,
         Err(error) => ended_plan(&planner, error).await?,
     };

@@ -51,6 +51,16 @@ async fn plan_is_forwarded_and_returned_with_its_tasks() {
 }
 
 #[tokio::test]
+async fn plan_that_comes_with_its_result_is_not_read() {
+    let stack = Stack::start().await;
+    *stack.planner.at_hand.lock().unwrap() = Some(plans::succeeded("at hand"));
+    // The planner has no plan that could be read.
+    let answer = stack.http.post("/api/v1/plans", &two_tasks()).await;
+    assert_eq!((answer.status, &answer.json()["output"]), (StatusCode::OK, &"at hand".into()), "{answer:?}");
+    assert!(stack.planner.seen().remove(0).request.with_plan);
+}
+
+#[tokio::test]
 async fn failed_plan_is_a_response_and_rejected_plan_an_error() {
     let stack = Stack::start().await;
     let error = |code| OrchestratorError::new(code, "why").with_detail("plan_id", FakePlanner::PLAN);

@@ -75,6 +75,8 @@ pub struct FakePlanner {
     /// Number of calls that were closed before their end.
     left: Arc<watch::Sender<usize>>,
     plans: Shared<Vec<Plan>>,
+    /// The plan that responses have with their result.
+    pub at_hand: Shared<Option<Plan>>,
     watches: Shared<VecDeque<Watch>>,
     /// Positions after which events were requested.
     watched: Arc<watch::Sender<Vec<u64>>>,
@@ -107,6 +109,7 @@ impl Default for FakePlanner {
             seen: Arc::new(watch::Sender::new(Vec::new())),
             left: Arc::new(watch::Sender::new(0)),
             plans: Shared::default(),
+            at_hand: Shared::default(),
             watches: Shared::default(),
             watched: Arc::default(),
             cancelled: Arc::default(),

@@ -82,10 +82,13 @@ impl PlannerService for PlannerGrpc {
         request: Request<PlanAndExecuteRequest>,
     ) -> Result<Response<PlanAndExecuteResponse>, Status> {
         let context = RequestContext::of(&request);
+        let with_plan = request.get_ref().with_plan;
         let plan = plan_request(request.into_inner(), WaitMode::Sync, context.correlation_id);
         let plan = plan.map_err(|error| status_from_error(&error))?;
         let result = self.planner.plan_and_execute_v1(context, plan).await;
-        Ok(Response::new(encode_result(result.map_err(|error| status_from_error(&error))?)))
+        let result = result.map_err(|error| status_from_error(&error))?;
+        let plan = if with_plan { self.planner.journal().just_ended(result.plan_id) } else { None };
+        Ok(Response::new(encode_result(result, plan)))
     }
 
     async fn execute_plan(

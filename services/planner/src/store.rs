@@ -9,6 +9,7 @@
 //! | `sqlite` | the journal in a SQLite file |
 //! | `postgres` | the journal in a PostgreSQL database |
 //! | `projection`, `plan_events`, `changes` | entries become states, events and row changes, for any database |
+//! | `ended_plan` | entries become a plan that has just ended |
 //! | `reservation` | which groups of a batch come too late, for any database |
 //! | `stored`, `listing` | rows become plans, events, dead letters and pages, for any database |
 //! | `record` | the stored format of entries |
@@ -23,6 +24,7 @@ pub(crate) mod backend;
 pub(crate) mod budget;
 mod changes;
 pub(crate) mod dead_letter;
+mod ended_plan;
 pub(crate) mod entry;
 pub(crate) mod error;
 mod listing;

@@ -100,6 +100,7 @@ impl PlannerService for FakePlanner {
             replay_of: self.replay_of(),
             finish_reason,
             metadata_json,
+            plan: self.at_hand.lock().unwrap().clone().map(Box::new),
         }))
     }
 

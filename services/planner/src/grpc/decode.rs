@@ -49,6 +49,7 @@ pub(super) fn plan_request(
         delay_ms,
         strategy,
         on_budget,
+        with_plan: _,
     } = request;
     let planning = planning_of(strategy, false)?;
     let at = Timestamp::now();

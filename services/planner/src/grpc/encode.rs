@@ -1,6 +1,6 @@
 //! Domain types as messages.
 
-use phoenix_domain::CorrelationId;
+use phoenix_domain::{CorrelationId, plan::Plan};
 use phoenix_proto::{
     planner::{PlanAndExecuteResponse, ProposePlanResponse, WatchPlanResponse, dry_run_plan_response::Wave},
     to_timestamp, wire_usage,
@@ -8,12 +8,14 @@ use phoenix_proto::{
 
 use crate::{plan_run::active::PlanResult, proposals::Proposal, store::query::Event};
 
-/// The response for the result of a plan.
-pub(super) fn encode_result(result: PlanResult) -> PlanAndExecuteResponse {
+/// The response for the result of a plan; with `plan`, that has the output.
+pub(super) fn encode_result(result: PlanResult, plan: Option<Plan>) -> PlanAndExecuteResponse {
     let PlanResult { plan_id, output, finish_reason, metadata, agent, agent_time, replay_of } = result;
+    let (output, metadata) = if plan.is_some() { Default::default() } else { (output, metadata) };
     PlanAndExecuteResponse {
         plan_id: plan_id.to_string(),
         output: output.unwrap_or_default(),
+        plan: plan.map(|plan| Box::new(plan.into())),
         agent: agent.into(),
         agent_time_us: u64::try_from(agent_time.as_micros()).unwrap_or(u64::MAX),
         replay_of: text(replay_of),

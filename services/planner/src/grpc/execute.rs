@@ -75,7 +75,7 @@ fn encode(step: PlanStep) -> Step {
 
 fn outcome(result: Result<StoredResult, OrchestratorError>) -> Outcome {
     match result {
-        Ok(result) => Outcome::Success(encode_result(result)),
+        Ok(result) => Outcome::Success(encode_result(result, None)),
         Err(error) => Outcome::Failure(error.into()),
     }
 }

@@ -29,6 +29,12 @@ impl Journal {
         plan
     }
 
+    /// A plan that has just ended, if it is known without a read.
+    #[must_use]
+    pub fn just_ended(&self, plan_id: PlanId) -> Option<Plan> {
+        self.store.just_ended(plan_id)
+    }
+
     /// Reads plans with their tasks and attempts. Missing plans are left out; an unreadable plan does not affect the others.
     ///
     /// # Errors

@@ -234,6 +234,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         self.plans_by_id(&[plan_id]).await?.pop().map(|(_, plan)| plan).transpose()
     }
 
+    /// A plan that has just ended, as [`Self::plan`] would read it, if it is known without a read.
+    fn just_ended(&self, plan_id: PlanId) -> Option<Plan> {
+        let _ = plan_id;
+        None
+    }
+
     /// Plans, newest first, without their tasks.
     ///
     /// # Errors

@@ -56,6 +56,7 @@ use crate::store::{
     backend::Store,
     budget::{Balance, Call, Charge, Use, Verdict},
     dead_letter::{BulkOperation, DeadLetterCursor, DeadLetterQuery, OpenDeadLetters},
+    ended_plan::ended_plan,
     entry::{BatchId, Entries, UsedKey},
     error::JournalError,
     query::{Changes, Event, OldPlans, OpenPlans, Page, PlanFilter, Purged, StoreStats},
@@ -296,6 +297,10 @@ impl Store for SqliteStore {
         plan_ids: &[PlanId],
     ) -> Result<Vec<(PlanId, Result<Plan, JournalError>)>, JournalError> {
         read::plans_by_id(self.tables().await?, plan_ids).await
+    }
+
+    fn just_ended(&self, plan_id: PlanId) -> Option<Plan> {
+        ended_plan(&self.log.recent.newest(), plan_id)
     }
 
     async fn open_tasks(&self, plan_id: PlanId) -> Result<Vec<OpenTask>, JournalError> {

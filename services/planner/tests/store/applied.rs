@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use phoenix_domain::{
     OrchestratorError, OrchestratorErrorCode,
-    plan::{Plan, PlanStatus, TaskStatus},
+    action::ActionResult,
+    json::Object,
+    plan::{AttemptOutcome, Plan, PlanStatus, TaskStatus},
 };
 use phoenix_planner::store::{self, Entry, JournalError, PlanFilter, Store};
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
@@ -317,4 +319,53 @@ async fn young_entries_are_visible_and_taken_over() {
     assert!(matches!(late, JournalError::Fenced), "{late:?}");
     write(&*heir, "heir", &chat(&open)[1..]).await.unwrap();
     is_complete(store, &open).await;
+}
+
+/// A plan whose tasks succeed at their first attempts.
+fn success(plan: &Plan) -> Vec<Entry> {
+    let mut entries = vec![accepted(plan)];
+    for ordinal in 0..plan.tasks.len() {
+        let task = task_of(plan, ordinal);
+        // Between two microseconds, as clocks are and tables are not.
+        let now = at(ordinal as i64 + 1) + Duration::from_nanos(1234);
+        entries.push(Entry::TaskDispatched { task, at: now });
+        entries.push(Entry::AttemptStarted { task, number: 1, at: now, worker: "pid 1".into() });
+        let outcome = AttemptOutcome::Succeeded;
+        entries.push(Entry::AttemptEnded { task, number: 1, at: now, outcome, retried: false });
+        let output = ActionResult { metadata: metadata(), ..ActionResult::text("grüß dich") };
+        entries.push(Entry::TaskEnded { task, status: TaskStatus::Succeeded, at: now, result: Ok(output) });
+    }
+    entries.push(plan_ended(plan, 9));
+    entries
+}
+
+fn metadata() -> Object {
+    Object::parse(r#"{"usage": {"input_tokens": 12345678901234567890, "cost": 1.50}}"#).unwrap()
+}
+
+#[tokio::test]
+async fn plan_that_has_just_ended_is_the_one_that_is_read() {
+    for fresh in stores().await {
+        let store = &*fresh.store;
+        let (one, many, other) = (new_plan(&["a"]), new_plan(&["a", "b", "a"]), new_plan(&["a"]));
+        for (plan, batch) in [(&one, 100), (&many, 3)] {
+            for entries in success(plan).chunks(batch) {
+                assert_eq!(store.just_ended(plan.plan_id), None, "it has not ended");
+                write(store, "me", entries).await.unwrap();
+            }
+            let known = store.just_ended(plan.plan_id);
+            let read = store.plan(plan.plan_id).await.unwrap();
+            assert_eq!(read.as_ref().unwrap().status, PlanStatus::Succeeded);
+            // A database without a log has nothing at hand.
+            if fresh.url.starts_with("sqlite:") {
+                assert_eq!(known, read);
+            } else {
+                assert!(known.is_none() || known == read);
+            }
+            assert_eq!(store.just_ended(plan.plan_id), None, "it was applied");
+        }
+        // It failed once, so it is read.
+        write(store, "me", &chat(&other)).await.unwrap();
+        assert_eq!(store.just_ended(other.plan_id), None);
+    }
 }

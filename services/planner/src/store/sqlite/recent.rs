@@ -40,6 +40,9 @@ pub(super) struct Remembered {
 /// Maximum number of later commits in which the ends of plans are searched.
 const MAX_LATER: usize = 256;
 
+/// Maximum number of commits in which a plan that has just ended is searched.
+const MAX_NEWEST: usize = 64;
+
 /// Recent commits, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct RecentCommits(Mutex<State>);
@@ -87,6 +90,13 @@ impl RecentCommits {
         let later = state.commits.iter().skip(commits.len()).take_while(follows).take(MAX_LATER);
         let later = later.map(|recent| Arc::clone(&recent.commit)).collect();
         Some(Remembered { position, commits, later, applied_early: state.applied_early.clone() })
+    }
+
+    /// The newest commits that are not applied, by their numbers, the oldest first.
+    pub(super) fn newest(&self) -> Vec<(i64, Arc<Commit>)> {
+        let state = self.lock();
+        let newest = state.commits.range(state.commits.len().saturating_sub(MAX_NEWEST)..);
+        newest.map(|recent| (recent.seq, Arc::clone(&recent.commit))).collect()
     }
 
     /// When the oldest commit was written, if there is one.
