@@ -82,6 +82,41 @@ async fn server_conforms_to_the_protocol_without_a_handshake() {
     conforms_to("2026-07-28").await;
 }
 
+/// Scenarios of the suite for tasks, an extension, which it runs only by their names and when it is forced. Their tools are made of those of Phoenix.
+#[tokio::test]
+async fn tasks_conform_to_their_extension() {
+    let Some((node, folder)) = node() else { return };
+    let sandbox = sandbox().await;
+    let results = tempfile::tempdir().unwrap();
+    let mut proxy = Command::new(&node);
+    proxy.arg(own("clients/mcp_task_tools.mjs")).arg(sandbox.url(Role::Gateway));
+    let mut proxy = proxy.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut url = String::new();
+    BufReader::new(proxy.stdout.take().unwrap()).read_line(&mut url).await.unwrap();
+    for scenario in [
+        "tasks-lifecycle",
+        "tasks-capability-negotiation",
+        "tasks-request-headers",
+        "tasks-dispatch-and-envelope",
+    ] {
+        let mut suite = Command::new(&node);
+        suite
+            .arg(folder.join("node_modules/@modelcontextprotocol/conformance/dist/index.js"))
+            .args(["server", "--scenario", scenario, "--force", "--spec-version", "2026-07-28"])
+            .args(["--url", url.trim()])
+            .args(["--timeout", "300000", "--expected-failures"])
+            .arg(own("mcp/expected-failures-tasks.yml"))
+            .arg("--output-dir")
+            .arg(results.path())
+            .current_dir(results.path())
+            .kill_on_drop(true);
+        let output = suite.output().await.unwrap();
+        assert_succeeded(&output);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("Passed: ") && !text.contains("SKIPPED"), "{scenario}: {text}");
+    }
+}
+
 #[tokio::test]
 async fn client_for_python_calls_tools_over_http_and_pipes() {
     let Some(program) = installed("MCP_SERVER_TIME_BIN", "MCP client for Python") else { return };
