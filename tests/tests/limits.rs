@@ -190,7 +190,8 @@ async fn filled_input_over_the_limit_fails_before_any_process() {
     let next =
         json!({"key": "b", "agent": "echo_agent", "action": "echo", "input": {"x": "{{tasks.a.output}}"}});
     let fits = json!({"tasks": [task("a", "large", 7 * MIB), next]});
-    assert_eq!(rest.post("/api/v1/plans", fits).await.str("status"), "succeeded");
+    let plan = rest.post("/api/v1/plans", fits).await;
+    assert_eq!(plan.str("status"), "succeeded", "{:.300}", plan.text);
 }
 
 #[tokio::test]
