@@ -110,7 +110,7 @@ async fn model_gets_the_outputs_and_answers() {
     assert_eq!(questions.iter().map(members).collect::<Vec<_>>(), required.iter().collect::<Vec<_>>());
     let results = asked(&questions[1]);
     assert!(
-        results.contains(r#"{"output":"{\"files\": [\"a.rs\"]}","status":"succeeded","task":"status"}"#),
+        results.contains(r#"{"task":"status","status":"succeeded","output":"{\"files\": [\"a.rs\"]}"}"#),
         "{results}"
     );
     assert!(
@@ -249,7 +249,7 @@ async fn failure_that_the_model_tolerates_is_shown_to_it() {
     );
     let results = asked(&planner.inputs_of("model")[1]);
     assert!(
-        results.contains(r#""error":"execution_failed: no such branch","status":"dead_lettered""#),
+        results.contains(r#""status":"dead_lettered","error":"execution_failed: no such branch"#),
         "{results}"
     );
 
