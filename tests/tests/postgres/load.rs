@@ -16,6 +16,12 @@ use tokio::task::JoinSet;
 /// Number of callers.
 const CALLERS: usize = 8;
 
+/// Refused requests that are printed.
+const SHOWN: usize = 40;
+
+/// Pause of a caller between two chats.
+const PACE: Duration = Duration::from_millis(80);
+
 /// Number of plans that are read at once in the end.
 const READS: usize = 16;
 
@@ -103,11 +109,15 @@ async fn call(rest: Rest, shared: Arc<Shared>, is_asynchronous: bool) {
                     shared.newest.fetch_max(number, Ordering::Relaxed);
                 }
             }
-            _ => {
-                shared.refused.fetch_add(1, Ordering::Relaxed);
+            answer => {
+                let refused = shared.refused.fetch_add(1, Ordering::Relaxed);
+                if refused < SHOWN {
+                    let answer = answer.map(|answer| (answer.status, answer.text));
+                    eprintln!("refused: {message}: {answer:?}");
+                }
             }
         }
-        // Paces the callers, whose plans are all read in the end.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        // Paces the callers, whose plans are all read in the end; the faults are to be met by chats, not by a full processor.
+        tokio::time::sleep(PACE).await;
     }
 }

@@ -1,7 +1,5 @@
 //! `cargo xtask test`: every check and test in one command.
 
-use std::env;
-
 use clap::Args;
 
 use crate::{
@@ -9,7 +7,7 @@ use crate::{
     deps,
     failure::{Failure, Result},
     lanes, modules,
-    phases::{Phases, cargo, execute},
+    phases::{Phases, cargo, execute, is_ci},
     programs,
 };
 
@@ -75,10 +73,6 @@ pub(crate) async fn provide_programs() -> Result<Vec<String>> {
     let skipped = programs::provide(is_ci()).await?;
     skipped.iter().for_each(|what| eprintln!("will be skipped: {what}"));
     Ok(skipped)
-}
-
-fn is_ci() -> bool {
-    env::var_os("CI").is_some_and(|value| !value.is_empty())
 }
 
 async fn test(args: &TestArgs, binaries: &Binaries) -> Result<()> {
