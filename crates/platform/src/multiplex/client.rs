@@ -20,7 +20,7 @@ use tonic_prost::ProstCodec;
 
 use super::{
     limits::{BATCH_BYTES, MAX_BATCH_BYTES},
-    response_stream::ResponseStream,
+    response_stream::{ResponseStream, SentCall},
     send_queue::send_queue,
     shared_stream::{OpenCalls, SharedStream, request},
 };
@@ -85,6 +85,8 @@ impl MultiplexClient {
     }
 
     /// Calls `M` with `request` under `context`. Must be called inside a tokio runtime.
+    ///
+    /// A call that a peer did not accept because it was shutting down is made again, on another stream.
     pub fn call<M: Method>(
         &self,
         context: &RequestContext,
@@ -94,9 +96,11 @@ impl MultiplexClient {
         let (stream, peer) = self.0.streams.choose();
         if request.encoded_len() <= BATCH_BYTES
             && let Some(stream) = stream
-            && let Some(responses) = ResponseStream::shared::<M>(stream, peer, context, &request)
         {
-            return responses;
+            let call = SentCall::new::<M>(self, context, &request);
+            if let Some(responses) = ResponseStream::shared::<M>(stream, peer, call) {
+                return responses;
+            }
         }
         let (channel, request) = (self.0.channel.clone(), context.request(request));
         ResponseStream::own(async move {
@@ -207,10 +211,11 @@ async fn keep_open(peer: Weak<PeerStream>, channel: PeerChannel) {
         Some(peer) => *peer.state.lock() = ConnectionState::Open(Arc::new(stream)),
         None => return,
     }
-    let mut is_draining = false;
+    let (mut is_draining, mut last_accepted) = (false, None);
     let cause = loop {
         match responses.message().await {
-            Ok(Some(ExchangeResponse { frames, draining })) => {
+            Ok(Some(ExchangeResponse { frames, draining, last_call_id })) => {
+                last_accepted = last_accepted.or(last_call_id);
                 if draining && !mem::replace(&mut is_draining, true) {
                     PeerStream::close(&peer, REOPEN_PAUSE);
                 }
@@ -223,5 +228,5 @@ async fn keep_open(peer: Weak<PeerStream>, channel: PeerChannel) {
     if !is_draining {
         PeerStream::close(&peer, REOPEN_PAUSE);
     }
-    calls.fail(cause.as_ref());
+    calls.fail(cause.as_ref(), last_accepted);
 }

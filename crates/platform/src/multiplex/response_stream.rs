@@ -1,16 +1,18 @@
 //! The response of a call, on the client side.
 
-use std::{future::poll_fn, marker::PhantomData, sync::Arc};
+use std::{future::poll_fn, sync::Arc};
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use phoenix_proto::Method;
 use prost::Message;
 use tonic::{Status, Streaming};
 
 use super::{
+    MultiplexClient,
     call_receiver::CallReceiver,
     credit::{CALL_CREDIT, cost},
-    shared_stream::SharedStream,
+    shared_stream::{SharedStream, was_not_accepted},
 };
 use crate::{client::PeerCall, propagation::RequestContext};
 
@@ -25,8 +27,17 @@ enum Source<M> {
     Ended,
 }
 
+/// What a call consists of, for as long as it may have to be made again.
+pub(super) struct SentCall<M> {
+    client: MultiplexClient,
+    context: RequestContext,
+    request: Bytes,
+    again: fn(&MultiplexClient, &RequestContext, Bytes) -> Result<ResponseStream<M>, Status>,
+}
+
 /// A call on a shared stream.
 struct SharedCall<M> {
+    call: SentCall<M>,
     stream: Arc<SharedStream>,
     id: u64,
     receiver: Arc<CallReceiver>,
@@ -35,7 +46,32 @@ struct SharedCall<M> {
     has_ended: bool,
     /// Credit that was used since the last grant.
     used: u64,
-    message: PhantomData<fn() -> M>,
+}
+
+impl<M> SentCall<M> {
+    /// A call of `C` by `client`.
+    pub(super) fn new<C: Method<Response = M>>(
+        client: &MultiplexClient,
+        context: &RequestContext,
+        request: &C::Request,
+    ) -> Self {
+        Self {
+            client: client.clone(),
+            context: context.clone(),
+            request: request.encode_to_vec().into(),
+            again: |client, context, request| {
+                let request = C::Request::decode(request);
+                let request =
+                    request.map_err(|error| Status::internal(format!("unreadable request: {error}")))?;
+                Ok(client.call::<C>(context, request))
+            },
+        }
+    }
+
+    /// Makes the call again.
+    fn again(&self) -> Result<ResponseStream<M>, Status> {
+        (self.again)(&self.client, &self.context, self.request.clone())
+    }
 }
 
 impl<M: Message + Default + 'static> ResponseStream<M> {
@@ -43,14 +79,12 @@ impl<M: Message + Default + 'static> ResponseStream<M> {
     pub(super) fn shared<C: Method<Response = M>>(
         stream: Arc<SharedStream>,
         peer: Option<PeerCall>,
-        context: &RequestContext,
-        request: &C::Request,
+        call: SentCall<M>,
     ) -> Option<Self> {
-        let mut start = context.start_call(C::PATH, request.encode_to_vec().into());
+        let mut start = call.context.start_call(C::PATH, call.request.clone());
         start.credit = Some(CALL_CREDIT);
         let (id, receiver) = stream.start(start)?;
-        let call = SharedCall { stream, id, receiver, peer, has_ended: false, used: 0, message: PhantomData };
-        Some(Self(Source::Shared(call)))
+        Some(Self(Source::Shared(SharedCall { call, stream, id, receiver, peer, has_ended: false, used: 0 })))
     }
 
     /// The response of a call on a stream of its own.
@@ -65,7 +99,13 @@ impl<M: Message + Default + 'static> ResponseStream<M> {
     pub async fn message(&mut self) -> Result<Option<M>, Status> {
         loop {
             match &mut self.0 {
-                Source::Shared(call) => return call.message().await,
+                Source::Shared(call) => match call.message().await {
+                    Err(status) if was_not_accepted(&status) => {
+                        let again = call.call.again()?;
+                        *self = again;
+                    }
+                    answer => return answer,
+                },
                 Source::Starting(call) => {
                     let started = call.await;
                     // The future must not be polled again.
@@ -95,6 +135,8 @@ impl<M: Message + Default> SharedCall<M> {
             end => {
                 self.has_ended = true;
                 match (self.peer.take(), &end) {
+                    // Says nothing about the peer that its drain does not.
+                    (Some(_), Err(status)) if was_not_accepted(status) => {}
                     (Some(peer), Err(status)) => peer.failed(status),
                     (Some(peer), Ok(_)) => peer.answered(),
                     (None, _) => {}

@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// During shutdown, time for which a stream without calls stays open for calls that are on their way.
-const DRAIN_GRACE: Duration = Duration::from_millis(200);
+pub(super) const DRAIN_GRACE: Duration = Duration::from_millis(200);
 
 /// Handler of the calls of one method on shared streams.
 pub trait Handler: Send + Sync + 'static {
@@ -63,11 +63,14 @@ pub struct ResponseSender {
     metrics: Option<RpcCall>,
 }
 
-/// A frame, or the notice that the server accepts no further calls.
+/// A frame, or a notice of a server that shuts down.
 #[derive(Debug)]
 enum StreamItem {
     Frame(CalleeFrame),
+    /// The server soon accepts no further calls.
     Draining,
+    /// The server accepts no further calls: the highest id of a call that it has accepted.
+    LastCall(u64),
 }
 
 impl ResponseSender {
@@ -148,8 +151,8 @@ impl<H: Handler> MultiplexService for Exchange<H> {
         let (queue, batches) = send_queue();
         let calls = Arc::new(RunningCalls::default());
         let cancel_reason = RequestContext::cancel_reason_of(&request);
-        let stream =
-            Incoming { shared: Arc::clone(&self.0), queue, calls: Arc::clone(&calls), cancel_reason };
+        let (shared, running) = (Arc::clone(&self.0), Arc::clone(&calls));
+        let stream = Incoming { shared, queue, calls: running, cancel_reason, last_call_id: 0 };
         let reader = tokio::spawn(stream.read(request.into_inner())).abort_handle();
         Ok(Response::new(Outgoing { batches: Box::pin(batches), reader, calls }))
     }
@@ -162,11 +165,13 @@ struct Incoming<H> {
     calls: Arc<RunningCalls>,
     /// Cancel reason of the connection, and so of every call on it.
     cancel_reason: CancelReason,
+    /// The highest id of a call; zero before the first one.
+    last_call_id: u64,
 }
 
 impl<H: Handler> Incoming<H> {
     /// Reads frames until the caller ends the stream, or the server shuts down.
-    async fn read(self, mut requests: Streaming<ExchangeRequest>) {
+    async fn read(mut self, mut requests: Streaming<ExchangeRequest>) {
         let draining = self.shared.draining.clone();
         loop {
             tokio::select! {
@@ -183,19 +188,23 @@ impl<H: Handler> Incoming<H> {
             match tokio::time::timeout(DRAIN_GRACE, requests.message()).await {
                 Ok(Ok(Some(request))) => self.handle(request),
                 Ok(Ok(None) | Err(_)) => return,
-                Err(_) if self.calls.0.lock().is_empty() => return,
+                Err(_) if self.calls.0.lock().is_empty() => break,
                 Err(_) => {}
             }
         }
+        self.queue.send(StreamItem::LastCall(self.last_call_id), 0);
     }
 
-    fn handle(&self, ExchangeRequest { frames, leaving }: ExchangeRequest) {
+    fn handle(&mut self, ExchangeRequest { frames, leaving }: ExchangeRequest) {
         if !leaving.is_empty() {
             self.cancel_reason.set(leaving);
         }
         for CallerFrame { call_id, frame } in frames {
             match frame {
-                Some(caller_frame::Frame::Start(start)) => self.start(call_id, start),
+                Some(caller_frame::Frame::Start(start)) => {
+                    self.last_call_id = self.last_call_id.max(call_id);
+                    self.start(call_id, start);
+                }
                 Some(caller_frame::Frame::Cancel(_)) => {
                     let call = self.calls.0.lock().remove(&call_id);
                     call.inspect(|call| call.task.abort());
@@ -295,6 +304,7 @@ impl Stream for Outgoing {
                     match frame {
                         StreamItem::Frame(frame) => response.frames.push(frame),
                         StreamItem::Draining => response.draining = true,
+                        StreamItem::LastCall(id) => response.last_call_id = Some(id),
                     }
                 }
                 Ok(response)

@@ -34,7 +34,7 @@ pub(super) enum StreamItem {
     CancelReason(String),
 }
 
-/// Open calls of a stream by id; `None` once the stream has broken.
+/// Open calls of a stream by id; `None` once the stream has ended.
 #[derive(Debug)]
 pub(super) struct OpenCalls(Mutex<Option<HashMap<u64, Arc<CallReceiver>>>>);
 
@@ -42,6 +42,11 @@ pub(super) struct OpenCalls(Mutex<Option<HashMap<u64, Arc<CallReceiver>>>>);
 #[derive(Debug, thiserror::Error)]
 #[error("the connection broke")]
 struct StreamBroken(#[source] Option<Status>);
+
+/// The peer shut down before it accepted the call.
+#[derive(Debug, thiserror::Error)]
+#[error("the peer was shutting down and did not accept the call")]
+struct NotAccepted;
 
 impl SharedStream {
     pub(super) fn new(queue: Sender<StreamItem>, calls: Arc<OpenCalls>) -> Self {
@@ -116,17 +121,26 @@ impl OpenCalls {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Fails every call, because the stream broke.
-    pub(super) fn fail(&self, cause: Option<&Status>) {
+    /// Fails every call, because the stream has ended. Those after `last_accepted` are known not to have begun.
+    pub(super) fn fail(&self, cause: Option<&Status>, last_accepted: Option<u64>) {
         let calls = self.0.lock().take().unwrap_or_default();
-        for receiver in calls.into_values() {
+        for (id, receiver) in calls {
             let mut status = Status::unavailable("the connection broke");
-            status.set_source(Arc::new(StreamBroken(cause.cloned())));
+            if last_accepted.is_some_and(|last| id > last) {
+                status.set_source(Arc::new(NotAccepted));
+            } else {
+                status.set_source(Arc::new(StreamBroken(cause.cloned())));
+            }
             if let Some(waker) = receiver.end(Err(status)) {
                 waker.wake();
             }
         }
     }
+}
+
+/// Whether a call failed with `status` because its peer shut down before it accepted the call.
+pub(super) fn was_not_accepted(status: &Status) -> bool {
+    std::error::Error::source(status).is_some_and(|source| source.is::<NotAccepted>())
 }
 
 /// The message that carries a batch.

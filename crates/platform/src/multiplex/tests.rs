@@ -20,7 +20,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
 
-use super::{Handler, MultiplexClient, ResponseSender, limits::BATCH_BYTES, send_queue::send_queue};
+use super::{
+    Handler, MultiplexClient, ResponseSender, limits::BATCH_BYTES, send_queue::send_queue,
+    server::DRAIN_GRACE,
+};
 use crate::{
     RequestContext,
     client::{self, call_error, was_sent},
@@ -320,6 +323,29 @@ async fn server_answers_accepted_calls_during_shutdown() {
     assert_eq!(waiting.await.unwrap().unwrap(), "waited");
     tokio::time::timeout(LIMIT, server.served).await.expect("no call holds it open").unwrap();
     server.runtime.shutdown_background();
+}
+
+#[tokio::test]
+async fn call_that_a_stopping_server_did_not_accept_is_made_again() {
+    let (stops, stays) = (server("127.0.0.1:0"), server("127.0.0.1:0"));
+    let calls = calls_to(&format!("{},{}", stops.url, stays.url)).await;
+    // Both streams are open once each server answers on its own.
+    for _ in 0..50 {
+        is_open(&calls).await;
+    }
+    stops.shutdown.cancel();
+    // Blocks this thread, and so the client, for longer than the server waits for calls that are on their way.
+    std::thread::sleep(DRAIN_GRACE * 3);
+    let mut asked = JoinSet::new();
+    for number in 0..50 {
+        let calls = calls.clone();
+        asked.spawn(async move { ask(&calls, &format!("echo {number}")).await });
+    }
+    for answer in tokio::time::timeout(LIMIT, asked.join_all()).await.unwrap() {
+        answer.expect("the other server answers");
+    }
+    stops.runtime.shutdown_background();
+    stays.runtime.shutdown_background();
 }
 
 #[tokio::test]
