@@ -326,6 +326,7 @@ async fn server_answers_accepted_calls_during_shutdown() {
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "the runtime thread is to be blocked")]
 async fn call_that_a_stopping_server_did_not_accept_is_made_again() {
     let (stops, stays) = (server("127.0.0.1:0"), server("127.0.0.1:0"));
     let calls = calls_to(&format!("{},{}", stops.url, stays.url)).await;
