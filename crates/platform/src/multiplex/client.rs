@@ -97,7 +97,7 @@ impl MultiplexClient {
         if request.encoded_len() <= BATCH_BYTES
             && let Some(stream) = stream
         {
-            let call = SentCall::new::<M>(self, context, &request);
+            let call = self.sent_call::<M>(context, &request);
             if let Some(responses) = ResponseStream::shared::<M>(stream, peer, call) {
                 return responses;
             }
@@ -111,6 +111,17 @@ impl MultiplexClient {
             let (path, codec) = (PathAndQuery::from_static(M::PATH), ProstCodec::default());
             Ok(grpc.server_streaming(request, path, codec).await?.into_inner())
         })
+    }
+
+    fn sent_call<M: Method>(&self, context: &RequestContext, request: &M::Request) -> SentCall<M::Response> {
+        let client = self.clone();
+        let again = move |context: &RequestContext, request| {
+            let request = M::Request::decode(request);
+            let request =
+                request.map_err(|error| Status::internal(format!("unreadable request: {error}")))?;
+            Ok(client.call::<M>(context, request))
+        };
+        SentCall { context: context.clone(), request: request.encode_to_vec().into(), again: Box::new(again) }
     }
 
     /// Calls `M`, whose response is one message.

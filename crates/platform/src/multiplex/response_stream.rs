@@ -9,7 +9,6 @@ use prost::Message;
 use tonic::{Status, Streaming};
 
 use super::{
-    MultiplexClient,
     call_receiver::CallReceiver,
     credit::{CALL_CREDIT, cost},
     shared_stream::{SharedStream, was_not_accepted},
@@ -29,11 +28,14 @@ enum Source<M> {
 
 /// What a call consists of, for as long as it may have to be made again.
 pub(super) struct SentCall<M> {
-    client: MultiplexClient,
-    context: RequestContext,
-    request: Bytes,
-    again: fn(&MultiplexClient, &RequestContext, Bytes) -> Result<ResponseStream<M>, Status>,
+    pub(super) context: RequestContext,
+    /// The encoded message.
+    pub(super) request: Bytes,
+    /// Makes the call again.
+    pub(super) again: Box<MakeAgain<M>>,
 }
+
+type MakeAgain<M> = dyn Fn(&RequestContext, Bytes) -> Result<ResponseStream<M>, Status> + Send + Sync;
 
 /// A call on a shared stream.
 struct SharedCall<M> {
@@ -46,32 +48,6 @@ struct SharedCall<M> {
     has_ended: bool,
     /// Credit that was used since the last grant.
     used: u64,
-}
-
-impl<M> SentCall<M> {
-    /// A call of `C` by `client`.
-    pub(super) fn new<C: Method<Response = M>>(
-        client: &MultiplexClient,
-        context: &RequestContext,
-        request: &C::Request,
-    ) -> Self {
-        Self {
-            client: client.clone(),
-            context: context.clone(),
-            request: request.encode_to_vec().into(),
-            again: |client, context, request| {
-                let request = C::Request::decode(request);
-                let request =
-                    request.map_err(|error| Status::internal(format!("unreadable request: {error}")))?;
-                Ok(client.call::<C>(context, request))
-            },
-        }
-    }
-
-    /// Makes the call again.
-    fn again(&self) -> Result<ResponseStream<M>, Status> {
-        (self.again)(&self.client, &self.context, self.request.clone())
-    }
 }
 
 impl<M: Message + Default + 'static> ResponseStream<M> {
@@ -101,7 +77,8 @@ impl<M: Message + Default + 'static> ResponseStream<M> {
             match &mut self.0 {
                 Source::Shared(call) => match call.message().await {
                     Err(status) if was_not_accepted(&status) => {
-                        let again = call.call.again()?;
+                        let SentCall { context, request, again } = &call.call;
+                        let again = again(context, request.clone())?;
                         *self = again;
                     }
                     answer => return answer,
