@@ -23,11 +23,16 @@ const SCRIPTED: &str = env!("CARGO_BIN_EXE_scripted_agent");
 
 /// The program `llm`, as `cargo xtask test` installs it, beside a Python that has the library `openai`.
 fn llm() -> Option<PathBuf> {
-    let program = std::env::var_os("LLM_BIN").map(PathBuf::from);
+    installed("LLM_BIN")
+}
+
+/// The program that a variable names. Without it, its test is skipped, except in CI.
+fn installed(variable: &str) -> Option<PathBuf> {
+    let program = std::env::var_os(variable).map(PathBuf::from);
     if program.is_none() {
         let is_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
-        assert!(!is_ci, "LLM_BIN must be set in CI; cargo xtask test sets it");
-        eprintln!("SKIPPED: clients in Python, because LLM_BIN is not set");
+        assert!(!is_ci, "{variable} must be set in CI; cargo xtask test sets it");
+        eprintln!("SKIPPED: a program in Python, because {variable} is not set");
     }
     program
 }

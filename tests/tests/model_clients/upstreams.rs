@@ -1,7 +1,13 @@
 //! Upstreams of language models that others wrote, behind the whole stack: `@copilotkit/aimock` (npm) answers in the API of every
-//! provider, `llmock` (PyPI) also breaks streams, and judges its client.
+//! provider, `llmock` (PyPI) also breaks streams, and judges its client; the proxy of `litellm` (PyPI) answers as the gateways do that
+//! many people have in front of their models.
 
-use std::process::Stdio;
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
 
 use phoenix_testkit::{
     http::{Answer, Rest},
@@ -13,12 +19,34 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::{llm, node, own};
+use crate::{installed, llm, node, own};
+
+/// Models of LiteLLM's proxy, each with its mock answer.
+const LITELLM: &str = r#"
+model_list:
+  - model_name: m
+    litellm_params: {model: openai/m, api_key: unused, mock_response: "an answer in some words"}
+  - model_name: tool
+    litellm_params:
+      model: openai/m
+      api_key: unused
+      mock_response: ""
+      mock_tool_calls: [{id: call_1, type: function, function: {name: weather, arguments: '{"city": "Bonn", "n": 123456789012345678901}'}}]
+  - model_name: limited
+    litellm_params: {model: openai/m, api_key: unused, mock_response: "litellm.RateLimitError"}
+  - model_name: broken
+    litellm_params: {model: openai/m, api_key: unused, mock_response: "litellm.InternalServerError"}
+  - model_name: long
+    litellm_params: {model: openai/m, api_key: unused, mock_response: "litellm.ContextWindowExceededError"}
+"#;
+
+/// Time for the start of LiteLLM's proxy, which imports hundreds of modules.
+const LITELLM_START: Duration = Duration::from_secs(180);
 
 /// A process that serves models until it is dropped.
 struct Upstream {
     url: String,
-    _process: Child,
+    process: Child,
 }
 
 impl Upstream {
@@ -40,7 +68,35 @@ impl Upstream {
         };
         // Its later lines must not fill the pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { url, _process: process }
+        Self { url, process: process }
+    }
+
+    /// Starts LiteLLM's proxy in `folder`.
+    async fn litellm(program: &Path, folder: &Path) -> Self {
+        std::fs::write(folder.join("config.yaml"), LITELLM).unwrap();
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let mut command = Command::new(program);
+        command.args(["--config", "config.yaml", "--host", "127.0.0.1", "--port", &port.to_string()]);
+        command
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        // Nothing is looked up, and only this test has its address.
+        command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True").env("LITELLM_LOG", "ERROR");
+        command.env("LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY", "true");
+        let mut upstream =
+            Self { url: format!("http://127.0.0.1:{port}"), process: command.spawn().unwrap() };
+        let rest = Rest::new(upstream.url.clone());
+        let ready = async {
+            while rest.try_send("GET".parse().unwrap(), "/health/liveliness", None).await.is_none() {
+                assert_eq!(upstream.process.try_wait().unwrap(), None, "litellm ended");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(LITELLM_START, ready).await.expect("litellm starts");
+        upstream
     }
 
     /// A stack whose providers have these base URLs below the address.
@@ -61,8 +117,13 @@ impl Upstream {
 
 /// Completes a chat of one message with `provider`.
 async fn complete(rest: &Rest, provider: &str, message: &str, more: &Value) -> Answer {
+    complete_with(rest, &format!("{provider}/m"), message, more).await
+}
+
+/// Completes a chat of one message with a model.
+async fn complete_with(rest: &Rest, model: &str, message: &str, more: &Value) -> Answer {
     let messages = json!([{"role": "user", "content": message}]);
-    let mut body = json!({"model": format!("{provider}/m"), "messages": messages});
+    let mut body = json!({"model": model, "messages": messages});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     rest.post("/v1/chat/completions", body).await
 }
@@ -231,4 +292,41 @@ async fn faults_of_llmock_are_errors_and_its_verdict_is_good() {
     let unexpected: Vec<_> = verdict["findings"].as_array().unwrap().iter().filter(is_unexpected).collect();
     assert!(unexpected.is_empty(), "{unexpected:#?}");
     assert!(verdict["faults_injected"].as_u64() >= Some(32), "{verdict:#}");
+}
+
+#[tokio::test]
+async fn proxy_of_litellm_answers_and_fails_as_a_provider() {
+    let Some(program) = installed("LITELLM_BIN") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let upstream = Upstream::litellm(&program, folder.path()).await;
+    let sandbox = upstream.sandbox(&[("openai", "/v1")]).await;
+    let rest = sandbox.rest();
+    let whole = complete(&rest, "openai", "plain", &json!({})).await;
+    assert_eq!(whole.json["choices"][0]["message"]["content"], "an answer in some words", "{}", whole.text);
+    assert!(whole.json["usage"]["total_tokens"].as_u64() > Some(0), "{}", whole.text);
+    let usage = json!({"stream": true, "stream_options": {"include_usage": true}});
+    let streamed = chunks(&complete(&rest, "openai", "plain", &usage).await);
+    assert_eq!(said(&streamed, "/content"), "an answer in some words", "{streamed:?}");
+    // Its last chunk has the usage beside a choice, unlike that of OpenAI.
+    let used = &streamed.last().unwrap()["usage"];
+    assert!(used["total_tokens"].as_u64() > Some(0), "{streamed:?}");
+
+    let called = complete_with(&rest, "openai/tool", "the weather in Bonn", &json!({})).await;
+    let function = &called.json["choices"][0]["message"]["tool_calls"][0]["function"];
+    let expected = json!({"name": "weather", "arguments": r#"{"city": "Bonn", "n": 123456789012345678901}"#});
+    assert_eq!(function, &expected, "{}", called.text);
+
+    for (model, status, words) in [
+        ("limited", 429, "mock rate limit error"),
+        ("broken", 502, "mock internal server error"),
+        ("long", 400, "mock context window exceeded error"),
+        ("missing", 400, "Invalid model name"),
+    ] {
+        for more in [json!({}), json!({"stream": true})] {
+            let failed = complete_with(&rest, &format!("openai/{model}"), "plain", &more).await;
+            assert_eq!(failed.status, status, "{model} {more}: {}", failed.text);
+            let message = failed.json["error"]["message"].as_str().unwrap();
+            assert!(message.contains(words), "{model} {more}: {message}");
+        }
+    }
 }

@@ -55,6 +55,14 @@ pub(crate) const PYTHON_PROGRAMS: &[PythonProgram] = &[
         extract: None,
     },
     PythonProgram {
+        requirement: "litellm[proxy]==1.108.7",
+        dependencies: &[],
+        name: "litellm",
+        variable: "LITELLM_BIN",
+        tests: "another gateway of models as an upstream",
+        extract: None,
+    },
+    PythonProgram {
         requirement: "mcp-server-time==2026.10.19",
         dependencies: &["fastmcp==4.1.6", "mcp-server-git==2026.10.19"],
         name: "mcp-server-time",
