@@ -103,6 +103,9 @@ impl Writer {
         let mut batch = Vec::new();
         let mut clock = tokio::time::interval(CLOCK_CHECK_INTERVAL);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Not a pause of each turn, which changes by other processes would begin anew.
+        let mut recheck = tokio::time::interval(RECHECK_INTERVAL);
+        recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut changes = self.store.changes();
         let mut catalogs = self.agents.subscribe();
         self.read_new_agents().await?;
@@ -118,7 +121,7 @@ impl Writer {
                 _ = clock.tick() => self.adjust_to_clock().await,
                 () = changes.next() => self.refresh().await,
                 Some(request) = self.history.recv() => self.read_history(request).await,
-                () = tokio::time::sleep(RECHECK_INTERVAL), if !self.writable => {
+                _ = recheck.tick(), if !self.writable => {
                     self.recheck().await;
                     self.read_new_agents().await?;
                 }

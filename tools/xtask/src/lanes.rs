@@ -2,8 +2,8 @@
 //!
 //! Most tests wait for processes that start, stop and restart, so two executables at a time need hardly longer than one. Within a
 //! lane, one executable runs after the other, as under `cargo test`; a lane that has none left takes the last one of the other. The
-//! faults of PostgreSQL, which have limits of time, are among the last of the first lane; the soak, which restarts services all the
-//! time, is the first of the second and over by then.
+//! soak, which restarts services all the time, and the faults of PostgreSQL, which have limits of time, are never run at once: they
+//! are the first ones of the second lane.
 
 use std::{
     collections::VecDeque,
@@ -23,8 +23,9 @@ use crate::{
 };
 
 /// Executables with which the second lane begins, in this order.
-const BESIDE: [&str; 7] = [
+const BESIDE: [&str; 8] = [
     "tests (test soak)",
+    "tests (test postgres)",
     "services/planner (test service)",
     "services/health (test service)",
     "gateway (test console)",
