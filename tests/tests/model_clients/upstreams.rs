@@ -38,6 +38,7 @@ model_list:
     litellm_params: {model: openai/m, api_key: unused, mock_response: "litellm.InternalServerError"}
   - model_name: long
     litellm_params: {model: openai/m, api_key: unused, mock_response: "litellm.ContextWindowExceededError"}
+router_settings: {num_retries: 0}
 "#;
 
 /// Time for the start of LiteLLM's proxy, which imports hundreds of modules.
@@ -101,12 +102,17 @@ impl Upstream {
 
     /// A stack whose providers have these base URLs below the address.
     async fn sandbox(&self, providers: &[(&str, &str)]) -> Sandbox {
+        self.sandbox_within(1, providers).await
+    }
+
+    /// The same with limits of so many seconds to the first token and between tokens.
+    async fn sandbox_within(&self, limit_secs: u32, providers: &[(&str, &str)]) -> Sandbox {
         let url = &self.url;
         let providers = providers.iter().map(|(provider, path)| {
             format!("[llm.{provider}]\napi_key = \"k\"\nmodel_name = \"m\"\nbase_url = \"{url}{path}\"\n")
         });
         let config = format!(
-            "[llm]\nmax_tokens = 64\nfirst_token_timeout_secs = 1\nstall_timeout_secs = 1\n{}\
+            "[llm]\nmax_tokens = 64\nfirst_token_timeout_secs = {limit_secs}\nstall_timeout_secs = {limit_secs}\n{}\
              [agents.llm_router_agent.retry]\nmax_attempts = 1\n\
              [agents.llm_router_agent.circuit_breaker]\nfailure_threshold = 1000\n",
             providers.collect::<String>()
@@ -299,7 +305,8 @@ async fn proxy_of_litellm_answers_and_fails_as_a_provider() {
     let Some(program) = installed("LITELLM_BIN") else { return };
     let folder = tempfile::tempdir().unwrap();
     let upstream = Upstream::litellm(&program, folder.path()).await;
-    let sandbox = upstream.sandbox(&[("openai", "/v1")]).await;
+    // It takes its time for an error.
+    let sandbox = upstream.sandbox_within(25, &[("openai", "/v1")]).await;
     let rest = sandbox.rest();
     let whole = complete(&rest, "openai", "plain", &json!({})).await;
     assert_eq!(whole.json["choices"][0]["message"]["content"], "an answer in some words", "{}", whole.text);
