@@ -69,7 +69,7 @@ impl Upstream {
         };
         // Its later lines must not fill the pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { url, process: process }
+        Self { url, process }
     }
 
     /// Starts LiteLLM's proxy in `folder`.
@@ -96,7 +96,7 @@ impl Upstream {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
-        tokio::time::timeout(LITELLM_START, ready).await.expect("litellm starts");
+        tokio::time::timeout(LITELLM_START, ready).await.unwrap();
         upstream
     }
 
