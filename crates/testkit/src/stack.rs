@@ -343,11 +343,12 @@ fn collect(from: impl AsyncRead + Send + Unpin + 'static, into: Lines) -> JoinHa
     })
 }
 
-/// An offset at which every port of a stack is free, different from those of concurrent tests.
+/// An offset at which every port of a stack is free, different from those of concurrent tests. No port is ephemeral: a connection
+/// could take such a one in the moment before the service does.
 fn free_offset() -> u16 {
     let seed = std::process::id().wrapping_mul(7919).wrapping_add(jitter());
     for step in 0..1000_u32 {
-        let offset = u16::try_from(200 + seed.wrapping_add(step * 37) % 14_000).expect("below 65536");
+        let offset = u16::try_from(10_950 + seed.wrapping_add(step * 37) % 4_500).expect("below 65536");
         let ports = Role::ALL.iter().flat_map(|role| [role.default_port(), role.default_metrics_port()]);
         let held: Vec<_> =
             ports.map_while(|port| TcpListener::bind(("127.0.0.1", port + offset)).ok()).collect();

@@ -202,7 +202,8 @@ async fn tools_waits_failures_and_redrives_are_spans() {
     })
     .await;
     let mut late = task("later", "echo", "chat", json!({"message": "hi"}));
-    late["delay_ms"] = json!(50);
+    // Longer than a slow machine takes to start the task, which would not wait at all.
+    late["delay_ms"] = json!(3000);
     // Fails after the timer, which a failure of the plan would end.
     let mut work = task("work", "flaky", "chat", json!({"message": SECRET}));
     work["depends_on"] = json!(["later"]);
